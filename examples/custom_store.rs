@@ -1,0 +1,152 @@
+//! A store of your own: four verbs over bytes. Sessions, cookies, conflicts and deadlines are the
+//! library's business; the conformance suite below checks everything that is the store's.
+//!
+//! ```sh
+//! cargo run --features testing --example custom_store
+//! cargo test --features testing --example custom_store
+//! ```
+
+#![allow(clippy::print_stdout, reason = "it shows what it does")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::store::{Created, Deleted, Replaced, StoreKey, Stored, Version};
+use unsticky::{Key, Result, Sessions, Store};
+
+/// Records in a plain map.
+#[derive(Debug, Default)]
+struct MapStore {
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    records: HashMap<String, Record>,
+    /// One counter for all keys: no key ever has the same version twice, not even after a delete.
+    last_version: u64,
+}
+
+#[derive(Debug)]
+struct Record {
+    stored: Stored,
+    /// `None` is later than this machine's clock can count.
+    expires: Option<Instant>,
+}
+
+impl MapStore {
+    /// The lock is held for a whole verb, which makes each of them atomic. Nothing is left half
+    /// done under it, so a panic elsewhere is no reason to give up.
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        // A store with many records sweeps from time to time instead.
+        shelf.records.retain(|_, record| record.expires.is_none_or(|at| Instant::now() < at));
+        shelf
+    }
+}
+
+impl Shelf {
+    fn put(&mut self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Version {
+        self.last_version += 1;
+        let version = Version::new(self.last_version);
+        let record =
+            Record { stored: Stored { bytes, version }, expires: Instant::now().checked_add(ttl) };
+        self.records.insert(key.as_str().to_owned(), record);
+        version
+    }
+
+    fn stored(&self, key: &StoreKey) -> Option<Stored> {
+        self.records.get(key.as_str()).map(|record| record.stored.clone())
+    }
+}
+
+#[async_trait]
+impl Store for MapStore {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        let mut shelf = self.shelf();
+        Ok(match shelf.stored(key) {
+            Some(_) => Created::Occupied,
+            None => Created::Created(shelf.put(key, bytes, ttl)),
+        })
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        Ok(self.shelf().stored(key))
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        let mut shelf = self.shelf();
+        Ok(match shelf.stored(key) {
+            None => Replaced::Missing,
+            Some(stored) if stored.version != version => Replaced::Conflict(Some(stored)),
+            Some(_) => Replaced::Replaced(shelf.put(key, bytes, ttl)),
+        })
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        let mut shelf = self.shelf();
+        Ok(match shelf.stored(key) {
+            None => Deleted::Missing,
+            Some(stored) if version.is_some_and(|version| version != stored.version) => {
+                Deleted::Conflict
+            }
+            Some(_) => {
+                shelf.records.remove(key.as_str());
+                Deleted::Deleted
+            }
+        })
+    }
+}
+
+const VISITS: Key<u32> = Key::new("visits");
+
+/// Three requests of one visitor, without any framework.
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let sessions = Sessions::builder(MapStore::default()).build()?;
+    let mut cookie = String::new();
+    for _ in 0..3 {
+        let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+        let session = exchange.handle().session().await?;
+        session.update(VISITS, |visits| *visits += 1)?;
+        println!("visit {}", session.get(VISITS)?.unwrap_or_default());
+        let reply = match exchange.finish(200) {
+            Finish::Ready(reply) => reply,
+            Finish::Pending(reply) => reply.await,
+        };
+        if let Some(error) = reply.error {
+            return Err(error.into());
+        }
+        // The browser's part: it keeps what stands before the attributes.
+        if let Some(set_cookie) = reply.set_cookie {
+            println!("a new cookie, for the id {:?}", session.id());
+            cookie = set_cookie.split(';').next().unwrap_or_default().to_owned();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use unsticky::testing::Subject;
+
+    use super::MapStore;
+
+    async fn setup() -> Subject {
+        Subject::new(MapStore::default())
+    }
+
+    // One test for each sentence of the contract.
+    unsticky::conformance!(setup);
+}

@@ -1,0 +1,148 @@
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+
+use actix_web::HttpMessage as _;
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use actix_web::error::InternalError;
+use actix_web::http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VARY};
+
+use crate::config::Sessions;
+use crate::exchange::{Exchange, Finish, Handle, Reply};
+
+/// The actix-web middleware that gives requests their session.
+///
+/// Make the [`Sessions`] outside the closure of `HttpServer::new`, so that all workers share its
+/// connections.
+///
+/// ```
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use actix_web::{App, web};
+/// use unsticky::{Session, Sessions, actix::SessionMiddleware};
+///
+/// async fn hello(session: Session) -> String {
+///     format!("signed in: {}", session.is_signed_in())
+/// }
+///
+/// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+/// let app = App::new()
+///     .wrap(SessionMiddleware::new(sessions.clone()))
+///     .route("/", web::get().to(hello));
+/// # let _ = app;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Several cookies in one application
+///
+/// Middlewares with different cookies may be nested: the extractors then use the innermost one, and
+/// [`Handle::of`] finds another by its [`Sessions`]. Two scopes side by side, one for customers and
+/// one for administrators, just get a middleware each.
+#[derive(Debug, Clone)]
+pub struct SessionMiddleware {
+    sessions: Sessions,
+}
+
+impl SessionMiddleware {
+    /// A middleware for these sessions.
+    #[must_use]
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for SessionMiddleware
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Transform = SessionService<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, Self::InitError>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        ready(Ok(SessionService { inner: Rc::new(service), sessions: self.sessions.clone() }))
+    }
+}
+
+/// The service that [`SessionMiddleware`] makes.
+#[derive(Debug)]
+pub struct SessionService<S> {
+    inner: Rc<S>,
+    sessions: Sessions,
+}
+
+impl<S, B> Service<ServiceRequest> for SessionService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    forward_ready!(inner);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        let outer = request.extensions().get::<Handle>().cloned();
+        let cookies = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
+        let exchange = Exchange::begin(&self.sessions, cookies, outer);
+        request.extensions_mut().insert(exchange.handle());
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            match response.await {
+                Ok(response) => {
+                    let reply = finished(exchange, response.status().as_u16()).await;
+                    Ok(replied(response, reply))
+                }
+                // A middleware further in failed; as a response it is what a handler's failure is.
+                Err(error) => {
+                    let status = error.as_response_error().status_code().as_u16();
+                    let mut reply = finished(exchange, status).await;
+                    let mut response = match reply.error.take() {
+                        Some(failure) => actix_web::Error::from(failure).error_response(),
+                        None => error.error_response(),
+                    };
+                    add_headers(response.headers_mut(), reply);
+                    Err(InternalError::from_response(error, response).into())
+                }
+            }
+        })
+    }
+}
+
+async fn finished(exchange: Exchange, status: u16) -> Reply {
+    match exchange.finish(status) {
+        Finish::Ready(reply) => reply,
+        Finish::Pending(commit) => commit.await,
+    }
+}
+
+fn replied<B: MessageBody>(
+    response: ServiceResponse<B>,
+    mut reply: Reply,
+) -> ServiceResponse<EitherBody<B>> {
+    let mut response = match reply.error.take() {
+        Some(error) => {
+            let replaced = actix_web::HttpResponse::from_error(error);
+            response.into_response(replaced).map_into_right_body()
+        }
+        None => response.map_into_left_body(),
+    };
+    add_headers(response.headers_mut(), reply);
+    response
+}
+
+fn add_headers(headers: &mut HeaderMap, reply: Reply) {
+    if reply.adds_vary(headers.get_all(VARY).map(HeaderValue::as_bytes)) {
+        headers.append(VARY, HeaderValue::from_static("cookie"));
+    }
+    if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        // Added: the handler's own cookies stay.
+        headers.append(SET_COOKIE, cookie);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}

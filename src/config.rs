@@ -1,0 +1,326 @@
+//! What an application configures, once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::cookie::{Cookie, CookieTemplate};
+use crate::queue::Queues;
+use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId};
+use crate::store::{Kind, Store, StoreKey};
+
+/// The sessions of an application: the store, and everything that is decided once.
+///
+/// Cheap to clone. Make one at start-up and hand it to the layer or the middleware; handlers get at
+/// it by extraction.
+///
+/// ```
+/// use std::time::Duration;
+/// use unsticky::{Lifetime, Sessions};
+///
+/// # #[cfg(feature = "memory")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let url = "memory:";
+/// let hour = Duration::from_secs(60 * 60);
+/// let sessions = Sessions::builder(unsticky::connect(url)?)
+///     .namespace("shop")
+///     .lifetime(Lifetime::new(hour, 12 * hour))
+///     .build()?;
+/// # let _ = sessions;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+#[derive(Clone)]
+pub struct Sessions(Arc<Settings>);
+
+pub(crate) struct Settings {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cookie: CookieTemplate,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) timeout: Duration,
+    pub(crate) max_record: usize,
+    pub(crate) on_server_error: OnServerError,
+    pub(crate) gone_status: u16,
+    pub(crate) sign_in_page: Option<Cow<'static, str>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) queues: Queues,
+    key_prefix: String,
+}
+
+impl Settings {
+    pub(crate) fn now(&self) -> Millis {
+        Millis::of(self.clock.now())
+    }
+
+    pub(crate) fn key(&self, id: SessionId) -> StoreKey {
+        StoreKey::new(&self.key_prefix, Kind::Session, id)
+    }
+}
+
+impl Sessions {
+    /// Begins a configuration. The store comes from [`connect`](crate::connect) or from one of the
+    /// stores' constructors.
+    pub fn builder(store: impl Store) -> Builder {
+        Builder {
+            store: Arc::new(store),
+            cookie: Cookie::default(),
+            lifetime: Lifetime::default(),
+            namespace: Cow::Borrowed("unsticky"),
+            epoch: 0,
+            timeout: Duration::from_secs(1),
+            max_record: 64 * 1024,
+            on_server_error: OnServerError::Discard,
+            gone_status: 409,
+            sign_in_page: None,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(OsEntropy),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("store", &self.0.store)
+            .field("cookie", &self.0.cookie)
+            .field("lifetime", &self.0.lifetime)
+            .field("timeout", &self.0.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a handler's changes when its response says that the server failed (5xx).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum OnServerError {
+    /// Nothing is kept but an end of the session. The default.
+    #[default]
+    Discard,
+    /// Everything is kept, as after any other response. A panic still keeps nothing but an end.
+    Commit,
+}
+
+/// A configuration in the making; see [`Sessions::builder`].
+#[must_use]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    cookie: Cookie,
+    lifetime: Lifetime,
+    namespace: Cow<'static, str>,
+    epoch: u32,
+    timeout: Duration,
+    max_record: usize,
+    on_server_error: OnServerError,
+    gone_status: u16,
+    sign_in_page: Option<Cow<'static, str>>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Builder {
+    /// The cookie. Default: `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`.
+    pub fn cookie(self, cookie: Cookie) -> Self {
+        Self { cookie, ..self }
+    }
+
+    /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
+    /// 24 hours.
+    pub fn lifetime(self, lifetime: Lifetime) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// The first part of every key in the store, so that applications can share one. Default:
+    /// `unsticky`. One to 64 letters, digits or any of `._-`.
+    pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
+        Self { namespace: namespace.into(), ..self }
+    }
+
+    /// The second part of every key. Default: 0. Another number ends every session of the
+    /// deployment at no cost for any request; the old records are never read again and expire.
+    pub fn epoch(self, epoch: u32) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// How long a request waits for the store in all: load, commit, conflicts and lost answers
+    /// together. Default: one second. At least ten milliseconds.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How many bytes a session's record may have. Default: 65 536; at most 1 000 000, which
+    /// Memcached stores as it comes.
+    pub fn max_record_bytes(self, max_record: usize) -> Self {
+        Self { max_record, ..self }
+    }
+
+    /// What a 5xx response does to the handler's changes. Default: [`OnServerError::Discard`].
+    pub fn on_server_error(self, on_server_error: OnServerError) -> Self {
+        Self { on_server_error, ..self }
+    }
+
+    /// The status code of a response whose session was ended, or signed in anew, by another request
+    /// meanwhile. Default: 409. From 400 to 599.
+    pub fn gone_status(self, status: u16) -> Self {
+        Self { gone_status: status, ..self }
+    }
+
+    /// Where the `SignedIn` extractor sends those who are not: a 303 to this address. Default: none,
+    /// they get a 401.
+    pub fn sign_in_page(self, location: impl Into<Cow<'static, str>>) -> Self {
+        Self { sign_in_page: Some(location.into()), ..self }
+    }
+
+    /// The clock. Default: [`SystemClock`].
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    /// Where ids and secrets come from. Default: the operating system.
+    pub fn entropy(self, entropy: impl Entropy) -> Self {
+        Self { entropy: Arc::new(entropy), ..self }
+    }
+
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] says which setting is not allowed and why. The store is not contacted.
+    pub fn build(self) -> Result<Sessions, ConfigError> {
+        let namespace = &self.namespace;
+        if !(1..=64).contains(&namespace.len())
+            || !namespace.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        {
+            return Err(ConfigError::Namespace);
+        }
+        if self.timeout < Duration::from_millis(10) {
+            return Err(ConfigError::Timeout);
+        }
+        if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
+            return Err(ConfigError::RecordSize);
+        }
+        if !(400..=599).contains(&self.gone_status) {
+            return Err(ConfigError::GoneStatus);
+        }
+        if self.sign_in_page.as_ref().is_some_and(|page| {
+            page.is_empty() || !page.bytes().all(|byte| byte.is_ascii_graphic())
+        }) {
+            return Err(ConfigError::SignInPage);
+        }
+        self.cookie.validate()?;
+        Ok(self.unchecked())
+    }
+
+    /// The settings as they are; for those that are known to be allowed.
+    pub(crate) fn unchecked(self) -> Sessions {
+        Sessions(Arc::new(Settings {
+            store: self.store,
+            cookie: CookieTemplate::new(&self.cookie),
+            lifetime: self.lifetime,
+            timeout: self.timeout,
+            max_record: self.max_record,
+            on_server_error: self.on_server_error,
+            gone_status: self.gone_status,
+            sign_in_page: self.sign_in_page,
+            clock: self.clock,
+            entropy: self.entropy,
+            queues: Queues::default(),
+            key_prefix: format!("{}:{}:", self.namespace, self.epoch),
+        }))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("store", &self.store)
+            .field("cookie", &self.cookie)
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+const MIN_RECORD: usize = 512;
+const MAX_RECORD: usize = 1_000_000;
+
+/// A setting that is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The cookie is one that browsers refuse.
+    #[error("cookie: {0}")]
+    Cookie(&'static str),
+    /// See [`Builder::namespace`].
+    #[error("namespace: one to 64 letters, digits or any of ._-")]
+    Namespace,
+    /// See [`Builder::timeout`].
+    #[error("timeout: at least ten milliseconds")]
+    Timeout,
+    /// See [`Builder::max_record_bytes`].
+    #[error("record size: from 512 to 1000000 bytes")]
+    RecordSize,
+    /// See [`Builder::gone_status`].
+    #[error("status of a session that is gone: from 400 to 599")]
+    GoneStatus,
+    /// See [`Builder::sign_in_page`].
+    #[error("sign-in page: one or more printable ASCII characters without spaces")]
+    SignInPage,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Detached;
+
+    fn builder() -> Builder {
+        Sessions::builder(Detached::default())
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        assert!(builder().build().is_ok());
+        for (builder, expected) in [
+            (builder().namespace(""), ConfigError::Namespace),
+            (builder().namespace("a b"), ConfigError::Namespace),
+            (builder().namespace("a:b"), ConfigError::Namespace),
+            (builder().namespace("a".repeat(65)), ConfigError::Namespace),
+            (builder().timeout(Duration::from_millis(9)), ConfigError::Timeout),
+            (builder().max_record_bytes(511), ConfigError::RecordSize),
+            (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
+            (builder().gone_status(200), ConfigError::GoneStatus),
+            (builder().gone_status(600), ConfigError::GoneStatus),
+            (builder().sign_in_page(""), ConfigError::SignInPage),
+            (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::SignInPage),
+        ] {
+            assert_eq!(builder.build().unwrap_err(), expected);
+        }
+        assert!(matches!(
+            builder().cookie(Cookie::new("a b")).build(),
+            Err(ConfigError::Cookie(_))
+        ));
+    }
+
+    #[test]
+    fn keys_are_short_and_printable_whatever_the_settings() {
+        let namespace = "n".repeat(64);
+        let sessions = builder().namespace(namespace).epoch(u32::MAX).build().unwrap();
+        let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
+        assert!(key.as_str().len() <= 200);
+        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        let sessions = builder().namespace("shop").epoch(3).build().unwrap();
+        let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
+        assert!(key.as_str().starts_with("shop:3:s:"), "{key}");
+    }
+}

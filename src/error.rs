@@ -1,0 +1,230 @@
+//! The one error type, and its kinds.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong with a session.
+///
+/// The type is opaque: branch on [`kind`](Self::kind), print it, or follow
+/// [`source`](StdError::source). It is cheap to clone, holds no secret, and is a response in axum
+/// and in actix-web, so `session.get(KEY)?` works in a handler; [`status`](Self::status) tells
+/// which response that is.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    context: Cow<'static, str>,
+    status: Option<u16>,
+    source: Option<Source>,
+}
+
+/// The kinds of [`Error`], one for each thing a caller can branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The store could not be reached or did not answer in time, and nothing was written (503).
+    Unavailable,
+    /// A write was sent and its answer was lost; it may or may not have been applied (503).
+    OutcomeUnknown,
+    /// The store answered that it will not take the write: out of memory, read only, not
+    /// permitted. Nothing was written (503).
+    Refused,
+    /// Other writers kept changing the session until the attempts or the time were used up.
+    /// Nothing was written (503).
+    Contended,
+    /// The record was written by a newer release of this crate, in a format this one does not
+    /// know. It is left as it is (503).
+    NewerFormat,
+    /// The operating system gave no randomness, so no id and no secret could be made (503).
+    Randomness,
+    /// The session ended, or somebody signed in on it, while this request was changing it. The
+    /// changes were not kept and the session was not brought back (409, or as configured).
+    Gone,
+    /// A value handed out by `take` was changed or taken by another request first. Nothing was
+    /// written (409).
+    ValueChanged,
+    /// The record or its key would be over the size limit. Nothing was written (500).
+    TooLarge,
+    /// A value could not be encoded (500).
+    Encode,
+    /// A stored value could not be decoded into the type that was asked for. It stays as it is
+    /// (500).
+    Decode,
+    /// A stored record could not be decoded. It stays as it is (500).
+    Corrupt,
+    /// The function of an `update` panicked when it was replayed on a newer record (500).
+    UpdatePanicked,
+    /// The extractor was used on a route that the session layer does not wrap (500).
+    MissingLayer,
+    /// The response's head has left already, so a cookie can no longer be sent (500).
+    HeadSent,
+}
+
+impl ErrorKind {
+    /// The sentence that a visitor may see: it names no detail of the deployment.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Unavailable => "the session store is unavailable",
+            Self::OutcomeUnknown => "it is unknown whether the session was written",
+            Self::Refused => "the session store refused the write",
+            Self::Contended => "the session is being changed by too many requests at once",
+            Self::NewerFormat => "the session was written by a newer release",
+            Self::Randomness => "no randomness could be had for a session",
+            Self::Gone => "the session has ended or was signed in anew",
+            Self::ValueChanged => "the value was changed or taken by another request",
+            Self::TooLarge => "the session is too large",
+            Self::Encode => "a session value could not be encoded",
+            Self::Decode => "a session value could not be decoded",
+            Self::Corrupt => "the session record could not be decoded",
+            Self::UpdatePanicked => "an update function panicked when it was replayed",
+            Self::MissingLayer => "no session layer wraps this route",
+            Self::HeadSent => "the response has begun, so no cookie can be sent",
+        }
+    }
+
+    const fn status(self) -> u16 {
+        match self {
+            Self::Unavailable
+            | Self::OutcomeUnknown
+            | Self::Refused
+            | Self::Contended
+            | Self::NewerFormat
+            | Self::Randomness => 503,
+            Self::Gone | Self::ValueChanged => 409,
+            Self::TooLarge
+            | Self::Encode
+            | Self::Decode
+            | Self::Corrupt
+            | Self::UpdatePanicked
+            | Self::MissingLayer
+            | Self::HeadSent => 500,
+        }
+    }
+}
+
+impl Error {
+    /// An error of this kind; `context` says what was being done, without any secret.
+    #[cold]
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Inner { kind, context: context.into(), status: None, source: None }))
+    }
+
+    #[cold]
+    pub(crate) fn with_source(
+        kind: ErrorKind,
+        context: impl Into<Cow<'static, str>>,
+        source: impl Into<Source>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            context: context.into(),
+            status: None,
+            source: Some(source.into()),
+        }))
+    }
+
+    /// For stores: the server could not be reached, and **nothing was written**.
+    ///
+    /// The caller may send the command again. Where a write may have reached the server, say
+    /// [`outcome_unknown`](Self::outcome_unknown) instead.
+    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::Unavailable, "", source)
+    }
+
+    /// For stores: the write may have been applied and may not.
+    ///
+    /// The caller settles it by reading the record back.
+    pub fn outcome_unknown(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::OutcomeUnknown, "", source)
+    }
+
+    /// For stores: the server answered that it will not do this, and **nothing was written**.
+    pub fn refused(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::Refused, "", source)
+    }
+
+    /// For stores: the record or its key is over the backend's limit, and **nothing was written**.
+    pub fn too_large(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::TooLarge, "", source)
+    }
+
+    /// For stores: the server's answer was not one that the command can have.
+    pub fn corrupt(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::Corrupt, "", source)
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same request may be sent again and may then succeed, without any doubt about
+    /// what the failed one did.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Unavailable
+                | ErrorKind::Refused
+                | ErrorKind::Contended
+                | ErrorKind::NewerFormat
+                | ErrorKind::Randomness
+        )
+    }
+
+    /// The HTTP status code of the response this error becomes: 409 or 503 or 500, as the
+    /// variants of [`ErrorKind`] say.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.0.status.unwrap_or_else(|| self.kind().status())
+    }
+
+    pub(crate) fn answered_with(kind: ErrorKind, context: &'static str, status: u16) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            context: Cow::Borrowed(context),
+            status: Some(status),
+            source: None,
+        }))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind().message())?;
+        if !self.0.context.is_empty() {
+            write!(f, ": {}", self.0.context)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", &self.kind());
+        if !self.0.context.is_empty() {
+            debug.field("context", &self.0.context);
+        }
+        if let Some(source) = &self.0.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,453 @@
+//! Records as bytes.
+//!
+//! ```text
+//! record = tag[8] format[1] kind[1] field*
+//! field  = type[1] length[LEB128] content[length]
+//! ```
+//!
+//! | type | content |
+//! |---|---|
+//! | 1 | the secret's digest, 32 bytes |
+//! | 2 | created, last seen, idle deadline, absolute deadline: four LEB128, milliseconds since 1970 |
+//! | 3 | authenticated: LEB128, milliseconds since 1970 |
+//! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
+//! | 5 | principal, UTF-8 |
+//! | 6 | how often somebody signed in, LEB128 |
+//! | 7 | the tags of up to seven earlier writes, the newest first |
+//! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
+//!
+//! Values come last and in ascending order of their keys. Fields of other types are kept as they
+//! are, so a build that does not know them loses nothing; what an old build must not pass over
+//! raises the format number instead.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::lifetime::{Chosen, Clocks, Millis, Persistence};
+use super::record::{Entry, Header, Record, Tag, Tags, Value, Values};
+use super::token::SecretDigest;
+use crate::store::{Kind, TAG_LEN};
+
+const FORMAT: u8 = 1;
+const FIELDS_START: usize = TAG_LEN + 2;
+
+/// What the header of a signed-in session usually needs.
+const HEADER_SIZE: usize = 256;
+
+const DIGEST: u8 = 1;
+const CLOCKS: u8 = 2;
+const AUTHENTICATED: u8 = 3;
+const CHOSEN: u8 = 4;
+const PRINCIPAL: u8 = 5;
+const SIGN_INS: u8 = 6;
+const EARLIER_TAGS: u8 = 7;
+const VALUE: u8 = 32;
+
+/// Why bytes are not a session's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undecodable {
+    /// They are not a record at all, or a damaged one.
+    Corrupt,
+    /// A later release wrote them.
+    NewerFormat,
+}
+
+/// The tags of the writes that led to these bytes, if they are a record.
+pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
+    decode(bytes.clone()).ok().map(|record| record.header.tags)
+}
+
+pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
+    let tag = bytes.first_chunk().copied().map(Tag).ok_or(Undecodable::Corrupt)?;
+    match bytes.get(TAG_LEN..FIELDS_START) {
+        // The kind is part of format 1; a later format may put it elsewhere.
+        Some(&[format, _]) if format > FORMAT => return Err(Undecodable::NewerFormat),
+        Some(&[FORMAT, kind]) if char::from(kind) == Kind::Session.letter() => {}
+        _ => return Err(Undecodable::Corrupt),
+    }
+    decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
+}
+
+fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
+    let mut digest = None;
+    let mut clocks = None;
+    let mut authenticated = None;
+    let mut chosen = None;
+    let mut principal = None;
+    let mut sign_ins = None;
+    let mut earlier = None;
+    let mut unknown = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut reader = Reader { bytes: &bytes, position: FIELDS_START, end: bytes.len() };
+    while !reader.is_at_end() {
+        let field = reader.byte()?;
+        let mut content = reader.sized()?;
+        match field {
+            DIGEST => once(&mut digest, content.rest().try_into().ok()?)?,
+            CLOCKS => {
+                let times = [content.time()?, content.time()?, content.time()?, content.time()?];
+                content.is_at_end().then_some(())?;
+                once(&mut clocks, times)?;
+            }
+            AUTHENTICATED => once(&mut authenticated, content.whole(Reader::time)?)?,
+            CHOSEN => once(&mut chosen, content.whole(Reader::chosen)?)?,
+            PRINCIPAL => {
+                once(&mut principal, Arc::from(std::str::from_utf8(content.rest()).ok()?))?
+            }
+            SIGN_INS => {
+                once(&mut sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)?;
+            }
+            EARLIER_TAGS => {
+                let (tags, rest) = content.rest().as_chunks();
+                (rest.is_empty() && tags.len() < Tags::REMEMBERED).then_some(())?;
+                once(&mut earlier, tags.iter().copied().map(Tag).collect::<Vec<_>>())?;
+            }
+            VALUE => {
+                let entry = content.entry()?;
+                if let Some(previous) = entries.last() {
+                    (bytes[previous.key.clone()] < bytes[entry.key.clone()]).then_some(())?;
+                }
+                entries.push(entry);
+            }
+            _ => unknown.push((field, bytes.slice(content.position..content.end))),
+        }
+    }
+    let [created, last_seen, idle_deadline, absolute_deadline] = clocks?;
+    let tags = std::iter::once(tag).chain(earlier.unwrap_or_default()).collect();
+    let header = Header {
+        tags: Tags::from_newest(tags),
+        digest: SecretDigest::from_bytes(digest?),
+        clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
+        chosen,
+        principal,
+        sign_ins: sign_ins.unwrap_or(0),
+        unknown,
+    };
+    Some(Record { header, values: Values::new(bytes, entries) })
+}
+
+/// A field that may occur once only.
+fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
+    field.replace(value).is_none().then_some(())
+}
+
+/// A window on the record's bytes. Every method is `None` where the window ends too early.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    end: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn is_at_end(&self) -> bool {
+        self.position == self.end
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.bytes[..self.end].get(self.position)?;
+        self.position += 1;
+        Some(byte)
+    }
+
+    /// A LEB128 number in its shortest form.
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..).step_by(7).take(10) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            number |= bits.checked_shl(shift).filter(|shifted| shifted >> shift == bits)?;
+            if byte & 0x80 == 0 {
+                return (byte != 0 || shift == 0).then_some(number);
+            }
+        }
+        None
+    }
+
+    fn time(&mut self) -> Option<Millis> {
+        self.number().map(Millis)
+    }
+
+    fn chosen(&mut self) -> Option<Chosen> {
+        let (idle, absolute) = (self.number()?, self.number()?);
+        let persistence = match self.byte()? {
+            0 => Persistence::Persistent,
+            1 => Persistence::BrowserSession,
+            _ => return None,
+        };
+        Some(Chosen { idle, absolute, persistence })
+    }
+
+    fn sized(&mut self) -> Option<Self> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let start = self.position;
+        let end = start.checked_add(length).filter(|end| *end <= self.end)?;
+        self.position = end;
+        Some(Self { bytes: self.bytes, position: start, end })
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        let rest = &self.bytes[self.position..self.end];
+        self.position = self.end;
+        rest
+    }
+
+    /// What `read` returns, if it leaves nothing over.
+    fn whole<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<T> {
+        let value = read(self)?;
+        self.is_at_end().then_some(value)
+    }
+
+    fn entry(&mut self) -> Option<Entry> {
+        let flags = self.byte()?;
+        let key = self.sized()?;
+        let key = key.position..key.end;
+        std::str::from_utf8(&self.bytes[key.clone()]).ok()?;
+        Some(Entry { key, flags, value: self.position..self.end })
+    }
+}
+
+/// The bytes of a record. `values` must come in ascending order of their keys.
+pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
+    let values_size: usize =
+        values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
+    let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
+    out.put_slice(&header.tags.newest().unwrap_or(Tag([0; TAG_LEN])).0);
+    out.put_u8(FORMAT);
+    out.put_u8(Kind::Session.letter() as u8);
+    put_field(&mut out, DIGEST, header.digest.as_bytes());
+    let clocks = &header.clocks;
+    let times = [clocks.created, clocks.last_seen, clocks.idle_deadline, clocks.absolute_deadline];
+    put_numbers(&mut out, CLOCKS, &times.map(|time| time.0), &[]);
+    if let Some(authenticated) = clocks.authenticated {
+        put_numbers(&mut out, AUTHENTICATED, &[authenticated.0], &[]);
+    }
+    if let Some(chosen) = header.chosen {
+        let persistence = u8::from(chosen.persistence == Persistence::BrowserSession);
+        put_numbers(&mut out, CHOSEN, &[chosen.idle, chosen.absolute], &[persistence]);
+    }
+    if let Some(principal) = &header.principal {
+        put_field(&mut out, PRINCIPAL, principal.as_bytes());
+    }
+    if header.sign_ins > 0 {
+        put_numbers(&mut out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
+    }
+    let older = header.tags.older();
+    if !older.is_empty() {
+        out.put_u8(EARLIER_TAGS);
+        put_number(&mut out, (older.len() * TAG_LEN) as u64);
+        older.iter().for_each(|tag| out.put_slice(&tag.0));
+    }
+    for (field, content) in &header.unknown {
+        put_field(&mut out, *field, content);
+    }
+    for (key, value) in values {
+        let key_length = number_length(key.len() as u64) + key.len();
+        out.put_u8(VALUE);
+        put_number(&mut out, (1 + key_length + value.bytes.len()) as u64);
+        out.put_u8(value.flags);
+        put_number(&mut out, key.len() as u64);
+        out.put_slice(key.as_bytes());
+        out.put_slice(&value.bytes);
+    }
+    out.freeze()
+}
+
+fn put_field(out: &mut BytesMut, field: u8, content: &[u8]) {
+    out.put_u8(field);
+    put_number(out, content.len() as u64);
+    out.put_slice(content);
+}
+
+fn put_numbers(out: &mut BytesMut, field: u8, numbers: &[u64], tail: &[u8]) {
+    let length: usize = numbers.iter().map(|number| number_length(*number)).sum();
+    out.put_u8(field);
+    put_number(out, (length + tail.len()) as u64);
+    numbers.iter().for_each(|number| put_number(out, *number));
+    out.put_slice(tail);
+}
+
+fn put_number(out: &mut BytesMut, mut number: u64) {
+    while number >= 0x80 {
+        out.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+fn number_length(number: u64) -> usize {
+    (u64::BITS - number.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::lifetime::Lifetime;
+    use super::*;
+
+    fn header() -> Header {
+        let digest = SecretDigest::from_bytes([7; 32]);
+        let now = Millis(1_800_000_000_000);
+        Header::new(digest, now, &Lifetime::default(), Tag(*b"tag-tag-"))
+    }
+
+    fn full_header() -> Header {
+        let mut header = header();
+        header.clocks.authenticated = Some(Millis(1_800_000_000_001));
+        header.chosen = Some(Lifetime::default().browser_session().into());
+        header.principal = Some("alice".into());
+        header.sign_ins = 300;
+        for write in 0..20 {
+            header.tags = header.tags.followed_by(Tag([write; 8]));
+        }
+        header
+    }
+
+    fn value(json: &'static str) -> Value {
+        Value::new(Bytes::from_static(json.as_bytes()), json.len() % 2 == 0)
+    }
+
+    fn encoded(header: &Header, values: &[(&'static str, &'static str)]) -> Bytes {
+        let values: Vec<_> = values.iter().map(|(key, json)| (*key, value(json))).collect();
+        encode(header, &values)
+    }
+
+    fn with_field(field: u8, content: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        put_field(&mut bytes, field, content);
+        bytes.freeze()
+    }
+
+    #[test]
+    fn a_record_is_read_back_as_it_was_written() {
+        for header in [header(), full_header()] {
+            let record =
+                decode(encoded(&header, &[("a", "1"), ("b", "[2]"), ("bb", "\"x\"")])).unwrap();
+            assert_eq!(record.header, header);
+            assert_eq!(record.values.len(), 3);
+            assert_eq!(record.values.get("a"), Some(value("1")));
+            assert_eq!(record.values.get("bb"), Some(value("\"x\"")));
+            assert_eq!(record.values.get("c"), None);
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let bytes = encoded(&header(), &[("k", "1")]);
+        assert_eq!(&bytes[..12], b"tag-tag-\x01s\x01\x20");
+        assert_eq!(&bytes[44..46], [CLOCKS, 24]);
+        assert_eq!(&bytes[70..], b"\x20\x04\x00\x01k1");
+    }
+
+    #[test]
+    fn a_record_remembers_the_last_eight_writes() {
+        let tags = full_header().tags;
+        assert_eq!(tags.older().len(), 7);
+        assert!(tags.contains(Tag([19; 8])) && tags.contains(Tag([12; 8])));
+        assert!(!tags.contains(Tag([11; 8])));
+        assert_eq!(super::tags(&encoded(&full_header(), &[])), Some(tags));
+    }
+
+    #[test]
+    fn unknown_fields_and_flags_survive_a_round_trip() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        put_field(&mut bytes, 200, b"later");
+        put_field(&mut bytes, VALUE, b"\xf0\x01k1");
+        let record = decode(bytes.clone().freeze()).unwrap();
+        assert_eq!(record.header.unknown, [(200, Bytes::from_static(b"later"))]);
+        assert_eq!(encode(&record.header, &record.values.iter().collect::<Vec<_>>()), bytes);
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        bytes[TAG_LEN] = FORMAT + 1;
+        assert_eq!(decode(bytes.clone().freeze()).unwrap_err(), Undecodable::NewerFormat);
+        bytes[TAG_LEN] = 0;
+        assert_eq!(decode(bytes.freeze()).unwrap_err(), Undecodable::Corrupt);
+    }
+
+    #[test]
+    fn a_directory_is_not_a_session() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        bytes[TAG_LEN + 1] = Kind::Directory.letter() as u8;
+        assert_eq!(decode(bytes.freeze()).unwrap_err(), Undecodable::Corrupt);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let damaged = [
+            with_field(DIGEST, &[7; 32]),
+            with_field(AUTHENTICATED, &[]),
+            with_field(AUTHENTICATED, &[1, 1]),
+            with_field(AUTHENTICATED, &[0x80, 0]),
+            with_field(AUTHENTICATED, &[0xff; 11]),
+            with_field(CHOSEN, &[1, 1, 2]),
+            with_field(PRINCIPAL, &[0xff]),
+            with_field(SIGN_INS, &[0xff, 0xff, 0xff, 0xff, 0x7f]),
+            with_field(EARLIER_TAGS, &[0; 7]),
+            with_field(EARLIER_TAGS, &[0; 64]),
+            with_field(VALUE, &[0, 2, b'k']),
+            with_field(VALUE, &[0, 1, 0xff]),
+            encoded(&header(), &[("b", "1"), ("a", "1")]),
+            encoded(&header(), &[("a", "1"), ("a", "1")]),
+            Bytes::from_static(b"tag-tag-\x01s"),
+            Bytes::from_static(b"tag"),
+            Bytes::new(),
+        ];
+        for bytes in damaged {
+            assert_eq!(decode(bytes.clone()).unwrap_err(), Undecodable::Corrupt, "{bytes:?}");
+        }
+        let whole = encoded(&full_header(), &[("a", "1")]);
+        let cuts = (0..whole.len()).filter(|end| decode(whole.slice(..*end)).is_ok()).count();
+        // Cut between two fields, what is left may be a record; cut inside one it never is.
+        assert!(cuts <= 7, "{cuts}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn a_damaged_record_is_decoded_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+        ) {
+            let mut bytes = encoded(&full_header(), &[("a", "1"), ("b", "2")]).to_vec();
+            for (index, byte) in changes {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            if let Ok(record) = decode(Bytes::from(bytes.clone())) {
+                // What was understood is written back without a loss.
+                let again = encode(&record.header, &record.values.iter().collect::<Vec<_>>());
+                prop_assert_eq!(decode(again).unwrap().header, record.header);
+            }
+        }
+
+        #[test]
+        fn every_number_is_read_back(number in any::<u64>()) {
+            let mut bytes = BytesMut::new();
+            put_number(&mut bytes, number);
+            prop_assert_eq!(bytes.len(), number_length(number));
+            let mut reader = Reader { bytes: &bytes, position: 0, end: bytes.len() };
+            prop_assert_eq!(reader.whole(Reader::number), Some(number));
+        }
+
+        #[test]
+        fn any_keys_and_values_are_kept(
+            pairs in prop::collection::btree_map(".{0,300}", prop::collection::vec(any::<u8>(), 0..300), 0..8)
+        ) {
+            let values: Vec<_> = pairs.iter().map(|(key, bytes)| {
+                (key.as_str(), Value::new(Bytes::copy_from_slice(bytes), true))
+            }).collect();
+            let record = decode(encode(&header(), &values)).unwrap();
+            prop_assert_eq!(record.values.len(), pairs.len());
+            for (key, bytes) in &pairs {
+                prop_assert_eq!(&record.values.get(key).unwrap().bytes[..], &bytes[..]);
+            }
+        }
+    }
+}

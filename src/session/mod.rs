@@ -1,0 +1,819 @@
+//! The session as a handler sees it.
+
+pub(crate) mod codec;
+pub(crate) mod delta;
+mod key;
+mod lifetime;
+pub(crate) mod plan;
+pub(crate) mod record;
+pub(crate) mod token;
+mod transaction;
+
+mod detached;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::time::Instant;
+
+use self::delta::{Change, Effect, UpdateFn};
+pub(crate) use self::detached::Detached;
+pub use self::key::{AsKey, Key, RuntimeKey};
+pub(crate) use self::lifetime::Millis;
+pub use self::lifetime::{Lifetime, Persistence};
+use self::plan::Plan;
+pub(crate) use self::record::Tag;
+use self::record::{Value, Values};
+pub use self::token::{Entropy, ParseIdError, SessionId};
+pub(crate) use self::token::{OsEntropy, Token};
+pub use self::transaction::Transaction;
+use self::transaction::{decoded, encoded};
+use crate::commit::{Changes, Commit, Committed, Decide, Loaded, Standing, decode};
+use crate::config::{Sessions, Settings};
+use crate::cookie::Presented;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::settle::Caller;
+
+/// The session of a request.
+///
+/// A handler gets it from its framework as an argument; the type is the same in axum and in
+/// actix-web. The extractor has read the record once, so everything but
+/// [`transact`](Self::transact), [`save`](Self::save) and [`reload`](Self::reload) is synchronous.
+/// Changes are kept as changes and committed after the handler has answered, before the response
+/// leaves: concurrent requests that write different keys never lose each other's values.
+///
+/// A clone is another handle of the same session; all handles of a request see the same.
+///
+/// ```
+/// use unsticky::{Key, Result, Session};
+///
+/// const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
+///
+/// // The same in an axum handler and in one of actix-web.
+/// async fn add(session: Session) -> Result<String> {
+///     session.update(CART, |cart| cart.push(7))?;
+///     let cart = session.get(CART)?.unwrap_or_default();
+///     Ok(format!("{} articles", cart.len()))
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 articles"); }
+/// ```
+///
+/// # What a write promises
+///
+/// - [`insert`](Self::insert) and [`remove`](Self::remove): of two requests that write the same
+///   key, the one that commits last wins. A `get` followed by an `insert` is therefore not atomic.
+/// - [`update`](Self::update): computed again on the newest value where another request wrote in
+///   between; 200 concurrent increments add up to 200.
+/// - [`take`](Self::take): if another request changed or took the value first, the commit fails; a
+///   one-time value is never handed out twice with success.
+/// - [`transact`](Self::transact): decided and stored before the handler goes on.
+///
+/// A response of status 5xx commits nothing but an end of the session, unless configured otherwise.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    sessions: Sessions,
+    presented: Presented,
+    /// The session of a layer further out, with another cookie.
+    outer: Option<Session>,
+    loading: OnceCell<()>,
+    /// One commit at a time; the others see what it led to.
+    committing: AsyncMutex<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    loaded: Option<Loaded>,
+    /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
+    others: Vec<Loaded>,
+    changes: Changes,
+    /// The number of the change that set an intent last.
+    intents_made: u64,
+    used: bool,
+    is_passive: bool,
+    head_sent: bool,
+    /// The cookie that is to be sent.
+    cookie: Option<String>,
+    /// A commit failed in a way that no later one of this request may hide.
+    failed: Option<Error>,
+    time_left: Duration,
+}
+
+impl State {
+    fn base(&self) -> Option<&Loaded> {
+        self.changes.base(self.loaded.as_ref())
+    }
+
+    fn with_values<T>(&self, read: impl FnOnce(&delta::View, &Values) -> T) -> T {
+        let nothing = Values::default();
+        let values = self.base().map_or(&nothing, |base| &base.record.values);
+        read(self.changes.delta.view(), values)
+    }
+
+    fn value(&self, key: &str) -> Option<Value> {
+        self.with_values(|view, values| view.get(values, key))
+    }
+
+    /// Computes the view anew after its base has changed.
+    fn rebase(&mut self) -> Result<()> {
+        let nothing = Values::default();
+        let base = self.changes.base(self.loaded.as_ref());
+        let only_surviving =
+            base.is_some_and(|base| self.changes.only_surviving(&base.record.header));
+        let values = base.map_or(nothing, |base| base.record.values.clone());
+        self.changes.delta.rebase(&values, only_surviving)
+    }
+
+    /// Every intent that is not a value goes through here.
+    fn intend<T>(&mut self, change: impl FnOnce(&mut Changes) -> T) -> T {
+        let result = change(&mut self.changes);
+        self.changes.delta.mark();
+        self.intents_made = self.changes.delta.made();
+        result
+    }
+}
+
+impl Session {
+    pub(crate) fn new(sessions: Sessions, presented: Presented, outer: Option<Session>) -> Self {
+        let time_left = sessions.settings().timeout;
+        Self(Arc::new(Inner {
+            sessions,
+            presented,
+            outer,
+            loading: OnceCell::new(),
+            committing: AsyncMutex::new(()),
+            state: Mutex::new(State {
+                loaded: None,
+                others: Vec::new(),
+                changes: Changes::default(),
+                intents_made: 0,
+                used: false,
+                is_passive: false,
+                head_sent: false,
+                cookie: None,
+                failed: None,
+                time_left,
+            }),
+        }))
+    }
+
+    /// A session without a store, for unit tests of handlers: anonymous and empty at first; every
+    /// commit succeeds.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const VISITS: Key<u32> = Key::new("visits");
+    ///
+    /// async fn greet(session: Session) -> unsticky::Result<String> {
+    ///     session.update(VISITS, |visits| *visits += 1)?;
+    ///     let name = session.principal();
+    ///     Ok(format!("hello {}", name.as_deref().unwrap_or("stranger")))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert_eq!(greet(session.clone()).await?, "hello alice");
+    /// assert_eq!(session.get(VISITS)?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn detached() -> Self {
+        let sessions = Sessions::builder(Detached::default()).unchecked();
+        Self::new(sessions, Presented::default(), None)
+    }
+
+    /// The value of a key; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let name = key.name();
+        self.state().value(name).map(|value| decoded(name, &value.bytes)).transpose()
+    }
+
+    /// Whether there is a value of this key, of whatever type.
+    #[must_use]
+    pub fn contains(&self, key: impl AsKey) -> bool {
+        self.state().value(key.name()).is_some()
+    }
+
+    /// Whether there is no value at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state().with_values(|view, values| view.is_empty(values))
+    }
+
+    /// Sets a value. An equal value is no change and costs nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encode`] if the value can not be encoded, [`ErrorKind::TooLarge`] if it alone
+    /// is over the size of a record. Nothing is changed then.
+    pub fn insert<K: AsKey>(&self, key: K, value: &K::Value) -> Result<()>
+    where
+        K::Value: Serialize,
+    {
+        let value = Value::new(self.encoded(key.name(), value)?, key.survives());
+        let name: Arc<str> = key.name().into();
+        let change = Change::Set { key: name.clone(), value: value.clone() };
+        self.state().changes.delta.push(change, Effect::Put(name, value));
+        Ok(())
+    }
+
+    /// Removes a value, if it is there.
+    pub fn remove(&self, key: impl AsKey) {
+        let name: Arc<str> = key.name().into();
+        let change = Change::Remove { key: name.clone() };
+        self.state().changes.delta.push(change, Effect::Drop(name));
+    }
+
+    /// Removes a value and returns it: for values that may be used once.
+    ///
+    /// If another request changes or takes it before this one commits, this one's commit fails with
+    /// [`ErrorKind::ValueChanged`], and nothing of it is kept. Where the answer must be certain before
+    /// the handler goes on, use [`transact`](Self::transact).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let name = key.name();
+        let mut state = self.state();
+        let Some(value) = state.value(name) else { return Ok(None) };
+        let taken = decoded(name, &value.bytes)?;
+        let seen = state.with_values(|_, values| values.get(name));
+        let key: Arc<str> = name.into();
+        let change = match seen {
+            Some(seen) => Change::Take { key: key.clone(), seen: seen.bytes },
+            // This request put it there itself.
+            None => Change::Remove { key: key.clone() },
+        };
+        state.changes.delta.push(change, Effect::Drop(key));
+        Ok(Some(taken))
+    }
+
+    /// Changes a value by a function, beginning with the type's default where there is none.
+    ///
+    /// Where another request wrote in between, `function` is called again on the newer value. It must
+    /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
+    /// [`ErrorKind::TooLarge`] if the new one can not be stored. Nothing is changed then. The commit
+    /// fails with the same kinds, or with [`ErrorKind::UpdatePanicked`], if that happens on the newer
+    /// value.
+    pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
+    where
+        K: AsKey,
+        K::Value: Serialize + DeserializeOwned + Default,
+        F: Fn(&mut K::Value) + Send + Sync + 'static,
+    {
+        let name: Arc<str> = key.name().into();
+        let survives = key.survives();
+        let max_record = self.settings().max_record;
+        let function: Arc<UpdateFn> = Arc::new({
+            let name = name.clone();
+            move |current| {
+                let mut value: K::Value = match current {
+                    Some(bytes) => decoded(&name, bytes)?,
+                    None => K::Value::default(),
+                };
+                function(&mut value);
+                encoded(&name, &value, max_record)
+            }
+        });
+        loop {
+            // The function runs outside the lock: it may use the session, or take its time.
+            let (made, current) = {
+                let state = self.state();
+                (state.changes.delta.made(), state.value(&name))
+            };
+            let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
+            let mut state = self.state();
+            if state.changes.delta.made() == made {
+                let effect = Effect::Put(name.clone(), Value::new(bytes, survives));
+                let change = Change::Update { key: name, survives, function };
+                state.changes.delta.push(change, effect);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes all values. The session itself goes on, and whoever is signed in stays so.
+    pub fn clear(&self) {
+        self.state().changes.delta.push(Change::Clear, Effect::Clear);
+    }
+
+    /// The public id; `None` before the session is stored for the first time. It is the same for the
+    /// session's whole life, is no credential and may be logged.
+    #[must_use]
+    pub fn id(&self) -> Option<SessionId> {
+        self.state().base().map(|loaded| loaded.id)
+    }
+
+    /// Who is signed in.
+    #[must_use]
+    pub fn principal(&self) -> Option<Arc<str>> {
+        let state = self.state();
+        let stored = || state.base().and_then(|loaded| loaded.record.header.principal.clone());
+        state.changes.sign_in.clone().or_else(stored)
+    }
+
+    /// Whether somebody is signed in.
+    #[must_use]
+    pub fn is_signed_in(&self) -> bool {
+        self.principal().is_some()
+    }
+
+    /// When the one who is signed in proved who they are; `None` where nobody is, and until a
+    /// sign-in of this request is committed.
+    #[must_use]
+    pub fn authenticated_at(&self) -> Option<OffsetDateTime> {
+        let state = self.state();
+        if state.changes.sign_in.is_some() {
+            return None;
+        }
+        state.base()?.record.header.clocks.authenticated?.to_time()
+    }
+
+    /// When the session ends if nobody uses it again, as stored; `None` before it is stored for the
+    /// first time.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<OffsetDateTime> {
+        self.state().base()?.record.header.clocks.deadline().to_time()
+    }
+
+    /// Signs somebody in: gives the session a new secret, starts its clocks anew and stores who and
+    /// when (ASVS 5.0 7.2.4).
+    ///
+    /// `principal` is the application's own name for the account: a stable one, such as its id. Of an
+    /// anonymous session only the values survive whose keys say so, and what this request wrote.
+    /// Signing in as somebody else than the one who is signed in ends that session and begins
+    /// another one with no data.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encode`] if `principal` is empty or longer than 1024 bytes, and the errors of an
+    /// earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
+    /// changed then.
+    pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
+        let principal = principal.as_ref();
+        if principal.is_empty() || principal.len() > MAX_PRINCIPAL {
+            return Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes"));
+        }
+        let mut state = self.state();
+        let before = state.changes.clone();
+        let is_another = state
+            .base()
+            .and_then(|loaded| loaded.record.header.principal.as_deref())
+            .is_some_and(|signed_in| signed_in != principal);
+        state.intend(|changes| {
+            if is_another {
+                changes.delta.start_over();
+            }
+            changes.sign_in = Some(principal.into());
+        });
+        state.rebase().inspect_err(|_| state.changes = before)
+    }
+
+    /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
+    pub fn sign_out(&self) {
+        self.destroy();
+    }
+
+    /// Ends the session: the record is deleted and the browser told to forget the cookie.
+    ///
+    /// What is written afterwards in the same request belongs to a new session.
+    pub fn destroy(&self) {
+        self.state().intend(Changes::end);
+    }
+
+    /// Gives the session a new secret with the commit; the old one is void from then on. Nothing
+    /// happens to a session that is not stored.
+    ///
+    /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
+    /// signed in change.
+    pub fn rotate(&self) {
+        self.state().intend(|changes| changes.rotate = true);
+    }
+
+    /// Gives this session a lifetime of its own: "remember me". It is stored with the session; the
+    /// cookie is sent anew, with a new secret. Nothing happens to a session that is not stored and
+    /// gets no value.
+    pub fn set_lifetime(&self, lifetime: Lifetime) {
+        self.state().intend(|changes| changes.lifetime = Some(lifetime));
+    }
+
+    /// Lets this request read, and write, without counting as use of the session: for routes that
+    /// the browser polls by itself.
+    pub fn mark_passive(&self) {
+        self.state().is_passive = true;
+    }
+
+    /// Decides on the stored record and stores the decision before it returns: for one-time tokens,
+    /// limits on attempts, and wherever the answer depends on the write.
+    ///
+    /// `function` is called again on a newer record if another request wrote in between. What it
+    /// returns at last was decided on the record that its changes are stored in. Everything this
+    /// request changed before is committed with it. If it changes nothing, nothing is written; if it
+    /// fails, nothing is written and the error is returned.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const ATTEMPTS: Key<u32> = Key::new("attempts");
+    ///
+    /// async fn may_try(session: &Session) -> unsticky::Result<bool> {
+    ///     session
+    ///         .transact(|values| {
+    ///             let attempts = values.get(ATTEMPTS)?.unwrap_or(0);
+    ///             if attempts == 5 {
+    ///                 return Ok(false);
+    ///             }
+    ///             values.insert(ATTEMPTS, &(attempts + 1))?;
+    ///             Ok(true)
+    ///         })
+    ///         .await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// for _ in 0..5 {
+    ///     assert!(may_try(&session).await?);
+    /// }
+    /// assert!(!may_try(&session).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`save`](Self::save) and of `function`.
+    pub async fn transact<T, F>(&self, function: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        let session = self.clone();
+        in_own_task(async move {
+            let mut decided = None;
+            let result = &mut decided;
+            let mut decide = move |values: &mut Transaction<'_>| {
+                *result = Some(function(values)?);
+                Ok(())
+            };
+            session.commit(false, Some(&mut decide)).await?;
+            decided.ok_or_else(|| Error::new(ErrorKind::Gone, "the session was ended"))
+        })
+        .await
+    }
+
+    /// Commits now what was changed so far, instead of after the handler: for streams, server-sent
+    /// events and WebSockets, which go on after the response has begun.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
+    ///   [`ErrorKind::TooLarge`], [`ErrorKind::Randomness`]: nothing was written, and the changes
+    ///   are still pending.
+    /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
+    ///   by a change that met a newer record.
+    /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped.
+    /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
+    ///   this request's response becomes this error unless it fails by itself.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
+    ///   and the response has begun.
+    pub async fn save(&self) -> Result<()> {
+        let session = self.clone();
+        in_own_task(async move { session.commit(false, None).await }).await
+    }
+
+    /// Reads the record again: to see what other requests wrote, or whether the session still lives.
+    /// Changes that are not committed yet stay pending.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Gone`] if the session ended or was signed in anew,
+    /// [`ErrorKind::Unavailable`] if the store can not be reached.
+    pub async fn reload(&self) -> Result<()> {
+        let _one_at_a_time = self.0.committing.lock().await;
+        let Some(loaded) = self.state().loaded.clone() else { return Ok(()) };
+        let stored = self.store_time().caller().load(&loaded.key).await?;
+        let settings = self.settings();
+        let newer = match stored {
+            Some(stored) => {
+                let record = decode(loaded.id, stored.bytes)?;
+                let header = &record.header;
+                let goes_on = loaded.record.header.same_sign_in(header)
+                    && !header.clocks.expired(settings.now());
+                goes_on.then_some((record, stored.version))
+            }
+            None => None,
+        };
+        let mut state = self.state();
+        match newer {
+            Some((record, version)) => {
+                state.loaded = Some(Loaded { record, version, ..loaded });
+                state.rebase()
+            }
+            None => {
+                let gone = Error::answered_with(ErrorKind::Gone, "", settings.gone_status);
+                state.loaded = None;
+                if !state.changes.is_empty() {
+                    state.changes = Changes::default();
+                    state.failed = Some(gone.clone());
+                }
+                Err(gone)
+            }
+        }
+    }
+
+    /// The configuration this session belongs to.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.0.sessions
+    }
+
+    fn settings(&self) -> &Settings {
+        self.0.sessions.settings()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under this lock can only come from running out of memory; the state is whole.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {
+        encoded(name, value, self.settings().max_record)
+    }
+}
+
+/// How many bytes a principal may have: account ids and addresses, not documents.
+const MAX_PRINCIPAL: usize = 1024;
+
+/// What the exchange does with a session; handlers never see an unloaded one.
+impl Session {
+    /// The session of this request that belongs to `sessions`, where several layers are nested.
+    pub(crate) fn of(&self, sessions: &Sessions) -> Option<&Self> {
+        let mut session = Some(self);
+        while let Some(candidate) = session {
+            if candidate.0.sessions.is(sessions) {
+                return Some(candidate);
+            }
+            session = candidate.0.outer.as_ref();
+        }
+        None
+    }
+
+    /// Reads the record, once for all handles of the request.
+    pub(crate) async fn load(&self) -> Result<()> {
+        self.0.loading.get_or_try_init(|| self.read()).await.map(|_| ())
+    }
+
+    async fn read(&self) -> Result<()> {
+        self.state().used = true;
+        if !self.0.presented.has_tokens() {
+            return Ok(());
+        }
+        let found = {
+            let time = self.store_time();
+            let look_ups =
+                self.0.presented.tokens().map(|token| self.look_up(time.caller(), token));
+            futures_util::future::try_join_all(look_ups).await?
+        };
+        let mut found: Vec<_> = found.into_iter().flatten().collect();
+        let mut state = self.state();
+        if found.len() > 1 {
+            // ASVS 5.0 15.3.7: which of them the person meant can not be known.
+            event::several_valid_tokens(found.len());
+            state.others = found;
+        } else {
+            state.loaded = found.pop();
+        }
+        Ok(())
+    }
+
+    /// The session of a token, if the token is valid.
+    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Option<Loaded>> {
+        let settings = self.settings();
+        let key = settings.key(token.id);
+        let Some(stored) = caller.load(&key).await? else { return Ok(None) };
+        let record = match decode(token.id, stored.bytes) {
+            Ok(record) => record,
+            // Reported, left in place, and the visitor is anonymous.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !record.header.digest.matches(&token.secret) {
+            event::wrong_secret(token.id);
+            return Ok(None);
+        }
+        if record.header.clocks.expired(settings.now()) {
+            event::expired(token.id);
+            return Ok(None);
+        }
+        Ok(Some(Loaded { id: token.id, key, record, version: stored.version }))
+    }
+
+    /// Begins to use what is left of the request's time for the store.
+    fn store_time(&self) -> StoreTime<'_> {
+        let started = Instant::now();
+        let settings = self.settings();
+        let state = self.state();
+        // What goes on after the response has no request to be on time for.
+        let left = if state.head_sent { settings.timeout } else { state.time_left };
+        StoreTime { session: self, started, deadline: started + left }
+    }
+
+    /// What is to be done for what was changed so far.
+    fn plan(&self, state: &State, failed: bool, decides: bool) -> Plan {
+        let settings = self.settings();
+        let standing = Standing {
+            loaded: state.loaded.as_ref(),
+            presented: self.0.presented.is_named(),
+            now: settings.now(),
+            configured: &settings.lifetime,
+            is_activity: state.used && !state.is_passive,
+            failed,
+            decides,
+        };
+        state.changes.plan(&standing)
+    }
+
+    /// Commits what was changed so far; after an error the changes are still there, unless they are
+    /// known or suspected to be of no use any more.
+    async fn commit<'d>(&self, failed: bool, decide: Option<&'d mut Decide<'d>>) -> Result<()> {
+        let _one_at_a_time = self.0.committing.lock().await;
+        let (plan, loaded, others, changes, is_activity) = {
+            let state = self.state();
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            let plan = self.plan(&state, failed, decide.is_some());
+            if state.head_sent && plan.sends_token() {
+                return Err(Error::new(ErrorKind::HeadSent, ""));
+            }
+            let (loaded, others) = (state.loaded.clone(), state.others.clone());
+            (plan, loaded, others, state.changes.clone(), !state.is_passive)
+        };
+        let bookmark = changes.delta.made();
+        let settings = self.settings();
+        let outcome = {
+            let time = self.store_time();
+            let caller = time.caller();
+            let commit = Commit { settings, caller, loaded, others, changes, is_activity, decide };
+            commit.run(plan).await
+        };
+        let mut state = self.state();
+        match outcome {
+            Ok(committed) => state.accept(committed, bookmark),
+            Err(error) => {
+                if error.kind() == ErrorKind::OutcomeUnknown {
+                    // Committing the same once more could apply it twice.
+                    state.changes = Changes::default();
+                    state.failed = Some(error.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Marks the response as begun, and returns the cookie and whether the session was used.
+    pub(crate) fn close(&self) -> (Option<String>, bool) {
+        let mut state = self.state();
+        state.head_sent = true;
+        (state.cookie.take(), state.used)
+    }
+
+    /// Whether the end of the request has anything to do.
+    pub(crate) fn is_settled(&self, failed: bool) -> bool {
+        let state = self.state();
+        let nothing = (state.loaded.is_none() && state.changes.is_empty())
+            || self.plan(&state, failed, false) == Plan::Nothing;
+        nothing && (failed || state.failed.is_none())
+    }
+
+    /// Commits at the end of a request, in a task of its own: it goes on if the client goes away.
+    pub(crate) async fn commit_finally(self, failed: bool) -> Result<()> {
+        in_own_task(async move {
+            match self.commit(failed, None).await {
+                // The response says already that something failed.
+                Err(_) if failed => Ok(()),
+                result => result,
+            }
+        })
+        .await
+    }
+
+    /// The handler is no more: it panicked, or its client went away. Nothing is kept but an end.
+    pub(crate) fn abandon(&self) {
+        let (ended, made) = {
+            let mut state = self.state();
+            let ended = state.changes.ended;
+            let made = if state.changes.is_empty() { 0 } else { state.changes.delta.made() };
+            if !ended {
+                state.changes = Changes::default();
+            }
+            (ended, made)
+        };
+        if ended {
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(self.clone().commit_finally(true));
+            }
+        } else if made > 0 {
+            event::changes_dropped(made);
+        }
+    }
+}
+
+/// The request's time for the store, while it is being used up.
+struct StoreTime<'a> {
+    session: &'a Session,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl StoreTime<'_> {
+    fn caller(&self) -> Caller<'_> {
+        Caller::new(&*self.session.settings().store, self.deadline)
+    }
+}
+
+impl Drop for StoreTime<'_> {
+    fn drop(&mut self) {
+        let mut state = self.session.state();
+        state.time_left = state.time_left.saturating_sub(self.started.elapsed());
+    }
+}
+
+impl State {
+    fn accept(&mut self, committed: Committed, bookmark: u64) -> Result<()> {
+        let Committed { loaded, cookie, failure } = committed;
+        self.loaded = loaded;
+        if cookie.is_some() {
+            self.cookie = cookie;
+        }
+        if let Some(failure) = failure {
+            self.changes = Changes::default();
+            self.failed = Some(failure.clone());
+            return Err(failure);
+        }
+        if self.intents_made <= bookmark {
+            let delta = std::mem::take(&mut self.changes.delta);
+            self.changes = Changes { delta, ..Changes::default() };
+        }
+        self.changes.delta.forget(bookmark);
+        self.rebase()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.head_sent && !state.changes.is_empty() {
+            event::changes_dropped(state.changes.delta.made());
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id())
+            .field("is_signed_in", &self.is_signed_in())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a future to its end even if nobody waits for it any more.
+async fn in_own_task<T: Send + 'static>(
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(future).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Error::outcome_unknown(error)),
+    }
+}

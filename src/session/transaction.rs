@@ -1,0 +1,132 @@
+//! The values inside a `transact`.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::delta::{Effect, View};
+use super::key::AsKey;
+use super::record::{Value, Values};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The values of a stored record, to decide on and to change; see
+/// [`Session::transact`](crate::Session::transact).
+pub struct Transaction<'a> {
+    base: &'a Values,
+    view: &'a mut View,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(base: &'a Values, view: &'a mut View) -> Self {
+        Self { base, view }
+    }
+
+    /// The value of a key; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`.
+    pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let name = key.name();
+        self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
+    }
+
+    /// Whether there is a value of this key, of whatever type.
+    #[must_use]
+    pub fn contains(&self, key: impl AsKey) -> bool {
+        self.view.get(self.base, key.name()).is_some()
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encode`] if the value can not be encoded.
+    pub fn insert<K: AsKey>(&mut self, key: K, value: &K::Value) -> Result<()>
+    where
+        K::Value: Serialize,
+    {
+        let value = Value::new(encoded(key.name(), value, usize::MAX)?, key.survives());
+        self.view.accept(Effect::Put(key.name().into(), value));
+        Ok(())
+    }
+
+    /// Removes a value, if it is there.
+    pub fn remove(&mut self, key: impl AsKey) {
+        self.view.accept(Effect::Drop(key.name().into()));
+    }
+
+    /// Removes a value and returns it. Only one of several concurrent transactions gets it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    pub fn take<K: AsKey>(&mut self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let taken = self.get(&key)?;
+        self.remove(&key);
+        Ok(taken)
+    }
+
+    /// Changes a value by a function, beginning with the type's default where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] if the new one
+    /// can not be encoded.
+    pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
+    where
+        K::Value: Serialize + DeserializeOwned + Default,
+    {
+        let mut value = self.get(&key)?.unwrap_or_default();
+        function(&mut value);
+        self.insert(key, &value)
+    }
+
+    /// Removes all values.
+    pub fn clear(&mut self) {
+        self.view.accept(Effect::Clear);
+    }
+
+    /// Whether there is no value at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.view.is_empty(self.base)
+    }
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").finish_non_exhaustive()
+    }
+}
+
+/// Values are JSON: self-describing, so that a type may change while sessions live, and readable by
+/// an operator.
+pub(super) fn encoded<T: Serialize>(name: &str, value: &T, max: usize) -> Result<Bytes> {
+    // The error of the encoder is left out: it may quote the value.
+    let bytes = serde_json::to_vec(value)
+        .map_err(|_| Error::new(ErrorKind::Encode, format!("the value of {name:?}")))?;
+    if bytes.len() > max {
+        let context =
+            format!("the value of {name:?} has {} bytes, and a record at most {max}", bytes.len());
+        return Err(Error::new(ErrorKind::TooLarge, context));
+    }
+    Ok(bytes.into())
+}
+
+pub(super) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    // The error of the decoder is reduced to a place: it may quote the value.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let context = format!("the value of {name:?}, at line {line} column {column}");
+        Error::new(ErrorKind::Decode, context)
+    })
+}

@@ -1,0 +1,239 @@
+//! Store commands under a deadline, with lost answers settled: the one place that repeats anything.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::session::{Tag, codec};
+use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+
+/// A record on its way to the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    pub(crate) bytes: Bytes,
+    pub(crate) ttl: Duration,
+    /// The write tag that `bytes` begin with.
+    pub(crate) tag: Tag,
+}
+
+/// The version that a write goes on from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Base {
+    pub(crate) version: Version,
+    /// The newest write tag of that version.
+    pub(crate) tag: Option<Tag>,
+}
+
+/// A store with the time that is left for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    store: &'a dyn Store,
+    deadline: Instant,
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn new(store: &'a dyn Store, deadline: Instant) -> Self {
+        Self { store, deadline }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Half of what is left, so that something always remains for settling a lost answer.
+    fn share(&self) -> Option<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        (left >= Duration::from_millis(2)).then_some(left / 2)
+    }
+
+    /// One command, cut off at its share of the time. A read that was cut off did nothing; a write
+    /// may have been applied.
+    async fn once<T>(
+        &self,
+        verb: &'static str,
+        is_write: bool,
+        command: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(share) = self.share() else {
+            return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
+        };
+        match timeout(share, command).await {
+            Ok(answer) => answer,
+            Err(_) if is_write => {
+                event::store_failed(verb);
+                Err(Error::new(ErrorKind::OutcomeUnknown, "the store did not answer in time"))
+            }
+            Err(_) => {
+                event::store_failed(verb);
+                Err(Error::new(ErrorKind::Unavailable, "the store did not answer in time"))
+            }
+        }
+    }
+
+    /// Reads a record; asks twice if need be.
+    pub(crate) async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let mut repeats = Repeats::default();
+        loop {
+            match self.once("load", false, self.store.load(key)).await {
+                Err(error) if may_repeat(&error) && repeats.another() => {}
+                // Reading changes nothing, so there is nothing to be unsure about.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    return Err(Error::with_source(ErrorKind::Unavailable, "", error));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
+        let mut repeats = Repeats::default();
+        let mut in_doubt = false;
+        loop {
+            let command = self.store.create(key, write.bytes.clone(), write.ttl);
+            match self.once("create", true, command).await {
+                Ok(Created::Occupied) if in_doubt => {
+                    // Perhaps by the very write whose answer was lost.
+                    return Ok(match self.read_back(key).await? {
+                        Some(stored) if holds(&stored, write.tag) => {
+                            Created::Created(stored.version)
+                        }
+                        _ => Created::Occupied,
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    in_doubt = true;
+                    event::outcome_in_doubt(key);
+                    if !repeats.another() {
+                        return Err(error);
+                    }
+                }
+                Err(error) if may_repeat(&error) && repeats.another() => {}
+                Err(error) => return Err(doubted(error, in_doubt)),
+                answer => return answer,
+            }
+        }
+    }
+
+    pub(crate) async fn replace(
+        &self,
+        key: &StoreKey,
+        write: &Write,
+        base: Base,
+    ) -> Result<Replaced> {
+        let mut repeats = Repeats::default();
+        let mut in_doubt = false;
+        loop {
+            let command = self.store.replace(key, write.bytes.clone(), write.ttl, base.version);
+            match self.once("replace", true, command).await {
+                // A connection that repeats commands by itself conflicts with its own first copy.
+                Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
+                    return Ok(Replaced::Replaced(current.version));
+                }
+                Ok(Replaced::Conflict(current)) if in_doubt => {
+                    let current = match current {
+                        Some(current) => Some(current),
+                        None => self.read_back(key).await?,
+                    };
+                    return settled(current, write.tag, base);
+                }
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    in_doubt = true;
+                    event::outcome_in_doubt(key);
+                    match self.read_back(key).await? {
+                        // Not applied so far. The same write again is harmless, and once one of the
+                        // two is applied the other one never can be.
+                        Some(current) if current.version == base.version => {
+                            if !repeats.another() {
+                                return Err(error);
+                            }
+                        }
+                        current => return settled(current, write.tag, base),
+                    }
+                }
+                Err(error) if may_repeat(&error) && repeats.another() => {}
+                Err(error) => return Err(doubted(error, in_doubt)),
+                answer => return answer,
+            }
+        }
+    }
+
+    pub(crate) async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        let mut repeats = Repeats::default();
+        let mut in_doubt = false;
+        loop {
+            match self.once("delete", true, self.store.delete(key, version)).await {
+                // Gone is gone, whichever of the two commands did it.
+                Ok(Deleted::Missing) if in_doubt => return Ok(Deleted::Deleted),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_repeat(&error) => {
+                    in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
+                    if !repeats.another() {
+                        return Err(doubted(error, in_doubt));
+                    }
+                }
+                Err(error) => return Err(doubted(error, in_doubt)),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Reads after a lost answer; where that fails too, the outcome stays unknown.
+    async fn read_back(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        self.load(key)
+            .await
+            .map_err(|error| Error::with_source(ErrorKind::OutcomeUnknown, "", error))
+    }
+}
+
+/// How often one command is repeated; the deadline bounds it as well.
+#[derive(Default)]
+struct Repeats(u8);
+
+impl Repeats {
+    const MAX: u8 = 2;
+
+    fn another(&mut self) -> bool {
+        self.0 += 1;
+        self.0 <= Self::MAX
+    }
+}
+
+/// Whether the command certainly did nothing and the next try may fare better: a connection that was
+/// found dead is replaced by then. A store that is really down says so at once.
+fn may_repeat(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable
+}
+
+/// A failure behind a lost answer leaves the outcome unknown.
+fn doubted(error: Error, in_doubt: bool) -> Error {
+    if in_doubt && error.kind() != ErrorKind::OutcomeUnknown {
+        return Error::with_source(ErrorKind::OutcomeUnknown, "", error);
+    }
+    error
+}
+
+fn holds(stored: &Stored, tag: Tag) -> bool {
+    codec::tags(&stored.bytes).is_some_and(|tags| tags.contains(tag))
+}
+
+/// What a lost `replace` did, by the tags of what stands there now.
+fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Replaced> {
+    let Some(current) = current else {
+        return Ok(Replaced::Missing);
+    };
+    let tags = codec::tags(&current.bytes);
+    if tags.as_ref().is_some_and(|tags| tags.contains(tag)) {
+        return Ok(Replaced::Replaced(current.version));
+    }
+    // Every write since ours is remembered if the one before ours still is: then ours is not among
+    // them, and as its version has passed it never will be.
+    if base.tag.is_some_and(|base| tags.is_some_and(|tags| tags.contains(base))) {
+        return Ok(Replaced::Conflict(Some(current)));
+    }
+    Err(Error::new(
+        ErrorKind::OutcomeUnknown,
+        "too many writes followed the one whose answer was lost",
+    ))
+}

@@ -1,0 +1,110 @@
+//! `memcached://host[:port][,host[:port]…]`, taken apart.
+
+use std::net::Ipv6Addr;
+
+use crate::store::ConnectError;
+
+const SCHEME: &str = "memcached://";
+const DEFAULT_PORT: u16 = 11211;
+
+/// The servers as `host:port`, each in the one form that keys are routed by.
+pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
+    let list = url
+        .strip_prefix(SCHEME)
+        .ok_or_else(|| ConnectError::address("it does not begin with memcached://"))?;
+    if list.contains('@') {
+        return Err(ConnectError::address("memcached has no user and no password here"));
+    }
+    if list.contains(['/', '?', '#']) {
+        return Err(ConnectError::address("a memcached address has no path and no options"));
+    }
+    let mut servers: Vec<String> = Vec::new();
+    for entry in list.split(',') {
+        let server = server(entry)?;
+        if servers.contains(&server) {
+            return Err(ConnectError::address(format!("the server {server} is named twice")));
+        }
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+fn server(entry: &str) -> Result<String, ConnectError> {
+    if let Some(rest) = entry.strip_prefix('[') {
+        let (host, rest) =
+            rest.split_once(']').ok_or_else(|| ConnectError::address("a bracket is not closed"))?;
+        let host: Ipv6Addr = host
+            .parse()
+            .map_err(|_| ConnectError::address("what stands in brackets is not an IPv6 address"))?;
+        let port = match rest.strip_prefix(':') {
+            Some(text) => port(text)?,
+            None if rest.is_empty() => DEFAULT_PORT,
+            None => return Err(ConnectError::address("only a port may follow a bracket")),
+        };
+        return Ok(format!("[{host}]:{port}"));
+    }
+    let (host, port) = match entry.split_once(':') {
+        Some((_, text)) if text.contains(':') => {
+            return Err(ConnectError::address("an IPv6 address must stand in brackets"));
+        }
+        Some((host, text)) => (host, port(text)?),
+        None => (entry, DEFAULT_PORT),
+    };
+    if host.is_empty() {
+        return Err(ConnectError::address("a server has no name"));
+    }
+    if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+        return Err(ConnectError::address("a server's name is not a host name"));
+    }
+    Ok(format!("{}:{port}", host.to_ascii_lowercase()))
+}
+
+fn port(text: &str) -> Result<u16, ConnectError> {
+    match text.parse() {
+        Ok(port @ 1..) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
+        _ => Err(ConnectError::address("a port is not a number from 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_brought_into_one_form() {
+        let servers = parse("memcached://Cache-1.internal,b:11212,[0:0::1],[fe80::1]:7").unwrap();
+        let expected = ["cache-1.internal:11211", "b:11212", "[::1]:11211", "[fe80::1]:7"];
+        assert_eq!(servers, expected);
+    }
+
+    #[test]
+    fn what_is_no_list_of_servers_is_refused_and_not_repeated() {
+        for (url, reason) in [
+            ("redis://a", "begin"),
+            ("memcached:a", "begin"),
+            ("memcached://", "no name"),
+            ("memcached://a,", "no name"),
+            ("memcached://a,,b", "no name"),
+            ("memcached://:11211", "no name"),
+            ("memcached://a,A:11211", "twice"),
+            ("memcached://[::1],[0::1]:11211", "twice"),
+            ("memcached://user:hunter2@a", "password"),
+            ("memcached://a/0", "path"),
+            ("memcached://a?x=hunter2", "path"),
+            ("memcached:///run/hunter2.sock", "path"),
+            ("memcached://::1", "brackets"),
+            ("memcached://[::1", "bracket"),
+            ("memcached://[a]", "IPv6"),
+            ("memcached://[::1]x", "bracket"),
+            ("memcached://a b", "host name"),
+            ("memcached://a:0", "port"),
+            ("memcached://a:65536", "port"),
+            ("memcached://a:+1", "port"),
+            ("memcached://a:", "port"),
+        ] {
+            let error = parse(url).unwrap_err().to_string();
+            assert!(error.contains(reason), "{url}: {error}");
+            assert!(!error.contains("hunter2"), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What an error of the client says about the operation: was it applied, was it not, or is that
+//! unknown.
+
+use memcache::exp;
+
+use crate::error::{Error, Result};
+
+/// Whether repeating an operation is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Read,
+    Write,
+}
+
+impl Effect {
+    /// For an operation that may have been sent and whose answer nobody will read.
+    pub(super) fn lost(self) -> Error {
+        const REASON: &str = "the task that had sent the operation ended before its answer came";
+        match self {
+            Self::Read => Error::unavailable(REASON),
+            Self::Write => Error::outcome_unknown(REASON),
+        }
+    }
+}
+
+/// The answers of one batch, in its order.
+pub(super) fn classify<T>(effect: Effect, answers: Vec<exp::Result<T>>) -> Vec<Result<T>> {
+    // The client reports the failure that ended a batch for every operation that had no answer
+    // then. It belongs to the first of them; those behind it were sent and not answered.
+    let mut failed = false;
+    let mut write = |error: exp::Error| match error {
+        exp::Error::Ambiguous { .. } if std::mem::replace(&mut failed, true) => {
+            Error::outcome_unknown(error)
+        }
+        error => write_error(error),
+    };
+    answers
+        .into_iter()
+        .map(|answer| {
+            answer.map_err(|error| match effect {
+                Effect::Read => read_error(error),
+                Effect::Write => write(error),
+            })
+        })
+        .collect()
+}
+
+/// Whether the failure puts the server's address in doubt, rather than the operation.
+pub(super) fn is_transport(error: &exp::Error) -> bool {
+    match error {
+        exp::Error::Ambiguous { source, .. } => is_transport(source),
+        exp::Error::Server(_) | exp::Error::Rejected(_) | exp::Error::Usage(_) => false,
+        _ => true,
+    }
+}
+
+/// For a failure before any operation was sent.
+pub(super) fn connect_error(error: exp::Error) -> Error {
+    match error {
+        exp::Error::Rejected(text) if text == BARE_ERROR => Error::unavailable(TURNED_AWAY),
+        exp::Error::Rejected(_) => Error::refused(error),
+        _ => Error::unavailable(error),
+    }
+}
+
+/// All that the client keeps of `ERROR` and of `ERROR Too many open connections`.
+const BARE_ERROR: &str = "ERROR";
+
+const TURNED_AWAY: &str = "memcached has reached its limit of connections, or is older than 1.6";
+
+fn read_error(error: exp::Error) -> Error {
+    match error {
+        exp::Error::Protocol(_) => Error::corrupt(error),
+        exp::Error::Usage(_) => Error::refused(error),
+        _ => connect_error(error),
+    }
+}
+
+fn write_error(error: exp::Error) -> Error {
+    match error {
+        // Not wrapped, these say that the command was not sent to its end: it has no effect.
+        exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(error),
+        exp::Error::Usage(_) => Error::refused(error),
+        exp::Error::Ambiguous { key, source } => refusal(&source)
+            .unwrap_or_else(|| Error::outcome_unknown(exp::Error::Ambiguous { key, source })),
+        _ => Error::outcome_unknown(error),
+    }
+}
+
+/// The error of an answer that says for certain that the write was not made.
+///
+/// Other server errors do not: a proxy says `SERVER_ERROR` where it lost the answer itself.
+fn refusal(answer: &exp::Error) -> Option<Error> {
+    match answer {
+        exp::Error::Server(text) if text.starts_with("object too large") => {
+            Some(Error::too_large(format!("memcached refused the write: {text}")))
+        }
+        exp::Error::Server(text) if text.starts_with("out of memory") => {
+            Some(Error::refused(format!("memcached refused the write: {text}")))
+        }
+        exp::Error::Rejected(text) if text == BARE_ERROR => Some(Error::unavailable(TURNED_AWAY)),
+        exp::Error::Rejected(text) => {
+            Some(Error::refused(format!("memcached rejected the command: {text}")))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use memcache::exp::Error as Client;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn reset() -> Client {
+        Client::Io(io::Error::from(io::ErrorKind::ConnectionReset))
+    }
+
+    fn timeout() -> Client {
+        Client::Timeout { key: b"k".to_vec() }
+    }
+
+    fn ambiguous(source: Client) -> Client {
+        Client::Ambiguous { key: b"k".to_vec(), source: Box::new(source) }
+    }
+
+    fn server(text: &str) -> Client {
+        Client::Server(text.to_owned())
+    }
+
+    fn rejected(text: &str) -> Client {
+        Client::Rejected(text.to_owned())
+    }
+
+    fn kinds(effect: Effect, errors: Vec<Client>) -> Vec<ErrorKind> {
+        let answers = errors.into_iter().map(Err::<(), _>).collect();
+        classify(effect, answers).into_iter().map(|answer| answer.unwrap_err().kind()).collect()
+    }
+
+    #[test]
+    fn a_failed_read_has_done_nothing() {
+        use ErrorKind::{Corrupt, Refused, Unavailable};
+        for (error, kind) in [
+            (reset(), Unavailable),
+            (timeout(), Unavailable),
+            (ambiguous(reset()), Unavailable),
+            (server("out of memory writing get response"), Unavailable),
+            (rejected("ERROR"), Unavailable),
+            (rejected("unauthenticated"), Refused),
+            (Client::Usage("x"), Refused),
+            (Client::Protocol("x".to_owned()), Corrupt),
+        ] {
+            let text = error.to_string();
+            assert_eq!(kinds(Effect::Read, vec![error]), [kind], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_write_is_unknown_unless_it_was_not_sent_or_was_refused() {
+        use ErrorKind::{OutcomeUnknown, Refused, TooLarge, Unavailable};
+        for (error, kind) in [
+            (reset(), Unavailable),
+            (timeout(), Unavailable),
+            (Client::Usage("x"), Refused),
+            (Client::Protocol("x".to_owned()), OutcomeUnknown),
+            (ambiguous(reset()), OutcomeUnknown),
+            (ambiguous(timeout()), OutcomeUnknown),
+            (ambiguous(Client::Protocol("x".to_owned())), OutcomeUnknown),
+            (ambiguous(server("out of memory storing object")), Refused),
+            (ambiguous(server("object too large for cache")), TooLarge),
+            (ambiguous(server("backend timed out")), OutcomeUnknown),
+            (ambiguous(rejected("bad data chunk")), Refused),
+            (ambiguous(rejected("ERROR")), Unavailable),
+        ] {
+            let text = error.to_string();
+            assert_eq!(kinds(Effect::Write, vec![error]), [kind], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_belongs_to_the_first_write_without_an_answer() {
+        use ErrorKind::{OutcomeUnknown, Refused};
+        let refused = || ambiguous(server("out of memory storing object"));
+        let answers = vec![
+            Ok(()),
+            Err(Client::Protocol("x".to_owned())),
+            Err(refused()),
+            Err(refused()),
+            Err(refused()),
+        ];
+        let found: Vec<_> = classify(Effect::Write, answers)
+            .into_iter()
+            .map(|answer| answer.err().map(|error| error.kind()))
+            .collect();
+        let unknown = Some(OutcomeUnknown);
+        assert_eq!(found, [None, unknown, Some(Refused), unknown, unknown]);
+    }
+}

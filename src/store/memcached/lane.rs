@@ -1,0 +1,249 @@
+//! Operations that are ready at the same moment share one round trip.
+//!
+//! Callers queue their operation and wait. Tasks, at most [`DRAINERS`] of them, take what is queued
+//! and send it as one batch; a task ends when the queue is empty, so nothing outlives its work. A
+//! caller that goes away leaves its task, and so the answers of the others, undisturbed.
+//!
+//! In a quiet lane a caller sends its operation itself, which spares it the task. Nobody waits for
+//! it: those who come meanwhile have a task of their own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use memcache::exp::Operation;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::answer::Effect;
+use super::node::Node;
+use crate::error::{Error, Result};
+
+/// How many batches of a lane are on their way at once.
+pub(super) const DRAINERS: usize = 2;
+
+/// How many operations may wait in a lane.
+const MAX_WAITING: usize = 8192;
+
+/// The operations of one kind on one server.
+pub(super) struct Lane<O: Operation> {
+    node: Arc<Node>,
+    effect: Effect,
+    max_batch: usize,
+    state: Mutex<State<O>>,
+}
+
+struct State<O: Operation> {
+    waiting: VecDeque<Waiting<O>>,
+    /// How many drainers there are.
+    drainers: usize,
+    /// Whether one of them has yet to take its batch; it will take what is queued until then.
+    gathering: bool,
+    /// Whether the last batch had several operations.
+    crowded: bool,
+    /// Whether a caller is sending its operation itself.
+    solo: bool,
+}
+
+struct Waiting<O: Operation> {
+    operation: O,
+    since: Instant,
+    reply: oneshot::Sender<Result<O::Output>>,
+}
+
+impl<O> Lane<O>
+where
+    O: Operation<Output: Send> + Send + Sync + 'static,
+{
+    pub(super) fn new(node: Arc<Node>, effect: Effect, max_batch: usize) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            drainers: 0,
+            gathering: false,
+            crowded: false,
+            solo: false,
+        };
+        Self { node, effect, max_batch, state: Mutex::new(state) }
+    }
+
+    /// Sends the operation, alone or with the next batch, and waits for its answer.
+    pub(super) async fn submit(self: &Arc<Self>, operation: O) -> Result<O::Output> {
+        if let Some(_solo) = self.solo() {
+            let answers = self.node.exchange(self.effect, vec![operation]).await;
+            return answers.into_iter().next().unwrap_or_else(|| Err(self.effect.lost()));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.push(Waiting { operation, since: Instant::now(), reply })?;
+        answer.await.unwrap_or_else(|_| Err(self.effect.lost()))
+    }
+
+    fn push(self: &Arc<Self>, waiting: Waiting<O>) -> Result<()> {
+        let mut state = self.state();
+        if state.waiting.len() >= MAX_WAITING {
+            return Err(Error::unavailable("too many operations wait for the memcached server"));
+        }
+        state.waiting.push_back(waiting);
+        let enlisted = state.enlist();
+        drop(state);
+        if enlisted {
+            Drainer { lane: Arc::clone(self), stage: Stage::Gathering }.spawn();
+        }
+        Ok(())
+    }
+}
+
+impl<O: Operation> Lane<O> {
+    fn solo(&self) -> Option<Solo<'_, O>> {
+        let mut state = self.state();
+        let quiet = state.waiting.is_empty() && state.drainers == 0 && !state.crowded;
+        let free = quiet && !state.solo;
+        state.solo |= free;
+        drop(state);
+        free.then(|| Solo { lane: self })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<O: Operation> State<O> {
+    /// Makes room for a drainer where one is needed; the caller then spawns it.
+    fn enlist(&mut self) -> bool {
+        let needed = !self.waiting.is_empty() && !self.gathering && self.drainers < DRAINERS;
+        if needed {
+            self.drainers += 1;
+            self.gathering = true;
+        }
+        needed
+    }
+}
+
+/// The place of the one caller that sends its operation itself.
+struct Solo<'a, O: Operation> {
+    lane: &'a Lane<O>,
+}
+
+impl<O: Operation> Drop for Solo<'_, O> {
+    fn drop(&mut self) {
+        self.lane.state().solo = false;
+    }
+}
+
+struct Drainer<O: Operation> {
+    lane: Arc<Lane<O>>,
+    stage: Stage,
+}
+
+/// What of a drainer the lane's state counts.
+#[derive(PartialEq)]
+enum Stage {
+    Gathering,
+    Sending,
+    Gone,
+}
+
+impl<O> Drainer<O>
+where
+    O: Operation<Output: Send> + Send + Sync + 'static,
+{
+    fn spawn(self) {
+        // Outside a runtime the drainer is dropped, which answers those who wait.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.run());
+        }
+    }
+
+    async fn run(mut self) {
+        while self.stage == Stage::Gathering {
+            // Lets everybody who is ready now add an operation to the batch.
+            tokio::task::yield_now().await;
+            let batch = self.take();
+            if !batch.is_empty() {
+                self.send(batch).await;
+            }
+            // In the same poll as the answers: a runtime that is driven no further once they are
+            // there must not keep a drainer's place.
+            self.gather_or_leave();
+        }
+    }
+
+    fn take(&mut self) -> Vec<Waiting<O>> {
+        let mut state = self.lane.state();
+        state.gathering = false;
+        self.stage = Stage::Sending;
+        let mut batch = Vec::with_capacity(state.waiting.len().min(self.lane.max_batch));
+        while batch.len() < self.lane.max_batch
+            && let Some(waiting) = state.waiting.pop_front()
+        {
+            if !waiting.reply.is_closed() {
+                batch.push(waiting);
+            }
+        }
+        state.crowded = batch.len() > 1;
+        let enlisted = state.enlist();
+        drop(state);
+        if enlisted {
+            Self { lane: Arc::clone(&self.lane), stage: Stage::Gathering }.spawn();
+        }
+        batch
+    }
+
+    async fn send(&self, batch: Vec<Waiting<O>>) {
+        let (lane, now) = (&self.lane, Instant::now());
+        let patience = lane.node.timeouts().response;
+        let mut operations = Vec::with_capacity(batch.len());
+        let mut replies = Vec::with_capacity(batch.len());
+        for Waiting { operation, since, reply } in batch {
+            // What waited behind a server that hangs is not made to wait for it once more.
+            if now.duration_since(since) > patience {
+                // The caller may have gone.
+                let _ = reply.send(Err(Error::unavailable("memcached does not keep up")));
+            } else {
+                operations.push(operation);
+                replies.push(reply);
+            }
+        }
+        if operations.is_empty() {
+            return;
+        }
+        let answers = lane.node.exchange(lane.effect, operations).await;
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn gather_or_leave(&mut self) {
+        let mut state = self.lane.state();
+        if state.waiting.is_empty() || state.gathering {
+            state.drainers -= 1;
+            self.stage = Stage::Gone;
+        } else {
+            state.gathering = true;
+            self.stage = Stage::Gathering;
+        }
+    }
+}
+
+/// For a runtime that shuts down, and for a panic: the place is given back, and if nobody is left
+/// to send what is queued, those who wait are told that it was not sent.
+impl<O: Operation> Drop for Drainer<O> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Gone {
+            return;
+        }
+        let mut state = self.lane.state();
+        state.drainers -= 1;
+        if self.stage == Stage::Gathering {
+            state.gathering = false;
+        }
+        if state.drainers > 0 {
+            return;
+        }
+        let stranded = std::mem::take(&mut state.waiting);
+        drop(state);
+        for waiting in stranded {
+            let _ = waiting.reply.send(Err(Error::unavailable("the runtime is shutting down")));
+        }
+    }
+}

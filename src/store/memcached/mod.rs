@@ -1,0 +1,330 @@
+//! Sessions on Memcached, over its meta protocol.
+
+mod address;
+mod answer;
+mod lane;
+mod node;
+mod route;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use memcache::exp::{
+    Delete, Get, GetResult, GetStatus, LeaseState, Meta, MutationResult, MutationStatus, Op,
+    OpResult, Set, Ttl, ValueState,
+};
+
+use self::answer::Effect;
+use self::lane::Lane;
+use self::node::{Node, Timeouts};
+use super::{ConnectError, Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::error::{Error, Result};
+
+/// Sessions on one Memcached server or on several.
+///
+/// Nothing is sent and no name is resolved before the first call. Operations that are ready at the
+/// same moment share a round trip, and each process holds at most six connections to each server. A
+/// clone shares them.
+///
+/// The server must be 1.6 or later and must not be started with `-C`, which turns the versions off
+/// that this store compares.
+///
+/// # Several servers
+///
+/// Every key lives on one server, the one with the highest score: the first 8 bytes, as a
+/// big-endian number, of `SHA-256(server || 0x00 || key)`, where `server` is `host:port` as
+/// configured, the host in lower case. The order in the address does not matter. Give every process
+/// the same names: `localhost:11211` and `127.0.0.1:11211` are two servers here.
+///
+/// A server that is down is not taken out: its sessions are unavailable until it is back, and the
+/// others are not affected. Adding or removing a server moves, and so ends, only the sessions that
+/// score highest on it.
+///
+/// # Limits
+///
+/// - No TLS, no authentication, no unix socket: the network between must be trusted.
+/// - Memcached keeps everything in memory and evicts what was used least when that is full. A
+///   restart, or an eviction, ends sessions; watch `evictions` in the server's statistics.
+/// - **A write that the server itself refuses loses the session.** Memcached deletes what stands
+///   under a key when it has no room for the new value, so keep its largest item (`-I`, 1 MB by
+///   default) above the largest record, and do not start it with `-M`. Records of more than
+///   1,000,000 bytes are refused before they are sent and change nothing.
+/// - Time to live counts in whole seconds and may end a second early on the server, so it is
+///   rounded up and a second is added. A time to live beyond January 2038 ends there.
+/// - Records share a connection, and
+///   [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256:
+///   raise it where records are far larger than 64 KiB.
+/// - Its tasks run on the runtime of the call that started them. Do not share a store between
+///   runtimes of which one is not being driven.
+#[derive(Clone)]
+pub struct MemcachedStore {
+    servers: Arc<[Server]>,
+}
+
+#[derive(Clone)]
+struct Server {
+    node: Arc<Node>,
+    reads: Arc<Lane<Get>>,
+    writes: Arc<Lane<Op>>,
+}
+
+/// Builds a [`MemcachedStore`] with other timeouts.
+#[derive(Debug, Clone)]
+pub struct MemcachedBuilder {
+    addresses: Vec<String>,
+    timeouts: Timeouts,
+}
+
+impl MemcachedBuilder {
+    /// How long resolving the name, connecting and the server's first answer may take together;
+    /// 400 ms by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long the answer to an operation may take once it is sent, and how long an operation may
+    /// wait to be sent; 400 ms by default.
+    #[must_use]
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.response = timeout;
+        self
+    }
+
+    /// The store; nothing is sent yet.
+    #[must_use]
+    pub fn build(self) -> MemcachedStore {
+        let timeouts = self.timeouts;
+        let server = |address: String| {
+            let node = Arc::new(Node::new(address, timeouts));
+            Server {
+                reads: Arc::new(Lane::new(Arc::clone(&node), Effect::Read, READ_BATCH)),
+                writes: Arc::new(Lane::new(Arc::clone(&node), Effect::Write, WRITE_BATCH)),
+                node,
+            }
+        };
+        MemcachedStore { servers: self.addresses.into_iter().map(server).collect() }
+    }
+}
+
+/// Reads never fail each other, so only the time that a batch takes bounds them.
+const READ_BATCH: usize = 256;
+
+/// A refused write costs the writes behind it in the batch a reading back, so batches are small.
+const WRITE_BATCH: usize = 16;
+
+impl MemcachedStore {
+    /// The store of `memcached://host[:port][,host[:port]…]`, with the default timeouts.
+    ///
+    /// The port is 11211 by default; an IPv6 address stands in brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] where the address is not of that form, names a server twice, or holds a
+    /// user, a password or a path.
+    pub fn connect(url: &str) -> Result<Self, ConnectError> {
+        Ok(Self::builder(url)?.build())
+    }
+
+    /// Like [`connect`](Self::connect), with timeouts to be set.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Self::connect).
+    pub fn builder(url: &str) -> Result<MemcachedBuilder, ConnectError> {
+        Ok(MemcachedBuilder { addresses: address::parse(url)?, timeouts: Timeouts::default() })
+    }
+
+    fn server(&self, key: &StoreKey) -> &Server {
+        match &*self.servers {
+            [only] => only,
+            several => {
+                &several
+                    [route::owner(several.iter().map(|server| server.node.address()), key.as_str())]
+            }
+        }
+    }
+
+    async fn set(&self, set: Set, key: &StoreKey) -> Result<MutationResult> {
+        self.mutate(Op::Set(set), key).await
+    }
+
+    async fn mutate(&self, operation: Op, key: &StoreKey) -> Result<MutationResult> {
+        match self.server(key).writes.submit(operation).await? {
+            OpResult::Mutation(result) => Ok(result),
+            _ => Err(Error::outcome_unknown("the answer to a write was not one to a write")),
+        }
+    }
+}
+
+impl fmt::Debug for MemcachedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = self.servers.iter().map(|server| server.node.address());
+        f.write_str("MemcachedStore")?;
+        f.debug_list().entries(addresses).finish()
+    }
+}
+
+#[async_trait]
+impl Store for MemcachedStore {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        let set = checked_set(key, &bytes, ttl)?.add();
+        let result = self.set(set, key).await?;
+        match (result.status, result.cas) {
+            (MutationStatus::AlreadyExists, _) => Ok(Created::Occupied),
+            (MutationStatus::Applied, Some(cas @ 1..)) => Ok(Created::Created(Version::new(cas))),
+            (MutationStatus::Applied, _) => {
+                // A refusal says that nothing was written, so take back what was.
+                match self.mutate(Op::Delete(Delete::new(key.as_str())), key).await {
+                    Ok(_) => Err(Error::refused(NO_VERSIONS)),
+                    Err(_) => Err(Error::outcome_unknown(NO_VERSIONS)),
+                }
+            }
+            (status, _) => Err(unexpected(status)),
+        }
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        check_key(key)?;
+        let get = Get::new(key.as_str()).meta(Meta::NONE.cas());
+        stored(self.server(key).reads.submit(get).await?)
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        let set = checked_set(key, &bytes, ttl)?.compare_cas(version.get());
+        let result = self.set(set, key).await?;
+        match (result.status, result.cas) {
+            (MutationStatus::CasMismatch, _) => Ok(Replaced::Conflict(None)),
+            (MutationStatus::NotFound, _) => Ok(Replaced::Missing),
+            (MutationStatus::Applied, Some(cas @ 1..)) => Ok(Replaced::Replaced(Version::new(cas))),
+            (MutationStatus::Applied, _) => Err(Error::outcome_unknown(NO_VERSIONS)),
+            (status, _) => Err(unexpected(status)),
+        }
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        check_key(key)?;
+        let mut delete = Delete::new(key.as_str());
+        delete.compare_cas = version.map(Version::get);
+        match self.mutate(Op::Delete(delete), key).await?.status {
+            MutationStatus::Applied => Ok(Deleted::Deleted),
+            MutationStatus::CasMismatch => Ok(Deleted::Conflict),
+            MutationStatus::NotFound => Ok(Deleted::Missing),
+            status => Err(unexpected(status)),
+        }
+    }
+}
+
+const NO_VERSIONS: &str =
+    "the memcached server keeps no versions: start it without -C (--disable-cas)";
+
+fn unexpected(status: MutationStatus) -> Error {
+    Error::outcome_unknown(format!("memcached gave an unexpected answer to a write: {status:?}"))
+}
+
+fn stored(result: GetResult) -> Result<Option<Stored>> {
+    // Leases and stale items are the work of another program on the same keys.
+    let plain = result.lease_state == LeaseState::None && result.value_state != ValueState::Stale;
+    match (result.status, result.value, result.item.cas) {
+        (GetStatus::Miss, None, _) if plain => Ok(None),
+        (GetStatus::Hit, Some(bytes), Some(cas @ 1..)) if plain => {
+            Ok(Some(Stored { bytes: Bytes::from(bytes), version: Version::new(cas) }))
+        }
+        (GetStatus::Hit, Some(_), None | Some(0)) if plain => Err(Error::refused(NO_VERSIONS)),
+        (status, _, _) => Err(Error::corrupt(format!(
+            "memcached gave an unexpected answer to a read: {status:?}"
+        ))),
+    }
+}
+
+/// A little under the largest item of a server with the default settings.
+///
+/// The server deletes the old value when it refuses a new one for its length.
+const MAX_BYTES: usize = 1_000_000;
+
+fn checked_set(key: &StoreKey, bytes: &Bytes, ttl: Duration) -> Result<Set> {
+    check_key(key)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(Error::too_large(format!(
+            "{} bytes are over the {MAX_BYTES} that a memcached server is sent",
+            bytes.len()
+        )));
+    }
+    Ok(Set::new(key.as_str(), bytes).ttl(expiry(ttl, SystemTime::now())).return_cas())
+}
+
+/// A key that is too long makes the server read the record as commands, and one bad key fails its
+/// whole batch; so no such key is queued.
+fn check_key(key: &StoreKey) -> Result<()> {
+    let key = key.as_str();
+    if key.len() > memcache::exp::MAX_KEY_LENGTH {
+        return Err(Error::too_large("the key is over 250 bytes"));
+    }
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::refused("the key is empty or not printable ascii"));
+    }
+    Ok(())
+}
+
+/// What the server reads as a duration; anything larger is a moment to it.
+const MAX_RELATIVE: u64 = 30 * 24 * 60 * 60;
+
+/// The last moment that the server can count to; later ones are over at once, or never.
+const LAST_MOMENT: u64 = i32::MAX as u64;
+
+fn expiry(ttl: Duration, now: SystemTime) -> Ttl {
+    let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+    let seconds = seconds.saturating_add(1);
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let moment = now.saturating_add(seconds).min(LAST_MOMENT);
+    if seconds > MAX_RELATIVE && moment > now.saturating_add(MAX_RELATIVE) {
+        Ttl::at(UNIX_EPOCH + Duration::from_secs(moment))
+    } else {
+        Ttl::secs(seconds.min(MAX_RELATIVE) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after_epoch(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_ttl_is_rounded_up_and_a_second_longer() {
+        let now = after_epoch(1_800_000_000);
+        assert_eq!(expiry(Duration::from_millis(1), now), Ttl::secs(2));
+        assert_eq!(expiry(Duration::from_secs(1), now), Ttl::secs(2));
+        assert_eq!(expiry(Duration::from_millis(1001), now), Ttl::secs(3));
+        assert_eq!(expiry(Duration::from_secs(MAX_RELATIVE - 1), now), Ttl::secs(2_592_000));
+    }
+
+    #[test]
+    fn a_ttl_over_thirty_days_is_a_moment_before_2038_ends_it() {
+        let now = after_epoch(1_800_000_000);
+        let month = Duration::from_secs(MAX_RELATIVE);
+        assert_eq!(expiry(month, now), Ttl::at(after_epoch(1_800_000_000 + MAX_RELATIVE + 1)));
+        assert_eq!(expiry(Duration::MAX, now), Ttl::at(after_epoch(LAST_MOMENT)));
+        // From then on there is nothing better than a relative time.
+        let late = after_epoch(LAST_MOMENT);
+        assert_eq!(expiry(Duration::MAX, late), Ttl::secs(MAX_RELATIVE as u32));
+    }
+
+    #[test]
+    fn debug_names_the_servers() {
+        let store = MemcachedStore::connect("memcached://A,[::1]:2").unwrap();
+        assert_eq!(format!("{store:?}"), r#"MemcachedStore["a:11211", "[::1]:2"]"#);
+    }
+}

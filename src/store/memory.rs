@@ -1,0 +1,353 @@
+//! The store in this process's memory.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dashmap::{DashMap, Entry};
+use time::OffsetDateTime;
+
+use super::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+
+/// Records in the memory of this process: for development, for tests, and for an application that
+/// is a single process.
+///
+/// Two processes do **not** share it, and its sessions end with the process. An application that
+/// is to be stateless keeps its sessions in Redis or Memcached.
+///
+/// Clones share their records. The number of records is bounded; see
+/// [`with_capacity`](Self::with_capacity).
+///
+/// ```
+/// use unsticky::store::MemoryStore;
+///
+/// let store = MemoryStore::new().with_capacity(10_000);
+/// assert!(store.is_empty());
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    capacity: usize,
+}
+
+struct Shared {
+    records: DashMap<StoreKey, Record>,
+    /// How many records there are: reserved before an insert, so that the capacity is exact.
+    count: AtomicUsize,
+    /// The last version given; one counter for all keys, so none ever has the same one twice.
+    version: AtomicU64,
+    /// How many creates there were since the last sweep.
+    created: AtomicUsize,
+    /// How many records the last sweep left.
+    left: AtomicUsize,
+}
+
+struct Record {
+    bytes: Bytes,
+    version: Version,
+    expires: OffsetDateTime,
+}
+
+impl MemoryStore {
+    /// How many records it holds at most, unless told otherwise: 100 000.
+    pub const DEFAULT_CAPACITY: usize = 100_000;
+
+    /// The fewest creates between two sweeps, so that a small store is not swept all the time.
+    const SWEEP_AFTER: usize = 1024;
+
+    /// An empty store on the system's clock, for 100 000 records.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock)
+    }
+
+    /// An empty store whose records expire by this clock, for 100 000 records.
+    #[must_use]
+    pub fn with_clock(clock: impl Clock) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                records: DashMap::new(),
+                count: AtomicUsize::new(0),
+                version: AtomicU64::new(0),
+                created: AtomicUsize::new(0),
+                left: AtomicUsize::new(0),
+            }),
+            clock: Arc::new(clock),
+            capacity: Self::DEFAULT_CAPACITY,
+        }
+    }
+
+    /// Holds at most this many records; 100 000 by default.
+    ///
+    /// A full store refuses what is new, with [`ErrorKind::Refused`](crate::ErrorKind::Refused).
+    /// It never evicts a session that is alive: a visitor without an account could sign out
+    /// everybody else.
+    #[must_use]
+    pub fn with_capacity(mut self, max_entries: usize) -> Self {
+        self.capacity = max_entries;
+        self
+    }
+
+    /// How many records are held; expired ones count until they are swept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether no record is held; an expired one counts until it is swept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn record(&self, bytes: Bytes, ttl: Duration, now: OffsetDateTime) -> Record {
+        let ttl = time::Duration::try_from(ttl).unwrap_or(time::Duration::MAX);
+        let version = self.shared.version.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Record { bytes, version: Version::new(version), expires: now.saturating_add(ttl) }
+    }
+
+    /// Creates the record, or hands the bytes back where the store is full.
+    fn try_create(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Created, Bytes> {
+        // The entry holds the key's lock until the end of this function.
+        match self.shared.records.entry(key.clone()) {
+            Entry::Occupied(entry) if entry.get().is_live(now) => Ok(Created::Occupied),
+            Entry::Occupied(mut entry) => {
+                let record = self.record(bytes, ttl, now);
+                let version = record.version;
+                entry.insert(record);
+                Ok(Created::Created(version))
+            }
+            Entry::Vacant(_) if !self.reserve() => Err(bytes),
+            Entry::Vacant(entry) => {
+                let record = self.record(bytes, ttl, now);
+                let version = record.version;
+                entry.insert(record);
+                Ok(Created::Created(version))
+            }
+        }
+    }
+
+    fn reserve(&self) -> bool {
+        let room = |count| (count < self.capacity).then_some(count + 1);
+        self.shared.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    /// Sweeps after as many creates as the last sweep left records: a create costs O(1) on average,
+    /// and at most about half of what is held has expired long ago.
+    fn sweep_if_due(&self, now: OffsetDateTime) {
+        let created = self.shared.created.fetch_add(1, Ordering::Relaxed);
+        if created >= self.shared.left.load(Ordering::Relaxed).max(Self::SWEEP_AFTER) {
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&self, now: OffsetDateTime) {
+        self.shared.created.store(0, Ordering::Relaxed);
+        self.shared.records.retain(|_, record| {
+            let live = record.is_live(now);
+            if !live {
+                self.shared.count.fetch_sub(1, Ordering::Relaxed);
+            }
+            live
+        });
+        self.shared.left.store(self.len(), Ordering::Relaxed);
+    }
+}
+
+impl Record {
+    fn is_live(&self, now: OffsetDateTime) -> bool {
+        now < self.expires
+    }
+
+    fn stored(&self) -> Stored {
+        Stored { bytes: self.bytes.clone(), version: self.version }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        let now = self.clock.now();
+        self.sweep_if_due(now);
+        self.try_create(key, bytes, ttl, now)
+            .or_else(|bytes| {
+                self.sweep(now);
+                self.try_create(key, bytes, ttl, now)
+            })
+            .map_err(|_| {
+                let capacity = self.capacity;
+                Error::refused(format!("the memory store is full, it holds {capacity} records"))
+            })
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let now = self.clock.now();
+        let record = self.shared.records.get(key);
+        Ok(record.filter(|record| record.is_live(now)).map(|record| record.stored()))
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        let now = self.clock.now();
+        // The guard holds the key's lock until the end of this function.
+        let Some(mut record) = self.shared.records.get_mut(key) else {
+            return Ok(Replaced::Missing);
+        };
+        if !record.is_live(now) {
+            return Ok(Replaced::Missing);
+        }
+        if record.version != version {
+            return Ok(Replaced::Conflict(Some(record.stored())));
+        }
+        *record = self.record(bytes, ttl, now);
+        Ok(Replaced::Replaced(record.version))
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        let now = self.clock.now();
+        let mut outcome = Deleted::Missing;
+        let removed = self.shared.records.remove_if(key, |_, record| {
+            outcome = if !record.is_live(now) {
+                Deleted::Missing
+            } else if version.is_none_or(|version| version == record.version) {
+                Deleted::Deleted
+            } else {
+                Deleted::Conflict
+            };
+            outcome != Deleted::Conflict
+        });
+        if removed.is_some() {
+            self.shared.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::testing::{ManualClock, random_key, random_record};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn create(store: &MemoryStore, ttl: Duration) -> Result<Created> {
+        store.create(&random_key(), random_record(16), ttl).await
+    }
+
+    #[tokio::test]
+    async fn a_full_store_refuses_what_is_new_and_keeps_what_is_there() {
+        let store = MemoryStore::with_clock(ManualClock::new()).with_capacity(2);
+        let key = random_key();
+        store.create(&key, random_record(16), HOUR).await.unwrap();
+        create(&store, HOUR).await.unwrap();
+        let error = create(&store, HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        let again = store.create(&key, random_record(16), HOUR).await;
+        assert_eq!(again.unwrap(), Created::Occupied);
+        let version = store.load(&key).await.unwrap().unwrap().version;
+        let replaced = store.replace(&key, random_record(16), HOUR, version).await.unwrap();
+        assert!(matches!(replaced, Replaced::Replaced(_)));
+        store.delete(&key, None).await.unwrap();
+        create(&store, HOUR).await.unwrap();
+        assert_eq!(store.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_store_makes_room_where_records_have_expired() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone()).with_capacity(3);
+        create(&store, HOUR).await.unwrap();
+        create(&store, HOUR).await.unwrap();
+        create(&store, HOUR * 2).await.unwrap();
+        clock.advance(HOUR);
+        create(&store, HOUR).await.unwrap();
+        assert_eq!(store.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn expired_records_do_not_pile_up() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        for _ in 0..20_000 {
+            create(&store, Duration::from_secs(10)).await.unwrap();
+            clock.advance(Duration::from_secs(1));
+        }
+        assert!(store.len() <= 2 * MemoryStore::SWEEP_AFTER, "{} are held", store.len());
+    }
+
+    #[tokio::test]
+    async fn any_time_to_live_is_taken() {
+        let store = MemoryStore::new();
+        for ttl in [Duration::from_nanos(1), Duration::MAX, Duration::from_secs(u64::MAX)] {
+            assert!(matches!(create(&store, ttl).await.unwrap(), Created::Created(_)));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_count_stays_right_when_many_tasks_write() {
+        let store = MemoryStore::new().with_capacity(64);
+        let keys: Arc<Vec<_>> = Arc::new((0..96).map(|_| random_key()).collect());
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let (store, keys) = (store.clone(), Arc::clone(&keys));
+                tokio::spawn(async move {
+                    for round in 0..2_000 {
+                        let key = &keys[(task * 31 + round * 7) % keys.len()];
+                        // A full store refuses; what counts here is the number afterwards.
+                        let _ = store.create(key, random_record(16), HOUR).await;
+                        assert!(store.len() <= 64);
+                        if round % 3 != 0 {
+                            store.delete(key, None).await.unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(store.len(), store.shared.records.len());
+    }
+
+    #[test]
+    fn debug_prints_no_record() {
+        assert_eq!(
+            format!("{:?}", MemoryStore::new()),
+            "MemoryStore { len: 0, capacity: 100000, .. }"
+        );
+    }
+}

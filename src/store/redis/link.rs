@@ -1,0 +1,532 @@
+//! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
+};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+/// Where to connect to, and how long to wait.
+#[derive(Clone)]
+pub(super) struct Settings {
+    info: ConnectionInfo,
+    #[cfg_attr(not(feature = "redis-tls"), allow(dead_code, reason = "there is none"))]
+    tls: bool,
+    pub(super) connect_timeout: Duration,
+    pub(super) response_timeout: Duration,
+}
+
+impl Settings {
+    pub(super) fn new(info: ConnectionInfo, tls: bool) -> Self {
+        let named =
+            info.redis_settings().clone().set_lib_name("unsticky", env!("CARGO_PKG_VERSION"));
+        Self {
+            info: info.set_redis_settings(named),
+            tls,
+            connect_timeout: Duration::from_millis(400),
+            response_timeout: Duration::from_millis(400),
+        }
+    }
+
+    /// Host and port or the socket's path: no name, no password.
+    pub(super) fn server(&self) -> String {
+        self.info.addr().to_string()
+    }
+}
+
+/// Why a command has no answer that is a value.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was not sent.
+    NotSent(String),
+    /// It may have been sent, and what became of it is unknown.
+    Lost(String),
+    /// The server answered with an error.
+    Answered(Answer),
+}
+
+impl Failure {
+    /// What a connection that is not ours says.
+    pub(super) fn of_foreign(error: &RedisError) -> Self {
+        if let Some(answer) = Answer::of(error) {
+            return Self::Answered(answer);
+        }
+        let unsent = error.is_connection_refusal()
+            || matches!(
+                error.kind(),
+                ErrorKind::AuthenticationFailed
+                    | ErrorKind::InvalidClientConfig
+                    | ErrorKind::RESP3NotSupported
+                    | ErrorKind::Client
+            );
+        let reason = format!("redis: {}", reason(error));
+        if unsent { Self::NotSent(reason) } else { Self::Lost(reason) }
+    }
+}
+
+/// An error that the server answered with.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) code: String,
+    detail: String,
+}
+
+impl Answer {
+    fn of(error: &RedisError) -> Option<Self> {
+        let mut code = error.code()?;
+        let mut detail = error.detail().unwrap_or_default();
+        // Redis before 7 wraps what a command inside a script answered.
+        if code == "ERR"
+            && let Some((_, inner)) = detail.split_once(": -")
+        {
+            (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
+        }
+        // What follows would repeat the command, which holds a record.
+        let detail = detail.split(", with args beginning with").next().unwrap_or_default();
+        Some(Self { code: code.to_owned(), detail: detail.to_owned() })
+    }
+
+    /// Whether the server will do the same thing later.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
+        )
+    }
+
+    /// Whether another server may stand behind the same name by now.
+    fn is_of_the_wrong_server(&self) -> bool {
+        matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis answered {} {}", self.code, self.detail)
+    }
+}
+
+/// The place of the current connection.
+pub(super) struct Slot {
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Counts the attempts to connect, so that an old connection's end leaves a newer one alone.
+    generation: u64,
+    phase: Phase,
+}
+
+enum Phase {
+    Idle,
+    Connecting(Outcome),
+    Connected(Arc<Link>),
+}
+
+/// What an attempt came to, for everybody who waits for it.
+type Outcome = watch::Receiver<Option<Result<Arc<Link>, String>>>;
+
+impl Slot {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, state: Mutex::new(State { generation: 0, phase: Phase::Idle }) }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sends a command, once, and waits for its answer.
+    pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
+        let link = self.link().await.map_err(Failure::NotSent)?;
+        let mut connection = link.connection.clone();
+        let mut waiting = Waiting::new(self, &link);
+        let limit = self.settings.response_timeout;
+        match timeout(limit, connection.send_packed_command(command)).await {
+            Ok(answer) => {
+                waiting.answered();
+                answer.and_then(Value::extract_error).map_err(|error| self.failed(&link, &error))
+            }
+            Err(_) => {
+                waiting.in_vain();
+                Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", self.at())))
+            }
+        }
+    }
+
+    fn failed(&self, link: &Link, error: &RedisError) -> Failure {
+        let Some(answer) = Answer::of(error) else {
+            self.discard(link.generation);
+            return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
+        };
+        if answer.is_of_the_wrong_server() {
+            self.discard(link.generation);
+        }
+        Failure::Answered(answer)
+    }
+
+    /// The current connection, or the one that is being made.
+    async fn link(self: &Arc<Self>) -> Result<Arc<Link>, String> {
+        let (generation, mut outcome, begun) = {
+            let mut state = self.state();
+            match &state.phase {
+                Phase::Connected(link) => return Ok(Arc::clone(link)),
+                Phase::Connecting(outcome) => (state.generation, outcome.clone(), None),
+                Phase::Idle => {
+                    let (sender, outcome) = watch::channel(None);
+                    state.generation += 1;
+                    state.phase = Phase::Connecting(outcome.clone());
+                    (state.generation, outcome, Some(sender))
+                }
+            }
+        };
+        if let Some(sender) = begun {
+            let vacate = Vacate { slot: Arc::downgrade(self), generation };
+            // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
+            tokio::spawn(attempt(self.settings.clone(), vacate, sender));
+        }
+        let limit = self.settings.connect_timeout;
+        let reason = match timeout(limit, outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => match outcome.as_ref() {
+                Some(Ok(link)) => return Ok(Arc::clone(link)),
+                Some(Err(reason)) => reason.clone(),
+                None => "no outcome".to_owned(),
+            },
+            // The runtime that the attempt ran on was shut down.
+            Ok(Err(_)) => "the attempt was abandoned".to_owned(),
+            Err(_) => {
+                // An attempt on a runtime that nobody drives any more would stand here for ever.
+                self.discard(generation);
+                format!("no connection in {limit:?}")
+            }
+        };
+        Err(format!("cannot connect to redis at {}: {reason}", self.at()))
+    }
+
+    /// Makes `link` the current connection, unless its attempt was given up meanwhile.
+    fn install(&self, link: &Arc<Link>) {
+        let mut state = self.state();
+        if state.generation == link.generation && matches!(state.phase, Phase::Connecting(_)) {
+            state.phase = Phase::Connected(Arc::clone(link));
+        }
+    }
+
+    /// Has the next command connect anew, unless that has happened since.
+    ///
+    /// Commands that wait on the old connection keep it until they have their answer.
+    fn discard(&self, generation: u64) {
+        let mut state = self.state();
+        if state.generation == generation {
+            let old = std::mem::replace(&mut state.phase, Phase::Idle);
+            drop(state);
+            // Not under the lock, since a connection that goes away comes here.
+            drop(old);
+        }
+    }
+
+    fn at(&self) -> &ConnectionAddr {
+        self.settings.info.addr()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection.
+struct Link {
+    connection: MultiplexedConnection,
+    generation: u64,
+    /// How many answers have come, to any command.
+    answers: AtomicU64,
+    /// Ended with the last user: it would wait for the answers on a silent connection for ever.
+    driver: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A command that waits for its answer.
+///
+/// A connection on which nothing was answered since the command was sent is taken for dead, at the
+/// end of the time limit, and also when a caller who has waited for long goes away.
+struct Waiting<'a> {
+    slot: &'a Slot,
+    link: &'a Link,
+    answers: u64,
+    since: Instant,
+    done: bool,
+}
+
+/// Clients that disconnect all the time must not cost a connection each.
+const LONG: Duration = Duration::from_millis(100);
+
+impl<'a> Waiting<'a> {
+    fn new(slot: &'a Slot, link: &'a Link) -> Self {
+        let answers = link.answers.load(Ordering::Relaxed);
+        Self { slot, link, answers, since: Instant::now(), done: false }
+    }
+
+    fn answered(&mut self) {
+        self.done = true;
+        self.link.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn in_vain(&mut self) {
+        self.done = true;
+        if self.link.answers.load(Ordering::Relaxed) == self.answers {
+            self.slot.discard(self.link.generation);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.done && self.since.elapsed() >= LONG {
+            self.in_vain();
+        }
+    }
+}
+
+/// Vacates the slot when the attempt or the driver ends, however it ends.
+struct Vacate {
+    slot: Weak<Slot>,
+    generation: u64,
+}
+
+impl Drop for Vacate {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.upgrade() {
+            slot.discard(self.generation);
+        }
+    }
+}
+
+async fn attempt(
+    settings: Settings,
+    vacate: Vacate,
+    outcome: watch::Sender<Option<Result<Arc<Link>, String>>>,
+) {
+    let limit = settings.connect_timeout;
+    let (slot, generation) = (vacate.slot.clone(), vacate.generation);
+    let (connection, driver) = match timeout(limit, dial(&settings)).await {
+        Ok(Ok(connected)) => connected,
+        failed => {
+            // First, so that whoever is told of the failure can try again at once.
+            drop(vacate);
+            let reason = match failed {
+                Ok(Err(error)) => handshake_reason(&error),
+                _ => format!("no connection in {limit:?}"),
+            };
+            outcome.send_replace(Some(Err(reason)));
+            return;
+        }
+    };
+    let task = tokio::spawn(async move {
+        let _vacate = vacate;
+        Batching { driver, yielded: false }.await;
+    });
+    let link = Arc::new(Link {
+        connection,
+        generation,
+        answers: AtomicU64::new(0),
+        driver: task.abort_handle(),
+    });
+    if let Some(slot) = slot.upgrade() {
+        slot.install(&link);
+    }
+    outcome.send_replace(Some(Ok(link)));
+}
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Connected = (MultiplexedConnection, Driver);
+
+async fn dial(settings: &Settings) -> Result<Connected, RedisError> {
+    match settings.info.addr() {
+        ConnectionAddr::Tcp(host, port) => {
+            let stream = dial_tcp(host, *port, settings.connect_timeout).await?;
+            #[cfg(feature = "redis-tls")]
+            if settings.tls {
+                return handshake(settings, encrypt(host, stream).await?).await;
+            }
+            handshake(settings, stream).await
+        }
+        #[cfg(unix)]
+        ConnectionAddr::Unix(path) => {
+            handshake(settings, tokio::net::UnixStream::connect(path).await?).await
+        }
+        _ => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    }
+}
+
+/// TLS with a provider that we name: the process's default may be missing or ambiguous, which
+/// rustls answers with a panic.
+#[cfg(feature = "redis-tls")]
+async fn encrypt(
+    host: &str,
+    stream: TcpStream,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    // Reading the certificates takes a while. Anew each time, so that renewed ones are found.
+    let roots = tokio::task::spawn_blocking(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    });
+    let roots = roots.await.map_err(io::Error::other)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    // Each address gets a share, so that one which swallows packets does not hide the others.
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                let socket = SockRef::from(&stream);
+                socket.set_tcp_keepalive(&keepalive())?;
+                #[cfg(target_os = "linux")]
+                socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = error,
+            Err(_) => failure = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// For how long sent bytes may stay unacknowledged.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps middleboxes from forgetting an idle connection, and notices when one has.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
+}
+
+async fn handshake<S>(settings: &Settings, stream: S) -> Result<Connected, RedisError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let info = settings.info.redis_settings();
+    let (connection, driver) =
+        MultiplexedConnection::new_with_config(info, stream, configuration()).await?;
+    Ok((connection, Box::pin(driver)))
+}
+
+/// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
+/// few large ones, leave in one write.
+fn configuration() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(1024)
+        .set_write_backpressure_boundary(1024 * 1024)
+}
+
+/// Steps back once before each poll of the driver.
+///
+/// The runtime likes to run the driver right after the task that woke it, so each command would be
+/// a write of its own. Stepping back lets the other tasks that are ready add theirs first, which
+/// makes several times as many commands a second out of the same processor.
+struct Batching {
+    driver: Driver,
+    yielded: bool,
+}
+
+impl Future for Batching {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.yielded = !self.yielded;
+        if self.yielded {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.driver.as_mut().poll(cx)
+    }
+}
+
+/// What happened, without anything that the server may have repeated.
+fn reason(error: &RedisError) -> String {
+    if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
+}
+
+/// Some servers repeat the sign-in that they do not understand, password and all.
+fn handshake_reason(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("redis answered {code}"),
+        None => reason(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::parse_redis_value;
+
+    use super::*;
+
+    fn answer(line: &str) -> Answer {
+        let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        Answer::of(&value.extract_error().unwrap_err()).unwrap()
+    }
+
+    #[test]
+    fn a_code_is_found_also_inside_a_script() {
+        for (line, code) in [
+            ("OOM command not allowed", "OOM"),
+            ("OOM command not allowed script: 5f, on @user_script:2.", "OOM"),
+            ("READONLY You can't write", "READONLY"),
+            ("ERR Error running script (call to f_5f): @user_script:2: -READONLY You", "READONLY"),
+            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", "OOM"),
+            ("LOADING Redis is loading", "LOADING"),
+            ("ERR something else: no", "ERR"),
+        ] {
+            assert_eq!(answer(line).code, code, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_answer_does_not_repeat_the_command() {
+        let printed = answer(
+            "ERR unknown command 'EVALSHA', with args beginning with: '5f' '1' 'k' 'private'",
+        );
+        let printed = format!("{printed} {printed:?}");
+        assert!(printed.contains("unknown command"), "{printed}");
+        assert!(!printed.contains("private"), "{printed}");
+        let error = parse_redis_value(
+            b"-ERR unknown command `HELLO`, with args beginning with: `3`, `hunter2`\r\n",
+        );
+        let error = error.unwrap().extract_error().unwrap_err();
+        assert!(!handshake_reason(&error).contains("hunter2"));
+    }
+}

@@ -1,0 +1,764 @@
+//! The clauses of the contract, one function each; [`conformance!`](crate::conformance) runs them
+//! all.
+//!
+//! Which clauses there are is no stable part of the interface: a minor release may add some.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a clause that does not hold panics")]
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join, join_all, poll_immediate};
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+use super::doubles::random_id;
+use super::{Subject, random_key, random_record};
+use crate::error::{ErrorKind, Result};
+use crate::store::{Created, Deleted, Kind, Replaced, Store, StoreKey, Stored, TAG_LEN, Version};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The shortest time to live that every backend counts.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How much longer than asked for a record may be there: the seconds of a coarse clock.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// How much a server's clock, which it reads now and then, may be behind.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How many calls race each other.
+const RACERS: usize = 16;
+
+/// A key that does not exist is loaded as `None`.
+pub async fn a_missing_key_loads_as_none(subject: &Subject) {
+    let loaded = answer(subject.store.load(&random_key()).await);
+    assert_eq!(loaded, None, "a key that does not exist is loaded as none");
+}
+
+/// A record that was created is loaded with the same bytes and at the version that was given.
+pub async fn a_created_record_is_loaded_with_its_bytes_and_version(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    assert_stands(subject, &key, &stored, "a created record is loaded as it was stored").await;
+}
+
+/// Creating a key that exists is [`Created::Occupied`] and leaves bytes and version as they were.
+pub async fn creating_an_existing_key_changes_nothing(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    let again = answer(subject.store.create(&key, random_record(50), HOUR).await);
+    assert_eq!(again, Created::Occupied, "creating a key that exists is occupied");
+    assert_stands(subject, &key, &stored, "an occupied create changes nothing").await;
+}
+
+/// Of many concurrent creates of one key exactly one wins, and its record is the one that stands.
+pub async fn of_many_concurrent_creates_exactly_one_wins(subject: &Subject) {
+    let key = random_key();
+    let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
+    let calls = records.iter().map(|bytes| {
+        let (store, key, bytes) = (Arc::clone(&subject.store), key.clone(), bytes.clone());
+        async move { store.create(&key, bytes, HOUR).await }
+    });
+    let answers = race(calls).await;
+    let winners: Vec<_> = records
+        .into_iter()
+        .zip(answers)
+        .filter_map(|(bytes, created)| match answer(created) {
+            Created::Created(version) => Some(Stored { bytes, version }),
+            Created::Occupied => None,
+        })
+        .collect();
+    assert_eq!(winners.len(), 1, "of many concurrent creates exactly one create wins");
+    assert_stands(subject, &key, &winners[0], "the record of the create that won stands").await;
+}
+
+/// A replace at the current version stores the bytes and gives the key a new version.
+pub async fn a_replace_at_the_current_version_stores(subject: &Subject) {
+    let key = random_key();
+    let old = create(subject, &key, random_record(100), HOUR).await;
+    let new = replace(subject, &key, random_record(200), HOUR, old.version).await;
+    assert_ne!(new.version, old.version, "a replace gives the key a version it has not had before");
+    assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
+}
+
+/// The version that a replace gives is the one that the next replace needs.
+pub async fn each_new_version_works_for_the_next_replace(subject: &Subject) {
+    let key = random_key();
+    let mut stored = create(subject, &key, random_record(20), HOUR).await;
+    let mut seen = HashSet::from([stored.version]);
+    for _ in 0..10 {
+        stored = replace(subject, &key, random_record(20), HOUR, stored.version).await;
+        let new = seen.insert(stored.version);
+        assert!(new, "every replace gives the key a version that it has not had before");
+    }
+    assert_stands(subject, &key, &stored, "the last of several replaces stands").await;
+}
+
+/// A replace at an old version is [`Replaced::Conflict`] and changes nothing; a record that comes
+/// along is the one that stands there.
+pub async fn a_replace_at_an_old_version_changes_nothing(subject: &Subject) {
+    let key = random_key();
+    let old = create(subject, &key, random_record(100), HOUR).await;
+    let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
+    for _ in 0..2 {
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, old.version).await;
+        let Replaced::Conflict(brought) = answer(replaced) else {
+            panic!("a replace at an old version is a conflict");
+        };
+        if let Some(brought) = brought {
+            assert_eq!(
+                (&brought.bytes, brought.version),
+                (&new.bytes, new.version),
+                "a conflict that brings a record brings the record that stands there"
+            );
+        }
+        assert_stands(subject, &key, &new, "a conflicting replace changes nothing").await;
+    }
+}
+
+/// Replacing a key that does not exist is [`Replaced::Missing`] and creates nothing.
+pub async fn replacing_a_missing_key_creates_nothing(subject: &Subject) {
+    let other = create(subject, &random_key(), random_record(20), HOUR).await;
+    let key = random_key();
+    for version in [other.version, Version::new(0), Version::new(1), Version::new(u64::MAX)] {
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, version).await;
+        assert_eq!(answer(replaced), Replaced::Missing, "a replace never creates");
+        assert_missing(subject, &key, "a replace never creates").await;
+    }
+}
+
+/// A replace after a delete is [`Replaced::Missing`]: nothing is resurrected.
+pub async fn a_replace_after_a_delete_resurrects_nothing(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    delete(subject, &key, None).await;
+    let replaced = subject.store.replace(&key, random_record(100), HOUR, stored.version).await;
+    assert_eq!(answer(replaced), Replaced::Missing, "a replace never resurrects a deleted key");
+    assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
+}
+
+/// Of many concurrent replaces at one version exactly one wins; the others conflict.
+pub async fn of_many_concurrent_replaces_exactly_one_wins(subject: &Subject) {
+    let key = random_key();
+    let mut stored = create(subject, &key, random_record(64), HOUR).await;
+    for _ in 0..5 {
+        let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
+        let version = stored.version;
+        let calls = records.iter().map(|bytes| {
+            let (store, key, bytes) = (Arc::clone(&subject.store), key.clone(), bytes.clone());
+            async move { store.replace(&key, bytes, HOUR, version).await }
+        });
+        let answers = race(calls).await;
+        let mut winners = Vec::new();
+        for (bytes, replaced) in records.into_iter().zip(answers) {
+            match answer(replaced) {
+                Replaced::Replaced(version) => winners.push(Stored { bytes, version }),
+                Replaced::Conflict(_) => {}
+                Replaced::Missing => panic!("a replace that another one beat is a conflict"),
+            }
+        }
+        assert_eq!(winners.len(), 1, "of many concurrent replaces exactly one replace wins");
+        stored = winners.remove(0);
+        assert_stands(subject, &key, &stored, "the record of the replace that won stands").await;
+    }
+}
+
+/// Writers that read, change and replace until they win lose none of their changes.
+pub async fn a_chain_of_contended_replaces_loses_no_write(subject: &Subject) {
+    const WRITERS: usize = 4;
+    const WRITES: usize = 10;
+    let key = random_key();
+    create(subject, &key, counting(0), HOUR).await;
+    let calls = (0..WRITERS).map(|_| {
+        let (store, key) = (Arc::clone(&subject.store), key.clone());
+        async move {
+            for _ in 0..WRITES {
+                loop {
+                    let stored = answer(store.load(&key).await).expect("the record is there");
+                    let next = counting(count(&stored.bytes) + 1);
+                    match answer(store.replace(&key, next, HOUR, stored.version).await) {
+                        Replaced::Replaced(_) => break,
+                        Replaced::Conflict(_) => {}
+                        Replaced::Missing => panic!("a replace that was beaten is a conflict"),
+                    }
+                }
+            }
+        }
+    });
+    race(calls).await;
+    let stored = answer(subject.store.load(&key).await).expect("the record is there");
+    let total = (WRITERS * WRITES) as u64;
+    assert_eq!(count(&stored.bytes), total, "a write that was acknowledged is not lost");
+}
+
+/// Loads that run beside replaces see the bytes of one write, whole and at their own version.
+pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
+    const READERS: usize = 3;
+    let key = random_key();
+    let first = create(subject, &key, uniform(0), HOUR).await;
+    let writer: BoxFuture<'static, Vec<Stored>> = Box::pin({
+        let (store, key, first) = (Arc::clone(&subject.store), key.clone(), first.clone());
+        async move {
+            let mut written = vec![first];
+            for round in 1..=50 {
+                let bytes = uniform(round);
+                let version = written[written.len() - 1].version;
+                match answer(store.replace(&key, bytes.clone(), HOUR, version).await) {
+                    Replaced::Replaced(version) => written.push(Stored { bytes, version }),
+                    _ => panic!("a replace at the current version stores"),
+                }
+            }
+            written
+        }
+    });
+    let readers = (0..READERS).map(|_| -> BoxFuture<'static, Vec<Stored>> {
+        let (store, key) = (Arc::clone(&subject.store), key.clone());
+        Box::pin(async move {
+            let mut seen = Vec::new();
+            for _ in 0..50 {
+                seen.push(answer(store.load(&key).await).expect("the record is there"));
+            }
+            seen
+        })
+    });
+    let mut all = race(std::iter::once(writer).chain(readers)).await;
+    let written = all.remove(0);
+    let written: HashMap<_, _> =
+        written.into_iter().map(|stored| (stored.version, stored.bytes)).collect();
+    for stored in all.into_iter().flatten() {
+        let bytes = written.get(&stored.version);
+        assert!(bytes == Some(&stored.bytes), "a load sees the whole bytes of its version");
+    }
+}
+
+/// A delete without a version deletes, whatever the version is.
+pub async fn a_delete_at_any_version_deletes(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    delete(subject, &key, None).await;
+    assert_missing(subject, &key, "a deleted key is gone").await;
+}
+
+/// A delete at the current version deletes.
+pub async fn a_delete_at_the_current_version_deletes(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    let stored = replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    delete(subject, &key, Some(stored.version)).await;
+    assert_missing(subject, &key, "a deleted key is gone").await;
+}
+
+/// A delete at an old version is [`Deleted::Conflict`] and changes nothing.
+pub async fn a_delete_at_an_old_version_changes_nothing(subject: &Subject) {
+    let key = random_key();
+    let old = create(subject, &key, random_record(100), HOUR).await;
+    let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
+    let deleted = answer(subject.store.delete(&key, Some(old.version)).await);
+    assert_eq!(deleted, Deleted::Conflict, "a delete at an old version is a conflict");
+    assert_stands(subject, &key, &new, "a conflicting delete changes nothing").await;
+}
+
+/// Deleting a key that does not exist is [`Deleted::Missing`], at any and at some version.
+pub async fn deleting_a_missing_key_is_missing(subject: &Subject) {
+    let key = random_key();
+    for round in ["never was", "was deleted"] {
+        for version in [None, Some(Version::new(1)), Some(Version::new(u64::MAX))] {
+            let deleted = answer(subject.store.delete(&key, version).await);
+            assert_eq!(deleted, Deleted::Missing, "deleting a key that {round} is missing");
+        }
+        create(subject, &key, random_record(100), HOUR).await;
+        delete(subject, &key, None).await;
+    }
+}
+
+/// Of many concurrent deletes of one version exactly one wins; the others find nothing.
+pub async fn of_many_concurrent_deletes_exactly_one_wins(subject: &Subject) {
+    for by_version in [true, false] {
+        let key = random_key();
+        let stored = create(subject, &key, random_record(64), HOUR).await;
+        let version = by_version.then_some(stored.version);
+        let calls = (0..RACERS).map(|_| {
+            let (store, key) = (Arc::clone(&subject.store), key.clone());
+            async move { store.delete(&key, version).await }
+        });
+        let answers: Vec<_> = race(calls).await.into_iter().map(answer).collect();
+        let winners = answers.iter().filter(|&deleted| *deleted == Deleted::Deleted).count();
+        assert_eq!(winners, 1, "of many concurrent deletes exactly one delete wins");
+        let conflicts = answers.contains(&Deleted::Conflict);
+        assert!(!conflicts, "a delete that comes after another one is missing");
+        assert_missing(subject, &key, "a deleted key is gone").await;
+    }
+}
+
+/// Of a delete and a replace at one version exactly one wins, and what stands is what it did.
+pub async fn of_a_concurrent_delete_and_replace_exactly_one_wins(subject: &Subject) {
+    for _ in 0..20 {
+        let key = random_key();
+        let old = create(subject, &key, random_record(64), HOUR).await;
+        let bytes = random_record(64);
+        let (deleted, replaced) =
+            race_delete_and_replace(subject, &key, Some(old.version), &bytes, old.version).await;
+        match (deleted, replaced) {
+            (Deleted::Deleted, Replaced::Missing) => {
+                assert_missing(subject, &key, "the delete won, so the key is gone").await;
+            }
+            (Deleted::Conflict, Replaced::Replaced(version)) => {
+                let new = Stored { bytes, version };
+                assert_stands(subject, &key, &new, "the replace won, so its bytes stand").await;
+            }
+            both => panic!("of a delete and a replace exactly one wins, and not {both:?}"),
+        }
+    }
+}
+
+/// A delete without a version deletes also beside a replace, whichever comes first.
+pub async fn a_delete_at_any_version_beats_a_concurrent_replace(subject: &Subject) {
+    for _ in 0..20 {
+        let key = random_key();
+        let old = create(subject, &key, random_record(64), HOUR).await;
+        let (deleted, replaced) =
+            race_delete_and_replace(subject, &key, None, &random_record(64), old.version).await;
+        assert_eq!(deleted, Deleted::Deleted, "a delete at any version deletes");
+        assert!(
+            matches!(replaced, Replaced::Replaced(_) | Replaced::Missing),
+            "a replace beside a delete comes before it, or finds nothing, and not {replaced:?}"
+        );
+        assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
+    }
+}
+
+/// A key that was deleted and created again has a new version, so what was meant for the old
+/// record does not hit the new one.
+pub async fn a_version_is_not_used_again_after_a_delete(subject: &Subject) {
+    let key = random_key();
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        let first = create(subject, &key, random_record(100), HOUR).await;
+        let second = replace(subject, &key, random_record(100), HOUR, first.version).await;
+        old.extend([first.version, second.version]);
+        delete(subject, &key, Some(second.version)).await;
+    }
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    for version in old {
+        assert_ne!(version, stored.version, "a created key has a version it has not had before");
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, version).await;
+        let conflict = matches!(answer(replaced), Replaced::Conflict(_));
+        assert!(conflict, "a replace at a version from before a delete is a conflict");
+        let deleted = answer(subject.store.delete(&key, Some(version)).await);
+        assert_eq!(deleted, Deleted::Conflict, "so is a delete at such a version");
+    }
+    assert_stands(subject, &key, &stored, "conflicts change nothing").await;
+}
+
+/// A record is readable until its time to live is over, and not afterwards.
+pub async fn a_record_is_there_until_its_time_is_over(subject: &Subject) {
+    let key = random_key();
+    let begin = Instant::now();
+    create(subject, &key, random_record(100), SECOND).await;
+    if let Some(clock) = &subject.clock {
+        clock.advance(SECOND - Duration::from_millis(1));
+        let there = answer(subject.store.load(&key).await).is_some();
+        assert!(there, "a store may keep a key a little longer, never shorter");
+        clock.advance(Duration::from_millis(1));
+        assert_missing(subject, &key, "a key is not readable after its time to live").await;
+    } else {
+        wait_until_gone(subject, &key, SECOND).await;
+        let lived = begin.elapsed();
+        assert!(
+            lived + TICK >= SECOND,
+            "a store may keep a key a little longer, never shorter: it was gone after {lived:?}"
+        );
+    }
+}
+
+/// A key whose time is over is missing for every verb, and can be created anew.
+pub async fn an_expired_key_is_gone_for_every_verb(subject: &Subject) {
+    // A key for each verb, so that none finds what another one has cleared away.
+    let keys: Vec<_> = (0..5).map(|_| random_key()).collect();
+    let mut stored = Vec::new();
+    for key in &keys {
+        stored.push(create(subject, key, random_record(100), SECOND).await);
+    }
+    let_expire(subject, SECOND).await;
+    let store = &subject.store;
+    assert_missing(subject, &keys[0], "a key is not readable after its time to live").await;
+    let replaced = store.replace(&keys[1], random_record(100), HOUR, stored[1].version).await;
+    assert_eq!(answer(replaced), Replaced::Missing, "an expired key is missing for a replace");
+    assert_missing(subject, &keys[1], "a replace never resurrects an expired key").await;
+    let deleted = answer(store.delete(&keys[2], Some(stored[2].version)).await);
+    assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete at its version");
+    let deleted = answer(store.delete(&keys[3], None).await);
+    assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete");
+    let new = create(subject, &keys[4], random_record(100), HOUR).await;
+    assert_ne!(new.version, stored[4].version, "a version is not used again after an expiry");
+    assert_stands(subject, &keys[4], &new, "an expired key is created anew").await;
+}
+
+/// A replace sets the time to live anew, to a shorter one.
+pub async fn a_replace_shortens_the_time_to_live(subject: &Subject) {
+    let key = random_key();
+    let stored = create(subject, &key, random_record(100), HOUR).await;
+    replace(subject, &key, random_record(100), SECOND, stored.version).await;
+    let_expire(subject, SECOND).await;
+    assert_missing(subject, &key, "a key is not readable after its time to live").await;
+}
+
+/// A replace sets the time to live anew, to a longer one.
+pub async fn a_replace_extends_the_time_to_live(subject: &Subject) {
+    let key = random_key();
+    let short = SECOND * 2;
+    let stored = create(subject, &key, random_record(100), short).await;
+    let stored = replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    let_expire(subject, short).await;
+    assert_stands(subject, &key, &stored, "a replace sets the time to live anew").await;
+}
+
+/// The shortest time to live, a millisecond, is neither an error nor for ever.
+pub async fn a_millisecond_to_live_is_not_for_ever(subject: &Subject) {
+    let ttl = Duration::from_millis(1);
+    let (created, replaced) = (random_key(), random_key());
+    create(subject, &created, random_record(100), ttl).await;
+    let stored = create(subject, &replaced, random_record(100), HOUR).await;
+    replace(subject, &replaced, random_record(100), ttl, stored.version).await;
+    if let Some(clock) = &subject.clock {
+        clock.advance(SLACK);
+    }
+    for key in [&created, &replaced] {
+        wait_until_gone(subject, key, ttl).await;
+    }
+}
+
+/// Times to live of 40 and 400 days are kept: they are not taken for dates, and not cut.
+pub async fn long_times_to_live_are_kept(subject: &Subject) {
+    for days in [1, 29, 30, 31, 40, 365, 400] {
+        let ttl = DAY * days;
+        let key = random_key();
+        let stored = create(subject, &key, random_record(100), ttl).await;
+        assert_stands(subject, &key, &stored, "a store never keeps a key shorter").await;
+        let stored = replace(subject, &key, random_record(100), ttl, stored.version).await;
+        if let Some(clock) = &subject.clock {
+            clock.advance(ttl - SECOND);
+        }
+        assert_stands(subject, &key, &stored, "a store never keeps a key shorter").await;
+    }
+}
+
+/// Bytes are opaque: every value, line ends, zeros and what looks like a protocol.
+pub async fn bytes_are_binary(subject: &Subject) {
+    let every_value: Vec<u8> = (0..=255).collect();
+    let contents: [&[u8]; 12] = [
+        &every_value,
+        b"\0",
+        b"\r\n",
+        b"\r\n\r\nEND\r\n",
+        b"END\r\nEN\r\nHD\r\nMN\r\n",
+        b"VA 2\r\nno\r\nSERVER_ERROR \r\n",
+        b"mg key v\r\nflush_all\r\n",
+        b"$-1\r\n-ERR no\r\n_\r\n",
+        b"*1\r\n$8\r\nFLUSHALL\r\n",
+        b"{\"json\": \"\\u0000\"}",
+        &[0xff; 32],
+        "snow \u{2603} and \u{1f980}".as_bytes(),
+    ];
+    for content in contents {
+        let key = random_key();
+        let stored = create(subject, &key, tagged(content), HOUR).await;
+        assert_stands(subject, &key, &stored, "bytes are opaque and binary").await;
+        let stored = replace(subject, &key, tagged(content), HOUR, stored.version).await;
+        assert_stands(subject, &key, &stored, "bytes are opaque and binary").await;
+        delete(subject, &key, Some(stored.version)).await;
+    }
+}
+
+/// Records of every length from [`TAG_LEN`] to 64 KiB come back exactly.
+pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
+    let around = |length: usize| [length - 1, length, length + 1];
+    let mut lengths: Vec<_> = (TAG_LEN..TAG_LEN + 40).collect();
+    lengths.extend([128, 256, 1024, 4096, 8192, 16_384, 32_768].into_iter().flat_map(around));
+    lengths.extend([65_535, 65_536]);
+    let key = random_key();
+    let mut stored = create(subject, &key, random_record(TAG_LEN), HOUR).await;
+    for length in lengths {
+        stored = replace(subject, &key, random_record(length), HOUR, stored.version).await;
+        assert_stands(subject, &key, &stored, "every length to 64 KiB is stored").await;
+        let other = random_key();
+        let created = create(subject, &other, random_record(length), HOUR).await;
+        assert_stands(subject, &other, &created, "every length to 64 KiB is stored").await;
+        delete(subject, &other, None).await;
+    }
+}
+
+/// A record over the limit is refused and leaves the old one as it was, where
+/// [`Subject::max_record`] says what the limit is.
+pub async fn an_oversize_record_is_refused_and_the_old_one_stands(subject: &Subject) {
+    let Some(limit) = subject.max_record else { return };
+    let (key, fresh) = (random_key(), random_key());
+    let stored = create(subject, &key, random_record(limit), HOUR).await;
+    let oversize = random_record(limit + 1);
+    let created = subject.store.create(&fresh, oversize.clone(), HOUR).await;
+    let replaced = subject.store.replace(&key, oversize, HOUR, stored.version).await;
+    for error in [created.err(), replaced.err()] {
+        let kind = error.map(|error| error.kind());
+        assert!(
+            matches!(kind, Some(ErrorKind::TooLarge | ErrorKind::Refused)),
+            "a write that is over the limit is refused, and not {kind:?}"
+        );
+    }
+    assert_missing(subject, &fresh, "a create that is refused stores nothing").await;
+    assert_stands(subject, &key, &stored, "a replace that is refused leaves the old bytes").await;
+    replace(subject, &key, random_record(100), HOUR, stored.version).await;
+}
+
+/// A session and a directory with the same id are two keys.
+pub async fn kinds_have_keys_of_their_own(subject: &Subject) {
+    let id = random_id();
+    let session = StoreKey::new("conformance:0:", Kind::Session, id);
+    let directory = StoreKey::new("conformance:0:", Kind::Directory, id);
+    let stored = create(subject, &session, random_record(100), HOUR).await;
+    let sentence = "a session and a directory with the same id are different keys";
+    assert_missing(subject, &directory, sentence).await;
+    let other = create(subject, &directory, random_record(100), HOUR).await;
+    assert_stands(subject, &session, &stored, sentence).await;
+    delete(subject, &session, None).await;
+    assert_stands(subject, &directory, &other, sentence).await;
+}
+
+/// Every printable ASCII character but the space may be in a key, and 200 of them.
+pub async fn keys_are_printable_ascii_of_up_to_200_bytes(subject: &Subject) {
+    let printable: String = ('!'..='~').collect();
+    let room = 200 - random_key().as_str().len() + "conformance:0:".len();
+    for prefix in [printable, "n".repeat(room)] {
+        let keys = [(); 2].map(|()| StoreKey::new(&prefix, Kind::Session, random_id()));
+        for key in &keys {
+            let sentence = "keys are printable ASCII of at most 200 bytes";
+            assert_missing(subject, key, sentence).await;
+            let stored = create(subject, key, random_record(100), HOUR).await;
+            let stored = replace(subject, key, random_record(100), HOUR, stored.version).await;
+            assert_stands(subject, key, &stored, sentence).await;
+            delete(subject, key, Some(stored.version)).await;
+        }
+    }
+}
+
+/// Many calls on many keys at once each get the answer to what they asked.
+pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
+    let life = async |length: usize| {
+        let key = random_key();
+        let sentence = "every call receives its own answer";
+        assert_missing(subject, &key, sentence).await;
+        let stored = create(subject, &key, random_record(length), HOUR).await;
+        assert_stands(subject, &key, &stored, sentence).await;
+        let stored = replace(subject, &key, random_record(length), HOUR, stored.version).await;
+        assert_stands(subject, &key, &stored, sentence).await;
+        delete(subject, &key, Some(stored.version)).await;
+        assert_missing(subject, &key, sentence).await;
+    };
+    join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
+}
+
+/// A call that is dropped, at whatever point, leaves every other call alone.
+pub async fn cancelled_calls_disturb_no_other_call(subject: &Subject) {
+    let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
+    let mut kept = Vec::new();
+    for number in 0..4 {
+        let key = random_key();
+        let stored = create(subject, &key, random_record(50 + 1000 * number), HOUR).await;
+        kept.push((key, stored));
+    }
+    let written = random_key();
+    let first = create(subject, &written, random_record(300), HOUR).await;
+    let mut attempts = vec![first.bytes];
+    for round in 0..60 {
+        let polls = round % 6;
+        let (key, _) = &kept[round % kept.len()];
+        let (fresh, bytes) = (random_key(), random_record(300));
+        attempts.push(bytes.clone());
+        let current = answer(subject.store.load(&written).await).expect("the record is there");
+        let abandoned = async {
+            abandon(subject.store.load(key), polls).await;
+            abandon(subject.store.replace(&written, bytes, HOUR, current.version), polls).await;
+            abandon(subject.store.create(&fresh, random_record(300), HOUR), polls).await;
+            abandon(subject.store.delete(&fresh, None), polls).await;
+        };
+        // Some calls run beside those that are dropped, and some come after them.
+        let beside = async {
+            for (key, stored) in &kept {
+                assert_stands(subject, key, stored, sentence).await;
+            }
+        };
+        join(abandoned, beside).await;
+        for (key, stored) in kept.iter().rev() {
+            assert_stands(subject, key, stored, sentence).await;
+        }
+        let current = answer(subject.store.load(&written).await).expect("the record is there");
+        assert!(attempts.contains(&current.bytes), "a dropped write is done or undone, whole");
+    }
+}
+
+/// `Arc<dyn Store>` and `Box<dyn Store>` are stores, and forward each verb.
+pub async fn pointers_to_a_store_forward_every_verb(subject: &Subject) {
+    let arc: Arc<dyn Store> = Arc::new(Arc::clone(&subject.store));
+    let boxed: Box<dyn Store> = Box::new(Arc::clone(&subject.store));
+    for store in [Subject::new(arc), Subject::new(boxed)] {
+        let key = random_key();
+        let stored = create(&store, &key, random_record(100), HOUR).await;
+        let stored = replace(&store, &key, random_record(100), HOUR, stored.version).await;
+        assert_stands(subject, &key, &stored, "a pointer to a store forwards every verb").await;
+        assert_stands(&store, &key, &stored, "a pointer to a store forwards every verb").await;
+        delete(&store, &key, Some(stored.version)).await;
+        assert_missing(subject, &key, "a pointer to a store forwards every verb").await;
+    }
+}
+
+#[track_caller]
+fn answer<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("the store failed where it had no reason to: {error:?}"))
+}
+
+async fn create(subject: &Subject, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Stored {
+    match answer(subject.store.create(key, bytes.clone(), ttl).await) {
+        Created::Created(version) => Stored { bytes, version },
+        Created::Occupied => panic!("a key that does not exist can be created"),
+    }
+}
+
+async fn replace(
+    subject: &Subject,
+    key: &StoreKey,
+    bytes: Bytes,
+    ttl: Duration,
+    version: Version,
+) -> Stored {
+    match answer(subject.store.replace(key, bytes.clone(), ttl, version).await) {
+        Replaced::Replaced(version) => Stored { bytes, version },
+        other => panic!("a replace at the current version stores, and is not {other:?}"),
+    }
+}
+
+async fn delete(subject: &Subject, key: &StoreKey, version: Option<Version>) {
+    let deleted = answer(subject.store.delete(key, version).await);
+    assert_eq!(deleted, Deleted::Deleted, "a delete at the current or at any version deletes");
+}
+
+async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
+    let loaded = answer(subject.store.load(key).await);
+    // Debug prints lengths and versions; the bytes would tell nobody anything.
+    assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
+}
+
+async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
+    let loaded = answer(subject.store.load(key).await);
+    assert_eq!(loaded, None, "{sentence}");
+}
+
+/// Waits for the time to live of a record that was stored before this call.
+async fn wait_until_gone(subject: &Subject, key: &StoreKey, ttl: Duration) {
+    let deadline = Instant::now() + ttl + SLACK;
+    while answer(subject.store.load(key).await).is_some() {
+        let late = subject.clock.is_some() || Instant::now() > deadline;
+        assert!(!late, "a key is not readable after its time to live");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Lets everything expire that was stored for `ttl` before this call.
+async fn let_expire(subject: &Subject, ttl: Duration) {
+    match &subject.clock {
+        Some(clock) => clock.advance(ttl),
+        None => {
+            // Stored last, so it is the last to go.
+            let key = random_key();
+            create(subject, &key, random_record(TAG_LEN), ttl).await;
+            wait_until_gone(subject, &key, ttl).await;
+        }
+    }
+}
+
+/// Begins all calls at once, each on a thread of its own: they overlap in the network and also in
+/// a store that never waits.
+async fn race<T, F>(calls: impl IntoIterator<Item = F>) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let calls: Vec<_> = calls.into_iter().collect();
+    let start = Arc::new(Barrier::new(calls.len()));
+    let threads = calls.into_iter().map(|call| {
+        let start = Arc::clone(&start);
+        tokio::task::spawn_blocking(move || {
+            start.wait();
+            Handle::current().block_on(call)
+        })
+    });
+    // All are started before the first one is awaited.
+    let threads: Vec<_> = threads.collect();
+    let answers = join_all(threads).await;
+    answers.into_iter().map(|answer| answer.expect("a call does not panic")).collect()
+}
+
+async fn race_delete_and_replace(
+    subject: &Subject,
+    key: &StoreKey,
+    delete_at: Option<Version>,
+    bytes: &Bytes,
+    replace_at: Version,
+) -> (Deleted, Replaced) {
+    enum Answer {
+        Deleted(Deleted),
+        Replaced(Replaced),
+    }
+    let (store, at) = (Arc::clone(&subject.store), key.clone());
+    let delete: BoxFuture<'static, _> =
+        Box::pin(async move { Answer::Deleted(answer(store.delete(&at, delete_at).await)) });
+    let (store, at, bytes) = (Arc::clone(&subject.store), key.clone(), bytes.clone());
+    let replace: BoxFuture<'static, _> = Box::pin(async move {
+        Answer::Replaced(answer(store.replace(&at, bytes, HOUR, replace_at).await))
+    });
+    match <[Answer; 2]>::try_from(race([delete, replace]).await) {
+        Ok([Answer::Deleted(deleted), Answer::Replaced(replaced)]) => (deleted, replaced),
+        _ => unreachable!("the answers come in the order of the calls"),
+    }
+}
+
+/// Polls a call a few times, with time for its input and output in between, and drops it.
+async fn abandon<F: Future>(call: F, polls: usize) {
+    let mut call = pin!(call);
+    for poll in 0..polls {
+        if poll_immediate(call.as_mut()).await.is_some() {
+            return;
+        }
+        if poll % 2 == 0 {
+            tokio::task::yield_now().await;
+        } else {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// A record with this content behind its write tag.
+fn tagged(content: &[u8]) -> Bytes {
+    let mut bytes = random_record(TAG_LEN).to_vec();
+    bytes.extend_from_slice(content);
+    bytes.into()
+}
+
+/// A record of one value over and over, so that a torn one would show.
+fn uniform(value: u8) -> Bytes {
+    tagged(&[value; 8192])
+}
+
+fn counting(count: u64) -> Bytes {
+    tagged(&count.to_be_bytes())
+}
+
+fn count(record: &[u8]) -> u64 {
+    let bytes = record[TAG_LEN..].try_into();
+    u64::from_be_bytes(bytes.expect("a record of a count is eight bytes behind its tag"))
+}

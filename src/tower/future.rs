@@ -1,0 +1,113 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, VARY};
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::body::SessionBody;
+use crate::exchange::{Exchange, Finish, Rendered, Reply};
+
+pin_project! {
+    /// The response future of [`SessionService`](super::SessionService).
+    ///
+    /// Dropped before the handler has answered, it keeps nothing but an end of the session; dropped
+    /// later, the commit goes on all the same.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, B> {
+        #[pin]
+        inner: F,
+        exchange: Option<Exchange>,
+        commit: Option<(Pin<Box<dyn Future<Output = Reply> + Send>>, Option<Response<B>>)>,
+    }
+}
+
+impl<F, B> ResponseFuture<F, B> {
+    pub(super) fn new(inner: F, exchange: Exchange) -> Self {
+        Self { inner, exchange: Some(exchange), commit: None }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+    B::Data: From<bytes::Bytes>,
+{
+    type Output = Result<Response<SessionBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.commit.is_none() {
+            let response = ready!(this.inner.poll(cx))?;
+            let Some(exchange) = this.exchange.take() else {
+                return Poll::Ready(Ok(response.map(SessionBody::inner)));
+            };
+            match exchange.finish(response.status().as_u16()) {
+                Finish::Ready(reply) => return Poll::Ready(Ok(replied(response, reply))),
+                Finish::Pending(commit) => *this.commit = Some((commit, Some(response))),
+            }
+        }
+        match this.commit {
+            Some((commit, response)) => {
+                let reply = ready!(commit.as_mut().poll(cx));
+                match response.take() {
+                    Some(response) => Poll::Ready(Ok(replied(response, reply))),
+                    // Polled again after it was ready, which a future need not bear.
+                    None => Poll::Pending,
+                }
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+fn replied<B>(response: Response<B>, mut reply: Reply) -> Response<SessionBody<B>>
+where
+    B: Body,
+    B::Data: From<bytes::Bytes>,
+{
+    let mut response = match reply.error.take() {
+        Some(error) => {
+            let mut replaced = rendered(&(&error).into()).map(SessionBody::text);
+            replaced.extensions_mut().insert(error);
+            replaced
+        }
+        None => response.map(SessionBody::inner),
+    };
+    let headers = response.headers_mut();
+    if reply.adds_vary(headers.get_all(VARY).into_iter().map(HeaderValue::as_bytes)) {
+        headers.append(VARY, HeaderValue::from_static("cookie"));
+    }
+    if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        // Added: the handler's own cookies stay.
+        headers.append(SET_COOKIE, cookie);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// The response that an error becomes.
+pub(super) fn rendered(rendered: &Rendered) -> Response<&'static str> {
+    let mut response = Response::new(rendered.body);
+    *response.status_mut() =
+        StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = rendered.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    }
+    let location = rendered.location.as_deref().and_then(|page| HeaderValue::from_str(page).ok());
+    if let Some(location) = location {
+        headers.insert(LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,41 @@
+//! Sessions in axum and in any other tower stack.
+//!
+//! ```text
+//! request  --> SessionLayer: finds the token in the Cookie header, no I/O
+//!          --> handler: the `Session` extractor reads the record, once
+//! response <-- SessionLayer: commits what was changed, adds Set-Cookie, Vary and Cache-Control
+//! ```
+//!
+//! A response is replaced only where the changes of its handler could not be kept. The
+//! [`Error`](crate::Error) is then in the response's extensions, so that a layer further out can render
+//! it in the application's own way:
+//!
+//! ```
+//! # #[cfg(feature = "axum")]
+//! # mod example {
+//! use http::Response;
+//!
+//! /// For `axum::middleware::map_response`, outside the session layer.
+//! async fn render<B: From<String>>(response: Response<B>) -> Response<B> {
+//!     match response.extensions().get::<unsticky::Error>() {
+//!         Some(error) => {
+//!             let page = format!("<h1>Sorry</h1><p>{}</p>", error.kind().message());
+//!             response.map(|_| page.into())
+//!         }
+//!         None => response,
+//!     }
+//! }
+//! # }
+//! ```
+
+mod body;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod layer;
+mod service;
+
+pub use self::body::SessionBody;
+pub use self::future::ResponseFuture;
+pub use self::layer::SessionLayer;
+pub use self::service::SessionService;

@@ -1,0 +1,47 @@
+use std::task::{Context, Poll};
+
+use http::header::COOKIE;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::SessionBody;
+use super::future::ResponseFuture;
+use crate::config::Sessions;
+use crate::exchange::{Exchange, Handle};
+
+/// The service that [`SessionLayer`](super::SessionLayer) makes.
+#[derive(Debug, Clone)]
+pub struct SessionService<S> {
+    inner: S,
+    sessions: Sessions,
+}
+
+impl<S> SessionService<S> {
+    pub(super) fn new(inner: S, sessions: Sessions) -> Self {
+        Self { inner, sessions }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
+    ResBody::Data: From<bytes::Bytes>,
+{
+    type Response = Response<SessionBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let outer = request.extensions().get::<Handle>().cloned();
+        let cookies = request.headers().get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
+        let exchange = Exchange::begin(&self.sessions, cookies, outer);
+        request.extensions_mut().insert(exchange.handle());
+        ResponseFuture::new(self.inner.call(request), exchange)
+    }
+}

@@ -1,0 +1,59 @@
+//! The contract of a store, for the Redis store, on real servers.
+
+#![cfg(all(feature = "testing", feature = "redis"))]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod support;
+
+use support::servers::RedisServer;
+use unsticky::store::{RedisStore, Store};
+use unsticky::testing::{FaultStore, SpyStore, Subject};
+
+/// The Redis store on a server of its own, in the wrapper.
+fn wrapped<S: Store>(wrap: impl FnOnce(RedisStore) -> S) -> Subject {
+    let server = RedisServer::start();
+    Subject::new(wrap(RedisStore::connect(&server.url()).unwrap())).keep(server)
+}
+
+mod our_connection {
+    use super::*;
+
+    async fn setup() -> Subject {
+        wrapped(|store| store)
+    }
+
+    unsticky::conformance!(setup);
+}
+
+mod their_connection {
+    use super::*;
+
+    async fn setup() -> Subject {
+        let server = RedisServer::start();
+        let client = redis::Client::open(server.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        Subject::new(RedisStore::from_connection(connection)).keep(server)
+    }
+
+    unsticky::conformance!(setup);
+}
+
+mod spied_on {
+    use super::*;
+
+    async fn setup() -> Subject {
+        wrapped(SpyStore::new)
+    }
+
+    unsticky::conformance!(setup);
+}
+
+mod without_faults {
+    use super::*;
+
+    async fn setup() -> Subject {
+        wrapped(FaultStore::new)
+    }
+
+    unsticky::conformance!(setup);
+}

@@ -1,0 +1,497 @@
+//! What the Memcached store does when servers refuse, stop, restart, hang or talk nonsense.
+
+#![cfg(all(feature = "memcached", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "they are tests")]
+
+mod support;
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use unsticky::store::{
+    Created, Deleted, MemcachedStore, Replaced, Store, StoreKey, Stored, Version,
+};
+use unsticky::testing::{random_key, random_record as record};
+use unsticky::{Error, ErrorKind};
+
+use self::support::servers::MemcachedServer;
+
+const TTL: Duration = Duration::from_secs(600);
+
+fn store(server: &MemcachedServer) -> MemcachedStore {
+    MemcachedStore::connect(&server.url()).unwrap()
+}
+
+async fn created(store: &MemcachedStore, key: &StoreKey, bytes: Bytes) -> Version {
+    match store.create(key, bytes, TTL).await.unwrap() {
+        Created::Created(version) => version,
+        Created::Occupied => panic!("{key} is occupied"),
+    }
+}
+
+async fn bytes(store: &MemcachedStore, key: &StoreKey) -> Option<Bytes> {
+    store.load(key).await.unwrap().map(|stored| stored.bytes)
+}
+
+/// Stops the server, and waits until the signal has come to each of its threads.
+fn pause(server: &MemcachedServer) {
+    server.pause();
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+/// How long it takes, and that it does not take for ever.
+async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let start = Instant::now();
+    let output = tokio::time::timeout(Duration::from_secs(10), future).await.expect("hangs");
+    (output, start.elapsed())
+}
+
+#[tokio::test]
+async fn operations_that_are_batched_get_their_own_answers() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let records: Vec<_> = (0..2000).map(|n| (random_key(), record(8 + n))).collect();
+    let versions =
+        join_all(records.iter().map(|(key, record)| created(&store, key, record.clone()))).await;
+    let read = join_all(records.iter().map(|(key, _)| store.load(key))).await;
+    for (((key, record), version), read) in records.iter().zip(versions).zip(read) {
+        let expected = Stored { bytes: record.clone(), version };
+        assert_eq!(read.unwrap(), Some(expected), "{key}");
+    }
+    let absent = join_all((0..300).map(|_| async { store.load(&random_key()).await })).await;
+    assert!(absent.into_iter().all(|read| read.unwrap().is_none()));
+    let verbs = records.iter().take(300).map(|(key, _)| async {
+        let Stored { version, .. } = store.load(key).await.unwrap().unwrap();
+        let new = record(16);
+        let replaced = store.replace(key, new.clone(), TTL, version).await.unwrap();
+        let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
+        let stale = store.replace(key, new.clone(), TTL, version).await.unwrap();
+        assert_eq!(stale, Replaced::Conflict(None));
+        assert_eq!(store.create(key, new.clone(), TTL).await.unwrap(), Created::Occupied);
+        assert_eq!(store.delete(key, Some(version)).await.unwrap(), Deleted::Conflict);
+        assert_eq!(bytes(&store, key).await, Some(new.clone()));
+        assert_eq!(store.delete(key, Some(next)).await.unwrap(), Deleted::Deleted);
+        assert_eq!(store.delete(key, None).await.unwrap(), Deleted::Missing);
+        assert_eq!(store.replace(key, new, TTL, next).await.unwrap(), Replaced::Missing);
+    });
+    join_all(verbs).await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_too_large_for_the_server_is_the_only_one_refused() {
+    let server = MemcachedServer::start_with(&["-I", "512k", "-m", "64"]);
+    let store = store(&server);
+    let mut unknown = 0;
+    for large in 0..16 {
+        let size = |n| if n == large { 600_000 } else { 1000 };
+        let records: Vec<_> = (0..16).map(|n| (random_key(), record(size(n)))).collect();
+        let writes = records.iter().map(|(key, record)| store.create(key, record.clone(), TTL));
+        for (n, result) in join_all(writes).await.into_iter().enumerate() {
+            let (key, record) = &records[n];
+            if n == large {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::TooLarge);
+                assert_eq!(bytes(&store, key).await, None);
+            } else {
+                unknown += usize::from(is_true_of_a_neighbour(&store, key, record, result).await);
+            }
+        }
+    }
+    assert!(unknown > 0, "the writes were not batched");
+}
+
+/// That the result of a create tells the truth, and is no refusal; whether it is unknown.
+async fn is_true_of_a_neighbour(
+    store: &MemcachedStore,
+    key: &StoreKey,
+    record: &Bytes,
+    result: Result<Created, Error>,
+) -> bool {
+    let read = bytes(store, key).await;
+    match result {
+        Ok(created) => {
+            assert!(matches!(created, Created::Created(_)));
+            assert_eq!(read.as_ref(), Some(record));
+            false
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+            assert!(read.is_none_or(|read| read == *record));
+            true
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_without_room_on_the_server_is_refused_and_its_neighbours_are_not() {
+    let server = MemcachedServer::start_with(&["-M", "-m", "2"]);
+    let store = store(&server);
+    let mut refused = 0;
+    for _ in 0..40 {
+        let records: Vec<_> = (0..16).map(|_| (random_key(), record(8000))).collect();
+        let writes = records.iter().map(|(key, record)| store.create(key, record.clone(), TTL));
+        let results = join_all(writes).await;
+        for ((key, record), result) in records.iter().zip(results) {
+            match result {
+                Err(error) if error.kind() == ErrorKind::Refused => {
+                    assert!(format!("{error:?}").contains("out of memory"), "{error:?}");
+                    assert_eq!(bytes(&store, key).await, None);
+                    refused += 1;
+                }
+                result => {
+                    is_true_of_a_neighbour(&store, key, record, result).await;
+                }
+            }
+        }
+    }
+    assert!(refused > 0, "the server was not filled");
+}
+
+#[tokio::test]
+async fn bytes_over_the_limit_are_not_sent_and_the_old_ones_stay() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let (key, old) = (random_key(), record(100));
+    let version = created(&store, &key, old.clone()).await;
+    let large = record(1_000_001);
+    let replaced = store.replace(&key, large.clone(), TTL, version).await;
+    assert_eq!(replaced.unwrap_err().kind(), ErrorKind::TooLarge);
+    let again = store.create(&key, large, TTL).await;
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(bytes(&store, &key).await, Some(old));
+    let most = record(1_000_000);
+    let replaced = store.replace(&key, most.clone(), TTL, version).await.unwrap();
+    assert!(matches!(replaced, Replaced::Replaced(_)));
+    assert_eq!(bytes(&store, &key).await, Some(most));
+}
+
+#[tokio::test]
+async fn a_server_without_versions_is_refused_with_the_remedy() {
+    let server = MemcachedServer::start_with(&["-C"]);
+    let store = store(&server);
+    let key = random_key();
+    let error = store.create(&key, record(100), TTL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(format!("{error:?}").contains("start it without -C"), "{error:?}");
+    assert_eq!(bytes(&store, &key).await, None, "a refusal says that nothing was written");
+
+    server.cli(&format!("ms {key} 8 T60\r\nabcdefgh"));
+    let error = store.load(&key).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(format!("{error:?}").contains("start it without -C"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_ttl_over_thirty_days_is_not_over_at_once() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let day = Duration::from_secs(24 * 60 * 60);
+    for ttl in [day * 29, day * 30, day * 31, day * 400, day * 36_500, Duration::MAX] {
+        let key = random_key();
+        let result = store.create(&key, record(100), ttl).await.unwrap();
+        let Created::Created(version) = result else { panic!("{result:?}") };
+        assert!(bytes(&store, &key).await.is_some(), "{ttl:?}");
+        store.replace(&key, record(100), ttl, version).await.unwrap();
+        assert!(bytes(&store, &key).await.is_some(), "{ttl:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_ttl_under_a_second_is_rounded_up_and_ends() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let (short, shortened) = (random_key(), random_key());
+    let start = Instant::now();
+    store.create(&short, record(100), Duration::from_millis(200)).await.unwrap();
+    let version = created(&store, &shortened, record(100)).await;
+    store.replace(&shortened, record(100), Duration::from_millis(1), version).await.unwrap();
+    while start.elapsed() < Duration::from_millis(200) {
+        assert!(bytes(&store, &short).await.is_some() || start.elapsed().as_millis() >= 200);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while bytes(&store, &short).await.is_some() || bytes(&store, &shortened).await.is_some() {
+        assert!(start.elapsed() < Duration::from_secs(4), "still there");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_call_after_a_restart_succeeds() {
+    let mut server = MemcachedServer::start();
+    let store = store(&server);
+    let key = random_key();
+    created(&store, &key, record(100)).await;
+    join_all((0..100).map(|_| bytes(&store, &key))).await;
+    server.restart();
+    assert_eq!(bytes(&store, &key).await, None);
+    created(&store, &key, record(100)).await;
+    server.restart();
+    created(&store, &key, record(100)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_starts_after_the_application_is_found() {
+    let mut server = MemcachedServer::start();
+    server.stop();
+    let store = store(&server);
+    let key = random_key();
+    for _ in 0..3 {
+        let (read, took) = timed(store.load(&key)).await;
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(took < Duration::from_millis(450), "{took:?}");
+        let written = store.create(&key, record(100), TTL).await;
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    server.restart();
+    created(&store, &key, record(100)).await;
+    assert!(bytes(&store, &key).await.is_some());
+}
+
+#[tokio::test]
+async fn a_node_that_is_down_takes_no_other_nodes_keys_with_it() {
+    let (up, mut down) = (MemcachedServer::start(), MemcachedServer::start());
+    down.stop();
+    let connect = |one: &MemcachedServer, other: &MemcachedServer| {
+        let url = format!("memcached://{},{}", one.address(), other.address());
+        MemcachedStore::connect(&url).unwrap()
+    };
+    let (store, twin) = (connect(&up, &down), connect(&down, &up));
+    let (mut working, mut failing) = (0, Vec::new());
+    for _ in 0..64 {
+        let key = random_key();
+        let (result, took) = timed(store.create(&key, record(100), TTL)).await;
+        assert!(took < Duration::from_millis(450), "{took:?}");
+        match result {
+            Ok(_) => {
+                working += 1;
+                assert!(bytes(&twin, &key).await.is_some(), "another process routes alike");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unavailable);
+                let read = store.load(&key).await;
+                assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable, "the key was moved");
+                failing.push(key);
+            }
+        }
+    }
+    assert!(working > 10 && failing.len() > 10, "{working} {}", failing.len());
+    assert_eq!(up.stat("curr_items"), working);
+    down.restart();
+    for key in failing {
+        created(&store, &key, record(100)).await;
+        assert!(bytes(&twin, &key).await.is_some());
+    }
+    assert_eq!(up.stat("curr_items"), working);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_an_error_in_time_and_is_back_at_once() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let (key, old) = (random_key(), record(100));
+    let version = created(&store, &key, old.clone()).await;
+    bytes(&store, &key).await;
+    pause(&server);
+    let replace = store.replace(&key, record(100), TTL, version);
+    let ((read, written), took) = timed(async { tokio::join!(store.load(&key), replace) }).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    assert!(took < Duration::from_millis(600), "{took:?}");
+    // From here on the server is known not to answer before a write is sent to it.
+    let (written, took) = timed(store.replace(&key, record(100), TTL, version)).await;
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(took < Duration::from_millis(600), "{took:?}");
+    let (reads, took) = timed(join_all((0..2000).map(|_| store.load(&key)))).await;
+    assert!(reads.iter().all(Result::is_err));
+    assert!(took < Duration::from_millis(2000), "{took:?}");
+    server.resume();
+    let resumed = Instant::now();
+    while store.load(&key).await.is_err() {
+        assert!(resumed.elapsed() < Duration::from_millis(500));
+    }
+    let stored = store.load(&key).await.unwrap().unwrap();
+    let replaced = store.replace(&key, record(100), TTL, stored.version).await.unwrap();
+    assert!(matches!(replaced, Replaced::Replaced(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_loads_never_yield_another_keys_value() {
+    let server = MemcachedServer::start();
+    let store = Arc::new(store(&server));
+    let records = [(random_key(), record(40_000)), (random_key(), record(9_000))];
+    for (key, record) in &records {
+        created(&store, key, record.clone()).await;
+    }
+    for n in 0..600_u64 {
+        let (key, record) = &records[n as usize % 2];
+        let load = {
+            let (store, key) = (Arc::clone(&store), key.clone());
+            tokio::spawn(async move { store.load(&key).await })
+        };
+        tokio::time::sleep(Duration::from_micros(n * 7 % 400)).await;
+        load.abort();
+        if let Ok(read) = load.await {
+            assert_eq!(read.unwrap().unwrap().bytes, *record);
+        }
+        let (key, record) = &records[(n as usize + 1) % 2];
+        let loads = (0..n % 5 + 1).map(|_| bytes(&store, key));
+        assert!(join_all(loads).await.iter().all(|read| read.as_ref() == Some(record)));
+    }
+}
+
+/// Answers `answer` to whatever it reads; first, if `polite`, what a Memcached server answers to
+/// the question whether it is one.
+async fn talks_nonsense(answer: &'static [u8], polite: bool) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    let greeting = polite && buffer.starts_with(b"mn");
+                    let answer = if greeting { b"MN\r\n" } else { answer };
+                    if answer.is_empty() || stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_gives_errors_of_the_right_kind() {
+    let version = Version::new(1);
+    for answer in [
+        &b""[..],
+        b"\r\n",
+        b"\n\n\n\n\n\n",
+        b"no line",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\0\xff\xfe\r\n",
+        b"HD\r\n",
+        b"HD O1\r\n",
+        b"EN O7\r\n",
+        b"ME O0\r\n",
+        b"VA\r\n",
+        b"VA -1 c1 O0\r\n\r\n",
+        b"VA 18446744073709551615 c1 O0\r\n",
+        b"VA 99999999999999999999999 c1 O0\r\n",
+        b"VA 4096 c1 f0 O0\r\nabc",
+        b"VA 3 c1 f0 O0\r\nabcdefgh",
+        b"HD c-1 O0\r\n",
+        b"ERROR\r\n",
+        b"CLIENT_ERROR bad command line format\r\n",
+        b"SERVER_ERROR out of memory storing object\r\n",
+        b"SERVER_ERROR backend timed out\r\n",
+    ] {
+        for polite in [true, false] {
+            let shown = format!("{:?} {polite}", String::from_utf8_lossy(answer));
+            let address = talks_nonsense(answer, polite).await;
+            let store = MemcachedStore::builder(&format!("memcached://{address}"))
+                .unwrap()
+                .connect_timeout(Duration::from_millis(150))
+                .response_timeout(Duration::from_millis(150))
+                .build();
+            let key = random_key();
+            let (read, took) = timed(store.load(&key)).await;
+            let kind = read.unwrap_err().kind();
+            use ErrorKind::{Corrupt, OutcomeUnknown, Refused, Unavailable};
+            assert!(matches!(kind, Unavailable | Corrupt | Refused), "{shown}: {kind:?}");
+            assert!(took < Duration::from_millis(400), "{shown}: {took:?}");
+            let writes = async {
+                [
+                    store.create(&key, record(100), TTL).await.map(drop),
+                    store.replace(&key, record(100), TTL, version).await.map(drop),
+                    store.delete(&key, None).await.map(drop),
+                ]
+            };
+            for written in timed(writes).await.0 {
+                let kind = written.unwrap_err().kind();
+                assert!(
+                    matches!(kind, Unavailable | OutcomeUnknown | Refused),
+                    "{shown}: {kind:?}"
+                );
+                assert!(polite || kind != OutcomeUnknown, "{shown}: a record was sent");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_a_connection_to_spare_has_written_nothing() {
+    let server = MemcachedServer::start_with(&["-c", "30", "-t", "1"]);
+    let store = store(&server);
+    let key = random_key();
+    let mut others = Vec::new();
+    while let Some(other) = connection(server.port()).await {
+        others.push(other);
+    }
+    let error = store.create(&key, record(100), TTL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    drop(others);
+    let start = Instant::now();
+    while store.create(&key, record(100), TTL).await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(5), "still turned away");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A connection that the server has accepted, if it accepts another one.
+async fn connection(port: u16) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    stream.write_all(b"mn\r\n").await.ok()?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await.ok()?;
+    (answer == *b"MN\r\n").then_some(stream)
+}
+
+#[test]
+fn a_store_outlives_the_runtime_that_it_was_used_on() {
+    let server = MemcachedServer::start();
+    let store = Arc::new(store(&server));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (key, old) = (random_key(), record(100));
+
+    let first = runtime();
+    let version = first.block_on(created(&store, &key, old.clone()));
+    pause(&server);
+    // More than a batch, so that some are on their way and some are queued.
+    let on_their_way: Vec<_> = (0..40)
+        .map(|_| {
+            let (store, key) = (Arc::clone(&store), key.clone());
+            first.spawn(async move { store.replace(&key, record(100), TTL, version).await })
+        })
+        .collect();
+    first.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
+
+    let second = runtime();
+    let waiting = {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        second.spawn(async move { store.replace(&key, record(100), TTL, version).await })
+    };
+    second.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
+    drop(first);
+    let (written, _) = second.block_on(timed(waiting));
+    let kind = written.unwrap().unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::Unavailable, "it was never sent");
+    for write in on_their_way {
+        assert!(second.block_on(write).unwrap_err().is_cancelled());
+    }
+
+    server.resume();
+    for _ in 0..3 {
+        let next = runtime();
+        next.block_on(async {
+            assert!(bytes(&store, &key).await.is_some());
+            created(&store, &random_key(), old.clone()).await;
+        });
+    }
+}

@@ -1,0 +1,493 @@
+//! What is special to Redis, against real servers.
+
+#![cfg(all(feature = "redis", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "these are tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use support::servers::RedisServer;
+use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Version};
+use unsticky::testing::random_key;
+use unsticky::{Error, ErrorKind};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn store(server: &RedisServer) -> RedisStore {
+    RedisStore::connect(&server.url()).unwrap()
+}
+
+fn record(tag: u8, length: usize) -> Bytes {
+    let mut bytes = vec![b'x'; length.max(8)];
+    bytes[..8].fill(tag);
+    Bytes::from(bytes)
+}
+
+async fn create(store: &RedisStore, key: &StoreKey, bytes: &Bytes) -> Version {
+    match store.create(key, bytes.clone(), HOUR).await.unwrap() {
+        Created::Created(version) => version,
+        Created::Occupied => panic!("occupied"),
+    }
+}
+
+async fn bytes_at(store: &RedisStore, key: &StoreKey) -> Option<Bytes> {
+    store.load(key).await.unwrap().map(|stored| stored.bytes)
+}
+
+fn everything(error: &Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(&format!(" {error} {error:?}"));
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_conflict_brings_the_record_along() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let (one, two, three) = (record(1, 100), record(2, 200), record(3, 300));
+
+    let first = create(&store, &key, &one).await;
+    assert_eq!(store.create(&key, two.clone(), HOUR).await.unwrap(), Created::Occupied);
+    let replaced = store.replace(&key, two.clone(), HOUR, first).await.unwrap();
+    let Replaced::Replaced(second) = replaced else { panic!("{replaced:?}") };
+    assert_eq!(store.load(&key).await.unwrap().unwrap().version, second);
+
+    let before = server.calls("get");
+    let conflict = store.replace(&key, three.clone(), HOUR, first).await.unwrap();
+    let Replaced::Conflict(Some(stored)) = conflict else { panic!("{conflict:?}") };
+    assert_eq!((stored.bytes, stored.version), (two, second));
+    // The one GET is the script's.
+    assert_eq!(server.calls("get"), before + 1);
+
+    assert_eq!(store.delete(&key, Some(first)).await.unwrap(), Deleted::Conflict);
+    assert_eq!(store.delete(&key, Some(second)).await.unwrap(), Deleted::Deleted);
+    assert_eq!(store.delete(&key, Some(second)).await.unwrap(), Deleted::Missing);
+    assert_eq!(store.delete(&key, None).await.unwrap(), Deleted::Missing);
+    assert_eq!(store.replace(&key, three, HOUR, second).await.unwrap(), Replaced::Missing);
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+}
+
+#[tokio::test]
+async fn foreign_bytes_are_read_and_never_overwritten() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    for garbage in ["", "ab", "ab\0\0\0\0\0\0"] {
+        let key = random_key();
+        server.cli(&["SET", key.as_str(), garbage]);
+        let stored = store.load(&key).await.unwrap().unwrap();
+        assert_eq!(stored.bytes, garbage);
+        assert_eq!(store.create(&key, record(1, 8), HOUR).await.unwrap(), Created::Occupied);
+        if garbage.len() < 8 {
+            let outcome = store.replace(&key, record(1, 8), HOUR, stored.version).await.unwrap();
+            assert_eq!(outcome, Replaced::Conflict(Some(stored.clone())));
+            let outcome = store.delete(&key, Some(stored.version)).await.unwrap();
+            assert_eq!(outcome, Deleted::Conflict);
+        }
+        assert_eq!(bytes_at(&store, &key).await.unwrap(), garbage);
+    }
+    let list = random_key();
+    server.cli(&["LPUSH", list.as_str(), "x"]);
+    assert_eq!(store.load(&list).await.unwrap_err().kind(), ErrorKind::Refused);
+    let outcome = store.replace(&list, record(1, 8), HOUR, Version::new(0)).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(server.cli(&["TYPE", list.as_str()]), "list");
+}
+
+#[tokio::test]
+async fn the_server_expires_a_record_and_replace_sets_its_time_anew() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let (short, long) = (random_key(), random_key());
+    let brief = Duration::from_millis(150);
+    store.create(&short, record(1, 8), brief).await.unwrap();
+    let version = match store.create(&long, record(1, 8), brief).await.unwrap() {
+        Created::Created(version) => version,
+        Created::Occupied => panic!("occupied"),
+    };
+    store.replace(&long, record(2, 8), HOUR, version).await.unwrap();
+    let left: u64 = server.cli(&["PTTL", long.as_str()]).parse().unwrap();
+    assert!((3_590_000..=3_600_000).contains(&left), "{left}");
+
+    let begun = Instant::now();
+    while store.load(&short).await.unwrap().is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    assert!(store.load(&long).await.unwrap().is_some());
+
+    let capped = random_key();
+    store.create(&capped, record(1, 8), Duration::MAX).await.unwrap();
+    let left: u64 = server.cli(&["TTL", capped.as_str()]).parse().unwrap();
+    assert!((315_359_990..=315_360_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_and_the_old_record_stays() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let old = record(1, 100);
+    let version = create(&store, &key, &old).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+
+    let refused = [
+        store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err(),
+        store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+        assert!(everything(&error).contains("OOM"), "{error:?}");
+    }
+    assert_eq!(bytes_at(&store, &key).await.unwrap(), old);
+    assert_eq!(server.cli(&["DBSIZE"]), "1");
+
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let outcome = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    assert!(matches!(outcome, Replaced::Replaced(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_replica_refuses_writes_and_is_left() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let old = record(1, 100);
+    let version = create(&store, &key, &old).await;
+    // The port of a master that does not exist: the data stays as it is.
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+
+    let before = connections(&server);
+    let refused = [
+        store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err(),
+        store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err(),
+        store.delete(&key, Some(version)).await.unwrap_err(),
+        store.delete(&key, None).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+        assert!(everything(&error).contains("READONLY"), "{error:?}");
+    }
+    assert_eq!(bytes_at(&store, &key).await.unwrap(), old);
+    // Each refusal has the next command connect anew: the name may stand for another server.
+    assert_eq!(connections(&server), before + 1 + 4);
+
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    let outcome = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    assert!(matches!(outcome, Replaced::Replaced(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_flushed_script_cache_costs_one_more_command() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let mut version = create(&store, &key, &record(1, 100)).await;
+    for round in 2..6 {
+        server.cli(&["SCRIPT", "FLUSH"]);
+        let replaced = store.replace(&key, record(round, 100), HOUR, version).await.unwrap();
+        let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
+        version = next;
+    }
+    assert_eq!(server.calls("eval"), 4);
+    let replaced = store.replace(&key, record(9, 100), HOUR, version).await.unwrap();
+    assert!(matches!(replaced, Replaced::Replaced(_)));
+    assert_eq!(server.calls("eval"), 4);
+    server.cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Conflict);
+}
+
+#[tokio::test]
+async fn the_first_command_after_a_restart_succeeds() {
+    let mut server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    create(&store, &key, &record(1, 100)).await;
+
+    server.stop();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        let error = store.load(&key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(begun.elapsed() < Duration::from_millis(300));
+    }
+    // Nothing can have been sent by now, so nothing is ambiguous.
+    let error = store.create(&random_key(), record(2, 8), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    server.restart();
+    assert_eq!(bytes_at(&store, &key).await, None);
+    create(&store, &key, &record(3, 100)).await;
+}
+
+#[tokio::test]
+async fn the_application_starts_before_the_server() {
+    let mut server = RedisServer::start();
+    server.stop();
+    let store = store(&server);
+    let key = random_key();
+    let error = store.load(&key).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(everything(&error).contains(&server.port().to_string()), "{error:?}");
+    server.restart();
+    create(&store, &key, &record(1, 100)).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_failure() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let mut version = create(&store, &key, &record(0, 100)).await;
+    for round in 1..50 {
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        // The news of the end is on its way.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        store.load(&key).await.unwrap().unwrap();
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let replaced = store.replace(&key, record(round, 100), HOUR, version).await.unwrap();
+        let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
+        version = next;
+    }
+}
+
+#[tokio::test]
+async fn a_write_on_a_broken_connection_is_never_called_unwritten() {
+    let server = RedisServer::start();
+    let store = Arc::new(store(&server));
+    let mut unknown = 0;
+    for _ in 0..20 {
+        let writes = (0..50u8).map(|_| {
+            let (store, key) = (Arc::clone(&store), random_key());
+            tokio::spawn(async move {
+                let outcome = store.create(&key, record(7, 20_000), HOUR).await;
+                (key, outcome)
+            })
+        });
+        let writes: Vec<_> = writes.collect();
+        tokio::task::yield_now().await;
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        for write in writes {
+            let (key, outcome) = write.await.unwrap();
+            let there = server.cli(&["EXISTS", key.as_str()]) == "1";
+            match outcome {
+                Ok(_) => assert!(there),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => unknown += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+                    assert!(!there, "{error:?}");
+                }
+            }
+        }
+        // The news of the end may still be on its way.
+        while store.load(&random_key()).await.is_err() {}
+    }
+    println!("{unknown} of 1000 writes had an unknown outcome");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_in_time_and_found_again() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    let version = create(&store, &key, &record(1, 100)).await;
+
+    server.pause();
+    let begun = Instant::now();
+    let error = store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+    assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    let loads: Vec<_> = (0..1000)
+        .map(|_| {
+            let (store, key) = (store.clone(), key.clone());
+            tokio::spawn(async move { store.load(&key).await })
+        })
+        .collect();
+    for load in loads {
+        assert_eq!(load.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    // They waited together, not one after the other.
+    assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
+
+    server.resume();
+    let begun = Instant::now();
+    while store.load(&key).await.is_err() {}
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn callers_who_give_up_early_still_heal_a_silent_connection() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    create(&store, &key, &record(1, 100)).await;
+    let before = connections(&server);
+    server.pause();
+    let waited = tokio::time::timeout(Duration::from_millis(150), store.load(&key)).await;
+    assert!(waited.is_err());
+    server.resume();
+    store.load(&key).await.unwrap().unwrap();
+    // The question itself and the one that replaced the silent connection.
+    assert_eq!(connections(&server), before + 1 + 1);
+
+    // A client that goes away at once costs nothing.
+    for _ in 0..100 {
+        let _ = tokio::time::timeout(Duration::from_micros(1), store.load(&key)).await;
+    }
+    store.load(&key).await.unwrap().unwrap();
+    assert_eq!(connections(&server), before + 2 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_load_gives_nobody_another_keys_record() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let mut keys = Vec::new();
+    for tag in 0..16u8 {
+        let key = random_key();
+        create(&store, &key, &record(tag, 100 + usize::from(tag) * 1000)).await;
+        keys.push(key);
+    }
+    let keys = Arc::new(keys);
+    let tasks: Vec<_> = (0..32usize)
+        .map(|task| {
+            let (store, keys) = (store.clone(), Arc::clone(&keys));
+            tokio::spawn(async move {
+                let mut answered = 0;
+                for round in 0..500usize {
+                    let at = (task * 7 + round) % keys.len();
+                    let limit = Duration::from_micros((round % 40) as u64 * 50);
+                    let load = tokio::time::timeout(limit, store.load(&keys[at])).await;
+                    if let Ok(stored) = load {
+                        let stored = stored.unwrap().unwrap();
+                        assert_eq!(usize::from(stored.bytes[0]), at);
+                        assert_eq!(stored.bytes.len(), 100 + at * 1000);
+                        answered += 1;
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    let mut answered = 0;
+    for task in tasks {
+        answered += task.await.unwrap();
+    }
+    assert!(answered > 0);
+    println!("{answered} of 16000 loads were answered");
+}
+
+#[test]
+fn a_connection_outlives_the_runtime_it_was_made_on() {
+    let server = RedisServer::start();
+    let store = store(&server);
+    let key = random_key();
+    for round in 0..5 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            if round == 0 {
+                create(&store, &key, &record(1, 100)).await;
+            }
+            store.load(&key).await.unwrap().unwrap();
+        });
+    }
+    // One that is alive but that nobody drives.
+    let idle = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    idle.block_on(async { store.load(&key).await.unwrap().unwrap() });
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    other.block_on(async {
+        assert_eq!(store.load(&key).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        store.load(&key).await.unwrap().unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_an_error_that_does_not_show_it() {
+    let server = RedisServer::start_with(&["--requirepass", "hunter2"]);
+    let key = random_key();
+    create(&store(&server), &key, &record(1, 100)).await;
+
+    let port = server.port();
+    for url in [
+        format!("redis://:sesame7@127.0.0.1:{port}/"),
+        format!("redis://somebody9:sesame7@127.0.0.1:{port}/"),
+        format!("redis://somebody9:sesame7@127.0.0.1:{port}/?protocol=resp3"),
+        format!("redis://127.0.0.1:{port}/"),
+    ] {
+        let store = RedisStore::connect(&url).unwrap();
+        for error in [
+            store.load(&key).await.unwrap_err(),
+            store.create(&key, record(2, 8), HOUR).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            let text = format!("{} {store:?}", everything(&error));
+            for secret in ["sesame7", "somebody9", "hunter2"] {
+                assert!(!text.contains(secret), "{text}");
+            }
+        }
+    }
+    assert_eq!(bytes_at(&store(&server), &key).await.unwrap(), record(1, 100));
+}
+
+#[tokio::test]
+async fn a_unix_socket_and_the_newer_protocol_work_alike() {
+    let socket = std::env::temp_dir().join(format!("unsticky-{}.sock", std::process::id()));
+    let socket = socket.to_str().unwrap();
+    let server = RedisServer::start_with(&["--unixsocket", socket]);
+    for url in [
+        format!("redis+unix://{socket}"),
+        format!("unix://{socket}?db=3"),
+        format!("{}?protocol=resp3", server.url()),
+    ] {
+        let store = unsticky::store::connect(&url).unwrap();
+        let key = random_key();
+        let Created::Created(version) = store.create(&key, record(1, 8), HOUR).await.unwrap()
+        else {
+            panic!("occupied")
+        };
+        let conflict = store.replace(&key, record(2, 8), HOUR, Version::new(0)).await.unwrap();
+        assert!(matches!(conflict, Replaced::Conflict(Some(_))), "{conflict:?}");
+        assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Deleted);
+        assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Missing);
+        let missing = store.replace(&key, record(2, 8), HOUR, version).await.unwrap();
+        assert_eq!(missing, Replaced::Missing);
+        assert!(store.load(&key).await.unwrap().is_none());
+    }
+    let _ = std::fs::remove_file(socket);
+}
+
+#[tokio::test]
+async fn a_connection_of_the_applications_own_is_taken() {
+    let mut server = RedisServer::start();
+    let client = unsticky::redis::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let store = RedisStore::from_connection(connection);
+    let key = random_key();
+    let version = create(&store, &key, &record(1, 100)).await;
+    let replaced = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    assert!(matches!(replaced, Replaced::Replaced(_)));
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+
+    server.stop();
+    assert_eq!(store.load(&key).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let error = store.delete(&key, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+}
+
+/// How many connections the server has ever accepted; each question is one more.
+fn connections(server: &RedisServer) -> u64 {
+    let stats = server.cli(&["INFO", "stats"]);
+    let total = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    total.unwrap().trim().parse().unwrap()
+}

@@ -1,0 +1,406 @@
+//! The same application in both frameworks, driven by scripts in its addresses.
+//!
+//! `/do/sign-in:alice,set:a=1` runs these actions one after the other in a handler.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use unsticky::exchange::Handle;
+use unsticky::{Error, Key, Lifetime, Result, Session, Sessions, SignInRejection, SignedIn};
+
+pub const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
+pub const REMEMBERED: Lifetime =
+    Lifetime::new(Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400));
+
+/// A response, whatever made it.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let named = self.headers.iter().filter(|(header, _)| header == name);
+        named.map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The session cookies that were set, or removed.
+    pub fn cookies(&self) -> Vec<&str> {
+        let ours = |cookie: &&str| !cookie.starts_with("own=");
+        self.all("set-cookie").into_iter().filter(ours).collect()
+    }
+
+    /// The one session cookie that was set, as the browser sends it back.
+    pub fn cookie(&self) -> String {
+        let cookies = self.cookies();
+        assert_eq!(cookies.len(), 1, "{self:?}");
+        cookies[0].split(';').next().unwrap().to_owned()
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Reply>>>;
+
+/// An application in one of the frameworks.
+#[derive(Clone)]
+pub struct App {
+    pub framework: &'static str,
+    call: Arc<dyn Fn(String, Vec<Vec<u8>>) -> Answer>,
+}
+
+impl App {
+    /// A request with these Cookie header fields.
+    pub async fn send(&self, path: &str, cookies: &[&[u8]]) -> Reply {
+        let cookies = cookies.iter().map(|cookie| cookie.to_vec()).collect();
+        (self.call)(path.to_owned(), cookies).await
+    }
+
+    pub async fn get(&self, path: &str, cookie: &str) -> Reply {
+        if cookie.is_empty() {
+            return self.send(path, &[]).await;
+        }
+        self.send(path, &[cookie.as_bytes()]).await
+    }
+
+    pub async fn run(&self, script: &str, cookie: &str) -> Reply {
+        self.get(&format!("/do/{script}"), cookie).await
+    }
+
+    /// Signs in and returns the cookie.
+    pub async fn sign_in(&self, principal: &str) -> String {
+        self.run(&format!("sign-in:{principal}"), "").await.cookie()
+    }
+
+    pub async fn anonymous(&self) -> String {
+        self.run("set:seed=1", "").await.cookie()
+    }
+}
+
+/// Points at which a script waits until the test lets it go on.
+#[derive(Clone, Default)]
+pub struct Gates(Arc<Mutex<HashMap<String, Arc<GateState>>>>);
+
+#[derive(Default)]
+pub struct GateState {
+    reached: tokio::sync::Notify,
+    opened: tokio::sync::Notify,
+}
+
+impl Gates {
+    fn gate(&self, name: &str) -> Arc<GateState> {
+        self.0.lock().unwrap().entry(name.to_owned()).or_default().clone()
+    }
+
+    pub async fn reached(&self, name: &str) {
+        self.gate(name).reached.notified().await;
+    }
+
+    pub fn open(&self, name: &str) {
+        self.gate(name).opened.notify_one();
+    }
+
+    async fn pass(&self, name: &str) {
+        let gate = self.gate(name);
+        gate.reached.notify_one();
+        gate.opened.notified().await;
+    }
+}
+
+/// What a script led to: the status of the response, and what the actions printed.
+pub type Outcome = Result<(u16, String)>;
+
+/// Runs a script; the same in both frameworks.
+pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome {
+    let mut output = String::new();
+    let mut status = 200;
+    for action in script.split(',') {
+        let (verb, argument) = action.split_once(':').unwrap_or((action, ""));
+        let mut print = |text: &str| write!(output, "{text} ").unwrap();
+        let key = Key::<String>::runtime(argument);
+        match verb {
+            "set" | "keep" => {
+                let (name, value) = argument.split_once('=').unwrap();
+                let key = Key::<String>::runtime(name);
+                let key = if verb == "keep" { key.survives_sign_in() } else { key };
+                session.insert(&key, &value.to_owned())?;
+            }
+            "big" => session.insert(&key, &"x".repeat(70_000))?,
+            "get" => print(session.get(&key)?.as_deref().unwrap_or("-")),
+            "get-number" => {
+                let number = session.get(&Key::<u64>::runtime(argument))?;
+                print(&number.unwrap_or(0).to_string());
+            }
+            "remove" => session.remove(&key),
+            "take" => print(session.take(&key)?.as_deref().unwrap_or("-")),
+            "inc" => session.update(&Key::<u64>::runtime(argument), |number| *number += 1)?,
+            "add" => {
+                let item = argument.to_owned();
+                session.update(CART, move |cart| cart.push(item.clone()))?;
+            }
+            "cart" => print(&session.get(CART)?.unwrap_or_default().join("+")),
+            "once" => {
+                let key = Key::<String>::runtime(argument);
+                let taken = session.transact(move |values| values.take(&key)).await?;
+                print(taken.as_deref().unwrap_or("-"));
+            }
+            "clear" => session.clear(),
+            "empty" => print(&session.is_empty().to_string()),
+            "rotate" => session.rotate(),
+            "sign-in" => session.sign_in(argument)?,
+            "sign-out" => session.sign_out(),
+            "destroy" => session.destroy(),
+            "remember" => session.set_lifetime(REMEMBERED),
+            "browser" => session.set_lifetime(REMEMBERED.browser_session()),
+            "passive" => session.mark_passive(),
+            "save" => session.save().await?,
+            "reload" => session.reload().await?,
+            "who" => print(session.principal().as_deref().unwrap_or("-")),
+            "id" => print(&session.id().map_or("-".to_owned(), |id| id.to_string())),
+            "gate" => gates.pass(argument).await,
+            "status" => status = argument.parse().unwrap(),
+            "panic" => panic!("as the script says"),
+            other => panic!("no such action: {other}"),
+        }
+    }
+    Ok((status, output.trim_end().to_owned()))
+}
+
+/// `/maybe`: a page that degrades.
+fn degraded(session: &Result<Session>) -> String {
+    match session {
+        Ok(session) => format!("signed in: {}", session.is_signed_in()),
+        Err(error) => format!("without a session: {:?}", error.kind()),
+    }
+}
+
+/// `/maybe-profile`: a rejection that the application renders itself.
+fn rendered(signed_in: Result<SignedIn, SignInRejection>) -> (u16, String) {
+    match signed_in {
+        Ok(signed_in) => (200, format!("profile of {}", signed_in.principal)),
+        Err(SignInRejection::NotSignedIn { .. }) => (200, "please sign in".to_owned()),
+        Err(rejection) => (500, rejection.to_string()),
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Admins(pub Option<Sessions>);
+
+/// The session of the administrators' layer, whichever layers there are.
+async fn admin(handle: Handle, admins: &Admins) -> Result<String, Error> {
+    let handle = admins.0.as_ref().and_then(|admins| handle.of(admins));
+    let session = handle.expect("the layer of the administrators").session().await?;
+    session.sign_in("root")?;
+    Ok("administrator".to_owned())
+}
+
+pub mod on_axum {
+    use axum::extract::{Path, State};
+    use axum::http::{HeaderValue, Request, StatusCode, header};
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::get;
+    use axum::{Extension, Router};
+    use tower::ServiceExt as _;
+    use unsticky::tower::SessionLayer;
+
+    use super::*;
+
+    async fn script(
+        session: Session,
+        State(gates): State<Gates>,
+        Path(script): Path<String>,
+    ) -> Result<Response> {
+        let (status, body) = perform(session, script, gates).await?;
+        Ok((StatusCode::from_u16(status).unwrap(), body).into_response())
+    }
+
+    async fn own_cookie(session: Session) -> Result<impl IntoResponse> {
+        session.update(CART, |cart| cart.push("x".to_owned()))?;
+        let headers = [
+            (header::SET_COOKIE, "own=1"),
+            (header::VARY, "accept, Cookie"),
+            (header::CACHE_CONTROL, "public"),
+        ];
+        Ok((headers, "ok"))
+    }
+
+    pub fn router(gates: Gates) -> Router {
+        Router::new()
+            .route("/do/{script}", get(script))
+            .route("/unused", get(async || "unused"))
+            .route("/own-cookie", get(own_cookie))
+            .route("/maybe", get(async |session: Result<Session>| degraded(&session)))
+            .route("/profile", get(async |user: SignedIn| format!("profile of {}", user.principal)))
+            .route(
+                "/maybe-profile",
+                get(async |user: Result<SignedIn, SignInRejection>| {
+                    let (status, body) = rendered(user);
+                    (StatusCode::from_u16(status).unwrap(), body)
+                }),
+            )
+            .route(
+                "/admin",
+                get(async |handle: Handle, Extension(admins): Extension<Admins>| {
+                    admin(handle, &admins).await
+                }),
+            )
+            .route(
+                "/sessions",
+                get(async |sessions: Sessions| format!("{sessions:?}").len().to_string()),
+            )
+            .with_state(gates)
+    }
+
+    pub fn app(layers: &[Sessions], gates: Gates) -> App {
+        let admins = Admins(layers.get(1).cloned());
+        let router = layers.iter().fold(router(gates), |router, sessions| {
+            router.layer(SessionLayer::new(sessions.clone()))
+        });
+        let router = router.layer(Extension(admins));
+        App {
+            framework: "axum",
+            call: Arc::new(move |path, cookies| {
+                let router = router.clone();
+                Box::pin(async move {
+                    let mut request = Request::builder().uri(path);
+                    for cookie in cookies {
+                        let value = HeaderValue::from_bytes(&cookie).unwrap();
+                        request = request.header(header::COOKIE, value);
+                    }
+                    let request = request.body(axum::body::Body::empty()).unwrap();
+                    let response = router.oneshot(request).await.unwrap();
+                    let (parts, body) = response.into_parts();
+                    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                    let headers = parts.headers.iter().map(|(name, value)| {
+                        (name.to_string(), value.to_str().unwrap().to_owned())
+                    });
+                    Reply {
+                        status: parts.status.as_u16(),
+                        headers: headers.collect(),
+                        body: String::from_utf8(body.to_vec()).unwrap(),
+                    }
+                })
+            }),
+        }
+    }
+}
+
+pub mod on_actix {
+    use actix_web::body::{BoxBody, MessageBody as _};
+    use actix_web::http::{StatusCode, header};
+    use actix_web::middleware::Condition;
+    use actix_web::{App as ActixApp, HttpResponse, test, web};
+    use unsticky::actix::SessionMiddleware;
+
+    use super::*;
+
+    async fn script(
+        session: Session,
+        gates: web::Data<Gates>,
+        script: web::Path<String>,
+    ) -> Result<HttpResponse> {
+        let (status, body) = perform(session, script.into_inner(), gates.get_ref().clone()).await?;
+        Ok(HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body))
+    }
+
+    async fn own_cookie(session: Session) -> Result<HttpResponse> {
+        session.update(CART, |cart| cart.push("x".to_owned()))?;
+        Ok(HttpResponse::Ok()
+            .insert_header((header::SET_COOKIE, "own=1"))
+            .insert_header((header::VARY, "accept, Cookie"))
+            .insert_header((header::CACHE_CONTROL, "public"))
+            .body("ok"))
+    }
+
+    async fn maybe(session: Result<Session>) -> String {
+        degraded(&session)
+    }
+
+    async fn profile(user: SignedIn) -> String {
+        format!("profile of {}", user.principal)
+    }
+
+    async fn maybe_profile(user: Result<SignedIn, SignInRejection>) -> HttpResponse {
+        let (status, body) = rendered(user);
+        HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body)
+    }
+
+    async fn admin_page(handle: Handle, admins: web::Data<Admins>) -> Result<String> {
+        admin(handle, &admins).await
+    }
+
+    pub fn routes(config: &mut web::ServiceConfig) {
+        config
+            .route("/do/{script}", web::get().to(script))
+            .route("/unused", web::get().to(async || "unused"))
+            .route("/own-cookie", web::get().to(own_cookie))
+            .route("/maybe", web::get().to(maybe))
+            .route("/profile", web::get().to(profile))
+            .route("/maybe-profile", web::get().to(maybe_profile))
+            .route("/admin", web::get().to(admin_page))
+            .route(
+                "/sessions",
+                web::get().to(async |sessions: Sessions| format!("{sessions:?}").len().to_string()),
+            );
+    }
+
+    pub async fn app(layers: &[Sessions], gates: Gates) -> App {
+        // The type of an actix application names its middlewares, so there are always two.
+        let middleware = |index: usize| {
+            let sessions = layers.get(index).or(layers.first()).cloned();
+            let spare = || Session::detached().sessions().clone();
+            let middleware = SessionMiddleware::new(sessions.unwrap_or_else(spare));
+            Condition::new(index < layers.len(), middleware)
+        };
+        let service = test::init_service(
+            ActixApp::new()
+                .app_data(web::Data::new(gates))
+                .app_data(web::Data::new(Admins(layers.get(1).cloned())))
+                .configure(routes)
+                .wrap(middleware(0))
+                .wrap(middleware(1)),
+        )
+        .await;
+        let service = std::rc::Rc::new(service);
+        App {
+            framework: "actix",
+            call: Arc::new(move |path, cookies| {
+                let service = service.clone();
+                Box::pin(async move {
+                    let mut request = test::TestRequest::with_uri(&path);
+                    for cookie in cookies {
+                        let value = header::HeaderValue::from_bytes(&cookie).unwrap();
+                        request = request.append_header((header::COOKIE, value));
+                    }
+                    let response =
+                        match test::try_call_service(&*service, request.to_request()).await {
+                            Ok(response) => response.into_parts().1.map_into_boxed_body(),
+                            Err(error) => error.error_response(),
+                        };
+                    let status = response.status().as_u16();
+                    let headers = response.headers().iter().map(|(name, value)| {
+                        (name.to_string(), value.to_str().unwrap().to_owned())
+                    });
+                    let headers = headers.collect();
+                    let body: BoxBody = response.into_body();
+                    let body = body.try_into_bytes().unwrap();
+                    Reply { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+                })
+            }),
+        }
+    }
+}
+
+/// The application in both frameworks, over the same sessions.
+pub async fn both(sessions: &Sessions) -> [App; 2] {
+    both_with(std::slice::from_ref(sessions), Gates::default()).await
+}
+
+/// Both, with several layers from the inside to the outside.
+pub async fn both_with(layers: &[Sessions], gates: Gates) -> [App; 2] {
+    [on_axum::app(layers, gates.clone()), on_actix::app(layers, gates).await]
+}

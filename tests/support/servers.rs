@@ -1,0 +1,416 @@
+//! Real servers for tests, examples and benchmarks: each on a free port of the loopback interface,
+//! with nothing kept on disk, ended with the value that started it.
+//!
+//! Everything here blocks and panics: a test that cannot have its server has failed.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start.
+const START: Duration = Duration::from_secs(20);
+
+/// A Redis server of the test's own.
+pub struct RedisServer {
+    process: Process,
+    password: Option<String>,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments, as in `["--maxmemory", "2mb"]`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::of("redis-server", "apt-get install redis-server", arguments)
+    }
+
+    fn of(program: &str, install: &'static str, arguments: &[&str]) -> Self {
+        let password = arguments
+            .windows(2)
+            .find_map(|pair| (pair[0] == "--requirepass").then(|| pair[1].to_owned()));
+        let mut process = Process::new(program, install, arguments);
+        let asked = password.clone();
+        process.start(
+            |port, dir| {
+                ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
+                    .into_iter()
+                    .chain(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+                    .map(str::to_owned)
+                    .collect()
+            },
+            move |port| {
+                let info = redis(port, asked.as_deref(), &["INFO", "server"]).ok()?;
+                field(&info, "process_id:")
+            },
+        );
+        Self { process, password }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.process.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn url(&self) -> String {
+        let password = self.password.as_ref().map(|password| format!(":{password}@"));
+        format!("redis://{}127.0.0.1:{}/", password.unwrap_or_default(), self.port())
+    }
+
+    /// Runs an administrator's command on a connection of its own and gives its answer as text,
+    /// an array as one line for each element.
+    pub fn cli(&self, command: &[&str]) -> String {
+        match redis(self.port(), self.password.as_deref(), command) {
+            Ok(answer) => answer,
+            Err(error) => panic!("{command:?}: {error}"),
+        }
+    }
+
+    /// How often the server has run the command, by its own count.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats = self.cli(&["INFO", "commandstats"]);
+        let Some(line) = field(&stats, &format!("cmdstat_{}:calls=", command.to_lowercase()))
+        else {
+            return 0;
+        };
+        line.split(',').next().and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    }
+
+    /// Kills the server at once; the port stays reserved for [`restart`](Self::restart).
+    pub fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// Starts the server anew, empty, on the same port.
+    pub fn restart(&mut self) {
+        self.process.restart();
+    }
+
+    /// Has the server keep its connections and do nothing.
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.signal("CONT");
+    }
+}
+
+/// A Valkey server of the test's own, from `UNSTICKY_VALKEY_SERVER` or the path.
+pub struct ValkeyServer(RedisServer);
+
+impl ValkeyServer {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let program = std::env::var("UNSTICKY_VALKEY_SERVER");
+        let program = program.unwrap_or_else(|_| "valkey-server".to_owned());
+        let install = "apt-get install valkey-server, or name one in UNSTICKY_VALKEY_SERVER";
+        Self(RedisServer::of(&program, install, arguments))
+    }
+}
+
+impl Deref for ValkeyServer {
+    type Target = RedisServer;
+
+    fn deref(&self) -> &RedisServer {
+        &self.0
+    }
+}
+
+impl DerefMut for ValkeyServer {
+    fn deref_mut(&mut self) -> &mut RedisServer {
+        &mut self.0
+    }
+}
+
+/// A Memcached server of the test's own.
+pub struct MemcachedServer {
+    process: Process,
+}
+
+impl MemcachedServer {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments, as in `["-m", "2"]`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut process = Process::new("memcached", "apt-get install memcached", arguments);
+        process.start(
+            // The user counts for root only, whom memcached refuses to serve otherwise.
+            |port, _| {
+                ["-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"]
+                    .map(str::to_owned)
+                    .to_vec()
+            },
+            |port| {
+                let stats = memcached(port, "stats").ok()?;
+                field(&stats, "STAT pid ")
+            },
+        );
+        Self { process }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.process.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// `127.0.0.1:port`, for addresses of several servers.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    pub fn url(&self) -> String {
+        format!("memcached://{}", self.address())
+    }
+
+    /// Runs a command whose answer ends with `END`, `OK` or an error, and gives the answer.
+    pub fn cli(&self, command: &str) -> String {
+        match memcached(self.port(), command) {
+            Ok(answer) => answer,
+            Err(error) => panic!("{command}: {error}"),
+        }
+    }
+
+    pub fn stats(&self) -> String {
+        self.cli("stats")
+    }
+
+    /// A number from the statistics, as in `stat("cmd_get")`.
+    pub fn stat(&self, name: &str) -> u64 {
+        let value = field(&self.stats(), &format!("STAT {name} "));
+        value.and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// Kills the server at once; the port stays reserved for [`restart`](Self::restart).
+    pub fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// Starts the server anew, empty, on the same port.
+    pub fn restart(&mut self) {
+        self.process.restart();
+    }
+
+    /// Has the server keep its connections and do nothing.
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.signal("CONT");
+    }
+}
+
+type Arguments = Box<dyn Fn(&str, &str) -> Vec<String> + Send + Sync>;
+type AskPid = Box<dyn Fn(u16) -> Option<String> + Send + Sync>;
+
+struct Process {
+    program: String,
+    install: &'static str,
+    further: Vec<String>,
+    arguments: Arguments,
+    ask_pid: AskPid,
+    dir: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Process {
+    fn new(program: &str, install: &'static str, further: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = format!("unsticky-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        Self {
+            program: program.to_owned(),
+            install,
+            further: further.iter().map(|&argument| argument.to_owned()).collect(),
+            arguments: Box::new(|_, _| Vec::new()),
+            ask_pid: Box::new(|_| None),
+            dir,
+            port: 0,
+            child: None,
+        }
+    }
+
+    /// Others look for free ports too, so one may be gone before the server has it.
+    fn start(
+        &mut self,
+        arguments: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
+        ask_pid: impl Fn(u16) -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.arguments = Box::new(arguments);
+        self.ask_pid = Box::new(ask_pid);
+        for _ in 0..10 {
+            self.port =
+                TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port();
+            if self.spawn() {
+                return;
+            }
+        }
+        panic!("{} did not start on any of ten ports", self.program);
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        let deadline = Instant::now() + START;
+        while !self.spawn() {
+            assert!(Instant::now() < deadline, "{} did not start again", self.program);
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether our own process came to answer on the port.
+    fn spawn(&mut self) -> bool {
+        let dir = self.dir.to_str().unwrap();
+        let child = Command::new(&self.program)
+            .args((self.arguments)(&self.port.to_string(), dir))
+            .args(&self.further)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = match child {
+            Ok(child) => self.child.insert(child),
+            Err(error) => panic!("cannot run {}: {error}; {}", self.program, self.install),
+        };
+        let pid = child.id().to_string();
+        let deadline = Instant::now() + START;
+        while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
+            match (self.ask_pid)(self.port) {
+                Some(answer) if answer == pid => return true,
+                Some(_) => break,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        self.stop();
+        false
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map(Child::id).unwrap()
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
+        assert!(status.success(), "kill -{signal}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn dial(port: u16) -> Result<BufReader<TcpStream>, String> {
+    let dial = || {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(BufReader::new(stream))
+    };
+    dial().map_err(|error: std::io::Error| error.to_string())
+}
+
+fn redis(port: u16, password: Option<&str>, command: &[&str]) -> Result<String, String> {
+    let mut stream = dial(port)?;
+    if let Some(password) = password {
+        request(&mut stream, &["AUTH", password])?;
+    }
+    request(&mut stream, command)
+}
+
+fn request(stream: &mut BufReader<TcpStream>, command: &[&str]) -> Result<String, String> {
+    let mut bytes = format!("*{}\r\n", command.len());
+    for word in command {
+        bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.get_mut().write_all(bytes.as_bytes()).map_err(|error| error.to_string())?;
+    reply(stream)
+}
+
+fn reply(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
+    let line = line(stream)?;
+    let Some((kind, rest)) = line.split_at_checked(1) else {
+        return Err("an empty line".to_owned());
+    };
+    let count = rest.parse::<usize>().unwrap_or(0);
+    match kind {
+        "+" | ":" => Ok(rest.to_owned()),
+        "$" if rest == "-1" => Ok(String::new()),
+        "$" => {
+            let mut bytes = vec![0; count + 2];
+            stream.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+            bytes.truncate(count);
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "*" => {
+            let elements: Result<Vec<_>, _> = (0..count).map(|_| reply(stream)).collect();
+            Ok(elements?.join("\n"))
+        }
+        _ => Err(rest.to_owned()),
+    }
+}
+
+fn memcached(port: u16, command: &str) -> Result<String, String> {
+    let mut stream = dial(port)?;
+    let bytes = format!("{command}\r\n");
+    stream.get_mut().write_all(bytes.as_bytes()).map_err(|error| error.to_string())?;
+    let mut answer = String::new();
+    loop {
+        let line = line(&mut stream)?;
+        let last = matches!(line.as_str(), "END" | "OK" | "RESET" | "ERROR" | "EN" | "HD" | "NF")
+            || line.starts_with("CLIENT_ERROR")
+            || line.starts_with("SERVER_ERROR");
+        answer.push_str(&line);
+        answer.push('\n');
+        if last {
+            return Ok(answer);
+        }
+    }
+}
+
+fn line(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
+    let mut line = Vec::new();
+    match stream.read_until(b'\n', &mut line) {
+        Ok(0) => Err("the server closed the connection".to_owned()),
+        Ok(_) => Ok(String::from_utf8_lossy(&line).trim_end().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What follows `name` at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+}
