@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use unsticky::tower::SessionLayer;
 use unsticky::{Result, Session, Sessions};
 
-mod shop;
+pub(crate) mod shop;
 
 use shop::{Add, CART, Cart, SignIn, Text};
 

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use unsticky::{Cookie, Key, Session, Sessions};
 
 /// A visitor fills the cart before they sign in, so it goes with them.
-pub const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
+pub(crate) const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 
 /// The sessions of the shop. Where they are kept is a setting of the deployment: `SESSION_URL`.
-pub fn sessions() -> Result<Sessions, Box<dyn Error>> {
+pub(crate) fn sessions() -> Result<Sessions, Box<dyn Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
     let sessions = Sessions::builder(unsticky::connect(&url)?)
         // The same in every process that is to know the same sessions.
@@ -23,27 +23,27 @@ pub fn sessions() -> Result<Sessions, Box<dyn Error>> {
 }
 
 /// Where to listen: `PORT`, on this machine only.
-pub fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
+pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     Ok(("127.0.0.1", port))
 }
 
 /// The form of `POST /sign-in`.
 #[derive(Deserialize)]
-pub struct SignIn {
-    pub name: Text,
+pub(crate) struct SignIn {
+    pub(crate) name: Text,
 }
 
 /// The form of `POST /cart`.
 #[derive(Deserialize)]
-pub struct Add {
-    pub item: Text,
+pub(crate) struct Add {
+    pub(crate) item: Text,
 }
 
 /// What a visitor typed: something, and not too much of it. Anything else is a bad request.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub struct Text(pub String);
+pub(crate) struct Text(pub(crate) String);
 
 impl TryFrom<String> for Text {
     type Error = &'static str;
@@ -59,7 +59,7 @@ impl TryFrom<String> for Text {
 
 /// The answer to `GET /cart.json`.
 #[derive(Serialize)]
-pub struct Cart {
+pub(crate) struct Cart {
     signed_in: Option<String>,
     items: Vec<String>,
     served_by: u32,
@@ -67,7 +67,7 @@ pub struct Cart {
 }
 
 impl Cart {
-    pub fn of(session: &Session, framework: &'static str) -> unsticky::Result<Self> {
+    pub(crate) fn of(session: &Session, framework: &'static str) -> unsticky::Result<Self> {
         Ok(Self {
             signed_in: session.principal().map(|name| name.to_string()),
             items: session.get(CART)?.unwrap_or_default(),
@@ -78,7 +78,7 @@ impl Cart {
 }
 
 /// The answer to `GET /`.
-pub fn page(session: &Session, framework: &'static str) -> unsticky::Result<String> {
+pub(crate) fn page(session: &Session, framework: &'static str) -> unsticky::Result<String> {
     let Cart { signed_in, items, served_by, .. } = Cart::of(session, framework)?;
     let visitor = match signed_in {
         Some(name) => format!(

@@ -5,3 +5,4 @@
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
 pub mod servers;
+pub mod visit;

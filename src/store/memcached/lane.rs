@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memcache::exp::Operation;
 use tokio::runtime::Handle;
@@ -24,6 +24,9 @@ pub(super) const DRAINERS: usize = 2;
 
 /// How many operations may wait in a lane.
 const MAX_WAITING: usize = 8192;
+
+/// After this long without an operation a connection may have been closed unnoticed.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The operations of one kind on one server.
 pub(super) struct Lane<O: Operation> {
@@ -43,6 +46,7 @@ struct State<O: Operation> {
     crowded: bool,
     /// Whether a caller is sending its operation itself.
     solo: bool,
+    last_solo: Option<Instant>,
 }
 
 struct Waiting<O: Operation> {
@@ -62,13 +66,18 @@ where
             gathering: false,
             crowded: false,
             solo: false,
+            last_solo: None,
         };
         Self { node, effect, max_batch, state: Mutex::new(state) }
     }
 
     /// Sends the operation, alone or with the next batch, and waits for its answer.
     pub(super) async fn submit(self: &Arc<Self>, operation: O) -> Result<O::Output> {
-        if let Some(_solo) = self.solo() {
+        if let Some(solo) = self.solo() {
+            if solo.is_first {
+                // Has the runtime look whether the server has closed the idle connection.
+                tokio::task::yield_now().await;
+            }
             let answers = self.node.exchange(self.effect, vec![operation]).await;
             return answers.into_iter().next().unwrap_or_else(|| Err(self.effect.lost()));
         }
@@ -96,10 +105,12 @@ impl<O: Operation> Lane<O> {
     fn solo(&self) -> Option<Solo<'_, O>> {
         let mut state = self.state();
         let quiet = state.waiting.is_empty() && state.drainers == 0 && !state.crowded;
-        let free = quiet && !state.solo;
-        state.solo |= free;
-        drop(state);
-        free.then(|| Solo { lane: self })
+        if !quiet || state.solo {
+            return None;
+        }
+        state.solo = true;
+        let is_first = state.last_solo.is_none_or(|last| last.elapsed() > PAUSE);
+        Some(Solo { lane: self, is_first })
     }
 
     fn state(&self) -> MutexGuard<'_, State<O>> {
@@ -122,11 +133,15 @@ impl<O: Operation> State<O> {
 /// The place of the one caller that sends its operation itself.
 struct Solo<'a, O: Operation> {
     lane: &'a Lane<O>,
+    /// Whether it comes after a pause.
+    is_first: bool,
 }
 
 impl<O: Operation> Drop for Solo<'_, O> {
     fn drop(&mut self) {
-        self.lane.state().solo = false;
+        let mut state = self.lane.state();
+        state.solo = false;
+        state.last_solo = Some(Instant::now());
     }
 }
 

@@ -1,0 +1,85 @@
+//! Which process a request goes to: any of those that live.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// An address of the shop.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) process: u32,
+    pub(crate) framework: Framework,
+    pub(crate) address: SocketAddr,
+    requests: AtomicU64,
+    /// Set before the signal is sent, so that whoever gets no answer knows why.
+    killed: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framework {
+    Axum,
+    Actix,
+}
+
+impl fmt::Display for Framework {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Axum => "axum",
+            Self::Actix => "actix-web",
+        })
+    }
+}
+
+impl Instance {
+    pub(crate) fn new(process: u32, framework: Framework, address: SocketAddr) -> Self {
+        let requests = AtomicU64::new(0);
+        Self { process, framework, address, requests, killed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn about_to_be_killed(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
+    }
+}
+
+/// The addresses that live. Like any balancer, it learns of a death a little late.
+#[derive(Debug, Default)]
+pub(crate) struct Balancer(RwLock<Vec<Arc<Instance>>>);
+
+impl Balancer {
+    pub(crate) fn add(&self, instances: &[Arc<Instance>]) {
+        let mut live = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        live.extend_from_slice(instances);
+    }
+
+    pub(crate) fn remove(&self, process: u32) {
+        let mut live = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        live.retain(|instance| instance.process != process);
+    }
+
+    /// One of them by chance; `None` while there is none.
+    pub(crate) fn pick(&self) -> Option<Arc<Instance>> {
+        let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        fastrand::choice(live.iter()).cloned()
+    }
+
+    /// Two of them by chance, different ones where there are two.
+    pub(crate) fn pick_two(&self) -> Option<[Arc<Instance>; 2]> {
+        let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let two = fastrand::choose_multiple(live.iter(), 2);
+        let (first, last) = (two.first()?, two.last()?);
+        Some([Arc::clone(first), Arc::clone(last)])
+    }
+}

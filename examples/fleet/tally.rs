@@ -1,0 +1,122 @@
+//! What is counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How many sentences about losses are kept: enough to see what they have in common.
+const MAX_STORIES: usize = 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Tally(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    pub(crate) kills: u64,
+    pub(crate) scenarios: u64,
+    pub(crate) sign_ins: u64,
+    pub(crate) sign_outs: u64,
+    pub(crate) items: u64,
+    pub(crate) losses: [u64; Loss::ALL.len()],
+    pub(crate) stories: Vec<String>,
+    /// Requests without an answer because their process was killed.
+    pub(crate) unanswered: u64,
+    /// Sign-ins without an answer after which the user had to begin with another session.
+    pub(crate) started_over: u64,
+    /// Answers that nobody wants, by their status, and requests without an answer for no known
+    /// reason.
+    pub(crate) errors: BTreeMap<String, u64>,
+    /// In microseconds.
+    pub(crate) latencies: Vec<u32>,
+}
+
+/// What must not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    SignedOut,
+    Item,
+    AliveAfterSignOut,
+    AliveAfterSignIn,
+    Doubled,
+    SomebodyElses,
+}
+
+impl Loss {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::SignedOut,
+        Self::Item,
+        Self::AliveAfterSignOut,
+        Self::AliveAfterSignIn,
+        Self::Doubled,
+        Self::SomebodyElses,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::SignedOut => "users signed out unexpectedly",
+            Self::Item => "cart items lost",
+            Self::AliveAfterSignOut => "sessions alive after sign-out",
+            Self::AliveAfterSignIn => "old cookies alive after sign-in",
+            Self::Doubled => "cart items doubled",
+            Self::SomebodyElses => "sessions mixed up",
+        }
+    }
+
+    pub(crate) const fn json_name(self) -> &'static str {
+        match self {
+            Self::SignedOut => "signed_out_unexpectedly",
+            Self::Item => "items_lost",
+            Self::AliveAfterSignOut => "alive_after_sign_out",
+            Self::AliveAfterSignIn => "alive_after_sign_in",
+            Self::Doubled => "items_doubled",
+            Self::SomebodyElses => "mixed_up",
+        }
+    }
+}
+
+impl Tally {
+    pub(crate) fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn killed(&self) {
+        self.counts().kills += 1;
+    }
+
+    pub(crate) fn answered(&self, latency: Duration) {
+        let mut counts = self.counts();
+        counts.requests += 1;
+        counts.latencies.push(latency.as_micros().try_into().unwrap_or(u32::MAX));
+    }
+
+    pub(crate) fn unanswered(&self, was_killed: bool, reason: &str) {
+        let mut counts = self.counts();
+        counts.requests += 1;
+        match was_killed {
+            true => counts.unanswered += 1,
+            false => *counts.errors.entry(format!("no answer ({reason})")).or_default() += 1,
+        }
+    }
+
+    pub(crate) fn error(&self, what: impl Into<String>) {
+        *self.counts().errors.entry(what.into()).or_default() += 1;
+    }
+
+    pub(crate) fn lost(&self, loss: Loss, count: usize, story: impl FnOnce() -> String) {
+        if count == 0 {
+            return;
+        }
+        let mut counts = self.counts();
+        counts.losses[loss as usize] += count as u64;
+        if counts.stories.len() < MAX_STORIES {
+            counts.stories.push(story());
+        }
+    }
+}
+
+impl Counts {
+    pub(crate) fn of(&self, loss: Loss) -> u64 {
+        self.losses[loss as usize]
+    }
+}

@@ -1,0 +1,415 @@
+//! A user: a browser with a cookie jar, and somebody who remembers what they were told.
+//!
+//! What a user may expect:
+//!
+//! - an article whose request was answered with success is in the cart from then on, once;
+//! - one whose request got no answer, or an error, may be there or not;
+//! - who got an answer to their sign-in is signed in until they sign out, and the cookie they had
+//!   before is worth nothing;
+//! - a sign-in without an answer may have voided the cookie that the browser still holds. It is
+//!   repeated; the new session then may not have what the old one had;
+//! - after a sign-out that was answered the old cookie is worth nothing, with any process.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::cookie::{CookieStore as _, Jar};
+use reqwest::header::{COOKIE, HeaderValue, SET_COOKIE};
+use reqwest::{Client, Url, redirect};
+use serde::Deserialize;
+use tokio::time::sleep;
+
+use crate::balancer::{Balancer, Instance};
+use crate::tally::{Loss, Tally};
+use crate::{GRACE, Result};
+
+/// What all users' browsers have in common: connections, but no cookies.
+pub(crate) fn client() -> Result<Client> {
+    let client = Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .timeout(Duration::from_secs(5))
+        // Before the server closes an idle connection, which could meet a request half-way.
+        .pool_idle_timeout(Duration::from_secs(2))
+        .build()?;
+    Ok(client)
+}
+
+#[derive(Debug)]
+pub(crate) struct User {
+    number: usize,
+    client: Client,
+    balancer: Arc<Balancer>,
+    tally: Arc<Tally>,
+    until: Instant,
+    scenario: u32,
+    items_made: u32,
+    site: Option<Url>,
+    jar: Jar,
+    expected: Expected,
+}
+
+/// What the next look at the cart is to show.
+#[derive(Debug, Default)]
+struct Expected {
+    signed_in: Option<String>,
+    sure: HashSet<String>,
+    maybe: HashSet<String>,
+}
+
+/// The answer to `GET /cart.json`.
+#[derive(Debug, Deserialize)]
+struct Cart {
+    signed_in: Option<String>,
+    items: Vec<String>,
+    served_by: u32,
+}
+
+#[derive(Debug)]
+struct Request<'a> {
+    path: &'static str,
+    form: Option<(&'static str, &'a str)>,
+    cookie: CookieOf<'a>,
+}
+
+#[derive(Debug)]
+enum CookieOf<'a> {
+    Jar,
+    Past(&'a HeaderValue),
+}
+
+/// What became of a request.
+#[derive(Debug)]
+enum Sent {
+    Answered {
+        status: u16,
+        body: Vec<u8>,
+    },
+    Unanswered,
+    /// The process was not there any more, so it has seen nothing of it.
+    Refused,
+}
+
+/// What became of a request that changes something.
+#[derive(Debug, PartialEq, Eq)]
+enum Wrote {
+    Yes,
+    Maybe,
+}
+
+/// Why a scenario ended early.
+#[derive(Debug)]
+enum Stop {
+    TimeIsUp,
+    StartOver,
+    /// There was no answer in all the time there was, so what to expect is not known.
+    GiveUp,
+}
+
+impl User {
+    pub(crate) fn new(
+        number: usize,
+        client: Client,
+        balancer: Arc<Balancer>,
+        tally: Arc<Tally>,
+        until: Instant,
+    ) -> Self {
+        Self {
+            number,
+            client,
+            balancer,
+            tally,
+            until,
+            scenario: 0,
+            items_made: 0,
+            // The processes are one site: cookies do not tell ports apart.
+            site: Url::parse("http://127.0.0.1/").ok(),
+            jar: Jar::default(),
+            expected: Expected::default(),
+        }
+    }
+
+    /// One scenario after the other until the time is up.
+    pub(crate) async fn shop(mut self) {
+        // Not all of them at once.
+        sleep(Duration::from_millis(fastrand::u64(..500))).await;
+        loop {
+            self.scenario += 1;
+            self.jar = Jar::default();
+            self.expected = Expected::default();
+            match self.scenario().await {
+                Ok(()) => self.tally.counts().scenarios += 1,
+                Err(Stop::StartOver) => {}
+                Err(Stop::GiveUp) => return self.tally.error("gave up"),
+                Err(Stop::TimeIsUp) => {
+                    // What was promised until now must still be there.
+                    let _ = self.check().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn scenario(&mut self) -> Result<(), Stop> {
+        self.visit().await?;
+        for _ in 0..fastrand::u32(1..=3) {
+            self.add().await?;
+        }
+        if fastrand::bool() {
+            self.check().await?;
+        }
+        self.think().await?;
+        self.sign_in().await?;
+        for _ in 0..fastrand::u32(2..=6) {
+            match fastrand::bool() {
+                true => self.add_two_at_once().await?,
+                false => self.add().await?,
+            }
+            self.think().await?;
+            self.check().await?;
+        }
+        // Others just leave, and their session ends by itself.
+        if fastrand::u8(..10) < 7 {
+            self.think().await?;
+            self.sign_out().await?;
+        }
+        Ok(())
+    }
+
+    async fn visit(&mut self) -> Result<(), Stop> {
+        self.think().await?;
+        let request = Request { path: "/", form: None, cookie: CookieOf::Jar };
+        self.read(&request).await?;
+        Ok(())
+    }
+
+    async fn add(&mut self) -> Result<(), Stop> {
+        self.think().await?;
+        let item = self.new_item();
+        let wrote = self.write("/cart", ("item", &item)).await?;
+        self.expect(item, wrote);
+        Ok(())
+    }
+
+    /// Two clicks at the same moment, to two processes: neither may undo the other.
+    async fn add_two_at_once(&mut self) -> Result<(), Stop> {
+        self.think().await?;
+        let Some([one, other]) = self.balancer.pick_two() else { return Ok(()) };
+        let items = [self.new_item(), self.new_item()];
+        let [first, second] = items.each_ref().map(|item| Request {
+            path: "/cart",
+            form: Some(("item", item)),
+            cookie: CookieOf::Jar,
+        });
+        let wrote = tokio::join!(self.send(&one, &first), self.send(&other, &second));
+        for (item, sent) in items.into_iter().zip([wrote.0, wrote.1]) {
+            if let Some(wrote) = self.written(&sent) {
+                self.expect(item, wrote);
+            }
+        }
+        Ok(())
+    }
+
+    async fn sign_in(&mut self) -> Result<(), Stop> {
+        let name = format!("user-{}-{}", self.number, self.scenario);
+        let before = self.cookie();
+        let mut is_first = true;
+        while self.write("/sign-in", ("name", &name)).await? == Wrote::Maybe {
+            is_first = false;
+            self.pause().await?;
+        }
+        if !is_first {
+            // The first one may have put the cart into a session whose cookie never arrived.
+            self.tally.counts().started_over += 1;
+            let left_behind = std::mem::take(&mut self.expected.sure);
+            self.expected.maybe.extend(left_behind);
+        }
+        self.expected.signed_in = Some(name);
+        self.tally.counts().sign_ins += 1;
+        if let Some(before) = before {
+            self.check_is_void(&before, Loss::AliveAfterSignIn).await?;
+        }
+        self.check().await
+    }
+
+    async fn sign_out(&mut self) -> Result<(), Stop> {
+        let before = self.cookie();
+        while self.write("/sign-out", ("", "")).await? == Wrote::Maybe {
+            self.pause().await?;
+        }
+        self.expected = Expected::default();
+        self.tally.counts().sign_outs += 1;
+        match before {
+            Some(before) => self.check_is_void(&before, Loss::AliveAfterSignOut).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at the cart and compares.
+    async fn check(&mut self) -> Result<(), Stop> {
+        let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Jar };
+        let cart = self.read_cart(&request).await?;
+        let who = format!("user {} in scenario {}", self.number, self.scenario);
+        let Cart { signed_in, items, served_by } = cart;
+        if signed_in != self.expected.signed_in {
+            let expected = &self.expected.signed_in;
+            let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::SomebodyElses };
+            self.tally.lost(loss, 1, || {
+                format!("{who}: {signed_in:?} instead of {expected:?}, by process {served_by}")
+            });
+            return Err(Stop::StartOver);
+        }
+        let seen: HashSet<String> = items.iter().cloned().collect();
+        self.tally.lost(Loss::Doubled, items.len() - seen.len(), || {
+            format!("{who}: twice in {items:?}, by process {served_by}")
+        });
+        let Expected { sure, maybe, .. } = &mut self.expected;
+        let missing: Vec<_> = sure.extract_if(|item| !seen.contains(item)).collect();
+        self.tally.lost(Loss::Item, missing.len(), || {
+            format!("{who}: {missing:?} not in {items:?}, by process {served_by}")
+        });
+        // What was seen once must stay.
+        sure.extend(maybe.extract_if(|item| seen.contains(item)));
+        let strange: Vec<_> = seen.difference(sure).collect();
+        self.tally.lost(Loss::SomebodyElses, strange.len(), || {
+            format!("{who}: {strange:?} of somebody else, by process {served_by}")
+        });
+        Ok(())
+    }
+
+    /// Sends a cookie of the past to any process, which must not know it.
+    async fn check_is_void(&self, past: &HeaderValue, loss: Loss) -> Result<(), Stop> {
+        let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Past(past) };
+        let cart = self.read_cart(&request).await?;
+        let is_alive = cart.signed_in.is_some() || !cart.items.is_empty();
+        self.tally.lost(loss, is_alive.into(), || {
+            format!("user {} in scenario {}: still {cart:?}", self.number, self.scenario)
+        });
+        Ok(())
+    }
+
+    fn new_item(&mut self) -> String {
+        self.items_made += 1;
+        format!("item-{}-{}", self.number, self.items_made)
+    }
+
+    fn expect(&mut self, item: String, wrote: Wrote) {
+        match wrote {
+            Wrote::Yes => {
+                self.tally.counts().items += 1;
+                self.expected.sure.insert(item)
+            }
+            Wrote::Maybe => self.expected.maybe.insert(item),
+        };
+    }
+
+    fn cookie(&self) -> Option<HeaderValue> {
+        self.jar.cookies(self.site.as_ref()?)
+    }
+
+    /// The time somebody needs to click, and the end of the scenario when the time is up.
+    async fn think(&self) -> Result<(), Stop> {
+        sleep(Duration::from_millis(fastrand::u64(40..160))).await;
+        if Instant::now() < self.until { Ok(()) } else { Err(Stop::TimeIsUp) }
+    }
+
+    /// Before the same is tried again.
+    async fn pause(&self) -> Result<(), Stop> {
+        sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+        if Instant::now() < self.until + GRACE { Ok(()) } else { Err(Stop::GiveUp) }
+    }
+
+    async fn read_cart(&self, request: &Request<'_>) -> Result<Cart, Stop> {
+        loop {
+            match serde_json::from_slice(&self.read(request).await?) {
+                Ok(cart) => return Ok(cart),
+                Err(_) => self.tally.error("unreadable cart"),
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Asks one process after the other until there is an answer.
+    async fn read(&self, request: &Request<'_>) -> Result<Vec<u8>, Stop> {
+        loop {
+            if let Some(process) = self.balancer.pick() {
+                match self.send(&process, request).await {
+                    Sent::Answered { status: 200, body } => return Ok(body),
+                    Sent::Answered { status, .. } => self.tally.error(status.to_string()),
+                    Sent::Unanswered | Sent::Refused => {}
+                }
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Asks one process after the other until one was there to be asked.
+    async fn write(&self, path: &'static str, field: (&'static str, &str)) -> Result<Wrote, Stop> {
+        let request = Request { path, form: Some(field), cookie: CookieOf::Jar };
+        loop {
+            if let Some(process) = self.balancer.pick() {
+                let sent = self.send(&process, &request).await;
+                if let Some(wrote) = self.written(&sent) {
+                    return Ok(wrote);
+                }
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// `None` if it is certain that nothing was written.
+    fn written(&self, sent: &Sent) -> Option<Wrote> {
+        match sent {
+            Sent::Answered { status: 303, .. } => Some(Wrote::Yes),
+            Sent::Answered { status, body } => {
+                self.tally.error(format!("{status} {}", String::from_utf8_lossy(body)));
+                Some(Wrote::Maybe)
+            }
+            Sent::Unanswered => Some(Wrote::Maybe),
+            Sent::Refused => None,
+        }
+    }
+
+    async fn send(&self, process: &Instance, request: &Request<'_>) -> Sent {
+        let url = format!("http://{}{}", process.address, request.path);
+        let mut builder = match &request.form {
+            Some(field) => self.client.post(url).form(&[field]),
+            None => self.client.get(url),
+        };
+        let cookie = match request.cookie {
+            CookieOf::Jar => self.cookie(),
+            CookieOf::Past(cookie) => Some(cookie.clone()),
+        };
+        if let Some(cookie) = cookie {
+            builder = builder.header(COOKIE, cookie);
+        }
+        let started = Instant::now();
+        let response = match builder.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Sent::Refused,
+            Err(error) => return self.unanswered(process, &error),
+        };
+        let status = response.status().as_u16();
+        if let (CookieOf::Jar, Some(site)) = (&request.cookie, &self.site) {
+            // Like a browser, which does not wait for the body.
+            let mut cookies = response.headers().get_all(SET_COOKIE).iter();
+            self.jar.set_cookies(&mut cookies, site);
+        }
+        match response.bytes().await {
+            Ok(body) => {
+                process.count_request();
+                self.tally.answered(started.elapsed());
+                Sent::Answered { status, body: body.into() }
+            }
+            Err(error) => self.unanswered(process, &error),
+        }
+    }
+
+    fn unanswered(&self, process: &Instance, error: &reqwest::Error) -> Sent {
+        process.count_request();
+        let reason = if error.is_timeout() { "timeout" } else { "connection lost" };
+        self.tally.unanswered(process.was_killed(), reason);
+        Sent::Unanswered
+    }
+}

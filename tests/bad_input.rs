@@ -1,0 +1,255 @@
+//! Bytes that nobody should send or store: never a panic, never an overwrite, the documented errors.
+
+#![cfg(all(feature = "testing", feature = "memory"))]
+
+mod support;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use support::visit::{Visit, visit, visit_with};
+use unsticky::store::{MemoryStore, Replaced, Store, StoreKey};
+use unsticky::testing::{FailingEntropy, SpyStore};
+use unsticky::{ErrorKind, Key, Result, Session, Sessions};
+
+const SEED: Key<u32> = Key::new("seed");
+
+struct Stand {
+    store: SpyStore<MemoryStore>,
+    sessions: Sessions,
+}
+
+fn stand() -> Stand {
+    let store = SpyStore::new(MemoryStore::new());
+    let sessions = Sessions::builder(store.clone()).build().unwrap();
+    Stand { store, sessions }
+}
+
+impl Stand {
+    /// A session, and the key of its record.
+    async fn seeded(&self) -> (String, StoreKey) {
+        let seed = async |session: Session| session.insert(SEED, &1);
+        let cookie = visit(&self.sessions, "", seed).await.cookie();
+        (cookie, self.store.take().pop().unwrap().key)
+    }
+
+    async fn put(&self, key: &StoreKey, bytes: Bytes) {
+        let version = self.store.load(key).await.unwrap().unwrap().version;
+        let ttl = std::time::Duration::from_secs(600);
+        let replaced = self.store.replace(key, bytes, ttl, version).await.unwrap();
+        assert!(matches!(replaced, Replaced::Replaced(_)));
+    }
+
+    async fn stored(&self, key: &StoreKey) -> Bytes {
+        self.store.load(key).await.unwrap().unwrap().bytes
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+async fn read(session: Session) -> Result<Option<u32>> {
+    session.get(SEED)
+}
+
+async fn write(session: Session) -> Result<()> {
+    session.insert(SEED, &2)
+}
+
+proptest! {
+    #[test]
+    fn any_cookie_header_is_an_anonymous_request(header in prop::collection::vec(any::<u8>(), 0..300)) {
+        run(async {
+            let stand = stand();
+            stand.seeded().await;
+            let visit = visit_with(&stand.sessions, &header, read).await;
+            prop_assert_eq!(visit.set_cookie.as_ref(), None);
+            prop_assert_eq!(visit.ok(), None);
+            prop_assert_eq!(stand.store.take(), []);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn any_value_of_our_cookie_is_an_anonymous_request(value in prop::collection::vec(any::<u8>(), 0..100)) {
+        run(async {
+            let stand = stand();
+            let header = [b"__Host-id=", &value[..]].concat();
+            let visit = visit_with(&stand.sessions, &header, read).await;
+            prop_assert_eq!(visit.set_cookie.as_ref(), None);
+            prop_assert_eq!(visit.ok(), None);
+            prop_assert!(stand.store.take().len() <= 3);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn a_changed_token_is_an_anonymous_request(index in 10_usize..53, byte in any::<u8>()) {
+        run(async {
+            let stand = stand();
+            let (cookie, key) = stand.seeded().await;
+            let mut changed = cookie.clone().into_bytes();
+            prop_assume!(changed[index] != byte);
+            changed[index] = byte;
+            let before = stand.stored(&key).await;
+            let visit = visit_with(&stand.sessions, &changed, read).await;
+            // A byte that ends or begins a pair may leave nothing, or quotes; never the session.
+            prop_assert_eq!(visit.set_cookie.as_ref(), None);
+            prop_assert_eq!(visit.ok(), None);
+            prop_assert_eq!(stand.stored(&key).await, before);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn any_bytes_in_the_store_stay_there(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+        run(async {
+            let stand = stand();
+            let (cookie, key) = stand.seeded().await;
+            stand.put(&key, garbage.clone().into()).await;
+            let read = visit(&stand.sessions, &cookie, read).await;
+            prop_assert_eq!(read.set_cookie.as_ref(), None);
+            let newer = read.failure() == Some(ErrorKind::NewerFormat);
+            if !newer {
+                prop_assert_eq!(read.ok(), None);
+                // The visitor gets a fresh id at the next write.
+                let written = visit(&stand.sessions, &cookie, write).await;
+                prop_assert!(!written.cookie().is_empty());
+                prop_assert_ne!(written.cookie(), cookie);
+            }
+            prop_assert_eq!(stand.stored(&key).await, garbage);
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn a_damaged_record_never_panics_and_is_never_overwritten(
+        index in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()
+    ) {
+        run(async {
+            let stand = stand();
+            let (cookie, key) = stand.seeded().await;
+            let mut damaged = stand.stored(&key).await.to_vec();
+            damaged.truncate(8 + cut.index(damaged.len() - 8));
+            let index = index.index(damaged.len());
+            damaged[index] = byte;
+            stand.put(&key, damaged.clone().into()).await;
+            let visit: Visit<_> = visit(&stand.sessions, &cookie, read).await;
+            match visit.output {
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => prop_assert_eq!(stand.stored(&key).await, damaged),
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn keys_and_values_of_every_size(name in ".{0,3000}", length in 0_usize..80_000) {
+        run(async {
+            let stand = stand();
+            let (cookie, key) = stand.seeded().await;
+            let before = stand.stored(&key).await;
+            let name = Key::<String>::runtime(name);
+            let value = "v".repeat(length);
+            let insert = async |session: Session| session.insert(&name, &value);
+            let inserted = visit(&stand.sessions, &cookie, insert).await;
+            match inserted.failure() {
+                None => {
+                    let get = async |session: Session| session.get(&name);
+                    prop_assert_eq!(visit(&stand.sessions, &cookie, get).await.ok(), Some(value.clone()));
+                    prop_assert!(stand.stored(&key).await.len() <= 65_536);
+                }
+                Some(ErrorKind::TooLarge) => {
+                    prop_assert!(length > 60_000);
+                    prop_assert_eq!(stand.stored(&key).await, before);
+                }
+                failure => prop_assert!(false, "{:?}", failure),
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_format_is_an_error_and_stays() {
+    let stand = stand();
+    let (cookie, key) = stand.seeded().await;
+    let mut newer = stand.stored(&key).await.to_vec();
+    newer[8] += 1;
+    stand.put(&key, newer.clone().into()).await;
+    for _ in 0..2 {
+        let visit = visit(&stand.sessions, &cookie, write).await;
+        assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::NewerFormat), None));
+        assert_eq!(visit.output.unwrap_err().status(), 503);
+    }
+    assert_eq!(stand.stored(&key).await, newer);
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_an_error_of_that_value_and_stays() {
+    let stand = stand();
+    let (cookie, _) = stand.seeded().await;
+    let wrong: Key<Vec<String>> = Key::new("seed");
+    let handler = async |session: Session| {
+        for kind in [
+            session.get(wrong).unwrap_err().kind(),
+            session.take(wrong).unwrap_err().kind(),
+            session.update(wrong, Vec::clear).unwrap_err().kind(),
+        ] {
+            assert_eq!(kind, ErrorKind::Decode);
+        }
+        assert!(session.contains(wrong));
+        session.get(SEED)
+    };
+    assert_eq!(visit(&stand.sessions, &cookie, handler).await.ok(), Some(1));
+}
+
+#[tokio::test]
+async fn a_value_that_can_not_be_encoded_is_an_error() {
+    let stand = stand();
+    let key: Key<std::collections::HashMap<(u8, u8), u8>> = Key::new("map");
+    let insert = async |session: Session| session.insert(key, &[((1, 2), 3)].into());
+    let visit = visit(&stand.sessions, "", insert).await;
+    assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Encode), None));
+}
+
+#[tokio::test]
+async fn a_record_that_grows_over_the_limit_is_refused_as_a_whole() {
+    let stand = stand();
+    let (cookie, key) = stand.seeded().await;
+    let before = stand.stored(&key).await;
+    let insert = async |session: Session| {
+        for number in 0..10 {
+            session.insert(&Key::<String>::runtime(number.to_string()), &"x".repeat(10_000))?;
+        }
+        Ok(())
+    };
+    let visit = visit(&stand.sessions, &cookie, insert).await;
+    assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::TooLarge), None));
+    assert_eq!(stand.stored(&key).await, before);
+}
+
+#[tokio::test]
+async fn principals_of_every_kind() {
+    let stand = stand();
+    for principal in ["a", "ünïcödé 💥", "a\r\nSet-Cookie: x=y\0", &"p".repeat(1024)] {
+        let sign_in = async |session: Session| session.sign_in(principal);
+        let cookie = visit(&stand.sessions, "", sign_in).await.cookie();
+        let who = async |session: Session| Ok(session.principal());
+        assert_eq!(visit(&stand.sessions, &cookie, who).await.ok().as_deref(), Some(principal));
+    }
+    for principal in ["", &"p".repeat(1025)] {
+        let sign_in = async |session: Session| session.sign_in(principal);
+        let visit = visit(&stand.sessions, "", sign_in).await;
+        assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Encode), None));
+    }
+}
+
+#[tokio::test]
+async fn without_randomness_there_is_no_session_and_no_weak_one() {
+    let store = SpyStore::new(MemoryStore::new());
+    let sessions = Sessions::builder(store.clone()).entropy(FailingEntropy).build().unwrap();
+    let visit = visit(&sessions, "", write).await;
+    assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Randomness), None));
+    assert_eq!(store.commands(), []);
+}

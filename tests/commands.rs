@@ -1,0 +1,173 @@
+//! How many store commands each kind of request costs, by the servers' own count.
+
+#![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+
+mod support;
+
+use support::servers::{MemcachedServer, RedisServer};
+use support::visit::visit;
+use unsticky::store::{MemcachedStore, RedisStore};
+use unsticky::testing::{SpyStore, Verb};
+use unsticky::{Key, Result, Session, Sessions, Store};
+
+const SEED: Key<u32> = Key::new("seed");
+const OTHER: Key<u32> = Key::new("other");
+
+/// The four verbs' commands: creates, loads, replaces, deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Count {
+    create: i64,
+    load: i64,
+    replace: i64,
+    delete: i64,
+}
+
+impl Count {
+    fn total(self) -> i64 {
+        self.create + self.load + self.replace + self.delete
+    }
+}
+
+async fn used(session: Session) -> Result<()> {
+    session.get(SEED).map(|_| ())
+}
+
+async fn writes(session: Session) -> Result<()> {
+    session.insert(OTHER, &1)
+}
+
+async fn signs_in(session: Session) -> Result<()> {
+    session.sign_in("alice")
+}
+
+async fn signs_out(session: Session) -> Result<()> {
+    session.sign_out();
+    Ok(())
+}
+
+/// Runs each scenario on the store and compares the spy's count, and the server's, with the budget.
+/// `server` counts what has reached the server, from wherever it likes.
+async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
+    let spy = SpyStore::new(store);
+    let sessions = Sessions::builder(spy.clone()).build().unwrap();
+    let unknown = format!("__Host-id={}", "A".repeat(43));
+    let garbage = "__Host-id=garbage; other=1";
+    let seeded = async || {
+        visit(&sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie()
+    };
+    macro_rules! costs {
+        ($name:literal, $cookie:expr, $handler:expr, $expected:expr) => {{
+            let cookie: String = $cookie;
+            let before = server();
+            spy.take();
+            let visit = visit(&sessions, &cookie, $handler).await;
+            assert_eq!(visit.failure(), None, "{}", $name);
+            let after = server();
+            let seen = Count {
+                create: after.create - before.create,
+                load: after.load - before.load,
+                replace: after.replace - before.replace,
+                delete: after.delete - before.delete,
+            };
+            let mut issued = Count::default();
+            for command in spy.take() {
+                match command.verb {
+                    Verb::Create => issued.create += 1,
+                    Verb::Load => issued.load += 1,
+                    Verb::Replace => issued.replace += 1,
+                    Verb::Delete => issued.delete += 1,
+                }
+            }
+            let expected: Count = $expected;
+            assert_eq!(issued, expected, "{}: issued", $name);
+            assert_eq!(seen, expected, "{}: seen by the server", $name);
+        }};
+    }
+    let nothing = Count::default();
+    let read = Count { load: 1, ..nothing };
+    // The first commands open the connection and put the scripts into the server's cache.
+    visit(&sessions, &seeded().await, writes).await;
+    visit(&sessions, &seeded().await, signs_out).await;
+    costs!("no cookie", String::new(), used, nothing);
+    costs!("garbage cookie", garbage.to_owned(), used, nothing);
+    costs!("unknown token", unknown.clone(), used, read);
+    costs!("read", seeded().await, used, read);
+    costs!("write", seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
+    costs!("new session", String::new(), writes, Count { create: 1, ..nothing });
+    costs!("sign-in", seeded().await, signs_in, Count { load: 1, replace: 1, ..nothing });
+    costs!("sign-out", seeded().await, signs_out, Count { load: 1, delete: 1, ..nothing });
+    let stale = {
+        let old = seeded().await;
+        let rotate = async |session: Session| {
+            session.rotate();
+            Ok(())
+        };
+        visit(&sessions, &old, rotate).await;
+        old
+    };
+    costs!("void secret", stale, used, read);
+
+    // A cookie alone, and visitors without one, cost nothing.
+    let cookie = seeded().await;
+    let before = server();
+    for cookie in [cookie.as_str(), "", garbage, &unknown] {
+        let exchange = unsticky::exchange::Exchange::begin(&sessions, [cookie.as_bytes()], None);
+        assert!(matches!(exchange.finish(200), unsticky::exchange::Finish::Ready(_)));
+    }
+    for _ in 0..10_000 {
+        assert_eq!(visit(&sessions, "", used).await.set_cookie, None);
+    }
+    assert_eq!(server().total(), before.total());
+
+    // Ten thousand made-up tokens cost one read each and leave nothing behind.
+    let before = server();
+    for number in 0..10_000_u32 {
+        let cookie = format!("__Host-id={number:A>42}A");
+        assert_eq!(visit(&sessions, &cookie, used).await.set_cookie, None);
+    }
+    let after = server();
+    assert_eq!(after.load - before.load, 10_000);
+    assert_eq!(after.total() - before.total(), 10_000);
+}
+
+#[tokio::test]
+async fn the_command_budget_on_redis() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).unwrap();
+    budget(store, || {
+        let calls = |command: &str| i64::try_from(server.calls(command)).unwrap();
+        // A script's own commands are counted too: a replace calls SET, a delete DEL.
+        let scripts = calls("evalsha") + calls("eval");
+        let deletes = calls("del");
+        let replaces = scripts - deletes;
+        Count {
+            create: calls("set") - replaces,
+            load: calls("get"),
+            replace: replaces,
+            delete: deletes,
+        }
+    })
+    .await;
+    let keys: u64 = server.cli(&["DBSIZE"]).parse().unwrap();
+    // The sessions that the scenarios made, and none of 20,000 visitors'.
+    assert!(keys < 20, "{keys} keys");
+}
+
+#[tokio::test]
+async fn the_command_budget_on_memcached() {
+    let server = MemcachedServer::start();
+    let store = MemcachedStore::connect(&server.url()).unwrap();
+    budget(store, || {
+        let stat = |name: &str| i64::try_from(server.stat(name)).unwrap();
+        let replace = stat("cas_hits") + stat("cas_misses") + stat("cas_badval");
+        Count {
+            create: stat("cmd_set") - replace,
+            load: stat("cmd_get"),
+            replace,
+            delete: stat("delete_hits") + stat("delete_misses"),
+        }
+    })
+    .await;
+    let items = server.stat("curr_items");
+    assert!(items < 20, "{items} items");
+}

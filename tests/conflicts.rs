@@ -1,0 +1,660 @@
+//! Two requests of one session, held where they meet; and answers that get lost.
+
+#![cfg(all(feature = "testing", feature = "memory"))]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::visit::{Visit, visit};
+use unsticky::store::MemoryStore;
+use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
+use unsticky::{ErrorKind, Key, Lifetime, Result, Session, Sessions};
+
+const SEED: Key<u32> = Key::new("seed");
+const A: Key<u32> = Key::new("a");
+const B: Key<u32> = Key::new("b");
+
+type Faulty = FaultStore<SpyStore<MemoryStore>>;
+
+struct Stand {
+    store: Faulty,
+    spy: SpyStore<MemoryStore>,
+    clock: ManualClock,
+    sessions: Sessions,
+}
+
+fn stand() -> Stand {
+    let clock = ManualClock::new();
+    let spy = SpyStore::new(MemoryStore::with_clock(clock.clone()));
+    let store = FaultStore::new(spy.clone());
+    let sessions = Sessions::builder(store.clone()).clock(clock.clone()).build().unwrap();
+    Stand { store, spy, clock, sessions }
+}
+
+impl Stand {
+    async fn seeded(&self) -> String {
+        self.visit("", async |session: Session| session.insert(SEED, &1)).await.cookie()
+    }
+
+    async fn signed_in(&self, principal: &str) -> String {
+        let sign_in = async |session: Session| {
+            session.sign_in(principal)?;
+            session.insert(SEED, &1)
+        };
+        self.visit("", sign_in).await.cookie()
+    }
+
+    async fn visit<T>(
+        &self,
+        cookie: &str,
+        handler: impl AsyncFnOnce(Session) -> Result<T>,
+    ) -> Visit<T> {
+        visit(&self.sessions, cookie, handler).await
+    }
+
+    /// A request that has loaded its session before `other` runs, and goes on after it.
+    async fn overtaken<T>(
+        &self,
+        cookie: &str,
+        handler: impl AsyncFnOnce(Session) -> Result<T>,
+        other: impl AsyncFnOnce(),
+    ) -> Visit<T> {
+        self.visit(cookie, async |session: Session| {
+            other().await;
+            handler(session).await
+        })
+        .await
+    }
+
+    async fn read(&self, cookie: &str, key: Key<u32>) -> Option<u32> {
+        self.visit(cookie, async |session: Session| session.get(key)).await.ok()
+    }
+
+    async fn who(&self, cookie: &str) -> Option<Arc<str>> {
+        self.visit(cookie, async |session: Session| Ok(session.principal())).await.ok()
+    }
+
+    async fn write(&self, cookie: &str, key: Key<u32>, value: u32) {
+        self.visit(cookie, async |session: Session| session.insert(key, &value)).await.ok();
+    }
+
+    async fn sign_out(&self, cookie: &str) {
+        let sign_out = async |session: Session| {
+            session.sign_out();
+            Ok(())
+        };
+        assert!(self.visit(cookie, sign_out).await.removes_cookie());
+    }
+}
+
+#[tokio::test]
+async fn writes_of_different_keys_all_survive() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let late = stand
+        .overtaken(
+            &cookie,
+            async |session: Session| session.insert(A, &1),
+            async || {
+                stand.write(&cookie, B, 2).await;
+            },
+        )
+        .await;
+    assert_eq!((late.failure(), late.set_cookie), (None, None));
+    assert_eq!(stand.read(&cookie, SEED).await, Some(1));
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+    assert_eq!(stand.read(&cookie, B).await, Some(2));
+}
+
+#[tokio::test]
+async fn the_last_to_commit_wins_a_key() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let insert = async |session: Session| session.insert(SEED, &7);
+    stand.overtaken(&cookie, insert, async || stand.write(&cookie, SEED, 8).await).await.ok();
+    assert_eq!(stand.read(&cookie, SEED).await, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_increments_add_up() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let requests = (0..200).map(|_| {
+        let (sessions, cookie) = (stand.sessions.clone(), cookie.clone());
+        tokio::spawn(async move {
+            let increment = async |session: Session| {
+                tokio::task::yield_now().await;
+                session.update(A, |number| *number += 1)
+            };
+            visit(&sessions, &cookie, increment).await.ok();
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        request.await.unwrap();
+    }
+    assert_eq!(stand.read(&cookie, A).await, Some(200));
+}
+
+#[tokio::test]
+async fn a_value_is_taken_once() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let take = async |session: Session| session.take(SEED);
+    let late = stand
+        .overtaken(&cookie, take, async || {
+            assert_eq!(stand.visit(&cookie, take).await.ok(), Some(1));
+        })
+        .await;
+    assert_eq!(late.failure(), Some(ErrorKind::ValueChanged));
+    let late = stand.overtaken(&cookie, take, async || stand.write(&cookie, SEED, 2).await).await;
+    // It had not been there when the request began, so nothing was handed out.
+    assert_eq!(late.ok(), None);
+    let late = stand.overtaken(&cookie, take, async || stand.write(&cookie, SEED, 3).await).await;
+    assert_eq!(late.failure(), Some(ErrorKind::ValueChanged));
+    assert_eq!(stand.read(&cookie, SEED).await, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_on_attempts_holds() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let requests = (0..200).map(|_| {
+        let (sessions, cookie) = (stand.sessions.clone(), cookie.clone());
+        tokio::spawn(async move {
+            let attempt = async |session: Session| {
+                session
+                    .transact(|values| {
+                        let attempts = values.get(A)?.unwrap_or(0);
+                        if attempts < 5 {
+                            values.insert(A, &(attempts + 1))?;
+                        }
+                        Ok(attempts < 5)
+                    })
+                    .await
+            };
+            visit(&sessions, &cookie, attempt).await.ok()
+        })
+    });
+    let mut passed = 0;
+    for request in requests.collect::<Vec<_>>() {
+        passed += u32::from(request.await.unwrap());
+    }
+    assert_eq!((passed, stand.read(&cookie, A).await), (5, Some(5)));
+}
+
+#[tokio::test]
+async fn a_save_does_not_undo_a_sign_out() {
+    let stand = stand();
+    let cookie = stand.signed_in("alice").await;
+    for handler_writes in [true, false] {
+        let cookie = if handler_writes { cookie.clone() } else { stand.signed_in("alice").await };
+        let handler = async |session: Session| {
+            if handler_writes { session.insert(A, &1) } else { Ok(()) }
+        };
+        let late = stand.overtaken(&cookie, handler, async || stand.sign_out(&cookie).await).await;
+        assert_eq!(late.failure(), handler_writes.then_some(ErrorKind::Gone));
+        assert_eq!(late.set_cookie, None);
+        assert_eq!(stand.who(&cookie).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_does_not_undo_a_sign_out_nor_another_lifetime() {
+    let stand = stand();
+    let minute = Duration::from_secs(60);
+    let cookie = stand.signed_in("alice").await;
+    stand.clock.advance(5 * minute);
+    let late =
+        stand.overtaken(&cookie, async |_| Ok(()), async || stand.sign_out(&cookie).await).await;
+    assert_eq!((late.failure(), late.set_cookie), (None, None));
+    assert_eq!(stand.who(&cookie).await, None);
+
+    let cookie = stand.signed_in("alice").await;
+    stand.clock.advance(5 * minute);
+    let mut remembered = String::new();
+    stand
+        .overtaken(
+            &cookie,
+            async |_| Ok(()),
+            async || {
+                let remember = async |session: Session| {
+                    session.sign_in("alice")?;
+                    session.set_lifetime(Lifetime::new(100 * minute, 1000 * minute));
+                    Ok(())
+                };
+                remembered = stand.visit(&cookie, remember).await.cookie();
+            },
+        )
+        .await
+        .ok();
+    stand.clock.advance(99 * minute);
+    assert_eq!(stand.who(&remembered).await.as_deref(), Some("alice"));
+}
+
+#[tokio::test]
+async fn a_save_with_the_old_secret_is_merged_after_a_rotation() {
+    let stand = stand();
+    let cookie = stand.signed_in("alice").await;
+    let rotate = async |session: Session| {
+        session.rotate();
+        session.insert(B, &2)
+    };
+    let mut rotated = String::new();
+    let late = stand
+        .overtaken(
+            &cookie,
+            async |session: Session| session.insert(A, &1),
+            async || {
+                rotated = stand.visit(&cookie, rotate).await.cookie();
+            },
+        )
+        .await;
+    assert_eq!((late.failure(), late.set_cookie), (None, None));
+    assert_eq!(stand.read(&rotated, A).await, Some(1));
+    assert_eq!(stand.read(&rotated, B).await, Some(2));
+    assert_eq!(stand.who(&cookie).await, None);
+}
+
+#[tokio::test]
+async fn of_two_rotations_one_sends_a_cookie() {
+    let stand = stand();
+    let cookie = stand.signed_in("alice").await;
+    let rotate = async |session: Session| {
+        session.rotate();
+        session.update(A, |number| *number += 1)
+    };
+    let mut first = String::new();
+    let second = stand
+        .overtaken(&cookie, rotate, async || {
+            first = stand.visit(&cookie, rotate).await.cookie();
+        })
+        .await;
+    assert_eq!((second.failure(), second.set_cookie), (None, None));
+    assert_eq!(stand.read(&first, A).await, Some(2));
+}
+
+#[tokio::test]
+async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error() {
+    let stand = stand();
+    let cookie = stand.signed_in("alice").await;
+    let remember = async |session: Session| {
+        session.set_lifetime(Lifetime::default());
+        Ok(())
+    };
+    let rotate = async |session: Session| {
+        session.rotate();
+        Ok(())
+    };
+    let late = stand
+        .overtaken(&cookie, remember, async || {
+            stand.visit(&cookie, rotate).await.ok();
+        })
+        .await;
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Contended), None));
+}
+
+#[tokio::test]
+async fn a_save_of_before_a_sign_in_is_dropped() {
+    let stand = stand();
+    for before in ["", "alice"] {
+        let cookie =
+            if before.is_empty() { stand.seeded().await } else { stand.signed_in(before).await };
+        let mut signed_in = String::new();
+        let late = stand
+            .overtaken(
+                &cookie,
+                async |session: Session| session.insert(A, &1),
+                async || {
+                    let sign_in = async |session: Session| session.sign_in("alice");
+                    signed_in = stand.visit(&cookie, sign_in).await.cookie();
+                },
+            )
+            .await;
+        assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+        assert_eq!(stand.read(&signed_in, A).await, None);
+        assert_eq!(stand.who(&signed_in).await.as_deref(), Some("alice"));
+    }
+}
+
+#[tokio::test]
+async fn two_sign_ins_of_one_person_both_end_signed_in() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let sign_in = |mark: u32| {
+        async move |session: Session| {
+            session.insert(A, &mark)?;
+            session.sign_in("alice")
+        }
+    };
+    let mut first = String::new();
+    let second = stand
+        .overtaken(&cookie, sign_in(2), async || {
+            first = stand.visit(&cookie, sign_in(1)).await.cookie();
+        })
+        .await;
+    let (second, answered) = (second.cookie(), second.ok());
+    assert_eq!(answered, ());
+    for (cookie, mark) in [(&first, 1), (&second, 2)] {
+        assert_eq!(stand.who(cookie).await.as_deref(), Some("alice"));
+        assert_eq!(stand.read(cookie, A).await, Some(mark));
+        assert_eq!(stand.read(cookie, SEED).await, None);
+    }
+    assert_eq!(stand.who(&cookie).await, None);
+}
+
+#[tokio::test]
+async fn a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let sign_in = async |session: Session| session.sign_in("alice");
+    let visit = stand.overtaken(&cookie, sign_in, async || stand.sign_out(&cookie).await).await;
+    assert_eq!(stand.who(&visit.cookie()).await.as_deref(), Some("alice"));
+    assert_eq!(stand.who(&cookie).await, None);
+}
+
+#[tokio::test]
+async fn a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session() {
+    let stand = stand();
+    let sign_out = async |session: Session| {
+        session.sign_out();
+        Ok(())
+    };
+    for (before, then, survives) in
+        [("alice", "alice", false), ("", "alice", true), ("", "", false)]
+    {
+        let cookie =
+            if before.is_empty() { stand.seeded().await } else { stand.signed_in(before).await };
+        let mut newer = String::new();
+        let late = stand
+            .overtaken(&cookie, sign_out, async || {
+                let change = async |session: Session| {
+                    session.insert(A, &1)?;
+                    if then.is_empty() { Ok(()) } else { session.sign_in(then) }
+                };
+                newer = stand.visit(&cookie, change).await.cookie();
+            })
+            .await;
+        assert_eq!(late.removes_cookie(), !survives, "{before:?} {then:?}");
+        assert_eq!(late.set_cookie.is_none(), survives);
+        let left = if newer.is_empty() { &cookie } else { &newer };
+        assert_eq!(stand.read(left, A).await.is_some(), survives);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_expires_before_the_commit_is_gone() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let late = stand
+        .overtaken(
+            &cookie,
+            async |session: Session| session.insert(A, &1),
+            async || {
+                stand.clock.advance(Duration::from_secs(30 * 60));
+            },
+        )
+        .await;
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+}
+
+#[tokio::test]
+async fn an_error_that_a_handler_passes_over_still_shows() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let careless = async |session: Session| {
+        session.insert(A, &1)?;
+        let _ = session.save().await;
+        session.insert(B, &1)
+    };
+    let late = stand.overtaken(&cookie, careless, async || stand.sign_out(&cookie).await).await;
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+}
+
+#[tokio::test]
+async fn a_transaction_that_fails_or_does_nothing_writes_nothing() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let version = async || stand.spy.verbs().iter().filter(|verb| **verb != Verb::Load).count();
+    let before = version().await;
+    let handler = async |session: Session| {
+        let failed = session
+            .transact(|values| {
+                values.insert(A, &1)?;
+                values.get(Key::<String>::new("seed")).map(|_| ())
+            })
+            .await;
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Decode);
+        session.transact(|values| values.get(SEED)).await
+    };
+    assert_eq!(stand.visit(&cookie, handler).await.ok(), Some(1));
+    assert_eq!(version().await, before);
+    assert_eq!(stand.read(&cookie, A).await, None);
+}
+
+#[tokio::test]
+async fn a_decision_is_made_on_the_newest_record() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let decide = async |session: Session| session.transact(|values| values.get(SEED)).await;
+    let decided =
+        stand.overtaken(&cookie, decide, async || stand.write(&cookie, SEED, 9).await).await;
+    assert_eq!(decided.ok(), Some(9));
+    let take = async |session: Session| session.transact(|values| values.take(SEED)).await;
+    let taken = stand
+        .overtaken(&cookie, take, async || {
+            assert_eq!(stand.visit(&cookie, take).await.ok(), Some(9));
+        })
+        .await;
+    assert_eq!(taken.ok(), None);
+}
+
+/// What an ambiguous answer to a write may mean.
+const DOUBTS: [Fault; 4] = [Fault::LoseRequest, Fault::LoseAnswer, Fault::Hang, Fault::HangAfter];
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_an_update_is_settled_and_counted_once() {
+    for fault in DOUBTS {
+        let stand = stand();
+        let cookie = stand.seeded().await;
+        stand.store.inject(Verb::Replace, fault);
+        let increment = async |session: Session| session.update(A, |number| *number += 1);
+        assert_eq!(stand.visit(&cookie, increment).await.failure(), None, "{fault:?}");
+        assert_eq!(stand.read(&cookie, A).await, Some(1), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_to_creates_and_deletes_are_settled() {
+    for fault in DOUBTS {
+        let stand = stand();
+        stand.store.inject(Verb::Create, fault);
+        let cookie = stand.seeded().await;
+        assert_eq!(stand.read(&cookie, SEED).await, Some(1), "{fault:?}");
+        stand.store.inject(Verb::Delete, fault);
+        stand.sign_out(&cookie).await;
+        assert_eq!(stand.read(&cookie, SEED).await, None, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_write_that_others_have_followed_is_still_settled() {
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
+        for followers in [1, 7, 8] {
+            let stand = stand();
+            let cookie = stand.seeded().await;
+            stand.store.inject(Verb::Replace, fault);
+            // The read that settles the first request waits until the others have written.
+            let increment = async |session: Session| session.update(A, |number| *number += 1);
+            let lost = stand.visit(&cookie, async |session: Session| {
+                session.update(A, |number| *number += 1)?;
+                let gate = stand.store.hold(Verb::Load);
+                let save = session.save();
+                let others = async {
+                    gate.reached().await;
+                    for _ in 0..followers {
+                        // The gate holds one call only, the first.
+                        stand.visit(&cookie, increment).await.ok();
+                    }
+                    gate.release();
+                };
+                futures_util::join!(save, others).0
+            });
+            let failure = lost.await.failure();
+            let total = stand.read(&cookie, A).await.unwrap();
+            match failure {
+                None => assert_eq!(total, followers + 1, "{fault:?} {followers}"),
+                Some(ErrorKind::OutcomeUnknown) => {
+                    assert_eq!(followers, 8, "eight writes are remembered");
+                    assert!(total == followers || total == followers + 1);
+                }
+                failure => panic!("{fault:?} {followers}: {failure:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_copy_of_a_settled_write_does_nothing() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let postponed = stand.store.postpone(Verb::Replace);
+    let increment = async |session: Session| session.update(A, |number| *number += 1);
+    stand.visit(&cookie, increment).await.ok();
+    stand.visit(&cookie, increment).await.ok();
+    assert!(postponed.deliver().await);
+    assert_eq!(stand.read(&cookie, A).await, Some(2));
+    stand.sign_out(&cookie).await;
+    postponed.deliver().await;
+    assert_eq!(stand.read(&cookie, A).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_settled_is_said_and_not_tried_again() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+    stand.store.fail_always(Verb::Load, Fault::Unavailable);
+    let handler = async |session: Session| {
+        session.update(A, |number| *number += 1)?;
+        assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+        // The handler carries on as if nothing had happened.
+        stand.store.heal();
+        Ok(())
+    };
+    stand.store.heal();
+    let visited = stand
+        .visit(&cookie, async |session: Session| {
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            handler(session).await
+        })
+        .await;
+    assert_eq!(visited.failure(), Some(ErrorKind::OutcomeUnknown));
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_write_leaves_the_old_session_as_it_was() {
+    for fault in [Fault::Refused, Fault::TooLarge, Fault::Unavailable] {
+        let stand = stand();
+        for principal in ["alice", "bob"] {
+            let cookie = stand.signed_in("alice").await;
+            let change = async |session: Session| {
+                session.insert(SEED, &2)?;
+                session.sign_in(principal)
+            };
+            stand.store.fail_always(Verb::Replace, fault);
+            stand.store.fail_always(Verb::Create, fault);
+            let refused = stand.visit(&cookie, change).await;
+            assert!(refused.failure().is_some() && refused.set_cookie.is_none());
+            stand.store.heal();
+            assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
+            assert_eq!(stand.read(&cookie, SEED).await, Some(1));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_an_error_within_the_timeout() {
+    let stand = stand();
+    let cookie = stand.signed_in("alice").await;
+    for verbs in
+        [&[Verb::Load][..], &[Verb::Replace], &[Verb::Replace, Verb::Load], &[Verb::Delete]]
+    {
+        let started = tokio::time::Instant::now();
+        let handler = async |session: Session| {
+            verbs.iter().for_each(|verb| stand.store.fail_always(*verb, Fault::Hang));
+            match verbs {
+                [Verb::Delete] => session.sign_out(),
+                _ => session.update(A, |number| *number += 1)?,
+            }
+            Ok(())
+        };
+        if verbs == [Verb::Load] {
+            stand.store.fail_always(Verb::Load, Fault::Hang);
+        }
+        let visited = stand.visit(&cookie, handler).await;
+        let kind = visited.failure().unwrap();
+        assert!([ErrorKind::Unavailable, ErrorKind::OutcomeUnknown].contains(&kind), "{kind:?}");
+        assert_eq!(visited.set_cookie, None);
+        assert!(started.elapsed() <= Duration::from_secs(1), "{:?}", started.elapsed());
+        stand.store.heal();
+    }
+}
+
+#[tokio::test]
+async fn a_commit_goes_on_when_its_client_goes_away() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let gate = stand.store.hold(Verb::Replace);
+    {
+        let mut request =
+            Box::pin(stand.visit(&cookie, async |session: Session| session.insert(A, &1)));
+        tokio::select! {
+            _ = &mut request => panic!("the gate was passed"),
+            () = gate.reached() => {}
+        }
+    }
+    gate.release();
+    while stand.read(&cookie, A).await.is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_can_not_be_sent_after_the_head() {
+    let stand = stand();
+    let mut kept = None;
+    stand
+        .visit("", async |session: Session| {
+            kept = Some(session.clone());
+            Ok(())
+        })
+        .await
+        .ok();
+    let session = kept.unwrap();
+    session.insert(A, &1).unwrap();
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::HeadSent);
+
+    // A stream that goes on after the head can save and see that the session lives.
+    let cookie = stand.seeded().await;
+    let mut kept = None;
+    stand
+        .visit(&cookie, async |session: Session| {
+            kept = Some(session.clone());
+            Ok(())
+        })
+        .await
+        .ok();
+    let session = kept.unwrap();
+    session.insert(A, &1).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+    stand.write(&cookie, A, 2).await;
+    session.reload().await.unwrap();
+    assert_eq!(session.get(A).unwrap(), Some(2));
+    stand.sign_out(&cookie).await;
+    assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
+}

@@ -1,0 +1,221 @@
+//! Deadlines: from the record on every store, whatever the server still holds, and the servers' own.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+
+mod support;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::servers::{MemcachedServer, RedisServer};
+use support::visit::visit;
+use time::OffsetDateTime;
+use unsticky::store::{MemcachedStore, MemoryStore, RedisStore};
+use unsticky::testing::{ManualClock, SpyStore, Verb};
+use unsticky::{Key, Lifetime, Session, Sessions, Store};
+
+const SEED: Key<u32> = Key::new("seed");
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Stand {
+    name: &'static str,
+    store: SpyStore<Arc<dyn Store>>,
+    _server: Box<dyn Any>,
+}
+
+/// Every store, none of which knows of the manual clock: it still holds what the record says is over.
+fn stands() -> Vec<Stand> {
+    let redis = RedisServer::start();
+    let memcached = MemcachedServer::start();
+    let of = |name, store: Arc<dyn Store>, server: Box<dyn Any>| Stand {
+        name,
+        store: SpyStore::new(store),
+        _server: server,
+    };
+    vec![
+        of("memory", Arc::new(MemoryStore::new()), Box::new(())),
+        of("redis", Arc::new(RedisStore::connect(&redis.url()).unwrap()), Box::new(redis)),
+        of(
+            "memcached",
+            Arc::new(MemcachedStore::connect(&memcached.url()).unwrap()),
+            Box::new(memcached),
+        ),
+    ]
+}
+
+impl Stand {
+    fn sessions(&self, clock: &ManualClock, lifetime: Lifetime) -> Sessions {
+        let builder = Sessions::builder(self.store.clone());
+        builder.clock(clock.clone()).lifetime(lifetime).build().unwrap()
+    }
+
+    /// Whether the server still has the record of the session that was used last.
+    async fn holds_the_last_key(&self) -> bool {
+        let key = self.store.commands().last().unwrap().key.clone();
+        self.store.load(&key).await.unwrap().is_some()
+    }
+}
+
+async fn create(sessions: &Sessions) -> String {
+    visit(sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie()
+}
+
+/// Whether the cookie is still worth something.
+async fn lives(sessions: &Sessions, cookie: &str) -> bool {
+    let read = async |session: Session| session.get(SEED);
+    visit(sessions, cookie, read).await.ok().is_some()
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[tokio::test]
+async fn the_idle_timeout_to_the_millisecond() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), DAY));
+        let (in_time, too_late) = (create(&sessions).await, create(&sessions).await);
+        clock.advance(ms(59_999));
+        assert!(lives(&sessions, &in_time).await, "{}", stand.name);
+        clock.advance(ms(1));
+        assert!(lives(&sessions, &in_time).await, "{}: it was used", stand.name);
+        assert!(!lives(&sessions, &too_late).await, "{}", stand.name);
+        assert!(stand.holds_the_last_key().await, "{}: the record decides", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn sliding_is_throttled_by_the_threshold() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let lifetime = Lifetime::new(ms(60_000), DAY).refresh_after(ms(10_000));
+        let sessions = stand.sessions(&clock, lifetime);
+        let cookie = create(&sessions).await;
+        for (advance, expected) in [
+            (9_999, &[Verb::Load][..]),
+            (1, &[Verb::Load, Verb::Replace]),
+            (0, &[Verb::Load]),
+            (9_999, &[Verb::Load]),
+            (50_000, &[Verb::Load, Verb::Replace]),
+            (59_999, &[Verb::Load, Verb::Replace]),
+        ] {
+            clock.advance(ms(advance));
+            stand.store.take();
+            assert!(lives(&sessions, &cookie).await, "{} {advance}", stand.name);
+            assert_eq!(stand.store.verbs(), expected, "{} {advance}", stand.name);
+        }
+        clock.advance(ms(60_000));
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn the_absolute_timeout_ends_a_session_that_is_always_used() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), ms(200_000)));
+        let cookie = create(&sessions).await;
+        for _ in 0..4 {
+            clock.advance(ms(49_999));
+            assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        }
+        clock.advance(ms(3));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(1));
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(stand.holds_the_last_key().await, "{}: the record decides", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn signing_in_starts_both_clocks_anew() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), ms(100_000)));
+        let anonymous = create(&sessions).await;
+        clock.advance(ms(50_000));
+        let sign_in = async |session: Session| {
+            session.sign_in("alice")?;
+            session.insert(SEED, &2)?;
+            session.save().await?;
+            Ok((session.authenticated_at(), session.expires_at()))
+        };
+        let visit = visit(&sessions, &anonymous, sign_in).await;
+        let cookie = visit.cookie();
+        let now = unsticky::Clock::now(&clock);
+        assert_eq!(visit.ok(), (Some(now), Some(now + ms(60_000))));
+        clock.advance(ms(59_999));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(40_000));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(1));
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn more_than_thirty_days() {
+    for stand in stands() {
+        // Memcached takes more than thirty days as a point in time: the clock has to be the real one.
+        let clock = ManualClock::at(OffsetDateTime::now_utc());
+        let sessions = stand.sessions(&clock, Lifetime::new(DAY * 40, DAY * 400));
+        let cookie = create(&sessions).await;
+        assert!(stand.holds_the_last_key().await, "{}", stand.name);
+        clock.advance(DAY * 39);
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(DAY * 40 - ms(1));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(DAY * 40);
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn less_than_a_second() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(400), ms(900)));
+        let cookie = create(&sessions).await;
+        clock.advance(ms(399));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(399));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(102));
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn the_servers_forget_by_themselves() {
+    for stand in stands() {
+        let clock = ManualClock::at(OffsetDateTime::now_utc());
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(700), DAY));
+        let cookie = create(&sessions).await;
+        assert!(stand.holds_the_last_key().await, "{}", stand.name);
+        // Nobody advances the clock of the core: the server alone ends it, soon after its time.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        while stand.holds_the_last_key().await {
+            assert!(tokio::time::Instant::now() < deadline, "{}: kept for ever", stand.name);
+            tokio::time::sleep(ms(50)).await;
+        }
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_ends_nobodys_session_early_by_more_than_that() {
+    let stand = &stands()[0];
+    let (ahead, behind) = (ManualClock::new(), ManualClock::new());
+    ahead.advance(ms(5_000));
+    let lifetime = Lifetime::new(ms(60_000), DAY);
+    let (ahead_of, behind_of) =
+        (stand.sessions(&ahead, lifetime), stand.sessions(&behind, lifetime));
+    let cookie = create(&ahead_of).await;
+    // A use by the clock that is behind does not shorten what the other one gave.
+    behind.advance(ms(20_000));
+    assert!(lives(&behind_of, &cookie).await);
+    ahead.advance(ms(59_999));
+    assert!(lives(&ahead_of, &cookie).await);
+}

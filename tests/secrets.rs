@@ -1,0 +1,192 @@
+//! No secret in any log, Debug or error.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "tracing"))]
+
+mod support;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use support::visit::{Visit, visit};
+use tracing_subscriber::fmt::MakeWriter;
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::store::{MemoryStore, Store};
+use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
+use unsticky::{Key, Lifetime, Result, Session, Sessions, SignedIn};
+
+const WORD: Key<String> = Key::new("word");
+const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
+
+/// Everything that was printed anywhere.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Printed {
+    fn add(&self, text: impl std::fmt::Debug) {
+        writeln!(self.clone(), "{text:?} {text:#?}").unwrap();
+    }
+
+    fn add_error(&self, error: &dyn std::error::Error) {
+        let mut source = Some(error);
+        while let Some(error) = source {
+            writeln!(self.clone(), "{error} {error:?} {error:#?}").unwrap();
+            source = error.source();
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Printed {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The forms in which a token's secret might show.
+fn forms(cookie: &str) -> Vec<String> {
+    let token = cookie.split_once('=').unwrap().1;
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let bytes = base64.decode(token).unwrap();
+    let secret = &bytes[16..];
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        // The first 22 characters are the id's, which is public.
+        token[22..].to_owned(),
+        base64.encode(secret),
+        hex.to_uppercase(),
+        hex,
+        format!("{}, {}, {}", secret[0], secret[1], secret[2]),
+    ]
+}
+
+#[tokio::test]
+async fn nothing_secret_is_printed() {
+    let printed = Printed::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(printed.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let clock = ManualClock::new();
+    let memory = MemoryStore::with_clock(clock.clone());
+    let spy = SpyStore::new(memory.clone());
+    let store = FaultStore::new(spy.clone());
+    let builder = Sessions::builder(store.clone()).clock(clock.clone());
+    printed.add(&builder);
+    let sessions = builder.timeout(Duration::from_millis(40)).build().unwrap();
+    let mut secrets = vec![VALUE.to_owned()];
+    let note = |visit: Visit<()>, secrets: &mut Vec<String>| {
+        printed.add(&visit.output);
+        if let Err(error) = &visit.output {
+            printed.add_error(error);
+        }
+        if visit.set_cookie.is_some() && !visit.removes_cookie() {
+            secrets.extend(forms(&visit.cookie()));
+        }
+        visit.cookie()
+    };
+    let change = async |session: Session| -> Result<()> {
+        session.insert(WORD, &VALUE.to_owned())?;
+        session.sign_in("alice")?;
+        printed.add(&session);
+        session.save().await?;
+        printed.add((&session, session.id(), SignedIn::try_from(session.clone())));
+        session.transact(|values| {
+            printed_debug(values);
+            Ok(())
+        }).await
+    };
+    let old = note(visit(&sessions, "", change).await, &mut secrets);
+    let cookie = note(visit(&sessions, &old, change).await, &mut secrets);
+
+    // A wrong secret, several tokens, expiry, garbage, errors of every kind.
+    note(visit(&sessions, &old, change).await, &mut secrets);
+    note(visit(&sessions, &format!("{old}; {cookie}"), change).await, &mut secrets);
+    let wrong = async |session: Session| session.get(Key::<u32>::new("word")).map(|_| ());
+    note(visit(&sessions, &cookie, wrong).await, &mut secrets);
+    let large = async |session: Session| session.insert(WORD, &VALUE.repeat(9000));
+    note(visit(&sessions, &cookie, large).await, &mut secrets);
+    for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::Hang, Fault::Garbage] {
+        for verb in Verb::ALL {
+            store.inject(verb, fault);
+            note(visit(&sessions, &cookie, change).await, &mut secrets);
+            store.heal();
+        }
+    }
+    for command in spy.commands() {
+        printed.add(&command);
+        printed.add(memory.load(&command.key).await);
+    }
+    clock.advance(Duration::from_secs(3600));
+    note(visit(&sessions, &cookie, change).await, &mut secrets);
+
+    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    printed.add((&exchange, exchange.handle()));
+    let session = exchange.handle().session().await.unwrap();
+    session.insert(WORD, &VALUE.to_owned()).unwrap();
+    let finish = exchange.finish(200);
+    printed.add(&finish);
+    if let Finish::Pending(reply) = finish {
+        let reply = reply.await;
+        printed.add(&reply);
+        secrets.extend(forms(reply.set_cookie.as_deref().unwrap().split(';').next().unwrap()));
+    }
+    printed.add((&sessions, &store, &spy, &memory, Lifetime::default(), WORD));
+
+    let text = printed.text();
+    for expected in ["wrong_secret", "several_valid_tokens", "expired", "outcome_in_doubt", "SessionId("] {
+        assert!(text.contains(expected), "{expected} was not printed: the test sees nothing");
+    }
+    assert!(secrets.len() > 20, "{}", secrets.len());
+    for secret in secrets {
+        if let Some(at) = text.find(&secret) {
+            panic!("a secret was printed: {}", &text[at.saturating_sub(200)..at + secret.len()]);
+        }
+    }
+}
+
+fn printed_debug(values: &unsticky::Transaction<'_>) {
+    tracing::info!("{values:?}");
+}
+
+#[tokio::test]
+async fn the_store_holds_no_usable_token() {
+    let memory = MemoryStore::new();
+    let spy = SpyStore::new(memory.clone());
+    let sessions = Sessions::builder(spy.clone()).build().unwrap();
+    let sign_in = async |session: Session| session.sign_in("alice");
+    let cookie = visit(&sessions, "", sign_in).await.cookie();
+    let key = spy.take().pop().unwrap().key;
+    let stored = memory.load(&key).await.unwrap().unwrap().bytes;
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let secret = &base64.decode(cookie.split_once('=').unwrap().1).unwrap()[16..];
+    assert!(!stored.windows(16).any(|window| window == secret));
+    // The key and the stored digest together are no cookie.
+    let id = key.as_str().rsplit(':').next().unwrap();
+    let digest = &stored[12..44];
+    for half in [&digest[..16], &digest[16..]] {
+        let forged = [&base64.decode(id).unwrap(), half].concat();
+        let forged = format!("__Host-id={}", base64.encode(forged));
+        let who = async |session: Session| Ok(session.principal());
+        assert_eq!(visit(&sessions, &forged, who).await.ok(), None);
+    }
+}

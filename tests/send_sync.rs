@@ -1,0 +1,50 @@
+//! What may move between threads, checked by the compiler.
+
+#![cfg(feature = "testing")]
+
+use unsticky::exchange::{Exchange, Finish, Handle, Reply};
+use unsticky::{
+    Builder, ConfigError, Cookie, Error, Key, Lifetime, Session, SessionId, Sessions,
+    SignInRejection, SignedIn, Store,
+};
+
+fn send_and_sync<T: Send + Sync + 'static>() {}
+fn send<T: Send>(_: T) {}
+fn clone<T: Clone>() {}
+
+#[test]
+fn types_move_between_threads() {
+    send_and_sync::<Session>();
+    send_and_sync::<Sessions>();
+    send_and_sync::<Builder>();
+    send_and_sync::<Handle>();
+    send_and_sync::<Exchange>();
+    send_and_sync::<Reply>();
+    send_and_sync::<SignedIn>();
+    send_and_sync::<SignInRejection>();
+    send_and_sync::<Error>();
+    send_and_sync::<ConfigError>();
+    send_and_sync::<Cookie>();
+    send_and_sync::<Lifetime>();
+    send_and_sync::<SessionId>();
+    send_and_sync::<Key<std::rc::Rc<u8>>>();
+    send_and_sync::<Box<dyn Store>>();
+    clone::<Session>();
+    clone::<Error>();
+    clone::<Key<Vec<u8>>>();
+    clone::<std::sync::Arc<dyn Store>>();
+}
+
+#[test]
+fn futures_move_between_threads() {
+    let session = Session::detached();
+    send(session.save());
+    send(session.reload());
+    send(session.transact(|_| Ok(())));
+    fn finish(exchange: Exchange) {
+        if let Finish::Pending(reply) = exchange.finish(200) {
+            send(reply);
+        }
+    }
+    let _ = finish;
+}
