@@ -1,4 +1,96 @@
-//! Server-side sessions for stateless processes.
+//! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Memcached or
+//! memory.
+//!
+//! Any request may be served by any process, and a process may vanish between two requests: the
+//! session lives in a store with time-expiration, and the balancer needs no affinity ("sticky
+//! sessions"). Requests of one session may run at once, in as many processes as there are: no update
+//! is lost, no session comes back from the dead, and there are never two valid secrets.
+//!
+//! ```text
+//! request  -> layer | middleware    finds the token in the Cookie header    no command
+//!          -> handler(session)      the extractor reads the record, once    0..1 commands
+//!                                   get, insert, update, sign_in, sign_out
+//! response <- layer | middleware    commits what was changed                0..1 commands
+//!                                   Set-Cookie, Vary, Cache-Control
+//! ```
+//!
+//! # axum
+//!
+//! ```
+//! # #[cfg(all(feature = "axum", feature = "memory"))]
+//! # mod example {
+//! use axum::{Router, routing::get};
+//! use unsticky::{Key, Result, Session, Sessions, tower::SessionLayer};
+//!
+//! const VISITS: Key<u64> = Key::new("visits");
+//!
+//! async fn visit(session: Session) -> Result<String> {
+//!     session.update(VISITS, |visits| *visits += 1)?;
+//!     Ok(format!("visit number {}", session.get(VISITS)?.unwrap_or(0)))
+//! }
+//!
+//! pub fn app(url: &str) -> Result<Router, Box<dyn std::error::Error>> {
+//!     let sessions = Sessions::builder(unsticky::connect(url)?).build()?;
+//!     Ok(Router::new().route("/", get(visit)).layer(SessionLayer::new(sessions)))
+//! }
+//! # #[test]
+//! # fn it_is_built() { app("memory:").unwrap(); }
+//! # }
+//! ```
+//!
+//! # actix-web
+//!
+//! ```
+//! # #[cfg(all(feature = "actix", feature = "memory"))]
+//! # mod example {
+//! use actix_web::{App, HttpServer, web};
+//! use unsticky::{Key, Result, Session, Sessions, actix::SessionMiddleware};
+//!
+//! const VISITS: Key<u64> = Key::new("visits");
+//!
+//! async fn visit(session: Session) -> Result<String> {
+//!     session.update(VISITS, |visits| *visits += 1)?;
+//!     Ok(format!("visit number {}", session.get(VISITS)?.unwrap_or(0)))
+//! }
+//!
+//! pub async fn serve(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+//!     let sessions = Sessions::builder(unsticky::connect(url)?).build()?;
+//!     let app = move || {
+//!         App::new()
+//!             .wrap(SessionMiddleware::new(sessions.clone()))
+//!             .route("/", web::get().to(visit))
+//!     };
+//!     HttpServer::new(app).bind("127.0.0.1:8080")?.run().await?;
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
+//! # Where to go from here
+//!
+//! - [`Session`]: what a handler can do, and what each write promises.
+//! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
+//! - [`connect`]: a store from an address, for configuration by environment.
+//! - [`SignedIn`]: for routes that need somebody to be signed in.
+//! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
+//! - [`exchange`]: the request cycle without a framework, for adapters of your own.
+//! - [`ErrorKind`]: what can go wrong, and which response it becomes.
+//!
+//! # Features
+//!
+//! None is on by default, and none changes what another one does.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `axum` | extractors and responses for axum; implies `tower` |
+//! | `tower` | the layer for any tower stack |
+//! | `actix` | the middleware, extractors and responses for actix-web |
+//! | `redis` | `RedisStore`, for Redis 6.2 or newer and Valkey |
+//! | `redis-tls` | `rediss://` addresses |
+//! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or newer |
+//! | `memory` | `MemoryStore`, for development and tests |
+//! | `tracing` | events for what goes wrong and what matters to security |
+//! | `testing` | the conformance suite, spy and fault doubles, the manual clock |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "actix")]
@@ -32,3 +124,8 @@ pub use crate::signed_in::{SignInRejection, SignedIn};
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;
+
+/// The README's examples are compiled, too.
+#[cfg(all(doctest, feature = "axum", feature = "actix", feature = "memory"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,13 +5,16 @@
 
 mod support;
 
-use support::servers::ValkeyServer;
-use unsticky::store::RedisStore;
-use unsticky::testing::Subject;
+mod valkey {
+    use unsticky::store::RedisStore;
+    use unsticky::testing::Subject;
 
-async fn setup() -> Subject {
-    let server = ValkeyServer::start();
-    Subject::new(RedisStore::connect(&server.url()).unwrap()).keep(server)
+    use super::support::servers::ValkeyServer;
+
+    async fn setup() -> Subject {
+        let server = ValkeyServer::start();
+        Subject::new(RedisStore::connect(&server.url()).unwrap()).keep(server)
+    }
+
+    unsticky::conformance!(setup);
 }
-
-unsticky::conformance!(setup);

@@ -110,10 +110,12 @@ async fn nothing_secret_is_printed() {
         printed.add(&session);
         session.save().await?;
         printed.add((&session, session.id(), SignedIn::try_from(session.clone())));
-        session.transact(|values| {
-            printed_debug(values);
-            Ok(())
-        }).await
+        session
+            .transact(|values| {
+                printed_debug(values);
+                Ok(())
+            })
+            .await
     };
     let old = note(visit(&sessions, "", change).await, &mut secrets);
     let cookie = note(visit(&sessions, &old, change).await, &mut secrets);
@@ -125,7 +127,9 @@ async fn nothing_secret_is_printed() {
     note(visit(&sessions, &cookie, wrong).await, &mut secrets);
     let large = async |session: Session| session.insert(WORD, &VALUE.repeat(9000));
     note(visit(&sessions, &cookie, large).await, &mut secrets);
-    for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::Hang, Fault::Garbage] {
+    for fault in
+        [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::Hang, Fault::Garbage]
+    {
         for verb in Verb::ALL {
             store.inject(verb, fault);
             note(visit(&sessions, &cookie, change).await, &mut secrets);
@@ -153,7 +157,9 @@ async fn nothing_secret_is_printed() {
     printed.add((&sessions, &store, &spy, &memory, Lifetime::default(), WORD));
 
     let text = printed.text();
-    for expected in ["wrong_secret", "several_valid_tokens", "expired", "outcome_in_doubt", "SessionId("] {
+    for expected in
+        ["wrong_secret", "several_valid_tokens", "expired", "outcome_in_doubt", "SessionId("]
+    {
         assert!(text.contains(expected), "{expected} was not printed: the test sees nothing");
     }
     assert!(secrets.len() > 20, "{}", secrets.len());

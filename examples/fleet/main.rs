@@ -136,10 +136,15 @@ async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Res
         let user = User::new(number, client.clone(), balancer.clone(), tally.clone(), until);
         users.spawn(user.shop());
     }
-    let all_done = async { while users.join_next().await.is_some() {} };
     tokio::select! {
         // The users stop by themselves; the processes are killed meanwhile.
-        result = async { tokio::join!(all_done, fleet.harass(until, &tally, !in_one_process)).1 } => result?,
+        ended = async {
+            while let Some(user) = users.join_next().await {
+                user?;
+            }
+            Result::<()>::Ok(())
+        } => ended?,
+        result = fleet.harass(until, &tally, !in_one_process) => match result? {},
         never = report::live(started, &tally) => match never {},
     }
 

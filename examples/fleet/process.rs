@@ -1,5 +1,6 @@
 //! The processes of the shop, as the one who starts and kills them sees them.
 
+use std::convert::Infallible;
 use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -82,21 +83,18 @@ impl Fleet {
         until: Instant,
         tally: &Tally,
         kills: bool,
-    ) -> Result<()> {
+    ) -> Result<Infallible> {
         loop {
             sleep(Duration::from_millis(fastrand::u64(1000..2000))).await;
-            if Instant::now() >= until {
-                return Ok(());
-            }
             for process in &mut self.processes {
                 if let Some(status) = process.child.try_wait()? {
                     return Err(format!("a process of the shop ended by itself: {status}").into());
                 }
             }
-            if !kills {
+            if !kills || Instant::now() >= until {
                 continue;
             }
-            let Some(process) = fastrand::choice(&mut self.processes) else { return Ok(()) };
+            let Some(process) = fastrand::choice(&mut self.processes) else { continue };
             process.kill().await?;
             tally.killed();
             self.balancer.remove(process.id);
@@ -109,7 +107,10 @@ impl Fleet {
     /// Ends all of them, and tells what each was asked.
     pub(crate) async fn stop(mut self) -> Result<Vec<Arc<Instance>>> {
         for process in &mut self.processes {
-            process.child.kill().await?;
+            // One may just have been killed, and not been replaced any more.
+            if process.child.id().is_some() {
+                process.child.kill().await?;
+            }
             self.past.append(&mut process.instances);
         }
         Ok(self.past)

@@ -127,7 +127,7 @@ impl Report {
             "sign_outs": counts.sign_outs,
             "items_added": counts.items,
             "answers_lost_to_kills": counts.unanswered,
-            "started_over_after_unanswered_sign_in": counts.started_over,
+            "sign_ins_started_over": counts.started_over,
             "errors": counts.errors,
             "stories": counts.stories,
             "latency_ms": {
@@ -178,7 +178,7 @@ impl fmt::Display for Report {
             writeln!(f, "{:32} {count}{verdict}", loss.label())?;
         }
         writeln!(f, "answers lost to kills            {}", counts.unanswered)?;
-        writeln!(f, "started over after such a sign-in {}", counts.started_over)?;
+        writeln!(f, "sign-ins without an answer       {}", counts.started_over)?;
         let errors: Vec<_> =
             counts.errors.iter().map(|(what, count)| format!("{count} x {what}")).collect();
         let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };

@@ -265,12 +265,13 @@ impl User {
             format!("{who}: twice in {items:?}, by process {served_by}")
         });
         let Expected { sure, maybe, .. } = &mut self.expected;
-        let missing: Vec<_> = sure.extract_if(|item| !seen.contains(item)).collect();
+        let missing: Vec<String> = sure.extract_if(|item| !seen.contains(item)).collect();
         self.tally.lost(Loss::Item, missing.len(), || {
             format!("{who}: {missing:?} not in {items:?}, by process {served_by}")
         });
-        // What was seen once must stay.
+        // What was seen once must stay; what was lost is missed once.
         sure.extend(maybe.extract_if(|item| seen.contains(item)));
+        maybe.extend(missing);
         let strange: Vec<_> = seen.difference(sure).collect();
         self.tally.lost(Loss::SomebodyElses, strange.len(), || {
             format!("{who}: {strange:?} of somebody else, by process {served_by}")
