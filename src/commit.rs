@@ -473,7 +473,7 @@ impl Commit<'_, '_> {
         let mut random = [0; 2];
         self.settings.entropy.fill(&mut random)?;
         let most = 500u64 << (attempt / PATIENT_ATTEMPTS).min(5);
-        let pause = Duration::from_micros(u64::from(u16::from_le_bytes(random)) * most >> 16);
+        let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
         if Instant::now() + pause >= self.caller.deadline() {
             return Err(Error::new(ErrorKind::Contended, ""));
         }

@@ -1,6 +1,7 @@
 //! Bytes that nobody should send or store: never a panic, never an overwrite, the documented errors.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! How many store commands each kind of request costs, by the servers' own count.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Two requests of one session, held where they meet; and answers that get lost.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Deadlines: from the record on every store, whatever the server still holds, and the servers' own.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The same scenarios through tower and through actix-web: one table, two adapters.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
-#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
 
@@ -196,7 +196,7 @@ async fn the_scenario_table() {
             assert_eq!(issued, commands, "{row}");
             assert_eq!(sent(&reply), cookie, "{row}");
             assert_eq!(reply.all("vary"), ["cookie"], "{row}");
-            let no_store = cookie != Sent::Nothing || (status >= 500 && reply.body != "");
+            let no_store = cookie != Sent::Nothing || (status >= 500 && !reply.body.is_empty());
             assert_eq!(reply.all("cache-control") == ["no-store"], no_store, "{row}");
         }
     }

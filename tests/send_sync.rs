@@ -1,6 +1,7 @@
 //! What may move between threads, checked by the compiler.
 
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use unsticky::exchange::{Exchange, Finish, Handle, Reply};
 use unsticky::{

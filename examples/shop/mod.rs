@@ -24,8 +24,8 @@ pub(crate) fn sessions() -> Result<Sessions, Box<dyn Error>> {
 
 /// Where to listen: `PORT`, on this machine only.
 pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
-    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    Ok(("127.0.0.1", port))
+    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse());
+    Ok(("127.0.0.1", port.map_err(|_| "PORT is not the number of a port")?))
 }
 
 /// The form of `POST /sign-in`.

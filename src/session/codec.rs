@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn value(json: &'static str) -> Value {
-        Value::new(Bytes::from_static(json.as_bytes()), json.len() % 2 == 0)
+        Value::new(Bytes::from_static(json.as_bytes()), json.len().is_multiple_of(2))
     }
 
     fn encoded(header: &Header, values: &[(&'static str, &'static str)]) -> Bytes {

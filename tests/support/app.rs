@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ type Answer = Pin<Box<dyn Future<Output = Reply>>>;
 #[derive(Clone)]
 pub struct App {
     pub framework: &'static str,
-    call: Arc<dyn Fn(String, Vec<Vec<u8>>) -> Answer>,
+    call: Rc<dyn Fn(String, Vec<Vec<u8>>) -> Answer>,
 }
 
 impl App {
@@ -137,7 +138,7 @@ pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome 
             }
             "remove" => session.remove(&key),
             "take" => print(session.take(&key)?.as_deref().unwrap_or("-")),
-            "inc" => session.update(&Key::<u64>::runtime(argument), |number| *number += 1)?,
+            "inc" => session.update(Key::<u64>::runtime(argument), |number| *number += 1)?,
             "add" => {
                 let item = argument.to_owned();
                 session.update(CART, move |cart| cart.push(item.clone()))?;
@@ -263,7 +264,7 @@ pub mod on_axum {
         let router = router.layer(Extension(admins));
         App {
             framework: "axum",
-            call: Arc::new(move |path, cookies| {
+            call: Rc::new(move |path, cookies| {
                 let router = router.clone();
                 Box::pin(async move {
                     let mut request = Request::builder().uri(path);
@@ -365,10 +366,10 @@ pub mod on_actix {
                 .wrap(middleware(1)),
         )
         .await;
-        let service = std::rc::Rc::new(service);
+        let service = Rc::new(service);
         App {
             framework: "actix",
-            call: Arc::new(move |path, cookies| {
+            call: Rc::new(move |path, cookies| {
                 let service = service.clone();
                 Box::pin(async move {
                     let mut request = test::TestRequest::with_uri(&path);

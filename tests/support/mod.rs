@@ -1,6 +1,7 @@
 //! What the integration tests share. Each uses a part of it.
 
 #![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
