@@ -203,7 +203,10 @@ impl Commit<'_, '_> {
                 false => Committed::unchanged(None),
             }),
             (Plan::DeleteThenCreate, Some(loaded)) => {
-                self.end(&loaded).await?;
+                if !self.end(&loaded).await? {
+                    // A cookie from here could overwrite the one of whoever signed in on it.
+                    return Ok(self.gone(&loaded));
+                }
                 // From here on the old session is no more, whatever becomes of the new one.
                 match self.create().await {
                     Ok(Committed { loaded: None, .. }) => Ok(self.removed()),

@@ -385,6 +385,25 @@ async fn a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session() {
 }
 
 #[tokio::test]
+async fn a_new_session_after_a_sign_out_yields_to_somebody_elses_sign_in() {
+    let stand = stand();
+    let cookie = stand.seeded().await;
+    let start_over = async |session: Session| {
+        session.sign_out();
+        session.insert(A, &1)
+    };
+    let mut newer = String::new();
+    let late = stand
+        .overtaken(&cookie, start_over, async || {
+            let sign_in = async |session: Session| session.sign_in("alice");
+            newer = stand.visit(&cookie, sign_in).await.cookie();
+        })
+        .await;
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+    assert_eq!(stand.who(&newer).await.as_deref(), Some("alice"));
+}
+
+#[tokio::test]
 async fn a_session_that_expires_before_the_commit_is_gone() {
     let stand = stand();
     let cookie = stand.seeded().await;

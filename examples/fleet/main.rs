@@ -43,7 +43,7 @@ use process::{Fleet, Plan};
 use report::Report;
 use servers::{Program, Server};
 use tally::Tally;
-use user::User;
+use user::{Network, User};
 
 /// How long users may go on after the end to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
@@ -130,10 +130,10 @@ async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Res
         arguments.duration.as_secs(),
     );
 
-    let client = user::client()?;
+    let network = Arc::new(Network::new()?);
     let mut users = tokio::task::JoinSet::new();
     for number in 0..arguments.users {
-        let user = User::new(number, client.clone(), balancer.clone(), tally.clone(), until);
+        let user = User::new(number, network.clone(), balancer.clone(), tally.clone(), until);
         users.spawn(user.shop());
     }
     tokio::select! {

@@ -18,6 +18,7 @@ use reqwest::cookie::{CookieStore as _, Jar};
 use reqwest::header::{COOKIE, HeaderValue, SET_COOKIE};
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::balancer::{Balancer, Instance};
@@ -25,21 +26,33 @@ use crate::tally::{Loss, Tally};
 use crate::{GRACE, Result};
 
 /// What all users' browsers have in common: connections, but no cookies.
-pub(crate) fn client() -> Result<Client> {
-    let client = Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .timeout(Duration::from_secs(5))
-        // Before the server closes an idle connection, which could meet a request half-way.
-        .pool_idle_timeout(Duration::from_secs(2))
-        .build()?;
-    Ok(client)
+#[derive(Debug)]
+pub(crate) struct Network {
+    client: Client,
+    requests: Semaphore,
+}
+
+impl Network {
+    /// How many requests are under way at a time: few enough for the open files that systems allow.
+    const REQUESTS: usize = 128;
+
+    pub(crate) fn new() -> Result<Self> {
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(16)
+            // Before the server closes an idle connection, which could meet a request half-way.
+            .pool_idle_timeout(Duration::from_secs(2))
+            .build()?;
+        Ok(Self { client, requests: Semaphore::new(Self::REQUESTS) })
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct User {
     number: usize,
-    client: Client,
+    network: Arc<Network>,
     balancer: Arc<Balancer>,
     tally: Arc<Tally>,
     until: Instant,
@@ -110,14 +123,14 @@ enum Stop {
 impl User {
     pub(crate) fn new(
         number: usize,
-        client: Client,
+        network: Arc<Network>,
         balancer: Arc<Balancer>,
         tally: Arc<Tally>,
         until: Instant,
     ) -> Self {
         Self {
             number,
-            client,
+            network,
             balancer,
             tally,
             until,
@@ -375,8 +388,8 @@ impl User {
     async fn send(&self, process: &Instance, request: &Request<'_>) -> Sent {
         let url = format!("http://{}{}", process.address, request.path);
         let mut builder = match &request.form {
-            Some(field) => self.client.post(url).form(&[field]),
-            None => self.client.get(url),
+            Some(field) => self.network.client.post(url).form(&[field]),
+            None => self.network.client.get(url),
         };
         let cookie = match request.cookie {
             CookieOf::Jar => self.cookie(),
@@ -385,6 +398,8 @@ impl User {
         if let Some(cookie) = cookie {
             builder = builder.header(COOKIE, cookie);
         }
+        // It is never closed; and whoever waits here does not wait for the shop.
+        let _permit = self.network.requests.acquire().await;
         let started = Instant::now();
         let response = match builder.send().await {
             Ok(response) => response,

@@ -5,5 +5,6 @@
 
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
+pub mod proxy;
 pub mod servers;
 pub mod visit;
