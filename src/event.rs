@@ -25,6 +25,8 @@ macro_rules! events {
 }
 
 events! {
+    /// An extractor found no session layer around its route.
+    error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a session's key are no record; they are left as they are.
     error corrupt_record(id: SessionId) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.

@@ -39,6 +39,7 @@ use std::pin::Pin;
 use crate::config::{OnServerError, Sessions};
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event;
 use crate::session::Session;
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
@@ -196,6 +197,7 @@ impl fmt::Debug for Handle {
 /// The error of an extractor on a route without the layer, naming the fix.
 #[must_use]
 pub fn missing_layer(fix: &'static str) -> Error {
+    event::missing_layer(fix);
     Error::new(ErrorKind::MissingLayer, fix)
 }
 
@@ -206,7 +208,7 @@ pub struct Rendered {
     /// The status code.
     pub status: u16,
     /// The body, plain text.
-    pub body: &'static str,
+    pub body: Cow<'static, str>,
     /// The Location header field.
     pub location: Option<Cow<'static, str>>,
     /// The Retry-After header field, in seconds.
@@ -218,7 +220,11 @@ impl From<&Error> for Rendered {
         let status = error.status();
         Self {
             status,
-            body: error.kind().message(),
+            body: match error.kind() {
+                // A mistake in the program and no secret: whoever sees it should learn the fix.
+                ErrorKind::MissingLayer => error.to_string().into(),
+                kind => kind.message().into(),
+            },
             location: None,
             retry_after: (status == 503).then_some("1"),
         }

@@ -72,7 +72,7 @@ impl From<&SignInRejection> for Rendered {
         match rejection {
             SignInRejection::NotSignedIn { sign_in_page } => Self {
                 status: if sign_in_page.is_some() { 303 } else { 401 },
-                body: "nobody is signed in",
+                body: "nobody is signed in".into(),
                 location: sign_in_page.clone(),
                 retry_after: None,
             },

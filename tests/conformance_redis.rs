@@ -57,3 +57,22 @@ mod without_faults {
 
     unsticky::conformance!(setup);
 }
+
+#[tokio::test]
+async fn the_suite_runs_beside_other_data() {
+    use unsticky::testing::clauses;
+
+    let server = RedisServer::start();
+    let foreign = [("unsticky:0:s:somebody-elses", "session"), ("other", "data")];
+    for (key, value) in foreign {
+        server.cli(&["SET", key, value]);
+    }
+    let subject = Subject::new(RedisStore::connect(&server.url()).unwrap());
+    clauses::a_delete_at_any_version_deletes(&subject).await;
+    clauses::of_many_concurrent_creates_exactly_one_wins(&subject).await;
+    clauses::an_expired_key_is_gone_for_every_verb(&subject).await;
+    for (key, value) in foreign {
+        assert_eq!(server.cli(&["GET", key]), value);
+    }
+    assert_eq!(server.calls("flushall") + server.calls("flushdb"), 0);
+}

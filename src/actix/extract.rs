@@ -69,7 +69,7 @@ impl ResponseError for Error {
     }
 
     fn error_response(&self) -> HttpResponse {
-        rendered(&self.into())
+        rendered(self.into())
     }
 }
 
@@ -79,7 +79,7 @@ impl ResponseError for SignInRejection {
     }
 
     fn error_response(&self) -> HttpResponse {
-        rendered(&self.into())
+        rendered(self.into())
     }
 }
 
@@ -87,8 +87,8 @@ fn status_code(rendered: &Rendered) -> StatusCode {
     StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn rendered(rendered: &Rendered) -> HttpResponse {
-    let mut response = HttpResponse::build(status_code(rendered));
+fn rendered(rendered: Rendered) -> HttpResponse {
+    let mut response = HttpResponse::build(status_code(&rendered));
     response.insert_header((CONTENT_TYPE, "text/plain; charset=utf-8"));
     response.insert_header((CACHE_CONTROL, "no-store"));
     if let Some(seconds) = rendered.retry_after {
@@ -97,5 +97,5 @@ fn rendered(rendered: &Rendered) -> HttpResponse {
     if let Some(location) = &rendered.location {
         response.insert_header((LOCATION, location.as_ref()));
     }
-    response.body(rendered.body)
+    response.body(rendered.body.into_owned())
 }

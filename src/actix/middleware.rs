@@ -36,9 +36,28 @@ use crate::exchange::{Exchange, Finish, Handle, Reply};
 ///
 /// # Several cookies in one application
 ///
-/// Middlewares with different cookies may be nested: the extractors then use the innermost one, and
-/// [`Handle::of`] finds another by its [`Sessions`]. Two scopes side by side, one for customers and
-/// one for administrators, just get a middleware each.
+/// Two scopes side by side, one for customers and one for administrators, just get a middleware each.
+/// Where middlewares are nested, the extractors use the innermost one, and [`Handle::of`] finds another
+/// by its [`Sessions`]:
+///
+/// ```
+/// use actix_web::web;
+/// use unsticky::{Result, Sessions, exchange::Handle};
+///
+/// struct Admins(Sessions);
+///
+/// async fn dashboard(handle: Handle, admins: web::Data<Admins>) -> Result<String> {
+///     let session = match handle.of(&admins.0) {
+///         Some(handle) => handle.session().await?,
+///         None => return Err(unsticky::exchange::missing_layer("add the administrators' one")),
+///     };
+///     Ok(format!("administrator: {}", session.is_signed_in()))
+/// }
+/// # let _ = dashboard;
+/// ```
+///
+/// Give them different cookie names, and different [namespaces](crate::Builder::namespace) where they
+/// share a store: a token is then worth something under its own name only.
 #[derive(Debug, Clone)]
 pub struct SessionMiddleware {
     sessions: Sessions,

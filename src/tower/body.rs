@@ -19,7 +19,7 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Text { text: Option<&'static str> },
+        Text { text: Option<Bytes> },
     }
 }
 
@@ -28,7 +28,7 @@ impl<B> SessionBody<B> {
         Self { kind: Kind::Inner { body } }
     }
 
-    pub(super) fn text(text: &'static str) -> Self {
+    pub(super) fn text(text: Bytes) -> Self {
         Self { kind: Kind::Text { text: Some(text) } }
     }
 }
@@ -48,8 +48,7 @@ where
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx),
             KindProjection::Text { text } => {
-                let text = text.take().map(|text| Bytes::from_static(text.as_bytes()));
-                Poll::Ready(text.map(|text| Ok(Frame::data(text.into()))))
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(text.into()))))
             }
         }
     }
@@ -64,7 +63,9 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Text { text } => SizeHint::with_exact(text.map_or(0, |text| text.len() as u64)),
+            Kind::Text { text } => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
         }
     }
 }

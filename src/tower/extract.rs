@@ -55,7 +55,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = rendered(&(&self).into()).map(Body::from);
+        let mut response = rendered((&self).into()).map(Body::from);
         response.extensions_mut().insert(self);
         response
     }
@@ -65,7 +65,7 @@ impl IntoResponse for SignInRejection {
     fn into_response(self) -> Response {
         match self {
             Self::Session(error) => error.into_response(),
-            rejection => rendered(&(&rejection).into()).map(Body::from),
+            rejection => rendered((&rejection).into()).map(Body::from),
         }
     }
 }

@@ -1,6 +1,8 @@
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, VARY};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
@@ -33,7 +35,7 @@ impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
-    B::Data: From<bytes::Bytes>,
+    B::Data: From<Bytes>,
 {
     type Output = Result<Response<SessionBody<B>>, E>;
 
@@ -72,11 +74,11 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
 fn replied<B>(response: Response<B>, mut reply: Reply) -> Response<SessionBody<B>>
 where
     B: Body,
-    B::Data: From<bytes::Bytes>,
+    B::Data: From<Bytes>,
 {
     let mut response = match reply.error.take() {
         Some(error) => {
-            let mut replaced = rendered(&(&error).into()).map(SessionBody::text);
+            let mut replaced = rendered((&error).into()).map(SessionBody::text);
             replaced.extensions_mut().insert(error);
             replaced
         }
@@ -95,8 +97,11 @@ where
 }
 
 /// The response that an error becomes.
-pub(super) fn rendered(rendered: &Rendered) -> Response<&'static str> {
-    let mut response = Response::new(rendered.body);
+pub(super) fn rendered(rendered: Rendered) -> Response<Bytes> {
+    let mut response = Response::new(match rendered.body {
+        Cow::Borrowed(body) => Bytes::from_static(body.as_bytes()),
+        Cow::Owned(body) => body.into(),
+    });
     *response.status_mut() =
         StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

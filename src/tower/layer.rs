@@ -25,9 +25,44 @@ use crate::config::Sessions;
 ///
 /// # Several cookies in one application
 ///
-/// Layers with different cookies may be nested: the extractors then use the innermost one, and
-/// [`Handle::of`](crate::exchange::Handle::of) finds another by its [`Sessions`]. Two applications
-/// side by side, one for customers and one for administrators, just get a layer each.
+/// Two routers side by side, one for customers and one for administrators, just get a layer each.
+/// Where layers are nested, the extractors use the innermost one, and
+/// [`Handle::of`](crate::exchange::Handle::of) finds another by its [`Sessions`]:
+///
+/// ```
+/// # #[cfg(feature = "axum")]
+/// # mod example {
+/// use axum::extract::{FromRef, FromRequestParts};
+/// use http::request::Parts;
+/// use unsticky::{Result, Session, Sessions, exchange::Handle};
+///
+/// /// In the application's state.
+/// #[derive(Clone)]
+/// struct Admins(Sessions);
+///
+/// /// An administrator's session, whatever customer's session there is besides.
+/// struct AdminSession(Session);
+///
+/// impl<S: Send + Sync> FromRequestParts<S> for AdminSession
+/// where
+///     Admins: FromRef<S>,
+/// {
+///     type Rejection = unsticky::Error;
+///
+///     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+///         let Admins(admins) = Admins::from_ref(state);
+///         let handle = Handle::from_request_parts(parts, state).await?;
+///         match handle.of(&admins) {
+///             Some(handle) => handle.session().await.map(Self),
+///             None => Err(unsticky::exchange::missing_layer("add the administrators' layer")),
+///         }
+///     }
+/// }
+/// # }
+/// ```
+///
+/// Give them different cookie names, and different [namespaces](crate::Builder::namespace) where they
+/// share a store: a token is then worth something under its own name only.
 #[derive(Debug, Clone)]
 pub struct SessionLayer {
     sessions: Sessions,
