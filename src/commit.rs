@@ -1,7 +1,6 @@
 //! The end of a request at the store: the plan's commands, and what becomes of a commit that meets a
 //! newer record.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -10,32 +9,24 @@ use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::queue::Turn;
+use crate::session::changes::{Changes, Loaded};
 use crate::session::codec::{self, Undecodable};
-use crate::session::delta::{Delta, View};
-use crate::session::plan::{self, Merge, Plan, SignIn, Situation};
+use crate::session::delta::View;
+use crate::session::plan::{self, Merge, Plan};
 use crate::session::record::{Header, Record, Tags, Update, Values};
-use crate::session::token::{Secret, Token};
-use crate::session::{Lifetime, Millis, SessionId, Tag, Transaction};
-use crate::settle::{Base, Caller, Write};
-use crate::store::{Created, Deleted, Replaced, StoreKey, Stored, Version};
+use crate::session::token::{Secret, SecretDigest, Token};
+use crate::session::{Millis, SessionId, Tag, Transaction};
+use crate::settle::{Base, Caller, Settled, Write};
+use crate::store::{Created, Deleted, Stored};
 
 /// How often a commit is tried on ever newer records; the deadline bounds it as well.
 const MAX_ATTEMPTS: u32 = 64;
 
-/// How many attempts are made at once; between the later ones there are pauses.
-const PATIENT_ATTEMPTS: u32 = 8;
+/// How many attempts follow each other at once; between the later ones there are pauses.
+const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How many ids are tried for a new session. One is enough unless the randomness is broken.
+/// How many ids are tried for a new session. One is enough unless answers are lost.
 const MAX_IDS: u32 = 3;
-
-/// A session as it was read.
-#[derive(Debug, Clone)]
-pub(crate) struct Loaded {
-    pub(crate) id: SessionId,
-    pub(crate) key: StoreKey,
-    pub(crate) record: Record,
-    pub(crate) version: Version,
-}
 
 impl Loaded {
     fn base(&self) -> Base {
@@ -63,97 +54,11 @@ pub(crate) fn decode(id: SessionId, bytes: bytes::Bytes) -> Result<Record> {
     })
 }
 
-/// What a request did to its session.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Changes {
-    pub(crate) delta: Delta,
-    /// The loaded session is to end; everything else belongs to the one after it.
-    pub(crate) ended: bool,
-    pub(crate) sign_in: Option<Arc<str>>,
-    pub(crate) rotate: bool,
-    pub(crate) lifetime: Option<Lifetime>,
-}
-
-impl Changes {
-    /// The loaded session ends here, and what was done to it with it.
-    pub(crate) fn end(&mut self) {
-        self.delta.start_over();
-        *self = Self { delta: std::mem::take(&mut self.delta), ended: true, ..Self::default() };
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.delta.is_empty()
-            && !self.ended
-            && self.sign_in.is_none()
-            && !self.rotate
-            && self.lifetime.is_none()
-    }
-
-    /// The loaded session as far as this request still goes on with it.
-    pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
-        loaded.filter(|loaded| !self.ended && self.sign_in_on(loaded) != SignIn::Another)
-    }
-
-    fn sign_in_on(&self, loaded: &Loaded) -> SignIn {
-        match (&self.sign_in, &loaded.record.header.principal) {
-            (None, _) => SignIn::No,
-            (Some(new), Some(old)) if new != old => SignIn::Another,
-            (Some(_), _) => SignIn::Here,
-        }
-    }
-
-    /// Whether a sign-in leaves only marked values of the record: it was anybody's before.
-    pub(crate) fn only_surviving(&self, header: &Header) -> bool {
-        self.sign_in.is_some() && header.principal.is_none()
-    }
-
-    /// The plan for what was done so far.
-    pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
-        let Standing { loaded, presented, now, configured, is_activity, failed, decides } =
-            *standing;
-        let sign_in = match loaded {
-            Some(loaded) => self.sign_in_on(loaded),
-            None if self.sign_in.is_some() => SignIn::Here,
-            None => SignIn::No,
-        };
-        let nothing = Values::default();
-        let values = self.base(loaded).map_or(&nothing, |base| &base.record.values);
-        plan::decide(Situation {
-            presented,
-            known: loaded.is_some(),
-            // What a decision will change is not known before it is made.
-            changed: decides || (!self.delta.is_empty() && self.delta.view().differs_from(values)),
-            ended: self.ended,
-            sign_in,
-            new_secret: self.rotate || self.lifetime.is_some(),
-            refresh_due: is_activity
-                && loaded.is_some_and(|loaded| {
-                    let header = &loaded.record.header;
-                    header.clocks.refresh_due(now, &header.lifetime(configured))
-                }),
-            failed,
-        })
-    }
-}
-
-/// What is known of a request besides its changes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing<'a> {
-    pub(crate) loaded: Option<&'a Loaded>,
-    pub(crate) presented: bool,
-    pub(crate) now: Millis,
-    pub(crate) configured: &'a Lifetime,
-    pub(crate) is_activity: bool,
-    pub(crate) failed: bool,
-    /// A `transact` is to decide.
-    pub(crate) decides: bool,
-}
-
 /// The function of a `transact`, with its result kept by the caller.
 pub(crate) type Decide<'a> = dyn FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'a;
 
 /// What a commit led to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Committed {
     /// The session as it stands now.
     pub(crate) loaded: Option<Loaded>,
@@ -161,11 +66,18 @@ pub(crate) struct Committed {
     pub(crate) cookie: Option<String>,
     /// The changes were not kept, or not all of them.
     pub(crate) failure: Option<Error>,
+    /// The session is gone or somebody signed in anew: no cookie may leave that could overwrite
+    /// theirs.
+    pub(crate) lost: bool,
 }
 
 impl Committed {
-    fn unchanged(loaded: Option<Loaded>) -> Self {
-        Self { loaded, cookie: None, failure: None }
+    fn at(loaded: Loaded) -> Self {
+        Self { loaded: Some(loaded), ..Self::default() }
+    }
+
+    fn lost() -> Self {
+        Self { lost: true, ..Self::default() }
     }
 }
 
@@ -184,27 +96,38 @@ pub(crate) struct Commit<'a, 'd> {
 impl Commit<'_, '_> {
     /// Carries out a plan. An error means that everything is as it was before.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
-        let loaded = self.loaded.take();
-        match (plan, loaded) {
-            (Plan::Nothing, loaded) => Ok(Committed::unchanged(loaded)),
-            (Plan::Forget, _) => {
-                for other in std::mem::take(&mut self.others) {
-                    self.caller.delete(&other.key, None).await?;
+        if self.changes.is_ended() {
+            for other in std::mem::take(&mut self.others) {
+                self.end(&other).await?;
+            }
+        }
+        let Some(loaded) = self.loaded.take() else {
+            return match plan {
+                Plan::Create => {
+                    // Values are taken from a session; this request has lost it.
+                    self.changes.delta.check_taken(&Values::default())?;
+                    self.create().await
                 }
-                Ok(self.removed())
-            }
-            (Plan::Refresh, Some(loaded)) => {
-                Ok(Committed::unchanged(Some(self.refresh(loaded).await)))
-            }
-            (Plan::Save { new_secret }, Some(loaded)) => self.save(loaded, new_secret).await,
-            (Plan::Delete, Some(loaded)) => Ok(match self.end(&loaded).await? {
+                Plan::Forget => Ok(self.removed()),
+                Plan::Gone => {
+                    Ok(Committed { failure: Some(self.gone_error()), ..Committed::lost() })
+                }
+                _ => Ok(Committed::default()),
+            };
+        };
+        match plan {
+            Plan::Nothing | Plan::Forget | Plan::Gone | Plan::Create => Ok(Committed::at(loaded)),
+            Plan::Refresh => Ok(Committed::at(self.refresh(loaded).await)),
+            Plan::Save { new_secret } => self.save(loaded, new_secret).await,
+            Plan::Delete => Ok(match self.end(&loaded).await? {
                 true => self.removed(),
                 // Somebody else signed in on it: their session, and their cookie.
-                false => Committed::unchanged(None),
+                false => Committed::lost(),
             }),
-            (Plan::DeleteThenCreate, Some(loaded)) => {
+            Plan::DeleteThenCreate => {
+                // A decision that fails must leave everything as it is.
+                self.decide(&Values::default(), &mut View::default())?;
                 if !self.end(&loaded).await? {
-                    // A cookie from here could overwrite the one of whoever signed in on it.
                     return Ok(self.gone(&loaded));
                 }
                 // From here on the old session is no more, whatever becomes of the new one.
@@ -214,116 +137,129 @@ impl Commit<'_, '_> {
                     Err(error) => Ok(Committed { failure: Some(error), ..self.removed() }),
                 }
             }
-            (Plan::CreateThenDelete, Some(loaded)) => {
+            Plan::CreateThenDelete => {
                 let created = self.create().await?;
                 if let Err(error) = self.end(&loaded).await {
                     // Better nobody than two: without its cookie the new session is nobody's.
                     if let Some(created) = &created.loaded {
-                        let _ = self.caller.delete(&created.key, None).await;
+                        let _ = self.caller.delete(&created.key, created.version).await;
                     }
                     return Err(error);
                 }
                 Ok(created)
             }
-            (_, _) => self.create().await,
         }
     }
 
     fn removed(&self) -> Committed {
-        Committed { loaded: None, cookie: Some(self.settings.cookie.removal()), failure: None }
+        Committed { cookie: Some(self.settings.cookie.removal()), ..Committed::default() }
     }
 
     async fn create(&mut self) -> Result<Committed> {
         let nothing = Values::default();
+        let mut lost_answer = None;
         for _ in 0..MAX_IDS {
             let mut view = self.changes.delta.replay(&nothing, false)?;
             self.decide(&nothing, &mut view)?;
-            if self.changes.sign_in.is_none() && !view.differs_from(&nothing) {
-                return Ok(Committed::unchanged(None));
+            if self.changes.principal().is_none() && !view.differs_from(&nothing) {
+                return Ok(Committed::default());
             }
             let entropy = &*self.settings.entropy;
             let token = Token { id: SessionId::random(entropy)?, secret: Secret::random(entropy)? };
-            let digest = token.secret.digest();
             let now = self.settings.now();
             let tag = self.tag()?;
-            let header = Header::new(digest, now, &self.settings.lifetime, tag);
-            // Nothing came before the first write.
-            let header =
-                Header { tags: Tags::first(tag), ..header.updated(&self.update(now, tag, None)) };
+            let header = Header::new(token.secret.digest(), now, &self.settings.lifetime, tag);
+            let header = Header {
+                // Nothing came before the first write.
+                tags: Tags::first(tag),
+                ..header.updated(&self.update(now, tag, None))
+            };
             let (record, write) = self.encode(&header, &view, &nothing, now)?;
             let key = self.settings.key(token.id);
-            match self.caller.create(&key, &write).await? {
-                Created::Created(version) => {
-                    let cookie = self.cookie(&header, &token, now);
+            match self.caller.create(&key, &write).await {
+                Ok(Created::Created(version)) => {
+                    let cookie = Some(self.cookie(&header, &token, now));
                     let loaded = Loaded { id: token.id, key, record, version };
-                    return Ok(Committed {
-                        loaded: Some(loaded),
-                        cookie: Some(cookie),
-                        failure: None,
-                    });
+                    return Ok(Committed { cookie, ..Committed::at(loaded) });
                 }
-                Created::Occupied => {}
+                Ok(Created::Occupied) => {}
+                // If it was stored after all, it is nobody's: its secret was given to no one.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    lost_answer = Some(error);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::new(ErrorKind::Randomness, "every new session id is taken"))
+        Err(match lost_answer {
+            Some(error) => Error::unavailable(error),
+            None => Error::new(ErrorKind::Randomness, "every new session id is taken"),
+        })
     }
 
     async fn save(&mut self, loaded: Loaded, new_secret: bool) -> Result<Committed> {
         let settings = self.settings;
-        let signing_in = self.changes.sign_in.is_some();
+        let signing_in = self.changes.principal().is_some();
         let mut secret = if new_secret { Some(Secret::random(&*settings.entropy)?) } else { None };
         let mut current = loaded.clone();
         let mut is_fresh = false;
         let mut turn = None;
         for attempt in 0..MAX_ATTEMPTS {
             let base = &current.record;
-            let only_surviving = self.changes.only_surviving(&base.header);
-            let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
-            self.decide(&base.values, &mut view)?;
-            let stored = if secret.is_none() && !view.differs_from(&base.values) {
-                if self.decide.is_none() || is_fresh {
-                    return Ok(Committed::unchanged(Some(current)));
-                }
-                // No write will tell whether the decision was made on the newest record.
-                match self.caller.load(&current.key).await? {
-                    Some(stored) if stored.version == current.version => {
-                        return Ok(Committed::unchanged(Some(current)));
-                    }
-                    stored => stored,
-                }
+            let now = settings.now();
+            let stored = if base.header.clocks.expired(now) {
+                // The record decides, whatever the store still holds.
+                None
             } else {
-                let now = settings.now();
-                let tag = self.tag()?;
-                let digest = secret.map(|secret| secret.digest());
-                let header = base.header.updated(&self.update(now, tag, digest));
-                let (record, write) = self.encode(&header, &view, &base.values, now)?;
-                match self.caller.replace(&current.key, &write, current.base()).await? {
-                    Replaced::Replaced(version) => {
-                        let cookie = secret.map(|secret| {
-                            self.cookie(&header, &Token { id: current.id, secret }, now)
-                        });
-                        let loaded = Some(Loaded { record, version, ..current });
-                        return Ok(Committed { loaded, cookie, failure: None });
+                self.changes.delta.check_taken(&base.values)?;
+                let only_surviving = self.changes.only_surviving(&base.header);
+                let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
+                self.decide(&base.values, &mut view)?;
+                if secret.is_none() && !view.differs_from(&base.values) {
+                    if self.decide.is_none() || is_fresh {
+                        return Ok(Committed::at(current));
                     }
-                    Replaced::Missing => None,
-                    Replaced::Conflict(stored) => {
-                        event::conflict(current.id);
-                        let is_stale = match turn {
-                            None => {
-                                let joined = turn_of(settings, self.caller, current.id).await?;
-                                let waited = joined.waited();
-                                turn = Some(joined);
-                                waited
+                    // No write will tell whether the decision was made on the newest record.
+                    match self.caller.load(&current.key).await? {
+                        Some(stored) if stored.version == current.version => {
+                            return Ok(Committed::at(current));
+                        }
+                        stored => stored,
+                    }
+                } else {
+                    let tag = self.tag()?;
+                    let digest = secret.map(|secret| secret.digest());
+                    let header = base.header.updated(&self.update(now, tag, digest));
+                    let (record, write) = self.encode(&header, &view, &base.values, now)?;
+                    let cookie = secret
+                        .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
+                    match self.caller.replace(&current.key, &write, current.base()).await? {
+                        Settled::Applied(version) => {
+                            let loaded = Loaded { record, version, ..current };
+                            return Ok(Committed { cookie, ..Committed::at(loaded) });
+                        }
+                        Settled::Followed(stored) => {
+                            return Ok(followed(&header, current.newer(stored)?, cookie));
+                        }
+                        Settled::Missing => None,
+                        Settled::Conflict(stored) => {
+                            event::conflict(current.id);
+                            let is_stale = match turn {
+                                None => {
+                                    let joined = turn_of(settings, self.caller, current.id).await?;
+                                    let waited = joined.waited();
+                                    turn = Some(joined);
+                                    waited
+                                }
+                                Some(_) if attempt < PROMPT_ATTEMPTS => false,
+                                Some(_) => {
+                                    self.pause(attempt).await?;
+                                    true
+                                }
+                            };
+                            match stored {
+                                Some(stored) if !is_stale => Some(stored),
+                                _ => self.caller.load(&current.key).await?,
                             }
-                            Some(_) if attempt < PATIENT_ATTEMPTS => false,
-                            Some(_) => {
-                                self.pause(attempt).await?;
-                                true
-                            }
-                        };
-                        match stored {
-                            Some(stored) if !is_stale => Some(stored),
-                            _ => self.caller.load(&current.key).await?,
                         }
                     }
                 }
@@ -338,14 +274,17 @@ impl Commit<'_, '_> {
             };
             match (merge, newer) {
                 (Merge::Replay { keep_secret }, Some(newer)) => {
-                    if keep_secret && self.changes.lifetime.is_some() {
+                    if keep_secret && self.changes.lifetime().is_some() {
                         // Its cookie would make the other request's void.
                         return Err(Error::new(ErrorKind::Contended, "the secret was changed"));
                     }
                     secret = secret.filter(|_| !keep_secret);
                     current = newer;
                 }
-                (Merge::StartFresh, _) => return self.create().await,
+                (Merge::StartFresh, _) => {
+                    self.changes.delta.check_taken(&Values::default())?;
+                    return self.create().await;
+                }
                 (_, _) => return Ok(self.gone(&loaded)),
             }
         }
@@ -355,11 +294,14 @@ impl Commit<'_, '_> {
     /// The session is no more: it is not brought back, and no cookie of any kind is sent.
     fn gone(&self, loaded: &Loaded) -> Committed {
         event::gone(loaded.id);
-        let nothing_lost =
-            self.decide.is_none() && !self.changes.delta.view().differs_from(&loaded.record.values);
-        let failure = (!nothing_lost)
-            .then(|| Error::answered_with(ErrorKind::Gone, "", self.settings.gone_status));
-        Committed { loaded: None, cookie: None, failure }
+        let base = self.changes.base_values(Some(loaded));
+        let nothing_lost = self.decide.is_none() && !self.changes.delta.view().differs_from(&base);
+        let failure = (!nothing_lost).then(|| self.gone_error());
+        Committed { failure, ..Committed::lost() }
+    }
+
+    fn gone_error(&self) -> Error {
+        Error::answered_with(ErrorKind::Gone, "", self.settings.gone_status)
     }
 
     /// Extends the idle timeout. Whatever happens to it, the request goes on: somebody else has
@@ -377,13 +319,16 @@ impl Commit<'_, '_> {
 
     async fn try_refresh(&mut self, loaded: &Loaded) -> Result<Option<Loaded>> {
         let now = self.settings.now();
+        if loaded.record.header.clocks.expired(now) {
+            return Ok(None);
+        }
         let tag = self.tag()?;
         let header = loaded.record.header.updated(&self.update(now, tag, None));
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
         Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
-            Replaced::Replaced(version) => Some(Loaded { record, version, ..loaded.clone() }),
-            Replaced::Conflict(_) | Replaced::Missing => None,
+            Settled::Applied(version) => Some(Loaded { record, version, ..loaded.clone() }),
+            Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => None,
         })
     }
 
@@ -391,24 +336,32 @@ impl Commit<'_, '_> {
     async fn end(&mut self, loaded: &Loaded) -> Result<bool> {
         let mut version = loaded.version;
         for attempt in 0..MAX_ATTEMPTS {
-            match self.caller.delete(&loaded.key, Some(version)).await? {
-                Deleted::Deleted | Deleted::Missing => return Ok(true),
+            match self.caller.delete(&loaded.key, version).await? {
+                Deleted::Deleted => return Ok(true),
+                Deleted::Missing => return self.already_ended(),
                 Deleted::Conflict => {}
             }
             event::conflict(loaded.id);
             let Some(stored) = self.caller.load(&loaded.key).await? else {
-                return Ok(true);
+                return self.already_ended();
             };
             let newer = loaded.newer(stored)?;
             if !plan::ends(&loaded.record.header, &newer.record.header) {
                 return Ok(false);
             }
+            self.changes.delta.check_taken(&newer.record.values)?;
             version = newer.version;
-            if attempt >= PATIENT_ATTEMPTS {
+            if attempt >= PROMPT_ATTEMPTS {
                 self.pause(attempt).await?;
             }
         }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Another request ended the session: fine, unless this one handed out one of its values.
+    fn already_ended(&self) -> Result<bool> {
+        self.changes.delta.check_taken(&Values::default())?;
+        Ok(true)
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {
@@ -418,19 +371,14 @@ impl Commit<'_, '_> {
         }
     }
 
-    fn update<'b>(
-        &'b self,
-        now: Millis,
-        tag: Tag,
-        digest: Option<crate::session::token::SecretDigest>,
-    ) -> Update<'b> {
+    fn update<'b>(&'b self, now: Millis, tag: Tag, digest: Option<SecretDigest>) -> Update<'b> {
         Update {
             now,
             tag,
             configured: &self.settings.lifetime,
             digest,
-            lifetime: self.changes.lifetime,
-            sign_in: self.changes.sign_in.as_ref(),
+            lifetime: self.changes.lifetime(),
+            sign_in: self.changes.principal(),
             is_activity: self.is_activity,
         }
     }
@@ -475,7 +423,7 @@ impl Commit<'_, '_> {
     async fn pause(&mut self, attempt: u32) -> Result<()> {
         let mut random = [0; 2];
         self.settings.entropy.fill(&mut random)?;
-        let most = 500u64 << (attempt / PATIENT_ATTEMPTS).min(5);
+        let most = 500u64 << (attempt / PROMPT_ATTEMPTS).min(5);
         let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
         if Instant::now() + pause >= self.caller.deadline() {
             return Err(Error::new(ErrorKind::Contended, ""));
@@ -483,6 +431,16 @@ impl Commit<'_, '_> {
         sleep(pause).await;
         Ok(())
     }
+}
+
+/// A write that was settled as applied, with others on top of it.
+fn followed(ours: &Header, newer: Loaded, cookie: Option<String>) -> Committed {
+    if !ours.same_sign_in(&newer.record.header) {
+        return Committed::lost();
+    }
+    // A secret that was replaced meanwhile is void.
+    let cookie = cookie.filter(|_| ours.digest == newer.record.header.digest);
+    Committed { cookie, ..Committed::at(newer) }
 }
 
 /// Waits for the commits of the same session in this process that met a conflict before.

@@ -155,7 +155,7 @@ impl Builder {
     }
 
     /// How long a request waits for the store in all: load, commit, conflicts and lost answers
-    /// together. Default: one second. At least ten milliseconds.
+    /// together. Default: one second. From ten milliseconds to one minute.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
@@ -205,7 +205,7 @@ impl Builder {
         {
             return Err(ConfigError::Namespace);
         }
-        if self.timeout < Duration::from_millis(10) {
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.timeout) {
             return Err(ConfigError::Timeout);
         }
         if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
@@ -266,7 +266,7 @@ pub enum ConfigError {
     #[error("namespace: one to 64 letters, digits or any of ._-")]
     Namespace,
     /// See [`Builder::timeout`].
-    #[error("timeout: at least ten milliseconds")]
+    #[error("timeout: from ten milliseconds to one minute")]
     Timeout,
     /// See [`Builder::max_record_bytes`].
     #[error("record size: from 512 to 1000000 bytes")]
@@ -297,6 +297,7 @@ mod tests {
             (builder().namespace("a:b"), ConfigError::Namespace),
             (builder().namespace("a".repeat(65)), ConfigError::Namespace),
             (builder().timeout(Duration::from_millis(9)), ConfigError::Timeout),
+            (builder().timeout(Duration::MAX), ConfigError::Timeout),
             (builder().max_record_bytes(511), ConfigError::RecordSize),
             (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
             (builder().gone_status(200), ConfigError::GoneStatus),

@@ -157,9 +157,15 @@ impl Error {
         Self::with_source(ErrorKind::TooLarge, "", source)
     }
 
-    /// For stores: the server's answer was not one that the command can have.
+    /// For stores: the answer to a **read** was not one that it can have. After a write, such an
+    /// answer leaves the outcome unknown.
     pub fn corrupt(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Corrupt, "", source)
+    }
+
+    /// For sources of randomness: there is none to be had.
+    pub fn randomness(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self::with_source(ErrorKind::Randomness, "", source)
     }
 
     /// What kind of failure this is.
@@ -182,8 +188,8 @@ impl Error {
         )
     }
 
-    /// The HTTP status code of the response this error becomes: 409 or 503 or 500, as the
-    /// variants of [`ErrorKind`] say.
+    /// The HTTP status code of the response this error becomes: as the variants of [`ErrorKind`]
+    /// say, or as configured for a session that is gone.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.0.status.unwrap_or_else(|| self.kind().status())

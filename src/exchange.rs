@@ -35,6 +35,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::task::JoinHandle;
 
 use crate::config::{OnServerError, Sessions};
 use crate::cookie::Presented;
@@ -76,6 +79,8 @@ impl Exchange {
     }
 
     /// Commits what the handler changed; `status` is its response's.
+    ///
+    /// Must be called inside a tokio runtime: the commit runs in a task of its own.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.session.take() else {
             return Finish::Ready(Reply::default());
@@ -83,12 +88,16 @@ impl Exchange {
         let policy = session.sessions().settings().on_server_error;
         let failed = status >= 500 && policy == OnServerError::Discard;
         if session.is_settled(failed) {
-            return Finish::Ready(Reply::of(&session, None));
+            return Finish::Ready(Reply::of(&session, failed, None));
         }
-        Finish::Pending(Box::pin(async move {
-            let error = session.clone().commit_finally(failed).await.err();
-            Reply::of(&session, error)
-        }))
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let error = Error::unavailable("a commit needs a tokio runtime");
+            return Finish::Ready(Reply::of(&session, true, Some(error)));
+        };
+        Finish::Pending(Commit(runtime.spawn(async move {
+            let error = session.commit_at_the_end(failed).await.err();
+            Reply::of(&session, failed, error)
+        })))
     }
 }
 
@@ -101,19 +110,30 @@ impl Drop for Exchange {
 }
 
 /// The end of an exchange: at once, or after store commands.
+#[derive(Debug)]
+#[must_use = "the reply has to be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
     /// There was nothing to do.
     Ready(Reply),
-    /// The commit goes on in a task of its own, also if this future is dropped.
-    Pending(Pin<Box<dyn Future<Output = Reply> + Send>>),
+    /// The reply comes when the commit is done.
+    Pending(Commit),
 }
 
-impl fmt::Debug for Finish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ready(_) => "Ready(..)",
-            Self::Pending(_) => "Pending(..)",
+/// A commit in a task of its own: it goes on if this future is dropped.
+#[derive(Debug)]
+#[must_use = "the reply has to be applied to the response"]
+pub struct Commit(JoinHandle<Reply>);
+
+impl Future for Commit {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        Pin::new(&mut self.0).poll(cx).map(|joined| match joined {
+            Ok(reply) => reply,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(error) => Reply { error: Some(Error::outcome_unknown(error)), ..Reply::default() },
         })
     }
 }
@@ -132,8 +152,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn of(session: &Session, error: Option<Error>) -> Self {
-        let (set_cookie, vary) = session.close();
+    fn of(session: &Session, failed: bool, error: Option<Error>) -> Self {
+        let (set_cookie, vary) = session.close(failed);
         Self { set_cookie, vary, error }
     }
 

@@ -60,15 +60,16 @@ impl<'a> Caller<'a> {
         let Some(share) = self.share() else {
             return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
         };
+        let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
         match timeout(share, command).await {
-            Ok(answer) => answer,
-            Err(_) if is_write => {
-                event::store_failed(verb);
-                Err(Error::new(ErrorKind::OutcomeUnknown, "the store did not answer in time"))
+            // An answer that makes no sense says nothing of what was done.
+            Ok(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
+                Err(Error::with_source(lost, "", error))
             }
+            Ok(answer) => answer,
             Err(_) => {
                 event::store_failed(verb);
-                Err(Error::new(ErrorKind::Unavailable, "the store did not answer in time"))
+                Err(Error::new(lost, "the store did not answer in time"))
             }
         }
     }
@@ -88,30 +89,18 @@ impl<'a> Caller<'a> {
         }
     }
 
+    /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
+    /// of this write could bring the session back after its end.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
         let mut repeats = Repeats::default();
-        let mut in_doubt = false;
         loop {
             let command = self.store.create(key, write.bytes.clone(), write.ttl);
             match self.once("create", true, command).await {
-                Ok(Created::Occupied) if in_doubt => {
-                    // Perhaps by the very write whose answer was lost.
-                    return Ok(match self.read_back(key).await? {
-                        Some(stored) if holds(&stored, write.tag) => {
-                            Created::Created(stored.version)
-                        }
-                        _ => Created::Occupied,
-                    });
-                }
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
-                    in_doubt = true;
-                    event::outcome_in_doubt(key);
-                    if !repeats.another() {
-                        return Err(error);
-                    }
-                }
                 Err(error) if may_repeat(&error) && repeats.another() => {}
-                Err(error) => return Err(doubted(error, in_doubt)),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    event::outcome_in_doubt(key);
+                    return Err(error);
+                }
                 answer => return answer,
             }
         }
@@ -122,15 +111,17 @@ impl<'a> Caller<'a> {
         key: &StoreKey,
         write: &Write,
         base: Base,
-    ) -> Result<Replaced> {
+    ) -> Result<Settled> {
         let mut repeats = Repeats::default();
         let mut in_doubt = false;
         loop {
             let command = self.store.replace(key, write.bytes.clone(), write.ttl, base.version);
             match self.once("replace", true, command).await {
+                Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
+                Ok(Replaced::Missing) => return Ok(Settled::Missing),
                 // A connection that repeats commands by itself conflicts with its own first copy.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
-                    return Ok(Replaced::Replaced(current.version));
+                    return settled(Some(current), write.tag, base);
                 }
                 Ok(Replaced::Conflict(current)) if in_doubt => {
                     let current = match current {
@@ -139,6 +130,7 @@ impl<'a> Caller<'a> {
                     };
                     return settled(current, write.tag, base);
                 }
+                Ok(Replaced::Conflict(current)) => return Ok(Settled::Conflict(current)),
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     in_doubt = true;
                     event::outcome_in_doubt(key);
@@ -155,18 +147,16 @@ impl<'a> Caller<'a> {
                 }
                 Err(error) if may_repeat(&error) && repeats.another() => {}
                 Err(error) => return Err(doubted(error, in_doubt)),
-                answer => return answer,
             }
         }
     }
 
-    pub(crate) async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+    pub(crate) async fn delete(&self, key: &StoreKey, version: Version) -> Result<Deleted> {
         let mut repeats = Repeats::default();
         let mut in_doubt = false;
         loop {
-            match self.once("delete", true, self.store.delete(key, version)).await {
-                // Gone is gone, whichever of the two commands did it.
-                Ok(Deleted::Missing) if in_doubt => return Ok(Deleted::Deleted),
+            match self.once("delete", true, self.store.delete(key, Some(version))).await {
+                // Gone is gone, whichever copy of the command did it: it is just sent again.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_repeat(&error) => {
                     in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
                     if !repeats.another() {
@@ -218,19 +208,33 @@ fn holds(stored: &Stored, tag: Tag) -> bool {
     codec::tags(&stored.bytes).is_some_and(|tags| tags.contains(tag))
 }
 
+/// What a `replace` did, as far as it can be known.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// The record stands there as it was written.
+    Applied(Version),
+    /// It was written, and others have written since.
+    Followed(Stored),
+    Conflict(Option<Stored>),
+    Missing,
+}
+
 /// What a lost `replace` did, by the tags of what stands there now.
-fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Replaced> {
+fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Settled> {
     let Some(current) = current else {
-        return Ok(Replaced::Missing);
+        return Ok(Settled::Missing);
     };
     let tags = codec::tags(&current.bytes);
+    if tags.as_ref().is_some_and(|tags| tags.newest() == Some(tag)) {
+        return Ok(Settled::Applied(current.version));
+    }
     if tags.as_ref().is_some_and(|tags| tags.contains(tag)) {
-        return Ok(Replaced::Replaced(current.version));
+        return Ok(Settled::Followed(current));
     }
     // Every write since ours is remembered if the one before ours still is: then ours is not among
     // them, and as its version has passed it never will be.
     if base.tag.is_some_and(|base| tags.is_some_and(|tags| tags.contains(base))) {
-        return Ok(Replaced::Conflict(Some(current)));
+        return Ok(Settled::Conflict(Some(current)));
     }
     Err(Error::new(
         ErrorKind::OutcomeUnknown,

@@ -24,7 +24,7 @@ use crate::session::Session;
 /// # let _ = profile;
 /// ```
 #[derive(Clone)]
-#[allow(clippy::exhaustive_structs)]
+#[non_exhaustive]
 pub struct SignedIn {
     /// The session.
     pub session: Session,

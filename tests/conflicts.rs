@@ -554,23 +554,16 @@ async fn a_late_copy_of_a_settled_write_does_nothing() {
 async fn what_can_not_be_settled_is_said_and_not_tried_again() {
     let stand = stand();
     let cookie = stand.seeded().await;
-    stand.store.inject(Verb::Replace, Fault::LoseAnswer);
-    stand.store.fail_always(Verb::Load, Fault::Unavailable);
     let handler = async |session: Session| {
+        stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+        stand.store.fail_always(Verb::Load, Fault::Unavailable);
         session.update(A, |number| *number += 1)?;
         assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
         // The handler carries on as if nothing had happened.
         stand.store.heal();
         Ok(())
     };
-    stand.store.heal();
-    let visited = stand
-        .visit(&cookie, async |session: Session| {
-            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
-            stand.store.fail_always(Verb::Load, Fault::Unavailable);
-            handler(session).await
-        })
-        .await;
+    let visited = stand.visit(&cookie, handler).await;
     assert_eq!(visited.failure(), Some(ErrorKind::OutcomeUnknown));
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
@@ -638,9 +631,13 @@ async fn a_commit_goes_on_when_its_client_goes_away() {
         }
     }
     gate.release();
-    while stand.read(&cookie, A).await.is_none() {
+    for _ in 0..1000 {
+        if stand.read(&cookie, A).await == Some(1) {
+            return;
+        }
         tokio::task::yield_now().await;
     }
+    panic!("the commit went away with its client");
 }
 
 #[tokio::test]

@@ -25,6 +25,11 @@ struct Stand {
     _server: Box<dyn Any>,
 }
 
+fn memory() -> Stand {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    Stand { name: "memory", store: SpyStore::new(store), _server: Box::new(()) }
+}
+
 /// Every store, none of which knows of the manual clock: it still holds what the record says is over.
 fn stands() -> Vec<Stand> {
     let redis = RedisServer::start();
@@ -35,7 +40,7 @@ fn stands() -> Vec<Stand> {
         _server: server,
     };
     vec![
-        of("memory", Arc::new(MemoryStore::new()), Box::new(())),
+        memory(),
         of("redis", Arc::new(RedisStore::connect(&redis.url()).unwrap()), Box::new(redis)),
         of(
             "memcached",
@@ -207,7 +212,7 @@ async fn the_servers_forget_by_themselves() {
 
 #[tokio::test]
 async fn a_clock_that_is_ahead_ends_nobodys_session_early_by_more_than_that() {
-    let stand = &stands()[0];
+    let stand = memory();
     let (ahead, behind) = (ManualClock::new(), ManualClock::new());
     ahead.advance(ms(5_000));
     let lifetime = Lifetime::new(ms(60_000), DAY);

@@ -2,11 +2,11 @@ use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use actix_web::HttpMessage as _;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::InternalError;
 use actix_web::http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use actix_web::{HttpMessage as _, HttpResponse};
 
 use crate::config::Sessions;
 use crate::exchange::{Exchange, Finish, Handle, Reply};
@@ -115,18 +115,18 @@ where
             match response.await {
                 Ok(response) => {
                     let reply = finished(exchange, response.status().as_u16()).await;
-                    Ok(replied(response, reply))
+                    let (request, response) = response.into_parts();
+                    Ok(ServiceResponse::new(request, replied(response, reply)))
                 }
                 // A middleware further in failed; as a response it is what a handler's failure is.
                 Err(error) => {
                     let status = error.as_response_error().status_code().as_u16();
-                    let mut reply = finished(exchange, status).await;
-                    let mut response = match reply.error.take() {
-                        Some(failure) => actix_web::Error::from(failure).error_response(),
-                        None => error.error_response(),
-                    };
-                    add_headers(response.headers_mut(), reply);
-                    Err(InternalError::from_response(error, response).into())
+                    let reply = finished(exchange, status).await;
+                    if !reply.vary && reply.set_cookie.is_none() && reply.error.is_none() {
+                        return Err(error);
+                    }
+                    let response = replied(error.error_response(), reply);
+                    Err(InternalError::from_response(error, response.map_into_boxed_body()).into())
                 }
             }
         })
@@ -140,14 +140,19 @@ async fn finished(exchange: Exchange, status: u16) -> Reply {
     }
 }
 
+/// The response with what the exchange adds to it, or the error that takes its place.
 fn replied<B: MessageBody>(
-    response: ServiceResponse<B>,
+    response: HttpResponse<B>,
     mut reply: Reply,
-) -> ServiceResponse<EitherBody<B>> {
+) -> HttpResponse<EitherBody<B>> {
     let mut response = match reply.error.take() {
         Some(error) => {
-            let replaced = actix_web::HttpResponse::from_error(error);
-            response.into_response(replaced).map_into_right_body()
+            let mut replaced = HttpResponse::from_error(error).map_into_right_body();
+            // The cookies of others are kept: what they stand for has happened.
+            for cookie in response.headers().get_all(SET_COOKIE) {
+                replaced.headers_mut().append(SET_COOKIE, cookie.clone());
+            }
+            replaced
         }
         None => response.map_into_left_body(),
     };

@@ -94,13 +94,34 @@ impl Delta {
     }
 
     /// Drops every change that was made so far.
-    pub(crate) fn start_over(&mut self) {
+    pub(crate) fn discard(&mut self) {
         *self = Self { made: self.made + 1, ..Self::default() };
     }
 
-    /// Something other than a value was changed.
-    pub(crate) fn mark(&mut self) {
+    /// Drops every change but those that were handed out: whatever comes now, the commit has to find
+    /// the taken values untouched.
+    pub(crate) fn start_over(&mut self) {
+        self.changes.retain(|(_, change)| matches!(change, Change::Take { .. }));
         self.made += 1;
+        self.view = View::default();
+    }
+
+    /// Something other than a value was changed; returns the number of that change.
+    pub(crate) fn mark(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// Whether every value that was handed out still stands in `base` as it was.
+    pub(crate) fn check_taken(&self, base: &Values) -> Result<()> {
+        for (_, change) in &self.changes {
+            if let Change::Take { key, seen } = change
+                && base.get(key).is_none_or(|value| value.bytes != *seen)
+            {
+                return Err(Error::new(ErrorKind::ValueChanged, key.to_string()));
+            }
+        }
+        Ok(())
     }
 
     /// The view that the same changes lead to on other values.
@@ -113,9 +134,8 @@ impl Delta {
         Ok(view)
     }
 
-    pub(crate) fn rebase(&mut self, base: &Values, only_surviving: bool) -> Result<()> {
-        self.view = self.replay(base, only_surviving)?;
-        Ok(())
+    pub(crate) fn show(&mut self, view: View) {
+        self.view = view;
     }
 
     /// Drops the changes up to a bookmark: they were committed.
@@ -175,13 +195,7 @@ impl View {
         Ok(match change {
             Change::Clear => Effect::Clear,
             Change::Set { key, value } => Effect::Put(key.clone(), value.clone()),
-            Change::Remove { key } => Effect::Drop(key.clone()),
-            Change::Take { key, seen } => {
-                if base.get(key).is_none_or(|value| value.bytes != *seen) {
-                    return Err(Error::new(ErrorKind::ValueChanged, key.to_string()));
-                }
-                Effect::Drop(key.clone())
-            }
+            Change::Remove { key } | Change::Take { key, .. } => Effect::Drop(key.clone()),
             Change::Update { key, survives, function } => {
                 let current = self.get(base, key);
                 let bytes = catch_unwind(AssertUnwindSafe(|| {
@@ -329,13 +343,16 @@ mod tests {
         let old = base(&[("otp", "7")]);
         let mut delta = Delta::default();
         take(&mut delta, "otp", "7");
-        assert!(delta.replay(&old, false).is_ok());
+        assert!(delta.check_taken(&old).is_ok());
         set(&mut delta, "otp", "8");
         delta.push(Change::Clear, Effect::Clear);
+        delta.start_over();
         for newer in [base(&[("otp", "8")]), Values::default()] {
-            let error = delta.replay(&newer, false).map(|_| ()).unwrap_err();
+            let error = delta.check_taken(&newer).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ValueChanged);
         }
+        delta.discard();
+        assert!(delta.check_taken(&Values::default()).is_ok());
     }
 
     #[test]
@@ -344,7 +361,7 @@ mod tests {
         let mut delta = Delta::default();
         set(&mut delta, "own", "1");
         append(&mut delta, &old, "n");
-        delta.rebase(&old, true).unwrap();
+        delta.show(delta.replay(&old, true).unwrap());
         // The update saw nothing of the planted value.
         assert_eq!(shown(delta.view(), &old), "cart=1 n=+ own=1");
         assert_eq!(delta.view().get(&old, "planted"), None);
@@ -377,7 +394,7 @@ mod tests {
         delta.forget(bookmark);
         assert_eq!(delta.changes.len(), 1);
         let none = Values::default();
-        delta.rebase(&none, false).unwrap();
+        delta.show(delta.replay(&none, false).unwrap());
         assert_eq!(shown(delta.view(), &none), "b=1");
     }
 }

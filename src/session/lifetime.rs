@@ -252,6 +252,7 @@ impl Clocks {
     /// The session was given another lifetime; the absolute limit still counts from where it began.
     pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
         let began = self.authenticated.unwrap_or(self.created).max(self.created);
+        self.last_seen = self.last_seen.max(now);
         self.idle_deadline = now.plus(lifetime.idle);
         self.absolute_deadline = began.plus(lifetime.absolute);
     }

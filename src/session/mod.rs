@@ -1,5 +1,6 @@
 //! The session as a handler sees it.
 
+pub(crate) mod changes;
 pub(crate) mod codec;
 pub(crate) mod delta;
 mod key;
@@ -22,6 +23,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio::time::Instant;
 
+use self::changes::{Changes, Loaded, Standing};
 use self::delta::{Change, Effect, UpdateFn};
 pub(crate) use self::detached::Detached;
 pub use self::key::{AsKey, Key, RuntimeKey};
@@ -34,7 +36,7 @@ pub use self::token::{Entropy, ParseIdError, SessionId};
 pub(crate) use self::token::{OsEntropy, Token};
 pub use self::transaction::Transaction;
 use self::transaction::{decoded, encoded};
-use crate::commit::{Changes, Commit, Committed, Decide, Loaded, Standing, decode};
+use crate::commit::{Commit, Committed, Decide, decode};
 use crate::config::{Sessions, Settings};
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +66,24 @@ use crate::settle::Caller;
 /// }
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 articles"); }
+/// ```
+///
+/// # Pages that degrade
+///
+/// A route that takes a `Session` answers 503 while the store is down. A page that can do without one
+/// takes a `Result`, in both frameworks:
+///
+/// ```
+/// use unsticky::{Result, Session};
+///
+/// async fn front_page(session: Result<Session>) -> &'static str {
+///     match session {
+///         Ok(session) if session.is_signed_in() => "welcome back",
+///         Ok(_) => "welcome",
+///         Err(_) => "welcome; signing in is not possible just now",
+///     }
+/// }
+/// # let _ = front_page;
 /// ```
 ///
 /// # What a write promises
@@ -96,8 +116,6 @@ struct State {
     /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
     others: Vec<Loaded>,
     changes: Changes,
-    /// The number of the change that set an intent last.
-    intents_made: u64,
     used: bool,
     is_passive: bool,
     head_sent: bool,
@@ -105,6 +123,8 @@ struct State {
     cookie: Option<String>,
     /// A commit failed in a way that no later one of this request may hide.
     failed: Option<Error>,
+    /// The session was found gone, or signed in anew: the browser may hold a newer cookie.
+    lost: bool,
     time_left: Duration,
 }
 
@@ -122,24 +142,6 @@ impl State {
     fn value(&self, key: &str) -> Option<Value> {
         self.with_values(|view, values| view.get(values, key))
     }
-
-    /// Computes the view anew after its base has changed.
-    fn rebase(&mut self) -> Result<()> {
-        let nothing = Values::default();
-        let base = self.changes.base(self.loaded.as_ref());
-        let only_surviving =
-            base.is_some_and(|base| self.changes.only_surviving(&base.record.header));
-        let values = base.map_or(nothing, |base| base.record.values.clone());
-        self.changes.delta.rebase(&values, only_surviving)
-    }
-
-    /// Every intent that is not a value goes through here.
-    fn intend<T>(&mut self, change: impl FnOnce(&mut Changes) -> T) -> T {
-        let result = change(&mut self.changes);
-        self.changes.delta.mark();
-        self.intents_made = self.changes.delta.made();
-        result
-    }
 }
 
 impl Session {
@@ -155,12 +157,12 @@ impl Session {
                 loaded: None,
                 others: Vec::new(),
                 changes: Changes::default(),
-                intents_made: 0,
                 used: false,
                 is_passive: false,
                 head_sent: false,
                 cookie: None,
                 failed: None,
+                lost: false,
                 time_left,
             }),
         }))
@@ -205,7 +207,9 @@ impl Session {
         K::Value: DeserializeOwned,
     {
         let name = key.name();
-        self.state().value(name).map(|value| decoded(name, &value.bytes)).transpose()
+        let value = self.state().value(name);
+        // Decoded outside the lock: how a value is decoded is the application's.
+        value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
     /// Whether there is a value of this key, of whatever type.
@@ -258,18 +262,26 @@ impl Session {
         K::Value: DeserializeOwned,
     {
         let name = key.name();
-        let mut state = self.state();
-        let Some(value) = state.value(name) else { return Ok(None) };
-        let taken = decoded(name, &value.bytes)?;
-        let seen = state.with_values(|_, values| values.get(name));
-        let key: Arc<str> = name.into();
-        let change = match seen {
-            Some(seen) => Change::Take { key: key.clone(), seen: seen.bytes },
-            // This request put it there itself.
-            None => Change::Remove { key: key.clone() },
-        };
-        state.changes.delta.push(change, Effect::Drop(key));
-        Ok(Some(taken))
+        loop {
+            let (made, value, stored) = {
+                let state = self.state();
+                let stored = state.with_values(|_, values| values.get(name));
+                (state.changes.delta.made(), state.value(name), stored)
+            };
+            let Some(value) = value else { return Ok(None) };
+            let taken = decoded(name, &value.bytes)?;
+            let key: Arc<str> = name.into();
+            let change = match stored {
+                Some(stored) => Change::Take { key: key.clone(), seen: stored.bytes },
+                // This request put it there itself.
+                None => Change::Remove { key: key.clone() },
+            };
+            let mut state = self.state();
+            if state.changes.delta.made() == made {
+                state.changes.delta.push(change, Effect::Drop(key));
+                return Ok(Some(taken));
+            }
+        }
     }
 
     /// Changes a value by a function, beginning with the type's default where there is none.
@@ -336,8 +348,7 @@ impl Session {
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {
         let state = self.state();
-        let stored = || state.base().and_then(|loaded| loaded.record.header.principal.clone());
-        state.changes.sign_in.clone().or_else(stored)
+        state.changes.signed_in(state.loaded.as_ref()).cloned()
     }
 
     /// Whether somebody is signed in.
@@ -351,7 +362,7 @@ impl Session {
     #[must_use]
     pub fn authenticated_at(&self) -> Option<OffsetDateTime> {
         let state = self.state();
-        if state.changes.sign_in.is_some() {
+        if state.changes.principal().is_some() {
             return None;
         }
         state.base()?.record.header.clocks.authenticated?.to_time()
@@ -382,19 +393,7 @@ impl Session {
         if principal.is_empty() || principal.len() > MAX_PRINCIPAL {
             return Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes"));
         }
-        let mut state = self.state();
-        let before = state.changes.clone();
-        let is_another = state
-            .base()
-            .and_then(|loaded| loaded.record.header.principal.as_deref())
-            .is_some_and(|signed_in| signed_in != principal);
-        state.intend(|changes| {
-            if is_another {
-                changes.delta.start_over();
-            }
-            changes.sign_in = Some(principal.into());
-        });
-        state.rebase().inspect_err(|_| state.changes = before)
+        self.rebase(|changes, loaded| changes.sign_in(principal, loaded))
     }
 
     /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
@@ -406,7 +405,7 @@ impl Session {
     ///
     /// What is written afterwards in the same request belongs to a new session.
     pub fn destroy(&self) {
-        self.state().intend(Changes::end);
+        self.state().changes.end();
     }
 
     /// Gives the session a new secret with the commit; the old one is void from then on. Nothing
@@ -415,14 +414,14 @@ impl Session {
     /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
     /// signed in change.
     pub fn rotate(&self) {
-        self.state().intend(|changes| changes.rotate = true);
+        self.state().changes.rotate();
     }
 
     /// Gives this session a lifetime of its own: "remember me". It is stored with the session; the
     /// cookie is sent anew, with a new secret. Nothing happens to a session that is not stored and
     /// gets no value.
     pub fn set_lifetime(&self, lifetime: Lifetime) {
-        self.state().intend(|changes| changes.lifetime = Some(lifetime));
+        self.state().changes.set_lifetime(lifetime);
     }
 
     /// Lets this request read, and write, without counting as use of the session: for routes that
@@ -500,7 +499,8 @@ impl Session {
     ///   are still pending.
     /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
     ///   by a change that met a newer record.
-    /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped.
+    /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped, and this
+    ///   request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
     ///   this request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
@@ -515,8 +515,13 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`] if the session ended or was signed in anew,
-    /// [`ErrorKind::Unavailable`] if the store can not be reached.
+    /// - [`ErrorKind::Gone`] if the session ended or was signed in anew; pending changes are dropped,
+    ///   and where there were any, this request's response becomes this error unless it fails by
+    ///   itself.
+    /// - [`ErrorKind::Unavailable`] if the store can not be reached.
+    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record can not be decoded.
+    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update can not be
+    ///   computed on the newer values; it stays pending.
     pub async fn reload(&self) -> Result<()> {
         let _one_at_a_time = self.0.committing.lock().await;
         let Some(loaded) = self.state().loaded.clone() else { return Ok(()) };
@@ -532,22 +537,22 @@ impl Session {
             }
             None => None,
         };
-        let mut state = self.state();
-        match newer {
-            Some((record, version)) => {
+        if let Some((record, version)) = newer {
+            {
+                let mut state = self.state();
                 state.loaded = Some(Loaded { record, version, ..loaded });
-                state.rebase()
+                state.changes.delta.mark();
             }
-            None => {
-                let gone = Error::answered_with(ErrorKind::Gone, "", settings.gone_status);
-                state.loaded = None;
-                if !state.changes.is_empty() {
-                    state.changes = Changes::default();
-                    state.failed = Some(gone.clone());
-                }
-                Err(gone)
-            }
+            return self.rebase(|_, _| ());
         }
+        let gone = Error::answered_with(ErrorKind::Gone, "", settings.gone_status);
+        let mut state = self.state();
+        if !state.changes.is_empty() {
+            state.changes.discard();
+            state.failed = Some(gone.clone());
+        }
+        state.lose();
+        Err(gone)
     }
 
     /// The configuration this session belongs to.
@@ -561,7 +566,7 @@ impl Session {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under this lock can only come from running out of memory; the state is whole.
+        // No code of the application runs under this lock, so a panic leaves the state whole.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -658,6 +663,7 @@ impl Session {
             is_activity: state.used && !state.is_passive,
             failed,
             decides,
+            lost: state.lost,
         };
         state.changes.plan(&standing)
     }
@@ -666,17 +672,17 @@ impl Session {
     /// known or suspected to be of no use any more.
     async fn commit<'d>(&self, failed: bool, decide: Option<&'d mut Decide<'d>>) -> Result<()> {
         let _one_at_a_time = self.0.committing.lock().await;
-        let (plan, loaded, others, changes, is_activity) = {
+        let (earlier, plan, loaded, others, changes, is_activity) = {
             let state = self.state();
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
+            let earlier = state.failed.clone();
+            // After a failure nothing is kept any more but an end.
+            let failed = failed || earlier.is_some();
             let plan = self.plan(&state, failed, decide.is_some());
             if state.head_sent && plan.sends_token() {
                 return Err(Error::new(ErrorKind::HeadSent, ""));
             }
             let (loaded, others) = (state.loaded.clone(), state.others.clone());
-            (plan, loaded, others, state.changes.clone(), !state.is_passive)
+            (earlier, plan, loaded, others, state.changes.clone(), !state.is_passive)
         };
         let bookmark = changes.delta.made();
         let settings = self.settings();
@@ -686,61 +692,84 @@ impl Session {
             let commit = Commit { settings, caller, loaded, others, changes, is_activity, decide };
             commit.run(plan).await
         };
-        let mut state = self.state();
-        match outcome {
-            Ok(committed) => state.accept(committed, bookmark),
-            Err(error) => {
-                if error.kind() == ErrorKind::OutcomeUnknown {
-                    // Committing the same once more could apply it twice.
-                    state.changes = Changes::default();
-                    state.failed = Some(error.clone());
-                }
-                Err(error)
+        let (result, is_stale) = self.state().accept(outcome, bookmark);
+        if is_stale {
+            // What fails here fails again at the next commit, which reports it.
+            let _ = self.rebase(|_, _| ());
+        }
+        match earlier {
+            Some(earlier) => Err(earlier),
+            None => result,
+        }
+    }
+
+    /// Changes something that the view depends on, and computes the view anew. The functions of
+    /// updates run outside the lock: they may use the session, or take their time.
+    fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
+        loop {
+            let (made, mut changes, loaded) = {
+                let state = self.state();
+                (state.changes.delta.made(), state.changes.clone(), state.loaded.clone())
+            };
+            change(&mut changes, loaded.as_ref());
+            changes.rebase(loaded.as_ref())?;
+            let mut state = self.state();
+            if state.changes.delta.made() == made {
+                state.changes = changes;
+                return Ok(());
             }
         }
     }
 
     /// Marks the response as begun, and returns the cookie and whether the session was used.
-    pub(crate) fn close(&self) -> (Option<String>, bool) {
+    pub(crate) fn close(&self, failed: bool) -> (Option<String>, bool) {
         let mut state = self.state();
         state.head_sent = true;
+        if failed {
+            state.changes.discard();
+        }
         (state.cookie.take(), state.used)
     }
 
     /// Whether the end of the request has anything to do.
     pub(crate) fn is_settled(&self, failed: bool) -> bool {
+        // What a commit under way leads to is not known yet; there may be a cookie to send.
+        if self.0.committing.try_lock().is_err() {
+            return false;
+        }
         let state = self.state();
         let nothing = (state.loaded.is_none() && state.changes.is_empty())
             || self.plan(&state, failed, false) == Plan::Nothing;
         nothing && (failed || state.failed.is_none())
     }
 
-    /// Commits at the end of a request, in a task of its own: it goes on if the client goes away.
-    pub(crate) async fn commit_finally(self, failed: bool) -> Result<()> {
-        in_own_task(async move {
-            match self.commit(failed, None).await {
-                // The response says already that something failed.
-                Err(_) if failed => Ok(()),
-                result => result,
-            }
-        })
-        .await
+    /// Commits at the end of a request.
+    pub(crate) async fn commit_at_the_end(&self, failed: bool) -> Result<()> {
+        match self.commit(failed, None).await {
+            // The response says already that something failed.
+            Err(_) if failed => Ok(()),
+            result => result,
+        }
     }
 
     /// The handler is no more: it panicked, or its client went away. Nothing is kept but an end.
-    pub(crate) fn abandon(&self) {
+    pub(crate) fn abandon(self) {
         let (ended, made) = {
             let mut state = self.state();
-            let ended = state.changes.ended;
+            state.head_sent = true;
+            let ended = state.changes.is_ended();
             let made = if state.changes.is_empty() { 0 } else { state.changes.delta.made() };
             if !ended {
-                state.changes = Changes::default();
+                state.changes.discard();
             }
             (ended, made)
         };
         if ended {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(self.clone().commit_finally(true));
+                runtime.spawn(async move {
+                    let _ = self.commit_at_the_end(true).await;
+                    self.state().changes.discard();
+                });
             }
         } else if made > 0 {
             event::changes_dropped(made);
@@ -769,23 +798,46 @@ impl Drop for StoreTime<'_> {
 }
 
 impl State {
-    fn accept(&mut self, committed: Committed, bookmark: u64) -> Result<()> {
-        let Committed { loaded, cookie, failure } = committed;
-        self.loaded = loaded;
-        if cookie.is_some() {
-            self.cookie = cookie;
+    /// Takes over what a commit led to, and says whether the view must be computed anew.
+    fn accept(&mut self, outcome: Result<Committed>, bookmark: u64) -> (Result<()>, bool) {
+        let Committed { loaded, cookie, failure, lost } = match outcome {
+            Ok(committed) => committed,
+            Err(error) => {
+                if error.kind() == ErrorKind::OutcomeUnknown {
+                    // Committing the same once more could apply it twice.
+                    self.changes.discard();
+                    self.failed = Some(error.clone());
+                }
+                return (Err(error), false);
+            }
+        };
+        if lost {
+            self.lose();
+        } else {
+            self.lost &= loaded.is_none();
+            self.loaded = loaded;
+            self.cookie = cookie.or(self.cookie.take());
         }
         if let Some(failure) = failure {
-            self.changes = Changes::default();
+            self.changes.discard();
             self.failed = Some(failure.clone());
-            return Err(failure);
+            return (Err(failure), false);
         }
-        if self.intents_made <= bookmark {
-            let delta = std::mem::take(&mut self.changes.delta);
-            self.changes = Changes { delta, ..Changes::default() };
+        self.changes.forget(bookmark);
+        if self.changes.is_empty() {
+            self.changes.discard();
+            return (Ok(()), false);
         }
-        self.changes.delta.forget(bookmark);
-        self.rebase()
+        // The values that the view stands on are others now.
+        self.changes.delta.mark();
+        (Ok(()), true)
+    }
+
+    /// The session is not this request's any more, and neither is the browser's cookie.
+    fn lose(&mut self) {
+        self.lost = true;
+        self.loaded = None;
+        self.cookie = None;
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct Situation {
     pub(crate) refresh_due: bool,
     /// The handler failed, so that nothing is to be kept.
     pub(crate) failed: bool,
+    /// The session was found gone, or signed in anew, earlier in this request: the browser may hold a
+    /// newer cookie by now, which must not be overwritten or removed.
+    pub(crate) lost: bool,
 }
 
 /// Who was signed in.
@@ -38,8 +41,10 @@ pub(crate) enum SignIn {
 pub(crate) enum Plan {
     /// No store command, no cookie.
     Nothing,
-    /// No store command; the browser is to forget a token that is worth nothing.
+    /// The browser is to forget tokens that are worth nothing, or too many.
     Forget,
+    /// The changes belong to a session that is no more.
+    Gone,
     /// A new session.
     Create,
     /// The loaded session with this request's changes, under a new secret or the same.
@@ -69,8 +74,25 @@ impl Plan {
 }
 
 pub(crate) fn decide(situation: Situation) -> Plan {
-    let Situation { presented, known, changed, ended, sign_in, new_secret, refresh_due, failed } =
-        situation;
+    let Situation {
+        presented,
+        known,
+        changed,
+        ended,
+        sign_in,
+        new_secret,
+        refresh_due,
+        failed,
+        lost,
+    } = situation;
+    if lost {
+        return match sign_in {
+            _ if failed => Plan::Nothing,
+            SignIn::Here | SignIn::Another => Plan::Create,
+            SignIn::No if changed => Plan::Gone,
+            SignIn::No => Plan::Nothing,
+        };
+    }
     if failed {
         return match (ended, known, presented) {
             (true, true, _) => Plan::Delete,
@@ -130,41 +152,48 @@ mod tests {
 
     /// Every cell of the table: the fields that matter, `-` for any value.
     ///
-    /// Columns: failed, known, ended, sign-in, changed, new secret, refresh due, presented.
+    /// Columns: lost, failed, known, ended, sign-in, changed, new secret, refresh due, presented.
     const TABLE: &[(&str, Plan)] = &[
+        // The session was lost on the way.
+        ("L F - - - - - - -", Plan::Nothing),
+        ("L . - - H - - - -", Plan::Create),
+        ("L . - - A - - - -", Plan::Create),
+        ("L . - - . C - - -", Plan::Gone),
+        ("L . - - . . - - -", Plan::Nothing),
         // A failed request keeps nothing but an end.
-        ("F K E - - - - -", Plan::Delete),
-        ("F . E - - - - P", Plan::Forget),
-        ("F . E - - - - .", Plan::Nothing),
-        ("F - . - - - - -", Plan::Nothing),
+        (". F K E - - - - -", Plan::Delete),
+        (". F . E - - - - P", Plan::Forget),
+        (". F . E - - - - .", Plan::Nothing),
+        (". F - . - - - - -", Plan::Nothing),
         // Nobody is known.
-        (". . - H - - - -", Plan::Create),
-        (". . - A - - - -", Plan::Create),
-        (". . - . C - - -", Plan::Create),
-        (". . E . . - - P", Plan::Forget),
-        (". . E . . - - .", Plan::Nothing),
-        (". . . . . - - -", Plan::Nothing),
+        (". . . - H - - - -", Plan::Create),
+        (". . . - A - - - -", Plan::Create),
+        (". . . - . C - - -", Plan::Create),
+        (". . . E . . - - P", Plan::Forget),
+        (". . . E . . - - .", Plan::Nothing),
+        (". . . . . . - - -", Plan::Nothing),
         // The session ends.
-        (". K E . . - - -", Plan::Delete),
-        (". K E . C - - -", Plan::DeleteThenCreate),
-        (". K E H - - - -", Plan::CreateThenDelete),
-        (". K E A - - - -", Plan::CreateThenDelete),
+        (". . K E . . - - -", Plan::Delete),
+        (". . K E . C - - -", Plan::DeleteThenCreate),
+        (". . K E H - - - -", Plan::CreateThenDelete),
+        (". . K E A - - - -", Plan::CreateThenDelete),
         // The session goes on.
-        (". K . A - - - -", Plan::CreateThenDelete),
-        (". K . H - - - -", Plan::Save { new_secret: true }),
-        (". K . . - N - -", Plan::Save { new_secret: true }),
-        (". K . . C . - -", Plan::Save { new_secret: false }),
-        (". K . . . . R -", Plan::Refresh),
-        (". K . . . . . -", Plan::Nothing),
+        (". . K . A - - - -", Plan::CreateThenDelete),
+        (". . K . H - - - -", Plan::Save { new_secret: true }),
+        (". . K . . - N - -", Plan::Save { new_secret: true }),
+        (". . K . . C . - -", Plan::Save { new_secret: false }),
+        (". . K . . . . R -", Plan::Refresh),
+        (". . K . . . . . -", Plan::Nothing),
     ];
 
     fn situations() -> impl Iterator<Item = (String, Situation)> {
-        (0..1 << 7).flat_map(|bits: u8| {
+        (0..1 << 8).flat_map(|bits: u16| {
             [(SignIn::No, '.'), (SignIn::Here, 'H'), (SignIn::Another, 'A')].map(
                 |(sign_in, letter)| {
-                    let on = |bit: u8| bits & 1 << bit != 0;
+                    let on = |bit: u16| bits & 1 << bit != 0;
                     let mark = |bit, letter| if on(bit) { letter } else { '.' };
                     let cell = [
+                        mark(7, 'L'),
                         mark(0, 'F'),
                         mark(1, 'K'),
                         mark(2, 'E'),
@@ -183,6 +212,7 @@ mod tests {
                         new_secret: on(4),
                         refresh_due: on(5),
                         presented: on(6),
+                        lost: on(7),
                     };
                     (cell.iter().collect(), situation)
                 },

@@ -9,7 +9,7 @@ use rand::TryRng as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 16;
@@ -26,7 +26,7 @@ pub trait Entropy: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Randomness`] where none can be had; `buffer` is not used then.
+    /// [`Error::randomness`] where none can be had; `buffer` is not used then.
     fn fill(&self, buffer: &mut [u8]) -> Result<()>;
 }
 
@@ -36,9 +36,7 @@ pub(crate) struct OsEntropy;
 
 impl Entropy for OsEntropy {
     fn fill(&self, buffer: &mut [u8]) -> Result<()> {
-        rand::rngs::SysRng
-            .try_fill_bytes(buffer)
-            .map_err(|error| Error::with_source(ErrorKind::Randomness, "", error))
+        rand::rngs::SysRng.try_fill_bytes(buffer).map_err(Error::randomness)
     }
 }
 

@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::SessionBody;
-use crate::exchange::{Exchange, Finish, Rendered, Reply};
+use crate::exchange::{Commit, Exchange, Finish, Rendered, Reply};
 
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
@@ -21,13 +21,13 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
-        commit: Option<(Pin<Box<dyn Future<Output = Reply> + Send>>, Option<Response<B>>)>,
+        answered: Option<(Response<B>, Commit)>,
     }
 }
 
 impl<F, B> ResponseFuture<F, B> {
     pub(super) fn new(inner: F, exchange: Exchange) -> Self {
-        Self { inner, exchange: Some(exchange), commit: None }
+        Self { inner, exchange: Some(exchange), answered: None }
     }
 }
 
@@ -41,26 +41,29 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if this.commit.is_none() {
-            let response = ready!(this.inner.poll(cx))?;
-            let Some(exchange) = this.exchange.take() else {
-                return Poll::Ready(Ok(response.map(SessionBody::inner)));
-            };
-            match exchange.finish(response.status().as_u16()) {
-                Finish::Ready(reply) => return Poll::Ready(Ok(replied(response, reply))),
-                Finish::Pending(commit) => *this.commit = Some((commit, Some(response))),
-            }
-        }
-        match this.commit {
-            Some((commit, response)) => {
-                let reply = ready!(commit.as_mut().poll(cx));
-                match response.take() {
-                    Some(response) => Poll::Ready(Ok(replied(response, reply))),
-                    // Polled again after it was ready, which a future need not bear.
-                    None => Poll::Pending,
+        let (response, mut commit) = match this.answered.take() {
+            Some(answered) => answered,
+            None => {
+                let response = ready!(this.inner.poll(cx))?;
+                let finish = this
+                    .exchange
+                    .take()
+                    .map(|exchange| exchange.finish(response.status().as_u16()));
+                match finish {
+                    Some(Finish::Pending(commit)) => (response, commit),
+                    Some(Finish::Ready(reply)) => {
+                        return Poll::Ready(Ok(replied(response, reply)));
+                    }
+                    None => return Poll::Ready(Ok(response.map(SessionBody::inner))),
                 }
             }
-            None => Poll::Pending,
+        };
+        match Pin::new(&mut commit).poll(cx) {
+            Poll::Ready(reply) => Poll::Ready(Ok(replied(response, reply))),
+            Poll::Pending => {
+                *this.answered = Some((response, commit));
+                Poll::Pending
+            }
         }
     }
 }
@@ -80,6 +83,10 @@ where
         Some(error) => {
             let mut replaced = rendered((&error).into()).map(SessionBody::text);
             replaced.extensions_mut().insert(error);
+            // The cookies of others are kept: what they stand for has happened.
+            for cookie in response.headers().get_all(SET_COOKIE) {
+                replaced.headers_mut().append(SET_COOKIE, cookie.clone());
+            }
             replaced
         }
         None => response.map(SessionBody::inner),

@@ -250,6 +250,17 @@ pub mod on_axum {
                 }),
             )
             .route(
+                "/both",
+                get(
+                    async |session: Session,
+                           handle: Handle,
+                           Extension(admins): Extension<Admins>| {
+                        session.sign_in("alice")?;
+                        admin(handle, &admins).await
+                    },
+                ),
+            )
+            .route(
                 "/sessions",
                 get(async |sessions: Sessions| format!("{sessions:?}").len().to_string()),
             )
@@ -330,6 +341,15 @@ pub mod on_actix {
         HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body)
     }
 
+    async fn both_pages(
+        session: Session,
+        handle: Handle,
+        admins: web::Data<Admins>,
+    ) -> Result<String> {
+        session.sign_in("alice")?;
+        admin(handle, &admins).await
+    }
+
     async fn admin_page(handle: Handle, admins: web::Data<Admins>) -> Result<String> {
         admin(handle, &admins).await
     }
@@ -343,6 +363,7 @@ pub mod on_actix {
             .route("/profile", web::get().to(profile))
             .route("/maybe-profile", web::get().to(maybe_profile))
             .route("/admin", web::get().to(admin_page))
+            .route("/both", web::get().to(both_pages))
             .route(
                 "/sessions",
                 web::get().to(async |sessions: Sessions| format!("{sessions:?}").len().to_string()),

@@ -1,0 +1,186 @@
+//! What a request does to its session, and the plan it leads to.
+
+use std::sync::Arc;
+
+use super::SessionId;
+use super::delta::Delta;
+use super::lifetime::{Lifetime, Millis};
+use super::plan::{self, Plan, SignIn, Situation};
+use super::record::{Header, Record, Values};
+use crate::error::Result;
+use crate::store::{StoreKey, Version};
+
+/// A session as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) id: SessionId,
+    pub(crate) key: StoreKey,
+    pub(crate) record: Record,
+    pub(crate) version: Version,
+}
+
+/// Something that the handler asked for, and when: the number of the change.
+#[derive(Debug, Clone)]
+struct Intent<T> {
+    value: T,
+    at: u64,
+}
+
+/// What a request does to its session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    pub(crate) delta: Delta,
+    /// The loaded session is to end; everything else belongs to the one after it.
+    ended: Option<Intent<()>>,
+    sign_in: Option<Intent<Arc<str>>>,
+    rotate: Option<Intent<()>>,
+    lifetime: Option<Intent<Lifetime>>,
+}
+
+impl Changes {
+    /// The loaded session ends here, and what was done to it with it.
+    pub(crate) fn end(&mut self) {
+        self.delta.start_over();
+        let ended = Some(Intent { value: (), at: self.delta.mark() });
+        *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
+    }
+
+    /// Somebody is signed in. What was done for somebody else before is dropped.
+    pub(crate) fn sign_in(&mut self, principal: &str, loaded: Option<&Loaded>) {
+        let signed_in = self.signed_in(loaded);
+        if signed_in.is_some_and(|signed_in| **signed_in != *principal) {
+            self.delta.start_over();
+        }
+        self.sign_in = Some(Intent { value: principal.into(), at: self.delta.mark() });
+    }
+
+    pub(crate) fn rotate(&mut self) {
+        self.rotate = Some(Intent { value: (), at: self.delta.mark() });
+    }
+
+    pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime) {
+        self.lifetime = Some(Intent { value: lifetime, at: self.delta.mark() });
+    }
+
+    /// Drops everything.
+    pub(crate) fn discard(&mut self) {
+        self.delta.discard();
+        *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
+    }
+
+    /// Drops what was done up to a bookmark: it was committed.
+    pub(crate) fn forget(&mut self, bookmark: u64) {
+        fn later<T>(intent: &mut Option<Intent<T>>, bookmark: u64) {
+            *intent = intent.take().filter(|intent| intent.at > bookmark);
+        }
+        later(&mut self.ended, bookmark);
+        later(&mut self.sign_in, bookmark);
+        later(&mut self.rotate, bookmark);
+        later(&mut self.lifetime, bookmark);
+        self.delta.forget(bookmark);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.delta.is_empty()
+            && self.ended.is_none()
+            && self.sign_in.is_none()
+            && self.rotate.is_none()
+            && self.lifetime.is_none()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Who is to be signed in.
+    pub(crate) fn principal(&self) -> Option<&Arc<str>> {
+        self.sign_in.as_ref().map(|intent| &intent.value)
+    }
+
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        self.lifetime.as_ref().map(|intent| intent.value)
+    }
+
+    /// Who is signed in as far as this request can tell.
+    pub(crate) fn signed_in<'a>(&'a self, loaded: Option<&'a Loaded>) -> Option<&'a Arc<str>> {
+        let stored = || self.base(loaded).and_then(|base| base.record.header.principal.as_ref());
+        self.principal().or_else(stored)
+    }
+
+    /// The loaded session, if this request still goes on with it.
+    pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
+        loaded.filter(|loaded| !self.is_ended() && self.sign_in_on(loaded) != SignIn::Another)
+    }
+
+    /// The values that the delta stands on.
+    pub(crate) fn base_values(&self, loaded: Option<&Loaded>) -> Values {
+        self.base(loaded).map(|base| base.record.values.clone()).unwrap_or_default()
+    }
+
+    /// Whether a sign-in leaves only marked values of the record: it was anybody's before.
+    pub(crate) fn only_surviving(&self, header: &Header) -> bool {
+        self.sign_in.is_some() && header.principal.is_none()
+    }
+
+    /// Computes the view anew: what it stands on has changed.
+    ///
+    /// Calls the functions of updates, so no lock may be held.
+    pub(crate) fn rebase(&mut self, loaded: Option<&Loaded>) -> Result<()> {
+        let values = self.base_values(loaded);
+        let only_surviving =
+            self.base(loaded).is_some_and(|base| self.only_surviving(&base.record.header));
+        let view = self.delta.replay(&values, only_surviving)?;
+        self.delta.show(view);
+        Ok(())
+    }
+
+    fn sign_in_on(&self, loaded: &Loaded) -> SignIn {
+        match (self.principal(), &loaded.record.header.principal) {
+            (None, _) => SignIn::No,
+            (Some(new), Some(old)) if new != old => SignIn::Another,
+            (Some(_), _) => SignIn::Here,
+        }
+    }
+
+    /// The plan for what was done so far.
+    pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
+        let Standing { loaded, presented, now, configured, is_activity, failed, decides, lost } =
+            *standing;
+        let sign_in = match loaded {
+            Some(loaded) => self.sign_in_on(loaded),
+            None if self.sign_in.is_some() => SignIn::Here,
+            None => SignIn::No,
+        };
+        let changed = || self.delta.view().differs_from(&self.base_values(loaded));
+        plan::decide(Situation {
+            presented,
+            known: loaded.is_some(),
+            // What a decision will change is not known before it is made.
+            changed: decides || (!self.delta.is_empty() && changed()),
+            ended: self.is_ended(),
+            sign_in,
+            new_secret: self.rotate.is_some() || self.lifetime.is_some(),
+            refresh_due: is_activity
+                && loaded.is_some_and(|loaded| {
+                    let header = &loaded.record.header;
+                    header.clocks.refresh_due(now, &header.lifetime(configured))
+                }),
+            failed,
+            lost,
+        })
+    }
+}
+
+/// What is known of a request besides its changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing<'a> {
+    pub(crate) loaded: Option<&'a Loaded>,
+    pub(crate) presented: bool,
+    pub(crate) now: Millis,
+    pub(crate) configured: &'a Lifetime,
+    pub(crate) is_activity: bool,
+    pub(crate) failed: bool,
+    /// A `transact` is to decide.
+    pub(crate) decides: bool,
+    pub(crate) lost: bool,
+}
