@@ -126,7 +126,9 @@ impl Commit<'_, '_> {
             }),
             Plan::DeleteThenCreate => {
                 // A decision that fails must leave everything as it is.
-                self.decide(&Values::default(), &mut View::default())?;
+                let nothing = Values::default();
+                let mut view = self.changes.delta.replay(&nothing, false)?;
+                self.decide(&nothing, &mut view)?;
                 if !self.end(&loaded).await? {
                     return Ok(self.gone(&loaded));
                 }
@@ -293,10 +295,12 @@ impl Commit<'_, '_> {
 
     /// The session is no more: it is not brought back, and no cookie of any kind is sent.
     fn gone(&self, loaded: &Loaded) -> Committed {
-        event::gone(loaded.id);
         let base = self.changes.base_values(Some(loaded));
         let nothing_lost = self.decide.is_none() && !self.changes.delta.view().differs_from(&base);
-        let failure = (!nothing_lost).then(|| self.gone_error());
+        let failure = (!nothing_lost).then(|| {
+            event::gone(loaded.id);
+            self.gone_error()
+        });
         Committed { failure, ..Committed::lost() }
     }
 
