@@ -5,14 +5,26 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::servers::MemcachedServer;
 use unsticky::store::{MemcachedStore, Store};
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
+/// With time for a machine that has much else to do: how long a call takes is not what is tested.
+fn store(url: &str) -> MemcachedStore {
+    let patience = Duration::from_secs(5);
+    MemcachedStore::builder(url)
+        .unwrap()
+        .connect_timeout(patience)
+        .response_timeout(patience)
+        .build()
+}
+
 /// The Memcached store on a server of its own, in the wrapper.
 fn wrapped<S: Store>(wrap: impl FnOnce(MemcachedStore) -> S) -> Subject {
     let server = MemcachedServer::start();
-    let store = MemcachedStore::connect(&server.url()).unwrap();
+    let store = store(&server.url());
     // What the store itself refuses; what only the server refuses, a configuration must prevent.
     Subject::new(wrap(store)).max_record(1_000_000).keep(server)
 }
@@ -33,7 +45,7 @@ mod two_servers {
     async fn setup() -> Subject {
         let servers = [MemcachedServer::start(), MemcachedServer::start()];
         let url = format!("memcached://{},{}", servers[0].address(), servers[1].address());
-        Subject::new(MemcachedStore::connect(&url).unwrap()).keep(servers)
+        Subject::new(store(&url)).keep(servers)
     }
 
     unsticky::conformance!(setup);

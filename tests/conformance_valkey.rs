@@ -6,6 +6,8 @@
 mod support;
 
 mod valkey {
+    use std::time::Duration;
+
     use unsticky::store::RedisStore;
     use unsticky::testing::Subject;
 
@@ -13,7 +15,14 @@ mod valkey {
 
     async fn setup() -> Subject {
         let server = ValkeyServer::start();
-        Subject::new(RedisStore::connect(&server.url()).unwrap()).keep(server)
+        // Time for a machine that has much else to do.
+        let patience = Duration::from_secs(5);
+        let store = RedisStore::builder(&server.url())
+            .unwrap()
+            .connect_timeout(patience)
+            .response_timeout(patience)
+            .build();
+        Subject::new(store).keep(server)
     }
 
     unsticky::conformance!(setup);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,6 +46,8 @@ struct Shared {
     created: AtomicUsize,
     /// How many records the last sweep left.
     left: AtomicUsize,
+    /// The second, by the clock, in which a full store was swept last.
+    swept: AtomicI64,
 }
 
 struct Record {
@@ -77,6 +79,7 @@ impl MemoryStore {
                 version: AtomicU64::new(0),
                 created: AtomicUsize::new(0),
                 left: AtomicUsize::new(0),
+                swept: AtomicI64::new(i64::MIN),
             }),
             clock: Arc::new(clock),
             capacity: Self::DEFAULT_CAPACITY,
@@ -87,7 +90,7 @@ impl MemoryStore {
     ///
     /// A full store refuses what is new, with [`ErrorKind::Refused`](crate::ErrorKind::Refused).
     /// It never evicts a session that is alive: a visitor without an account could sign out
-    /// everybody else.
+    /// everybody else. It looks for expired ones once a second.
     #[must_use]
     pub fn with_capacity(mut self, max_entries: usize) -> Self {
         self.capacity = max_entries;
@@ -153,6 +156,15 @@ impl MemoryStore {
         }
     }
 
+    /// Sweeps a full store, at most once in each second: creates that are refused all the same must
+    /// not cost a look at every record each.
+    fn sweep_if_full(&self, now: OffsetDateTime) {
+        let second = now.unix_timestamp();
+        if self.shared.swept.swap(second, Ordering::Relaxed) != second {
+            self.sweep(now);
+        }
+    }
+
     fn sweep(&self, now: OffsetDateTime) {
         self.shared.created.store(0, Ordering::Relaxed);
         self.shared.records.retain(|_, record| {
@@ -198,7 +210,7 @@ impl Store for MemoryStore {
         self.sweep_if_due(now);
         self.try_create(key, bytes, ttl, now)
             .or_else(|bytes| {
-                self.sweep(now);
+                self.sweep_if_full(now);
                 self.try_create(key, bytes, ttl, now)
             })
             .map_err(|_| {
@@ -296,6 +308,21 @@ mod tests {
         clock.advance(HOUR);
         create(&store, HOUR).await.unwrap();
         assert_eq!(store.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_store_is_swept_once_a_second() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone()).with_capacity(2);
+        let ttl = Duration::from_millis(500);
+        create(&store, ttl).await.unwrap();
+        create(&store, ttl).await.unwrap();
+        assert_eq!(create(&store, HOUR).await.unwrap_err().kind(), ErrorKind::Refused);
+        clock.advance(ttl);
+        assert_eq!(create(&store, HOUR).await.unwrap_err().kind(), ErrorKind::Refused);
+        clock.advance(ttl);
+        create(&store, HOUR).await.unwrap();
+        assert_eq!(store.len(), 1);
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ mod memory;
 mod redis;
 
 mod connect;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+mod runtimes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +31,8 @@ use crate::session::SessionId;
 /// A place where records are kept: four verbs over bytes, each on one key and each atomic.
 ///
 /// A store knows nothing of sessions. Codec, deadlines, conflicts and policy live in the core, so
-/// a store is short. `unsticky::testing::conformance!` (feature `testing`) checks every sentence of
-/// this contract.
+/// a store is short. `unsticky::testing::conformance!` (feature `testing`) checks what can be
+/// checked of this contract from outside.
 ///
 /// # Contract
 ///

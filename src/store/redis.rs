@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use self::link::{Failure, Settings, Slot};
 use super::connect::{ConnectError, scheme};
+use super::runtimes::PerRuntime;
 use super::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version};
 use crate::error::{Error, Result};
 
@@ -25,11 +26,14 @@ use crate::error::{Error, Result};
 /// # Which constructor
 ///
 /// - [`connect`](Self::connect) and [`builder`](Self::builder) open a connection of this crate's
-///   own: the **fast path**. It is made at the first command and shared by all; commands that are
-///   ready together leave in one write. A connection that the server closed is replaced before the
-///   next command, one that has gone silent after the first command that waits in vain, and host
-///   names are resolved anew each time. There is no back-off: the first command after the server is
-///   back succeeds. TLS trusts the system's certificates, or those that `SSL_CERT_FILE` names.
+///   own: the **fast path**. There is one for each runtime that uses the store (actix has one for
+///   each worker), so a runtime that is blocked delays no other one's commands. It is made at the
+///   first command and shared by all; commands that are ready together leave in one write. A
+///   connection that the server closed is replaced before the next command, one that has gone
+///   silent after the first command that waits in vain, and host names are resolved anew each time.
+///   There is no back-off: the first command after the server is back succeeds, and a write that a
+///   server refuses because it has become a replica is sent again, once, on a new connection. TLS
+///   trusts the system's certificates, or those that `SSL_CERT_FILE` names.
 /// - [`from_connection`](Self::from_connection) takes any connection of the crate `redis`: for a
 ///   cluster, Sentinel, or settings that an address cannot express.
 ///
@@ -97,8 +101,8 @@ impl RedisStore {
     ///   for more than nine seconds while Redis is down) and does not replace a connection that
     ///   has gone silent;
     /// - a `ClusterConnection` repeats commands on its own. Repeated writes do no harm to a record,
-    ///   but one whose first answer was lost can be reported as not written if the server then
-    ///   refuses connections.
+    ///   but one that was answered with an error after such a repetition is reported as not written
+    ///   also where the lost answer to the first one said otherwise.
     ///
     /// Set `TCP_NODELAY`, which the crate `redis` leaves off.
     pub fn from_connection<C>(connection: C) -> Self
@@ -131,7 +135,20 @@ impl RedisStore {
 
     async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match &self.route {
-            Route::Own(slot) => slot.send(command).await,
+            Route::Own(own) => {
+                let slot = own.slots.get(|| Slot::new(own.settings.clone()));
+                let Some(slot) = slot else {
+                    return Err(Failure::NotSent("there is no tokio runtime here".to_owned()));
+                };
+                match slot.send(command).await {
+                    // The server has answered that it wrote nothing, and the connection is given
+                    // up: after a failover another server stands behind the name.
+                    Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
+                        slot.send(command).await
+                    }
+                    outcome => outcome,
+                }
+            }
             Route::Foreign(connection) => {
                 let answer = connection.send(command).await.and_then(Value::extract_error);
                 answer.map_err(|error| Failure::of_foreign(&error))
@@ -199,8 +216,8 @@ impl Store for RedisStore {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RedisStore");
-        if let Route::Own(slot) = &self.route {
-            debug.field("server", &slot.settings().server());
+        if let Route::Own(own) = &self.route {
+            debug.field("server", &own.settings.server());
         }
         debug.finish_non_exhaustive()
     }
@@ -220,9 +237,11 @@ impl RedisBuilder {
         self
     }
 
-    /// How long a command may wait for its answer. 400 ms by default.
+    /// How long a command may wait for its answer. 400 ms by default. Keep it under half of the
+    /// sessions' own [`timeout`](crate::Builder::timeout).
     ///
-    /// A connection on which nothing at all was answered for that long is replaced.
+    /// A connection on which nothing at all was answered for 100 ms, or for this long where it is
+    /// less, is replaced when a command that waits on it is given up.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
@@ -231,7 +250,8 @@ impl RedisBuilder {
     /// The store; nothing is sent yet.
     #[must_use]
     pub fn build(self) -> RedisStore {
-        RedisStore { route: Route::Own(Arc::new(Slot::new(self.settings))) }
+        let own = Own { settings: self.settings, slots: PerRuntime::new() };
+        RedisStore { route: Route::Own(Arc::new(own)) }
     }
 }
 
@@ -247,8 +267,13 @@ impl fmt::Debug for RedisBuilder {
 
 #[derive(Clone)]
 enum Route {
-    Own(Arc<Slot>),
+    Own(Arc<Own>),
     Foreign(Arc<dyn Foreign>),
+}
+
+struct Own {
+    settings: Settings,
+    slots: PerRuntime<Slot>,
 }
 
 /// A connection that is cloned for each command, as an object.
@@ -276,8 +301,13 @@ impl Failure {
             Self::NotSent(reason) => Error::unavailable(reason),
             Self::Lost(reason) if access == Access::Read => Error::unavailable(reason),
             Self::Lost(reason) => Error::outcome_unknown(reason),
+            Self::Answered(answer)
+                if access == Access::Write && !answer.is_of_nothing_written() =>
+            {
+                Error::outcome_unknown(answer.to_string())
+            }
             // The server did nothing either way: each command writes at most once, as its last
-            // step, so one that ends in an error has written nothing.
+            // step, so one that ends in such an error has written nothing.
             Self::Answered(answer) if answer.is_passing() => Error::unavailable(answer.to_string()),
             Self::Answered(answer) => Error::refused(answer.to_string()),
         }
@@ -376,6 +406,60 @@ mod tests {
         assert_eq!(milliseconds(Duration::from_micros(1_001)), 2);
         assert_eq!(milliseconds(Duration::from_secs(1)), 1_000);
         assert_eq!(milliseconds(Duration::MAX), 315_360_000_000);
+    }
+
+    #[cfg(feature = "testing")]
+    #[tokio::test]
+    async fn what_a_foreign_connection_says_is_no_proof_that_it_sent_nothing() {
+        use std::io::ErrorKind::ConnectionRefused;
+
+        use ::redis::{ErrorKind as Said, Pipeline, RedisError};
+
+        use crate::error::ErrorKind;
+        use crate::testing::{random_key, random_record};
+
+        /// Fails as told.
+        #[derive(Clone)]
+        struct Failing(fn() -> RedisError);
+
+        impl ConnectionLike for Failing {
+            fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+                Box::pin(async { Err((self.0)()) })
+            }
+
+            fn req_packed_commands<'a>(
+                &'a mut self,
+                _: &'a Pipeline,
+                _: usize,
+                _: usize,
+            ) -> RedisFuture<'a, Vec<Value>> {
+                Box::pin(async { Err((self.0)()) })
+            }
+
+            fn get_db(&self) -> i64 {
+                0
+            }
+        }
+
+        let failures: [fn() -> RedisError; 4] = [
+            || (Said::Client, "no connection is left").into(),
+            || (Said::AuthenticationFailed, "it was made anew").into(),
+            || std::io::Error::from(ConnectionRefused).into(),
+            || std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
+        ];
+        for failure in failures {
+            let store = RedisStore::from_connection(Failing(failure));
+            let (key, hour) = (random_key(), Duration::from_secs(3600));
+            let read = store.load(&key).await.unwrap_err();
+            assert_eq!(read.kind(), ErrorKind::Unavailable, "{read:?}");
+            for written in [
+                store.create(&key, random_record(8), hour).await.unwrap_err(),
+                store.replace(&key, random_record(8), hour, Version::new(1)).await.unwrap_err(),
+                store.delete(&key, None).await.unwrap_err(),
+            ] {
+                assert_eq!(written.kind(), ErrorKind::OutcomeUnknown, "{written:?}");
+            }
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::ManualClock;
 use crate::store::Store;
 
-/// Checks every sentence of the contract of [`Store`](crate::store::Store), each in a test of its
-/// own.
+/// Checks what can be checked from outside of the contract of [`Store`](crate::store::Store), each
+/// clause in a test of its own.
 ///
 /// The argument is an async function without arguments, or a path to one, that returns a
 /// [`Subject`]. It runs once for each clause, in the runtime of that clause, so each clause may
@@ -69,7 +69,7 @@ macro_rules! conformance {
             a_replace_shortens_the_time_to_live
             a_replace_extends_the_time_to_live
             a_millisecond_to_live_is_not_for_ever
-            long_times_to_live_are_kept
+            records_with_long_times_to_live_are_there
             bytes_are_binary
             every_length_up_to_64_kib_is_stored
             an_oversize_record_is_refused_and_the_old_one_stands

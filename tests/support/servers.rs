@@ -89,12 +89,12 @@ impl RedisServer {
         line.split(',').next().and_then(|calls| calls.parse().ok()).unwrap_or(0)
     }
 
-    /// Kills the server at once; the port stays reserved for [`restart`](Self::restart).
+    /// Kills the server at once; its port is free until [`restart`](Self::restart).
     pub fn stop(&mut self) {
         self.process.stop();
     }
 
-    /// Starts the server anew, empty, on the same port.
+    /// Starts the server anew, empty, on the same port, once nobody else is on it.
     pub fn restart(&mut self) {
         self.process.restart();
     }
@@ -184,7 +184,8 @@ impl MemcachedServer {
         format!("memcached://{}", self.address())
     }
 
-    /// Runs a command whose answer ends with `END`, `OK` or an error, and gives the answer.
+    /// Runs a command whose answer ends with `END`, `OK`, a meta command's status or an error, and
+    /// gives the answer.
     pub fn cli(&self, command: &str) -> String {
         match memcached(self.port(), command) {
             Ok(answer) => answer,
@@ -202,12 +203,12 @@ impl MemcachedServer {
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// Kills the server at once; the port stays reserved for [`restart`](Self::restart).
+    /// Kills the server at once; its port is free until [`restart`](Self::restart).
     pub fn stop(&mut self) {
         self.process.stop();
     }
 
-    /// Starts the server anew, empty, on the same port.
+    /// Starts the server anew, empty, on the same port, once nobody else is on it.
     pub fn restart(&mut self) {
         self.process.restart();
     }
@@ -321,9 +322,10 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.pid().to_string();
-        let status = Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
-        assert!(status.success(), "kill -{signal}");
+        // The one of the shell: a program of that name is not installed everywhere.
+        let kill = format!("kill -{signal} {}", self.pid());
+        let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(status.success(), "{kill}");
     }
 }
 
@@ -391,6 +393,7 @@ fn memcached(port: u16, command: &str) -> Result<String, String> {
     loop {
         let line = line(&mut stream)?;
         let last = matches!(line.as_str(), "END" | "OK" | "RESET" | "ERROR" | "EN" | "HD" | "NF")
+            || line.starts_with("HD ")
             || line.starts_with("CLIENT_ERROR")
             || line.starts_with("SERVER_ERROR");
         answer.push_str(&line);

@@ -23,22 +23,26 @@ impl Effect {
     }
 }
 
-/// The answers of one batch, in its order.
-pub(super) fn classify<T>(effect: Effect, answers: Vec<exp::Result<T>>) -> Vec<Result<T>> {
+/// The answers of the server at `address` to one batch, in its order.
+pub(super) fn classify<T>(
+    address: &str,
+    effect: Effect,
+    answers: Vec<exp::Result<T>>,
+) -> Vec<Result<T>> {
     // The client reports the failure that ended a batch for every operation that had no answer
     // then. It belongs to the first of them; those behind it were sent and not answered.
     let mut failed = false;
     let mut write = |error: exp::Error| match error {
         exp::Error::Ambiguous { .. } if std::mem::replace(&mut failed, true) => {
-            Error::outcome_unknown(error)
+            Error::outcome_unknown(text(address, &error))
         }
-        error => write_error(error),
+        error => write_error(address, error),
     };
     answers
         .into_iter()
         .map(|answer| {
             answer.map_err(|error| match effect {
-                Effect::Read => read_error(error),
+                Effect::Read => read_error(address, error),
                 Effect::Write => write(error),
             })
         })
@@ -55,52 +59,67 @@ pub(super) fn is_transport(error: &exp::Error) -> bool {
 }
 
 /// For a failure before any operation was sent.
-pub(super) fn connect_error(error: exp::Error) -> Error {
+pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
+    let reason = text(address, &error);
     match error {
-        exp::Error::Rejected(text) if text == BARE_ERROR => Error::unavailable(TURNED_AWAY),
-        exp::Error::Rejected(_) => Error::refused(error),
-        _ => Error::unavailable(error),
+        exp::Error::Rejected(line) if line == BARE_ERROR => turned_away(address),
+        exp::Error::Rejected(_) => Error::refused(reason),
+        _ => Error::unavailable(reason),
     }
 }
 
 /// All that the client keeps of `ERROR` and of `ERROR Too many open connections`.
 const BARE_ERROR: &str = "ERROR";
 
-const TURNED_AWAY: &str = "memcached has reached its limit of connections, or is older than 1.6";
+fn turned_away(address: &str) -> Error {
+    Error::unavailable(format!(
+        "memcached at {address} has reached its limit of connections, or is older than 1.6"
+    ))
+}
 
-fn read_error(error: exp::Error) -> Error {
+/// The whole of it in one line: the client's errors repeat their sources and name no server.
+fn text(address: &str, error: &exp::Error) -> String {
     match error {
-        exp::Error::Protocol(_) => Error::corrupt(error),
-        exp::Error::Usage(_) => Error::refused(error),
-        _ => connect_error(error),
+        exp::Error::Io(error) => format!("memcached at {address}: {error}"),
+        error => format!("memcached at {address}: {error}"),
     }
 }
 
-fn write_error(error: exp::Error) -> Error {
+fn read_error(address: &str, error: exp::Error) -> Error {
+    match error {
+        exp::Error::Protocol(_) => Error::corrupt(text(address, &error)),
+        exp::Error::Usage(_) => Error::refused(text(address, &error)),
+        _ => connect_error(address, error),
+    }
+}
+
+fn write_error(address: &str, error: exp::Error) -> Error {
+    let reason = text(address, &error);
     match error {
         // Not wrapped, these say that the command was not sent to its end: it has no effect.
-        exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(error),
-        exp::Error::Usage(_) => Error::refused(error),
-        exp::Error::Ambiguous { key, source } => refusal(&source)
-            .unwrap_or_else(|| Error::outcome_unknown(exp::Error::Ambiguous { key, source })),
-        _ => Error::outcome_unknown(error),
+        exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(reason),
+        exp::Error::Usage(_) => Error::refused(reason),
+        exp::Error::Ambiguous { source, .. } => {
+            refusal(address, &source).unwrap_or_else(|| Error::outcome_unknown(reason))
+        }
+        _ => Error::outcome_unknown(reason),
     }
 }
 
 /// The error of an answer that says for certain that the write was not made.
 ///
 /// Other server errors do not: a proxy says `SERVER_ERROR` where it lost the answer itself.
-fn refusal(answer: &exp::Error) -> Option<Error> {
+fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
     match answer {
-        exp::Error::Server(text) if text.starts_with("object too large") => {
-            Some(Error::too_large(format!("memcached refused the write: {text}")))
+        exp::Error::Server(line) if line.starts_with("object too large") => {
+            Some(Error::too_large(format!("memcached at {address} refused the write: {line}")))
         }
-        exp::Error::Server(text) if text.starts_with("out of memory") => {
-            Some(Error::refused(format!("memcached refused the write: {text}")))
+        exp::Error::Server(line) if line.starts_with("out of memory") => {
+            Some(Error::refused(format!("memcached at {address} refused the write: {line}")))
         }
-        exp::Error::Rejected(text) if text == BARE_ERROR => Some(Error::unavailable(TURNED_AWAY)),
-        exp::Error::Rejected(text) => {
-            Some(Error::refused(format!("memcached rejected the command: {text}")))
+        exp::Error::Rejected(line) if line == BARE_ERROR => Some(turned_away(address)),
+        exp::Error::Rejected(line) => {
+            Some(Error::refused(format!("memcached at {address} rejected the command: {line}")))
         }
         _ => None,
     }
@@ -137,7 +156,10 @@ mod tests {
 
     fn kinds(effect: Effect, errors: Vec<Client>) -> Vec<ErrorKind> {
         let answers = errors.into_iter().map(Err::<(), _>).collect();
-        classify(effect, answers).into_iter().map(|answer| answer.unwrap_err().kind()).collect()
+        classify("h:1", effect, answers)
+            .into_iter()
+            .map(|answer| answer.unwrap_err().kind())
+            .collect()
     }
 
     #[test]
@@ -181,6 +203,14 @@ mod tests {
     }
 
     #[test]
+    fn the_server_and_the_reason_are_named_once() {
+        let error = connect_error("h:1", reset());
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(source.source().is_none());
+        assert_eq!(source.to_string(), "memcached at h:1: connection reset");
+    }
+
+    #[test]
     fn a_refusal_belongs_to_the_first_write_without_an_answer() {
         use ErrorKind::{OutcomeUnknown, Refused};
         let refused = || ambiguous(server("out of memory storing object"));
@@ -191,7 +221,7 @@ mod tests {
             Err(refused()),
             Err(refused()),
         ];
-        let found: Vec<_> = classify(Effect::Write, answers)
+        let found: Vec<_> = classify("h:1", Effect::Write, answers)
             .into_iter()
             .map(|answer| answer.err().map(|error| error.kind()))
             .collect();

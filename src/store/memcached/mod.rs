@@ -20,14 +20,16 @@ use memcache::exp::{
 use self::answer::Effect;
 use self::lane::Lane;
 use self::node::{Node, Timeouts};
+use super::runtimes::PerRuntime;
 use super::{ConnectError, Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 use crate::error::{Error, Result};
 
 /// Sessions on one Memcached server or on several.
 ///
 /// Nothing is sent and no name is resolved before the first call. Operations that are ready at the
-/// same moment share a round trip, and each process holds at most six connections to each server. A
-/// clone shares them.
+/// same moment share a round trip. Each runtime that uses the store has queues and connections of
+/// its own, at most six to each server, so a runtime that is blocked delays no other one's calls.
+/// A clone shares them.
 ///
 /// The server must be 1.6 or later and must not be started with `-C`, which turns the versions off
 /// that this store compares.
@@ -57,18 +59,36 @@ use crate::error::{Error, Result};
 /// - Records share a connection, and
 ///   [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256:
 ///   raise it where records are far larger than 64 KiB.
-/// - Its tasks run on the runtime of the call that started them. Do not share a store between
-///   runtimes of which one is not being driven.
+/// - Versions are the server's CAS ids, which begin anew when it restarts. All records are gone then,
+///   but a version from before may name what was stored under the same key since.
 #[derive(Clone)]
 pub struct MemcachedStore {
     servers: Arc<[Server]>,
 }
 
-#[derive(Clone)]
 struct Server {
-    node: Arc<Node>,
+    address: String,
+    timeouts: Timeouts,
+    lanes: PerRuntime<Lanes>,
+}
+
+/// What one runtime has of a server.
+struct Lanes {
     reads: Arc<Lane<Get>>,
     writes: Arc<Lane<Op>>,
+}
+
+impl Server {
+    fn lanes(&self) -> Result<Arc<Lanes>> {
+        let lanes = || {
+            let node = Arc::new(Node::new(self.address.clone(), self.timeouts));
+            Lanes {
+                reads: Arc::new(Lane::new(Arc::clone(&node), Effect::Read, READ_BATCH)),
+                writes: Arc::new(Lane::new(node, Effect::Write, WRITE_BATCH)),
+            }
+        };
+        self.lanes.get(lanes).ok_or_else(|| Error::unavailable("there is no tokio runtime here"))
+    }
 }
 
 /// Builds a [`MemcachedStore`] with other timeouts.
@@ -87,8 +107,12 @@ impl MemcachedBuilder {
         self
     }
 
-    /// How long the answer to an operation may take once it is sent, and how long an operation may
-    /// wait to be sent; 400 ms by default.
+    /// How long the answer to an operation may take once it is sent; 400 ms by default. Keep it under
+    /// half of the sessions' own [`timeout`](crate::Builder::timeout).
+    ///
+    /// An operation that waited to be sent for longer than this and the
+    /// [`connect_timeout`](Self::connect_timeout) each is given up; what its caller has given up by
+    /// then is not sent either. Once it is to be sent, one more connection may have to be made.
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.response = timeout;
@@ -99,14 +123,7 @@ impl MemcachedBuilder {
     #[must_use]
     pub fn build(self) -> MemcachedStore {
         let timeouts = self.timeouts;
-        let server = |address: String| {
-            let node = Arc::new(Node::new(address, timeouts));
-            Server {
-                reads: Arc::new(Lane::new(Arc::clone(&node), Effect::Read, READ_BATCH)),
-                writes: Arc::new(Lane::new(Arc::clone(&node), Effect::Write, WRITE_BATCH)),
-                node,
-            }
-        };
+        let server = |address| Server { address, timeouts, lanes: PerRuntime::new() };
         MemcachedStore { servers: self.addresses.into_iter().map(server).collect() }
     }
 }
@@ -143,8 +160,7 @@ impl MemcachedStore {
         match &*self.servers {
             [only] => only,
             several => {
-                &several
-                    [route::owner(several.iter().map(|server| server.node.address()), key.as_str())]
+                &several[route::owner(several.iter().map(|server| &*server.address), key.as_str())]
             }
         }
     }
@@ -154,7 +170,7 @@ impl MemcachedStore {
     }
 
     async fn mutate(&self, operation: Op, key: &StoreKey) -> Result<MutationResult> {
-        match self.server(key).writes.submit(operation).await? {
+        match self.server(key).lanes()?.writes.submit(operation).await? {
             OpResult::Mutation(result) => Ok(result),
             _ => Err(Error::outcome_unknown("the answer to a write was not one to a write")),
         }
@@ -163,7 +179,7 @@ impl MemcachedStore {
 
 impl fmt::Debug for MemcachedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = self.servers.iter().map(|server| server.node.address());
+        let addresses = self.servers.iter().map(|server| &server.address);
         f.write_str("MemcachedStore")?;
         f.debug_list().entries(addresses).finish()
     }
@@ -191,7 +207,7 @@ impl Store for MemcachedStore {
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
         check_key(key)?;
         let get = Get::new(key.as_str()).meta(Meta::NONE.cas());
-        stored(self.server(key).reads.submit(get).await?)
+        stored(self.server(key).lanes()?.reads.submit(get).await?)
     }
 
     async fn replace(

@@ -1,6 +1,5 @@
 //! One server and the client that talks to it.
 
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,21 +20,31 @@ impl Default for Timeouts {
     }
 }
 
+/// A server, as one runtime sees it.
 pub(super) struct Node {
     address: String,
     timeouts: Timeouts,
-    /// The client resolves the server's name once, so it is dropped when the server stops
-    /// answering, and the next call looks for the server anew.
-    client: Mutex<Option<AsyncMetaClient>>,
+    slot: Mutex<Slot>,
+}
+
+/// The client resolves the server's name once, so it is given up when the server stops answering,
+/// and the next call looks for the server anew.
+struct Slot {
+    client: Option<Client>,
+    /// The last generation given to a client.
+    generation: u64,
+}
+
+#[derive(Clone)]
+pub(super) struct Client {
+    inner: AsyncMetaClient,
+    /// What tells it from a newer one, which its failures say nothing of.
+    generation: u64,
 }
 
 impl Node {
     pub(super) fn new(address: String, timeouts: Timeouts) -> Self {
-        Self { address, timeouts, client: Mutex::new(None) }
-    }
-
-    pub(super) fn address(&self) -> &str {
-        &self.address
+        Self { address, timeouts, slot: Mutex::new(Slot { client: None, generation: 0 }) }
     }
 
     pub(super) fn timeouts(&self) -> Timeouts {
@@ -45,36 +54,42 @@ impl Node {
     /// Sends the operations in one round trip; one answer for each, in their order.
     pub(super) async fn exchange<O: Operation>(
         &self,
+        client: &Client,
         effect: Effect,
         operations: Vec<O>,
     ) -> Vec<Result<O::Output>> {
         let count = operations.len();
-        let all = |error: Error| (0..count).map(|_| Err(error.clone())).collect();
-        let client = match self.client().await {
-            Ok(client) => client,
-            Err(error) => return all(error),
-        };
-        match client.run_many(operations).await {
+        let mut doubt = Doubt { node: self, generation: client.generation, cleared: false };
+        match client.inner.run_many(operations).await {
             Ok(answers) => {
-                if answers.iter().any(|answer| answer.as_ref().is_err_and(answer::is_transport)) {
-                    *self.slot() = None;
-                }
-                answer::classify(effect, answers)
+                doubt.cleared =
+                    !answers.iter().any(|answer| answer.as_ref().is_err_and(answer::is_transport));
+                answer::classify(&self.address, effect, answers)
             }
             // Nothing of a batch is sent where a part of it is not well-formed.
-            Err(error) => all(Error::refused(error)),
+            Err(error) => {
+                doubt.cleared = true;
+                let error = Error::refused(error);
+                (0..count).map(|_| Err(error.clone())).collect()
+            }
         }
     }
 
-    async fn client(&self) -> Result<AsyncMetaClient> {
-        if let Some(client) = &*self.slot() {
+    /// The current client, or a new one that has had an answer from the server.
+    pub(super) async fn client(&self) -> Result<Client> {
+        if let Some(client) = &self.slot().client {
             return Ok(client.clone());
         }
-        let client = tokio::time::timeout(self.timeouts.connect, self.open())
-            .await
-            .map_err(|_| Error::unavailable(format!("no connection to {self} in time")))?
-            .map_err(answer::connect_error)?;
-        *self.slot() = Some(client.clone());
+        let limit = self.timeouts.connect;
+        let opened = tokio::time::timeout(limit, self.open()).await.map_err(|_| {
+            let address = &self.address;
+            Error::unavailable(format!("no connection to memcached at {address} in {limit:?}"))
+        })?;
+        let inner = opened.map_err(|error| answer::connect_error(&self.address, error))?;
+        let mut slot = self.slot();
+        slot.generation += 1;
+        let client = Client { inner, generation: slot.generation };
+        slot.client = Some(client.clone());
         Ok(client)
     }
 
@@ -91,16 +106,84 @@ impl Node {
         Ok(client)
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<AsyncMetaClient>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    fn give_up(&self, generation: u64) {
+        let mut slot = self.slot();
+        if slot.generation == generation {
+            let client = slot.client.take();
+            drop(slot);
+            // Not under the lock, since its connections go with it.
+            drop(client);
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the client up unless the server has answered, also where nobody waited for it to the end.
+struct Doubt<'a> {
+    node: &'a Node,
+    generation: u64,
+    cleared: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.cleared {
+            self.node.give_up(self.generation);
+        }
     }
 }
 
 /// As many as are ever in use at once: each lane has its drainers and one caller on its own.
 const MAX_IDLE: usize = 2 * (super::lane::DRAINERS + 1);
 
-impl fmt::Display for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address)
+#[cfg(test)]
+mod tests {
+    use memcache::exp::Get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// On a server that answers the question whether it is one, and nothing else.
+    async fn node() -> Node {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut question = [0; 4];
+                    stream.read_exact(&mut question).await.unwrap();
+                    stream.write_all(b"MN\r\n").await.unwrap();
+                    while let Ok(1..) = stream.read(&mut question).await {}
+                });
+            }
+        });
+        let timeouts = Timeouts { response: Duration::from_millis(100), ..Timeouts::default() };
+        Node::new(address, timeouts)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_was_not_waited_for_is_given_up() {
+        let node = node().await;
+        let client = node.client().await.unwrap();
+        let exchange = node.exchange(&client, Effect::Read, vec![Get::new("key")]);
+        let early = Duration::from_millis(20);
+        assert!(tokio::time::timeout(early, exchange).await.is_err());
+        assert!(node.slot().client.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_an_old_client_leaves_a_newer_one_alone() {
+        let node = node().await;
+        let old = node.client().await.unwrap();
+        node.give_up(old.generation);
+        let new = node.client().await.unwrap();
+        let answers = node.exchange(&old, Effect::Read, vec![Get::new("key")]).await;
+        assert!(answers[0].is_err());
+        let current = node.slot().client.as_ref().map(|client| client.generation);
+        assert_eq!(current, Some(new.generation));
     }
 }

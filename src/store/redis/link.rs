@@ -3,15 +3,12 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
-};
+use ::redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -59,21 +56,13 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// What a connection that is not ours says.
+    /// What a connection that is not ours says. It may have sent the command, and more than once,
+    /// whatever it says in the end: only an answer of the server is certain.
     pub(super) fn of_foreign(error: &RedisError) -> Self {
-        if let Some(answer) = Answer::of(error) {
-            return Self::Answered(answer);
+        match Answer::of(error) {
+            Some(answer) => Self::Answered(answer),
+            None => Self::Lost(format!("redis: {}", reason(error))),
         }
-        let unsent = error.is_connection_refusal()
-            || matches!(
-                error.kind(),
-                ErrorKind::AuthenticationFailed
-                    | ErrorKind::InvalidClientConfig
-                    | ErrorKind::RESP3NotSupported
-                    | ErrorKind::Client
-            );
-        let reason = format!("redis: {}", reason(error));
-        if unsent { Self::NotSent(reason) } else { Self::Lost(reason) }
     }
 }
 
@@ -105,6 +94,20 @@ impl Answer {
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
         )
+    }
+
+    /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
+    /// also where it has sent the command on.
+    pub(super) fn is_of_nothing_written(&self) -> bool {
+        match self.code.as_str() {
+            "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
+            | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK"
+            | "CROSSSLOT" | "NOSCRIPT" => true,
+            "ERR" => ["unknown command", "wrong number"]
+                .into_iter()
+                .any(|beginning| self.detail.starts_with(beginning)),
+            _ => false,
+        }
     }
 
     /// Whether another server may stand behind the same name by now.
@@ -145,15 +148,11 @@ impl Slot {
         Self { settings, state: Mutex::new(State { generation: 0, phase: Phase::Idle }) }
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
         let link = self.link().await.map_err(Failure::NotSent)?;
         let mut connection = link.connection.clone();
-        let mut waiting = Waiting::new(self, &link);
+        let waiting = Waiting::new(self, &link);
         let limit = self.settings.response_timeout;
         match timeout(limit, connection.send_packed_command(command)).await {
             Ok(answer) => {
@@ -161,7 +160,6 @@ impl Slot {
                 answer.and_then(Value::extract_error).map_err(|error| self.failed(&link, &error))
             }
             Err(_) => {
-                waiting.in_vain();
                 Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", self.at())))
             }
         }
@@ -250,10 +248,15 @@ impl Slot {
 struct Link {
     connection: MultiplexedConnection,
     generation: u64,
-    /// How many answers have come, to any command.
-    answers: AtomicU64,
+    silence: Mutex<Silence>,
     /// Ended with the last user: it would wait for the answers on a silent connection for ever.
     driver: AbortHandle,
+}
+
+impl Link {
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Link {
@@ -262,44 +265,79 @@ impl Drop for Link {
     }
 }
 
-/// A command that waits for its answer.
+/// For how long a connection has owed an answer, without having given any.
 ///
-/// A connection on which nothing was answered since the command was sent is taken for dead, at the
-/// end of the time limit, and also when a caller who has waited for long goes away.
-struct Waiting<'a> {
-    slot: &'a Slot,
-    link: &'a Link,
-    answers: u64,
+/// Only the time in which somebody waited counts. It is the connection's and not a caller's, since
+/// callers who all give up early would never wait for long enough to notice.
+struct Silence {
+    /// How many commands wait for their answer.
+    waiting: usize,
+    /// When the first of them began to wait, or when the last answer came.
     since: Instant,
-    done: bool,
+    /// What had been waited in vain before that.
+    before: Duration,
 }
 
 /// Clients that disconnect all the time must not cost a connection each.
 const LONG: Duration = Duration::from_millis(100);
 
-impl<'a> Waiting<'a> {
-    fn new(slot: &'a Slot, link: &'a Link) -> Self {
-        let answers = link.answers.load(Ordering::Relaxed);
-        Self { slot, link, answers, since: Instant::now(), done: false }
+impl Silence {
+    fn new() -> Self {
+        Self { waiting: 0, since: Instant::now(), before: Duration::ZERO }
+    }
+
+    fn begin(&mut self) {
+        if self.waiting == 0 {
+            self.since = Instant::now();
+        }
+        self.waiting += 1;
     }
 
     fn answered(&mut self) {
-        self.done = true;
-        self.link.answers.fetch_add(1, Ordering::Relaxed);
+        self.waiting -= 1;
+        self.since = Instant::now();
+        self.before = Duration::ZERO;
     }
 
-    fn in_vain(&mut self) {
-        self.done = true;
-        if self.link.answers.load(Ordering::Relaxed) == self.answers {
-            self.slot.discard(self.link.generation);
+    /// How long the silence is when somebody stops waiting.
+    fn given_up(&mut self) -> Duration {
+        self.waiting -= 1;
+        let waited = self.before + self.since.elapsed();
+        if self.waiting == 0 {
+            self.before = waited;
         }
+        waited
+    }
+}
+
+/// A command that waits for its answer. When it is given up, at the end of the time limit or because
+/// the caller goes away, a connection that has long been silent is taken for dead.
+struct Waiting<'a> {
+    slot: &'a Slot,
+    link: &'a Link,
+    done: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(slot: &'a Slot, link: &'a Link) -> Self {
+        link.silence().begin();
+        Self { slot, link, done: false }
+    }
+
+    fn answered(mut self) {
+        self.done = true;
+        self.link.silence().answered();
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if !self.done && self.since.elapsed() >= LONG {
-            self.in_vain();
+        if self.done {
+            return;
+        }
+        let silence = self.link.silence().given_up();
+        if silence >= LONG.min(self.slot.settings.response_timeout) {
+            self.slot.discard(self.link.generation);
         }
     }
 }
@@ -345,7 +383,7 @@ async fn attempt(
     let link = Arc::new(Link {
         connection,
         generation,
-        answers: AtomicU64::new(0),
+        silence: Mutex::new(Silence::new()),
         driver: task.abort_handle(),
     });
     if let Some(slot) = slot.upgrade() {
@@ -512,6 +550,24 @@ mod tests {
             ("ERR something else: no", "ERR"),
         ] {
             assert_eq!(answer(line).code, code, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_known_answers_say_that_nothing_was_written() {
+        for (line, certain) in [
+            ("OOM command not allowed", true),
+            ("READONLY You can't write", true),
+            ("MOVED 3999 127.0.0.1:6381", true),
+            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", true),
+            ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", true),
+            ("ERR wrong number of arguments for 'set' command", true),
+            ("ERR upstream connection lost after the request was sent", false),
+            ("ERR", false),
+            ("EXECABORT Transaction discarded", false),
+            ("UPSTREAM failure", false),
+        ] {
+            assert_eq!(answer(line).is_of_nothing_written(), certain, "{line}");
         }
     }
 

@@ -1,0 +1,127 @@
+//! One of something for each runtime that uses a store.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
+
+/// A value for each runtime: made at the runtime's first call, and dropped when the runtime ends.
+///
+/// Tasks and sockets are served by the runtime that they were made on. An actix application has
+/// one for each worker, on a single thread; if they shared tasks or sockets, a handler that blocks
+/// its worker would make the others wait for answers that have long arrived.
+pub(super) struct PerRuntime<T> {
+    places: Arc<Places<T>>,
+}
+
+struct Places<T>(RwLock<HashMap<Id, Place<T>>>);
+
+struct Place<T> {
+    value: Arc<T>,
+    /// Dropped with the store, which ends the task that waits for the end of the runtime.
+    _store: oneshot::Sender<Infallible>,
+}
+
+impl<T: Send + Sync + 'static> PerRuntime<T> {
+    pub(super) fn new() -> Self {
+        Self { places: Arc::new(Places(RwLock::default())) }
+    }
+
+    /// The value of the runtime that this is called on; there is none outside of a runtime.
+    pub(super) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
+        let runtime = Handle::try_current().ok()?;
+        let id = runtime.id();
+        if let Some(place) = self.places.read().get(&id) {
+            return Some(Arc::clone(&place.value));
+        }
+        let (store, store_dropped) = oneshot::channel();
+        let value = {
+            let mut places = self.places.write();
+            // Another thread of the same runtime may have come first.
+            if let Some(place) = places.get(&id) {
+                return Some(Arc::clone(&place.value));
+            }
+            let value = Arc::new(make());
+            places.insert(id, Place { value: Arc::clone(&value), _store: store });
+            value
+        };
+        let vacate = Vacate { places: Arc::downgrade(&self.places), id };
+        // Not under the lock: a runtime that is shutting down drops the task here and now.
+        runtime.spawn(async move {
+            let _vacate = vacate;
+            let _ = store_dropped.await;
+        });
+        Some(value)
+    }
+}
+
+impl<T> Places<T> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Id, Place<T>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Id, Place<T>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Vacates a runtime's place when the runtime drops its tasks. A later runtime may have the same
+/// id, and what belongs to a dead one is of no use to it.
+struct Vacate<T> {
+    places: Weak<Places<T>>,
+    id: Id,
+}
+
+impl<T> Drop for Vacate<T> {
+    fn drop(&mut self) {
+        if let Some(places) = self.places.upgrade() {
+            let place = places.write().remove(&self.id);
+            // Not under the lock, since connections go with it.
+            drop(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().build().unwrap()
+    }
+
+    #[test]
+    fn each_runtime_has_its_own_and_takes_it_along() {
+        let values = PerRuntime::new();
+        assert!(values.get(|| 0).is_none(), "there is no runtime here");
+        let (one, two) = (runtime(), runtime());
+        assert_eq!(one.block_on(async { values.get(|| 1) }).as_deref(), Some(&1));
+        assert_eq!(two.block_on(async { values.get(|| 2) }).as_deref(), Some(&2));
+        assert_eq!(one.block_on(async { values.get(|| 3) }).as_deref(), Some(&1));
+        drop(one);
+        assert_eq!(values.places.read().len(), 1);
+        for n in 0..1000 {
+            let value = runtime().block_on(async { values.get(|| n) });
+            assert_eq!(value.as_deref(), Some(&n));
+        }
+        assert_eq!(values.places.read().len(), 1);
+        assert_eq!(two.block_on(async { values.get(|| 4) }).as_deref(), Some(&2));
+    }
+
+    #[test]
+    fn a_store_that_is_dropped_leaves_no_task() {
+        let runtime = runtime();
+        runtime.block_on(async {
+            let values = PerRuntime::new();
+            values.get(|| ()).unwrap();
+            assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+            drop(values);
+            tokio::task::yield_now().await;
+            assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        });
+    }
+}
