@@ -85,7 +85,8 @@ async fn nothing_secret_is_printed() {
         .with_ansi(false)
         .with_writer(printed.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For the whole process: events are cached for all threads together.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let clock = ManualClock::new();
     let memory = MemoryStore::new();
