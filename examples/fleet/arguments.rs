@@ -10,11 +10,14 @@ Runs a shop in several processes on one session store, half of them axum and hal
 users click through it, kills a random process every one or two seconds, and reports what the users
 lost. It is to be nothing.
 
-    fleet [--store URL | auto] [--processes N] [--users N] [--seconds N] [--json]
+    fleet [--store URL | auto] [--chaos] [--processes N] [--users N] [--seconds N] [--json]
 
     --store URL      redis://host:port, memcached://host:port or memory:
     --store auto     private servers, redis-server and memcached in turn, whichever are installed
                      (default)
+    --chaos          disturbs the private servers too, every two or three seconds: stops them for
+                     up to one and a half, and kills Redis and starts it again with its data.
+                     Memcached is only stopped: a restart ends all its sessions by nature
     --processes N    how many processes run at a time, 1 to 32 (default 4)
     --users N        how many users click at a time, 1 to 2000 (default 100)
     --seconds N      for how long, 1 to 600 (default 15)
@@ -34,6 +37,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Arguments {
     pub(crate) target: Target,
+    pub(crate) chaos: bool,
     pub(crate) processes: usize,
     pub(crate) users: usize,
     pub(crate) duration: Duration,
@@ -53,6 +57,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
     }
     let mut run = Arguments {
         target: Target::Auto,
+        chaos: false,
         processes: 4,
         users: 100,
         duration: Duration::from_secs(15),
@@ -63,6 +68,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
         match flag.as_str() {
             "--help" | "-h" => return Ok(Command::Help),
             "--json" => run.json = true,
+            "--chaos" => run.chaos = true,
             "--store" => {
                 run.target = match value()?.as_str() {
                     "auto" => Target::Auto,
@@ -77,6 +83,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
             }
             _ => return Err(format!("{flag} is unknown; --help says what is known")),
         }
+    }
+    if run.chaos && matches!(run.target, Target::Store(_)) {
+        return Err("--chaos stops and kills the store, so it is for the private servers of \
+                    --store auto only, not for a store of your own"
+            .to_owned());
     }
     Ok(Command::Run(run))
 }

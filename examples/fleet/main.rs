@@ -7,7 +7,9 @@
 //!
 //! The processes share nothing but a store. Every request goes to any of them, without affinity,
 //! and none of them gets a chance to say goodbye (SIGKILL). The users know which of their requests
-//! were answered, and compare what they then see with what they were told.
+//! were answered, and compare what they then see with what they were told. With `--chaos` the store is
+//! stopped and killed too, as far as it keeps its data, and the users put up with an outage now and
+//! then, but with nothing else.
 
 #![allow(
     clippy::print_stdout,
@@ -18,6 +20,7 @@
 
 mod arguments;
 mod balancer;
+mod chaos;
 mod process;
 mod report;
 mod serve;
@@ -40,7 +43,7 @@ use std::time::{Duration, Instant};
 use arguments::{Arguments, Command, Target};
 use balancer::Balancer;
 use process::{Fleet, Plan};
-use report::Report;
+use report::{Report, Trouble};
 use servers::{Program, Server};
 use tally::Tally;
 use user::{Network, User};
@@ -86,17 +89,22 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
 async fn on_every_store(arguments: &Arguments) -> Result<bool> {
     if let Target::Store(url) = &arguments.target {
-        return on_store(arguments, url, false).await;
+        return on_store(arguments, url, false, None).await;
     }
     let mut all_well = true;
     let mut installed = 0;
     for program in Program::ALL {
-        let Some(server) = Server::start(program).await? else {
+        let Some(mut server) = Server::start(program, arguments.chaos).await? else {
             eprintln!("{} is not installed, so it is left out", program.name());
             continue;
         };
         installed += 1;
-        all_well &= on_store(arguments, server.url(), false).await?;
+        let url = server.url().to_owned();
+        let disturbed = arguments.chaos.then_some(&mut server);
+        all_well &= on_store(arguments, &url, false, disturbed).await?;
+    }
+    if installed == 0 && arguments.chaos {
+        return Err("--chaos needs redis-server or memcached, and neither is installed".into());
     }
     if installed == 0 {
         eprintln!(
@@ -105,12 +113,17 @@ async fn on_every_store(arguments: &Arguments) -> Result<bool> {
              Until then: one process on several ports, with the sessions in its memory. It is not \
              killed, since they would end with it."
         );
-        all_well = on_store(arguments, "memory:", true).await?;
+        all_well = on_store(arguments, "memory:", true, None).await?;
     }
     Ok(all_well)
 }
 
-async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Result<bool> {
+async fn on_store(
+    arguments: &Arguments,
+    url: &str,
+    in_one_process: bool,
+    disturbed: Option<&mut Server>,
+) -> Result<bool> {
     process::reach(url).await?;
     let count = arguments.processes;
     let balancer = Arc::new(Balancer::default());
@@ -129,6 +142,10 @@ async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Res
         arguments.users,
         arguments.duration.as_secs(),
     );
+    let trouble = disturbed.as_ref().map(|server| Trouble::of(server));
+    if let Some(trouble) = trouble {
+        eprintln!("{}", trouble.announcement());
+    }
 
     let network = Arc::new(Network::new()?);
     let mut users = tokio::task::JoinSet::new();
@@ -145,11 +162,18 @@ async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Res
             Result::<()>::Ok(())
         } => ended?,
         result = fleet.harass(until, &tally, !in_one_process) => match result? {},
-        never = report::live(started, &tally) => match never {},
+        result = async {
+            match disturbed {
+                Some(server) => chaos::disturb(server, until, &tally).await,
+                None => std::future::pending().await,
+            }
+        } => match result? {},
+        never = report::live(started, &tally, trouble.is_some()) => match never {},
     }
 
     let processes = fleet.stop().await?;
-    let report = Report::new(arguments, url, in_one_process, started.elapsed(), &tally, processes);
+    let report =
+        Report::new(arguments, url, in_one_process, trouble, started.elapsed(), &tally, processes);
     match arguments.json {
         true => println!("{}", report.json()),
         false => println!("{report}"),
@@ -157,15 +181,17 @@ async fn on_store(arguments: &Arguments, url: &str, in_one_process: bool) -> Res
     Ok(report.all_well())
 }
 
-/// Ctrl-C, or the polite signal of a supervisor.
+/// Ctrl-C, the polite signal of a supervisor, or the end of the terminal.
 async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
 
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+        if let (Ok(mut terminate), Ok(mut hangup)) = signals {
             tokio::select! {
                 _ = terminate.recv() => return,
+                _ = hangup.recv() => return,
                 Ok(()) = tokio::signal::ctrl_c() => return,
                 else => {}
             }

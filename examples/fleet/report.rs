@@ -1,5 +1,6 @@
 //! What a run has shown.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::arguments::Arguments;
 use crate::balancer::Instance;
+use crate::servers::{Program, Server};
 use crate::tally::{Counts, Loss, Tally};
 
 /// Says every second how it goes.
-pub(crate) async fn live(started: Instant, tally: &Tally) -> Infallible {
+pub(crate) async fn live(started: Instant, tally: &Tally, trouble: bool) -> Infallible {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first tick is at once.
@@ -21,8 +23,18 @@ pub(crate) async fn live(started: Instant, tally: &Tally) -> Infallible {
     loop {
         seconds.tick().await;
         let counts = tally.counts();
+        let of_the_store = match trouble {
+            true => format!(
+                "{:3} pauses  {:3} restarts  {:5} x 503  ",
+                counts.store_pauses,
+                counts.store_restarts,
+                counts.answers_503()
+            ),
+            false => String::new(),
+        };
         eprintln!(
-            "{:4} s  {:7} requests  {:3} kills  {} signed out, {} lost, {} alive after sign-out",
+            "{:4} s  {:7} requests  {:3} kills  {of_the_store}{} signed out, {} lost, {} alive \
+             after sign-out",
             started.elapsed().as_secs(),
             counts.requests,
             counts.kills,
@@ -41,10 +53,34 @@ pub(crate) fn without_password(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
+/// What is done to the store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    program: Program,
+    restarts: bool,
+}
+
+impl Trouble {
+    pub(crate) fn of(server: &Server) -> Self {
+        Self { program: server.program(), restarts: server.keeps_data() }
+    }
+
+    pub(crate) fn announcement(self) -> String {
+        let name = self.program.name();
+        match self.restarts {
+            true => format!("{name} is stopped for a while, or killed and restarted with its data"),
+            false => format!("{name} is stopped for a while; {}", Self::NO_RESTART),
+        }
+    }
+
+    const NO_RESTART: &str = "no restart: that would end all its sessions by nature";
+}
+
 #[derive(Debug)]
 pub(crate) struct Report {
     store: String,
     in_one_process: bool,
+    trouble: Option<Trouble>,
     processes: usize,
     users: usize,
     elapsed: Duration,
@@ -57,6 +93,7 @@ impl Report {
         arguments: &Arguments,
         url: &str,
         in_one_process: bool,
+        trouble: Option<Trouble>,
         elapsed: Duration,
         tally: &Tally,
         instances: Vec<Arc<Instance>>,
@@ -66,6 +103,7 @@ impl Report {
         Self {
             store: without_password(url),
             in_one_process,
+            trouble,
             processes: arguments.processes,
             users: arguments.users,
             elapsed,
@@ -122,6 +160,13 @@ impl Report {
             "requests": counts.requests,
             "requests_by_process": instances,
             "kills": counts.kills,
+            "chaos": self.trouble.is_some(),
+            "store_pauses": counts.store_pauses,
+            "store_restarts": counts.store_restarts,
+            "longest_store_outage_ms": in_milliseconds(counts.longest_store_outage),
+            "longest_outage_seen_ms": in_milliseconds(counts.longest_outage),
+            "answers_503": counts.answers_503(),
+            "answers_503_by_message": counts.later,
             "scenarios": counts.scenarios,
             "sign_ins": counts.sign_ins,
             "sign_outs": counts.sign_outs,
@@ -172,17 +217,33 @@ impl fmt::Display for Report {
             counts.scenarios, counts.sign_ins, counts.items, counts.sign_outs
         )?;
         writeln!(f, "kills                            {}", counts.kills)?;
+        if let Some(trouble) = self.trouble {
+            let note = match trouble.restarts {
+                true => String::new(),
+                false => format!("  ({})", Trouble::NO_RESTART),
+            };
+            writeln!(f, "store pauses                     {}", counts.store_pauses)?;
+            writeln!(f, "store restarts                   {}{note}", counts.store_restarts)?;
+            writeln!(
+                f,
+                "longest outage seen by a user    {:.0} ms, of the store {:.0} ms",
+                in_milliseconds(counts.longest_outage),
+                in_milliseconds(counts.longest_store_outage)
+            )?;
+        }
         for loss in Loss::ALL {
             let count = counts.of(loss);
             let verdict = if count == 0 { "" } else { "  (must be 0)" };
             writeln!(f, "{:32} {count}{verdict}", loss.label())?;
         }
         writeln!(f, "answers lost to kills            {}", counts.unanswered)?;
-        writeln!(f, "sign-ins without an answer       {}", counts.started_over)?;
-        let errors: Vec<_> =
-            counts.errors.iter().map(|(what, count)| format!("{count} x {what}")).collect();
-        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
-        writeln!(f, "errors                           {errors}")?;
+        let later = match counts.answers_503() {
+            0 => "none".to_owned(),
+            all => format!("{all}: {}", listed(&counts.later)),
+        };
+        writeln!(f, "answers 503                      {later}")?;
+        writeln!(f, "sign-ins repeated                {}", counts.started_over)?;
+        writeln!(f, "errors                           {}", listed(&counts.errors))?;
         write!(
             f,
             "latency                          p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
@@ -199,4 +260,13 @@ impl fmt::Display for Report {
             None => Ok(()),
         }
     }
+}
+
+fn in_milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn listed(counts: &BTreeMap<String, u64>) -> String {
+    let list: Vec<_> = counts.iter().map(|(what, count)| format!("{count} x {what}")).collect();
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }

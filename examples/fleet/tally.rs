@@ -14,6 +14,12 @@ pub(crate) struct Tally(Mutex<Counts>);
 pub(crate) struct Counts {
     pub(crate) requests: u64,
     pub(crate) kills: u64,
+    pub(crate) store_pauses: u64,
+    pub(crate) store_restarts: u64,
+    /// From the moment the store was disturbed until it could answer again.
+    pub(crate) longest_store_outage: Duration,
+    /// From the first request of a user that failed until the next one that did not.
+    pub(crate) longest_outage: Duration,
     pub(crate) scenarios: u64,
     pub(crate) sign_ins: u64,
     pub(crate) sign_outs: u64,
@@ -22,7 +28,9 @@ pub(crate) struct Counts {
     pub(crate) stories: Vec<String>,
     /// Requests without an answer because their process was killed.
     pub(crate) unanswered: u64,
-    /// Sign-ins without an answer after which the user had to begin with another session.
+    /// Answers that say to come back later, by what else they say.
+    pub(crate) later: BTreeMap<String, u64>,
+    /// Sign-ins that had to be repeated, after which the user may have another session.
     pub(crate) started_over: u64,
     /// Answers that nobody wants, by their status, and requests without an answer for no known
     /// reason.
@@ -84,6 +92,29 @@ impl Tally {
         self.counts().kills += 1;
     }
 
+    pub(crate) fn store_paused(&self) {
+        self.counts().store_pauses += 1;
+    }
+
+    pub(crate) fn store_restarted(&self) {
+        self.counts().store_restarts += 1;
+    }
+
+    pub(crate) fn store_was_away(&self, outage: Duration) {
+        let mut counts = self.counts();
+        counts.longest_store_outage = counts.longest_store_outage.max(outage);
+    }
+
+    pub(crate) fn user_was_without(&self, outage: Duration) {
+        let mut counts = self.counts();
+        counts.longest_outage = counts.longest_outage.max(outage);
+    }
+
+    pub(crate) fn later(&self, message: &[u8]) {
+        let message = String::from_utf8_lossy(message).into_owned();
+        *self.counts().later.entry(message).or_default() += 1;
+    }
+
     pub(crate) fn answered(&self, latency: Duration) {
         let mut counts = self.counts();
         counts.requests += 1;
@@ -118,5 +149,9 @@ impl Tally {
 impl Counts {
     pub(crate) fn of(&self, loss: Loss) -> u64 {
         self.losses[loss as usize]
+    }
+
+    pub(crate) fn answers_503(&self) -> u64 {
+        self.later.values().sum()
     }
 }

@@ -3,19 +3,23 @@
 //! What a user may expect:
 //!
 //! - an article whose request was answered with success is in the cart from then on, once;
-//! - one whose request got no answer, or an error, may be there or not;
+//! - one whose request got no answer, or an error, may be there or not. After a 503 the user asks
+//!   for the same article again until there is another answer; it may then be there as often as it
+//!   was asked for, and no more;
 //! - who got an answer to their sign-in is signed in until they sign out, and the cookie they had
 //!   before is worth nothing;
-//! - a sign-in without an answer may have voided the cookie that the browser still holds. It is
-//!   repeated; the new session then may not have what the old one had;
-//! - after a sign-out that was answered the old cookie is worth nothing, with any process.
+//! - a sign-in without an answer, or with a 503, may have voided the cookie that the browser still
+//!   holds. It is repeated; the new session then may not have what the old one had;
+//! - after a sign-out that was answered the old cookie is worth nothing, with any process. One
+//!   without an answer, or with a 503, may be done or not, and is repeated;
+//! - whoever looks gets a 503 or the truth, never an empty cart in place of a full one.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::cookie::{CookieStore as _, Jar};
-use reqwest::header::{COOKIE, HeaderValue, SET_COOKIE};
+use reqwest::header::{COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -61,14 +65,23 @@ pub(crate) struct User {
     site: Option<Url>,
     jar: Jar,
     expected: Expected,
+    /// Since when nothing has succeeded.
+    without: Mutex<Option<Instant>>,
 }
 
 /// What the next look at the cart is to show.
 #[derive(Debug, Default)]
 struct Expected {
     signed_in: Option<String>,
-    sure: HashSet<String>,
-    maybe: HashSet<String>,
+    items: HashMap<String, Copies>,
+}
+
+/// How often an article is in the cart. An article is asked for until there is an answer, so more
+/// than once is an honest outcome where it was asked for more than once without one.
+#[derive(Debug, Default)]
+struct Copies {
+    at_least: usize,
+    at_most: usize,
 }
 
 /// The answer to `GET /cart.json`.
@@ -99,16 +112,20 @@ enum Sent {
         status: u16,
         body: Vec<u8>,
     },
+    /// 503: to be sent again after this time. What it was to change may be changed or not.
+    Later(Duration),
     Unanswered,
     /// The process was not there any more, so it has seen nothing of it.
     Refused,
 }
 
 /// What became of a request that changes something.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrote {
     Yes,
     Maybe,
+    /// Maybe, and there was an answer, which says when to ask again.
+    Later(Duration),
 }
 
 /// Why a scenario ended early.
@@ -140,6 +157,7 @@ impl User {
             site: Url::parse("http://127.0.0.1/").ok(),
             jar: Jar::default(),
             expected: Expected::default(),
+            without: Mutex::default(),
         }
     }
 
@@ -200,9 +218,19 @@ impl User {
     async fn add(&mut self) -> Result<(), Stop> {
         self.think().await?;
         let item = self.new_item();
-        let wrote = self.write("/cart", ("item", &item)).await?;
-        self.expect(item, wrote);
-        Ok(())
+        self.put(&item).await
+    }
+
+    /// Asks for an article until there is an answer to rely on, or none at all.
+    async fn put(&mut self, item: &str) -> Result<(), Stop> {
+        loop {
+            let wrote = self.write("/cart", ("item", item)).await?;
+            self.expect(item, wrote);
+            match wrote {
+                Wrote::Yes | Wrote::Maybe => return Ok(()),
+                Wrote::Later(wait) => self.pause(wait).await?,
+            }
+        }
     }
 
     /// Two clicks at the same moment, to two processes: neither may undo the other.
@@ -216,9 +244,16 @@ impl User {
             cookie: CookieOf::Jar,
         });
         let wrote = tokio::join!(self.send(&one, &first), self.send(&other, &second));
-        for (item, sent) in items.into_iter().zip([wrote.0, wrote.1]) {
-            if let Some(wrote) = self.written(&sent) {
+        let wrote = [wrote.0, wrote.1].map(|sent| self.written(&sent));
+        for (item, wrote) in items.iter().zip(wrote) {
+            if let Some(wrote) = wrote {
                 self.expect(item, wrote);
+            }
+        }
+        for (item, wrote) in items.iter().zip(wrote) {
+            if let Some(Wrote::Later(wait)) = wrote {
+                self.pause(wait).await?;
+                self.put(item).await?;
             }
         }
         Ok(())
@@ -227,16 +262,11 @@ impl User {
     async fn sign_in(&mut self) -> Result<(), Stop> {
         let name = format!("user-{}-{}", self.number, self.scenario);
         let before = self.cookie();
-        let mut is_first = true;
-        while self.write("/sign-in", ("name", &name)).await? == Wrote::Maybe {
-            is_first = false;
-            self.pause().await?;
-        }
+        let is_first = self.insist("/sign-in", ("name", &name)).await?;
         if !is_first {
             // The first one may have put the cart into a session whose cookie never arrived.
             self.tally.counts().started_over += 1;
-            let left_behind = std::mem::take(&mut self.expected.sure);
-            self.expected.maybe.extend(left_behind);
+            self.expected.items.values_mut().for_each(|copies| copies.at_least = 0);
         }
         self.expected.signed_in = Some(name);
         self.tally.counts().sign_ins += 1;
@@ -248,9 +278,7 @@ impl User {
 
     async fn sign_out(&mut self) -> Result<(), Stop> {
         let before = self.cookie();
-        while self.write("/sign-out", ("", "")).await? == Wrote::Maybe {
-            self.pause().await?;
-        }
+        self.insist("/sign-out", ("", "")).await?;
         self.expected = Expected::default();
         self.tally.counts().sign_outs += 1;
         match before {
@@ -273,19 +301,26 @@ impl User {
             });
             return Err(Stop::StartOver);
         }
-        let seen: HashSet<String> = items.iter().cloned().collect();
-        self.tally.lost(Loss::Doubled, items.len() - seen.len(), || {
-            format!("{who}: twice in {items:?}, by process {served_by}")
-        });
-        let Expected { sure, maybe, .. } = &mut self.expected;
-        let missing: Vec<String> = sure.extract_if(|item| !seen.contains(item)).collect();
-        self.tally.lost(Loss::Item, missing.len(), || {
-            format!("{who}: {missing:?} not in {items:?}, by process {served_by}")
-        });
-        // What was seen once must stay; what was lost is missed once.
-        sure.extend(maybe.extract_if(|item| seen.contains(item)));
-        maybe.extend(missing);
-        let strange: Vec<_> = seen.difference(sure).collect();
+        let mut seen = HashMap::<&str, usize>::new();
+        for item in &items {
+            *seen.entry(item).or_default() += 1;
+        }
+        for (item, copies) in &mut self.expected.items {
+            let seen = seen.remove(&**item).unwrap_or_default();
+            let Copies { at_least, at_most } = *copies;
+            self.tally.lost(Loss::Doubled, seen.saturating_sub(at_most), || {
+                format!("{who}: {seen} of {item}, {at_most} at most, by process {served_by}")
+            });
+            self.tally.lost(Loss::Item, at_least.saturating_sub(seen), || {
+                format!(
+                    "{who}: {seen} of {item}, {at_least} at least, in {items:?}, by process \
+                     {served_by}"
+                )
+            });
+            // What was seen must stay; what was lost, or doubled, is reported once.
+            *copies = Copies { at_least: seen, at_most: at_most.max(seen) };
+        }
+        let strange: Vec<_> = seen.into_keys().collect();
         self.tally.lost(Loss::SomebodyElses, strange.len(), || {
             format!("{who}: {strange:?} of somebody else, by process {served_by}")
         });
@@ -308,14 +343,13 @@ impl User {
         format!("item-{}-{}", self.number, self.items_made)
     }
 
-    fn expect(&mut self, item: String, wrote: Wrote) {
-        match wrote {
-            Wrote::Yes => {
-                self.tally.counts().items += 1;
-                self.expected.sure.insert(item)
-            }
-            Wrote::Maybe => self.expected.maybe.insert(item),
-        };
+    fn expect(&mut self, item: &str, wrote: Wrote) {
+        let copies = self.expected.items.entry(item.to_owned()).or_default();
+        copies.at_most += 1;
+        if wrote == Wrote::Yes {
+            copies.at_least += 1;
+            self.tally.counts().items += 1;
+        }
     }
 
     fn cookie(&self) -> Option<HeaderValue> {
@@ -329,8 +363,8 @@ impl User {
     }
 
     /// Before the same is tried again.
-    async fn pause(&self) -> Result<(), Stop> {
-        sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+    async fn pause(&self, wait: Duration) -> Result<(), Stop> {
+        sleep(wait).await;
         if Instant::now() < self.until + GRACE { Ok(()) } else { Err(Stop::GiveUp) }
     }
 
@@ -340,21 +374,23 @@ impl User {
                 Ok(cart) => return Ok(cart),
                 Err(_) => self.tally.error("unreadable cart"),
             }
-            self.pause().await?;
+            self.pause(soon()).await?;
         }
     }
 
     /// Asks one process after the other until there is an answer.
     async fn read(&self, request: &Request<'_>) -> Result<Vec<u8>, Stop> {
         loop {
+            let mut wait = soon();
             if let Some(process) = self.balancer.pick() {
                 match self.send(&process, request).await {
                     Sent::Answered { status: 200, body } => return Ok(body),
                     Sent::Answered { status, .. } => self.tally.error(status.to_string()),
+                    Sent::Later(after) => wait = after,
                     Sent::Unanswered | Sent::Refused => {}
                 }
             }
-            self.pause().await?;
+            self.pause(wait).await?;
         }
     }
 
@@ -368,7 +404,21 @@ impl User {
                     return Ok(wrote);
                 }
             }
-            self.pause().await?;
+            self.pause(soon()).await?;
+        }
+    }
+
+    /// Asks until there is an answer to rely on; tells whether it was the first one.
+    async fn insist(&self, path: &'static str, field: (&'static str, &str)) -> Result<bool, Stop> {
+        let mut is_first = true;
+        loop {
+            let wait = match self.write(path, field).await? {
+                Wrote::Yes => return Ok(is_first),
+                Wrote::Maybe => soon(),
+                Wrote::Later(wait) => wait,
+            };
+            is_first = false;
+            self.pause(wait).await?;
         }
     }
 
@@ -380,12 +430,33 @@ impl User {
                 self.tally.error(format!("{status} {}", String::from_utf8_lossy(body)));
                 Some(Wrote::Maybe)
             }
+            Sent::Later(wait) => Some(Wrote::Later(*wait)),
             Sent::Unanswered => Some(Wrote::Maybe),
             Sent::Refused => None,
         }
     }
 
     async fn send(&self, process: &Instance, request: &Request<'_>) -> Sent {
+        // It is never closed; and whoever waits here does not wait for the shop.
+        let _permit = self.network.requests.acquire().await;
+        let started = Instant::now();
+        let sent = self.send_now(process, request, started).await;
+        let is_good = matches!(sent, Sent::Answered { status: 200..400, .. });
+        let mut without = self.without.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_good {
+            true => {
+                if let Some(since) = without.take() {
+                    self.tally.user_was_without(since.elapsed());
+                }
+            }
+            false => {
+                without.get_or_insert(started);
+            }
+        }
+        sent
+    }
+
+    async fn send_now(&self, process: &Instance, request: &Request<'_>, started: Instant) -> Sent {
         let url = format!("http://{}{}", process.address, request.path);
         let mut builder = match &request.form {
             Some(field) => self.network.client.post(url).form(&[field]),
@@ -398,15 +469,13 @@ impl User {
         if let Some(cookie) = cookie {
             builder = builder.header(COOKIE, cookie);
         }
-        // It is never closed; and whoever waits here does not wait for the shop.
-        let _permit = self.network.requests.acquire().await;
-        let started = Instant::now();
         let response = match builder.send().await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Sent::Refused,
             Err(error) => return self.unanswered(process, &error),
         };
         let status = response.status().as_u16();
+        let later = (status == 503).then(|| self.later(response.headers()));
         if let (CookieOf::Jar, Some(site)) = (&request.cookie, &self.site) {
             // Like a browser, which does not wait for the body.
             let mut cookies = response.headers().get_all(SET_COOKIE).iter();
@@ -416,10 +485,25 @@ impl User {
             Ok(body) => {
                 process.count_request();
                 self.tally.answered(started.elapsed());
-                Sent::Answered { status, body: body.into() }
+                match later {
+                    Some(wait) => {
+                        self.tally.later(&body);
+                        Sent::Later(wait)
+                    }
+                    None => Sent::Answered { status, body: body.into() },
+                }
             }
             Err(error) => self.unanswered(process, &error),
         }
+    }
+
+    /// When to come back: ten times as soon as the answer asks for, and not all at once.
+    fn later(&self, headers: &HeaderMap) -> Duration {
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if seconds.is_none() {
+            self.tally.error("503 without a time to come back");
+        }
+        Duration::from_millis(seconds.unwrap_or(1).min(60) * fastrand::u64(75..125))
     }
 
     fn unanswered(&self, process: &Instance, error: &reqwest::Error) -> Sent {
@@ -428,4 +512,9 @@ impl User {
         self.tally.unanswered(process.was_killed(), reason);
         Sent::Unanswered
     }
+}
+
+/// As long as it takes to click again.
+fn soon() -> Duration {
+    Duration::from_millis(fastrand::u64(20..100))
 }
