@@ -80,8 +80,11 @@ impl<'a> Caller<'a> {
         loop {
             match self.once("load", false, self.store.load(key)).await {
                 Err(error) if may_repeat(&error) && repeats.another() => {}
-                // Reading changes nothing, so there is nothing to be unsure about.
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                // Reading changes nothing, so there is nothing to be unsure about; and a server that
+                // answers with nonsense is no better than one that is down.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Corrupt) =>
+                {
                     return Err(Error::with_source(ErrorKind::Unavailable, "", error));
                 }
                 answer => return answer,

@@ -5,6 +5,8 @@
 
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
+#[cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+pub mod faults;
 pub mod proxy;
 pub mod servers;
 pub mod visit;

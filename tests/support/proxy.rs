@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until};
 
 /// What is done to the bytes that pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +25,23 @@ pub enum Mode {
     Trickle,
     /// New connections are closed at once.
     Refuse,
+    /// What the server says is lost, and this is passed on in place of each piece of it.
+    Answer(&'static [u8]),
+    /// The same, but for what answers a greeting.
+    AnswerAfterGreeting(&'static [u8]),
 }
 
 pub struct Proxy {
     address: SocketAddr,
+    target: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
-    /// Counted up to cut all connections.
-    cuts: watch::Sender<u64>,
+    /// Each counted up when that is done to all connections.
+    cut: watch::Sender<u64>,
+    forget: watch::Sender<u64>,
+    half_close: watch::Sender<u64>,
     accepted: Arc<AtomicUsize>,
+    /// Has a receiver for each connection that is open.
+    open: watch::Sender<()>,
     acceptor: tokio::task::JoinHandle<()>,
 }
 
@@ -40,22 +49,33 @@ impl Proxy {
     pub async fn start(target_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let target = Arc::new(AtomicU16::new(target_port));
         let (mode, modes) = watch::channel(Mode::Pass);
-        let (cuts, cut) = watch::channel(0);
+        let (cut, cuts) = watch::channel(0);
+        let (forget, forgets) = watch::channel(0);
+        let (half_close, half_closes) = watch::channel(0);
         let accepted = Arc::new(AtomicUsize::new(0));
-        let counter = accepted.clone();
+        let orders = Orders { mode: modes, cut: cuts, forget: forgets, half_close: half_closes };
+        let (open, closed) = watch::channel(());
+        drop(closed);
+        let (counter, port, connections) = (accepted.clone(), target.clone(), open.clone());
         let acceptor = tokio::spawn(async move {
             let mut links = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                if *modes.borrow() == Mode::Refuse {
+                if *orders.mode.borrow() == Mode::Refuse {
                     continue;
                 }
-                links.spawn(link(client, target_port, modes.clone(), cut.clone()));
+                let is_open = connections.subscribe();
+                let link = link(client, port.load(Ordering::Relaxed), orders.clone());
+                links.spawn(async move {
+                    link.await;
+                    drop(is_open);
+                });
                 while links.try_join_next().is_some() {}
             }
         });
-        Self { address, mode, cuts, accepted, acceptor }
+        Self { address, target, mode, cut, forget, half_close, accepted, open, acceptor }
     }
 
     pub fn port(&self) -> u16 {
@@ -66,9 +86,31 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// New connections lead to another server; those that there are stay where they are.
+    pub fn lead_to(&self, target_port: u16) {
+        self.target.store(target_port, Ordering::Relaxed);
+    }
+
     /// Closes every connection there is.
     pub fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Every connection there is stays open, and nothing passes on it ever again, whatever the mode:
+    /// what a middlebox does that has forgotten it.
+    pub fn forget(&self) {
+        self.forget.send_modify(|forgets| *forgets += 1);
+    }
+
+    /// Says on every connection there is that the server sends no more; what the client says still
+    /// reaches the server.
+    pub fn half_close(&self) {
+        self.half_close.send_modify(|half_closes| *half_closes += 1);
+    }
+
+    /// Waits until no connection is open.
+    pub async fn all_closed(&self) {
+        self.open.closed().await;
     }
 
     /// How many connections were ever accepted.
@@ -83,20 +125,36 @@ impl Drop for Proxy {
     }
 }
 
-async fn link(
-    client: TcpStream,
-    target_port: u16,
-    modes: watch::Receiver<Mode>,
-    mut cut: watch::Receiver<u64>,
-) {
+/// What a connection is told, by values that change or have changed since it was made.
+#[derive(Clone)]
+struct Orders {
+    mode: watch::Receiver<Mode>,
+    cut: watch::Receiver<u64>,
+    forget: watch::Receiver<u64>,
+    half_close: watch::Receiver<u64>,
+}
+
+impl Orders {
+    fn mode(&self) -> Mode {
+        match self.forget.has_changed() {
+            Ok(false) => *self.mode.borrow(),
+            _ => Mode::Blackhole,
+        }
+    }
+}
+
+async fn link(client: TcpStream, target_port: u16, mut orders: Orders) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target_port)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
-    cut.mark_unchanged();
+    for order in [&mut orders.cut, &mut orders.forget, &mut orders.half_close] {
+        order.mark_unchanged();
+    }
+    let mut cut = orders.cut.clone();
     tokio::select! {
-        () = pump(client_reads, server_writes, modes.clone()) => {}
-        () = pump(server_reads, client_writes, modes) => {}
+        () = pump(client_reads, server_writes, orders.clone(), false) => {}
+        () = pump(server_reads, client_writes, orders, true) => {}
         _ = cut.changed() => {}
     }
 }
@@ -104,47 +162,73 @@ async fn link(
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut modes: watch::Receiver<Mode>,
+    mut orders: Orders,
+    answers: bool,
 ) {
     // Delayed bytes must not hold up those that come after them.
     let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel::<(Instant, Mode, Vec<u8>)>();
-    let reader_modes = modes.clone();
+    let reader = orders.clone();
+    let mut half_close = orders.half_close.clone();
     let read = async move {
         let mut buffer = vec![0; 64 * 1024];
+        let mut greeted = false;
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            let mode = *reader_modes.borrow();
+            let mode = reader.mode();
             let due = match mode {
                 Mode::Delay(delay) => Instant::now() + delay,
                 _ => Instant::now(),
             };
-            if mode != Mode::Blackhole
-                && queue.send((due, mode, buffer[..length].to_vec())).is_err()
-            {
+            let bytes = match mode {
+                Mode::Blackhole => continue,
+                Mode::Answer(bytes) if answers => bytes,
+                Mode::AnswerAfterGreeting(bytes) if answers => {
+                    if is_greeting(&buffer[..length], !greeted) { &buffer[..length] } else { bytes }
+                }
+                _ => &buffer[..length],
+            };
+            greeted = true;
+            if queue.send((due, mode, bytes.to_vec())).is_err() {
                 return;
             }
         }
     };
-    let write = async move {
-        while let Some((due, mode, bytes)) = queued.recv().await {
-            sleep_until(due).await;
-            if modes.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
-                return;
-            }
-            if *modes.borrow() == Mode::Blackhole {
-                continue;
-            }
-            if mode == Mode::Trickle {
-                for byte in bytes {
-                    if to.write_all(&[byte]).await.is_err() {
-                        return;
-                    }
-                    // Long enough for the byte to leave by itself.
-                    sleep(Duration::from_micros(50)).await;
+    let write = async {
+        let pass_on = async {
+            while let Some((due, mode, bytes)) = queued.recv().await {
+                sleep_until(due).await;
+                if orders.mode.wait_for(|mode| *mode != Mode::Stall).await.is_err() {
+                    return;
                 }
-            } else if to.write_all(&bytes).await.is_err() {
-                return;
+                if orders.mode() == Mode::Blackhole {
+                    continue;
+                }
+                if mode == Mode::Trickle {
+                    for byte in bytes {
+                        if to.write_all(&[byte]).await.is_err() {
+                            return;
+                        }
+                        // Whoever waits for the byte may read it by itself.
+                        yield_now().await;
+                    }
+                } else if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
             }
+        };
+        let ended = tokio::select! {
+            () = pass_on => true,
+            _ = half_close.changed(), if answers => false,
+        };
+        if !ended {
+            let _ = to.shutdown().await;
+            // The other direction goes on.
+            std::future::pending::<()>().await;
         }
     };
     tokio::join!(read, write);
+}
+
+/// Redis answers one only as the first thing on a connection, Memcached in a word of its own.
+fn is_greeting(answer: &[u8], first: bool) -> bool {
+    answer.starts_with(b"MN\r\n") || (first && answer.starts_with(b"+") | answer.starts_with(b"-"))
 }

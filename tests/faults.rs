@@ -1,0 +1,430 @@
+//! What visitors see while a store or the way to it fails, and afterwards: on real servers, with
+//! what can happen to each of them.
+
+#![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::print_stdout, reason = "what happened by chance, for whoever asks")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use futures_util::future::join_all;
+use support::faults::{
+    Deed, NUMBER, Server, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
+};
+use support::proxy::{Mode, Proxy};
+use support::visit::visit;
+use tokio::task::JoinSet;
+use unsticky::store::{MemcachedStore, RedisStore};
+use unsticky::{ErrorKind, Key, Session, Sessions};
+
+/// A proxy before the server, and sessions that go through it.
+async fn linked(server: &Server) -> (Proxy, Sessions) {
+    let proxy = Proxy::start(server.port()).await;
+    let sessions = sessions(&server.url_at(proxy.port()));
+    (proxy, sessions)
+}
+
+/// Sessions through the proxy, whose store waits this long for a connection and for an answer.
+fn patient(server: &Server, proxy: &Proxy, store: Duration, request: Duration) -> Sessions {
+    let url = server.url_at(proxy.port());
+    let builder = match server {
+        Server::Redis(_) => {
+            let builder = RedisStore::builder(&url).unwrap();
+            Sessions::builder(builder.connect_timeout(store).response_timeout(store).build())
+        }
+        Server::Memcached(_) => {
+            let builder = MemcachedStore::builder(&url).unwrap();
+            Sessions::builder(builder.connect_timeout(store).response_timeout(store).build())
+        }
+    };
+    builder.timeout(request).build().unwrap()
+}
+
+async fn killed_and_restarted(mut server: Server) {
+    let sessions = sessions(&server.url());
+    let mut visitors = Visitors::arrive(&sessions).await;
+    visitors.begin().await;
+    server.stop();
+    visitors.are_told().await;
+    server.restart();
+    visitors.begin_anew().await;
+    // Nobody asks while it is away.
+    server.restart();
+    visitors.begin_anew().await;
+}
+
+async fn paused_and_continued(server: Server) {
+    let sessions = sessions(&server.url());
+    let mut visitors = Visitors::arrive(&sessions).await;
+    visitors.begin().await;
+    server.pause().await;
+    visitors.are_told().await;
+    server.resume();
+    visitors.go_on().await;
+}
+
+async fn refused_at_start_up(mut server: Server) {
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    server.stop();
+    visitors.sessions = sessions(&server.url());
+    visitors.are_told().await;
+    server.restart();
+    visitors.begin_anew().await;
+}
+
+/// Every one of 200 requests finds that its connection was closed since the last one.
+async fn closed_while_idle(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    for round in 0..200 {
+        let before = proxy.accepted();
+        proxy.cut();
+        // The end has come, or is on its way while the request is.
+        if round % 2 == 0 {
+            proxy.all_closed().await;
+        }
+        if round % 4 < 2 {
+            visitors.increment().await;
+        } else {
+            assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
+        }
+        assert!(round % 2 == 1 || proxy.accepted() > before, "the connection was not closed");
+    }
+    visitors.number_is_right().await;
+}
+
+/// A middlebox has forgotten the connections: nothing passes on them, and nothing says so.
+async fn half_open(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    for _ in 0..3 {
+        visitors.crowd().await;
+        proxy.forget();
+        assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
+    }
+    // Also where it is noticed only by the write.
+    visitors.crowd().await;
+    visitors.begin().await;
+    proxy.forget();
+    visitors.succeed().await;
+}
+
+/// Nothing passes at all for a while, and the old connections are dead for ever.
+async fn blackholed(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    visitors.begin().await;
+    let before = proxy.accepted();
+    proxy.set(Mode::Blackhole);
+    visitors.are_told().await;
+    // However many wait, they do not all connect for themselves.
+    assert!(proxy.accepted() - before < 50, "{} connections", proxy.accepted() - before);
+    proxy.forget();
+    proxy.set(Mode::Pass);
+    visitors.go_on().await;
+}
+
+/// The server says that it sends no more, and goes on to listen.
+async fn half_closed(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    for _ in 0..20 {
+        proxy.half_close();
+        visitors.increment().await;
+        proxy.half_close();
+        assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
+    }
+    visitors.begin().await;
+    proxy.half_close();
+    visitors.succeed().await;
+}
+
+async fn answered_too_late(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    visitors.begin().await;
+    proxy.set(Mode::Delay(Duration::from_millis(750)));
+    visitors.are_told().await;
+    proxy.set(Mode::Pass);
+    visitors.go_on().await;
+    // By now whatever was on its way has arrived, and found a newer record.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    visitors.go_on().await;
+}
+
+async fn refused_by_the_network(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let mut visitors = Visitors::arrive(&sessions).await;
+    visitors.begin().await;
+    proxy.set(Mode::Refuse);
+    proxy.cut();
+    visitors.are_told().await;
+    proxy.set(Mode::Pass);
+    visitors.go_on().await;
+}
+
+async fn one_byte_at_a_time(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    proxy.set(Mode::Trickle);
+    let mut visitors = Visitors::arrive(&sessions).await;
+    for _ in 0..10 {
+        visitors.increment().await;
+    }
+    let at_once = (0..10).map(|_| request(&sessions, &visitors.alice, Deed::Increment));
+    for answer in join_all(at_once).await {
+        assert_eq!(answer.failure, None);
+    }
+    visitors.counted += 10;
+    visitors.number_is_right().await;
+    visitors.begin().await;
+    visitors.succeed().await;
+}
+
+/// What the server says is replaced by something that it can not have meant.
+async fn garbage(server: Server) {
+    let garbage: &[&[u8]] = match server {
+        Server::Redis(_) => &[
+            b"\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\0\xff\xfe\r\n",
+            b"$4096\r\nabc",
+            b":7\r\n",
+        ],
+        Server::Memcached(_) => &[
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"\0\xff\xfe\r\n",
+            b"VA 4096 c1 f0 O0\r\nabc",
+            b"VA 99999999999999999999999 c1 O0\r\n",
+            b"HD c-1 O0\r\n",
+        ],
+    };
+    let (proxy, sessions) = linked(&server).await;
+    for &bytes in garbage {
+        for mode in [Mode::Answer(bytes), Mode::AnswerAfterGreeting(bytes)] {
+            println!("{mode:?}");
+            let mut visitors = Visitors::arrive(&sessions).await;
+            // The connection is known to be good, so the first question is asked on it.
+            proxy.set(mode);
+            let read = bounded(request(&sessions, &visitors.alice, Deed::Read)).await;
+            read.is_failure(UNREAD, TIMEOUT);
+            proxy.set(Mode::Pass);
+            assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
+            visitors.begin().await;
+            proxy.set(mode);
+            visitors.are_told_alone(UNREAD, UNWRITTEN).await;
+            proxy.set(Mode::Pass);
+            visitors.go_on().await;
+        }
+    }
+}
+
+/// A record over the size that is configured is not sent, so the session stays as it was.
+async fn too_large_a_record(server: Server) {
+    const TEXT: Key<String> = Key::new("text").survives_sign_in();
+    let store = unsticky::connect(&server.url()).unwrap();
+    let sessions = Sessions::builder(store).max_record_bytes(2000).build().unwrap();
+    let (text, more) = ("x".repeat(1200), Key::<String>::runtime("more"));
+    let mut cookies = Vec::new();
+    for principal in [None, Some("alice")] {
+        let arrive = async |session: Session| {
+            if let Some(principal) = principal {
+                session.sign_in(principal)?;
+            }
+            session.insert(TEXT, &text)
+        };
+        cookies.push((visit(&sessions, "", arrive).await.cookie(), principal));
+    }
+    for (cookie, principal) in &cookies {
+        for deed in [Deed::Insert, Deed::Rotate, Deed::SignIn("alice"), Deed::SignIn("bob")] {
+            let handler = async |session: Session| {
+                deed.done_to(session.clone()).await?;
+                session.insert(TEXT, &text)?;
+                session.insert(&more, &text)
+            };
+            let failed = visit(&sessions, cookie, handler).await;
+            assert_eq!(failed.failure(), Some(ErrorKind::TooLarge), "{deed:?}");
+            assert_eq!(failed.set_cookie, None);
+            let read = async |session: Session| {
+                Ok((session.principal(), session.get(TEXT)?, session.get(&more)?))
+            };
+            let (found, first, second) = visit(&sessions, cookie, read).await.ok();
+            assert_eq!(found.as_deref(), *principal);
+            assert_eq!((first.as_ref(), second), (Some(&text), None));
+        }
+    }
+}
+
+/// Loading, committing, a conflict and settling together stay inside one deadline.
+async fn one_deadline(server: Server) {
+    let (proxy, sessions) = linked(&server).await;
+    let visitors = Visitors::arrive(&sessions).await;
+    let mut over = 0;
+    for (delay, lost) in [(60, false), (120, false), (180, false), (120, true)] {
+        proxy.set(Mode::Delay(Duration::from_millis(delay)));
+        let all = (0..10).map(async |number| {
+            if lost && number == 9 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                proxy.forget();
+            }
+            request(&sessions, &visitors.alice, Deed::Increment).await
+        });
+        for answer in bounded(join_all(all)).await {
+            assert!(answer.took < TIMEOUT + Duration::from_millis(100), "{answer:?}");
+            assert_eq!(answer.set_cookie, None);
+            over += u32::from(answer.failure.is_some());
+        }
+        proxy.set(Mode::Pass);
+    }
+    assert!(over > 0, "nobody was short of time");
+}
+
+/// Increments, one after the other and many at once, while connections are closed and forgotten at
+/// random times: what was answered with success is there, and nothing is there twice.
+async fn nothing_is_lost(server: Server) {
+    let direct = sessions(&server.url());
+    let (proxy, sessions) = linked(&server).await;
+    let (proxy, done) = (Arc::new(proxy), Arc::new(AtomicBool::new(false)));
+    let chaos = tokio::spawn({
+        let (proxy, done, mut random) = (proxy.clone(), done.clone(), Rng::with_seed(7));
+        async move {
+            while !done.load(Ordering::Relaxed) {
+                match random.u32(0..20) {
+                    0 => proxy.forget(),
+                    1 => proxy.half_close(),
+                    2 => proxy.set(Mode::Delay(Duration::from_millis(random.u64(0..20)))),
+                    _ => proxy.cut(),
+                }
+                tokio::time::sleep(Duration::from_micros(random.u64(0..20_000))).await;
+                proxy.set(Mode::Pass);
+            }
+        }
+    });
+    let mut tallies = [[0_u64; 3]; 2];
+    for (many, tally) in [1_usize, 20].into_iter().zip(&mut tallies) {
+        let mut visitors = Visitors::arrive(&direct).await;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(4) {
+            let at_once = (0..many).map(|_| request(&sessions, &visitors.alice, Deed::Increment));
+            for answer in bounded(join_all(at_once)).await {
+                assert_eq!(answer.set_cookie, None);
+                match answer.failure {
+                    None => tally[0] += 1,
+                    Some(ErrorKind::OutcomeUnknown) => tally[1] += 1,
+                    Some(ErrorKind::Unavailable | ErrorKind::Contended) => tally[2] += 1,
+                    Some(_) => panic!("{answer:?}"),
+                }
+            }
+        }
+        (visitors.counted, visitors.unknown) = (tally[0], tally[1]);
+        visitors.number_is_right().await;
+        assert!(tally[0] > 100, "{tally:?}");
+    }
+    done.store(true, Ordering::Relaxed);
+    chaos.await.unwrap();
+    println!("applied, unknown, not applied: {tallies:?}");
+}
+
+/// Two sessions are read and written in turns while answers come late and requests are given up.
+async fn late_answers(server: Server) {
+    const NAME: Key<String> = Key::new("name");
+    let proxy = Proxy::start(server.port()).await;
+    let (store, whole) = (Duration::from_millis(25), Duration::from_millis(100));
+    let sessions = patient(&server, &proxy, store, whole);
+    let names = ["x".repeat(3000), "y".repeat(500)];
+    let mut cookies = Vec::new();
+    for name in &names {
+        let sign_in = async |session: Session| {
+            session.sign_in(&name[..1])?;
+            session.insert(NAME, name)
+        };
+        cookies.push(visit(&sessions, "", sign_in).await.cookie());
+    }
+    let (names, cookies) = (Arc::new(names), Arc::new(cookies));
+    let mut random = Rng::with_seed(11);
+    let (mut answered, mut failed, mut given_up) = (0, 0, 0);
+    for _ in 0..120 {
+        proxy.set(match random.u32(0..3) {
+            0 => Mode::Delay(Duration::from_millis(20)),
+            1 => Mode::Delay(Duration::from_millis(random.u64(0..10))),
+            _ => Mode::Pass,
+        });
+        let mut requests = JoinSet::new();
+        for turn in 0..8_usize {
+            let (sessions, names, cookies) = (sessions.clone(), names.clone(), cookies.clone());
+            let writes = random.u32(0..4) == 0;
+            // Half of them are given up before their time is over.
+            let limit = Duration::from_micros(random.u64(0..60_000) << (random.u32(0..2) * 6));
+            requests.spawn(async move {
+                let (name, cookie) = (&names[turn % 2], &cookies[turn % 2]);
+                let handler = async |session: Session| {
+                    if writes {
+                        session.update(NUMBER, |number| *number += 1)?;
+                    }
+                    Ok((session.principal(), session.get(NAME)?))
+                };
+                let visit = tokio::time::timeout(limit, visit(&sessions, cookie, handler)).await;
+                let Ok(visit) = visit else { return None };
+                assert_eq!(visit.set_cookie, None);
+                if let Ok((principal, found)) = &visit.output {
+                    assert_eq!(principal.as_deref(), Some(&name[..1]));
+                    assert_eq!(found.as_ref(), Some(name));
+                }
+                Some(visit.failure())
+            });
+        }
+        while let Some(request) = requests.join_next().await {
+            match request.unwrap() {
+                Some(None) => answered += 1,
+                Some(Some(_)) => failed += 1,
+                None => given_up += 1,
+            }
+        }
+    }
+    println!("{answered} answered, {failed} failed, {given_up} given up");
+    assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
+}
+
+macro_rules! faults {
+    ($($fault:ident),+ $(,)?) => {
+        mod redis {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $fault() {
+                    super::$fault(super::Server::redis()).await;
+                }
+            )+
+        }
+
+        mod memcached {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $fault() {
+                    super::$fault(super::Server::memcached()).await;
+                }
+            )+
+        }
+    };
+}
+
+faults! {
+    killed_and_restarted,
+    paused_and_continued,
+    refused_at_start_up,
+    closed_while_idle,
+    half_open,
+    blackholed,
+    half_closed,
+    answered_too_late,
+    refused_by_the_network,
+    one_byte_at_a_time,
+    garbage,
+    too_large_a_record,
+    one_deadline,
+    nothing_is_lost,
+    late_answers,
+}

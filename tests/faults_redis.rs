@@ -1,0 +1,277 @@
+//! What visitors see of what can happen to Redis alone.
+
+#![cfg(all(feature = "testing", feature = "redis"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::print_stdout, reason = "what happened by chance, for whoever asks")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use support::faults::{Deed, TIMEOUT, Visitors, bounded, first, request, sessions};
+use support::proxy::Proxy;
+use support::servers::RedisServer;
+use support::visit::visit;
+use tokio::task::JoinSet;
+use unsticky::redis::aio::MultiplexedConnection;
+use unsticky::redis::{Client, cmd};
+use unsticky::{ErrorKind, Session};
+
+/// Every answered write is on the disk before its answer leaves.
+const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// All records, byte for byte as far as text can show them.
+fn records(server: &RedisServer) -> Vec<(String, String)> {
+    let keys = server.cli(&["KEYS", "*"]);
+    let mut keys: Vec<_> = keys.lines().map(str::to_owned).collect();
+    keys.sort();
+    keys.into_iter()
+        .map(|key| {
+            let record = server.cli(&["GET", &key]);
+            (key, record)
+        })
+        .collect()
+}
+
+/// The server refuses every write, so everything is exactly as it was, and nobody is told otherwise.
+async fn are_refused(server: &RedisServer, visitors: &Visitors, deeds: &[(&str, Deed)]) {
+    let before = records(server);
+    for (cookie, deed) in deeds {
+        let answer = bounded(request(&visitors.sessions, cookie, *deed)).await;
+        answer.is_failure(&[ErrorKind::Refused], TIMEOUT);
+        assert_eq!(records(server), before, "{deed:?}");
+    }
+    assert_eq!(first(&visitors.sessions, &visitors.alice).await.as_deref(), Some("alice"));
+    assert_eq!(first(&visitors.sessions, &visitors.anonymous.cookie).await, None);
+}
+
+/// Whatever needs a new record or a longer one.
+fn writes(visitors: &Visitors) -> Vec<(&str, Deed)> {
+    let (alice, anonymous) = (&*visitors.alice, &*visitors.anonymous.cookie);
+    vec![
+        (alice, Deed::Increment),
+        (alice, Deed::Transact),
+        (alice, Deed::Rotate),
+        (alice, Deed::SignIn("alice")),
+        (alice, Deed::SignIn("mallory")),
+        (anonymous, Deed::SignIn("dave")),
+        (anonymous, Deed::Rotate),
+        ("", Deed::SignIn("erin")),
+        ("", Deed::Insert),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_memory() {
+    let server = RedisServer::start();
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    are_refused(&server, &visitors, &writes(&visitors)).await;
+    // What needs no memory is done: nobody is kept signed in against their will.
+    let carol = visitors.carol.cookie.clone();
+    let sign_out = visit(&visitors.sessions, &carol, async |session: Session| {
+        session.sign_out();
+        Ok(())
+    });
+    assert!(sign_out.await.removes_cookie());
+    assert_eq!(first(&visitors.sessions, &carol).await, None);
+    visitors.carol.is_certain = false;
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    visitors.go_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_only() {
+    let server = RedisServer::start();
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    // The port of a master that does not exist: the data stays as it is.
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let mut deeds = writes(&visitors);
+    deeds.push((&visitors.alice, Deed::SignOut));
+    deeds.push((&visitors.bob.cookie, Deed::SignOut));
+    are_refused(&server, &visitors, &deeds).await;
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    visitors.go_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_with_its_data() {
+    let mut server = RedisServer::start_with(KEPT);
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    visitors.increment().await;
+    visitors.begin().await;
+    server.stop();
+    visitors.are_told().await;
+    server.restart();
+    visitors.go_on().await;
+    // Nobody asks while it is away.
+    server.restart();
+    visitors.go_on().await;
+}
+
+/// Many write at once while the server is killed, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_writes() {
+    let mut server = RedisServer::start_with(KEPT);
+    let sessions = sessions(&server.url());
+    let mut visitors = Visitors::arrive(&sessions).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for _ in 0..8 {
+        let (sessions, alice, done) = (sessions.clone(), visitors.alice.clone(), done.clone());
+        writers.spawn(async move {
+            let (mut applied, mut unknown) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                let answer = request(&sessions, &alice, Deed::Increment).await;
+                assert_eq!(answer.set_cookie, None);
+                match answer.failure {
+                    None => applied += 1,
+                    Some(ErrorKind::OutcomeUnknown) => unknown += 1,
+                    Some(ErrorKind::Unavailable | ErrorKind::Contended) => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Some(_) => panic!("{answer:?}"),
+                }
+            }
+            (applied, unknown)
+        });
+    }
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.restart();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    done.store(true, Ordering::Relaxed);
+    for (applied, unknown) in bounded(writers.join_all()).await {
+        visitors.counted += applied;
+        visitors.unknown += unknown;
+    }
+    println!("{} applied, {} unknown", visitors.counted, visitors.unknown);
+    assert!(visitors.counted > 50);
+    visitors.go_on().await;
+}
+
+/// A server that has started and is still reading its data answers everything with an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loading() {
+    let mut server = RedisServer::start_with(&[
+        "--key-load-delay",
+        "1000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+        "--rdbcompression",
+        "no",
+    ]);
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    visitors.increment().await;
+    let fill = "for i = 1, 3000 do redis.call('SET', 'filler' .. i, string.rep('x', 500)) end";
+    server.cli(&["EVAL", fill, "0"]);
+    server.cli(&["SAVE"]);
+    visitors.begin().await;
+    server.restart();
+    let is_loading = || server.cli(&["INFO", "persistence"]).contains("\nloading:1");
+    visitors.are_told().await;
+    assert!(is_loading(), "it was ready too early");
+    let begun = Instant::now();
+    while is_loading() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    visitors.go_on().await;
+}
+
+/// An administrator's connection that stays signed in.
+async fn admin(server: &RedisServer) -> MultiplexedConnection {
+    Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_asked_for() {
+    let server = RedisServer::start();
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    visitors.begin().await;
+    let mut admin = admin(&server).await;
+    let mut administer = async |words: &[&str]| {
+        let mut command = cmd(words[0]);
+        command.arg(&words[1..]).exec_async(&mut admin).await.unwrap();
+    };
+    administer(&["CONFIG", "SET", "requirepass", "hunter2"]).await;
+    administer(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    visitors.are_told().await;
+    administer(&["CONFIG", "SET", "requirepass", ""]).await;
+    visitors.go_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_forgotten() {
+    let server = RedisServer::start();
+    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+    for _ in 0..20 {
+        server.cli(&["SCRIPT", "FLUSH"]);
+        visitors.increment().await;
+    }
+    for _ in 0..10 {
+        let at_once =
+            (0..10).map(|_| request(&visitors.sessions, &visitors.alice, Deed::Increment));
+        let (answers, _) = tokio::join!(join_all(at_once), async {
+            server.cli(&["SCRIPT", "FLUSH"]);
+        });
+        for answer in answers {
+            assert_eq!((answer.failure, answer.set_cookie), (None, None));
+            visitors.counted += 1;
+        }
+    }
+    assert!(server.calls("eval") > 20);
+    visitors.number_is_right().await;
+    visitors.begin().await;
+    server.cli(&["SCRIPT", "FLUSH"]);
+    visitors.succeed().await;
+}
+
+/// A master and its replica, which has all that the master has.
+async fn pair() -> (RedisServer, RedisServer) {
+    let (master, replica) = (RedisServer::start(), RedisServer::start());
+    replica.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    let begun = Instant::now();
+    while !replica.cli(&["INFO", "replication"]).contains("master_link_status:up") {
+        assert!(begun.elapsed() < Duration::from_secs(10), "they do not find each other");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (master, replica)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_master_dies_and_its_replica_is_promoted() {
+    let (mut master, replica) = pair().await;
+    let proxy = Proxy::start(master.port()).await;
+    let mut visitors =
+        Visitors::arrive(&sessions(&format!("redis://127.0.0.1:{}/", proxy.port()))).await;
+    visitors.increment().await;
+    visitors.begin().await;
+    assert_eq!(master.cli(&["WAIT", "1", "4000"]), "1");
+    master.stop();
+    visitors.are_told().await;
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    proxy.lead_to(replica.port());
+    visitors.go_on().await;
+}
+
+/// The old master goes on as a replica and keeps its connections; the name leads to the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_master_becomes_a_replica() {
+    let (master, replica) = pair().await;
+    let proxy = Proxy::start(master.port()).await;
+    let mut visitors =
+        Visitors::arrive(&sessions(&format!("redis://127.0.0.1:{}/", proxy.port()))).await;
+    visitors.increment().await;
+    visitors.begin().await;
+    assert_eq!(master.cli(&["WAIT", "1", "4000"]), "1");
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    master.cli(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);
+    proxy.lead_to(replica.port());
+    visitors.succeed().await;
+    visitors.alice_goes_on().await;
+}

@@ -1,0 +1,475 @@
+//! What visitors see while a store does not answer, and once it does again.
+
+use std::fs;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::{ErrorKind, Key, Result, Session, Sessions};
+
+use super::servers::{MemcachedServer, RedisServer};
+use super::visit::{Visit, visit};
+
+pub const SEED: Key<u64> = Key::new("seed").survives_sign_in();
+pub const NUMBER: Key<u64> = Key::new("number");
+
+/// What a request waits for the store in all, as configured by default.
+pub const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Within this time the first request after a fault has its answer: half a second, and what a busy
+/// machine adds to it.
+pub const BACK: Duration = Duration::from_millis(500 + 150);
+
+/// What a read may fail with while the store does not answer.
+pub const UNREAD: &[ErrorKind] = &[ErrorKind::Unavailable];
+
+/// What a write may fail with while the store does not answer.
+pub const UNWRITTEN: &[ErrorKind] = &[ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
+
+/// A server of the test's own.
+pub enum Server {
+    Redis(RedisServer),
+    Memcached(MemcachedServer),
+}
+
+impl Server {
+    pub fn redis() -> Self {
+        Self::Redis(RedisServer::start())
+    }
+
+    pub fn memcached() -> Self {
+        Self::Memcached(MemcachedServer::start())
+    }
+
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Redis(server) => server.port(),
+            Self::Memcached(server) => server.port(),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.url_at(self.port())
+    }
+
+    /// The address of a proxy before the server.
+    pub fn url_at(&self, port: u16) -> String {
+        match self {
+            Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
+            Self::Memcached(_) => format!("memcached://127.0.0.1:{port}"),
+        }
+    }
+
+    pub fn stop(&mut self) {
+        match self {
+            Self::Redis(server) => server.stop(),
+            Self::Memcached(server) => server.stop(),
+        }
+    }
+
+    pub fn restart(&mut self) {
+        match self {
+            Self::Redis(server) => server.restart(),
+            Self::Memcached(server) => server.restart(),
+        }
+    }
+
+    /// Has the server keep its connections and do nothing; returns when each of its threads does so.
+    pub async fn pause(&self) {
+        let pid = match self {
+            Self::Redis(server) => {
+                server.pause();
+                server.pid()
+            }
+            Self::Memcached(server) => {
+                server.pause();
+                server.pid()
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !all_threads_are_stopped(pid) {
+            assert!(Instant::now() < deadline, "the server was not stopped");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub fn resume(&self) {
+        match self {
+            Self::Redis(server) => server.resume(),
+            Self::Memcached(server) => server.resume(),
+        }
+    }
+}
+
+fn all_threads_are_stopped(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        // The name stands in brackets and may hold anything.
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    })
+}
+
+/// Sessions of the default settings, in a process of their own as far as the store can tell.
+pub fn sessions(url: &str) -> Sessions {
+    Sessions::builder(unsticky::connect(url).unwrap()).timeout(TIMEOUT).build().unwrap()
+}
+
+/// How a request was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub failure: Option<ErrorKind>,
+    /// The status of the response, where the handler failed.
+    pub status: u16,
+    pub set_cookie: Option<String>,
+    pub took: Duration,
+}
+
+impl Answer {
+    fn new<T>(visit: &Visit<T>, took: Duration) -> Self {
+        Self {
+            failure: visit.failure(),
+            status: visit.output.as_ref().err().map_or(200, unsticky::Error::status),
+            set_cookie: visit.set_cookie.clone(),
+            took,
+        }
+    }
+
+    /// That it is an error of one of these kinds that came in time, and that no cookie is set or
+    /// removed.
+    #[track_caller]
+    pub fn is_failure(&self, kinds: &[ErrorKind], within: Duration) {
+        assert!(self.failure.is_some_and(|kind| kinds.contains(&kind)), "{self:?}");
+        assert_eq!(self.set_cookie, None, "{self:?}");
+        assert!(self.took < within, "{self:?}");
+    }
+}
+
+/// What a request does to its session.
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    Read,
+    Increment,
+    Insert,
+    Transact,
+    Rotate,
+    SignIn(&'static str),
+    SignOut,
+}
+
+impl Deed {
+    pub async fn done_to(self, session: Session) -> Result<()> {
+        match self {
+            Self::Read => session.get(NUMBER).map(drop),
+            Self::Increment => session.update(NUMBER, |number| *number += 1),
+            Self::Insert => session.insert(SEED, &1),
+            Self::Transact => session.transact(|values| values.insert(SEED, &2)).await,
+            Self::Rotate => {
+                session.rotate();
+                Ok(())
+            }
+            Self::SignIn(principal) => session.sign_in(principal),
+            Self::SignOut => {
+                session.sign_out();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A request, from its beginning to its answer.
+pub async fn request(sessions: &Sessions, cookie: &str, deed: Deed) -> Answer {
+    let begun = Instant::now();
+    let visit = visit(sessions, cookie, async |session: Session| deed.done_to(session).await).await;
+    Answer::new(&visit, begun.elapsed())
+}
+
+/// A request that has read its session and is about to do something to it.
+#[derive(Debug)]
+pub struct Held {
+    release: oneshot::Sender<()>,
+    visit: JoinHandle<Visit<()>>,
+}
+
+impl Held {
+    pub async fn new(sessions: &Sessions, cookie: &str, deed: Deed) -> Self {
+        let (loaded, is_loaded) = oneshot::channel();
+        let (release, is_released) = oneshot::channel();
+        let (sessions, cookie) = (sessions.clone(), cookie.to_owned());
+        let visit = tokio::spawn(async move {
+            let handler = async move |session: Session| {
+                loaded.send(()).unwrap();
+                is_released.await.unwrap();
+                deed.done_to(session).await
+            };
+            visit(&sessions, &cookie, handler).await
+        });
+        is_loaded.await.unwrap();
+        Self { release, visit }
+    }
+
+    /// Lets the request go on; the time until it is answered counts from here.
+    pub async fn release(self) -> Answer {
+        let begun = Instant::now();
+        self.release.send(()).unwrap();
+        let visit = self.visit.await.unwrap();
+        Answer::new(&visit, begun.elapsed())
+    }
+}
+
+/// Four browsers that came before the fault: three with somebody signed in, one without.
+#[derive(Debug)]
+pub struct Visitors {
+    pub sessions: Sessions,
+    pub alice: String,
+    pub bob: Browser,
+    pub carol: Browser,
+    pub anonymous: Browser,
+    held: Vec<Held>,
+    /// How many increments of alice's number were answered with success.
+    pub counted: u64,
+    /// And how many may have been made.
+    pub unknown: u64,
+}
+
+#[derive(Debug)]
+pub struct Browser {
+    pub cookie: String,
+    /// Whether what it asked for during the fault is certain not to have been done.
+    pub is_certain: bool,
+}
+
+impl Browser {
+    fn new(cookie: String) -> Self {
+        Self { cookie, is_certain: true }
+    }
+}
+
+impl Visitors {
+    pub async fn arrive(sessions: &Sessions) -> Self {
+        let sign_in = async |principal: &str| {
+            let handler = async |session: Session| {
+                session.sign_in(principal)?;
+                session.insert(NUMBER, &0)
+            };
+            visit(sessions, "", handler).await.cookie()
+        };
+        let anonymous = async |session: Session| session.insert(SEED, &7);
+        Self {
+            sessions: sessions.clone(),
+            alice: sign_in("alice").await,
+            bob: Browser::new(sign_in("bob").await),
+            carol: Browser::new(sign_in("carol").await),
+            anonymous: Browser::new(visit(sessions, "", anonymous).await.cookie()),
+            held: Vec::new(),
+            counted: 0,
+            unknown: 0,
+        }
+    }
+
+    /// Many come at once, so that there are as many connections as there ever will be.
+    pub async fn crowd(&self) {
+        let mut requests = JoinSet::new();
+        for number in 0..100 {
+            let (cookie, deed) = match number % 2 {
+                0 => (self.alice.clone(), Deed::Read),
+                _ => (String::new(), Deed::SignIn("frank")),
+            };
+            let sessions = self.sessions.clone();
+            requests.spawn(async move { request(&sessions, &cookie, deed).await });
+        }
+        for answer in bounded(requests.join_all()).await {
+            assert_eq!(answer.failure, None);
+        }
+    }
+
+    /// Each begins a request that reads its session now and changes it later.
+    pub async fn begin(&mut self) {
+        assert!(self.held.is_empty());
+        let deeds = [
+            (&self.alice, Deed::Increment),
+            (&self.bob.cookie, Deed::SignOut),
+            (&self.carol.cookie, Deed::Rotate),
+            (&self.anonymous.cookie, Deed::SignIn("dave")),
+        ];
+        for (cookie, deed) in deeds {
+            self.held.push(Held::new(&self.sessions, cookie, deed).await);
+        }
+    }
+
+    /// Alice's session is changed, with success.
+    pub async fn increment(&mut self) {
+        let answer = request(&self.sessions, &self.alice, Deed::Increment).await;
+        assert_eq!((answer.failure, &answer.set_cookie), (None, &None), "{answer:?}");
+        self.counted += 1;
+    }
+
+    /// The requests that had begun are answered with success, and what they did was done.
+    pub async fn succeed(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        assert_eq!(held.len(), 4);
+        let within = TIMEOUT + Duration::from_millis(100);
+        let answers = bounded(join_all(held.into_iter().map(Held::release))).await;
+        for answer in &answers {
+            assert!(answer.failure.is_none() && answer.took < within, "{answer:?}");
+        }
+        self.counted += 1;
+        self.number_is_right().await;
+        for (place, old, principal) in [
+            (1, &self.bob, None),
+            (2, &self.carol, Some("carol")),
+            (3, &self.anonymous, Some("dave")),
+        ] {
+            let set_cookie = answers[place].set_cookie.as_deref().unwrap();
+            assert_eq!(set_cookie.contains("Max-Age=0"), principal.is_none());
+            let new = set_cookie.split(';').next().unwrap();
+            assert_eq!(first(&self.sessions, new).await.as_deref(), principal);
+            assert_eq!(first(&self.sessions, &old.cookie).await, None);
+        }
+    }
+
+    /// While the store does not answer: the requests that had begun and those that come now fail in
+    /// time, with the right kind of error and without a cookie, each alone and a thousand at once.
+    pub async fn are_told(&mut self) {
+        self.are_told_alone(UNREAD, UNWRITTEN).await;
+        self.are_told_a_thousand_at_once().await;
+    }
+
+    pub async fn are_told_alone(&mut self, unread: &[ErrorKind], unwritten: &[ErrorKind]) {
+        let within = TIMEOUT + Duration::from_millis(100);
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            let answers = bounded(join_all(held.into_iter().map(Held::release))).await;
+            for answer in &answers {
+                answer.is_failure(unwritten, within);
+            }
+            let is_certain =
+                |place: usize| answers[place].failure != Some(ErrorKind::OutcomeUnknown);
+            self.unknown += u64::from(!is_certain(0));
+            self.bob.is_certain &= is_certain(1);
+            self.carol.is_certain &= is_certain(2);
+            self.anonymous.is_certain &= is_certain(3);
+        }
+        does_without(&self.sessions, &self.alice);
+        let read = bounded(request(&self.sessions, &self.alice, Deed::Read)).await;
+        read.is_failure(unread, within);
+        let sign_in = bounded(request(&self.sessions, "", Deed::SignIn("erin"))).await;
+        sign_in.is_failure(unwritten, within);
+        does_without(&self.sessions, &self.alice);
+    }
+
+    /// Every request comes to an end in time, and none of them with a panic.
+    pub async fn are_told_a_thousand_at_once(&self) {
+        // Two thousand, in two tests, would measure the machine.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+        let _turn = ONE_AT_A_TIME.lock().await;
+        let begun = Instant::now();
+        let mut waiting = JoinSet::new();
+        for number in 0..1000 {
+            let (cookie, deed) = match number % 4 {
+                0 => (self.alice.clone(), Deed::Increment),
+                1 => (self.carol.cookie.clone(), Deed::Read),
+                2 => (String::new(), Deed::SignIn("frank")),
+                _ => (String::new(), Deed::Insert),
+            };
+            let sessions = self.sessions.clone();
+            waiting.spawn(async move { request(&sessions, &cookie, deed).await });
+        }
+        does_without(&self.sessions, &self.alice);
+        let answers = bounded(waiting.join_all()).await;
+        let took = begun.elapsed();
+        assert_eq!(answers.len(), 1000);
+        for answer in answers {
+            answer.is_failure(UNWRITTEN, TIMEOUT + Duration::from_millis(300));
+        }
+        // They wait together, however long it takes to begin them all.
+        assert!(took < TIMEOUT * 2, "{took:?}");
+    }
+
+    /// Once the store answers again, with all that it held: the first request succeeds at once,
+    /// whoever was signed in still is, and what was refused was not done.
+    pub async fn go_on(&mut self) {
+        assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
+        self.number_is_right().await;
+        let who = async |browser: &Browser| {
+            let read = async |session: Session| Ok((session.principal(), session.get(SEED)?));
+            let visit = visit(&self.sessions, &browser.cookie, read).await;
+            assert_eq!(visit.set_cookie, None);
+            let (principal, seed) = visit.ok();
+            (principal.as_deref().map(str::to_owned), seed)
+        };
+        let as_before = |principal: Option<&str>, seed| (principal.map(str::to_owned), seed);
+        let gone = (None, None);
+        for (browser, before) in [
+            (&self.bob, as_before(Some("bob"), None)),
+            (&self.carol, as_before(Some("carol"), None)),
+            (&self.anonymous, as_before(None, Some(7))),
+        ] {
+            let now = who(browser).await;
+            assert!(now == before || (!browser.is_certain && now == gone), "{browser:?} {now:?}");
+        }
+        self.increment().await;
+        self.number_is_right().await;
+    }
+
+    /// Alice's session goes on, which a server has kept through whatever happened.
+    pub async fn alice_goes_on(&mut self) {
+        assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
+        self.increment().await;
+        self.number_is_right().await;
+    }
+
+    /// Nothing that was answered with success is lost, and nothing was done twice.
+    pub async fn number_is_right(&self) {
+        let read = async |session: Session| session.get(NUMBER);
+        let number = visit(&self.sessions, &self.alice, read).await.ok().unwrap_or(0);
+        let possible = self.counted..=self.counted + self.unknown;
+        assert!(possible.contains(&number), "{number}, and not one of {possible:?}");
+    }
+
+    /// Once the store answers again, with nothing: everybody is anonymous, nobody's cookie is
+    /// removed, and whoever signs in again is signed in.
+    pub async fn begin_anew(&mut self) {
+        assert_eq!(first(&self.sessions, &self.alice).await, None);
+        for cookie in [&self.bob.cookie, &self.carol.cookie, &self.anonymous.cookie] {
+            assert_eq!(first(&self.sessions, cookie).await, None);
+        }
+        let sessions = self.sessions.clone();
+        let sign_in = async |session: Session| session.sign_in("alice");
+        self.alice = visit(&sessions, &self.alice, sign_in).await.cookie();
+        (self.counted, self.unknown) = (0, 0);
+        assert_eq!(first(&sessions, &self.alice).await.as_deref(), Some("alice"));
+        self.increment().await;
+        self.number_is_right().await;
+    }
+}
+
+/// The first request after a fault: who is signed in. It succeeds, and soon.
+pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
+    let begun = Instant::now();
+    let who = async |session: Session| Ok(session.principal());
+    let visit = visit(sessions, cookie, who).await;
+    let took = begun.elapsed();
+    assert_eq!((visit.failure(), &visit.set_cookie), (None, &None), "after {took:?}");
+    assert!(took < BACK, "{took:?}");
+    visit.ok()
+}
+
+/// A route that does not use the session answers at once: without waiting for anything.
+pub fn does_without(sessions: &Sessions, cookie: &str) {
+    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+    match exchange.finish(200) {
+        Finish::Ready(reply) => {
+            assert!(reply.error.is_none() && reply.set_cookie.is_none(), "{reply:?}");
+        }
+        Finish::Pending(_) => panic!("it waits for the store"),
+    }
+}
+
+/// What takes longer than this hangs.
+pub async fn bounded<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it hangs")
+}
