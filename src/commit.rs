@@ -90,6 +90,8 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) others: Vec<Loaded>,
     pub(crate) changes: Changes,
     pub(crate) is_activity: bool,
+    /// A token of our name came with the request, valid or not.
+    pub(crate) is_presented: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
 }
 
@@ -106,7 +108,15 @@ impl Commit<'_, '_> {
                 Plan::Create => {
                     // Values are taken from a session; this request has lost it.
                     self.changes.delta.check_taken(&Values::default())?;
-                    self.create().await
+                    match self.create().await? {
+                        // Nothing came after the end.
+                        Committed { loaded: None, .. }
+                            if self.changes.is_ended() && self.is_presented =>
+                        {
+                            Ok(self.removed())
+                        }
+                        created => Ok(created),
+                    }
                 }
                 Plan::Forget => Ok(self.removed()),
                 Plan::Gone => {
@@ -341,13 +351,13 @@ impl Commit<'_, '_> {
         let mut version = loaded.version;
         for attempt in 0..MAX_ATTEMPTS {
             match self.caller.delete(&loaded.key, version).await? {
-                Deleted::Deleted => return Ok(true),
-                Deleted::Missing => return self.already_ended(),
-                Deleted::Conflict => {}
+                (Deleted::Deleted, _) => return Ok(true),
+                (Deleted::Missing, in_doubt) => return self.already_ended(in_doubt),
+                (Deleted::Conflict, _) => {}
             }
             event::conflict(loaded.id);
             let Some(stored) = self.caller.load(&loaded.key).await? else {
-                return self.already_ended();
+                return self.already_ended(false);
             };
             let newer = loaded.newer(stored)?;
             if !plan::ends(&loaded.record.header, &newer.record.header) {
@@ -362,10 +372,17 @@ impl Commit<'_, '_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Another request ended the session: fine, unless this one handed out one of its values.
-    fn already_ended(&self) -> Result<bool> {
-        self.changes.delta.check_taken(&Values::default())?;
-        Ok(true)
+    /// The session was ended before, or by a command whose answer was lost: fine, unless one of its
+    /// values was handed out.
+    fn already_ended(&self, in_doubt: bool) -> Result<bool> {
+        let taken = self.changes.delta.check_taken(&Values::default());
+        match taken {
+            Err(_) if in_doubt => Err(Error::new(
+                ErrorKind::OutcomeUnknown,
+                "the session ended, by this request or by another that took the same value",
+            )),
+            taken => taken.map(|()| true),
+        }
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {

@@ -154,12 +154,13 @@ impl<'a> Caller<'a> {
         }
     }
 
-    pub(crate) async fn delete(&self, key: &StoreKey, version: Version) -> Result<Deleted> {
+    /// Deletes a record. A lost answer is not settled, the command is just sent again; the flag says
+    /// whether one was lost, so that "missing" may be this command's own doing.
+    pub(crate) async fn delete(&self, key: &StoreKey, version: Version) -> Result<(Deleted, bool)> {
         let mut repeats = Repeats::default();
         let mut in_doubt = false;
         loop {
             match self.once("delete", true, self.store.delete(key, Some(version))).await {
-                // Gone is gone, whichever copy of the command did it: it is just sent again.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_repeat(&error) => {
                     in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
                     if !repeats.another() {
@@ -167,7 +168,7 @@ impl<'a> Caller<'a> {
                     }
                 }
                 Err(error) => return Err(doubted(error, in_doubt)),
-                answer => return answer,
+                Ok(deleted) => return Ok((deleted, in_doubt)),
             }
         }
     }

@@ -163,7 +163,17 @@ impl Session {
         let outcome = {
             let time = self.store_time();
             let caller = time.caller();
-            let commit = Commit { settings, caller, loaded, others, changes, is_activity, decide };
+            let is_presented = self.0.presented.is_named();
+            let commit = Commit {
+                settings,
+                caller,
+                loaded,
+                others,
+                changes,
+                is_activity,
+                is_presented,
+                decide,
+            };
             commit.run(plan).await
         };
         let (result, is_stale) = self.state().accept(outcome, bookmark);

@@ -1,0 +1,956 @@
+//! Histories of the four verbs by several clients at once, on every store, judged by a checker for
+//! linearizability against a model of one key; and stores with a fault, which the checker must find.
+//!
+//! `UNSTICKY_LONG=1` makes it ten times as long.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::print_stdout, reason = "it says what was checked")]
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
+use support::proxy::{Mode, Proxy};
+use support::servers::{MemcachedServer, RedisServer};
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+use unsticky::store::{
+    Created, Deleted, MemcachedStore, MemoryStore, RedisStore, Replaced, Store, StoreKey, Stored,
+    Version,
+};
+use unsticky::testing::{Fault, FaultStore, Postponed, Verb, random_key};
+use unsticky::{ErrorKind, Result};
+
+const CLIENTS: usize = 4;
+/// Rounds of one history. After each the clients wait for each other and one of them loads, so that
+/// the checker has a short way to go and knows where the next round begins.
+const ROUNDS: usize = 3;
+/// Calls of each client in one round; the checker's time grows much faster than this.
+const CALLS: usize = 3;
+const CALLS_IN_ALL: usize = ROUNDS * (CLIENTS * CALLS + 1);
+/// No more calls are made where so many have no answer: the checker has to try each both ways.
+const MAX_UNKNOWN: usize = 4;
+/// The number of the first call of an earlier round; each round has fewer of its own.
+const LATE: usize = 1000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The write that a record comes from: the record's first eight bytes. No two writes share one, so it
+/// stands for the version in the model, whatever numbers the store gives.
+type Tag = u64;
+
+/// The reference: one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct OneKey(Option<Tag>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Create(Tag),
+    Load,
+    Replace { expected: Tag, new: Tag },
+    Delete(Option<Tag>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ret {
+    Created,
+    Occupied,
+    Loaded(Option<Tag>),
+    Replaced,
+    /// With what stands there, where the answer brought it along.
+    Conflict(Option<Tag>),
+    Missing,
+    Deleted,
+    /// No answer came, and the call took effect.
+    Applied,
+}
+
+impl SequentialSpec for OneKey {
+    type Op = Op;
+    type Ret = Ret;
+
+    fn invoke(&mut self, op: &Op) -> Ret {
+        match (*op, self.0) {
+            (Op::Create(_), Some(_)) => Ret::Occupied,
+            (Op::Create(new), None) => {
+                self.0 = Some(new);
+                Ret::Created
+            }
+            (Op::Load, current) => Ret::Loaded(current),
+            (Op::Replace { .. } | Op::Delete(_), None) => Ret::Missing,
+            (Op::Replace { expected, new }, Some(current)) if current == expected => {
+                self.0 = Some(new);
+                Ret::Replaced
+            }
+            (Op::Delete(expected), Some(current)) if expected.is_none_or(|tag| tag == current) => {
+                self.0 = None;
+                Ret::Deleted
+            }
+            (_, current) => Ret::Conflict(current),
+        }
+    }
+
+    fn is_valid_step(&mut self, op: &Op, ret: &Ret) -> bool {
+        match (self.invoke(op), ret) {
+            (Ret::Conflict(_), Ret::Conflict(None))
+            | (Ret::Created | Ret::Replaced | Ret::Deleted, Ret::Applied) => true,
+            (does, said) => does == *said,
+        }
+    }
+}
+
+/// What the clients of one key do.
+struct History {
+    key: StoreKey,
+    /// The history's part of every tag.
+    number: u64,
+    writes: AtomicU64,
+    /// Which write each version was said to be.
+    versions: Mutex<Vec<(Version, Tag)>>,
+    /// Answers that made no sense in themselves.
+    nonsense: Mutex<Vec<String>>,
+    round: Mutex<Round>,
+}
+
+/// What the clients did in one round, in the order of real time: a call is noted before it is made,
+/// and its answer after it has come.
+#[derive(Debug, Clone, Default)]
+struct Round {
+    /// What stood there before.
+    before: OneKey,
+    /// Calls of earlier rounds that have no answer and may still take effect.
+    pending: Vec<Op>,
+    /// Calls without an answer, earlier ones included.
+    unknown: usize,
+    events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Call {
+        call: usize,
+        client: usize,
+        op: Op,
+    },
+    Answer {
+        call: usize,
+        ret: Ret,
+    },
+    /// The call certainly did nothing.
+    Nothing {
+        call: usize,
+    },
+}
+
+impl History {
+    fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            key: random_key(),
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
+            writes: AtomicU64::new(0),
+            versions: Mutex::default(),
+            nonsense: Mutex::default(),
+            round: Mutex::default(),
+        }
+    }
+
+    fn tag(&self) -> Tag {
+        self.number << 16 | self.writes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn call(&self, client: usize, op: Op) -> usize {
+        let events = &mut self.round.lock().unwrap().events;
+        let call = events.len();
+        events.push(Event::Call { call, client, op });
+        call
+    }
+
+    fn note(&self, event: Event) {
+        self.round.lock().unwrap().events.push(event);
+    }
+
+    fn version(&self, version: Version, tag: Tag) -> Known {
+        self.versions.lock().unwrap().push((version, tag));
+        Known { version, tag }
+    }
+
+    fn stored(&self, stored: &Stored) -> Known {
+        let tag = stored.bytes.first_chunk().map_or(0, |bytes| Tag::from_be_bytes(*bytes));
+        if stored.bytes != record(tag) || tag >> 16 != self.number {
+            self.nonsense.lock().unwrap().push(format!("{stored:?} is no record of this key"));
+        }
+        self.version(stored.version, tag)
+    }
+
+    /// What the store did that it must not.
+    fn violation(&self) -> Option<String> {
+        if let Some(nonsense) = self.nonsense.lock().unwrap().first() {
+            return Some(nonsense.clone());
+        }
+        let (mut tags, mut versions) = (HashMap::new(), HashMap::new());
+        for &(version, tag) in &*self.versions.lock().unwrap() {
+            if *tags.entry(version).or_insert(tag) != tag
+                || *versions.entry(tag).or_insert(version) != version
+            {
+                return Some(format!("{version:?} is not the version of one write, {tag:x}"));
+            }
+        }
+        let round = self.round.lock().unwrap();
+        let seen = versions.keys().copied().collect();
+        (!round.is_linearizable(&seen)).then(|| format!("not linearizable: {round:#x?}"))
+    }
+
+    /// Begins another round; false where there is to be none.
+    fn goes_on(&self) -> bool {
+        let round = &mut *self.round.lock().unwrap();
+        let Some(current) = round.left() else { return false };
+        round.pending.extend(round.unanswered());
+        let seen = self.versions.lock().unwrap();
+        // A write takes effect once, and no version comes again. A deletion that took effect already
+        // may be tried once more, which only lets more pass.
+        round.pending.retain(|op| match *op {
+            Op::Load => false,
+            Op::Create(tag) => !seen.iter().any(|(_, seen)| *seen == tag),
+            Op::Replace { expected, .. } => current == Some(expected),
+            Op::Delete(expected) => expected.is_none() || expected == current,
+        });
+        round.before = OneKey(current);
+        round.events.clear();
+        round.unknown = round.pending.len();
+        round.unknown < MAX_UNKNOWN
+    }
+}
+
+impl Round {
+    fn calls(&self) -> impl Iterator<Item = (usize, Op)> {
+        self.events.iter().filter_map(|event| match *event {
+            Event::Call { call, op, .. } => Some((call, op)),
+            _ => None,
+        })
+    }
+
+    fn unanswered(&self) -> Vec<Op> {
+        let ended = self.ended();
+        self.calls().filter(|(call, _)| !ended.contains_key(call)).map(|(_, op)| op).collect()
+    }
+
+    /// The calls that came to an end, with their answers.
+    fn ended(&self) -> HashMap<usize, Option<Ret>> {
+        let ended = self.events.iter().filter_map(|event| match *event {
+            Event::Call { .. } => None,
+            Event::Answer { call, ret } => Some((call, Some(ret))),
+            Event::Nothing { call } => Some((call, None)),
+        });
+        ended.collect()
+    }
+
+    /// What the load at its end brought.
+    fn left(&self) -> Option<Option<Tag>> {
+        match self.events.last()? {
+            Event::Answer { ret: Ret::Loaded(left), .. } => Some(*left),
+            _ => None,
+        }
+    }
+
+    /// Whether there is an order that explains the answers, and for each call without one a guess
+    /// whether and when it took effect. `seen` are the writes that somebody saw.
+    fn is_linearizable(&self, seen: &HashSet<Tag>) -> bool {
+        let ended = self.ended();
+        let open = self.calls().filter(|(call, _)| !ended.contains_key(call));
+        let late = self.pending.iter().enumerate().map(|(number, op)| (LATE + number, *op));
+        // A call that is seen to have taken effect needs no guess.
+        let (mut applied, mut guesses) = (HashSet::new(), Vec::new());
+        for (call, op) in open.chain(late) {
+            match op {
+                Op::Create(new) | Op::Replace { new, .. } if seen.contains(&new) => {
+                    applied.insert(call);
+                }
+                _ => guesses.push(call),
+            }
+        }
+        (0..1_u32 << guesses.len()).any(|guess| {
+            let guessed = guesses.iter().enumerate().filter(|(bit, _)| guess >> bit & 1 == 1);
+            let mut applied = applied.clone();
+            applied.extend(guessed.map(|(_, call)| *call));
+            self.is_linearizable_with(&ended, &applied)
+        })
+    }
+
+    fn is_linearizable_with(
+        &self,
+        ended: &HashMap<usize, Option<Ret>>,
+        applied: &HashSet<usize>,
+    ) -> bool {
+        let mut tester = LinearizabilityTester::new(self.before);
+        // A call without an answer goes on to the end, on a thread of its own.
+        let alone = |call| CLIENTS + call;
+        for (number, op) in self.pending.iter().enumerate() {
+            if applied.contains(&(LATE + number)) {
+                tester.on_invoke(alone(LATE + number), *op).unwrap();
+            }
+        }
+        let mut threads = HashMap::new();
+        for event in &self.events {
+            match *event {
+                Event::Call { call, client, op } => {
+                    let thread = match ended.get(&call) {
+                        Some(Some(_)) => client,
+                        None if applied.contains(&call) => alone(call),
+                        _ => continue,
+                    };
+                    threads.insert(call, thread);
+                    tester.on_invoke(thread, op).unwrap();
+                }
+                Event::Answer { call, ret } => {
+                    tester.on_return(threads[&call], ret).unwrap();
+                }
+                Event::Nothing { .. } => {}
+            }
+        }
+        for call in applied {
+            tester.on_return(alone(*call), Ret::Applied).unwrap();
+        }
+        tester.is_consistent()
+    }
+
+    fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        let mut open = 0;
+        for event in &self.events {
+            match event {
+                Event::Call { .. } => {
+                    tally.calls += 1;
+                    tally.overlapping += usize::from(open > 0);
+                    open += 1;
+                }
+                Event::Nothing { .. } => {
+                    tally.nothing += 1;
+                    open -= 1;
+                }
+                Event::Answer { ret, .. } => {
+                    open -= 1;
+                    tally.answers[match ret {
+                        Ret::Created => 0,
+                        Ret::Occupied => 1,
+                        Ret::Loaded(None) => 2,
+                        Ret::Loaded(Some(_)) => 3,
+                        Ret::Replaced => 4,
+                        Ret::Conflict(_) => 5,
+                        Ret::Missing => 6,
+                        Ret::Deleted => 7,
+                        Ret::Applied => panic!("no store says so"),
+                    }] += 1;
+                }
+            }
+        }
+        tally.unknown = open;
+        tally
+    }
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    histories: usize,
+    calls: usize,
+    /// Calls that began while another one was open.
+    overlapping: usize,
+    unknown: usize,
+    nothing: usize,
+    answers: [usize; 8],
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.histories += other.histories;
+        self.calls += other.calls;
+        self.overlapping += other.overlapping;
+        self.unknown += other.unknown;
+        self.nothing += other.nothing;
+        self.answers.iter_mut().zip(other.answers).for_each(|(sum, count)| *sum += count);
+    }
+}
+
+/// A version that a client has seen.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    version: Version,
+    tag: Tag,
+}
+
+/// The record of a write: of many lengths, and every byte says which write it is.
+fn record(tag: Tag) -> Bytes {
+    let body = (0..tag % 251).map(|at| (tag.wrapping_mul(31) >> (at % 8)) as u8);
+    tag.to_be_bytes().into_iter().chain(body).collect()
+}
+
+/// How calls go wrong.
+#[derive(Clone)]
+enum Trouble {
+    None,
+    /// Answers and requests of a store in this process are lost or late.
+    Lost(FaultStore<Arc<dyn Store>>, Arc<Mutex<Vec<Postponed>>>),
+    /// Some calls are given up at once; the network does the rest.
+    GivenUp,
+}
+
+struct Client {
+    number: usize,
+    store: Arc<dyn Store>,
+    history: Arc<History>,
+    trouble: Trouble,
+    rng: Rng,
+    known: Vec<Known>,
+}
+
+impl Client {
+    /// One round.
+    async fn run(mut self) -> Self {
+        for _ in 0..CALLS {
+            if self.history.round.lock().unwrap().unknown >= MAX_UNKNOWN {
+                break;
+            }
+            for _ in 0..self.rng.u8(..3) {
+                yield_now().await;
+            }
+            let op = self.choose();
+            self.make_trouble(op.0).await;
+            self.step(op).await;
+        }
+        self
+    }
+
+    /// A call, and the version it is made with.
+    fn choose(&mut self) -> (Op, Option<Version>) {
+        // Mostly what was seen last, sometimes what is certainly old.
+        let known = match self.known.len() {
+            0 => None,
+            count if self.rng.u8(..10) == 0 => Some(self.known[self.rng.usize(..count)]),
+            count => Some(self.known[count - 1]),
+        };
+        let tag = self.history.tag();
+        match (self.rng.u8(..100), known) {
+            (0..55, Some(Known { version, tag: expected })) => {
+                (Op::Replace { expected, new: tag }, Some(version))
+            }
+            (55..65, Some(Known { version, tag })) => (Op::Delete(Some(tag)), Some(version)),
+            (65..70, _) => (Op::Delete(None), None),
+            (70..85, _) => (Op::Load, None),
+            _ => (Op::Create(tag), None),
+        }
+    }
+
+    async fn make_trouble(&mut self, op: Op) {
+        let Trouble::Lost(store, postponed) = &self.trouble else { return };
+        let verb = match op {
+            Op::Create(_) => Verb::Create,
+            Op::Load => Verb::Load,
+            Op::Replace { .. } => Verb::Replace,
+            Op::Delete(_) => Verb::Delete,
+        };
+        match self.rng.u8(..50) {
+            0 => store.inject(verb, Fault::LoseAnswer),
+            1 => store.inject(verb, Fault::LoseRequest),
+            2 => store.inject(verb, Fault::Unavailable),
+            3 | 4 => postponed.lock().unwrap().push(store.postpone(verb)),
+            5..10 => {
+                let late = postponed.lock().unwrap().pop();
+                if let Some(late) = late {
+                    late.deliver().await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn step(&mut self, (op, version): (Op, Option<Version>)) {
+        let history = self.history.clone();
+        let call = history.call(self.number, op);
+        // Stores that answer without waiting would hardly ever meet otherwise.
+        if self.rng.bool() {
+            yield_now().await;
+        }
+        let answer = match self.trouble {
+            Trouble::GivenUp if self.rng.u8(..20) == 0 => {
+                let patience = Duration::from_micros(self.rng.u64(..1000));
+                timeout(patience, self.send(op, version)).await.ok()
+            }
+            _ => Some(self.send(op, version).await),
+        };
+        let error = match answer {
+            Some(Ok(ret)) => return history.note(Event::Answer { call, ret }),
+            Some(Err(error)) => error.kind(),
+            None => ErrorKind::OutcomeUnknown,
+        };
+        match error {
+            ErrorKind::Unavailable | ErrorKind::Refused => history.note(Event::Nothing { call }),
+            ErrorKind::OutcomeUnknown if op == Op::Load => history.note(Event::Nothing { call }),
+            ErrorKind::OutcomeUnknown => history.round.lock().unwrap().unknown += 1,
+            kind => history.nonsense.lock().unwrap().push(format!("{op:?}: {kind:?}")),
+        }
+    }
+
+    async fn send(&mut self, op: Op, version: Option<Version>) -> Result<Ret> {
+        let Self { store, history, known, .. } = self;
+        let key = &history.key;
+        Ok(match op {
+            Op::Create(tag) => match store.create(key, record(tag), HOUR).await? {
+                Created::Created(version) => {
+                    known.push(history.version(version, tag));
+                    Ret::Created
+                }
+                Created::Occupied => Ret::Occupied,
+            },
+            Op::Load => match store.load(key).await? {
+                Some(stored) => {
+                    known.push(history.stored(&stored));
+                    Ret::Loaded(known.last().map(|known| known.tag))
+                }
+                None => Ret::Loaded(None),
+            },
+            Op::Replace { new, .. } => {
+                let version = version.unwrap();
+                match store.replace(key, record(new), HOUR, version).await? {
+                    Replaced::Replaced(version) => {
+                        known.push(history.version(version, new));
+                        Ret::Replaced
+                    }
+                    Replaced::Conflict(Some(stored)) => {
+                        known.push(history.stored(&stored));
+                        Ret::Conflict(known.last().map(|known| known.tag))
+                    }
+                    Replaced::Conflict(None) => Ret::Conflict(None),
+                    Replaced::Missing => Ret::Missing,
+                }
+            }
+            Op::Delete(_) => match store.delete(key, version).await? {
+                Deleted::Deleted => Ret::Deleted,
+                Deleted::Conflict => Ret::Conflict(None),
+                Deleted::Missing => Ret::Missing,
+            },
+        })
+    }
+}
+
+/// What the clients talk to.
+#[derive(Clone)]
+struct Bench {
+    /// The clients take turns: several connections, as of several processes.
+    stores: Vec<Arc<dyn Store>>,
+    /// Answers are lost inside this process.
+    lossy: bool,
+    /// Calls are given up.
+    impatient: bool,
+}
+
+impl Bench {
+    fn calm(stores: impl IntoIterator<Item = Arc<dyn Store>>) -> Self {
+        Self { stores: stores.into_iter().collect(), lossy: false, impatient: false }
+    }
+
+    /// One history from its first call to its judgement.
+    async fn history(self, seed: u64) -> (Tally, Option<String>) {
+        let mut rng = Rng::with_seed(seed);
+        let history = Arc::new(History::new());
+        let (mut stores, mut trouble) = (self.stores, Trouble::None);
+        if self.lossy {
+            let store = FaultStore::new(stores[0].clone());
+            trouble = Trouble::Lost(store.clone(), Arc::default());
+            stores = vec![Arc::new(store)];
+        } else if self.impatient {
+            trouble = Trouble::GivenUp;
+        }
+        let client = |number: usize, rng: Rng| Client {
+            number,
+            store: stores[number % stores.len()].clone(),
+            history: history.clone(),
+            trouble: trouble.clone(),
+            rng,
+            known: Vec::new(),
+        };
+        let mut clients: Vec<_> = (0..CLIENTS).map(|number| client(number, rng.fork())).collect();
+        let mut total = Tally { histories: 1, ..Tally::default() };
+        for _ in 0..ROUNDS {
+            let running: Vec<_> =
+                clients.drain(..).map(|client| tokio::spawn(client.run())).collect();
+            for client in running {
+                clients.push(client.await.unwrap());
+            }
+            for _ in 0..5 {
+                clients[0].step((Op::Load, None)).await;
+                if history.round.lock().unwrap().left().is_some() {
+                    break;
+                }
+            }
+            // The checker needs the processor for itself.
+            let judged = history.clone();
+            let judge = move || {
+                let tally = judged.round.lock().unwrap().tally();
+                (tally, judged.violation())
+            };
+            let (tally, violation) = tokio::task::spawn_blocking(judge).await.unwrap();
+            total.add(&tally);
+            if violation.is_some() {
+                return (total, violation);
+            }
+            if !history.goes_on() {
+                break;
+            }
+        }
+        (total, None)
+    }
+
+    /// So many histories, several at a time; ends at the first violation.
+    async fn run(&self, count: usize, at_once: usize) -> (Tally, Option<String>) {
+        let histories = (0..count).map(|seed| self.clone().history(seed as u64));
+        let mut histories = futures_util::stream::iter(histories).buffer_unordered(at_once);
+        let mut total = Tally::default();
+        while let Some((tally, violation)) = histories.next().await {
+            total.add(&tally);
+            if violation.is_some() {
+                return (total, violation);
+            }
+        }
+        (total, None)
+    }
+}
+
+/// How many histories make so many calls, or ten times as many in the long run.
+fn histories(calls: usize) -> usize {
+    let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
+    calls.div_ceil(CALLS_IN_ALL) * if long { 10 } else { 1 }
+}
+
+/// A server that nothing is the matter with.
+async fn calm(name: &str, bench: Bench) {
+    let started = Instant::now();
+    let count = histories(100_000);
+    let (tally, violation) = bench.run(count, 8).await;
+    println!("{name}, calm: {tally:?} in {:?}", started.elapsed());
+    assert_eq!(violation, None);
+    assert!(tally.calls >= count * CALLS_IN_ALL);
+    assert_eq!((tally.unknown, tally.nothing), (0, 0));
+    // There is something to judge: every answer came often, and most calls met others.
+    assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
+    assert!(tally.overlapping * 3 >= tally.calls, "{tally:?}");
+}
+
+/// A server whose answers are lost.
+async fn rough(name: &str, bench: Bench) {
+    let started = Instant::now();
+    let (tally, violation) = bench.run(histories(20_000), 8).await;
+    println!("{name}, rough: {tally:?} in {:?}", started.elapsed());
+    assert_eq!(violation, None);
+    assert!(tally.unknown * 100 >= tally.calls, "{tally:?}");
+    assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
+}
+
+/// Does to the connections what networks do, until it is dropped.
+async fn weather(proxy: &Proxy) {
+    let mut rng = Rng::with_seed(7);
+    loop {
+        sleep(Duration::from_millis(rng.u64(5..30))).await;
+        let (mode, least) = match rng.u8(..8) {
+            0..4 => (Mode::Pass, 0),
+            4 => (Mode::Delay(Duration::from_millis(rng.u64(1..4))), 5),
+            5 => (Mode::Trickle, 5),
+            6 => (Mode::Blackhole, 5),
+            // Long enough for the store to give the connection up; what it sent arrives late.
+            _ => (Mode::Stall, 30),
+        };
+        proxy.set(mode);
+        sleep(Duration::from_millis(rng.u64(least..least + 20))).await;
+        if matches!(mode, Mode::Pass | Mode::Blackhole) {
+            proxy.cut();
+        }
+        proxy.set(Mode::Pass);
+    }
+}
+
+/// What a store waits for an answer where the network is bad.
+const PATIENCE: Duration = Duration::from_millis(40);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_linearizable() {
+    calm("memory", Bench::calm([Arc::new(MemoryStore::new()) as _])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_linearizable_where_answers_are_lost() {
+    let bench = Bench::calm([Arc::new(MemoryStore::new()) as _]);
+    rough("memory", Bench { lossy: true, ..bench }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_linearizable() {
+    let server = RedisServer::start();
+    let store = || Arc::new(RedisStore::connect(&server.url()).unwrap()) as _;
+    calm("redis", Bench::calm([store(), store()])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_linearizable_where_answers_are_lost() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let store = || {
+        let builder = RedisStore::builder(&url).unwrap();
+        Arc::new(builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()) as _
+    };
+    let bench = Bench { impatient: true, ..Bench::calm([store(), store()]) };
+    tokio::select! {
+        () = rough("redis", bench) => {}
+        () = weather(&proxy) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memcached_is_linearizable() {
+    let server = MemcachedServer::start();
+    let store = || Arc::new(MemcachedStore::connect(&server.url()).unwrap()) as _;
+    calm("memcached", Bench::calm([store(), store()])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memcached_is_linearizable_where_answers_are_lost() {
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("memcached://127.0.0.1:{}", proxy.port());
+    let store = || {
+        let builder = MemcachedStore::builder(&url).unwrap();
+        Arc::new(builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()) as _
+    };
+    let bench = Bench { impatient: true, ..Bench::calm([store(), store()]) };
+    tokio::select! {
+        () = rough("memcached", bench) => {}
+        () = weather(&proxy) => {}
+    }
+}
+
+/// What is wrong with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seeded {
+    Nothing,
+    /// `replace` compares, and then writes whatever stands there by now.
+    GetThenSet,
+    /// `create` looks, and then writes whatever stands there by now.
+    LookThenSet,
+    /// `replace` of a record that is gone brings it back.
+    Resurrects,
+    /// `delete` says that it has deleted, also where it has not.
+    DeletedAlways,
+    /// `delete` does not look at the version.
+    DeletesAnything,
+    /// Every eighth `replace` is answered and forgotten.
+    Forgets,
+    /// `load` brings what the load before it should have brought: a replica that is behind.
+    Behind,
+    /// Versions come again.
+    FewVersions,
+}
+
+/// A store with something wrong on top of one that is right.
+struct Faulty {
+    inner: Arc<dyn Store>,
+    seeded: Seeded,
+    calls: AtomicU64,
+    loaded: Mutex<HashMap<StoreKey, Option<Stored>>>,
+}
+
+impl Faulty {
+    fn new(inner: Arc<dyn Store>, seeded: Seeded) -> Self {
+        Self { inner, seeded, calls: AtomicU64::new(0), loaded: Mutex::default() }
+    }
+
+    /// Writes whatever stands there.
+    async fn set(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Version> {
+        loop {
+            let bytes = bytes.clone();
+            match self.inner.load(key).await? {
+                Some(stored) => {
+                    let replaced = self.inner.replace(key, bytes, ttl, stored.version).await?;
+                    if let Replaced::Replaced(version) = replaced {
+                        return Ok(version);
+                    }
+                }
+                None => {
+                    if let Created::Created(version) = self.inner.create(key, bytes, ttl).await? {
+                        return Ok(version);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What it calls a version.
+    fn called(&self, bytes: &Bytes, version: Version) -> Version {
+        match self.seeded {
+            Seeded::FewVersions => Version::new(u64::from(bytes[7] % 2)),
+            _ => version,
+        }
+    }
+}
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.seeded.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        if self.seeded == Seeded::LookThenSet {
+            if self.inner.load(key).await?.is_some() {
+                return Ok(Created::Occupied);
+            }
+            yield_now().await;
+            return Ok(Created::Created(self.set(key, bytes, ttl).await?));
+        }
+        Ok(match self.inner.create(key, bytes.clone(), ttl).await? {
+            Created::Created(version) => Created::Created(self.called(&bytes, version)),
+            Created::Occupied => Created::Occupied,
+        })
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let fresh = self.inner.load(key).await?;
+        if self.seeded == Seeded::Behind {
+            let mut loaded = self.loaded.lock().unwrap();
+            return Ok(loaded.insert(key.clone(), fresh.clone()).unwrap_or(fresh));
+        }
+        Ok(fresh.map(|Stored { bytes, version }| {
+            let version = self.called(&bytes, version);
+            Stored { bytes, version }
+        }))
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        match self.seeded {
+            Seeded::GetThenSet => match self.inner.load(key).await? {
+                None => return Ok(Replaced::Missing),
+                Some(stored) if stored.version != version => {
+                    return Ok(Replaced::Conflict(Some(stored)));
+                }
+                Some(_) => {
+                    yield_now().await;
+                    return Ok(Replaced::Replaced(self.set(key, bytes, ttl).await?));
+                }
+            },
+            Seeded::FewVersions => {
+                let Some(stored) = self.inner.load(key).await? else {
+                    return Ok(Replaced::Missing);
+                };
+                if self.called(&stored.bytes, stored.version) != version {
+                    return Ok(Replaced::Conflict(None));
+                }
+                return Ok(
+                    match self.inner.replace(key, bytes.clone(), ttl, stored.version).await? {
+                        Replaced::Replaced(made) => Replaced::Replaced(self.called(&bytes, made)),
+                        Replaced::Conflict(_) => Replaced::Conflict(None),
+                        Replaced::Missing => Replaced::Missing,
+                    },
+                );
+            }
+            Seeded::Forgets => {
+                let call = self.calls.fetch_add(1, Ordering::Relaxed);
+                let stored = self.inner.load(key).await?;
+                if call % 8 == 7 && stored.is_some_and(|stored| stored.version == version) {
+                    return Ok(Replaced::Replaced(Version::new(u64::MAX - call)));
+                }
+            }
+            _ => {}
+        }
+        match self.inner.replace(key, bytes.clone(), ttl, version).await? {
+            Replaced::Missing if self.seeded == Seeded::Resurrects => {
+                Ok(Replaced::Replaced(self.set(key, bytes, ttl).await?))
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        let version = match self.seeded {
+            Seeded::DeletesAnything => None,
+            Seeded::FewVersions => match (self.inner.load(key).await?, version) {
+                (Some(stored), Some(version)) => {
+                    if self.called(&stored.bytes, stored.version) != version {
+                        return Ok(Deleted::Conflict);
+                    }
+                    Some(stored.version)
+                }
+                _ => version,
+            },
+            _ => version,
+        };
+        let outcome = self.inner.delete(key, version).await?;
+        Ok(if self.seeded == Seeded::DeletedAlways { Deleted::Deleted } else { outcome })
+    }
+}
+
+/// Every fault is found within so many histories, also where answers are lost, and none is found
+/// where there is none.
+async fn seeded_faults_are_found(name: &str, inner: Arc<dyn Store>) {
+    const WITHIN: usize = 200;
+    for lossy in [false, true] {
+        let bench = |seeded| Bench {
+            lossy,
+            ..Bench::calm([Arc::new(Faulty::new(inner.clone(), seeded)) as _])
+        };
+        let (_, violation) = bench(Seeded::Nothing).run(WITHIN, 1).await;
+        assert_eq!(violation, None);
+        for seeded in [
+            Seeded::GetThenSet,
+            Seeded::LookThenSet,
+            Seeded::Resurrects,
+            Seeded::DeletedAlways,
+            Seeded::DeletesAnything,
+            Seeded::Forgets,
+            Seeded::Behind,
+            Seeded::FewVersions,
+        ] {
+            let (tally, violation) = bench(seeded).run(WITHIN, 1).await;
+            let found = tally.histories;
+            println!("{name}, lossy {lossy}: {seeded:?} was found in history {found}");
+            let violation = violation.unwrap_or_else(|| panic!("{name}: {seeded:?}: {tally:?}"));
+            // Versions that come again are seen as that; everything else only the checker sees.
+            let by_checker = seeded != Seeded::FewVersions;
+            assert_eq!(violation.starts_with("not linearizable"), by_checker, "{violation}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeded_faults_are_found_in_memory() {
+    seeded_faults_are_found("memory", Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeded_faults_are_found_on_redis() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).unwrap();
+    seeded_faults_are_found("redis", Arc::new(store)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeded_faults_are_found_on_memcached() {
+    let server = MemcachedServer::start();
+    let store = MemcachedStore::connect(&server.url()).unwrap();
+    seeded_faults_are_found("memcached", Arc::new(store)).await;
+}
