@@ -33,19 +33,28 @@ const fn minutes(number: u64) -> Duration {
 }
 
 /// What sessions get that do not choose.
-const CONFIGURED: Lifetime = Lifetime::new(minutes(10), minutes(60));
+const CONFIGURED: Lifetime = Lifetime::new(minutes(10), minutes(20));
 const CHOICES: [Lifetime; 3] = [
-    Lifetime::new(minutes(5), minutes(30)),
-    Lifetime::new(minutes(20), minutes(120)),
-    Lifetime::new(minutes(15), minutes(45)).browser_session(),
+    Lifetime::new(minutes(5), minutes(12)),
+    Lifetime::new(minutes(20), minutes(60)),
+    Lifetime::new(minutes(15), minutes(30)).browser_session(),
 ];
 
 /// What happens.
 #[derive(Debug, Clone)]
 enum Step {
     Visit(Request),
-    /// The second request comes and goes while the handler of the first one waits, for some time.
-    Overtaken(Request, Request, Duration),
+    /// The second request comes to its end between two acts of the first one.
+    Overtaken {
+        first: Request,
+        second: Request,
+        /// How many acts of the first one come before.
+        after: usize,
+        /// The second one has read its session before those.
+        early: bool,
+        /// What the first one waits besides.
+        pause: Duration,
+    },
     Advance(Duration),
     /// Another process over the same store.
     Restart,
@@ -152,7 +161,7 @@ fn request() -> impl Strategy<Value = Request> {
         1 => any::<Index>().prop_map(Presents::Both),
     ];
     let status = prop_oneof![8 => Just(200), 1 => Just(404), 1 => Just(500)];
-    let acts = prop::collection::vec(act(), 0..5);
+    let acts = prop::collection::vec(act(), 0..7);
     let is_lost = prop::bool::weighted(0.1);
     (0..BROWSERS, presents, acts, any::<bool>(), status, trouble(), is_lost).prop_map(
         |(browser, presents, acts, careful, status, trouble, is_lost)| Request {
@@ -170,9 +179,10 @@ fn request() -> impl Strategy<Value = Request> {
 /// Where the store's own clock is the real one, a deadline must not come too near to it.
 fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
-    let advance = (select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]), odd).prop_map(
-        |(seconds, odd)| Duration::from_millis((seconds * 1000).saturating_add_signed(odd)),
-    );
+    let seconds = select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]);
+    let advance = (seconds, odd).prop_map(|(seconds, odd)| {
+        Duration::from_millis((seconds * 1000).saturating_add_signed(odd))
+    });
     // A store with another clock still holds what is over, which takes and ends can tell.
     let pause = match to_the_millisecond {
         true => prop_oneof![4 => Just(Duration::ZERO), 1 => advance.clone()].boxed(),
@@ -180,8 +190,12 @@ fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     };
     prop_oneof![
         10 => request().prop_map(Step::Visit),
-        4 => (request(), request(), pause)
-            .prop_map(|(first, second, pause)| Step::Overtaken(first, second, pause)),
+        6 => (request(), request(), 0_usize..6, any::<bool>(), pause).prop_map(
+            |(first, second, after, early, pause)| {
+                let after = after.min(first.acts.len());
+                Step::Overtaken { first, second, after, early, pause }
+            }
+        ),
         4 => advance.prop_map(Step::Advance),
         1 => Just(Step::Restart),
     ]
@@ -213,11 +227,34 @@ enum SetCookie {
     Token { max_age: Option<u64> },
 }
 
+/// How far a handler has come.
+#[derive(Debug)]
+struct Progress {
+    acts: Vec<Done>,
+    status: u16,
+    is_over: bool,
+}
+
+impl Progress {
+    fn new(request: &Request) -> Self {
+        Self { acts: Vec::new(), status: request.status, is_over: false }
+    }
+
+    /// Notes an act; its error may be the handler's.
+    fn note(&mut self, request: &Request, act: &Act, done: Done) {
+        if let Err(kind) = done.result
+            && (request.careful || matches!(act, Act::Reload))
+        {
+            self.status = status_of(kind);
+            self.is_over = true;
+        }
+        self.acts.push(done);
+    }
+}
+
 /// What a request came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
-    /// The session could not be read.
-    unread: Option<ErrorKind>,
     acts: Vec<Done>,
     set_cookie: SetCookie,
     error: Option<ErrorKind>,
@@ -620,10 +657,11 @@ impl Visit {
         match result {
             Ok(()) => self.changes = Changes::default(),
             Err(kind) => {
-                if matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Gone) {
+                let is_final = matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Gone);
+                if is_final {
                     self.failed = Some(kind);
                 }
-                if self.failed != earlier {
+                if is_final || self.failed != earlier {
                     self.changes = Changes::default();
                 }
             }
@@ -908,23 +946,20 @@ impl Visit {
         }
     }
 
-    /// The handler and what comes after it.
-    fn run(mut self, world: &mut World, request: &Request) -> (Outcome, Option<Token>) {
-        let (mut acts, mut status) = (Vec::new(), request.status);
-        for act in &request.acts {
-            let done = self.act(world, act);
-            let error = done.result.err();
-            acts.push(done);
-            if let Some(kind) = error
-                && (request.careful || matches!(act, Act::Reload))
-            {
-                status = status_of(kind);
-                break;
+    fn perform(&mut self, world: &mut World, request: &Request, acts: &[Act], at: &mut Progress) {
+        for act in acts {
+            if !at.is_over {
+                at.note(request, act, self.act(world, act));
             }
         }
-        let failed = status >= 500;
+    }
+
+    /// What comes after the handler.
+    fn finish(mut self, world: &mut World, at: Progress) -> (Outcome, Option<Token>) {
+        let failed = at.status >= 500;
         let error = self.commit(world, failed, None).err().filter(|_| !failed);
-        (Outcome { unread: None, acts, set_cookie: self.set_cookie, error }, self.token)
+        let Self { set_cookie, token, .. } = self;
+        (Outcome { acts: at.acts, set_cookie, error }, token)
     }
 }
 
@@ -934,11 +969,6 @@ fn status_of(kind: ErrorKind) -> u16 {
         ErrorKind::TooLarge => 500,
         _ => 503,
     }
-}
-
-fn unread(kind: ErrorKind) -> Outcome {
-    let set_cookie = SetCookie::Nothing;
-    Outcome { unread: Some(kind), acts: Vec::new(), set_cookie, error: None }
 }
 
 fn key(index: usize) -> RuntimeKey<u64> {
@@ -1061,39 +1091,33 @@ impl Real {
         }
     }
 
-    /// The handler and what comes after it; with the cookie that was sent.
-    async fn run(&self, exchange: Exchange, request: &Request) -> (Outcome, Option<String>) {
-        let session = match exchange.handle().session().await {
-            Ok(session) => session,
-            Err(error) => {
-                let outcome = unread(error.kind());
-                return (outcome, finish(exchange, error.status()).await.0);
-            }
-        };
-        let (mut acts, mut status) = (Vec::new(), request.status);
-        for act in &request.acts {
-            let (result, decided) = self.act(&session, act).await;
-            let sight = self.sight(&session);
-            let error = result.as_ref().err().cloned();
-            acts.push(Done { result: result.map_err(|error| error.kind()), decided, sight });
-            if let Some(error) = error
-                && (request.careful || matches!(act, Act::Reload))
-            {
-                status = error.status();
-                break;
+    async fn perform(&self, session: &Session, request: &Request, acts: &[Act], at: &mut Progress) {
+        for act in acts {
+            if !at.is_over {
+                let (result, decided) = self.act(session, act).await;
+                if let Err(error) = &result {
+                    assert_eq!(error.status(), status_of(error.kind()));
+                }
+                let result = result.map_err(|error| error.kind());
+                let sight = self.sight(session);
+                at.note(request, act, Done { result, decided, sight });
             }
         }
-        let (header, error) = finish(exchange, status).await;
-        let pair = header.as_ref().and_then(|header| header.split(';').next());
-        let max_age = header.as_ref().and_then(|header| header.split_once("Max-Age="));
-        let max_age = max_age.map(|(_, age)| age.parse().unwrap());
-        let (set_cookie, cookie) = match (pair, max_age) {
-            (None, _) => (SetCookie::Nothing, None),
-            (Some(pair), Some(0)) if pair.ends_with('=') => (SetCookie::Removal, None),
-            (Some(pair), max_age) => (SetCookie::Token { max_age }, Some(pair.to_owned())),
-        };
-        (Outcome { unread: None, acts, set_cookie, error }, cookie)
     }
+}
+
+/// What comes after the handler; with the cookie that was sent.
+async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>) {
+    let (header, error) = finish(exchange, at.status).await;
+    let pair = header.as_ref().and_then(|header| header.split(';').next());
+    let max_age = header.as_ref().and_then(|header| header.split_once("Max-Age="));
+    let max_age = max_age.map(|(_, age)| age.parse().unwrap());
+    let (set_cookie, cookie) = match (pair, max_age) {
+        (None, _) => (SetCookie::Nothing, None),
+        (Some(pair), Some(0)) if pair.ends_with('=') => (SetCookie::Removal, None),
+        (Some(pair), max_age) => (SetCookie::Token { max_age }, Some(pair.to_owned())),
+    };
+    (Outcome { acts: at.acts, set_cookie, error }, cookie)
 }
 
 async fn finish(exchange: Exchange, status: u16) -> (Option<String>, Option<ErrorKind>) {
@@ -1102,6 +1126,15 @@ async fn finish(exchange: Exchange, status: u16) -> (Option<String>, Option<Erro
         Finish::Pending(reply) => reply.await,
     };
     (reply.set_cookie, reply.error.map(|error| error.kind()))
+}
+
+/// A request that has read its session, in both worlds.
+struct Open {
+    exchange: Exchange,
+    session: Session,
+    at: Progress,
+    visit: Visit,
+    expected: Progress,
 }
 
 /// Both, and the browsers.
@@ -1154,46 +1187,92 @@ impl Case {
         indices.iter().map(|index| (self.issued[*index].0.as_str(), self.issued[*index].1)).unzip()
     }
 
-    async fn visit(&mut self, request: &Request) -> Result<(), TestCaseError> {
+    /// Reads the session; nothing to go on with where that fails in both worlds alike.
+    async fn open(&mut self, request: &Request) -> Result<Option<Open>, TestCaseError> {
         let presented = self.presented(request);
         let (cookies, tokens) = self.cookies(&presented);
-        self.real.make(request.trouble);
-        let actual = self.real.run(self.real.begin(&cookies), request).await;
+        let exchange = self.real.begin(&cookies);
+        let session = exchange.handle().session().await;
+        let visit = Visit::open(&mut self.world, &tokens);
+        let (at, expected) = (Progress::new(request), Progress::new(request));
+        match (session, visit) {
+            (Ok(session), Ok(visit)) => Ok(Some(Open { exchange, session, at, visit, expected })),
+            (session, visit) => {
+                let kind = session.map(|_| ()).map_err(|error| error.kind());
+                prop_assert_eq!(kind, visit.map(|_| ()));
+                let status = kind.map_or_else(status_of, |()| 200);
+                prop_assert_eq!(finish(exchange, status).await, (None, None));
+                Ok(None)
+            }
+        }
+    }
+
+    fn make(&mut self, trouble: Trouble) {
+        self.real.make(trouble);
+        self.world.trouble = Some(trouble);
+    }
+
+    fn heal(&mut self) {
         self.real.store.heal();
-        self.world.trouble = Some(request.trouble);
-        let expected = match Visit::open(&mut self.world, &tokens) {
-            Ok(visit) => visit.run(&mut self.world, request),
-            Err(kind) => (unread(kind), None),
-        };
         self.world.trouble = None;
+    }
+
+    async fn perform(&mut self, open: &mut Open, request: &Request, acts: &[Act]) {
+        self.real.perform(&open.session, request, acts, &mut open.at).await;
+        open.visit.perform(&mut self.world, request, acts, &mut open.expected);
+    }
+
+    /// What is left of a request, from this act on.
+    async fn go_on(
+        &mut self,
+        mut open: Open,
+        request: &Request,
+        from: usize,
+    ) -> Result<(), TestCaseError> {
+        self.perform(&mut open, request, &request.acts[from..]).await;
+        let actual = concluded(open.exchange, open.at).await;
+        let expected = open.visit.finish(&mut self.world, open.expected);
+        self.heal();
         self.answered(request, expected, actual)
+    }
+
+    async fn visit(&mut self, request: &Request) -> Result<(), TestCaseError> {
+        self.make(request.trouble);
+        match self.open(request).await? {
+            Some(open) => self.go_on(open, request, 0).await,
+            None => {
+                self.heal();
+                Ok(())
+            }
+        }
     }
 
     async fn overtaken(
         &mut self,
         first: &Request,
         second: &Request,
+        after: usize,
+        early: bool,
         pause: Duration,
     ) -> Result<(), TestCaseError> {
-        let presented = self.presented(first);
-        let (cookies, tokens) = self.cookies(&presented);
-        let exchange = self.real.begin(&cookies);
-        exchange.handle().session().await.unwrap();
-        let visit = Visit::open(&mut self.world, &tokens).unwrap();
-        self.visit(second).await?;
-        self.advance(pause);
         // How often a conflict reads differs between the stores.
-        let trouble = match first.trouble {
+        let late_trouble = |request: &Request| match request.trouble {
             Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
             trouble => trouble,
         };
-        self.real.make(trouble);
-        let actual = self.real.run(exchange, first).await;
-        self.real.store.heal();
-        self.world.trouble = Some(trouble);
-        let expected = visit.run(&mut self.world, first);
-        self.world.trouble = None;
-        self.answered(first, expected, actual)
+        let mut overtaken = self.open(first).await?.unwrap();
+        let overtaker = if early { self.open(second).await? } else { None };
+        self.perform(&mut overtaken, first, &first.acts[..after]).await;
+        match overtaker {
+            Some(open) => {
+                self.make(late_trouble(second));
+                self.go_on(open, second, 0).await?;
+            }
+            None => self.visit(second).await?,
+        }
+        self.advance(pause);
+        self.make(late_trouble(first));
+        self.go_on(overtaken, first, after).await
     }
 
     fn advance(&mut self, by: Duration) {
@@ -1232,8 +1311,8 @@ impl Case {
         for step in steps {
             match step {
                 Step::Visit(request) => self.visit(request).await?,
-                Step::Overtaken(first, second, pause) => {
-                    self.overtaken(first, second, *pause).await?;
+                Step::Overtaken { first, second, after, early, pause } => {
+                    self.overtaken(first, second, *after, *early, *pause).await?;
                 }
                 Step::Advance(by) => self.advance(*by),
                 Step::Restart => {
@@ -1274,21 +1353,21 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn memory_does_what_the_reference_does() {
-    check(8_000, true, &runtime(), |clock| Arc::new(MemoryStore::with_clock(clock.clone())));
+    check(6_000, true, &runtime(), |clock| Arc::new(MemoryStore::with_clock(clock.clone())));
 }
 
 #[test]
 fn redis_does_what_the_reference_does() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let store = Arc::new(RedisStore::connect(&server.url()).unwrap());
-    check(1_500, false, &runtime, |_| store.clone());
+    check(1_000, false, &runtime, |_| store.clone());
 }
 
 #[test]
 fn memcached_does_what_the_reference_does() {
     let (server, runtime) = (MemcachedServer::start(), runtime());
     let store = Arc::new(MemcachedStore::connect(&server.url()).unwrap());
-    check(1_500, false, &runtime, |_| store.clone());
+    check(1_000, false, &runtime, |_| store.clone());
 }
 
 /// What the reference found, by itself.
@@ -1306,11 +1385,17 @@ async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Ou
         is_lost: false,
     };
     let insert = Act::Edit(Edit::Insert { key: 0, value: 1, survives: false });
-    let first = request(vec![insert], Trouble::None);
-    let (_, cookie) = real.run(real.begin(&[]), &first).await;
+    let run = async |cookies: &[&str], request: Request| {
+        let exchange = real.begin(cookies);
+        let session = exchange.handle().session().await.unwrap();
+        let mut at = Progress::new(&request);
+        real.perform(&session, &request, &request.acts, &mut at).await;
+        concluded(exchange, at).await
+    };
+    let (_, cookie) = run(&[], request(vec![insert], Trouble::None)).await;
     real.clock.advance(late);
     real.make(trouble);
-    real.run(real.begin(&[&cookie.unwrap()]), &request(acts, trouble)).await.0
+    run(&[&cookie.unwrap()], request(acts, trouble)).await.0
 }
 
 #[tokio::test]
