@@ -342,7 +342,8 @@ impl Commit<'_, '_> {
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
         Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
             Settled::Applied(version) => Some(Loaded { record, version, ..loaded.clone() }),
-            Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => None,
+            Settled::Followed(stored) => followed(&header, loaded.newer(stored)?, None).loaded,
+            Settled::Conflict(_) | Settled::Missing => None,
         })
     }
 

@@ -217,7 +217,7 @@ fn holds(stored: &Stored, tag: Tag) -> bool {
 pub(crate) enum Settled {
     /// The record stands there as it was written.
     Applied(Version),
-    /// It was written, and others have written since.
+    /// It was written; this stands there now, perhaps with the writes of others on top.
     Followed(Stored),
     Conflict(Option<Stored>),
     Missing,
@@ -229,9 +229,6 @@ fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Settled> {
         return Ok(Settled::Missing);
     };
     let tags = codec::tags(&current.bytes);
-    if tags.as_ref().is_some_and(|tags| tags.newest() == Some(tag)) {
-        return Ok(Settled::Applied(current.version));
-    }
     if tags.as_ref().is_some_and(|tags| tags.contains(tag)) {
         return Ok(Settled::Followed(current));
     }

@@ -468,3 +468,26 @@ async fn what_follows_a_sign_out_is_not_compared_with_the_old_session() {
     let r = finish(e, 200).await;
     assert_eq!((ck(&r), r.error.map(|e| e.kind())), (None, Some(ErrorKind::Gone)));
 }
+
+#[tokio::test]
+async fn after_signing_in_anew_a_lost_session_is_forgotten() {
+    let st = stand();
+    let cookie = st.seeded().await;
+    let (e, s) = st.begin(&cookie).await;
+    visit(&st.sessions, &cookie, async |s: Session| {
+        s.sign_out();
+        Ok(())
+    })
+    .await
+    .ok();
+    s.rotate();
+    s.save().await.unwrap();
+    s.sign_in("alice").unwrap();
+    s.save().await.unwrap();
+    s.insert(A, &1).unwrap();
+    let r = finish(e, 200).await;
+    assert!(r.error.is_none(), "{r:?}");
+    let cookie = ck(&r).unwrap();
+    assert_eq!(st.read(&cookie, A).await, Some(1));
+    assert_eq!(st.who(&cookie).await.as_deref(), Some("alice"));
+}
