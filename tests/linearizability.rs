@@ -640,9 +640,10 @@ async fn calm(name: &str, bench: Bench) {
     assert_eq!(violation, None);
     assert!(tally.calls >= count * CALLS_IN_ALL);
     assert_eq!((tally.unknown, tally.nothing), (0, 0));
-    // There is something to judge: every answer came often, and most calls met others.
+    // There is something to judge: every answer came often, and many calls met others. How many is
+    // the scheduler's doing, a third on a busy machine where the store is in memory.
     assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
-    assert!(tally.overlapping * 3 >= tally.calls, "{tally:?}");
+    assert!(tally.overlapping * 10 >= tally.calls, "{tally:?}");
 }
 
 /// A server whose answers are lost.
