@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
+use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
 use crate::queue::Turn;
 use crate::session::changes::{Changes, Loaded};
 use crate::session::codec::{self, Undecodable};
@@ -18,15 +19,6 @@ use crate::session::token::{Secret, SecretDigest, Token};
 use crate::session::{Millis, SessionId, Tag, Transaction};
 use crate::settle::{Base, Caller, Settled, Write};
 use crate::store::{Created, Deleted, Stored};
-
-/// How often a commit is tried on ever newer records; the deadline bounds it as well.
-const MAX_ATTEMPTS: u32 = 64;
-
-/// How many attempts follow each other at once; between the later ones there are pauses.
-const PROMPT_ATTEMPTS: u32 = 8;
-
-/// How many ids are tried for a new session. One is enough unless answers are lost.
-const MAX_IDS: u32 = 3;
 
 impl Loaded {
     fn base(&self) -> Base {
@@ -170,7 +162,7 @@ impl Commit<'_, '_> {
     async fn create(&mut self) -> Result<Committed> {
         let nothing = Values::default();
         let mut lost_answer = None;
-        for _ in 0..MAX_IDS {
+        for _ in 0..NEW_IDS {
             let mut view = self.changes.delta.replay(&nothing, false)?;
             self.decide(&nothing, &mut view)?;
             if self.changes.principal().is_none() && !view.differs_from(&nothing) {
@@ -215,7 +207,7 @@ impl Commit<'_, '_> {
         let mut current = loaded.clone();
         let mut is_fresh = false;
         let mut turn = None;
-        for attempt in 0..MAX_ATTEMPTS {
+        for attempt in 0..self.settings.commit_attempts {
             let base = &current.record;
             let now = settings.now();
             let stored = if base.header.clocks.expired(now) {
@@ -350,7 +342,7 @@ impl Commit<'_, '_> {
     /// Ends a session; false where it has become somebody else's.
     async fn end(&mut self, loaded: &Loaded) -> Result<bool> {
         let mut version = loaded.version;
-        for attempt in 0..MAX_ATTEMPTS {
+        for attempt in 0..self.settings.commit_attempts {
             match self.caller.delete(&loaded.key, version).await? {
                 (Deleted::Deleted, _) => return Ok(true),
                 (Deleted::Missing, in_doubt) => return self.already_ended(in_doubt),

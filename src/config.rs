@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{Cookie, CookieTemplate};
+use crate::limits;
 use crate::queue::Queues;
 use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId};
 use crate::store::{Kind, Store, StoreKey};
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) lifetime: Lifetime,
     pub(crate) timeout: Duration,
     pub(crate) max_record: usize,
+    pub(crate) commit_attempts: u32,
+    pub(crate) command_repeats: u32,
     pub(crate) on_server_error: OnServerError,
     pub(crate) gone_status: u16,
     pub(crate) sign_in_page: Option<Cow<'static, str>>,
@@ -72,8 +75,10 @@ impl Sessions {
             lifetime: Lifetime::default(),
             namespace: Cow::Borrowed("unsticky"),
             epoch: 0,
-            timeout: Duration::from_secs(1),
-            max_record: 64 * 1024,
+            timeout: limits::TIMEOUT,
+            max_record: limits::RECORD_BYTES,
+            commit_attempts: limits::COMMIT_ATTEMPTS,
+            command_repeats: limits::COMMAND_REPEATS,
             on_server_error: OnServerError::Discard,
             gone_status: 409,
             sign_in_page: None,
@@ -114,6 +119,21 @@ pub enum OnServerError {
 }
 
 /// A configuration in the making; see [`Sessions::builder`].
+///
+/// # Limits
+///
+/// Everything that bounds waiting and trying, with its default:
+///
+/// | what | default | set with |
+/// |---|---|---|
+/// | a request's wait for the store in all | 1 s | [`timeout`](Self::timeout) |
+/// | one command's part of it | half of what is left | – |
+/// | attempts of a commit on ever newer records | 64 | [`commit_attempts`](Self::commit_attempts) |
+/// | repetitions of one command | 2 | [`command_repeats`](Self::command_repeats) |
+/// | a record's size | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
+/// | connecting to a server | 400 ms | `connect_timeout` of the store's builder |
+/// | the answer to a command | 400 ms | `response_timeout` of the store's builder |
+/// | commands that wait for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
 #[must_use]
 pub struct Builder {
     store: Arc<dyn Store>,
@@ -123,6 +143,8 @@ pub struct Builder {
     epoch: u32,
     timeout: Duration,
     max_record: usize,
+    commit_attempts: u32,
+    command_repeats: u32,
     on_server_error: OnServerError,
     gone_status: u16,
     sign_in_page: Option<Cow<'static, str>>,
@@ -164,6 +186,24 @@ impl Builder {
     /// Memcached stores as it comes.
     pub fn max_record_bytes(self, max_record: usize) -> Self {
         Self { max_record, ..self }
+    }
+
+    /// How often a commit is tried on ever newer records before the request fails with
+    /// [`ErrorKind::Contended`](crate::ErrorKind::Contended). Default: 64; from 1 to 1000.
+    ///
+    /// The first eight attempts follow each other at once, the later ones after pauses of at most
+    /// half a millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
+    /// bounds them as well.
+    pub fn commit_attempts(self, commit_attempts: u32) -> Self {
+        Self { commit_attempts, ..self }
+    }
+
+    /// How often one command is sent again: one that certainly did nothing, and one whose lost answer
+    /// was settled as not applied. Default: 2; at most 100, and within the
+    /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
+    /// request.
+    pub fn command_repeats(self, command_repeats: u32) -> Self {
+        Self { command_repeats, ..self }
     }
 
     /// What a 5xx response does to the handler's changes. Default: [`OnServerError::Discard`].
@@ -211,6 +251,12 @@ impl Builder {
         if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
             return Err(ConfigError::RecordSize);
         }
+        if !(1..=1000).contains(&self.commit_attempts) {
+            return Err(ConfigError::CommitAttempts);
+        }
+        if self.command_repeats > 100 {
+            return Err(ConfigError::CommandRepeats);
+        }
         if !(400..=599).contains(&self.gone_status) {
             return Err(ConfigError::GoneStatus);
         }
@@ -231,6 +277,8 @@ impl Builder {
             lifetime: self.lifetime,
             timeout: self.timeout,
             max_record: self.max_record,
+            commit_attempts: self.commit_attempts,
+            command_repeats: self.command_repeats,
             on_server_error: self.on_server_error,
             gone_status: self.gone_status,
             sign_in_page: self.sign_in_page,
@@ -271,6 +319,12 @@ pub enum ConfigError {
     /// See [`Builder::max_record_bytes`].
     #[error("record size: from 512 to 1000000 bytes")]
     RecordSize,
+    /// See [`Builder::commit_attempts`].
+    #[error("attempts of a commit: from 1 to 1000")]
+    CommitAttempts,
+    /// See [`Builder::command_repeats`].
+    #[error("repetitions of a command: at most 100")]
+    CommandRepeats,
     /// See [`Builder::gone_status`].
     #[error("status of a session that is gone: from 400 to 599")]
     GoneStatus,
@@ -300,6 +354,9 @@ mod tests {
             (builder().timeout(Duration::MAX), ConfigError::Timeout),
             (builder().max_record_bytes(511), ConfigError::RecordSize),
             (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
+            (builder().commit_attempts(0), ConfigError::CommitAttempts),
+            (builder().commit_attempts(1001), ConfigError::CommitAttempts),
+            (builder().command_repeats(101), ConfigError::CommandRepeats),
             (builder().gone_status(200), ConfigError::GoneStatus),
             (builder().gone_status(600), ConfigError::GoneStatus),
             (builder().sign_in_page(""), ConfigError::SignInPage),

@@ -102,6 +102,7 @@ mod cookie;
 mod error;
 mod event;
 pub mod exchange;
+mod limits;
 mod queue;
 mod session;
 mod settle;

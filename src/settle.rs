@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
+use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::session::{Tag, codec};
@@ -32,11 +33,17 @@ pub(crate) struct Base {
 pub(crate) struct Caller<'a> {
     store: &'a dyn Store,
     deadline: Instant,
+    /// How often one command is repeated; the deadline bounds it as well.
+    max_repeats: u32,
 }
 
 impl<'a> Caller<'a> {
-    pub(crate) fn new(store: &'a dyn Store, deadline: Instant) -> Self {
-        Self { store, deadline }
+    pub(crate) fn new(settings: &'a Settings, deadline: Instant) -> Self {
+        Self { store: &*settings.store, deadline, max_repeats: settings.command_repeats }
+    }
+
+    fn repeats(&self) -> Repeats {
+        Repeats { left: self.max_repeats }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -76,7 +83,7 @@ impl<'a> Caller<'a> {
 
     /// Reads a record; asks twice if need be.
     pub(crate) async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        let mut repeats = Repeats::default();
+        let mut repeats = self.repeats();
         loop {
             match self.once("load", false, self.store.load(key)).await {
                 Err(error) if may_repeat(&error) && repeats.another() => {}
@@ -95,7 +102,7 @@ impl<'a> Caller<'a> {
     /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
     /// of this write could bring the session back after its end.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
-        let mut repeats = Repeats::default();
+        let mut repeats = self.repeats();
         loop {
             let command = self.store.create(key, write.bytes.clone(), write.ttl);
             match self.once("create", true, command).await {
@@ -115,7 +122,7 @@ impl<'a> Caller<'a> {
         write: &Write,
         base: Base,
     ) -> Result<Settled> {
-        let mut repeats = Repeats::default();
+        let mut repeats = self.repeats();
         let mut in_doubt = false;
         loop {
             let command = self.store.replace(key, write.bytes.clone(), write.ttl, base.version);
@@ -157,7 +164,7 @@ impl<'a> Caller<'a> {
     /// Deletes a record. A lost answer is not settled, the command is just sent again; the flag says
     /// whether one was lost, so that "missing" may be this command's own doing.
     pub(crate) async fn delete(&self, key: &StoreKey, version: Version) -> Result<(Deleted, bool)> {
-        let mut repeats = Repeats::default();
+        let mut repeats = self.repeats();
         let mut in_doubt = false;
         loop {
             match self.once("delete", true, self.store.delete(key, Some(version))).await {
@@ -181,16 +188,16 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// How often one command is repeated; the deadline bounds it as well.
-#[derive(Default)]
-struct Repeats(u8);
+/// How often a command may be sent once more.
+struct Repeats {
+    left: u32,
+}
 
 impl Repeats {
-    const MAX: u8 = 2;
-
     fn another(&mut self) -> bool {
-        self.0 += 1;
-        self.0 <= Self::MAX
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
     }
 }
 

@@ -270,7 +270,7 @@ struct StoreTime<'a> {
 
 impl StoreTime<'_> {
     fn caller(&self) -> Caller<'_> {
-        Caller::new(&*self.session.settings().store, self.deadline)
+        Caller::new(self.session.settings(), self.deadline)
     }
 }
 

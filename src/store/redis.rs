@@ -10,6 +10,7 @@ use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Script, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use self::link::{Failure, Settings, Slot};
 use super::connect::{ConnectError, scheme};
@@ -247,6 +248,14 @@ impl RedisBuilder {
         self
     }
 
+    /// How many commands may wait in one runtime, for a connection or for their answers; those beyond fail at once with
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default; at least one
+    /// always may.
+    pub fn max_waiting(mut self, commands: usize) -> Self {
+        self.settings.max_waiting = commands.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
     /// The store; nothing is sent yet.
     #[must_use]
     pub fn build(self) -> RedisStore {
@@ -261,6 +270,7 @@ impl fmt::Debug for RedisBuilder {
             .field("server", &self.settings.server())
             .field("connect_timeout", &self.settings.connect_timeout)
             .field("response_timeout", &self.settings.response_timeout)
+            .field("max_waiting", &self.settings.max_waiting)
             .finish_non_exhaustive()
     }
 }

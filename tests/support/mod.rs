@@ -9,4 +9,6 @@ pub mod app;
 pub mod faults;
 pub mod proxy;
 pub mod servers;
+#[cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+pub mod stand;
 pub mod visit;

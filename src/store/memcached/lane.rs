@@ -18,14 +18,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::answer::Effect;
-use super::node::{Client, Node, Timeouts};
+use super::node::{Client, Limits, Node};
 use crate::error::{Error, Result};
 
 /// How many batches of a lane are on their way at once.
 pub(super) const DRAINERS: usize = 2;
-
-/// How many operations may wait in a lane.
-const MAX_WAITING: usize = 8192;
 
 /// After this long without an operation a connection may have been closed unnoticed.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -91,7 +88,7 @@ where
 
     fn push(self: &Arc<Self>, waiting: Waiting<O>) -> Result<()> {
         let mut state = self.state();
-        if state.waiting.len() >= MAX_WAITING {
+        if state.waiting.len() >= self.node.limits().waiting {
             return Err(Error::unavailable("too many operations wait for the memcached server"));
         }
         state.waiting.push_back(waiting);
@@ -219,7 +216,7 @@ where
 
     async fn send(&self, client: &Client, batch: Vec<Waiting<O>>) {
         let (lane, now) = (&self.lane, Instant::now());
-        let Timeouts { connect, response } = lane.node.timeouts();
+        let Limits { connect, response, .. } = lane.node.limits();
         // Waiting for a connection is not what is meant.
         let patience = connect.max(response);
         let mut operations = Vec::with_capacity(batch.len());

@@ -19,7 +19,7 @@ use memcache::exp::{
 
 use self::answer::Effect;
 use self::lane::Lane;
-use self::node::{Node, Timeouts};
+use self::node::{Limits, Node};
 use super::runtimes::PerRuntime;
 use super::{ConnectError, Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 use crate::error::{Error, Result};
@@ -68,7 +68,7 @@ pub struct MemcachedStore {
 
 struct Server {
     address: String,
-    timeouts: Timeouts,
+    limits: Limits,
     lanes: PerRuntime<Lanes>,
 }
 
@@ -81,7 +81,7 @@ struct Lanes {
 impl Server {
     fn lanes(&self) -> Result<Arc<Lanes>> {
         let lanes = || {
-            let node = Arc::new(Node::new(self.address.clone(), self.timeouts));
+            let node = Arc::new(Node::new(self.address.clone(), self.limits));
             Lanes {
                 reads: Arc::new(Lane::new(Arc::clone(&node), Effect::Read, READ_BATCH)),
                 writes: Arc::new(Lane::new(node, Effect::Write, WRITE_BATCH)),
@@ -91,11 +91,11 @@ impl Server {
     }
 }
 
-/// Builds a [`MemcachedStore`] with other timeouts.
+/// Builds a [`MemcachedStore`] with other limits.
 #[derive(Debug, Clone)]
 pub struct MemcachedBuilder {
     addresses: Vec<String>,
-    timeouts: Timeouts,
+    limits: Limits,
 }
 
 impl MemcachedBuilder {
@@ -103,7 +103,7 @@ impl MemcachedBuilder {
     /// 400 ms by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.timeouts.connect = timeout;
+        self.limits.connect = timeout;
         self
     }
 
@@ -115,15 +115,24 @@ impl MemcachedBuilder {
     /// then is not sent either. Once it is to be sent, one more connection may have to be made.
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
-        self.timeouts.response = timeout;
+        self.limits.response = timeout;
+        self
+    }
+
+    /// How many reads, and how many writes, may wait for one server in one runtime; those beyond
+    /// fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default;
+    /// at least one always may.
+    #[must_use]
+    pub fn max_waiting(mut self, operations: usize) -> Self {
+        self.limits.waiting = operations.max(1);
         self
     }
 
     /// The store; nothing is sent yet.
     #[must_use]
     pub fn build(self) -> MemcachedStore {
-        let timeouts = self.timeouts;
-        let server = |address| Server { address, timeouts, lanes: PerRuntime::new() };
+        let limits = self.limits;
+        let server = |address| Server { address, limits, lanes: PerRuntime::new() };
         MemcachedStore { servers: self.addresses.into_iter().map(server).collect() }
     }
 }
@@ -153,7 +162,7 @@ impl MemcachedStore {
     ///
     /// Those of [`connect`](Self::connect).
     pub fn builder(url: &str) -> Result<MemcachedBuilder, ConnectError> {
-        Ok(MemcachedBuilder { addresses: address::parse(url)?, timeouts: Timeouts::default() })
+        Ok(MemcachedBuilder { addresses: address::parse(url)?, limits: Limits::default() })
     }
 
     fn server(&self, key: &StoreKey) -> &Server {

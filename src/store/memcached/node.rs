@@ -7,23 +7,26 @@ use memcache::exp::{AsyncMetaClient, Operation};
 
 use super::answer::{self, Effect};
 use crate::error::{Error, Result};
+use crate::limits;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Timeouts {
+pub(super) struct Limits {
     pub(super) connect: Duration,
     pub(super) response: Duration,
+    /// How many operations may wait in a lane.
+    pub(super) waiting: usize,
 }
 
-impl Default for Timeouts {
+impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_millis(400), response: Duration::from_millis(400) }
+        Self { connect: limits::CONNECT, response: limits::RESPONSE, waiting: limits::WAITING }
     }
 }
 
 /// A server, as one runtime sees it.
 pub(super) struct Node {
     address: String,
-    timeouts: Timeouts,
+    limits: Limits,
     slot: Mutex<Slot>,
 }
 
@@ -43,12 +46,12 @@ pub(super) struct Client {
 }
 
 impl Node {
-    pub(super) fn new(address: String, timeouts: Timeouts) -> Self {
-        Self { address, timeouts, slot: Mutex::new(Slot { client: None, generation: 0 }) }
+    pub(super) fn new(address: String, limits: Limits) -> Self {
+        Self { address, limits, slot: Mutex::new(Slot { client: None, generation: 0 }) }
     }
 
-    pub(super) fn timeouts(&self) -> Timeouts {
-        self.timeouts
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Sends the operations in one round trip; one answer for each, in their order.
@@ -80,7 +83,7 @@ impl Node {
         if let Some(client) = &self.slot().client {
             return Ok(client.clone());
         }
-        let limit = self.timeouts.connect;
+        let limit = self.limits.connect;
         let opened = tokio::time::timeout(limit, self.open()).await.map_err(|_| {
             let address = &self.address;
             Error::unavailable(format!("no connection to memcached at {address} in {limit:?}"))
@@ -96,8 +99,8 @@ impl Node {
     async fn open(&self) -> memcache::exp::Result<AsyncMetaClient> {
         let client = AsyncMetaClient::builder()
             .max_idle(MAX_IDLE)
-            .connect_timeout(Some(self.timeouts.connect))
-            .io_timeout(Some(self.timeouts.response))
+            .connect_timeout(Some(self.limits.connect))
+            .io_timeout(Some(self.limits.response))
             .connect_async(self.address.as_str())
             .await?;
         // A server that does not know the protocol would read a record as commands, and one that
@@ -161,8 +164,8 @@ mod tests {
                 });
             }
         });
-        let timeouts = Timeouts { response: Duration::from_millis(100), ..Timeouts::default() };
-        Node::new(address, timeouts)
+        let limits = Limits { response: Duration::from_millis(100), ..Limits::default() };
+        Node::new(address, limits)
     }
 
     #[tokio::test]

@@ -12,9 +12,11 @@ use ::redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisE
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
+
+use crate::limits;
 
 /// Where to connect to, and how long to wait.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub(super) struct Settings {
     tls: bool,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
+    pub(super) max_waiting: usize,
 }
 
 impl Settings {
@@ -33,8 +36,9 @@ impl Settings {
         Self {
             info: info.set_redis_settings(named),
             tls,
-            connect_timeout: Duration::from_millis(400),
-            response_timeout: Duration::from_millis(400),
+            connect_timeout: limits::CONNECT,
+            response_timeout: limits::RESPONSE,
+            max_waiting: limits::WAITING,
         }
     }
 
@@ -125,6 +129,8 @@ impl fmt::Display for Answer {
 /// The place of the current connection.
 pub(super) struct Slot {
     settings: Settings,
+    /// One for each command that may wait, for a connection or for its answer.
+    places: Semaphore,
     state: Mutex<State>,
 }
 
@@ -145,11 +151,16 @@ type Outcome = watch::Receiver<Option<Result<Arc<Link>, String>>>;
 
 impl Slot {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, state: Mutex::new(State { generation: 0, phase: Phase::Idle }) }
+        let places = Semaphore::new(settings.max_waiting);
+        let state = Mutex::new(State { generation: 0, phase: Phase::Idle });
+        Self { settings, places, state }
     }
 
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
+        let _place = self.places.try_acquire().map_err(|_| {
+            Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
+        })?;
         let link = self.link().await.map_err(Failure::NotSent)?;
         let mut connection = link.connection.clone();
         let waiting = Waiting::new(self, &link);

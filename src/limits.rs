@@ -1,0 +1,29 @@
+//! The defaults of everything that bounds waiting and trying, in one place; the table of them is in
+//! the documentation of [`Builder`](crate::Builder).
+
+use std::time::Duration;
+
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) const RECORD_BYTES: usize = 64 * 1024;
+
+pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
+
+/// How many attempts of a commit follow each other at once; between the later ones there are pauses.
+pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
+
+pub(crate) const COMMAND_REPEATS: u32 = 2;
+
+/// How many ids are tried for a new session. One is enough unless answers are lost.
+pub(crate) const NEW_IDS: u32 = 3;
+
+/// Less than half of [`TIMEOUT`], so that one that is used up leaves time to settle a lost answer.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) const CONNECT: Duration = Duration::from_millis(400);
+
+/// Less than half of [`TIMEOUT`], for the same reason.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) const RESPONSE: Duration = Duration::from_millis(400);
+
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) const WAITING: usize = 8192;
