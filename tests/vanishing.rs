@@ -15,11 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use support::servers::{MemcachedServer, RedisServer};
 use support::visit::{Visit, visit};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
-use unsticky::store::{
-    Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version,
-};
+use unsticky::store::{Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version};
 use unsticky::testing::{Fault, FaultStore, Verb};
 use unsticky::{Key, Result, Session, Sessions};
 
@@ -94,7 +91,8 @@ const DEEDS: [Deed; 8] = [
 ];
 
 impl Deed {
-    async fn done_to(self, session: &Session) -> Result<()> {
+    /// `begun` is set when something has begun that goes on without its client.
+    async fn done_to(self, session: &Session, begun: &mut bool) -> Result<()> {
         match self {
             Self::Increment => session.update(NUMBER, |number| *number += 1)?,
             Self::SaveTwice => {
@@ -107,6 +105,7 @@ impl Deed {
                     let number = values.get(NUMBER)?.unwrap_or(0);
                     values.insert(NUMBER, &(number + 1))
                 };
+                *begun = true;
                 session.transact(decide).await?;
             }
             Self::Rotate => session.rotate(),
@@ -137,6 +136,17 @@ struct Case<'a> {
     faults: &'a FaultStore<Arc<dyn Store>>,
     deed: Deed,
     trouble: Trouble,
+    /// How many tasks there are while nothing is done: those of the connections.
+    tasks_at_rest: usize,
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// The handler has begun a transaction.
+    begun: bool,
+    /// The handler has answered.
+    answered: bool,
 }
 
 /// What a visitor finds.
@@ -170,73 +180,157 @@ impl Case<'_> {
         visit(self.sessions, cookie, look).await.ok()
     }
 
-    /// The request, whose client goes away when it has waited `patience` times. What is returned is
-    /// whether the handler had answered by then, and the reply if there was time for one.
-    async fn request(&self, cookie: &str, patience: usize) -> (bool, Option<Visit<()>>) {
-        let mut answered = false;
-        // Gone when the request and everything that it has left behind are over.
-        let (over, is_over) = oneshot::channel::<()>();
+    /// The request, whose client goes away when it has waited `patience` times; how far it had
+    /// come, and the reply if there was time for one.
+    async fn request(&self, cookie: &str, patience: usize) -> (Progress, Option<Visit<()>>) {
+        let mut progress = Progress::default();
+        let handler = async |session: Session| {
+            session.get(NUMBER)?;
+            if self.trouble == Trouble::Conflict {
+                // To its end, also where the client goes away meanwhile.
+                let (sessions, cookie) = (self.sessions.clone(), cookie.to_owned());
+                let insert = async |session: Session| session.insert(SEED, &2);
+                let other = async move { visit(&sessions, &cookie, insert).await.failure() };
+                assert_eq!(tokio::spawn(other).await.unwrap(), None);
+            }
+            if self.trouble == Trouble::LostAnswer {
+                for verb in [Verb::Replace, Verb::Create, Verb::Delete] {
+                    self.faults.inject(verb, Fault::LoseAnswer);
+                }
+            }
+            self.deed.done_to(&session, &mut progress.begun).await?;
+            progress.answered = true;
+            Ok(())
+        };
         let reply = {
-            let handler = async |session: Session| {
-                session.get(NUMBER)?;
-                if self.trouble == Trouble::Conflict {
-                    let other = async |session: Session| session.insert(SEED, &2);
-                    // To its end, also where the client goes away meanwhile.
-                    let (sessions, cookie) = (self.sessions.clone(), cookie.to_owned());
-                    let other = async move { visit(&sessions, &cookie, other).await.failure() };
-                    assert_eq!(tokio::spawn(other).await.unwrap(), None);
-                }
-                if self.trouble == Trouble::LostAnswer {
-                    for verb in [Verb::Replace, Verb::Create, Verb::Delete] {
-                        self.faults.inject(verb, Fault::LoseAnswer);
-                    }
-                }
-                self.deed.done_to(&session).await?;
-                answered = true;
-                Ok(())
-            };
             let mut request = pin!(visit(self.sessions, cookie, handler));
             let mut polls = 0;
-            poll_fn(|context| {
-                if polls > patience {
-                    return Poll::Ready(None);
+            poll_fn(|context| match request.as_mut().poll(context) {
+                Poll::Ready(visit) => Poll::Ready(Some(visit)),
+                Poll::Pending if polls == patience => Poll::Ready(None),
+                Poll::Pending => {
+                    polls += 1;
+                    Poll::Pending
                 }
-                polls += 1;
-                request.as_mut().poll(context).map(Some)
             })
             .await
         };
-        drop(over);
-        let _ = is_over.await;
-        (answered, reply)
+        (progress, reply)
     }
 
     /// With every patience there is, until a client sees the end of its request.
     async fn goes_away_everywhere(&self) {
-        let mut points = 0;
-        loop {
+        for patience in 0.. {
             let cookie = self.cookie().await;
-            let before = self.finds(&cookie).await;
-            let (answered, reply) = self.request(&cookie, points).await;
+            let (progress, reply) = self.request(&cookie, patience).await;
             self.comes_to_rest().await;
             self.faults.heal();
-            self.is_one_or_the_other(&cookie, &before, answered, reply.as_ref()).await;
+            let place = format!("{:?} {:?} at {patience}", self.deed, self.trouble);
+            self.left_all_or_nothing(&cookie, progress, reply.as_ref(), &place).await;
             if reply.is_some() {
+                assert!(patience >= 3, "{place}: there are more points than that");
                 break;
             }
-            points += 1;
         }
-        assert!(points >= 3, "{:?} {:?}: {points} points", self.deed, self.trouble);
     }
 
-    /// Waits until no command is under way.
+    /// Waits until no task is left but those of the connections.
     async fn comes_to_rest(&self) {
         let metrics = tokio::runtime::Handle::current().metrics();
         let rest = async {
-            while metrics.num_alive_tasks() > self.tasks() {
+            while metrics.num_alive_tasks() > self.tasks_at_rest {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         timeout(Duration::from_secs(5), rest).await.expect("something goes on");
     }
+
+    async fn left_all_or_nothing(
+        &self,
+        cookie: &str,
+        progress: Progress,
+        reply: Option<&Visit<()>>,
+        place: &str,
+    ) {
+        let old = self.finds(cookie).await;
+        let gone = Found { principal: None, seed: None, number: None };
+        let is_signed_in = self.deed != Deed::SignIn;
+        let as_before = |number| Found {
+            principal: is_signed_in.then(|| "alice".to_owned()),
+            // Another request may have written it.
+            seed: old
+                .seed
+                .filter(|seed| self.trouble == Trouble::Conflict && *seed == 2)
+                .or(Some(1)),
+            number: Some(number),
+        };
+        // What the old cookie may find: all of it if the handler had answered, and a transaction
+        // that had begun.
+        let allowed = match self.deed {
+            Deed::Increment | Deed::Transact => vec![as_before(0), as_before(1)],
+            Deed::SaveTwice => vec![as_before(0), as_before(1), as_before(2)],
+            _ => vec![as_before(0), gone.clone()],
+        };
+        let at_least = if progress.answered { allowed.len() - 1 } else { progress.begun.into() };
+        let allowed = &allowed[at_least..];
+        assert!(allowed.contains(&old), "{place}: {old:?} is none of {allowed:?}");
+        let Some(reply) = reply else { return };
+        assert_eq!(reply.failure(), None, "{place}");
+        let new = match self.deed {
+            Deed::Increment | Deed::Transact | Deed::SaveTwice => {
+                assert_eq!(reply.set_cookie, None, "{place}");
+                return;
+            }
+            Deed::SignOut => {
+                assert!(reply.removes_cookie(), "{place}");
+                return;
+            }
+            _ => self.finds(&reply.cookie()).await,
+        };
+        let found = |principal: Option<&str>, seed, number| Found {
+            principal: principal.map(str::to_owned),
+            seed,
+            number,
+        };
+        let expected = match self.deed {
+            Deed::Rotate => found(Some("alice"), new.seed.filter(|seed| *seed < 3), Some(0)),
+            Deed::SignIn => found(Some("alice"), new.seed.filter(|seed| *seed < 3), None),
+            Deed::Switch => found(Some("bob"), None, None),
+            _ => found(None, None, Some(9)),
+        };
+        assert_eq!(new, expected, "{place}");
+        assert_eq!(new.seed.is_some(), matches!(self.deed, Deed::Rotate | Deed::SignIn), "{place}");
+    }
+}
+
+async fn all_or_nothing(store: Arc<dyn Store>) {
+    let faults = FaultStore::new(Arc::new(Yielding(store)) as Arc<dyn Store>);
+    let sessions = Sessions::builder(faults.clone()).build().unwrap();
+    let warm_up = async |session: Session| session.insert(SEED, &1);
+    visit(&sessions, "", warm_up).await.ok();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let tasks_at_rest = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for deed in DEEDS {
+        for trouble in [Trouble::None, Trouble::Conflict, Trouble::LostAnswer] {
+            let case = Case { sessions: &sessions, faults: &faults, deed, trouble, tasks_at_rest };
+            case.goes_away_everywhere().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_in_memory() {
+    all_or_nothing(Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_redis() {
+    let server = RedisServer::start();
+    all_or_nothing(unsticky::connect(&server.url()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_memcached() {
+    let server = MemcachedServer::start();
+    all_or_nothing(unsticky::connect(&server.url()).unwrap()).await;
 }

@@ -1,6 +1,6 @@
 //! What the integration tests share. Each uses a part of it.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 #[cfg(all(feature = "axum", feature = "actix"))]
