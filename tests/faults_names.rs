@@ -1,0 +1,149 @@
+//! A server whose name leads somewhere else than before.
+//!
+//! The names are those of a file that `libnss_wrapper.so` has the resolver read, in a process of its
+//! own for each test.
+
+#![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use support::faults::{BACK, Deed, Server, first, request, sessions};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Names the file of host names to a process that is to run one of the tests.
+const HOSTS: &str = "NSS_WRAPPER_HOSTS";
+
+/// Runs `scenario` where the name `store.test` is what the scenario says.
+fn with_names(test: &str, scenario: impl AsyncFnOnce(&Hosts)) {
+    if let Some(path) = std::env::var_os(HOSTS) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let hosts = Hosts { path: path.into() };
+        return runtime.unwrap().block_on(scenario(&hosts));
+    }
+    let library = Path::new("/usr/lib")
+        .read_dir()
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|dir| dir.path().join("libnss_wrapper.so"))
+        .find(|library| library.exists())
+        .expect("libnss_wrapper.so is needed: apt-get install libnss-wrapper");
+    let name = format!("unsticky-hosts-{}-{test}", std::process::id());
+    let hosts = std::env::temp_dir().join(name);
+    fs::write(&hosts, "").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env("LD_PRELOAD", library)
+        .env(HOSTS, &hosts)
+        .output()
+        .unwrap();
+    fs::remove_file(&hosts).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+struct Hosts {
+    path: PathBuf,
+}
+
+impl Hosts {
+    fn lead_to(&self, address: &str) {
+        let changed = fs::metadata(&self.path).unwrap().modified().unwrap();
+        fs::write(&self.path, format!("{address} store.test\n")).unwrap();
+        // Changes are noticed by the second.
+        let file = fs::File::options().write(true).open(&self.path).unwrap();
+        file.set_modified(changed + Duration::from_secs(2)).unwrap();
+    }
+}
+
+/// Passes an address and port on to a server, until it is dropped.
+struct Place {
+    port: u16,
+    tasks: JoinSet<()>,
+}
+
+impl Place {
+    async fn open(host: &str, port: u16, server_port: u16) -> Self {
+        let listener = TcpListener::bind((host, port)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut links = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                links.spawn(async move {
+                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", server_port)).await {
+                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self { port, tasks }
+    }
+
+    async fn close(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// The old server is closed, or stands still and keeps its connections; the name leads to a new one.
+async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
+    let old_place = Place::open("127.0.0.1", 0, old.port()).await;
+    let port = old_place.port;
+    hosts.lead_to("127.0.0.1");
+    let url = old.url_at(port).replace("127.0.0.1", "store.test");
+    let visitors = sessions(&url);
+    for _ in 0..20 {
+        let answer = request(&visitors, "", Deed::SignIn("alice")).await;
+        assert_eq!(answer.failure, None);
+    }
+    // From here on nothing is at the old address, or nobody answers there.
+    let old_place = if is_closed {
+        old_place.close().await;
+        None
+    } else {
+        old.pause().await;
+        Some(old_place)
+    };
+    let lost = request(&visitors, "", Deed::SignIn("alice")).await;
+    assert!(lost.failure.is_some(), "{lost:?}");
+    let new_place = Place::open("127.0.0.2", port, new.port()).await;
+    hosts.lead_to("127.0.0.2");
+    let answer = request(&visitors, "", Deed::SignIn("alice")).await;
+    assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
+    // The new server has it.
+    let cookie = answer.set_cookie.unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    assert_eq!(first(&sessions(&new.url()), cookie).await.as_deref(), Some("alice"));
+    new_place.close().await;
+    drop(old_place);
+}
+
+macro_rules! moves {
+    ($($test:ident: $server:ident, $is_closed:expr;)*) => {$(
+        #[test]
+        fn $test() {
+            with_names(stringify!($test), async |hosts: &Hosts| {
+                moves(hosts, Server::$server(), Server::$server(), $is_closed).await;
+            });
+        }
+    )*};
+}
+
+moves! {
+    a_redis_server_that_moved_is_found_again: redis, true;
+    a_redis_server_that_moved_and_left_its_connections_open_is_found_again: redis, false;
+    a_memcached_server_that_moved_is_found_again: memcached, true;
+    a_memcached_server_that_moved_and_left_its_connections_open_is_found_again: memcached, false;
+}
