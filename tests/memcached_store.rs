@@ -332,6 +332,27 @@ async fn a_server_that_hangs_is_an_error_in_time_and_is_back_at_once() {
     assert!(matches!(replaced, Replaced::Replaced(_)));
 }
 
+#[tokio::test]
+async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
+    let server = MemcachedServer::start();
+    let store = MemcachedStore::builder(&server.url()).unwrap().max_waiting(4).build();
+    let key = random_key();
+    assert!(store.load(&key).await.unwrap().is_none());
+    pause(&server);
+    let begun = Instant::now();
+    let loads = (0..20).map(|_| async {
+        let error = store.load(&key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        (begun.elapsed() < Duration::from_millis(100)).then(|| format!("{error:?}"))
+    });
+    let refused: Vec<_> = join_all(loads).await.into_iter().flatten().collect();
+    // One sends its command itself, and up to four are on their way when four more wait.
+    assert!((11..=15).contains(&refused.len()), "{refused:?}");
+    assert!(refused.iter().all(|error| error.contains("too many")), "{refused:?}");
+    server.resume();
+    assert!(store.load(&key).await.unwrap().is_none());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_loads_never_yield_another_keys_value() {
     let server = MemcachedServer::start();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use support::servers::RedisServer;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -327,6 +328,26 @@ async fn a_silent_server_is_given_up_in_time_and_found_again() {
     let begun = Instant::now();
     while store.load(&key).await.is_err() {}
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(&server.url()).unwrap().max_waiting(4).build();
+    let key = random_key();
+    assert!(store.load(&key).await.unwrap().is_none());
+    server.pause();
+    let begun = Instant::now();
+    let loads = (0..20).map(|_| async {
+        let error = store.load(&key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        (begun.elapsed() < Duration::from_millis(100)).then(|| format!("{error:?}"))
+    });
+    let refused: Vec<_> = join_all(loads).await.into_iter().flatten().collect();
+    assert_eq!(refused.len(), 16, "{refused:?}");
+    assert!(refused.iter().all(|error| error.contains("too many")), "{refused:?}");
+    server.resume();
+    assert!(store.load(&key).await.unwrap().is_none());
 }
 
 #[tokio::test]

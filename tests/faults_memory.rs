@@ -1,0 +1,84 @@
+//! What a thousand requests that wait for a silent store hold in memory.
+
+#![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "these are tests")]
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use support::faults::{Server, TIMEOUT, sessions};
+use support::visit::visit;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use unsticky::{Key, Session, Sessions};
+
+const TEXT: Key<String> = Key::new("text");
+
+const REQUESTS: usize = 1000;
+
+/// What this process has in memory, in KiB.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// A crowd of requests, half of which read and half of which write a KiB; the most that was resident
+/// until the last of them was answered.
+async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
+    let mut requests = JoinSet::new();
+    for number in 0..REQUESTS {
+        let sessions = sessions.clone();
+        let cookie = if number % 2 == 0 { cookie.to_owned() } else { String::new() };
+        requests.spawn(async move {
+            let write = async |session: Session| session.insert(TEXT, &"x".repeat(1024));
+            assert!(visit(&sessions, &cookie, write).await.failure().is_some());
+        });
+    }
+    let mut most = 0;
+    let mut watch = tokio::time::interval(Duration::from_millis(10));
+    while !requests.is_empty() {
+        tokio::select! {
+            answered = requests.join_next() => answered.unwrap().unwrap(),
+            _ = watch.tick() => most = most.max(resident()),
+        }
+    }
+    most.max(resident())
+}
+
+async fn is_bounded(server: Server) {
+    // Both at once would measure each other.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let sessions = sessions(&server.url());
+    let write = async |session: Session| session.insert(TEXT, &"x".repeat(1024));
+    let cookie = visit(&sessions, "", write).await.cookie();
+    server.pause().await;
+    let before = resident();
+    let first = crowd(&sessions, &cookie).await;
+    let mut later = 0;
+    for _ in 0..4 {
+        later = later.max(crowd(&sessions, &cookie).await);
+    }
+    server.resume();
+    println!(
+        "{REQUESTS} requests wait for up to {TIMEOUT:?}: {:.1} KiB each; after four more crowds {} KiB more",
+        first.saturating_sub(before) as f64 / REQUESTS as f64,
+        later.saturating_sub(first),
+    );
+    assert!(first.saturating_sub(before) < 32 * REQUESTS, "{before} KiB, then {first}");
+    // What the allocator keeps back varies; what is leaked adds up.
+    assert!(later.saturating_sub(first) < 4 * REQUESTS, "{first} KiB, then {later}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_requests_that_wait_for_redis_is_bounded() {
+    is_bounded(Server::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_requests_that_wait_for_memcached_is_bounded() {
+    is_bounded(Server::memcached()).await;
+}
