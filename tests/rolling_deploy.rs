@@ -1,0 +1,253 @@
+//! Records that another version has written: an earlier one, or a later one that runs beside this.
+//!
+//! `tests/fixtures/records` holds what each released version writes. A version that writes something
+//! else is another version: set `UNSTICKY_WRITE_FIXTURES` once, and commit the new file beside the old
+//! ones.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use support::stand::{Backend, Stand, on_every_store};
+use unsticky::store::{Created, Store as _, StoreKey};
+use unsticky::testing::Verb;
+use unsticky::{Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session};
+
+const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
+const NAME: Key<String> = Key::new("name");
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// A record as a file keeps it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Fixture {
+    name: String,
+    cookie: String,
+    record: String,
+}
+
+impl Fixture {
+    fn bytes(&self) -> Vec<u8> {
+        STANDARD.decode(&self.record).unwrap()
+    }
+}
+
+/// What is random is counted, so that the same records come out each time.
+#[derive(Debug, Default)]
+struct Counted(AtomicU64);
+
+impl Entropy for Counted {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        for chunk in bytes.chunks_mut(8) {
+            let number = self.0.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            chunk.copy_from_slice(&number[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+fn directory() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "records"].iter().collect()
+}
+
+/// The fixtures of every version, with the name of the file.
+fn of_all_versions() -> Vec<(String, Vec<Fixture>)> {
+    let files = fs::read_dir(directory()).unwrap().map(|file| file.unwrap().path());
+    let fixtures: Vec<_> = files
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path.display().to_string(), serde_json::from_str(&text).unwrap())
+        })
+        .collect();
+    assert!(!fixtures.is_empty());
+    fixtures
+}
+
+/// One session of each kind, as this version writes it.
+async fn of_this_version() -> Vec<Fixture> {
+    let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
+    let mut fixtures = Vec::new();
+    for name in ["anonymous", "signed in", "many writes", "remembered", "browser session"] {
+        let arrive = async |session: Session| {
+            session.insert(CART, &vec![1, 2, 3])?;
+            session.insert(NAME, &"Ünïcode \"quoted\"".to_owned())?;
+            match name {
+                "anonymous" => {}
+                "remembered" => {
+                    session.sign_in("alice")?;
+                    session.set_lifetime(Lifetime::new(100 * HOUR, 1000 * HOUR));
+                }
+                "browser session" => {
+                    session.sign_in("alice")?;
+                    session.set_lifetime(Lifetime::default().browser_session());
+                }
+                _ => session.sign_in("alice")?,
+            }
+            Ok(())
+        };
+        let mut cookie = stand.visit("", arrive).await.cookie();
+        if name == "many writes" {
+            for number in 0..20 {
+                stand.clock.advance(Duration::from_secs(1));
+                let write = async |session: Session| {
+                    session.rotate();
+                    session.insert(CART, &vec![1, 2, 3, number])
+                };
+                cookie = stand.visit(&cookie, write).await.cookie();
+            }
+            let write = async |session: Session| session.insert(CART, &vec![1, 2, 3]);
+            stand.visit(&cookie, write).await.ok();
+        }
+        let key = stand.spy.commands().pop().unwrap().key;
+        let stored = stand.spy.load(&key).await.unwrap().unwrap();
+        let record = STANDARD.encode(stored.bytes);
+        fixtures.push(Fixture { name: name.to_owned(), cookie, record });
+    }
+    fixtures
+}
+
+#[tokio::test]
+async fn this_version_writes_the_records_that_are_kept() {
+    let written = of_this_version().await;
+    let version = env!("CARGO_PKG_VERSION");
+    let path = directory().join(format!("{version}.json"));
+    if std::env::var_os("UNSTICKY_WRITE_FIXTURES").is_some() {
+        let text = serde_json::to_string_pretty(&written).unwrap();
+        fs::write(&path, text + "\n").unwrap();
+    }
+    let text = fs::read_to_string(&path).expect("records of this version");
+    let kept: Vec<Fixture> = serde_json::from_str(&text).unwrap();
+    assert_eq!(written, kept, "records of version {version} look different now");
+}
+
+/// Where the record of a cookie lives.
+async fn key(stand: &Stand, cookie: &str) -> StoreKey {
+    stand.spy.take();
+    stand.visit(cookie, async |_| Ok(())).await.ok();
+    let command = stand.spy.take().pop().unwrap();
+    assert_eq!(command.verb, Verb::Load);
+    command.key
+}
+
+async fn put(stand: &Stand, cookie: &str, bytes: Vec<u8>) -> StoreKey {
+    let key = key(stand, cookie).await;
+    let created = stand.spy.create(&key, Bytes::from(bytes), HOUR).await.unwrap();
+    assert!(matches!(created, Created::Created(_)));
+    key
+}
+
+async fn bytes_at(stand: &Stand, key: &StoreKey) -> Bytes {
+    stand.spy.load(key).await.unwrap().unwrap().bytes
+}
+
+async fn records_of_every_version_are_read_and_changed(on: Backend) {
+    for (file, fixtures) in of_all_versions() {
+        let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
+        for fixture in fixtures {
+            let name = &fixture.name;
+            put(&stand, &fixture.cookie, fixture.bytes()).await;
+            let read = async |session: Session| {
+                let who = session.principal().map(|who| who.to_string());
+                let is_since = session.authenticated_at().is_some();
+                Ok((who, is_since, session.get(CART)?, session.get(NAME)?))
+            };
+            let found = stand.visit(&fixture.cookie, read).await.ok();
+            let who = (name != "anonymous").then(|| "alice".to_owned());
+            let is_since = who.is_some();
+            let values = (Some(vec![1, 2, 3]), Some("Ünïcode \"quoted\"".to_owned()));
+            assert_eq!(found, (who, is_since, values.0, values.1), "{file}: {name}");
+
+            let change = async |session: Session| {
+                session.update(CART, |cart| cart.push(4))?;
+                session.rotate();
+                Ok(())
+            };
+            let changed = stand.visit(&fixture.cookie, change).await;
+            assert_eq!(changed.failure(), None, "{file}: {name}");
+            let has_max_age = changed.set_cookie.as_deref().unwrap().contains("Max-Age");
+            let persistence = match name.as_str() {
+                "browser session" => Persistence::BrowserSession,
+                _ => Persistence::Persistent,
+            };
+            assert_eq!(has_max_age, persistence == Persistence::Persistent, "{file}: {name}");
+            let cart = async |session: Session| session.get(CART);
+            let cart = stand.visit(&changed.cookie(), cart).await.ok();
+            assert_eq!(cart, Some(vec![1, 2, 3, 4]), "{file}: {name}");
+        }
+    }
+}
+
+fn namespace(file: &str) -> String {
+    let letters = file.bytes().rev().take(60).map(char::from);
+    letters.filter(|letter| letter.is_ascii_alphanumeric()).collect()
+}
+
+/// A later version runs beside this one, and has written what this one does not know.
+async fn what_a_later_version_added_survives(on: Backend) {
+    const UNKNOWN: &[u8] = &[90, 5, b'l', b'a', b't', b'e', b'r'];
+    let later: Key<String> = Key::new("of-a-later-version");
+    let stand = on.stand();
+    let fixture = of_this_version().await.remove(1);
+    let key = put(&stand, &fixture.cookie, [&fixture.bytes()[..], UNKNOWN].concat()).await;
+    let holds_unknown = async |key: &StoreKey| {
+        bytes_at(&stand, key).await.windows(UNKNOWN.len()).any(|field| field == UNKNOWN)
+    };
+    let insert = async |session: Session| session.insert(later, &"kept".to_owned());
+    stand.visit(&fixture.cookie, insert).await.ok();
+    assert!(holds_unknown(&key).await);
+    let remove = async |session: Session| {
+        session.remove(NAME);
+        session.rotate();
+        Ok(())
+    };
+    let rotated = stand.visit(&fixture.cookie, remove).await.cookie();
+    assert!(holds_unknown(&key).await);
+    // A refresh.
+    stand.clock.advance(Duration::from_secs(10 * 60));
+    let before = bytes_at(&stand, &key).await;
+    stand.visit(&rotated, async |_| Ok(())).await.ok();
+    assert_ne!(bytes_at(&stand, &key).await, before);
+    assert!(holds_unknown(&key).await);
+    let read = async |session: Session| session.get(later);
+    assert_eq!(stand.visit(&rotated, read).await.ok().as_deref(), Some("kept"));
+}
+
+/// What this version would misread it does not touch, whatever is asked of it.
+async fn a_record_of_a_later_format_is_an_error_and_stays(on: Backend) {
+    let stand = on.stand();
+    let fixture = of_this_version().await.remove(1);
+    let mut bytes = fixture.bytes();
+    bytes[8] += 1;
+    let key = put(&stand, &fixture.cookie, bytes.clone()).await;
+    let deeds: [fn(&Session) -> Result<()>; 4] = [
+        |session| session.get(CART).map(drop),
+        |session| session.insert(CART, &Vec::new()),
+        |session| session.sign_in("bob"),
+        |session| {
+            session.sign_out();
+            Ok(())
+        },
+    ];
+    for deed in deeds {
+        let visit = stand.visit(&fixture.cookie, async |session: Session| deed(&session)).await;
+        assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::NewerFormat), None));
+        assert_eq!(visit.output.unwrap_err().status(), 503);
+    }
+    assert_eq!(bytes_at(&stand, &key).await, bytes);
+}
+
+on_every_store! {
+    records_of_every_version_are_read_and_changed,
+    what_a_later_version_added_survives,
+    a_record_of_a_later_format_is_an_error_and_stays,
+}
