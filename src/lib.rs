@@ -102,6 +102,9 @@ mod cookie;
 mod error;
 mod event;
 pub mod exchange;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod queue;
 mod session;
