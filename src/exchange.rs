@@ -35,6 +35,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
@@ -47,10 +48,15 @@ use crate::session::Session;
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
 /// an end of the session.
+///
+/// Nothing is allocated before somebody asks for the [`handle`](Self::handle).
 #[derive(Debug)]
 #[must_use = "what the handler changed is kept only by `finish`"]
 pub struct Exchange {
-    session: Option<Session>,
+    sessions: Sessions,
+    presented: Presented,
+    outer: Option<Handle>,
+    session: OnceLock<Session>,
 }
 
 impl Exchange {
@@ -64,18 +70,17 @@ impl Exchange {
     ) -> Self {
         let name = sessions.settings().cookie.name_and_equals();
         let presented = Presented::find(cookies, name);
-        let outer = outer.map(|outer| outer.0);
-        Self { session: Some(Session::new(sessions.clone(), presented, outer)) }
+        Self { sessions: sessions.clone(), presented, outer, session: OnceLock::new() }
     }
 
     /// What extractors get the session from.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        match &self.session {
-            Some(session) => Handle(session.clone()),
-            // Only `finish` takes it, and that consumes the exchange.
-            None => Handle(Session::detached()),
-        }
+        let session = self.session.get_or_init(|| {
+            let outer = self.outer.clone().map(|outer| outer.0);
+            Session::new(self.sessions.clone(), self.presented.clone(), outer)
+        });
+        Handle(session.clone())
     }
 
     /// Commits what the handler changed; `status` is its response's.

@@ -12,6 +12,8 @@
 pub mod clauses;
 mod conformance;
 mod doubles;
+#[doc(hidden)]
+pub mod internals;
 
 pub use self::conformance::Subject;
 #[doc(hidden)]

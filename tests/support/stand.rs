@@ -18,16 +18,18 @@ pub const A: Key<u32> = Key::new("a");
 pub const B: Key<u32> = Key::new("b");
 pub const C: Key<u32> = Key::new("c");
 
+type Open = dyn Fn(&ManualClock) -> Arc<dyn Store> + Send + Sync;
+
 /// Where the sessions of a test are kept.
 pub struct Backend {
-    store: Box<dyn Fn(&ManualClock) -> Arc<dyn Store> + Send + Sync>,
+    open: Box<Open>,
     _server: Box<dyn Any + Send + Sync>,
 }
 
 impl Backend {
     pub fn memory() -> Self {
         Self {
-            store: Box::new(|clock| Arc::new(MemoryStore::with_clock(clock.clone()))),
+            open: Box::new(|clock| Arc::new(MemoryStore::with_clock(clock.clone()))),
             _server: Box::new(()),
         }
     }
@@ -43,8 +45,8 @@ impl Backend {
     }
 
     fn at(url: String, server: impl Any + Send + Sync) -> Self {
-        let store = move |_: &ManualClock| unsticky::connect(&url).unwrap();
-        Self { store: Box::new(store), _server: Box::new(server) }
+        let open = move |_: &ManualClock| unsticky::connect(&url).unwrap();
+        Self { open: Box::new(open), _server: Box::new(server) }
     }
 
     pub fn stand(&self) -> Stand {
@@ -53,7 +55,7 @@ impl Backend {
 
     pub fn stand_with(&self, configure: impl FnOnce(Builder) -> Builder) -> Stand {
         let clock = ManualClock::new();
-        let spy = SpyStore::new((self.store)(&clock));
+        let spy = SpyStore::new((self.open)(&clock));
         let store = FaultStore::new(spy.clone());
         let builder = Sessions::builder(store.clone()).clock(clock.clone());
         let sessions = configure(builder).build().unwrap();

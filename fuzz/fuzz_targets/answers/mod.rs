@@ -78,14 +78,22 @@ impl Stand {
         };
         let honest = async {
             *self.say.lock().unwrap_or_else(PoisonError::into_inner) = Say::Honest;
-            for _ in 0..3 {
+            for _ in 0..4 {
                 match store.load(key).await {
-                    Ok(stored) => {
-                        assert!(stored.is_none());
-                        return;
+                    Ok(None) => return,
+                    // Answers come in the order of the questions: what was said before the old
+                    // connection ended may be taken for an answer, but nothing else may.
+                    Ok(Some(stored)) => {
+                        let len = stored.bytes.len().max(1);
+                        assert!(answer.windows(len).any(|part| part.starts_with(&stored.bytes)));
                     }
-                    // The connection that had been closed.
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
+                    Err(error) => assert!(
+                        matches!(
+                            error.kind(),
+                            ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Refused
+                        ),
+                        "{error:?}"
+                    ),
                 }
             }
             panic!("the server is not understood any more");

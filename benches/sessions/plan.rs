@@ -1,0 +1,10 @@
+//! Decisions.
+
+use criterion::Criterion;
+use unsticky::testing::internals::decide_all;
+
+pub fn plan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("plan");
+    group.bench_function("256 decisions", |bencher| bencher.iter(decide_all));
+    group.finish();
+}

@@ -1,0 +1,169 @@
+//! The stores by themselves, and under requests as they come.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use tokio::runtime::Runtime;
+use unsticky::store::{Created, Replaced, Store, StoreKey, Version};
+use unsticky::testing::{random_key, random_record};
+
+use crate::backend::{Backend, group, is_test, runtime, timed};
+use crate::request::{arrive, increment, read, sign_out};
+
+const PAYLOADS: [usize; 3] = [256, 1024, 8192];
+const CALLERS: [u64; 3] = [1, 64, 256];
+
+/// What is left behind is gone after this.
+const TTL: Duration = Duration::from_secs(600);
+
+pub fn verbs(criterion: &mut Criterion) {
+    let runtime = runtime();
+    for backend in Backend::all() {
+        for bytes in PAYLOADS {
+            let mut group = group(criterion, &format!("stores/{}/{bytes} B", backend.name));
+            for callers in CALLERS {
+                let records = Records::new(&runtime, backend.store(), bytes, callers);
+                group.throughput(Throughput::Elements(callers));
+                let id = |verb| BenchmarkId::new(verb, format!("{callers} callers"));
+                group.bench_function(id("load"), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        timed(&runtime, callers, rounds, |caller, rounds| {
+                            records.clone().load(caller, rounds)
+                        })
+                    });
+                });
+                group.bench_function(id("replace"), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        timed(&runtime, callers, rounds, |caller, rounds| {
+                            records.clone().replace(caller, rounds)
+                        })
+                    });
+                });
+                group.bench_function(id("create and delete"), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        timed(&runtime, callers, rounds, |_, rounds| {
+                            records.clone().create_and_delete(rounds)
+                        })
+                    });
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// One record for each caller.
+#[derive(Clone)]
+struct Records {
+    store: Arc<dyn Store>,
+    bytes: usize,
+    keys: Arc<[(StoreKey, AtomicU64)]>,
+}
+
+impl Records {
+    fn new(runtime: &Runtime, store: Arc<dyn Store>, bytes: usize, callers: u64) -> Self {
+        let keys = runtime.block_on(async {
+            let mut keys = Vec::new();
+            for _ in 0..callers {
+                let key = random_key();
+                match store.create(&key, random_record(bytes), TTL).await.unwrap() {
+                    Created::Created(version) => keys.push((key, AtomicU64::new(version.get()))),
+                    Created::Occupied => panic!("a random key is occupied"),
+                }
+            }
+            keys.into()
+        });
+        Self { store, bytes, keys }
+    }
+
+    async fn load(self, caller: u64, rounds: u64) {
+        for _ in 0..rounds {
+            assert!(self.store.load(&self.keys[caller as usize].0).await.unwrap().is_some());
+        }
+    }
+
+    async fn replace(self, caller: u64, rounds: u64) {
+        let (key, version) = &self.keys[caller as usize];
+        for _ in 0..rounds {
+            let old = Version::new(version.load(Ordering::Relaxed));
+            let record = random_record(self.bytes);
+            match self.store.replace(key, record, TTL, old).await.unwrap() {
+                Replaced::Replaced(new) => version.store(new.get(), Ordering::Relaxed),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn create_and_delete(self, rounds: u64) {
+        for _ in 0..rounds {
+            let key = random_key();
+            let Created::Created(version) =
+                self.store.create(&key, random_record(self.bytes), TTL).await.unwrap()
+            else {
+                panic!("a random key is occupied")
+            };
+            self.store.delete(&key, Some(version)).await.unwrap();
+        }
+    }
+}
+
+/// How many sessions there are; which of them a request belongs to follows Zipf's law.
+const SESSIONS: usize = 100_000;
+
+pub fn mix(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let count = if is_test() { 100 } else { SESSIONS };
+    for backend in Backend::all() {
+        let sessions = backend.sessions();
+        let cookies: Arc<[String]> = runtime.block_on(async {
+            let mut cookies = Vec::with_capacity(count);
+            while cookies.len() < count {
+                let arrivals = (0..100).map(|_| arrive(&sessions, 512));
+                cookies.extend(futures_util::future::join_all(arrivals).await);
+            }
+            cookies.into()
+        });
+        let mut group = group(criterion, &format!("mix/{}", backend.name));
+        for callers in CALLERS {
+            group.throughput(Throughput::Elements(callers));
+            group.bench_function(format!("{callers} callers"), |bencher| {
+                bencher.iter_custom(|rounds| {
+                    timed(&runtime, callers, rounds, |caller, rounds| {
+                        let (sessions, cookies) = (sessions.clone(), Arc::clone(&cookies));
+                        async move {
+                            let mut random = fastrand::Rng::with_seed(caller);
+                            let mut mine: Vec<String> = Vec::new();
+                            for _ in 0..rounds {
+                                let cookie = &cookies[zipf(&mut random, cookies.len())];
+                                match (random.u8(..100), mine.pop()) {
+                                    (0..90, arrived) => {
+                                        mine.extend(arrived);
+                                        read(&sessions, cookie).await;
+                                    }
+                                    (90..97, arrived) => {
+                                        mine.extend(arrived);
+                                        increment(&sessions, cookie).await;
+                                    }
+                                    (99.., Some(arrived)) => sign_out(&sessions, &arrived).await,
+                                    (_, arrived) => {
+                                        mine.extend(arrived);
+                                        mine.push(arrive(&sessions, 512).await);
+                                    }
+                                }
+                            }
+                        }
+                    })
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+/// A place below `count`: the first half as often as the second with an exponent of one. The inverse of
+/// the distribution, taken for continuous.
+fn zipf(random: &mut fastrand::Rng, count: usize) -> usize {
+    ((count as f64).powf(random.f64()) as usize).clamp(1, count) - 1
+}
