@@ -424,7 +424,7 @@ impl Commit<'_, '_> {
         // What was just encoded is decoded again: only the index is wanted, and it is cheap.
         let record = codec::decode(bytes.clone())
             .map_err(|_| Error::new(ErrorKind::Encode, "the record can not be read back"))?;
-        let tag = header.tags.newest().unwrap_or(Tag([0; crate::store::TAG_LEN]));
+        let tag = header.tags.newest();
         Ok((record, Write { bytes, ttl: header.clocks.ttl(now), tag }))
     }
 

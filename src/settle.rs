@@ -25,7 +25,7 @@ pub(crate) struct Write {
 pub(crate) struct Base {
     pub(crate) version: Version,
     /// The newest write tag of that version.
-    pub(crate) tag: Option<Tag>,
+    pub(crate) tag: Tag,
 }
 
 /// A store with the time that is left for it.
@@ -241,7 +241,7 @@ fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Settled> {
     }
     // Every write since ours is remembered if the one before ours still is: then ours is not among
     // them, and as its version has passed it never will be.
-    if base.tag.is_some_and(|base| tags.is_some_and(|tags| tags.contains(base))) {
+    if tags.is_some_and(|tags| tags.contains(base.tag)) {
         return Ok(Settled::Conflict(Some(current)));
     }
     Err(Error::new(

@@ -260,6 +260,23 @@ impl CookieTemplate {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_name_and_attributes_may_be_as_long_as_browsers_take_them() {
+        let path = |length: usize| Cookie::new("a").path(format!("/{}", "p".repeat(length - 1)));
+        let domain = |length: usize| Cookie::new("a").domain("d".repeat(length));
+        assert_eq!(Cookie::new("a").name(), "a");
+        for (cookie, is_taken) in [
+            (Cookie::new("n".repeat(256)), true),
+            (Cookie::new("n".repeat(257)), false),
+            (path(1024), true),
+            (path(1025), false),
+            (domain(1024), true),
+            (domain(1025), false),
+        ] {
+            assert_eq!(cookie.validate().is_ok(), is_taken, "{cookie:?}");
+        }
+    }
+
     fn token() -> Token {
         Token::parse(&[b'A'; 43]).unwrap()
     }

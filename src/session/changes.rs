@@ -184,3 +184,26 @@ pub(crate) struct Standing<'a> {
     pub(crate) decides: bool,
     pub(crate) lost: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is asked for while a commit is under way is left for the next one.
+    #[test]
+    fn what_was_committed_is_forgotten_and_what_came_later_is_not() {
+        let mut changes = Changes::default();
+        assert!(changes.is_empty());
+        changes.sign_in("alice", None);
+        changes.rotate();
+        let bookmark = changes.delta.made();
+        changes.set_lifetime(Lifetime::default());
+        changes.forget(bookmark);
+        assert!(changes.sign_in.is_none() && changes.rotate.is_none());
+        assert!(changes.lifetime().is_some() && !changes.is_empty());
+        changes.end();
+        assert!(changes.is_ended() && changes.lifetime().is_none());
+        changes.forget(changes.delta.made());
+        assert!(changes.is_empty());
+    }
+}

@@ -79,7 +79,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
     let mut earlier = None;
     let mut unknown = Vec::new();
     let mut entries: Vec<Entry> = Vec::new();
-    let mut reader = Reader { bytes: &bytes, position: FIELDS_START, end: bytes.len() };
+    let mut reader = Reader { bytes: &bytes, position: FIELDS_START };
     while !reader.is_at_end() {
         let field = reader.byte()?;
         let mut content = reader.sized()?;
@@ -101,22 +101,24 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
             EARLIER_TAGS => {
                 let (tags, rest) = content.rest().as_chunks();
                 (rest.is_empty() && tags.len() < Tags::REMEMBERED).then_some(())?;
-                once(&mut earlier, tags.iter().copied().map(Tag).collect::<Vec<_>>())?;
+                once(&mut earlier, tags)?;
             }
             VALUE => {
                 let entry = content.entry()?;
                 if let Some(previous) = entries.last() {
                     (bytes[previous.key.clone()] < bytes[entry.key.clone()]).then_some(())?;
+                } else {
+                    // Enough for most records at once.
+                    entries.reserve(16);
                 }
                 entries.push(entry);
             }
-            _ => unknown.push((field, bytes.slice(content.position..content.end))),
+            _ => unknown.push((field, bytes.slice(content.position..content.bytes.len()))),
         }
     }
     let [created, last_seen, idle_deadline, absolute_deadline] = clocks?;
-    let tags = std::iter::once(tag).chain(earlier.unwrap_or_default()).collect();
     let header = Header {
-        tags: Tags::from_newest(tags),
+        tags: Tags::new(tag, earlier.unwrap_or_default()),
         digest: SecretDigest::from_bytes(digest?),
         clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
         chosen,
@@ -134,24 +136,29 @@ fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
 
 /// A window on the record's bytes. Every method is `None` where the window ends too early.
 struct Reader<'a> {
+    /// What came before the window, and the window.
     bytes: &'a [u8],
     position: usize,
-    end: usize,
 }
 
 impl<'a> Reader<'a> {
     fn is_at_end(&self) -> bool {
-        self.position == self.end
+        self.position == self.bytes.len()
     }
 
     fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes[..self.end].get(self.position)?;
+        let byte = *self.bytes.get(self.position)?;
         self.position += 1;
         Some(byte)
     }
 
     /// A LEB128 number in its shortest form.
     fn number(&mut self) -> Option<u64> {
+        // Most are one byte long.
+        if let Some(&byte @ ..0x80) = self.bytes.get(self.position) {
+            self.position += 1;
+            return Some(u64::from(byte));
+        }
         let mut number = 0u64;
         for shift in (0..).step_by(7).take(10) {
             let byte = self.byte()?;
@@ -181,14 +188,15 @@ impl<'a> Reader<'a> {
     fn sized(&mut self) -> Option<Self> {
         let length = usize::try_from(self.number()?).ok()?;
         let start = self.position;
-        let end = start.checked_add(length).filter(|end| *end <= self.end)?;
+        let end = start.checked_add(length)?;
+        let bytes = self.bytes.get(..end)?;
         self.position = end;
-        Some(Self { bytes: self.bytes, position: start, end })
+        Some(Self { bytes, position: start })
     }
 
     fn rest(&mut self) -> &'a [u8] {
-        let rest = &self.bytes[self.position..self.end];
-        self.position = self.end;
+        let rest = &self.bytes[self.position..];
+        self.position = self.bytes.len();
         rest
     }
 
@@ -201,9 +209,9 @@ impl<'a> Reader<'a> {
     fn entry(&mut self) -> Option<Entry> {
         let flags = self.byte()?;
         let key = self.sized()?;
-        let key = key.position..key.end;
+        let key = key.position..key.bytes.len();
         std::str::from_utf8(&self.bytes[key.clone()]).ok()?;
-        Some(Entry { key, flags, value: self.position..self.end })
+        Some(Entry { key, flags, value: self.position..self.bytes.len() })
     }
 }
 
@@ -212,7 +220,7 @@ pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
     let values_size: usize =
         values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
     let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
-    out.put_slice(&header.tags.newest().unwrap_or(Tag([0; TAG_LEN])).0);
+    out.put_slice(&header.tags.newest().0);
     out.put_u8(FORMAT);
     out.put_u8(Kind::Session.letter() as u8);
     put_field(&mut out, DIGEST, header.digest.as_bytes());
@@ -360,6 +368,14 @@ mod tests {
     }
 
     #[test]
+    fn a_chosen_lifetime_is_read_back_as_it_was_chosen() {
+        for lifetime in [Lifetime::default(), Lifetime::default().browser_session()] {
+            let header = Header { chosen: Some(lifetime.into()), ..header() };
+            assert_eq!(decode(encoded(&header, &[])).unwrap().header, header);
+        }
+    }
+
+    #[test]
     fn a_newer_format_is_told_from_damage() {
         let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
         bytes[TAG_LEN] = FORMAT + 1;
@@ -432,7 +448,7 @@ mod tests {
             let mut bytes = BytesMut::new();
             put_number(&mut bytes, number);
             prop_assert_eq!(bytes.len(), number_length(number));
-            let mut reader = Reader { bytes: &bytes, position: 0, end: bytes.len() };
+            let mut reader = Reader { bytes: &bytes, position: 0 };
             prop_assert_eq!(reader.whole(Reader::number), Some(number));
         }
 

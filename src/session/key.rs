@@ -165,3 +165,23 @@ impl<T> fmt::Debug for RuntimeKey<T> {
         f.debug_tuple("Key").field(&self.name).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn both(key: impl AsKey) -> (String, bool) {
+        (key.name().to_owned(), key.survives())
+    }
+
+    #[test]
+    fn a_key_says_its_name_and_whether_it_survives() {
+        const KEY: Key<u8> = Key::new("cart");
+        assert_eq!(both(KEY), ("cart".to_owned(), false));
+        assert_eq!(both(KEY.survives_sign_in()), ("cart".to_owned(), true));
+        let key = Key::<u8>::runtime("of-7".to_owned());
+        assert_eq!(both(&key), ("of-7".to_owned(), false));
+        let key = key.survives_sign_in();
+        assert_eq!(both(&key), ("of-7".to_owned(), true));
+    }
+}

@@ -262,6 +262,22 @@ impl Clocks {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_point_in_time_is_kept_to_the_millisecond() {
+        let time = OffsetDateTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_123_456);
+        assert_eq!(Millis::of(time), Millis(1_767_225_600_123));
+        let kept = OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123);
+        assert_eq!(Millis::of(time).to_time(), Some(kept));
+        assert_eq!(Millis::of(OffsetDateTime::UNIX_EPOCH - Duration::from_secs(1)), Millis(0));
+        assert_eq!(Millis(u64::MAX).to_time(), None);
+    }
+
+    #[test]
+    fn the_limits_are_the_documented_ones() {
+        assert_eq!(Lifetime::MAX, Duration::from_secs(316_224_000));
+        assert_eq!(Lifetime::MAX_COOKIE_AGE, Duration::from_secs(34_560_000));
+    }
+
     const T0: Millis = Millis(1_800_000_000_000);
 
     fn secs(n: u64) -> Duration {

@@ -12,6 +12,7 @@ use unsticky::exchange::{Exchange, Finish};
 use unsticky::{ErrorKind, Key, Result, Session, Sessions};
 
 use super::servers::{MemcachedServer, RedisServer};
+use super::stopwatch::Stopwatch;
 use super::visit::{Visit, visit};
 
 pub const SEED: Key<u64> = Key::new("seed").survives_sign_in();
@@ -182,7 +183,7 @@ impl Deed {
 
 /// A request, from its beginning to its answer.
 pub async fn request(sessions: &Sessions, cookie: &str, deed: Deed) -> Answer {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let visit = visit(sessions, cookie, async |session: Session| deed.done_to(session).await).await;
     Answer::new(&visit, begun.elapsed())
 }
@@ -213,7 +214,7 @@ impl Held {
 
     /// Lets the request go on; the time until it is answered counts from here.
     pub async fn release(self) -> Answer {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         self.release.send(()).unwrap();
         let visit = self.visit.await.unwrap();
         Answer::new(&visit, begun.elapsed())
@@ -366,7 +367,7 @@ impl Visitors {
         // Two thousand, in two tests, would measure the machine.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let _turn = ONE_AT_A_TIME.lock().await;
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let mut waiting = JoinSet::new();
         for number in 0..1000 {
             let (cookie, deed) = match number % 4 {
@@ -449,7 +450,7 @@ impl Visitors {
 
 /// The first request after a fault: who is signed in. It succeeds, and soon.
 pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let who = async |session: Session| Ok(session.principal());
     let visit = visit(sessions, cookie, who).await;
     let took = begun.elapsed();

@@ -11,4 +11,5 @@ pub mod proxy;
 pub mod servers;
 #[cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 pub mod stand;
+pub mod stopwatch;
 pub mod visit;

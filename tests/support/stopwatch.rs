@@ -1,0 +1,45 @@
+//! Time that passes for the code under test, without the moments in which the machine ran nobody.
+
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the watcher sleeps at a time.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Naps that took far longer than that, and when they ended. A shared machine stands still for half a
+/// second now and then, and no deadline can be kept meanwhile.
+static STALLS: Mutex<Vec<(Instant, Duration)>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        static WATCHER: Once = Once::new();
+        WATCHER.call_once(|| {
+            thread::spawn(|| {
+                loop {
+                    let begun = Instant::now();
+                    thread::sleep(NAP);
+                    let stall = begun.elapsed().saturating_sub(2 * NAP);
+                    if stall > 4 * NAP {
+                        let mut stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+                        stalls.push((Instant::now(), stall));
+                    }
+                }
+            });
+        });
+        Self(Instant::now())
+    }
+
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed().saturating_sub(self.stalled())
+    }
+
+    /// How long the machine has stood still since the start.
+    pub fn stalled(self) -> Duration {
+        let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+        stalls.iter().filter(|(end, _)| *end > self.0).map(|(_, stall)| *stall).sum()
+    }
+}
