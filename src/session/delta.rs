@@ -382,6 +382,26 @@ mod tests {
         assert!(!delta.view().differs_from(&Values::default()));
     }
 
+    /// A number tells whether something came between, so none is given twice.
+    #[test]
+    fn every_change_has_a_number_of_its_own() {
+        let mut delta = Delta::default();
+        assert!(delta.is_empty());
+        let steps: [fn(&mut Delta); 4] = [
+            |delta| set(delta, "a", "1"),
+            |delta| assert_eq!(delta.made() + 1, delta.mark()),
+            Delta::start_over,
+            Delta::discard,
+        ];
+        let mut last = delta.made();
+        for step in steps.iter().cycle().take(8) {
+            step(&mut delta);
+            assert!(delta.made() > last);
+            last = delta.made();
+        }
+        assert!(delta.is_empty());
+    }
+
     #[test]
     fn overwritten_changes_are_dropped_and_committed_ones_forgotten() {
         let mut delta = Delta::default();
