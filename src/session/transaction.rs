@@ -130,3 +130,34 @@ pub(super) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T
         Error::new(ErrorKind::Decode, context)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Key;
+    use super::*;
+
+    const A: Key<u32> = Key::new("a");
+    const B: Key<u32> = Key::new("b").survives_sign_in();
+
+    #[test]
+    fn each_step_of_a_decision_is_seen_by_the_next() {
+        let nothing = Values::default();
+        let mut view = View::default();
+        let mut values = Transaction::new(&nothing, &mut view);
+        assert!(values.is_empty() && !values.contains(A));
+        values.insert(A, &1).unwrap();
+        values.update(B, |number| *number += 5).unwrap();
+        assert!(!values.is_empty() && values.contains(A));
+        assert_eq!((values.get(A).unwrap(), values.get(B).unwrap()), (Some(1), Some(5)));
+        assert_eq!(values.take(A).unwrap(), Some(1));
+        assert_eq!((values.take(A).unwrap(), values.contains(A)), (None, false));
+        values.remove(B);
+        assert!(!values.contains(B) && values.is_empty());
+        values.insert(A, &1).unwrap();
+        values.clear();
+        assert!(values.is_empty());
+        assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
+        assert_eq!(encoded("a", &"12345678", 9).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(encoded("a", &"12345678", 10).unwrap(), &b"\"12345678\""[..]);
+    }
+}
