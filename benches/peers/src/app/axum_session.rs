@@ -1,0 +1,64 @@
+//! axum_session with its Redis pool, and no session kept in the process.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum_session::{Session, SessionConfig, SessionLayer, SessionStore};
+use axum_session_redispool::SessionRedisPool;
+use time::Duration;
+
+use super::{LONG, SHORT, USER, text};
+
+type Handle = Session<SessionRedisPool>;
+
+fn count(session: &Handle) -> Result<u64, StatusCode> {
+    session.get::<String>("user").ok_or(StatusCode::UNAUTHORIZED)?;
+    Ok(session.get("count").unwrap_or(0))
+}
+
+async fn read(session: Handle) -> Result<String, StatusCode> {
+    Ok(count(&session)?.to_string())
+}
+
+async fn increment(session: Handle) -> Result<String, StatusCode> {
+    let count = count(&session)? + 1;
+    session.set("count", count);
+    Ok(count.to_string())
+}
+
+fn arrive(session: &Handle, size: usize) -> &'static str {
+    session.renew();
+    session.set("count", session.get::<u64>("count").unwrap_or(0));
+    session.set("user", USER);
+    session.set("text", text(size));
+    "welcome"
+}
+
+async fn sign_in(session: Handle) -> &'static str {
+    arrive(&session, SHORT)
+}
+
+async fn sign_in_1k(session: Handle) -> &'static str {
+    arrive(&session, LONG)
+}
+
+async fn sign_out(session: Handle) -> &'static str {
+    session.destroy();
+    "goodbye"
+}
+
+pub async fn app(url: &str) -> Router {
+    let pool = redis_pool::RedisPool::from(redis::Client::open(url).unwrap());
+    let config =
+        SessionConfig::default().with_memory_lifetime(Duration::ZERO).with_prefix_with_host(false);
+    let pool = SessionRedisPool::from(pool);
+    let store = SessionStore::<SessionRedisPool>::new(Some(pool), config).await.unwrap();
+    Router::new()
+        .route("/plain", get(async || "plain"))
+        .route("/read", get(read))
+        .route("/increment", post(increment))
+        .route("/sign-in", post(sign_in))
+        .route("/sign-in-1k", post(sign_in_1k))
+        .route("/sign-out", post(sign_out))
+        .layer(SessionLayer::new(store))
+}

@@ -1,0 +1,99 @@
+//! The applications that are compared: the same routes, once for each contender.
+//!
+//! | route | what it does |
+//! |---|---|
+//! | `/empty` | nothing, outside of every session layer |
+//! | `/plain` | nothing, inside of it |
+//! | `/read` | one value of the session, as text |
+//! | `/increment` | counts one up |
+//! | `/sign-in`, `/sign-in-1k` | who is signed in, a count and a text of 100 or 1024 bytes, under a new secret |
+//! | `/sign-out` | ends the session |
+
+mod actix_session;
+mod axum_session;
+mod hand;
+mod tower_sessions;
+mod unsticky;
+
+use std::io::Read as _;
+use std::net::TcpListener;
+
+use axum::Router;
+use tokio::runtime;
+
+pub const CONTENDERS: [&str; 10] = [
+    "hand-axum",
+    "hand-axum-nodelay",
+    "unsticky-axum",
+    "tower-sessions",
+    "tower-sessions, save always",
+    "axum_session",
+    "hand-actix",
+    "hand-actix-nodelay",
+    "unsticky-actix",
+    "actix-session",
+];
+
+/// The hand-written application of the same framework.
+pub fn baseline(contender: &str) -> &'static str {
+    if contender.contains("actix") { "hand-actix" } else { "hand-axum" }
+}
+
+const USER: &str = "account-4711";
+const SHORT: usize = 100;
+const LONG: usize = 1024;
+
+/// Serves on one thread until standard input ends.
+pub fn serve(contender: &str, redis: &str) {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    println!("{}", listener.local_addr().unwrap().port());
+    match contender {
+        "hand-axum" => axum(listener, hand::axum(redis, false)),
+        "hand-axum-nodelay" => axum(listener, hand::axum(redis, true)),
+        "unsticky-axum" => axum(listener, unsticky::axum(redis)),
+        "tower-sessions" => axum(listener, tower_sessions::app(redis, false)),
+        "tower-sessions, save always" => axum(listener, tower_sessions::app(redis, true)),
+        "axum_session" => axum(listener, axum_session::app(redis)),
+        "hand-actix" => hand::actix(listener, redis, false),
+        "hand-actix-nodelay" => hand::actix(listener, redis, true),
+        "unsticky-actix" => unsticky::actix(listener, redis),
+        "actix-session" => actix_session::serve(listener, redis),
+        _ => panic!("there is no {contender}"),
+    }
+}
+
+fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+            stream.set_nodelay(true).unwrap();
+        });
+        let app = app.await.route("/empty", axum::routing::get(async || "empty"));
+        axum::serve(listener, app).await.unwrap();
+    });
+}
+
+/// Serves what the macro below makes of an application, with one worker.
+macro_rules! serve_actix {
+    ($listener:expr, $app:expr) => {
+        HttpServer::new($app)
+            .workers(1)
+            .listen($listener)
+            .unwrap()
+            .disable_signals()
+            .run()
+            .await
+            .unwrap()
+    };
+}
+use serve_actix;
+
+fn text(bytes: usize) -> String {
+    "x".repeat(bytes)
+}
+

@@ -1,0 +1,145 @@
+//! What was measured, as it is kept: one file of JSON for each kind of measurement.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One figure, measured once in each round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// What was measured.
+    pub figure: String,
+    /// Under which circumstances.
+    pub labels: BTreeMap<String, String>,
+    pub unit: String,
+    pub values: Vec<f64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// The machine, the versions and the day.
+    pub about: BTreeMap<String, String>,
+    pub records: Vec<Record>,
+}
+
+pub fn labels<const N: usize>(labels: [(&str, String); N]) -> BTreeMap<String, String> {
+    labels.into_iter().map(|(label, value)| (label.to_owned(), value)).collect()
+}
+
+impl Results {
+    pub fn new() -> Self {
+        Self { about: about(), records: Vec::new() }
+    }
+
+    /// Adds the value of one more round.
+    pub fn push(&mut self, figure: &str, labels: BTreeMap<String, String>, unit: &str, value: f64) {
+        // Four digits say more than is true.
+        let value = format!("{value:.3e}").parse().unwrap_or(value);
+        match self.records.iter_mut().find(|it| it.figure == figure && it.labels == labels) {
+            Some(record) => record.values.push(value),
+            None => self.records.push(Record {
+                figure: figure.to_owned(),
+                labels,
+                unit: unit.to_owned(),
+                values: vec![value],
+            }),
+        }
+    }
+
+    pub fn load(directory: &Path, name: &str) -> Option<Self> {
+        let text = fs::read_to_string(directory.join(name).with_extension("json")).ok()?;
+        Some(serde_json::from_str(&text).expect("the results are in another form"))
+    }
+
+    /// One line for each record, so that a new measurement is a diff that can be read.
+    pub fn save(&self, directory: &Path, name: &str) {
+        let about = serde_json::to_string_pretty(&self.about).unwrap();
+        let records: Vec<_> =
+            self.records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
+        let text =
+            format!("{{\n\"about\": {about},\n\"records\": [\n{}\n]\n}}\n", records.join(",\n"));
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join(name).with_extension("json"), text).unwrap();
+    }
+
+    /// The figures that have all these labels.
+    pub fn all<'a>(
+        &'a self,
+        figure: &'a str,
+        wanted: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = &'a Record> {
+        self.records.iter().filter(move |record| {
+            record.figure == figure
+                && wanted.iter().all(|(label, value)| {
+                    record.labels.get(*label).is_some_and(|it| it == value)
+                })
+        })
+    }
+
+    pub fn one<'a>(&'a self, figure: &'a str, wanted: &'a [(&'a str, &'a str)]) -> Option<&'a Record> {
+        self.all(figure, wanted).next()
+    }
+}
+
+impl Record {
+    pub fn median(&self) -> f64 {
+        median(&self.values)
+    }
+
+    /// The median of the ratios of the rounds: both sides of each ran at nearly the same time.
+    pub fn over(&self, other: &Self) -> f64 {
+        let ratios: Vec<_> =
+            self.values.iter().zip(&other.values).map(|(one, other)| one / other).collect();
+        median(&ratios)
+    }
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
+    }
+}
+
+fn about() -> BTreeMap<String, String> {
+    let run = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let locked = include_str!("../Cargo.lock");
+    let version = |name: &str| {
+        let found = locked.split("[[package]]").filter_map(|package| {
+            let mut lines = package.lines().skip(1);
+            (lines.next()? == format!("name = \"{name}\"")).then_some(())?;
+            lines.next()?.strip_prefix("version = ")
+        });
+        found.map(|version| version.trim_matches('"').to_owned()).collect::<Vec<_>>().join(", ")
+    };
+    let mut about = labels([
+        ("cores", std::thread::available_parallelism().map_or(0, usize::from).to_string()),
+        ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
+        ("date", run("date", &["-u", "+%Y-%m-%d"])),
+        ("rustc", run("rustc", &["--version"])),
+        ("redis-server", run("redis-server", &["--version"]).split(' ').nth(2).unwrap_or("").into()),
+        ("memcached", run("memcached", &["--version"])),
+    ]);
+    for name in [
+        "actix-session", "actix-web", "axum", "axum_session", "memcache", "redis", "tokio",
+        "tower-sessions", "tower-sessions-redis-store", "unsticky",
+    ] {
+        about.insert(name.to_owned(), version(name));
+    }
+    about
+}
+
+/// Where the committed results are.
+pub fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../results")
+}

@@ -1,0 +1,176 @@
+//! Whole applications against each other.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use crate::app::CONTENDERS;
+use crate::load::{Browser, Jar, Workload, round};
+use crate::results::{Results, labels};
+use crate::servers::RedisServer;
+
+/// So many browsers at once.
+const BROWSERS: usize = 32;
+
+/// So many browsers increment one session at once, each so often: 200 times in all.
+const CROWD: usize = 40;
+const INCREMENTS: usize = 5;
+
+/// How long and how often.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    pub rounds: usize,
+    pub duration: Duration,
+}
+
+struct App {
+    name: &'static str,
+    port: u16,
+    process: Child,
+    /// The application ends with it.
+    _stdin: ChildStdin,
+}
+
+impl App {
+    /// On a core of its own, where there are two.
+    fn start(name: &'static str, redis: &str) -> Self {
+        let own = std::env::current_exe().unwrap();
+        let mut command = match pin(0) {
+            Some(mut command) => {
+                command.arg(own);
+                command
+            }
+            None => Command::new(own),
+        };
+        command.args(["serve", name, redis]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let stdin = process.stdin.take().unwrap();
+        Self { name, port: line.trim().parse().unwrap(), process, _stdin: stdin }
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A command that runs what follows on one core.
+fn pin(core: usize) -> Option<Command> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(core.to_string());
+    let works = Command::new("taskset").args(["-c", "0", "true"]).status();
+    (cores > 1 && works.is_ok_and(|status| status.success())).then_some(command)
+}
+
+/// Moves this process, and the servers it starts from now on, to the other core.
+fn move_over() {
+    if pin(1).is_some() {
+        let own = std::process::id().to_string();
+        let _ = Command::new("taskset").args(["-cp", "1", &own]).stdout(Stdio::null()).status();
+    }
+}
+
+pub fn run(effort: Effort) -> Results {
+    move_over();
+    let redis = RedisServer::start();
+    let apps: Vec<_> = CONTENDERS.iter().map(|name| App::start(name, &redis.url())).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut results = Results::new();
+    runtime.block_on(async {
+        for app in &apps {
+            traffic(app, &redis, &mut results).await;
+            lost_updates(app, &mut results).await;
+        }
+        for number in 0..effort.rounds {
+            for workload in Workload::ALL {
+                // Another one begins each time.
+                let first = (number * 3) % apps.len();
+                for app in apps[first..].iter().chain(&apps[..first]) {
+                    measure(app, workload, effort.duration, &mut results).await;
+                    redis.cli(&["FLUSHALL"]);
+                }
+            }
+            eprintln!("web: round {} of {}", number + 1, effort.rounds);
+        }
+    });
+    results
+}
+
+async fn measure(app: &App, workload: Workload, duration: Duration, results: &mut Results) {
+    let round = round(app.port, app.pid(), workload, BROWSERS, duration).await;
+    let labels =
+        labels([("contender", app.name.to_owned()), ("workload", workload.name().to_owned())]);
+    let requests = round.requests as f64;
+    let mut push = |figure, unit, value| results.push(figure, labels.clone(), unit, value);
+    push("throughput", "1/s", requests / round.elapsed.as_secs_f64());
+    push("p50", "us", round.quantile(0.5));
+    push("p99", "us", round.quantile(0.99));
+    push("cpu", "us/request", round.cpu.as_secs_f64() * 1e6 / requests);
+    push("busy", "share of a core", round.cpu.as_secs_f64() / round.elapsed.as_secs_f64());
+}
+
+/// How many commands a request sends to Redis, and how often Redis is waited for: counted with one
+/// browser, whose requests follow each other.
+async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
+    const REQUESTS: usize = 50;
+    let mut browser = Browser::open(app.port).await.unwrap();
+    for workload in Workload::ALL {
+        let mut jars = workload.prepare(&mut browser, REQUESTS + 1).await;
+        // Scripts are loaded and pools filled with the first one.
+        workload.request(&mut browser, &mut jars).await;
+        redis.cli(&["CONFIG", "RESETSTAT"]);
+        for _ in 0..REQUESTS {
+            workload.request(&mut browser, &mut jars).await.unwrap();
+        }
+        let stats = redis.cli(&["INFO", "stats"]);
+        let number = |name: &str| {
+            let line = stats.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse::<f64>().ok()).unwrap_or(f64::NAN)
+        };
+        // What a script runs inside of the server counts as a command there.
+        let inside = 2 * redis.calls("evalsha");
+        // And so does what was asked here: the reset itself, and this connection's read of it.
+        let commands = number("total_commands_processed:") - inside as f64 - 1.0;
+        let reads = number("total_reads_processed:") - 2.0;
+        let labels =
+            labels([("contender", app.name.to_owned()), ("workload", workload.name().to_owned())]);
+        let per_request = |count: f64| (count / REQUESTS as f64 * 10.0).round().max(0.0) / 10.0;
+        results.push("commands", labels.clone(), "1/request", per_request(commands));
+        results.push("round trips", labels, "1/request", per_request(reads));
+    }
+}
+
+/// Increments one session at once, and counts what is missing afterwards.
+async fn lost_updates(app: &App, results: &mut Results) {
+    let mut first = Browser::open(app.port).await.unwrap();
+    first.post("/sign-in").await;
+    let jar: Jar = first.jar.clone();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..CROWD {
+        let (jar, port) = (jar.clone(), app.port);
+        tasks.spawn(async move {
+            let mut browser = Browser::open(port).await.unwrap();
+            browser.jar = jar;
+            let mut answered = 0;
+            for _ in 0..INCREMENTS {
+                answered += u64::from(browser.post("/increment").await.status == 200);
+            }
+            answered
+        });
+    }
+    let answered: u64 = tasks.join_all().await.into_iter().sum();
+    let count = first.get("/read").await.body;
+    let count: u64 = std::str::from_utf8(&count).unwrap().parse().unwrap_or(0);
+    let labels = labels([("contender", app.name.to_owned())]);
+    results.push("lost updates", labels.clone(), "count", answered.saturating_sub(count) as f64);
+    results.push("increments", labels, "count", answered as f64);
+}
