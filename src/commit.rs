@@ -1,6 +1,7 @@
 //! The end of a request at the store: the plan's commands, and what becomes of a commit that meets a
 //! newer record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -26,9 +27,8 @@ impl Loaded {
     }
 
     /// The same session from a newer read.
-    fn newer(&self, stored: Stored) -> Result<Self> {
-        let record = decode(self.id, stored.bytes)?;
-        Ok(Self { id: self.id, key: self.key.clone(), record, version: stored.version })
+    fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
+        Ok(self.at(decode(self.id, stored.bytes)?, stored.version))
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) type Decide<'a> = dyn FnMut(&mut Transaction<'_>) -> Result<()> + Sen
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
     /// The session as it stands now.
-    pub(crate) loaded: Option<Loaded>,
+    pub(crate) loaded: Option<Arc<Loaded>>,
     /// A Set-Cookie header for it.
     pub(crate) cookie: Option<String>,
     /// The changes were not kept, or not all of them.
@@ -64,7 +64,7 @@ pub(crate) struct Committed {
 }
 
 impl Committed {
-    fn at(loaded: Loaded) -> Self {
+    fn at(loaded: Arc<Loaded>) -> Self {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
@@ -77,9 +77,9 @@ impl Committed {
 pub(crate) struct Commit<'a, 'd> {
     pub(crate) settings: &'a Settings,
     pub(crate) caller: Caller<'a>,
-    pub(crate) loaded: Option<Loaded>,
+    pub(crate) loaded: Option<Arc<Loaded>>,
     /// Other sessions whose valid tokens came with the same request.
-    pub(crate) others: Vec<Loaded>,
+    pub(crate) others: Vec<Arc<Loaded>>,
     pub(crate) changes: Changes,
     pub(crate) is_activity: bool,
     /// A token of our name came with the request, valid or not.
@@ -87,12 +87,12 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) decide: Option<&'d mut Decide<'d>>,
 }
 
-impl Commit<'_, '_> {
+impl<'a> Commit<'a, '_> {
     /// Carries out a plan. An error means that everything is as it was before.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
         if self.changes.is_ended() {
             for other in std::mem::take(&mut self.others) {
-                self.end(&other).await?;
+                Box::pin(self.end(&other)).await?;
             }
         }
         let Some(loaded) = self.loaded.take() else {
@@ -100,7 +100,7 @@ impl Commit<'_, '_> {
                 Plan::Create => {
                     // Values are taken from a session; this request has lost it.
                     self.changes.delta.check_taken(&Values::default())?;
-                    match self.create().await? {
+                    match Box::pin(self.create()).await? {
                         // Nothing came after the end.
                         Committed { loaded: None, .. }
                             if self.changes.is_ended() && self.is_presented =>
@@ -119,9 +119,9 @@ impl Commit<'_, '_> {
         };
         match plan {
             Plan::Nothing | Plan::Forget | Plan::Gone | Plan::Create => Ok(Committed::at(loaded)),
-            Plan::Refresh => Ok(Committed::at(self.refresh(loaded).await)),
+            Plan::Refresh => Ok(Committed::at(Box::pin(self.refresh(loaded)).await)),
             Plan::Save { new_secret } => self.save(loaded, new_secret).await,
-            Plan::Delete => Ok(match self.end(&loaded).await? {
+            Plan::Delete => Ok(match Box::pin(self.end(&loaded)).await? {
                 true => self.removed(),
                 // Somebody else signed in on it: their session, and their cookie.
                 false => Committed::lost(),
@@ -131,19 +131,19 @@ impl Commit<'_, '_> {
                 let nothing = Values::default();
                 let mut view = self.changes.delta.replay(&nothing, false)?;
                 self.decide(&nothing, &mut view)?;
-                if !self.end(&loaded).await? {
+                if !Box::pin(self.end(&loaded)).await? {
                     return Ok(self.gone(&loaded));
                 }
                 // From here on the old session is no more, whatever becomes of the new one.
-                match self.create().await {
+                match Box::pin(self.create()).await {
                     Ok(Committed { loaded: None, .. }) => Ok(self.removed()),
                     Ok(created) => Ok(created),
                     Err(error) => Ok(Committed { failure: Some(error), ..self.removed() }),
                 }
             }
             Plan::CreateThenDelete => {
-                let created = self.create().await?;
-                if let Err(error) = self.end(&loaded).await {
+                let created = Box::pin(self.create()).await?;
+                if let Err(error) = Box::pin(self.end(&loaded)).await {
                     // Better nobody than two: without its cookie the new session is nobody's.
                     if let Some(created) = &created.loaded {
                         let _ = self.caller.delete(&created.key, created.version).await;
@@ -183,7 +183,7 @@ impl Commit<'_, '_> {
             match self.caller.create(&key, &write).await {
                 Ok(Created::Created(version)) => {
                     let cookie = Some(self.cookie(&header, &token, now));
-                    let loaded = Loaded { id: token.id, key, record, version };
+                    let loaded = Arc::new(Loaded { id: token.id, key, record, version });
                     return Ok(Committed { cookie, ..Committed::at(loaded) });
                 }
                 Ok(Created::Occupied) => {}
@@ -200,7 +200,7 @@ impl Commit<'_, '_> {
         })
     }
 
-    async fn save(&mut self, loaded: Loaded, new_secret: bool) -> Result<Committed> {
+    async fn save(&mut self, loaded: Arc<Loaded>, new_secret: bool) -> Result<Committed> {
         let settings = self.settings;
         let signing_in = self.changes.principal().is_some();
         let mut secret = if new_secret { Some(Secret::random(&*settings.entropy)?) } else { None };
@@ -223,7 +223,7 @@ impl Commit<'_, '_> {
                         return Ok(Committed::at(current));
                     }
                     // No write will tell whether the decision was made on the newest record.
-                    match self.caller.load(&current.key).await? {
+                    match Box::pin(self.caller.load(&current.key)).await? {
                         Some(stored) if stored.version == current.version => {
                             return Ok(Committed::at(current));
                         }
@@ -238,32 +238,16 @@ impl Commit<'_, '_> {
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
                     match self.caller.replace(&current.key, &write, current.base()).await? {
                         Settled::Applied(version) => {
-                            let loaded = Loaded { record, version, ..current };
-                            return Ok(Committed { cookie, ..Committed::at(loaded) });
+                            let saved = current.at(record, version);
+                            return Ok(Committed { cookie, ..Committed::at(saved) });
                         }
                         Settled::Followed(stored) => {
                             return Ok(followed(&header, current.newer(stored)?, cookie));
                         }
                         Settled::Missing => None,
                         Settled::Conflict(stored) => {
-                            event::conflict(current.id);
-                            let is_stale = match turn {
-                                None => {
-                                    let joined = turn_of(settings, self.caller, current.id).await?;
-                                    let waited = joined.waited();
-                                    turn = Some(joined);
-                                    waited
-                                }
-                                Some(_) if attempt < PROMPT_ATTEMPTS => false,
-                                Some(_) => {
-                                    self.pause(attempt).await?;
-                                    true
-                                }
-                            };
-                            match stored {
-                                Some(stored) if !is_stale => Some(stored),
-                                _ => self.caller.load(&current.key).await?,
-                            }
+                            // Rare, so the future of every commit need not hold it.
+                            Box::pin(self.overtaken(&current, stored, &mut turn, attempt)).await?
                         }
                     }
                 }
@@ -287,12 +271,44 @@ impl Commit<'_, '_> {
                 }
                 (Merge::StartFresh, _) => {
                     self.changes.delta.check_taken(&Values::default())?;
-                    return self.create().await;
+                    return Box::pin(self.create()).await;
                 }
                 (_, _) => return Ok(self.gone(&loaded)),
             }
         }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Another request wrote first: what to go on from, after those of this process that have met a
+    /// conflict on the same session before.
+    async fn overtaken(
+        &mut self,
+        current: &Loaded,
+        stored: Option<Stored>,
+        turn: &mut Option<Turn<'a>>,
+        attempt: u32,
+    ) -> Result<Option<Stored>> {
+        event::conflict(current.id);
+        let is_stale = match turn {
+            None => turn.insert(self.turn(current.id).await?).waited(),
+            Some(_) if attempt < PROMPT_ATTEMPTS => false,
+            Some(_) => {
+                self.pause(attempt).await?;
+                true
+            }
+        };
+        match stored {
+            Some(stored) if !is_stale => Ok(Some(stored)),
+            _ => self.caller.load(&current.key).await,
+        }
+    }
+
+    /// Waits for the commits of the same session in this process that met a conflict before.
+    async fn turn(&mut self, id: SessionId) -> Result<Turn<'a>> {
+        let turn = timeout_at(self.caller.deadline(), self.settings.queues.wait(id)).await;
+        turn.map_err(|_| {
+            Error::new(ErrorKind::Contended, "too many requests change this session at once")
+        })
     }
 
     /// The session is no more: it is not brought back, and no cookie of any kind is sent.
@@ -312,7 +328,7 @@ impl Commit<'_, '_> {
 
     /// Extends the idle timeout. Whatever happens to it, the request goes on: somebody else has
     /// written, or the next request will try again.
-    async fn refresh(&mut self, loaded: Loaded) -> Loaded {
+    async fn refresh(&mut self, loaded: Arc<Loaded>) -> Arc<Loaded> {
         match self.try_refresh(&loaded).await {
             Ok(Some(refreshed)) => refreshed,
             Ok(None) => loaded,
@@ -323,7 +339,7 @@ impl Commit<'_, '_> {
         }
     }
 
-    async fn try_refresh(&mut self, loaded: &Loaded) -> Result<Option<Loaded>> {
+    async fn try_refresh(&mut self, loaded: &Loaded) -> Result<Option<Arc<Loaded>>> {
         let now = self.settings.now();
         if loaded.record.header.clocks.expired(now) {
             return Ok(None);
@@ -333,7 +349,7 @@ impl Commit<'_, '_> {
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
         Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
-            Settled::Applied(version) => Some(Loaded { record, version, ..loaded.clone() }),
+            Settled::Applied(version) => Some(loaded.at(record, version)),
             Settled::Followed(stored) => followed(&header, loaded.newer(stored)?, None).loaded,
             Settled::Conflict(_) | Settled::Missing => None,
         })
@@ -412,18 +428,13 @@ impl Commit<'_, '_> {
         now: Millis,
     ) -> Result<(Record, Write)> {
         let values = view.values(base);
-        let bytes = codec::encode(header, &values);
-        if bytes.len() > self.settings.max_record {
-            let context = format!(
-                "{} bytes, and at most {} are allowed",
-                bytes.len(),
-                self.settings.max_record
-            );
+        let (bytes, index) = codec::encode_indexed(header, &values);
+        let (size, max) = (bytes.len(), self.settings.max_record);
+        let Some(index) = index.filter(|_| size <= max) else {
+            let context = format!("{size} bytes, and at most {max} are allowed");
             return Err(Error::new(ErrorKind::TooLarge, context));
-        }
-        // What was just encoded is decoded again: only the index is wanted, and it is cheap.
-        let record = codec::decode(bytes.clone())
-            .map_err(|_| Error::new(ErrorKind::Encode, "the record can not be read back"))?;
+        };
+        let record = Record { header: header.clone(), values: Values::new(bytes.clone(), index) };
         let tag = header.tags.newest();
         Ok((record, Write { bytes, ttl: header.clocks.ttl(now), tag }))
     }
@@ -448,22 +459,11 @@ impl Commit<'_, '_> {
 }
 
 /// A write that was settled as applied, with others on top of it.
-fn followed(ours: &Header, newer: Loaded, cookie: Option<String>) -> Committed {
+fn followed(ours: &Header, newer: Arc<Loaded>, cookie: Option<String>) -> Committed {
     if !ours.same_sign_in(&newer.record.header) {
         return Committed::lost();
     }
     // A secret that was replaced meanwhile is void.
     let cookie = cookie.filter(|_| ours.digest == newer.record.header.digest);
     Committed { cookie, ..Committed::at(newer) }
-}
-
-/// Waits for the commits of the same session in this process that met a conflict before.
-async fn turn_of<'a>(
-    settings: &'a Settings,
-    caller: Caller<'_>,
-    id: SessionId,
-) -> Result<Turn<'a>> {
-    timeout_at(caller.deadline(), settings.queues.wait(id)).await.map_err(|_| {
-        Error::new(ErrorKind::Contended, "too many requests change this session at once")
-    })
 }

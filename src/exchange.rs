@@ -38,12 +38,11 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
-use tokio::task::JoinHandle;
-
 use crate::config::{OnServerError, Sessions};
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
+use crate::lasting::Lasting;
 use crate::session::Session;
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
@@ -85,7 +84,7 @@ impl Exchange {
 
     /// Commits what the handler changed; `status` is its response's.
     ///
-    /// Must be called inside a tokio runtime: the commit runs in a task of its own.
+    /// Must be called inside a tokio runtime: a commit that is dropped unfinished goes on there.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.session.take() else {
             return Finish::Ready(Reply::default());
@@ -99,7 +98,7 @@ impl Exchange {
             let error = Error::unavailable("a commit needs a tokio runtime");
             return Finish::Ready(Reply::of(&session, true, Some(error)));
         };
-        Finish::Pending(Commit(runtime.spawn(async move {
+        Finish::Pending(Commit(Lasting::new(runtime, async move {
             let error = session.commit_at_the_end(failed).await.err();
             Reply::of(&session, failed, error)
         })))
@@ -125,21 +124,16 @@ pub enum Finish {
     Pending(Commit),
 }
 
-/// A commit in a task of its own: it goes on if this future is dropped.
+/// A commit under way: when it is dropped unfinished, it goes on in a task of its own.
 #[derive(Debug)]
 #[must_use = "the reply has to be applied to the response"]
-pub struct Commit(JoinHandle<Reply>);
+pub struct Commit(Lasting<Reply>);
 
 impl Future for Commit {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
-        Pin::new(&mut self.0).poll(cx).map(|joined| match joined {
-            Ok(reply) => reply,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is shutting down.
-            Err(error) => Reply { error: Some(Error::outcome_unknown(error)), ..Reply::default() },
-        })
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -105,6 +105,7 @@ pub mod exchange;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod lasting;
 mod limits;
 mod queue;
 mod session;

@@ -136,7 +136,7 @@ impl<'a> Caller<'a> {
                 Ok(Replaced::Conflict(current)) if in_doubt => {
                     let current = match current {
                         Some(current) => Some(current),
-                        None => self.read_back(key).await?,
+                        None => Box::pin(self.read_back(key)).await?,
                     };
                     return settled(current, write.tag, base);
                 }
@@ -144,7 +144,7 @@ impl<'a> Caller<'a> {
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     in_doubt = true;
                     event::outcome_in_doubt(key);
-                    match self.read_back(key).await? {
+                    match Box::pin(self.read_back(key)).await? {
                         // Not applied so far. The same write again is harmless, and once one of the
                         // two is applied the other one never can be.
                         Some(current) if current.version == base.version => {

@@ -19,6 +19,13 @@ pub(crate) struct Loaded {
     pub(crate) version: Version,
 }
 
+impl Loaded {
+    /// The same session as a later write left it.
+    pub(crate) fn at(&self, record: Record, version: Version) -> Arc<Self> {
+        Arc::new(Self { id: self.id, key: self.key.clone(), record, version })
+    }
+}
+
 /// Something that the handler asked for, and when: the number of the change.
 #[derive(Debug, Clone)]
 struct Intent<T> {

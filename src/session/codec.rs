@@ -106,7 +106,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
             VALUE => {
                 let entry = content.entry()?;
                 if let Some(previous) = entries.last() {
-                    (bytes[previous.key.clone()] < bytes[entry.key.clone()]).then_some(())?;
+                    (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;
                 } else {
                     // Enough for most records at once.
                     entries.reserve(16);
@@ -211,12 +211,20 @@ impl<'a> Reader<'a> {
         let key = self.sized()?;
         let key = key.position..key.bytes.len();
         std::str::from_utf8(&self.bytes[key.clone()]).ok()?;
-        Some(Entry { key, flags, value: self.position..self.bytes.len() })
+        Entry::new(key, flags, self.position..self.bytes.len())
     }
 }
 
 /// The bytes of a record. `values` must come in ascending order of their keys.
 pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
+    encode_indexed(header, values).0
+}
+
+/// The bytes of a record, and where in them the values lie: what decoding them would find out.
+pub(crate) fn encode_indexed(
+    header: &Header,
+    values: &[(&str, Value)],
+) -> (Bytes, Option<Vec<Entry>>) {
     let values_size: usize =
         values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
     let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
@@ -249,16 +257,20 @@ pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
     for (field, content) in &header.unknown {
         put_field(&mut out, *field, content);
     }
-    for (key, value) in values {
+    let index = values.iter().map(|(key, value)| {
         let key_length = number_length(key.len() as u64) + key.len();
         out.put_u8(VALUE);
         put_number(&mut out, (1 + key_length + value.bytes.len()) as u64);
         out.put_u8(value.flags);
         put_number(&mut out, key.len() as u64);
+        let key_start = out.len();
         out.put_slice(key.as_bytes());
+        let value_start = out.len();
         out.put_slice(&value.bytes);
-    }
-    out.freeze()
+        Entry::new(key_start..value_start, value.flags, value_start..out.len())
+    });
+    let index = index.collect();
+    (out.freeze(), index)
 }
 
 fn put_field(out: &mut BytesMut, field: u8, content: &[u8]) {
@@ -333,6 +345,10 @@ mod tests {
             let record =
                 decode(encoded(&header, &[("a", "1"), ("b", "[2]"), ("bb", "\"x\"")])).unwrap();
             assert_eq!(record.header, header);
+            let values: Vec<_> = record.values.iter().collect();
+            let (bytes, index) = encode_indexed(&header, &values);
+            let indexed = Values::new(bytes, index.unwrap());
+            assert!(indexed.iter().eq(record.values.iter()), "the index is another one");
             assert_eq!(record.values.len(), 3);
             assert_eq!(record.values.get("a"), Some(value("1")));
             assert_eq!(record.values.get("bb"), Some(value("\"x\"")));

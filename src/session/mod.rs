@@ -21,6 +21,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use self::changes::{Changes, Loaded};
@@ -38,6 +39,7 @@ use self::transaction::{decoded, encoded};
 use crate::config::{Sessions, Settings};
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lasting::Lasting;
 
 /// The session of a request.
 ///
@@ -108,9 +110,9 @@ struct Inner {
 }
 
 struct State {
-    loaded: Option<Loaded>,
+    loaded: Option<Arc<Loaded>>,
     /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
-    others: Vec<Loaded>,
+    others: Vec<Arc<Loaded>>,
     changes: Changes,
     used: bool,
     is_passive: bool,
@@ -126,7 +128,7 @@ struct State {
 
 impl State {
     fn base(&self) -> Option<&Loaded> {
-        self.changes.base(self.loaded.as_ref())
+        self.changes.base(self.loaded.as_deref())
     }
 
     fn with_values<T>(&self, read: impl FnOnce(&delta::View, &Values) -> T) -> T {
@@ -344,7 +346,7 @@ impl Session {
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {
         let state = self.state();
-        state.changes.signed_in(state.loaded.as_ref()).cloned()
+        state.changes.signed_in(state.loaded.as_deref()).cloned()
     }
 
     /// Whether somebody is signed in.
@@ -472,7 +474,7 @@ impl Session {
         F: Fn(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let session = self.clone();
-        in_own_task(async move {
+        to_the_end(async move {
             let mut decided = None;
             let result = &mut decided;
             let mut decide = move |values: &mut Transaction<'_>| {
@@ -503,7 +505,7 @@ impl Session {
     ///   and the response has begun.
     pub async fn save(&self) -> Result<()> {
         let session = self.clone();
-        in_own_task(async move { session.commit(false, None).await }).await
+        to_the_end(async move { session.commit(false, None).await }).await
     }
 
     /// Reads the record again: to see what other requests wrote, or whether the session still lives.
@@ -555,12 +557,9 @@ impl fmt::Debug for Session {
 }
 
 /// Runs a future to its end even if nobody waits for it any more.
-async fn in_own_task<T: Send + 'static>(
+async fn to_the_end<T: Send + 'static>(
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(future).await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(Error::outcome_unknown(error)),
-    }
+    let runtime = Handle::try_current().map_err(Error::unavailable)?;
+    Lasting::new(runtime, future).await
 }

@@ -161,9 +161,28 @@ pub(crate) struct Values {
 /// Where a value lies in the record's bytes.
 #[derive(Clone)]
 pub(crate) struct Entry {
-    pub(crate) key: Range<usize>,
-    pub(crate) flags: u8,
-    pub(crate) value: Range<usize>,
+    key: Range<u32>,
+    value: Range<u32>,
+    flags: u8,
+}
+
+impl Entry {
+    /// `None` where the record is larger than any that is ever written.
+    pub(crate) fn new(key: Range<usize>, flags: u8, value: Range<usize>) -> Option<Self> {
+        let narrow = |range: Range<usize>| {
+            Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?)
+        };
+        Some(Self { key: narrow(key)?, value: narrow(value)?, flags })
+    }
+
+    /// Where the key lies.
+    pub(crate) fn key(&self) -> Range<usize> {
+        self.key.start as usize..self.key.end as usize
+    }
+
+    fn value(&self) -> Range<usize> {
+        self.value.start as usize..self.value.end as usize
+    }
 }
 
 /// One value: its encoded bytes and its flags.
@@ -193,20 +212,19 @@ impl Values {
 
     fn key(&self, entry: &Entry) -> &str {
         self.source
-            .get(entry.key.clone())
+            .get(entry.key())
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
             .unwrap_or_default()
     }
 
     fn value(&self, entry: &Entry) -> Value {
-        Value { bytes: self.source.slice(entry.value.clone()), flags: entry.flags }
+        Value { bytes: self.source.slice(entry.value()), flags: entry.flags }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Value> {
         // The order of UTF-8 text is the order of its bytes.
-        let found = self
-            .entries
-            .binary_search_by(|entry| self.source[entry.key.clone()].cmp(key.as_bytes()));
+        let found =
+            self.entries.binary_search_by(|entry| self.source[entry.key()].cmp(key.as_bytes()));
         found.ok().and_then(|index| self.entries.get(index)).map(|entry| self.value(entry))
     }
 

@@ -1,6 +1,6 @@
 //! The life of a session inside one request: read once, committed, closed.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 
@@ -38,13 +38,20 @@ impl Session {
         if !self.0.presented.has_tokens() {
             return Ok(());
         }
-        let found = {
+        let mut found = {
             let time = self.store_time();
-            let look_ups =
-                self.0.presented.tokens().map(|token| self.look_up(time.caller(), token));
-            futures_util::future::try_join_all(look_ups).await?
+            let look_up = |token| self.look_up(time.caller(), token);
+            let mut tokens = self.0.presented.tokens();
+            match (tokens.next(), tokens.next()) {
+                // Nearly always, and without a list of futures.
+                (Some(only), None) => look_up(only).await?.into_iter().collect(),
+                (first, second) => {
+                    let tokens = first.into_iter().chain(second).chain(tokens);
+                    let found = futures_util::future::try_join_all(tokens.map(look_up)).await?;
+                    found.into_iter().flatten().collect::<Vec<_>>()
+                }
+            }
         };
-        let mut found: Vec<_> = found.into_iter().flatten().collect();
         let mut state = self.state();
         if found.len() > 1 {
             // ASVS 5.0 15.3.7: which of them the person meant can not be known.
@@ -57,7 +64,7 @@ impl Session {
     }
 
     /// The session of a token, if the token is valid.
-    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Option<Loaded>> {
+    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Option<Arc<Loaded>>> {
         let settings = self.settings();
         let key = settings.key(token.id);
         let Some(stored) = caller.load(&key).await? else { return Ok(None) };
@@ -75,7 +82,7 @@ impl Session {
             event::expired(token.id);
             return Ok(None);
         }
-        Ok(Some(Loaded { id: token.id, key, record, version: stored.version }))
+        Ok(Some(Arc::new(Loaded { id: token.id, key, record, version: stored.version })))
     }
 
     /// Reads the record again; see [`Session::reload`].
@@ -97,7 +104,7 @@ impl Session {
         if let Some((record, version)) = newer {
             {
                 let mut state = self.state();
-                state.loaded = Some(Loaded { record, version, ..loaded });
+                state.loaded = Some(loaded.at(record, version));
                 state.changes.delta.mark();
             }
             return self.rebase(|_, _| ());
@@ -126,7 +133,7 @@ impl Session {
     fn plan(&self, state: &State, failed: bool, decides: bool) -> Plan {
         let settings = self.settings();
         let standing = Standing {
-            loaded: state.loaded.as_ref(),
+            loaded: state.loaded.as_deref(),
             presented: self.0.presented.is_named(),
             now: settings.now(),
             configured: &settings.lifetime,
@@ -195,8 +202,8 @@ impl Session {
                 let state = self.state();
                 (state.changes.delta.made(), state.changes.clone(), state.loaded.clone())
             };
-            change(&mut changes, loaded.as_ref());
-            changes.rebase(loaded.as_ref())?;
+            change(&mut changes, loaded.as_deref());
+            changes.rebase(loaded.as_deref())?;
             let mut state = self.state();
             if state.changes.delta.made() == made {
                 state.changes = changes;

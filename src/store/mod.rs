@@ -8,6 +8,8 @@ mod memory;
 mod redis;
 
 mod connect;
+#[cfg(feature = "redis")]
+mod heartbeat;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 mod runtimes;
 
@@ -201,7 +203,7 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     kind: Kind,
-    text: Box<str>,
+    text: Arc<str>,
 }
 
 impl StoreKey {
@@ -211,7 +213,7 @@ impl StoreKey {
         text.push(kind.letter());
         text.push(':');
         id.encode_into(&mut text);
-        Self { kind, text: text.into_boxed_str() }
+        Self { kind, text: text.into() }
     }
 
     /// The whole key, ready for the backend.

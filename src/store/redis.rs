@@ -128,7 +128,7 @@ impl RedisStore {
         match self.send(&script.by_hash(key, arguments)).await {
             // The server has answered that it ran nothing; EVAL runs the script and keeps it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
-                self.write(&script.by_source(key, arguments)).await
+                Box::pin(self.write(&script.by_source(key, arguments))).await
             }
             outcome => outcome.map_err(|failure| failure.into_error(Access::Write)),
         }
@@ -145,7 +145,7 @@ impl RedisStore {
                     // The server has answered that it wrote nothing, and the connection is given
                     // up: after a failover another server stands behind the name.
                     Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
-                        slot.send(command).await
+                        Box::pin(slot.send(command)).await
                     }
                     outcome => outcome,
                 }

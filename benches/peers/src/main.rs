@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! peers web|stores|costs|core [--quick | --check]   measures, and writes benches/results/*.json
+//! peers one <contender> <workload>                   one of them, for a profiler
 //! peers report                                      writes benches/RESULTS.md and its plots
 //! ```
 //!
@@ -9,9 +10,13 @@
 
 mod app;
 mod load;
+#[path = "../../../tests/support/proxy.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod proxy;
 mod results;
 #[path = "../../../tests/support/servers.rs"]
 mod servers;
+mod stores;
 mod web;
 
 use std::time::Duration;
@@ -28,7 +33,12 @@ fn main() {
     };
     let measured = match arguments[..] {
         ["serve", contender, redis] => return app::serve(contender, redis),
+        ["one", contender, workload, ..] => {
+            web::one(contender, workload, effort);
+            return;
+        }
         ["web", ..] => web::run(effort),
+        ["stores", ..] => stores::run(effort),
         _ => panic!("peers web|stores|costs|core [--quick | --check], or peers report"),
     };
     if written {

@@ -80,8 +80,9 @@ fn move_over() {
 }
 
 pub fn run(effort: Effort) -> Results {
-    move_over();
+    // Redis may run on either core, wherever there is time left.
     let redis = RedisServer::start();
+    move_over();
     let apps: Vec<_> = CONTENDERS.iter().map(|name| App::start(name, &redis.url())).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut results = Results::new();
@@ -102,6 +103,26 @@ pub fn run(effort: Effort) -> Results {
             eprintln!("web: round {} of {}", number + 1, effort.rounds);
         }
     });
+    results
+}
+
+/// One workload on one contender, for a profiler that looks at the process.
+pub fn one(name: &str, workload: &str, effort: Effort) -> Results {
+    // Redis may run on either core, wherever there is time left.
+    let redis = RedisServer::start();
+    move_over();
+    let name = CONTENDERS.into_iter().find(|it| *it == name).unwrap();
+    let app = App::start(name, &redis.url());
+    println!("process {}", app.pid());
+    let workload = Workload::ALL.into_iter().find(|it| it.name() == workload).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut results = Results::new();
+    for _ in 0..effort.rounds {
+        runtime.block_on(measure(&app, workload, effort.duration, &mut results));
+    }
+    for record in &results.records {
+        println!("{} {} {}", record.figure, record.median(), record.unit);
+    }
     results
 }
 

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::limits;
+use crate::store::heartbeat::Heartbeat;
 
 /// Where to connect to, and how long to wait.
 #[derive(Clone)]
@@ -161,7 +162,10 @@ impl Slot {
         let _place = self.places.try_acquire().map_err(|_| {
             Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
         })?;
-        let link = self.link().await.map_err(Failure::NotSent)?;
+        let link = match self.connected() {
+            Some(link) => link,
+            None => Box::pin(self.link()).await.map_err(Failure::NotSent)?,
+        };
         let mut connection = link.connection.clone();
         let waiting = Waiting::new(self, &link);
         let limit = self.settings.response_timeout;
@@ -185,6 +189,14 @@ impl Slot {
             self.discard(link.generation);
         }
         Failure::Answered(answer)
+    }
+
+    /// The current connection, if there is one.
+    fn connected(&self) -> Option<Arc<Link>> {
+        match &self.state().phase {
+            Phase::Connected(link) => Some(Arc::clone(link)),
+            _ => None,
+        }
     }
 
     /// The current connection, or the one that is being made.
@@ -389,7 +401,7 @@ async fn attempt(
     };
     let task = tokio::spawn(async move {
         let _vacate = vacate;
-        Batching { driver, yielded: false }.await;
+        Batching { driver, yielded: false, heartbeat: Heartbeat::new() }.await;
     });
     let link = Arc::new(Link {
         connection,
@@ -510,6 +522,7 @@ fn configuration() -> AsyncConnectionConfig {
 struct Batching {
     driver: Driver,
     yielded: bool,
+    heartbeat: Heartbeat,
 }
 
 impl Future for Batching {
@@ -518,6 +531,7 @@ impl Future for Batching {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.yielded = !self.yielded;
         if self.yielded {
+            self.heartbeat.poll(cx);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

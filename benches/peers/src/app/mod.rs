@@ -43,7 +43,7 @@ const USER: &str = "account-4711";
 const SHORT: usize = 100;
 const LONG: usize = 1024;
 
-/// Serves on one thread until standard input ends.
+/// Serves until standard input ends.
 pub fn serve(contender: &str, redis: &str) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -67,14 +67,16 @@ pub fn serve(contender: &str, redis: &str) {
 }
 
 fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
-    runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    // What `#[tokio::main]` makes: as many workers as there are cores, which is one.
+    runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
             stream.set_nodelay(true).unwrap();
         });
         let app = app.await.route("/empty", axum::routing::get(async || "empty"));
-        axum::serve(listener, app).await.unwrap();
+        // As a task, since the thread that blocks here is not the worker.
+        tokio::spawn(async { axum::serve(listener, app).await }).await.unwrap().unwrap();
     });
 }
 
