@@ -16,6 +16,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "benchmarks")]
 
 mod backend;
+mod canned;
 mod codec;
 mod contention;
 mod exchange;

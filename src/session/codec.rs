@@ -154,18 +154,20 @@ impl<'a> Reader<'a> {
 
     /// A LEB128 number in its shortest form.
     fn number(&mut self) -> Option<u64> {
+        let rest = self.bytes.get(self.position..)?;
         // Most are one byte long.
-        if let Some(&byte @ ..0x80) = self.bytes.get(self.position) {
+        if let Some(&byte @ ..0x80) = rest.first() {
             self.position += 1;
             return Some(u64::from(byte));
         }
-        let mut number = 0u64;
-        for shift in (0..).step_by(7).take(10) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            number |= bits.checked_shl(shift).filter(|shifted| shifted >> shift == bits)?;
-            if byte & 0x80 == 0 {
-                return (byte != 0 || shift == 0).then_some(number);
+        let mut number = 0;
+        for (place, &byte) in rest.iter().take(10).enumerate() {
+            number |= u64::from(byte & 0x7f) << (7 * place);
+            if byte < 0x80 {
+                // A zero at the end would be a longer form; only one bit of the tenth byte has room.
+                let is_shortest = byte != 0 && (place < 9 || byte == 1);
+                self.position += place + 1;
+                return is_shortest.then_some(number);
             }
         }
         None

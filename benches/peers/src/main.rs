@@ -9,10 +9,18 @@
 //! With `--check` everything runs just long enough to see that it works, and nothing is written.
 
 mod app;
+#[path = "../../sessions/canned.rs"]
+mod canned;
+mod core;
+mod costs;
 mod load;
 #[path = "../../../tests/support/proxy.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod proxy;
+#[path = "../../sessions/request.rs"]
+#[allow(dead_code, reason = "the criterion benchmarks use more of it")]
+mod request;
+mod report;
 mod results;
 #[path = "../../../tests/support/servers.rs"]
 mod servers;
@@ -38,6 +46,12 @@ fn main() {
             return;
         }
         ["web", ..] => web::run(effort),
+        ["report"] => return report::write(),
+        ["work", name, times] => return core::work(name, times.parse().unwrap()),
+        ["core", ..] => core::run(effort),
+        ["costs", "--check"] => costs::run(effort, 1_000),
+        ["costs", "--quick"] => costs::run(effort, 100_000),
+        ["costs"] => costs::run(effort, 1_000_000),
         ["stores", ..] => stores::run(effort),
         _ => panic!("peers web|stores|costs|core [--quick | --check], or peers report"),
     };

@@ -64,22 +64,19 @@ impl Results {
         fs::write(directory.join(name).with_extension("json"), text).unwrap();
     }
 
-    /// The figures that have all these labels.
-    pub fn all<'a>(
-        &'a self,
-        figure: &'a str,
-        wanted: &'a [(&'a str, &'a str)],
-    ) -> impl Iterator<Item = &'a Record> {
-        self.records.iter().filter(move |record| {
-            record.figure == figure
-                && wanted.iter().all(|(label, value)| {
-                    record.labels.get(*label).is_some_and(|it| it == value)
-                })
-        })
+    /// The records of this figure that have all these labels.
+    pub fn all(&self, figure: &str, wanted: &[(&str, &str)]) -> Vec<&Record> {
+        let has = |record: &Record| {
+            let is = |(label, value): &(&str, &str)| {
+                record.labels.get(*label).is_some_and(|it| it == value)
+            };
+            record.figure == figure && wanted.iter().all(is)
+        };
+        self.records.iter().filter(|record| has(record)).collect()
     }
 
-    pub fn one<'a>(&'a self, figure: &'a str, wanted: &'a [(&'a str, &'a str)]) -> Option<&'a Record> {
-        self.all(figure, wanted).next()
+    pub fn one(&self, figure: &str, wanted: &[(&str, &str)]) -> Option<&Record> {
+        self.all(figure, wanted).into_iter().next()
     }
 }
 

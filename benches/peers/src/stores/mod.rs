@@ -70,7 +70,13 @@ async fn client(backend: &str, name: &str, port: u16) -> Client {
             let client = redis::Client::open(info).unwrap();
             Client::Redis(client.get_multiplexed_async_connection().await.unwrap())
         }
-        _ => Client::Memcache(AsyncMetaClient::connect(("127.0.0.1", port)).await.unwrap()),
+        _ => {
+            let patience = Duration::from_secs(10);
+            let builder = AsyncMetaClient::builder()
+                .connect_timeout(Some(patience))
+                .io_timeout(Some(patience));
+            Client::Memcache(builder.connect_async(("127.0.0.1", port)).await.unwrap())
+        }
     }
 }
 

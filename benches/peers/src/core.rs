@@ -1,0 +1,107 @@
+//! The crate's own work, without servers and frameworks: time, and instructions, which repeat exactly.
+
+use std::hint::black_box;
+use std::process::Command;
+use std::time::Instant;
+
+use tokio::runtime::Builder;
+use unsticky::Session;
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::testing::internals::{Decoded, record};
+
+use crate::canned::canned;
+use crate::request::{COUNT, increment, read, request};
+use crate::results::{Results, labels};
+use crate::web::Effort;
+
+pub const WORK: [&str; 9] = [
+    "no cookie",
+    "no cookie, with a handle",
+    "cookie, unused",
+    "decode ten values",
+    "one value",
+    "signed-in read",
+    "increment",
+    "re-sign-in",
+    "a task for a commit",
+];
+
+/// Does it so many times.
+pub fn work(name: &str, times: usize) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (sessions, cookie) = canned().await;
+        let ten = record(10, 20);
+        let handle = Exchange::begin(&sessions, [cookie.as_bytes()], None).handle();
+        let session: Session = handle.session().await.unwrap();
+        for _ in 0..times {
+            match name {
+                "no cookie" | "cookie, unused" => {
+                    let header = if name == "no cookie" { "theme=dark; lang=en" } else { &cookie };
+                    let exchange = Exchange::begin(&sessions, [black_box(header).as_bytes()], None);
+                    assert!(matches!(exchange.finish(200), Finish::Ready(_)));
+                }
+                "no cookie, with a handle" => {
+                    let header = black_box("theme=dark; lang=en");
+                    let exchange = Exchange::begin(&sessions, [header.as_bytes()], None);
+                    black_box(exchange.handle());
+                    assert!(matches!(exchange.finish(200), Finish::Ready(_)));
+                }
+                "decode ten values" => drop(Decoded::new(black_box(&ten).clone()).unwrap()),
+                "one value" => drop(black_box(session.get(COUNT).unwrap())),
+                "signed-in read" => read(&sessions, &cookie).await,
+                "increment" => increment(&sessions, &cookie).await,
+                "re-sign-in" => {
+                    let sign_in = async |session: Session| session.sign_in("account-4711");
+                    drop(request(&sessions, &cookie, sign_in).await);
+                }
+                "a task for a commit" => tokio::spawn(async {}).await.unwrap(),
+                _ => panic!("there is no {name}"),
+            }
+        }
+    });
+}
+
+pub fn run(effort: Effort) -> Results {
+    let mut results = Results::new();
+    // What a call of `work` costs once, and long enough to measure.
+    let times = (effort.duration.as_micros() as usize).max(2_000);
+    for _ in 0..effort.rounds {
+        for name in WORK {
+            let elapsed = |times| {
+                let start = Instant::now();
+                work(name, times);
+                start.elapsed().as_nanos() as f64
+            };
+            let (few, many) = (elapsed(times / 10), elapsed(times));
+            let nanos = (many - few) / (times - times / 10) as f64;
+            results.push("time", labels([("work", name.to_owned())]), "ns", nanos);
+        }
+    }
+    for name in WORK {
+        match (instructions(name, 1_000), instructions(name, 3_000)) {
+            (Some(few), Some(many)) => {
+                let each = (many - few) / 2_000.0;
+                results.push("instructions", labels([("work", name.to_owned())]), "count", each);
+            }
+            _ => {
+                eprintln!("core: instructions are not counted; install valgrind for that");
+                break;
+            }
+        }
+    }
+    results
+}
+
+/// How many instructions a process of its own needs, by callgrind's count.
+fn instructions(name: &str, times: usize) -> Option<f64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["work", name, &times.to_string()])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let count = text.lines().find_map(|line| line.split_once("Collected : "))?.1;
+    count.trim().parse().ok()
+}
