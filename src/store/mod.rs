@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 pub use self::connect::{ConnectError, connect};
 #[cfg(feature = "memcached")]
@@ -241,31 +242,57 @@ impl fmt::Display for StoreKey {
     }
 }
 
+/// The verbs of a pointer are those of the store it points to, with no future around theirs: what
+/// `async_trait` would make of them is written out.
 macro_rules! forward {
     ($($pointer:ident),*) => {$(
-        #[async_trait]
         #[deny(clippy::missing_trait_methods)]
         impl<S: Store + ?Sized> Store for $pointer<S> {
-            async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-                (**self).create(key, bytes, ttl).await
+            fn create<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
+                bytes: Bytes,
+                ttl: Duration,
+            ) -> BoxFuture<'c, Result<Created>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).create(key, bytes, ttl)
             }
 
-            async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-                (**self).load(key).await
+            fn load<'a, 'b, 'c>(&'a self, key: &'b StoreKey) -> BoxFuture<'c, Result<Option<Stored>>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).load(key)
             }
 
-            async fn replace(
-                &self,
-                key: &StoreKey,
+            fn replace<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
                 bytes: Bytes,
                 ttl: Duration,
                 version: Version,
-            ) -> Result<Replaced> {
-                (**self).replace(key, bytes, ttl, version).await
+            ) -> BoxFuture<'c, Result<Replaced>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).replace(key, bytes, ttl, version)
             }
 
-            async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-                (**self).delete(key, version).await
+            fn delete<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
+                version: Option<Version>,
+            ) -> BoxFuture<'c, Result<Deleted>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).delete(key, version)
             }
         }
     )*};
