@@ -207,7 +207,8 @@ pub async fn round(
     duration: Duration,
 ) -> Round {
     // Every browser begins when all are ready.
-    let (ready, begun) = (Arc::new(Barrier::new(browsers + 1)), Arc::new(Barrier::new(browsers + 1)));
+    let (ready, begun) =
+        (Arc::new(Barrier::new(browsers + 1)), Arc::new(Barrier::new(browsers + 1)));
     let mut tasks = JoinSet::new();
     for _ in 0..browsers {
         let (ready, begun) = (ready.clone(), begun.clone());

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! peers web|stores|costs|core [--quick | --check]   measures, and writes benches/results/*.json
-//! peers one <contender> <workload>                   one of them, for a profiler
-//! peers report                                      writes benches/RESULTS.md and its plots
+//! peers report [--quick | --check]                  writes benches/RESULTS.md and its plots
+//! peers one <contender> <workload>                  one of them, for a profiler
 //! ```
 //!
-//! With `--check` everything runs just long enough to see that it works, and nothing is written.
+//! With `--quick` the results go to `target/results`. With `--check` everything runs just long enough to
+//! see that it works and nothing is written; the report is compared with the one that is there.
 
 mod app;
 #[path = "../../sessions/canned.rs"]
@@ -17,45 +18,76 @@ mod load;
 #[path = "../../../tests/support/proxy.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod proxy;
+mod report;
 #[path = "../../sessions/request.rs"]
 #[allow(dead_code, reason = "the criterion benchmarks use more of it")]
 mod request;
-mod report;
 mod results;
 #[path = "../../../tests/support/servers.rs"]
 mod servers;
 mod stores;
 mod web;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use web::Effort;
 
+/// How much is to be done, and what for.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Full,
+    Quick,
+    Check,
+}
+
+impl Mode {
+    fn effort(self) -> Effort {
+        let (rounds, millis) = match self {
+            Self::Full => (9, 400),
+            Self::Quick => (3, 200),
+            Self::Check => (1, 20),
+        };
+        Effort { rounds, duration: Duration::from_millis(millis) }
+    }
+
+    fn most_sessions(self) -> usize {
+        match self {
+            Self::Full => 1_000_000,
+            Self::Quick => 100_000,
+            Self::Check => 1_000,
+        }
+    }
+
+    /// Where the results go, and where those of a report come from.
+    fn directory(self) -> PathBuf {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        package.join(if self == Self::Quick { "target/results" } else { "../results" })
+    }
+}
+
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (effort, written) = match arguments.last() {
-        Some(&"--check") => (Effort { rounds: 1, duration: Duration::from_millis(20) }, false),
-        Some(&"--quick") => (Effort { rounds: 3, duration: Duration::from_millis(200) }, true),
-        _ => (Effort { rounds: 9, duration: Duration::from_millis(400) }, true),
+    let mut arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let mode = match arguments.last() {
+        Some(&"--check") => Mode::Check,
+        Some(&"--quick") => Mode::Quick,
+        _ => Mode::Full,
     };
+    arguments.retain(|argument| !argument.starts_with("--"));
+    let effort = mode.effort();
     let measured = match arguments[..] {
         ["serve", contender, redis] => return app::serve(contender, redis),
-        ["one", contender, workload, ..] => {
-            web::one(contender, workload, effort);
-            return;
-        }
-        ["web", ..] => web::run(effort),
-        ["report"] => return report::write(),
         ["work", name, times] => return core::work(name, times.parse().unwrap()),
-        ["core", ..] => core::run(effort),
-        ["costs", "--check"] => costs::run(effort, 1_000),
-        ["costs", "--quick"] => costs::run(effort, 100_000),
-        ["costs"] => costs::run(effort, 1_000_000),
-        ["stores", ..] => stores::run(effort),
-        _ => panic!("peers web|stores|costs|core [--quick | --check], or peers report"),
+        ["one", contender, workload] => return web::one(contender, workload, effort),
+        ["report"] => return report::report(&mode.directory(), mode == Mode::Check),
+        ["web"] => web::run(effort),
+        ["stores"] => stores::run(effort),
+        ["costs"] => costs::run(effort, mode.most_sessions()),
+        ["core"] => core::run(effort),
+        _ => panic!("see the beginning of benches/peers/src/main.rs"),
     };
-    if written {
-        measured.save(&results::committed(), arguments[0]);
+    if mode != Mode::Check {
+        measured.save(&mode.directory(), arguments[0]);
     }
 }

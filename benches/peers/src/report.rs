@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use crate::app::{CONTENDERS, baseline};
 use crate::core::WORK;
 use crate::load::Workload;
-use crate::results::{Record, Results, committed};
+use crate::results::{Record, Results};
 
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 90, 181),
@@ -22,15 +22,25 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
 ];
 
-pub fn write() {
-    let directory = committed();
+/// Writes the page beside the directory of the results, or says that the one there is another.
+pub fn report(directory: &Path, only_check: bool) {
     let load = |name: &str| {
-        Results::load(&directory, name)
-            .unwrap_or_else(|| panic!("benches/results/{name}.json is missing: measure it first"))
+        let missing = || panic!("{name}.json is missing: measure it first");
+        Results::load(directory, name).unwrap_or_else(missing)
     };
-    let page = Page { web: load("web"), stores: load("stores"), costs: load("costs"), core: load("core") };
-    page.plots(&directory);
-    fs::write(directory.join("../RESULTS.md"), page.text()).unwrap();
+    let (web, stores, costs, core) = (load("web"), load("stores"), load("costs"), load("core"));
+    let page = Page { web, stores, costs, core };
+    let path = directory.join("../RESULTS.md");
+    if only_check {
+        let is_up_to_date = fs::read_to_string(path).is_ok_and(|text| text == page.text());
+        assert!(
+            is_up_to_date,
+            "benches/RESULTS.md does not follow from benches/results: write it anew"
+        );
+    } else {
+        page.plots(directory);
+        fs::write(path, page.text()).unwrap();
+    }
 }
 
 struct Page {
@@ -74,7 +84,9 @@ impl Page {
 
     fn web_figure(&self, figure: &str, contender: &str, workload: &str) -> &Record {
         let wanted = [("contender", contender), ("workload", workload)];
-        self.web.one(figure, &wanted).unwrap_or_else(|| panic!("{figure} of {contender} is missing"))
+        self.web
+            .one(figure, &wanted)
+            .unwrap_or_else(|| panic!("{figure} of {contender} is missing"))
     }
 
     /// Throughput, as a ratio to the hand-written application's of the same rounds.
@@ -108,43 +120,67 @@ impl Page {
         for (framework, hand) in [("axum", "hand-axum-nodelay"), ("actix", "hand-actix-nodelay")] {
             let own = format!("unsticky-{framework}");
             for (workload, wanted) in [
-                ("no cookie", 0.99), ("cookie, unused", 0.99), ("read", 1.15), ("read 1 KiB", 1.15),
-                ("increment", 1.0), ("sign-in", 0.9), ("re-sign-in", 0.9), ("sign-out", 0.9),
+                ("no cookie", 0.99),
+                ("cookie, unused", 0.99),
+                ("read", 1.15),
+                ("read 1 KiB", 1.15),
+                ("increment", 1.0),
+                ("sign-in", 0.9),
+                ("re-sign-in", 0.9),
+                ("sign-out", 0.9),
             ] {
                 let ratio = self.ratio(&own, hand, workload);
-                at_least(format!("{framework}, {workload}: throughput over by hand"), wanted, ratio);
+                at_least(
+                    format!("{framework}, {workload}: throughput over by hand"),
+                    wanted,
+                    ratio,
+                );
             }
         }
         for (workers, by_hand) in [("1", 0.6), ("2", 0.75)] {
             for callers in ["64", "256"] {
                 let ratio = self.load_ratio("redis", "by hand", "1024", callers, workers, "0");
-                let what = format!("Redis load, {callers} callers, {workers} worker(s): over the limit by hand");
+                let what = format!(
+                    "Redis load, {callers} callers, {workers} worker(s): over the limit by hand"
+                );
                 at_least(what, by_hand, ratio);
             }
         }
         for callers in ["64", "256"] {
             let ratio = self.load_ratio("redis", REDIS, "1024", callers, "1", "0");
-            at_least(format!("Redis load, {callers} callers, 1 worker: over the crate redis, nodelay"), 2.0, ratio);
+            at_least(
+                format!("Redis load, {callers} callers, 1 worker: over the crate redis, nodelay"),
+                2.0,
+                ratio,
+            );
         }
         for (callers, wanted) in [("64", 3.0), ("256", 4.0)] {
             for workers in ["1", "2"] {
                 let ratio = self.load_ratio("memcached", MEMCACHE, "1024", callers, workers, "0");
-                let what = format!("Memcached load, {callers} callers, {workers} worker(s): over AsyncMetaClient");
+                let what = format!(
+                    "Memcached load, {callers} callers, {workers} worker(s): over AsyncMetaClient"
+                );
                 at_least(what, wanted, ratio);
             }
         }
         for (backend, other) in [("redis", REDIS), ("memcached", MEMCACHE)] {
             for workers in ["1", "2"] {
                 let ratio = self.load_ratio(backend, other, "1024", "1", workers, "0");
-                at_least(format!("{backend} load, 1 caller, {workers} worker(s): over {other}"), 0.95, ratio);
+                at_least(
+                    format!("{backend} load, 1 caller, {workers} worker(s): over {other}"),
+                    0.95,
+                    ratio,
+                );
             }
         }
         let mut at_most = |what: String, wanted: f64, unit: &str, measured: f64| {
-            let (met, wanted) = (measured <= wanted * 1.005, format!("≤ {} {unit}", digits(wanted)));
+            let (met, wanted) =
+                (measured <= wanted * 1.005, format!("≤ {} {unit}", digits(wanted)));
             goals.push(Goal { what, wanted, measured, met });
         };
         for framework in ["axum", "actix"] {
-            let (own, hand) = (format!("unsticky-{framework}"), format!("hand-{framework}-nodelay"));
+            let (own, hand) =
+                (format!("unsticky-{framework}"), format!("hand-{framework}-nodelay"));
             for workload in ["read", "increment"] {
                 let p99 = self.web_figure("p99", &own, workload);
                 let ratio = p99.over(self.web_figure("p99", &hand, workload));
@@ -152,12 +188,24 @@ impl Page {
             }
             let by_hand = self.extra_cpu(&hand, "read");
             let own_read = self.extra_cpu(&own, "read");
-            at_most(format!("{framework}, read: CPU over the empty route, as by hand"), by_hand, "µs", own_read);
+            at_most(
+                format!("{framework}, read: CPU over the empty route, as by hand"),
+                by_hand,
+                "µs",
+                own_read,
+            );
             let unused = self.extra_cpu(&own, "cookie, unused");
-            at_most(format!("{framework}, cookie, unused: CPU over the empty route"), 1.0, "µs", unused);
+            at_most(
+                format!("{framework}, cookie, unused: CPU over the empty route"),
+                1.0,
+                "µs",
+                unused,
+            );
         }
         for (work, wanted) in [
-            ("no cookie, with a handle", 150.0), ("decode ten values", 120.0), ("one value", 250.0),
+            ("no cookie, with a handle", 150.0),
+            ("decode ten values", 120.0),
+            ("one value", 250.0),
             ("signed-in read", 1000.0),
         ] {
             let time = self.core.one("time", &[("work", work)]).map_or(f64::NAN, Record::median);
@@ -167,7 +215,12 @@ impl Page {
             let wanted = [("backend", "redis"), ("payload", payload), ("written", "once")];
             let bytes = self.costs.one("memory", &wanted).map_or(f64::NAN, Record::median);
             let over = bytes - payload.parse::<f64>().unwrap_or(0.0);
-            at_most(format!("Redis, a session of {payload} B: bytes over its payload"), 200.0, "B", over);
+            at_most(
+                format!("Redis, a session of {payload} B: bytes over its payload"),
+                200.0,
+                "B",
+                over,
+            );
         }
         goals
     }
@@ -186,12 +239,15 @@ impl Page {
         for contender in CONTENDERS {
             let _ = write!(page, "| {contender}");
             for workload in &header {
-                let _ = write!(page, " | {:.2}", self.ratio(contender, baseline(contender), workload));
+                let _ =
+                    write!(page, " | {:.2}", self.ratio(contender, baseline(contender), workload));
             }
             let lost = self.web.one("lost updates", &[("contender", contender)]);
             let _ = writeln!(page, " | {} |", lost.map_or(f64::NAN, Record::median));
         }
-        page.push_str("\n![CPU of a request](results/cpu.svg)\n\n![Latency](results/latency.svg)\n\n");
+        page.push_str(
+            "\n![CPU of a request](results/cpu.svg)\n\n![Latency](results/latency.svg)\n\n",
+        );
         let tables = [
             ("Requests a second:", "throughput"),
             ("Latency, median, µs:", "p50"),
@@ -216,15 +272,35 @@ impl Page {
         }
     }
 
-    fn load_record(&self, backend: &str, client: &str, bytes: &str, callers: &str, workers: &str, delay: &str) -> &Record {
+    fn load_record(
+        &self,
+        backend: &str,
+        client: &str,
+        bytes: &str,
+        callers: &str,
+        workers: &str,
+        delay: &str,
+    ) -> &Record {
         let wanted = [
-            ("backend", backend), ("client", client), ("bytes", bytes), ("callers", callers),
-            ("workers", workers), ("delay", delay),
+            ("backend", backend),
+            ("client", client),
+            ("bytes", bytes),
+            ("callers", callers),
+            ("workers", workers),
+            ("delay", delay),
         ];
         self.stores.one("load", &wanted).unwrap_or_else(|| panic!("{wanted:?} is missing"))
     }
 
-    fn load_ratio(&self, backend: &str, other: &str, bytes: &str, callers: &str, workers: &str, delay: &str) -> f64 {
+    fn load_ratio(
+        &self,
+        backend: &str,
+        other: &str,
+        bytes: &str,
+        callers: &str,
+        workers: &str,
+        delay: &str,
+    ) -> f64 {
         let own = self.load_record(backend, "unsticky", bytes, callers, workers, delay);
         own.over(self.load_record(backend, other, bytes, callers, workers, delay))
     }
@@ -242,9 +318,12 @@ impl Page {
                 for delay in ["0", "1"] {
                     for workers in ["1", "2"] {
                         for callers in ["1", "64", "256"] {
-                            let own = self.load_record(backend, "unsticky", bytes, callers, workers, delay);
-                            let by_hand = self.load_ratio(backend, "by hand", bytes, callers, workers, delay);
-                            let other = self.load_ratio(backend, library, bytes, callers, workers, delay);
+                            let own = self
+                                .load_record(backend, "unsticky", bytes, callers, workers, delay);
+                            let by_hand =
+                                self.load_ratio(backend, "by hand", bytes, callers, workers, delay);
+                            let other =
+                                self.load_ratio(backend, library, bytes, callers, workers, delay);
                             let _ = writeln!(
                                 page,
                                 "| {backend} | {bytes} | {delay} | {workers} | {callers} | {} | {by_hand:.2} | {other:.2} |",
@@ -283,7 +362,8 @@ impl Page {
                 let _ = write!(page, "| {backend} | {bytes}");
                 for verb in ["load", "replace", "create", "delete"] {
                     let wanted = [("backend", backend), ("bytes", bytes), ("verb", verb)];
-                    let time = self.costs.one("server time", &wanted).map_or(f64::NAN, Record::median);
+                    let time =
+                        self.costs.one("server time", &wanted).map_or(f64::NAN, Record::median);
                     let _ = write!(page, " | {}", digits(time));
                 }
                 page.push_str(" |\n");
@@ -291,12 +371,14 @@ impl Page {
         }
         page.push_str("\nRequests a second, outside of a framework, with so many sessions alive:\n\n![Requests against sessions](results/scale.svg)\n\n| backend | workload |");
         let counts = ["1000", "10000", "100000", "1000000"];
-        let _ = writeln!(page, " {} |\n|---|---{}|", counts.join(" | "), "|---".repeat(counts.len()));
+        let _ =
+            writeln!(page, " {} |\n|---|---{}|", counts.join(" | "), "|---".repeat(counts.len()));
         for backend in ["redis", "memcached"] {
             for workload in ["read", "increment"] {
                 let _ = write!(page, "| {backend} | {workload}");
                 for sessions in counts {
-                    let wanted = [("backend", backend), ("sessions", sessions), ("workload", workload)];
+                    let wanted =
+                        [("backend", backend), ("sessions", sessions), ("workload", workload)];
                     let rate = self.costs.one("requests", &wanted).map(Record::median);
                     let _ = write!(page, " | {}", rate.map_or("–".to_owned(), digits));
                 }
@@ -322,7 +404,8 @@ impl Page {
         for (backend, library) in [("redis", REDIS), ("memcached", MEMCACHE)] {
             for client in ["unsticky", "by hand", library] {
                 let points = [1.0, 64.0, 256.0].map(|callers: f64| {
-                    let record = self.load_record(backend, client, "1024", &callers.to_string(), "1", "0");
+                    let record =
+                        self.load_record(backend, client, "1024", &callers.to_string(), "1", "0");
                     (callers, record.median() / 1000.0)
                 });
                 series.push((format!("{backend}: {client}"), points.to_vec()));
@@ -350,16 +433,28 @@ impl Page {
         let path = directory.join("scale.svg");
         lines(&path, "Cost of a request", "live sessions", "microseconds", &series);
 
-        let shown: Vec<_> = CONTENDERS.iter().filter(|name| **name != "axum_session").copied().collect();
-        let bars_of = |value: &dyn Fn(&str, &str) -> f64, workloads: [&str; 3]| -> Vec<(String, Vec<f64>)> {
-            shown
-                .iter()
-                .map(|name| (name.to_string(), workloads.map(|workload| value(name, workload)).to_vec()))
-                .collect()
-        };
-        let cpu = bars_of(&|name, workload| self.extra_cpu(name, workload), ["read", "increment", "re-sign-in"]);
+        let shown: Vec<_> =
+            CONTENDERS.iter().filter(|name| **name != "axum_session").copied().collect();
+        let bars_of =
+            |value: &dyn Fn(&str, &str) -> f64, workloads: [&str; 3]| -> Vec<(String, Vec<f64>)> {
+                shown
+                    .iter()
+                    .map(|name| {
+                        (name.to_string(), workloads.map(|workload| value(name, workload)).to_vec())
+                    })
+                    .collect()
+            };
+        let cpu = bars_of(
+            &|name, workload| self.extra_cpu(name, workload),
+            ["read", "increment", "re-sign-in"],
+        );
         let path = directory.join("cpu.svg");
-        bars(&path, "CPU of a request over the empty route, µs (axum_session: over 50)", &["read", "increment", "re-sign-in"], &cpu);
+        bars(
+            &path,
+            "CPU of a request over the empty route, µs (axum_session: over 50)",
+            &["read", "increment", "re-sign-in"],
+            &cpu,
+        );
         let latency = bars_of(
             &|name, which| {
                 let (figure, workload) = which.split_once(' ').unwrap_or_default();
@@ -368,7 +463,12 @@ impl Page {
             ["p50 read", "p99 read", "p99 increment"],
         );
         let path = directory.join("latency.svg");
-        bars(&path, "Latency with 32 browsers, µs (axum_session: over 3000)", &["read, p50", "read, p99", "increment, p99"], &latency);
+        bars(
+            &path,
+            "Latency with 32 browsers, µs (axum_session: over 3000)",
+            &["read, p50", "read, p99", "increment, p99"],
+            &latency,
+        );
     }
 }
 
@@ -388,7 +488,8 @@ fn digits(value: f64) -> String {
 fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[(String, Vec<(f64, f64)>)]) {
     let all = || series.iter().flat_map(|(_, points)| points.iter().copied());
     let most = all().map(|point| point.1).fold(0.0, f64::max);
-    let (first, last) = all().fold((f64::MAX, 1.0_f64), |(low, high), (x, _)| (low.min(x), high.max(x)));
+    let (first, last) =
+        all().fold((f64::MAX, 1.0_f64), |(low, high), (x, _)| (low.min(x), high.max(x)));
     let root = SVGBackend::new(path, (860, 460)).into_drawing_area();
     root.fill(&WHITE).unwrap();
     let mut chart = ChartBuilder::on(&root)
@@ -456,7 +557,8 @@ fn bars(path: &Path, title: &str, kinds: &[&str], rows: &[(String, Vec<f64>)]) {
         let colour = COLOURS[kind];
         for (row, (_, values)) in rows.iter().enumerate() {
             let (left, centre) = area.map_coordinate(&(0.0, SegmentValue::CenterOf(row)));
-            let (right, _) = area.map_coordinate(&(values[kind].max(0.0), SegmentValue::CenterOf(row)));
+            let (right, _) =
+                area.map_coordinate(&(values[kind].max(0.0), SegmentValue::CenterOf(row)));
             let top = centre + (kind as i32 - 1) * 14 - 6;
             root.draw(&Rectangle::new([(left, top), (right, top + 12)], colour.filled())).unwrap();
             let text = Text::new(digits(values[kind]), (right + 4, top), ("sans-serif", 11));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -124,19 +124,25 @@ fn about() -> BTreeMap<String, String> {
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
         ("date", run("date", &["-u", "+%Y-%m-%d"])),
         ("rustc", run("rustc", &["--version"])),
-        ("redis-server", run("redis-server", &["--version"]).split(' ').nth(2).unwrap_or("").into()),
+        (
+            "redis-server",
+            run("redis-server", &["--version"]).split(' ').nth(2).unwrap_or("").into(),
+        ),
         ("memcached", run("memcached", &["--version"])),
     ]);
     for name in [
-        "actix-session", "actix-web", "axum", "axum_session", "memcache", "redis", "tokio",
-        "tower-sessions", "tower-sessions-redis-store", "unsticky",
+        "actix-session",
+        "actix-web",
+        "axum",
+        "axum_session",
+        "memcache",
+        "redis",
+        "tokio",
+        "tower-sessions",
+        "tower-sessions-redis-store",
+        "unsticky",
     ] {
         about.insert(name.to_owned(), version(name));
     }
     about
-}
-
-/// Where the committed results are.
-pub fn committed() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../results")
 }

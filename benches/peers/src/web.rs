@@ -107,7 +107,7 @@ pub fn run(effort: Effort) -> Results {
 }
 
 /// One workload on one contender, for a profiler that looks at the process.
-pub fn one(name: &str, workload: &str, effort: Effort) -> Results {
+pub fn one(name: &str, workload: &str, effort: Effort) {
     // Redis may run on either core, wherever there is time left.
     let redis = RedisServer::start();
     move_over();
@@ -123,7 +123,6 @@ pub fn one(name: &str, workload: &str, effort: Effort) -> Results {
     for record in &results.records {
         println!("{} {} {}", record.figure, record.median(), record.unit);
     }
-    results
 }
 
 async fn measure(app: &App, workload: Workload, duration: Duration, results: &mut Results) {

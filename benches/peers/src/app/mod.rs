@@ -98,4 +98,3 @@ use serve_actix;
 fn text(bytes: usize) -> String {
     "x".repeat(bytes)
 }
-

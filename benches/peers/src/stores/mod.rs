@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use memcache::exp::{AsyncMetaClient, Get, Meta};
-use redis::aio::MultiplexedConnection;
 use redis::IntoConnectionInfo as _;
+use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use unsticky::store::{Store, StoreKey};
