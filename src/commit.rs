@@ -182,6 +182,10 @@ impl<'a> Commit<'a, '_> {
             let key = self.settings.key(token.id);
             match self.caller.create(&key, &write).await {
                 Ok(Created::Created(version)) => {
+                    event::created(token.id);
+                    if self.changes.principal().is_some() {
+                        event::signed_in(token.id);
+                    }
                     let cookie = Some(self.cookie(&header, &token, now));
                     let loaded = Arc::new(Loaded { id: token.id, key, record, version });
                     return Ok(Committed { cookie, ..Committed::at(loaded) });
@@ -238,6 +242,11 @@ impl<'a> Commit<'a, '_> {
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
                     match self.caller.replace(&current.key, &write, current.base()).await? {
                         Settled::Applied(version) => {
+                            if signing_in {
+                                event::signed_in(current.id);
+                            } else if secret.is_some() {
+                                event::rotated(current.id);
+                            }
                             let saved = current.at(record, version);
                             return Ok(Committed { cookie, ..Committed::at(saved) });
                         }
@@ -360,7 +369,10 @@ impl<'a> Commit<'a, '_> {
         let mut version = loaded.version;
         for attempt in 0..self.settings.commit_attempts {
             match self.caller.delete(&loaded.key, version).await? {
-                (Deleted::Deleted, _) => return Ok(true),
+                (Deleted::Deleted, _) => {
+                    event::signed_out(loaded.id);
+                    return Ok(true);
+                }
                 (Deleted::Missing, in_doubt) => return self.already_ended(in_doubt),
                 (Deleted::Conflict, _) => {}
             }

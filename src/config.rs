@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{Cookie, CookieTemplate};
+use crate::describe::Policy;
 use crate::limits;
 use crate::queue::Queues;
 use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId};
@@ -52,7 +53,8 @@ pub(crate) struct Settings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) queues: Queues,
-    key_prefix: String,
+    /// Namespace and epoch, as every key begins.
+    pub(crate) key_prefix: String,
 }
 
 impl Settings {
@@ -85,6 +87,23 @@ impl Sessions {
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
         }
+    }
+
+    /// The policy that this configuration makes, to be printed: for the documentation that ASVS 5.0
+    /// 7.1.1 asks for, and for a log line at start-up. It names no server and holds no secret.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+    /// println!("{}", sessions.describe());
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn describe(&self) -> Policy {
+        Policy::new(self.clone())
     }
 
     pub(crate) fn settings(&self) -> &Settings {

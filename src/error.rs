@@ -62,6 +62,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The function of an `update` panicked when it was replayed on a newer record (500).
     UpdatePanicked,
+    /// Something was asked for that only somebody who is signed in can have (401).
+    NotSignedIn,
     /// The extractor was used on a route that the session layer does not wrap (500).
     MissingLayer,
     /// The response's head has left already, so a cookie can no longer be sent (500).
@@ -86,6 +88,7 @@ impl ErrorKind {
             Self::Decode => "a session value could not be decoded",
             Self::Corrupt => "the session record could not be decoded",
             Self::UpdatePanicked => "an update function panicked when it was replayed",
+            Self::NotSignedIn => "nobody is signed in",
             Self::MissingLayer => "no session layer wraps this route",
             Self::HeadSent => "the response has begun, so no cookie can be sent",
         }
@@ -100,6 +103,7 @@ impl ErrorKind {
             | Self::NewerFormat
             | Self::Randomness => 503,
             Self::Gone | Self::ValueChanged => 409,
+            Self::NotSignedIn => 401,
             Self::TooLarge
             | Self::Encode
             | Self::Decode

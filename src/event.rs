@@ -1,6 +1,9 @@
-//! What is worth telling an operator, as `tracing` events of the target `unsticky`.
+//! What is worth telling an operator: as `tracing` events of the target `unsticky`, and as counters of
+//! the `metrics` facade. `docs/observability.md` has the table.
 //!
-//! Without the feature `tracing` every function here is empty.
+//! Without either feature every function here is empty.
+
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::session::SessionId;
@@ -18,13 +21,32 @@ macro_rules! events {
                 $($field = %$field,)*
                 $message
             );
+            #[cfg(feature = "metrics")]
+            metrics::counter!(concat!("unsticky_", stringify!($name), "_total")).increment(1);
             #[cfg(not(feature = "tracing"))]
             { $(let _ = $field;)* }
         }
     )*};
 }
 
+/// Tells how long a store took for a command, whatever its answer was.
+#[inline]
+pub(crate) fn store_answered(verb: &'static str, took: Duration) {
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("unsticky_store_seconds", "verb" => verb).record(took);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (verb, took);
+}
+
 events! {
+    /// A session was stored for the first time.
+    debug created(id: SessionId) "a session was created";
+    /// Somebody signed in, or proved once more who they are.
+    info signed_in(id: SessionId) "somebody signed in";
+    /// The secret was replaced without a sign-in.
+    info rotated(id: SessionId) "a session has a new secret";
+    /// A session was ended by its own request.
+    info signed_out(id: SessionId) "a session was ended";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a session's key are no record; they are left as they are.
@@ -43,6 +65,8 @@ events! {
     warn gone(id: SessionId) "changes were dropped: their session is gone";
     /// The answer to a write was lost and is being settled.
     warn outcome_in_doubt(key: &StoreKey) "the answer to a write was lost";
+    /// Whether a write was applied could not be found out; its request failed.
+    error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store did not answer in time.
     warn store_failed(verb: &str) "the store did not answer in time";
     /// A sliding expiry was not extended; the request itself goes on.

@@ -71,7 +71,7 @@
 //! - [`Session`]: what a handler can do, and what each write promises.
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
 //! - [`connect`]: a store from an address, for configuration by environment.
-//! - [`SignedIn`]: for routes that need somebody to be signed in.
+//! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: lately.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
 //! - [`ErrorKind`]: what can go wrong, and which response it becomes.
@@ -90,6 +90,7 @@
 //! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or newer |
 //! | `memory` | `MemoryStore`, for development and tests |
 //! | `tracing` | events for what goes wrong and what matters to security |
+//! | `metrics` | counters of the same events, and how long the store takes |
 //! | `testing` | the conformance suite, spy and fault doubles, the manual clock |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -99,6 +100,7 @@ mod clock;
 mod commit;
 mod config;
 mod cookie;
+mod describe;
 mod error;
 mod event;
 pub mod exchange;
@@ -120,12 +122,13 @@ pub mod tower;
 pub use crate::clock::{Clock, SystemClock};
 pub use crate::config::{Builder, ConfigError, OnServerError, Sessions};
 pub use crate::cookie::{Cookie, SameSite};
+pub use crate::describe::Policy;
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::session::{
     AsKey, Entropy, Key, Lifetime, ParseIdError, Persistence, RuntimeKey, Session, SessionId,
     Transaction,
 };
-pub use crate::signed_in::{SignInRejection, SignedIn};
+pub use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;

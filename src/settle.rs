@@ -68,7 +68,10 @@ impl<'a> Caller<'a> {
             return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
         };
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
-        match timeout(share, command).await {
+        let begun = Instant::now();
+        let answer = timeout(share, command).await;
+        event::store_answered(verb, begun.elapsed());
+        match answer {
             // An answer that makes no sense says nothing of what was done.
             Ok(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
                 Err(Error::with_source(lost, "", error))

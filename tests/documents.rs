@@ -8,17 +8,48 @@ use std::path::Path;
 /// Every test that the guarantees name is there.
 #[test]
 fn the_tests_that_guarantees_name_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let guarantees = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
-    let rows = guarantees.lines().filter(|line| line.starts_with("| "));
-    let mut checked = 0;
-    for row in rows.filter(|row| !row.starts_with("| promise") && !row.starts_with("| fault")) {
-        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+    assert!(named_tests("docs/guarantees.md", 1) > 50);
+}
+
+/// So is every test of the security document, and each line that is provided has one.
+#[test]
+fn the_tests_that_the_security_document_names_exist() {
+    assert!(named_tests("docs/security.md", 3) > 40);
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    for row in rows(&text) {
+        assert!(row[1] != "provided" || row[3].contains("::"), "{}", row[0]);
+        let answers = ["provided", "yours", "not yet", "deliberately not"];
+        assert!(answers.contains(&row[1]), "{}", row[0]);
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The cells of the tables, without their heads.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let is_head = |row: &&str| {
+        ["| promise", "| fault", "| requirement"].iter().any(|head| row.starts_with(head))
+    };
+    let rows = text.lines().filter(|line| line.starts_with("| ")).filter(move |row| !is_head(row));
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         assert_eq!(cells.len(), 4, "{row}");
-        for name in cells[1].split('`').skip(1).step_by(2).filter(|name| !name.starts_with('…')) {
+        cells
+    })
+}
+
+/// How many tests a column of the document names; each of them is there.
+fn named_tests(document: &str, column: usize) -> usize {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let mut checked = 0;
+    for row in rows(&text) {
+        for name in row[column].split('`').skip(1).step_by(2).filter(|name| !name.starts_with('…'))
+        {
             let name = name.trim_end_matches('*');
             if name.contains('/') {
-                assert!(root.join(name).exists(), "{name}");
+                assert!(root().join(name).exists(), "{name}");
                 continue;
             }
             let (path, test) = match name.rsplit_once("::") {
@@ -27,12 +58,12 @@ fn the_tests_that_guarantees_name_exist() {
                 None if name.ends_with('_') => (format!("tests/{name}memory.rs"), ""),
                 None => (format!("tests/{name}.rs"), ""),
             };
-            let text = fs::read_to_string(root.join(&path)).unwrap_or_default();
-            let nested = fs::read_to_string(root.join(path.replace(".rs", "/mod.rs")));
+            let text = fs::read_to_string(root().join(&path)).unwrap_or_default();
+            let nested = fs::read_to_string(root().join(path.replace(".rs", "/mod.rs")));
             let text = if text.is_empty() { nested.unwrap_or_default() } else { text };
             assert!(!text.is_empty() && text.contains(&format!("fn {test}")), "{name} in {path}");
             checked += 1;
         }
     }
-    assert!(checked > 50, "{checked} tests");
+    checked
 }

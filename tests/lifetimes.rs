@@ -14,7 +14,7 @@ use support::visit::visit;
 use time::OffsetDateTime;
 use unsticky::store::{MemcachedStore, MemoryStore, RedisStore};
 use unsticky::testing::{ManualClock, SpyStore, Verb};
-use unsticky::{Key, Lifetime, Session, Sessions, Store};
+use unsticky::{ErrorKind, Key, Lifetime, Session, Sessions, Store};
 
 const SEED: Key<u32> = Key::new("seed");
 const DAY: Duration = Duration::from_secs(86_400);
@@ -132,6 +132,58 @@ async fn the_absolute_timeout_ends_a_session_that_is_always_used() {
         clock.advance(ms(1));
         assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
         assert!(stand.holds_the_last_key().await, "{}: the record decides", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn a_proof_grows_old_and_a_step_up_renews_it() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(600_000), ms(700_000)));
+        let is_fresh = async |session: Session| Ok(session.authenticated_within(ms(60_000)));
+        let sign_in = async |session: Session| {
+            assert!(!session.authenticated_within(Duration::MAX), "nobody is signed in");
+            session.insert(SEED, &1)?;
+            session.sign_in("alice")?;
+            session.insert(SEED, &2)?;
+            Ok(session.authenticated_within(Duration::ZERO))
+        };
+        let signed_in = visit(&sessions, "", sign_in).await;
+        let cookie = signed_in.cookie();
+        assert!(signed_in.ok(), "{}: this request has seen the proof", stand.name);
+        clock.advance(ms(60_000));
+        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        clock.advance(ms(1));
+        assert!(!visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        let stepped_up =
+            visit(&sessions, &cookie, async |session: Session| session.step_up()).await;
+        assert_eq!(stepped_up.failure(), None, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}: the old secret is void", stand.name);
+        let cookie = stepped_up.cookie();
+        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        // Both clocks have started anew: this is past the first absolute deadline.
+        clock.advance(ms(599_999));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(99_999));
+        let read = async |session: Session| Ok((session.get(SEED)?, session.principal()));
+        let kept = visit(&sessions, &cookie, read).await.ok();
+        assert_eq!(kept, (Some(2), Some("alice".into())), "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_stepped_up_who_is_not_signed_in() {
+    for stand in stands() {
+        let sessions = stand.sessions(&ManualClock::new(), Lifetime::default());
+        let cookie = create(&sessions).await;
+        for cookie in ["", &cookie] {
+            stand.store.take();
+            let visit = visit(&sessions, cookie, async |session: Session| session.step_up()).await;
+            assert_eq!(visit.failure(), Some(ErrorKind::NotSignedIn), "{}", stand.name);
+            assert_eq!(visit.set_cookie, None, "{}", stand.name);
+            let writes = stand.store.verbs().into_iter().filter(|verb| *verb != Verb::Load);
+            assert_eq!(writes.count(), 0, "{}", stand.name);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::Sessions;
 use crate::error::{Error, Result};
 use crate::exchange::{Handle, Rendered, missing_layer};
 use crate::session::Session;
-use crate::signed_in::{SignInRejection, SignedIn};
+use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
 
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App or to \
                    the scope of the routes that use the session";
@@ -54,6 +54,16 @@ impl FromRequest for Sessions {
 }
 
 impl FromRequest for SignedIn {
+    type Error = SignInRejection;
+    type Future = Extracted<Self, SignInRejection>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let handle = handle(request);
+        Box::pin(async move { handle?.session().await?.try_into() })
+    }
+}
+
+impl<const SECONDS: u64> FromRequest for AuthenticatedWithin<SECONDS> {
     type Error = SignInRejection;
     type Future = Extracted<Self, SignInRejection>;
 

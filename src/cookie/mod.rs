@@ -218,6 +218,11 @@ impl CookieTemplate {
         Self { start: format!("{}=", cookie.name), attributes }
     }
 
+    /// The name and the attributes, for people.
+    pub(crate) fn description(&self) -> String {
+        format!("{}{}", self.start.trim_end_matches('='), self.attributes)
+    }
+
     /// `name=`, as it stands before our value in a Cookie header.
     pub(crate) fn name_and_equals(&self) -> &[u8] {
         self.start.as_bytes()

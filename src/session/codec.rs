@@ -218,6 +218,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The bytes of a record. `values` must come in ascending order of their keys.
+#[cfg(any(test, fuzzing, feature = "testing"))]
 pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
     encode_indexed(header, values).0
 }

@@ -101,6 +101,49 @@ impl Lifetime {
         }
     }
 
+    /// For applications in which little can be done in somebody else's name: idle 30 minutes,
+    /// absolute 8 hours, the upper ends of what the OWASP Session Management Cheat Sheet gives for
+    /// low-risk applications and for a working day.
+    #[must_use]
+    pub const fn owasp_low_risk() -> Self {
+        Self::new(minutes(30), hours(8))
+    }
+
+    /// For applications with much at stake: idle 5 minutes, absolute 4 hours, the upper end of what the
+    /// OWASP Session Management Cheat Sheet gives for the idle timeout of high-value applications and
+    /// the lower one for a working day.
+    #[must_use]
+    pub const fn owasp_high_risk() -> Self {
+        Self::new(minutes(5), hours(4))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 1: absolute 30 days.
+    /// An idle timeout is optional there; here it is as long.
+    #[must_use]
+    pub const fn nist_aal1() -> Self {
+        Self::new(hours(30 * 24), hours(30 * 24))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 2: idle 1 hour,
+    /// absolute 24 hours.
+    #[must_use]
+    pub const fn nist_aal2() -> Self {
+        Self::new(hours(1), hours(24))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 3: idle 15 minutes,
+    /// absolute 12 hours.
+    #[must_use]
+    pub const fn nist_aal3() -> Self {
+        Self::new(minutes(15), hours(12))
+    }
+
+    /// Whether neither limit is longer than those of `other`.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.idle <= other.idle && self.absolute <= other.absolute
+    }
+
     /// The browser is to forget the cookie when it ends.
     #[must_use]
     pub const fn browser_session(self) -> Self {
@@ -157,6 +200,14 @@ impl Default for Lifetime {
     fn default() -> Self {
         Self::new(Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60))
     }
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+const fn hours(hours: u64) -> Duration {
+    minutes(60 * hours)
 }
 
 const fn within_bounds(duration: Duration) -> Duration {
@@ -276,6 +327,23 @@ mod tests {
     fn the_limits_are_the_documented_ones() {
         assert_eq!(Lifetime::MAX, Duration::from_secs(316_224_000));
         assert_eq!(Lifetime::MAX_COOKIE_AGE, Duration::from_secs(34_560_000));
+    }
+
+    #[test]
+    fn the_presets_are_those_of_the_standards() {
+        for (preset, idle, absolute) in [
+            (Lifetime::owasp_low_risk(), 30, 8 * 60),
+            (Lifetime::owasp_high_risk(), 5, 4 * 60),
+            (Lifetime::nist_aal1(), 30 * 24 * 60, 30 * 24 * 60),
+            (Lifetime::nist_aal2(), 60, 24 * 60),
+            (Lifetime::nist_aal3(), 15, 12 * 60),
+        ] {
+            assert_eq!((preset.idle(), preset.absolute()), (secs(60 * idle), secs(60 * absolute)));
+            assert!(preset.is_within(&preset));
+            let (longer_idle, longer) = (secs(60 * idle + 1), secs(60 * absolute + 1));
+            assert!(!Lifetime::new(longer_idle, preset.absolute()).is_within(&preset));
+            assert!(!Lifetime::new(preset.idle(), longer).is_within(&preset));
+        }
     }
 
     const T0: Millis = Millis(1_800_000_000_000);

@@ -366,6 +366,23 @@ impl Session {
         state.base()?.record.header.clocks.authenticated?.to_time()
     }
 
+    /// Whether somebody is signed in who has proved who they are within this time: for changes that
+    /// matter (ASVS 5.0 7.5.1 and 7.5.3). A sign-in of this very request counts.
+    ///
+    /// As an extractor: [`AuthenticatedWithin`](crate::AuthenticatedWithin). After the proof, call
+    /// [`step_up`](Self::step_up).
+    #[must_use]
+    pub fn authenticated_within(&self, duration: Duration) -> bool {
+        let now = self.settings().now();
+        let state = self.state();
+        let is_fresh = |loaded: &Loaded| {
+            let header = &loaded.record.header;
+            let authenticated = header.clocks.authenticated.filter(|_| header.principal.is_some());
+            authenticated.is_some_and(|then| now.since(then) <= duration)
+        };
+        state.changes.principal().is_some() || state.base().is_some_and(is_fresh)
+    }
+
     /// When the session ends if nobody uses it again, as stored; `None` before it is stored for the
     /// first time.
     #[must_use]
@@ -392,6 +409,18 @@ impl Session {
             return Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes"));
         }
         self.rebase(|changes, loaded| changes.sign_in(principal, loaded))
+    }
+
+    /// The one who is signed in has proved again who they are: a new secret, and both clocks start
+    /// anew (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotSignedIn`] where nobody is, and the errors of [`sign_in`](Self::sign_in).
+    /// Nothing is changed then.
+    pub fn step_up(&self) -> Result<()> {
+        let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
+        self.sign_in(principal)
     }
 
     /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).

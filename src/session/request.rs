@@ -183,6 +183,11 @@ impl Session {
             };
             commit.run(plan).await
         };
+        if let Err(error) = &outcome
+            && error.kind() == ErrorKind::OutcomeUnknown
+        {
+            event::outcome_unknown(error);
+        }
         let (result, is_stale) = self.state().accept(outcome, bookmark);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.

@@ -10,7 +10,7 @@ use crate::config::Sessions;
 use crate::error::{Error, Result};
 use crate::exchange::{Handle, missing_layer};
 use crate::session::Session;
-use crate::signed_in::{SignInRejection, SignedIn};
+use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
 
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
                    the routes that use the session";
@@ -46,6 +46,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Sessions {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
+    type Rejection = SignInRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, SignInRejection> {
+        handle(parts)?.session().await?.try_into()
+    }
+}
+
+impl<S: Send + Sync, const SECONDS: u64> FromRequestParts<S> for AuthenticatedWithin<SECONDS> {
     type Rejection = SignInRejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, SignInRejection> {

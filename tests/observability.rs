@@ -1,0 +1,239 @@
+//! Every event of docs/observability.md happens, with the level and the fields that stand there, and
+//! is counted; and no other one does.
+
+#![cfg(all(feature = "tracing", feature = "metrics", feature = "memory", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::store::{MemoryStore, Store as _};
+use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
+use unsticky::{Key, Lifetime, Session, Sessions};
+
+const COUNT: Key<u64> = Key::new("count");
+
+/// Level and fields of each event, by its name.
+type Events = BTreeMap<String, (String, BTreeSet<String>)>;
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Events>>);
+
+#[derive(Default)]
+struct Fields {
+    name: String,
+    others: BTreeSet<String>,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "event" => self.name = format!("{value:?}").trim_matches('"').to_owned(),
+            "message" => {}
+            other => drop(self.others.insert(other.to_owned())),
+        }
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Captured {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "unsticky" {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let level = event.metadata().level().to_string().to_lowercase();
+            self.0.lock().unwrap().insert(fields.name, (level, fields.others));
+        }
+    }
+}
+
+/// The rows of the documentation's table.
+fn documented() -> Events {
+    let text = include_str!("../docs/observability.md");
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let rows = text.lines().filter(|line| line.starts_with("| `") && line.split('|').count() == 7);
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), (cells[2].to_owned(), names(cells[3])))
+    })
+    .collect()
+}
+
+struct Stand {
+    store: FaultStore<SpyStore<MemoryStore>>,
+    spy: SpyStore<MemoryStore>,
+    clock: ManualClock,
+    sessions: Sessions,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let clock = ManualClock::new();
+        // The store's own clock is the system's: it keeps what the record says is over.
+        let spy = SpyStore::new(MemoryStore::new());
+        let store = FaultStore::new(spy.clone());
+        let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
+        let builder = Sessions::builder(store.clone()).clock(clock.clone()).lifetime(lifetime);
+        Self { store, spy, clock, sessions: builder.build().unwrap() }
+    }
+
+    async fn request(&self, cookie: &str, handler: impl AsyncFnOnce(Session)) -> String {
+        let exchange = Exchange::begin(&self.sessions, [cookie.as_bytes()], None);
+        if let Ok(session) = exchange.handle().session().await {
+            handler(session).await;
+        }
+        finish(exchange).await
+    }
+
+    async fn arrive(&self) -> String {
+        self.request("", async |session| session.insert(COUNT, &1).unwrap()).await
+    }
+
+    async fn read(&self, cookie: &str) {
+        self.request(cookie, async |_| ()).await;
+    }
+
+    async fn increment(&self, cookie: &str) {
+        let increment =
+            async |session: Session| session.update(COUNT, |count| *count += 1).unwrap();
+        self.request(cookie, increment).await;
+    }
+
+    /// Replaces one byte of the session's record.
+    async fn damage(&self, cookie: &str, place: usize, byte: u8) {
+        self.read(cookie).await;
+        let key = self.spy.commands().pop().unwrap().key;
+        let stored = self.store.load(&key).await.unwrap().unwrap();
+        let mut bytes = stored.bytes.to_vec();
+        bytes[place] = byte;
+        let ttl = Duration::from_secs(600);
+        self.store.replace(&key, bytes.into(), ttl, stored.version).await.unwrap();
+    }
+}
+
+async fn finish(exchange: Exchange) -> String {
+    let reply = match exchange.finish(200) {
+        Finish::Ready(reply) => reply,
+        Finish::Pending(reply) => reply.await,
+    };
+    reply.set_cookie.map_or(String::new(), |cookie| cookie.split(';').next().unwrap().to_owned())
+}
+
+async fn everything_happens() {
+    let stand = Stand::new();
+    let cookie = stand.arrive().await;
+    let cookie = stand.request(&cookie, async |session| session.sign_in("alice").unwrap()).await;
+    let cookie = stand.request(&cookie, async |session| session.rotate()).await;
+
+    let wrong = if cookie.ends_with('A') { "E" } else { "A" };
+    stand.read(&format!("{}{wrong}", &cookie[..cookie.len() - 1])).await;
+    let other = stand.arrive().await;
+    stand.read(&format!("{cookie}; {other}")).await;
+
+    // Two requests at once: one is overtaken by a write, the other one by the end of the session.
+    for overtaking in [false, true] {
+        let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+        let session = exchange.handle().session().await.unwrap();
+        session.update(COUNT, |count| *count += 1).unwrap();
+        match overtaking {
+            false => stand.increment(&cookie).await,
+            true => drop(stand.request(&cookie, async |session| session.sign_out()).await),
+        }
+        finish(exchange).await;
+    }
+
+    // A lost answer that is settled, and one that can not be: the store is gone when it is read back.
+    let cookie = stand.arrive().await;
+    for failed_loads in [0, 3] {
+        let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+        let session = exchange.handle().session().await.unwrap();
+        session.update(COUNT, |count| *count += 1).unwrap();
+        stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+        for _ in 0..failed_loads {
+            stand.store.inject(Verb::Load, Fault::Unavailable);
+        }
+        finish(exchange).await;
+    }
+
+    stand.store.inject(Verb::Load, Fault::Hang);
+    stand.read(&cookie).await;
+
+    stand.clock.advance(Duration::from_secs(100));
+    for _ in 0..3 {
+        stand.store.inject(Verb::Replace, Fault::Unavailable);
+    }
+    stand.read(&cookie).await;
+
+    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let session = exchange.handle().session().await.unwrap();
+    session.insert(COUNT, &7).unwrap();
+    drop(exchange);
+
+    stand.damage(&cookie, 8, 2).await;
+    stand.read(&cookie).await;
+    let cookie = stand.arrive().await;
+    stand.damage(&cookie, 8, 0).await;
+    stand.read(&cookie).await;
+    let cookie = stand.arrive().await;
+    stand.clock.advance(Duration::from_secs(600));
+    stand.read(&cookie).await;
+    let _ = unsticky::exchange::missing_layer("add the layer");
+}
+
+#[test]
+fn every_event_of_the_table_happens_and_is_counted() {
+    let captured = Captured::default();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let subscriber = tracing_subscriber::registry().with(captured.clone());
+    // On one thread, with a clock that jumps to the next time limit.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(subscriber, || runtime.block_on(everything_happens()));
+    });
+
+    let documented = documented();
+    assert_eq!(*captured.0.lock().unwrap(), documented);
+
+    let mut counted = BTreeSet::new();
+    let mut verbs = BTreeSet::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let (name, labels) = (key.key().name().to_owned(), key.key().labels());
+        match value {
+            DebugValue::Counter(count) => {
+                assert!(count > 0, "{name}");
+                counted.insert(name);
+            }
+            DebugValue::Histogram(_) => {
+                assert_eq!(name, "unsticky_store_seconds");
+                verbs.extend(labels.map(|label| label.value().to_owned()));
+            }
+            DebugValue::Gauge(_) => panic!("{name}"),
+        }
+    }
+    let expected = documented.keys().map(|name| format!("unsticky_{name}_total")).collect();
+    assert_eq!(counted, expected);
+    assert_eq!(verbs, ["create", "delete", "load", "replace"].map(str::to_owned).into());
+}
+
+#[test]
+fn every_alert_is_about_something_that_is_counted() {
+    let text = include_str!("../docs/observability.md");
+    let documented = documented();
+    let names = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
+    let mut counters = 0;
+    for name in names.filter_map(|name| name.strip_prefix("unsticky_")?.strip_suffix("_total")) {
+        assert!(documented.contains_key(name), "{name}");
+        counters += 1;
+    }
+    assert!(counters >= 7, "the alerts are gone");
+}

@@ -1,0 +1,110 @@
+//! The formulas of docs/scaling.md, against the library itself: visitors come by chance, time is a
+//! clock double's, and what reaches the store is counted.
+
+#![cfg(all(feature = "memory", feature = "testing"))]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::store::MemoryStore;
+use unsticky::testing::{ManualClock, SpyStore, Verb, random_key};
+use unsticky::{Key, Lifetime, Session, Sessions};
+
+const IDLE: Duration = Duration::from_secs(30 * 60);
+const COUNT: Key<u64> = Key::new("count");
+
+async fn request(
+    sessions: &Sessions,
+    cookie: &str,
+    handler: impl AsyncFnOnce(Session),
+) -> Option<String> {
+    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+    handler(exchange.handle().session().await.unwrap()).await;
+    let reply = match exchange.finish(200) {
+        Finish::Ready(reply) => reply,
+        Finish::Pending(reply) => reply.await,
+    };
+    assert!(reply.error.is_none(), "{:?}", reply.error);
+    reply.set_cookie.map(|cookie| cookie.split(';').next().unwrap().to_owned())
+}
+
+/// Writes a second of one active session whose requests come at random, so many a second on average,
+/// of which this share writes anyway.
+async fn writes(threshold: Duration, rate: f64, share: f64) -> f64 {
+    const REQUESTS: usize = 20_000;
+    let clock = ManualClock::new();
+    let store = SpyStore::new(MemoryStore::with_clock(clock.clone()));
+    let lifetime = Lifetime::new(IDLE, Duration::from_secs(10 * 365 * 24 * 3600));
+    let sessions = Sessions::builder(store.clone())
+        .clock(clock.clone())
+        .lifetime(lifetime.refresh_after(threshold))
+        .build()
+        .unwrap();
+    let arrive = async |session: Session| session.sign_in("account-4711").unwrap();
+    let cookie = request(&sessions, "", arrive).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(4711);
+    let mut elapsed = 0.0;
+    for _ in 0..REQUESTS {
+        let pause = -(1.0 - random.f64()).ln() / rate;
+        elapsed += pause;
+        clock.advance(Duration::from_secs_f64(pause));
+        let changes = random.f64() < share;
+        let handler = async |session: Session| {
+            if changes {
+                session.update(COUNT, |count| *count += 1).unwrap();
+            }
+        };
+        request(&sessions, &cookie, handler).await;
+    }
+    let replaces = store.commands().iter().filter(|command| command.verb == Verb::Replace).count();
+    replaces as f64 / elapsed
+}
+
+#[tokio::test]
+async fn refreshes_come_after_the_threshold_and_the_next_request() {
+    for (threshold, every) in [(10, 30.0), (60, 30.0), (60, 1.0), (300, 30.0), (900, 20.0)] {
+        let measured = writes(Duration::from_secs(threshold), 1.0 / every, 0.0).await;
+        let formula = 1.0 / (threshold as f64 + every);
+        let ratio = measured / formula;
+        assert!((0.93..1.07).contains(&ratio), "{threshold} s, 1 in {every} s: {ratio:.3}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_writes_anyway_is_a_refresh() {
+    let (every, share) = (30.0, 0.07);
+    let measured = writes(Duration::from_secs(60), 1.0 / every, share).await;
+    let bound = share / every + 1.0 / (60.0 + every);
+    assert!(measured < bound, "{measured} is over {bound}");
+    assert!(measured > bound / 1.5, "{measured} is far below {bound}");
+}
+
+/// How far the fullest of so many servers is over the average, in standard deviations of chance.
+fn unevenness(servers: &[u64]) -> f64 {
+    let average = servers.iter().sum::<u64>() as f64 / servers.len() as f64;
+    let fullest = servers.iter().copied().max().unwrap() as f64;
+    (fullest - average) / average.sqrt()
+}
+
+/// The slot of a key in a Redis cluster: CRC-16/XMODEM of all of it, as it has no braces.
+fn slot(key: &str) -> u16 {
+    assert!(!key.contains('{'));
+    let crc = key.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+        })
+    });
+    crc % 16_384
+}
+
+#[test]
+fn keys_divide_evenly_among_the_masters_of_a_cluster() {
+    // The check value of the algorithm, as the cluster specification gives it.
+    assert_eq!(slot("123456789"), 0x31c3);
+    let mut masters = [0; 64];
+    for _ in 0..200_000 {
+        masters[usize::from(slot(random_key().as_str())) / 256] += 1;
+    }
+    assert!(unevenness(&masters) < 5.0, "{}", unevenness(&masters));
+}
