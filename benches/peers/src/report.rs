@@ -495,16 +495,19 @@ fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[(String, Vec<(f64
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d((first..last).log_scale(), 0.0..most * 1.1)
+        .build_cartesian_2d((first..last).log_scale(), 0.0..most * 1.45)
         .unwrap();
     chart
         .configure_mesh()
         .x_desc(x)
         .y_desc(y)
         .label_style(("sans-serif", 14))
+        .light_line_style(TRANSPARENT)
         .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0}"))
         .draw()
         .unwrap();
     for (number, (name, points)) in series.iter().enumerate() {
@@ -544,6 +547,8 @@ fn bars(path: &Path, title: &str, kinds: &[&str], rows: &[(String, Vec<f64>)]) {
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&|x| format!("{x:.0}"))
         .y_labels(rows.len())
         .label_style(("sans-serif", 14))
         .y_label_formatter(&|row| match row {
