@@ -271,7 +271,7 @@ impl<'a> Commit<'a, '_> {
             };
             match (merge, newer) {
                 (Merge::Replay { keep_secret }, Some(newer)) => {
-                    if keep_secret && self.changes.lifetime().is_some() {
+                    if keep_secret && self.changes.changes_age() {
                         // Its cookie would make the other request's void.
                         return Err(Error::new(ErrorKind::Contended, "the secret was changed"));
                     }
@@ -420,6 +420,7 @@ impl<'a> Commit<'a, '_> {
             configured: &self.settings.lifetime,
             digest,
             lifetime: self.changes.lifetime(),
+            end_by: self.changes.end_by(),
             sign_in: self.changes.principal(),
             is_activity: self.is_activity,
         }

@@ -14,7 +14,7 @@ use support::visit::visit;
 use time::OffsetDateTime;
 use unsticky::store::{MemcachedStore, MemoryStore, RedisStore};
 use unsticky::testing::{ManualClock, SpyStore, Verb};
-use unsticky::{ErrorKind, Key, Lifetime, Session, Sessions, Store};
+use unsticky::{Clock as _, ErrorKind, Key, Lifetime, Session, Sessions, Store};
 
 const SEED: Key<u32> = Key::new("seed");
 const DAY: Duration = Duration::from_secs(86_400);
@@ -168,6 +168,46 @@ async fn a_proof_grows_old_and_a_step_up_renews_it() {
         let read = async |session: Session| Ok((session.get(SEED)?, session.principal()));
         let kept = visit(&sessions, &cookie, read).await.ok();
         assert_eq!(kept, (Some(2), Some("alice".into())), "{}", stand.name);
+    }
+}
+
+#[tokio::test]
+async fn nothing_extends_a_session_beyond_its_end() {
+    for stand in stands() {
+        let clock = ManualClock::new();
+        let sessions = stand.sessions(&clock, Lifetime::new(ms(600_000), ms(700_000)));
+        let end = clock.now() + ms(100_000);
+        let sign_in = async |session: Session| {
+            session.sign_in("alice")?;
+            session.insert(SEED, &1)?;
+            session.end_by(end);
+            Ok(())
+        };
+        let signed_in = visit(&sessions, "", sign_in).await;
+        let set_cookie = signed_in.set_cookie.clone().unwrap();
+        assert!(set_cookie.ends_with("; Max-Age=100"), "{}: {set_cookie}", stand.name);
+        clock.advance(ms(50_000));
+        // Neither a new proof nor another lifetime nor use moves it.
+        let renew = async |session: Session| {
+            session.set_lifetime(Lifetime::new(ms(900_000), DAY));
+            session.step_up()
+        };
+        let renewed = visit(&sessions, &signed_in.cookie(), renew).await;
+        let set_cookie = renewed.set_cookie.clone().unwrap();
+        assert!(set_cookie.ends_with("; Max-Age=50"), "{}: {set_cookie}", stand.name);
+        let cookie = renewed.cookie();
+        clock.advance(ms(49_999));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        // The identity provider's session was renewed.
+        let later = async |session: Session| {
+            session.end_by(end + ms(10_000));
+            Ok(())
+        };
+        let cookie = visit(&sessions, &cookie, later).await.cookie();
+        clock.advance(ms(10_000));
+        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        clock.advance(ms(1));
+        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) struct Changes {
     sign_in: Option<Intent<Arc<str>>>,
     rotate: Option<Intent<()>>,
     lifetime: Option<Intent<Lifetime>>,
+    end_by: Option<Intent<Millis>>,
 }
 
 impl Changes {
@@ -69,6 +70,10 @@ impl Changes {
         self.lifetime = Some(Intent { value: lifetime, at: self.delta.mark() });
     }
 
+    pub(crate) fn set_end(&mut self, end_by: Millis) {
+        self.end_by = Some(Intent { value: end_by, at: self.delta.mark() });
+    }
+
     /// Drops everything.
     pub(crate) fn discard(&mut self) {
         self.delta.discard();
@@ -84,6 +89,7 @@ impl Changes {
         later(&mut self.sign_in, bookmark);
         later(&mut self.rotate, bookmark);
         later(&mut self.lifetime, bookmark);
+        later(&mut self.end_by, bookmark);
         self.delta.forget(bookmark);
     }
 
@@ -92,7 +98,7 @@ impl Changes {
             && self.ended.is_none()
             && self.sign_in.is_none()
             && self.rotate.is_none()
-            && self.lifetime.is_none()
+            && !self.changes_age()
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -106,6 +112,15 @@ impl Changes {
 
     pub(crate) fn lifetime(&self) -> Option<Lifetime> {
         self.lifetime.as_ref().map(|intent| intent.value)
+    }
+
+    pub(crate) fn end_by(&self) -> Option<Millis> {
+        self.end_by.as_ref().map(|intent| intent.value)
+    }
+
+    /// Whether the browser is to be told of another age of its cookie, which takes a new secret.
+    pub(crate) fn changes_age(&self) -> bool {
+        self.lifetime.is_some() || self.end_by.is_some()
     }
 
     /// Who is signed in as far as this request can tell.
@@ -166,7 +181,7 @@ impl Changes {
             changed: decides || (!self.delta.is_empty() && changed()),
             ended: self.is_ended(),
             sign_in,
-            new_secret: self.rotate.is_some() || self.lifetime.is_some(),
+            new_secret: self.rotate.is_some() || self.changes_age(),
             refresh_due: is_activity
                 && loaded.is_some_and(|loaded| {
                     let header = &loaded.record.header;

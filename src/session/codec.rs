@@ -14,6 +14,7 @@
 //! | 5 | principal, UTF-8 |
 //! | 6 | how often somebody signed in, LEB128 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
+//! | 8 | the moment that no deadline goes beyond: LEB128, milliseconds since 1970 |
 //! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
 //! Values come last and in ascending order of their keys. Fields of other types are kept as they
@@ -42,6 +43,7 @@ const CHOSEN: u8 = 4;
 const PRINCIPAL: u8 = 5;
 const SIGN_INS: u8 = 6;
 const EARLIER_TAGS: u8 = 7;
+const END_BY: u8 = 8;
 const VALUE: u8 = 32;
 
 /// Why bytes are not a session's record.
@@ -75,6 +77,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
     let mut authenticated = None;
     let mut chosen = None;
     let mut principal = None;
+    let mut end_by = None;
     let mut sign_ins = None;
     let mut earlier = None;
     let mut unknown = Vec::new();
@@ -92,6 +95,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
             }
             AUTHENTICATED => once(&mut authenticated, content.whole(Reader::time)?)?,
             CHOSEN => once(&mut chosen, content.whole(Reader::chosen)?)?,
+            END_BY => once(&mut end_by, content.whole(Reader::time)?)?,
             PRINCIPAL => {
                 once(&mut principal, Arc::from(std::str::from_utf8(content.rest()).ok()?))?
             }
@@ -122,6 +126,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
         digest: SecretDigest::from_bytes(digest?),
         clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
         chosen,
+        end_by,
         principal,
         sign_ins: sign_ins.unwrap_or(0),
         unknown,
@@ -245,6 +250,9 @@ pub(crate) fn encode_indexed(
         let persistence = u8::from(chosen.persistence == Persistence::BrowserSession);
         put_numbers(&mut out, CHOSEN, &[chosen.idle, chosen.absolute], &[persistence]);
     }
+    if let Some(end_by) = header.end_by {
+        put_numbers(&mut out, END_BY, &[end_by.0], &[]);
+    }
     if let Some(principal) = &header.principal {
         put_field(&mut out, PRINCIPAL, principal.as_bytes());
     }
@@ -320,6 +328,7 @@ mod tests {
         header.clocks.authenticated = Some(Millis(1_800_000_000_001));
         header.chosen = Some(Lifetime::default().browser_session().into());
         header.principal = Some("alice".into());
+        header.end_by = Some(Millis(1_800_000_000_002));
         header.sign_ins = 300;
         for write in 0..20 {
             header.tags = header.tags.followed_by(Tag([write; 8]));

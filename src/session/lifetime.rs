@@ -300,6 +300,11 @@ impl Clocks {
         self.absolute_deadline = now.plus(lifetime.absolute);
     }
 
+    /// Nothing extends the session beyond this moment.
+    pub(crate) fn end_by(&mut self, end: Millis) {
+        self.absolute_deadline = self.absolute_deadline.min(end);
+    }
+
     /// The session was given another lifetime; the absolute limit still counts from where it began.
     pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
         let began = self.authenticated.unwrap_or(self.created).max(self.created);

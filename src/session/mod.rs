@@ -451,6 +451,16 @@ impl Session {
         self.state().changes.set_lifetime(lifetime);
     }
 
+    /// Ends the session at this moment at the latest: when the identity provider's session ends, for one
+    /// that was begun by a federated sign-in (ASVS 5.0 7.1.3 and 7.6.1).
+    ///
+    /// It holds until another moment is set, also after a [`step_up`](Self::step_up) and another
+    /// [`set_lifetime`](Self::set_lifetime). Like those it sends the cookie anew, with a new secret. A
+    /// moment that has passed ends the session with this request.
+    pub fn end_by(&self, end: OffsetDateTime) {
+        self.state().changes.set_end(Millis::of(end));
+    }
+
     /// Lets this request read, and write, without counting as use of the session: for routes that
     /// the browser polls by itself.
     pub fn mark_passive(&self) {

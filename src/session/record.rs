@@ -72,6 +72,8 @@ pub(crate) struct Header {
     pub(crate) clocks: Clocks,
     /// The limits this session chose for itself, where it did.
     pub(crate) chosen: Option<Chosen>,
+    /// The moment that no deadline goes beyond.
+    pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
     /// How often somebody signed in on this session: tells a rotation, after which writes of the
     /// same person are merged, from a sign-in, after which they are not.
@@ -87,6 +89,7 @@ impl Header {
             digest,
             clocks: Clocks::start(now, lifetime),
             chosen: None,
+            end_by: None,
             principal: None,
             sign_ins: 0,
             unknown: Vec::new(),
@@ -108,15 +111,19 @@ impl Header {
         if let Some(chosen) = update.lifetime {
             header.chosen = Some(chosen.into());
         }
+        header.end_by = update.end_by.or(header.end_by);
         let lifetime = header.lifetime(update.configured);
         if let Some(principal) = update.sign_in {
             header.principal = Some(principal.clone());
             header.sign_ins = header.sign_ins.saturating_add(1);
             header.clocks.authenticated(update.now, &lifetime);
-        } else if update.lifetime.is_some() {
+        } else if update.lifetime.is_some() || update.end_by.is_some() {
             header.clocks.limits_changed(update.now, &lifetime);
         } else if update.is_activity {
             header.clocks.used(update.now, &lifetime);
+        }
+        if let Some(end_by) = header.end_by {
+            header.clocks.end_by(end_by);
         }
         header
     }
@@ -145,6 +152,8 @@ pub(crate) struct Update<'a> {
     /// A new secret's digest.
     pub(crate) digest: Option<SecretDigest>,
     pub(crate) lifetime: Option<Lifetime>,
+    /// The moment that no deadline may go beyond.
+    pub(crate) end_by: Option<Millis>,
     pub(crate) sign_in: Option<&'a Arc<str>>,
     /// Whether the request counts as use of the session.
     pub(crate) is_activity: bool,
