@@ -2,11 +2,11 @@
 //! newer record.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::timeout_at;
 
-use crate::config::Settings;
+use crate::config::{DirectoryMode, Settings};
+use crate::directory::{Application, Begun, Enrolment, Keeper, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -18,29 +18,34 @@ use crate::session::plan::{self, Merge, Plan};
 use crate::session::record::{Header, Record, Tags, Update, Values};
 use crate::session::token::{Secret, SecretDigest, Token};
 use crate::session::{Millis, SessionId, Tag, Transaction};
-use crate::settle::{Base, Caller, Settled, Write};
-use crate::store::{Created, Deleted, Stored};
+use crate::settle::{Base, Caller, Settled, Write, pause};
+use crate::store::{Created, Deleted, StoreKey, Stored};
 
 impl Loaded {
-    fn base(&self) -> Base {
+    pub(crate) fn base(&self) -> Base {
         Base { version: self.version, tag: self.record.header.tags.newest() }
     }
 
     /// The same session from a newer read.
-    fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
-        Ok(self.at(decode(self.id, stored.bytes)?, stored.version))
+    pub(crate) fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
+        Ok(self.at(decode(&self.key, stored.bytes)?, stored.version))
     }
 }
 
-/// Decodes a record and reports one that can not be.
-pub(crate) fn decode(id: SessionId, bytes: bytes::Bytes) -> Result<Record> {
-    codec::decode(bytes).map_err(|failure| match failure {
+/// Decodes a session's record and reports one that can not be.
+pub(crate) fn decode(key: &StoreKey, bytes: bytes::Bytes) -> Result<Record> {
+    decoded(key, codec::decode(bytes))
+}
+
+/// What was decoded, or the error of what could not be, reported.
+pub(crate) fn decoded<T>(key: &StoreKey, decoded: Result<T, Undecodable>) -> Result<T> {
+    decoded.map_err(|failure| match failure {
         Undecodable::Corrupt => {
-            event::corrupt_record(id);
+            event::corrupt_record(key);
             Error::new(ErrorKind::Corrupt, "")
         }
         Undecodable::NewerFormat => {
-            event::newer_format(id);
+            event::newer_format(key);
             Error::new(ErrorKind::NewerFormat, "")
         }
     })
@@ -85,6 +90,18 @@ pub(crate) struct Commit<'a, 'd> {
     /// A token of our name came with the request, valid or not.
     pub(crate) is_presented: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
+    pub(crate) enrolment: Enrolling,
+}
+
+/// How far a sign-in has come with its principal's directory.
+#[derive(Debug, Default)]
+pub(crate) struct Enrolling {
+    /// What it found there at first, and when.
+    begun: Option<Begun>,
+    /// A session that it made and can not be sure of.
+    abandoned: Option<SessionId>,
+    /// A session that ends with it.
+    instead_of: Option<SessionId>,
 }
 
 impl<'a> Commit<'a, '_> {
@@ -142,11 +159,12 @@ impl<'a> Commit<'a, '_> {
                 }
             }
             Plan::CreateThenDelete => {
+                self.enrolment.instead_of = Some(loaded.id);
                 let created = Box::pin(self.create()).await?;
                 if let Err(error) = Box::pin(self.end(&loaded)).await {
                     // Better nobody than two: without its cookie the new session is nobody's.
                     if let Some(created) = &created.loaded {
-                        let _ = self.caller.delete(&created.key, created.version).await;
+                        let _ = self.caller.delete(&created.key, Some(created.version)).await;
                     }
                     return Err(error);
                 }
@@ -171,7 +189,7 @@ impl<'a> Commit<'a, '_> {
             let entropy = &*self.settings.entropy;
             let token = Token { id: SessionId::random(entropy)?, secret: Secret::random(entropy)? };
             let now = self.settings.now();
-            let tag = self.tag()?;
+            let tag = self.settings.tag()?;
             let header = Header::new(token.secret.digest(), now, &self.settings.lifetime, tag);
             let header = Header {
                 // Nothing came before the first write.
@@ -179,6 +197,9 @@ impl<'a> Commit<'a, '_> {
                 ..header.updated(&self.update(now, tag, None))
             };
             let (record, write) = self.encode(&header, &view, &nothing, now)?;
+            if self.enrols(None, &header) && !self.enrol(token.id, &header).await? {
+                continue;
+            }
             let key = self.settings.key(token.id);
             match self.caller.create(&key, &write).await {
                 Ok(Created::Created(version)) => {
@@ -194,6 +215,7 @@ impl<'a> Commit<'a, '_> {
                 // If it was stored after all, it is nobody's: its secret was given to no one.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     lost_answer = Some(error);
+                    self.enrolment.abandoned = Some(token.id);
                 }
                 Err(error) => return Err(error),
             }
@@ -234,13 +256,21 @@ impl<'a> Commit<'a, '_> {
                         stored => stored,
                     }
                 } else {
-                    let tag = self.tag()?;
+                    let tag = self.settings.tag()?;
                     let digest = secret.map(|secret| secret.digest());
                     let header = base.header.updated(&self.update(now, tag, digest));
                     let (record, write) = self.encode(&header, &view, &base.values, now)?;
                     let cookie = secret
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
-                    match self.caller.replace(&current.key, &write, current.base()).await? {
+                    let settled = if !self.enrols(Some(&base.header), &header)
+                        || Box::pin(self.enrol(current.id, &header)).await?
+                    {
+                        self.caller.replace(&current.key, &write, current.base()).await?
+                    } else {
+                        // Ended, though perhaps not deleted yet.
+                        Settled::Missing
+                    };
+                    match settled {
                         Settled::Applied(version) => {
                             if signing_in {
                                 event::signed_in(current.id);
@@ -299,10 +329,10 @@ impl<'a> Commit<'a, '_> {
     ) -> Result<Option<Stored>> {
         event::conflict(current.id);
         let is_stale = match turn {
-            None => turn.insert(self.turn(current.id).await?).waited(),
+            None => turn.insert(self.turn(&current.key).await?).waited(),
             Some(_) if attempt < PROMPT_ATTEMPTS => false,
             Some(_) => {
-                self.pause(attempt).await?;
+                pause(&self.caller, &*self.settings.entropy, attempt).await?;
                 true
             }
         };
@@ -313,8 +343,8 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Waits for the commits of the same session in this process that met a conflict before.
-    async fn turn(&mut self, id: SessionId) -> Result<Turn<'a>> {
-        let turn = timeout_at(self.caller.deadline(), self.settings.queues.wait(id)).await;
+    async fn turn(&mut self, key: &StoreKey) -> Result<Turn<'a>> {
+        let turn = timeout_at(self.caller.deadline(), self.settings.queues.wait(key)).await;
         turn.map_err(|_| {
             Error::new(ErrorKind::Contended, "too many requests change this session at once")
         })
@@ -353,7 +383,7 @@ impl<'a> Commit<'a, '_> {
         if loaded.record.header.clocks.expired(now) {
             return Ok(None);
         }
-        let tag = self.tag()?;
+        let tag = self.settings.tag()?;
         let header = loaded.record.header.updated(&self.update(now, tag, None));
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
@@ -368,7 +398,7 @@ impl<'a> Commit<'a, '_> {
     async fn end(&mut self, loaded: &Loaded) -> Result<bool> {
         let mut version = loaded.version;
         for attempt in 0..self.settings.commit_attempts {
-            match self.caller.delete(&loaded.key, version).await? {
+            match self.caller.delete(&loaded.key, Some(version)).await? {
                 (Deleted::Deleted, _) => {
                     event::signed_out(loaded.id);
                     return Ok(true);
@@ -387,7 +417,7 @@ impl<'a> Commit<'a, '_> {
             self.changes.delta.check_taken(&newer.record.values)?;
             version = newer.version;
             if attempt >= PROMPT_ATTEMPTS {
-                self.pause(attempt).await?;
+                pause(&self.caller, &*self.settings.entropy, attempt).await?;
             }
         }
         Err(Error::new(ErrorKind::Contended, ""))
@@ -403,6 +433,45 @@ impl<'a> Commit<'a, '_> {
                 "the session ended, by this request or by another that took the same value",
             )),
             taken => taken.map(|()| true),
+        }
+    }
+
+    /// Whether the directory has to know of a write beforehand: of a sign-in, and of a session that
+    /// will live longer than it knows.
+    fn enrols(&self, base: Option<&Header>, header: &Header) -> bool {
+        let deadline = header.clocks.absolute_deadline;
+        self.settings.directory != DirectoryMode::Off
+            && header.principal.is_some()
+            && (self.changes.signing_in().is_some()
+                || base.is_none_or(|base| base.clocks.absolute_deadline < deadline))
+    }
+
+    /// Puts the session on its principal's roll; false where it was revoked.
+    async fn enrol(&mut self, id: SessionId, header: &Header) -> Result<bool> {
+        let Some(principal) = &header.principal else { return Ok(true) };
+        let Enrolling { begun, abandoned, instead_of } = self.enrolment;
+        let sign_in = self.changes.signing_in();
+        let promised = sign_in.and_then(|sign_in| sign_in.begun);
+        if promised.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
+            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
+        }
+        let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
+        let application = Application {
+            id,
+            // The same for every attempt, so that what stands there is not written again.
+            signed_in: begun.map_or(signed_in, |begun| begun.at),
+            deadline: header.clocks.absolute_deadline,
+            label: sign_in.and_then(|sign_in| sign_in.label.clone()),
+            instead_of,
+        };
+        let keeper = Keeper::new(self.settings, self.caller, principal);
+        match keeper.enrol(&application, begun.or(promised), abandoned).await? {
+            Enrolment::Enrolled(begun) => {
+                self.enrolment.begun = Some(begun);
+                self.enrolment.abandoned = None;
+                Ok(true)
+            }
+            Enrolment::Revoked => Ok(false),
         }
     }
 
@@ -424,12 +493,6 @@ impl<'a> Commit<'a, '_> {
             sign_in: self.changes.principal(),
             is_activity: self.is_activity,
         }
-    }
-
-    fn tag(&self) -> Result<Tag> {
-        let mut tag = [0; crate::store::TAG_LEN];
-        self.settings.entropy.fill(&mut tag)?;
-        Ok(Tag(tag))
     }
 
     /// The record as it will stand in the store, ready to be sent.
@@ -455,19 +518,6 @@ impl<'a> Commit<'a, '_> {
     fn cookie(&self, header: &Header, token: &Token, now: Millis) -> String {
         let persistence = header.lifetime(&self.settings.lifetime).persistence();
         self.settings.cookie.set(token, header.clocks.cookie_age(now), persistence)
-    }
-
-    /// Lets the writers of other processes pass: a random while, longer after each attempt.
-    async fn pause(&mut self, attempt: u32) -> Result<()> {
-        let mut random = [0; 2];
-        self.settings.entropy.fill(&mut random)?;
-        let most = 500u64 << (attempt / PROMPT_ATTEMPTS).min(5);
-        let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
-        if Instant::now() + pause >= self.caller.deadline() {
-            return Err(Error::new(ErrorKind::Contended, ""));
-        }
-        sleep(pause).await;
-        Ok(())
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::{Cookie, CookieTemplate};
 use crate::describe::Policy;
+use crate::directory::{CAPACITY, ParallelSessions};
+use crate::error::Result;
 use crate::limits;
 use crate::queue::Queues;
-use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId};
-use crate::store::{Kind, Store, StoreKey};
+use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId, Tag};
+use crate::store::{Store, StoreKey, TAG_LEN};
 
 /// The sessions of an application: the store, and everything that is decided once.
 ///
@@ -45,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) lifetime: Lifetime,
     pub(crate) timeout: Duration,
     pub(crate) max_record: usize,
+    pub(crate) directory: DirectoryMode,
+    pub(crate) parallel: ParallelSessions,
     pub(crate) commit_attempts: u32,
     pub(crate) command_repeats: u32,
     pub(crate) on_server_error: OnServerError,
@@ -63,7 +67,14 @@ impl Settings {
     }
 
     pub(crate) fn key(&self, id: SessionId) -> StoreKey {
-        StoreKey::new(&self.key_prefix, Kind::Session, id)
+        StoreKey::session(&self.key_prefix, id)
+    }
+
+    /// A new write's tag.
+    pub(crate) fn tag(&self) -> Result<Tag> {
+        let mut tag = [0; TAG_LEN];
+        self.entropy.fill(&mut tag)?;
+        Ok(Tag(tag))
     }
 }
 
@@ -79,6 +90,8 @@ impl Sessions {
             epoch: 0,
             timeout: limits::TIMEOUT,
             max_record: limits::RECORD_BYTES,
+            directory: DirectoryMode::default(),
+            parallel: ParallelSessions::default(),
             commit_attempts: limits::COMMIT_ATTEMPTS,
             command_repeats: limits::COMMAND_REPEATS,
             on_server_error: OnServerError::Discard,
@@ -137,6 +150,26 @@ pub enum OnServerError {
     Commit,
 }
 
+/// Whether the sessions of each principal are listed; see [`Directory`](crate::Directory).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum DirectoryMode {
+    /// They are not: a sign-in is two commands, and nothing can be listed, limited or revoked.
+    ///
+    /// Sessions that were signed in meanwhile stay unlisted when this is changed; another
+    /// [`epoch`](Builder::epoch) ends them.
+    Off,
+    /// A sign-in enters its session in the directory of its principal, with two commands more. Other
+    /// requests cost the same. The default.
+    #[default]
+    Listed,
+    /// A session in which somebody is signed in is valid only while the directory lists it: each
+    /// request that uses one is two commands, one after the other. An end of sessions is one write, and
+    /// holds whatever becomes of the deletions after it; where the directory is evicted or lost, all
+    /// sessions on it end.
+    Strict,
+}
+
 /// A configuration in the making; see [`Sessions::builder`].
 ///
 /// # Limits
@@ -150,6 +183,7 @@ pub enum OnServerError {
 /// | attempts of a commit on ever newer records | 64 | [`commit_attempts`](Self::commit_attempts) |
 /// | repetitions of one command | 2 | [`command_repeats`](Self::command_repeats) |
 /// | a record's size | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
+/// | sessions of one principal at once | 100 | [`parallel_sessions`](Self::parallel_sessions) |
 /// | connecting to a server | 400 ms | `connect_timeout` of the store's builder |
 /// | the answer to a command | 400 ms | `response_timeout` of the store's builder |
 /// | commands that wait for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
@@ -162,6 +196,8 @@ pub struct Builder {
     epoch: u32,
     timeout: Duration,
     max_record: usize,
+    directory: DirectoryMode,
+    parallel: ParallelSessions,
     commit_attempts: u32,
     command_repeats: u32,
     on_server_error: OnServerError,
@@ -205,6 +241,17 @@ impl Builder {
     /// Memcached stores as it comes.
     pub fn max_record_bytes(self, max_record: usize) -> Self {
         Self { max_record, ..self }
+    }
+
+    /// Whether the sessions of each principal are listed. Default: [`DirectoryMode::Listed`].
+    pub fn directory(self, directory: DirectoryMode) -> Self {
+        Self { directory, ..self }
+    }
+
+    /// How many sessions of one principal there may be at once, and what becomes of one more; decided
+    /// by the directory, where it is not turned off. Default: the oldest of a hundred goes.
+    pub fn parallel_sessions(self, parallel: ParallelSessions) -> Self {
+        Self { parallel, ..self }
     }
 
     /// How often a commit is tried on ever newer records before the request fails with
@@ -270,6 +317,9 @@ impl Builder {
         if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
             return Err(ConfigError::RecordSize);
         }
+        if !(1..=CAPACITY).contains(&self.parallel.most()) {
+            return Err(ConfigError::ParallelSessions);
+        }
         if !(1..=1000).contains(&self.commit_attempts) {
             return Err(ConfigError::CommitAttempts);
         }
@@ -296,6 +346,8 @@ impl Builder {
             lifetime: self.lifetime,
             timeout: self.timeout,
             max_record: self.max_record,
+            directory: self.directory,
+            parallel: self.parallel,
             commit_attempts: self.commit_attempts,
             command_repeats: self.command_repeats,
             on_server_error: self.on_server_error,
@@ -338,6 +390,9 @@ pub enum ConfigError {
     /// See [`Builder::max_record_bytes`].
     #[error("record size: from 512 to 1000000 bytes")]
     RecordSize,
+    /// See [`Builder::parallel_sessions`].
+    #[error("parallel sessions: from 1 to 1000")]
+    ParallelSessions,
     /// See [`Builder::commit_attempts`].
     #[error("attempts of a commit: from 1 to 1000")]
     CommitAttempts,
@@ -373,6 +428,14 @@ mod tests {
             (builder().timeout(Duration::MAX), ConfigError::Timeout),
             (builder().max_record_bytes(511), ConfigError::RecordSize),
             (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
+            (
+                builder().parallel_sessions(ParallelSessions::Reject(0)),
+                ConfigError::ParallelSessions,
+            ),
+            (
+                builder().parallel_sessions(ParallelSessions::EvictOldest(1001)),
+                ConfigError::ParallelSessions,
+            ),
             (builder().commit_attempts(0), ConfigError::CommitAttempts),
             (builder().commit_attempts(1001), ConfigError::CommitAttempts),
             (builder().command_repeats(101), ConfigError::CommandRepeats),
@@ -394,6 +457,9 @@ mod tests {
         let namespace = "n".repeat(64);
         let sessions = builder().namespace(namespace).epoch(u32::MAX).build().unwrap();
         let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
+        assert!(key.as_str().len() <= 200);
+        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        let key = StoreKey::directory(&sessions.settings().key_prefix, &"p".repeat(1024));
         assert!(key.as_str().len() <= 200);
         assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
         let sessions = builder().namespace("shop").epoch(3).build().unwrap();

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{OnServerError, Sessions};
+use crate::config::{DirectoryMode, OnServerError, Sessions};
+use crate::directory::{CAPACITY, ParallelSessions};
 use crate::session::{Lifetime, Persistence};
 
 /// What a configuration amounts to; see [`Sessions::describe`]. Its [`Display`](fmt::Display) is the report,
@@ -41,6 +42,24 @@ impl fmt::Display for Policy {
         line("extended after", &Span(lifetime.refresh_threshold()))?;
         line("absolute timeout", &Span(lifetime.absolute()))?;
         line("new secret", &"at every sign-in, step-up, rotation and change of lifetime")?;
+        line(
+            "directory",
+            &match settings.directory {
+                DirectoryMode::Off => "off: sessions are not listed, limited or revoked",
+                DirectoryMode::Listed => "sessions of each principal are listed",
+                DirectoryMode::Strict => "signed-in sessions are valid only while they are listed",
+            },
+        )?;
+        if settings.directory != DirectoryMode::Off {
+            line(
+                "sessions at once",
+                &match settings.parallel {
+                    ParallelSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
+                    ParallelSessions::EvictOldest(most) => format!("{most}, then the oldest goes"),
+                    ParallelSessions::Reject(most) => format!("{most}, then a sign-in is refused"),
+                },
+            )?;
+        }
         line("keys begin with", &settings.key_prefix)?;
         line("record", &format_args!("at most {} bytes", settings.max_record))?;
         line("wait for the store", &Span(settings.timeout))?;

@@ -58,12 +58,20 @@ pub enum ErrorKind {
     /// A stored value could not be decoded into the type that was asked for. It stays as it is
     /// (500).
     Decode,
-    /// A stored record could not be decoded. It stays as it is (500).
+    /// A stored record, a session's or a directory's, could not be decoded. It stays as it is (500).
     Corrupt,
     /// The function of an `update` panicked when it was replayed on a newer record (500).
     UpdatePanicked,
     /// Something was asked for that only somebody who is signed in can have (401).
     NotSignedIn,
+    /// There are as many sessions of this principal already as are allowed at once. Nothing was
+    /// written (409).
+    TooManySessions,
+    /// All sessions of the principal were ended after this sign-in had begun. Nothing was written
+    /// (401).
+    Revoked,
+    /// The directory of sessions is turned off (500).
+    NoDirectory,
     /// The extractor was used on a route that the session layer does not wrap (500).
     MissingLayer,
     /// The response's head has left already, so a cookie can no longer be sent (500).
@@ -89,6 +97,9 @@ impl ErrorKind {
             Self::Corrupt => "the session record could not be decoded",
             Self::UpdatePanicked => "an update function panicked when it was replayed",
             Self::NotSignedIn => "nobody is signed in",
+            Self::TooManySessions => "too many sessions of this account at once",
+            Self::Revoked => "all sessions of this account were ended meanwhile",
+            Self::NoDirectory => "the directory of sessions is turned off",
             Self::MissingLayer => "no session layer wraps this route",
             Self::HeadSent => "the response has begun, so no cookie can be sent",
         }
@@ -102,13 +113,14 @@ impl ErrorKind {
             | Self::Contended
             | Self::NewerFormat
             | Self::Randomness => 503,
-            Self::Gone | Self::ValueChanged => 409,
-            Self::NotSignedIn => 401,
+            Self::Gone | Self::ValueChanged | Self::TooManySessions => 409,
+            Self::NotSignedIn | Self::Revoked => 401,
             Self::TooLarge
             | Self::Encode
             | Self::Decode
             | Self::Corrupt
             | Self::UpdatePanicked
+            | Self::NoDirectory
             | Self::MissingLayer
             | Self::HeadSent => 500,
         }

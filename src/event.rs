@@ -47,12 +47,20 @@ events! {
     info rotated(id: SessionId) "a session has a new secret";
     /// A session was ended by its own request.
     info signed_out(id: SessionId) "a session was ended";
+    /// A session was ended by its principal's directory.
+    info revoked(id: SessionId) "a session was revoked";
+    /// Strict mode: a session that its principal's directory does not list.
+    warn unlisted(id: SessionId) "a session was presented that is not listed any more";
+    /// There are as many sessions of a principal as are allowed.
+    info sign_in_refused(key: &StoreKey) "a sign-in was refused: too many sessions";
+    /// All sessions of a principal were ended after the sign-in had begun.
+    warn sign_in_overtaken(key: &StoreKey) "a sign-in was overtaken by the end of all sessions";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
-    /// The bytes under a session's key are no record; they are left as they are.
-    error corrupt_record(id: SessionId) "a stored record cannot be decoded";
+    /// The bytes under a key are no record; they are left as they are.
+    error corrupt_record(key: &StoreKey) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
-    error newer_format(id: SessionId) "a stored record has a newer format";
+    error newer_format(key: &StoreKey) "a stored record has a newer format";
     /// A known id came with a secret that is not its own: a stale cookie or an attack.
     warn wrong_secret(id: SessionId) "a session id came with a wrong secret";
     /// More than one valid token came with one request.

@@ -72,6 +72,7 @@
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
 //! - [`connect`]: a store from an address, for configuration by environment.
 //! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: lately.
+//! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
 //! - [`ErrorKind`]: what can go wrong, and which response it becomes.
@@ -101,6 +102,7 @@ mod commit;
 mod config;
 mod cookie;
 mod describe;
+mod directory;
 mod error;
 mod event;
 pub mod exchange;
@@ -120,9 +122,10 @@ pub mod testing;
 pub mod tower;
 
 pub use crate::clock::{Clock, SystemClock};
-pub use crate::config::{Builder, ConfigError, OnServerError, Sessions};
+pub use crate::config::{Builder, ConfigError, DirectoryMode, OnServerError, Sessions};
 pub use crate::cookie::{Cookie, SameSite};
 pub use crate::describe::Policy;
+pub use crate::directory::{Directory, ListedSession, ParallelSessions, Revoked, SignIn};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::session::{
     AsKey, Entropy, Key, Lifetime, ParseIdError, Persistence, RuntimeKey, Session, SessionId,

@@ -17,6 +17,10 @@ pub(crate) const COMMAND_REPEATS: u32 = 2;
 /// How many ids are tried for a new session. One is enough unless answers are lost.
 pub(crate) const NEW_IDS: u32 = 3;
 
+/// How long nobody can create a session that was ended before it was written: longer than any
+/// request waits for the store.
+pub(crate) const FENCE: Duration = Duration::from_secs(120);
+
 /// Less than half of [`TIMEOUT`], so that one that is used up leaves time to settle a lost answer.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const CONNECT: Duration = Duration::from_millis(400);

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
-use crate::session::{Tag, codec};
+use crate::limits::PROMPT_ATTEMPTS;
+use crate::session::{Entropy, Tag, codec};
 use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 
 /// A record on its way to the store.
@@ -103,7 +104,8 @@ impl<'a> Caller<'a> {
     }
 
     /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
-    /// of this write could bring the session back after its end.
+    /// of this write could bring the session back after its end. An answer that comes after the
+    /// deadline is a lost one: what keeps sign-ins from coming late stands only so long.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
         let mut repeats = self.repeats();
         loop {
@@ -113,6 +115,10 @@ impl<'a> Caller<'a> {
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     event::outcome_in_doubt(key);
                     return Err(error);
+                }
+                Ok(Created::Created(_)) if Instant::now() >= self.deadline => {
+                    event::outcome_in_doubt(key);
+                    return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
                 }
                 answer => return answer,
             }
@@ -166,11 +172,15 @@ impl<'a> Caller<'a> {
 
     /// Deletes a record. A lost answer is not settled, the command is just sent again; the flag says
     /// whether one was lost, so that "missing" may be this command's own doing.
-    pub(crate) async fn delete(&self, key: &StoreKey, version: Version) -> Result<(Deleted, bool)> {
+    pub(crate) async fn delete(
+        &self,
+        key: &StoreKey,
+        version: Option<Version>,
+    ) -> Result<(Deleted, bool)> {
         let mut repeats = self.repeats();
         let mut in_doubt = false;
         loop {
-            match self.once("delete", true, self.store.delete(key, Some(version))).await {
+            match self.once("delete", true, self.store.delete(key, version)).await {
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_repeat(&error) => {
                     in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
                     if !repeats.another() {
@@ -189,6 +199,19 @@ impl<'a> Caller<'a> {
             .await
             .map_err(|error| Error::with_source(ErrorKind::OutcomeUnknown, "", error))
     }
+}
+
+/// Lets the writers of other processes pass: a random while, longer after each attempt.
+pub(crate) async fn pause(caller: &Caller<'_>, entropy: &dyn Entropy, attempt: u32) -> Result<()> {
+    let mut random = [0; 2];
+    entropy.fill(&mut random)?;
+    let most = 500u64 << (attempt / PROMPT_ATTEMPTS).min(5);
+    let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
+    if Instant::now() + pause >= caller.deadline {
+        return Err(Error::new(ErrorKind::Contended, ""));
+    }
+    sleep(pause).await;
+    Ok(())
 }
 
 /// How often a command may be sent once more.

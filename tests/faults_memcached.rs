@@ -16,7 +16,7 @@ use support::servers::MemcachedServer;
 use support::visit::{Visit, visit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use unsticky::{ErrorKind, Key, Session, Sessions};
+use unsticky::{DirectoryMode, ErrorKind, Key, Session, Sessions};
 
 const TEXT: Key<String> = Key::new("text");
 
@@ -167,7 +167,9 @@ impl Pool {
     async fn filled() -> Self {
         let (first, second) = (MemcachedServer::start(), MemcachedServer::start());
         let url = format!("memcached://{},{}", first.address(), second.address());
-        let sessions = sessions(&url);
+        // Each session is where its own key is; a directory is on one of the servers, too.
+        let builder = Sessions::builder(unsticky::connect(&url).unwrap()).timeout(TIMEOUT);
+        let sessions = builder.directory(DirectoryMode::Off).build().unwrap();
         let (mut here, mut there) = (Vec::new(), Vec::new());
         for _ in 0..60 {
             let before = second.stat("total_items");

@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use support::app::{App, Gates, Reply, both, both_with, on_actix, on_axum};
-use unsticky::store::MemoryStore;
+use unsticky::store::{Kind, MemoryStore};
 use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
 use unsticky::{Cookie, Lifetime, OnServerError, SameSite, Sessions};
 
@@ -32,7 +32,10 @@ impl Stand {
     async fn step(&self, app: &App, script: &str, cookie: &str) -> (Reply, Vec<Verb>) {
         self.spy.take();
         let reply = app.run(script, cookie).await;
-        (reply, self.spy.take().iter().map(|command| command.verb).collect())
+        // What sign-ins do to their directory depends on who was there before.
+        let commands = self.spy.take();
+        let commands = commands.iter().filter(|command| command.key.kind() == Kind::Session);
+        (reply, commands.map(|command| command.verb).collect())
     }
 }
 

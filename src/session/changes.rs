@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::SessionId;
 use super::delta::Delta;
 use super::lifetime::{Lifetime, Millis};
-use super::plan::{self, Plan, SignIn, Situation};
+use super::plan::{self, Plan, Situation};
 use super::record::{Header, Record, Values};
+use crate::directory::SignIn;
 use crate::error::Result;
 use crate::store::{StoreKey, Version};
 
@@ -39,7 +40,7 @@ pub(crate) struct Changes {
     pub(crate) delta: Delta,
     /// The loaded session is to end; everything else belongs to the one after it.
     ended: Option<Intent<()>>,
-    sign_in: Option<Intent<Arc<str>>>,
+    sign_in: Option<Intent<SignIn>>,
     rotate: Option<Intent<()>>,
     lifetime: Option<Intent<Lifetime>>,
     end_by: Option<Intent<Millis>>,
@@ -54,12 +55,12 @@ impl Changes {
     }
 
     /// Somebody is signed in. What was done for somebody else before is dropped.
-    pub(crate) fn sign_in(&mut self, principal: &str, loaded: Option<&Loaded>) {
+    pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
         let signed_in = self.signed_in(loaded);
-        if signed_in.is_some_and(|signed_in| **signed_in != *principal) {
+        if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {
             self.delta.start_over();
         }
-        self.sign_in = Some(Intent { value: principal.into(), at: self.delta.mark() });
+        self.sign_in = Some(Intent { value: sign_in.clone(), at: self.delta.mark() });
     }
 
     pub(crate) fn rotate(&mut self) {
@@ -107,6 +108,10 @@ impl Changes {
 
     /// Who is to be signed in.
     pub(crate) fn principal(&self) -> Option<&Arc<str>> {
+        self.signing_in().map(|sign_in| &sign_in.principal)
+    }
+
+    pub(crate) fn signing_in(&self) -> Option<&SignIn> {
         self.sign_in.as_ref().map(|intent| &intent.value)
     }
 
@@ -131,7 +136,7 @@ impl Changes {
 
     /// The loaded session, if this request still goes on with it.
     pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
-        loaded.filter(|loaded| !self.is_ended() && self.sign_in_on(loaded) != SignIn::Another)
+        loaded.filter(|loaded| !self.is_ended() && self.sign_in_on(loaded) != plan::SignIn::Another)
     }
 
     /// The values that the delta stands on.
@@ -156,11 +161,11 @@ impl Changes {
         Ok(())
     }
 
-    fn sign_in_on(&self, loaded: &Loaded) -> SignIn {
+    fn sign_in_on(&self, loaded: &Loaded) -> plan::SignIn {
         match (self.principal(), &loaded.record.header.principal) {
-            (None, _) => SignIn::No,
-            (Some(new), Some(old)) if new != old => SignIn::Another,
-            (Some(_), _) => SignIn::Here,
+            (None, _) => plan::SignIn::No,
+            (Some(new), Some(old)) if new != old => plan::SignIn::Another,
+            (Some(_), _) => plan::SignIn::Here,
         }
     }
 
@@ -170,8 +175,8 @@ impl Changes {
             *standing;
         let sign_in = match loaded {
             Some(loaded) => self.sign_in_on(loaded),
-            None if self.sign_in.is_some() => SignIn::Here,
-            None => SignIn::No,
+            None if self.sign_in.is_some() => plan::SignIn::Here,
+            None => plan::SignIn::No,
         };
         let changed = || self.delta.view().differs_from(&self.base_values(loaded));
         plan::decide(Situation {
@@ -216,7 +221,7 @@ mod tests {
     fn what_was_committed_is_forgotten_and_what_came_later_is_not() {
         let mut changes = Changes::default();
         assert!(changes.is_empty());
-        changes.sign_in("alice", None);
+        changes.sign_in(&SignIn::new("alice"), None);
         changes.rotate();
         let bookmark = changes.delta.made();
         changes.set_lifetime(Lifetime::default());

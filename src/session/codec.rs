@@ -21,6 +21,7 @@
 //! are, so a build that does not know them loses nothing; what an old build must not pass over
 //! raises the format number instead.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -42,7 +43,7 @@ const AUTHENTICATED: u8 = 3;
 const CHOSEN: u8 = 4;
 const PRINCIPAL: u8 = 5;
 const SIGN_INS: u8 = 6;
-const EARLIER_TAGS: u8 = 7;
+pub(crate) const EARLIER_TAGS: u8 = 7;
 const END_BY: u8 = 8;
 const VALUE: u8 = 32;
 
@@ -55,20 +56,41 @@ pub(crate) enum Undecodable {
     NewerFormat,
 }
 
-/// The tags of the writes that led to these bytes, if they are a record.
+/// The tags of the writes that led to these bytes, if they are a record of whatever kind.
 pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
-    decode(bytes.clone()).ok().map(|record| record.header.tags)
+    let kinds = [Kind::Session, Kind::Directory];
+    let (tag, mut reader) = kinds.into_iter().find_map(|kind| fields(bytes, kind).ok())?;
+    while !reader.is_at_end() {
+        let field = reader.byte()?;
+        let mut content = reader.sized()?;
+        if field == EARLIER_TAGS {
+            return earlier_tags(&mut content).map(|earlier| Tags::new(tag, earlier));
+        }
+    }
+    Some(Tags::first(tag))
 }
 
 pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
+    let (tag, _) = fields(&bytes, Kind::Session)?;
+    decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
+}
+
+/// The write tag and the fields of a record of this kind.
+pub(crate) fn fields(bytes: &Bytes, kind: Kind) -> Result<(Tag, Reader<'_>), Undecodable> {
     let tag = bytes.first_chunk().copied().map(Tag).ok_or(Undecodable::Corrupt)?;
     match bytes.get(TAG_LEN..FIELDS_START) {
         // The kind is part of format 1; a later format may put it elsewhere.
-        Some(&[format, _]) if format > FORMAT => return Err(Undecodable::NewerFormat),
-        Some(&[FORMAT, kind]) if char::from(kind) == Kind::Session.letter() => {}
-        _ => return Err(Undecodable::Corrupt),
+        Some(&[format, _]) if format > FORMAT => Err(Undecodable::NewerFormat),
+        Some(&[FORMAT, letter]) if char::from(letter) == kind.letter() => {
+            Ok((tag, Reader { bytes, position: FIELDS_START }))
+        }
+        _ => Err(Undecodable::Corrupt),
     }
-    decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
+}
+
+pub(crate) fn earlier_tags<'a>(content: &mut Reader<'a>) -> Option<&'a [[u8; TAG_LEN]]> {
+    let (tags, rest) = content.rest().as_chunks();
+    (rest.is_empty() && tags.len() < Tags::REMEMBERED).then_some(tags)
 }
 
 fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
@@ -102,11 +124,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
             SIGN_INS => {
                 once(&mut sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)?;
             }
-            EARLIER_TAGS => {
-                let (tags, rest) = content.rest().as_chunks();
-                (rest.is_empty() && tags.len() < Tags::REMEMBERED).then_some(())?;
-                once(&mut earlier, tags)?;
-            }
+            EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
             VALUE => {
                 let entry = content.entry()?;
                 if let Some(previous) = entries.last() {
@@ -117,7 +135,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
                 }
                 entries.push(entry);
             }
-            _ => unknown.push((field, bytes.slice(content.position..content.bytes.len()))),
+            _ => unknown.push((field, bytes.slice(content.range()))),
         }
     }
     let [created, last_seen, idle_deadline, absolute_deadline] = clocks?;
@@ -135,26 +153,37 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
 }
 
 /// A field that may occur once only.
-fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
+pub(crate) fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
 }
 
 /// A window on the record's bytes. Every method is `None` where the window ends too early.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     /// What came before the window, and the window.
     bytes: &'a [u8],
     position: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.position == self.bytes.len()
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.position)?;
         self.position += 1;
         Some(byte)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let array = self.bytes.get(self.position..)?.first_chunk()?;
+        self.position += N;
+        Some(array)
+    }
+
+    /// Where what is left lies in the record.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.position..self.bytes.len()
     }
 
     /// A LEB128 number in its shortest form.
@@ -178,7 +207,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn time(&mut self) -> Option<Millis> {
+    pub(crate) fn time(&mut self) -> Option<Millis> {
         self.number().map(Millis)
     }
 
@@ -192,7 +221,7 @@ impl<'a> Reader<'a> {
         Some(Chosen { idle, absolute, persistence })
     }
 
-    fn sized(&mut self) -> Option<Self> {
+    pub(crate) fn sized(&mut self) -> Option<Self> {
         let length = usize::try_from(self.number()?).ok()?;
         let start = self.position;
         let end = start.checked_add(length)?;
@@ -201,14 +230,14 @@ impl<'a> Reader<'a> {
         Some(Self { bytes, position: start })
     }
 
-    fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         let rest = &self.bytes[self.position..];
         self.position = self.bytes.len();
         rest
     }
 
     /// What `read` returns, if it leaves nothing over.
-    fn whole<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<T> {
+    pub(crate) fn whole<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<T> {
         let value = read(self)?;
         self.is_at_end().then_some(value)
     }
@@ -236,9 +265,7 @@ pub(crate) fn encode_indexed(
     let values_size: usize =
         values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
     let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
-    out.put_slice(&header.tags.newest().0);
-    out.put_u8(FORMAT);
-    out.put_u8(Kind::Session.letter() as u8);
+    begin(&mut out, header.tags.newest(), Kind::Session);
     put_field(&mut out, DIGEST, header.digest.as_bytes());
     let clocks = &header.clocks;
     let times = [clocks.created, clocks.last_seen, clocks.idle_deadline, clocks.absolute_deadline];
@@ -259,12 +286,7 @@ pub(crate) fn encode_indexed(
     if header.sign_ins > 0 {
         put_numbers(&mut out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
     }
-    let older = header.tags.older();
-    if !older.is_empty() {
-        out.put_u8(EARLIER_TAGS);
-        put_number(&mut out, (older.len() * TAG_LEN) as u64);
-        older.iter().for_each(|tag| out.put_slice(&tag.0));
-    }
+    put_tags(&mut out, &header.tags);
     for (field, content) in &header.unknown {
         put_field(&mut out, *field, content);
     }
@@ -284,7 +306,24 @@ pub(crate) fn encode_indexed(
     (out.freeze(), index)
 }
 
-fn put_field(out: &mut BytesMut, field: u8, content: &[u8]) {
+/// What every record begins with.
+pub(crate) fn begin(out: &mut BytesMut, tag: Tag, kind: Kind) {
+    out.put_slice(&tag.0);
+    out.put_u8(FORMAT);
+    out.put_u8(kind.letter() as u8);
+}
+
+/// The tags of the writes before the newest one.
+pub(crate) fn put_tags(out: &mut BytesMut, tags: &Tags) {
+    let older = tags.older();
+    if !older.is_empty() {
+        out.put_u8(EARLIER_TAGS);
+        put_number(out, (older.len() * TAG_LEN) as u64);
+        older.iter().for_each(|tag| out.put_slice(&tag.0));
+    }
+}
+
+pub(crate) fn put_field(out: &mut BytesMut, field: u8, content: &[u8]) {
     out.put_u8(field);
     put_number(out, content.len() as u64);
     out.put_slice(content);
@@ -298,7 +337,7 @@ fn put_numbers(out: &mut BytesMut, field: u8, numbers: &[u64], tail: &[u8]) {
     out.put_slice(tail);
 }
 
-fn put_number(out: &mut BytesMut, mut number: u64) {
+pub(crate) fn put_number(out: &mut BytesMut, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(number as u8 | 0x80);
         number >>= 7;

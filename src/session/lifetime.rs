@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// A point in time as stored: milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,11 @@ impl Millis {
     /// The time for people; `None` for a year that the calendar does not have.
     pub(crate) fn to_time(self) -> Option<OffsetDateTime> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).ok()
+    }
+
+    /// The time for people; the last one there is for a year that the calendar does not have.
+    pub(crate) fn to_time_or_last(self) -> OffsetDateTime {
+        self.to_time().unwrap_or(PrimitiveDateTime::MAX.assume_utc())
     }
 
     pub(crate) fn plus(self, duration: Duration) -> Self {

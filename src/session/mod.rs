@@ -38,6 +38,7 @@ pub use self::transaction::Transaction;
 use self::transaction::{decoded, encoded};
 use crate::config::{Sessions, Settings};
 use crate::cookie::Presented;
+use crate::directory::{LABEL_BYTES, SignIn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lasting::Lasting;
 
@@ -403,12 +404,28 @@ impl Session {
     /// [`ErrorKind::Encode`] if `principal` is empty or longer than 1024 bytes, and the errors of an
     /// earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
     /// changed then.
+    ///
+    /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
+    /// as [are allowed](crate::Builder::parallel_sessions) and a new one is to be refused; the session
+    /// stays as it was. To answer that in the handler, call [`save`](Self::save) in it.
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
-        let principal = principal.as_ref();
-        if principal.is_empty() || principal.len() > MAX_PRINCIPAL {
-            return Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes"));
+        self.sign_in_with(SignIn::new(principal))
+    }
+
+    /// Signs somebody in, as [`sign_in`](Self::sign_in) does, with a label for the list of sessions, or
+    /// by a sign-in that has [begun](crate::Directory::begin_sign_in) before the password was verified.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sign_in`](Self::sign_in), and [`ErrorKind::Encode`] if the label is longer than 128
+    /// bytes. The commit fails also with [`ErrorKind::Revoked`] if all sessions were ended since the
+    /// sign-in has begun, or if that was more than an hour ago.
+    pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
+        checked_principal(&sign_in.principal)?;
+        if sign_in.label.as_ref().is_some_and(|label| label.len() > LABEL_BYTES) {
+            return Err(Error::new(ErrorKind::Encode, "a label has at most 128 bytes"));
         }
-        self.rebase(|changes, loaded| changes.sign_in(principal, loaded))
+        self.rebase(|changes, loaded| changes.sign_in(&sign_in, loaded))
     }
 
     /// The one who is signed in has proved again who they are: a new secret, and both clocks start
@@ -586,6 +603,13 @@ impl Session {
 /// How many bytes a principal may have: account ids and addresses, not documents.
 const MAX_PRINCIPAL: usize = 1024;
 
+pub(crate) fn checked_principal(principal: &str) -> Result<()> {
+    match principal.len() {
+        1..=MAX_PRINCIPAL => Ok(()),
+        _ => Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes")),
+    }
+}
+
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -596,7 +620,7 @@ impl fmt::Debug for Session {
 }
 
 /// Runs a future to its end even if nobody waits for it any more.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let runtime = Handle::try_current().map_err(Error::unavailable)?;

@@ -8,7 +8,7 @@ use super::changes::{Changes, Loaded, Standing};
 use super::plan::Plan;
 use super::token::Token;
 use super::{Inner, Session, State};
-use crate::commit::{Commit, Committed, Decide, decode};
+use crate::commit::{Commit, Committed, Decide, Enrolling, decode};
 use crate::config::Sessions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
@@ -68,7 +68,7 @@ impl Session {
         let settings = self.settings();
         let key = settings.key(token.id);
         let Some(stored) = caller.load(&key).await? else { return Ok(None) };
-        let record = match decode(token.id, stored.bytes) {
+        let record = match decode(&key, stored.bytes) {
             Ok(record) => record,
             // Reported, left in place, and the visitor is anonymous.
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
@@ -82,29 +82,32 @@ impl Session {
             event::expired(token.id);
             return Ok(None);
         }
-        Ok(Some(Arc::new(Loaded { id: token.id, key, record, version: stored.version })))
+        let loaded = Arc::new(Loaded { id: token.id, key, record, version: stored.version });
+        Ok(settings.is_listed(caller, &loaded).await?.then_some(loaded))
     }
 
     /// Reads the record again; see [`Session::reload`].
     pub(super) async fn reread(&self) -> Result<()> {
         let _one_at_a_time = self.0.committing.lock().await;
         let Some(loaded) = self.state().loaded.clone() else { return Ok(()) };
-        let stored = self.store_time().caller().load(&loaded.key).await?;
         let settings = self.settings();
-        let newer = match stored {
-            Some(stored) => {
-                let record = decode(loaded.id, stored.bytes)?;
-                let header = &record.header;
-                let goes_on = loaded.record.header.same_sign_in(header)
-                    && !header.clocks.expired(settings.now());
-                goes_on.then_some((record, stored.version))
+        let newer = {
+            let time = self.store_time();
+            let stored = time.caller().load(&loaded.key).await?;
+            let newer = stored.map(|stored| loaded.newer(stored)).transpose()?;
+            let newer = newer.filter(|newer| {
+                let header = &newer.record.header;
+                loaded.record.header.same_sign_in(header) && !header.clocks.expired(settings.now())
+            });
+            match newer {
+                Some(newer) if settings.is_listed(time.caller(), &newer).await? => Some(newer),
+                _ => None,
             }
-            None => None,
         };
-        if let Some((record, version)) = newer {
+        if let Some(newer) = newer {
             {
                 let mut state = self.state();
-                state.loaded = Some(loaded.at(record, version));
+                state.loaded = Some(newer);
                 state.changes.delta.mark();
             }
             return self.rebase(|_, _| ());
@@ -180,6 +183,7 @@ impl Session {
                 is_activity,
                 is_presented,
                 decide,
+                enrolment: Enrolling::default(),
             };
             commit.run(plan).await
         };

@@ -57,6 +57,14 @@ impl SessionId {
         Ok(Self(bytes))
     }
 
+    pub(crate) const fn from_bytes(bytes: [u8; ID_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; ID_BYTES] {
+        &self.0
+    }
+
     pub(crate) fn encode_into(self, text: &mut String) {
         URL_SAFE_NO_PAD.encode_string(self.0, text);
     }

@@ -18,8 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
 
 pub use self::connect::{ConnectError, connect};
 #[cfg(feature = "memcached")]
@@ -208,12 +211,23 @@ pub struct StoreKey {
 }
 
 impl StoreKey {
-    pub(crate) fn new(prefix: &str, kind: Kind, id: SessionId) -> Self {
+    pub(crate) fn session(prefix: &str, id: SessionId) -> Self {
+        Self::new(prefix, Kind::Session, |text| id.encode_into(text))
+    }
+
+    /// The directory of a principal: SHA-256 of the name, so that every name is a key, and none of
+    /// them another one's.
+    pub(crate) fn directory(prefix: &str, principal: &str) -> Self {
+        let digest = Sha256::digest(principal);
+        Self::new(prefix, Kind::Directory, |text| URL_SAFE_NO_PAD.encode_string(digest, text))
+    }
+
+    pub(crate) fn new(prefix: &str, kind: Kind, put_id: impl FnOnce(&mut String)) -> Self {
         let mut text = String::with_capacity(prefix.len() + 2 + SessionId::ENCODED_LEN);
         text.push_str(prefix);
         text.push(kind.letter());
         text.push(':');
-        id.encode_into(&mut text);
+        put_id(&mut text);
         Self { kind, text: text.into() }
     }
 

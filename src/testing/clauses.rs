@@ -520,8 +520,8 @@ pub async fn an_oversize_record_is_refused_and_the_old_one_stands(subject: &Subj
 /// A session and a directory with the same id are two keys.
 pub async fn kinds_have_keys_of_their_own(subject: &Subject) {
     let id = random_id();
-    let session = StoreKey::new("conformance:0:", Kind::Session, id);
-    let directory = StoreKey::new("conformance:0:", Kind::Directory, id);
+    let [session, directory] = [Kind::Session, Kind::Directory]
+        .map(|kind| StoreKey::new("conformance:0:", kind, |text| id.encode_into(text)));
     let stored = create(subject, &session, random_record(100), HOUR).await;
     let sentence = "a session and a directory with the same id are different keys";
     assert_missing(subject, &directory, sentence).await;
@@ -536,7 +536,7 @@ pub async fn keys_are_printable_ascii_of_up_to_200_bytes(subject: &Subject) {
     let printable: String = ('!'..='~').collect();
     let room = 200 - random_key().as_str().len() + "conformance:0:".len();
     for prefix in [printable, "n".repeat(room)] {
-        let keys = [(); 2].map(|()| StoreKey::new(&prefix, Kind::Session, random_id()));
+        let keys = [(); 2].map(|()| StoreKey::session(&prefix, random_id()));
         for key in &keys {
             let sentence = "keys are printable ASCII of at most 200 bytes";
             assert_missing(subject, key, sentence).await;

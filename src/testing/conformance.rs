@@ -216,7 +216,7 @@ mod tests {
                 return key.clone();
             }
             let id = key.as_str().rsplit(':').next().unwrap().parse().unwrap();
-            StoreKey::new("shared:", Kind::Session, id)
+            StoreKey::session("shared:", id)
         }
 
         fn bytes(&self, bytes: Bytes) -> Bytes {

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Entropy, SessionId};
-use crate::store::{Created, Deleted, Kind, Replaced, Store, StoreKey, Stored, TAG_LEN, Version};
+use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version};
 
 /// A clock that stands still until it is told otherwise; clones show the same time.
 ///
@@ -102,7 +102,7 @@ impl Entropy for FailingEntropy {
 /// Where the operating system gives no randomness.
 #[must_use]
 pub fn random_key() -> StoreKey {
-    StoreKey::new("conformance:0:", Kind::Session, random_id())
+    StoreKey::session("conformance:0:", random_id())
 }
 
 /// A record of this length, of random bytes; at least [`TAG_LEN`] of them.

@@ -1,0 +1,186 @@
+//! Directories as bytes: the envelope and the fields of a session's record, of another kind.
+//!
+//! | type | content |
+//! |---|---|
+//! | 1 | generation: its mark, 8 bytes; since when: LEB128, milliseconds since 1970 |
+//! | 2 | a session: id[16] flags[1], signed in and until: LEB128, length of the label (LEB128), label (UTF-8) |
+//! | 7 | the tags of up to seven earlier writes, the newest first |
+//!
+//! The first bit of the flags says that the session is revoked. Sessions stand in the order of their
+//! sign-ins. Other fields, and what follows a label, are kept as they are.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::roll::{Entry, Generation, Roll};
+use crate::session::SessionId;
+use crate::session::codec::{
+    EARLIER_TAGS, Reader, Undecodable, begin, earlier_tags, fields, once, put_field, put_number,
+    put_tags,
+};
+use crate::session::record::{Tag, Tags};
+use crate::store::Kind;
+
+const GENERATION: u8 = 1;
+const SESSION: u8 = 2;
+
+pub(crate) fn decode(bytes: &Bytes) -> Result<Roll, Undecodable> {
+    let (tag, reader) = fields(bytes, Kind::Directory)?;
+    decode_fields(tag, reader, bytes).ok_or(Undecodable::Corrupt)
+}
+
+fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll> {
+    let mut generation = None;
+    let mut earlier = None;
+    let mut entries = Vec::new();
+    let mut unknown = Vec::new();
+    while !reader.is_at_end() {
+        let field = reader.byte()?;
+        let mut content = reader.sized()?;
+        match field {
+            GENERATION => {
+                let mark = *content.array()?;
+                once(&mut generation, Generation { mark, since: content.whole(Reader::time)? })?;
+            }
+            SESSION => entries.push(entry(content, bytes)?),
+            EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
+            _ => unknown.push((field, bytes.slice(content.range()))),
+        }
+    }
+    let tags = Tags::new(tag, earlier.unwrap_or_default());
+    Some(Roll { tags, generation, entries, unknown })
+}
+
+fn entry(mut content: Reader<'_>, bytes: &Bytes) -> Option<Entry> {
+    let id = SessionId::from_bytes(*content.array()?);
+    let flags = content.byte()?;
+    let (signed_in, until) = (content.time()?, content.time()?);
+    let label = std::str::from_utf8(content.sized()?.rest()).ok()?;
+    Some(Entry {
+        id,
+        flags,
+        signed_in,
+        until,
+        label: (!label.is_empty()).then(|| Arc::from(label)),
+        unknown: bytes.slice(content.range()),
+    })
+}
+
+pub(crate) fn encode(roll: &Roll) -> Bytes {
+    let mut out = BytesMut::with_capacity(64 + 64 * roll.entries.len());
+    begin(&mut out, roll.tags.newest(), Kind::Directory);
+    let mut content = BytesMut::new();
+    if let Some(Generation { mark, since }) = &roll.generation {
+        content.put_slice(mark);
+        put_number(&mut content, since.0);
+        put_field(&mut out, GENERATION, &content);
+    }
+    put_tags(&mut out, &roll.tags);
+    for entry in &roll.entries {
+        content.clear();
+        content.put_slice(entry.id.as_bytes());
+        content.put_u8(entry.flags);
+        put_number(&mut content, entry.signed_in.0);
+        put_number(&mut content, entry.until.0);
+        let label = entry.label.as_deref().unwrap_or_default();
+        put_number(&mut content, label.len() as u64);
+        content.put_slice(label.as_bytes());
+        content.put_slice(&entry.unknown);
+        put_field(&mut out, SESSION, &content);
+    }
+    for (field, content) in &roll.unknown {
+        put_field(&mut out, *field, content);
+    }
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::roll::LABEL_BYTES;
+    use super::*;
+    use crate::session::{Millis, codec as sessions};
+
+    fn entry(number: u8, label: &str) -> Entry {
+        Entry {
+            id: SessionId::from_bytes([number; 16]),
+            flags: number,
+            signed_in: Millis(1_800_000_000_000 + u64::from(number)),
+            until: Millis(1_900_000_000_000),
+            label: (!label.is_empty()).then(|| label.into()),
+            unknown: Bytes::new(),
+        }
+    }
+
+    fn roll() -> Roll {
+        let mut roll = Roll::new(Tags::first(Tag(*b"tag-tag-")).followed_by(Tag(*b"new-tag-")));
+        roll.generation = Some(Generation { mark: [9; 8], since: Millis(1_800_000_000_000) });
+        roll.entries = vec![entry(1, "Firefox on Linux"), entry(2, ""), entry(3, "téléphone")];
+        roll
+    }
+
+    #[test]
+    fn a_directory_is_read_back_as_it_was_written() {
+        let mut with_more = roll();
+        with_more.unknown.push((200, Bytes::from_static(b"later")));
+        with_more.entries[1].unknown = Bytes::from_static(b"later");
+        for roll in [roll(), with_more, Roll::new(Tags::first(Tag([0; 8])))] {
+            let bytes = encode(&roll);
+            assert_eq!(decode(&bytes).unwrap(), roll);
+            assert_eq!(sessions::tags(&bytes), Some(roll.tags));
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let bytes = encode(&roll());
+        assert_eq!(&bytes[..11], b"new-tag-\x01d\x01");
+        assert_eq!(bytes[11], 8 + 6);
+    }
+
+    /// A session is no directory, a directory is no session, and a later format is neither damaged.
+    #[test]
+    fn what_is_no_directory_is_told_apart() {
+        let bytes = encode(&roll());
+        assert_eq!(sessions::decode(bytes.clone()).unwrap_err(), Undecodable::Corrupt);
+        let with = |place: usize, byte: u8| {
+            let mut bytes = bytes.to_vec();
+            bytes[place] = byte;
+            decode(&bytes.into())
+        };
+        assert_eq!(with(9, b's').unwrap_err(), Undecodable::Corrupt);
+        assert_eq!(with(8, 2).unwrap_err(), Undecodable::NewerFormat);
+        assert_eq!(with(8, 0).unwrap_err(), Undecodable::Corrupt);
+        for length in 0..bytes.len() {
+            let cut = bytes.slice(..length);
+            // Cut between two fields it is a shorter directory.
+            if let Ok(shorter) = decode(&cut) {
+                assert!(shorter.entries.len() < 3);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_directory_is_stored_everywhere() {
+        let mut roll = roll();
+        let label = "x".repeat(LABEL_BYTES);
+        // More than are ever listed: some may be revoked and not yet removed.
+        roll.entries = (0..2000_u16).map(|number| entry(number as u8, &label)).collect();
+        assert!(encode(&roll).len() < 1_000_000 / 2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_directory_or_not(head in any::<bool>(), bytes: Vec<u8>) {
+            let bytes = match head {
+                true => [&b"tag-tag-\x01d"[..], &bytes].concat(),
+                false => bytes,
+            };
+            if let Ok(roll) = decode(&bytes.into()) {
+                prop_assert_eq!(decode(&encode(&roll)).unwrap(), roll);
+            }
+        }
+    }
+}

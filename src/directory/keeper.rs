@@ -1,0 +1,422 @@
+//! Directories in the store: read, changed by compare-and-set, and what they say carried out.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::roll::{Admission, Application, Generation, Roll};
+use super::{Begun, codec};
+use crate::commit::decoded;
+use crate::config::{DirectoryMode, Settings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::limits::{FENCE, PROMPT_ATTEMPTS};
+use crate::queue::Turn;
+use crate::session::changes::Loaded;
+use crate::session::codec as records;
+use crate::session::record::{Header, Tags, Update};
+use crate::session::token::SecretDigest;
+use crate::session::{Lifetime, Millis, SessionId};
+use crate::settle::{Base, Caller, Settled, Write, pause};
+use crate::store::{Created, Deleted, StoreKey, Version};
+
+/// How often sign-ins that are under way are looked for before they are taken for dead, and after
+/// how long each time.
+const LOOKS: usize = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// One principal's directory, and the time that is left for it.
+pub(crate) struct Keeper<'a> {
+    settings: &'a Settings,
+    caller: Caller<'a>,
+    principal: &'a str,
+    key: StoreKey,
+}
+
+/// A directory as it stands in the store.
+struct Standing {
+    roll: Roll,
+    version: Version,
+}
+
+/// What a look at a listed session finds.
+enum Found {
+    /// The session, signed in as this principal.
+    Ours(Arc<Loaded>),
+    /// Nobody is signed in on it, or not yet.
+    Anonymous(Arc<Loaded>),
+    Nothing,
+    /// No session of this principal, and none that could become one.
+    Void,
+}
+
+/// Whether a session may be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Enrolment {
+    /// It is listed. The same sign-in, tried once more, has to find the same.
+    Enrolled(Begun),
+    /// It was revoked.
+    Revoked,
+}
+
+/// What a revocation did.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Those that were alive.
+    pub(crate) ids: HashSet<SessionId>,
+    /// There was a directory to tell which sessions there are.
+    pub(crate) was_listed: bool,
+}
+
+impl<'a> Keeper<'a> {
+    pub(crate) fn new(settings: &'a Settings, caller: Caller<'a>, principal: &'a str) -> Self {
+        let key = StoreKey::directory(&settings.key_prefix, principal);
+        Self { settings, caller, principal, key }
+    }
+
+    /// Whether a session is listed.
+    pub(crate) async fn lists(&self, id: SessionId) -> Result<bool> {
+        let standing = self.read().await?;
+        Ok(standing.is_some_and(|standing| standing.roll.lists(id)))
+    }
+
+    /// What a sign-in that begins now finds.
+    pub(crate) async fn begun(&self) -> Result<Begun> {
+        let standing = self.read().await?;
+        let generation = standing.and_then(|standing| standing.roll.generation);
+        Ok(Begun { mark: generation.map(|generation| generation.mark), at: self.settings.now() })
+    }
+
+    /// Puts a session on the roll, before it is written. `begun` is what its sign-in found at first;
+    /// `abandoned` a session that the same sign-in could not be sure of.
+    pub(crate) async fn enrol(
+        &self,
+        application: &Application,
+        begun: Option<Begun>,
+        abandoned: Option<SessionId>,
+    ) -> Result<Enrolment> {
+        let policy = self.settings.parallel;
+        let mut turn = None;
+        for attempt in 0..self.settings.commit_attempts {
+            let standing = self.read().await?;
+            let mut roll = self.roll_of(standing.as_ref());
+            let mark = roll.generation.map(|generation| generation.mark);
+            if begun.is_some_and(|begun| begun.mark != mark) {
+                return Err(self.overtaken());
+            }
+            if roll.revoked().contains(&application.id) {
+                return Ok(Enrolment::Revoked);
+            }
+            roll.drop_expired(self.settings.now());
+            // What a process that is no more had decided.
+            let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
+            self.end_all(&unfinished).await?;
+            roll.remove(&unfinished);
+            let mut admission = roll.admit(application, policy, false);
+            if admission == Admission::Full {
+                roll.remove(&self.gone(&roll).await?);
+                admission = roll.admit(application, policy, true);
+            }
+            let evicted = match admission {
+                Admission::Admitted { evicted } => evicted.into_iter().collect(),
+                Admission::Standing if unfinished.is_empty() => {
+                    return Ok(Enrolment::Enrolled(Begun { mark, at: application.signed_in }));
+                }
+                Admission::Standing => HashSet::new(),
+                Admission::Revoked => return Ok(Enrolment::Revoked),
+                Admission::Full => {
+                    event::sign_in_refused(&self.key);
+                    return Err(Error::new(ErrorKind::TooManySessions, ""));
+                }
+            };
+            if let Some(written) = self.write(standing.as_ref(), roll).await? {
+                if !evicted.is_empty() {
+                    self.finish(written, &evicted).await?;
+                }
+                return Ok(Enrolment::Enrolled(Begun { mark, at: application.signed_in }));
+            }
+            self.wait_for_others(&mut turn, attempt).await?;
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Ends the sessions for which `chosen` holds. With `renew`, no sign-in that has begun before
+    /// succeeds any more.
+    pub(crate) async fn revoke(
+        &self,
+        chosen: impl Fn(SessionId) -> bool,
+        renew: bool,
+    ) -> Result<Ended> {
+        let mut turn = None;
+        for attempt in 0..self.settings.commit_attempts {
+            let standing = self.read().await?;
+            let was_listed = standing.is_some();
+            let mut roll = self.roll_of(standing.as_ref());
+            let now = self.settings.now();
+            roll.drop_expired(now);
+            roll.revoke(&chosen);
+            let revoked: HashSet<_> = roll.revoked().into_iter().collect();
+            if renew {
+                let mut mark = [0; Generation::LEN];
+                self.settings.entropy.fill(&mut mark)?;
+                roll.generation = Some(Generation { mark, since: now });
+            } else if revoked.is_empty() {
+                return Ok(Ended { was_listed, ..Ended::default() });
+            }
+            if let Some(written) = self.write(standing.as_ref(), roll).await? {
+                let ids = self.finish(written, &revoked).await?;
+                return Ok(Ended { ids, was_listed });
+            }
+            self.wait_for_others(&mut turn, attempt).await?;
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// The sessions that live, the newest sign-in first, with their labels.
+    pub(crate) async fn living(&self) -> Result<Vec<(Arc<Loaded>, Option<Arc<str>>)>> {
+        let Some(standing) = self.read().await? else { return Ok(Vec::new()) };
+        let listed: Vec<_> = standing.roll.listed().rev().cloned().collect();
+        let revoked: HashSet<_> = standing.roll.revoked().into_iter().collect();
+        if !revoked.is_empty() {
+            self.finish(standing, &revoked).await?;
+        }
+        let found = try_join_all(listed.iter().map(|entry| self.living_one(entry.id))).await?;
+        let labels = listed.into_iter().map(|entry| entry.label);
+        Ok(found
+            .into_iter()
+            .zip(labels)
+            .filter_map(|(found, label)| Some((found?, label)))
+            .collect())
+    }
+
+    async fn read(&self) -> Result<Option<Standing>> {
+        let Some(stored) = self.caller.load(&self.key).await? else { return Ok(None) };
+        let roll = decoded(&self.key, codec::decode(&stored.bytes))?;
+        Ok(Some(Standing { roll, version: stored.version }))
+    }
+
+    fn roll_of(&self, standing: Option<&Standing>) -> Roll {
+        match standing {
+            Some(standing) => standing.roll.clone(),
+            None => Roll::new(Tags::first(crate::session::Tag([0; crate::store::TAG_LEN]))),
+        }
+    }
+
+    /// Stores the roll in place of what was read; `None` where others came first, or may have.
+    async fn write(&self, standing: Option<&Standing>, mut roll: Roll) -> Result<Option<Standing>> {
+        let tag = self.settings.tag()?;
+        roll.tags = match standing {
+            Some(standing) => standing.roll.tags.followed_by(tag),
+            None => Tags::first(tag),
+        };
+        let ttl = roll.ttl(self.settings.now());
+        let write = Write { bytes: codec::encode(&roll), ttl, tag };
+        let version = match standing {
+            Some(Standing { roll, version }) => {
+                let base = Base { version: *version, tag: roll.tags.newest() };
+                match self.caller.replace(&self.key, &write, base).await? {
+                    Settled::Applied(version) => version,
+                    // Applied, perhaps, but not what stands there now.
+                    Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => {
+                        return Ok(None);
+                    }
+                }
+            }
+            None => match self.caller.create(&self.key, &write).await {
+                Ok(Created::Created(version)) => version,
+                Ok(Created::Occupied) => return Ok(None),
+                // Whatever was decided is decided again on what stands there, to the same end.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Some(Standing { roll, version }))
+    }
+
+    /// Carries out what was decided, and takes it off the roll; those that were alive.
+    async fn finish(
+        &self,
+        standing: Standing,
+        revoked: &HashSet<SessionId>,
+    ) -> Result<HashSet<SessionId>> {
+        let ended = self.end_all(revoked).await?;
+        let mut roll = standing.roll.clone();
+        roll.remove(revoked);
+        // What stays there is found ended by whoever comes next.
+        let _ = self.write(Some(&standing), roll).await;
+        Ok(ended)
+    }
+
+    /// Ends sessions; those that were alive.
+    async fn end_all(&self, ids: &HashSet<SessionId>) -> Result<HashSet<SessionId>> {
+        let ends = ids.iter().map(async |id| Ok((*id, self.end(*id).await?)));
+        // All of them are tried, whatever becomes of one.
+        let ends: Result<Vec<_>> = join_all(ends).await.into_iter().collect();
+        Ok(ends?.into_iter().filter(|(_, was_alive)| *was_alive).map(|(id, _)| id).collect())
+    }
+
+    async fn end(&self, id: SessionId) -> Result<bool> {
+        let Some(loaded) = self.shut(id).await? else { return Ok(false) };
+        // At whatever version: its id is this principal's for ever, whoever writes to it.
+        let (deleted, in_doubt) = self.caller.delete(&loaded.key, None).await?;
+        let was_alive = deleted == Deleted::Deleted || in_doubt;
+        if was_alive {
+            event::revoked(id);
+        }
+        Ok(was_alive)
+    }
+
+    /// Makes sure that no sign-in that is under way makes this session one of the principal's any
+    /// more; the session, if it is one already.
+    async fn shut(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
+        for attempt in 0..self.settings.commit_attempts {
+            match self.look(id).await? {
+                Found::Ours(loaded) => return Ok(Some(loaded)),
+                Found::Void => return Ok(None),
+                Found::Nothing => {
+                    // Nobody creates a session where this stands.
+                    let write = self.fence()?;
+                    match self.caller.create(&self.settings.key(id), &write).await {
+                        Ok(Created::Created(_)) => return Ok(None),
+                        Ok(Created::Occupied) => {}
+                        Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Found::Anonymous(loaded) => {
+                    // Whoever goes on from the version before meets a conflict, and asks again.
+                    let write = self.rewritten(&loaded)?;
+                    match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
+                        Settled::Applied(_) | Settled::Followed(_) => return Ok(None),
+                        Settled::Conflict(_) | Settled::Missing => {}
+                    }
+                }
+            }
+            if attempt >= PROMPT_ATTEMPTS {
+                pause(&self.caller, &*self.settings.entropy, attempt).await?;
+            }
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    async fn look(&self, id: SessionId) -> Result<Found> {
+        let key = self.settings.key(id);
+        let Some(stored) = self.caller.load(&key).await? else { return Ok(Found::Nothing) };
+        let record = match decoded(&key, records::decode(stored.bytes)) {
+            Ok(record) => record,
+            // Nobody's session; it stays as it is.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Void),
+            Err(error) => return Err(error),
+        };
+        let has_expired = record.header.clocks.expired(self.settings.now());
+        let principal = record.header.principal.clone();
+        let loaded = Arc::new(Loaded { id, key, record, version: stored.version });
+        Ok(match principal {
+            Some(principal) if *principal == *self.principal => Found::Ours(loaded),
+            None if !has_expired => Found::Anonymous(loaded),
+            _ => Found::Void,
+        })
+    }
+
+    async fn living_one(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
+        let now = self.settings.now();
+        Ok(match self.look(id).await? {
+            Found::Ours(loaded) if !loaded.record.header.clocks.expired(now) => Some(loaded),
+            _ => None,
+        })
+    }
+
+    /// Which of the listed sessions are no more, made sure of.
+    async fn gone(&self, roll: &Roll) -> Result<HashSet<SessionId>> {
+        let now = self.settings.now();
+        let mut missing: Vec<_> = roll.listed().collect();
+        for look in 1..=LOOKS {
+            let living =
+                try_join_all(missing.iter().map(|entry| self.living_one(entry.id))).await?;
+            let living: Vec<_> = living.iter().map(Option::is_some).collect();
+            let mut living = living.into_iter();
+            missing.retain(|_| !living.next().unwrap_or(false));
+            // A sign-in enrols first and writes then: where one may be under way, it gets a moment.
+            let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
+            let ends = Instant::now() + BETWEEN_LOOKS;
+            if look == LOOKS
+                || !missing.iter().any(|entry| is_fresh(entry.signed_in))
+                || ends >= self.caller.deadline()
+            {
+                break;
+            }
+            sleep(BETWEEN_LOOKS).await;
+        }
+        let shut = missing.into_iter().map(async |entry| {
+            let alive = self.shut(entry.id).await?;
+            let alive = alive.filter(|loaded| !loaded.record.header.clocks.expired(now));
+            Ok(alive.is_none().then_some(entry.id))
+        });
+        Ok(try_join_all(shut).await?.into_iter().flatten().collect())
+    }
+
+    /// A record that is over, of nobody, for a while.
+    fn fence(&self) -> Result<Write> {
+        let (tag, now) = (self.settings.tag()?, self.settings.now());
+        // No secret is known to have this digest, and the record is over anyway.
+        let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
+        let mut header = Header::new(digest, now, &Lifetime::default(), tag);
+        header.clocks.end_by(now);
+        Ok(Write { bytes: records::encode_indexed(&header, &[]).0, ttl: FENCE, tag })
+    }
+
+    /// The same session as another version.
+    fn rewritten(&self, loaded: &Loaded) -> Result<Write> {
+        let (tag, now) = (self.settings.tag()?, self.settings.now());
+        let update = Update {
+            now,
+            tag,
+            configured: &self.settings.lifetime,
+            digest: None,
+            lifetime: None,
+            end_by: None,
+            sign_in: None,
+            is_activity: false,
+        };
+        let header = loaded.record.header.updated(&update);
+        let values: Vec<_> = loaded.record.values.iter().collect();
+        let bytes = records::encode_indexed(&header, &values).0;
+        Ok(Write { bytes, ttl: header.clocks.ttl(now), tag })
+    }
+
+    fn overtaken(&self) -> Error {
+        event::sign_in_overtaken(&self.key);
+        Error::new(ErrorKind::Revoked, "")
+    }
+
+    /// Lets those of this process who met a conflict before go first, and then those of others.
+    async fn wait_for_others(&self, turn: &mut Option<Turn<'a>>, attempt: u32) -> Result<()> {
+        if turn.is_none() {
+            let queued = self.settings.queues.wait(&self.key);
+            *turn = Some(timeout_at(self.caller.deadline(), queued).await.map_err(|_| {
+                Error::new(ErrorKind::Contended, "too many requests change this directory at once")
+            })?);
+        } else if attempt >= PROMPT_ATTEMPTS {
+            pause(&self.caller, &*self.settings.entropy, attempt).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Whether a signed-in session is valid: in strict mode, only while its directory lists it.
+    pub(crate) async fn is_listed(&self, caller: Caller<'_>, loaded: &Loaded) -> Result<bool> {
+        let Some(principal) = &loaded.record.header.principal else { return Ok(true) };
+        if self.directory != DirectoryMode::Strict {
+            return Ok(true);
+        }
+        let is_listed = Keeper::new(self, caller, principal).lists(loaded.id).await?;
+        if !is_listed {
+            event::unlisted(loaded.id);
+        }
+        Ok(is_listed)
+    }
+}

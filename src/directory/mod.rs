@@ -1,0 +1,319 @@
+//! The sessions of a principal: listed, counted, limited and ended.
+//!
+//! The directory of a principal is a record of its own, in the same store and under the same four
+//! verbs. A sign-in is entered there before the session is written, so no live session is unlisted;
+//! what is to end is marked there before it is deleted, so whoever reads the directory next finishes
+//! what a process that died has left.
+
+mod codec;
+mod keeper;
+mod roll;
+
+use std::fmt;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+pub(crate) use self::keeper::{Enrolment, Keeper};
+pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, SIGN_IN_LIFE};
+use crate::config::{DirectoryMode, Sessions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
+use crate::settle::Caller;
+
+/// How many sessions of one principal there may be at once (ASVS 5.0 7.1.2).
+///
+/// It is decided at the sign-in, before the session is changed. Sessions that ended do not count,
+/// however they ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParallelSessions {
+    /// As many as the directory holds: 1000. Beyond that a sign-in fails with
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    Allow,
+    /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one.
+    EvictOldest(u16),
+    /// At most so many, from 1 to 1000; a new sign-in fails with
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    Reject(u16),
+}
+
+impl ParallelSessions {
+    pub(crate) fn most(self) -> u16 {
+        match self {
+            Self::Allow => CAPACITY,
+            Self::EvictOldest(most) | Self::Reject(most) => most,
+        }
+    }
+
+    fn evicts(self) -> bool {
+        matches!(self, Self::EvictOldest(_))
+    }
+}
+
+impl Default for ParallelSessions {
+    /// The oldest of a hundred goes.
+    fn default() -> Self {
+        Self::EvictOldest(100)
+    }
+}
+
+/// Who signs in; for [`Session::sign_in_with`].
+///
+/// ```
+/// use unsticky::{Result, Session, Sessions, SignIn};
+///
+/// # async fn is_right(name: &str, password: &str) -> bool { true }
+/// // The same in an axum handler and in one of actix-web.
+/// async fn sign_in(session: Session, sessions: Sessions, name: &str, password: &str) -> Result<bool> {
+///     // Before the password is looked at: if it is changed meanwhile, and all sessions ended, this
+///     // sign-in fails.
+///     let sign_in = sessions.of(name).begin_sign_in().await?;
+///     if !is_right(name, password).await {
+///         return Ok(false);
+///     }
+///     session.sign_in_with(sign_in.label("Firefox on Linux"))?;
+///     Ok(true)
+/// }
+/// # let _ = sign_in;
+/// ```
+#[derive(Clone)]
+pub struct SignIn {
+    pub(crate) principal: Arc<str>,
+    pub(crate) label: Option<Arc<str>>,
+    pub(crate) begun: Option<Begun>,
+}
+
+/// What a sign-in found in the directory when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// The generation's mark; `None` where nothing was revoked.
+    pub(crate) mark: Option<[u8; roll::Generation::LEN]>,
+    pub(crate) at: Millis,
+}
+
+impl SignIn {
+    /// A sign-in that begins when it is committed; see
+    /// [`Directory::begin_sign_in`] for one that begins before the password is verified.
+    ///
+    /// `principal` is the application's own name for the account, of 1 to 1024 bytes: a stable one,
+    /// such as its id.
+    #[must_use]
+    pub fn new(principal: impl AsRef<str>) -> Self {
+        Self { principal: principal.as_ref().into(), label: None, begun: None }
+    }
+
+    /// What the list of sessions calls this one, in at most 128 bytes: the browser, the place. It is
+    /// shown as it is, so escape it in a page. Default: none.
+    #[must_use]
+    pub fn label(self, label: impl AsRef<str>) -> Self {
+        Self { label: Some(label.as_ref().into()), ..self }
+    }
+}
+
+impl fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn").field("has_begun", &self.begun.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// The sessions of one principal; see [`Sessions::of`] and [`Session::directory`].
+///
+/// Every method has the configured [timeout](crate::Builder::timeout) to itself, and fails with
+/// [`ErrorKind::NoDirectory`] where the [directory](crate::Builder::directory) is turned off, with
+/// [`ErrorKind::Encode`] for a principal that no session can have, with [`ErrorKind::Corrupt`] where
+/// the directory can not be decoded (it stays as it is; the event names its key), and otherwise as
+/// [`Session::save`] does.
+///
+/// # What is promised
+///
+/// - No live session of a principal is unlisted, also where processes die between any two commands.
+/// - What [`revoke_all`](Self::revoke_all) and the others have ended when they return is dead, whatever
+///   was under way: a sign-in, a rotation, a slow save, a refresh.
+/// - What a process that died has left half done is finished by whoever uses the directory next.
+///
+/// Memcached evicts. Where it has evicted a directory, the sessions on it go on without being listed,
+/// until they end by themselves or sign in again; [`Revoked::complete`] says so. Where that is
+/// not good enough, [`DirectoryMode::Strict`] makes a session valid only while it is listed.
+#[derive(Clone)]
+pub struct Directory {
+    sessions: Sessions,
+    principal: Arc<str>,
+    current: Option<SessionId>,
+}
+
+/// A session in its principal's directory. It holds nothing secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedSession {
+    /// The public id, for [`Directory::revoke`].
+    pub id: SessionId,
+    /// When the session began, perhaps with nobody signed in.
+    pub created: OffsetDateTime,
+    /// When its principal proved the last time who they are.
+    pub signed_in_at: OffsetDateTime,
+    /// When it was last used, to within the
+    /// [refresh threshold](crate::Lifetime::refresh_after).
+    pub last_seen: OffsetDateTime,
+    /// When it ends if nobody uses it again.
+    pub expires_at: OffsetDateTime,
+    /// What the application called it.
+    pub label: Option<Arc<str>>,
+    /// Whether it is the one whose [`directory`](Session::directory) was asked for.
+    pub is_current: bool,
+}
+
+/// What a revocation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Revoked {
+    /// How many sessions were alive and are no more.
+    pub count: usize,
+    /// Whether these were certainly all there were. `false` where there was no directory: nobody signed
+    /// in, all entries ended long ago, or Memcached has evicted it. Always true in
+    /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
+    pub complete: bool,
+}
+
+impl Sessions {
+    /// The sessions of a principal: for administrators, and for what happens to an account, such as a
+    /// changed password.
+    #[must_use]
+    pub fn of(&self, principal: impl AsRef<str>) -> Directory {
+        Directory { sessions: self.clone(), principal: principal.as_ref().into(), current: None }
+    }
+}
+
+impl Session {
+    /// The sessions of the one who is signed in, this one marked.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotSignedIn`] where nobody is.
+    pub fn directory(&self) -> Result<Directory> {
+        let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
+        Ok(Directory { sessions: self.sessions().clone(), principal, current: self.id() })
+    }
+}
+
+impl Directory {
+    /// The sessions that live, the newest sign-in first: one command for the directory, and one for
+    /// each session it lists, all at once.
+    ///
+    /// # Errors
+    ///
+    /// As [above](Self).
+    pub async fn list(&self) -> Result<Vec<ListedSession>> {
+        let living = self.keeper()?.living().await?;
+        let listed = living.into_iter().map(|(loaded, label)| {
+            let clocks = &loaded.record.header.clocks;
+            ListedSession {
+                id: loaded.id,
+                created: clocks.created.to_time_or_last(),
+                signed_in_at: clocks.authenticated.unwrap_or(clocks.created).to_time_or_last(),
+                last_seen: clocks.last_seen.to_time_or_last(),
+                expires_at: clocks.deadline().to_time_or_last(),
+                label,
+                is_current: self.current == Some(loaded.id),
+            }
+        });
+        Ok(listed.collect())
+    }
+
+    /// How many sessions live; at the cost of [`list`](Self::list).
+    ///
+    /// # Errors
+    ///
+    /// As [above](Self).
+    pub async fn count(&self) -> Result<usize> {
+        self.list().await.map(|list| list.len())
+    }
+
+    /// Ends one of the principal's sessions, and nobody else's: false where the id is not that of a
+    /// session that is listed here and lives (ASVS 5.0 7.5.2).
+    ///
+    /// To end the session of the request itself, use [`Session::sign_out`].
+    ///
+    /// # Errors
+    ///
+    /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    pub async fn revoke(&self, id: SessionId) -> Result<bool> {
+        let directory = self.clone();
+        to_the_end(async move {
+            let ended = directory.keeper()?.revoke(|listed| listed == id, false).await?;
+            Ok(ended.ids.contains(&id))
+        })
+        .await
+    }
+
+    /// Ends all of the principal's sessions, and every sign-in that has
+    /// [begun](Self::begin_sign_in) before: for an account that was disabled or deleted, and for a
+    /// password that was reset (ASVS 5.0 7.4.2 and 7.4.5).
+    ///
+    /// # Errors
+    ///
+    /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    pub async fn revoke_all(&self) -> Result<Revoked> {
+        self.revoke_but(None).await
+    }
+
+    /// Ends all of the principal's sessions but this one, which gets a new secret: after a password or
+    /// another factor was changed (ASVS 5.0 7.4.3).
+    ///
+    /// What `session` has changed so far is committed first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotSignedIn`] where `session` is not this principal's, the errors of
+    /// [`Session::save`], and those [above](Self). Some of the others may be alive then: call it
+    /// again.
+    pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
+        if session.principal().as_deref() != Some(&*self.principal) {
+            return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));
+        }
+        session.rotate();
+        session.save().await?;
+        self.revoke_but(session.id()).await
+    }
+
+    async fn revoke_but(&self, kept: Option<SessionId>) -> Result<Revoked> {
+        let directory = self.clone();
+        to_the_end(async move {
+            let ended = directory.keeper()?.revoke(|listed| Some(listed) != kept, true).await?;
+            let is_strict = directory.sessions.settings().directory == DirectoryMode::Strict;
+            Ok(Revoked { count: ended.ids.len(), complete: ended.was_listed || is_strict })
+        })
+        .await
+    }
+
+    /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
+    /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
+    /// changed lets nobody in who was slow. One command.
+    ///
+    /// It has an hour to its end.
+    ///
+    /// # Errors
+    ///
+    /// As [above](Self).
+    pub async fn begin_sign_in(&self) -> Result<SignIn> {
+        let begun = self.keeper()?.begun().await?;
+        Ok(SignIn { principal: self.principal.clone(), label: None, begun: Some(begun) })
+    }
+
+    fn keeper(&self) -> Result<Keeper<'_>> {
+        let settings = self.sessions.settings();
+        if settings.directory == DirectoryMode::Off {
+            return Err(Error::new(ErrorKind::NoDirectory, ""));
+        }
+        checked_principal(&self.principal)?;
+        let caller = Caller::new(settings, Instant::now() + settings.timeout);
+        Ok(Keeper::new(settings, caller, &self.principal))
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").field("current", &self.current).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,318 @@
+//! What is stored of a principal's sessions, and who is let onto it: pure, the time is always an
+//! argument.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::ParallelSessions;
+use crate::session::record::Tags;
+use crate::session::{Millis, SessionId};
+
+/// How many sessions a directory lists at the most, whatever the policy is.
+pub(crate) const CAPACITY: u16 = 1000;
+
+/// How many bytes a label may have.
+pub(crate) const LABEL_BYTES: usize = 128;
+
+/// How much longer than its session an entry stays: more than clocks differ.
+const MARGIN: Duration = Duration::from_secs(300);
+
+/// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
+/// everything was revoked.
+pub(crate) const SIGN_IN_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// The mark that revoking everything leaves: a sign-in that was begun before it finds another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub(crate) mark: [u8; Self::LEN],
+    pub(crate) since: Millis,
+}
+
+impl Generation {
+    pub(crate) const LEN: usize = 8;
+}
+
+/// One session on the roll.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: SessionId,
+    pub(crate) flags: u8,
+    /// When it was signed in.
+    pub(crate) signed_in: Millis,
+    /// When the entry is worth nothing any more: after the session's absolute deadline.
+    pub(crate) until: Millis,
+    pub(crate) label: Option<Arc<str>>,
+    /// What a later release keeps there.
+    pub(crate) unknown: Bytes,
+}
+
+impl Entry {
+    const REVOKED: u8 = 1;
+
+    /// Whether the session is to end, or has ended: it counts no more.
+    fn is_revoked(&self) -> bool {
+        self.flags & Self::REVOKED != 0
+    }
+}
+
+/// A session that is to be on the roll before it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Application {
+    pub(crate) id: SessionId,
+    pub(crate) signed_in: Millis,
+    /// The session's absolute deadline.
+    pub(crate) deadline: Millis,
+    /// `None` leaves the one that stands there.
+    pub(crate) label: Option<Arc<str>>,
+    /// A session that ends with the same request, so it does not count.
+    pub(crate) instead_of: Option<SessionId>,
+}
+
+/// What became of an application.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It stands there already.
+    Standing,
+    /// The roll has it now; these have to go.
+    Admitted { evicted: Vec<SessionId> },
+    /// There are too many: look which of them still live, or give up.
+    Full,
+    /// It stands there as revoked.
+    Revoked,
+}
+
+/// The sessions of one principal, the longest signed in first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Roll {
+    pub(crate) tags: Tags,
+    /// `None` where nothing was revoked since the roll was begun.
+    pub(crate) generation: Option<Generation>,
+    pub(crate) entries: Vec<Entry>,
+    /// Fields of later releases, kept as they are.
+    pub(crate) unknown: Vec<(u8, Bytes)>,
+}
+
+impl Roll {
+    pub(crate) fn new(tags: Tags) -> Self {
+        Self { tags, generation: None, entries: Vec::new(), unknown: Vec::new() }
+    }
+
+    /// The sessions that count.
+    pub(crate) fn listed(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !entry.is_revoked())
+    }
+
+    pub(crate) fn lists(&self, id: SessionId) -> bool {
+        self.listed().any(|entry| entry.id == id)
+    }
+
+    /// The sessions whose end was decided and perhaps not carried out.
+    pub(crate) fn revoked(&self) -> Vec<SessionId> {
+        self.entries.iter().filter(|entry| entry.is_revoked()).map(|entry| entry.id).collect()
+    }
+
+    pub(crate) fn remove(&mut self, ids: &HashSet<SessionId>) {
+        self.entries.retain(|entry| !ids.contains(&entry.id));
+    }
+
+    /// Drops the entries of sessions whose absolute deadline is long over.
+    pub(crate) fn drop_expired(&mut self, now: Millis) {
+        self.entries.retain(|entry| entry.until > now);
+    }
+
+    /// Marks the sessions for which `chosen` holds, and says which ones.
+    pub(crate) fn revoke(&mut self, chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
+        let chosen = self.entries.iter_mut().filter(|entry| chosen(entry.id));
+        chosen
+            .map(|entry| {
+                entry.flags |= Entry::REVOKED;
+                entry.id
+            })
+            .collect()
+    }
+
+    /// Lets a session onto the roll. `is_last_word`: there are no others to be found gone, so the
+    /// policy decides.
+    pub(crate) fn admit(
+        &mut self,
+        application: &Application,
+        policy: ParallelSessions,
+        is_last_word: bool,
+    ) -> Admission {
+        let Application { id, signed_in, deadline, label, instead_of } = application;
+        let mut entry = Entry {
+            id: *id,
+            flags: 0,
+            signed_in: *signed_in,
+            until: deadline.plus(MARGIN),
+            label: label.clone(),
+            unknown: Bytes::new(),
+        };
+        if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
+            let standing = &self.entries[place];
+            if standing.is_revoked() {
+                return Admission::Revoked;
+            }
+            entry.label = entry.label.or_else(|| standing.label.clone());
+            (entry.flags, entry.unknown) = (standing.flags, standing.unknown.clone());
+            if standing.until >= *deadline
+                && standing.signed_in == entry.signed_in
+                && standing.label == entry.label
+            {
+                return Admission::Standing;
+            }
+            entry.until = entry.until.max(standing.until);
+            self.entries.remove(place);
+            self.entries.push(entry);
+            return Admission::Admitted { evicted: Vec::new() };
+        }
+        let counted = |entry: &&Entry| Some(entry.id) != *instead_of;
+        let over =
+            (self.listed().filter(counted).count() + 1).saturating_sub(usize::from(policy.most()));
+        let mut evicted = Vec::new();
+        if over > 0 {
+            if !is_last_word || !policy.evicts() {
+                return Admission::Full;
+            }
+            let oldest: Vec<_> =
+                self.listed().filter(counted).take(over).map(|entry| entry.id).collect();
+            evicted = self.revoke(|id| oldest.contains(&id));
+        }
+        self.entries.push(entry);
+        Admission::Admitted { evicted }
+    }
+
+    /// How long the store is to keep the roll: as long as any entry, and as long as a sign-in of
+    /// before the last revocation may take.
+    pub(crate) fn ttl(&self, now: Millis) -> Duration {
+        let entries = self.entries.iter().map(|entry| entry.until);
+        let remembered = self.generation.map(|generation| generation.since.plus(SIGN_IN_LIFE));
+        let last = entries.chain(remembered).max().unwrap_or(now);
+        last.since(now).max(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{OsEntropy, Tag};
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn roll() -> Roll {
+        Roll::new(Tags::first(Tag([1; 8])))
+    }
+
+    fn application() -> Application {
+        Application {
+            id: SessionId::random(&OsEntropy).unwrap(),
+            signed_in: NOW,
+            deadline: NOW.plus(HOUR),
+            label: None,
+            instead_of: None,
+        }
+    }
+
+    fn admitted(roll: &mut Roll, policy: ParallelSessions) -> SessionId {
+        let application = application();
+        let evicted = Vec::new();
+        assert_eq!(roll.admit(&application, policy, false), Admission::Admitted { evicted });
+        application.id
+    }
+
+    fn ids(roll: &Roll) -> Vec<SessionId> {
+        roll.listed().map(|entry| entry.id).collect()
+    }
+
+    #[test]
+    fn the_oldest_goes_only_when_nobody_is_gone() {
+        let policy = ParallelSessions::EvictOldest(2);
+        let mut roll = roll();
+        let (first, second) = (admitted(&mut roll, policy), admitted(&mut roll, policy));
+        let third = application();
+        assert_eq!(roll.admit(&third, policy, false), Admission::Full);
+        assert_eq!(ids(&roll), [first, second]);
+        assert_eq!(roll.admit(&third, policy, true), Admission::Admitted { evicted: vec![first] });
+        assert_eq!((ids(&roll), roll.revoked()), (vec![second, third.id], vec![first]));
+        // A lower limit after a change of the configuration.
+        let policy = ParallelSessions::EvictOldest(1);
+        let fourth = application();
+        let evicted = vec![second, third.id];
+        assert_eq!(roll.admit(&fourth, policy, true), Admission::Admitted { evicted });
+        assert_eq!(ids(&roll), [fourth.id]);
+    }
+
+    #[test]
+    fn a_limit_that_rejects_changes_nothing() {
+        for (policy, most) in [(ParallelSessions::Reject(3), 3), (ParallelSessions::Allow, 1000)] {
+            let mut roll = roll();
+            for _ in 0..most {
+                admitted(&mut roll, policy);
+            }
+            let before = roll.clone();
+            for is_last_word in [false, true] {
+                assert_eq!(roll.admit(&application(), policy, is_last_word), Admission::Full);
+                assert_eq!(roll, before);
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_ends_with_the_same_request_does_not_count() {
+        let policy = ParallelSessions::Reject(1);
+        let mut roll = roll();
+        let first = admitted(&mut roll, policy);
+        let second = Application { instead_of: Some(first), ..application() };
+        let evicted = Vec::new();
+        assert_eq!(roll.admit(&second, policy, true), Admission::Admitted { evicted });
+        // It is listed until it has ended.
+        assert_eq!(ids(&roll), [first, second.id]);
+    }
+
+    #[test]
+    fn who_stands_there_is_brought_up_to_date_and_becomes_the_newest() {
+        let policy = ParallelSessions::EvictOldest(2);
+        let mut roll = roll();
+        let first = Application { label: Some("phone".into()), ..application() };
+        roll.admit(&first, policy, false);
+        let second = admitted(&mut roll, policy);
+        assert_eq!(roll.admit(&first, policy, false), Admission::Standing);
+        // A moment later, as when a commit is tried once more.
+        let deadline = first.deadline.plus(Duration::from_secs(1));
+        let retried = Application { deadline, ..first.clone() };
+        assert_eq!(roll.admit(&retried, policy, false), Admission::Standing);
+        let later = NOW.plus(HOUR);
+        let again = Application { signed_in: later, deadline: later, label: None, ..first };
+        let evicted = Vec::new();
+        assert_eq!(roll.admit(&again, policy, false), Admission::Admitted { evicted });
+        assert_eq!(ids(&roll), [second, again.id]);
+        assert_eq!(roll.entries[1].label.as_deref(), Some("phone"), "the label stays");
+        let longer = Application { deadline: later.plus(HOUR), ..again.clone() };
+        roll.admit(&longer, policy, false);
+        let shorter = Application { signed_in: NOW, ..again };
+        roll.admit(&shorter, policy, false);
+        assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");
+        roll.revoke(|id| id == second);
+        let revoked = Application { id: second, ..application() };
+        assert_eq!(roll.admit(&revoked, policy, true), Admission::Revoked);
+    }
+
+    #[test]
+    fn a_roll_is_kept_as_long_as_anything_on_it_matters() {
+        let mut roll = roll();
+        assert_eq!(roll.ttl(NOW), Duration::from_secs(1));
+        admitted(&mut roll, ParallelSessions::Allow);
+        assert_eq!(roll.ttl(NOW), HOUR + MARGIN);
+        let mark = [1; 8];
+        roll.generation = Some(Generation { mark, since: NOW.plus(HOUR) });
+        assert_eq!(roll.ttl(NOW), HOUR + SIGN_IN_LIFE);
+        roll.drop_expired(NOW.plus(HOUR + MARGIN - Duration::from_millis(1)));
+        assert_eq!(roll.entries.len(), 1);
+        roll.drop_expired(NOW.plus(HOUR + MARGIN));
+        assert!(roll.entries.is_empty());
+    }
+}
