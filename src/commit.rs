@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::config::{DirectoryMode, Settings};
-use crate::directory::{Application, Begun, Enrolment, Keeper, SIGN_IN_LIFE};
+use crate::directory::{Application, Enrolment, Keeper, Mark, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -96,8 +96,10 @@ pub(crate) struct Commit<'a, 'd> {
 /// How far a sign-in has come with its principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct Enrolling {
-    /// What it found there at first, and when.
-    begun: Option<Begun>,
+    /// The mark it found there, once it was entered.
+    found: Option<Option<Mark>>,
+    /// The session that was entered.
+    entered: Option<SessionId>,
     /// A session that it made and can not be sure of.
     abandoned: Option<SessionId>,
     /// A session that ends with it.
@@ -222,6 +224,8 @@ impl<'a> Commit<'a, '_> {
         }
         Err(match lost_answer {
             Some(error) => Error::unavailable(error),
+            // Ended before they were written, for others that sign in at the same time.
+            None if self.enrolment.entered.is_some() => Error::new(ErrorKind::Contended, ""),
             None => Error::new(ErrorKind::Randomness, "every new session id is taken"),
         })
     }
@@ -449,26 +453,27 @@ impl<'a> Commit<'a, '_> {
     /// Puts the session on its principal's roll; false where it was revoked.
     async fn enrol(&mut self, id: SessionId, header: &Header) -> Result<bool> {
         let Some(principal) = &header.principal else { return Ok(true) };
-        let Enrolling { begun, abandoned, instead_of } = self.enrolment;
+        let Enrolling { found, entered, abandoned, instead_of } = self.enrolment;
         let sign_in = self.changes.signing_in();
-        let promised = sign_in.and_then(|sign_in| sign_in.begun);
-        if promised.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
+        let begun = sign_in.and_then(|sign_in| sign_in.begun);
+        if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
             return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
         }
-        let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
         let application = Application {
             id,
-            // The same for every attempt, so that what stands there is not written again.
-            signed_in: begun.map_or(signed_in, |begun| begun.at),
+            signed_in: header.clocks.authenticated.unwrap_or(header.clocks.created),
+            is_new: sign_in.is_some() && entered != Some(id),
             deadline: header.clocks.absolute_deadline,
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             instead_of,
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
-        match keeper.enrol(&application, begun.or(promised), abandoned).await? {
-            Enrolment::Enrolled(begun) => {
-                self.enrolment.begun = Some(begun);
-                self.enrolment.abandoned = None;
+        let expected = found.or(begun.map(|begun| begun.mark));
+        match keeper.enrol(&application, expected, abandoned).await? {
+            Enrolment::Enrolled(mark) => {
+                let entered = Some(id);
+                self.enrolment =
+                    Enrolling { found: Some(mark), entered, abandoned: None, instead_of };
                 Ok(true)
             }
             Enrolment::Revoked => Ok(false),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::roll::{Admission, Application, Generation, Roll};
+use super::roll::{Admission, Application, Generation, Mark, Roll};
 use super::{Begun, codec};
 use crate::commit::decoded;
 use crate::config::{DirectoryMode, Settings};
@@ -56,8 +56,9 @@ enum Found {
 /// Whether a session may be written.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Enrolment {
-    /// It is listed. The same sign-in, tried once more, has to find the same.
-    Enrolled(Begun),
+    /// It is listed, and the directory had this mark, which the same sign-in, tried once more, has to
+    /// find again.
+    Enrolled(Option<Mark>),
     /// It was revoked.
     Revoked,
 }
@@ -90,12 +91,12 @@ impl<'a> Keeper<'a> {
         Ok(Begun { mark: generation.map(|generation| generation.mark), at: self.settings.now() })
     }
 
-    /// Puts a session on the roll, before it is written. `begun` is what its sign-in found at first;
-    /// `abandoned` a session that the same sign-in could not be sure of.
+    /// Puts a session on the roll, before it is written. `expected` is the mark that its
+    /// sign-in found at first, `abandoned` a session that the same sign-in could not be sure of.
     pub(crate) async fn enrol(
         &self,
         application: &Application,
-        begun: Option<Begun>,
+        expected: Option<Option<Mark>>,
         abandoned: Option<SessionId>,
     ) -> Result<Enrolment> {
         let policy = self.settings.parallel;
@@ -104,7 +105,7 @@ impl<'a> Keeper<'a> {
             let standing = self.read().await?;
             let mut roll = self.roll_of(standing.as_ref());
             let mark = roll.generation.map(|generation| generation.mark);
-            if begun.is_some_and(|begun| begun.mark != mark) {
+            if expected.is_some_and(|expected| expected != mark) {
                 return Err(self.overtaken());
             }
             if roll.revoked().contains(&application.id) {
@@ -123,7 +124,7 @@ impl<'a> Keeper<'a> {
             let evicted = match admission {
                 Admission::Admitted { evicted } => evicted.into_iter().collect(),
                 Admission::Standing if unfinished.is_empty() => {
-                    return Ok(Enrolment::Enrolled(Begun { mark, at: application.signed_in }));
+                    return Ok(Enrolment::Enrolled(mark));
                 }
                 Admission::Standing => HashSet::new(),
                 Admission::Revoked => return Ok(Enrolment::Revoked),
@@ -136,7 +137,7 @@ impl<'a> Keeper<'a> {
                 if !evicted.is_empty() {
                     self.finish(written, &evicted).await?;
                 }
-                return Ok(Enrolment::Enrolled(Begun { mark, at: application.signed_in }));
+                return Ok(Enrolment::Enrolled(mark));
             }
             self.wait_for_others(&mut turn, attempt).await?;
         }
@@ -160,7 +161,7 @@ impl<'a> Keeper<'a> {
             roll.revoke(&chosen);
             let revoked: HashSet<_> = roll.revoked().into_iter().collect();
             if renew {
-                let mut mark = [0; Generation::LEN];
+                let mut mark = Mark::default();
                 self.settings.entropy.fill(&mut mark)?;
                 roll.generation = Some(Generation { mark, since: now });
             } else if revoked.is_empty() {

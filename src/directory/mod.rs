@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 pub(crate) use self::keeper::{Enrolment, Keeper};
-pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, SIGN_IN_LIFE};
+pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, Mark, SIGN_IN_LIFE};
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
@@ -86,10 +86,10 @@ pub struct SignIn {
 }
 
 /// What a sign-in found in the directory when it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Begun {
-    /// The generation's mark; `None` where nothing was revoked.
-    pub(crate) mark: Option<[u8; roll::Generation::LEN]>,
+    /// The mark of the last revocation; `None` where nothing was revoked.
+    pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
 }
 

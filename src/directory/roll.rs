@@ -24,15 +24,13 @@ const MARGIN: Duration = Duration::from_secs(300);
 /// everything was revoked.
 pub(crate) const SIGN_IN_LIFE: Duration = Duration::from_secs(60 * 60);
 
-/// The mark that revoking everything leaves: a sign-in that was begun before it finds another one.
+pub(crate) type Mark = [u8; 8];
+
+/// What revoking everything leaves: a sign-in that was begun before it finds another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation {
-    pub(crate) mark: [u8; Self::LEN],
+    pub(crate) mark: Mark,
     pub(crate) since: Millis,
-}
-
-impl Generation {
-    pub(crate) const LEN: usize = 8;
 }
 
 /// One session on the roll.
@@ -65,6 +63,9 @@ pub(crate) struct Application {
     pub(crate) signed_in: Millis,
     /// The session's absolute deadline.
     pub(crate) deadline: Millis,
+    /// A sign-in that was not entered yet; otherwise it is only made sure that the session is listed
+    /// as long as it lives.
+    pub(crate) is_new: bool,
     /// `None` leaves the one that stands there.
     pub(crate) label: Option<Arc<str>>,
     /// A session that ends with the same request, so it does not count.
@@ -142,8 +143,8 @@ impl Roll {
         policy: ParallelSessions,
         is_last_word: bool,
     ) -> Admission {
-        let Application { id, signed_in, deadline, label, instead_of } = application;
-        let mut entry = Entry {
+        let Application { id, signed_in, deadline, is_new, label, instead_of } = application;
+        let entry = Entry {
             id: *id,
             flags: 0,
             signed_in: *signed_in,
@@ -152,21 +153,19 @@ impl Roll {
             unknown: Bytes::new(),
         };
         if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
-            let standing = &self.entries[place];
+            let standing = &mut self.entries[place];
             if standing.is_revoked() {
                 return Admission::Revoked;
             }
-            entry.label = entry.label.or_else(|| standing.label.clone());
-            (entry.flags, entry.unknown) = (standing.flags, standing.unknown.clone());
-            if standing.until >= *deadline
-                && standing.signed_in == entry.signed_in
-                && standing.label == entry.label
-            {
+            if !is_new && standing.until >= *deadline {
                 return Admission::Standing;
             }
-            entry.until = entry.until.max(standing.until);
-            self.entries.remove(place);
-            self.entries.push(entry);
+            standing.until = standing.until.max(entry.until);
+            if *is_new {
+                standing.signed_in = entry.signed_in;
+                standing.label = entry.label.or(standing.label.take());
+                self.entries[place..].rotate_left(1);
+            }
             return Admission::Admitted { evicted: Vec::new() };
         }
         let counted = |entry: &&Entry| Some(entry.id) != *instead_of;
@@ -212,6 +211,7 @@ mod tests {
             id: SessionId::random(&OsEntropy).unwrap(),
             signed_in: NOW,
             deadline: NOW.plus(HOUR),
+            is_new: true,
             label: None,
             instead_of: None,
         }
@@ -280,19 +280,19 @@ mod tests {
         let first = Application { label: Some("phone".into()), ..application() };
         roll.admit(&first, policy, false);
         let second = admitted(&mut roll, policy);
-        assert_eq!(roll.admit(&first, policy, false), Admission::Standing);
         // A moment later, as when a commit is tried once more.
         let deadline = first.deadline.plus(Duration::from_secs(1));
-        let retried = Application { deadline, ..first.clone() };
+        let retried = Application { deadline, is_new: false, ..first.clone() };
         assert_eq!(roll.admit(&retried, policy, false), Admission::Standing);
+        assert_eq!(ids(&roll), [first.id, second]);
         let later = NOW.plus(HOUR);
         let again = Application { signed_in: later, deadline: later, label: None, ..first };
         let evicted = Vec::new();
         assert_eq!(roll.admit(&again, policy, false), Admission::Admitted { evicted });
         assert_eq!(ids(&roll), [second, again.id]);
         assert_eq!(roll.entries[1].label.as_deref(), Some("phone"), "the label stays");
-        let longer = Application { deadline: later.plus(HOUR), ..again.clone() };
-        roll.admit(&longer, policy, false);
+        let longer = Application { deadline: later.plus(HOUR), is_new: false, ..again.clone() };
+        assert_ne!(roll.admit(&longer, policy, false), Admission::Standing);
         let shorter = Application { signed_in: NOW, ..again };
         roll.admit(&shorter, policy, false);
         assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");

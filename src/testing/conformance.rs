@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::error::{Error, Result};
     use crate::store::{
-        Created, Deleted, Kind, MemoryStore, Replaced, StoreKey, Stored, TAG_LEN, Version,
+        Created, Deleted, MemoryStore, Replaced, StoreKey, Stored, TAG_LEN, Version,
     };
     use crate::testing::clauses;
 

@@ -1,0 +1,769 @@
+//! A principal's sessions: listed, counted, limited and ended, on every store.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use support::stand::{A, Backend, SEED, Stand, finish, on_every_store};
+use support::visit::{Visit, visit};
+use unsticky::store::{Kind, Store as _, StoreKey};
+use unsticky::testing::{Fault, Verb};
+use unsticky::{
+    Clock as _, DirectoryMode, ErrorKind, Lifetime, ListedSession, ParallelSessions, Result,
+    Session, Sessions, SignIn,
+};
+
+const ALICE: &str = "alice";
+
+/// The cookie of a new session of Alice's.
+async fn arrives(stand: &Stand, label: &str) -> String {
+    arrival(&stand.sessions, label).await.cookie()
+}
+
+async fn arrival(sessions: &Sessions, label: &str) -> Visit<()> {
+    let sign_in = SignIn::new(ALICE).label(label);
+    visit(sessions, "", async |session: Session| session.sign_in_with(sign_in)).await
+}
+
+async fn list(stand: &Stand) -> Vec<ListedSession> {
+    stand.sessions.of(ALICE).list().await.unwrap()
+}
+
+async fn labels(stand: &Stand) -> Vec<String> {
+    let list = list(stand).await;
+    list.iter().map(|listed| listed.label.as_deref().unwrap_or("-").to_owned()).collect()
+}
+
+async fn is_alice(stand: &Stand, cookie: &str) -> bool {
+    stand.who(cookie).await.as_deref() == Some(ALICE)
+}
+
+/// Which of these are still signed in.
+async fn usable(stand: &Stand, cookies: &[String]) -> Vec<bool> {
+    let mut usable = Vec::new();
+    for cookie in cookies {
+        usable.push(is_alice(stand, cookie).await);
+    }
+    usable
+}
+
+/// How many records in the store are sessions of Alice's, listed or not.
+async fn stored_as_alices(stand: &Stand) -> usize {
+    let commands = stand.spy.commands();
+    let sessions = commands.iter().filter(|command| command.key.kind() == Kind::Session);
+    let keys: HashSet<&str> = sessions.clone().map(|command| command.key.as_str()).collect();
+    let mut count = 0;
+    for key in keys {
+        let key = commands.iter().find(|command| command.key.as_str() == key).unwrap().key.clone();
+        let stored = stand.spy.load(&key).await.unwrap();
+        let is_alices = |bytes: &[u8]| bytes.windows(5).any(|part| part == b"alice");
+        count += usize::from(stored.is_some_and(|stored| is_alices(&stored.bytes)));
+    }
+    count
+}
+
+/// The key of Alice's directory.
+async fn directory_key(stand: &Stand) -> StoreKey {
+    stand.spy.take();
+    list(stand).await;
+    stand.spy.take()[0].key.clone()
+}
+
+async fn who_is_signed_in_is_listed(on: Backend) {
+    let stand = on.stand();
+    assert!(list(&stand).await.is_empty());
+    let phone = arrives(&stand, "phone").await;
+    stand.clock.advance(Duration::from_secs(10));
+    let anonymous = stand.seeded().await;
+    let began = stand.clock.now();
+    stand.clock.advance(Duration::from_secs(10));
+    let laptop = stand.sign_in(&anonymous).await;
+    stand.signed_in("bob").await;
+
+    let look = async |session: Session| {
+        let list = session.directory()?.list().await?;
+        Ok((session.id().unwrap(), session.expires_at().unwrap(), list))
+    };
+    let (id, expires_at, found) = stand.visit(&laptop, look).await.ok();
+    assert_eq!(found.len(), 2);
+    let newest = &found[0];
+    assert_eq!((newest.id, newest.label.as_deref(), newest.is_current), (id, None, true));
+    assert_eq!((newest.created, newest.signed_in_at), (began, stand.clock.now()));
+    assert_eq!((newest.last_seen, newest.expires_at), (stand.clock.now(), expires_at));
+    assert_eq!((found[1].label.as_deref(), found[1].is_current), (Some("phone"), false));
+    // An administrator sees the same, with none marked.
+    let seen: Vec<_> = list(&stand).await.iter().map(|one| (one.id, one.is_current)).collect();
+    assert_eq!(seen, [(id, false), (found[1].id, false)]);
+    assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
+    assert_eq!(stand.sessions.of("carol").count().await.unwrap(), 0);
+
+    // Who signs in again is the newest, keeps the label, and is listed once.
+    let phone = stand.sign_in(&phone).await;
+    assert_eq!(labels(&stand).await, ["phone", "-"]);
+    stand.sign_out(&laptop).await;
+    assert_eq!(labels(&stand).await, ["phone"]);
+    let rename =
+        async |session: Session| session.sign_in_with(SignIn::new(ALICE).label("new phone"));
+    let phone = stand.visit(&phone, rename).await.cookie();
+    assert_eq!(labels(&stand).await, ["new phone"]);
+    // Somebody else signs in on it: the session ends, and theirs is on their own list.
+    let switch = async |session: Session| session.sign_in("bob");
+    stand.visit(&phone, switch).await.ok();
+    assert!(list(&stand).await.is_empty());
+    assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 2);
+}
+
+async fn a_session_is_listed_as_long_as_it_lives(on: Backend) {
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
+    let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hours(1), hours(2))));
+    let short = arrives(&stand, "short").await;
+    let long = arrives(&stand, "long").await;
+    let remember = async |session: Session| {
+        session.set_lifetime(Lifetime::new(hours(100), hours(1000)));
+        Ok(())
+    };
+    let long = stand.visit(&long, remember).await.cookie();
+    // The entry of a session that is used to its absolute end stays as long.
+    for _ in 0..3 {
+        stand.clock.advance(hours(1) - Duration::from_secs(600));
+        assert!(is_alice(&stand, &long).await);
+        is_alice(&stand, &short).await;
+    }
+    assert!(!is_alice(&stand, &short).await, "its absolute timeout");
+    assert_eq!(labels(&stand).await, ["long"]);
+    stand.clock.advance(hours(90));
+    assert!(is_alice(&stand, &long).await);
+    // Another sign-in drops what is long over, and nothing else.
+    arrives(&stand, "new").await;
+    assert_eq!(labels(&stand).await, ["new", "long"]);
+}
+
+async fn three_parallel_sign_ins_list_three(on: Backend) {
+    let stand = on.stand();
+    let (one, two, three) = tokio::join!(
+        arrival(&stand.sessions, "one"),
+        arrival(&stand.sessions, "two"),
+        arrival(&stand.sessions, "three")
+    );
+    assert_eq!([one.failure(), two.failure(), three.failure()], [None; 3]);
+    let mut found = labels(&stand).await;
+    found.sort();
+    assert_eq!(found, ["one", "three", "two"]);
+}
+
+/// Many more at once than are allowed leave exactly as many as are allowed, whatever the policy is,
+/// and whoever was answered with an error has no session.
+async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
+    for policy in [ParallelSessions::EvictOldest(4), ParallelSessions::Reject(4)] {
+        for at_once in [5, 20] {
+            let stand = on.stand_with(|builder| {
+                let namespace =
+                    format!("limit-{at_once}-{}", policy == ParallelSessions::Reject(4));
+                builder
+                    .parallel_sessions(policy)
+                    .namespace(namespace)
+                    .timeout(Duration::from_secs(20))
+            });
+            let arrivals = (0..at_once).map(|number| {
+                let sessions = stand.sessions.clone();
+                tokio::spawn(async move { arrival(&sessions, &number.to_string()).await })
+            });
+            let mut cookies = Vec::new();
+            for arrival in arrivals.collect::<Vec<_>>() {
+                let visit = arrival.await.unwrap();
+                match visit.failure() {
+                    None => cookies.push(visit.cookie()),
+                    Some(failure) => {
+                        let expected = [ErrorKind::TooManySessions, ErrorKind::Contended];
+                        let rejects = usize::from(policy != ParallelSessions::Reject(4));
+                        assert_eq!(failure, expected[rejects], "{policy:?}");
+                        assert_eq!(visit.set_cookie, None);
+                    }
+                }
+            }
+            let alive = usable(&stand, &cookies).await.into_iter().filter(|usable| *usable).count();
+            assert_eq!(alive, 4, "{policy:?}, {at_once} at once, {} answered", cookies.len());
+            assert_eq!(list(&stand).await.len(), 4, "{policy:?}");
+            if policy == ParallelSessions::Reject(4) {
+                assert_eq!(cookies.len(), 4);
+            }
+        }
+    }
+}
+
+async fn the_oldest_goes_for_a_new_one(on: Backend) {
+    let stand =
+        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(2)));
+    let first = arrives(&stand, "first").await;
+    let second = arrives(&stand, "second").await;
+    let first = stand.sign_in(&first).await;
+    // The first has proved itself later than the second.
+    let third = arrives(&stand, "third").await;
+    assert_eq!(usable(&stand, &[first.clone(), second, third.clone()]).await, [true, false, true]);
+    // A session that has ended makes room, however lately it was begun.
+    stand.sign_out(&third).await;
+    let fourth = arrives(&stand, "fourth").await;
+    assert_eq!(usable(&stand, &[first, fourth]).await, [true, true]);
+}
+
+async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let first = arrives(&stand, "first").await;
+    let anonymous = stand.seeded().await;
+    let sign_in = async |session: Session| {
+        session.insert(A, &7)?;
+        session.sign_in(ALICE)
+    };
+    let refused = stand.visit(&anonymous, sign_in).await;
+    assert_eq!((refused.failure(), &refused.set_cookie), (Some(ErrorKind::TooManySessions), &None));
+    // It was decided before anything was changed.
+    assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
+    assert_eq!(stand.read(&anonymous, A).await, None);
+    assert_eq!(stand.who(&anonymous).await, None);
+    // In the handler, for an answer of its own.
+    let save = async |session: Session| {
+        session.sign_in(ALICE)?;
+        session.save().await
+    };
+    let kind = stand.visit(&anonymous, save).await.output.unwrap_err().kind();
+    assert_eq!(kind, ErrorKind::TooManySessions);
+    // The same session again is no other one, nor is one that ends with the same request.
+    let first = stand.sign_in(&first).await;
+    let renew = async |session: Session| {
+        session.sign_out();
+        session.sign_in(ALICE)
+    };
+    let renewed = stand.visit(&first, renew).await.cookie();
+    assert_eq!(usable(&stand, &[first, renewed.clone()]).await, [false, true]);
+    // Signed out and in again, at once.
+    stand.sign_out(&renewed).await;
+    let again = arrives(&stand, "again").await;
+    assert!(is_alice(&stand, &again).await);
+    // By its idle timeout, too.
+    stand.clock.advance(Duration::from_secs(31 * 60));
+    assert!(is_alice(&stand, &arrives(&stand, "later").await).await);
+}
+
+async fn one_session_is_ended(on: Backend) {
+    let stand = on.stand();
+    let (phone, laptop) = (arrives(&stand, "phone").await, arrives(&stand, "laptop").await);
+    let bob = stand.signed_in("bob").await;
+    let bobs = stand.sessions.of("bob").list().await.unwrap()[0].id;
+    let directory = stand.sessions.of(ALICE);
+    let id = list(&stand).await[1].id;
+    // Nobody ends somebody else's.
+    assert!(!directory.revoke(bobs).await.unwrap());
+    assert!(directory.revoke(id).await.unwrap());
+    assert!(!directory.revoke(id).await.unwrap(), "it is ended already");
+    assert_eq!(usable(&stand, &[phone, laptop.clone()]).await, [false, true]);
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
+    assert_eq!(labels(&stand).await, ["laptop"]);
+    // Its own, in the middle of a request: what it writes is not kept.
+    let end_own = async |session: Session| {
+        session.insert(A, &1)?;
+        let own = session.id().unwrap();
+        session.directory()?.revoke(own).await
+    };
+    let ended = stand.visit(&laptop, end_own).await;
+    assert_eq!((ended.error, &ended.set_cookie), (Some(ErrorKind::Gone), &None));
+}
+
+async fn all_sessions_are_ended(on: Backend) {
+    let stand = on.stand();
+    let directory = stand.sessions.of(ALICE);
+    let nobody = directory.revoke_all().await.unwrap();
+    assert_eq!((nobody.count, nobody.complete), (0, false), "there was no directory");
+    let cookies =
+        [arrives(&stand, "1").await, arrives(&stand, "2").await, arrives(&stand, "3").await];
+    stand.sign_out(&cookies[1]).await;
+    let bob = stand.signed_in("bob").await;
+    let revoked = directory.revoke_all().await.unwrap();
+    assert_eq!((revoked.count, revoked.complete), (2, true));
+    assert_eq!(usable(&stand, &cookies).await, [false; 3]);
+    assert!(list(&stand).await.is_empty());
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
+    // Whoever signs in afterwards is welcome.
+    assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
+    assert_eq!(directory.revoke_all().await.unwrap().count, 1);
+}
+
+async fn all_others_are_ended(on: Backend) {
+    let stand = on.stand();
+    let other = arrives(&stand, "other").await;
+    let own = arrives(&stand, "own").await;
+    let change_password = async |session: Session| {
+        session.insert(A, &5)?;
+        session.directory()?.revoke_others(&session).await
+    };
+    let visit = stand.visit(&own, change_password).await;
+    let renewed = visit.cookie();
+    let revoked = visit.ok();
+    assert_eq!((revoked.count, revoked.complete), (1, true));
+    // The kept one has a new secret, and what it wrote.
+    assert_eq!(usable(&stand, &[other, own, renewed.clone()]).await, [false, false, true]);
+    assert_eq!(stand.read(&renewed, A).await, Some(5));
+    assert_eq!(labels(&stand).await, ["own"]);
+    // Only by one of their own.
+    let bob = stand.signed_in("bob").await;
+    let alices = stand.sessions.of(ALICE);
+    let foreign = async |session: Session| alices.revoke_others(&session).await;
+    assert_eq!(stand.visit(&bob, foreign).await.failure(), Some(ErrorKind::NotSignedIn));
+    let anonymous = async |session: Session| session.directory().map(|_| ());
+    assert_eq!(stand.visit("", anonymous).await.failure(), Some(ErrorKind::NotSignedIn));
+    // A sign-in of the same request is kept as well.
+    let reset = async |session: Session| {
+        session.sign_in(ALICE)?;
+        session.directory()?.revoke_others(&session).await
+    };
+    let visit = stand.visit("", reset).await;
+    assert_eq!(usable(&stand, &[renewed, visit.cookie()]).await, [false, true]);
+    assert_eq!(visit.ok().count, 1);
+}
+
+/// Whatever is under way when all sessions are ended, none of them is alive afterwards.
+async fn an_end_of_all_beats_what_is_under_way(on: Backend) {
+    let stand = on.stand();
+    type Deed = fn(&Session) -> Result<()>;
+    let deeds: [(&str, Deed); 4] = [
+        ("a slow save", |session| session.insert(A, &1)),
+        ("a rotation", |session| {
+            session.rotate();
+            Ok(())
+        }),
+        ("a step-up", Session::step_up),
+        ("another lifetime", |session| {
+            session.set_lifetime(Lifetime::nist_aal1());
+            Ok(())
+        }),
+    ];
+    for (name, deed) in deeds {
+        let cookie = arrives(&stand, name).await;
+        let visit = stand
+            .overtaken(
+                &cookie,
+                async |session: Session| deed(&session),
+                async || {
+                    assert_eq!(
+                        stand.sessions.of(ALICE).revoke_all().await.unwrap().count,
+                        1,
+                        "{name}"
+                    );
+                },
+            )
+            .await;
+        if name == "a step-up" {
+            // It is a sign-in like any other, and begins after the end.
+            assert!(is_alice(&stand, &visit.cookie()).await, "{name}");
+            stand.sessions.of(ALICE).revoke_all().await.unwrap();
+        } else {
+            let lost = (name == "a slow save").then_some(ErrorKind::Gone);
+            assert_eq!(visit.failure(), lost, "{name}");
+            assert_eq!(visit.set_cookie, None, "{name}");
+        }
+        assert!(!is_alice(&stand, &cookie).await, "{name}");
+        assert!(list(&stand).await.is_empty(), "{name}");
+    }
+    // A refresh: a read that comes late.
+    let cookie = arrives(&stand, "refresh").await;
+    stand.clock.advance(Duration::from_secs(600));
+    let (exchange, session) = stand.begin(&cookie).await;
+    stand.sessions.of(ALICE).revoke_all().await.unwrap();
+    drop(session);
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+    assert!(!is_alice(&stand, &cookie).await);
+}
+
+/// A sign-in that has enrolled and not written yet, on a new session and on an anonymous one.
+async fn an_end_of_all_beats_a_sign_in_that_has_enrolled(on: Backend) {
+    for is_new in [true, false] {
+        let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
+        let cookie = if is_new { String::new() } else { stand.seeded().await };
+        // The directory is there, so the first create, or replace after its own, is the session's.
+        arrives(&stand, "first").await;
+        stand.sessions.of(ALICE).revoke_all().await.unwrap();
+        let gate = if is_new {
+            stand.store.hold(Verb::Create)
+        } else {
+            // The directory's own passes.
+            drop(stand.store.hold(Verb::Replace));
+            stand.store.hold(Verb::Replace)
+        };
+        let sign_in = {
+            let sessions = stand.sessions.clone();
+            tokio::spawn(async move {
+                visit(&sessions, &cookie, async |session: Session| {
+                    session.insert(A, &3)?;
+                    session.sign_in(ALICE)
+                })
+                .await
+            })
+        };
+        gate.reached().await;
+        assert_eq!(list(&stand).await, []);
+        let revoked = stand.sessions.of(ALICE).revoke_all().await.unwrap();
+        assert_eq!(revoked.count, 0);
+        gate.release();
+        let visit = sign_in.await.unwrap();
+        assert_eq!(visit.failure(), Some(ErrorKind::Revoked), "new: {is_new}");
+        assert_eq!(visit.set_cookie, None);
+        assert!(list(&stand).await.is_empty());
+        assert_eq!(stored_as_alices(&stand).await, 0);
+    }
+}
+
+/// A password check that was slow, while the password was changed.
+async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
+    let stand = on.stand();
+    for had_directory in [false, true] {
+        let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+        let other = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+        // Another device signs in meanwhile: that is no reason to fail.
+        arrives(&stand, "meanwhile").await;
+        let finish_it = async |session: Session| session.sign_in_with(other.label("in time"));
+        let in_time = stand.visit("", finish_it).await.cookie();
+        assert!(is_alice(&stand, &in_time).await, "{had_directory}");
+        stand.sessions.of(ALICE).revoke_all().await.unwrap();
+        let finish_it = async |session: Session| session.sign_in_with(sign_in.clone());
+        let late = stand.visit("", finish_it).await;
+        assert_eq!((late.failure(), &late.set_cookie), (Some(ErrorKind::Revoked), &None));
+        assert_eq!(stored_as_alices(&stand).await, 0, "{had_directory}");
+    }
+    // One that takes longer than a revocation is remembered.
+    let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+    stand.clock.advance(Duration::from_secs(3601));
+    let finish_it = async |session: Session| session.sign_in_with(sign_in);
+    assert_eq!(stand.visit("", finish_it).await.failure(), Some(ErrorKind::Revoked));
+}
+
+/// A new sign-in takes the place of one that was enrolled and never written, as if its process had
+/// died; where it goes on nevertheless, it is decided on anew.
+async fn a_place_that_was_never_taken_is_free(on: Backend) {
+    let stand = on.stand_with(|builder| {
+        builder.parallel_sessions(ParallelSessions::Reject(1)).timeout(Duration::from_secs(20))
+    });
+    let gate = stand.store.hold(Verb::Create);
+    drop(gate);
+    let gate = stand.store.hold(Verb::Create);
+    let slow = {
+        let sessions = stand.sessions.clone();
+        tokio::spawn(async move { arrival(&sessions, "slow").await })
+    };
+    gate.reached().await;
+    assert_eq!(list(&stand).await, []);
+    let quick = arrives(&stand, "quick").await;
+    assert!(is_alice(&stand, &quick).await);
+    gate.release();
+    assert_eq!(slow.await.unwrap().failure(), Some(ErrorKind::TooManySessions));
+    assert_eq!(labels(&stand).await, ["quick"]);
+    assert_eq!(stored_as_alices(&stand).await, 1);
+}
+
+/// A sign-in whose answers are lost is either listed or leaves nothing that anybody could use.
+async fn a_lost_answer_leaves_no_session_unlisted(on: Backend) {
+    for verb in [Verb::Create, Verb::Replace, Verb::Load] {
+        for nth in 0..3 {
+            for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Unavailable] {
+                let stand =
+                    on.stand_with(|builder| builder.namespace(format!("{verb:?}-{nth}-{fault:?}")));
+                let anonymous = stand.seeded().await;
+                arrives(&stand, "first").await;
+                for _ in 0..nth {
+                    drop(stand.store.hold(verb));
+                }
+                stand.store.inject(verb, fault);
+                let place = format!("{verb:?} {nth} {fault:?}");
+                for cookie in ["", &anonymous] {
+                    let sign_in = async |session: Session| session.sign_in(ALICE);
+                    let visit = stand.visit(cookie, sign_in).await;
+                    if visit.failure().is_none() {
+                        assert!(is_alice(&stand, &visit.cookie()).await, "{place}");
+                    }
+                }
+                stand.store.heal();
+                assert_eq!(list(&stand).await.len(), stored_as_alices(&stand).await, "{place}");
+                stand.sessions.of(ALICE).revoke_all().await.unwrap();
+                assert_eq!(stored_as_alices(&stand).await, 0, "{place}");
+            }
+        }
+    }
+}
+
+/// What an end of sessions could not do is an error, and the next one who looks finishes it.
+async fn an_end_that_failed_half_way_is_finished(on: Backend) {
+    for strict in [false, true] {
+        let mode = if strict { DirectoryMode::Strict } else { DirectoryMode::Listed };
+        let namespace = format!("{mode:?}");
+        let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
+        let cookies = [arrives(&stand, "1").await, arrives(&stand, "2").await];
+        stand.store.fail_always(Verb::Delete, Fault::Unavailable);
+        let failed = stand.sessions.of(ALICE).revoke_all().await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Unavailable);
+        // In strict mode the decision is enough.
+        assert_eq!(usable(&stand, &cookies).await, [!strict; 2]);
+        assert!(stand.sessions.of(ALICE).list().await.is_err());
+        stand.store.heal();
+        assert_eq!(list(&stand).await, []);
+        assert_eq!(usable(&stand, &cookies).await, [false; 2]);
+        assert_eq!(stored_as_alices(&stand).await, 0);
+    }
+}
+
+async fn strict_mode_believes_the_directory_only(on: Backend) {
+    let strict = |builder: unsticky::Builder| builder.directory(DirectoryMode::Strict);
+    let stand = on.stand_with(strict);
+    let (phone, laptop) = (arrives(&stand, "phone").await, arrives(&stand, "laptop").await);
+    assert_eq!(usable(&stand, &[phone.clone(), laptop.clone()]).await, [true, true]);
+    // Anonymous sessions are nobody's, and cost what they always do.
+    let anonymous = stand.seeded().await;
+    stand.spy.take();
+    assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
+    assert_eq!(stand.spy.verbs(), [Verb::Load]);
+    stand.spy.take();
+    assert!(is_alice(&stand, &phone).await);
+    assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load]);
+    // A directory that can not be read is an error, and not an anonymous visitor.
+    drop(stand.store.hold(Verb::Load));
+    for _ in 0..3 {
+        stand.store.inject(Verb::Load, Fault::Unavailable);
+    }
+    let read = async |session: Session| Ok(session.principal());
+    assert_eq!(stand.visit(&phone, read).await.failure(), Some(ErrorKind::Unavailable));
+    stand.store.heal();
+    // A session that is under way notices when it looks again.
+    let (exchange, session) = stand.begin(&laptop).await;
+    stand.sessions.of(ALICE).revoke(session.id().unwrap()).await.unwrap();
+    assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
+    drop(session);
+    finish(exchange, 200).await;
+    // Where the directory is lost, as when it is evicted, everybody on it is.
+    let key = directory_key(&stand).await;
+    stand.spy.delete(&key, None).await.unwrap();
+    assert_eq!(usable(&stand, &[phone, laptop]).await, [false, false]);
+    assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
+}
+
+/// What the default promises where the directory is evicted, and what it does not.
+async fn a_lost_directory_ends_nobody_and_is_begun_anew(on: Backend) {
+    let stand = on.stand();
+    let old = arrives(&stand, "old").await;
+    let key = directory_key(&stand).await;
+    stand.spy.delete(&key, None).await.unwrap();
+    assert!(is_alice(&stand, &old).await);
+    let revoked = stand.sessions.of(ALICE).revoke_all().await.unwrap();
+    assert_eq!((revoked.count, revoked.complete), (0, false));
+    assert!(is_alice(&stand, &old).await, "it is not listed any more");
+    // The next proof, and a longer life, bring it back.
+    let old = stand.sign_in(&old).await;
+    assert_eq!(list(&stand).await.len(), 1);
+    stand.spy.delete(&key, None).await.unwrap();
+    let remember = async |session: Session| {
+        session.set_lifetime(Lifetime::nist_aal1());
+        Ok(())
+    };
+    stand.visit(&old, remember).await.ok();
+    assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
+}
+
+async fn without_a_directory_nothing_is_listed(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
+    stand.spy.take();
+    let cookie = arrives(&stand, "label").await;
+    assert_eq!(stand.spy.verbs(), [Verb::Create]);
+    let directory = stand.sessions.of(ALICE);
+    assert_eq!(directory.list().await.unwrap_err().kind(), ErrorKind::NoDirectory);
+    assert_eq!(directory.count().await.unwrap_err().kind(), ErrorKind::NoDirectory);
+    assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::NoDirectory);
+    assert_eq!(directory.begin_sign_in().await.unwrap_err().kind(), ErrorKind::NoDirectory);
+    let others = async |session: Session| session.directory()?.revoke_others(&session).await;
+    assert_eq!(stand.visit(&cookie, others).await.failure(), Some(ErrorKind::NoDirectory));
+}
+
+async fn names_and_labels_of_every_kind(on: Backend) {
+    let stand = on.stand();
+    let long = "p".repeat(1024);
+    for name in ["\u{0}", "a b\r\n:{}*", "ünï", "🦀", &long, "alice", "ALICE", "d:s:"] {
+        let label = "<b>\u{0}\r\n\"\u{202e}";
+        let sign_in = SignIn::new(name).label(label);
+        let arrive = async |session: Session| session.sign_in_with(sign_in);
+        let cookie = stand.visit("", arrive).await.cookie();
+        assert_eq!(stand.who(&cookie).await.as_deref(), Some(name));
+        let listed = stand.sessions.of(name).list().await.unwrap();
+        assert_eq!(listed.len(), 1, "{name:?}");
+        assert_eq!(listed[0].label.as_deref(), Some(label));
+        assert_eq!(stand.sessions.of(name).revoke_all().await.unwrap().count, 1);
+    }
+    for name in ["", &"p".repeat(1025), &"p".repeat(1_000_000)] {
+        let directory = stand.sessions.of(name);
+        assert_eq!(directory.list().await.unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(directory.begin_sign_in().await.unwrap_err().kind(), ErrorKind::Encode);
+    }
+    let anonymous = stand.seeded().await;
+    for (length, expected) in [(128, None), (129, Some(ErrorKind::Encode))] {
+        let sign_in = SignIn::new(ALICE).label("x".repeat(length));
+        let visit = stand.visit(&anonymous, async |session: Session| {
+            let signed_in = session.sign_in_with(sign_in);
+            assert_eq!(session.is_signed_in(), expected.is_none());
+            signed_in
+        });
+        assert_eq!(visit.await.failure(), expected);
+    }
+}
+
+/// It is reported, stays as it is, and nobody's session is touched.
+async fn a_directory_that_can_not_be_decoded_stays(on: Backend) {
+    for (format, kind) in [(1, ErrorKind::Corrupt), (2, ErrorKind::NewerFormat)] {
+        let stand = on.stand_with(|builder| builder.namespace(format!("format-{format}")));
+        let cookie = arrives(&stand, "old").await;
+        let anonymous = stand.seeded().await;
+        let key = directory_key(&stand).await;
+        let stored = stand.spy.load(&key).await.unwrap().unwrap();
+        let damaged = [&stored.bytes[..8], &[format], &b"d\x02\x05oops!"[..]].concat();
+        let hour = Duration::from_secs(3600);
+        stand.spy.replace(&key, damaged.clone().into(), hour, stored.version).await.unwrap();
+        let directory = stand.sessions.of(ALICE);
+        assert_eq!(directory.list().await.unwrap_err().kind(), kind);
+        assert_eq!(directory.revoke_all().await.unwrap_err().kind(), kind);
+        assert_eq!(directory.begin_sign_in().await.unwrap_err().kind(), kind);
+        let sign_in = async |session: Session| session.sign_in(ALICE);
+        for cookie in ["", &anonymous, &cookie] {
+            assert_eq!(stand.visit(cookie, sign_in).await.failure(), Some(kind));
+        }
+        assert!(is_alice(&stand, &cookie).await);
+        assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
+        assert_eq!(stand.spy.load(&key).await.unwrap().unwrap().bytes, damaged);
+        assert!(stand.who(&stand.signed_in("bob").await).await.is_some());
+    }
+}
+
+async fn a_crowd_of_one_principal(on: Backend) {
+    crowd(on, 1_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_sign_ins_of_one_principal() {
+    crowd(Backend::memory(), 10_000).await;
+}
+
+/// So many sign-ins, a hundred at a time, with the longest labels there may be.
+async fn crowd(on: Backend, sign_ins: usize) {
+    let stand = on.stand_with(|builder| {
+        builder
+            .parallel_sessions(ParallelSessions::EvictOldest(50))
+            .timeout(Duration::from_secs(30))
+    });
+    let mut last = String::new();
+    for _ in 0..sign_ins / 100 {
+        let crowd = (0..100).map(|_| {
+            let sessions = stand.sessions.clone();
+            tokio::spawn(async move { arrival(&sessions, &"x".repeat(128)).await })
+        });
+        for one in crowd.collect::<Vec<_>>() {
+            let visit = one.await.unwrap();
+            match visit.failure() {
+                None => last = visit.cookie(),
+                Some(kind) => assert_eq!(kind, ErrorKind::Contended),
+            }
+        }
+        stand.spy.take();
+    }
+    assert!(!last.is_empty());
+    assert_eq!(list(&stand).await.len(), 50);
+    let revoked = stand.sessions.of(ALICE).revoke_all().await.unwrap();
+    assert_eq!((revoked.count, revoked.complete), (50, true));
+}
+
+/// A cookie can address a session only.
+async fn a_cookie_with_the_id_of_a_directory_is_an_anonymous_request(on: Backend) {
+    let stand = on.stand();
+    arrives(&stand, "old").await;
+    let key = directory_key(&stand).await;
+    let (_, id) = key.as_str().rsplit_once(':').unwrap();
+    assert_eq!(id.len(), 43, "as long as a token");
+    for token in [id.to_owned(), format!("{}{}", &id[..22], &id[..21])] {
+        let cookie = format!("__Host-id={}A", &token[..42]);
+        stand.spy.take();
+        assert_eq!(stand.who(&cookie).await, None);
+        assert!(stand.spy.commands().iter().all(|command| command.key.kind() == Kind::Session));
+    }
+    assert_eq!(list(&stand).await.len(), 1);
+}
+
+/// The commands of a sign-in, a list and the rest, as the stores' double counts them.
+async fn the_commands_of_a_directory(on: Backend) {
+    use Verb::{Create, Delete, Load, Replace};
+    let stand = on.stand();
+    let sign_in = async |session: Session| session.sign_in(ALICE);
+    stand.visit("", sign_in).await.ok();
+    let anonymous = stand.seeded().await;
+    stand.spy.take();
+    stand.visit("", sign_in).await.ok();
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load, Replace, Create],
+        "one, and two for the directory"
+    );
+    let cookie = stand.visit(&anonymous, sign_in).await.cookie();
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load, Load, Replace, Replace],
+        "two, and two"
+    );
+    assert_eq!(list(&stand).await.len(), 3);
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load; 4],
+        "one more than there are sessions"
+    );
+    let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+    assert_eq!(stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(), [Load]);
+    drop(sign_in);
+    assert!(is_alice(&stand, &cookie).await);
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load],
+        "a read"
+    );
+    stand.write(&cookie, A, 1).await;
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load, Replace],
+        "a write"
+    );
+    stand.sign_out(&cookie).await;
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load, Delete],
+        "a sign-out"
+    );
+}
+
+on_every_store! {
+    who_is_signed_in_is_listed,
+    a_session_is_listed_as_long_as_it_lives,
+    three_parallel_sign_ins_list_three,
+    a_limit_holds_for_parallel_sign_ins,
+    the_oldest_goes_for_a_new_one,
+    a_new_one_is_refused_where_there_are_enough,
+    one_session_is_ended,
+    all_sessions_are_ended,
+    all_others_are_ended,
+    an_end_of_all_beats_what_is_under_way,
+    an_end_of_all_beats_a_sign_in_that_has_enrolled,
+    an_end_of_all_beats_a_sign_in_that_has_begun,
+    a_place_that_was_never_taken_is_free,
+    a_lost_answer_leaves_no_session_unlisted,
+    an_end_that_failed_half_way_is_finished,
+    strict_mode_believes_the_directory_only,
+    a_lost_directory_ends_nobody_and_is_begun_anew,
+    without_a_directory_nothing_is_listed,
+    names_and_labels_of_every_kind,
+    a_directory_that_can_not_be_decoded_stays,
+    a_crowd_of_one_principal,
+    a_cookie_with_the_id_of_a_directory_is_an_anonymous_request,
+    the_commands_of_a_directory,
+}
