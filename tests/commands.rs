@@ -9,7 +9,7 @@ use support::servers::{MemcachedServer, RedisServer};
 use support::visit::visit;
 use unsticky::store::{MemcachedStore, RedisStore};
 use unsticky::testing::{SpyStore, Verb};
-use unsticky::{Key, Result, Session, Sessions, Store};
+use unsticky::{DirectoryMode, Key, Result, Session, Sessions, Store};
 
 const SEED: Key<u32> = Key::new("seed");
 const OTHER: Key<u32> = Key::new("other");
@@ -49,6 +49,7 @@ async fn signs_out(session: Session) -> Result<()> {
 /// Runs each scenario on the store and compares the spy's count, and the server's, with the budget.
 /// `server` counts what has reached the server, from wherever it likes.
 async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
+    strict_budget(store.clone()).await;
     let spy = SpyStore::new(store);
     let sessions = Sessions::builder(spy.clone()).build().unwrap();
     let unknown = format!("__Host-id={}", "A".repeat(43));
@@ -95,7 +96,31 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
     costs!("read", seeded().await, used, read);
     costs!("write", seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
     costs!("new session", String::new(), writes, Count { create: 1, ..nothing });
-    costs!("sign-in", seeded().await, signs_in, Count { load: 1, replace: 1, ..nothing });
+    // Two commands, and two for the directory; the first sign-in of all makes it.
+    visit(&sessions, "", signs_in).await.ok();
+    costs!("sign-in", seeded().await, signs_in, Count { load: 2, replace: 2, ..nothing });
+    costs!(
+        "sign-in of a visitor",
+        String::new(),
+        signs_in,
+        Count { create: 1, load: 1, replace: 1, ..nothing }
+    );
+    let signed_in = async || visit(&sessions, "", signs_in).await.cookie();
+    costs!("signed-in read", signed_in().await, used, read);
+    costs!(
+        "signed-in sign-out",
+        signed_in().await,
+        signs_out,
+        Count { load: 1, delete: 1, ..nothing }
+    );
+    // The session of the request, the directory, and the sessions on it: of those that were signed
+    // in above, one is signed out.
+    let lists = async |session: Session| {
+        let listed = session.directory()?.list().await?.len();
+        assert_eq!(listed, 5);
+        Ok(())
+    };
+    costs!("list", signed_in().await, lists, Count { load: 1 + 1 + 6, ..nothing });
     costs!("sign-out", seeded().await, signs_out, Count { load: 1, delete: 1, ..nothing });
     let stale = {
         let old = seeded().await;
@@ -129,6 +154,21 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
     let after = server();
     assert_eq!(after.load - before.load, 10_000);
     assert_eq!(after.total() - before.total(), 10_000);
+}
+
+/// In strict mode a session in which somebody is signed in costs one command more, and others none.
+async fn strict_budget<S: Store + Clone>(store: S) {
+    let spy = SpyStore::new(store);
+    let builder = Sessions::builder(spy.clone()).namespace("strict");
+    let sessions = builder.directory(DirectoryMode::Strict).build().unwrap();
+    let anonymous =
+        visit(&sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie();
+    let signed_in = visit(&sessions, "", signs_in).await.cookie();
+    for (cookie, loads) in [(anonymous, 1), (signed_in, 2)] {
+        spy.take();
+        visit(&sessions, &cookie, used).await.ok();
+        assert_eq!(spy.verbs(), vec![Verb::Load; loads]);
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use std::{env, fs};
 
 use unsticky::store::MemoryStore;
-use unsticky::{Builder, Cookie, Lifetime, OnServerError, SameSite, Sessions};
+use unsticky::{
+    Builder, Cookie, DirectoryMode, Lifetime, OnServerError, ParallelSessions, SameSite, Sessions,
+};
 
 fn builder() -> Builder {
     Sessions::builder(MemoryStore::new())
@@ -25,6 +27,8 @@ fn the_report_says_what_is_configured() {
         .epoch(7)
         .timeout(Duration::from_millis(750))
         .max_record_bytes(100_000)
+        .directory(DirectoryMode::Strict)
+        .parallel_sessions(ParallelSessions::Reject(3))
         .commit_attempts(5)
         .command_repeats(0)
         .on_server_error(OnServerError::Commit)

@@ -22,7 +22,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use unsticky::store::{Created, Deleted, Kind, MemoryStore, Replaced, StoreKey, Stored, Version};
-use unsticky::testing::SpyStore;
 use unsticky::{
     DirectoryMode, ErrorKind, ParallelSessions, Result, Session, SessionId, Sessions, SignIn, Store,
 };
@@ -336,8 +335,7 @@ async fn four_processes(url: &str) {
         cookies.extend(lines.map(|(_, cookie)| cookie.to_owned()));
     }
     assert!(cookies.len() >= 3 * SIGN_INS, "{} of {}", cookies.len(), 4 * SIGN_INS);
-    let store = SpyStore::new(unsticky::connect(url).unwrap());
-    let sessions = sessions(store, DirectoryMode::Listed, "fleet");
+    let sessions = sessions(unsticky::connect(url).unwrap(), DirectoryMode::Listed, "fleet");
     let mut usable = 0;
     for cookie in &cookies {
         usable += u16::from(is_alice(&sessions, cookie).await);

@@ -13,9 +13,9 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::{MemoryStore, Store as _};
+use unsticky::store::{MemoryStore, Store};
 use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
-use unsticky::{Key, Lifetime, Session, Sessions};
+use unsticky::{DirectoryMode, Key, Lifetime, ParallelSessions, Session, Sessions, SignIn};
 
 const COUNT: Key<u64> = Key::new("count");
 
@@ -116,6 +116,38 @@ impl Stand {
     }
 }
 
+/// In strict mode, with room for one session.
+async fn directories(store: &(impl Store + Clone)) {
+    let sessions = Sessions::builder(store.clone())
+        .namespace("directories")
+        .directory(DirectoryMode::Strict)
+        .parallel_sessions(ParallelSessions::Reject(1))
+        .build()
+        .unwrap();
+    let alice = sessions.of("alice");
+    let sign_in = async |sign_in: SignIn| {
+        let exchange = Exchange::begin(&sessions, [], None);
+        exchange.handle().session().await.unwrap().sign_in_with(sign_in).unwrap();
+        finish(exchange).await
+    };
+    let early = alice.begin_sign_in().await.unwrap();
+    let cookie = sign_in(SignIn::new("alice")).await;
+    sign_in(SignIn::new("alice")).await;
+    let spy = SpyStore::new(store.clone());
+    let spied = Sessions::builder(spy.clone()).namespace("directories").build().unwrap();
+    spied.of("alice").list().await.unwrap();
+    let directory = spy.take()[0].key.clone();
+    let stored = store.load(&directory).await.unwrap().unwrap();
+    // As if it had been evicted, and then brought back.
+    store.delete(&directory, None).await.unwrap();
+    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    assert!(!exchange.handle().session().await.unwrap().is_signed_in());
+    drop(exchange);
+    store.create(&directory, stored.bytes, Duration::from_secs(600)).await.unwrap();
+    assert_eq!(alice.revoke_all().await.unwrap().count, 1);
+    sign_in(early).await;
+}
+
 async fn finish(exchange: Exchange) -> String {
     let reply = match exchange.finish(200) {
         Finish::Ready(reply) => reply,
@@ -129,6 +161,7 @@ async fn everything_happens() {
     let cookie = stand.arrive().await;
     let cookie = stand.request(&cookie, async |session| session.sign_in("alice").unwrap()).await;
     let cookie = stand.request(&cookie, async |session| session.rotate()).await;
+    directories(&stand.store).await;
 
     let wrong = if cookie.ends_with('A') { "E" } else { "A" };
     stand.read(&format!("{}{wrong}", &cookie[..cookie.len() - 1])).await;

@@ -1,6 +1,6 @@
 //! Records that another version has written: an earlier one, or a later one that runs beside this.
 //!
-//! `tests/fixtures/records` holds what each released version writes. A version that writes something
+//! `tests/fixtures/records` and `tests/fixtures/directories` hold what each released version writes. A version that writes something
 //! else is another version: set `UNSTICKY_WRITE_FIXTURES` once, and commit the new file beside the old
 //! ones.
 
@@ -17,11 +17,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use support::stand::{Backend, Stand, on_every_store};
 use unsticky::store::{Created, Store as _, StoreKey};
 use unsticky::testing::Verb;
-use unsticky::{DirectoryMode, Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session};
+use unsticky::{
+    DirectoryMode, Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session, SignIn,
+};
 
 const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
 const NAME: Key<String> = Key::new("name");
@@ -56,13 +59,21 @@ impl Entropy for Counted {
     }
 }
 
-fn directory() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "records"].iter().collect()
+/// A directory with the session that it lists.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Listed {
+    cookie: String,
+    session: String,
+    directory: String,
+}
+
+fn fixtures(kind: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", kind].iter().collect()
 }
 
 /// The fixtures of every version, with the name of the file.
-fn of_all_versions() -> Vec<(String, Vec<Fixture>)> {
-    let files = fs::read_dir(directory()).unwrap().map(|file| file.unwrap().path());
+fn of_all_versions<T: DeserializeOwned>(kind: &str) -> Vec<(String, T)> {
+    let files = fs::read_dir(fixtures(kind)).unwrap().map(|file| file.unwrap().path());
     let fixtures: Vec<_> = files
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
@@ -119,18 +130,43 @@ async fn of_this_version() -> Vec<Fixture> {
     fixtures
 }
 
+/// Alice's second sign-in, after the first one was ended with all others.
+async fn listed_by_this_version() -> Listed {
+    let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
+    stand.sign_in("").await;
+    stand.sessions.of("alice").revoke_all().await.unwrap();
+    let arrive =
+        async |session: Session| session.sign_in_with(SignIn::new("alice").label("téléphone"));
+    let cookie = stand.visit("", arrive).await.cookie();
+    let session = bytes_at(&stand, &key(&stand, &cookie).await).await;
+    let directory = bytes_at(&stand, &directory_key(&stand).await).await;
+    let [session, directory] = [session, directory].map(|bytes| STANDARD.encode(bytes));
+    Listed { cookie, session, directory }
+}
+
+/// Where Alice's directory lives.
+async fn directory_key(stand: &Stand) -> StoreKey {
+    stand.spy.take();
+    stand.sessions.of("alice").begin_sign_in().await.unwrap();
+    stand.spy.take()[0].key.clone()
+}
+
 #[tokio::test]
 async fn this_version_writes_the_records_that_are_kept() {
-    let written = of_this_version().await;
+    kept("records", of_this_version().await);
+    kept("directories", listed_by_this_version().await);
+}
+
+fn kept<T: PartialEq + std::fmt::Debug + Serialize + DeserializeOwned>(kind: &str, written: T) {
     let version = env!("CARGO_PKG_VERSION");
-    let path = directory().join(format!("{version}.json"));
+    let path = fixtures(kind).join(format!("{version}.json"));
     if std::env::var_os("UNSTICKY_WRITE_FIXTURES").is_some() {
         let text = serde_json::to_string_pretty(&written).unwrap();
         fs::write(&path, text + "\n").unwrap();
     }
     let text = fs::read_to_string(&path).expect("records of this version");
-    let kept: Vec<Fixture> = serde_json::from_str(&text).unwrap();
-    assert_eq!(written, kept, "records of version {version} look different now");
+    let kept: T = serde_json::from_str(&text).unwrap();
+    assert_eq!(written, kept, "{kind} of version {version} look different now");
 }
 
 /// Where the record of a cookie lives.
@@ -154,7 +190,7 @@ async fn bytes_at(stand: &Stand, key: &StoreKey) -> Bytes {
 }
 
 async fn records_of_every_version_are_read_and_changed(on: Backend) {
-    for (file, fixtures) in of_all_versions() {
+    for (file, fixtures) in of_all_versions::<Vec<Fixture>>("records") {
         let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
         for fixture in fixtures {
             let name = &fixture.name;
@@ -187,6 +223,26 @@ async fn records_of_every_version_are_read_and_changed(on: Backend) {
             let cart = stand.visit(&changed.cookie(), cart).await.ok();
             assert_eq!(cart, Some(vec![1, 2, 3, 4]), "{file}: {name}");
         }
+    }
+}
+
+async fn directories_of_every_version_are_read_and_changed(on: Backend) {
+    for (file, listed) in of_all_versions::<Listed>("directories") {
+        let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
+        put(&stand, &listed.cookie, STANDARD.decode(&listed.session).unwrap()).await;
+        let bytes = Bytes::from(STANDARD.decode(&listed.directory).unwrap());
+        stand.spy.create(&directory_key(&stand).await, bytes, HOUR).await.unwrap();
+        let labels = async || {
+            let list = stand.sessions.of("alice").list().await.unwrap();
+            list.into_iter().map(|one| one.label.map(|label| label.to_string())).collect::<Vec<_>>()
+        };
+        let label = Some("téléphone".to_owned());
+        assert_eq!(labels().await, [label.clone()], "{file}");
+        stand.sign_in("").await;
+        assert_eq!(labels().await, [None, label], "{file}");
+        let revoked = stand.sessions.of("alice").revoke_all().await.unwrap();
+        assert_eq!((revoked.count, revoked.complete), (2, true), "{file}");
+        assert_eq!(stand.who(&listed.cookie).await, None, "{file}");
     }
 }
 
@@ -251,6 +307,7 @@ async fn a_record_of_a_later_format_is_an_error_and_stays(on: Backend) {
 
 on_every_store! {
     records_of_every_version_are_read_and_changed,
+    directories_of_every_version_are_read_and_changed,
     what_a_later_version_added_survives,
     a_record_of_a_later_format_is_an_error_and_stays,
 }
