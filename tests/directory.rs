@@ -8,9 +8,10 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use support::stand::{A, Backend, SEED, Stand, finish, on_every_store};
 use support::visit::{Visit, visit};
-use unsticky::store::{Kind, Store as _, StoreKey};
+use unsticky::store::{Created, Deleted, Kind, Replaced, Store as _, StoreKey, Stored, Version};
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
     Clock as _, DirectoryMode, ErrorKind, Lifetime, ListedSession, ParallelSessions, Result,
@@ -415,6 +416,72 @@ async fn an_end_of_all_beats_a_sign_in_that_has_enrolled(on: Backend) {
     }
 }
 
+/// A sign-in that was entered and then refused by the store leaves the visitor's session on the list,
+/// where it is nobody's, until somebody else signs in on it.
+async fn what_has_become_somebody_elses_is_not_touched(on: Backend) {
+    let stand = on.stand();
+    arrives(&stand, "first").await;
+    let cookie = stand.seeded().await;
+    drop(stand.store.hold(Verb::Replace));
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    let sign_in = async |session: Session| session.sign_in(ALICE);
+    assert_eq!(stand.visit(&cookie, sign_in).await.failure(), Some(ErrorKind::Refused));
+    assert_eq!(labels(&stand).await, ["first"]);
+    // An end of all leaves the visitor what they have.
+    assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
+    assert_eq!(stand.read(&cookie, SEED).await, Some(1));
+
+    drop(stand.store.hold(Verb::Replace));
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    assert_eq!(stand.visit(&cookie, sign_in).await.failure(), Some(ErrorKind::Refused));
+    let as_bob = async |session: Session| session.sign_in("bob");
+    let cookie = stand.visit(&cookie, as_bob).await.cookie();
+    assert_eq!(list(&stand).await, []);
+    assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 0);
+    assert_eq!(stand.who(&cookie).await.as_deref(), Some("bob"));
+}
+
+/// A process that stands still until its request's time is over must not let anybody in: what keeps
+/// sign-ins that were ended from coming late does not stand for ever.
+#[tokio::test]
+async fn an_answer_that_comes_too_late_lets_nobody_in() {
+    #[derive(Debug)]
+    struct Stalling(unsticky::store::MemoryStore);
+
+    #[async_trait::async_trait]
+    impl unsticky::Store for Stalling {
+        async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+            let created = self.0.create(key, bytes, ttl).await;
+            // The whole process, not only this task.
+            std::thread::sleep(Duration::from_millis(15));
+            created
+        }
+
+        async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+            self.0.load(key).await
+        }
+
+        async fn replace(
+            &self,
+            key: &StoreKey,
+            bytes: Bytes,
+            ttl: Duration,
+            version: Version,
+        ) -> Result<Replaced> {
+            self.0.replace(key, bytes, ttl, version).await
+        }
+
+        async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+            self.0.delete(key, version).await
+        }
+    }
+
+    let builder = Sessions::builder(Stalling(unsticky::store::MemoryStore::new()));
+    let builder = builder.directory(DirectoryMode::Off).timeout(Duration::from_millis(10));
+    let visit = arrival(&builder.build().unwrap(), "late").await;
+    assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Unavailable), None));
+}
+
 /// A password check that was slow, while the password was changed.
 async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
     let stand = on.stand();
@@ -755,6 +822,7 @@ on_every_store! {
     an_end_of_all_beats_what_is_under_way,
     an_end_of_all_beats_a_sign_in_that_has_enrolled,
     an_end_of_all_beats_a_sign_in_that_has_begun,
+    what_has_become_somebody_elses_is_not_touched,
     a_place_that_was_never_taken_is_free,
     a_lost_answer_leaves_no_session_unlisted,
     an_end_that_failed_half_way_is_finished,
