@@ -61,6 +61,8 @@ events! {
     error corrupt_record(key: &StoreKey) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
     error newer_format(key: &StoreKey) "a stored record has a newer format";
+    /// The store knows no such id: a session that has ended, or a guess.
+    debug unknown_session(id: SessionId) "a session was presented that is not stored";
     /// A known id came with a secret that is not its own: a stale cookie or an attack.
     warn wrong_secret(id: SessionId) "a session id came with a wrong secret";
     /// More than one valid token came with one request.

@@ -165,6 +165,7 @@ async fn everything_happens() {
 
     let wrong = if cookie.ends_with('A') { "E" } else { "A" };
     stand.read(&format!("{}{wrong}", &cookie[..cookie.len() - 1])).await;
+    stand.read(&format!("__Host-id={}", "A".repeat(43))).await;
     let other = stand.arrive().await;
     stand.read(&format!("{cookie}; {other}")).await;
 

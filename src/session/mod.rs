@@ -399,6 +399,9 @@ impl Session {
     /// Signing in as somebody else than the one who is signed in ends that session and begins
     /// another one with no data.
     ///
+    /// The session is entered in the [directory](crate::Directory) of the principal's sessions, before
+    /// it is written.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Encode`] if `principal` is empty or longer than 1024 bytes, and the errors of an

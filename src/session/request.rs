@@ -67,7 +67,10 @@ impl Session {
     async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Option<Arc<Loaded>>> {
         let settings = self.settings();
         let key = settings.key(token.id);
-        let Some(stored) = caller.load(&key).await? else { return Ok(None) };
+        let Some(stored) = caller.load(&key).await? else {
+            event::unknown_session(token.id);
+            return Ok(None);
+        };
         let record = match decode(&key, stored.bytes) {
             Ok(record) => record,
             // Reported, left in place, and the visitor is anonymous.
