@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use unsticky::store::{Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version};
 use unsticky::testing::SpyStore;
-use unsticky::{Result, Sessions};
+use unsticky::{Builder, DirectoryMode, Result, Sessions};
 
 use crate::request::arrive;
 
@@ -36,9 +36,10 @@ impl Store for Canned {
 /// a text of 1024 bytes.
 pub async fn canned() -> (Sessions, String) {
     let spy = SpyStore::new(MemoryStore::new());
-    let sessions = Sessions::builder(spy.clone()).build().unwrap();
+    let without = |builder: Builder| builder.directory(DirectoryMode::Off).build().unwrap();
+    let sessions = without(Sessions::builder(spy.clone()));
     let cookie = arrive(&sessions, 1024).await;
     let key = spy.commands().pop().unwrap().key;
     let bytes = spy.load(&key).await.unwrap().unwrap().bytes;
-    (Sessions::builder(Canned(bytes)).build().unwrap(), cookie)
+    (without(Sessions::builder(Canned(bytes))), cookie)
 }

@@ -9,10 +9,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use unsticky::store::{Created, Replaced, Store, StoreKey, Version};
 use unsticky::testing::{random_key, random_record};
-use unsticky::{Session, Sessions};
+use unsticky::{DirectoryMode, Session, Sessions, SignIn};
 
 use crate::load::cpu_time;
-use crate::request::{TEXT, arrive, increment, read, request};
+use crate::request::{COUNT, TEXT, arrive, increment, read, request};
 use crate::results::{Results, labels};
 use crate::servers::{MemcachedServer, RedisServer};
 use crate::web::Effort;
@@ -29,12 +29,13 @@ pub fn run(effort: Effort, most_sessions: usize) -> Results {
     }
     eprintln!("costs: servers");
     scale(&runtime, effort, most_sessions, &mut results);
+    directories(&runtime, effort, &mut results);
     results
 }
 
-fn sessions(url: &str) -> Sessions {
-    let timeout = Duration::from_secs(30);
-    Sessions::builder(unsticky::connect(url).unwrap()).timeout(timeout).build().unwrap()
+fn sessions(url: &str, directory: DirectoryMode) -> Sessions {
+    let builder = Sessions::builder(unsticky::connect(url).unwrap()).directory(directory);
+    builder.timeout(Duration::from_secs(30)).build().unwrap()
 }
 
 /// Bytes for each session, of somebody who is signed in and has one value.
@@ -44,7 +45,7 @@ fn memory(runtime: &Runtime, results: &mut Results) {
     for payload in [200, 1024, 8192] {
         for written in ["once", "ten times"] {
             let fill = async |url: String, count: u64| {
-                let sessions = sessions(&url);
+                let sessions = sessions(&url, DirectoryMode::Off);
                 for _ in 0..count {
                     // Two of the bytes are the quotes of the JSON.
                     let text = "x".repeat(payload - 2);
@@ -175,7 +176,7 @@ fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) 
     let redis = RedisServer::start();
     let memcached = MemcachedServer::start_with(&["-m", "2048"]);
     for (backend, url) in [("redis", redis.url()), ("memcached", memcached.url())] {
-        let sessions = sessions(&url);
+        let sessions = sessions(&url, DirectoryMode::Off);
         let mut cookies: Vec<String> = Vec::new();
         for count in [1_000, 10_000, 100_000, 1_000_000] {
             if count > most {
@@ -204,6 +205,61 @@ fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) 
     }
 }
 
+/// What a list of everybody's sessions costs: sign-ins, reads, and bytes.
+fn directories(runtime: &Runtime, effort: Effort, results: &mut Results) {
+    let redis = RedisServer::start();
+    let memcached = MemcachedServer::start_with(&["-m", "2048"]);
+    for (backend, url) in [("redis", redis.url()), ("memcached", memcached.url())] {
+        let modes = [DirectoryMode::Off, DirectoryMode::Listed, DirectoryMode::Strict];
+        let stands = modes.map(|mode| {
+            let sessions = sessions(&url, mode);
+            let cookies: Arc<[String]> = runtime.block_on(async {
+                let names = (0..1000).map(|number| format!("account-{number}"));
+                let arrivals = names.map(async |name| sign_in(&sessions, &name).await);
+                futures_util::future::join_all(arrivals).await.into()
+            });
+            (mode, sessions, cookies)
+        });
+        for _ in 0..effort.rounds {
+            for (mode, sessions, cookies) in &stands {
+                for workload in ["read", "sign-in"] {
+                    let rate = requests(runtime, sessions, cookies, workload, effort.duration);
+                    let labels = labels([
+                        ("backend", backend.to_owned()),
+                        ("mode", format!("{mode:?}").to_lowercase()),
+                        ("workload", workload.to_owned()),
+                    ]);
+                    results.push("directory", labels, "1/s", rate);
+                }
+            }
+        }
+    }
+    redis.cli(&["FLUSHALL"]);
+    let sessions = sessions(&redis.url(), DirectoryMode::Listed);
+    let mut count = 0;
+    for most in [1, 10, 100] {
+        runtime.block_on(async {
+            while count < most {
+                sign_in(&sessions, "account-4711").await;
+                count += 1;
+            }
+        });
+        let key = redis.cli(&["KEYS", "*:d:*"]);
+        let usage = redis.cli(&["MEMORY", "USAGE", key.trim(), "SAMPLES", "0"]);
+        let labels = labels([("sessions", most.to_string())]);
+        results.push("directory memory", labels, "bytes", usage.trim().parse().unwrap());
+    }
+    eprintln!("costs: directories");
+}
+
+async fn sign_in(sessions: &Sessions, principal: &str) -> String {
+    let sign_in = async |session: Session| {
+        session.insert(COUNT, &0)?;
+        session.sign_in_with(SignIn::new(principal).label("Firefox on Linux"))
+    };
+    request(sessions, "", sign_in).await.unwrap()
+}
+
 fn requests(
     runtime: &Runtime,
     sessions: &Sessions,
@@ -224,7 +280,8 @@ fn requests(
                     let cookie = &cookies[random.usize(..cookies.len())];
                     match workload {
                         "read" => read(&sessions, cookie).await,
-                        _ => increment(&sessions, cookie).await,
+                        "increment" => increment(&sessions, cookie).await,
+                        _ => drop(sign_in(&sessions, &format!("account-{}", random.u64(..))).await),
                     }
                     count += 1;
                 }

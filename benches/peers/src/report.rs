@@ -385,7 +385,38 @@ impl Page {
                 page.push_str(" |\n");
             }
         }
-        page.push('\n');
+        page.push_str(
+            "\nThe directory of an account's sessions, requests a second outside of a framework with 64 callers: a\n\
+             sign-in is one command without it and three with it; a read in strict mode is two, one after the other.\n\n\
+             | backend | workload | off | listed | strict | listed over off | strict over off |\n|---|---|---|---|---|---|---|\n",
+        );
+        for backend in ["redis", "memcached"] {
+            for workload in ["read", "sign-in"] {
+                let rate = |mode| {
+                    let wanted = [("backend", backend), ("mode", mode), ("workload", workload)];
+                    self.costs.one("directory", &wanted).map_or(f64::NAN, Record::median)
+                };
+                let [off, listed, strict] = ["off", "listed", "strict"].map(rate);
+                let _ = writeln!(
+                    page,
+                    "| {backend} | {workload} | {} | {} | {} | {:.2} | {:.2} |",
+                    digits(off),
+                    digits(listed),
+                    digits(strict),
+                    listed / off,
+                    strict / off
+                );
+            }
+        }
+        let bytes = ["1", "10", "100"].map(|sessions| {
+            let usage = self.costs.one("directory memory", &[("sessions", sessions)]);
+            digits(usage.map_or(f64::NAN, Record::median))
+        });
+        let _ = writeln!(
+            page,
+            "\nA directory in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
+            bytes.join(", ")
+        );
     }
 
     fn core(&self, page: &mut String) {

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use unsticky::actix::SessionMiddleware;
 use unsticky::tower::SessionLayer;
-use unsticky::{Key, Result, Session, Sessions, SignedIn};
+use unsticky::{DirectoryMode, Key, Result, Session, Sessions, SignedIn};
 
 use super::{LONG, SHORT, USER, serve_actix, text};
 
@@ -44,7 +44,9 @@ async fn sign_out(session: Session) -> &'static str {
 }
 
 fn sessions(url: &str) -> Sessions {
-    Sessions::builder(unsticky::connect(url).unwrap()).build().unwrap()
+    // What the others do not have is measured apart.
+    let builder = Sessions::builder(unsticky::connect(url).unwrap());
+    builder.directory(DirectoryMode::Off).build().unwrap()
 }
 
 pub async fn axum(url: &str) -> Router {
