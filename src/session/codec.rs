@@ -246,7 +246,9 @@ impl<'a> Reader<'a> {
         let flags = self.byte()?;
         let key = self.sized()?;
         let key = key.position..key.bytes.len();
-        std::str::from_utf8(&self.bytes[key.clone()]).ok()?;
+        let text = &self.bytes[key.clone()];
+        // Nearly every key is ASCII, which is seen sooner than that it is UTF-8.
+        (text.is_ascii() || std::str::from_utf8(text).is_ok()).then_some(())?;
         Entry::new(key, flags, self.position..self.bytes.len())
     }
 }
