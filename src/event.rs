@@ -3,7 +3,7 @@
 //!
 //! Without either feature every function here is empty.
 
-use std::time::Duration;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::session::SessionId;
@@ -29,13 +29,13 @@ macro_rules! events {
     )*};
 }
 
-/// Tells how long a store took for a command, whatever its answer was.
+/// Tells how long a store took for a command that was begun then, whatever its answer was.
 #[inline]
-pub(crate) fn store_answered(verb: &'static str, took: Duration) {
+pub(crate) fn store_answered(verb: &'static str, begun: Instant) {
     #[cfg(feature = "metrics")]
-    metrics::histogram!("unsticky_store_seconds", "verb" => verb).record(took);
+    metrics::histogram!("unsticky_store_seconds", "verb" => verb).record(begun.elapsed());
     #[cfg(not(feature = "metrics"))]
-    let _ = (verb, took);
+    let _ = (verb, begun);
 }
 
 events! {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,8 +52,8 @@ impl<'a> Caller<'a> {
     }
 
     /// Half of what is left, so that something always remains for settling a lost answer.
-    fn share(&self) -> Option<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+    fn share(&self, now: Instant) -> Option<Duration> {
+        let left = self.deadline.saturating_duration_since(now);
         (left >= Duration::from_millis(2)).then_some(left / 2)
     }
 
@@ -65,13 +65,13 @@ impl<'a> Caller<'a> {
         is_write: bool,
         command: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let Some(share) = self.share() else {
+        let begun = Instant::now();
+        let Some(share) = self.share(begun) else {
             return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
         };
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
-        let begun = Instant::now();
-        let answer = timeout(share, command).await;
-        event::store_answered(verb, begun.elapsed());
+        let answer = timeout_at(begun + share, command).await;
+        event::store_answered(verb, begun);
         match answer {
             // An answer that makes no sense says nothing of what was done.
             Ok(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
