@@ -10,7 +10,9 @@ pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
     pub(crate) fn of(time: OffsetDateTime) -> Self {
-        Self(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+        // Not from the nanoseconds, which would take a division of 128 bits.
+        let millis = time.unix_timestamp() * 1_000 + i64::from(time.millisecond());
+        Self(u64::try_from(millis).unwrap_or(0))
     }
 
     /// The time for people; `None` for a year that the calendar does not have.
