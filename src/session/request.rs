@@ -38,28 +38,29 @@ impl Session {
         if !self.0.presented.has_tokens() {
             return Ok(());
         }
-        let mut found = {
+        let (loaded, others) = {
             let time = self.store_time();
             let look_up = |token| self.look_up(time.caller(), token);
             let mut tokens = self.0.presented.tokens();
             match (tokens.next(), tokens.next()) {
                 // Nearly always, and without a list of futures.
-                (Some(only), None) => look_up(only).await?.into_iter().collect(),
+                (Some(only), None) => (look_up(only).await?, Vec::new()),
                 (first, second) => {
                     let tokens = first.into_iter().chain(second).chain(tokens);
                     let found = futures_util::future::try_join_all(tokens.map(look_up)).await?;
-                    found.into_iter().flatten().collect::<Vec<_>>()
+                    let mut found: Vec<_> = found.into_iter().flatten().collect();
+                    if found.len() > 1 {
+                        // ASVS 5.0 15.3.7: which of them the person meant can not be known.
+                        event::several_valid_tokens(found.len());
+                        (None, found)
+                    } else {
+                        (found.pop(), Vec::new())
+                    }
                 }
             }
         };
         let mut state = self.state();
-        if found.len() > 1 {
-            // ASVS 5.0 15.3.7: which of them the person meant can not be known.
-            event::several_valid_tokens(found.len());
-            state.others = found;
-        } else {
-            state.loaded = found.pop();
-        }
+        (state.loaded, state.others) = (loaded, others);
         Ok(())
     }
 
