@@ -15,6 +15,7 @@ use crate::load::cpu_time;
 use crate::request::{COUNT, TEXT, arrive, increment, read, request};
 use crate::results::{Results, labels};
 use crate::servers::{MemcachedServer, RedisServer};
+use crate::trips;
 use crate::web::Effort;
 
 const TTL: Duration = Duration::from_secs(3600);
@@ -30,6 +31,7 @@ pub fn run(effort: Effort, most_sessions: usize) -> Results {
     eprintln!("costs: servers");
     scale(&runtime, effort, most_sessions, &mut results);
     directories(&runtime, effort, &mut results);
+    trips::run(effort, &mut results);
     results
 }
 

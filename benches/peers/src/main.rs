@@ -26,6 +26,7 @@ mod results;
 #[path = "../../../tests/support/servers.rs"]
 mod servers;
 mod stores;
+mod trips;
 mod web;
 
 use std::path::{Path, PathBuf};
