@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::config::{DirectoryMode, Settings};
-use crate::directory::{Application, Enrolment, Keeper, Mark, SIGN_IN_LIFE};
+use crate::directory::{Application, Keeper, Mark, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -199,8 +199,8 @@ impl<'a> Commit<'a, '_> {
                 ..header.updated(&self.update(now, tag, None))
             };
             let (record, write) = self.encode(&header, &view, &nothing, now)?;
-            if self.enrols(None, &header) && !self.enrol(token.id, &header).await? {
-                continue;
+            if self.enrols(None, &header) {
+                self.enrol(token.id, &header).await?;
             }
             let key = self.settings.key(token.id);
             match self.caller.create(&key, &write).await {
@@ -266,15 +266,10 @@ impl<'a> Commit<'a, '_> {
                     let (record, write) = self.encode(&header, &view, &base.values, now)?;
                     let cookie = secret
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
-                    let settled = if !self.enrols(Some(&base.header), &header)
-                        || Box::pin(self.enrol(current.id, &header)).await?
-                    {
-                        self.caller.replace(&current.key, &write, current.base()).await?
-                    } else {
-                        // Ended, though perhaps not deleted yet.
-                        Settled::Missing
-                    };
-                    match settled {
+                    if self.enrols(Some(&base.header), &header) {
+                        Box::pin(self.enrol(current.id, &header)).await?;
+                    }
+                    match self.caller.replace(&current.key, &write, current.base()).await? {
                         Settled::Applied(version) => {
                             if signing_in {
                                 event::signed_in(current.id);
@@ -450,9 +445,9 @@ impl<'a> Commit<'a, '_> {
                 || base.is_none_or(|base| base.clocks.absolute_deadline < deadline))
     }
 
-    /// Puts the session on its principal's roll; false where it was revoked.
-    async fn enrol(&mut self, id: SessionId, header: &Header) -> Result<bool> {
-        let Some(principal) = &header.principal else { return Ok(true) };
+    /// Puts the session on its principal's roll.
+    async fn enrol(&mut self, id: SessionId, header: &Header) -> Result<()> {
+        let Some(principal) = &header.principal else { return Ok(()) };
         let Enrolling { found, entered, abandoned, instead_of } = self.enrolment;
         let sign_in = self.changes.signing_in();
         let begun = sign_in.and_then(|sign_in| sign_in.begun);
@@ -469,15 +464,10 @@ impl<'a> Commit<'a, '_> {
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
         let expected = found.or(begun.map(|begun| begun.mark));
-        match keeper.enrol(&application, expected, abandoned).await? {
-            Enrolment::Enrolled(mark) => {
-                let entered = Some(id);
-                self.enrolment =
-                    Enrolling { found: Some(mark), entered, abandoned: None, instead_of };
-                Ok(true)
-            }
-            Enrolment::Revoked => Ok(false),
-        }
+        let mark = keeper.enrol(&application, expected, abandoned).await?;
+        self.enrolment =
+            Enrolling { found: Some(mark), entered: Some(id), abandoned: None, instead_of };
+        Ok(())
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {

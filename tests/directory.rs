@@ -378,6 +378,23 @@ async fn an_end_of_all_beats_what_is_under_way(on: Backend) {
     assert!(!is_alice(&stand, &cookie).await);
 }
 
+/// A write that comes between the look at a session and its deletion.
+async fn an_end_beats_a_write_in_between(on: Backend) {
+    let stand = on.stand();
+    let cookie = arrives(&stand, "busy").await;
+    let gate = stand.store.hold(Verb::Delete);
+    let revoked = {
+        let alice = stand.sessions.of(ALICE);
+        tokio::spawn(async move { alice.revoke_all().await })
+    };
+    gate.reached().await;
+    stand.write(&cookie, A, 1).await;
+    gate.release();
+    assert_eq!(revoked.await.unwrap().unwrap().count, 1);
+    assert!(!is_alice(&stand, &cookie).await);
+    assert_eq!(stored_as_alices(&stand).await, 0);
+}
+
 /// A sign-in that has enrolled and not written yet, on a new session and on an anonymous one.
 async fn an_end_of_all_beats_a_sign_in_that_has_enrolled(on: Backend) {
     for is_new in [true, false] {
@@ -499,7 +516,8 @@ async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
         assert_eq!((late.failure(), &late.set_cookie), (Some(ErrorKind::Revoked), &None));
         assert_eq!(stored_as_alices(&stand).await, 0, "{had_directory}");
     }
-    // One that takes longer than a revocation is remembered.
+    // One that takes longer than a revocation is remembered; the directory is there for longer.
+    arrives(&stand, "another").await;
     let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3601));
     let finish_it = async |session: Session| session.sign_in_with(sign_in);
@@ -568,14 +586,17 @@ async fn a_lost_answer_leaves_no_session_unlisted(on: Backend) {
                 }
                 stand.store.inject(verb, fault);
                 let place = format!("{verb:?} {nth} {fault:?}");
+                let mut signed_in = 1;
                 for cookie in ["", &anonymous] {
                     let sign_in = async |session: Session| session.sign_in(ALICE);
                     let visit = stand.visit(cookie, sign_in).await;
                     if visit.failure().is_none() {
                         assert!(is_alice(&stand, &visit.cookie()).await, "{place}");
+                        signed_in += 1;
                     }
                 }
                 stand.store.heal();
+                assert_eq!(list(&stand).await.len(), signed_in, "{place}");
                 assert_eq!(list(&stand).await.len(), stored_as_alices(&stand).await, "{place}");
                 stand.sessions.of(ALICE).revoke_all().await.unwrap();
                 assert_eq!(stored_as_alices(&stand).await, 0, "{place}");
@@ -627,7 +648,10 @@ async fn strict_mode_believes_the_directory_only(on: Backend) {
     stand.store.heal();
     // A session that is under way notices when it looks again.
     let (exchange, session) = stand.begin(&laptop).await;
-    stand.sessions.of(ALICE).revoke(session.id().unwrap()).await.unwrap();
+    // The record itself is still there.
+    stand.store.fail_always(Verb::Delete, Fault::Unavailable);
+    assert!(stand.sessions.of(ALICE).revoke(session.id().unwrap()).await.is_err());
+    stand.store.heal();
     assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
     drop(session);
     finish(exchange, 200).await;
@@ -845,6 +869,7 @@ on_every_store! {
     all_sessions_are_ended,
     all_others_are_ended,
     an_end_of_all_beats_what_is_under_way,
+    an_end_beats_a_write_in_between,
     an_end_of_all_beats_a_sign_in_that_has_enrolled,
     an_end_of_all_beats_a_sign_in_that_has_begun,
     what_has_become_somebody_elses_is_not_touched,

@@ -237,7 +237,7 @@ async fn directories_of_every_version_are_read_and_changed(on: Backend) {
             list.into_iter().map(|one| one.label.map(|label| label.to_string())).collect::<Vec<_>>()
         };
         let label = Some("téléphone".to_owned());
-        assert_eq!(labels().await, [label.clone()], "{file}");
+        assert_eq!(labels().await, std::slice::from_ref(&label), "{file}");
         stand.sign_in("").await;
         assert_eq!(labels().await, [None, label], "{file}");
         let revoked = stand.sessions.of("alice").revoke_all().await.unwrap();

@@ -53,16 +53,6 @@ enum Found {
     Void,
 }
 
-/// Whether a session may be written.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Enrolment {
-    /// It is listed, and the directory had this mark, which the same sign-in, tried once more, has to
-    /// find again.
-    Enrolled(Option<Mark>),
-    /// It was revoked.
-    Revoked,
-}
-
 /// What a revocation did.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
@@ -91,14 +81,15 @@ impl<'a> Keeper<'a> {
         Ok(Begun { mark: generation.map(|generation| generation.mark), at: self.settings.now() })
     }
 
-    /// Puts a session on the roll, before it is written. `expected` is the mark that its
-    /// sign-in found at first, `abandoned` a session that the same sign-in could not be sure of.
+    /// Puts a session on the roll, before it is written, and returns the mark that the directory has.
+    /// `expected` is the mark that its sign-in found at first, `abandoned` a session that the same
+    /// sign-in could not be sure of.
     pub(crate) async fn enrol(
         &self,
         application: &Application,
         expected: Option<Option<Mark>>,
         abandoned: Option<SessionId>,
-    ) -> Result<Enrolment> {
+    ) -> Result<Option<Mark>> {
         let policy = self.settings.parallel;
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
@@ -107,9 +98,6 @@ impl<'a> Keeper<'a> {
             let mark = roll.generation.map(|generation| generation.mark);
             if expected.is_some_and(|expected| expected != mark) {
                 return Err(self.overtaken());
-            }
-            if roll.revoked().contains(&application.id) {
-                return Ok(Enrolment::Revoked);
             }
             roll.drop_expired(self.settings.now());
             // What a process that is no more had decided.
@@ -123,11 +111,8 @@ impl<'a> Keeper<'a> {
             }
             let evicted = match admission {
                 Admission::Admitted { evicted } => evicted.into_iter().collect(),
-                Admission::Standing if unfinished.is_empty() => {
-                    return Ok(Enrolment::Enrolled(mark));
-                }
+                Admission::Standing if unfinished.is_empty() => return Ok(mark),
                 Admission::Standing => HashSet::new(),
-                Admission::Revoked => return Ok(Enrolment::Revoked),
                 Admission::Full => {
                     event::sign_in_refused(&self.key);
                     return Err(Error::new(ErrorKind::TooManySessions, ""));
@@ -137,7 +122,7 @@ impl<'a> Keeper<'a> {
                 if !evicted.is_empty() {
                     self.finish(written, &evicted).await?;
                 }
-                return Ok(Enrolment::Enrolled(mark));
+                return Ok(mark);
             }
             self.wait_for_others(&mut turn, attempt).await?;
         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-pub(crate) use self::keeper::{Enrolment, Keeper};
+pub(crate) use self::keeper::Keeper;
 pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, Mark, SIGN_IN_LIFE};
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};

@@ -81,8 +81,6 @@ pub(crate) enum Admission {
     Admitted { evicted: Vec<SessionId> },
     /// There are too many: look which of them still live, or give up.
     Full,
-    /// It stands there as revoked.
-    Revoked,
 }
 
 /// The sessions of one principal, the longest signed in first.
@@ -135,7 +133,7 @@ impl Roll {
             .collect()
     }
 
-    /// Lets a session onto the roll. `is_last_word`: there are no others to be found gone, so the
+    /// Lets a session onto a roll without revoked ones. `is_last_word`: there are no others to be found gone, so the
     /// policy decides.
     pub(crate) fn admit(
         &mut self,
@@ -154,9 +152,6 @@ impl Roll {
         };
         if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
             let standing = &mut self.entries[place];
-            if standing.is_revoked() {
-                return Admission::Revoked;
-            }
             if !is_new && standing.until >= *deadline {
                 return Admission::Standing;
             }
@@ -296,9 +291,6 @@ mod tests {
         let shorter = Application { signed_in: NOW, ..again };
         roll.admit(&shorter, policy, false);
         assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");
-        roll.revoke(|id| id == second);
-        let revoked = Application { id: second, ..application() };
-        assert_eq!(roll.admit(&revoked, policy, true), Admission::Revoked);
     }
 
     #[test]
