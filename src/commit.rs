@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::config::{DirectoryMode, Settings};
-use crate::directory::{Application, Keeper, Mark, SIGN_IN_LIFE};
+use crate::directory::{Application, Keeper, Mark, Purpose, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -91,6 +91,8 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) is_presented: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: Enrolling,
+    /// The session that a sign-in has to do without.
+    pub(crate) before: Option<Arc<Loaded>>,
 }
 
 /// How far a sign-in has come with its principal's directory.
@@ -196,7 +198,7 @@ impl<'a> Commit<'a, '_> {
             let header = Header {
                 // Nothing came before the first write.
                 tags: Tags::first(tag),
-                ..header.updated(&self.update(now, tag, None))
+                ..self.as_before(header).updated(&self.update(now, tag, None))
             };
             let (record, write) = self.encode(&header, &view, &nothing, now)?;
             if self.enrols(None, &header) {
@@ -232,7 +234,8 @@ impl<'a> Commit<'a, '_> {
 
     async fn save(&mut self, loaded: Arc<Loaded>, new_secret: bool) -> Result<Committed> {
         let settings = self.settings;
-        let signing_in = self.changes.principal().is_some();
+        let signing_in = self.changes.signing_in().is_some();
+        let is_step_up = self.changes.signing_in().is_some_and(|sign_in| sign_in.is_step_up);
         let mut secret = if new_secret { Some(Secret::random(&*settings.entropy)?) } else { None };
         let mut current = loaded.clone();
         let mut is_fresh = false;
@@ -295,7 +298,8 @@ impl<'a> Commit<'a, '_> {
             let newer = newer.filter(|newer| !newer.record.header.clocks.expired(settings.now()));
             let merge = match &newer {
                 Some(newer) => plan::merge(&loaded.record.header, &newer.record.header, signing_in),
-                None if signing_in => Merge::StartFresh,
+                // Who is signed in already proves it on the session, and that is no more.
+                None if signing_in && !is_step_up => Merge::StartFresh,
                 None => Merge::Gone,
             };
             match (merge, newer) {
@@ -307,7 +311,8 @@ impl<'a> Commit<'a, '_> {
                     secret = secret.filter(|_| !keep_secret);
                     current = newer;
                 }
-                (Merge::StartFresh, _) => {
+                (Merge::StartFresh, newer) => {
+                    self.before = Some(newer.unwrap_or(loaded));
                     self.changes.delta.check_taken(&Values::default())?;
                     return Box::pin(self.create()).await;
                 }
@@ -352,7 +357,9 @@ impl<'a> Commit<'a, '_> {
     /// The session is no more: it is not brought back, and no cookie of any kind is sent.
     fn gone(&self, loaded: &Loaded) -> Committed {
         let base = self.changes.base_values(Some(loaded));
-        let nothing_lost = self.decide.is_none() && !self.changes.delta.view().differs_from(&base);
+        let nothing_lost = self.decide.is_none()
+            && self.changes.signing_in().is_none()
+            && !self.changes.delta.view().differs_from(&base);
         let failure = (!nothing_lost).then(|| {
             event::gone(loaded.id);
             self.gone_error()
@@ -435,6 +442,15 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
+    /// A new session with what the one before it had chosen, where it was the same person's.
+    fn as_before(&self, new: Header) -> Header {
+        let before = self.before.as_ref().map(|before| &before.record.header);
+        match before.filter(|before| before.principal.as_ref() == self.changes.principal()) {
+            Some(before) => Header { chosen: before.chosen, end_by: before.end_by, ..new },
+            None => new,
+        }
+    }
+
     /// Whether the directory has to know of a write beforehand: of a sign-in, and of a session that
     /// will live longer than it knows.
     fn enrols(&self, base: Option<&Header>, header: &Header) -> bool {
@@ -457,13 +473,17 @@ impl<'a> Commit<'a, '_> {
         let application = Application {
             id,
             signed_in: header.clocks.authenticated.unwrap_or(header.clocks.created),
-            is_new: sign_in.is_some() && entered != Some(id),
+            purpose: match sign_in {
+                None => Purpose::LongerLife,
+                Some(_) if entered == Some(id) => Purpose::Again,
+                Some(_) => Purpose::SignIn,
+            },
             deadline: header.clocks.absolute_deadline,
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             instead_of,
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
-        let expected = found.or(begun.map(|begun| begun.mark));
+        let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
         let mark = keeper.enrol(&application, expected, abandoned).await?;
         self.enrolment =
             Enrolling { found: Some(mark), entered: Some(id), abandoned: None, instead_of };

@@ -67,8 +67,8 @@ pub enum ErrorKind {
     /// There are as many sessions of this principal already as are allowed at once. Nothing was
     /// written (409).
     TooManySessions,
-    /// All sessions of the principal were ended after this sign-in had begun. Nothing was written
-    /// (401).
+    /// All sessions of the principal were ended after this sign-in had begun, or it has taken more
+    /// than an hour. Nothing was written (401).
     Revoked,
     /// The directory of sessions is turned off (500).
     NoDirectory,
@@ -98,7 +98,7 @@ impl ErrorKind {
             Self::UpdatePanicked => "an update function panicked when it was replayed",
             Self::NotSignedIn => "nobody is signed in",
             Self::TooManySessions => "too many sessions of this account at once",
-            Self::Revoked => "all sessions of this account were ended meanwhile",
+            Self::Revoked => "the sign-in has been overtaken: sign in once more",
             Self::NoDirectory => "the directory of sessions is turned off",
             Self::MissingLayer => "no session layer wraps this route",
             Self::HeadSent => "the response has begun, so no cookie can be sent",

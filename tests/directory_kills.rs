@@ -23,7 +23,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use unsticky::store::{Created, Deleted, Kind, MemoryStore, Replaced, StoreKey, Stored, Version};
 use unsticky::{
-    DirectoryMode, ErrorKind, ParallelSessions, Result, Session, SessionId, Sessions, SignIn, Store,
+    DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, SessionId, Sessions,
+    SignIn, Store,
 };
 
 const ALICE: &str = "alice";
@@ -103,17 +104,25 @@ enum Deed {
     /// One more than are allowed.
     Evict,
     StepUp,
+    LongerLife,
+    /// To another person and back.
+    Switch,
+    /// A sign-out and a sign-in in one request.
+    StartOver,
     RevokeOne,
     RevokeOthers,
     RevokeAll,
     List,
 }
 
-const DEEDS: [Deed; 8] = [
+const DEEDS: [Deed; 11] = [
     Deed::SignIn,
     Deed::SignInHere,
     Deed::Evict,
     Deed::StepUp,
+    Deed::LongerLife,
+    Deed::Switch,
+    Deed::StartOver,
     Deed::RevokeOne,
     Deed::RevokeOthers,
     Deed::RevokeAll,
@@ -148,6 +157,25 @@ async fn carry_out(sessions: &Sessions, deed: Deed, cookies: &[String], anonymou
         Deed::SignInHere => drop(visit(sessions, anonymous, sign_in).await),
         Deed::StepUp => {
             drop(visit(sessions, &cookies[0], async |session: Session| session.step_up()).await);
+        }
+        Deed::LongerLife => {
+            let longer = async |session: Session| {
+                session.set_lifetime(Lifetime::nist_aal1());
+                Ok(())
+            };
+            drop(visit(sessions, &cookies[0], longer).await);
+        }
+        Deed::Switch => {
+            let as_bob = async |session: Session| session.sign_in("bob");
+            let bob = visit(sessions, &cookies[0], as_bob).await.cookie();
+            drop(visit(sessions, &bob, sign_in).await);
+        }
+        Deed::StartOver => {
+            let start_over = async |session: Session| {
+                session.sign_out();
+                session.sign_in(ALICE)
+            };
+            drop(visit(sessions, &cookies[0], start_over).await);
         }
         Deed::RevokeOne => {
             let oldest = directory.list().await.unwrap().pop().unwrap();
@@ -255,7 +283,10 @@ fn dies_at(
             // A dead sign-in costs nobody a session, unless one had to go.
             Deed::SignIn | Deed::SignInHere | Deed::List => assert_eq!(usable, 2, "{place}"),
             Deed::Evict => assert!(usable >= usize::from(LIMIT) - 1, "{place}"),
-            Deed::StepUp | Deed::RevokeOne | Deed::RevokeOthers => {}
+            Deed::StepUp | Deed::LongerLife | Deed::Switch | Deed::StartOver => {
+                assert!(usable >= 1, "{place}")
+            }
+            Deed::RevokeOne | Deed::RevokeOthers => {}
         }
         // Everything goes on as if nothing had been.
         let newest = timeout(bounded, arrives(&own)).await.expect(place);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 1 | generation: its mark, 8 bytes; since when: LEB128, milliseconds since 1970 |
 //! | 2 | a session: id[16] flags[1], signed in and until: LEB128, length of the label (LEB128), label (UTF-8) |
+//! | 3 | until when sessions may live that the directory can not tell of: LEB128, milliseconds since 1970 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
 //! The first bit of the flags says that the session is revoked. Sessions stand in the order of their
@@ -24,6 +25,7 @@ use crate::store::Kind;
 
 const GENERATION: u8 = 1;
 const SESSION: u8 = 2;
+const BLIND_UNTIL: u8 = 3;
 
 pub(crate) fn decode(bytes: &Bytes) -> Result<Roll, Undecodable> {
     let (tag, reader) = fields(bytes, Kind::Directory)?;
@@ -32,6 +34,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Roll, Undecodable> {
 
 fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll> {
     let mut generation = None;
+    let mut blind_until = None;
     let mut earlier = None;
     let mut entries = Vec::new();
     let mut unknown = Vec::new();
@@ -44,12 +47,13 @@ fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll
                 once(&mut generation, Generation { mark, since: content.whole(Reader::time)? })?;
             }
             SESSION => entries.push(entry(content, bytes)?),
+            BLIND_UNTIL => once(&mut blind_until, content.whole(Reader::time)?)?,
             EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
             _ => unknown.push((field, bytes.slice(content.range()))),
         }
     }
     let tags = Tags::new(tag, earlier.unwrap_or_default());
-    Some(Roll { tags, generation, entries, unknown })
+    Some(Roll { tags, generation, blind_until, entries, unknown })
 }
 
 fn entry(mut content: Reader<'_>, bytes: &Bytes) -> Option<Entry> {
@@ -75,6 +79,11 @@ pub(crate) fn encode(roll: &Roll) -> Bytes {
         content.put_slice(mark);
         put_number(&mut content, since.0);
         put_field(&mut out, GENERATION, &content);
+    }
+    if let Some(blind_until) = roll.blind_until {
+        content.clear();
+        put_number(&mut content, blind_until.0);
+        put_field(&mut out, BLIND_UNTIL, &content);
     }
     put_tags(&mut out, &roll.tags);
     for entry in &roll.entries {
@@ -124,6 +133,7 @@ mod tests {
     #[test]
     fn a_directory_is_read_back_as_it_was_written() {
         let mut with_more = roll();
+        with_more.blind_until = Some(Millis(1_800_000_000_001));
         with_more.unknown.push((200, Bytes::from_static(b"later")));
         with_more.entries[1].unknown = Bytes::from_static(b"later");
         for roll in [roll(), with_more, Roll::new(Tags::first(Tag([0; 8])))] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::roll::{Admission, Application, Generation, Mark, Roll};
 use super::{Begun, codec};
@@ -27,6 +27,9 @@ use crate::store::{Created, Deleted, StoreKey, Version};
 /// how long each time.
 const LOOKS: usize = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// The deadline of the record that keeps others from being created: over by every clock.
+const FENCED: Millis = Millis(0);
 
 /// One principal's directory, and the time that is left for it.
 pub(crate) struct Keeper<'a> {
@@ -59,7 +62,14 @@ pub(crate) struct Ended {
     /// Those that were alive.
     pub(crate) ids: HashSet<SessionId>,
     /// There was a directory to tell which sessions there are.
-    pub(crate) was_listed: bool,
+    pub(crate) were_listed: bool,
+}
+
+/// Which sessions are to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whose {
+    Only(SessionId),
+    AllBut(Option<SessionId>),
 }
 
 impl<'a> Keeper<'a> {
@@ -100,13 +110,11 @@ impl<'a> Keeper<'a> {
                 return Err(self.overtaken());
             }
             roll.drop_expired(self.settings.now());
-            // What a process that is no more had decided.
             let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
-            self.end_all(&unfinished).await?;
-            roll.remove(&unfinished);
+            roll.remove(&self.finished(&unfinished).await);
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
-                roll.remove(&self.gone(&roll).await?);
+                roll.remove(&self.gone(&roll).await);
                 admission = roll.admit(application, policy, true);
             }
             let evicted = match admission {
@@ -129,53 +137,81 @@ impl<'a> Keeper<'a> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Ends the sessions for which `chosen` holds. With `renew`, no sign-in that has begun before
-    /// succeeds any more.
-    pub(crate) async fn revoke(
-        &self,
-        chosen: impl Fn(SessionId) -> bool,
-        renew: bool,
-    ) -> Result<Ended> {
+    /// Ends sessions. With [`Whose::AllBut`], no sign-in that has begun before succeeds any more.
+    pub(crate) async fn revoke(&self, whose: Whose) -> Result<Ended> {
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
             let standing = self.read().await?;
-            let was_listed = standing.is_some();
             let mut roll = self.roll_of(standing.as_ref());
             let now = self.settings.now();
             roll.drop_expired(now);
-            roll.revoke(&chosen);
-            let revoked: HashSet<_> = roll.revoked().into_iter().collect();
-            if renew {
-                let mut mark = Mark::default();
-                self.settings.entropy.fill(&mut mark)?;
-                roll.generation = Some(Generation { mark, since: now });
-            } else if revoked.is_empty() {
-                return Ok(Ended { was_listed, ..Ended::default() });
+            match whose {
+                Whose::Only(id) => {
+                    if roll.revoke(|listed| listed == id).is_empty() {
+                        return Ok(Ended::default());
+                    }
+                }
+                Whose::AllBut(kept) => {
+                    if let Some(kept) = kept {
+                        self.is_kept(kept, &roll).await?;
+                    }
+                    roll.revoke(|listed| Some(listed) != kept);
+                    let mut mark = Mark::default();
+                    self.settings.entropy.fill(&mut mark)?;
+                    roll.generation = Some(Generation { mark, since: now });
+                    if standing.is_none() {
+                        roll.blind_until = Some(now.plus(self.settings.lifetime.absolute()));
+                    }
+                }
             }
+            let were_listed = roll.blind_until.is_none_or(|until| until <= now);
+            let revoked: HashSet<_> = roll.revoked().into_iter().collect();
             if let Some(written) = self.write(standing.as_ref(), roll).await? {
                 let ids = self.finish(written, &revoked).await?;
-                return Ok(Ended { ids, was_listed });
+                return Ok(Ended { ids, were_listed });
             }
             self.wait_for_others(&mut turn, attempt).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
+    /// Whether the session that is to be kept lives: who was ended meanwhile ends nobody else.
+    async fn is_kept(&self, kept: SessionId, roll: &Roll) -> Result<()> {
+        // One that is neither listed nor revoked was on a directory that is lost, or is no more.
+        let lives = roll.lists(kept)
+            || (!roll.revoked().contains(&kept) && self.living_one(kept).await?.is_some());
+        if lives { Ok(()) } else { Err(Error::new(ErrorKind::Gone, "")) }
+    }
+
     /// The sessions that live, the newest sign-in first, with their labels.
     pub(crate) async fn living(&self) -> Result<Vec<(Arc<Loaded>, Option<Arc<str>>)>> {
         let Some(standing) = self.read().await? else { return Ok(Vec::new()) };
-        let listed: Vec<_> = standing.roll.listed().rev().cloned().collect();
-        let revoked: HashSet<_> = standing.roll.revoked().into_iter().collect();
-        if !revoked.is_empty() {
-            self.finish(standing, &revoked).await?;
+        let now = self.settings.now();
+        let looks = standing.roll.listed().rev().map(async |entry| {
+            let found = self.look(entry.id).await?;
+            Ok((entry, found))
+        });
+        let mut living = Vec::new();
+        let mut over = HashSet::new();
+        for (entry, found) in try_join_all(looks).await? {
+            match found {
+                Found::Ours(loaded) if !loaded.record.header.clocks.expired(now) => {
+                    living.push((loaded, entry.label.clone()));
+                }
+                Found::Nothing | Found::Void if entry.is_settled(now) => {
+                    over.insert(entry.id);
+                }
+                _ => {}
+            }
         }
-        let found = try_join_all(listed.iter().map(|entry| self.living_one(entry.id))).await?;
-        let labels = listed.into_iter().map(|entry| entry.label);
-        Ok(found
-            .into_iter()
-            .zip(labels)
-            .filter_map(|(found, label)| Some((found?, label)))
-            .collect())
+        over.extend(self.finished(&standing.roll.revoked().into_iter().collect()).await);
+        if !over.is_empty() {
+            let mut roll = standing.roll.clone();
+            roll.remove(&over);
+            // What stays there is taken off by whoever comes next.
+            let _ = self.write(Some(&standing), roll).await;
+        }
+        Ok(living)
     }
 
     async fn read(&self) -> Result<Option<Standing>> {
@@ -234,6 +270,16 @@ impl<'a> Keeper<'a> {
         // What stays there is found ended by whoever comes next.
         let _ = self.write(Some(&standing), roll).await;
         Ok(ended)
+    }
+
+    /// Those of the revoked sessions that are certainly no more. The others stay revoked: a server that
+    /// is down must keep nobody from signing in on another one, so there is little time for it.
+    async fn finished(&self, revoked: &HashSet<SessionId>) -> HashSet<SessionId> {
+        let left = self.caller.deadline().saturating_duration_since(Instant::now());
+        let ends = revoked.iter().map(async |id| {
+            timeout(left / 4, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
+        });
+        join_all(ends).await.into_iter().flatten().collect()
     }
 
     /// Ends sessions; those that were alive.
@@ -297,12 +343,12 @@ impl<'a> Keeper<'a> {
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Void),
             Err(error) => return Err(error),
         };
-        let has_expired = record.header.clocks.expired(self.settings.now());
         let principal = record.header.principal.clone();
+        let is_fence = record.header.clocks.deadline() == FENCED;
         let loaded = Arc::new(Loaded { id, key, record, version: stored.version });
         Ok(match principal {
             Some(principal) if *principal == *self.principal => Found::Ours(loaded),
-            None if !has_expired => Found::Anonymous(loaded),
+            None if !is_fence => Found::Anonymous(loaded),
             _ => Found::Void,
         })
     }
@@ -315,33 +361,39 @@ impl<'a> Keeper<'a> {
         })
     }
 
-    /// Which of the listed sessions are no more, made sure of.
-    async fn gone(&self, roll: &Roll) -> Result<HashSet<SessionId>> {
+    /// Which of the listed sessions are no more, made sure of. What can not be told counts as alive.
+    async fn gone(&self, roll: &Roll) -> HashSet<SessionId> {
         let now = self.settings.now();
         let mut missing: Vec<_> = roll.listed().collect();
         for look in 1..=LOOKS {
-            let living =
-                try_join_all(missing.iter().map(|entry| self.living_one(entry.id))).await?;
-            let living: Vec<_> = living.iter().map(Option::is_some).collect();
-            let mut living = living.into_iter();
-            missing.retain(|_| !living.next().unwrap_or(false));
+            let found = join_all(missing.iter().map(|entry| self.living_one(entry.id))).await;
+            let mut is_missing = found.iter().map(|found| matches!(found, Ok(None)));
+            missing.retain(|_| is_missing.next().unwrap_or(false));
             // A sign-in enrols first and writes then: where one may be under way, it gets a moment.
             let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
-            let ends = Instant::now() + BETWEEN_LOOKS;
             if look == LOOKS
                 || !missing.iter().any(|entry| is_fresh(entry.signed_in))
-                || ends >= self.caller.deadline()
+                || Instant::now() + BETWEEN_LOOKS >= self.caller.deadline()
             {
                 break;
             }
             sleep(BETWEEN_LOOKS).await;
         }
-        let shut = missing.into_iter().map(async |entry| {
-            let alive = self.shut(entry.id).await?;
-            let alive = alive.filter(|loaded| !loaded.record.header.clocks.expired(now));
-            Ok(alive.is_none().then_some(entry.id))
-        });
-        Ok(try_join_all(shut).await?.into_iter().flatten().collect())
+        let over = missing
+            .into_iter()
+            .map(async |entry| self.is_over(entry.id).await.unwrap_or(false).then_some(entry.id));
+        join_all(over).await.into_iter().flatten().collect()
+    }
+
+    /// Makes sure that a session that does not live never will, unless it turns out that it does.
+    async fn is_over(&self, id: SessionId) -> Result<bool> {
+        let Some(loaded) = self.shut(id).await? else { return Ok(true) };
+        if !loaded.record.header.clocks.expired(self.settings.now()) {
+            return Ok(false);
+        }
+        // Another process's clock may be behind.
+        let (deleted, _) = self.caller.delete(&loaded.key, Some(loaded.version)).await?;
+        Ok(deleted != Deleted::Conflict)
     }
 
     /// A record that is over, of nobody, for a while.
@@ -350,7 +402,7 @@ impl<'a> Keeper<'a> {
         // No secret is known to have this digest, and the record is over anyway.
         let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
         let mut header = Header::new(digest, now, &Lifetime::default(), tag);
-        header.clocks.end_by(now);
+        header.clocks.end_by(FENCED);
         Ok(Write { bytes: records::encode_indexed(&header, &[]).0, ttl: FENCE, tag })
     }
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-pub(crate) use self::keeper::Keeper;
-pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, Mark, SIGN_IN_LIFE};
+pub(crate) use self::keeper::{Keeper, Whose};
+pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, Mark, Purpose, SIGN_IN_LIFE};
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
@@ -62,15 +62,19 @@ impl Default for ParallelSessions {
 /// Who signs in; for [`Session::sign_in_with`].
 ///
 /// ```
-/// use unsticky::{Result, Session, Sessions, SignIn};
+/// use unsticky::{Result, Session, Sessions};
 ///
-/// # async fn is_right(name: &str, password: &str) -> bool { true }
+/// # struct Account { id: String }
+/// # impl Account { async fn takes(&self, password: &str) -> bool { true } }
+/// # async fn look_up(name: &str) -> Option<Account> { None }
 /// // The same in an axum handler and in one of actix-web.
 /// async fn sign_in(session: Session, sessions: Sessions, name: &str, password: &str) -> Result<bool> {
+///     // The account's own id: a name can be typed in several ways.
+///     let Some(account) = look_up(name).await else { return Ok(false) };
 ///     // Before the password is looked at: if it is changed meanwhile, and all sessions ended, this
 ///     // sign-in fails.
-///     let sign_in = sessions.of(name).begin_sign_in().await?;
-///     if !is_right(name, password).await {
+///     let sign_in = sessions.of(&account.id).begin_sign_in().await?;
+///     if !account.takes(password).await {
 ///         return Ok(false);
 ///     }
 ///     session.sign_in_with(sign_in.label("Firefox on Linux"))?;
@@ -83,6 +87,8 @@ pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) begun: Option<Begun>,
+    /// Of the one who is signed in already: it needs the session.
+    pub(crate) is_step_up: bool,
 }
 
 /// What a sign-in found in the directory when it began.
@@ -101,11 +107,13 @@ impl SignIn {
     /// such as its id.
     #[must_use]
     pub fn new(principal: impl AsRef<str>) -> Self {
-        Self { principal: principal.as_ref().into(), label: None, begun: None }
+        let principal = principal.as_ref().into();
+        Self { principal, label: None, begun: None, is_step_up: false }
     }
 
-    /// What the list of sessions calls this one, in at most 128 bytes: the browser, the place. It is
-    /// shown as it is, so escape it in a page. Default: none.
+    /// What the list of sessions calls this one: the browser, the place. At most 128 bytes, so cut what
+    /// comes from outside, such as a User-Agent; longer ones are an error of the sign-in. It is
+    /// listed as it is, so escape it in a page. Default: none, or the one that the session has.
     #[must_use]
     pub fn label(self, label: impl AsRef<str>) -> Self {
         Self { label: Some(label.as_ref().into()), ..self }
@@ -134,8 +142,14 @@ impl fmt::Debug for SignIn {
 /// - What a process that died has left half done is finished by whoever uses the directory next.
 ///
 /// Memcached evicts. Where it has evicted a directory, the sessions on it go on without being listed,
-/// until they end by themselves or sign in again; [`Revoked::complete`] says so. Where that is
-/// not good enough, [`DirectoryMode::Strict`] makes a session valid only while it is listed.
+/// until they end by themselves or sign in again. Where that is not good enough,
+/// [`DirectoryMode::Strict`] makes a session valid only while it is listed.
+///
+/// # What it costs
+///
+/// A sign-in has two commands more. Sessions that have ended stay on the directory until it is listed,
+/// or full. A sign-in that finds it full looks at each of them, so give people no more
+/// [sessions at once](crate::Builder::parallel_sessions) than they need.
 #[derive(Clone)]
 pub struct Directory {
     sessions: Sessions,
@@ -170,9 +184,13 @@ pub struct ListedSession {
 pub struct Revoked {
     /// How many sessions were alive and are no more.
     pub count: usize,
-    /// Whether these were certainly all there were. `false` where there was no directory: nobody signed
-    /// in, all entries ended long ago, or Memcached has evicted it. Always true in
+    /// Whether these were all there were, as far as the directory can tell. `false` where there was none:
+    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for as long
+    /// after that as a session that is not listed may live. Always true in
     /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
+    ///
+    /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, can not be
+    /// told from a first one: where the store evicts, only strict mode is certain.
     pub complete: bool,
 }
 
@@ -199,7 +217,7 @@ impl Session {
 
 impl Directory {
     /// The sessions that live, the newest sign-in first: one command for the directory, and one for
-    /// each session it lists, all at once.
+    /// each session on it, all at once. What has ended some minutes ago is taken off then, by one more.
     ///
     /// # Errors
     ///
@@ -241,7 +259,7 @@ impl Directory {
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
         to_the_end(async move {
-            let ended = directory.keeper()?.revoke(|listed| listed == id, false).await?;
+            let ended = directory.keeper()?.revoke(Whose::Only(id)).await?;
             Ok(ended.ids.contains(&id))
         })
         .await
@@ -255,7 +273,8 @@ impl Directory {
     ///
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
     pub async fn revoke_all(&self) -> Result<Revoked> {
-        self.revoke_but(None).await
+        let directory = self.clone();
+        to_the_end(async move { directory.revoke_but(None).await }).await
     }
 
     /// Ends all of the principal's sessions but this one, which gets a new secret: after a password or
@@ -265,40 +284,43 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] where `session` is not this principal's, the errors of
-    /// [`Session::save`], and those [above](Self). Some of the others may be alive then: call it
-    /// again.
+    /// [`ErrorKind::NotSignedIn`] where `session` is not this principal's, [`ErrorKind::Gone`] where it
+    /// was ended meanwhile (then nobody is), the errors of [`Session::save`], and those
+    /// [above](Self). Some of the others may be alive then: call it again.
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if session.principal().as_deref() != Some(&*self.principal) {
             return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));
         }
-        session.rotate();
-        session.save().await?;
-        self.revoke_but(session.id()).await
+        let (directory, session) = (self.clone(), session.clone());
+        to_the_end(async move {
+            directory.keeper()?;
+            session.rotate();
+            session.save().await?;
+            let kept = session.id().ok_or_else(|| Error::new(ErrorKind::Gone, ""))?;
+            directory.revoke_but(Some(kept)).await
+        })
+        .await
     }
 
     async fn revoke_but(&self, kept: Option<SessionId>) -> Result<Revoked> {
-        let directory = self.clone();
-        to_the_end(async move {
-            let ended = directory.keeper()?.revoke(|listed| Some(listed) != kept, true).await?;
-            let is_strict = directory.sessions.settings().directory == DirectoryMode::Strict;
-            Ok(Revoked { count: ended.ids.len(), complete: ended.was_listed || is_strict })
-        })
-        .await
+        let ended = self.keeper()?.revoke(Whose::AllBut(kept)).await?;
+        let is_strict = self.sessions.settings().directory == DirectoryMode::Strict;
+        Ok(Revoked { count: ended.ids.len(), complete: ended.were_listed || is_strict })
     }
 
     /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
     /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
     /// changed lets nobody in who was slow. One command.
     ///
-    /// It has an hour to its end.
+    /// It has an hour to its end. A store that evicts the directory between the revocation and the
+    /// sign-in forgets the revocation for it.
     ///
     /// # Errors
     ///
     /// As [above](Self).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let begun = self.keeper()?.begun().await?;
-        Ok(SignIn { principal: self.principal.clone(), label: None, begun: Some(begun) })
+        Ok(SignIn { begun: Some(begun), ..SignIn::new(&*self.principal) })
     }
 
     fn keeper(&self) -> Result<Keeper<'_>> {

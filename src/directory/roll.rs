@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::ParallelSessions;
+use crate::limits::FENCE;
 use crate::session::record::Tags;
 use crate::session::{Millis, SessionId};
 
@@ -19,6 +20,9 @@ pub(crate) const LABEL_BYTES: usize = 128;
 
 /// How much longer than its session an entry stays: more than clocks differ.
 const MARGIN: Duration = Duration::from_secs(300);
+
+/// How much of that may be used up by the moments between the attempts of one commit.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
 /// everything was revoked.
@@ -54,6 +58,11 @@ impl Entry {
     fn is_revoked(&self) -> bool {
         self.flags & Self::REVOKED != 0
     }
+
+    /// Whether the sign-in is so long ago that it is not under way any more, by any clock.
+    pub(crate) fn is_settled(&self, now: Millis) -> bool {
+        now.since(self.signed_in) > FENCE + MARGIN
+    }
 }
 
 /// A session that is to be on the roll before it is written.
@@ -63,9 +72,7 @@ pub(crate) struct Application {
     pub(crate) signed_in: Millis,
     /// The session's absolute deadline.
     pub(crate) deadline: Millis,
-    /// A sign-in that was not entered yet; otherwise it is only made sure that the session is listed
-    /// as long as it lives.
-    pub(crate) is_new: bool,
+    pub(crate) purpose: Purpose,
     /// `None` leaves the one that stands there.
     pub(crate) label: Option<Arc<str>>,
     /// A session that ends with the same request, so it does not count.
@@ -83,12 +90,26 @@ pub(crate) enum Admission {
     Full,
 }
 
+/// What a session is to be on the roll for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A sign-in that was not entered yet.
+    SignIn,
+    /// The same sign-in once more, as its session met a newer record.
+    Again,
+    /// A session that is signed in already and will live longer.
+    LongerLife,
+}
+
 /// The sessions of one principal, the longest signed in first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Roll {
     pub(crate) tags: Tags,
     /// `None` where nothing was revoked since the roll was begun.
     pub(crate) generation: Option<Generation>,
+    /// Something was revoked while there was no roll: sessions that it can not tell of may live until
+    /// then.
+    pub(crate) blind_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,
     /// Fields of later releases, kept as they are.
     pub(crate) unknown: Vec<(u8, Bytes)>,
@@ -96,7 +117,7 @@ pub(crate) struct Roll {
 
 impl Roll {
     pub(crate) fn new(tags: Tags) -> Self {
-        Self { tags, generation: None, entries: Vec::new(), unknown: Vec::new() }
+        Self { tags, generation: None, blind_until: None, entries: Vec::new(), unknown: Vec::new() }
     }
 
     /// The sessions that count.
@@ -141,7 +162,8 @@ impl Roll {
         policy: ParallelSessions,
         is_last_word: bool,
     ) -> Admission {
-        let Application { id, signed_in, deadline, is_new, label, instead_of } = application;
+        let Application { id, signed_in, deadline, purpose, label, instead_of } = application;
+        let is_sign_in = *purpose == Purpose::SignIn;
         let entry = Entry {
             id: *id,
             flags: 0,
@@ -152,11 +174,11 @@ impl Roll {
         };
         if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
             let standing = &mut self.entries[place];
-            if !is_new && standing.until >= *deadline {
+            if !is_sign_in && standing.until >= deadline.plus(MARGIN - SLACK) {
                 return Admission::Standing;
             }
             standing.until = standing.until.max(entry.until);
-            if *is_new {
+            if is_sign_in {
                 standing.signed_in = entry.signed_in;
                 standing.label = entry.label.or(standing.label.take());
                 self.entries[place..].rotate_left(1);
@@ -167,7 +189,8 @@ impl Roll {
         let over =
             (self.listed().filter(counted).count() + 1).saturating_sub(usize::from(policy.most()));
         let mut evicted = Vec::new();
-        if over > 0 {
+        // One that lives already is listed in any case: it takes nobody's place.
+        if over > 0 && *purpose != Purpose::LongerLife {
             if !is_last_word || !policy.evicts() {
                 return Admission::Full;
             }
@@ -183,8 +206,9 @@ impl Roll {
     /// before the last revocation may take.
     pub(crate) fn ttl(&self, now: Millis) -> Duration {
         let entries = self.entries.iter().map(|entry| entry.until);
-        let remembered = self.generation.map(|generation| generation.since.plus(SIGN_IN_LIFE));
-        let last = entries.chain(remembered).max().unwrap_or(now);
+        let remembered =
+            self.generation.map(|generation| generation.since.plus(SIGN_IN_LIFE + MARGIN));
+        let last = entries.chain(remembered).chain(self.blind_until).max().unwrap_or(now);
         last.since(now).max(Duration::from_secs(1))
     }
 }
@@ -206,7 +230,7 @@ mod tests {
             id: SessionId::random(&OsEntropy).unwrap(),
             signed_in: NOW,
             deadline: NOW.plus(HOUR),
-            is_new: true,
+            purpose: Purpose::SignIn,
             label: None,
             instead_of: None,
         }
@@ -277,7 +301,7 @@ mod tests {
         let second = admitted(&mut roll, policy);
         // A moment later, as when a commit is tried once more.
         let deadline = first.deadline.plus(Duration::from_secs(1));
-        let retried = Application { deadline, is_new: false, ..first.clone() };
+        let retried = Application { deadline, purpose: Purpose::Again, ..first.clone() };
         assert_eq!(roll.admit(&retried, policy, false), Admission::Standing);
         assert_eq!(ids(&roll), [first.id, second]);
         let later = NOW.plus(HOUR);
@@ -286,11 +310,17 @@ mod tests {
         assert_eq!(roll.admit(&again, policy, false), Admission::Admitted { evicted });
         assert_eq!(ids(&roll), [second, again.id]);
         assert_eq!(roll.entries[1].label.as_deref(), Some("phone"), "the label stays");
-        let longer = Application { deadline: later.plus(HOUR), is_new: false, ..again.clone() };
+        let longer =
+            Application { deadline: later.plus(HOUR), purpose: Purpose::Again, ..again.clone() };
         assert_ne!(roll.admit(&longer, policy, false), Admission::Standing);
         let shorter = Application { signed_in: NOW, ..again };
         roll.admit(&shorter, policy, false);
         assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");
+        // A longer life of one that is not listed any more takes nobody's place.
+        let unlisted = Application { purpose: Purpose::LongerLife, ..application() };
+        let evicted = Vec::new();
+        assert_eq!(roll.admit(&unlisted, policy, true), Admission::Admitted { evicted });
+        assert_eq!(ids(&roll), [second, longer.id, unlisted.id]);
     }
 
     #[test]
@@ -301,7 +331,7 @@ mod tests {
         assert_eq!(roll.ttl(NOW), HOUR + MARGIN);
         let mark = [1; 8];
         roll.generation = Some(Generation { mark, since: NOW.plus(HOUR) });
-        assert_eq!(roll.ttl(NOW), HOUR + SIGN_IN_LIFE);
+        assert_eq!(roll.ttl(NOW), HOUR + SIGN_IN_LIFE + MARGIN);
         roll.drop_expired(NOW.plus(HOUR + MARGIN - Duration::from_millis(1)));
         assert_eq!(roll.entries.len(), 1);
         roll.drop_expired(NOW.plus(HOUR + MARGIN));

@@ -410,7 +410,8 @@ impl Session {
     ///
     /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
     /// as [are allowed](crate::Builder::parallel_sessions) and a new one is to be refused; the session
-    /// stays as it was. To answer that in the handler, call [`save`](Self::save) in it.
+    /// stays as it was. To answer that in the handler, call [`save`](Self::save) in it: whatever the
+    /// handler has changed is dropped then.
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
@@ -432,7 +433,8 @@ impl Session {
     }
 
     /// The one who is signed in has proved again who they are: a new secret, and both clocks start
-    /// anew (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values stay.
+    /// anew (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values stay. Where the session was ended
+    /// meanwhile, the commit fails with [`ErrorKind::Gone`].
     ///
     /// # Errors
     ///
@@ -440,7 +442,7 @@ impl Session {
     /// Nothing is changed then.
     pub fn step_up(&self) -> Result<()> {
         let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
-        self.sign_in(principal)
+        self.sign_in_with(SignIn { is_step_up: true, ..SignIn::new(principal) })
     }
 
     /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
@@ -476,7 +478,8 @@ impl Session {
     ///
     /// It holds until another moment is set, also after a [`step_up`](Self::step_up) and another
     /// [`set_lifetime`](Self::set_lifetime). Like those it sends the cookie anew, with a new secret. A
-    /// moment that has passed ends the session with this request.
+    /// moment that has passed ends the session with this request. Nothing happens to a session that is
+    /// not stored and gets no value.
     pub fn end_by(&self, end: OffsetDateTime) {
         self.state().changes.set_end(Millis::of(end));
     }
@@ -558,6 +561,10 @@ impl Session {
     ///   by a change that met a newer record.
     /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped, and this
     ///   request's response becomes this error unless it fails by itself.
+    /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
+    ///   [directory](crate::Directory); the changes are dropped, and nothing was written.
+    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
+    ///   directory, can not be decoded; nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
     ///   this request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,

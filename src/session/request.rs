@@ -188,6 +188,7 @@ impl Session {
                 is_presented,
                 decide,
                 enrolment: Enrolling::default(),
+                before: None,
             };
             commit.run(plan).await
         };
@@ -307,10 +308,15 @@ impl State {
         let Committed { loaded, cookie, failure, lost } = match outcome {
             Ok(committed) => committed,
             Err(error) => {
-                if error.kind() == ErrorKind::OutcomeUnknown {
+                match error.kind() {
                     // Committing the same once more could apply it twice.
-                    self.changes.discard();
-                    self.failed = Some(error.clone());
+                    ErrorKind::OutcomeUnknown => {
+                        self.changes.discard();
+                        self.failed = Some(error.clone());
+                    }
+                    // It was refused: it must not be tried again behind the handler's answer.
+                    ErrorKind::TooManySessions | ErrorKind::Revoked => self.changes.discard(),
+                    _ => {}
                 }
                 return (Err(error), false);
             }
