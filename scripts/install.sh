@@ -19,3 +19,9 @@ install() {
     # Debian starts services at once where there is an init system; the tests bring their own.
     if command -v systemctl >/dev/null; then as_root systemctl stop "$2" >/dev/null 2>&1 || true; fi
 }
+
+# Chromium, or a Chrome that is there already, and the driver of the same version.
+install_browser() {
+    { command -v google-chrome >/dev/null || install chromium chromium; } &&
+        install chromedriver chromium-driver
+}

@@ -1,0 +1,261 @@
+//! A browser and its driver.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::http::Method;
+use fantoccini::cookies::Cookie;
+use fantoccini::elements::Element;
+use fantoccini::error::{CmdError, ErrorStatus};
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use url::{ParseError, Url};
+
+use crate::process::Program;
+
+/// How long the browser may take for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A host over plain http that no browser takes for its own machine.
+pub(crate) const PLAIN_HOST: &str = "shop.test";
+
+/// An empty jar.
+pub(crate) const NO_COOKIES: [Value; 0] = [];
+
+/// What the browser does with cookies of a site that another one embeds; its users can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ForeignCookies {
+    Taken,
+    /// Unless they are partitioned.
+    Refused,
+}
+
+/// A driver of the test's own; its browsers end with it.
+pub(crate) struct Driver {
+    program: Program,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Driver {
+    pub(crate) fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = format!("unsticky-browser-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        let mut command = Command::new("chromedriver");
+        // The profiles of its browsers go there too.
+        command.arg("--port=0").env("TMPDIR", &dir);
+        let program = Program::start(&mut command, "apt-get install chromium chromium-driver");
+        let port = program.announces("ChromeDriver was started successfully on port ");
+        let port = port.trim_end_matches('.').parse().unwrap();
+        Self { program, port, dir }
+    }
+
+    /// A browser with an empty profile.
+    pub(crate) async fn browser(&self) -> Browser {
+        self.launch(None, ForeignCookies::Refused).await
+    }
+
+    pub(crate) async fn browser_with_foreign_cookies(&self, foreign: ForeignCookies) -> Browser {
+        self.launch(None, foreign).await
+    }
+
+    /// A browser with the profile of this name, as the last browser left it.
+    pub(crate) async fn browser_with(&self, profile: &str) -> Browser {
+        self.launch(Some(&self.dir.join(profile)), ForeignCookies::Refused).await
+    }
+
+    async fn launch(&self, profile: Option<&Path>, foreign: ForeignCookies) -> Browser {
+        let mut arguments = vec![
+            "--headless=new".to_owned(),
+            "--disable-gpu".to_owned(),
+            // It refuses to run as root with it, and sees nothing but servers of ours.
+            "--no-sandbox".to_owned(),
+            // Containers have little of it.
+            "--disable-dev-shm-usage".to_owned(),
+            // It ends when the driver ends, whatever ended that.
+            "--remote-debugging-pipe".to_owned(),
+            "--no-proxy-server".to_owned(),
+            "--window-size=900,700".to_owned(),
+            format!("--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"),
+        ];
+        if let Some(profile) = profile {
+            arguments.push(format!("--user-data-dir={}", profile.display()));
+        }
+        let refuses = foreign == ForeignCookies::Refused;
+        let preferences = json!({ "profile.cookie_controls_mode": u8::from(refuses) });
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": arguments, "prefs": preferences },
+            "timeouts": { "implicit": 0, "pageLoad": 15_000, "script": 15_000 },
+        });
+        let Value::Object(capabilities) = capabilities else { unreachable!() };
+        let capabilities = Capabilities::from_iter(capabilities);
+        let address = format!("http://127.0.0.1:{}", self.port);
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities(capabilities);
+        match tokio::time::timeout(PATIENCE, builder.connect(&address)).await {
+            Ok(Ok(client)) => Browser { client },
+            Ok(Err(error)) => panic!(
+                "chromium did not start: {error}; apt-get install chromium chromium-driver, of \
+                 one version"
+            ),
+            Err(_) => panic!("chromium did not start within {PATIENCE:?}"),
+        }
+    }
+
+    /// Has the driver end its browsers and then itself.
+    fn shut_down(&mut self) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        // The first byte of the answer says that it is under way.
+        stream.read_exact(&mut [0])?;
+        self.program.wait(Duration::from_secs(5));
+        Ok(())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Where that fails, it is killed.
+        let _ = self.shut_down();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub(crate) struct Browser {
+    client: Client,
+}
+
+impl Browser {
+    pub(crate) async fn open(&self, address: &str) {
+        within(address, self.client.goto(address)).await;
+    }
+
+    /// What the page says there.
+    pub(crate) async fn text(&self, selector: &str) -> String {
+        within(selector, self.find(selector).await.text()).await
+    }
+
+    /// How many of these are on the page.
+    pub(crate) async fn count(&self, selector: &str) -> usize {
+        within(selector, self.client.find_all(Locator::Css(selector))).await.len()
+    }
+
+    pub(crate) async fn fill(&self, selector: &str, text: &str) {
+        within(selector, self.find(selector).await.send_keys(text)).await;
+    }
+
+    /// Clicks, and waits until the browser shows another page.
+    pub(crate) async fn press(&self, selector: &str) {
+        let element = self.find(selector).await;
+        within(selector, element.click()).await;
+        let gone = async {
+            while !is_stale(element.tag_name().await)? {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
+        within(selector, gone).await;
+    }
+
+    async fn find(&self, selector: &str) -> Element {
+        let wait = self.client.wait().at_most(PATIENCE / 2).every(Duration::from_millis(10));
+        within(selector, wait.for_element(Locator::Css(selector))).await
+    }
+
+    /// Goes on inside the frame of the page.
+    pub(crate) async fn enter_frame(&self) {
+        within("frame", self.find("iframe").await.enter_frame()).await;
+    }
+
+    /// The cookies that it sends to this page.
+    pub(crate) async fn cookies(&self) -> Vec<Cookie<'static>> {
+        within("cookies", self.client.get_all_cookies()).await
+    }
+
+    /// The only cookie that it sends to this page.
+    pub(crate) async fn cookie(&self) -> Cookie<'static> {
+        let mut cookies = self.cookies().await;
+        assert_eq!(cookies.len(), 1, "{cookies:?}");
+        cookies.remove(0)
+    }
+
+    pub(crate) async fn add_cookie(&self, cookie: Cookie<'static>) {
+        within("cookie", self.client.add_cookie(cookie)).await;
+    }
+
+    /// All cookies that it has, of any site and partition.
+    pub(crate) async fn jar(&self) -> Vec<Value> {
+        let command = Devtools { method: "Storage.getCookies" };
+        let answer = within("jar", self.client.issue_cmd(command)).await;
+        answer["cookies"].as_array().unwrap().clone()
+    }
+
+    /// The cookies that scripts of the page see.
+    pub(crate) async fn cookies_for_scripts(&self) -> String {
+        let script = self.client.execute("return document.cookie", Vec::new());
+        within("script", script).await.as_str().unwrap().to_owned()
+    }
+
+    /// A picture of the page, in the directory for such things: `target/tmp`.
+    pub(crate) async fn picture(&self, name: &str) {
+        let picture = within("picture", self.client.screenshot()).await;
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
+        fs::write(path, picture).unwrap();
+    }
+
+    /// Ends the browser as its user does.
+    pub(crate) async fn quit(self) {
+        within("quit", self.client.close()).await;
+    }
+}
+
+/// What the browser answers in time.
+async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>) -> T {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => panic!("{what}: {error}"),
+        Err(_) => panic!("{what}: no answer within {PATIENCE:?}"),
+    }
+}
+
+/// Whether the element has gone with its page.
+fn is_stale<T>(asked: Result<T, CmdError>) -> Result<bool, CmdError> {
+    match asked {
+        Ok(_) => Ok(false),
+        Err(CmdError::Standard(error)) => match error.error {
+            ErrorStatus::StaleElementReference | ErrorStatus::NoSuchElement => Ok(true),
+            // What it says between two pages.
+            ErrorStatus::UnknownError => Ok(false),
+            _ => Err(CmdError::Standard(error)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// A command of the browser's own protocol, without parameters.
+#[derive(Debug)]
+struct Devtools {
+    method: &'static str,
+}
+
+impl WebDriverCompatibleCommand for Devtools {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        let body = json!({ "cmd": self.method, "params": {} });
+        (Method::POST, Some(body.to_string()))
+    }
+}

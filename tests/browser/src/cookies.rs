@@ -1,0 +1,216 @@
+//! Cookies other than the one of the shop: what the browser takes, returns and forgets.
+
+use serde_json::Value;
+use time::{Duration, OffsetDateTime};
+use unsticky::{Cookie, Lifetime, SameSite};
+
+use crate::browser::{Browser, Driver, ForeignCookies, NO_COOKIES, PLAIN_HOST};
+use crate::site::Site;
+
+async fn who(browser: &Browser) -> String {
+    browser.text("b").await
+}
+
+/// Signs in and out again, and gives the cookie as it was in between.
+async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
+    browser.open(address).await;
+    browser.press("#usual").await;
+    assert_eq!(who(browser).await, "alice", "{address}");
+    let first = only(browser).await;
+    assert_eq!(first["name"], name);
+    assert_eq!(first["httpOnly"], true);
+    assert_eq!(browser.cookies_for_scripts().await, "");
+
+    browser.press("#usual").await;
+    assert_eq!(who(browser).await, "alice");
+    let second = only(browser).await;
+    assert_ne!(first["value"], second["value"], "replaced, not added");
+
+    browser.press("#out").await;
+    assert_eq!(who(browser).await, "nobody");
+    assert_eq!(browser.jar().await, NO_COOKIES, "{name} is gone");
+    second
+}
+
+/// The only cookie that the browser has.
+async fn only(browser: &Browser) -> Value {
+    let mut jar = browser.jar().await;
+    assert_eq!(jar.len(), 1, "{jar:?}");
+    jar.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_is_taken_from_this_machine_over_http_and_from_no_other() {
+    let driver = Driver::start();
+    let browser = driver.browser().await;
+    let site = Site::start(Cookie::default()).await;
+    for host in ["localhost", "127.0.0.1", "app.localhost"] {
+        let cookie = in_and_out(&browser, &site.at(host), "__Host-id").await;
+        assert_eq!(cookie["secure"], true);
+        assert_eq!(cookie["sameSite"], "Lax");
+        assert_eq!(cookie["path"], "/");
+        assert_eq!(cookie["domain"], host);
+    }
+
+    browser.open(&site.at(PLAIN_HOST)).await;
+    browser.press("#usual").await;
+    assert_eq!(who(&browser).await, "nobody");
+    assert_eq!(browser.jar().await, NO_COOKIES);
+    let site = Site::start(Cookie::for_plain_http()).await;
+    in_and_out(&browser, &site.at(PLAIN_HOST), "id").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_cookie_is_gone_whatever_its_attributes() {
+    let driver = Driver::start();
+    let browser = driver.browser().await;
+
+    let strict = Site::start(Cookie::default().same_site(SameSite::Strict)).await;
+    let cookie = in_and_out(&browser, &strict.at("localhost"), "__Host-id").await;
+    assert_eq!(cookie["sameSite"], "Strict");
+
+    let none = Site::start(Cookie::new("id").same_site(SameSite::None)).await;
+    let cookie = in_and_out(&browser, &none.at("localhost"), "id").await;
+    assert_eq!(cookie["sameSite"], "None");
+
+    let partitioned = Site::start(Cookie::default().partitioned()).await;
+    let cookie = in_and_out(&browser, &partitioned.at("localhost"), "__Host-id").await;
+    assert_eq!(cookie["partitionKey"]["topLevelSite"], "http://localhost");
+
+    let cookie = Cookie::new("__Secure-id").domain("shop.localhost").path("/a");
+    let shared = Site::start_at("/a/", cookie).await;
+    let cookie = in_and_out(&browser, &shared.at("one.shop.localhost"), "__Secure-id").await;
+    assert_eq!(cookie["domain"], ".shop.localhost");
+    assert_eq!(cookie["path"], "/a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_and_a_path_share_the_cookie_as_far_as_they_reach() {
+    let driver = Driver::start();
+    let browser = driver.browser().await;
+    let cookie = Cookie::new("__Secure-id").domain("shop.localhost").path("/a");
+    let site = Site::start_at("/a/", cookie).await;
+    browser.open(&site.at("one.shop.localhost")).await;
+    browser.press("#usual").await;
+
+    browser.open(&site.at("two.shop.localhost")).await;
+    assert_eq!(who(&browser).await, "alice");
+    browser.open(&site.elsewhere("one.shop.localhost", "", "", "")).await;
+    assert!(browser.cookies().await.is_empty(), "not under this path");
+    browser.open(&site.at("localhost")).await;
+    assert_eq!(who(&browser).await, "nobody", "not above the domain");
+
+    browser.open(&site.at("two.shop.localhost")).await;
+    browser.press("#out").await;
+    browser.open(&site.at("one.shop.localhost")).await;
+    assert_eq!(who(&browser).await, "nobody");
+    assert_eq!(browser.jar().await, NO_COOKIES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_cookie_is_another_one_under_each_site_that_embeds_it() {
+    let driver = Driver::start();
+    let embedded = Cookie::new("__Host-id").same_site(SameSite::None);
+    let plain = Site::start(embedded.clone()).await;
+    let partitioned = Site::start(embedded.partitioned()).await;
+    for foreign in [ForeignCookies::Taken, ForeignCookies::Refused] {
+        let browser = driver.browser_with_foreign_cookies(foreign).await;
+        // What becomes of a cookie that is one and the same everywhere.
+        let under_both = match foreign {
+            ForeignCookies::Taken => "alice",
+            ForeignCookies::Refused => "nobody",
+        };
+        open_frame(&browser, &plain, "one.localhost").await;
+        browser.press("#usual").await;
+        assert_eq!(who(&browser).await, under_both, "{foreign:?}");
+        open_frame(&browser, &plain, "two.localhost").await;
+        assert_eq!(who(&browser).await, under_both, "{foreign:?}");
+        browser.press("#out").await;
+        assert_eq!(browser.jar().await, NO_COOKIES);
+
+        open_frame(&browser, &partitioned, "one.localhost").await;
+        browser.press("#usual").await;
+        assert_eq!(who(&browser).await, "alice", "{foreign:?}");
+        open_frame(&browser, &partitioned, "two.localhost").await;
+        assert_eq!(who(&browser).await, "nobody", "{foreign:?}");
+        browser.press("#usual").await;
+        assert_eq!(who(&browser).await, "alice", "{foreign:?}");
+        assert_eq!(browser.jar().await.len(), 2);
+        browser.press("#out").await;
+        let left = only(&browser).await;
+        assert_eq!(left["partitionKey"]["topLevelSite"], "http://one.localhost");
+        open_frame(&browser, &partitioned, "one.localhost").await;
+        assert_eq!(who(&browser).await, "alice", "{foreign:?}");
+        browser.press("#out").await;
+        assert_eq!(browser.jar().await, NO_COOKIES);
+    }
+}
+
+/// Goes to the application inside a page of this host.
+async fn open_frame(browser: &Browser, site: &Site, host: &str) {
+    browser.open(&site.elsewhere(host, "", "", &site.at("app.localhost"))).await;
+    browser.enter_frame().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn same_site_decides_what_other_sites_can_cause() {
+    let driver = Driver::start();
+    let browser = driver.browser().await;
+    for (same_site, by_link, after_post) in [
+        (SameSite::Strict, "nobody", "alice"),
+        (SameSite::Lax, "alice", "alice"),
+        (SameSite::None, "alice", "nobody"),
+    ] {
+        let site = Site::start(Cookie::default().same_site(same_site)).await;
+        let home = site.at("localhost");
+        browser.open(&home).await;
+        browser.press("#usual").await;
+        let elsewhere =
+            site.elsewhere("elsewhere.localhost", &home, &(home.clone() + "sign-out"), "");
+        browser.open(&elsewhere).await;
+        browser.press("a").await;
+        assert_eq!(who(&browser).await, by_link, "{same_site:?}");
+        browser.open(&elsewhere).await;
+        browser.press("button").await;
+        browser.open(&home).await;
+        assert_eq!(who(&browser).await, after_post, "{same_site:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_ends_keeps_what_is_to_be_remembered_and_nothing_else() {
+    let driver = Driver::start();
+    let browser = driver.browser_with("profile").await;
+    let site = Site::start(Cookie::default()).await;
+    let longest = Duration::try_from(Lifetime::MAX_COOKIE_AGE).unwrap();
+    let lifetimes = [
+        ("browser", None, "nobody"),
+        ("usual", Some(Duration::DAY), "alice"),
+        // Of the 500 days that the session has.
+        ("remembered", Some(longest), "alice"),
+    ];
+    // Each on a host of its own, so that the browser keeps them all.
+    let home = |button: &str| site.at(&format!("{button}.localhost"));
+    for (button, age, _) in lifetimes {
+        browser.open(&home(button)).await;
+        browser.press(&format!("#{button}")).await;
+        assert_eq!(who(&browser).await, "alice");
+        let expires = browser.cookie().await.expires_datetime();
+        let left = expires.map(|expires| expires - OffsetDateTime::now_utc());
+        match (left, age) {
+            (None, None) => {}
+            (Some(left), Some(age)) => {
+                let range = age - Duration::MINUTE..=age + Duration::SECOND;
+                assert!(range.contains(&left), "{button}: {left}");
+            }
+            _ => panic!("{button}: {left:?} instead of {age:?}"),
+        }
+    }
+    browser.quit().await;
+
+    let browser = driver.browser_with("profile").await;
+    for (button, _, afterwards) in lifetimes {
+        browser.open(&home(button)).await;
+        assert_eq!(who(&browser).await, afterwards, "{button}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Programs that end with the value that started them.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a program may take to start.
+const START: Duration = Duration::from_secs(20);
+
+pub(crate) struct Program {
+    child: Child,
+    name: String,
+    lines: Receiver<String>,
+}
+
+impl Program {
+    /// `otherwise` says what to do where there is no such program.
+    pub(crate) fn start(command: &mut Command, otherwise: &str) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let spawned =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) => panic!("cannot run {name}: {error}; {otherwise}"),
+        };
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        // Reads on when nobody listens any more, so that the program can always go on.
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, name, lines }
+    }
+
+    /// What follows `start` on the first line that begins with it.
+    pub(crate) fn announces(&self, start: &str) -> String {
+        let deadline = Instant::now() + START;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    if let Some(rest) = line.strip_prefix(start) {
+                        return rest.to_owned();
+                    }
+                }
+                Err(error) => panic!("{} did not say '{start}': {error}", self.name),
+            }
+        }
+    }
+
+    /// Waits for the program to end by itself, but not for long.
+    pub(crate) fn wait(&mut self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,117 @@
+//! The cookie of the shop, in both frameworks.
+
+use fantoccini::cookies::Cookie;
+use time::{Duration, OffsetDateTime};
+
+use crate::browser::{Browser, Driver, NO_COOKIES};
+use crate::shop::Shop;
+use crate::site::Site;
+
+const NAME: &str = "form[action='/sign-in'] input";
+const SIGN_IN: &str = "form[action='/sign-in'] button";
+const SIGN_OUT: &str = "form[action='/sign-out'] button";
+
+async fn sign_in(browser: &Browser, name: &str) {
+    browser.fill(NAME, name).await;
+    browser.press(SIGN_IN).await;
+    assert_eq!(browser.text("b").await, name);
+}
+
+async fn add(browser: &Browser, article: &str) {
+    browser.fill("form[action='/cart'] input", article).await;
+    browser.press("form[action='/cart'] button").await;
+}
+
+/// The cookie of the shop as the browser keeps it.
+async fn checked_cookie(browser: &Browser) -> Cookie<'static> {
+    let cookie = browser.cookie().await;
+    assert_eq!(cookie.name(), "id");
+    assert_eq!(cookie.domain(), Some("127.0.0.1"));
+    assert_eq!(cookie.path(), Some("/"));
+    assert_eq!(cookie.http_only(), Some(true));
+    assert_eq!(cookie.secure(), Some(false));
+    assert_eq!(cookie.same_site().unwrap().to_string(), "Lax");
+    let left = cookie.expires_datetime().unwrap() - OffsetDateTime::now_utc();
+    let day = Duration::hours(24);
+    assert!(left <= day + Duration::SECOND && left > day - Duration::MINUTE, "{left}");
+    assert_eq!(browser.cookies_for_scripts().await, "");
+    cookie
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_is_kept_as_configured_and_sent_to_both_shops() {
+    let driver = Driver::start();
+    let (shop, browser) = (Shop::start(), driver.browser().await);
+    browser.open(&shop.axum).await;
+    assert_eq!(browser.jar().await, NO_COOKIES, "there is nothing to remember yet");
+
+    add(&browser, "a <b>book</b> & \"more\"").await;
+    let cookie = checked_cookie(&browser).await;
+    assert_eq!(browser.text("li").await, "a <b>book</b> & \"more\"");
+    assert!(browser.text("body").await.contains("(axum)"));
+
+    browser.open(&shop.actix).await;
+    assert_eq!(browser.text("li").await, "a <b>book</b> & \"more\"");
+    assert!(browser.text("body").await.contains("(actix-web)"));
+    add(&browser, "a lamp").await;
+    browser.open(&shop.axum).await;
+    assert_eq!(browser.count("li").await, 2);
+    assert_eq!(checked_cookie(&browser).await, cookie, "it is set once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signing_in_replaces_the_cookie_and_signing_out_deletes_it() {
+    let driver = Driver::start();
+    let (shop, browser) = (Shop::start(), driver.browser().await);
+    for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
+        browser.open(here).await;
+        add(&browser, "a book").await;
+        let visitor = checked_cookie(&browser).await;
+        sign_in(&browser, "alice").await;
+        let signed_in = checked_cookie(&browser).await;
+        assert_ne!(signed_in.value(), visitor.value());
+        assert_eq!(browser.text("li").await, "a book", "the cart goes with her");
+        browser.picture("shop").await;
+
+        browser.open(there).await;
+        assert_eq!(browser.text("b").await, "alice");
+        browser.press(SIGN_OUT).await;
+        assert_eq!(browser.count(SIGN_IN).await, 1);
+        assert_eq!(browser.jar().await, NO_COOKIES);
+
+        // Whoever has kept an old one has nothing.
+        for void in [visitor, signed_in] {
+            browser.add_cookie(void.clone()).await;
+            browser.open(here).await;
+            assert_eq!(browser.cookie().await.value(), void.value());
+            assert_eq!(browser.count(SIGN_IN).await, 1);
+            assert_eq!(browser.count("li").await, 0);
+        }
+        // Signing in takes its place.
+        sign_in(&browser, "bob").await;
+        checked_cookie(&browser).await;
+        browser.press(SIGN_OUT).await;
+        assert_eq!(browser.jar().await, NO_COOKIES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_sites_can_lead_to_the_shop_but_not_act_in_it() {
+    let driver = Driver::start();
+    let (shop, browser) = (Shop::start(), driver.browser().await);
+    let other = Site::start(unsticky::Cookie::default()).await;
+    browser.open(&shop.axum).await;
+    sign_in(&browser, "alice").await;
+    let cookie = checked_cookie(&browser).await;
+    for shop in [&shop.axum, &shop.actix] {
+        let sign_out = format!("{shop}/sign-out");
+        browser.open(&other.elsewhere("elsewhere.localhost", shop, &sign_out, "")).await;
+        browser.press("a").await;
+        assert_eq!(browser.text("b").await, "alice");
+
+        browser.open(&other.elsewhere("elsewhere.localhost", shop, &sign_out, "")).await;
+        browser.press("button").await;
+        assert_eq!(browser.text("b").await, "alice");
+        assert_eq!(checked_cookie(&browser).await, cookie);
+    }
+}
