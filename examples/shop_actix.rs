@@ -10,14 +10,15 @@
 
 use std::error::Error;
 
+use actix_web::http::header::USER_AGENT;
 use actix_web::web::{self, Form, Html, Json, Redirect, ServiceConfig};
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpRequest, HttpServer, Responder};
 use unsticky::actix::SessionMiddleware;
-use unsticky::{Result, Session};
+use unsticky::{Result, Session, Sessions, SignedIn};
 
 mod shop;
 
-use shop::{Add, CART, Cart, SignIn, Text};
+use shop::{Add, CART, Cart, End, Id, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "actix-web";
 
@@ -40,6 +41,10 @@ pub(crate) fn routes(app: &mut ServiceConfig) {
     app.route("/", web::get().to(front_page))
         .route("/sign-in", web::post().to(sign_in))
         .route("/sign-out", web::post().to(sign_out))
+        .route("/sessions", web::get().to(your_sessions))
+        .route("/sessions/end", web::post().to(end))
+        .route("/sessions/end-others", web::post().to(end_others))
+        .route("/password", web::post().to(change_password))
         .route("/cart", web::post().to(add))
         .route("/cart.json", web::get().to(cart))
         // It takes no session, so it asks nothing of the store.
@@ -47,23 +52,55 @@ pub(crate) fn routes(app: &mut ServiceConfig) {
 }
 
 async fn front_page(session: Session) -> Result<Html> {
-    shop::page(&session, FRAMEWORK).map(Html::new)
+    shop::front_page(&session, FRAMEWORK).map(Html::new)
 }
 
 async fn cart(session: Session) -> Result<Json<Cart>> {
     Cart::of(&session, FRAMEWORK).map(Json)
 }
 
-async fn sign_in(session: Session, Form(form): Form<SignIn>) -> Result<Redirect> {
+async fn sign_in(
+    session: Session,
+    sessions: Sessions,
+    request: HttpRequest,
+    Form(form): Form<SignIn>,
+) -> Result<Redirect> {
     let Text(name) = form.name;
-    // Here an application verifies a password first. The shop believes everybody.
-    session.sign_in(name)?;
+    let user_agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+    // Begun before the password is looked at: if it is changed meanwhile, this sign-in fails.
+    let sign_in = sessions.of(name).begin_sign_in().await?;
+    // Here an application verifies the password. The shop believes everybody.
+    session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
     Ok(Redirect::to("/").see_other())
 }
 
-async fn sign_out(session: Session) -> Redirect {
+async fn sign_out(session: Session) -> impl Responder {
     session.sign_out();
-    Redirect::to("/").see_other()
+    Redirect::to("/").see_other().customize().insert_header(shop::FORGET_PAGES)
+}
+
+async fn your_sessions(user: SignedIn) -> Result<Html> {
+    shop::sessions_page(&user).await.map(Html::new)
+}
+
+async fn end(user: SignedIn, Form(form): Form<End>) -> Result<Redirect> {
+    let Id(id) = form.id;
+    // Nothing happens if it is somebody else's, or has ended already.
+    user.session.directory()?.revoke(id).await?;
+    Ok(Redirect::to("/sessions").see_other())
+}
+
+async fn end_others(user: SignedIn) -> Result<Redirect> {
+    user.session.directory()?.revoke_others(&user.session).await?;
+    Ok(Redirect::to("/sessions").see_other())
+}
+
+async fn change_password(user: SignedIn, Form(form): Form<Password>) -> Result<Redirect> {
+    // Here an application verifies the old one and stores the new one. The shop has none to keep.
+    let Password { old: Text(_), new: Text(_) } = form;
+    // Whoever knew the old one may have signed in with it.
+    user.session.directory()?.revoke_others(&user.session).await?;
+    Ok(Redirect::to("/sessions").see_other())
 }
 
 async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {

@@ -10,16 +10,18 @@
 
 use std::error::Error;
 
-use axum::response::{Html, Redirect};
+use axum::http::HeaderMap;
+use axum::http::header::USER_AGENT;
+use axum::response::{Html, IntoResponse, Redirect};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
 use tokio::net::TcpListener;
 use unsticky::tower::SessionLayer;
-use unsticky::{Result, Session, Sessions};
+use unsticky::{Result, Session, Sessions, SignedIn};
 
 pub(crate) mod shop;
 
-use shop::{Add, CART, Cart, SignIn, Text};
+use shop::{Add, CART, Cart, End, Id, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "axum";
 
@@ -37,6 +39,10 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .route("/", get(front_page))
         .route("/sign-in", post(sign_in))
         .route("/sign-out", post(sign_out))
+        .route("/sessions", get(your_sessions))
+        .route("/sessions/end", post(end))
+        .route("/sessions/end-others", post(end_others))
+        .route("/password", post(change_password))
         .route("/cart", post(add))
         .route("/cart.json", get(cart))
         // It takes no session, so it asks nothing of the store.
@@ -45,23 +51,55 @@ pub(crate) fn app(sessions: Sessions) -> Router {
 }
 
 async fn front_page(session: Session) -> Result<Html<String>> {
-    shop::page(&session, FRAMEWORK).map(Html)
+    shop::front_page(&session, FRAMEWORK).map(Html)
 }
 
 async fn cart(session: Session) -> Result<Json<Cart>> {
     Cart::of(&session, FRAMEWORK).map(Json)
 }
 
-async fn sign_in(session: Session, Form(form): Form<SignIn>) -> Result<Redirect> {
+async fn sign_in(
+    session: Session,
+    sessions: Sessions,
+    headers: HeaderMap,
+    Form(form): Form<SignIn>,
+) -> Result<Redirect> {
     let Text(name) = form.name;
-    // Here an application verifies a password first. The shop believes everybody.
-    session.sign_in(name)?;
+    let user_agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+    // Begun before the password is looked at: if it is changed meanwhile, this sign-in fails.
+    let sign_in = sessions.of(name).begin_sign_in().await?;
+    // Here an application verifies the password. The shop believes everybody.
+    session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
     Ok(Redirect::to("/"))
 }
 
-async fn sign_out(session: Session) -> Redirect {
+async fn sign_out(session: Session) -> impl IntoResponse {
     session.sign_out();
-    Redirect::to("/")
+    ([shop::FORGET_PAGES], Redirect::to("/"))
+}
+
+async fn your_sessions(user: SignedIn) -> Result<Html<String>> {
+    shop::sessions_page(&user).await.map(Html)
+}
+
+async fn end(user: SignedIn, Form(form): Form<End>) -> Result<Redirect> {
+    let Id(id) = form.id;
+    // Nothing happens if it is somebody else's, or has ended already.
+    user.session.directory()?.revoke(id).await?;
+    Ok(Redirect::to("/sessions"))
+}
+
+async fn end_others(user: SignedIn) -> Result<Redirect> {
+    user.session.directory()?.revoke_others(&user.session).await?;
+    Ok(Redirect::to("/sessions"))
+}
+
+async fn change_password(user: SignedIn, Form(form): Form<Password>) -> Result<Redirect> {
+    // Here an application verifies the old one and stores the new one. The shop has none to keep.
+    let Password { old: Text(_), new: Text(_) } = form;
+    // Whoever knew the old one may have signed in with it.
+    user.session.directory()?.revoke_others(&user.session).await?;
+    Ok(Redirect::to("/sessions"))
 }
 
 async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {

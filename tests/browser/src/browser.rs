@@ -21,7 +21,7 @@ use url::{ParseError, Url};
 use crate::process::Program;
 
 /// How long the browser may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A host over plain http that no browser takes for its own machine.
 pub(crate) const PLAIN_HOST: &str = "shop.test";
@@ -139,6 +139,10 @@ pub(crate) struct Browser {
 impl Browser {
     pub(crate) async fn open(&self, address: &str) {
         within(address, self.client.goto(address)).await;
+    }
+
+    pub(crate) async fn back(&self) {
+        within("back", self.client.back()).await;
     }
 
     /// What the page says there.

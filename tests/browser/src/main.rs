@@ -10,6 +10,7 @@ mod cookies;
 mod process;
 #[path = "../../support/servers.rs"]
 mod servers;
+mod sessions;
 mod shop;
 mod shopping;
 mod site;

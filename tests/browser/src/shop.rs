@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::browser::Browser;
 use crate::process::Program;
 use crate::servers::RedisServer;
 
@@ -27,6 +28,15 @@ impl Shop {
         let (actix, on_actix) = start("shop_actix");
         Self { axum, actix, _programs: [on_axum, on_actix], _redis: redis }
     }
+}
+
+/// The button of those who are not signed in.
+pub(crate) const SIGN_IN: &str = "form[action='/sign-in'] button";
+
+pub(crate) async fn sign_in(browser: &Browser, name: &str) {
+    browser.fill("form[action='/sign-in'] input", name).await;
+    browser.press(SIGN_IN).await;
+    assert_eq!(browser.text("b").await, name);
 }
 
 /// Where `cargo build` has put the examples.

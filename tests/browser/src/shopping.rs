@@ -4,18 +4,10 @@ use fantoccini::cookies::Cookie;
 use time::{Duration, OffsetDateTime};
 
 use crate::browser::{Browser, Driver, NO_COOKIES};
-use crate::shop::Shop;
+use crate::shop::{SIGN_IN, Shop, sign_in};
 use crate::site::Site;
 
-const NAME: &str = "form[action='/sign-in'] input";
-const SIGN_IN: &str = "form[action='/sign-in'] button";
 const SIGN_OUT: &str = "form[action='/sign-out'] button";
-
-async fn sign_in(browser: &Browser, name: &str) {
-    browser.fill(NAME, name).await;
-    browser.press(SIGN_IN).await;
-    assert_eq!(browser.text("b").await, name);
-}
 
 async fn add(browser: &Browser, article: &str) {
     browser.fill("form[action='/cart'] input", article).await;
@@ -92,6 +84,25 @@ async fn signing_in_replaces_the_cookie_and_signing_out_deletes_it() {
         checked_cookie(&browser).await;
         browser.press(SIGN_OUT).await;
         assert_eq!(browser.jar().await, NO_COOKIES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_after_signing_out_shows_nobody() {
+    let driver = Driver::start();
+    let (shop, browser) = (Shop::start(), driver.browser().await);
+    for shop in [&shop.axum, &shop.actix] {
+        browser.open(shop).await;
+        sign_in(&browser, "alice").await;
+        browser.press("a[href='/sessions']").await;
+        browser.press("a[href='/']").await;
+        assert_eq!(browser.text("b").await, "alice");
+        browser.press(SIGN_OUT).await;
+        for _ in 0..3 {
+            browser.back().await;
+            assert_eq!(browser.count(SIGN_IN).await, 1);
+            assert!(!browser.text("body").await.contains("alice"));
+        }
     }
 }
 
