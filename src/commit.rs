@@ -442,11 +442,11 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
-    /// A new session with what the one before it had chosen, where it was the same person's.
+    /// A new session that ends when the one before it would have, where that was the same person's.
     fn as_before(&self, new: Header) -> Header {
         let before = self.before.as_ref().map(|before| &before.record.header);
         match before.filter(|before| before.principal.as_ref() == self.changes.principal()) {
-            Some(before) => Header { chosen: before.chosen, end_by: before.end_by, ..new },
+            Some(before) => Header { end_by: before.end_by, ..new },
             None => new,
         }
     }

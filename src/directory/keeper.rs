@@ -101,6 +101,7 @@ impl<'a> Keeper<'a> {
         abandoned: Option<SessionId>,
     ) -> Result<Option<Mark>> {
         let policy = self.settings.parallel;
+        let mut living = HashSet::new();
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
             let standing = self.read().await?;
@@ -114,7 +115,7 @@ impl<'a> Keeper<'a> {
             roll.remove(&self.finished(&unfinished).await);
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
-                roll.remove(&self.gone(&roll).await);
+                roll.remove(&self.gone(&roll, &mut living).await);
                 admission = roll.admit(application, policy, true);
             }
             let evicted = match admission {
@@ -361,14 +362,22 @@ impl<'a> Keeper<'a> {
         })
     }
 
-    /// Which of the listed sessions are no more, made sure of. What can not be told counts as alive.
-    async fn gone(&self, roll: &Roll) -> HashSet<SessionId> {
+    /// Which of the listed sessions are no more, made sure of. What can not be told counts as alive, and
+    /// so does what was found `living` before.
+    async fn gone(&self, roll: &Roll, living: &mut HashSet<SessionId>) -> HashSet<SessionId> {
         let now = self.settings.now();
-        let mut missing: Vec<_> = roll.listed().collect();
+        let mut missing: Vec<_> =
+            roll.listed().filter(|entry| !living.contains(&entry.id)).collect();
         for look in 1..=LOOKS {
             let found = join_all(missing.iter().map(|entry| self.living_one(entry.id))).await;
             let mut is_missing = found.iter().map(|found| matches!(found, Ok(None)));
-            missing.retain(|_| is_missing.next().unwrap_or(false));
+            missing.retain(|entry| {
+                let is_missing = is_missing.next().unwrap_or(false);
+                if !is_missing {
+                    living.insert(entry.id);
+                }
+                is_missing
+            });
             // A sign-in enrols first and writes then: where one may be under way, it gets a moment.
             let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
             if look == LOOKS

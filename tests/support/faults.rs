@@ -249,6 +249,9 @@ impl Browser {
     }
 }
 
+/// Some at once of each, as accounts are.
+const CROWD: [&str; 5] = ["erin", "frank", "grace", "heidi", "ivan"];
+
 impl Visitors {
     pub async fn arrive(sessions: &Sessions) -> Self {
         let sign_in = async |principal: &str| {
@@ -277,7 +280,7 @@ impl Visitors {
         for number in 0..100 {
             let (cookie, deed) = match number % 2 {
                 0 => (self.alice.clone(), Deed::Read),
-                _ => (String::new(), Deed::SignIn("frank")),
+                _ => (String::new(), Deed::SignIn(CROWD[number / 2 % CROWD.len()])),
             };
             let sessions = self.sessions.clone();
             requests.spawn(async move { request(&sessions, &cookie, deed).await });
