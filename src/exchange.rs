@@ -187,7 +187,9 @@ impl Handle {
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] if the store can not be read, [`ErrorKind::NewerFormat`] if a newer
-    /// release wrote the record. Never an empty session in place of an error.
+    /// release wrote the record, and, in [strict mode](crate::DirectoryMode::Strict),
+    /// [`ErrorKind::Corrupt`] if the principal's directory can not be decoded. Never an empty session
+    /// in place of an error.
     pub async fn session(self) -> Result<Session> {
         self.0.load().await?;
         Ok(self.0)

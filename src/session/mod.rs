@@ -410,7 +410,8 @@ impl Session {
     ///
     /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
     /// as [are allowed](crate::Builder::parallel_sessions) and a new one is to be refused; the session
-    /// stays as it was. To answer that in the handler, call [`save`](Self::save) in it: whatever the
+    /// stays as it was. It fails with [`ErrorKind::Revoked`] where all the principal's sessions were
+    /// ended while it was under way. To answer that in the handler, call [`save`](Self::save) in it: whatever the
     /// handler has changed is dropped then.
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
@@ -468,7 +469,8 @@ impl Session {
 
     /// Gives this session a lifetime of its own: "remember me". It is stored with the session; the
     /// cookie is sent anew, with a new secret. Nothing happens to a session that is not stored and
-    /// gets no value.
+    /// gets no value. A longer life is entered in the principal's [directory](crate::Directory) before,
+    /// so the commit can fail by that.
     pub fn set_lifetime(&self, lifetime: Lifetime) {
         self.state().changes.set_lifetime(lifetime);
     }
