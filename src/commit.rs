@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::config::{DirectoryMode, Settings};
-use crate::directory::{Application, Keeper, Mark, Purpose, SIGN_IN_LIFE};
+use crate::directory::{Application, Keeper, Mark, Purpose, SIGN_IN_LIFE, Whose};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -109,7 +109,8 @@ pub(crate) struct Enrolling {
 }
 
 impl<'a> Commit<'a, '_> {
-    /// Carries out a plan. An error means that everything is as it was before.
+    /// Carries out a plan. An error means that the session is as it was before; who had to go for its sign-in
+    /// has gone.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
         if self.changes.is_ended() {
             for other in std::mem::take(&mut self.others) {
@@ -221,8 +222,14 @@ impl<'a> Commit<'a, '_> {
                     lost_answer = Some(error);
                     self.enrolment.abandoned = Some(token.id);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.withdraw(token.id).await;
+                    return Err(error);
+                }
             }
+        }
+        if let Some(abandoned) = self.enrolment.abandoned {
+            self.withdraw(abandoned).await;
         }
         Err(match lost_answer {
             Some(error) => Error::unavailable(error),
@@ -270,25 +277,41 @@ impl<'a> Commit<'a, '_> {
                     let cookie = secret
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
                     if self.enrols(Some(&base.header), &header) {
-                        Box::pin(self.enrol(current.id, &header)).await?;
-                    }
-                    match self.caller.replace(&current.key, &write, current.base()).await? {
-                        Settled::Applied(version) => {
-                            if signing_in {
-                                event::signed_in(current.id);
-                            } else if secret.is_some() {
-                                event::rotated(current.id);
+                        match Box::pin(self.enrol(current.id, &header)).await {
+                            Err(error) if error.kind() == ErrorKind::Gone => {
+                                return Ok(self.gone(&loaded));
                             }
+                            enrolled => enrolled?,
+                        }
+                    }
+                    let told = || match (signing_in, secret) {
+                        (true, _) => event::signed_in(current.id),
+                        (false, Some(_)) => event::rotated(current.id),
+                        (false, None) => {}
+                    };
+                    match self.caller.replace(&current.key, &write, current.base()).await {
+                        Ok(Settled::Applied(version)) => {
+                            told();
                             let saved = current.at(record, version);
                             return Ok(Committed { cookie, ..Committed::at(saved) });
                         }
-                        Settled::Followed(stored) => {
+                        Ok(Settled::Followed(stored)) => {
+                            told();
                             return Ok(followed(&header, current.newer(stored)?, cookie));
                         }
-                        Settled::Missing => None,
-                        Settled::Conflict(stored) => {
+                        Ok(Settled::Missing) => None,
+                        Ok(Settled::Conflict(stored)) => {
                             // Rare, so the future of every commit need not hold it.
                             Box::pin(self.overtaken(&current, stored, &mut turn, attempt)).await?
+                        }
+                        Err(error) => {
+                            // Where it is unknown whether somebody is signed in, it stays listed.
+                            if error.kind() != ErrorKind::OutcomeUnknown
+                                && base.header.principal.is_none()
+                            {
+                                Box::pin(self.withdraw(current.id)).await;
+                            }
+                            return Err(error);
                         }
                     }
                 }
@@ -312,7 +335,7 @@ impl<'a> Commit<'a, '_> {
                     current = newer;
                 }
                 (Merge::StartFresh, newer) => {
-                    self.before = Some(newer.unwrap_or(loaded));
+                    self.before = newer;
                     self.changes.delta.check_taken(&Values::default())?;
                     return Box::pin(self.create()).await;
                 }
@@ -368,7 +391,7 @@ impl<'a> Commit<'a, '_> {
     }
 
     fn gone_error(&self) -> Error {
-        Error::answered_with(ErrorKind::Gone, "", self.settings.gone_status)
+        self.settings.gone("")
     }
 
     /// Extends the idle timeout. Whatever happens to it, the request goes on: somebody else has
@@ -409,7 +432,12 @@ impl<'a> Commit<'a, '_> {
                     event::signed_out(loaded.id);
                     return Ok(true);
                 }
-                (Deleted::Missing, in_doubt) => return self.already_ended(in_doubt),
+                (Deleted::Missing, in_doubt) => {
+                    if in_doubt {
+                        event::signed_out(loaded.id);
+                    }
+                    return self.already_ended(in_doubt);
+                }
                 (Deleted::Conflict, _) => {}
             }
             event::conflict(loaded.id);
@@ -481,6 +509,8 @@ impl<'a> Commit<'a, '_> {
             deadline: header.clocks.absolute_deadline,
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             instead_of,
+            must_be_listed: self.settings.directory == DirectoryMode::Strict
+                && sign_in.is_none_or(|sign_in| sign_in.is_step_up),
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
         let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
@@ -488,6 +518,16 @@ impl<'a> Commit<'a, '_> {
         self.enrolment =
             Enrolling { found: Some(mark), entered: Some(id), abandoned: None, instead_of };
         Ok(())
+    }
+
+    /// Gives back the place of a session that could not be written, as far as the store lets it.
+    async fn withdraw(&mut self, id: SessionId) {
+        if self.enrolment.entered == Some(id)
+            && let Some(principal) = self.changes.principal()
+        {
+            let _ =
+                Keeper::new(self.settings, self.caller, principal).revoke(Whose::Only(id)).await;
+        }
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {

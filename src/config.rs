@@ -9,7 +9,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::{Cookie, CookieTemplate};
 use crate::describe::Policy;
 use crate::directory::{CAPACITY, ParallelSessions};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::queue::Queues;
 use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId, Tag};
@@ -68,6 +68,11 @@ impl Settings {
 
     pub(crate) fn key(&self, id: SessionId) -> StoreKey {
         StoreKey::session(&self.key_prefix, id)
+    }
+
+    /// The error of a request whose session ended meanwhile.
+    pub(crate) fn gone(&self, context: &'static str) -> Error {
+        Error::answered_with(ErrorKind::Gone, context, self.gone_status)
     }
 
     /// A new write's tag.
@@ -237,8 +242,8 @@ impl Builder {
         Self { timeout, ..self }
     }
 
-    /// How many bytes a session's record may have. Default: 65 536; at most 1 000 000, which
-    /// Memcached stores as it comes.
+    /// How many bytes a session's record may have. Default: 65 536; from 512 to 1 000 000,
+    /// which Memcached stores as it comes.
     pub fn max_record_bytes(self, max_record: usize) -> Self {
         Self { max_record, ..self }
     }
@@ -258,7 +263,7 @@ impl Builder {
     /// [`ErrorKind::Contended`](crate::ErrorKind::Contended). Default: 64; from 1 to 1000.
     ///
     /// The first eight attempts follow each other at once, the later ones after pauses of at most
-    /// half a millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
+    /// one millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
     /// bounds them as well.
     pub fn commit_attempts(self, commit_attempts: u32) -> Self {
         Self { commit_attempts, ..self }

@@ -27,6 +27,10 @@ struct Inner {
 }
 
 /// The kinds of [`Error`], one for each thing a caller can branch on.
+///
+/// Where a kind says that nothing was written, that is of the session and its request. What a
+/// [`Directory`](crate::Directory) was asked to end may be decided and only partly carried out; to ask
+/// once more does no harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

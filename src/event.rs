@@ -77,8 +77,8 @@ events! {
     warn outcome_in_doubt(key: &StoreKey) "the answer to a write was lost";
     /// Whether a write was applied could not be found out; its request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
-    /// The store did not answer in time.
-    warn store_failed(verb: &str) "the store did not answer in time";
+    /// The store could not be reached, refused a command, or did not answer in time.
+    warn store_failed(verb: &str, error: &Error) "a command of the store failed";
     /// A sliding expiry was not extended; the request itself goes on.
     warn refresh_failed(id: SessionId, error: &Error) "an idle timeout could not be extended";
     /// Changes were made and never committed.

@@ -8,9 +8,9 @@
 //!
 //! ```text
 //! request  -> layer | middleware    finds the token in the Cookie header    no command
-//!          -> handler(session)      the extractor reads the record, once    0..1 commands
+//!          -> handler(session)      the extractor reads the record, once    0..1 commands, 2 in strict mode
 //!                                   get, insert, update, sign_in, sign_out
-//! response <- layer | middleware    commits what was changed                0..1 commands
+//! response <- layer | middleware    commits what was changed                0..1 commands, 3 for a sign-in
 //!                                   Set-Cookie, Vary, Cache-Control
 //! ```
 //!
@@ -71,7 +71,8 @@
 //! - [`Session`]: what a handler can do, and what each write promises.
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
 //! - [`connect`]: a store from an address, for configuration by environment.
-//! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: lately.
+//! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: and to have
+//!   proved it recently.
 //! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
@@ -79,13 +80,13 @@
 //!
 //! # Features
 //!
-//! None is on by default, and none changes what another one does.
+//! None is on by default, and none changes what another one does. All of it runs on tokio.
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `axum` | extractors and responses for axum; implies `tower` |
+//! | `axum` | extractors and responses for axum 0.8; implies `tower` |
 //! | `tower` | the layer for any tower stack |
-//! | `actix` | the middleware, extractors and responses for actix-web |
+//! | `actix` | the middleware, extractors and responses for actix-web 4 |
 //! | `redis` | `RedisStore`, for Redis 6.2 or newer and Valkey |
 //! | `redis-tls` | `rediss://` addresses |
 //! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or newer |

@@ -72,17 +72,20 @@ impl<'a> Caller<'a> {
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
         let answer = timeout_at(begun + share, command).await;
         event::store_answered(verb, begun);
-        match answer {
+        let answer = match answer {
             // An answer that makes no sense says nothing of what was done.
             Ok(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
                 Err(Error::with_source(lost, "", error))
             }
             Ok(answer) => answer,
-            Err(_) => {
-                event::store_failed(verb);
-                Err(Error::new(lost, "the store did not answer in time"))
-            }
+            Err(_) => Err(Error::new(lost, "the store did not answer in time")),
+        };
+        if let Err(error) = &answer
+            && error.kind() != ErrorKind::TooLarge
+        {
+            event::store_failed(verb, error);
         }
+        answer
     }
 
     /// Reads a record; asks twice if need be.

@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -306,7 +307,7 @@ async fn all_sessions_are_ended(on: Backend) {
 }
 
 async fn all_others_are_ended(on: Backend) {
-    let stand = on.stand();
+    let stand = on.stand_with(|builder| builder.gone_status(440));
     let other = arrives(&stand, "other").await;
     let own = arrives(&stand, "own").await;
     let change_password = async |session: Session| {
@@ -335,7 +336,20 @@ async fn all_others_are_ended(on: Backend) {
     let visit = stand.overtaken(&thief, too_late, async || {
         assert!(alices.revoke(id).await.unwrap());
     });
-    assert_eq!(visit.await.output.unwrap_err().kind(), ErrorKind::Gone);
+    let error = visit.await.output.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
+    assert!(is_alice(&stand, &renewed).await);
+    // Nor by one that was ended after it had its new secret.
+    let thief = arrives(&stand, "thief").await;
+    let id = list(&stand).await[0].id;
+    let gate = stand.store.hold_answer(Verb::Replace);
+    let (visit, ()) = tokio::join!(stand.visit(&thief, too_late), async {
+        gate.reached().await;
+        assert!(alices.revoke(id).await.unwrap());
+        gate.release();
+    });
+    let error = visit.output.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
     assert!(is_alice(&stand, &renewed).await);
     // Where two do it at once, one of them is left.
     let second = arrives(&stand, "second").await;
@@ -480,6 +494,168 @@ async fn what_has_become_somebody_elses_is_not_touched(on: Backend) {
     assert_eq!(list(&stand).await, []);
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 0);
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("bob"));
+}
+
+/// A pool of servers, of which one can be down: the one that has a certain session.
+#[derive(Debug, Clone)]
+struct Pool {
+    inner: Arc<unsticky::store::MemoryStore>,
+    down: Arc<Mutex<Down>>,
+    /// The sessions that were created, the newest last.
+    created: Arc<Mutex<Vec<StoreKey>>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Down {
+    Nothing,
+    /// Whatever server the next session would be on; whether it goes down with that very command.
+    Next {
+        is_lost: bool,
+    },
+    At(StoreKey),
+}
+
+impl Pool {
+    fn new() -> Self {
+        Self {
+            inner: Arc::new(unsticky::store::MemoryStore::new()),
+            down: Arc::new(Mutex::new(Down::Nothing)),
+            created: Arc::default(),
+        }
+    }
+
+    fn sessions(&self, parallel: ParallelSessions) -> Sessions {
+        Sessions::builder(self.clone()).parallel_sessions(parallel).build().unwrap()
+    }
+
+    fn set(&self, down: Down) {
+        *self.down.lock().unwrap() = down;
+    }
+
+    fn newest(&self) -> StoreKey {
+        self.created.lock().unwrap().last().unwrap().clone()
+    }
+
+    fn reach(&self, key: &StoreKey) -> Result<()> {
+        match &*self.down.lock().unwrap() {
+            Down::At(down) if down == key => Err(unsticky::Error::unavailable("it is down")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl unsticky::Store for Pool {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        if key.kind() == Kind::Session {
+            self.created.lock().unwrap().push(key.clone());
+            let mut down = self.down.lock().unwrap();
+            if let Down::Next { is_lost } = *down {
+                *down = Down::At(key.clone());
+                if is_lost {
+                    return Err(unsticky::Error::outcome_unknown("it went down"));
+                }
+            }
+        }
+        self.reach(key)?;
+        self.inner.create(key, bytes, ttl).await
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        self.reach(key)?;
+        self.inner.load(key).await
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        self.reach(key)?;
+        self.inner.replace(key, bytes, ttl, version).await
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        self.reach(key)?;
+        self.inner.delete(key, version).await
+    }
+}
+
+/// Whether somebody is signed in with this cookie.
+async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
+    visit(sessions, cookie, async |session: Session| Ok(session.is_signed_in())).await.ok()
+}
+
+/// A sign-in whose session can not be written takes nobody's place.
+#[tokio::test]
+async fn a_place_that_could_not_be_taken_is_given_back() {
+    for has_session in [false, true] {
+        let pool = Pool::new();
+        let sessions = pool.sessions(ParallelSessions::Reject(1));
+        let anonymous = if has_session {
+            let seed = async |session: Session| session.insert(SEED, &1);
+            let anonymous = visit(&sessions, "", seed).await.cookie();
+            let down = pool.newest();
+            let sign_in = async |session: Session| {
+                pool.set(Down::At(down));
+                session.sign_in(ALICE)
+            };
+            let failed = visit(&sessions, &anonymous, sign_in).await;
+            assert_eq!(failed.failure(), Some(ErrorKind::Unavailable));
+            Some(anonymous)
+        } else {
+            pool.set(Down::Next { is_lost: false });
+            let failed = arrival(&sessions, "down").await;
+            assert_eq!(failed.failure(), Some(ErrorKind::Unavailable));
+            None
+        };
+        // That server is still down.
+        let up = arrival(&sessions, "up").await.cookie();
+        assert!(is_valid(&sessions, &up).await);
+        pool.set(Down::Nothing);
+        let list = sessions.of(ALICE).list().await.unwrap();
+        assert_eq!(list.len(), 1, "{list:?}");
+        if let Some(anonymous) = anonymous {
+            let kept = visit(&sessions, &anonymous, async |session: Session| session.get(SEED));
+            assert_eq!(kept.await.ok(), Some(1));
+        }
+    }
+}
+
+/// One whose answer is lost with its server does not count for the second try of the same request.
+#[tokio::test]
+async fn a_place_that_is_in_doubt_does_not_count() {
+    let pool = Pool::new();
+    let sessions = pool.sessions(ParallelSessions::Reject(1));
+    pool.set(Down::Next { is_lost: true });
+    let new = arrival(&sessions, "new").await.cookie();
+    assert!(is_valid(&sessions, &new).await);
+    pool.set(Down::Nothing);
+    assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1);
+}
+
+/// The oldest one is on a server that is down: it ends as soon as that is back, and who signs in need not
+/// wait for it.
+#[tokio::test]
+async fn one_that_can_not_be_ended_keeps_nobody_out() {
+    let pool = Pool::new();
+    let sessions = pool.sessions(ParallelSessions::EvictOldest(1));
+    let old = arrival(&sessions, "old").await.cookie();
+    pool.set(Down::At(pool.newest()));
+    let new = arrival(&sessions, "new").await.cookie();
+    assert!(is_valid(&sessions, &new).await);
+    let directory = sessions.of(ALICE);
+    assert_eq!(directory.count().await.unwrap(), 1);
+    // Neither does it keep others from being ended; only its own end is an error.
+    let id = directory.list().await.unwrap()[0].id;
+    assert!(directory.revoke(id).await.unwrap());
+    assert!(!is_valid(&sessions, &new).await);
+    assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    pool.set(Down::Nothing);
+    assert_eq!(directory.count().await.unwrap(), 0);
+    assert!(!is_valid(&sessions, &old).await);
 }
 
 /// A process that stands still until its request's time is over must not let anybody in: what keeps
@@ -698,6 +874,18 @@ async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
     assert!(is_alice(&stand, &second).await);
     stand.clock.advance(Duration::from_secs(900));
     assert!(!is_alice(&stand, &second).await);
+    // A session that is no more has nothing to pass on: a password is no proof of its provider's.
+    let cap = stand.clock.now() + Duration::from_secs(900);
+    let federated = async |session: Session| {
+        session.sign_in(ALICE)?;
+        session.end_by(cap);
+        Ok(())
+    };
+    let cookie = stand.visit("", federated).await.cookie();
+    let password = async |session: Session| session.sign_in(ALICE);
+    let late =
+        stand.overtaken(&cookie, password, async || stand.clock.advance(Duration::from_secs(900)));
+    assert!(is_alice(&stand, &late.await.cookie()).await);
 }
 
 /// What an end of sessions could not do is an error, and the next one who looks finishes it.
@@ -712,6 +900,12 @@ async fn an_end_that_failed_half_way_is_finished(on: Backend) {
         assert_eq!(failed.kind(), ErrorKind::Unavailable);
         // In strict mode the decision is enough.
         assert_eq!(usable(&stand, &cookies).await, [!strict; 2]);
+        // Whoever signs in on one that is being ended is told to come back.
+        if !strict {
+            let on_it =
+                stand.visit(&cookies[0], async |session: Session| session.sign_in(ALICE)).await;
+            assert_eq!(on_it.failure(), Some(ErrorKind::Unavailable));
+        }
         // What can not be carried out keeps nobody from signing in, and is not listed.
         let new = arrives(&stand, "new").await;
         assert!(is_alice(&stand, &new).await);
@@ -722,6 +916,73 @@ async fn an_end_that_failed_half_way_is_finished(on: Backend) {
         assert_eq!(usable(&stand, &cookies).await, [false; 2]);
         assert_eq!(stored_as_alices(&stand).await, 0);
     }
+}
+
+/// A list that is lost, and an end of all sessions that finds none: what is under way brings none back.
+async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
+    type Deed = fn(&Session) -> Result<()>;
+    let step_up: Deed = Session::step_up;
+    let longer: Deed = |session| {
+        session.set_lifetime(Lifetime::nist_aal1());
+        Ok(())
+    };
+    // Nothing is lost with another lifetime of a session that is gone.
+    for (deed, failure, name) in
+        [(step_up, Some(ErrorKind::Gone), "step up"), (longer, None, "longer life")]
+    {
+        let phone = arrives(&stand, "phone").await;
+        let key = directory_key(&stand).await;
+        let late = stand.overtaken(
+            &phone,
+            async |session: Session| deed(&session),
+            async || {
+                stand.spy.delete(&key, None).await.unwrap();
+                assert!(stand.sessions.of(ALICE).revoke_all().await.unwrap().complete);
+            },
+        );
+        let late = late.await;
+        assert_eq!((late.failure(), &late.set_cookie), (failure, &None), "{name}");
+        assert!(list(&stand).await.is_empty(), "{name}");
+        assert!(!is_alice(&stand, &phone).await, "{name}");
+    }
+}
+
+/// A second factor that was right in the same request takes nothing of the sign-in back.
+async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
+    let stand = on.stand();
+    for is_ended in [false, true] {
+        let begun = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+        if is_ended {
+            stand.sessions.of(ALICE).revoke_all().await.unwrap();
+        }
+        let both = async |session: Session| {
+            session.sign_in_with(begun.label("phone"))?;
+            session.step_up()
+        };
+        let visit = stand.visit("", both).await;
+        assert_eq!(visit.failure(), is_ended.then_some(ErrorKind::Revoked));
+        assert_eq!(labels(&stand).await, if is_ended { vec![] } else { vec!["phone"] });
+    }
+}
+
+/// Who signs out and can not sign in as somebody else is signed out, if the handler answers so.
+async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let (alice, _bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
+    let switch = async |session: Session| {
+        session.sign_out();
+        session.insert(A, &1)?;
+        session.sign_in("bob")?;
+        assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::TooManySessions);
+        Ok(())
+    };
+    let visit = stand.visit(&alice, switch).await;
+    assert!(visit.removes_cookie());
+    visit.ok();
+    assert_eq!(stand.who(&alice).await, None);
+    assert!(list(&stand).await.is_empty());
+    assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
 }
 
 async fn strict_mode_believes_the_directory_only(on: Backend) {
@@ -1008,6 +1269,9 @@ on_every_store! {
     a_thousand_sessions_and_no_more,
     an_end_that_failed_half_way_is_finished,
     strict_mode_believes_the_directory_only,
+    strict_mode_lists_nothing_anew_without_a_sign_in,
+    a_step_up_leaves_the_sign_in_of_its_request_as_it_is,
+    a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused,
     a_lost_directory_ends_nobody_and_is_begun_anew,
     without_a_directory_nothing_is_listed,
     names_and_labels_of_every_kind,

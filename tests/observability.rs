@@ -19,6 +19,9 @@ use unsticky::{DirectoryMode, Key, Lifetime, ParallelSessions, Session, Sessions
 
 const COUNT: Key<u64> = Key::new("count");
 
+/// Which events anybody listens to is known to the whole process, so one test runs after the other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Level and fields of each event, by its name.
 type Events = BTreeMap<String, (String, BTreeSet<String>)>;
 
@@ -221,6 +224,7 @@ async fn everything_happens() {
 
 #[test]
 fn every_event_of_the_table_happens_and_is_counted() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
     let captured = Captured::default();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -257,6 +261,83 @@ fn every_event_of_the_table_happens_and_is_counted() {
     let expected = documented.keys().map(|name| format!("unsticky_{name}_total")).collect();
     assert_eq!(counted, expected);
     assert_eq!(verbs, ["create", "delete", "load", "replace"].map(str::to_owned).into());
+}
+
+/// What was done is told also where its answer was lost.
+#[test]
+fn a_sign_in_and_a_sign_out_are_counted_where_their_answers_are_lost() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let stand = Stand::new();
+            let cookie = stand.arrive().await;
+            let sign_in = async |session: Session| session.sign_in("alice").unwrap();
+            // The directory's own write is a create.
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            let cookie = stand.request(&cookie, sign_in).await;
+            let rotate = async |session: Session| session.rotate();
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            let cookie = stand.request(&cookie, rotate).await;
+            stand.store.inject(Verb::Delete, Fault::LoseAnswer);
+            stand.request(&cookie, async |session: Session| session.sign_out()).await;
+        });
+    });
+    let counted: BTreeSet<_> = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, ..)| key.key().name().to_owned())
+        .collect();
+    for name in ["signed_in", "rotated", "signed_out"] {
+        assert!(counted.contains(&format!("unsticky_{name}_total")), "{name}: {counted:?}");
+    }
+}
+
+/// An outage is counted whatever it looks like, and a record that is too large is none.
+#[test]
+fn every_failure_of_the_store_is_counted() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    for (verb, fault, count) in [
+        (Verb::Load, Fault::Unavailable, 1),
+        (Verb::Load, Fault::Refused, 1),
+        (Verb::Load, Fault::Hang, 1),
+        (Verb::Replace, Fault::Unavailable, 1),
+        (Verb::Replace, Fault::Refused, 1),
+        (Verb::Replace, Fault::LoseAnswer, 1),
+        (Verb::Replace, Fault::Garbage, 1),
+        (Verb::Replace, Fault::Hang, 1),
+        (Verb::Replace, Fault::TooLarge, 0),
+    ] {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        metrics::with_local_recorder(&recorder, || {
+            runtime.block_on(async {
+                let stand = Stand::new();
+                let cookie = stand.arrive().await;
+                stand.store.inject(verb, fault);
+                stand.increment(&cookie).await;
+            });
+        });
+        let counted: u64 = snapshotter
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .filter(|(key, ..)| key.key().name() == "unsticky_store_failed_total")
+            .map(|(.., value)| match value {
+                DebugValue::Counter(count) => count,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(counted, count, "{verb:?} {fault:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join, join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::roll::{Admission, Application, Generation, Mark, Roll};
@@ -111,8 +111,10 @@ impl<'a> Keeper<'a> {
                 return Err(self.overtaken());
             }
             roll.drop_expired(self.settings.now());
+            // It must not count, whether its end can be carried out now or not.
+            roll.revoke(|listed| Some(listed) == abandoned);
             let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
-            roll.remove(&self.finished(&unfinished).await);
+            roll.remove(&self.finished(&unfinished, 4).await);
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
                 roll.remove(&self.gone(&roll, &mut living).await);
@@ -122,6 +124,10 @@ impl<'a> Keeper<'a> {
                 Admission::Admitted { evicted } => evicted.into_iter().collect(),
                 Admission::Standing if unfinished.is_empty() => return Ok(mark),
                 Admission::Standing => HashSet::new(),
+                Admission::Ending => {
+                    return Err(Error::new(ErrorKind::Unavailable, "this session is being ended"));
+                }
+                Admission::Unlisted => return Err(self.settings.gone("")),
                 Admission::Full => {
                     event::sign_in_refused(&self.key);
                     return Err(Error::new(ErrorKind::TooManySessions, ""));
@@ -129,7 +135,8 @@ impl<'a> Keeper<'a> {
             };
             if let Some(written) = self.write(standing.as_ref(), roll).await? {
                 if !evicted.is_empty() {
-                    self.finish(written, &evicted).await?;
+                    let over = self.finished(&evicted, 2).await;
+                    self.take_off(&written, &over).await;
                 }
                 return Ok(mark);
             }
@@ -168,7 +175,7 @@ impl<'a> Keeper<'a> {
             let were_listed = roll.blind_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = roll.revoked().into_iter().collect();
             if let Some(written) = self.write(standing.as_ref(), roll).await? {
-                let ids = self.finish(written, &revoked).await?;
+                let ids = self.finish(&written, &revoked, whose).await?;
                 return Ok(Ended { ids, were_listed });
             }
             self.wait_for_others(&mut turn, attempt).await?;
@@ -181,7 +188,7 @@ impl<'a> Keeper<'a> {
         // One that is neither listed nor revoked was on a directory that is lost, or is no more.
         let lives = roll.lists(kept)
             || (!roll.revoked().contains(&kept) && self.living_one(kept).await?.is_some());
-        if lives { Ok(()) } else { Err(Error::new(ErrorKind::Gone, "")) }
+        if lives { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
     /// The sessions that live, the newest sign-in first, with their labels.
@@ -205,13 +212,8 @@ impl<'a> Keeper<'a> {
                 _ => {}
             }
         }
-        over.extend(self.finished(&standing.roll.revoked().into_iter().collect()).await);
-        if !over.is_empty() {
-            let mut roll = standing.roll.clone();
-            roll.remove(&over);
-            // What stays there is taken off by whoever comes next.
-            let _ = self.write(Some(&standing), roll).await;
-        }
+        over.extend(self.finished(&standing.roll.revoked().into_iter().collect(), 4).await);
+        self.take_off(&standing, &over).await;
         Ok(living)
     }
 
@@ -259,36 +261,50 @@ impl<'a> Keeper<'a> {
         Ok(Some(Standing { roll, version }))
     }
 
-    /// Carries out what was decided, and takes it off the roll; those that were alive.
+    /// Carries out what was decided, and takes off the roll what has ended; those that were alive. An error
+    /// where one whose end was asked for could not be ended: the others are somebody else's unfinished work.
     async fn finish(
         &self,
-        standing: Standing,
+        standing: &Standing,
         revoked: &HashSet<SessionId>,
+        whose: Whose,
     ) -> Result<HashSet<SessionId>> {
-        let ended = self.end_all(revoked).await?;
-        let mut roll = standing.roll.clone();
-        roll.remove(revoked);
-        // What stays there is found ended by whoever comes next.
-        let _ = self.write(Some(&standing), roll).await;
-        Ok(ended)
+        let (asked, others): (HashSet<SessionId>, _) =
+            revoked.iter().partition(|id| !matches!(whose, Whose::Only(only) if only != **id));
+        // All of them are tried, whatever becomes of one.
+        let ends = join_all(asked.iter().map(async |id| (*id, self.end(*id).await)));
+        let (ends, mut over) = join(ends, self.finished(&others, 4)).await;
+        let (mut were_alive, mut failure) = (HashSet::new(), None);
+        for (id, end) in ends {
+            match end {
+                Ok(was_alive) => {
+                    over.insert(id);
+                    were_alive.extend(was_alive.then_some(id));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.take_off(standing, &over).await;
+        failure.map_or(Ok(were_alive), Err)
     }
 
     /// Those of the revoked sessions that are certainly no more. The others stay revoked: a server that
-    /// is down must keep nobody from signing in on another one, so there is little time for it.
-    async fn finished(&self, revoked: &HashSet<SessionId>) -> HashSet<SessionId> {
+    /// is down must keep nobody from signing in on another one, so there is only this part of the time for it.
+    async fn finished(&self, revoked: &HashSet<SessionId>, part: u32) -> HashSet<SessionId> {
         let left = self.caller.deadline().saturating_duration_since(Instant::now());
         let ends = revoked.iter().map(async |id| {
-            timeout(left / 4, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
+            timeout(left / part, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
         });
         join_all(ends).await.into_iter().flatten().collect()
     }
 
-    /// Ends sessions; those that were alive.
-    async fn end_all(&self, ids: &HashSet<SessionId>) -> Result<HashSet<SessionId>> {
-        let ends = ids.iter().map(async |id| Ok((*id, self.end(*id).await?)));
-        // All of them are tried, whatever becomes of one.
-        let ends: Result<Vec<_>> = join_all(ends).await.into_iter().collect();
-        Ok(ends?.into_iter().filter(|(_, was_alive)| *was_alive).map(|(id, _)| id).collect())
+    /// Takes off the roll what is no more. What stays there is found ended by whoever comes next.
+    async fn take_off(&self, standing: &Standing, over: &HashSet<SessionId>) {
+        if !over.is_empty() {
+            let mut roll = standing.roll.clone();
+            roll.remove(over);
+            let _ = self.write(Some(standing), roll).await;
+        }
     }
 
     async fn end(&self, id: SessionId) -> Result<bool> {

@@ -32,10 +32,13 @@ pub enum ParallelSessions {
     /// As many as the directory holds: 1000. Beyond that a sign-in fails with
     /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
     Allow,
-    /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one.
+    /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one. Where
+    /// its server is down it ends as soon as the directory is used and that server is back.
     EvictOldest(u16),
     /// At most so many, from 1 to 1000; a new sign-in fails with
-    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions). A store that applies a write long
+    /// after the request has given it up can leave a session that nobody holds; it takes a place until
+    /// its idle timeout.
     Reject(u16),
 }
 
@@ -185,8 +188,9 @@ pub struct Revoked {
     /// How many sessions were alive and are no more.
     pub count: usize,
     /// Whether these were all there were, as far as the directory can tell. `false` where there was none:
-    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for as long
-    /// after that as a session that is not listed may live. Always true in
+    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for the configured
+    /// absolute timeout after that, in which sessions that are not listed may still live (longer only
+    /// where one was given a longer lifetime of its own). Always true in
     /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
     ///
     /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, can not be
@@ -217,7 +221,8 @@ impl Session {
 
 impl Directory {
     /// The sessions that live, the newest sign-in first: one command for the directory, and one for
-    /// each session on it, all at once. What has ended some minutes ago is taken off then, by one more.
+    /// each session on it, all at once. Those found ended are taken off by one more, once their sign-in
+    /// is more than seven minutes old.
     ///
     /// # Errors
     ///
@@ -280,7 +285,8 @@ impl Directory {
     /// Ends all of the principal's sessions but this one, which gets a new secret: after a password or
     /// another factor was changed (ASVS 5.0 7.4.3).
     ///
-    /// What `session` has changed so far is committed first.
+    /// What `session` has changed so far is committed first. Sign-ins that have
+    /// [begun](Self::begin_sign_in) before fail, as for [`revoke_all`](Self::revoke_all).
     ///
     /// # Errors
     ///
@@ -296,7 +302,8 @@ impl Directory {
             directory.keeper()?;
             session.rotate();
             session.save().await?;
-            let kept = session.id().ok_or_else(|| Error::new(ErrorKind::Gone, ""))?;
+            let gone = || directory.sessions.settings().gone("");
+            let kept = session.id().ok_or_else(gone)?;
             directory.revoke_but(Some(kept)).await
         })
         .await

@@ -77,6 +77,8 @@ pub(crate) struct Application {
     pub(crate) label: Option<Arc<str>>,
     /// A session that ends with the same request, so it does not count.
     pub(crate) instead_of: Option<SessionId>,
+    /// It goes on from a session that has to be listed to be valid: strict mode, and no new sign-in.
+    pub(crate) must_be_listed: bool,
 }
 
 /// What became of an application.
@@ -88,6 +90,10 @@ pub(crate) enum Admission {
     Admitted { evicted: Vec<SessionId> },
     /// There are too many: look which of them still live, or give up.
     Full,
+    /// Its end was decided and could not be carried out so far.
+    Ending,
+    /// It must be listed already, and is not.
+    Unlisted,
 }
 
 /// What a session is to be on the roll for.
@@ -154,15 +160,15 @@ impl Roll {
             .collect()
     }
 
-    /// Lets a session onto a roll without revoked ones. `is_last_word`: there are no others to be found gone, so the
-    /// policy decides.
+    /// Lets a session onto the roll. `is_last_word`: there are no others to be found gone, so the policy decides.
     pub(crate) fn admit(
         &mut self,
         application: &Application,
         policy: ParallelSessions,
         is_last_word: bool,
     ) -> Admission {
-        let Application { id, signed_in, deadline, purpose, label, instead_of } = application;
+        let Application { id, signed_in, deadline, purpose, label, instead_of, must_be_listed } =
+            application;
         let is_sign_in = *purpose == Purpose::SignIn;
         let entry = Entry {
             id: *id,
@@ -174,6 +180,9 @@ impl Roll {
         };
         if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
             let standing = &mut self.entries[place];
+            if standing.is_revoked() {
+                return Admission::Ending;
+            }
             if !is_sign_in && standing.until >= deadline.plus(MARGIN - SLACK) {
                 return Admission::Standing;
             }
@@ -184,6 +193,9 @@ impl Roll {
                 self.entries[place..].rotate_left(1);
             }
             return Admission::Admitted { evicted: Vec::new() };
+        }
+        if *must_be_listed {
+            return Admission::Unlisted;
         }
         let counted = |entry: &&Entry| Some(entry.id) != *instead_of;
         let over =
@@ -198,7 +210,12 @@ impl Roll {
                 self.listed().filter(counted).take(over).map(|entry| entry.id).collect();
             evicted = self.revoke(|id| oldest.contains(&id));
         }
-        self.entries.push(entry);
+        let is_later = |other: &Entry| other.signed_in > entry.signed_in;
+        let place = match purpose {
+            Purpose::LongerLife => self.entries.iter().position(is_later),
+            Purpose::SignIn | Purpose::Again => None,
+        };
+        self.entries.insert(place.unwrap_or(self.entries.len()), entry);
         Admission::Admitted { evicted }
     }
 
@@ -233,6 +250,7 @@ mod tests {
             purpose: Purpose::SignIn,
             label: None,
             instead_of: None,
+            must_be_listed: false,
         }
     }
 
@@ -317,10 +335,17 @@ mod tests {
         roll.admit(&shorter, policy, false);
         assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");
         // A longer life of one that is not listed any more takes nobody's place.
-        let unlisted = Application { purpose: Purpose::LongerLife, ..application() };
+        let signed_in = Millis(NOW.0 - 1);
+        let unlisted = Application { purpose: Purpose::LongerLife, signed_in, ..application() };
         let evicted = Vec::new();
         assert_eq!(roll.admit(&unlisted, policy, true), Admission::Admitted { evicted });
-        assert_eq!(ids(&roll), [second, longer.id, unlisted.id]);
+        assert_eq!(ids(&roll), [unlisted.id, second, longer.id], "in the order of the sign-ins");
+        // Where it must be listed, that is its end; and no place is given to one that is being ended.
+        let unlisted = Application { must_be_listed: true, ..application() };
+        assert_eq!(roll.admit(&unlisted, policy, true), Admission::Unlisted);
+        roll.revoke(|id| id == second);
+        let ending = Application { id: second, ..application() };
+        assert_eq!(roll.admit(&ending, policy, true), Admission::Ending);
     }
 
     #[test]

@@ -81,6 +81,13 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
     }
 
+    /// Drops everything but an end.
+    pub(crate) fn keep_end(&mut self) {
+        let ended = self.ended.take();
+        self.discard();
+        self.ended = ended;
+    }
+
     /// Drops what was done up to a bookmark: it was committed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
         fn later<T>(intent: &mut Option<Intent<T>>, bookmark: u64) {

@@ -412,7 +412,7 @@ impl Session {
     /// as [are allowed](crate::Builder::parallel_sessions) and a new one is to be refused; the session
     /// stays as it was. It fails with [`ErrorKind::Revoked`] where all the principal's sessions were
     /// ended while it was under way. To answer that in the handler, call [`save`](Self::save) in it: whatever the
-    /// handler has changed is dropped then.
+    /// handler has changed is dropped then, but for a sign-out that came before.
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
@@ -443,6 +443,10 @@ impl Session {
     /// Nothing is changed then.
     pub fn step_up(&self) -> Result<()> {
         let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
+        if self.state().changes.signing_in().is_some() {
+            // A sign-in of the same request is as fresh, and may have begun before.
+            return Ok(());
+        }
         self.sign_in_with(SignIn { is_step_up: true, ..SignIn::new(principal) })
     }
 
@@ -546,7 +550,7 @@ impl Session {
                 Ok(())
             };
             session.commit(false, Some(&mut decide)).await?;
-            decided.ok_or_else(|| Error::new(ErrorKind::Gone, "the session was ended"))
+            decided.ok_or_else(|| session.settings().gone("the session was ended"))
         })
         .await
     }
@@ -564,7 +568,8 @@ impl Session {
     /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped, and this
     ///   request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
-    ///   [directory](crate::Directory); the changes are dropped, and nothing was written.
+    ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
+    ///   nothing was written.
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
     ///   directory, can not be decoded; nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
@@ -585,7 +590,8 @@ impl Session {
     ///   and where there were any, this request's response becomes this error unless it fails by
     ///   itself.
     /// - [`ErrorKind::Unavailable`] if the store can not be reached.
-    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record can not be decoded.
+    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
+    ///   [strict mode](crate::DirectoryMode::Strict) the directory, can not be decoded.
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update can not be
     ///   computed on the newer values; it stays pending.
     pub async fn reload(&self) -> Result<()> {

@@ -116,7 +116,7 @@ impl Session {
             }
             return self.rebase(|_, _| ());
         }
-        let gone = Error::answered_with(ErrorKind::Gone, "", settings.gone_status);
+        let gone = settings.gone("");
         let mut state = self.state();
         if !state.changes.is_empty() {
             state.changes.discard();
@@ -314,8 +314,9 @@ impl State {
                         self.changes.discard();
                         self.failed = Some(error.clone());
                     }
-                    // It was refused: it must not be tried again behind the handler's answer.
-                    ErrorKind::TooManySessions | ErrorKind::Revoked => self.changes.discard(),
+                    // It was refused: it must not be tried again behind the handler's answer. An end that
+                    // was asked for is carried out nevertheless.
+                    ErrorKind::TooManySessions | ErrorKind::Revoked => self.changes.keep_end(),
                     _ => {}
                 }
                 return (Err(error), false);

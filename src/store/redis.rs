@@ -44,8 +44,8 @@ use crate::error::{Error, Result};
 /// that is shorter than a write tag never matches any version, so nothing overwrites it; a key that
 /// is no string at all is refused.
 ///
-/// Eviction (`maxmemory-policy`) ends sessions early: give sessions a server with `noeviction` or
-/// `volatile-ttl`.
+/// Eviction (`maxmemory-policy`) loses sessions and directories early: give them a server with
+/// `noeviction`.
 #[derive(Clone)]
 pub struct RedisStore {
     route: Route,

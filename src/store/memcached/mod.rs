@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 /// its own, at most six to each server, so a runtime that is blocked delays no other one's calls.
 /// A clone shares them.
 ///
-/// The server must be 1.6 or later and must not be started with `-C`, which turns the versions off
+/// The server must be 1.6.13 or later and must not be started with `-C`, which turns the versions off
 /// that this store compares.
 ///
 /// # Several servers
