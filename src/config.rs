@@ -63,7 +63,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn now(&self) -> Millis {
-        Millis::of(self.clock.now())
+        Millis(self.clock.unix_millis())
     }
 
     pub(crate) fn key(&self, id: SessionId) -> StoreKey {

@@ -1244,6 +1244,44 @@ async fn the_commands_of_a_directory(on: Backend) {
         [Load, Delete],
         "a sign-out"
     );
+    // The directory marked, the session looked at and deleted, and taken off.
+    let id = list(&stand).await[0].id;
+    stand.spy.take();
+    assert!(stand.sessions.of(ALICE).revoke(id).await.unwrap());
+    assert_eq!(
+        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
+        [Load, Replace, Load, Delete, Replace],
+        "an end of one"
+    );
+    // One lives, the other one was signed out.
+    assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
+    let verbs: Vec<_> = stand.spy.take().iter().map(|command| command.verb).collect();
+    assert_eq!(verbs.len(), 2 * 2 + 3, "an end of all: {verbs:?}");
+}
+
+/// Two round trips, however many sessions there are: all of them are asked for at once.
+async fn a_list_asks_for_all_sessions_at_once(on: Backend) {
+    let stand = on.stand();
+    for label in ["one", "two", "three", "four"] {
+        arrives(&stand, label).await;
+    }
+    stand.spy.take();
+    // The directory's own load passes.
+    drop(stand.store.hold(Verb::Load));
+    let first = stand.store.hold(Verb::Load);
+    let directory = stand.sessions.of(ALICE);
+    let listed = tokio::spawn(async move { directory.list().await.unwrap().len() });
+    first.reached().await;
+    // The directory, and the other three.
+    let all_asked = async {
+        while stand.spy.commands().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_asked).await.expect("one after the other");
+    assert!(!listed.is_finished());
+    first.release();
+    assert_eq!(listed.await.unwrap(), 4);
 }
 
 on_every_store! {
@@ -1279,4 +1317,5 @@ on_every_store! {
     a_crowd_of_one_principal,
     a_cookie_with_the_id_of_a_directory_is_an_anonymous_request,
     the_commands_of_a_directory,
+    a_list_asks_for_all_sessions_at_once,
 }

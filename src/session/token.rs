@@ -66,16 +66,20 @@ impl SessionId {
     }
 
     pub(crate) fn encode_into(self, text: &mut String) {
-        URL_SAFE_NO_PAD.encode_string(self.0, text);
+        text.push_str(self.encoded(&mut [0; Self::ENCODED_LEN]));
+    }
+
+    fn encoded(self, text: &mut [u8; Self::ENCODED_LEN]) -> &str {
+        // It has just the length, and base64 is ASCII.
+        let length = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text[..]).unwrap_or(0);
+        std::str::from_utf8(&text[..length]).unwrap_or_default()
     }
 }
 
 impl fmt::Display for SessionId {
     /// The id as 22 characters of base64url.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; Self::ENCODED_LEN];
-        let length = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&text[..length]).map_err(|_| fmt::Error)?)
+        f.write_str(self.encoded(&mut [0; Self::ENCODED_LEN]))
     }
 }
 

@@ -10,7 +10,6 @@ use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Script, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use self::link::{Failure, Settings, Slot};
 use super::connect::{ConnectError, scheme};
@@ -252,7 +251,7 @@ impl RedisBuilder {
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default; at least one
     /// always may.
     pub fn max_waiting(mut self, commands: usize) -> Self {
-        self.settings.max_waiting = commands.clamp(1, Semaphore::MAX_PERMITS);
+        self.settings.max_waiting = commands.max(1);
         self
     }
 

@@ -1,6 +1,5 @@
 //! One of something for each runtime that uses a store.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -16,7 +15,8 @@ pub(super) struct PerRuntime<T> {
     places: Arc<Places<T>>,
 }
 
-struct Places<T>(RwLock<HashMap<Id, Place<T>>>);
+/// There are few runtimes, so looking through them takes less than a hash.
+struct Places<T>(RwLock<Vec<(Id, Place<T>)>>);
 
 struct Place<T> {
     value: Arc<T>,
@@ -33,18 +33,18 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
     pub(super) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
-        if let Some(place) = self.places.read().get(&id) {
-            return Some(Arc::clone(&place.value));
+        if let Some(value) = of(&self.places.read(), id) {
+            return Some(value);
         }
         let (store, store_dropped) = oneshot::channel();
         let value = {
             let mut places = self.places.write();
             // Another thread of the same runtime may have come first.
-            if let Some(place) = places.get(&id) {
-                return Some(Arc::clone(&place.value));
+            if let Some(value) = of(&places, id) {
+                return Some(value);
             }
             let value = Arc::new(make());
-            places.insert(id, Place { value: Arc::clone(&value), _store: store });
+            places.push((id, Place { value: Arc::clone(&value), _store: store }));
             value
         };
         let vacate = Vacate { places: Arc::downgrade(&self.places), id };
@@ -57,12 +57,16 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
     }
 }
 
+fn of<T>(places: &[(Id, Place<T>)], id: Id) -> Option<Arc<T>> {
+    places.iter().find(|(of, _)| *of == id).map(|(_, place)| Arc::clone(&place.value))
+}
+
 impl<T> Places<T> {
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Id, Place<T>>> {
+    fn read(&self) -> RwLockReadGuard<'_, Vec<(Id, Place<T>)>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Id, Place<T>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<(Id, Place<T>)>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,9 +81,9 @@ struct Vacate<T> {
 impl<T> Drop for Vacate<T> {
     fn drop(&mut self) {
         if let Some(places) = self.places.upgrade() {
-            let place = places.write().remove(&self.id);
+            let gone: Vec<_> = places.write().extract_if(.., |(of, _)| *of == self.id).collect();
             // Not under the lock, since connections go with it.
-            drop(place);
+            drop(gone);
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The crate's own work, without servers and frameworks: time, and instructions, which repeat exactly.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
 
+use cookie::Cookie;
+use serde_json::Value;
 use tokio::runtime::Builder;
 use unsticky::Session;
 use unsticky::exchange::{Exchange, Finish};
@@ -14,11 +17,13 @@ use crate::request::{COUNT, increment, read, request};
 use crate::results::{Results, labels};
 use crate::web::Effort;
 
-pub const WORK: [&str; 9] = [
+pub const WORK: [&str; 11] = [
     "no cookie",
     "no cookie, with a handle",
     "cookie, unused",
+    "cookie, found by the crate cookie",
     "decode ten values",
+    "ten values by serde_json, as a map",
     "one value",
     "signed-in read",
     "increment",
@@ -32,6 +37,9 @@ pub fn work(name: &str, times: usize) {
     runtime.block_on(async {
         let (sessions, cookie) = canned().await;
         let ten = record(10, 20);
+        let as_map: HashMap<_, _> =
+            (0..10).map(|number| (format!("key-{number:03}"), "x".repeat(18))).collect();
+        let as_json = serde_json::to_vec(&as_map).unwrap();
         let handle = Exchange::begin(&sessions, [cookie.as_bytes()], None).handle();
         let session: Session = handle.session().await.unwrap();
         for _ in 0..times {
@@ -46,6 +54,16 @@ pub fn work(name: &str, times: usize) {
                     let exchange = Exchange::begin(&sessions, [header.as_bytes()], None);
                     black_box(exchange.handle());
                     assert!(matches!(exchange.finish(200), Finish::Ready(_)));
+                }
+                "cookie, found by the crate cookie" => {
+                    let mut cookies = Cookie::split_parse(black_box(&*cookie));
+                    let name = |found: &Cookie| found.name() == "__Host-id";
+                    assert!(cookies.any(|found| found.as_ref().is_ok_and(name)));
+                }
+                "ten values by serde_json, as a map" => {
+                    let map: HashMap<String, Value> =
+                        serde_json::from_slice(black_box(&as_json)).unwrap();
+                    assert_eq!(map.len(), 10);
                 }
                 "decode ten values" => drop(Decoded::new(black_box(&ten).clone()).unwrap()),
                 "one value" => drop(black_box(session.get(COUNT).unwrap())),

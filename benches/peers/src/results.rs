@@ -108,8 +108,9 @@ fn about() -> BTreeMap<String, String> {
         let output = std::process::Command::new(program).args(arguments).output();
         output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut names = processors.lines().filter_map(|line| line.strip_prefix("model name"));
+    let cpu = names.next().unwrap_or("unknown");
     let locked = include_str!("../Cargo.lock");
     let version = |name: &str| {
         let found = locked.split("[[package]]").filter_map(|package| {
@@ -120,7 +121,11 @@ fn about() -> BTreeMap<String, String> {
         found.map(|version| version.trim_matches('"').to_owned()).collect::<Vec<_>>().join(", ")
     };
     let mut about = labels([
-        ("cores", std::thread::available_parallelism().map_or(0, usize::from).to_string()),
+        // All of them, also where this process was moved to one.
+        (
+            "cores",
+            processors.lines().filter(|line| line.starts_with("processor")).count().to_string(),
+        ),
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
         ("date", run("date", &["-u", "+%Y-%m-%d"])),
         ("rustc", run("rustc", &["--version"])),

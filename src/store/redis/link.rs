@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use ::redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisE
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
@@ -130,8 +131,8 @@ impl fmt::Display for Answer {
 /// The place of the current connection.
 pub(super) struct Slot {
     settings: Settings,
-    /// One for each command that may wait, for a connection or for its answer.
-    places: Semaphore,
+    /// How many commands wait, for a connection or for their answer.
+    waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -152,14 +153,13 @@ type Outcome = watch::Receiver<Option<Result<Arc<Link>, String>>>;
 
 impl Slot {
     pub(super) fn new(settings: Settings) -> Self {
-        let places = Semaphore::new(settings.max_waiting);
         let state = Mutex::new(State { generation: 0, phase: Phase::Idle });
-        Self { settings, places, state }
+        Self { settings, waiting: AtomicUsize::new(0), state }
     }
 
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let _place = self.places.try_acquire().map_err(|_| {
+        let _place = self.place().ok_or_else(|| {
             Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
         })?;
         let link = match self.connected() {
@@ -178,6 +178,14 @@ impl Slot {
                 Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", self.at())))
             }
         }
+    }
+
+    /// One more command that waits, unless there are too many.
+    fn place(&self) -> Option<Place<'_>> {
+        // It is counted first, so that two at once do not both take the last place.
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Place(&self.waiting);
+        (before < self.settings.max_waiting).then_some(place)
     }
 
     fn failed(&self, link: &Link, error: &RedisError) -> Failure {
@@ -264,6 +272,15 @@ impl Slot {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a command that waits.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | route | what it does |
 //! |---|---|
-//! | `/empty` | nothing, outside of every session layer |
+//! | `/empty` | nothing, outside of every session layer; in actix-web a middleware around the application has no outside |
 //! | `/plain` | nothing, inside of it |
 //! | `/read` | one value of the session, as text |
 //! | `/increment` | counts one up |

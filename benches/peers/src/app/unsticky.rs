@@ -64,16 +64,15 @@ pub fn actix(listener: TcpListener, url: &str) {
     let sessions = sessions(url);
     actix_web::rt::System::new().block_on(async {
         let app = move || {
-            App::new().route("/empty", web::get().to(async || "empty")).service(
-                web::scope("")
-                    .wrap(SessionMiddleware::new(sessions.clone()))
-                    .route("/plain", web::get().to(async || "plain"))
-                    .route("/read", web::get().to(read))
-                    .route("/increment", web::post().to(increment))
-                    .route("/sign-in", web::post().to(sign_in))
-                    .route("/sign-in-1k", web::post().to(sign_in_1k))
-                    .route("/sign-out", web::post().to(sign_out)),
-            )
+            App::new()
+                .wrap(SessionMiddleware::new(sessions.clone()))
+                .route("/empty", web::get().to(async || "empty"))
+                .route("/plain", web::get().to(async || "plain"))
+                .route("/read", web::get().to(read))
+                .route("/increment", web::post().to(increment))
+                .route("/sign-in", web::post().to(sign_in))
+                .route("/sign-in-1k", web::post().to(sign_in_1k))
+                .route("/sign-out", web::post().to(sign_out))
         };
         serve_actix!(listener, app);
     });
