@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::config::{DirectoryMode, Settings};
-use crate::directory::{Application, Keeper, Mark, Purpose, SIGN_IN_LIFE, Whose};
+use crate::directory::{Application, Keeper, Mark, Place, Purpose, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
@@ -102,8 +102,10 @@ pub(crate) struct Enrolling {
     found: Option<Option<Mark>>,
     /// The session that was entered.
     entered: Option<SessionId>,
+    /// The place that it was given there, if it has none of before.
+    place: Option<Place>,
     /// A session that it made and can not be sure of.
-    abandoned: Option<SessionId>,
+    abandoned: Option<Place>,
     /// A session that ends with it.
     instead_of: Option<SessionId>,
 }
@@ -112,6 +114,24 @@ impl<'a> Commit<'a, '_> {
     /// Carries out a plan. An error means that the session is as it was before; who had to go for its sign-in
     /// has gone.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
+        let outcome = self.carry_out(plan).await;
+        if outcome.is_err() && self.changes.signing_in().is_some() {
+            Box::pin(self.give_back()).await;
+        }
+        outcome
+    }
+
+    /// Gives back the places of sessions that could not be written, as far as the store lets it.
+    async fn give_back(&mut self) {
+        let Enrolling { place, abandoned, .. } = self.enrolment;
+        let Some(principal) = self.changes.principal() else { return };
+        let keeper = Keeper::new(self.settings, self.caller, principal);
+        for place in place.into_iter().chain(abandoned) {
+            let _ = keeper.give_back(place).await;
+        }
+    }
+
+    async fn carry_out(&mut self, plan: Plan) -> Result<Committed> {
         if self.changes.is_ended() {
             for other in std::mem::take(&mut self.others) {
                 Box::pin(self.end(&other)).await?;
@@ -203,7 +223,7 @@ impl<'a> Commit<'a, '_> {
             };
             let (record, write) = self.encode(&header, &view, &nothing, now)?;
             if self.enrols(None, &header) {
-                self.enrol(token.id, &header).await?;
+                self.enrol(token.id, None, &header).await?;
             }
             let key = self.settings.key(token.id);
             match self.caller.create(&key, &write).await {
@@ -216,20 +236,15 @@ impl<'a> Commit<'a, '_> {
                     let loaded = Arc::new(Loaded { id: token.id, key, record, version });
                     return Ok(Committed { cookie, ..Committed::at(loaded) });
                 }
-                Ok(Created::Occupied) => {}
+                // By whoever has ended it, or by this command's own copy.
+                Ok(Created::Occupied) => self.enrolment.abandoned = self.enrolment.place.take(),
                 // If it was stored after all, it is nobody's: its secret was given to no one.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     lost_answer = Some(error);
-                    self.enrolment.abandoned = Some(token.id);
+                    self.enrolment.abandoned = self.enrolment.place.take();
                 }
-                Err(error) => {
-                    self.withdraw(token.id).await;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
-        }
-        if let Some(abandoned) = self.enrolment.abandoned {
-            self.withdraw(abandoned).await;
         }
         Err(match lost_answer {
             Some(error) => Error::unavailable(error),
@@ -277,7 +292,7 @@ impl<'a> Commit<'a, '_> {
                     let cookie = secret
                         .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
                     if self.enrols(Some(&base.header), &header) {
-                        match Box::pin(self.enrol(current.id, &header)).await {
+                        match Box::pin(self.enrol(current.id, Some(&base.header), &header)).await {
                             Err(error) if error.kind() == ErrorKind::Gone => {
                                 return Ok(self.gone(&loaded));
                             }
@@ -289,29 +304,20 @@ impl<'a> Commit<'a, '_> {
                         (false, Some(_)) => event::rotated(current.id),
                         (false, None) => {}
                     };
-                    match self.caller.replace(&current.key, &write, current.base()).await {
-                        Ok(Settled::Applied(version)) => {
+                    match self.caller.replace(&current.key, &write, current.base()).await? {
+                        Settled::Applied(version) => {
                             told();
                             let saved = current.at(record, version);
                             return Ok(Committed { cookie, ..Committed::at(saved) });
                         }
-                        Ok(Settled::Followed(stored)) => {
+                        Settled::Followed(stored) => {
                             told();
                             return Ok(followed(&header, current.newer(stored)?, cookie));
                         }
-                        Ok(Settled::Missing) => None,
-                        Ok(Settled::Conflict(stored)) => {
+                        Settled::Missing => None,
+                        Settled::Conflict(stored) => {
                             // Rare, so the future of every commit need not hold it.
                             Box::pin(self.overtaken(&current, stored, &mut turn, attempt)).await?
-                        }
-                        Err(error) => {
-                            // Where it is unknown whether somebody is signed in, it stays listed.
-                            if error.kind() != ErrorKind::OutcomeUnknown
-                                && base.header.principal.is_none()
-                            {
-                                Box::pin(self.withdraw(current.id)).await;
-                            }
-                            return Err(error);
                         }
                     }
                 }
@@ -337,7 +343,10 @@ impl<'a> Commit<'a, '_> {
                 (Merge::StartFresh, newer) => {
                     self.before = newer;
                     self.changes.delta.check_taken(&Values::default())?;
-                    return Box::pin(self.create()).await;
+                    return match Box::pin(self.create()).await {
+                        Err(error) if error.kind() == ErrorKind::Gone => Ok(self.gone(&loaded)),
+                        created => created,
+                    };
                 }
                 (_, _) => return Ok(self.gone(&loaded)),
             }
@@ -490,17 +499,19 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Puts the session on its principal's roll.
-    async fn enrol(&mut self, id: SessionId, header: &Header) -> Result<()> {
+    async fn enrol(&mut self, id: SessionId, base: Option<&Header>, header: &Header) -> Result<()> {
         let Some(principal) = &header.principal else { return Ok(()) };
-        let Enrolling { found, entered, abandoned, instead_of } = self.enrolment;
+        let Enrolling { found, entered, place, abandoned, instead_of } = self.enrolment;
         let sign_in = self.changes.signing_in();
         let begun = sign_in.and_then(|sign_in| sign_in.begun);
         if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
             return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
         }
+        let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
+        let is_new_sign_in = sign_in.is_some_and(|sign_in| !sign_in.is_step_up);
         let application = Application {
             id,
-            signed_in: header.clocks.authenticated.unwrap_or(header.clocks.created),
+            signed_in,
             purpose: match sign_in {
                 None => Purpose::LongerLife,
                 Some(_) if entered == Some(id) => Purpose::Again,
@@ -509,25 +520,20 @@ impl<'a> Commit<'a, '_> {
             deadline: header.clocks.absolute_deadline,
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             instead_of,
-            must_be_listed: self.settings.directory == DirectoryMode::Strict
-                && sign_in.is_none_or(|sign_in| sign_in.is_step_up),
+            goes_on_from: (self.settings.directory == DirectoryMode::Strict && !is_new_sign_in)
+                .then(|| self.before.as_ref().map_or(id, |before| before.id)),
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
         let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
-        let mark = keeper.enrol(&application, expected, abandoned).await?;
-        self.enrolment =
-            Enrolling { found: Some(mark), entered: Some(id), abandoned: None, instead_of };
+        let abandoned = abandoned.map(|place| place.id);
+        let (mark, is_new) = keeper.enrol(&application, expected, abandoned).await?;
+        let is_own = is_new || (entered == Some(id) && place.is_some());
+        // One on which somebody was signed in before was listed before, or lives unlisted.
+        let is_own = is_own && base.is_none_or(|base| base.principal.is_none());
+        let place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });
+        let (found, entered, abandoned) = (Some(mark), Some(id), None);
+        self.enrolment = Enrolling { found, entered, place, abandoned, instead_of };
         Ok(())
-    }
-
-    /// Gives back the place of a session that could not be written, as far as the store lets it.
-    async fn withdraw(&mut self, id: SessionId) {
-        if self.enrolment.entered == Some(id)
-            && let Some(principal) = self.changes.principal()
-        {
-            let _ =
-                Keeper::new(self.settings, self.caller, principal).revoke(Whose::Only(id)).await;
-        }
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {

@@ -501,7 +501,7 @@ async fn what_has_become_somebody_elses_is_not_touched(on: Backend) {
 struct Pool {
     inner: Arc<unsticky::store::MemoryStore>,
     down: Arc<Mutex<Down>>,
-    /// The sessions that were created, the newest last.
+    /// What was created, the newest last.
     created: Arc<Mutex<Vec<StoreKey>>>,
 }
 
@@ -512,6 +512,8 @@ enum Down {
     Next {
         is_lost: bool,
     },
+    /// None; but the next session is created twice, as by a client that repeats commands by itself.
+    Repeats,
     At(StoreKey),
 }
 
@@ -532,8 +534,9 @@ impl Pool {
         *self.down.lock().unwrap() = down;
     }
 
-    fn newest(&self) -> StoreKey {
-        self.created.lock().unwrap().last().unwrap().clone()
+    fn newest(&self, kind: Kind) -> StoreKey {
+        let created = self.created.lock().unwrap();
+        created.iter().rev().find(|key| key.kind() == kind).unwrap().clone()
     }
 
     fn reach(&self, key: &StoreKey) -> Result<()> {
@@ -547,8 +550,14 @@ impl Pool {
 #[async_trait::async_trait]
 impl unsticky::Store for Pool {
     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        self.created.lock().unwrap().push(key.clone());
         if key.kind() == Kind::Session {
-            self.created.lock().unwrap().push(key.clone());
+            let repeats = *self.down.lock().unwrap() == Down::Repeats;
+            if repeats {
+                self.set(Down::Nothing);
+                self.inner.create(key, bytes, ttl).await.unwrap();
+                return Ok(Created::Occupied);
+            }
             let mut down = self.down.lock().unwrap();
             if let Down::Next { is_lost } = *down {
                 *down = Down::At(key.clone());
@@ -597,7 +606,7 @@ async fn a_place_that_could_not_be_taken_is_given_back() {
         let anonymous = if has_session {
             let seed = async |session: Session| session.insert(SEED, &1);
             let anonymous = visit(&sessions, "", seed).await.cookie();
-            let down = pool.newest();
+            let down = pool.newest(Kind::Session);
             let sign_in = async |session: Session| {
                 pool.set(Down::At(down));
                 session.sign_in(ALICE)
@@ -629,11 +638,210 @@ async fn a_place_that_could_not_be_taken_is_given_back() {
 async fn a_place_that_is_in_doubt_does_not_count() {
     let pool = Pool::new();
     let sessions = pool.sessions(ParallelSessions::Reject(1));
-    pool.set(Down::Next { is_lost: true });
-    let new = arrival(&sessions, "new").await.cookie();
-    assert!(is_valid(&sessions, &new).await);
+    for down in [Down::Next { is_lost: true }, Down::Repeats] {
+        pool.set(down);
+        let new = arrival(&sessions, "new").await.cookie();
+        assert!(is_valid(&sessions, &new).await);
+        pool.set(Down::Nothing);
+        assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1);
+        assert_eq!(sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
+    }
+}
+
+/// A sign-in that fails takes nothing from another one on the same session that did not.
+#[tokio::test]
+async fn who_gives_back_a_place_leaves_the_next_one_in_it() {
+    for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
+        let pool = Pool::new();
+        let sessions = pool.sessions(ParallelSessions::Reject(1));
+        let seed = async |session: Session| session.insert(SEED, &1);
+        let anonymous = visit(&sessions, "", seed).await.cookie();
+        let server = pool.newest(Kind::Session);
+        let sign_in = async |session: Session| session.sign_in(ALICE);
+        let mut other = String::new();
+        let slow = async |session: Session| {
+            if enrols_first {
+                pool.set(Down::At(server.clone()));
+                session.sign_in(ALICE)?;
+                assert!(session.save().await.is_err());
+                pool.set(Down::Nothing);
+            }
+            other = visit(&sessions, &anonymous, sign_in).await.cookie();
+            if fails {
+                pool.set(Down::At(server.clone()));
+            }
+            session.sign_in(ALICE)
+        };
+        let slow = visit(&sessions, &anonymous, slow).await;
+        let kind = if fails { ErrorKind::Unavailable } else { ErrorKind::TooManySessions };
+        assert_eq!(slow.failure(), Some(kind));
+        pool.set(Down::Nothing);
+        assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1, "{enrols_first} {fails}");
+        assert!(is_valid(&sessions, &other).await, "{enrols_first} {fails}");
+    }
+}
+
+/// A directory that is there, and has nobody on it.
+async fn empty_directory(stand: &Stand) {
+    let old = arrives(stand, "old").await;
+    stand.sign_out(&old).await;
+    stand.clock.advance(Duration::from_secs(600));
+    assert!(list(stand).await.is_empty());
+}
+
+/// The same where the other one comes in between, a moment later or in the same one.
+async fn who_comes_in_between_stays(on: Backend) {
+    for (millis, is_down) in [(0, false), (1, false), (1, true)] {
+        let namespace = format!("between-{millis}-{is_down}");
+        let stand = on.stand_with(|builder| builder.command_repeats(0).namespace(namespace));
+        empty_directory(&stand).await;
+        let anonymous = stand.seeded().await;
+        // Its session can not be written, and the directory is asked a second time.
+        drop(stand.store.hold(Verb::Replace));
+        stand.store.inject(Verb::Replace, Fault::Unavailable);
+        drop(stand.store.hold(Verb::Load));
+        drop(stand.store.hold(Verb::Load));
+        let gives_back = stand.store.hold(Verb::Load);
+        let failing = {
+            let (sessions, anonymous) = (stand.sessions.clone(), anonymous.clone());
+            tokio::spawn(async move {
+                let sign_in = async |session: Session| session.sign_in(ALICE);
+                visit(&sessions, &anonymous, sign_in).await
+            })
+        };
+        gives_back.reached().await;
+        stand.clock.advance(Duration::from_millis(millis));
+        let other = stand.sign_in(&anonymous).await;
+        if is_down {
+            // What a look at the session would find out.
+            stand.store.inject(Verb::Load, Fault::Unavailable);
+        }
+        gives_back.release();
+        assert_eq!(failing.await.unwrap().failure(), Some(ErrorKind::Unavailable));
+        stand.store.heal();
+        assert_eq!(list(&stand).await.len(), 1, "{millis} {is_down}");
+        assert!(is_alice(&stand, &other).await, "{millis} {is_down}");
+    }
+}
+
+/// Nor does one that fails end a session in which its principal was signed in before, listed or not.
+#[tokio::test]
+async fn a_proof_that_fails_ends_no_session() {
+    let pool = Pool::new();
+    let sessions = pool.sessions(ParallelSessions::default());
+    let cookie = arrival(&sessions, "phone").await.cookie();
+    pool.inner.delete(&pool.newest(Kind::Directory), None).await.unwrap();
+    let sign_in = async |session: Session| {
+        pool.set(Down::At(pool.newest(Kind::Session)));
+        session.sign_in(ALICE)
+    };
+    let failed = visit(&sessions, &cookie, sign_in).await;
+    assert_eq!(failed.failure(), Some(ErrorKind::Unavailable));
     pool.set(Down::Nothing);
     assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1);
+    assert!(is_valid(&sessions, &cookie).await);
+}
+
+/// Nobody has the secret of a sign-in whose answer was lost for good: it takes no place.
+async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
+    for (fault, is_written) in [(Fault::LoseRequest, false), (Fault::LoseAnswer, true)] {
+        let namespace = format!("unknown-{is_written}");
+        let stand = on.stand_with(|builder| {
+            builder.parallel_sessions(ParallelSessions::Reject(1)).namespace(namespace)
+        });
+        empty_directory(&stand).await;
+        let anonymous = stand.seeded().await;
+        // The session's load and the directory's pass, then the one that would settle it fails.
+        drop(stand.store.hold(Verb::Load));
+        drop(stand.store.hold(Verb::Load));
+        (0..3).for_each(|_| stand.store.inject(Verb::Load, Fault::Unavailable));
+        drop(stand.store.hold(Verb::Replace));
+        stand.store.inject(Verb::Replace, fault);
+        let sign_in = async |session: Session| session.sign_in(ALICE);
+        let unknown = stand.visit(&anonymous, sign_in).await;
+        assert_eq!(unknown.failure(), Some(ErrorKind::OutcomeUnknown), "{fault:?}");
+        stand.store.heal();
+        assert_eq!(stored_as_alices(&stand).await, 0, "{fault:?}");
+        assert_eq!(stand.read(&anonymous, SEED).await, (!is_written).then_some(1), "{fault:?}");
+        let new = arrives(&stand, "new").await;
+        assert!(is_alice(&stand, &new).await);
+        assert_eq!(list(&stand).await.len(), 1);
+    }
+}
+
+/// The first id is in doubt, and there is no second one: the directory can not be reached any more.
+async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    empty_directory(&stand).await;
+    // The directory's first load passes.
+    drop(stand.store.hold(Verb::Load));
+    (0..3).for_each(|_| stand.store.inject(Verb::Load, Fault::Unavailable));
+    stand.store.inject(Verb::Create, Fault::LoseAnswer);
+    let unsure = arrival(&stand.sessions, "unsure").await;
+    assert_eq!(unsure.failure(), Some(ErrorKind::Unavailable));
+    stand.store.heal();
+    assert_eq!(stored_as_alices(&stand).await, 0);
+    let new = arrives(&stand, "new").await;
+    assert!(is_alice(&stand, &new).await);
+    assert_eq!(list(&stand).await.len(), 1);
+}
+
+/// Bob's session was written, and Alice's before it can not be ended: nobody is signed in, and Bob is not
+/// kept out by it.
+#[tokio::test(start_paused = true)]
+async fn a_switch_that_can_not_be_finished_takes_no_place() {
+    let reject =
+        |builder: unsticky::Builder| builder.parallel_sessions(ParallelSessions::Reject(1));
+    let stand = Backend::memory().stand_with(reject);
+    let alice = arrives(&stand, "phone").await;
+    stand.store.fail_always(Verb::Delete, Fault::Hang);
+    let switch = stand.visit(&alice, async |session: Session| session.sign_in("bob")).await;
+    assert_eq!((switch.failure(), &switch.set_cookie), (Some(ErrorKind::OutcomeUnknown), &None));
+    stand.store.heal();
+    let bob = stand.signed_in("bob").await;
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
+    assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
+    assert!(is_alice(&stand, &alice).await);
+}
+
+/// Somebody has made sure that a place is free, and is about to give it away, while the sign-in that had
+/// taken it goes on after all: it is listed, whoever of the two comes first.
+async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
+    let stand = on.stand_with(|builder| {
+        builder.parallel_sessions(ParallelSessions::Reject(1)).timeout(Duration::from_secs(20))
+    });
+    empty_directory(&stand).await;
+    let anonymous = stand.seeded().await;
+    // The first one is on the roll, and stands still before its session is written.
+    drop(stand.store.hold(Verb::Replace));
+    let first_writes = stand.store.hold(Verb::Replace);
+    let first = {
+        let (sessions, anonymous) = (stand.sessions.clone(), anonymous.clone());
+        tokio::spawn(async move {
+            let sign_in = async |session: Session| session.sign_in(ALICE);
+            visit(&sessions, &anonymous, sign_in).await
+        })
+    };
+    first_writes.reached().await;
+    // The second one rewrites that session, and stands still before it takes the place.
+    drop(stand.store.hold(Verb::Replace));
+    let second_enrols = stand.store.hold(Verb::Replace);
+    let second = {
+        let sessions = stand.sessions.clone();
+        tokio::spawn(async move { arrival(&sessions, "second").await })
+    };
+    second_enrols.reached().await;
+    first_writes.release();
+    let first = first.await.unwrap();
+    second_enrols.release();
+    let second = second.await.unwrap();
+    let mut signed_in = 0;
+    for visit in [&first, &second] {
+        signed_in += usize::from(visit.failure().is_none());
+    }
+    assert_eq!(signed_in, 1, "{:?} {:?}", first.failure(), second.failure());
+    assert_eq!(list(&stand).await.len(), 1);
+    assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
 /// The oldest one is on a server that is down: it ends as soon as that is back, and who signs in need not
@@ -643,7 +851,7 @@ async fn one_that_can_not_be_ended_keeps_nobody_out() {
     let pool = Pool::new();
     let sessions = pool.sessions(ParallelSessions::EvictOldest(1));
     let old = arrival(&sessions, "old").await.cookie();
-    pool.set(Down::At(pool.newest()));
+    pool.set(Down::At(pool.newest(Kind::Session)));
     let new = arrival(&sessions, "new").await.cookie();
     assert!(is_valid(&sessions, &new).await);
     let directory = sessions.of(ALICE);
@@ -858,7 +1066,14 @@ async fn a_dead_session_evicts_nobody(on: Backend) {
 
 /// Two proofs at once on one session: the one that begins another one keeps what was chosen for it.
 async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
-    let stand = on.stand();
+    for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
+        let namespace = format!("{mode:?}");
+        let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
+        a_cap_holds(&stand).await;
+    }
+}
+
+async fn a_cap_holds(stand: &Stand) {
     let cap = stand.clock.now() + Duration::from_secs(900);
     let federated = async |session: Session| {
         session.sign_in(ALICE)?;
@@ -871,9 +1086,9 @@ async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
         stand.visit(&cookie, step_up).await.ok();
     });
     let second = second.await.cookie();
-    assert!(is_alice(&stand, &second).await);
+    assert!(is_alice(stand, &second).await);
     stand.clock.advance(Duration::from_secs(900));
-    assert!(!is_alice(&stand, &second).await);
+    assert!(!is_alice(stand, &second).await);
     // A session that is no more has nothing to pass on: a password is no proof of its provider's.
     let cap = stand.clock.now() + Duration::from_secs(900);
     let federated = async |session: Session| {
@@ -885,7 +1100,7 @@ async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
     let password = async |session: Session| session.sign_in(ALICE);
     let late =
         stand.overtaken(&cookie, password, async || stand.clock.advance(Duration::from_secs(900)));
-    assert!(is_alice(&stand, &late.await.cookie()).await);
+    assert!(is_alice(stand, &late.await.cookie()).await);
 }
 
 /// What an end of sessions could not do is an error, and the next one who looks finishes it.
@@ -948,6 +1163,31 @@ async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
     }
 }
 
+/// The same where two proofs meet, and the second one would have begun a session anew.
+async fn strict_mode_begins_nothing_anew_for_one_that_is_not_listed(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
+    let phone = arrives(&stand, "phone").await;
+    let key = directory_key(&stand).await;
+    let (exchange, session) = stand.begin(&phone).await;
+    session.step_up().unwrap();
+    // The directory's write passes, the session's does not yet.
+    drop(stand.store.hold(Verb::Replace));
+    let writes = stand.store.hold(Verb::Replace);
+    let saves = {
+        let session = session.clone();
+        tokio::spawn(async move { session.save().await })
+    };
+    writes.reached().await;
+    stand.visit(&phone, async |session: Session| session.step_up()).await.ok();
+    stand.spy.delete(&key, None).await.unwrap();
+    writes.release();
+    assert_eq!(saves.await.unwrap().unwrap_err().kind(), ErrorKind::Gone);
+    assert_eq!(session.principal(), None);
+    drop(session);
+    assert_eq!(finish(exchange, 200).await.set_cookie, None);
+    assert!(list(&stand).await.is_empty());
+}
+
 /// A second factor that was right in the same request takes nothing of the sign-in back.
 async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
     let stand = on.stand();
@@ -980,6 +1220,16 @@ async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Bac
     let visit = stand.visit(&alice, switch).await;
     assert!(visit.removes_cookie());
     visit.ok();
+    assert_eq!(stand.who(&alice).await, None);
+    // The same where the handler leaves the answer to the commit at the end.
+    let alice = arrives(&stand, "phone").await;
+    let switch = async |session: Session| {
+        session.sign_out();
+        session.sign_in("bob")
+    };
+    let visit = stand.visit(&alice, switch).await;
+    assert_eq!(visit.failure(), Some(ErrorKind::TooManySessions));
+    assert!(visit.removes_cookie());
     assert_eq!(stand.who(&alice).await, None);
     assert!(list(&stand).await.is_empty());
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
@@ -1304,10 +1554,15 @@ on_every_store! {
     a_lost_answer_leaves_no_session_alive,
     a_dead_session_evicts_nobody,
     a_cap_holds_where_a_proof_begins_a_session_anew,
+    a_sign_in_that_is_unknown_takes_no_place,
+    a_sign_in_that_gives_up_takes_no_place,
+    a_place_is_not_given_away_behind_who_takes_it_again,
     a_thousand_sessions_and_no_more,
     an_end_that_failed_half_way_is_finished,
     strict_mode_believes_the_directory_only,
     strict_mode_lists_nothing_anew_without_a_sign_in,
+    strict_mode_begins_nothing_anew_for_one_that_is_not_listed,
+    who_comes_in_between_stays,
     a_step_up_leaves_the_sign_in_of_its_request_as_it_is,
     a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused,
     a_lost_directory_ends_nobody_and_is_begun_anew,

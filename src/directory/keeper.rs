@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::roll::{Admission, Application, Generation, Mark, Roll};
+use super::roll::{Admission, Application, Generation, Mark, Place, Purpose, Roll};
 use super::{Begun, codec};
 use crate::commit::decoded;
 use crate::config::{DirectoryMode, Settings};
@@ -91,15 +91,15 @@ impl<'a> Keeper<'a> {
         Ok(Begun { mark: generation.map(|generation| generation.mark), at: self.settings.now() })
     }
 
-    /// Puts a session on the roll, before it is written, and returns the mark that the directory has.
-    /// `expected` is the mark that its sign-in found at first, `abandoned` a session that the same
+    /// Puts a session on the roll, before it is written, and returns the mark that the directory has and
+    /// whether the place is a new one. `expected` is the mark that its sign-in found at first, `abandoned` a session that the same
     /// sign-in could not be sure of.
     pub(crate) async fn enrol(
         &self,
         application: &Application,
         expected: Option<Option<Mark>>,
         abandoned: Option<SessionId>,
-    ) -> Result<Option<Mark>> {
+    ) -> Result<(Option<Mark>, bool)> {
         let policy = self.settings.parallel;
         let mut living = HashSet::new();
         let mut turn = None;
@@ -115,6 +115,7 @@ impl<'a> Keeper<'a> {
             roll.revoke(|listed| Some(listed) == abandoned);
             let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
             roll.remove(&self.finished(&unfinished, 4).await);
+            let is_new = !roll.lists(application.id);
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
                 roll.remove(&self.gone(&roll, &mut living).await);
@@ -122,7 +123,13 @@ impl<'a> Keeper<'a> {
             }
             let evicted = match admission {
                 Admission::Admitted { evicted } => evicted.into_iter().collect(),
-                Admission::Standing if unfinished.is_empty() => return Ok(mark),
+                // Who met another version writes the roll again in any case: it may have been somebody who
+                // made sure that the session is nobody's, and is about to give its place away.
+                Admission::Standing
+                    if unfinished.is_empty() && application.purpose != Purpose::Again =>
+                {
+                    return Ok((mark, is_new));
+                }
                 Admission::Standing => HashSet::new(),
                 Admission::Ending => {
                     return Err(Error::new(ErrorKind::Unavailable, "this session is being ended"));
@@ -138,11 +145,46 @@ impl<'a> Keeper<'a> {
                     let over = self.finished(&evicted, 2).await;
                     self.take_off(&written, &over).await;
                 }
-                return Ok(mark);
+                return Ok((mark, is_new));
             }
             self.wait_for_others(&mut turn, attempt).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Gives back the place of a sign-in that failed, unless somebody has signed in on its session since.
+    pub(crate) async fn give_back(&self, place: Place) -> Result<()> {
+        let mut turn = None;
+        for attempt in 0..self.settings.commit_attempts {
+            let Some(standing) = self.read().await? else { return Ok(()) };
+            if !standing.roll.has(&place) {
+                return Ok(());
+            }
+            let mut roll = standing.roll.clone();
+            let left = self.caller.deadline().saturating_duration_since(Instant::now());
+            match timeout(left / 2, self.is_nobodys(&place)).await {
+                Ok(Ok(true)) => roll.remove(&HashSet::from([place.id])),
+                Ok(Ok(false)) => return Ok(()),
+                // Its end is left to whoever comes next. Until then it does not count.
+                Ok(Err(_)) | Err(_) => drop(roll.revoke(|listed| listed == place.id)),
+            }
+            if self.write(Some(&standing), roll).await?.is_some() {
+                return Ok(());
+            }
+            self.wait_for_others(&mut turn, attempt).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a session is nobody's whose sign-in has failed: if it was written after all, nobody
+    /// knows its secret.
+    async fn is_nobodys(&self, place: &Place) -> Result<bool> {
+        let Some(loaded) = self.shut(place.id).await? else { return Ok(true) };
+        if loaded.record.header.tags.newest() != place.tag {
+            return Ok(false);
+        }
+        let (deleted, _) = self.caller.delete(&loaded.key, Some(loaded.version)).await?;
+        Ok(deleted != Deleted::Conflict)
     }
 
     /// Ends sessions. With [`Whose::AllBut`], no sign-in that has begun before succeeds any more.

@@ -16,7 +16,9 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 pub(crate) use self::keeper::{Keeper, Whose};
-pub(crate) use self::roll::{Application, CAPACITY, LABEL_BYTES, Mark, Purpose, SIGN_IN_LIFE};
+pub(crate) use self::roll::{
+    Application, CAPACITY, LABEL_BYTES, Mark, Place, Purpose, SIGN_IN_LIFE,
+};
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
@@ -36,9 +38,9 @@ pub enum ParallelSessions {
     /// its server is down it ends as soon as the directory is used and that server is back.
     EvictOldest(u16),
     /// At most so many, from 1 to 1000; a new sign-in fails with
-    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions). A store that applies a write long
-    /// after the request has given it up can leave a session that nobody holds; it takes a place until
-    /// its idle timeout.
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions). A session whose holder
+    /// lost its secret counts as any other, until its idle timeout or a revocation: the answer to a rotation
+    /// was lost, or the store applied a write long after its request had given it up.
     Reject(u16),
 }
 

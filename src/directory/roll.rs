@@ -9,11 +9,14 @@ use bytes::Bytes;
 
 use super::ParallelSessions;
 use crate::limits::FENCE;
-use crate::session::record::Tags;
+use crate::session::record::{Tag, Tags};
 use crate::session::{Millis, SessionId};
 
 /// How many sessions a directory lists at the most, whatever the policy is.
 pub(crate) const CAPACITY: u16 = 1000;
+
+/// How many entries there are at most, with those whose end could not be carried out so far.
+const MOST_ENTRIES: usize = 2 * CAPACITY as usize;
 
 /// How many bytes a label may have.
 pub(crate) const LABEL_BYTES: usize = 128;
@@ -77,8 +80,17 @@ pub(crate) struct Application {
     pub(crate) label: Option<Arc<str>>,
     /// A session that ends with the same request, so it does not count.
     pub(crate) instead_of: Option<SessionId>,
-    /// It goes on from a session that has to be listed to be valid: strict mode, and no new sign-in.
-    pub(crate) must_be_listed: bool,
+    /// The session that it goes on from and that has to be listed to be valid: in strict mode, where it is no
+    /// new sign-in.
+    pub(crate) goes_on_from: Option<SessionId>,
+}
+
+/// A place that a sign-in has taken on the roll, and the write that is to fill it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) id: SessionId,
+    pub(crate) signed_in: Millis,
+    pub(crate) tag: Tag,
 }
 
 /// What became of an application.
@@ -135,6 +147,11 @@ impl Roll {
         self.listed().any(|entry| entry.id == id)
     }
 
+    /// Whether nobody else has taken this place since.
+    pub(crate) fn has(&self, place: &Place) -> bool {
+        self.listed().any(|entry| entry.id == place.id && entry.signed_in == place.signed_in)
+    }
+
     /// The sessions whose end was decided and perhaps not carried out.
     pub(crate) fn revoked(&self) -> Vec<SessionId> {
         self.entries.iter().filter(|entry| entry.is_revoked()).map(|entry| entry.id).collect()
@@ -167,8 +184,11 @@ impl Roll {
         policy: ParallelSessions,
         is_last_word: bool,
     ) -> Admission {
-        let Application { id, signed_in, deadline, purpose, label, instead_of, must_be_listed } =
+        let Application { id, signed_in, deadline, purpose, label, instead_of, goes_on_from } =
             application;
+        if goes_on_from.is_some_and(|from| !self.lists(from)) {
+            return Admission::Unlisted;
+        }
         let is_sign_in = *purpose == Purpose::SignIn;
         let entry = Entry {
             id: *id,
@@ -194,8 +214,8 @@ impl Roll {
             }
             return Admission::Admitted { evicted: Vec::new() };
         }
-        if *must_be_listed {
-            return Admission::Unlisted;
+        if self.entries.len() >= MOST_ENTRIES {
+            return Admission::Full;
         }
         let counted = |entry: &&Entry| Some(entry.id) != *instead_of;
         let over =
@@ -250,7 +270,7 @@ mod tests {
             purpose: Purpose::SignIn,
             label: None,
             instead_of: None,
-            must_be_listed: false,
+            goes_on_from: None,
         }
     }
 
@@ -299,6 +319,17 @@ mod tests {
     }
 
     #[test]
+    fn those_that_can_not_be_ended_are_not_any_number() {
+        let policy = ParallelSessions::Reject(1);
+        let mut roll = roll();
+        for _ in 0..MOST_ENTRIES {
+            let id = admitted(&mut roll, policy);
+            roll.revoke(|revoked| revoked == id);
+        }
+        assert_eq!(roll.admit(&application(), policy, true), Admission::Full);
+    }
+
+    #[test]
     fn one_that_ends_with_the_same_request_does_not_count() {
         let policy = ParallelSessions::Reject(1);
         let mut roll = roll();
@@ -341,7 +372,8 @@ mod tests {
         assert_eq!(roll.admit(&unlisted, policy, true), Admission::Admitted { evicted });
         assert_eq!(ids(&roll), [unlisted.id, second, longer.id], "in the order of the sign-ins");
         // Where it must be listed, that is its end; and no place is given to one that is being ended.
-        let unlisted = Application { must_be_listed: true, ..application() };
+        let stranger = application();
+        let unlisted = Application { goes_on_from: Some(stranger.id), ..stranger };
         assert_eq!(roll.admit(&unlisted, policy, true), Admission::Unlisted);
         roll.revoke(|id| id == second);
         let ending = Application { id: second, ..application() };

@@ -253,6 +253,13 @@ impl Session {
         match self.commit(failed, None).await {
             // The response says already that something failed.
             Err(_) if failed => Ok(()),
+            Err(error) => {
+                // What is left is a sign-out that came before a refused sign-in.
+                if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
+                    let _ = self.commit(true, None).await;
+                }
+                Err(error)
+            }
             result => result,
         }
     }
