@@ -115,7 +115,8 @@ impl<'a> Commit<'a, '_> {
     /// has gone.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
         let outcome = self.carry_out(plan).await;
-        if outcome.is_err() && self.changes.signing_in().is_some() {
+        let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
+        if has_failed && self.changes.signing_in().is_some() {
             Box::pin(self.give_back()).await;
         }
         outcome
@@ -527,9 +528,12 @@ impl<'a> Commit<'a, '_> {
         let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
         let abandoned = abandoned.map(|place| place.id);
         let (mark, is_new) = keeper.enrol(&application, expected, abandoned).await?;
-        let is_own = is_new || (entered == Some(id) && place.is_some());
+        let earlier = place.filter(|_| entered == Some(id));
+        let is_own = is_new || earlier.is_some();
         // One on which somebody was signed in before was listed before, or lives unlisted.
         let is_own = is_own && base.is_none_or(|base| base.principal.is_none());
+        // The roll keeps the moment of the first attempt.
+        let signed_in = earlier.filter(|_| !is_new).map_or(signed_in, |place| place.signed_in);
         let place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });
         let (found, entered, abandoned) = (Some(mark), Some(id), None);
         self.enrolment = Enrolling { found, entered, place, abandoned, instead_of };

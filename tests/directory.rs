@@ -786,6 +786,53 @@ async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
     assert_eq!(list(&stand).await.len(), 1);
 }
 
+/// The answer of the directory itself is lost first, and then the session's.
+async fn a_sign_in_that_loses_two_answers_takes_one_place(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    empty_directory(&stand).await;
+    stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+    stand.store.inject(Verb::Create, Fault::LoseAnswer);
+    let new = arrives(&stand, "new").await;
+    assert!(is_alice(&stand, &new).await);
+    assert_eq!(list(&stand).await.len(), 1);
+    assert_eq!(stored_as_alices(&stand).await, 1);
+}
+
+/// A place is known again by who has taken it: after a lost answer, and after a conflict a moment later.
+async fn a_place_is_given_back_after_a_second_try(on: Backend) {
+    for conflicts in [false, true] {
+        let namespace = format!("second-{conflicts}");
+        let stand = on.stand_with(|builder| builder.command_repeats(0).namespace(namespace));
+        empty_directory(&stand).await;
+        let anonymous = stand.seeded().await;
+        let sign_in = async |session: Session| session.sign_in(ALICE);
+        let failed = if conflicts {
+            // The directory, the session, somebody else's write to it, and the directory again.
+            drop(stand.store.hold(Verb::Replace));
+            let writes = stand.store.hold(Verb::Replace);
+            drop(stand.store.hold(Verb::Replace));
+            drop(stand.store.hold(Verb::Replace));
+            stand.store.inject(Verb::Replace, Fault::Unavailable);
+            let (failed, ()) = tokio::join!(stand.visit(&anonymous, sign_in), async {
+                writes.reached().await;
+                stand.write(&anonymous, A, 1).await;
+                stand.clock.advance(Duration::from_millis(1));
+                writes.release();
+            });
+            failed
+        } else {
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            drop(stand.store.hold(Verb::Replace));
+            stand.store.inject(Verb::Replace, Fault::Unavailable);
+            stand.visit(&anonymous, sign_in).await
+        };
+        assert_eq!(failed.failure(), Some(ErrorKind::Unavailable), "{conflicts}");
+        stand.spy.take();
+        assert!(list(&stand).await.is_empty());
+        assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory");
+    }
+}
+
 /// Bob's session was written, and Alice's before it can not be ended: nobody is signed in, and Bob is not
 /// kept out by it.
 #[tokio::test(start_paused = true)]
@@ -1556,6 +1603,8 @@ on_every_store! {
     a_cap_holds_where_a_proof_begins_a_session_anew,
     a_sign_in_that_is_unknown_takes_no_place,
     a_sign_in_that_gives_up_takes_no_place,
+    a_sign_in_that_loses_two_answers_takes_one_place,
+    a_place_is_given_back_after_a_second_try,
     a_place_is_not_given_away_behind_who_takes_it_again,
     a_thousand_sessions_and_no_more,
     an_end_that_failed_half_way_is_finished,

@@ -102,6 +102,7 @@ impl<'a> Keeper<'a> {
     ) -> Result<(Option<Mark>, bool)> {
         let policy = self.settings.parallel;
         let mut living = HashSet::new();
+        let mut tried = false;
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
             let standing = self.read().await?;
@@ -115,7 +116,9 @@ impl<'a> Keeper<'a> {
             roll.revoke(|listed| Some(listed) == abandoned);
             let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
             roll.remove(&self.finished(&unfinished, 4).await);
-            let is_new = !roll.lists(application.id);
+            // It may stand there by a write of this sign-in's own whose answer was lost.
+            let is_new = !roll.lists(application.id)
+                || (tried && roll.has(application.id, application.signed_in));
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
                 roll.remove(&self.gone(&roll, &mut living).await);
@@ -147,6 +150,7 @@ impl<'a> Keeper<'a> {
                 }
                 return Ok((mark, is_new));
             }
+            tried = is_new;
             self.wait_for_others(&mut turn, attempt).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
@@ -157,7 +161,7 @@ impl<'a> Keeper<'a> {
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
             let Some(standing) = self.read().await? else { return Ok(()) };
-            if !standing.roll.has(&place) {
+            if !standing.roll.has(place.id, place.signed_in) {
                 return Ok(());
             }
             let mut roll = standing.roll.clone();

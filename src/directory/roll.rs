@@ -147,9 +147,9 @@ impl Roll {
         self.listed().any(|entry| entry.id == id)
     }
 
-    /// Whether nobody else has taken this place since.
-    pub(crate) fn has(&self, place: &Place) -> bool {
-        self.listed().any(|entry| entry.id == place.id && entry.signed_in == place.signed_in)
+    /// Whether the place of this sign-in is still its own.
+    pub(crate) fn has(&self, id: SessionId, signed_in: Millis) -> bool {
+        self.listed().any(|entry| entry.id == id && entry.signed_in == signed_in)
     }
 
     /// The sessions whose end was decided and perhaps not carried out.
