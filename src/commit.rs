@@ -155,7 +155,7 @@ impl<'a> Commit<'a, '_> {
                 }
                 Plan::Forget => Ok(self.removed()),
                 Plan::Gone => {
-                    Ok(Committed { failure: Some(self.gone_error()), ..Committed::lost() })
+                    Ok(Committed { failure: Some(self.settings.gone("")), ..Committed::lost() })
                 }
                 _ => Ok(Committed::default()),
             };
@@ -395,13 +395,9 @@ impl<'a> Commit<'a, '_> {
             && !self.changes.delta.view().differs_from(&base);
         let failure = (!nothing_lost).then(|| {
             event::gone(loaded.id);
-            self.gone_error()
+            self.settings.gone("")
         });
         Committed { failure, ..Committed::lost() }
-    }
-
-    fn gone_error(&self) -> Error {
-        self.settings.gone("")
     }
 
     /// Extends the idle timeout. Whatever happens to it, the request goes on: somebody else has
@@ -529,9 +525,9 @@ impl<'a> Commit<'a, '_> {
         let abandoned = abandoned.map(|place| place.id);
         let (mark, is_new) = keeper.enrol(&application, expected, abandoned).await?;
         let earlier = place.filter(|_| entered == Some(id));
-        let is_own = is_new || earlier.is_some();
         // One on which somebody was signed in before was listed before, or lives unlisted.
-        let is_own = is_own && base.is_none_or(|base| base.principal.is_none());
+        let was_anonymous = base.is_none_or(|base| base.principal.is_none());
+        let is_own = was_anonymous && (is_new || earlier.is_some());
         // The roll keeps the moment of the first attempt.
         let signed_in = earlier.filter(|_| !is_new).map_or(signed_in, |place| place.signed_in);
         let place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });

@@ -68,6 +68,19 @@ async fn stored_as_alices(stand: &Stand) -> usize {
     count
 }
 
+/// Alice signs in on the session of this cookie, in a task of its own.
+fn sign_in_apart(stand: &Stand, cookie: &str) -> tokio::task::JoinHandle<Visit<()>> {
+    let (sessions, cookie) = (stand.sessions.clone(), cookie.to_owned());
+    tokio::spawn(async move {
+        visit(&sessions, &cookie, async |session: Session| session.sign_in(ALICE)).await
+    })
+}
+
+/// What was sent to the store since the last look.
+fn taken_verbs(stand: &Stand) -> Vec<Verb> {
+    stand.spy.take().iter().map(|command| command.verb).collect()
+}
+
 /// The key of Alice's directory.
 async fn directory_key(stand: &Stand) -> StoreKey {
     stand.spy.take();
@@ -702,13 +715,7 @@ async fn who_comes_in_between_stays(on: Backend) {
         drop(stand.store.hold(Verb::Load));
         drop(stand.store.hold(Verb::Load));
         let gives_back = stand.store.hold(Verb::Load);
-        let failing = {
-            let (sessions, anonymous) = (stand.sessions.clone(), anonymous.clone());
-            tokio::spawn(async move {
-                let sign_in = async |session: Session| session.sign_in(ALICE);
-                visit(&sessions, &anonymous, sign_in).await
-            })
-        };
+        let failing = sign_in_apart(&stand, &anonymous);
         gives_back.reached().await;
         stand.clock.advance(Duration::from_millis(millis));
         let other = stand.sign_in(&anonymous).await;
@@ -862,13 +869,7 @@ async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
     // The first one is on the roll, and stands still before its session is written.
     drop(stand.store.hold(Verb::Replace));
     let first_writes = stand.store.hold(Verb::Replace);
-    let first = {
-        let (sessions, anonymous) = (stand.sessions.clone(), anonymous.clone());
-        tokio::spawn(async move {
-            let sign_in = async |session: Session| session.sign_in(ALICE);
-            visit(&sessions, &anonymous, sign_in).await
-        })
-    };
+    let first = sign_in_apart(&stand, &anonymous);
     first_writes.reached().await;
     // The second one rewrites that session, and stands still before it takes the place.
     drop(stand.store.hold(Verb::Replace));
@@ -1120,14 +1121,19 @@ async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
     }
 }
 
-async fn a_cap_holds(stand: &Stand) {
+/// The cookie of a new session of Alice's, which her identity provider ends in a quarter of an hour.
+async fn federated(stand: &Stand) -> String {
     let cap = stand.clock.now() + Duration::from_secs(900);
-    let federated = async |session: Session| {
+    let sign_in = async |session: Session| {
         session.sign_in(ALICE)?;
         session.end_by(cap);
         Ok(())
     };
-    let cookie = stand.visit("", federated).await.cookie();
+    stand.visit("", sign_in).await.cookie()
+}
+
+async fn a_cap_holds(stand: &Stand) {
+    let cookie = federated(stand).await;
     let step_up = async |session: Session| session.step_up();
     let second = stand.overtaken(&cookie, step_up, async || {
         stand.visit(&cookie, step_up).await.ok();
@@ -1137,13 +1143,7 @@ async fn a_cap_holds(stand: &Stand) {
     stand.clock.advance(Duration::from_secs(900));
     assert!(!is_alice(stand, &second).await);
     // A session that is no more has nothing to pass on: a password is no proof of its provider's.
-    let cap = stand.clock.now() + Duration::from_secs(900);
-    let federated = async |session: Session| {
-        session.sign_in(ALICE)?;
-        session.end_by(cap);
-        Ok(())
-    };
-    let cookie = stand.visit("", federated).await.cookie();
+    let cookie = federated(stand).await;
     let password = async |session: Session| session.sign_in(ALICE);
     let late =
         stand.overtaken(&cookie, password, async || stand.clock.advance(Duration::from_secs(900)));
@@ -1503,56 +1503,28 @@ async fn the_commands_of_a_directory(on: Backend) {
     let anonymous = stand.seeded().await;
     stand.spy.take();
     stand.visit("", sign_in).await.ok();
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load, Replace, Create],
-        "one, and two for the directory"
-    );
+    assert_eq!(taken_verbs(&stand), [Load, Replace, Create], "one, and two for the directory");
     let cookie = stand.visit(&anonymous, sign_in).await.cookie();
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load, Load, Replace, Replace],
-        "two, and two"
-    );
+    assert_eq!(taken_verbs(&stand), [Load, Load, Replace, Replace], "two, and two");
     assert_eq!(list(&stand).await.len(), 3);
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load; 4],
-        "one more than there are sessions"
-    );
+    assert_eq!(taken_verbs(&stand), [Load; 4], "one more than there are sessions");
     let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
-    assert_eq!(stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(), [Load]);
+    assert_eq!(taken_verbs(&stand), [Load]);
     drop(sign_in);
     assert!(is_alice(&stand, &cookie).await);
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load],
-        "a read"
-    );
+    assert_eq!(taken_verbs(&stand), [Load], "a read");
     stand.write(&cookie, A, 1).await;
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load, Replace],
-        "a write"
-    );
+    assert_eq!(taken_verbs(&stand), [Load, Replace], "a write");
     stand.sign_out(&cookie).await;
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load, Delete],
-        "a sign-out"
-    );
+    assert_eq!(taken_verbs(&stand), [Load, Delete], "a sign-out");
     // The directory marked, the session looked at and deleted, and taken off.
     let id = list(&stand).await[0].id;
     stand.spy.take();
     assert!(stand.sessions.of(ALICE).revoke(id).await.unwrap());
-    assert_eq!(
-        stand.spy.take().iter().map(|command| command.verb).collect::<Vec<_>>(),
-        [Load, Replace, Load, Delete, Replace],
-        "an end of one"
-    );
+    assert_eq!(taken_verbs(&stand), [Load, Replace, Load, Delete, Replace], "an end of one");
     // One lives, the other one was signed out.
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
-    let verbs: Vec<_> = stand.spy.take().iter().map(|command| command.verb).collect();
+    let verbs = taken_verbs(&stand);
     assert_eq!(verbs.len(), 2 * 2 + 3, "an end of all: {verbs:?}");
 }
 

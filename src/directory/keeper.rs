@@ -92,8 +92,8 @@ impl<'a> Keeper<'a> {
     }
 
     /// Puts a session on the roll, before it is written, and returns the mark that the directory has and
-    /// whether the place is a new one. `expected` is the mark that its sign-in found at first, `abandoned` a session that the same
-    /// sign-in could not be sure of.
+    /// whether the place is a new one. `expected` is the mark that its sign-in found at first, `abandoned` a
+    /// session that the same sign-in could not be sure of.
     pub(crate) async fn enrol(
         &self,
         application: &Application,
@@ -166,7 +166,9 @@ impl<'a> Keeper<'a> {
             }
             let mut roll = standing.roll.clone();
             let left = self.caller.deadline().saturating_duration_since(Instant::now());
-            match timeout(left / 2, self.is_nobodys(&place)).await {
+            // If it was written after all, nobody knows its secret.
+            let is_others = |loaded: &Loaded| loaded.record.header.tags.newest() != place.tag;
+            match timeout(left / 2, self.is_over(place.id, is_others)).await {
                 Ok(Ok(true)) => roll.remove(&HashSet::from([place.id])),
                 Ok(Ok(false)) => return Ok(()),
                 // Its end is left to whoever comes next. Until then it does not count.
@@ -178,17 +180,6 @@ impl<'a> Keeper<'a> {
             self.wait_for_others(&mut turn, attempt).await?;
         }
         Ok(())
-    }
-
-    /// Makes sure that a session is nobody's whose sign-in has failed: if it was written after all, nobody
-    /// knows its secret.
-    async fn is_nobodys(&self, place: &Place) -> Result<bool> {
-        let Some(loaded) = self.shut(place.id).await? else { return Ok(true) };
-        if loaded.record.header.tags.newest() != place.tag {
-            return Ok(false);
-        }
-        let (deleted, _) = self.caller.delete(&loaded.key, Some(loaded.version)).await?;
-        Ok(deleted != Deleted::Conflict)
     }
 
     /// Ends sessions. With [`Whose::AllBut`], no sign-in that has begun before succeeds any more.
@@ -450,19 +441,20 @@ impl<'a> Keeper<'a> {
             }
             sleep(BETWEEN_LOOKS).await;
         }
-        let over = missing
-            .into_iter()
-            .map(async |entry| self.is_over(entry.id).await.unwrap_or(false).then_some(entry.id));
+        // Another process's clock may be behind.
+        let lives = |loaded: &Loaded| !loaded.record.header.clocks.expired(self.settings.now());
+        let over = missing.into_iter().map(async |entry| {
+            self.is_over(entry.id, lives).await.unwrap_or(false).then_some(entry.id)
+        });
         join_all(over).await.into_iter().flatten().collect()
     }
 
-    /// Makes sure that a session that does not live never will, unless it turns out that it does.
-    async fn is_over(&self, id: SessionId) -> Result<bool> {
+    /// Makes sure that a session is no more and never will be, unless it turns out that it `stays`.
+    async fn is_over(&self, id: SessionId, stays: impl Fn(&Loaded) -> bool) -> Result<bool> {
         let Some(loaded) = self.shut(id).await? else { return Ok(true) };
-        if !loaded.record.header.clocks.expired(self.settings.now()) {
+        if stays(&loaded) {
             return Ok(false);
         }
-        // Another process's clock may be behind.
         let (deleted, _) = self.caller.delete(&loaded.key, Some(loaded.version)).await?;
         Ok(deleted != Deleted::Conflict)
     }
