@@ -3,21 +3,19 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout_at;
-
 use crate::config::{DirectoryMode, Settings};
 use crate::directory::{Application, Keeper, Mark, Place, Purpose, SIGN_IN_LIFE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
 use crate::queue::Turn;
-use crate::session::changes::{Changes, Loaded};
+use crate::session::changes::{Changes, Loaded, Lost};
 use crate::session::codec::{self, Undecodable};
 use crate::session::delta::View;
-use crate::session::plan::{self, Merge, Plan};
-use crate::session::record::{Header, Record, Tags, Update, Values};
-use crate::session::token::{Secret, SecretDigest, Token};
-use crate::session::{Millis, SessionId, Tag, Transaction};
+use crate::session::plan::{self, Merge, Plan, Why};
+use crate::session::record::{Authority, Header, Proof, Record, Secrecy, Tags, Update, Values};
+use crate::session::token::{Secret, Token};
+use crate::session::{Millis, SessionId, Transaction};
 use crate::settle::{Base, Caller, Settled, Write, pause};
 use crate::store::{Created, Deleted, StoreKey, Stored};
 
@@ -63,9 +61,8 @@ pub(crate) struct Committed {
     pub(crate) cookie: Option<String>,
     /// The changes were not kept, or not all of them.
     pub(crate) failure: Option<Error>,
-    /// The session is gone or somebody signed in anew: no cookie may leave that could overwrite
-    /// theirs.
-    pub(crate) lost: bool,
+    /// The session that the request has lost: no cookie may leave that could overwrite a newer one.
+    pub(crate) lost: Option<Lost>,
 }
 
 impl Committed {
@@ -73,8 +70,8 @@ impl Committed {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
-    fn lost() -> Self {
-        Self { lost: true, ..Self::default() }
+    fn lost(session: Arc<Loaded>, is_gone: bool) -> Self {
+        Self { lost: Some(Lost { session, is_gone }), ..Self::default() }
     }
 }
 
@@ -83,16 +80,18 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) settings: &'a Settings,
     pub(crate) caller: Caller<'a>,
     pub(crate) loaded: Option<Arc<Loaded>>,
-    /// Other sessions whose valid tokens came with the same request.
+    /// The session that the request has lost before.
+    pub(crate) lost: Option<Lost>,
+    /// The sessions of a request with several valid tokens.
     pub(crate) others: Vec<Arc<Loaded>>,
     pub(crate) changes: Changes,
     pub(crate) is_activity: bool,
-    /// A token of our name came with the request, valid or not.
-    pub(crate) is_presented: bool,
+    /// The response has left: what was read for it is too old to decide on.
+    pub(crate) outlived: bool,
+    /// A cookie of our name came along that the browser may forget.
+    pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: Enrolling,
-    /// The session that a sign-in has to do without.
-    pub(crate) before: Option<Arc<Loaded>>,
 }
 
 /// How far a sign-in has come with its principal's directory.
@@ -106,8 +105,25 @@ pub(crate) struct Enrolling {
     place: Option<Place>,
     /// A session that it made and can not be sure of.
     abandoned: Option<Place>,
-    /// A session that ends with it.
-    instead_of: Option<SessionId>,
+    /// Sessions that end with it.
+    instead_of: Vec<SessionId>,
+}
+
+/// What became of a session that was to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Ended,
+    /// It was no more.
+    Missing,
+    /// It is somebody else's by now, or has a secret that the request does not have.
+    Spared,
+}
+
+/// How far one attempt of a save came.
+enum Attempt {
+    Done(Committed),
+    /// Another request wrote first; this stands there now.
+    Overtaken(Option<Stored>),
 }
 
 impl<'a> Commit<'a, '_> {
@@ -124,78 +140,33 @@ impl<'a> Commit<'a, '_> {
 
     /// Gives back the places of sessions that could not be written, as far as the store lets it.
     async fn give_back(&mut self) {
-        let Enrolling { place, abandoned, .. } = self.enrolment;
+        let places = [self.enrolment.place, self.enrolment.abandoned];
         let Some(principal) = self.changes.principal() else { return };
         let keeper = Keeper::new(self.settings, self.caller, principal);
-        for place in place.into_iter().chain(abandoned) {
+        for place in places.into_iter().flatten() {
             let _ = keeper.give_back(place).await;
         }
     }
 
     async fn carry_out(&mut self, plan: Plan) -> Result<Committed> {
-        if self.changes.is_ended() {
-            for other in std::mem::take(&mut self.others) {
-                Box::pin(self.end(&other)).await?;
+        match (plan, self.loaded.clone()) {
+            (Plan::Refresh, Some(loaded)) => {
+                Ok(Committed::at(Box::pin(self.refresh(loaded)).await))
             }
-        }
-        let Some(loaded) = self.loaded.take() else {
-            return match plan {
-                Plan::Create => {
-                    // Values are taken from a session; this request has lost it.
-                    self.changes.delta.check_taken(&Values::default())?;
-                    match Box::pin(self.create()).await? {
-                        // Nothing came after the end.
-                        Committed { loaded: None, .. }
-                            if self.changes.is_ended() && self.is_presented =>
-                        {
-                            Ok(self.removed())
-                        }
-                        created => Ok(created),
-                    }
-                }
-                Plan::Forget => Ok(self.removed()),
-                Plan::Gone => {
-                    Ok(Committed { failure: Some(self.settings.gone("")), ..Committed::lost() })
-                }
-                _ => Ok(Committed::default()),
-            };
-        };
-        match plan {
-            Plan::Nothing | Plan::Forget | Plan::Gone | Plan::Create => Ok(Committed::at(loaded)),
-            Plan::Refresh => Ok(Committed::at(Box::pin(self.refresh(loaded)).await)),
-            Plan::Save { new_secret } => self.save(loaded, new_secret).await,
-            Plan::Delete => Ok(match Box::pin(self.end(&loaded)).await? {
-                true => self.removed(),
-                // Somebody else signed in on it: their session, and their cookie.
-                false => Committed::lost(),
+            (Plan::Save { .. }, Some(loaded)) => self.save(loaded).await,
+            (Plan::Nothing | Plan::Refresh | Plan::Save { .. }, loaded) => {
+                Ok(Committed { loaded, lost: self.lost.take(), ..Committed::default() })
+            }
+            (Plan::Forget, _) => Ok(self.removed()),
+            (Plan::Gone, _) => Ok(self.refused()),
+            (Plan::Create, _) => Box::pin(self.begin()).await,
+            (Plan::Delete, _) => Ok(match Box::pin(self.end_all()).await? {
+                Ended::Ended => self.removed(),
+                // The browser may hold a newer cookie.
+                ended => self.lost(ended == Ended::Missing),
             }),
-            Plan::DeleteThenCreate => {
-                // A decision that fails must leave everything as it is.
-                let nothing = Values::default();
-                let mut view = self.changes.delta.replay(&nothing, false)?;
-                self.decide(&nothing, &mut view)?;
-                if !Box::pin(self.end(&loaded)).await? {
-                    return Ok(self.gone(&loaded));
-                }
-                // From here on the old session is no more, whatever becomes of the new one.
-                match Box::pin(self.create()).await {
-                    Ok(Committed { loaded: None, .. }) => Ok(self.removed()),
-                    Ok(created) => Ok(created),
-                    Err(error) => Ok(Committed { failure: Some(error), ..self.removed() }),
-                }
-            }
-            Plan::CreateThenDelete => {
-                self.enrolment.instead_of = Some(loaded.id);
-                let created = Box::pin(self.create()).await?;
-                if let Err(error) = Box::pin(self.end(&loaded)).await {
-                    // Better nobody than two: without its cookie the new session is nobody's.
-                    if let Some(created) = &created.loaded {
-                        let _ = self.caller.delete(&created.key, Some(created.version)).await;
-                    }
-                    return Err(error);
-                }
-                Ok(created)
-            }
+            (Plan::DeleteThenCreate, _) => Box::pin(self.begin_after_end()).await,
+            (Plan::CreateThenDelete, _) => Box::pin(self.begin_before_end()).await,
         }
     }
 
@@ -203,39 +174,135 @@ impl<'a> Commit<'a, '_> {
         Committed { cookie: Some(self.settings.cookie.removal()), ..Committed::default() }
     }
 
-    async fn create(&mut self) -> Result<Committed> {
+    /// The session that came along is lost, and nothing is sent.
+    fn lost(&self, is_gone: bool) -> Committed {
+        let session = self.came_along().next().cloned();
+        let lost = session.map(|session| Lost { session, is_gone });
+        Committed { lost, ..Committed::default() }
+    }
+
+    /// The changes can not be made: not with this request's secret, or not any more.
+    fn refused(&self) -> Committed {
+        let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
+        let failure = Some(self.settings.gone(""));
+        if let Some(session) = self.came_along().next() {
+            event::gone(session.id);
+        }
+        Committed { failure, ..self.lost(is_gone) }
+    }
+
+    /// The sessions whose tokens came with the request.
+    fn came_along(&self) -> impl Iterator<Item = &Arc<Loaded>> {
+        let lost = self.lost.as_ref().map(|lost| &lost.session);
+        self.loaded.iter().chain(lost).chain(&self.others)
+    }
+
+    /// The values of a new session.
+    fn first_values(&mut self) -> Result<View> {
         let nothing = Values::default();
+        let mut view = self.changes.delta.replay(&nothing, false)?;
+        self.decide(&nothing, &mut view)?;
+        Ok(view)
+    }
+
+    /// A new session that no other one ends for.
+    async fn begin(&mut self) -> Result<Committed> {
+        // Values are taken from a session, and this request has none.
+        self.changes.delta.check_taken(&Values::default())?;
+        let view = self.first_values()?;
+        let created = self.create(&view).await?;
+        self.tell_created(&created);
+        if created.loaded.is_none() && self.changes.is_ended() && self.is_removable {
+            // Nothing came after the end.
+            return Ok(self.removed());
+        }
+        Ok(created)
+    }
+
+    /// What came along ends, then a new session begins.
+    async fn begin_after_end(&mut self) -> Result<Committed> {
+        // A decision that fails must leave everything as it is.
+        let view = self.first_values()?;
+        let ended = self.end_all().await?;
+        if ended != Ended::Ended {
+            let lost = self.lost(ended == Ended::Missing);
+            let is_change = self.decide.is_some() || view.differs_from(&Values::default());
+            let failure = is_change.then(|| self.settings.gone(""));
+            return Ok(Committed { failure, ..lost });
+        }
+        // From here on the old session is no more, whatever becomes of the new one.
+        match self.create(&view).await {
+            Ok(Committed { loaded: None, .. }) => Ok(self.removed()),
+            Ok(created) => {
+                self.tell_created(&created);
+                Ok(created)
+            }
+            Err(error) => Ok(Committed { failure: Some(error), ..self.removed() }),
+        }
+    }
+
+    /// A session begins by a sign-in, and only then what came along ends: a sign-in that can not be
+    /// written changes nothing. One beside which another session can not be ended fails, and is taken back: the next
+    /// request would bring both tokens and be anonymous, or the account would have a session too many.
+    async fn begin_before_end(&mut self) -> Result<Committed> {
+        let ending: Vec<_> = self.came_along().cloned().collect();
+        self.enrolment.instead_of = ending.iter().map(|session| session.id).collect();
+        let view = self.first_values()?;
+        let created = self.create(&view).await?;
+        let why = if self.changes.is_ended() { Why::SignOut } else { Why::SignIn };
+        for session in ending {
+            let outcome = match self.end(&session, why).await {
+                Ok(Ended::Spared) if self.counts_beside(&session) => {
+                    Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
+                }
+                outcome => outcome,
+            };
+            if let Err(error) = outcome {
+                // Without its cookie the new session is nobody's.
+                if let Some(created) = &created.loaded {
+                    let _ = self.caller.delete(&created.key, Some(created.version)).await;
+                }
+                return Err(error);
+            }
+        }
+        self.tell_created(&created);
+        Ok(created)
+    }
+
+    /// Whether a session that was not counted goes on beside the new one.
+    fn counts_beside(&self, session: &Loaded) -> bool {
+        session.record.header.principal.as_ref() == self.changes.principal()
+    }
+
+    /// A new session with these values, of which nobody is told yet; none where there is nothing to
+    /// store.
+    async fn create(&mut self, view: &View) -> Result<Committed> {
+        let nothing = Values::default();
+        if self.changes.principal().is_none() && !view.differs_from(&nothing) {
+            return Ok(Committed::default());
+        }
         let mut lost_answer = None;
         for _ in 0..NEW_IDS {
-            let mut view = self.changes.delta.replay(&nothing, false)?;
-            self.decide(&nothing, &mut view)?;
-            if self.changes.principal().is_none() && !view.differs_from(&nothing) {
-                return Ok(Committed::default());
-            }
             let entropy = &*self.settings.entropy;
             let token = Token { id: SessionId::random(entropy)?, secret: Secret::random(entropy)? };
             let now = self.settings.now();
             let tag = self.settings.tag()?;
-            let header = Header::new(token.secret.digest(), now, &self.settings.lifetime, tag);
-            let header = Header {
-                // Nothing came before the first write.
-                tags: Tags::first(tag),
-                ..self.as_before(header).updated(&self.update(now, tag, None))
-            };
-            let (record, write) = self.encode(&header, &view, &nothing, now)?;
+            let digest = token.secret.digest(self.settings.cookie.name());
+            let header = Header::new(digest, now, &self.settings.lifetime, tag);
+            // Nothing came before the first write.
+            let header = header.updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
+            let header = Header { tags: Tags::first(tag), ..header };
+            let (record, write) = self.encode(&header, view, &nothing, now)?;
             if self.enrols(None, &header) {
                 self.enrol(token.id, None, &header).await?;
             }
             let key = self.settings.key(token.id);
             match self.caller.create(&key, &write).await {
                 Ok(Created::Created(version)) => {
-                    event::created(token.id);
-                    if self.changes.principal().is_some() {
-                        event::signed_in(token.id);
-                    }
                     let cookie = Some(self.cookie(&header, &token, now));
-                    let loaded = Arc::new(Loaded { id: token.id, key, record, version });
-                    return Ok(Committed { cookie, ..Committed::at(loaded) });
+                    let authority = Authority::of(&header, false);
+                    let loaded = Loaded { id: token.id, key, record, version, authority };
+                    return Ok(Committed { cookie, ..Committed::at(Arc::new(loaded)) });
                 }
                 // By whoever has ended it, or by this command's own copy.
                 Ok(Created::Occupied) => self.enrolment.abandoned = self.enrolment.place.take(),
@@ -255,104 +322,119 @@ impl<'a> Commit<'a, '_> {
         })
     }
 
-    async fn save(&mut self, loaded: Arc<Loaded>, new_secret: bool) -> Result<Committed> {
-        let settings = self.settings;
-        let signing_in = self.changes.signing_in().is_some();
-        let is_step_up = self.changes.signing_in().is_some_and(|sign_in| sign_in.is_step_up);
-        let mut secret = if new_secret { Some(Secret::random(&*settings.entropy)?) } else { None };
-        let mut current = loaded.clone();
-        let mut is_fresh = false;
-        let mut turn = None;
-        for attempt in 0..self.settings.commit_attempts {
-            let base = &current.record;
-            let now = settings.now();
-            let stored = if base.header.clocks.expired(now) {
-                // The record decides, whatever the store still holds.
-                None
-            } else {
-                self.changes.delta.check_taken(&base.values)?;
-                let only_surviving = self.changes.only_surviving(&base.header);
-                let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
-                self.decide(&base.values, &mut view)?;
-                if secret.is_none() && !view.differs_from(&base.values) {
-                    if self.decide.is_none() || is_fresh {
-                        return Ok(Committed::at(current));
-                    }
-                    // No write will tell whether the decision was made on the newest record.
-                    match Box::pin(self.caller.load(&current.key)).await? {
-                        Some(stored) if stored.version == current.version => {
-                            return Ok(Committed::at(current));
-                        }
-                        stored => stored,
-                    }
-                } else {
-                    let tag = self.settings.tag()?;
-                    let digest = secret.map(|secret| secret.digest());
-                    let header = base.header.updated(&self.update(now, tag, digest));
-                    let (record, write) = self.encode(&header, &view, &base.values, now)?;
-                    let cookie = secret
-                        .map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
-                    if self.enrols(Some(&base.header), &header) {
-                        match Box::pin(self.enrol(current.id, Some(&base.header), &header)).await {
-                            Err(error) if error.kind() == ErrorKind::Gone => {
-                                return Ok(self.gone(&loaded));
-                            }
-                            enrolled => enrolled?,
-                        }
-                    }
-                    let told = || match (signing_in, secret) {
-                        (true, _) => event::signed_in(current.id),
-                        (false, Some(_)) => event::rotated(current.id),
-                        (false, None) => {}
-                    };
-                    match self.caller.replace(&current.key, &write, current.base()).await? {
-                        Settled::Applied(version) => {
-                            told();
-                            let saved = current.at(record, version);
-                            return Ok(Committed { cookie, ..Committed::at(saved) });
-                        }
-                        Settled::Followed(stored) => {
-                            told();
-                            return Ok(followed(&header, current.newer(stored)?, cookie));
-                        }
-                        Settled::Missing => None,
-                        Settled::Conflict(stored) => {
-                            // Rare, so the future of every commit need not hold it.
-                            Box::pin(self.overtaken(&current, stored, &mut turn, attempt)).await?
-                        }
-                    }
-                }
-            };
-            is_fresh = true;
-            let newer = stored.map(|stored| current.newer(stored)).transpose()?;
-            let newer = newer.filter(|newer| !newer.record.header.clocks.expired(settings.now()));
-            let merge = match &newer {
-                Some(newer) => plan::merge(&loaded.record.header, &newer.record.header, signing_in),
-                // Who is signed in already proves it on the session, and that is no more.
-                None if signing_in && !is_step_up => Merge::StartFresh,
-                None => Merge::Gone,
-            };
-            match (merge, newer) {
-                (Merge::Replay { keep_secret }, Some(newer)) => {
-                    if keep_secret && self.changes.changes_age() {
-                        // Its cookie would make the other request's void.
-                        return Err(Error::new(ErrorKind::Contended, "the secret was changed"));
-                    }
-                    secret = secret.filter(|_| !keep_secret);
-                    current = newer;
-                }
-                (Merge::StartFresh, newer) => {
-                    self.before = newer;
-                    self.changes.delta.check_taken(&Values::default())?;
-                    return match Box::pin(self.create()).await {
-                        Err(error) if error.kind() == ErrorKind::Gone => Ok(self.gone(&loaded)),
-                        created => created,
-                    };
-                }
-                (_, _) => return Ok(self.gone(&loaded)),
+    fn tell_created(&self, created: &Committed) {
+        if let Some(loaded) = &created.loaded {
+            event::created(loaded.id);
+            if self.changes.principal().is_some() {
+                event::signed_in(loaded.id);
             }
         }
+    }
+
+    /// Writes the changes to the session, on whatever it has become, as far as this request may.
+    async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
+        let mut secret = None;
+        let mut current = Some(loaded.clone());
+        let mut last = loaded.clone();
+        let mut turn = None;
+        for attempt in 0..self.settings.commit_attempts {
+            let now = self.settings.now();
+            // The record decides, whatever the store still holds.
+            let living = current.take().filter(|is| !is.record.header.clocks.expired(now));
+            let secrecy = living.as_ref().map(|living| living.secrecy());
+            let header = &living.as_ref().unwrap_or(&last).record.header;
+            let wishes = self.changes.wishes(header);
+            let new_secret = match plan::merge(secrecy, wishes, self.outlived) {
+                Merge::Write { new_secret } => new_secret,
+                Merge::StartFresh => return Box::pin(self.begin()).await,
+                Merge::Gone { fails } => return Ok(self.gone(loaded, living.is_none(), fails)),
+            };
+            let Some(living) = living else { return Ok(self.gone(loaded, true, false)) };
+            last = living;
+            if new_secret && secret.is_none() {
+                secret = Some(Secret::random(&*self.settings.entropy)?);
+            }
+            let secret = secret.filter(|_| new_secret);
+            let stored = match self.attempt(&last, secret, attempt > 0).await {
+                Ok(Attempt::Done(committed)) => return Ok(committed),
+                Ok(Attempt::Overtaken(stored)) => stored,
+                // Strict mode: the session is not listed any more.
+                Err(error) if error.kind() == ErrorKind::Gone => {
+                    return Ok(self.gone(loaded, true, true));
+                }
+                Err(error) => return Err(error),
+            };
+            // Rare, so the future of every commit need not hold it.
+            let stored = Box::pin(self.overtaken(&last, stored, &mut turn, attempt)).await?;
+            current = stored.map(|stored| last.newer(stored)).transpose()?;
+        }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// One attempt to write the changes to the session as it was read. `is_fresh`: it was read for this
+    /// commit.
+    async fn attempt(
+        &mut self,
+        current: &Arc<Loaded>,
+        secret: Option<Secret>,
+        is_fresh: bool,
+    ) -> Result<Attempt> {
+        let base = &current.record;
+        self.changes.delta.check_taken(&base.values)?;
+        let only_surviving = self.changes.only_surviving(&base.header);
+        let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
+        self.decide(&base.values, &mut view)?;
+        if secret.is_none() && !view.differs_from(&base.values) {
+            return self.nothing_to_write(current, is_fresh).await;
+        }
+        let now = self.settings.now();
+        let tag = self.settings.tag()?;
+        let digest = secret.map(|secret| secret.digest(self.settings.cookie.name()));
+        let update = Update { digest, ..Update::plain(now, tag, &self.settings.lifetime) };
+        let header = base.header.updated(&self.update(Some(current), update));
+        let (record, write) = self.encode(&header, &view, &base.values, now)?;
+        let cookie =
+            secret.map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
+        if self.enrols(Some(&base.header), &header) {
+            Box::pin(self.enrol(current.id, Some(&base.header), &header)).await?;
+        }
+        let settled = self.caller.replace(&current.key, &write, current.base()).await?;
+        let version = match &settled {
+            Settled::Applied(version) => *version,
+            Settled::Followed(stored) => stored.version,
+            Settled::Missing => return Ok(Attempt::Overtaken(None)),
+            Settled::Conflict(stored) => {
+                event::conflict(current.id);
+                return Ok(Attempt::Overtaken(stored.clone()));
+            }
+        };
+        match (self.changes.signing_in(), secret) {
+            (Some(_), _) => event::signed_in(current.id),
+            (None, Some(_)) => event::rotated(current.id),
+            (None, None) => {}
+        }
+        let saved = match secret {
+            Some(_) => current.renewed(record, version),
+            None => current.at(record, version),
+        };
+        Ok(Attempt::Done(match settled {
+            Settled::Followed(stored) => followed(&saved, stored, cookie)?,
+            _ => Committed { cookie, ..Committed::at(saved) },
+        }))
+    }
+
+    /// The changes change nothing. No write will tell whether that was decided on the newest record, so
+    /// where it matters it is read.
+    async fn nothing_to_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<Attempt> {
+        if is_fresh || (self.decide.is_none() && !self.outlived) {
+            return Ok(Attempt::Done(Committed::at(current.clone())));
+        }
+        Ok(match Box::pin(self.caller.load(&current.key)).await? {
+            Some(stored) if stored.version == current.version => {
+                Attempt::Done(Committed::at(current.clone()))
+            }
+            stored => Attempt::Overtaken(stored),
+        })
     }
 
     /// Another request wrote first: what to go on from, after those of this process that have met a
@@ -364,9 +446,11 @@ impl<'a> Commit<'a, '_> {
         turn: &mut Option<Turn<'a>>,
         attempt: u32,
     ) -> Result<Option<Stored>> {
-        event::conflict(current.id);
         let is_stale = match turn {
-            None => turn.insert(self.turn(&current.key).await?).waited(),
+            None => {
+                let own = self.caller.turn(self.settings, &current.key).await?;
+                turn.insert(own).waited()
+            }
             Some(_) if attempt < PROMPT_ATTEMPTS => false,
             Some(_) => {
                 pause(&self.caller, &*self.settings.entropy, attempt).await?;
@@ -379,29 +463,20 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
-    /// Waits for the commits of the same session in this process that met a conflict before.
-    async fn turn(&mut self, key: &StoreKey) -> Result<Turn<'a>> {
-        let turn = timeout_at(self.caller.deadline(), self.settings.queues.wait(key)).await;
-        turn.map_err(|_| {
-            Error::new(ErrorKind::Contended, "too many requests change this session at once")
-        })
-    }
-
-    /// The session is no more: it is not brought back, and no cookie of any kind is sent.
-    fn gone(&self, loaded: &Loaded) -> Committed {
-        let base = self.changes.base_values(Some(loaded));
-        let nothing_lost = self.decide.is_none()
-            && self.changes.signing_in().is_none()
-            && !self.changes.delta.view().differs_from(&base);
-        let failure = (!nothing_lost).then(|| {
+    /// The session is no more, or not this request's any more: it is not brought back, and no cookie of any
+    /// kind is sent.
+    fn gone(&self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
+        let base = self.changes.base_values(Some(&loaded));
+        let fails = fails || self.decide.is_some();
+        let failure = (fails || self.changes.delta.view().differs_from(&base)).then(|| {
             event::gone(loaded.id);
             self.settings.gone("")
         });
-        Committed { failure, ..Committed::lost() }
+        Committed { failure, ..Committed::lost(loaded, is_gone) }
     }
 
-    /// Extends the idle timeout. Whatever happens to it, the request goes on: somebody else has
-    /// written, or the next request will try again.
+    /// Extends the idle timeout, and notes that the session's cookie came back. Whatever happens to it, the
+    /// request goes on: somebody else has written, or the next request will try again.
     async fn refresh(&mut self, loaded: Arc<Loaded>) -> Arc<Loaded> {
         match self.try_refresh(&loaded).await {
             Ok(Some(refreshed)) => refreshed,
@@ -418,41 +493,64 @@ impl<'a> Commit<'a, '_> {
         if loaded.record.header.clocks.expired(now) {
             return Ok(None);
         }
-        let tag = self.settings.tag()?;
-        let header = loaded.record.header.updated(&self.update(now, tag, None));
+        let update = Update {
+            is_unconfirmed: loaded.authority.is_presented.then_some(false),
+            is_activity: self.is_activity,
+            ..Update::plain(now, self.settings.tag()?, &self.settings.lifetime)
+        };
+        let header = loaded.record.header.updated(&update);
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
         Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
             Settled::Applied(version) => Some(loaded.at(record, version)),
-            Settled::Followed(stored) => followed(&header, loaded.newer(stored)?, None).loaded,
+            Settled::Followed(stored) => {
+                followed(&loaded.at(record, stored.version), stored, None)?.loaded
+            }
             Settled::Conflict(_) | Settled::Missing => None,
         })
     }
 
-    /// Ends a session; false where it has become somebody else's.
-    async fn end(&mut self, loaded: &Loaded) -> Result<bool> {
+    /// Signs out of every session that came along.
+    async fn end_all(&mut self) -> Result<Ended> {
+        let ending: Vec<_> = self.came_along().cloned().collect();
+        let mut outcomes = Vec::new();
+        for session in ending {
+            outcomes.push(self.end(&session, Why::SignOut).await?);
+        }
+        // What was spared may have a newer cookie in the browser, which must stay.
+        let of_weight = [Ended::Spared, Ended::Ended];
+        Ok(of_weight.into_iter().find(|ended| outcomes.contains(ended)).unwrap_or(Ended::Missing))
+    }
+
+    /// Ends a session, if it may.
+    async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Ended> {
+        if !plan::ends(why, &loaded.authority, &loaded.record.header) {
+            return Ok(Ended::Spared);
+        }
         let mut version = loaded.version;
         for attempt in 0..self.settings.commit_attempts {
             match self.caller.delete(&loaded.key, Some(version)).await? {
                 (Deleted::Deleted, _) => {
                     event::signed_out(loaded.id);
-                    return Ok(true);
+                    return Ok(Ended::Ended);
                 }
                 (Deleted::Missing, in_doubt) => {
                     if in_doubt {
                         event::signed_out(loaded.id);
                     }
-                    return self.already_ended(in_doubt);
+                    self.check_taken_before_end(in_doubt)?;
+                    return Ok(if in_doubt { Ended::Ended } else { Ended::Missing });
                 }
                 (Deleted::Conflict, _) => {}
             }
             event::conflict(loaded.id);
             let Some(stored) = self.caller.load(&loaded.key).await? else {
-                return self.already_ended(false);
+                self.check_taken_before_end(false)?;
+                return Ok(Ended::Missing);
             };
             let newer = loaded.newer(stored)?;
-            if !plan::ends(&loaded.record.header, &newer.record.header) {
-                return Ok(false);
+            if !plan::ends(why, &loaded.authority, &newer.record.header) {
+                return Ok(Ended::Spared);
             }
             self.changes.delta.check_taken(&newer.record.values)?;
             version = newer.version;
@@ -465,23 +563,13 @@ impl<'a> Commit<'a, '_> {
 
     /// The session was ended before, or by a command whose answer was lost: fine, unless one of its
     /// values was handed out.
-    fn already_ended(&self, in_doubt: bool) -> Result<bool> {
-        let taken = self.changes.delta.check_taken(&Values::default());
-        match taken {
+    fn check_taken_before_end(&self, in_doubt: bool) -> Result<()> {
+        match self.changes.delta.check_taken(&Values::default()) {
             Err(_) if in_doubt => Err(Error::new(
                 ErrorKind::OutcomeUnknown,
                 "the session ended, by this request or by another that took the same value",
             )),
-            taken => taken.map(|()| true),
-        }
-    }
-
-    /// A new session that ends when the one before it would have, where that was the same person's.
-    fn as_before(&self, new: Header) -> Header {
-        let before = self.before.as_ref().map(|before| &before.record.header);
-        match before.filter(|before| before.principal.as_ref() == self.changes.principal()) {
-            Some(before) => Header { end_by: before.end_by, ..new },
-            None => new,
+            taken => taken,
         }
     }
 
@@ -498,14 +586,15 @@ impl<'a> Commit<'a, '_> {
     /// Puts the session on its principal's roll.
     async fn enrol(&mut self, id: SessionId, base: Option<&Header>, header: &Header) -> Result<()> {
         let Some(principal) = &header.principal else { return Ok(()) };
-        let Enrolling { found, entered, place, abandoned, instead_of } = self.enrolment;
+        let Enrolling { found, entered, place, abandoned, .. } = self.enrolment;
         let sign_in = self.changes.signing_in();
         let begun = sign_in.and_then(|sign_in| sign_in.begun);
         if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
             return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
         }
         let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
-        let is_new_sign_in = sign_in.is_some_and(|sign_in| !sign_in.is_step_up);
+        let is_new_sign_in = matches!(self.changes.proof(), Proof::SignIn(_));
+        let is_strict = self.settings.directory == DirectoryMode::Strict;
         let application = Application {
             id,
             signed_in,
@@ -514,11 +603,10 @@ impl<'a> Commit<'a, '_> {
                 Some(_) if entered == Some(id) => Purpose::Again,
                 Some(_) => Purpose::SignIn,
             },
-            deadline: header.clocks.absolute_deadline,
+            life: header.clocks.absolute_deadline.since(signed_in),
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
-            instead_of,
-            goes_on_from: (self.settings.directory == DirectoryMode::Strict && !is_new_sign_in)
-                .then(|| self.before.as_ref().map_or(id, |before| before.id)),
+            instead_of: self.enrolment.instead_of.clone(),
+            must_be_listed: is_strict && !is_new_sign_in,
         };
         let keeper = Keeper::new(self.settings, self.caller, principal);
         let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
@@ -530,29 +618,38 @@ impl<'a> Commit<'a, '_> {
         let is_own = was_anonymous && (is_new || earlier.is_some());
         // The roll keeps the moment of the first attempt.
         let signed_in = earlier.filter(|_| !is_new).map_or(signed_in, |place| place.signed_in);
-        let place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });
-        let (found, entered, abandoned) = (Some(mark), Some(id), None);
-        self.enrolment = Enrolling { found, entered, place, abandoned, instead_of };
+        let enrolment = &mut self.enrolment;
+        enrolment.place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });
+        (enrolment.found, enrolment.entered, enrolment.abandoned) = (Some(mark), Some(id), None);
         Ok(())
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {
+        let max_record = self.settings.max_record;
         match &mut self.decide {
-            Some(decide) => decide(&mut Transaction::new(base, view)),
+            Some(decide) => decide(&mut Transaction::new(base, view, max_record)),
             None => Ok(()),
         }
     }
 
-    fn update<'b>(&'b self, now: Millis, tag: Tag, digest: Option<SecretDigest>) -> Update<'b> {
+    /// What this request does to the header of its session, or of a new one.
+    fn update<'b>(&'b self, current: Option<&Loaded>, plain: Update<'b>) -> Update<'b> {
+        let changes = &self.changes;
+        let is_back = |current: &Loaded| {
+            current.authority.is_presented && current.secrecy() == Secrecy::Own
+        };
+        let is_unconfirmed = match changes.proof() {
+            Proof::SignIn(_) => Some(self.settings.parallel.rejects()),
+            _ => current.is_some_and(is_back).then_some(false),
+        };
         Update {
-            now,
-            tag,
-            configured: &self.settings.lifetime,
-            digest,
-            lifetime: self.changes.lifetime(),
-            end_by: self.changes.end_by(),
-            sign_in: self.changes.principal(),
+            lifetime: changes.lifetime(),
+            end_by: changes.end_by(),
+            proof: changes.proof(),
+            supersedes: changes.supersedes(),
+            is_unconfirmed,
             is_activity: self.is_activity,
+            ..plain
         }
     }
 
@@ -582,12 +679,13 @@ impl<'a> Commit<'a, '_> {
     }
 }
 
-/// A write that was settled as applied, with others on top of it.
-fn followed(ours: &Header, newer: Arc<Loaded>, cookie: Option<String>) -> Committed {
-    if !ours.same_sign_in(&newer.record.header) {
-        return Committed::lost();
-    }
-    // A secret that was replaced meanwhile is void.
-    let cookie = cookie.filter(|_| ours.digest == newer.record.header.digest);
-    Committed { cookie, ..Committed::at(newer) }
+/// A write that was settled as applied, with others on top of it: what this request has of it.
+fn followed(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Committed> {
+    let newer = saved.newer(stored)?;
+    Ok(match newer.secrecy() {
+        Secrecy::Own => Committed { cookie, ..Committed::at(newer) },
+        // A secret that was replaced meanwhile is void, and its cookie with it.
+        Secrecy::Rotated => Committed::at(newer),
+        Secrecy::SignedInAnew => Committed::lost(newer, false),
+    })
 }

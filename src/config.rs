@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::queue::Queues;
 use crate::session::{Entropy, Lifetime, Millis, OsEntropy, SessionId, Tag};
-use crate::store::{Store, StoreKey, TAG_LEN};
+use crate::store::{Store, StoreKey, TAG_LEN, encoded_digest};
 
 /// The sessions of an application: the store, and everything that is decided once.
 ///
@@ -51,7 +51,7 @@ pub(crate) struct Settings {
     pub(crate) parallel: ParallelSessions,
     pub(crate) commit_attempts: u32,
     pub(crate) command_repeats: u32,
-    pub(crate) on_server_error: OnServerError,
+    pub(crate) on_failed_response: OnFailedResponse,
     pub(crate) gone_status: u16,
     pub(crate) sign_in_page: Option<Cow<'static, str>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -91,15 +91,15 @@ impl Sessions {
             store: Arc::new(store),
             cookie: Cookie::default(),
             lifetime: Lifetime::default(),
-            namespace: Cow::Borrowed("unsticky"),
+            namespace: None,
             epoch: 0,
             timeout: limits::TIMEOUT,
             max_record: limits::RECORD_BYTES,
             directory: DirectoryMode::default(),
-            parallel: ParallelSessions::default(),
+            parallel: None,
             commit_attempts: limits::COMMIT_ATTEMPTS,
             command_repeats: limits::COMMAND_REPEATS,
-            on_server_error: OnServerError::Discard,
+            on_failed_response: OnFailedResponse::Discard,
             gone_status: 409,
             sign_in_page: None,
             clock: Arc::new(SystemClock),
@@ -144,15 +144,26 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// What becomes of a handler's changes when its response says that the server failed (5xx).
+/// What becomes of a handler's changes when its response says that it failed: a status of 5xx, or 408,
+/// which is how a time limit further in cuts a handler off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum OnServerError {
+pub enum OnFailedResponse {
     /// Nothing is kept but an end of the session. The default.
+    ///
+    /// What must count although the answer is an error is written by
+    /// [`transact`](crate::Session::transact) or [`save`](crate::Session::save).
     #[default]
     Discard,
     /// Everything is kept, as after any other response. A panic still keeps nothing but an end.
     Commit,
+}
+
+impl OnFailedResponse {
+    /// Whether the changes of a handler with a response of this status are dropped.
+    pub(crate) fn discards(self, status: u16) -> bool {
+        self == Self::Discard && (status >= 500 || status == 408)
+    }
 }
 
 /// Whether the sessions of each principal are listed; see [`Directory`](crate::Directory).
@@ -197,15 +208,15 @@ pub struct Builder {
     store: Arc<dyn Store>,
     cookie: Cookie,
     lifetime: Lifetime,
-    namespace: Cow<'static, str>,
+    namespace: Option<Cow<'static, str>>,
     epoch: u32,
     timeout: Duration,
     max_record: usize,
     directory: DirectoryMode,
-    parallel: ParallelSessions,
+    parallel: Option<ParallelSessions>,
     commit_attempts: u32,
     command_repeats: u32,
-    on_server_error: OnServerError,
+    on_failed_response: OnFailedResponse,
     gone_status: u16,
     sign_in_page: Option<Cow<'static, str>>,
     clock: Arc<dyn Clock>,
@@ -219,15 +230,19 @@ impl Builder {
     }
 
     /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
-    /// 24 hours.
+    /// 24 hours. The idle timeout must not be longer than the absolute one.
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         Self { lifetime, ..self }
     }
 
-    /// The first part of every key in the store, so that applications can share one. Default:
-    /// `unsticky`. One to 64 letters, digits or any of `._-`.
+    /// The first part of every key in the store, so that applications can share one. One to 64 letters,
+    /// digits or any of `._-`.
+    ///
+    /// Default: the cookie's name, so that applications with different cookie names share nothing. A name
+    /// that is no valid namespace stands there as `=` and the 43 characters of base64url of its SHA-256,
+    /// which no namespace of your own can be.
     pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
-        Self { namespace: namespace.into(), ..self }
+        Self { namespace: Some(namespace.into()), ..self }
     }
 
     /// The second part of every key. Default: 0. Another number ends every session of the
@@ -253,10 +268,10 @@ impl Builder {
         Self { directory, ..self }
     }
 
-    /// How many sessions of one principal there may be at once, and what becomes of one more; decided
-    /// by the directory, where it is not turned off. Default: the oldest of a hundred goes.
+    /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
+    /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
     pub fn parallel_sessions(self, parallel: ParallelSessions) -> Self {
-        Self { parallel, ..self }
+        Self { parallel: Some(parallel), ..self }
     }
 
     /// How often a commit is tried on ever newer records before the request fails with
@@ -277,9 +292,10 @@ impl Builder {
         Self { command_repeats, ..self }
     }
 
-    /// What a 5xx response does to the handler's changes. Default: [`OnServerError::Discard`].
-    pub fn on_server_error(self, on_server_error: OnServerError) -> Self {
-        Self { on_server_error, ..self }
+    /// What a response of status 5xx or 408 does to the handler's changes. Default:
+    /// [`OnFailedResponse::Discard`].
+    pub fn on_failed_response(self, on_failed_response: OnFailedResponse) -> Self {
+        Self { on_failed_response, ..self }
     }
 
     /// The status code of a response whose session was ended, or signed in anew, by another request
@@ -310,11 +326,11 @@ impl Builder {
     ///
     /// [`ConfigError`] says which setting is not allowed and why. The store is not contacted.
     pub fn build(self) -> Result<Sessions, ConfigError> {
-        let namespace = &self.namespace;
-        if !(1..=64).contains(&namespace.len())
-            || !namespace.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        {
+        if self.namespace.as_ref().is_some_and(|namespace| !is_namespace(namespace)) {
             return Err(ConfigError::Namespace);
+        }
+        if self.lifetime.idle() > self.lifetime.absolute() {
+            return Err(ConfigError::IdleTimeout);
         }
         if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.timeout) {
             return Err(ConfigError::Timeout);
@@ -322,8 +338,12 @@ impl Builder {
         if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
             return Err(ConfigError::RecordSize);
         }
-        if !(1..=CAPACITY).contains(&self.parallel.most()) {
+        let limit = self.parallel.filter(|parallel| *parallel != ParallelSessions::Allow);
+        if limit.is_some_and(|limit| !(1..=CAPACITY).contains(&limit.most())) {
             return Err(ConfigError::ParallelSessions);
+        }
+        if limit.is_some() && self.directory == DirectoryMode::Off {
+            return Err(ConfigError::LimitWithoutDirectory);
         }
         if !(1..=1000).contains(&self.commit_attempts) {
             return Err(ConfigError::CommitAttempts);
@@ -345,6 +365,11 @@ impl Builder {
 
     /// The settings as they are; for those that are known to be allowed.
     pub(crate) fn unchecked(self) -> Sessions {
+        let namespace = match self.namespace {
+            Some(namespace) => namespace,
+            None if is_namespace(self.cookie.name()) => self.cookie.name().to_owned().into(),
+            None => format!("={}", encoded_digest(self.cookie.name())).into(),
+        };
         Sessions(Arc::new(Settings {
             store: self.store,
             cookie: CookieTemplate::new(&self.cookie),
@@ -352,16 +377,16 @@ impl Builder {
             timeout: self.timeout,
             max_record: self.max_record,
             directory: self.directory,
-            parallel: self.parallel,
+            parallel: self.parallel.unwrap_or_default(),
             commit_attempts: self.commit_attempts,
             command_repeats: self.command_repeats,
-            on_server_error: self.on_server_error,
+            on_failed_response: self.on_failed_response,
             gone_status: self.gone_status,
             sign_in_page: self.sign_in_page,
             clock: self.clock,
             entropy: self.entropy,
             queues: Queues::default(),
-            key_prefix: format!("{}:{}:", self.namespace, self.epoch),
+            key_prefix: format!("{namespace}:{}:", self.epoch),
         }))
     }
 }
@@ -374,6 +399,11 @@ impl fmt::Debug for Builder {
             .field("lifetime", &self.lifetime)
             .finish_non_exhaustive()
     }
+}
+
+fn is_namespace(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 const MIN_RECORD: usize = 512;
@@ -389,6 +419,9 @@ pub enum ConfigError {
     /// See [`Builder::namespace`].
     #[error("namespace: one to 64 letters, digits or any of ._-")]
     Namespace,
+    /// See [`Builder::lifetime`].
+    #[error("lifetime: the idle timeout is longer than the absolute one, so it would do nothing")]
+    IdleTimeout,
     /// See [`Builder::timeout`].
     #[error("timeout: from ten milliseconds to one minute")]
     Timeout,
@@ -398,6 +431,9 @@ pub enum ConfigError {
     /// See [`Builder::parallel_sessions`].
     #[error("parallel sessions: from 1 to 1000")]
     ParallelSessions,
+    /// See [`Builder::parallel_sessions`].
+    #[error("parallel sessions: a limit needs the directory, which is turned off")]
+    LimitWithoutDirectory,
     /// See [`Builder::commit_attempts`].
     #[error("attempts of a commit: from 1 to 1000")]
     CommitAttempts,
@@ -441,6 +477,19 @@ mod tests {
                 builder().parallel_sessions(ParallelSessions::EvictOldest(1001)),
                 ConfigError::ParallelSessions,
             ),
+            (
+                builder()
+                    .directory(DirectoryMode::Off)
+                    .parallel_sessions(ParallelSessions::Reject(1)),
+                ConfigError::LimitWithoutDirectory,
+            ),
+            (
+                builder().lifetime(Lifetime::new(
+                    Duration::from_secs(61),
+                    Duration::from_secs(60),
+                )),
+                ConfigError::IdleTimeout,
+            ),
             (builder().commit_attempts(0), ConfigError::CommitAttempts),
             (builder().commit_attempts(1001), ConfigError::CommitAttempts),
             (builder().command_repeats(101), ConfigError::CommandRepeats),
@@ -470,5 +519,24 @@ mod tests {
         let sessions = builder().namespace("shop").epoch(3).build().unwrap();
         let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
         assert!(key.as_str().starts_with("shop:3:s:"), "{key}");
+    }
+
+    #[test]
+    fn default_namespace_is_made_from_the_cookie_name() {
+        let prefix = |name: &str| {
+            let cookie = Cookie::new(name.to_owned());
+            builder().cookie(cookie).build().unwrap().settings().key_prefix.clone()
+        };
+        assert_eq!(prefix("__Host-id"), "__Host-id:0:");
+        assert_eq!(prefix("id"), "id:0:");
+        let longest = "n".repeat(64);
+        assert_eq!(prefix(&longest), format!("{longest}:0:"));
+        // SHA-256 of "a~b", base64url.
+        assert_eq!(prefix("a~b"), "=v3GLjAZLYiBWT0nfkm5vUjVGIqtPXUBD51RnPCwtb80:0:");
+        assert_ne!(prefix("a~b"), prefix("a|b"));
+        assert_eq!(prefix(&"n".repeat(65)).len(), 44 + 3);
+        // Nobody can choose such a namespace.
+        let digest = prefix("a~b").split(':').next().unwrap().to_owned();
+        assert_eq!(builder().namespace(digest).build().unwrap_err(), ConfigError::Namespace);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{DirectoryMode, OnServerError, Sessions};
+use crate::config::{DirectoryMode, OnFailedResponse, Sessions};
 use crate::directory::{CAPACITY, ParallelSessions};
 use crate::session::{Lifetime, Persistence};
 
@@ -66,10 +66,10 @@ impl fmt::Display for Policy {
         line("attempts of a commit", &settings.commit_attempts)?;
         line("repeats of a command", &settings.command_repeats)?;
         line(
-            "after a 5xx",
-            &match settings.on_server_error {
-                OnServerError::Discard => "changes are discarded, an end of the session is kept",
-                OnServerError::Commit => "changes are kept",
+            "after a 5xx or 408",
+            &match settings.on_failed_response {
+                OnFailedResponse::Discard => "changes are discarded, an end of the session is kept",
+                OnFailedResponse::Commit => "changes are kept",
             },
         )?;
         line("a session that is gone", &format_args!("status {}", settings.gone_status))?;

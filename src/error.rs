@@ -66,6 +66,11 @@ pub enum ErrorKind {
     Corrupt,
     /// The function of an `update` panicked when it was replayed on a newer record (500).
     UpdatePanicked,
+    /// The function of an [`update`](crate::Session::update), or the decoding of a value, changed the
+    /// session itself (500).
+    Reentrant,
+    /// A principal is empty or longer than 1024 bytes. Nothing was written (400).
+    InvalidPrincipal,
     /// Something was asked for that only somebody who is signed in can have (401).
     NotSignedIn,
     /// There are as many sessions of this principal already as are allowed at once. Nothing was
@@ -100,6 +105,8 @@ impl ErrorKind {
             Self::Decode => "a session value could not be decoded",
             Self::Corrupt => "the session record could not be decoded",
             Self::UpdatePanicked => "an update function panicked when it was replayed",
+            Self::Reentrant => "a function over the session changed the session",
+            Self::InvalidPrincipal => "the account name is empty or too long",
             Self::NotSignedIn => "nobody is signed in",
             Self::TooManySessions => "too many sessions of this account at once",
             Self::Revoked => "the sign-in has been overtaken: sign in once more",
@@ -119,11 +126,13 @@ impl ErrorKind {
             | Self::Randomness => 503,
             Self::Gone | Self::ValueChanged | Self::TooManySessions => 409,
             Self::NotSignedIn | Self::Revoked => 401,
+            Self::InvalidPrincipal => 400,
             Self::TooLarge
             | Self::Encode
             | Self::Decode
             | Self::Corrupt
             | Self::UpdatePanicked
+            | Self::Reentrant
             | Self::NoDirectory
             | Self::MissingLayer
             | Self::HeadSent => 500,

@@ -82,5 +82,9 @@ events! {
     /// A sliding expiry was not extended; the request itself goes on.
     warn refresh_failed(id: SessionId, error: &Error) "an idle timeout could not be extended";
     /// Changes were made and never committed.
-    warn changes_dropped(count: u64) "session changes were never committed";
+    warn changes_dropped(count: usize) "session changes were never committed";
+    /// A request failed, and what it had changed was not kept.
+    debug changes_discarded(count: usize) "session changes of a failed request were discarded";
+    /// Two session layers, one inside the other, read and write one cookie.
+    error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
 }

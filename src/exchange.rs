@@ -35,10 +35,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use crate::config::{OnServerError, Sessions};
+use crate::config::Sessions;
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
@@ -55,31 +55,43 @@ pub struct Exchange {
     sessions: Sessions,
     presented: Presented,
     outer: Option<Handle>,
+    /// A layer further out has the same [`Sessions`]: its session is used here and finished there.
+    shared: Option<Session>,
     session: OnceLock<Session>,
 }
 
 impl Exchange {
     /// Begins with the values of the request's Cookie header fields, as they came.
     ///
-    /// `outer` is the handle of a layer further out, where several are nested.
+    /// `outer` is the handle of a layer further out, where several are nested. If one of them has the
+    /// same `Sessions`, this exchange uses its session, and finishing it does nothing.
     pub fn begin<'a>(
         sessions: &Sessions,
         cookies: impl IntoIterator<Item = &'a [u8]>,
         outer: Option<Handle>,
     ) -> Self {
-        let name = sessions.settings().cookie.name_and_equals();
-        let presented = Presented::find(cookies, name);
-        Self { sessions: sessions.clone(), presented, outer, session: OnceLock::new() }
+        let cookie = &sessions.settings().cookie;
+        let shared = outer.as_ref().and_then(|outer| outer.session_of(sessions)).cloned();
+        let presented = match shared {
+            Some(_) => Presented::default(),
+            None => {
+                if outer.as_ref().is_some_and(|outer| outer.has_cookie(cookie.name())) {
+                    event::cookie_name_shared(cookie.name());
+                }
+                Presented::find(cookies, cookie.name_and_equals())
+            }
+        };
+        Self { sessions: sessions.clone(), presented, outer, shared, session: OnceLock::new() }
     }
 
     /// What extractors get the session from.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        let session = self.session.get_or_init(|| {
-            let outer = self.outer.clone().map(|outer| outer.0);
-            Session::new(self.sessions.clone(), self.presented.clone(), outer)
+        let session = self.shared.as_ref().unwrap_or_else(|| {
+            self.session
+                .get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
         });
-        Handle(session.clone())
+        Handle { session: session.clone(), outer: self.outer.clone().map(Arc::new) }
     }
 
     /// Commits what the handler changed; `status` is its response's.
@@ -89,8 +101,7 @@ impl Exchange {
         let Some(session) = self.session.take() else {
             return Finish::Ready(Reply::default());
         };
-        let policy = session.sessions().settings().on_server_error;
-        let failed = status >= 500 && policy == OnServerError::Discard;
+        let failed = session.sessions().settings().on_failed_response.discards(status);
         if session.is_settled(failed) {
             return Finish::Ready(Reply::of(&session, failed, None));
         }
@@ -98,8 +109,8 @@ impl Exchange {
             let error = Error::unavailable("a commit needs a tokio runtime");
             return Finish::Ready(Reply::of(&session, true, Some(error)));
         };
-        Finish::Pending(Commit(Lasting::new(runtime, async move {
-            let error = session.commit_at_the_end(failed).await.err();
+        Finish::Pending(Commit(Lasting::new(runtime, |driver| async move {
+            let error = session.commit_at_the_end(&driver, failed).await.err();
             Reply::of(&session, failed, error)
         })))
     }
@@ -152,7 +163,8 @@ pub struct Reply {
 
 impl Reply {
     fn of(session: &Session, failed: bool, error: Option<Error>) -> Self {
-        let (set_cookie, vary) = session.close(failed);
+        // A response that is replaced does not stand for what the handler changed.
+        let (set_cookie, vary) = session.close(failed || error.is_some());
         Self { set_cookie, vary, error }
     }
 
@@ -177,9 +189,43 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// The header fields that go when a response is replaced by that of an error: those that speak of the
+/// body, of its caching and of the status. All others of the handler stay, such as Set-Cookie, those of
+/// CORS, a request id and Strict-Transport-Security.
+pub const REPLACED_FIELDS: [&str; 24] = [
+    "accept-ranges",
+    "age",
+    "cache-control",
+    "connection",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "refresh",
+    "repr-digest",
+    "retry-after",
+    "sec-websocket-accept",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
+
 /// The session of a request before anybody has asked for it.
 #[derive(Clone)]
-pub struct Handle(Session);
+pub struct Handle {
+    session: Session,
+    /// That of the next layer further out.
+    outer: Option<Arc<Handle>>,
+}
 
 impl Handle {
     /// Reads the record, if this is the first time that somebody asks, and returns the session.
@@ -191,21 +237,34 @@ impl Handle {
     /// [`ErrorKind::Corrupt`] if the principal's directory can not be decoded. Never an empty session
     /// in place of an error.
     pub async fn session(self) -> Result<Session> {
-        self.0.load().await?;
-        Ok(self.0)
+        self.session.load().await?;
+        Ok(self.session)
     }
 
     /// The handle that belongs to `sessions`, where layers with different cookies are nested; the
     /// innermost layer's is the one that extractors use.
     #[must_use]
     pub fn of(&self, sessions: &Sessions) -> Option<Self> {
-        self.0.of(sessions).cloned().map(Self)
+        self.layers().find(|handle| handle.session.sessions().is(sessions)).cloned()
     }
 
     /// The configuration of the layer.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
-        self.0.sessions()
+        self.session.sessions()
+    }
+
+    /// From the innermost layer outwards.
+    fn layers(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |handle| handle.outer.as_deref())
+    }
+
+    fn session_of(&self, sessions: &Sessions) -> Option<&Session> {
+        self.layers().map(|handle| &handle.session).find(|session| session.sessions().is(sessions))
+    }
+
+    fn has_cookie(&self, name: &str) -> bool {
+        self.layers().any(|handle| handle.sessions().settings().cookie.name() == name)
     }
 }
 

@@ -123,7 +123,7 @@ pub mod testing;
 pub mod tower;
 
 pub use crate::clock::{Clock, SystemClock};
-pub use crate::config::{Builder, ConfigError, DirectoryMode, OnServerError, Sessions};
+pub use crate::config::{Builder, ConfigError, DirectoryMode, OnFailedResponse, Sessions};
 pub use crate::cookie::{Cookie, SameSite};
 pub use crate::describe::Policy;
 pub use crate::directory::{Directory, ListedSession, ParallelSessions, Revoked, SignIn};

@@ -12,6 +12,10 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts of a commit follow each other at once; between the later ones there are pauses.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
+/// How often a function over the values is called anew because the values changed meanwhile. Other
+/// handles of a request can cause a few; more is a function that changes the session itself.
+pub(crate) const VIEW_ATTEMPTS: u32 = 100;
+
 pub(crate) const COMMAND_REPEATS: u32 = 2;
 
 /// How many ids are tried for a new session. One is enough unless answers are lost.

@@ -16,7 +16,8 @@ use crate::store::StoreKey;
 pub(crate) struct Queues(Mutex<HashMap<StoreKey, Arc<AsyncMutex<()>>>>);
 
 impl Queues {
-    /// Waits for the commits to this key that came before.
+    /// Waits for the commits to this key that came before. Whoever waits here or has a turn must be
+    /// driven by a task: a future that is kept unpolled would keep its turn for ever.
     pub(crate) async fn wait(&self, key: &StoreKey) -> Turn<'_> {
         // Made before the wait, so that a caller who gives up tidies up too.
         let mut turn = Turn { queues: self, key: key.clone(), guard: None, waited: false };

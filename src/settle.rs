@@ -8,7 +8,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
+use crate::lasting::Driver;
 use crate::limits::PROMPT_ATTEMPTS;
+use crate::queue::Turn;
 use crate::session::{Entropy, Tag, codec};
 use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 
@@ -34,13 +36,31 @@ pub(crate) struct Base {
 pub(crate) struct Caller<'a> {
     store: &'a dyn Store,
     deadline: Instant,
+    /// Of the work that calls, where it may have to wait for other work or be waited for.
+    driver: Option<&'a Driver>,
     /// How often one command is repeated; the deadline bounds it as well.
     max_repeats: u32,
 }
 
 impl<'a> Caller<'a> {
     pub(crate) fn new(settings: &'a Settings, deadline: Instant) -> Self {
-        Self { store: &*settings.store, deadline, max_repeats: settings.command_repeats }
+        let max_repeats = settings.command_repeats;
+        Self { store: &*settings.store, deadline, driver: None, max_repeats }
+    }
+
+    pub(crate) fn driven_by(self, driver: &'a Driver) -> Self {
+        Self { driver: Some(driver), ..self }
+    }
+
+    /// Waits for the commits of this process that met a conflict on the same record before.
+    pub(crate) async fn turn<'q>(&self, settings: &'q Settings, key: &StoreKey) -> Result<Turn<'q>> {
+        if let Some(driver) = self.driver {
+            driver.drive();
+        }
+        let turn = timeout_at(self.deadline, settings.queues.wait(key)).await;
+        turn.map_err(|_| {
+            Error::new(ErrorKind::Contended, "too many requests change this record at once")
+        })
     }
 
     fn repeats(&self) -> Repeats {

@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use unsticky::store::MemoryStore;
 use unsticky::{
-    Builder, Cookie, DirectoryMode, Lifetime, OnServerError, ParallelSessions, SameSite, Sessions,
+    Builder, Cookie, DirectoryMode, Lifetime, OnFailedResponse, ParallelSessions, SameSite, Sessions,
 };
 
 fn builder() -> Builder {
@@ -31,7 +31,7 @@ fn the_report_says_what_is_configured() {
         .parallel_sessions(ParallelSessions::Reject(3))
         .commit_attempts(5)
         .command_repeats(0)
-        .on_server_error(OnServerError::Commit)
+        .on_failed_response(OnFailedResponse::Commit)
         .gone_status(440)
         .sign_in_page("/sign-in");
     let reports = [builder(), other].map(|builder| builder.build().unwrap().describe().to_string());

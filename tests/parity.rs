@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::app::{App, Gates, Reply, both, both_with, on_actix, on_axum};
 use unsticky::store::{Kind, MemoryStore};
 use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
-use unsticky::{Cookie, Lifetime, OnServerError, SameSite, Sessions};
+use unsticky::{Cookie, Lifetime, OnFailedResponse, SameSite, Sessions};
 
 use Verb::{Create, Delete, Load, Replace};
 
@@ -500,7 +500,7 @@ async fn a_panic_and_a_vanished_client_keep_nothing_but_an_end() {
 #[tokio::test]
 async fn the_policies_are_kept() {
     let sessions = Sessions::builder(MemoryStore::new())
-        .on_server_error(OnServerError::Commit)
+        .on_failed_response(OnFailedResponse::Commit)
         .gone_status(440)
         .build()
         .unwrap();

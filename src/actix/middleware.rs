@@ -5,11 +5,13 @@ use std::rc::Rc;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::InternalError;
-use actix_web::http::header::{CACHE_CONTROL, COOKIE, HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use actix_web::http::header::{
+    CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY,
+};
 use actix_web::{HttpMessage as _, HttpResponse};
 
 use crate::config::Sessions;
-use crate::exchange::{Exchange, Finish, Handle, Reply};
+use crate::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS, Reply};
 
 /// The actix-web middleware that gives requests their session.
 ///
@@ -148,9 +150,9 @@ fn replied<B: MessageBody>(
     let mut response = match reply.error.take() {
         Some(error) => {
             let mut replaced = HttpResponse::from_error(error).map_into_right_body();
-            // The cookies of others are kept: what they stand for has happened.
-            for cookie in response.headers().get_all(SET_COOKIE) {
-                replaced.headers_mut().append(SET_COOKIE, cookie.clone());
+            let is_replaced = |name: &HeaderName| REPLACED_FIELDS.contains(&name.as_str());
+            for (name, value) in response.headers().iter().filter(|(name, _)| !is_replaced(name)) {
+                replaced.headers_mut().append(name.clone(), value.clone());
             }
             replaced
         }

@@ -218,9 +218,13 @@ impl CookieTemplate {
         Self { start: format!("{}=", cookie.name), attributes }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        self.start.strip_suffix('=').unwrap_or_default()
+    }
+
     /// The name and the attributes, for people.
     pub(crate) fn description(&self) -> String {
-        format!("{}{}", self.start.trim_end_matches('='), self.attributes)
+        format!("{}{}", self.name(), self.attributes)
     }
 
     /// `name=`, as it stands before our value in a Cookie header.

@@ -3,7 +3,7 @@
 //! | type | content |
 //! |---|---|
 //! | 1 | generation: its mark, 8 bytes; since when: LEB128, milliseconds since 1970 |
-//! | 2 | a session: id[16] flags[1], signed in and until: LEB128, length of the label (LEB128), label (UTF-8) |
+//! | 2 | a session: id[16] flags[1], signed in (as above) and how long it may live (milliseconds): LEB128, length of the label (LEB128), label (UTF-8) |
 //! | 3 | until when sessions may live that the directory can not tell of: LEB128, milliseconds since 1970 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
@@ -11,6 +11,7 @@
 //! sign-ins. Other fields, and what follows a label, are kept as they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -20,6 +21,7 @@ use crate::session::codec::{
     EARLIER_TAGS, Reader, Undecodable, begin, earlier_tags, fields, once, put_field, put_number,
     put_tags,
 };
+use crate::session::millis;
 use crate::session::record::{Tag, Tags};
 use crate::store::Kind;
 
@@ -59,13 +61,13 @@ fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll
 fn entry(mut content: Reader<'_>, bytes: &Bytes) -> Option<Entry> {
     let id = SessionId::from_bytes(*content.array()?);
     let flags = content.byte()?;
-    let (signed_in, until) = (content.time()?, content.time()?);
+    let (signed_in, life) = (content.time()?, Duration::from_millis(content.time()?.0));
     let label = std::str::from_utf8(content.sized()?.rest()).ok()?;
     Some(Entry {
         id,
         flags,
         signed_in,
-        until,
+        life,
         label: (!label.is_empty()).then(|| Arc::from(label)),
         unknown: bytes.slice(content.range()),
     })
@@ -91,7 +93,7 @@ pub(crate) fn encode(roll: &Roll) -> Bytes {
         content.put_slice(entry.id.as_bytes());
         content.put_u8(entry.flags);
         put_number(&mut content, entry.signed_in.0);
-        put_number(&mut content, entry.until.0);
+        put_number(&mut content, millis(entry.life));
         let label = entry.label.as_deref().unwrap_or_default();
         put_number(&mut content, label.len() as u64);
         content.put_slice(label.as_bytes());
@@ -117,7 +119,7 @@ mod tests {
             id: SessionId::from_bytes([number; 16]),
             flags: number,
             signed_in: Millis(1_800_000_000_000 + u64::from(number)),
-            until: Millis(1_900_000_000_000),
+            life: Duration::from_millis(86_400_000),
             label: (!label.is_empty()).then(|| label.into()),
             unknown: Bytes::new(),
         }

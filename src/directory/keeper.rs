@@ -1,13 +1,13 @@
 //! Directories in the store: read, changed by compare-and-set, and what they say carried out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join_all};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::roll::{Admission, Application, Generation, Mark, Place, Purpose, Roll};
+use super::roll::{Admission, Application, Entry, Generation, Mark, Place, Purpose, Roll, SKEW};
 use super::{Begun, codec};
 use crate::commit::decoded;
 use crate::config::{DirectoryMode, Settings};
@@ -17,7 +17,7 @@ use crate::limits::{FENCE, PROMPT_ATTEMPTS};
 use crate::queue::Turn;
 use crate::session::changes::Loaded;
 use crate::session::codec as records;
-use crate::session::record::{Header, Tags, Update};
+use crate::session::record::{Authority, Header, Tags, Update};
 use crate::session::token::SecretDigest;
 use crate::session::{Lifetime, Millis, SessionId};
 use crate::settle::{Base, Caller, Settled, Write, pause};
@@ -26,6 +26,10 @@ use crate::store::{Created, Deleted, StoreKey, Version};
 /// How often sign-ins that are under way are looked for before they are taken for dead, and after
 /// how long each time.
 const LOOKS: usize = 3;
+
+/// How many sessions are looked at together where a directory is at its limit.
+const LOOKED_AT: usize = 16;
+
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// The deadline of the record that keeps others from being created: over by every clock.
@@ -55,6 +59,10 @@ enum Found {
     /// No session of this principal, and none that could become one.
     Void,
 }
+
+/// The listed sessions that a sign-in found alive, and as it found them where their cookie has never
+/// come back.
+type Seen = HashMap<SessionId, Option<Arc<Loaded>>>;
 
 /// What a revocation did.
 #[derive(Debug, Default)]
@@ -101,7 +109,7 @@ impl<'a> Keeper<'a> {
         abandoned: Option<SessionId>,
     ) -> Result<(Option<Mark>, bool)> {
         let policy = self.settings.parallel;
-        let mut living = HashSet::new();
+        let mut seen = HashMap::new();
         let mut tried = false;
         let mut turn = None;
         for attempt in 0..self.settings.commit_attempts {
@@ -111,7 +119,6 @@ impl<'a> Keeper<'a> {
             if expected.is_some_and(|expected| expected != mark) {
                 return Err(self.overtaken());
             }
-            roll.drop_expired(self.settings.now());
             // It must not count, whether its end can be carried out now or not.
             roll.revoke(|listed| Some(listed) == abandoned);
             let unfinished: HashSet<_> = roll.revoked().into_iter().chain(abandoned).collect();
@@ -121,7 +128,7 @@ impl<'a> Keeper<'a> {
                 || (tried && roll.has(application.id, application.signed_in));
             let mut admission = roll.admit(application, policy, false);
             if admission == Admission::Full {
-                roll.remove(&self.gone(&roll, &mut living).await);
+                self.make_room(&mut roll, application, &mut seen).await;
                 admission = roll.admit(application, policy, true);
             }
             let evicted = match admission {
@@ -189,7 +196,6 @@ impl<'a> Keeper<'a> {
             let standing = self.read().await?;
             let mut roll = self.roll_of(standing.as_ref());
             let now = self.settings.now();
-            roll.drop_expired(now);
             match whose {
                 Whose::Only(id) => {
                     if roll.revoke(|listed| listed == id).is_empty() {
@@ -205,7 +211,7 @@ impl<'a> Keeper<'a> {
                     self.settings.entropy.fill(&mut mark)?;
                     roll.generation = Some(Generation { mark, since: now });
                     if standing.is_none() {
-                        roll.blind_until = Some(now.plus(self.settings.lifetime.absolute()));
+                        roll.blind_until = Some(now.plus(self.settings.lifetime.absolute() + SKEW));
                     }
                 }
             }
@@ -224,7 +230,7 @@ impl<'a> Keeper<'a> {
     async fn is_kept(&self, kept: SessionId, roll: &Roll) -> Result<()> {
         // One that is neither listed nor revoked was on a directory that is lost, or is no more.
         let lives = roll.lists(kept)
-            || (!roll.revoked().contains(&kept) && self.living_one(kept).await?.is_some());
+            || (!roll.revoked().contains(&kept) && self.stored(kept).await?.is_some());
         if lives { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
@@ -237,18 +243,17 @@ impl<'a> Keeper<'a> {
             Ok((entry, found))
         });
         let mut living = Vec::new();
-        let mut over = HashSet::new();
+        let mut missing = Vec::new();
         for (entry, found) in try_join_all(looks).await? {
             match found {
                 Found::Ours(loaded) if !loaded.record.header.clocks.expired(now) => {
                     living.push((loaded, entry.label.clone()));
                 }
-                Found::Nothing | Found::Void if entry.is_settled(now) => {
-                    over.insert(entry.id);
-                }
+                Found::Nothing | Found::Void if entry.is_settled(now) => missing.push(entry.id),
                 _ => {}
             }
         }
+        let mut over = self.over(&missing).await;
         over.extend(self.finished(&standing.roll.revoked().into_iter().collect(), 4).await);
         self.take_off(&standing, &over).await;
         Ok(living)
@@ -274,7 +279,7 @@ impl<'a> Keeper<'a> {
             Some(standing) => standing.roll.tags.followed_by(tag),
             None => Tags::first(tag),
         };
-        let ttl = roll.ttl(self.settings.now());
+        let ttl = roll.ttl(self.settings.lifetime.absolute());
         let write = Write { bytes: codec::encode(&roll), ttl, tag };
         let version = match standing {
             Some(Standing { roll, version }) => {
@@ -399,7 +404,8 @@ impl<'a> Keeper<'a> {
         };
         let principal = record.header.principal.clone();
         let is_fence = record.header.clocks.deadline() == FENCED;
-        let loaded = Arc::new(Loaded { id, key, record, version: stored.version });
+        let authority = Authority::of(&record.header, false);
+        let loaded = Arc::new(Loaded { id, key, record, version: stored.version, authority });
         Ok(match principal {
             Some(principal) if *principal == *self.principal => Found::Ours(loaded),
             None if !is_fence => Found::Anonymous(loaded),
@@ -407,29 +413,59 @@ impl<'a> Keeper<'a> {
         })
     }
 
-    async fn living_one(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
-        let now = self.settings.now();
+    /// The session, if the store has it and it is this principal's.
+    async fn stored(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
         Ok(match self.look(id).await? {
-            Found::Ours(loaded) if !loaded.record.header.clocks.expired(now) => Some(loaded),
+            Found::Ours(loaded) => Some(loaded),
             _ => None,
         })
     }
 
+    /// Takes off the roll what does not count any more, until there is room for one more session. Where
+    /// the oldest may be evicted, only so many are looked at; where a new sign-in is to be refused, all may have
+    /// to be.
+    async fn make_room(&self, roll: &mut Roll, application: &Application, seen: &mut Seen) {
+        let policy = self.settings.parallel;
+        let mut unseen: Vec<_> = roll.counted(application).cloned().collect();
+        // Any of them may have ended, so that the same ones are not looked at each time.
+        let start = usize::from(application.id.as_bytes()[0]) % unseen.len().max(1);
+        unseen.rotate_left(start);
+        for entries in unseen.chunks(LOOKED_AT) {
+            roll.remove(&self.gone(entries, seen).await);
+            if roll.over(application, policy) == 0 || policy.evicts() {
+                return;
+            }
+        }
+        if policy.rejects() {
+            let over = roll.over(application, policy);
+            let unconfirmed = roll.counted(application).filter_map(|entry| seen.get(&entry.id)?.clone());
+            let unconfirmed: Vec<_> = unconfirmed.collect();
+            if unconfirmed.len() >= over {
+                roll.remove(&self.revoke_unconfirmed(&unconfirmed, over).await);
+            }
+        }
+    }
+
     /// Which of the listed sessions are no more, made sure of. What can not be told counts as alive, and
-    /// so does what was found `living` before.
-    async fn gone(&self, roll: &Roll, living: &mut HashSet<SessionId>) -> HashSet<SessionId> {
+    /// so does what was `seen` before.
+    async fn gone(&self, entries: &[Entry], seen: &mut Seen) -> HashSet<SessionId> {
         let now = self.settings.now();
         let mut missing: Vec<_> =
-            roll.listed().filter(|entry| !living.contains(&entry.id)).collect();
+            entries.iter().filter(|entry| !seen.contains_key(&entry.id)).collect();
         for look in 1..=LOOKS {
-            let found = join_all(missing.iter().map(|entry| self.living_one(entry.id))).await;
-            let mut is_missing = found.iter().map(|found| matches!(found, Ok(None)));
-            missing.retain(|entry| {
-                let is_missing = is_missing.next().unwrap_or(false);
-                if !is_missing {
-                    living.insert(entry.id);
+            let found = join_all(missing.iter().map(|entry| self.stored(entry.id))).await;
+            let mut found = found.into_iter();
+            missing.retain(|entry| match found.next() {
+                Some(Ok(None)) => true,
+                Some(Ok(Some(loaded))) => {
+                    let is_unconfirmed = loaded.record.header.is_unconfirmed;
+                    seen.insert(entry.id, is_unconfirmed.then_some(loaded));
+                    false
                 }
-                is_missing
+                Some(Err(_)) | None => {
+                    seen.insert(entry.id, None);
+                    false
+                }
             });
             // A sign-in enrols first and writes then: where one may be under way, it gets a moment.
             let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
@@ -441,12 +477,39 @@ impl<'a> Keeper<'a> {
             }
             sleep(BETWEEN_LOOKS).await;
         }
-        // Another process's clock may be behind.
-        let lives = |loaded: &Loaded| !loaded.record.header.clocks.expired(self.settings.now());
-        let over = missing.into_iter().map(async |entry| {
-            self.is_over(entry.id, lives).await.unwrap_or(false).then_some(entry.id)
+        self.over(&missing.into_iter().map(|entry| entry.id).collect::<Vec<_>>()).await
+    }
+
+    /// Those of the missing sessions that are no more and never will be.
+    async fn over(&self, missing: &[SessionId]) -> HashSet<SessionId> {
+        let over = missing.iter().map(async |id| {
+            self.is_over(*id, |_| true).await.unwrap_or(false).then_some(*id)
         });
         join_all(over).await.into_iter().flatten().collect()
+    }
+
+    /// Ends so many of the sessions whose cookie never came back, the oldest first: those that it has not
+    /// come back for since they were looked at.
+    async fn revoke_unconfirmed(
+        &self,
+        unconfirmed: &[Arc<Loaded>],
+        over: usize,
+    ) -> HashSet<SessionId> {
+        let mut ended = HashSet::new();
+        for session in unconfirmed {
+            if ended.len() == over {
+                break;
+            }
+            match self.caller.delete(&session.key, Some(session.version)).await {
+                Ok((Deleted::Deleted, _)) => {
+                    event::revoked(session.id);
+                    ended.insert(session.id);
+                }
+                Ok((Deleted::Missing, _)) => drop(ended.insert(session.id)),
+                Ok((Deleted::Conflict, _)) | Err(_) => {}
+            }
+        }
+        ended
     }
 
     /// Makes sure that a session is no more and never will be, unless it turns out that it `stays`.
@@ -472,16 +535,7 @@ impl<'a> Keeper<'a> {
     /// The same session as another version.
     fn rewritten(&self, loaded: &Loaded) -> Result<Write> {
         let (tag, now) = (self.settings.tag()?, self.settings.now());
-        let update = Update {
-            now,
-            tag,
-            configured: &self.settings.lifetime,
-            digest: None,
-            lifetime: None,
-            end_by: None,
-            sign_in: None,
-            is_activity: false,
-        };
+        let update = Update::plain(now, tag, &self.settings.lifetime);
         let header = loaded.record.header.updated(&update);
         let values: Vec<_> = loaded.record.values.iter().collect();
         let bytes = records::encode_indexed(&header, &values).0;
@@ -496,10 +550,7 @@ impl<'a> Keeper<'a> {
     /// Lets those of this process who met a conflict before go first, and then those of others.
     async fn wait_for_others(&self, turn: &mut Option<Turn<'a>>, attempt: u32) -> Result<()> {
         if turn.is_none() {
-            let queued = self.settings.queues.wait(&self.key);
-            *turn = Some(timeout_at(self.caller.deadline(), queued).await.map_err(|_| {
-                Error::new(ErrorKind::Contended, "too many requests change this directory at once")
-            })?);
+            *turn = Some(self.caller.turn(self.settings, &self.key).await?);
         } else if attempt >= PROMPT_ATTEMPTS {
             pause(&self.caller, &*self.settings.entropy, attempt).await?;
         }

@@ -15,12 +15,14 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use self::roll::LABEL_BYTES;
 pub(crate) use self::keeper::{Keeper, Whose};
 pub(crate) use self::roll::{
-    Application, CAPACITY, LABEL_BYTES, Mark, Place, Purpose, SIGN_IN_LIFE,
+    Application, CAPACITY, Mark, Place, Purpose, SIGN_IN_LIFE,
 };
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lasting::Driver;
 use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
 use crate::settle::Caller;
 
@@ -38,9 +40,14 @@ pub enum ParallelSessions {
     /// its server is down it ends as soon as the directory is used and that server is back.
     EvictOldest(u16),
     /// At most so many, from 1 to 1000; a new sign-in fails with
-    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions). A session whose holder
-    /// lost its secret counts as any other, until its idle timeout or a revocation: the answer to a rotation
-    /// was lost, or the store applied a write long after its request had given it up.
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    ///
+    /// So that an answer that never arrives locks nobody out, the first use of a sign-in's cookie confirms
+    /// it, with one write. Where the limit is reached, a new sign-in revokes sessions that were never
+    /// confirmed, the oldest first. Of two sign-ins at once, such as a double click, the later one
+    /// therefore revokes the earlier one, whose cookie no browser has used yet; the limit holds at
+    /// every moment. A confirmed session whose holder lost a later secret, because the answer to a
+    /// rotation was lost, counts until its idle timeout or a revocation.
     Reject(u16),
 }
 
@@ -54,6 +61,10 @@ impl ParallelSessions {
 
     fn evicts(self) -> bool {
         matches!(self, Self::EvictOldest(_))
+    }
+
+    pub(crate) fn rejects(self) -> bool {
+        matches!(self, Self::Reject(_))
     }
 }
 
@@ -116,12 +127,15 @@ impl SignIn {
         Self { principal, label: None, begun: None, is_step_up: false }
     }
 
-    /// What the list of sessions calls this one: the browser, the place. At most 128 bytes, so cut what
-    /// comes from outside, such as a User-Agent; longer ones are an error of the sign-in. It is
-    /// listed as it is, so escape it in a page. Default: none, or the one that the session has.
+    /// What the list of sessions calls this one: the browser, the place. It is cut to 128 bytes, at a
+    /// character boundary, so a User-Agent may be passed as it came. It is listed as it is, so escape it
+    /// in a page. Without a [directory](DirectoryMode::Off) it is not stored. Default: none, or the one
+    /// that the session has.
     #[must_use]
     pub fn label(self, label: impl AsRef<str>) -> Self {
-        Self { label: Some(label.as_ref().into()), ..self }
+        let label = label.as_ref();
+        let end = (0..=label.len().min(LABEL_BYTES)).rev().find(|end| label.is_char_boundary(*end));
+        Self { label: Some(label[..end.unwrap_or(0)].into()), ..self }
     }
 }
 
@@ -216,7 +230,7 @@ impl Session {
     ///
     /// [`ErrorKind::NotSignedIn`] where nobody is.
     pub fn directory(&self) -> Result<Directory> {
-        let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
+        let principal = self.signed_in()?;
         Ok(Directory { sessions: self.sessions().clone(), principal, current: self.id() })
     }
 }
@@ -230,7 +244,7 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
-        let living = self.keeper()?.living().await?;
+        let living = self.keeper(None)?.living().await?;
         let listed = living.into_iter().map(|(loaded, label)| {
             let clocks = &loaded.record.header.clocks;
             ListedSession {
@@ -265,8 +279,8 @@ impl Directory {
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
-        to_the_end(async move {
-            let ended = directory.keeper()?.revoke(Whose::Only(id)).await?;
+        to_the_end(|driver| async move {
+            let ended = directory.keeper(Some(&driver))?.revoke(Whose::Only(id)).await?;
             Ok(ended.ids.contains(&id))
         })
         .await
@@ -281,7 +295,7 @@ impl Directory {
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
-        to_the_end(async move { directory.revoke_but(None).await }).await
+        to_the_end(|driver| async move { directory.revoke_but(&driver, None).await }).await
     }
 
     /// Ends all of the principal's sessions but this one, which gets a new secret: after a password or
@@ -296,23 +310,22 @@ impl Directory {
     /// was ended meanwhile (then nobody is), the errors of [`Session::save`], and those
     /// [above](Self). Some of the others may be alive then: call it again.
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
-        if session.principal().as_deref() != Some(&*self.principal) {
+        if *session.signed_in()? != *self.principal {
             return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));
         }
         let (directory, session) = (self.clone(), session.clone());
-        to_the_end(async move {
-            directory.keeper()?;
-            session.rotate();
-            session.save().await?;
+        to_the_end(|driver| async move {
+            directory.keeper(None)?;
+            session.supersede(&driver).await?;
             let gone = || directory.sessions.settings().gone("");
             let kept = session.id().ok_or_else(gone)?;
-            directory.revoke_but(Some(kept)).await
+            directory.revoke_but(&driver, Some(kept)).await
         })
         .await
     }
 
-    async fn revoke_but(&self, kept: Option<SessionId>) -> Result<Revoked> {
-        let ended = self.keeper()?.revoke(Whose::AllBut(kept)).await?;
+    async fn revoke_but(&self, driver: &Driver, kept: Option<SessionId>) -> Result<Revoked> {
+        let ended = self.keeper(Some(driver))?.revoke(Whose::AllBut(kept)).await?;
         let is_strict = self.sessions.settings().directory == DirectoryMode::Strict;
         Ok(Revoked { count: ended.ids.len(), complete: ended.were_listed || is_strict })
     }
@@ -328,17 +341,18 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
-        let begun = self.keeper()?.begun().await?;
+        let begun = self.keeper(None)?.begun().await?;
         Ok(SignIn { begun: Some(begun), ..SignIn::new(&*self.principal) })
     }
 
-    fn keeper(&self) -> Result<Keeper<'_>> {
+    fn keeper<'a>(&'a self, driver: Option<&'a Driver>) -> Result<Keeper<'a>> {
         let settings = self.sessions.settings();
         if settings.directory == DirectoryMode::Off {
             return Err(Error::new(ErrorKind::NoDirectory, ""));
         }
         checked_principal(&self.principal)?;
         let caller = Caller::new(settings, Instant::now() + settings.timeout);
+        let caller = driver.map_or(caller, |driver| caller.driven_by(driver));
         Ok(Keeper::new(settings, caller, &self.principal))
     }
 }

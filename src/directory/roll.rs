@@ -21,11 +21,9 @@ const MOST_ENTRIES: usize = 2 * CAPACITY as usize;
 /// How many bytes a label may have.
 pub(crate) const LABEL_BYTES: usize = 128;
 
-/// How much longer than its session an entry stays: more than clocks differ.
-const MARGIN: Duration = Duration::from_secs(300);
-
-/// How much of that may be used up by the moments between the attempts of one commit.
-const SLACK: Duration = Duration::from_secs(60);
+/// How much the clocks of processes may differ. It decides how long the memory of a revocation lasts
+/// and how soon a missing session is looked into; entries go by what the store says.
+pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
 /// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
 /// everything was revoked.
@@ -47,8 +45,8 @@ pub(crate) struct Entry {
     pub(crate) flags: u8,
     /// When it was signed in.
     pub(crate) signed_in: Millis,
-    /// When the entry is worth nothing any more: after the session's absolute deadline.
-    pub(crate) until: Millis,
+    /// How long the session may live from its sign-in.
+    pub(crate) life: Duration,
     pub(crate) label: Option<Arc<str>>,
     /// What a later release keeps there.
     pub(crate) unknown: Bytes,
@@ -62,9 +60,9 @@ impl Entry {
         self.flags & Self::REVOKED != 0
     }
 
-    /// Whether the sign-in is so long ago that it is not under way any more, by any clock.
+    /// Whether the sign-in is so long ago that it can hardly be under way: worth to be made sure of.
     pub(crate) fn is_settled(&self, now: Millis) -> bool {
-        now.since(self.signed_in) > FENCE + MARGIN
+        now.since(self.signed_in) > FENCE + SKEW
     }
 }
 
@@ -73,16 +71,15 @@ impl Entry {
 pub(crate) struct Application {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
-    /// The session's absolute deadline.
-    pub(crate) deadline: Millis,
+    /// How long the session may live from its sign-in.
+    pub(crate) life: Duration,
     pub(crate) purpose: Purpose,
     /// `None` leaves the one that stands there.
     pub(crate) label: Option<Arc<str>>,
-    /// A session that ends with the same request, so it does not count.
-    pub(crate) instead_of: Option<SessionId>,
-    /// The session that it goes on from and that has to be listed to be valid: in strict mode, where it is no
-    /// new sign-in.
-    pub(crate) goes_on_from: Option<SessionId>,
+    /// Sessions that end with the same request, so they do not count.
+    pub(crate) instead_of: Vec<SessionId>,
+    /// The session has to be listed already: in strict mode, where it is no new sign-in.
+    pub(crate) must_be_listed: bool,
 }
 
 /// A place that a sign-in has taken on the roll, and the write that is to fill it.
@@ -161,9 +158,14 @@ impl Roll {
         self.entries.retain(|entry| !ids.contains(&entry.id));
     }
 
-    /// Drops the entries of sessions whose absolute deadline is long over.
-    pub(crate) fn drop_expired(&mut self, now: Millis) {
-        self.entries.retain(|entry| entry.until > now);
+    /// The sessions that count against the limit, the longest signed in first.
+    pub(crate) fn counted(&self, application: &Application) -> impl Iterator<Item = &Entry> {
+        self.listed().filter(|entry| !application.instead_of.contains(&entry.id))
+    }
+
+    /// How many of them have to go for one more.
+    pub(crate) fn over(&self, application: &Application, policy: ParallelSessions) -> usize {
+        (self.counted(application).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
     /// Marks the sessions for which `chosen` holds, and says which ones.
@@ -184,9 +186,8 @@ impl Roll {
         policy: ParallelSessions,
         is_last_word: bool,
     ) -> Admission {
-        let Application { id, signed_in, deadline, purpose, label, instead_of, goes_on_from } =
-            application;
-        if goes_on_from.is_some_and(|from| !self.lists(from)) {
+        let Application { id, signed_in, life, purpose, label, must_be_listed, .. } = application;
+        if *must_be_listed && !self.lists(*id) {
             return Admission::Unlisted;
         }
         let is_sign_in = *purpose == Purpose::SignIn;
@@ -194,7 +195,7 @@ impl Roll {
             id: *id,
             flags: 0,
             signed_in: *signed_in,
-            until: deadline.plus(MARGIN),
+            life: *life,
             label: label.clone(),
             unknown: Bytes::new(),
         };
@@ -203,10 +204,10 @@ impl Roll {
             if standing.is_revoked() {
                 return Admission::Ending;
             }
-            if !is_sign_in && standing.until >= deadline.plus(MARGIN - SLACK) {
+            if !is_sign_in && standing.life >= *life {
                 return Admission::Standing;
             }
-            standing.until = standing.until.max(entry.until);
+            standing.life = standing.life.max(*life);
             if is_sign_in {
                 standing.signed_in = entry.signed_in;
                 standing.label = entry.label.or(standing.label.take());
@@ -217,9 +218,7 @@ impl Roll {
         if self.entries.len() >= MOST_ENTRIES {
             return Admission::Full;
         }
-        let counted = |entry: &&Entry| Some(entry.id) != *instead_of;
-        let over =
-            (self.listed().filter(counted).count() + 1).saturating_sub(usize::from(policy.most()));
+        let over = self.over(application, policy);
         let mut evicted = Vec::new();
         // One that lives already is listed in any case: it takes nobody's place.
         if over > 0 && *purpose != Purpose::LongerLife {
@@ -227,7 +226,7 @@ impl Roll {
                 return Admission::Full;
             }
             let oldest: Vec<_> =
-                self.listed().filter(counted).take(over).map(|entry| entry.id).collect();
+                self.counted(application).take(over).map(|entry| entry.id).collect();
             evicted = self.revoke(|id| oldest.contains(&id));
         }
         let is_later = |other: &Entry| other.signed_in > entry.signed_in;
@@ -239,14 +238,12 @@ impl Roll {
         Admission::Admitted { evicted }
     }
 
-    /// How long the store is to keep the roll: as long as any entry, and as long as a sign-in of
-    /// before the last revocation may take.
-    pub(crate) fn ttl(&self, now: Millis) -> Duration {
-        let entries = self.entries.iter().map(|entry| entry.until);
-        let remembered =
-            self.generation.map(|generation| generation.since.plus(SIGN_IN_LIFE + MARGIN));
-        let last = entries.chain(remembered).chain(self.blind_until).max().unwrap_or(now);
-        last.since(now).max(Duration::from_secs(1))
+    /// How long the store is to keep the roll from this write on: as long as any session on it may live
+    /// from its sign-in, or the configured absolute timeout, or a sign-in may take. A duration, so it does not
+    /// depend on the clock of whoever writes.
+    pub(crate) fn ttl(&self, configured: Duration) -> Duration {
+        let longest = self.entries.iter().map(|entry| entry.life).max();
+        longest.unwrap_or_default().max(configured).max(SIGN_IN_LIFE) + SKEW
     }
 }
 
@@ -266,11 +263,11 @@ mod tests {
         Application {
             id: SessionId::random(&OsEntropy).unwrap(),
             signed_in: NOW,
-            deadline: NOW.plus(HOUR),
+            life: HOUR,
             purpose: Purpose::SignIn,
             label: None,
-            instead_of: None,
-            goes_on_from: None,
+            instead_of: Vec::new(),
+            must_be_listed: false,
         }
     }
 
@@ -334,7 +331,7 @@ mod tests {
         let policy = ParallelSessions::Reject(1);
         let mut roll = roll();
         let first = admitted(&mut roll, policy);
-        let second = Application { instead_of: Some(first), ..application() };
+        let second = Application { instead_of: vec![first], ..application() };
         let evicted = Vec::new();
         assert_eq!(roll.admit(&second, policy, true), Admission::Admitted { evicted });
         // It is listed until it has ended.
@@ -348,23 +345,19 @@ mod tests {
         let first = Application { label: Some("phone".into()), ..application() };
         roll.admit(&first, policy, false);
         let second = admitted(&mut roll, policy);
-        // A moment later, as when a commit is tried once more.
-        let deadline = first.deadline.plus(Duration::from_secs(1));
-        let retried = Application { deadline, purpose: Purpose::Again, ..first.clone() };
+        let retried = Application { purpose: Purpose::Again, ..first.clone() };
         assert_eq!(roll.admit(&retried, policy, false), Admission::Standing);
         assert_eq!(ids(&roll), [first.id, second]);
-        let later = NOW.plus(HOUR);
-        let again = Application { signed_in: later, deadline: later, label: None, ..first };
+        let again = Application { signed_in: NOW.plus(HOUR), label: None, ..first };
         let evicted = Vec::new();
         assert_eq!(roll.admit(&again, policy, false), Admission::Admitted { evicted });
         assert_eq!(ids(&roll), [second, again.id]);
         assert_eq!(roll.entries[1].label.as_deref(), Some("phone"), "the label stays");
-        let longer =
-            Application { deadline: later.plus(HOUR), purpose: Purpose::Again, ..again.clone() };
+        let longer = Application { life: 2 * HOUR, purpose: Purpose::Again, ..again.clone() };
         assert_ne!(roll.admit(&longer, policy, false), Admission::Standing);
         let shorter = Application { signed_in: NOW, ..again };
         roll.admit(&shorter, policy, false);
-        assert_eq!(roll.entries[1].until, longer.deadline.plus(MARGIN), "never sooner");
+        assert_eq!(roll.entries[1].life, 2 * HOUR, "never shorter");
         // A longer life of one that is not listed any more takes nobody's place.
         let signed_in = Millis(NOW.0 - 1);
         let unlisted = Application { purpose: Purpose::LongerLife, signed_in, ..application() };
@@ -373,7 +366,7 @@ mod tests {
         assert_eq!(ids(&roll), [unlisted.id, second, longer.id], "in the order of the sign-ins");
         // Where it must be listed, that is its end; and no place is given to one that is being ended.
         let stranger = application();
-        let unlisted = Application { goes_on_from: Some(stranger.id), ..stranger };
+        let unlisted = Application { must_be_listed: true, ..stranger };
         assert_eq!(roll.admit(&unlisted, policy, true), Admission::Unlisted);
         roll.revoke(|id| id == second);
         let ending = Application { id: second, ..application() };
@@ -381,17 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn a_roll_is_kept_as_long_as_anything_on_it_matters() {
+    fn directory_is_kept_longer_than_any_session_on_it() {
         let mut roll = roll();
-        assert_eq!(roll.ttl(NOW), Duration::from_secs(1));
-        admitted(&mut roll, ParallelSessions::Allow);
-        assert_eq!(roll.ttl(NOW), HOUR + MARGIN);
-        let mark = [1; 8];
-        roll.generation = Some(Generation { mark, since: NOW.plus(HOUR) });
-        assert_eq!(roll.ttl(NOW), HOUR + SIGN_IN_LIFE + MARGIN);
-        roll.drop_expired(NOW.plus(HOUR + MARGIN - Duration::from_millis(1)));
-        assert_eq!(roll.entries.len(), 1);
-        roll.drop_expired(NOW.plus(HOUR + MARGIN));
-        assert!(roll.entries.is_empty());
+        assert_eq!(roll.ttl(Duration::ZERO), SIGN_IN_LIFE + SKEW);
+        assert_eq!(roll.ttl(24 * HOUR), 24 * HOUR + SKEW);
+        let longer = Application { life: 48 * HOUR, ..application() };
+        roll.admit(&longer, ParallelSessions::Allow, false);
+        assert_eq!(roll.ttl(24 * HOUR), 48 * HOUR + SKEW);
     }
 }

@@ -5,26 +5,53 @@ use std::sync::Arc;
 use super::SessionId;
 use super::delta::Delta;
 use super::lifetime::{Lifetime, Millis};
-use super::plan::{self, Plan, Situation};
-use super::record::{Header, Record, Values};
+use super::plan::{self, Known, Plan, Proves, Refresh, Situation, Wishes};
+use super::record::{Authority, Header, Proof, Record, Secrecy, Values};
 use crate::directory::SignIn;
 use crate::error::Result;
 use crate::store::{StoreKey, Version};
 
-/// A session as it was read.
+/// A session as it was read, and what the request may do to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) id: SessionId,
     pub(crate) key: StoreKey,
     pub(crate) record: Record,
     pub(crate) version: Version,
+    pub(crate) authority: Authority,
 }
 
 impl Loaded {
     /// The same session as a later write left it.
     pub(crate) fn at(&self, record: Record, version: Version) -> Arc<Self> {
-        Arc::new(Self { id: self.id, key: self.key.clone(), record, version })
+        Arc::new(Self {
+            id: self.id,
+            key: self.key.clone(),
+            record,
+            version,
+            authority: self.authority.clone(),
+        })
     }
+
+    /// The same session after a write that gave it a secret of this request's own.
+    pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
+        let authority = Authority::of(&record.header, false);
+        Arc::new(Self { id: self.id, key: self.key.clone(), record, version, authority })
+    }
+
+    /// What the request's secret is worth on the session as it was read.
+    pub(crate) fn secrecy(&self) -> Secrecy {
+        self.authority.over(&self.record.header)
+    }
+}
+
+/// A session that a request has lost: it is gone, was signed in anew, or has another secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    /// As it was read before: a sign-out still ends it where it may.
+    pub(crate) session: Arc<Loaded>,
+    /// It is no more.
+    pub(crate) is_gone: bool,
 }
 
 /// Something that the handler asked for, and when: the number of the change.
@@ -34,6 +61,14 @@ struct Intent<T> {
     at: u64,
 }
 
+/// How a secret is replaced without a sign-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    Plain,
+    /// And everything under way with an older secret finds the session signed in anew.
+    Superseding,
+}
+
 /// What a request does to its session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
@@ -41,9 +76,11 @@ pub(crate) struct Changes {
     /// The loaded session is to end; everything else belongs to the one after it.
     ended: Option<Intent<()>>,
     sign_in: Option<Intent<SignIn>>,
-    rotate: Option<Intent<()>>,
+    rotate: Option<Intent<Rotation>>,
     lifetime: Option<Intent<Lifetime>>,
     end_by: Option<Intent<Millis>>,
+    /// What this request chose and has committed: a sign-in of the same request keeps it.
+    chosen: (Option<Lifetime>, Option<Millis>),
 }
 
 impl Changes {
@@ -63,8 +100,14 @@ impl Changes {
         self.sign_in = Some(Intent { value: sign_in.clone(), at: self.delta.mark() });
     }
 
-    pub(crate) fn rotate(&mut self) {
-        self.rotate = Some(Intent { value: (), at: self.delta.mark() });
+    pub(crate) fn rotate(&mut self, rotation: Rotation) {
+        let earlier = self.rotate.as_ref().map(|intent| intent.value);
+        let value = if earlier == Some(Rotation::Superseding) {
+            Rotation::Superseding
+        } else {
+            rotation
+        };
+        self.rotate = Some(Intent { value, at: self.delta.mark() });
     }
 
     pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime) {
@@ -90,23 +133,33 @@ impl Changes {
 
     /// Drops what was done up to a bookmark: it was committed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
-        fn later<T>(intent: &mut Option<Intent<T>>, bookmark: u64) {
-            *intent = intent.take().filter(|intent| intent.at > bookmark);
+        fn later<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
+            intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
         }
-        later(&mut self.ended, bookmark);
+        if later(&mut self.ended, bookmark).is_some() {
+            self.chosen = (None, None);
+        }
         later(&mut self.sign_in, bookmark);
         later(&mut self.rotate, bookmark);
-        later(&mut self.lifetime, bookmark);
-        later(&mut self.end_by, bookmark);
+        self.chosen.0 = later(&mut self.lifetime, bookmark).or(self.chosen.0);
+        self.chosen.1 = later(&mut self.end_by, bookmark).or(self.chosen.1);
         self.delta.forget(bookmark);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.delta.is_empty()
-            && self.ended.is_none()
-            && self.sign_in.is_none()
-            && self.rotate.is_none()
-            && !self.changes_age()
+        self.pending() == 0
+    }
+
+    /// How many changes are pending.
+    pub(crate) fn pending(&self) -> usize {
+        let intents = [
+            self.ended.is_some(),
+            self.sign_in.is_some(),
+            self.rotate.is_some(),
+            self.lifetime.is_some(),
+            self.end_by.is_some(),
+        ];
+        self.delta.pending() + intents.into_iter().filter(|is_there| *is_there).count()
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -118,21 +171,47 @@ impl Changes {
         self.signing_in().map(|sign_in| &sign_in.principal)
     }
 
+    /// A sign-in or a step-up.
     pub(crate) fn signing_in(&self) -> Option<&SignIn> {
         self.sign_in.as_ref().map(|intent| &intent.value)
     }
 
+    /// Whether somebody signs in, or proves again who they are.
+    pub(crate) fn proof(&self) -> Proof<'_> {
+        match self.signing_in() {
+            None => Proof::None,
+            Some(sign_in) if sign_in.is_step_up => Proof::StepUp,
+            Some(sign_in) => Proof::SignIn(&sign_in.principal),
+        }
+    }
+
     pub(crate) fn lifetime(&self) -> Option<Lifetime> {
-        self.lifetime.as_ref().map(|intent| intent.value)
+        let own = self.lifetime.as_ref().map(|intent| intent.value);
+        own.or(self.chosen.0.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
     }
 
     pub(crate) fn end_by(&self) -> Option<Millis> {
-        self.end_by.as_ref().map(|intent| intent.value)
+        let own = self.end_by.as_ref().map(|intent| intent.value);
+        own.or(self.chosen.1.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
     }
 
-    /// Whether the browser is to be told of another age of its cookie, which takes a new secret.
-    pub(crate) fn changes_age(&self) -> bool {
-        self.lifetime.is_some() || self.end_by.is_some()
+    /// Whether the new secret voids everything that is under way with an older one.
+    pub(crate) fn supersedes(&self) -> bool {
+        self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
+    }
+
+    /// What is wanted of a session that stands like this, besides its values.
+    pub(crate) fn wishes(&self, header: &Header) -> Wishes {
+        let proof = self.proof();
+        Wishes {
+            signs_in: matches!(proof, Proof::SignIn(_)),
+            steps_up: proof == Proof::StepUp,
+            rotates: self.rotate.is_some(),
+            supersedes: self.supersedes(),
+            // What stands already is nothing to do.
+            ages: header.differs_in_lifetime(self.lifetime())
+                || header.differs_in_end(self.end_by()),
+        }
     }
 
     /// Who is signed in as far as this request can tell.
@@ -143,7 +222,7 @@ impl Changes {
 
     /// The loaded session, if this request still goes on with it.
     pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
-        loaded.filter(|loaded| !self.is_ended() && self.sign_in_on(loaded) != plan::SignIn::Another)
+        loaded.filter(|loaded| !self.is_ended() && self.proves_on(loaded) != Proves::Another)
     }
 
     /// The values that the delta stands on.
@@ -168,39 +247,36 @@ impl Changes {
         Ok(())
     }
 
-    fn sign_in_on(&self, loaded: &Loaded) -> plan::SignIn {
-        match (self.principal(), &loaded.record.header.principal) {
-            (None, _) => plan::SignIn::No,
-            (Some(new), Some(old)) if new != old => plan::SignIn::Another,
-            (Some(_), _) => plan::SignIn::Here,
+    fn proves_on(&self, loaded: &Loaded) -> Proves {
+        match (self.proof(), &loaded.record.header.principal) {
+            (Proof::None, _) => Proves::No,
+            (Proof::StepUp, _) => Proves::StepUp,
+            (Proof::SignIn(new), Some(old)) if new != old => Proves::Another,
+            (Proof::SignIn(_), _) => Proves::Here,
         }
     }
 
     /// The plan for what was done so far.
     pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
-        let Standing { loaded, presented, now, configured, is_activity, failed, decides, lost } =
-            *standing;
-        let sign_in = match loaded {
-            Some(loaded) => self.sign_in_on(loaded),
-            None if self.sign_in.is_some() => plan::SignIn::Here,
-            None => plan::SignIn::No,
+        let Standing { loaded, session, wants, decides, outlived, refresh, failed } = *standing;
+        let proof = match (loaded, self.proof()) {
+            (Some(loaded), _) => self.proves_on(loaded),
+            (None, Proof::None) => Proves::No,
+            (None, Proof::StepUp) => Proves::StepUp,
+            (None, Proof::SignIn(_)) => Proves::Here,
         };
-        let changed = || self.delta.view().differs_from(&self.base_values(loaded));
+        let differs = || self.delta.view().differs_from(&self.base_values(loaded));
         plan::decide(Situation {
-            presented,
-            known: loaded.is_some(),
-            // What a decision will change is not known before it is made.
-            changed: decides || (!self.delta.is_empty() && changed()),
+            session,
+            // What a decision will change is not known before it is made; and what a handle that
+            // outlives its response has seen is too old to tell.
+            changed: decides || (!self.delta.is_empty() && (outlived || differs())),
             ended: self.is_ended(),
-            sign_in,
-            new_secret: self.rotate.is_some() || self.changes_age(),
-            refresh_due: is_activity
-                && loaded.is_some_and(|loaded| {
-                    let header = &loaded.record.header;
-                    header.clocks.refresh_due(now, &header.lifetime(configured))
-                }),
+            proof,
+            new_secret: wants.new_secret(),
+            needs_own: wants.need_own(),
+            refresh,
             failed,
-            lost,
         })
     }
 }
@@ -209,14 +285,15 @@ impl Changes {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
-    pub(crate) presented: bool,
-    pub(crate) now: Millis,
-    pub(crate) configured: &'a Lifetime,
-    pub(crate) is_activity: bool,
-    pub(crate) failed: bool,
+    pub(crate) session: Known,
+    /// What the changes want of that session.
+    pub(crate) wants: Wishes,
     /// A `transact` is to decide.
     pub(crate) decides: bool,
-    pub(crate) lost: bool,
+    /// The response has left.
+    pub(crate) outlived: bool,
+    pub(crate) refresh: Refresh,
+    pub(crate) failed: bool,
 }
 
 #[cfg(test)]
@@ -229,7 +306,7 @@ mod tests {
         let mut changes = Changes::default();
         assert!(changes.is_empty());
         changes.sign_in(&SignIn::new("alice"), None);
-        changes.rotate();
+        changes.rotate(Rotation::Plain);
         let bookmark = changes.delta.made();
         changes.set_lifetime(Lifetime::default());
         changes.forget(bookmark);
@@ -239,5 +316,25 @@ mod tests {
         assert!(changes.is_ended() && changes.lifetime().is_none());
         changes.forget(changes.delta.made());
         assert!(changes.is_empty());
+    }
+
+    #[test]
+    fn sign_in_keeps_what_the_same_request_has_chosen_and_committed() {
+        let mut changes = Changes::default();
+        changes.set_lifetime(Lifetime::default());
+        changes.forget(changes.delta.made());
+        assert_eq!(changes.lifetime(), None);
+        changes.sign_in(&SignIn::new("alice"), None);
+        assert_eq!(changes.lifetime(), Some(Lifetime::default()));
+        changes.end();
+        assert_eq!(changes.lifetime(), None);
+    }
+
+    #[test]
+    fn plain_rotation_does_not_weaken_a_superseding_one() {
+        let mut changes = Changes::default();
+        changes.rotate(Rotation::Superseding);
+        changes.rotate(Rotation::Plain);
+        assert!(changes.supersedes());
     }
 }

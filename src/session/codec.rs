@@ -12,9 +12,10 @@
 //! | 3 | authenticated: LEB128, milliseconds since 1970 |
 //! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
 //! | 5 | principal, UTF-8 |
-//! | 6 | how often somebody signed in, LEB128 |
+//! | 6 | how often somebody signed in or revoked the others, LEB128 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //! | 8 | the moment that no deadline goes beyond: LEB128, milliseconds since 1970 |
+//! | 9 | present where the cookie of the last sign-in has not come back yet: nothing |
 //! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
 //! Values come last and in ascending order of their keys. Fields of other types are kept as they
@@ -45,6 +46,7 @@ const PRINCIPAL: u8 = 5;
 const SIGN_INS: u8 = 6;
 pub(crate) const EARLIER_TAGS: u8 = 7;
 const END_BY: u8 = 8;
+const UNCONFIRMED: u8 = 9;
 const VALUE: u8 = 32;
 
 /// Why bytes are not a session's record.
@@ -102,6 +104,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
     let mut end_by = None;
     let mut sign_ins = None;
     let mut earlier = None;
+    let mut unconfirmed = None;
     let mut unknown = Vec::new();
     let mut entries: Vec<Entry> = Vec::new();
     let mut reader = Reader { bytes: &bytes, position: FIELDS_START };
@@ -125,6 +128,9 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
                 once(&mut sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)?;
             }
             EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
+            UNCONFIRMED => {
+                once(&mut unconfirmed, content.is_at_end().then_some(())?)?;
+            }
             VALUE => {
                 let entry = content.entry()?;
                 if let Some(previous) = entries.last() {
@@ -147,6 +153,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
         end_by,
         principal,
         sign_ins: sign_ins.unwrap_or(0),
+        is_unconfirmed: unconfirmed.is_some(),
         unknown,
     };
     Some(Record { header, values: Values::new(bytes, entries) })
@@ -289,6 +296,9 @@ pub(crate) fn encode_indexed(
         put_numbers(&mut out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
     }
     put_tags(&mut out, &header.tags);
+    if header.is_unconfirmed {
+        put_field(&mut out, UNCONFIRMED, &[]);
+    }
     for (field, content) in &header.unknown {
         put_field(&mut out, *field, content);
     }
@@ -371,6 +381,7 @@ mod tests {
         header.principal = Some("alice".into());
         header.end_by = Some(Millis(1_800_000_000_002));
         header.sign_ins = 300;
+        header.is_unconfirmed = true;
         for write in 0..20 {
             header.tags = header.tags.followed_by(Tag([write; 8]));
         }

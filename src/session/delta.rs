@@ -14,55 +14,42 @@ use crate::error::{Error, ErrorKind, Result};
 /// The function of an `update`, over encoded values.
 pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
 
-/// One change, as the handler asked for it.
+/// One change of one key, as the handler asked for it.
 #[derive(Clone)]
 pub(crate) enum Change {
-    Clear,
-    Set {
-        key: Arc<str>,
-        value: Value,
-    },
-    Remove {
-        key: Arc<str>,
-    },
+    Set(Value),
+    Remove,
     /// A value was handed out for good; `seen` is what the record held.
     Take {
-        key: Arc<str>,
         seen: Bytes,
     },
     Update {
-        key: Arc<str>,
         survives: bool,
         function: Arc<UpdateFn>,
     },
 }
 
 impl Change {
-    fn key(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Clear => None,
-            Self::Set { key, .. }
-            | Self::Remove { key }
-            | Self::Take { key, .. }
-            | Self::Update { key, .. } => Some(key),
-        }
+    fn is_take(&self) -> bool {
+        matches!(self, Self::Take { .. })
     }
 }
 
-/// What a change does to a view.
-#[derive(Clone)]
-pub(crate) enum Effect {
-    Clear,
-    Put(Arc<str>, Value),
-    Drop(Arc<str>),
-}
-
-/// The changes of a request, in order, and the view they lead to.
+/// The changes of a request, and the view they lead to.
+///
+/// Changes of different keys do not depend on each other, so they are kept by key and each is
+/// found without looking at the others.
 #[derive(Clone, Default)]
 pub(crate) struct Delta {
-    changes: Vec<(u64, Change)>,
+    /// Of each key in order, with the number of each change. No list is empty.
+    keys: BTreeMap<Arc<str>, Vec<(u64, Change)>>,
+    /// All values of the record were removed first; the number of that change.
+    cleared: Option<u64>,
     made: u64,
     view: View,
+    /// What was dropped: the captures of functions are the application's, and must not be dropped
+    /// while the session is locked.
+    dropped: Vec<Change>,
 }
 
 impl Delta {
@@ -71,7 +58,7 @@ impl Delta {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.keys.is_empty() && self.cleared.is_none()
     }
 
     /// How many changes were made so far: a bookmark, and a way to see that nothing came between.
@@ -79,31 +66,73 @@ impl Delta {
         self.made
     }
 
-    /// The one way in which a handler changes a value.
-    pub(crate) fn push(&mut self, change: Change, effect: Effect) {
-        self.changes.retain(|(_, earlier)| match (earlier, &change) {
-            // What was handed out is checked at the commit whatever comes after.
-            (Change::Take { .. }, _) => true,
-            (_, Change::Clear) => false,
-            (_, Change::Update { .. }) => true,
-            (earlier, change) => earlier.key() != change.key(),
-        });
+    /// How many changes are pending.
+    pub(crate) fn pending(&self) -> usize {
+        self.keys.values().map(Vec::len).sum::<usize>() + usize::from(self.cleared.is_some())
+    }
+
+    /// What was dropped since this was asked last.
+    pub(crate) fn take_dropped(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// The one way in which a handler changes a value; `value` is what the key has after it.
+    pub(crate) fn push(&mut self, key: Arc<str>, change: Change, value: Option<Value>) {
         self.made += 1;
-        self.changes.push((self.made, change));
-        self.view.accept(effect);
+        let earlier = self.keys.entry(key.clone()).or_default();
+        if !matches!(change, Change::Update { .. }) {
+            // What was handed out is checked at the commit whatever comes after.
+            self.dropped.extend(
+                earlier.extract_if(.., |(_, change)| !change.is_take()).map(|(_, change)| change),
+            );
+        }
+        // A key's stored value is handed out once: after that it is the request's own.
+        let change = match change {
+            Change::Take { .. } if !earlier.is_empty() => Change::Remove,
+            change => change,
+        };
+        earlier.push((self.made, change));
+        self.view.put(key, value);
+    }
+
+    /// Removes all values.
+    pub(crate) fn clear(&mut self) {
+        self.made += 1;
+        self.cleared = Some(self.made);
+        self.drop_changes(|_, change| !change.is_take());
+        self.view.clear();
     }
 
     /// Drops every change that was made so far.
     pub(crate) fn discard(&mut self) {
-        *self = Self { made: self.made + 1, ..Self::default() };
+        self.drop_changes(|_, _| true);
+        self.cleared = None;
+        self.made += 1;
+        self.view = View::default();
     }
 
     /// Drops every change but those that were handed out: whatever comes now, the commit has to find
     /// the taken values untouched.
     pub(crate) fn start_over(&mut self) {
-        self.changes.retain(|(_, change)| matches!(change, Change::Take { .. }));
+        self.drop_changes(|_, change| !change.is_take());
+        self.cleared = None;
         self.made += 1;
         self.view = View::default();
+    }
+
+    /// Drops the changes up to a bookmark: they were committed.
+    pub(crate) fn forget(&mut self, bookmark: u64) {
+        self.drop_changes(|number, _| number <= bookmark);
+        self.cleared = self.cleared.filter(|number| *number > bookmark);
+    }
+
+    fn drop_changes(&mut self, is_dropped: impl Fn(u64, &Change) -> bool) {
+        let dropped = &mut self.dropped;
+        self.keys.retain(|_, changes| {
+            let gone = changes.extract_if(.., |(number, change)| is_dropped(*number, change));
+            dropped.extend(gone.map(|(_, change)| change));
+            !changes.is_empty()
+        });
     }
 
     /// Something other than a value was changed; returns the number of that change.
@@ -114,11 +143,13 @@ impl Delta {
 
     /// Whether every value that was handed out still stands in `base` as it was.
     pub(crate) fn check_taken(&self, base: &Values) -> Result<()> {
-        for (_, change) in &self.changes {
-            if let Change::Take { key, seen } = change
-                && base.get(key).is_none_or(|value| value.bytes != *seen)
-            {
-                return Err(Error::new(ErrorKind::ValueChanged, key.to_string()));
+        for (key, changes) in &self.keys {
+            for (_, change) in changes {
+                if let Change::Take { seen } = change
+                    && base.get(key).is_none_or(|value| value.bytes != *seen)
+                {
+                    return Err(Error::new(ErrorKind::ValueChanged, key.to_string()));
+                }
             }
         }
         Ok(())
@@ -126,10 +157,13 @@ impl Delta {
 
     /// The view that the same changes lead to on other values.
     pub(crate) fn replay(&self, base: &Values, only_surviving: bool) -> Result<View> {
-        let mut view = View { only_surviving, ..View::default() };
-        for (_, change) in &self.changes {
-            let effect = view.effect(base, change)?;
-            view.accept(effect);
+        let cleared = self.cleared.is_some();
+        let mut view = View { cleared, only_surviving, ..View::default() };
+        for (key, changes) in &self.keys {
+            for (_, change) in changes {
+                let value = view.changed(base, key, change)?;
+                view.put(key.clone(), value);
+            }
         }
         Ok(view)
     }
@@ -137,16 +171,11 @@ impl Delta {
     pub(crate) fn show(&mut self, view: View) {
         self.view = view;
     }
-
-    /// Drops the changes up to a bookmark: they were committed.
-    pub(crate) fn forget(&mut self, bookmark: u64) {
-        self.changes.retain(|(number, _)| *number > bookmark);
-    }
 }
 
 impl fmt::Debug for Delta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<{} changes>", self.changes.len())
+        write!(f, "<{} changes>", self.pending())
     }
 }
 
@@ -156,6 +185,8 @@ pub(crate) struct View {
     cleared: bool,
     only_surviving: bool,
     slots: BTreeMap<Arc<str>, Option<Value>>,
+    /// Bytes of the keys and values in the slots that have a value.
+    size: usize,
 }
 
 impl View {
@@ -176,33 +207,41 @@ impl View {
         !self.slots.contains_key(key)
     }
 
-    pub(crate) fn accept(&mut self, effect: Effect) {
-        match effect {
-            Effect::Clear => {
-                self.cleared = true;
-                self.slots.clear();
-            }
-            Effect::Put(key, value) => {
-                self.slots.insert(key, Some(value));
-            }
-            Effect::Drop(key) => {
-                self.slots.insert(key, None);
-            }
+    /// Refuses a value with which the changed values alone would be over the size of a record.
+    pub(crate) fn check_room(&self, key: &str, value: &Value, max: usize) -> Result<()> {
+        let replaced = self.slots.get(key).map_or(0, |slot| room(key, slot.as_ref()));
+        if self.size - replaced + room(key, Some(value)) <= max {
+            return Ok(());
         }
+        let context = format!("with {key:?} the changed values have more than {max} bytes");
+        Err(Error::new(ErrorKind::TooLarge, context))
     }
 
-    fn effect(&self, base: &Values, change: &Change) -> Result<Effect> {
+    /// Gives a key a value, or none.
+    pub(crate) fn put(&mut self, key: Arc<str>, value: Option<Value>) {
+        self.size += room(&key, value.as_ref());
+        let replaced = self.slots.get(&key).map_or(0, |slot| room(&key, slot.as_ref()));
+        self.size -= replaced;
+        self.slots.insert(key, value);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.cleared = true;
+        self.slots.clear();
+        self.size = 0;
+    }
+
+    fn changed(&self, base: &Values, key: &str, change: &Change) -> Result<Option<Value>> {
         Ok(match change {
-            Change::Clear => Effect::Clear,
-            Change::Set { key, value } => Effect::Put(key.clone(), value.clone()),
-            Change::Remove { key } | Change::Take { key, .. } => Effect::Drop(key.clone()),
-            Change::Update { key, survives, function } => {
+            Change::Set(value) => Some(value.clone()),
+            Change::Remove | Change::Take { .. } => None,
+            Change::Update { survives, function } => {
                 let current = self.get(base, key);
                 let bytes = catch_unwind(AssertUnwindSafe(|| {
                     function(current.as_ref().map(|value| &value.bytes[..]))
                 }))
-                .map_err(|_| Error::new(ErrorKind::UpdatePanicked, key.to_string()))??;
-                Effect::Put(key.clone(), Value::new(bytes, *survives))
+                .map_err(|_| Error::new(ErrorKind::UpdatePanicked, key.to_owned()))??;
+                Some(Value::new(bytes, *survives))
             }
         })
     }
@@ -227,6 +266,11 @@ impl View {
         self.slots.values().all(Option::is_none)
             && !base.iter().any(|(key, value)| self.is_untouched(key) && self.shows(&value))
     }
+}
+
+/// Bytes of a slot.
+fn room(key: &str, value: Option<&Value>) -> usize {
+    value.map_or(0, |value| key.len() + value.bytes.len())
 }
 
 #[cfg(test)]
@@ -255,12 +299,12 @@ mod tests {
     }
 
     fn set(delta: &mut Delta, key: &str, text: &str) {
-        let (key, value): (Arc<str>, _) = (key.into(), value(text));
-        delta.push(Change::Set { key: key.clone(), value: value.clone() }, Effect::Put(key, value));
+        let value = value(text);
+        delta.push(key.into(), Change::Set(value.clone()), Some(value));
     }
 
     fn remove(delta: &mut Delta, key: &str) {
-        delta.push(Change::Remove { key: key.into() }, Effect::Drop(key.into()));
+        delta.push(key.into(), Change::Remove, None);
     }
 
     /// Appends a letter; panics on "panic" and refuses "bad".
@@ -270,14 +314,14 @@ mod tests {
             Some(b"bad") => Err(Error::new(ErrorKind::Decode, "")),
             current => Ok([current.unwrap_or_default(), b"+"].concat().into()),
         });
-        let change = Change::Update { key: key.into(), survives: false, function };
-        let effect = delta.view().effect(base, &change).unwrap();
-        delta.push(change, effect);
+        let change = Change::Update { survives: false, function };
+        let value = delta.view().changed(base, key, &change).unwrap();
+        delta.push(key.into(), change, value);
     }
 
     fn take(delta: &mut Delta, key: &str, seen: &'static str) {
-        let change = Change::Take { key: key.into(), seen: Bytes::from_static(seen.as_bytes()) };
-        delta.push(change, Effect::Drop(key.into()));
+        let change = Change::Take { seen: Bytes::from_static(seen.as_bytes()) };
+        delta.push(key.into(), change, None);
     }
 
     fn shown(view: &View, base: &Values) -> String {
@@ -327,7 +371,7 @@ mod tests {
         let old = base(&[("a", "1"), ("b", "1")]);
         let mut delta = Delta::default();
         set(&mut delta, "c", "1");
-        delta.push(Change::Clear, Effect::Clear);
+        delta.clear();
         set(&mut delta, "d", "1");
         assert_eq!(shown(delta.view(), &old), "d=1");
         assert_eq!(delta.view().get(&old, "a"), None);
@@ -345,7 +389,7 @@ mod tests {
         take(&mut delta, "otp", "7");
         assert!(delta.check_taken(&old).is_ok());
         set(&mut delta, "otp", "8");
-        delta.push(Change::Clear, Effect::Clear);
+        delta.clear();
         delta.start_over();
         for newer in [base(&[("otp", "8")]), Values::default()] {
             let error = delta.check_taken(&newer).unwrap_err();
@@ -377,7 +421,7 @@ mod tests {
         assert!(!delta.view().differs_from(&old));
         set(&mut delta, "a", "2");
         assert!(delta.view().differs_from(&old));
-        delta.push(Change::Clear, Effect::Clear);
+        delta.clear();
         assert!(delta.view().differs_from(&old));
         assert!(!delta.view().differs_from(&Values::default()));
     }
@@ -408,13 +452,65 @@ mod tests {
         for round in 0..1000 {
             set(&mut delta, "a", &round.to_string());
         }
-        assert_eq!(delta.changes.len(), 1);
+        assert_eq!(delta.pending(), 1);
         let bookmark = delta.made();
         set(&mut delta, "b", "1");
         delta.forget(bookmark);
-        assert_eq!(delta.changes.len(), 1);
+        assert_eq!(delta.pending(), 1);
         let none = Values::default();
         delta.show(delta.replay(&none, false).unwrap());
         assert_eq!(shown(delta.view(), &none), "b=1");
+    }
+
+    #[test]
+    fn dropped_functions_are_handed_out() {
+        let none = Values::default();
+        let mut delta = Delta::default();
+        let held = |delta: &mut Delta| delta.take_dropped().len();
+        append(&mut delta, &none, "a");
+        set(&mut delta, "a", "1");
+        assert_eq!((held(&mut delta), delta.pending()), (1, 1));
+        append(&mut delta, &none, "a");
+        append(&mut delta, &none, "b");
+        delta.clear();
+        assert_eq!((held(&mut delta), delta.pending()), (3, 1));
+        append(&mut delta, &none, "a");
+        delta.forget(delta.made());
+        assert_eq!((held(&mut delta), delta.is_empty()), (1, true));
+        append(&mut delta, &none, "a");
+        delta.start_over();
+        append(&mut delta, &none, "a");
+        delta.discard();
+        assert_eq!((held(&mut delta), delta.is_empty()), (2, true));
+    }
+
+    #[test]
+    fn value_taken_again_after_an_insert_is_checked_once() {
+        let old = base(&[("otp", "7")]);
+        let mut delta = Delta::default();
+        for _ in 0..1000 {
+            take(&mut delta, "otp", "7");
+            set(&mut delta, "otp", "8");
+        }
+        assert_eq!(delta.pending(), 2);
+        assert!(delta.check_taken(&old).is_ok());
+        assert!(delta.check_taken(&base(&[("otp", "8")])).is_err());
+    }
+
+    #[test]
+    fn room_is_that_of_the_changed_values() {
+        let mut delta = Delta::default();
+        set(&mut delta, "a", "123");
+        set(&mut delta, "a", "1234");
+        set(&mut delta, "bb", "12");
+        assert_eq!(delta.view().size, 5 + 4);
+        assert!(delta.view().check_room("a", &value("12345"), 10).is_ok());
+        assert!(delta.view().check_room("a", &value("123456"), 10).is_err());
+        assert!(delta.view().check_room("c", &value("1"), 10).is_err());
+        remove(&mut delta, "bb");
+        assert_eq!(delta.view().size, 5);
+        assert_eq!(delta.replay(&Values::default(), false).unwrap().size, 5);
+        delta.clear();
+        assert_eq!(delta.view().size, 0);
     }
 }

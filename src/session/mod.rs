@@ -14,6 +14,7 @@ mod transaction;
 mod detached;
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,25 +23,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::Mutex as AsyncMutex;
 
-use self::changes::{Changes, Loaded};
-use self::delta::{Change, Effect, UpdateFn};
+use self::changes::{Changes, Loaded, Lost, Rotation};
+use self::delta::{Change, UpdateFn};
 pub(crate) use self::detached::Detached;
 pub use self::key::{AsKey, Key, RuntimeKey};
-pub(crate) use self::lifetime::Millis;
+pub(crate) use self::lifetime::{Millis, millis};
 pub use self::lifetime::{Lifetime, Persistence};
 pub(crate) use self::record::Tag;
 use self::record::{Value, Values};
 pub use self::token::{Entropy, ParseIdError, SessionId};
 pub(crate) use self::token::{OsEntropy, Token};
 pub use self::transaction::Transaction;
+use self::request::reentrant;
 use self::transaction::{decoded, encoded};
 use crate::config::{Sessions, Settings};
 use crate::cookie::Presented;
-use crate::directory::{LABEL_BYTES, SignIn};
+use crate::directory::SignIn;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lasting::Lasting;
+use crate::lasting::{Driver, Lasting};
+use crate::limits::VIEW_ATTEMPTS;
 
 /// The session of a request.
 ///
@@ -102,19 +105,25 @@ pub struct Session(Arc<Inner>);
 struct Inner {
     sessions: Sessions,
     presented: Presented,
-    /// The session of a layer further out, with another cookie.
-    outer: Option<Session>,
-    loading: OnceCell<()>,
     /// One commit at a time; the others see what it led to.
     committing: AsyncMutex<()>,
     state: Mutex<State>,
 }
 
 struct State {
+    /// The record was looked for.
+    is_read: bool,
     loaded: Option<Arc<Loaded>>,
+    /// The session that was found gone, signed in anew or rotated: the browser may hold a newer
+    /// cookie.
+    lost: Option<Lost>,
     /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
     others: Vec<Arc<Loaded>>,
+    /// A token had the id of a session and not its secret.
+    has_stale_token: bool,
     changes: Changes,
+    /// The commit that was begun last without waiting for another one.
+    committing: Option<Driver>,
     used: bool,
     is_passive: bool,
     head_sent: bool,
@@ -122,8 +131,6 @@ struct State {
     cookie: Option<String>,
     /// A commit failed in a way that no later one of this request may hide.
     failed: Option<Error>,
-    /// The session was found gone, or signed in anew: the browser may hold a newer cookie.
-    lost: bool,
     time_left: Duration,
 }
 
@@ -144,24 +151,25 @@ impl State {
 }
 
 impl Session {
-    pub(crate) fn new(sessions: Sessions, presented: Presented, outer: Option<Session>) -> Self {
+    pub(crate) fn new(sessions: Sessions, presented: Presented) -> Self {
         let time_left = sessions.settings().timeout;
         Self(Arc::new(Inner {
             sessions,
             presented,
-            outer,
-            loading: OnceCell::new(),
             committing: AsyncMutex::new(()),
             state: Mutex::new(State {
+                is_read: false,
                 loaded: None,
+                lost: None,
                 others: Vec::new(),
+                has_stale_token: false,
                 changes: Changes::default(),
+                committing: None,
                 used: false,
                 is_passive: false,
                 head_sent: false,
                 cookie: None,
                 failed: None,
-                lost: false,
                 time_left,
             }),
         }))
@@ -193,7 +201,7 @@ impl Session {
     #[must_use]
     pub fn detached() -> Self {
         let sessions = Sessions::builder(Detached::default()).unchecked();
-        Self::new(sessions, Presented::default(), None)
+        Self::new(sessions, Presented::default())
     }
 
     /// The value of a key; `None` where there is none.
@@ -223,28 +231,27 @@ impl Session {
         self.state().with_values(|view, values| view.is_empty(values))
     }
 
-    /// Sets a value. An equal value is no change and costs nothing.
+    /// Sets a value. A value equal to the one that this request has read costs no write.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value can not be encoded, [`ErrorKind::TooLarge`] if it alone
-    /// is over the size of a record. Nothing is changed then.
+    /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values that
+    /// this request has changed would be larger than a record with it. Nothing is changed then.
     pub fn insert<K: AsKey>(&self, key: K, value: &K::Value) -> Result<()>
     where
         K::Value: Serialize,
     {
         let value = Value::new(self.encoded(key.name(), value)?, key.survives());
-        let name: Arc<str> = key.name().into();
-        let change = Change::Set { key: name.clone(), value: value.clone() };
-        self.state().changes.delta.push(change, Effect::Put(name, value));
+        let max_record = self.settings().max_record;
+        let delta = &mut self.state().changes.delta;
+        delta.view().check_room(key.name(), &value, max_record)?;
+        delta.push(key.name().into(), Change::Set(value.clone()), Some(value));
         Ok(())
     }
 
     /// Removes a value, if it is there.
     pub fn remove(&self, key: impl AsKey) {
-        let name: Arc<str> = key.name().into();
-        let change = Change::Remove { key: name.clone() };
-        self.state().changes.delta.push(change, Effect::Drop(name));
+        self.state().changes.delta.push(key.name().into(), Change::Remove, None);
     }
 
     /// Removes a value and returns it: for values that may be used once.
@@ -256,12 +263,13 @@ impl Session {
     /// # Errors
     ///
     /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    /// [`ErrorKind::Reentrant`] if decoding it changes the session each time.
     pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
     {
         let name = key.name();
-        loop {
+        for _ in 0..VIEW_ATTEMPTS {
             let (made, value, stored) = {
                 let state = self.state();
                 let stored = state.with_values(|_, values| values.get(name));
@@ -269,29 +277,31 @@ impl Session {
             };
             let Some(value) = value else { return Ok(None) };
             let taken = decoded(name, &value.bytes)?;
-            let key: Arc<str> = name.into();
             let change = match stored {
-                Some(stored) => Change::Take { key: key.clone(), seen: stored.bytes },
+                Some(stored) => Change::Take { seen: stored.bytes },
                 // This request put it there itself.
-                None => Change::Remove { key: key.clone() },
+                None => Change::Remove,
             };
             let mut state = self.state();
             if state.changes.delta.made() == made {
-                state.changes.delta.push(change, Effect::Drop(key));
+                state.changes.delta.push(name.into(), change, None);
                 return Ok(Some(taken));
             }
         }
+        Err(reentrant())
     }
 
     /// Changes a value by a function, beginning with the type's default where there is none.
     ///
-    /// Where another request wrote in between, `function` is called again on the newer value. It must
-    /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored.
+    /// If another request wrote first, `function` is called again on the newer value. It must
+    /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored. It may
+    /// read the session, and must not change it.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
-    /// [`ErrorKind::TooLarge`] if the new one can not be stored. Nothing is changed then. The commit
+    /// [`ErrorKind::TooLarge`] if the new one cannot be stored, [`ErrorKind::Reentrant`] if `function`
+    /// changes the session. The value is not changed then. The commit
     /// fails with the same kinds, or with [`ErrorKind::UpdatePanicked`], if that happens on the newer
     /// value.
     pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
@@ -314,26 +324,28 @@ impl Session {
                 encoded(&name, &value, max_record)
             }
         });
-        loop {
-            // The function runs outside the lock: it may use the session, or take its time.
+        for _ in 0..VIEW_ATTEMPTS {
+            // The function runs outside the lock: it may read the session, or take its time.
             let (made, current) = {
                 let state = self.state();
                 (state.changes.delta.made(), state.value(&name))
             };
             let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
+            let value = Value::new(bytes, survives);
             let mut state = self.state();
             if state.changes.delta.made() == made {
-                let effect = Effect::Put(name.clone(), Value::new(bytes, survives));
-                let change = Change::Update { key: name, survives, function };
-                state.changes.delta.push(change, effect);
+                let delta = &mut state.changes.delta;
+                delta.view().check_room(&name, &value, max_record)?;
+                delta.push(name, Change::Update { survives, function }, Some(value));
                 return Ok(());
             }
         }
+        Err(reentrant())
     }
 
     /// Removes all values. The session itself goes on, and whoever is signed in stays so.
     pub fn clear(&self) {
-        self.state().changes.delta.push(Change::Clear, Effect::Clear);
+        self.state().changes.delta.clear();
     }
 
     /// The public id; `None` before the session is stored for the first time. It is the same for the
@@ -427,9 +439,6 @@ impl Session {
     /// sign-in has begun, or if that was more than an hour ago.
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
-        if sign_in.label.as_ref().is_some_and(|label| label.len() > LABEL_BYTES) {
-            return Err(Error::new(ErrorKind::Encode, "a label has at most 128 bytes"));
-        }
         self.rebase(|changes, loaded| changes.sign_in(&sign_in, loaded))
     }
 
@@ -442,7 +451,7 @@ impl Session {
     /// [`ErrorKind::NotSignedIn`] where nobody is, and the errors of [`sign_in`](Self::sign_in).
     /// Nothing is changed then.
     pub fn step_up(&self) -> Result<()> {
-        let principal = self.principal().ok_or_else(|| Error::new(ErrorKind::NotSignedIn, ""))?;
+        let principal = self.signed_in()?;
         if self.state().changes.signing_in().is_some() {
             // A sign-in of the same request is as fresh, and may have begun before.
             return Ok(());
@@ -468,7 +477,7 @@ impl Session {
     /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
     /// signed in change.
     pub fn rotate(&self) {
-        self.state().changes.rotate();
+        self.state().changes.rotate(Rotation::Plain);
     }
 
     /// Gives this session a lifetime of its own: "remember me". It is stored with the session; the
@@ -541,15 +550,14 @@ impl Session {
         T: Send + 'static,
         F: Fn(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        let session = self.clone();
-        to_the_end(async move {
+        self.lasting(|session, driver| async move {
             let mut decided = None;
             let result = &mut decided;
             let mut decide = move |values: &mut Transaction<'_>| {
                 *result = Some(function(values)?);
                 Ok(())
             };
-            session.commit(false, Some(&mut decide)).await?;
+            session.commit(&driver, false, Some(&mut decide)).await?;
             decided.ok_or_else(|| session.settings().gone("the session was ended"))
         })
         .await
@@ -577,8 +585,8 @@ impl Session {
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
     ///   and the response has begun.
     pub async fn save(&self) -> Result<()> {
-        let session = self.clone();
-        to_the_end(async move { session.commit(false, None).await }).await
+        self.lasting(|session, driver| async move { session.commit(&driver, false, None).await })
+            .await
     }
 
     /// Reads the record again: to see what other requests wrote, or whether the session still lives.
@@ -595,7 +603,7 @@ impl Session {
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update can not be
     ///   computed on the newer values; it stays pending.
     pub async fn reload(&self) -> Result<()> {
-        self.reread().await
+        self.lasting(|session, driver| async move { session.reread(&driver).await }).await
     }
 
     /// The configuration this session belongs to.
@@ -608,13 +616,57 @@ impl Session {
         self.0.sessions.settings()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> Locked<'_> {
         // No code of the application runs under this lock, so a panic leaves the state whole.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { state, dropped: Vec::new() }
+    }
+
+    /// Who is signed in on the session of this request.
+    pub(crate) fn signed_in(&self) -> Result<Arc<str>> {
+        match self.principal() {
+            Some(principal) => Ok(principal),
+            None if self.state().lost.is_some() => Err(self.settings().gone("")),
+            None => Err(Error::new(ErrorKind::NotSignedIn, "")),
+        }
+    }
+
+    /// Commits under a new secret behind which nothing older counts.
+    pub(crate) async fn supersede(&self, driver: &Driver) -> Result<()> {
+        self.state().changes.rotate(Rotation::Superseding);
+        self.commit(driver, false, None).await
     }
 
     fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {
         encoded(name, value, self.settings().max_record)
+    }
+}
+
+/// The state of a session, locked. What is dropped of it may be the application's, such as the captures of
+/// an `update`'s function, and is dropped only when it is unlocked again.
+struct Locked<'a> {
+    // Fields are dropped in this order.
+    state: MutexGuard<'a, State>,
+    dropped: Vec<Change>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.dropped = self.state.changes.delta.take_dropped();
     }
 }
 
@@ -624,7 +676,7 @@ const MAX_PRINCIPAL: usize = 1024;
 pub(crate) fn checked_principal(principal: &str) -> Result<()> {
     match principal.len() {
         1..=MAX_PRINCIPAL => Ok(()),
-        _ => Err(Error::new(ErrorKind::Encode, "a principal has 1 to 1024 bytes")),
+        _ => Err(Error::new(ErrorKind::InvalidPrincipal, "")),
     }
 }
 
@@ -637,10 +689,14 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Runs a future to its end even if nobody waits for it any more.
-pub(crate) async fn to_the_end<T: Send + 'static>(
-    future: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
+/// Runs work to completion even if nobody waits for it any more.
+pub(crate) async fn to_the_end<T, F>(
+    work: impl FnOnce(Driver) -> F,
+) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
     let runtime = Handle::try_current().map_err(Error::unavailable)?;
-    Lasting::new(runtime, future).await
+    Lasting::new(runtime, work).await
 }

@@ -1,39 +1,62 @@
-//! What is to be done at the end of a request: pure tables.
+//! What is to be done at the end of a request, and what becomes of it where the session is another
+//! than the request has seen: pure tables.
 
-use super::record::Header;
+use super::record::{Authority, Header, Secrecy};
 
 /// What is known when the handler has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Situation {
-    /// A token of our name came with the request, valid or not.
-    pub(crate) presented: bool,
-    /// A session was loaded with it.
-    pub(crate) known: bool,
+    pub(crate) session: Known,
     /// The values differ from the loaded ones; after an end, from nothing.
     pub(crate) changed: bool,
     /// The handler ended the session.
     pub(crate) ended: bool,
-    /// The handler signed somebody in.
-    pub(crate) sign_in: SignIn,
-    /// The handler asked for another secret or another lifetime.
+    pub(crate) proof: Proves,
+    /// The handler asked for a new secret, or for what comes with one.
     pub(crate) new_secret: bool,
-    /// The session is used so late that it is worth a write.
-    pub(crate) refresh_due: bool,
+    /// What the handler asked for can be had with the session's own secret only.
+    pub(crate) needs_own: bool,
+    /// The session is used so late that it is worth a write, or for the first time.
+    pub(crate) refresh: Refresh,
     /// The handler failed, so that nothing is to be kept.
     pub(crate) failed: bool,
-    /// The session was found gone, or signed in anew, earlier in this request: the browser may hold a
-    /// newer cookie by now, which must not be overwritten or removed.
-    pub(crate) lost: bool,
 }
 
-/// Who was signed in.
+/// What a request knows of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SignIn {
+pub(crate) enum Known {
+    /// No valid token came along. `removable`: one of our name did, and the browser may forget it.
+    Nothing { removable: bool },
+    /// A session was loaded, and the request's secret is the session's.
+    Own,
+    /// A session was loaded, and another request has given it a new secret since.
+    Rotated,
+    /// Several valid tokens came along: the request is anonymous.
+    Several,
+    /// The session was found gone, signed in anew, or void for this request.
+    Lost,
+}
+
+/// Whether somebody proves who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proves {
     No,
-    /// On an anonymous session, or the same person again.
+    /// Signs in on an anonymous session, or the same person again.
     Here,
-    /// Another person than the one of the loaded session.
+    /// Signs in as another person than the one of the loaded session.
     Another,
+    /// The one who is signed in.
+    StepUp,
+}
+
+/// Whether using the session is worth a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    No,
+    /// The idle timeout is to be extended.
+    Due,
+    /// The session's cookie came back for the first time.
+    Confirms,
 }
 
 /// What is to be done.
@@ -41,7 +64,7 @@ pub(crate) enum SignIn {
 pub(crate) enum Plan {
     /// No store command, no cookie.
     Nothing,
-    /// The browser is to forget tokens that are worth nothing, or too many.
+    /// The browser is to forget tokens that are worth nothing.
     Forget,
     /// The changes belong to a session that is no more.
     Gone,
@@ -49,13 +72,13 @@ pub(crate) enum Plan {
     Create,
     /// The loaded session with this request's changes, under a new secret or the same.
     Save { new_secret: bool },
-    /// The loaded session as it is, for another idle timeout.
+    /// The loaded session as it is, for another idle timeout or to note that its cookie came back.
     Refresh,
-    /// The loaded session ends.
+    /// The sessions that came along end.
     Delete,
-    /// The loaded session ends, then a new one begins.
+    /// The sessions that came along end, then a new one begins.
     DeleteThenCreate,
-    /// A new session begins, and only then the loaded one ends, so that a refused write changes
+    /// A new session begins, and only then those that came along end, so that a refused write changes
     /// nothing.
     CreateThenDelete,
 }
@@ -71,76 +94,117 @@ impl Plan {
                 | Self::CreateThenDelete
         )
     }
+
+    /// Whether the sessions that came along end.
+    pub(crate) fn ends(self) -> bool {
+        matches!(self, Self::Delete | Self::DeleteThenCreate | Self::CreateThenDelete)
+    }
 }
 
 pub(crate) fn decide(situation: Situation) -> Plan {
-    let Situation {
-        presented,
-        known,
-        changed,
-        ended,
-        sign_in,
-        new_secret,
-        refresh_due,
-        failed,
-        lost,
-    } = situation;
-    if lost {
-        return match sign_in {
-            _ if failed => Plan::Nothing,
-            SignIn::Here | SignIn::Another => Plan::Create,
-            SignIn::No if changed => Plan::Gone,
-            SignIn::No => Plan::Nothing,
-        };
-    }
+    let Situation { session, changed, ended, proof, new_secret, needs_own, refresh, failed } =
+        situation;
+    let signs_in = matches!(proof, Proves::Here | Proves::Another);
     if failed {
-        return match (ended, known, presented) {
-            (true, true, _) => Plan::Delete,
-            (true, false, true) => Plan::Forget,
+        return match session {
+            Known::Nothing { removable } if ended && removable => Plan::Forget,
+            Known::Nothing { .. } => Plan::Nothing,
+            _ if ended => Plan::Delete,
+            Known::Own if refresh == Refresh::Confirms => Plan::Refresh,
             _ => Plan::Nothing,
         };
     }
-    match (known, ended, sign_in) {
-        (false, _, SignIn::Here | SignIn::Another) => Plan::Create,
-        (false, _, SignIn::No) if changed => Plan::Create,
-        (false, true, SignIn::No) if presented => Plan::Forget,
-        (false, _, SignIn::No) => Plan::Nothing,
-        (true, true, SignIn::No) if changed => Plan::DeleteThenCreate,
-        (true, true, SignIn::No) => Plan::Delete,
-        (true, true, _) | (true, false, SignIn::Another) => Plan::CreateThenDelete,
-        (true, false, SignIn::Here) => Plan::Save { new_secret: true },
-        (true, false, SignIn::No) if changed || new_secret => Plan::Save { new_secret },
-        (true, false, SignIn::No) if refresh_due => Plan::Refresh,
-        (true, false, SignIn::No) => Plan::Nothing,
+    match session {
+        Known::Nothing { .. } if signs_in || changed => Plan::Create,
+        Known::Nothing { removable: true } if ended => Plan::Forget,
+        Known::Nothing { .. } => Plan::Nothing,
+        _ if ended && signs_in => Plan::CreateThenDelete,
+        _ if ended && changed => Plan::DeleteThenCreate,
+        _ if ended => Plan::Delete,
+        Known::Lost if signs_in => Plan::Create,
+        Known::Lost if changed || needs_own => Plan::Gone,
+        Known::Lost => Plan::Nothing,
+        Known::Several if signs_in => Plan::CreateThenDelete,
+        Known::Several if changed => Plan::Create,
+        Known::Several => Plan::Nothing,
+        Known::Own if proof == Proves::Another => Plan::CreateThenDelete,
+        // That session's secret is somebody else's by now.
+        Known::Rotated if signs_in => Plan::Create,
+        Known::Own if proof != Proves::No => Plan::Save { new_secret: true },
+        Known::Own if changed || new_secret => Plan::Save { new_secret },
+        Known::Own if refresh != Refresh::No => Plan::Refresh,
+        Known::Own => Plan::Nothing,
+        Known::Rotated if needs_own => Plan::Gone,
+        Known::Rotated if changed => Plan::Save { new_secret: false },
+        Known::Rotated => Plan::Nothing,
     }
 }
 
-/// What to do with a commit that met a newer record.
+/// What a request wants of a session besides its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wishes {
+    pub(crate) signs_in: bool,
+    pub(crate) steps_up: bool,
+    pub(crate) rotates: bool,
+    /// A new secret behind which nothing older counts: for the session that is kept when all others
+    /// are revoked.
+    pub(crate) supersedes: bool,
+    /// Another lifetime, or another end, than the session has.
+    pub(crate) ages: bool,
+}
+
+impl Wishes {
+    pub(crate) fn need_own(self) -> bool {
+        self.steps_up || self.supersedes || self.ages
+    }
+
+    pub(crate) fn new_secret(self) -> bool {
+        self.need_own() || self.signs_in || self.rotates
+    }
+}
+
+/// What to do with a commit on the session as it stands now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Merge {
     /// Replay the changes on it.
-    Replay {
-        /// Another request gave the session a new secret already: that cookie stands, and this
-        /// request must not make it void with one of its own.
-        keep_secret: bool,
-    },
-    /// Somebody signed in meanwhile: this request's changes belong to a session that is no more.
-    Gone,
-    /// This request signs somebody in: it gets a session of its own.
+    Write { new_secret: bool },
+    /// The changes belong to a session that is no more. `fails`: also where the values are as they
+    /// were.
+    Gone { fails: bool },
+    /// This request signs somebody in: they get a session of their own, and nothing ends.
     StartFresh,
 }
 
-pub(crate) fn merge(loaded: &Header, newer: &Header, signing_in: bool) -> Merge {
-    if !loaded.same_sign_in(newer) {
-        return if signing_in { Merge::StartFresh } else { Merge::Gone };
+/// `secrecy` is `None` where there is no session any more. `outlived`: the response has left.
+pub(crate) fn merge(secrecy: Option<Secrecy>, wishes: Wishes, outlived: bool) -> Merge {
+    match secrecy {
+        Some(Secrecy::Own) => Merge::Write { new_secret: wishes.new_secret() },
+        _ if wishes.signs_in => Merge::StartFresh,
+        Some(Secrecy::Rotated) if !wishes.need_own() && !outlived => {
+            Merge::Write { new_secret: false }
+        }
+        Some(_) => Merge::Gone { fails: wishes.need_own() || outlived },
+        // A session that has ended needs no other end.
+        None => Merge::Gone { fails: wishes.steps_up || wishes.supersedes || outlived },
     }
-    Merge::Replay { keep_secret: !signing_in && loaded.digest != newer.digest }
 }
 
-/// Whether ending a session also ends what another request made of it meanwhile: yes where it is the
-/// same person's, also after a step-up; never somebody else's sign-in.
-pub(crate) fn ends(loaded: &Header, newer: &Header) -> bool {
-    loaded.principal == newer.principal
+/// Why a session is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    SignOut,
+    /// A sign-in takes its place.
+    SignIn,
+}
+
+/// Whether the session may be ended as it stands now: by a sign-out where it is the same person's, also
+/// after a step-up, and never somebody else's sign-in; by a sign-in with its own secret only.
+pub(crate) fn ends(why: Why, authority: &Authority, header: &Header) -> bool {
+    match (authority.over(header), why) {
+        (Secrecy::Own, _) | (Secrecy::Rotated, Why::SignOut) => true,
+        (Secrecy::SignedInAnew, Why::SignOut) => authority.is_of_the_same(header),
+        (_, Why::SignIn) => false,
+    }
 }
 
 #[cfg(test)]
@@ -152,71 +216,96 @@ mod tests {
 
     /// Every cell of the table: the fields that matter, `-` for any value.
     ///
-    /// Columns: lost, failed, known, ended, sign-in, changed, new secret, refresh due, presented.
+    /// Columns: failed; session (`n`othing, `f`orgettable, `o`wn, `r`otated, `s`everal, `l`ost);
+    /// ended; proof (`H`ere, `A`nother, `S`tep-up); changed; new secret; needs own; refresh (`D`ue,
+    /// `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
-        // The session was lost on the way.
-        ("L F - - - - - - -", Plan::Nothing),
-        ("L . - - H - - - -", Plan::Create),
-        ("L . - - A - - - -", Plan::Create),
-        ("L . - - . C - - -", Plan::Gone),
-        ("L . - - . . - - -", Plan::Nothing),
         // A failed request keeps nothing but an end.
-        (". F K E - - - - -", Plan::Delete),
-        (". F . E - - - - P", Plan::Forget),
-        (". F . E - - - - .", Plan::Nothing),
-        (". F - . - - - - -", Plan::Nothing),
-        // Nobody is known.
-        (". . . - H - - - -", Plan::Create),
-        (". . . - A - - - -", Plan::Create),
-        (". . . - . C - - -", Plan::Create),
-        (". . . E . . - - P", Plan::Forget),
-        (". . . E . . - - .", Plan::Nothing),
-        (". . . . . . - - -", Plan::Nothing),
-        // The session ends.
-        (". . K E . . - - -", Plan::Delete),
-        (". . K E . C - - -", Plan::DeleteThenCreate),
-        (". . K E H - - - -", Plan::CreateThenDelete),
-        (". . K E A - - - -", Plan::CreateThenDelete),
+        ("F n - - - - - -", Plan::Nothing),
+        ("F f E - - - - -", Plan::Forget),
+        ("F f . - - - - -", Plan::Nothing),
+        ("F [orsl] E - - - - -", Plan::Delete),
+        ("F o . - - - - C", Plan::Refresh),
+        ("F o . - - - - [.D]", Plan::Nothing),
+        ("F [rsl] . - - - - -", Plan::Nothing),
+        // No valid token came along.
+        (". [nf] - [HA] - - - -", Plan::Create),
+        (". [nf] - [.S] C - - -", Plan::Create),
+        (". f E [.S] . - - -", Plan::Forget),
+        (". f . [.S] . - - -", Plan::Nothing),
+        (". n - [.S] . - - -", Plan::Nothing),
+        // What came along ends.
+        (". [orsl] E [HA] - - - -", Plan::CreateThenDelete),
+        (". [orsl] E [.S] C - - -", Plan::DeleteThenCreate),
+        (". [orsl] E [.S] . - - -", Plan::Delete),
+        // The session was lost on the way.
+        (". l . [HA] - - - -", Plan::Create),
+        (". l . [.S] C - - -", Plan::Gone),
+        (". l . [.S] . - O -", Plan::Gone),
+        (". l . [.S] . - . -", Plan::Nothing),
+        // Several sessions came along.
+        (". s . [HA] - - - -", Plan::CreateThenDelete),
+        (". s . [.S] C - - -", Plan::Create),
+        (". s . [.S] . - - -", Plan::Nothing),
         // The session goes on.
-        (". . K . A - - - -", Plan::CreateThenDelete),
-        (". . K . H - - - -", Plan::Save { new_secret: true }),
-        (". . K . . - N - -", Plan::Save { new_secret: true }),
-        (". . K . . C . - -", Plan::Save { new_secret: false }),
-        (". . K . . . . R -", Plan::Refresh),
-        (". . K . . . . . -", Plan::Nothing),
+        (". o . A - - - -", Plan::CreateThenDelete),
+        (". o . [HS] - - - -", Plan::Save { new_secret: true }),
+        (". o . . - N - -", Plan::Save { new_secret: true }),
+        (". o . . C . - -", Plan::Save { new_secret: false }),
+        (". o . . . . - [DC]", Plan::Refresh),
+        (". o . . . . - .", Plan::Nothing),
+        // Under a secret that this request does not have.
+        (". r . [HA] - - - -", Plan::Create),
+        (". r . [.S] - - O -", Plan::Gone),
+        (". r . [.S] C - . -", Plan::Save { new_secret: false }),
+        (". r . [.S] . - . -", Plan::Nothing),
     ];
 
     fn situations() -> impl Iterator<Item = (String, Situation)> {
-        (0..1 << 8).flat_map(|bits: u16| {
-            [(SignIn::No, '.'), (SignIn::Here, 'H'), (SignIn::Another, 'A')].map(
-                |(sign_in, letter)| {
-                    let on = |bit: u16| bits & 1 << bit != 0;
-                    let mark = |bit, letter| if on(bit) { letter } else { '.' };
-                    let cell = [
-                        mark(7, 'L'),
-                        mark(0, 'F'),
-                        mark(1, 'K'),
-                        mark(2, 'E'),
-                        letter,
-                        mark(3, 'C'),
-                        mark(4, 'N'),
-                        mark(5, 'R'),
-                        mark(6, 'P'),
-                    ];
-                    let situation = Situation {
-                        failed: on(0),
-                        known: on(1),
-                        ended: on(2),
-                        sign_in,
-                        changed: on(3),
-                        new_secret: on(4),
-                        refresh_due: on(5),
-                        presented: on(6),
-                        lost: on(7),
-                    };
-                    (cell.iter().collect(), situation)
-                },
-            )
+        let sessions = [
+            (Known::Nothing { removable: false }, 'n'),
+            (Known::Nothing { removable: true }, 'f'),
+            (Known::Own, 'o'),
+            (Known::Rotated, 'r'),
+            (Known::Several, 's'),
+            (Known::Lost, 'l'),
+        ];
+        let proofs = [
+            (Proves::No, '.'),
+            (Proves::Here, 'H'),
+            (Proves::Another, 'A'),
+            (Proves::StepUp, 'S'),
+        ];
+        let refreshes = [(Refresh::No, '.'), (Refresh::Due, 'D'), (Refresh::Confirms, 'C')];
+        (0..1_usize << 5).flat_map(move |bits| {
+            (0..sessions.len() * proofs.len() * refreshes.len()).map(move |choice| {
+                let (session, s) = sessions[choice % 6];
+                let (proof, p) = proofs[choice / 6 % 4];
+                let (refresh, r) = refreshes[choice / 24];
+                let on = |bit: usize| bits & 1 << bit != 0;
+                let mark = |bit, letter| if on(bit) { letter } else { '.' };
+                let cell = [
+                    mark(0, 'F'),
+                    s,
+                    mark(1, 'E'),
+                    p,
+                    mark(2, 'C'),
+                    mark(3, 'N'),
+                    mark(4, 'O'),
+                    r,
+                ];
+                let situation = Situation {
+                    session,
+                    failed: on(0),
+                    ended: on(1),
+                    proof,
+                    changed: on(2),
+                    new_secret: on(3),
+                    needs_own: on(4),
+                    refresh,
+                };
+                (cell.iter().collect(), situation)
+            })
         })
     }
 
@@ -226,8 +315,9 @@ mod tests {
         for (cell, situation) in situations() {
             let rows: Vec<usize> = (0..TABLE.len())
                 .filter(|row| {
-                    let pattern = TABLE[*row].0.chars().filter(|mark| *mark != ' ');
-                    pattern.zip(cell.chars()).all(|(mark, is)| mark == '-' || mark == is)
+                    TABLE[*row].0.split(' ').zip(cell.chars()).all(|(allowed, is)| {
+                        allowed == "-" || allowed.trim_matches(['[', ']']).contains(is)
+                    })
                 })
                 .collect();
             assert_eq!(rows.len(), 1, "{cell} is in rows {rows:?}");
@@ -252,31 +342,62 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_met_a_newer_record() {
+    fn authority_is_what_the_request_presented() {
         let anonymous = header();
         let alice = signed_in(&anonymous, "alice");
-        let keep = |keep_secret| Merge::Replay { keep_secret };
-        for (loaded, newer, signing_in, expected) in [
-            (&anonymous, &anonymous, false, keep(false)),
-            (&anonymous, &rotated(&anonymous), false, keep(true)),
-            (&anonymous, &rotated(&anonymous), true, keep(false)),
-            (&anonymous, &alice, false, Merge::Gone),
-            (&anonymous, &alice, true, Merge::StartFresh),
-            (&alice, &alice, false, keep(false)),
-            (&alice, &signed_in(&alice, "alice"), false, Merge::Gone),
-            (&alice, &signed_in(&alice, "alice"), true, Merge::StartFresh),
+        for (presented, now, expected) in [
+            (&anonymous, &anonymous, Secrecy::Own),
+            (&anonymous, &rotated(&anonymous), Secrecy::Rotated),
+            (&anonymous, &alice, Secrecy::SignedInAnew),
+            (&alice, &alice, Secrecy::Own),
+            (&alice, &signed_in(&alice, "alice"), Secrecy::SignedInAnew),
+            (&alice, &signed_in(&alice, "bob"), Secrecy::SignedInAnew),
         ] {
-            assert_eq!(merge(loaded, newer, signing_in), expected);
+            assert_eq!(Authority::of(presented, true).over(now), expected);
         }
     }
 
     #[test]
-    fn an_end_that_met_a_newer_record() {
+    fn every_cell_of_the_merge_table() {
+        use Secrecy::{Own, Rotated, SignedInAnew};
+
+        let none = Wishes::default();
+        let keep = Merge::Write { new_secret: false };
+        let renew = Merge::Write { new_secret: true };
+        let (passes, fails) = (Merge::Gone { fails: false }, Merge::Gone { fails: true });
+        let found = [Some(Own), Some(Rotated), Some(SignedInAnew), None];
+        for (wishes, expected) in [
+            (none, [keep, keep, passes, passes]),
+            (Wishes { rotates: true, ..none }, [renew, keep, passes, passes]),
+            (Wishes { ages: true, ..none }, [renew, fails, fails, passes]),
+            (Wishes { steps_up: true, ..none }, [renew, fails, fails, fails]),
+            (Wishes { supersedes: true, ..none }, [renew, fails, fails, fails]),
+            (
+                Wishes { signs_in: true, ..none },
+                [renew, Merge::StartFresh, Merge::StartFresh, Merge::StartFresh],
+            ),
+        ] {
+            for (secrecy, expected) in found.into_iter().zip(expected) {
+                assert_eq!(merge(secrecy, wishes, false), expected, "{wishes:?} {secrecy:?}");
+            }
+        }
+        assert_eq!(found.map(|found| merge(found, none, true)), [keep, fails, fails, fails]);
+    }
+
+    #[test]
+    fn sign_out_ends_what_is_the_same_persons_and_sign_in_what_is_its_own() {
         let anonymous = header();
         let alice = signed_in(&anonymous, "alice");
-        assert!(ends(&anonymous, &rotated(&anonymous)));
-        assert!(!ends(&anonymous, &alice));
-        assert!(ends(&alice, &signed_in(&alice, "alice")));
-        assert!(!ends(&alice, &signed_in(&alice, "bob")));
+        for (presented, now, by_sign_out, by_sign_in) in [
+            (&anonymous, &anonymous, true, true),
+            (&anonymous, &rotated(&anonymous), true, false),
+            (&anonymous, &alice, false, false),
+            (&alice, &signed_in(&alice, "alice"), true, false),
+            (&alice, &signed_in(&alice, "bob"), false, false),
+        ] {
+            let authority = Authority::of(presented, true);
+            assert_eq!(ends(Why::SignOut, &authority, now), by_sign_out);
+            assert_eq!(ends(Why::SignIn, &authority, now), by_sign_in);
+        }
     }
 }

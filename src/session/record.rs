@@ -75,9 +75,12 @@ pub(crate) struct Header {
     /// The moment that no deadline goes beyond.
     pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
-    /// How often somebody signed in on this session: tells a rotation, after which writes of the
-    /// same person are merged, from a sign-in, after which they are not.
+    /// How often somebody signed in on this session, or revoked the others from it: tells a
+    /// rotation, after which changes made with the old secret are merged, from a sign-in, after which
+    /// they are not.
     pub(crate) sign_ins: u32,
+    /// The cookie of the last sign-in has not come back yet; kept where new sign-ins are refused.
+    pub(crate) is_unconfirmed: bool,
     /// Fields of later releases, kept as they are.
     pub(crate) unknown: Vec<(u8, Bytes)>,
 }
@@ -92,6 +95,7 @@ impl Header {
             end_by: None,
             principal: None,
             sign_ins: 0,
+            is_unconfirmed: false,
             unknown: Vec::new(),
         }
     }
@@ -101,6 +105,16 @@ impl Header {
         self.chosen.map_or(*configured, |chosen| configured.with_limits_of(chosen))
     }
 
+    /// Whether this lifetime would be another than the one the session has chosen.
+    pub(crate) fn differs_in_lifetime(&self, lifetime: Option<Lifetime>) -> bool {
+        lifetime.is_some_and(|lifetime| self.chosen != Some(lifetime.into()))
+    }
+
+    /// Whether this end would be another than the one the session has.
+    pub(crate) fn differs_in_end(&self, end_by: Option<Millis>) -> bool {
+        end_by.is_some_and(|end_by| self.end_by != Some(end_by))
+    }
+
     /// The header after a write that does this.
     pub(crate) fn updated(&self, update: &Update<'_>) -> Self {
         let mut header = self.clone();
@@ -108,29 +122,87 @@ impl Header {
         if let Some(digest) = update.digest {
             header.digest = digest;
         }
-        if let Some(chosen) = update.lifetime {
-            header.chosen = Some(chosen.into());
+        let is_other = self.differs_in_lifetime(update.lifetime);
+        let has_other_limits = is_other || self.differs_in_end(update.end_by);
+        let chosen = update.lifetime.map(Into::into);
+        if matches!(update.proof, Proof::SignIn(_)) {
+            // It starts from the configuration, unless this very request chooses.
+            (header.chosen, header.end_by) = (chosen, update.end_by);
+        } else {
+            (header.chosen, header.end_by) =
+                (chosen.or(self.chosen), update.end_by.or(self.end_by));
         }
-        header.end_by = update.end_by.or(header.end_by);
+        if let Some(is_unconfirmed) = update.is_unconfirmed {
+            header.is_unconfirmed = is_unconfirmed;
+        }
         let lifetime = header.lifetime(update.configured);
-        if let Some(principal) = update.sign_in {
-            header.principal = Some(principal.clone());
-            header.sign_ins = header.sign_ins.saturating_add(1);
-            header.clocks.authenticated(update.now, &lifetime);
-        } else if update.lifetime.is_some() || update.end_by.is_some() {
-            header.clocks.limits_changed(update.now, &lifetime);
-        } else if update.is_activity {
-            header.clocks.used(update.now, &lifetime);
+        if update.proof != Proof::None || update.supersedes {
+            header.sign_ins = self.sign_ins.saturating_add(1);
+        }
+        match update.proof {
+            Proof::SignIn(principal) => {
+                header.principal = Some(principal.clone());
+                header.clocks.authenticated(update.now, &lifetime);
+            }
+            Proof::StepUp => header.clocks.authenticated(update.now, &lifetime),
+            Proof::None if has_other_limits => header.clocks.limits_changed(update.now, &lifetime),
+            Proof::None if update.is_activity => header.clocks.used(update.now, &lifetime),
+            Proof::None => {}
         }
         if let Some(end_by) = header.end_by {
             header.clocks.end_by(end_by);
         }
         header
     }
+}
 
-    /// Whether the same person, by the same sign-in, stands in both.
-    pub(crate) fn same_sign_in(&self, other: &Self) -> bool {
-        self.sign_ins == other.sign_ins && self.principal == other.principal
+/// What a request acts by: the secret that its cookie brought, or the newest one that its own handle
+/// has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority {
+    digest: SecretDigest,
+    sign_ins: u32,
+    principal: Option<Arc<str>>,
+    /// The browser has sent this secret back.
+    pub(crate) is_presented: bool,
+}
+
+/// What has become of the secret that a request acts by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrecy {
+    /// It is the session's.
+    Own,
+    /// Another request gave the session a new one.
+    Rotated,
+    /// Somebody has signed in since.
+    SignedInAnew,
+}
+
+impl Authority {
+    /// The authority of who holds this header's secret.
+    pub(crate) fn of(header: &Header, is_presented: bool) -> Self {
+        Self {
+            digest: header.digest,
+            sign_ins: header.sign_ins,
+            principal: header.principal.clone(),
+            is_presented,
+        }
+    }
+
+    /// What it is worth on the session as it stands now.
+    pub(crate) fn over(&self, header: &Header) -> Secrecy {
+        if self.sign_ins != header.sign_ins || self.principal != header.principal {
+            Secrecy::SignedInAnew
+        } else if self.digest != header.digest {
+            Secrecy::Rotated
+        } else {
+            Secrecy::Own
+        }
+    }
+
+    /// Whether the session still is of the one it was of, or of nobody as before.
+    pub(crate) fn is_of_the_same(&self, header: &Header) -> bool {
+        self.principal == header.principal
     }
 }
 
@@ -154,9 +226,40 @@ pub(crate) struct Update<'a> {
     pub(crate) lifetime: Option<Lifetime>,
     /// The moment that no deadline may go beyond.
     pub(crate) end_by: Option<Millis>,
-    pub(crate) sign_in: Option<&'a Arc<str>>,
+    pub(crate) proof: Proof<'a>,
+    /// Whether everything under way with an older secret is to find the session signed in anew.
+    pub(crate) supersedes: bool,
+    /// What becomes of the mark of a cookie that has not come back; `None` leaves it.
+    pub(crate) is_unconfirmed: Option<bool>,
     /// Whether the request counts as use of the session.
     pub(crate) is_activity: bool,
+}
+
+impl<'a> Update<'a> {
+    /// A write that changes nothing of the header.
+    pub(crate) fn plain(now: Millis, tag: Tag, configured: &'a Lifetime) -> Self {
+        Self {
+            now,
+            tag,
+            configured,
+            digest: None,
+            lifetime: None,
+            end_by: None,
+            proof: Proof::None,
+            supersedes: false,
+            is_unconfirmed: None,
+            is_activity: false,
+        }
+    }
+}
+
+/// Whether somebody proves who they are with a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof<'a> {
+    None,
+    SignIn(&'a Arc<str>),
+    /// The one who is signed in already.
+    StepUp,
 }
 
 /// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only

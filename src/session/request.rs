@@ -2,128 +2,172 @@
 
 use std::sync::{Arc, PoisonError};
 
+use tokio::runtime::Handle;
+use tokio::sync::MutexGuard as AsyncMutexGuard;
 use tokio::time::Instant;
 
-use super::changes::{Changes, Loaded, Standing};
-use super::plan::Plan;
+use super::changes::{Changes, Loaded, Lost, Standing};
+use super::plan::{Known, Plan, Refresh, Wishes};
+use super::record::{Authority, Secrecy};
 use super::token::Token;
-use super::{Inner, Session, State};
+use super::{Inner, Millis, Session, State, to_the_end};
 use crate::commit::{Commit, Committed, Decide, Enrolling, decode};
-use crate::config::Sessions;
+use crate::config::Settings;
+use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
+use crate::lasting::{Driver, Lasting};
+use crate::limits::VIEW_ATTEMPTS;
 use crate::settle::Caller;
+
+/// What a token turned out to be.
+enum Found {
+    Valid(Arc<Loaded>),
+    /// A session's, with a secret that is not its own: the browser may hold a newer one.
+    WrongSecret,
+    Nothing,
+}
 
 /// What the exchange does with a session; handlers never see an unloaded one.
 impl Session {
-    /// The session of this request that belongs to `sessions`, where several layers are nested.
-    pub(crate) fn of(&self, sessions: &Sessions) -> Option<&Self> {
-        let mut session = Some(self);
-        while let Some(candidate) = session {
-            if candidate.0.sessions.is(sessions) {
-                return Some(candidate);
-            }
-            session = candidate.0.outer.as_ref();
-        }
-        None
-    }
-
     /// Reads the record, once for all handles of the request.
+    ///
+    /// Nobody waits for somebody else's read, which may never be polled again: whoever finds none
+    /// finished reads too, and the first to finish counts.
     pub(crate) async fn load(&self) -> Result<()> {
-        self.0.loading.get_or_try_init(|| self.read()).await.map(|_| ())
-    }
-
-    async fn read(&self) -> Result<()> {
-        self.state().used = true;
-        if !self.0.presented.has_tokens() {
-            return Ok(());
-        }
-        let (loaded, others) = {
-            let time = self.store_time();
-            let look_up = |token| self.look_up(time.caller(), token);
-            let mut tokens = self.0.presented.tokens();
-            match (tokens.next(), tokens.next()) {
-                // Nearly always, and without a list of futures.
-                (Some(only), None) => (look_up(only).await?, Vec::new()),
-                (first, second) => {
-                    let tokens = first.into_iter().chain(second).chain(tokens);
-                    let found = futures_util::future::try_join_all(tokens.map(look_up)).await?;
-                    let mut found: Vec<_> = found.into_iter().flatten().collect();
-                    if found.len() > 1 {
-                        // ASVS 5.0 15.3.7: which of them the person meant can not be known.
-                        event::several_valid_tokens(found.len());
-                        (None, found)
-                    } else {
-                        (found.pop(), Vec::new())
-                    }
-                }
+        {
+            let mut state = self.state();
+            state.used = true;
+            if state.is_read {
+                return Ok(());
             }
-        };
-        let mut state = self.state();
-        (state.loaded, state.others) = (loaded, others);
+        }
+        let (loaded, others, has_stale_token) = self.read().await?;
+        let several = others.len();
+        {
+            let mut state = self.state();
+            if state.is_read {
+                return Ok(());
+            }
+            state.is_read = true;
+            (state.loaded, state.others) = (loaded, others);
+            state.has_stale_token = has_stale_token;
+        }
+        if several > 1 {
+            // ASVS 5.0 15.3.7: which of them the person meant can not be known.
+            event::several_valid_tokens(several);
+        }
         Ok(())
     }
 
+    /// The session of the only valid token or those of several, and whether there is a stale token.
+    async fn read(&self) -> Result<(Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool)> {
+        if !self.0.presented.has_tokens() {
+            return Ok((None, Vec::new(), false));
+        }
+        let time = self.store_time();
+        let look_up = |token| self.look_up(time.caller(), token);
+        let mut tokens = self.0.presented.tokens();
+        let found = match (tokens.next(), tokens.next()) {
+            // Nearly always, and without a list of futures.
+            (Some(only), None) => {
+                return Ok(match look_up(only).await? {
+                    Found::Valid(loaded) => (Some(loaded), Vec::new(), false),
+                    Found::WrongSecret => (None, Vec::new(), true),
+                    Found::Nothing => (None, Vec::new(), false),
+                });
+            }
+            (first, second) => {
+                let tokens = first.into_iter().chain(second).chain(tokens);
+                futures_util::future::try_join_all(tokens.map(look_up)).await?
+            }
+        };
+        let has_stale_token = found.iter().any(|found| matches!(found, Found::WrongSecret));
+        let valid = found.into_iter().filter_map(|found| match found {
+            Found::Valid(loaded) => Some(loaded),
+            Found::WrongSecret | Found::Nothing => None,
+        });
+        let mut valid: Vec<_> = valid.collect();
+        let only = if valid.len() == 1 { valid.pop() } else { None };
+        Ok((only, valid, has_stale_token))
+    }
+
     /// The session of a token, if the token is valid.
-    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Option<Arc<Loaded>>> {
+    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Found> {
         let settings = self.settings();
         let key = settings.key(token.id);
         let Some(stored) = caller.load(&key).await? else {
             event::unknown_session(token.id);
-            return Ok(None);
+            return Ok(Found::Nothing);
         };
         let record = match decode(&key, stored.bytes) {
             Ok(record) => record,
             // Reported, left in place, and the visitor is anonymous.
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Nothing),
             Err(error) => return Err(error),
         };
-        if !record.header.digest.matches(&token.secret) {
-            event::wrong_secret(token.id);
-            return Ok(None);
-        }
         if record.header.clocks.expired(settings.now()) {
             event::expired(token.id);
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
-        let loaded = Arc::new(Loaded { id: token.id, key, record, version: stored.version });
-        Ok(settings.is_listed(caller, &loaded).await?.then_some(loaded))
+        if !record.header.digest.matches(&token.secret, settings.cookie.name()) {
+            event::wrong_secret(token.id);
+            return Ok(Found::WrongSecret);
+        }
+        let authority = Authority::of(&record.header, true);
+        let (id, version) = (token.id, stored.version);
+        let loaded = Arc::new(Loaded { id, key, record, version, authority });
+        let is_listed = settings.is_listed(caller, &loaded).await?;
+        Ok(if is_listed { Found::Valid(loaded) } else { Found::Nothing })
     }
 
     /// Reads the record again; see [`Session::reload`].
-    pub(super) async fn reread(&self) -> Result<()> {
-        let _one_at_a_time = self.0.committing.lock().await;
-        let Some(loaded) = self.state().loaded.clone() else { return Ok(()) };
-        let settings = self.settings();
-        let newer = {
-            let time = self.store_time();
-            let stored = time.caller().load(&loaded.key).await?;
-            let newer = stored.map(|stored| loaded.newer(stored)).transpose()?;
-            let newer = newer.filter(|newer| {
-                let header = &newer.record.header;
-                loaded.record.header.same_sign_in(header) && !header.clocks.expired(settings.now())
-            });
-            match newer {
-                Some(newer) if settings.is_listed(time.caller(), &newer).await? => Some(newer),
-                _ => None,
-            }
+    pub(super) async fn reread(&self, driver: &Driver) -> Result<()> {
+        let _one_at_a_time = self.turn(driver).await;
+        let (loaded, lost) = {
+            let state = self.state();
+            (state.loaded.clone(), state.lost.clone())
         };
+        let gone = self.settings().gone("");
+        if lost.is_some() {
+            return Err(gone);
+        }
+        let Some(loaded) = loaded else { return Ok(()) };
+        let (newer, is_gone) = self.read_again(&loaded).await?;
+        let mut state = self.state();
         if let Some(newer) = newer {
-            {
-                let mut state = self.state();
-                state.loaded = Some(newer);
-                state.changes.delta.mark();
-            }
+            state.loaded = Some(newer);
+            state.changes.delta.mark();
+            drop(state);
             return self.rebase(|_, _| ());
         }
-        let gone = settings.gone("");
-        let mut state = self.state();
         if !state.changes.is_empty() {
             state.changes.discard();
-            state.failed = Some(gone.clone());
+            state.failed.get_or_insert_with(|| gone.clone());
         }
-        state.lose();
+        state.lose(Lost { session: loaded, is_gone });
         Err(gone)
+    }
+
+    /// The session as it stands now, if the request's secret is valid; and whether it is no more.
+    async fn read_again(&self, loaded: &Loaded) -> Result<(Option<Arc<Loaded>>, bool)> {
+        let settings = self.settings();
+        let time = self.store_time();
+        let stored = time.caller().load(&loaded.key).await?;
+        let newer = stored.map(|stored| loaded.newer(stored)).transpose()?;
+        let is_alive = |is: &Arc<Loaded>| !is.record.header.clocks.expired(settings.now());
+        let Some(newer) = newer.filter(is_alive) else { return Ok((None, true)) };
+        if newer.secrecy() != Secrecy::Own {
+            return Ok((None, false));
+        }
+        match settings.is_listed(time.caller(), &newer).await? {
+            true => Ok((Some(newer), false)),
+            false => Ok((None, true)),
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        self.0.context()
     }
 
     /// Begins to use what is left of the request's time for the store.
@@ -136,68 +180,68 @@ impl Session {
         StoreTime { session: self, started, deadline: started + left }
     }
 
-    /// What is to be done for what was changed so far.
-    fn plan(&self, state: &State, failed: bool, decides: bool) -> Plan {
-        let settings = self.settings();
-        let standing = Standing {
-            loaded: state.loaded.as_deref(),
-            presented: self.0.presented.is_named(),
-            now: settings.now(),
-            configured: &settings.lifetime,
-            is_activity: state.used && !state.is_passive,
-            failed,
-            decides,
-            lost: state.lost,
+    /// Waits for the commit of this session that is under way.
+    async fn turn(&self, driver: &Driver) -> AsyncMutexGuard<'_, ()> {
+        let under_way = {
+            let mut state = self.state();
+            match self.0.committing.try_lock() {
+                Ok(turn) => {
+                    state.committing = Some(driver.clone());
+                    return turn;
+                }
+                Err(_) => state.committing.clone(),
+            }
         };
-        state.changes.plan(&standing)
+        // The future that holds the turn may be kept and never polled again, and so may this one.
+        under_way.iter().chain([driver]).for_each(Driver::drive);
+        self.0.committing.lock().await
     }
 
     /// Commits what was changed so far; after an error the changes are still there, unless they are
     /// known or suspected to be of no use any more.
     pub(super) async fn commit<'d>(
         &self,
+        driver: &Driver,
         failed: bool,
         decide: Option<&'d mut Decide<'d>>,
     ) -> Result<()> {
-        let _one_at_a_time = self.0.committing.lock().await;
-        let (earlier, plan, loaded, others, changes, is_activity) = {
-            let state = self.state();
-            let earlier = state.failed.clone();
-            // After a failure nothing is kept any more but an end.
-            let failed = failed || earlier.is_some();
-            let plan = self.plan(&state, failed, decide.is_some());
-            if state.head_sent && plan.sends_token() {
-                return Err(Error::new(ErrorKind::HeadSent, ""));
-            }
-            let (loaded, others) = (state.loaded.clone(), state.others.clone());
-            (earlier, plan, loaded, others, state.changes.clone(), !state.is_passive)
-        };
-        let bookmark = changes.delta.made();
-        let settings = self.settings();
-        let outcome = {
+        let _one_at_a_time = self.turn(driver).await;
+        let context = self.context();
+        let (earlier, plan, bookmark, outcome) = {
             let time = self.store_time();
-            let caller = time.caller();
-            let is_presented = self.0.presented.is_named();
-            let commit = Commit {
-                settings,
-                caller,
-                loaded,
-                others,
-                changes,
-                is_activity,
-                is_presented,
-                decide,
-                enrolment: Enrolling::default(),
-                before: None,
+            let (earlier, plan, commit) = {
+                let state = self.state();
+                let earlier = state.failed.clone();
+                // After a failure nothing is kept any more but an end.
+                let failed = failed || earlier.is_some();
+                let plan = state.plan(context, failed, decide.is_some());
+                if state.head_sent && plan.sends_token() {
+                    return Err(Error::new(ErrorKind::HeadSent, ""));
+                }
+                let commit = Commit {
+                    settings: context.settings,
+                    caller: time.caller().driven_by(driver),
+                    loaded: state.loaded.clone(),
+                    lost: state.lost.clone(),
+                    others: state.others.clone(),
+                    changes: state.changes.clone(),
+                    is_activity: !state.is_passive && !failed,
+                    outlived: state.head_sent,
+                    is_removable: state.is_removable(context),
+                    decide,
+                    enrolment: Enrolling::default(),
+                };
+                (earlier, plan, commit)
             };
-            commit.run(plan).await
+            let bookmark = commit.changes.delta.made();
+            (earlier, plan, bookmark, commit.run(plan).await)
         };
         if let Err(error) = &outcome
             && error.kind() == ErrorKind::OutcomeUnknown
         {
             event::outcome_unknown(error);
         }
-        let (result, is_stale) = self.state().accept(outcome, bookmark);
+        let (result, is_stale) = self.state().accept(plan, outcome, bookmark);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.
             let _ = self.rebase(|_, _| ());
@@ -211,7 +255,7 @@ impl Session {
     /// Changes something that the view depends on, and computes the view anew. The functions of
     /// updates run outside the lock: they may use the session, or take their time.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
-        loop {
+        for _ in 0..VIEW_ATTEMPTS {
             let (made, mut changes, loaded) = {
                 let state = self.state();
                 (state.changes.delta.made(), state.changes.clone(), state.loaded.clone())
@@ -220,43 +264,59 @@ impl Session {
             changes.rebase(loaded.as_deref())?;
             let mut state = self.state();
             if state.changes.delta.made() == made {
-                state.changes = changes;
+                std::mem::swap(&mut state.changes, &mut changes);
+                // What is dropped now is the application's.
+                drop(state);
                 return Ok(());
             }
         }
+        Err(reentrant())
     }
 
-    /// Marks the response as begun, and returns the cookie and whether the session was used.
+    /// Marks the response as begun, and returns the cookie and whether the session was used. What the
+    /// response does not stand for is dropped: of a handler that failed, or whose response is replaced.
     pub(crate) fn close(&self, failed: bool) -> (Option<String>, bool) {
+        let context = self.context();
         let mut state = self.state();
+        let discarded = if failed { state.would_change(context) } else { 0 };
         state.head_sent = true;
         if failed {
             state.changes.discard();
         }
-        (state.cookie.take(), state.used)
+        let (cookie, used) = (state.cookie.take(), state.used);
+        drop(state);
+        if discarded > 0 {
+            event::changes_discarded(discarded);
+        }
+        (cookie, used)
     }
 
-    /// Whether the end of the request has anything to do.
+    /// Whether the end of the request has nothing to do. What was asked for and changes nothing is
+    /// done by that.
     pub(crate) fn is_settled(&self, failed: bool) -> bool {
+        let context = self.context();
+        let mut state = self.state();
         // What a commit under way leads to is not known yet; there may be a cookie to send.
         if self.0.committing.try_lock().is_err() {
             return false;
         }
-        let state = self.state();
-        let nothing = (state.loaded.is_none() && state.changes.is_empty())
-            || self.plan(&state, failed, false) == Plan::Nothing;
+        let nothing = (state.has_no_session() && state.changes.is_empty())
+            || state.plan(context, failed, false) == Plan::Nothing;
+        if nothing && !failed {
+            state.changes.discard();
+        }
         nothing && (failed || state.failed.is_none())
     }
 
     /// Commits at the end of a request.
-    pub(crate) async fn commit_at_the_end(&self, failed: bool) -> Result<()> {
-        match self.commit(failed, None).await {
+    pub(crate) async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
+        match self.commit(driver, failed, None).await {
             // The response says already that something failed.
             Err(_) if failed => Ok(()),
             Err(error) => {
                 // What is left is a sign-out that came before a refused sign-in.
                 if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
-                    let _ = self.commit(true, None).await;
+                    let _ = self.commit(driver, true, None).await;
                 }
                 Err(error)
             }
@@ -266,26 +326,56 @@ impl Session {
 
     /// The handler is no more: it panicked, or its client went away. Nothing is kept but an end.
     pub(crate) fn abandon(self) {
-        let (ended, made) = {
+        let (ended, dropped) = {
+            let context = self.context();
             let mut state = self.state();
-            state.head_sent = true;
             let ended = state.changes.is_ended();
-            let made = if state.changes.is_empty() { 0 } else { state.changes.delta.made() };
+            let dropped = if ended { 0 } else { state.would_change(context) };
+            state.head_sent = true;
             if !ended {
                 state.changes.discard();
             }
-            (ended, made)
+            (ended, dropped)
         };
-        if ended {
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move {
-                    let _ = self.commit_at_the_end(true).await;
-                    self.state().changes.discard();
-                });
-            }
-        } else if made > 0 {
-            event::changes_dropped(made);
+        if ended && let Ok(runtime) = Handle::try_current() {
+            drop(Lasting::new(runtime, |driver| async move {
+                let _ = self.commit_at_the_end(&driver, true).await;
+                self.state().changes.discard();
+            }));
+        } else if dropped > 0 {
+            event::changes_dropped(dropped);
         }
+    }
+
+    /// Runs work on this session to completion even if nobody waits for it any more.
+    pub(super) async fn lasting<T, F>(&self, work: impl FnOnce(Self, Driver) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let session = self.clone();
+        to_the_end(|driver| work(session, driver)).await
+    }
+}
+
+/// The error of a function that changes the session it is called for.
+pub(super) fn reentrant() -> Error {
+    Error::new(ErrorKind::Reentrant, "the values changed at each attempt to compute them")
+}
+
+/// What the end of a request depends on besides what its handles did.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) presented: &'a Presented,
+    now: Millis,
+}
+
+impl Inner {
+    /// The clock is the application's, so the state must not be locked.
+    fn context(&self) -> Context<'_> {
+        let settings = self.sessions.settings();
+        Context { settings, presented: &self.presented, now: settings.now() }
     }
 }
 
@@ -310,8 +400,82 @@ impl Drop for StoreTime<'_> {
 }
 
 impl State {
+    fn has_no_session(&self) -> bool {
+        self.loaded.is_none() && self.lost.is_none() && self.others.is_empty()
+    }
+
+    /// Whether the browser may be told to forget what it sent: never where it may hold a newer token.
+    fn is_removable(&self, context: Context<'_>) -> bool {
+        context.presented.is_named() && !self.has_stale_token
+    }
+
+    fn known(&self, context: Context<'_>) -> Known {
+        match (&self.loaded, &self.lost) {
+            (Some(loaded), _) if loaded.secrecy() == Secrecy::Own => Known::Own,
+            (Some(_), _) => Known::Rotated,
+            (None, Some(_)) => Known::Lost,
+            (None, None) if !self.others.is_empty() => Known::Several,
+            (None, None) => Known::Nothing { removable: self.is_removable(context) },
+        }
+    }
+
+    /// What the changes want of the session that they are for.
+    fn wishes(&self) -> Wishes {
+        let of_lost = |lost: &Lost| {
+            let wishes = self.changes.wishes(&lost.session.record.header);
+            // A session that has ended needs no other end.
+            Wishes { ages: wishes.ages && !lost.is_gone, ..wishes }
+        };
+        match (&self.loaded, &self.lost) {
+            (Some(loaded), _) => self.changes.wishes(&loaded.record.header),
+            (None, Some(lost)) => of_lost(lost),
+            (None, None) => Wishes::default(),
+        }
+    }
+
+    /// Whether using the session is worth a write.
+    fn refresh(&self, context: Context<'_>) -> Refresh {
+        let settings = context.settings;
+        let Some(loaded) = self.loaded.as_ref().filter(|_| self.used) else { return Refresh::No };
+        let header = &loaded.record.header;
+        if header.is_unconfirmed && loaded.authority.is_presented && settings.parallel.rejects() {
+            return Refresh::Confirms;
+        }
+        let is_due = header.clocks.refresh_due(context.now, &header.lifetime(&settings.lifetime));
+        if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
+    }
+
+    /// What is to be done for what was changed so far.
+    fn plan(&self, context: Context<'_>, failed: bool, decides: bool) -> Plan {
+        self.changes.plan(&Standing {
+            loaded: self.loaded.as_deref(),
+            session: self.known(context),
+            wants: self.wishes(),
+            decides,
+            outlived: self.head_sent,
+            refresh: self.refresh(context),
+            failed,
+        })
+    }
+
+    /// How many changes are pending, if any of them would change anything.
+    fn would_change(&self, context: Context<'_>) -> usize {
+        if self.changes.is_empty() {
+            return 0;
+        }
+        match self.plan(context, false, false) {
+            Plan::Nothing | Plan::Refresh => 0,
+            _ => self.changes.pending(),
+        }
+    }
+
     /// Takes over what a commit led to, and says whether the view must be computed anew.
-    fn accept(&mut self, outcome: Result<Committed>, bookmark: u64) -> (Result<()>, bool) {
+    fn accept(
+        &mut self,
+        plan: Plan,
+        outcome: Result<Committed>,
+        bookmark: u64,
+    ) -> (Result<()>, bool) {
         let Committed { loaded, cookie, failure, lost } = match outcome {
             Ok(committed) => committed,
             Err(error) => {
@@ -319,7 +483,7 @@ impl State {
                     // Committing the same once more could apply it twice.
                     ErrorKind::OutcomeUnknown => {
                         self.changes.discard();
-                        self.failed = Some(error.clone());
+                        self.failed.get_or_insert_with(|| error.clone());
                     }
                     // It was refused: it must not be tried again behind the handler's answer. An end that
                     // was asked for is carried out nevertheless.
@@ -329,16 +493,19 @@ impl State {
                 return (Err(error), false);
             }
         };
-        if lost {
-            self.lose();
-        } else {
-            self.lost &= loaded.is_none();
-            self.loaded = loaded;
-            self.cookie = cookie.or(self.cookie.take());
+        match lost {
+            Some(lost) => self.lose(lost),
+            None => {
+                (self.loaded, self.lost) = (loaded, None);
+                self.cookie = cookie.or(self.cookie.take());
+            }
+        }
+        if plan.ends() {
+            self.others.clear();
         }
         if let Some(failure) = failure {
             self.changes.discard();
-            self.failed = Some(failure.clone());
+            self.failed.get_or_insert_with(|| failure.clone());
             return (Err(failure), false);
         }
         self.changes.forget(bookmark);
@@ -352,8 +519,8 @@ impl State {
     }
 
     /// The session is not this request's any more, and neither is the browser's cookie.
-    fn lose(&mut self) {
-        self.lost = true;
+    fn lose(&mut self, lost: Lost) {
+        self.lost = Some(lost);
         self.loaded = None;
         self.cookie = None;
     }
@@ -362,8 +529,16 @@ impl State {
 impl Drop for Inner {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.head_sent && !state.changes.is_empty() {
-            event::changes_dropped(state.changes.delta.made());
+        if !state.head_sent || state.changes.is_empty() {
+            return;
+        }
+        // As during the request: a change that changes nothing is not missed.
+        state.head_sent = false;
+        let settings = self.sessions.settings();
+        let context = Context { settings, presented: &self.presented, now: settings.now() };
+        let dropped = state.would_change(context);
+        if dropped > 0 {
+            event::changes_dropped(dropped);
         }
     }
 }

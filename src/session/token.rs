@@ -114,8 +114,14 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    pub(crate) fn digest(&self) -> SecretDigest {
-        SecretDigest(Sha256::digest(self.0).into())
+    /// The digest for a cookie of this name.
+    pub(crate) fn digest(&self, cookie_name: &str) -> SecretDigest {
+        let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
+        let digest = Sha256::new()
+            .chain_update(length.to_be_bytes())
+            .chain_update(cookie_name)
+            .chain_update(self.0);
+        SecretDigest(digest.finalize().into())
     }
 }
 
@@ -125,7 +131,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// SHA-256 of a secret: what the store holds.
+/// What the store holds of a secret: SHA-256 of the length of the cookie's name (8 bytes, big-endian),
+/// the cookie's name, and the secret. A token is therefore valid under its own cookie's name only.
 ///
 /// The secret has 128 random bits, so a plain digest can be neither reversed nor guessed; the slow
 /// hashes for passwords would add nothing.
@@ -143,9 +150,9 @@ impl SecretDigest {
         &self.0
     }
 
-    /// Whether this is the digest of `secret`, in constant time.
-    pub(crate) fn matches(&self, secret: &Secret) -> bool {
-        self.0.ct_eq(&secret.digest().0).into()
+    /// Whether this is the digest of `secret` for a cookie of this name, in constant time.
+    pub(crate) fn matches(&self, secret: &Secret, cookie_name: &str) -> bool {
+        self.0.ct_eq(&secret.digest(cookie_name).0).into()
     }
 }
 
@@ -250,17 +257,27 @@ mod tests {
     #[test]
     fn only_the_right_secret_matches() {
         let (one, other) = (token().secret, token().secret);
-        assert!(one.digest().matches(&one));
-        assert!(!one.digest().matches(&other));
+        assert!(one.digest("id").matches(&one, "id"));
+        assert!(!one.digest("id").matches(&other, "id"));
         let mut flipped = one;
         flipped.0[15] ^= 1;
-        assert!(!one.digest().matches(&flipped));
+        assert!(!one.digest("id").matches(&flipped, "id"));
+    }
+
+    #[test]
+    fn secret_matches_under_its_own_cookie_name_only() {
+        let secret = Secret([7; SECRET_BYTES]);
+        for other in ["", "i", "ID", "idd", "__Host-id"] {
+            assert!(!secret.digest("id").matches(&secret, other), "{other:?}");
+        }
+        let documented = [&8_u64.to_be_bytes()[..], b"__Host-x", &[7; SECRET_BYTES]].concat();
+        assert_eq!(secret.digest("__Host-x").0, <[u8; 32]>::from(Sha256::digest(documented)));
     }
 
     #[test]
     fn debug_prints_no_secret() {
         let token = Token { id: SessionId([1; 16]), secret: Secret([0xAB; 16]) };
-        let printed = format!("{token:?} {:?} {:?}", token.secret, token.secret.digest());
+        let printed = format!("{token:?} {:?} {:?}", token.secret, token.secret.digest("id"));
         let mut whole = String::new();
         token.encode_into(&mut whole);
         let alone = URL_SAFE_NO_PAD.encode([0xAB; 16]);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::delta::{Effect, View};
+use super::delta::View;
 use super::key::AsKey;
 use super::record::{Value, Values};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,11 +16,12 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Transaction<'a> {
     base: &'a Values,
     view: &'a mut View,
+    max_record: usize,
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(base: &'a Values, view: &'a mut View) -> Self {
-        Self { base, view }
+    pub(crate) fn new(base: &'a Values, view: &'a mut View, max_record: usize) -> Self {
+        Self { base, view, max_record }
     }
 
     /// The value of a key; `None` where there is none.
@@ -46,19 +47,21 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value can not be encoded.
+    /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values
+    /// changed so far would be over the size of a record with it.
     pub fn insert<K: AsKey>(&mut self, key: K, value: &K::Value) -> Result<()>
     where
         K::Value: Serialize,
     {
-        let value = Value::new(encoded(key.name(), value, usize::MAX)?, key.survives());
-        self.view.accept(Effect::Put(key.name().into(), value));
+        let value = Value::new(encoded(key.name(), value, self.max_record)?, key.survives());
+        self.view.check_room(key.name(), &value, self.max_record)?;
+        self.view.put(key.name().into(), Some(value));
         Ok(())
     }
 
     /// Removes a value, if it is there.
     pub fn remove(&mut self, key: impl AsKey) {
-        self.view.accept(Effect::Drop(key.name().into()));
+        self.view.put(key.name().into(), None);
     }
 
     /// Removes a value and returns it. Only one of several concurrent transactions gets it.
@@ -79,8 +82,8 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] if the new one
-    /// can not be encoded.
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
+    /// [`ErrorKind::TooLarge`] if the new one cannot be stored.
     pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
     where
         K::Value: Serialize + DeserializeOwned + Default,
@@ -92,7 +95,7 @@ impl<'a> Transaction<'a> {
 
     /// Removes all values.
     pub fn clear(&mut self) {
-        self.view.accept(Effect::Clear);
+        self.view.clear();
     }
 
     /// Whether there is no value at all.
@@ -143,7 +146,7 @@ mod tests {
     fn each_step_of_a_decision_is_seen_by_the_next() {
         let nothing = Values::default();
         let mut view = View::default();
-        let mut values = Transaction::new(&nothing, &mut view);
+        let mut values = Transaction::new(&nothing, &mut view, 10);
         assert!(values.is_empty() && !values.contains(A));
         values.insert(A, &1).unwrap();
         values.update(B, |number| *number += 5).unwrap();
@@ -156,6 +159,9 @@ mod tests {
         values.insert(A, &1).unwrap();
         values.clear();
         assert!(values.is_empty());
+        values.insert(A, &12_345_678).unwrap();
+        assert_eq!(values.insert(B, &1).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(!values.contains(B));
         assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
         assert_eq!(encoded("a", &"12345678", 9).unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(encoded("a", &"12345678", 10).unwrap(), &b"\"12345678\""[..]);

@@ -218,8 +218,7 @@ impl StoreKey {
     /// The directory of a principal: SHA-256 of the name, so that every name is a key, and none of
     /// them another one's.
     pub(crate) fn directory(prefix: &str, principal: &str) -> Self {
-        let digest = Sha256::digest(principal);
-        Self::new(prefix, Kind::Directory, |text| URL_SAFE_NO_PAD.encode_string(digest, text))
+        Self::new(prefix, Kind::Directory, |text| text.push_str(&encoded_digest(principal)))
     }
 
     pub(crate) fn new(prefix: &str, kind: Kind, put_id: impl FnOnce(&mut String)) -> Self {
@@ -242,6 +241,11 @@ impl StoreKey {
     pub fn kind(&self) -> Kind {
         self.kind
     }
+}
+
+/// SHA-256 of a name as the 43 characters of base64url: any name as a part of a key.
+pub(crate) fn encoded_digest(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(name))
 }
 
 impl fmt::Debug for StoreKey {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::session::codec;
-use crate::session::plan::{self, Situation};
+use crate::session::plan::{self, Known, Proves, Refresh, Situation};
 use crate::session::record::{Header, Record, Tag, Value};
 use crate::session::token::SecretDigest;
 use crate::session::{Lifetime, Millis};
@@ -59,15 +59,14 @@ pub fn decide_all() -> u32 {
     for bits in 0..1_u32 << 8 {
         let is = |bit: u32| bits & 1 << bit != 0;
         let situation = Situation {
-            presented: is(0),
-            known: is(1),
+            session: if is(0) { Known::Own } else { Known::Nothing { removable: is(1) } },
             changed: is(2),
             ended: is(3),
-            sign_in: if is(4) { plan::SignIn::Here } else { plan::SignIn::No },
+            proof: if is(4) { Proves::Here } else { Proves::No },
             new_secret: is(5),
-            refresh_due: is(6),
+            needs_own: false,
+            refresh: if is(6) { Refresh::Due } else { Refresh::No },
             failed: is(7),
-            lost: false,
         };
         writes += u32::from(plan::decide(situation) != plan::Plan::Nothing);
     }

@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::SessionBody;
-use crate::exchange::{Commit, Exchange, Finish, Rendered, Reply};
+use crate::exchange::{Commit, Exchange, Finish, REPLACED_FIELDS, Rendered, Reply};
 
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
@@ -83,10 +83,12 @@ where
         Some(error) => {
             let mut replaced = rendered((&error).into()).map(SessionBody::text);
             replaced.extensions_mut().insert(error);
-            // The cookies of others are kept: what they stand for has happened.
-            for cookie in response.headers().get_all(SET_COOKIE) {
-                replaced.headers_mut().append(SET_COOKIE, cookie.clone());
+            let mut kept = response.into_parts().0.headers;
+            for name in REPLACED_FIELDS {
+                kept.remove(name);
             }
+            kept.extend(std::mem::take(replaced.headers_mut()));
+            *replaced.headers_mut() = kept;
             replaced
         }
         None => response.map(SessionBody::inner),
