@@ -360,7 +360,7 @@ impl<'a> Commit<'a, '_> {
                 Ok(Attempt::Overtaken(stored)) => stored,
                 // Strict mode: the session is not listed any more.
                 Err(error) if error.kind() == ErrorKind::Gone => {
-                    return Ok(self.gone(loaded, true, true));
+                    return Ok(self.gone(loaded, true, wishes.steps_up || wishes.supersedes));
                 }
                 Err(error) => return Err(error),
             };

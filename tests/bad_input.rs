@@ -255,7 +255,7 @@ async fn principals_of_every_kind() {
     for principal in ["", &"p".repeat(1025)] {
         let sign_in = async |session: Session| session.sign_in(principal);
         let visit = visit(&stand.sessions, "", sign_in).await;
-        assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Encode), None));
+        assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::InvalidPrincipal), None));
     }
 }
 

@@ -195,7 +195,7 @@ async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let remember = async |session: Session| {
-        session.set_lifetime(Lifetime::default());
+        session.set_lifetime(Lifetime::nist_aal2());
         Ok(())
     };
     let rotate = async |session: Session| {
@@ -207,7 +207,7 @@ async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error(on: Backend) {
             stand.visit(&cookie, rotate).await.ok();
         })
         .await;
-    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Contended), None));
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
 async fn a_save_of_before_a_sign_in_is_dropped(on: Backend) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use support::stand::{A, Backend, SEED, Stand, finish, on_every_store};
 use support::visit::{Visit, visit};
 use unsticky::store::{Created, Deleted, Kind, Replaced, Store as _, StoreKey, Stored, Version};
-use unsticky::testing::{Fault, Verb};
+use unsticky::testing::{Command, Fault, Verb};
 use unsticky::{
     Clock as _, DirectoryMode, ErrorKind, Lifetime, ListedSession, ParallelSessions, Result,
     Session, Sessions, SignIn,
@@ -24,6 +24,13 @@ const ALICE: &str = "alice";
 /// The cookie of a new session of Alice's.
 async fn arrives(stand: &Stand, label: &str) -> String {
     arrival(&stand.sessions, label).await.cookie()
+}
+
+/// The cookie of a new session of Alice's whose sign-in a browser has confirmed by using it.
+async fn confirmed(stand: &Stand, label: &str) -> String {
+    let cookie = arrives(stand, label).await;
+    assert!(is_alice(stand, &cookie).await);
+    cookie
 }
 
 async fn arrival(sessions: &Sessions, label: &str) -> Visit<()> {
@@ -204,9 +211,8 @@ async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
             let alive = usable(&stand, &cookies).await.into_iter().filter(|usable| *usable).count();
             assert_eq!(alive, 4, "{policy:?}, {at_once} at once, {} answered", cookies.len());
             assert_eq!(list(&stand).await.len(), 4, "{policy:?}");
-            if policy == ParallelSessions::Reject(4) {
-                assert_eq!(cookies.len(), 4);
-            }
+            // One that no browser has used yet may have made room for a later one.
+            assert!(cookies.len() >= 4, "{policy:?}");
         }
     }
 }
@@ -228,7 +234,7 @@ async fn the_oldest_goes_for_a_new_one(on: Backend) {
 
 async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
     let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
-    let first = arrives(&stand, "first").await;
+    let first = confirmed(&stand, "first").await;
     let anonymous = stand.seeded().await;
     let sign_in = async |session: Session| {
         session.insert(A, &7)?;
@@ -271,8 +277,13 @@ async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
     stand.sign_out(&renewed).await;
     let again = arrives(&stand, "again").await;
     assert!(is_alice(&stand, &again).await);
-    // By its idle timeout, too.
+    // By its idle timeout, too. It is the store that says so: a server does by its own clock, so here
+    // by hand.
+    let id = stand.visit(&again, async |session: Session| Ok(session.id())).await.ok().unwrap();
     stand.clock.advance(Duration::from_secs(31 * 60));
+    let is_its = |command: &&Command| command.key.as_str().ends_with(&id.to_string());
+    let key = stand.spy.commands().iter().rfind(is_its).unwrap().key.clone();
+    stand.spy.delete(&key, None).await.unwrap();
     assert!(is_alice(&stand, &arrives(&stand, "later").await).await);
 }
 
@@ -680,6 +691,7 @@ async fn who_gives_back_a_place_leaves_the_next_one_in_it() {
                 pool.set(Down::Nothing);
             }
             other = visit(&sessions, &anonymous, sign_in).await.cookie();
+            assert!(is_valid(&sessions, &other).await, "its first use confirms it");
             if fails {
                 pool.set(Down::At(server.clone()));
             }
@@ -887,7 +899,8 @@ async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
     for visit in [&first, &second] {
         signed_in += usize::from(visit.failure().is_none());
     }
-    assert_eq!(signed_in, 1, "{:?} {:?}", first.failure(), second.failure());
+    // The second one may find the first one signed in and its cookie not used yet.
+    assert!(signed_in >= 1, "{:?} {:?}", first.failure(), second.failure());
     assert_eq!(list(&stand).await.len(), 1);
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
@@ -1003,7 +1016,8 @@ async fn a_place_that_was_never_taken_is_free(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// One that is only slow gets the moment it needs: whoever came first is let in.
+/// One that is only slow gets the moment it needs to be written; under a policy that refuses, a later one
+/// then revokes it as long as no browser has used its cookie, and there is one session at every moment.
 #[tokio::test(start_paused = true)]
 async fn a_place_that_is_about_to_be_taken_is_not_free() {
     let stand = Backend::memory().stand_with(|builder| {
@@ -1023,9 +1037,10 @@ async fn a_place_that_is_about_to_be_taken_is_not_free() {
         first.await.unwrap()
     };
     let (second, first) = tokio::join!(arrival(&stand.sessions, "second"), a_moment_later);
-    assert_eq!(first.failure(), None);
-    assert_eq!(second.failure(), Some(ErrorKind::TooManySessions));
-    assert!(is_alice(&stand, &first.cookie()).await);
+    // It was written under its first id: nobody had fenced it off.
+    assert_eq!((first.failure(), second.failure()), (None, None));
+    assert_eq!(usable(&stand, &[first.cookie(), second.cookie()]).await, [false, true]);
+    assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
 /// A sign-in whose answers are lost is either listed or leaves nothing that anybody could use.
@@ -1112,15 +1127,6 @@ async fn a_dead_session_evicts_nobody(on: Backend) {
     }
 }
 
-/// Two proofs at once on one session: the one that begins another one keeps what was chosen for it.
-async fn a_cap_holds_where_a_proof_begins_a_session_anew(on: Backend) {
-    for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
-        let namespace = format!("{mode:?}");
-        let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
-        a_cap_holds(&stand).await;
-    }
-}
-
 /// The cookie of a new session of Alice's, which her identity provider ends in a quarter of an hour.
 async fn federated(stand: &Stand) -> String {
     let cap = stand.clock.now() + Duration::from_secs(900);
@@ -1132,22 +1138,30 @@ async fn federated(stand: &Stand) -> String {
     stand.visit("", sign_in).await.cookie()
 }
 
-async fn a_cap_holds(stand: &Stand) {
-    let cookie = federated(stand).await;
-    let step_up = async |session: Session| session.step_up();
-    let second = stand.overtaken(&cookie, step_up, async || {
-        stand.visit(&cookie, step_up).await.ok();
-    });
-    let second = second.await.cookie();
-    assert!(is_alice(stand, &second).await);
-    stand.clock.advance(Duration::from_secs(900));
-    assert!(!is_alice(stand, &second).await);
-    // A session that is no more has nothing to pass on: a password is no proof of its provider's.
-    let cookie = federated(stand).await;
-    let password = async |session: Session| session.sign_in(ALICE);
-    let late =
-        stand.overtaken(&cookie, password, async || stand.clock.advance(Duration::from_secs(900)));
-    assert!(is_alice(stand, &late.await.cookie()).await);
+/// The cap of an identity provider holds through proofs of the same sign-in, and is no other sign-in's.
+async fn a_cap_holds_for_its_own_sign_in(on: Backend) {
+    for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
+        let namespace = format!("{mode:?}");
+        let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
+        let cookie = federated(&stand).await;
+        let step_up = async |session: Session| session.step_up();
+        let mut first = String::new();
+        let second = stand.overtaken(&cookie, step_up, async || {
+            first = stand.visit(&cookie, step_up).await.cookie();
+        });
+        let second = second.await;
+        assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Gone), None));
+        assert!(is_alice(&stand, &first).await);
+        let password = async |session: Session| session.sign_in(ALICE);
+        let by_password = stand.visit(&federated(&stand).await, password).await.cookie();
+        let late = federated(&stand).await;
+        let late = stand.overtaken(&late, password, async || {
+            stand.clock.advance(Duration::from_secs(900));
+        });
+        let late = late.await.cookie();
+        assert!(!is_alice(&stand, &first).await, "{mode:?}");
+        assert_eq!(usable(&stand, &[by_password, late]).await, [true, true], "{mode:?}");
+    }
 }
 
 /// What an end of sessions could not do is an error, and the next one who looks finishes it.
@@ -1256,7 +1270,9 @@ async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
 /// Who signs out and can not sign in as somebody else is signed out, if the handler answers so.
 async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
-    let (alice, _bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
+    let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
+    // The first use of a cookie confirms its sign-in, so a later one is refused.
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
     let switch = async |session: Session| {
         session.sign_out();
         session.insert(A, &1)?;
@@ -1373,19 +1389,35 @@ async fn names_and_labels_of_every_kind(on: Backend) {
     }
     for name in ["", &"p".repeat(1025), &"p".repeat(1_000_000)] {
         let directory = stand.sessions.of(name);
-        assert_eq!(directory.list().await.unwrap_err().kind(), ErrorKind::Encode);
-        assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Encode);
-        assert_eq!(directory.begin_sign_in().await.unwrap_err().kind(), ErrorKind::Encode);
+        let kinds = [
+            directory.list().await.unwrap_err().kind(),
+            directory.revoke_all().await.unwrap_err().kind(),
+            directory.begin_sign_in().await.unwrap_err().kind(),
+        ];
+        assert_eq!(kinds, [ErrorKind::InvalidPrincipal; 3]);
+        let sign_in = stand.visit("", async |session: Session| session.sign_in(name)).await;
+        assert_eq!((sign_in.failure(), sign_in.set_cookie), (Some(kinds[0]), None));
+        assert_eq!(sign_in.output.unwrap_err().status(), 400);
     }
-    let anonymous = stand.seeded().await;
-    for (length, expected) in [(128, None), (129, Some(ErrorKind::Encode))] {
-        let sign_in = SignIn::new(ALICE).label("x".repeat(length));
-        let visit = stand.visit(&anonymous, async |session: Session| {
-            let signed_in = session.sign_in_with(sign_in);
-            assert_eq!(session.is_signed_in(), expected.is_none());
-            signed_in
-        });
-        assert_eq!(visit.await.failure(), expected);
+}
+
+/// The User-Agent of a phone has 139 bytes, and text is not cut inside a character.
+async fn long_label_is_cut_at_a_character_boundary(on: Backend) {
+    let stand = on.stand();
+    let x = |count: usize| "x".repeat(count);
+    for (label, kept) in [
+        (x(128), x(128)),
+        (x(129), x(128)),
+        (x(1_000_000), x(128)),
+        (format!("{}é", x(126)), format!("{}é", x(126))),
+        (format!("{}éé", x(127)), x(127)),
+        (format!("{}🦀", x(125)), x(125)),
+    ] {
+        let sign_in = SignIn::new(ALICE).label(label);
+        let arrive = async |session: Session| session.sign_in_with(sign_in);
+        assert!(is_alice(&stand, &stand.visit("", arrive).await.cookie()).await);
+        assert_eq!(labels(&stand).await, [kept]);
+        stand.sessions.of(ALICE).revoke_all().await.unwrap();
     }
 }
 
@@ -1566,7 +1598,7 @@ on_every_store! {
     a_lost_answer_leaves_no_session_unlisted,
     a_lost_answer_leaves_no_session_alive,
     a_dead_session_evicts_nobody,
-    a_cap_holds_where_a_proof_begins_a_session_anew,
+    a_cap_holds_for_its_own_sign_in,
     a_sign_in_that_is_unknown_takes_no_place,
     a_sign_in_that_gives_up_takes_no_place,
     a_sign_in_that_loses_two_answers_takes_one_place,
@@ -1583,6 +1615,7 @@ on_every_store! {
     a_lost_directory_ends_nobody_and_is_begun_anew,
     without_a_directory_nothing_is_listed,
     names_and_labels_of_every_kind,
+    long_label_is_cut_at_a_character_boundary,
     a_directory_that_can_not_be_decoded_stays,
     a_crowd_of_one_principal,
     a_cookie_with_the_id_of_a_directory_is_an_anonymous_request,

@@ -135,6 +135,10 @@ async fn directories(store: &(impl Store + Clone)) {
     };
     let early = alice.begin_sign_in().await.unwrap();
     let cookie = sign_in(SignIn::new("alice")).await;
+    // Its first use confirms it, so that the next sign-in is refused.
+    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    assert!(exchange.handle().session().await.unwrap().is_signed_in());
+    finish(exchange).await;
     sign_in(SignIn::new("alice")).await;
     let spy = SpyStore::new(store.clone());
     let spied = Sessions::builder(spy.clone()).namespace("directories").build().unwrap();
@@ -220,6 +224,15 @@ async fn everything_happens() {
     stand.clock.advance(Duration::from_secs(600));
     stand.read(&cookie).await;
     let _ = unsticky::exchange::missing_layer("add the layer");
+
+    // A handler that failed, and two layers that share a cookie.
+    let exchange = Exchange::begin(&stand.sessions, [], None);
+    exchange.handle().session().await.unwrap().insert(COUNT, &7).unwrap();
+    drop(exchange.finish(500));
+    let outer = Exchange::begin(&stand.sessions, [], None);
+    let others = Sessions::builder(stand.store.clone()).build().unwrap();
+    let inner = Exchange::begin(&others, [], Some(outer.handle()));
+    drop((inner.finish(200), outer.finish(200)));
 }
 
 /// On one thread, with a clock that jumps to the next time limit.

@@ -342,8 +342,11 @@ async fn remember_me_and_browser_sessions_are_choices_of_a_session() {
         assert!(reply.cookies()[0].ends_with("; Max-Age=2505600"), "{reply:?}");
         let reply = app.run("browser", &reply.cookie()).await;
         assert!(reply.cookies()[0].ends_with("; SameSite=Lax"), "{reply:?}");
-        let reply = app.run("sign-in:alice", &reply.cookie()).await;
-        assert!(reply.cookies()[0].ends_with("; SameSite=Lax"), "{reply:?}");
+        // A sign-in starts from the configuration, unless its own request chooses.
+        let browser = app.run("sign-in:alice,browser", &reply.cookie()).await;
+        assert!(browser.cookies()[0].ends_with("; SameSite=Lax"), "{browser:?}");
+        let reply = app.run("sign-in:alice", &browser.cookie()).await;
+        assert!(reply.cookies()[0].ends_with("; Max-Age=86400"), "{reply:?}");
     }
 }
 
