@@ -290,7 +290,8 @@ impl<'a> Commit<'a, '_> {
             let digest = token.secret.digest(self.settings.cookie.name());
             let header = Header::new(digest, now, &self.settings.lifetime, tag);
             // Nothing came before the first write.
-            let header = header.updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
+            let header = header
+                .updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
             let header = Header { tags: Tags::first(tag), ..header };
             let (record, write) = self.encode(&header, view, &nothing, now)?;
             if self.enrols(None, &header) {
@@ -635,9 +636,8 @@ impl<'a> Commit<'a, '_> {
     /// What this request does to the header of its session, or of a new one.
     fn update<'b>(&'b self, current: Option<&Loaded>, plain: Update<'b>) -> Update<'b> {
         let changes = &self.changes;
-        let is_back = |current: &Loaded| {
-            current.authority.is_presented && current.secrecy() == Secrecy::Own
-        };
+        let is_back =
+            |current: &Loaded| current.authority.is_presented && current.secrecy() == Secrecy::Own;
         let is_unconfirmed = match changes.proof() {
             Proof::SignIn(_) => Some(self.settings.parallel.rejects()),
             _ => current.is_some_and(is_back).then_some(false),

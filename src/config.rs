@@ -484,10 +484,7 @@ mod tests {
                 ConfigError::LimitWithoutDirectory,
             ),
             (
-                builder().lifetime(Lifetime::new(
-                    Duration::from_secs(61),
-                    Duration::from_secs(60),
-                )),
+                builder().lifetime(Lifetime::new(Duration::from_secs(61), Duration::from_secs(60))),
                 ConfigError::IdleTimeout,
             ),
             (builder().commit_attempts(0), ConfigError::CommitAttempts),

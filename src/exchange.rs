@@ -88,8 +88,7 @@ impl Exchange {
     #[must_use]
     pub fn handle(&self) -> Handle {
         let session = self.shared.as_ref().unwrap_or_else(|| {
-            self.session
-                .get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
+            self.session.get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
         });
         Handle { session: session.clone(), outer: self.outer.clone().map(Arc::new) }
     }

@@ -53,7 +53,11 @@ impl<'a> Caller<'a> {
     }
 
     /// Waits for the commits of this process that met a conflict on the same record before.
-    pub(crate) async fn turn<'q>(&self, settings: &'q Settings, key: &StoreKey) -> Result<Turn<'q>> {
+    pub(crate) async fn turn<'q>(
+        &self,
+        settings: &'q Settings,
+        key: &StoreKey,
+    ) -> Result<Turn<'q>> {
         if let Some(driver) = self.driver {
             driver.drive();
         }

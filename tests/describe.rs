@@ -9,7 +9,8 @@ use std::{env, fs};
 
 use unsticky::store::MemoryStore;
 use unsticky::{
-    Builder, Cookie, DirectoryMode, Lifetime, OnFailedResponse, ParallelSessions, SameSite, Sessions,
+    Builder, Cookie, DirectoryMode, Lifetime, OnFailedResponse, ParallelSessions, SameSite,
+    Sessions,
 };
 
 fn builder() -> Builder {

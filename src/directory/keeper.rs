@@ -438,7 +438,8 @@ impl<'a> Keeper<'a> {
         }
         if policy.rejects() {
             let over = roll.over(application, policy);
-            let unconfirmed = roll.counted(application).filter_map(|entry| seen.get(&entry.id)?.clone());
+            let unconfirmed =
+                roll.counted(application).filter_map(|entry| seen.get(&entry.id)?.clone());
             let unconfirmed: Vec<_> = unconfirmed.collect();
             if unconfirmed.len() >= over {
                 roll.remove(&self.revoke_unconfirmed(&unconfirmed, over).await);
@@ -482,9 +483,9 @@ impl<'a> Keeper<'a> {
 
     /// Those of the missing sessions that are no more and never will be.
     async fn over(&self, missing: &[SessionId]) -> HashSet<SessionId> {
-        let over = missing.iter().map(async |id| {
-            self.is_over(*id, |_| true).await.unwrap_or(false).then_some(*id)
-        });
+        let over = missing
+            .iter()
+            .map(async |id| self.is_over(*id, |_| true).await.unwrap_or(false).then_some(*id));
         join_all(over).await.into_iter().flatten().collect()
     }
 

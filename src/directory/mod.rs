@@ -15,11 +15,9 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use self::roll::LABEL_BYTES;
 pub(crate) use self::keeper::{Keeper, Whose};
-pub(crate) use self::roll::{
-    Application, CAPACITY, Mark, Place, Purpose, SIGN_IN_LIFE,
-};
+use self::roll::LABEL_BYTES;
+pub(crate) use self::roll::{Application, CAPACITY, Mark, Place, Purpose, SIGN_IN_LIFE};
 use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lasting::Driver;

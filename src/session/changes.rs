@@ -102,11 +102,8 @@ impl Changes {
 
     pub(crate) fn rotate(&mut self, rotation: Rotation) {
         let earlier = self.rotate.as_ref().map(|intent| intent.value);
-        let value = if earlier == Some(Rotation::Superseding) {
-            Rotation::Superseding
-        } else {
-            rotation
-        };
+        let value =
+            if earlier == Some(Rotation::Superseding) { Rotation::Superseding } else { rotation };
         self.rotate = Some(Intent { value, at: self.delta.mark() });
     }
 

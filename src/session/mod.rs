@@ -29,14 +29,14 @@ use self::changes::{Changes, Loaded, Lost, Rotation};
 use self::delta::{Change, UpdateFn};
 pub(crate) use self::detached::Detached;
 pub use self::key::{AsKey, Key, RuntimeKey};
-pub(crate) use self::lifetime::{Millis, millis};
 pub use self::lifetime::{Lifetime, Persistence};
+pub(crate) use self::lifetime::{Millis, millis};
 pub(crate) use self::record::Tag;
 use self::record::{Value, Values};
+use self::request::reentrant;
 pub use self::token::{Entropy, ParseIdError, SessionId};
 pub(crate) use self::token::{OsEntropy, Token};
 pub use self::transaction::Transaction;
-use self::request::reentrant;
 use self::transaction::{decoded, encoded};
 use crate::config::{Sessions, Settings};
 use crate::cookie::Presented;
@@ -690,9 +690,7 @@ impl fmt::Debug for Session {
 }
 
 /// Runs work to completion even if nobody waits for it any more.
-pub(crate) async fn to_the_end<T, F>(
-    work: impl FnOnce(Driver) -> F,
-) -> Result<T>
+pub(crate) async fn to_the_end<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,

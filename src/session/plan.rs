@@ -270,12 +270,8 @@ mod tests {
             (Known::Several, 's'),
             (Known::Lost, 'l'),
         ];
-        let proofs = [
-            (Proves::No, '.'),
-            (Proves::Here, 'H'),
-            (Proves::Another, 'A'),
-            (Proves::StepUp, 'S'),
-        ];
+        let proofs =
+            [(Proves::No, '.'), (Proves::Here, 'H'), (Proves::Another, 'A'), (Proves::StepUp, 'S')];
         let refreshes = [(Refresh::No, '.'), (Refresh::Due, 'D'), (Refresh::Confirms, 'C')];
         (0..1_usize << 5).flat_map(move |bits| {
             (0..sessions.len() * proofs.len() * refreshes.len()).map(move |choice| {
@@ -284,16 +280,8 @@ mod tests {
                 let (refresh, r) = refreshes[choice / 24];
                 let on = |bit: usize| bits & 1 << bit != 0;
                 let mark = |bit, letter| if on(bit) { letter } else { '.' };
-                let cell = [
-                    mark(0, 'F'),
-                    s,
-                    mark(1, 'E'),
-                    p,
-                    mark(2, 'C'),
-                    mark(3, 'N'),
-                    mark(4, 'O'),
-                    r,
-                ];
+                let cell =
+                    [mark(0, 'F'), s, mark(1, 'E'), p, mark(2, 'C'), mark(3, 'N'), mark(4, 'O'), r];
                 let situation = Situation {
                     session,
                     failed: on(0),

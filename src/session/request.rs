@@ -510,7 +510,7 @@ impl State {
         }
         self.changes.forget(bookmark);
         if self.changes.is_empty() {
-            self.changes.discard();
+            self.changes.delta.discard();
             return (Ok(()), false);
         }
         // The values that the view stands on are others now.

@@ -1,0 +1,486 @@
+//! What a request may do is decided by the secret that its cookie brought, or by the newest one that its
+//! own handle has made, and never by what the store holds by now: every cell of that table, on every
+//! store.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use Act::{
+    EndBy, Insert, InsertNothingNew, Reload, RevokeOthers, Rotate, SetLifetime, SignInAgain,
+    SignInAsAnother, SignOut, StepUp, Transact,
+};
+use Found::{Gone, Own, Rotated, SignedInAnew};
+use futures_util::future::BoxFuture;
+use support::stand::{A, B, Backend, SEED, Stand, cookie_of, finish, on_every_store};
+use unsticky::exchange::{Exchange, Reply};
+use unsticky::testing::Verb;
+use unsticky::{Clock as _, ErrorKind, Lifetime, Result, Session, SessionId};
+
+const REMEMBERED: Lifetime =
+    Lifetime::new(Duration::from_secs(3600 * 24), Duration::from_secs(3600 * 24 * 30));
+
+/// What a request under way finds when it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Own,
+    /// Another request gave the session a new secret.
+    Rotated,
+    /// Another request proved again who is signed in, or revoked all others from there.
+    SignedInAnew(Anew),
+    /// Another request signed out.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anew {
+    SignIn,
+    StepUp,
+    RevokeOthers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Insert,
+    /// An insert of the value that was loaded.
+    InsertNothingNew,
+    Transact,
+    Rotate,
+    SetLifetime,
+    EndBy,
+    StepUp,
+    SignInAgain,
+    SignInAsAnother,
+    SignOut,
+    Reload,
+    RevokeOthers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Nothing,
+    /// A new secret of the same session.
+    Same,
+    /// The token of another session.
+    Fresh,
+    Removal,
+}
+
+/// A request of Alice's that began with her cookie, and what happened to her session meanwhile.
+struct Scene {
+    stand: Stand,
+    exchange: Option<Exchange>,
+    session: Session,
+    id: SessionId,
+    cookie: String,
+    /// The cookie that is valid for her session now, if there is one.
+    newest: Option<String>,
+}
+
+impl Scene {
+    async fn new(on: &Backend, found: Found) -> Self {
+        let stand = on.stand();
+        let cookie = stand.signed_in("alice").await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        let id = session.id().unwrap();
+        let deed = async |session: Session| -> Result<()> {
+            match found {
+                Own => {}
+                Rotated => session.rotate(),
+                SignedInAnew(Anew::SignIn) => session.sign_in("alice")?,
+                SignedInAnew(Anew::StepUp) => session.step_up()?,
+                SignedInAnew(Anew::RevokeOthers) => {
+                    session.directory()?.revoke_others(&session).await?;
+                }
+                Gone => session.sign_out(),
+            }
+            Ok(())
+        };
+        let visit = stand.visit(&cookie, deed).await;
+        let newest = match found {
+            Own => Some(cookie.clone()),
+            Gone => None,
+            Rotated | SignedInAnew(_) => Some(visit.cookie()),
+        };
+        visit.ok();
+        Self { stand, exchange: Some(exchange), session, id, cookie, newest }
+    }
+
+    async fn act(&self, act: Act) -> Result<()> {
+        let session = &self.session;
+        match act {
+            Insert => session.insert(A, &7)?,
+            InsertNothingNew => session.insert(SEED, &1)?,
+            Transact => {
+                let decided = session.transact(|values| {
+                    values.update(A, |number| *number += 7)?;
+                    values.get(SEED)
+                });
+                assert_eq!(decided.await?, Some(1));
+            }
+            Rotate => session.rotate(),
+            SetLifetime => session.set_lifetime(REMEMBERED),
+            EndBy => session.end_by(self.stand.clock.now() + Duration::from_secs(600)),
+            StepUp => session.step_up()?,
+            SignInAgain => session.sign_in("alice")?,
+            SignInAsAnother => session.sign_in("bob")?,
+            SignOut => session.sign_out(),
+            Reload => session.reload().await?,
+            RevokeOthers => {
+                session.directory()?.revoke_others(session).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&self, reply: &Reply) -> Sent {
+        match cookie_of(reply) {
+            None => Sent::Nothing,
+            Some(cookie) if cookie.ends_with('=') => Sent::Removal,
+            Some(_) if self.session.id() == Some(self.id) => Sent::Same,
+            Some(_) => Sent::Fresh,
+        }
+    }
+}
+
+/// What a cell of the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    /// The error that the request is answered with.
+    error: Option<ErrorKind>,
+    sent: Sent,
+    /// Whether Alice's session, under its newest secret, is there afterwards.
+    lives: bool,
+    /// Whether what the request wrote is stored in it.
+    stored: bool,
+}
+
+const fn cell(error: Option<ErrorKind>, sent: Sent, lives: bool) -> Cell {
+    Cell { error, sent, lives, stored: false }
+}
+
+/// The table.
+fn expected(found: Found, act: Act) -> Cell {
+    let gone = Some(ErrorKind::Gone);
+    match (found, act) {
+        (Own, Insert | Transact) => Cell { stored: true, ..cell(None, Sent::Nothing, true) },
+        (Own, InsertNothingNew | Reload) => cell(None, Sent::Nothing, true),
+        (Own, Rotate | SetLifetime | EndBy | StepUp | SignInAgain | RevokeOthers) => {
+            cell(None, Sent::Same, true)
+        }
+        (Own, SignInAsAnother) => cell(None, Sent::Fresh, false),
+        (Own | Rotated | SignedInAnew(_), SignOut) => cell(None, Sent::Removal, false),
+        (Rotated, Insert | Transact) => Cell { stored: true, ..cell(None, Sent::Nothing, true) },
+        (Rotated, InsertNothingNew | Rotate) => cell(None, Sent::Nothing, true),
+        (Rotated | SignedInAnew(_), SetLifetime | EndBy | StepUp | Reload | RevokeOthers) => {
+            cell(gone, Sent::Nothing, true)
+        }
+        (Rotated | SignedInAnew(_), SignInAgain | SignInAsAnother) => cell(None, Sent::Fresh, true),
+        (SignedInAnew(_), Insert | Transact) => cell(gone, Sent::Nothing, true),
+        (SignedInAnew(_), InsertNothingNew | Rotate) => cell(None, Sent::Nothing, true),
+        (Gone, Insert | Transact | StepUp | Reload | RevokeOthers) => {
+            cell(gone, Sent::Nothing, false)
+        }
+        (Gone, InsertNothingNew | Rotate | SetLifetime | EndBy | SignOut) => {
+            cell(None, Sent::Nothing, false)
+        }
+        (Gone, SignInAgain | SignInAsAnother) => cell(None, Sent::Fresh, false),
+    }
+}
+
+async fn check(on: &Backend, found: Found, act: Act) {
+    let place = format!("{found:?} {act:?}");
+    let mut scene = Scene::new(on, found).await;
+    let other = scene.stand.signed_in("alice").await;
+    let acted = scene.act(act).await.map_err(|error| error.kind());
+    // Every time.
+    if act == Reload && acted.is_err() {
+        let again = scene.session.clone().reload().await;
+        assert_eq!(again.map_err(|error| error.kind()), Err(ErrorKind::Gone), "{place}");
+    }
+    let status = if acted.is_err() { 409 } else { 200 };
+    let reply = finish(scene.exchange.take().unwrap(), status).await;
+    let Scene { stand, newest, .. } = &scene;
+    let error = acted.err().or(reply.error.as_ref().map(unsticky::Error::kind));
+    let sent = scene.sent(&reply);
+    let sent_cookie = cookie_of(&reply).filter(|cookie| !cookie.ends_with('='));
+    let newest = match sent {
+        Sent::Same => sent_cookie.clone(),
+        _ => newest.clone(),
+    };
+    let (mut lives, mut stored) = (false, false);
+    if let Some(newest) = &newest {
+        lives = stand.who(newest).await.as_deref() == Some("alice");
+        stored = stand.read(newest, A).await == Some(7);
+    }
+    assert_eq!(Cell { error, sent, lives, stored }, expected(found, act), "{place}: {reply:?}");
+    if let Some(cookie) = &sent_cookie {
+        let who = if act == SignInAsAnother { "bob" } else { "alice" };
+        assert_eq!(stand.who(cookie).await.as_deref(), Some(who), "{place}");
+    }
+    if newest.as_ref() != Some(&scene.cookie) {
+        assert_eq!(stand.who(&scene.cookie).await, None, "{place}: the old secret");
+    }
+    let are_others_ended = found == Own && act == RevokeOthers;
+    assert_eq!(stand.who(&other).await.is_none(), are_others_ended, "{place}: the others");
+}
+
+const ANEW: [Found; 3] =
+    [SignedInAnew(Anew::SignIn), SignedInAnew(Anew::StepUp), SignedInAnew(Anew::RevokeOthers)];
+
+/// A module for each row, a test for each cell, on every store.
+macro_rules! table {
+    ($($row:ident: $found:expr => { $($cell:ident: $act:expr),* $(,)? })*) => {$(
+        mod $row {
+            use super::*;
+
+            $(async fn $cell(on: Backend) {
+                for found in $found {
+                    check(&on, found, $act).await;
+                }
+            })*
+
+            on_every_store! { $($cell),* }
+        }
+    )*};
+}
+
+table! {
+    own_secret: [Own] => {
+        insert_is_committed: Insert,
+        insert_of_what_stands_there_is_nothing: InsertNothingNew,
+        transact_is_decided_and_stored: Transact,
+        rotate_gives_a_new_secret: Rotate,
+        set_lifetime_gives_a_new_secret: SetLifetime,
+        end_by_gives_a_new_secret: EndBy,
+        step_up_gives_a_new_secret: StepUp,
+        sign_in_gives_a_new_secret: SignInAgain,
+        sign_in_as_another_ends_the_old_session: SignInAsAnother,
+        sign_out_ends_it: SignOut,
+        reload_is_a_fresh_view: Reload,
+        revoke_others_ends_the_others: RevokeOthers,
+    }
+    rotated: [Rotated] => {
+        insert_is_merged: Insert,
+        insert_of_what_stands_there_is_nothing: InsertNothingNew,
+        transact_is_decided_on_the_newest: Transact,
+        rotate_is_nothing_to_do: Rotate,
+        set_lifetime_is_gone: SetLifetime,
+        end_by_is_gone: EndBy,
+        step_up_is_gone: StepUp,
+        sign_in_begins_a_fresh_session_and_ends_nothing: SignInAgain,
+        sign_in_as_another_begins_a_fresh_session_and_ends_nothing: SignInAsAnother,
+        sign_out_ends_it: SignOut,
+        reload_is_gone_every_time: Reload,
+        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+    }
+    signed_in_anew: ANEW => {
+        insert_is_gone: Insert,
+        insert_of_what_stands_there_is_nothing: InsertNothingNew,
+        transact_is_gone: Transact,
+        rotate_sends_no_cookie: Rotate,
+        set_lifetime_is_gone: SetLifetime,
+        end_by_is_gone: EndBy,
+        step_up_is_gone: StepUp,
+        sign_in_begins_a_fresh_session_and_ends_nothing: SignInAgain,
+        sign_in_as_another_begins_a_fresh_session_and_ends_nothing: SignInAsAnother,
+        sign_out_ends_what_is_the_same_persons: SignOut,
+        reload_is_gone_every_time: Reload,
+        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+    }
+    gone: [Gone] => {
+        insert_is_gone: Insert,
+        insert_of_what_stood_there_is_nothing: InsertNothingNew,
+        transact_is_gone: Transact,
+        rotate_is_nothing: Rotate,
+        set_lifetime_is_nothing: SetLifetime,
+        end_by_is_nothing: EndBy,
+        step_up_is_gone: StepUp,
+        sign_in_begins_a_fresh_session: SignInAgain,
+        sign_in_as_another_begins_a_fresh_session: SignInAsAnother,
+        sign_out_sends_no_cookie: SignOut,
+        reload_is_gone_every_time: Reload,
+        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+    }
+}
+
+/// Whatever a request does first, it gets nothing with a secret that was made void: no cookie for the
+/// session, and no end of it.
+async fn void_secret_takes_no_session_over(on: Backend) {
+    let first: [fn(&Session) -> BoxFuture<'_, Result<()>>; 4] = [
+        |_| Box::pin(async { Ok(()) }),
+        |session| Box::pin(session.reload()),
+        |session| Box::pin(session.transact(|values| values.insert(A, &1))),
+        |session| {
+            Box::pin(async {
+                session.insert(A, &1)?;
+                session.save().await
+            })
+        },
+    ];
+    for found in [Rotated].into_iter().chain(ANEW) {
+        for (number, first) in first.iter().enumerate() {
+            for act in [Rotate, SetLifetime, EndBy, StepUp, SignInAgain, SignInAsAnother] {
+                let place = format!("{found:?} {number} {act:?}");
+                let mut scene = Scene::new(&on, found).await;
+                let _ = first(&scene.session).await;
+                let _ = scene.act(act).await;
+                let _ = scene.session.save().await;
+                let _ = scene.act(act).await;
+                let reply = finish(scene.exchange.take().unwrap(), 200).await;
+                let Scene { stand, newest, cookie, .. } = &scene;
+                let owner = stand.who(newest.as_ref().unwrap()).await;
+                assert_eq!(owner.as_deref(), Some("alice"), "{place}");
+                assert_eq!(stand.who(cookie).await, None, "{place}");
+                assert!(matches!(scene.sent(&reply), Sent::Nothing | Sent::Fresh), "{place}");
+            }
+        }
+    }
+}
+
+/// A WebSocket on a copied cookie, from which its owner has revoked all others.
+async fn long_lived_handle_with_a_void_secret_is_gone_every_time(on: Backend) {
+    for found in [Rotated].into_iter().chain(ANEW) {
+        let stand = on.stand();
+        let cookie = stand.signed_in("alice").await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        assert!(finish(exchange, 200).await.error.is_none());
+        let revoke = async |session: Session| match found {
+            Rotated => {
+                session.rotate();
+                Ok(())
+            }
+            _ => session.directory()?.revoke_others(&session).await.map(|_| ()),
+        };
+        let newest = stand.visit(&cookie, revoke).await.cookie();
+        session.insert(A, &1).unwrap();
+        assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone, "{found:?}");
+        for session in [session.clone(), session.clone(), session.clone()] {
+            assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone, "{found:?}");
+            let transact = session.transact(|values| values.get(SEED)).await;
+            assert_eq!(transact.unwrap_err().kind(), ErrorKind::Gone, "{found:?}");
+            session.insert(A, &1).unwrap();
+            assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone, "{found:?}");
+            assert!(!session.is_signed_in(), "{found:?}");
+        }
+        assert_eq!(stand.read(&newest, A).await, None, "{found:?}");
+        assert_eq!(stand.who(&newest).await.as_deref(), Some("alice"), "{found:?}");
+    }
+}
+
+/// Somebody else has signed in on what was an anonymous session when the request began.
+async fn sign_out_of_an_anonymous_session_spares_a_sign_in(on: Backend) {
+    let stand = on.stand();
+    for reloads in [false, true] {
+        let cookie = stand.seeded().await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        let alice = stand.sign_in(&cookie).await;
+        if reloads {
+            assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
+        }
+        session.sign_out();
+        let reply = finish(exchange, 200).await;
+        assert_eq!((cookie_of(&reply), reply.error.map(|error| error.kind())), (None, None));
+        assert_eq!(stand.who(&alice).await.as_deref(), Some("alice"));
+    }
+}
+
+/// Stepped up in another tab, told so by `reload`, and then signed out.
+async fn sign_out_after_gone_ends_the_same_persons_session(on: Backend) {
+    for found in [Rotated].into_iter().chain(ANEW) {
+        for way in ["reload", "save", "transact"] {
+            let mut scene = Scene::new(&on, found).await;
+            let told = match way {
+                "reload" => scene.session.reload().await,
+                "save" => {
+                    scene.session.insert(A, &1).unwrap();
+                    scene.session.save().await
+                }
+                _ => scene.session.transact(|values| values.insert(A, &1)).await,
+            };
+            let merges = found == Rotated && way != "reload";
+            assert_eq!(told.is_ok(), merges, "{found:?} {way}");
+            scene.session.sign_out();
+            let reply = finish(scene.exchange.take().unwrap(), 200).await;
+            let Scene { stand, newest, .. } = &scene;
+            assert_eq!(stand.who(newest.as_ref().unwrap()).await, None, "{found:?} {way}");
+            assert_eq!(scene.sent(&reply), Sent::Removal, "{found:?} {way}");
+        }
+    }
+}
+
+/// Who signs out while the session ends has nothing to end, and a newer cookie may be in the browser.
+async fn sign_out_of_what_is_gone_removes_no_newer_cookie(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    stand.sign_out(&cookie).await;
+    session.sign_out();
+    session.insert(A, &1).unwrap();
+    let reply = finish(exchange, 200).await;
+    let kind = reply.error.as_ref().map(unsticky::Error::kind);
+    assert_eq!((cookie_of(&reply), kind), (None, Some(ErrorKind::Gone)));
+    // A stale token, whose session has a newer one; and one that nobody knows.
+    let stale = stand.signed_in("alice").await;
+    stand.sign_in(&stale).await;
+    let sign_out = async |session: Session| {
+        session.sign_out();
+        Ok(())
+    };
+    assert_eq!(stand.visit(&stale, sign_out).await.set_cookie, None);
+    assert!(stand.visit(&cookie, sign_out).await.removes_cookie());
+}
+
+/// Every other request of the session is under way with an older secret.
+async fn two_overtaken_rotations_send_no_cookie(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.signed_in("alice").await;
+    let (one, two) = (stand.begin(&cookie).await, stand.begin(&cookie).await);
+    let rotate = async |session: Session| {
+        session.rotate();
+        Ok(())
+    };
+    let newest = stand.visit(&cookie, rotate).await.cookie();
+    for (exchange, session) in [one, two] {
+        session.rotate();
+        session.update(B, |number| *number += 1).unwrap();
+        assert_eq!(finish(exchange, 200).await.set_cookie, None);
+    }
+    assert_eq!(stand.read(&newest, B).await, Some(2));
+}
+
+/// Two requests set the same end: the second has nothing to do, and neither has one that comes later.
+async fn lifetime_or_end_that_stands_already_is_nothing_to_do(on: Backend) {
+    let stand = on.stand();
+    let end = stand.clock.now() + Duration::from_secs(600);
+    let set = async |session: Session| {
+        session.end_by(end);
+        session.set_lifetime(REMEMBERED);
+        Ok(())
+    };
+    let cookie = stand.signed_in("alice").await;
+    let mut first = String::new();
+    let second = stand.overtaken(&cookie, set, async || {
+        first = stand.visit(&cookie, set).await.cookie();
+    });
+    let second = second.await;
+    assert_eq!((second.failure(), second.set_cookie), (None, None));
+    stand.spy.take();
+    let third = stand.visit(&first, set).await;
+    assert_eq!((third.failure(), third.set_cookie), (None, None));
+    assert_eq!(stand.spy.verbs(), [Verb::Load]);
+    assert_eq!(stand.who(&first).await.as_deref(), Some("alice"));
+}
+
+on_every_store! {
+    void_secret_takes_no_session_over,
+    long_lived_handle_with_a_void_secret_is_gone_every_time,
+    sign_out_of_an_anonymous_session_spares_a_sign_in,
+    sign_out_after_gone_ends_the_same_persons_session,
+    sign_out_of_what_is_gone_removes_no_newer_cookie,
+    two_overtaken_rotations_send_no_cookie,
+    lifetime_or_end_that_stands_already_is_nothing_to_do,
+}

@@ -1,0 +1,1265 @@
+//! Histories of what several clients do to one session through its handles, on every store, judged by
+//! a checker for linearizability against a model of a map of registers; and clients with a fault, which
+//! the checker must find.
+//!
+//! What is promised differs with the age of a handle. A request may go by what it has read, so what it
+//! does counts at some moment between its load and its answer. A handle that lives on after the response
+//! has no load that is young enough: what it does counts between the call and the answer.
+//!
+//! In memory a seed is a schedule, and the same one at each run. `UNSTICKY_LONG=1` makes it ten times as
+//! long.
+
+#![cfg(all(
+    feature = "testing",
+    feature = "memory",
+    feature = "redis",
+    feature = "memcached",
+    feature = "axum",
+    feature = "actix"
+))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::print_stdout, reason = "it says what was checked")]
+
+mod support;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
+use support::stand::{A, B, Backend, SEED, Stand, finish, on_every_store};
+use support::visit::{Visit, visit};
+use tokio::task::yield_now;
+use unsticky::exchange::Exchange;
+use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::testing::{Fault, FaultStore, Postponed, SpyStore, Verb};
+use unsticky::{ErrorKind, Key, Result, Session, Sessions, Transaction};
+
+const CLIENTS: usize = 4;
+/// Operations of each client in a history, or one or two more.
+const CALLS: usize = 4;
+const KEYS: [Key<u32>; 3] = [SEED, A, B];
+/// Few, so that equal ones are common: 0, 1 and 2.
+const VALUES: u32 = 3;
+
+/// What the session holds, by [`KEYS`].
+type Values = [Option<u32>; KEYS.len()];
+
+/// One change, made and not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Set(usize, u32),
+    Remove(usize),
+    Clear,
+    /// The next value, and after the last one the first.
+    Next(usize),
+    /// An update that often changes nothing.
+    AtLeast(usize, u32),
+    Take(usize),
+}
+
+/// What a `transact` does after it has seen all values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Look,
+    Next(usize),
+    /// Sets a value where there is none.
+    Claim(usize, u32),
+    Take(usize),
+    Copy(usize, usize),
+}
+
+fn next(value: u32) -> u32 {
+    (value + 1) % VALUES
+}
+
+impl Step {
+    fn any(rng: &mut Rng) -> Self {
+        let (key, value) = (rng.usize(..KEYS.len()), rng.u32(..VALUES));
+        match rng.u8(..20) {
+            0..11 => Self::Set(key, value),
+            11..14 => Self::Remove(key),
+            14 => Self::Clear,
+            15..18 => Self::Next(key),
+            _ => Self::AtLeast(key, value),
+        }
+    }
+
+    fn apply(self, values: &mut Values) {
+        match self {
+            Self::Set(key, value) => values[key] = Some(value),
+            Self::Remove(key) | Self::Take(key) => values[key] = None,
+            Self::Clear => *values = [None; KEYS.len()],
+            Self::Next(key) => values[key] = Some(next(values[key].unwrap_or(0))),
+            Self::AtLeast(key, least) => values[key] = Some(values[key].unwrap_or(0).max(least)),
+        }
+    }
+
+    fn make(self, session: &Session) -> Result<()> {
+        match self {
+            Self::Set(key, value) => session.insert(KEYS[key], &value)?,
+            Self::Remove(key) => session.remove(KEYS[key]),
+            Self::Clear => session.clear(),
+            Self::Next(key) => session.update(KEYS[key], |value| *value = next(*value))?,
+            Self::AtLeast(key, least) => {
+                session.update(KEYS[key], move |value| *value = (*value).max(least))?;
+            }
+            Self::Take(key) => drop(session.take(KEYS[key])?),
+        }
+        Ok(())
+    }
+}
+
+impl Decision {
+    fn any(rng: &mut Rng) -> Self {
+        let (key, other) = (rng.usize(..KEYS.len()), rng.usize(..KEYS.len()));
+        match rng.u8(..10) {
+            0..2 => Self::Look,
+            2..5 => Self::Next(key),
+            5..7 => Self::Claim(key, rng.u32(..VALUES)),
+            7 => Self::Take(key),
+            _ => Self::Copy(key, other),
+        }
+    }
+
+    fn apply(self, values: &mut Values) {
+        match self {
+            Self::Look => {}
+            Self::Next(key) => values[key] = Some(next(values[key].unwrap_or(0))),
+            Self::Claim(key, value) => values[key] = values[key].or(Some(value)),
+            Self::Take(key) => values[key] = None,
+            Self::Copy(from, to) => values[to] = values[from],
+        }
+    }
+
+    /// Returns what was there before.
+    fn make(self, values: &mut Transaction<'_>) -> Result<Values> {
+        let mut saw = Values::default();
+        for (saw, key) in saw.iter_mut().zip(KEYS) {
+            *saw = values.get(key)?;
+        }
+        match self {
+            Self::Look => {}
+            Self::Next(key) => values.update(KEYS[key], |value| *value = next(*value))?,
+            Self::Claim(key, value) if !values.contains(KEYS[key]) => {
+                values.insert(KEYS[key], &value)?;
+            }
+            Self::Claim(..) => {}
+            Self::Take(key) => drop(values.take(KEYS[key])?),
+            Self::Copy(from, to) => match values.get(KEYS[from])? {
+                Some(value) => values.insert(KEYS[to], &value)?,
+                None => values.remove(KEYS[to]),
+            },
+        }
+        Ok(saw)
+    }
+}
+
+/// Something that takes effect at one moment, or not at all.
+#[derive(Debug, Clone)]
+struct Op {
+    number: usize,
+    /// What the same handle did before. The two may overlap, as both may count from the load of their
+    /// request, but not in this order.
+    after: Option<usize>,
+    steps: Arc<[Step]>,
+    /// What is looked at and decided after the steps.
+    decision: Option<Decision>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Ret {
+    /// The value that a take at the beginning handed out.
+    taken: Option<u32>,
+    saw: Option<Values>,
+}
+
+/// The reference: a map of registers.
+#[derive(Debug, Clone, Default)]
+struct Registers {
+    values: Values,
+    /// The operations that have taken effect, one bit each.
+    done: u64,
+    /// One of them came before what had to come first.
+    is_void: bool,
+    /// Where the checker has been. What is left to explain depends on nothing else, so there is no way
+    /// from a place where it has turned back before.
+    tried: Rc<RefCell<HashSet<(Values, u64)>>>,
+}
+
+impl SequentialSpec for Registers {
+    type Op = Op;
+    type Ret = Ret;
+
+    fn invoke(&mut self, op: &Op) -> Ret {
+        self.is_void |= op.after.is_some_and(|number| self.done >> number & 1 == 0);
+        self.done |= 1 << op.number;
+        let taken = match op.steps.first() {
+            Some(Step::Take(key)) => self.values[*key],
+            _ => None,
+        };
+        op.steps.iter().for_each(|step| step.apply(&mut self.values));
+        let saw = op.decision.map(|decision| {
+            let saw = self.values;
+            decision.apply(&mut self.values);
+            saw
+        });
+        Ret { taken, saw }
+    }
+
+    fn is_valid_step(&mut self, op: &Op, ret: &Ret) -> bool {
+        self.invoke(op) == *ret
+            && !self.is_void
+            && self.tried.borrow_mut().insert((self.values, self.done))
+    }
+}
+
+/// How an operation was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum How {
+    /// Changes that were committed at the end of their request.
+    Request,
+    EarlySave,
+    /// What a request has read, or has saved since.
+    Get,
+    /// By a handle that has outlived its response.
+    LateSave,
+    /// During a request, or after it.
+    Transact,
+    ReloadAndGet,
+}
+
+/// An operation with the time from its beginning to its end; no end where it is not known whether it
+/// took effect.
+#[derive(Clone)]
+struct Called {
+    client: usize,
+    how: How,
+    begun: usize,
+    ended: Option<usize>,
+    op: Op,
+    ret: Ret,
+}
+
+impl fmt::Debug for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, how, begun, ended, op: Op { number, after, steps, decision }, ret } =
+            self;
+        let ended = ended.map_or("..".to_owned(), |ended| ended.to_string());
+        write!(f, "#{number} client {client}, {begun} to {ended}: {how:?} {steps:?}")?;
+        if let Some(decision) = decision {
+            write!(f, ", {decision:?}")?;
+        }
+        if let Some(after) = after {
+            write!(f, ", after #{after}")?;
+        }
+        match (ret.taken, ret.saw) {
+            (None, None) => Ok(()),
+            (taken, saw) => write!(f, ": taken {taken:?}, saw {saw:?}"),
+        }
+    }
+}
+
+/// Whether there is an order of the operations that explains what came of each.
+fn is_linearizable(before: Values, called: &[Called]) -> bool {
+    let mut by_begin: Vec<_> = called.iter().collect();
+    by_begin.sort_by_key(|called| called.begun);
+    // What overlaps is on different threads; what does not shares them, for fewer are faster.
+    let mut free_from: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    let mut events = Vec::new();
+    for called in by_begin {
+        let mut lanes = (0..).map(|lane| (called.client, lane));
+        let thread = lanes.find(|thread| free_from.get(thread).is_none_or(|at| *at < called.begun));
+        let thread = thread.unwrap();
+        free_from.insert(thread, called.ended.unwrap_or(usize::MAX));
+        events.push((called.begun, thread, called, true));
+        events.extend(called.ended.map(|ended| (ended, thread, called, false)));
+    }
+    events.sort_by_key(|(at, ..)| *at);
+    let mut tester =
+        LinearizabilityTester::new(Registers { values: before, ..Registers::default() });
+    for (_, thread, called, begins) in events {
+        if begins {
+            tester.on_invoke(thread, called.op.clone()).unwrap();
+        } else {
+            tester.on_return(thread, called.ret).unwrap();
+        }
+    }
+    tester.is_consistent()
+}
+
+/// What the clients of one session did.
+struct History {
+    before: Values,
+    /// The time: it only tells what came first.
+    now: AtomicUsize,
+    called: Mutex<Vec<Called>>,
+    /// What can not be explained whatever else was done.
+    nonsense: Mutex<Vec<String>>,
+    tally: Mutex<Tally>,
+}
+
+impl History {
+    fn now(&self) -> usize {
+        self.now.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// What stands at the end is an operation as well.
+    fn ends_with(&self, saw: Values) {
+        let decision = Some(Decision::Look);
+        let op = Op { number: 0, after: None, steps: Arc::default(), decision };
+        let (begun, ended) = (self.now(), Some(self.now()));
+        let ret = Ret { taken: None, saw: Some(saw) };
+        self.note(Called { client: CLIENTS, how: How::Get, begun, ended, op, ret });
+    }
+
+    fn note(&self, called: Called) -> usize {
+        let mut list = self.called.lock().unwrap();
+        let number = list.len();
+        assert!(number < 64, "a bit for each");
+        list.push(Called { op: Op { number, ..called.op }, ..called });
+        number
+    }
+
+    fn nonsense(&self, what: impl Into<String>) {
+        self.nonsense.lock().unwrap().push(what.into());
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Tally)) {
+        count(&mut self.tally.lock().unwrap());
+    }
+
+    fn violation(&self) -> Option<String> {
+        let nonsense = self.nonsense.lock().unwrap();
+        let mut called = self.called.lock().unwrap().clone();
+        let what = match nonsense.first() {
+            Some(nonsense) => nonsense.as_str(),
+            None if !is_linearizable(self.before, &called) => "not linearizable",
+            None => return None,
+        };
+        called.sort_by_key(|called| called.begun);
+        Some(format!("{what}: {:?} at first, then {called:#?}", self.before))
+    }
+
+    fn tally(&self) -> Tally {
+        let mut tally = self.tally.lock().unwrap().clone();
+        let called = self.called.lock().unwrap();
+        tally.histories = 1;
+        for one in &*called {
+            *tally.made.entry(one.how).or_default() += 1;
+            tally.taken += usize::from(one.ret.taken.is_some());
+            tally.unknown += usize::from(one.ended.is_none());
+            let overlaps = |other: &&Called| {
+                let (ends, ended) = (one.ended.unwrap_or(usize::MAX), other.ended);
+                other.client != one.client
+                    && other.begun < ends
+                    && ended.is_none_or(|at| at > one.begun)
+            };
+            tally.overlapping += usize::from(called.iter().any(|other| overlaps(&other)));
+        }
+        tally
+    }
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    histories: usize,
+    made: BTreeMap<How, usize>,
+    /// Operations that overlap with one of another client.
+    overlapping: usize,
+    taken: usize,
+    /// Inserts of the value that the handle has: in a request, and after it.
+    equal: [usize; 2],
+    /// Operations that failed and did nothing.
+    nothing: usize,
+    /// Takes that came too late.
+    changed: usize,
+    unknown: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.histories += other.histories;
+        for (how, count) in &other.made {
+            *self.made.entry(*how).or_default() += count;
+        }
+        self.overlapping += other.overlapping;
+        self.taken += other.taken;
+        self.equal.iter_mut().zip(other.equal).for_each(|(sum, count)| *sum += count);
+        self.nothing += other.nothing;
+        self.changed += other.changed;
+        self.unknown += other.unknown;
+    }
+
+    fn made(&self) -> usize {
+        self.made.values().sum()
+    }
+}
+
+/// What is wrong with the clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seeded {
+    Nothing,
+    /// A request does not write what it has loaded, whatever stands there by now.
+    EqualIsDropped,
+    /// The same of a handle that lives on.
+    EqualIsDroppedLate,
+    /// An update inserts what it has computed on what the handle sees.
+    UpdatesWhatItSees,
+    /// A transaction decides on what the handle sees.
+    DecidesOnWhatItSees,
+    /// A handle that lives on shows what it has seen before.
+    NeverReloads,
+    /// One early save in eight only says that it has saved.
+    Forgets,
+}
+
+/// The handle of a request, and what is known of it.
+struct Visitor {
+    client: usize,
+    history: Arc<History>,
+    seeded: Seeded,
+    session: Session,
+    /// When its request began to read the session.
+    loaded: usize,
+    /// The response has left.
+    is_late: bool,
+    /// What was changed and is not committed.
+    pending: Vec<Step>,
+    taken: Option<u32>,
+    /// What it did last.
+    last: Option<usize>,
+    rng: Rng,
+}
+
+impl Visitor {
+    /// The same handle in another task, which has a program of its own.
+    fn fork(&mut self) -> Self {
+        assert!(self.pending.is_empty());
+        Self {
+            history: self.history.clone(),
+            session: self.session.clone(),
+            pending: Vec::new(),
+            rng: self.rng.fork(),
+            ..*self
+        }
+    }
+
+    /// From when on something counts that is done now.
+    fn begins(&self) -> usize {
+        let now = self.history.now();
+        if self.is_late { now } else { self.loaded }
+    }
+
+    fn look(&self) -> Values {
+        let mut saw = Values::default();
+        for (saw, key) in saw.iter_mut().zip(KEYS) {
+            match self.session.get(key) {
+                Ok(value) => *saw = value,
+                Err(error) => self.history.nonsense(format!("get: {error}")),
+            }
+        }
+        saw
+    }
+
+    fn change(&mut self, step: Step) {
+        self.pending.push(step);
+        let made = match (step, self.seeded) {
+            (Step::Set(key, value), seeded) if self.look()[key] == Some(value) => {
+                self.history.count(|tally| tally.equal[usize::from(self.is_late)] += 1);
+                match seeded {
+                    Seeded::EqualIsDropped if !self.is_late => Ok(()),
+                    Seeded::EqualIsDroppedLate if self.is_late => Ok(()),
+                    _ => step.make(&self.session),
+                }
+            }
+            (Step::Next(key) | Step::AtLeast(key, _), Seeded::UpdatesWhatItSees) => {
+                let mut values = self.look();
+                step.apply(&mut values);
+                self.session.insert(KEYS[key], &values[key].unwrap())
+            }
+            _ => step.make(&self.session),
+        };
+        if let Err(error) = made {
+            self.history.nonsense(format!("{step:?}: {error}"));
+        }
+    }
+
+    fn changes(&mut self) {
+        for _ in 0..self.rng.u8(1..3) {
+            let step = Step::any(&mut self.rng);
+            self.change(step);
+        }
+    }
+
+    /// Takes a value, or sees that there is none.
+    fn take(&mut self) {
+        let (key, saw) = (self.rng.usize(..KEYS.len()), self.look());
+        match self.session.take(KEYS[key]) {
+            Ok(taken) if taken != saw[key] => self.history.nonsense("another value was taken"),
+            Ok(Some(_)) => {
+                self.pending.push(Step::Take(key));
+                self.taken = saw[key];
+            }
+            // Too old to count where the response has left.
+            Ok(None) if self.is_late => {}
+            Ok(None) => self.get(),
+            Err(error) => self.history.nonsense(format!("take: {error}")),
+        }
+    }
+
+    /// What the request goes by.
+    fn get(&mut self) {
+        let saw = self.look();
+        self.note(How::Get, self.loaded, Some(Decision::Look), Some(saw), true);
+    }
+
+    fn note(
+        &mut self,
+        how: How,
+        begun: usize,
+        decision: Option<Decision>,
+        saw: Option<Values>,
+        has_ended: bool,
+    ) {
+        let ended = has_ended.then(|| self.history.now());
+        let steps = self.pending.drain(..).collect();
+        let op = Op { number: 0, after: self.last, steps, decision };
+        let ret = Ret { taken: self.taken.take(), saw };
+        let number = self.history.note(Called { client: self.client, how, begun, ended, op, ret });
+        if has_ended {
+            self.last = Some(number);
+        }
+    }
+
+    /// Notes an operation and what came of it; false where the handle is of no use any more.
+    fn noted(
+        &mut self,
+        how: How,
+        begun: usize,
+        decision: Option<Decision>,
+        outcome: Result<Option<Values>, ErrorKind>,
+    ) -> bool {
+        match outcome {
+            Ok(saw) => {
+                // A save of nothing is none.
+                if decision.is_some() || !self.pending.is_empty() {
+                    self.note(how, begun, decision, saw, true);
+                }
+                true
+            }
+            // The changes are still pending, and part of whatever is committed next.
+            Err(ErrorKind::Unavailable | ErrorKind::Refused | ErrorKind::Contended) => {
+                self.history.count(|tally| tally.nothing += 1);
+                true
+            }
+            Err(ErrorKind::ValueChanged) if self.taken.is_some() => {
+                self.history.count(|tally| tally.changed += 1);
+                false
+            }
+            Err(ErrorKind::OutcomeUnknown) => {
+                self.note(how, begun, decision, None, false);
+                false
+            }
+            Err(kind) => {
+                self.history.nonsense(format!("{how:?}: {kind:?}"));
+                false
+            }
+        }
+    }
+
+    async fn save(&mut self, begun: usize, give_up: bool) -> bool {
+        let how = if self.is_late { How::LateSave } else { How::EarlySave };
+        if self.seeded == Seeded::Forgets && !self.is_late && self.rng.u8(..8) == 0 {
+            return self.noted(how, begun, None, Ok(None));
+        }
+        let patience = self.rng.u8(..3);
+        let saved = tokio::select! {
+            biased;
+            saved = self.session.save() => saved.map_err(|error| error.kind()),
+            // What was begun goes on nevertheless.
+            () = yields(patience), if give_up => Err(ErrorKind::OutcomeUnknown),
+        };
+        self.noted(how, begun, None, saved.map(|()| None))
+    }
+
+    async fn transact(&mut self, decision: Decision) -> bool {
+        // A decision is made on what stands there now, whoever makes it.
+        let begun = self.history.now();
+        let decided = if self.seeded == Seeded::DecidesOnWhatItSees {
+            let saw = self.look();
+            let mut values = saw;
+            decision.apply(&mut values);
+            for (key, value) in KEYS.into_iter().zip(values) {
+                match value {
+                    Some(value) => self.session.insert(key, &value).unwrap(),
+                    None => self.session.remove(key),
+                }
+            }
+            self.session.save().await.map(|()| saw)
+        } else {
+            self.session.transact(move |values| decision.make(values)).await
+        };
+        let decided = decided.map(Some).map_err(|error| error.kind());
+        self.noted(How::Transact, begun, Some(decision), decided)
+    }
+
+    async fn reload_and_get(&mut self) -> bool {
+        let begun = self.history.now();
+        if self.seeded != Seeded::NeverReloads
+            && let Err(error) = self.session.reload().await
+        {
+            self.history.count(|tally| tally.nothing += 1);
+            if error.kind() != ErrorKind::Unavailable {
+                self.history.nonsense(format!("reload: {error}"));
+            }
+            return true;
+        }
+        // What is pending is seen as well, and counts only when it is committed.
+        if self.pending.is_empty() {
+            let saw = Some(self.look());
+            self.note(How::ReloadAndGet, begun, Some(Decision::Look), saw, true);
+        }
+        true
+    }
+
+    /// One operation; false where the handle is of no use any more.
+    async fn act(&mut self, is_rough: bool) -> bool {
+        match self.rng.u8(..12) {
+            0..6 => {
+                let begun = self.begins();
+                self.changes();
+                self.dawdle().await;
+                let give_up = is_rough && self.rng.u8(..10) == 0;
+                self.save(begun, give_up).await
+            }
+            6..9 => {
+                let decision = Decision::any(&mut self.rng);
+                self.transact(decision).await
+            }
+            9 => self.reload_and_get().await,
+            10 if self.pending.is_empty() => {
+                let begun = self.begins();
+                self.take();
+                self.dawdle().await;
+                self.save(begun, false).await
+            }
+            _ if self.pending.is_empty() && !self.is_late => {
+                self.get();
+                true
+            }
+            _ => self.reload_and_get().await,
+        }
+    }
+
+    /// Some operations of one of two tasks that share a handle. Each has one step only, which may be
+    /// committed by the other task.
+    async fn share(mut self) -> bool {
+        for _ in 0..self.rng.u8(1..3) {
+            self.dawdle().await;
+            if self.rng.u8(..3) == 0 {
+                let decision = Decision::any(&mut self.rng);
+                if !self.transact(decision).await {
+                    return false;
+                }
+                continue;
+            }
+            let begun = self.begins();
+            let step = Step::any(&mut self.rng);
+            self.change(step);
+            self.dawdle().await;
+            let goes_on = self.save(begun, false).await;
+            if !self.pending.is_empty() {
+                // It is still pending, and the other task may commit it at any time.
+                self.note(How::EarlySave, begun, None, None, false);
+            }
+            if !goes_on {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn dawdle(&mut self) {
+        yields(self.rng.u8(..3)).await;
+    }
+}
+
+async fn yields(count: u8) {
+    for _ in 0..count {
+        yield_now().await;
+    }
+}
+
+/// Two tasks with one handle; false where something is left over that nobody knows of.
+async fn shared(visitor: &mut Visitor) -> bool {
+    let nothing = |visitor: &Visitor| visitor.history.tally.lock().unwrap().nothing;
+    let before = nothing(visitor);
+    let tasks = [visitor.fork(), visitor.fork()].map(|task| tokio::spawn(task.share()));
+    let mut goes_on = true;
+    for task in tasks {
+        goes_on &= task.await.unwrap();
+    }
+    goes_on && nothing(visitor) == before
+}
+
+struct Client {
+    number: usize,
+    bench: Arc<Bench>,
+    history: Arc<History>,
+    cookie: String,
+    rng: Rng,
+}
+
+impl Client {
+    async fn run(mut self) {
+        let made = |client: &Self| {
+            let called = client.history.called.lock().unwrap();
+            called.iter().filter(|called| called.client == client.number).count()
+        };
+        // Whatever fails is no operation, so there is an end to the trying as well.
+        for _ in 0..2 * CALLS {
+            if made(&self) >= CALLS {
+                break;
+            }
+            yields(self.rng.u8(..4)).await;
+            self.visit().await;
+        }
+    }
+
+    async fn visit(&mut self) {
+        let (bench, history) = (self.bench.clone(), self.history.clone());
+        bench.make_trouble(&mut self.rng).await;
+        let loaded = history.now();
+        let sessions = &bench.sessions[self.number % bench.sessions.len()];
+        let exchange = Exchange::begin(sessions, [self.cookie.as_bytes()], None);
+        let session = match exchange.handle().session().await {
+            Ok(session) if session.id().is_some() => session,
+            Ok(_) => return history.nonsense("the session is gone"),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                return history.count(|tally| tally.nothing += 1);
+            }
+            Err(error) => return history.nonsense(format!("load: {error}")),
+        };
+        let mut visitor = Visitor {
+            client: self.number,
+            history,
+            seeded: bench.seeded,
+            session,
+            loaded,
+            is_late: false,
+            pending: Vec::new(),
+            taken: None,
+            last: None,
+            rng: self.rng.fork(),
+        };
+        // Who fails on the way goes without an end to the request.
+        let _ = self.use_up(exchange, &mut visitor).await;
+    }
+
+    async fn use_up(&mut self, exchange: Exchange, visitor: &mut Visitor) -> Option<()> {
+        let bench = self.bench.clone();
+        let goes_on = |goes_on: bool| goes_on.then_some(());
+        visitor.dawdle().await;
+        let (early, late) = match self.rng.u8(..10) {
+            0..4 => (0, 0),
+            4..6 => (self.rng.u8(1..4), 0),
+            6..9 => (0, self.rng.u8(1..4)),
+            _ => (1, 1),
+        };
+        for _ in 0..early {
+            bench.make_trouble(&mut self.rng).await;
+            if visitor.pending.is_empty() && self.rng.u8(..6) == 0 {
+                goes_on(shared(visitor).await)?;
+            } else {
+                goes_on(visitor.act(bench.is_rough).await)?;
+            }
+            visitor.dawdle().await;
+        }
+        match self.rng.u8(..8) {
+            0..3 => visitor.changes(),
+            3 if visitor.pending.is_empty() => visitor.take(),
+            4 if visitor.pending.is_empty() => visitor.get(),
+            _ if early + late == 0 => visitor.changes(),
+            _ => {}
+        }
+        visitor.dawdle().await;
+        bench.make_trouble(&mut self.rng).await;
+        let ended = match self.rng.u8(..10) {
+            0 => {
+                drop(exchange);
+                None
+            }
+            1 => {
+                finish(exchange, 500).await;
+                None
+            }
+            _ => Some(finish(exchange, 200).await.error.map(|error| error.kind())),
+        };
+        if let Some(error) = ended {
+            let outcome = error.map_or(Ok(None), Err);
+            goes_on(visitor.noted(How::Request, visitor.loaded, None, outcome))?;
+        }
+        // What is not committed by now is dropped.
+        visitor.pending.clear();
+        (visitor.taken, visitor.is_late) = (None, true);
+        if late > 0 && self.rng.u8(..4) == 0 {
+            goes_on(shared(visitor).await)?;
+            return Some(());
+        }
+        for _ in 0..late {
+            visitor.dawdle().await;
+            bench.make_trouble(&mut self.rng).await;
+            goes_on(visitor.act(bench.is_rough).await)?;
+        }
+        Some(())
+    }
+}
+
+type Broken = FaultStore<SpyStore<Arc<dyn Store>>>;
+
+/// A store on the way to which others may overtake.
+#[derive(Debug)]
+struct Detour {
+    inner: Broken,
+    rng: Mutex<Rng>,
+}
+
+impl Detour {
+    async fn dawdle(&self) {
+        let count = self.rng.lock().unwrap().u8(..3);
+        yields(count).await;
+    }
+}
+
+#[async_trait]
+impl Store for Detour {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        self.inner.create(key, bytes, ttl).await
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        self.dawdle().await;
+        let answer = self.inner.load(key).await;
+        self.dawdle().await;
+        answer
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        self.dawdle().await;
+        let answer = self.inner.replace(key, bytes, ttl, version).await;
+        self.dawdle().await;
+        answer
+    }
+
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        self.inner.delete(key, version).await
+    }
+}
+
+/// Where histories are made.
+struct Bench {
+    stand: Stand,
+    /// Two processes.
+    sessions: [Sessions; 2],
+    /// Commands and answers are lost, refused or late.
+    is_rough: bool,
+    seeded: Seeded,
+    postponed: Mutex<Vec<Postponed>>,
+}
+
+impl Bench {
+    fn new(on: &Backend, is_rough: bool, seeded: Seeded) -> Arc<Self> {
+        // Of a slow machine no errors are wanted.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let stand = on.stand_with(|builder| builder.timeout(PATIENCE));
+        let process = |number: u64| {
+            let rng = Mutex::new(Rng::with_seed(number));
+            let store = Detour { inner: stand.store.clone(), rng };
+            let builder = Sessions::builder(store).clock(stand.clock.clone()).timeout(PATIENCE);
+            let builder =
+                if is_rough && number == 0 { builder.command_repeats(0) } else { builder };
+            builder.build().unwrap()
+        };
+        let sessions = [process(0), process(1)];
+        Arc::new(Self { stand, sessions, is_rough, seeded, postponed: Mutex::default() })
+    }
+
+    async fn make_trouble(&self, rng: &mut Rng) {
+        if !self.is_rough {
+            return;
+        }
+        let store = &self.stand.store;
+        match rng.u8(..30) {
+            0..2 => store.inject(Verb::Replace, Fault::LoseAnswer),
+            2 => store.inject(Verb::Replace, Fault::LoseRequest),
+            3 => store.inject(Verb::Replace, Fault::Unavailable),
+            4 => store.inject(Verb::Replace, Fault::Refused),
+            5 => store.inject(Verb::Load, Fault::Unavailable),
+            6 => self.postponed.lock().unwrap().push(store.postpone(Verb::Replace)),
+            7 => {
+                store.inject(Verb::Replace, Fault::LoseAnswer);
+                (0..3).for_each(|_| store.inject(Verb::Load, Fault::Unavailable));
+            }
+            8..11 => {
+                let late = self.postponed.lock().unwrap().pop();
+                if let Some(late) = late {
+                    late.deliver().await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One history, and what is wrong with it.
+    async fn history(self: Arc<Self>, seed: u64) -> (Tally, Option<String>) {
+        let mut rng = Rng::with_seed(seed);
+        // Not by way of the store in which things go wrong.
+        let sessions = Sessions::builder(self.stand.spy.clone()).clock(self.stand.clock.clone());
+        let sessions = sessions.build().unwrap();
+        let mut before = Values::default();
+        before.iter_mut().for_each(|value| *value = rng.bool().then(|| rng.u32(..VALUES)));
+        before[0] = Some(1);
+        let begin = async |session: Session| {
+            let values = KEYS.into_iter().zip(before);
+            values.flat_map(|(key, value)| value.map(|value| session.insert(key, &value))).collect()
+        };
+        let begun: Visit<()> = visit(&sessions, "", begin).await;
+        let cookie = begun.cookie();
+        begun.ok();
+        let history = Arc::new(History {
+            before,
+            now: AtomicUsize::new(0),
+            called: Mutex::default(),
+            nonsense: Mutex::default(),
+            tally: Mutex::default(),
+        });
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| Client {
+                number,
+                bench: self.clone(),
+                history: history.clone(),
+                cookie: cookie.clone(),
+                rng: rng.fork(),
+            })
+            .map(|client| tokio::spawn(client.run()))
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        let read = async |session: Session| {
+            let mut saw = Values::default();
+            for (saw, key) in saw.iter_mut().zip(KEYS) {
+                *saw = session.get(key)?;
+            }
+            Ok(saw)
+        };
+        history.ends_with(visit(&sessions, &cookie, read).await.ok());
+        self.stand.spy.take();
+        let violation = history.violation();
+        (history.tally(), violation.map(|violation| format!("seed {seed}: {violation}")))
+    }
+
+    /// So many histories, several at a time; ends at the first violation.
+    async fn run(self: &Arc<Self>, count: usize, at_once: usize) -> (Tally, Option<String>) {
+        let histories = (0..count).map(|seed| self.clone().history(seed as u64));
+        let mut histories = futures_util::stream::iter(histories).buffer_unordered(at_once);
+        let mut total = Tally::default();
+        while let Some((tally, violation)) = histories.next().await {
+            total.add(&tally);
+            if violation.is_some() {
+                return (total, violation);
+            }
+        }
+        (total, None)
+    }
+}
+
+/// So many histories, or ten times as many in the long run.
+fn histories(count: usize) -> usize {
+    let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
+    count * if long { 10 } else { 1 }
+}
+
+/// No command fails.
+async fn calm(name: &str, on: &Backend, count: usize, at_once: usize) {
+    let started = Instant::now();
+    let bench = Bench::new(on, false, Seeded::Nothing);
+    let (tally, violation) = bench.run(histories(count), at_once).await;
+    println!("{name}, calm: {tally:?} in {:?}", started.elapsed());
+    assert_eq!(violation, None);
+    // A machine that stands still for a while may lose an answer.
+    assert!((tally.unknown + tally.nothing) * 100 <= tally.made(), "{tally:?}");
+    assert_there_was_something_to_judge(&tally);
+}
+
+/// Commands and answers are lost, refused or late.
+async fn rough(name: &str, on: &Backend, count: usize, at_once: usize) {
+    let started = Instant::now();
+    let bench = Bench::new(on, true, Seeded::Nothing);
+    let (tally, violation) = bench.run(histories(count), at_once).await;
+    println!("{name}, rough: {tally:?} in {:?}", started.elapsed());
+    assert_eq!(violation, None);
+    assert!(tally.unknown * 100 >= tally.made(), "{tally:?}");
+    assert!(tally.nothing * 100 >= tally.made(), "{tally:?}");
+    assert_there_was_something_to_judge(&tally);
+}
+
+/// Every kind of operation was common, many met others, and many inserts were of the value that their
+/// handle had.
+fn assert_there_was_something_to_judge(tally: &Tally) {
+    let made = tally.made();
+    assert!(made >= tally.histories * CLIENTS * CALLS * 3 / 4, "{tally:?}");
+    assert!(
+        tally.made.len() == 6 && tally.made.values().all(|count| count * 50 >= made),
+        "{tally:?}"
+    );
+    assert!(tally.overlapping * 2 >= made, "{tally:?}");
+    assert!(tally.equal.iter().all(|count| count * 50 >= made), "{tally:?}");
+    assert!(tally.taken * 200 >= made && tally.changed > 0, "{tally:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_are_linearizable_in_memory() {
+    calm("memory", &Backend::memory(), 1000, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_are_linearizable_in_memory_where_commands_fail() {
+    rough("memory", &Backend::memory(), 1000, 1).await;
+}
+
+/// Not a schedule that comes again, but one with two threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_linearizable_in_memory_on_two_threads() {
+    calm("memory, two threads", &Backend::memory(), 500, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_linearizable_on_redis() {
+    calm("redis", &Backend::redis(), 300, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_linearizable_on_redis_where_commands_fail() {
+    rough("redis", &Backend::redis(), 300, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_linearizable_on_memcached() {
+    calm("memcached", &Backend::memcached(), 300, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_are_linearizable_on_memcached_where_commands_fail() {
+    rough("memcached", &Backend::memcached(), 300, 4).await;
+}
+
+/// Every fault is found within so many histories.
+#[tokio::test(start_paused = true)]
+async fn seeded_faults_are_found() {
+    const WITHIN: usize = 1000;
+    let on = Backend::memory();
+    for seeded in [
+        Seeded::EqualIsDropped,
+        Seeded::EqualIsDroppedLate,
+        Seeded::UpdatesWhatItSees,
+        Seeded::DecidesOnWhatItSees,
+        Seeded::NeverReloads,
+        Seeded::Forgets,
+    ] {
+        let (tally, violation) = Bench::new(&on, false, seeded).run(WITHIN, 1).await;
+        println!("{seeded:?} was found in history {}", tally.histories);
+        let violation = violation.unwrap_or_else(|| panic!("{seeded:?}: {tally:?}"));
+        assert!(violation.contains("not linearizable"), "{violation}");
+    }
+}
+
+/// Operations by hand: the client, the time from beginning to end, and what is done.
+#[derive(Default)]
+struct ByHand(Vec<Called>);
+
+impl ByHand {
+    fn op(&mut self, client: usize, time: (usize, usize), steps: &[Step]) -> &mut Called {
+        let op = Op { number: self.0.len(), after: None, steps: steps.into(), decision: None };
+        let (begun, ended) = (time.0, Some(time.1));
+        let (how, ret) = (How::Request, Ret::default());
+        self.0.push(Called { client, how, begun, ended, op, ret });
+        self.0.last_mut().unwrap()
+    }
+
+    fn look(&mut self, client: usize, time: (usize, usize), saw: Values) {
+        self.transact(client, time, Decision::Look, saw);
+    }
+
+    fn transact(&mut self, client: usize, time: (usize, usize), decision: Decision, saw: Values) {
+        let called = self.op(client, time, &[]);
+        called.op.decision = Some(decision);
+        called.ret.saw = Some(saw);
+    }
+
+    fn is_linearizable(&self) -> bool {
+        is_linearizable(ONE, &self.0)
+    }
+}
+
+const ONE: Values = [Some(1), None, None];
+const TWO: Values = [Some(2), None, None];
+
+#[test]
+fn the_checker_finds_a_lost_write() {
+    // A handle that has seen a 1 writes it over the 2 of another client. At the end there is a 2.
+    for (begun, saw, expected) in [
+        (4, ONE, true),
+        (4, TWO, false),
+        // As a request that has loaded before, it may have come first.
+        (0, ONE, true),
+        (0, TWO, true),
+    ] {
+        let mut ops = ByHand::default();
+        ops.op(0, (1, 2), &[Step::Set(0, 2)]);
+        ops.op(1, (begun, 5), &[Step::Set(0, 1)]);
+        ops.look(2, (6, 7), saw);
+        assert_eq!(ops.is_linearizable(), expected, "from {begun}, saw {saw:?}");
+    }
+}
+
+#[test]
+fn the_checker_finds_half_a_commit() {
+    // A request writes two keys. One that has loaded before writes the first of them as well, and sees to
+    // it that it was first.
+    for (saw, expected) in [
+        ([Some(2), Some(0), None], true),
+        ([Some(1), Some(0), None], false),
+        ([Some(1), None, None], false),
+    ] {
+        let mut ops = ByHand::default();
+        ops.op(0, (0, 9), &[Step::Set(0, 2), Step::Set(1, 0)]);
+        ops.op(1, (1, 2), &[Step::Set(0, 1)]);
+        ops.look(1, (3, 4), ONE);
+        ops.look(2, (10, 11), saw);
+        assert_eq!(ops.is_linearizable(), expected, "{saw:?}");
+    }
+}
+
+#[test]
+fn the_checker_finds_a_value_that_is_taken_twice() {
+    for (second, expected) in [(None, true), (Some(1), false)] {
+        let mut ops = ByHand::default();
+        ops.op(0, (0, 5), &[Step::Take(0)]).ret.taken = Some(1);
+        ops.op(1, (1, 6), &[Step::Take(0)]).ret.taken = second;
+        assert_eq!(ops.is_linearizable(), expected, "{second:?}");
+    }
+}
+
+#[test]
+fn the_checker_finds_two_decisions_on_the_same_values() {
+    for (second, expected) in [(TWO, true), (ONE, false)] {
+        let mut ops = ByHand::default();
+        ops.transact(0, (0, 5), Decision::Next(0), ONE);
+        ops.transact(1, (1, 6), Decision::Next(0), second);
+        assert_eq!(ops.is_linearizable(), expected, "{second:?}");
+    }
+}
+
+#[test]
+fn the_checker_finds_what_a_handle_did_in_another_order() {
+    // Both early saves count from the load of their request, but the second one comes second.
+    for (saw, expected) in [(TWO, true), ([Some(0), None, None], false)] {
+        let mut ops = ByHand::default();
+        ops.op(0, (0, 2), &[Step::Set(0, 0)]);
+        ops.op(0, (0, 4), &[Step::Set(0, 2)]).op.after = Some(0);
+        ops.look(1, (5, 6), saw);
+        assert_eq!(ops.is_linearizable(), expected, "{saw:?}");
+    }
+}
+
+#[test]
+fn the_checker_lets_an_unknown_write_count_once_or_not_at_all() {
+    let zero = [Some(0), None, None];
+    for (saw, expected) in [
+        ([ONE, TWO, TWO], true),
+        ([ONE, ONE, ONE], true),
+        ([TWO, zero, ONE], false),
+        ([TWO, ONE, ONE], false),
+    ] {
+        let mut ops = ByHand::default();
+        ops.op(0, (0, 1), &[Step::Next(0)]).ended = None;
+        for (number, saw) in saw.into_iter().enumerate() {
+            ops.look(1, (2 * number + 2, 2 * number + 3), saw);
+        }
+        assert_eq!(ops.is_linearizable(), expected, "{saw:?}");
+    }
+}
+
+async fn long_lived_handle_writes_a_value_it_has_seen_before(on: Backend) {
+    type Write = fn(&Session) -> Result<()>;
+    let writes: [(Write, Option<u32>); 4] = [
+        (|session| session.insert(SEED, &1), Some(1)),
+        (|session| session.update(SEED, |value| *value = 1), Some(1)),
+        (|session| Ok(session.remove(A)), None),
+        (|session| Ok(session.clear()), None),
+    ];
+    for (number, (write, expected)) in writes.into_iter().enumerate() {
+        for by_transact in [false, true] {
+            let stand = on.stand();
+            let cookie = stand.seeded().await;
+            let (exchange, session) = stand.begin(&cookie).await;
+            if number == 3 {
+                session.clear();
+            }
+            assert!(finish(exchange, 200).await.error.is_none());
+            let key = if number == 2 { A } else { SEED };
+            assert_eq!(session.get(key).unwrap(), expected);
+            stand.write(&cookie, key, 8).await;
+            write(&session).unwrap();
+            if by_transact {
+                // What it decides is nothing, and what was changed before is committed with it.
+                session.transact(|_| Ok(())).await.unwrap();
+            } else {
+                session.save().await.unwrap();
+            }
+            assert_eq!(stand.read(&cookie, key).await, expected, "{number} {by_transact}");
+        }
+    }
+}
+
+async fn insert_of_a_loaded_value_wins_over_a_write_in_between_when_the_request_commits(
+    on: Backend,
+) {
+    for early in [false, true] {
+        let stand = on.stand();
+        let cookie = stand.seeded().await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        session.insert(SEED, &1).unwrap();
+        stand.write(&cookie, SEED, 8).await;
+        session.insert(A, &2).unwrap();
+        if early {
+            session.save().await.unwrap();
+        }
+        assert!(finish(exchange, 200).await.error.is_none());
+        assert_eq!(stand.read(&cookie, SEED).await, Some(1), "{early}");
+        assert_eq!(stand.read(&cookie, A).await, Some(2), "{early}");
+    }
+}
+
+on_every_store! {
+    long_lived_handle_writes_a_value_it_has_seen_before,
+    insert_of_a_loaded_value_wins_over_a_write_in_between_when_the_request_commits,
+}

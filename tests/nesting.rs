@@ -1,0 +1,293 @@
+//! Layers inside layers, and what becomes of a response, in both frameworks.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, HttpResponse, test, web};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use tower::ServiceExt as _;
+use unsticky::actix::SessionMiddleware;
+use unsticky::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS};
+use unsticky::store::MemoryStore;
+use unsticky::testing::{Fault, FaultStore, SpyStore, Verb};
+use unsticky::tower::SessionLayer;
+use unsticky::{Cookie, Key, Result, Session, Sessions};
+
+const SEEN: Key<u32> = Key::new("seen");
+const VISITS: Key<u32> = Key::new("visits");
+
+fn sessions(store: &SpyStore<MemoryStore>, cookie: &'static str) -> Sessions {
+    let builder = Sessions::builder(store.clone()).cookie(Cookie::new(cookie));
+    builder.directory(unsticky::DirectoryMode::Off).build().unwrap()
+}
+
+/// A response: its status, and its header fields in order.
+type Reply = (u16, Vec<(String, String)>);
+
+fn cookies(reply: &Reply) -> Vec<String> {
+    let cookies = reply.1.iter().filter(|(name, _)| name == "set-cookie");
+    cookies.map(|(_, cookie)| cookie.split(';').next().unwrap().to_owned()).collect()
+}
+
+async fn sign_in(session: Session) -> Result<String> {
+    session.update(VISITS, |visits| *visits += 1)?;
+    session.sign_in("alice")?;
+    Ok("signed in".to_owned())
+}
+
+/// Between two layers: writes to the session, before and after what is further in.
+async fn writes_in_axum(
+    handle: Handle,
+    request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let session = handle.session().await.unwrap();
+    session.update(SEEN, |seen| *seen += 1).unwrap();
+    let response = next.run(request).await;
+    session.update(SEEN, |seen| *seen += 1).unwrap();
+    response
+}
+
+async fn writes_in_actix(
+    handle: Handle,
+    request: ServiceRequest,
+    next: Next<impl actix_web::body::MessageBody>,
+) -> Result<ServiceResponse<impl actix_web::body::MessageBody>, actix_web::Error> {
+    let session = handle.session().await?;
+    session.update(SEEN, |seen| *seen += 1)?;
+    let response = next.call(request).await?;
+    session.update(SEEN, |seen| *seen += 1)?;
+    Ok(response)
+}
+
+/// The outer layer, the middleware that writes, and the inner layer; a request with this cookie.
+async fn axum_reply(outer: &Sessions, inner: &Sessions, cookie: &str) -> Reply {
+    let inner = Router::new()
+        .route("/", axum::routing::get(sign_in))
+        .layer(SessionLayer::new(inner.clone()));
+    let app = Router::new()
+        .merge(inner)
+        .layer(axum::middleware::from_fn(writes_in_axum))
+        .layer(SessionLayer::new(outer.clone()));
+    let request = Request::get("/").header("cookie", cookie).body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    let headers = response.headers().iter();
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
+    (response.status().as_u16(), headers.collect())
+}
+
+async fn actix_reply(outer: &Sessions, inner: &Sessions, cookie: &str) -> Reply {
+    let scope = web::scope("")
+        .wrap(SessionMiddleware::new(inner.clone()))
+        .route("/", web::get().to(sign_in));
+    let app = App::new()
+        .wrap(from_fn(writes_in_actix))
+        .wrap(SessionMiddleware::new(outer.clone()))
+        .service(scope);
+    let service = test::init_service(app).await;
+    let request = test::TestRequest::get().uri("/").insert_header(("cookie", cookie));
+    let response = service.call(request.to_request()).await.unwrap();
+    let headers = response.headers().iter();
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
+    (response.status().as_u16(), headers.collect())
+}
+
+async fn both(outer: &Sessions, inner: &Sessions, cookie: &str) -> [(&'static str, Reply); 2] {
+    [
+        ("axum", axum_reply(outer, inner, cookie).await),
+        ("actix", actix_reply(outer, inner, cookie).await),
+    ]
+}
+
+async fn read(sessions: &Sessions, cookie: &str) -> (Option<String>, Option<u32>, Option<u32>) {
+    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+    let session = exchange.handle().session().await.unwrap();
+    let principal = session.principal().map(|principal| principal.to_string());
+    (principal, session.get(SEEN).unwrap(), session.get(VISITS).unwrap())
+}
+
+#[tokio::test]
+async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
+    let store = SpyStore::new(MemoryStore::new());
+    let sessions = sessions(&store, "__Host-id");
+    for (framework, reply) in both(&sessions, &sessions, "").await {
+        let [cookie] = &cookies(&reply)[..] else { panic!("{framework}: {reply:?}") };
+        let all = (Some("alice".to_owned()), Some(2), Some(1));
+        assert_eq!((reply.0, read(&sessions, cookie).await), (200, all), "{framework}");
+        let vary = reply.1.iter().filter(|(name, _)| name == "vary").count();
+        assert_eq!(vary, 1, "{framework}: {reply:?}");
+        // One read and one write for a session that is there.
+        store.take();
+        let again = match framework {
+            "axum" => axum_reply(&sessions, &sessions, cookie).await,
+            _ => actix_reply(&sessions, &sessions, cookie).await,
+        };
+        assert_eq!(store.verbs(), [Verb::Load, Verb::Replace], "{framework}");
+        let newest = &cookies(&again)[0];
+        assert_eq!(read(&sessions, newest).await, (Some("alice".to_owned()), Some(4), Some(2)));
+    }
+}
+
+/// A third layer in between, with another cookie, changes nothing of that.
+#[tokio::test]
+async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
+    let store = SpyStore::new(MemoryStore::new());
+    let (customers, admins) = (sessions(&store, "__Host-id"), sessions(&store, "__Host-admin"));
+    let outer = Exchange::begin(&customers, [], None);
+    let middle = Exchange::begin(&admins, [], Some(outer.handle()));
+    let inner = Exchange::begin(&customers, [], Some(middle.handle()));
+    let session = inner.handle().session().await.unwrap();
+    session.insert(SEEN, &1).unwrap();
+    let admin = inner.handle().of(&admins).unwrap().session().await.unwrap();
+    admin.insert(SEEN, &2).unwrap();
+    let outermost = outer.handle().session().await.unwrap();
+    assert_eq!(outermost.get(SEEN).unwrap(), Some(1));
+    let mut sent = Vec::new();
+    for exchange in [inner, middle, outer] {
+        let reply = match exchange.finish(200) {
+            Finish::Ready(reply) => reply,
+            Finish::Pending(reply) => reply.await,
+        };
+        sent.push(reply.set_cookie.map(|cookie| cookie.split('=').next().unwrap().to_owned()));
+    }
+    assert_eq!(sent, [None, Some("__Host-admin".to_owned()), Some("__Host-id".to_owned())]);
+}
+
+/// An inner layer that is given up, as by a time limit between the two, drops nothing of the outer one's.
+#[tokio::test]
+async fn inner_exchange_that_is_dropped_leaves_the_outer_one_as_it_is() {
+    let store = SpyStore::new(MemoryStore::new());
+    let sessions = sessions(&store, "__Host-id");
+    let outer = Exchange::begin(&sessions, [], None);
+    let inner = Exchange::begin(&sessions, [], Some(outer.handle()));
+    inner.handle().session().await.unwrap().insert(SEEN, &1).unwrap();
+    drop(inner);
+    let Finish::Pending(reply) = outer.finish(200) else { panic!("nothing to write") };
+    let cookie = reply.await.set_cookie.unwrap();
+    assert_eq!(read(&sessions, cookie.split(';').next().unwrap()).await.1, Some(1));
+}
+
+#[tokio::test]
+async fn layers_with_different_cookie_names_stay_two() {
+    let store = SpyStore::new(MemoryStore::new());
+    let (customers, admins) = (sessions(&store, "__Host-id"), sessions(&store, "__Host-admin"));
+    for (framework, reply) in both(&customers, &admins, "").await {
+        let names: Vec<_> = cookies(&reply)
+            .iter()
+            .map(|cookie| cookie.split('=').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["__Host-admin", "__Host-id"], "{framework}");
+    }
+}
+
+/// What a handler sends along with its answer.
+const FIELDS: [(&str, &str); 9] = [
+    ("set-cookie", "own=1"),
+    ("access-control-allow-origin", "https://example.com"),
+    ("x-request-id", "4711"),
+    ("strict-transport-security", "max-age=63072000"),
+    ("content-type", "application/json"),
+    ("content-encoding", "identity"),
+    ("etag", "\"1\""),
+    ("cache-control", "public"),
+    ("location", "/elsewhere"),
+];
+
+async fn answers_in_axum(session: Session) -> Result<Response> {
+    session.insert(SEEN, &1)?;
+    let mut response = "{}".into_response();
+    for (name, value) in FIELDS {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    Ok(response)
+}
+
+async fn answers_in_actix(session: Session) -> Result<HttpResponse> {
+    session.insert(SEEN, &1)?;
+    let mut response = HttpResponse::Ok();
+    for field in FIELDS {
+        response.insert_header(field);
+    }
+    Ok(response.body("{}"))
+}
+
+#[tokio::test]
+async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
+    let store = FaultStore::new(MemoryStore::new());
+    store.fail_always(Verb::Create, Fault::Unavailable);
+    let sessions = Sessions::builder(store).build().unwrap();
+    let axum = Router::new()
+        .route("/", axum::routing::get(answers_in_axum))
+        .layer(SessionLayer::new(sessions.clone()));
+    let response = axum.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+    let headers = response.headers().iter();
+    let headers: Vec<(String, String)> =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
+    let on_axum = (response.status().as_u16(), headers);
+    let actix = App::new()
+        .wrap(SessionMiddleware::new(sessions))
+        .route("/", web::get().to(answers_in_actix));
+    let service = test::init_service(actix).await;
+    let request = test::TestRequest::get().uri("/").to_request();
+    let response = service.call(request).await.unwrap();
+    let headers = response.headers().iter();
+    let headers: Vec<(String, String)> =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
+    let on_actix = (response.status().as_u16(), headers);
+    for (status, mut headers) in [on_axum, on_actix] {
+        assert_eq!(status, 503);
+        headers.retain(|(name, _)| name != "content-length");
+        headers.sort();
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("access-control-allow-origin", "https://example.com"),
+            ("cache-control", "no-store"),
+            ("content-type", "text/plain; charset=utf-8"),
+            ("retry-after", "1"),
+            ("set-cookie", "own=1"),
+            ("strict-transport-security", "max-age=63072000"),
+            ("vary", "cookie"),
+            ("x-request-id", "4711"),
+        ];
+        assert_eq!(headers, expected);
+    }
+    let mut sorted = REPLACED_FIELDS;
+    sorted.sort_unstable();
+    assert_eq!(REPLACED_FIELDS, sorted, "in the order of the alphabet, in small letters");
+}
+
+/// A time limit further in cuts the handler off: what it did half is not kept, in either framework.
+#[tokio::test]
+async fn request_timeout_commits_nothing_but_an_end() {
+    let store = SpyStore::new(MemoryStore::new());
+    let sessions = sessions(&store, "__Host-id");
+    for (status, keeps) in [(408, false), (500, false), (599, false), (404, true), (409, true)] {
+        let exchange = Exchange::begin(&sessions, [], None);
+        let session = exchange.handle().session().await.unwrap();
+        session.sign_in("alice").unwrap();
+        let reply = match exchange.finish(status) {
+            Finish::Ready(reply) => reply,
+            Finish::Pending(reply) => reply.await,
+        };
+        assert_eq!(reply.set_cookie.is_some(), keeps, "{status}");
+    }
+    // What must count although the answer is an error is written at once.
+    let exchange = Exchange::begin(&sessions, [], None);
+    let session = exchange.handle().session().await.unwrap();
+    session.transact(|values| values.insert(SEEN, &1)).await.unwrap();
+    session.sign_in("alice").unwrap();
+    let Finish::Ready(reply) = exchange.finish(408) else { panic!("nothing to write") };
+    let cookie = reply.set_cookie.unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    assert_eq!(read(&sessions, cookie).await, (None, Some(1), None));
+    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    exchange.handle().session().await.unwrap().sign_out();
+    let Finish::Pending(reply) = exchange.finish(408) else { panic!("the end is not kept") };
+    assert!(reply.await.set_cookie.unwrap().contains("Max-Age=0"));
+}

@@ -1,0 +1,491 @@
+//! Signing in: with several cookies, under several names, with a lifetime, and under a limit.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::stand::{A, Backend, SEED, Stand, cookie_of, eventually, finish, on_every_store};
+use support::visit::{Visit, visit};
+use unsticky::store::Kind;
+use unsticky::testing::{Fault, Verb};
+use unsticky::{
+    Builder, Clock as _, Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result,
+    Session, Sessions,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const REMEMBERED: Lifetime = Lifetime::new(DAY.saturating_mul(30), DAY.saturating_mul(90));
+
+async fn sign_in(session: Session) -> Result<()> {
+    session.sign_in("alice")
+}
+
+async fn sign_out(session: Session) -> Result<()> {
+    session.sign_out();
+    Ok(())
+}
+
+fn rejects(builder: Builder) -> Builder {
+    builder.parallel_sessions(ParallelSessions::Reject(1))
+}
+
+/// Two valid cookies: the browser sends both, and the new one that a sign-in adds.
+async fn sign_in_ends_every_session_whose_token_came_along(on: Backend) {
+    let stand = on.stand();
+    for (one, two) in [("", ""), ("alice", ""), ("alice", "alice"), ("alice", "bob")] {
+        let cookies = [session_of(&stand, one).await, session_of(&stand, two).await];
+        let both = cookies.join("; ");
+        let signed_in = stand.visit(&both, sign_in).await;
+        assert_eq!(signed_in.failure(), None, "{one:?} {two:?}");
+        let all = format!("{both}; {}", signed_in.cookie());
+        assert_eq!(stand.who(&all).await.as_deref(), Some("alice"), "{one:?} {two:?}");
+        for cookie in &cookies {
+            assert_eq!(stand.who(cookie).await, None, "{one:?} {two:?}");
+        }
+    }
+}
+
+async fn session_of(stand: &Stand, principal: &str) -> String {
+    if principal.is_empty() { stand.seeded().await } else { stand.signed_in(principal).await }
+}
+
+async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
+    for policy in [ParallelSessions::Reject(2), ParallelSessions::EvictOldest(3)] {
+        let namespace = format!("limit-{}", policy == ParallelSessions::Reject(2));
+        let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+        let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
+        for cookie in [&one, &two] {
+            assert!(stand.who(cookie).await.is_some(), "its first use confirms it");
+        }
+        let oldest_elsewhere = match policy {
+            ParallelSessions::EvictOldest(_) => Some(stand.signed_in("alice").await),
+            _ => None,
+        };
+        let new = stand.visit(&format!("{one}; {two}"), sign_in).await;
+        assert_eq!(new.failure(), None, "{policy:?}");
+        assert!(stand.who(&new.cookie()).await.is_some(), "{policy:?}");
+        if let Some(elsewhere) = oldest_elsewhere {
+            assert!(stand.who(&elsewhere).await.is_some(), "nobody was evicted");
+        }
+        let left = stand.sessions.of("alice").count().await.unwrap();
+        assert_eq!(
+            left,
+            usize::from(new.set_cookie.is_some())
+                + usize::from(policy == ParallelSessions::EvictOldest(3))
+        );
+    }
+}
+
+/// Decided: the sign-in fails and takes back its session, for beside a second valid cookie the next request
+/// would be anonymous.
+async fn sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none(on: Backend) {
+    for fault in [Fault::Unavailable, Fault::Refused] {
+        let stand = on.stand_with(|builder| {
+            rejects(builder).command_repeats(0).namespace(format!("{fault:?}"))
+        });
+        let (one, two) = (stand.seeded().await, stand.seeded().await);
+        let both = format!("{one}; {two}");
+        // The second of the two.
+        drop(stand.store.hold(Verb::Delete));
+        stand.store.inject(Verb::Delete, fault);
+        let failed = stand.visit(&both, sign_in).await;
+        let kind =
+            if fault == Fault::Refused { ErrorKind::Refused } else { ErrorKind::Unavailable };
+        assert_eq!((failed.failure(), &failed.set_cookie), (Some(kind), &None));
+        assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0, "{fault:?}");
+        // One of the two has ended, so that the next request is not anonymous any more.
+        assert_eq!(stand.read(&both, SEED).await, Some(1), "{fault:?}");
+        let again = stand.visit(&both, sign_in).await;
+        assert_eq!(again.failure(), None, "{fault:?}");
+        let all = format!("{both}; {}", again.cookie());
+        assert_eq!(stand.who(&all).await.as_deref(), Some("alice"), "{fault:?}");
+    }
+}
+
+/// A session that another request has given a new secret meanwhile is not this request's to end; where it is
+/// the same account's it would be one too many.
+async fn sign_in_beside_an_overtaken_session_exceeds_no_limit(on: Backend) {
+    let stand = on.stand_with(rejects);
+    let (bob, alice) = (stand.signed_in("bob").await, stand.signed_in("alice").await);
+    assert!(stand.who(&alice).await.is_some(), "its first use confirms it");
+    let rotate = async |session: Session| {
+        session.rotate();
+        Ok(())
+    };
+    let mut newest = String::new();
+    let both = format!("{bob}; {alice}");
+    let overtaken = stand.overtaken(&both, sign_in, async || {
+        newest = stand.visit(&alice, rotate).await.cookie();
+    });
+    let overtaken = overtaken.await;
+    assert_eq!((overtaken.failure(), overtaken.set_cookie), (Some(ErrorKind::Contended), None));
+    assert_eq!(stand.who(&newest).await.as_deref(), Some("alice"));
+    assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
+}
+
+/// Applications that differ in the cookie's name alone, over one store.
+async fn applications_with_other_cookie_names_share_nothing(on: Backend) {
+    let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
+    let two = Sessions::builder(one.store.clone()).clock(one.clock.clone());
+    let two = two.cookie(Cookie::new("__Host-two"));
+    let two = two.parallel_sessions(ParallelSessions::EvictOldest(1)).build().unwrap();
+    let first = one.signed_in("alice").await;
+    let second = visit(&two, "", sign_in).await.cookie();
+    assert!(first.starts_with("__Host-one=") && second.starts_with("__Host-two="));
+    let under_the_other_name = first.replace("-one", "-two");
+    let who = async |session: Session| Ok(session.principal());
+    assert_eq!(visit(&two, &under_the_other_name, who).await.ok(), None);
+    // Neither lists, limits nor ends the other one's.
+    assert!(one.who(&first).await.is_some());
+    assert_eq!(one.sessions.of("alice").count().await.unwrap(), 1);
+    assert_eq!(two.of("alice").revoke_all().await.unwrap().count, 1);
+    assert!(one.who(&first).await.is_some());
+}
+
+/// With one namespace for both, and even for the name of which the other one is a part.
+async fn token_is_worth_nothing_under_another_cookie_name(on: Backend) {
+    let name = |name: &'static str| {
+        move |builder: Builder| builder.namespace("shared").cookie(Cookie::new(name))
+    };
+    let customers = on.stand_with(name("id"));
+    let customer = customers.signed_in("root").await;
+    let who = async |session: Session| Ok(session.principal());
+    for other in ["admin", "i", "idd", "ID", "__Host-id"] {
+        let builder = Sessions::builder(customers.store.clone()).clock(customers.clock.clone());
+        let admins = name(other)(builder).build().unwrap();
+        let token = customer.strip_prefix("id=").unwrap();
+        let stolen = format!("{other}={token}");
+        assert_eq!(visit(&admins, &stolen, who).await.ok(), None, "{other}");
+        // Nor does a sign-out there touch it, or a wrong secret remove a cookie.
+        assert_eq!(visit(&admins, &stolen, sign_out).await.set_cookie, None, "{other}");
+        assert_eq!(customers.who(&customer).await.as_deref(), Some("root"), "{other}");
+    }
+}
+
+/// "Remember me" is a choice of one sign-in.
+async fn sign_in_starts_from_the_configured_lifetime(on: Backend) {
+    let stand = on.stand();
+    let remember = async |session: Session| {
+        session.set_lifetime(REMEMBERED);
+        sign_in(session).await
+    };
+    let max_age = |visit: &Visit<()>| {
+        let cookie = visit.set_cookie.as_deref().unwrap();
+        cookie.rsplit_once("Max-Age=").unwrap().1.parse::<u64>().unwrap()
+    };
+    let remembered = stand.visit("", remember).await;
+    assert_eq!(max_age(&remembered), 90 * 86_400);
+    let unticked = stand.visit(&remembered.cookie(), sign_in).await;
+    assert_eq!(max_age(&unticked), 86_400);
+    // An anonymous session's choice is not the account's.
+    let chosen_before = async |session: Session| {
+        session.insert(A, &1)?;
+        session.set_lifetime(REMEMBERED);
+        Ok(())
+    };
+    let anonymous = stand.visit("", chosen_before).await;
+    assert_eq!(max_age(&anonymous), 90 * 86_400);
+    assert_eq!(max_age(&stand.visit(&anonymous.cookie(), sign_in).await), 86_400);
+    // The same request's counts, whatever the order, and also after an early save.
+    for saves in [false, true] {
+        let cookie = stand.seeded().await;
+        let both = async |session: Session| {
+            session.set_lifetime(REMEMBERED);
+            if saves {
+                session.save().await?;
+            }
+            sign_in(session.clone()).await?;
+            if saves { session.save().await } else { Ok(()) }
+        };
+        assert_eq!(max_age(&stand.visit(&cookie, both).await), 90 * 86_400, "{saves}");
+    }
+    // A step-up keeps it.
+    let step_up = async |session: Session| session.step_up();
+    let remembered = stand.visit("", remember).await.cookie();
+    assert_eq!(max_age(&stand.visit(&remembered, step_up).await), 90 * 86_400);
+}
+
+/// The end that an identity provider has set is that of its own sign-in.
+async fn sign_in_drops_an_end_and_step_up_keeps_it(on: Backend) {
+    let stand = on.stand();
+    let end = stand.clock.now() + Duration::from_secs(600);
+    let federated = async |session: Session| {
+        session.end_by(end);
+        sign_in(session).await
+    };
+    let step_up = async |session: Session| session.step_up();
+    let (first, second) =
+        (stand.visit("", federated).await.cookie(), stand.visit("", federated).await.cookie());
+    let by_password = stand.visit(&first, sign_in).await.cookie();
+    let stepped_up = stand.visit(&second, step_up).await.cookie();
+    stand.clock.advance(Duration::from_secs(600));
+    assert!(stand.who(&by_password).await.is_some());
+    assert_eq!(stand.who(&stepped_up).await, None);
+}
+
+/// A client that vanishes while it signs in has no cookie, and must not be locked out by its own session.
+async fn vanished_sign_in_locks_nobody_out(on: Backend) {
+    let stand = on.stand_with(rejects);
+    for on_a_session in [false, true] {
+        let cookie = if on_a_session { stand.seeded().await } else { String::new() };
+        let (exchange, session) = stand.begin(&cookie).await;
+        session.sign_in("alice").unwrap();
+        // The response is given up before it is polled to its end.
+        drop(exchange.finish(200));
+        let directory = stand.sessions.of("alice");
+        eventually(async || directory.count().await.unwrap() == 1, "it was not written").await;
+        let again = stand.visit("", sign_in).await;
+        assert_eq!(again.failure(), None, "{on_a_session}");
+        assert_eq!(directory.count().await.unwrap(), 1);
+        // That one is used, and counts.
+        assert!(stand.who(&again.cookie()).await.is_some());
+        let refused = stand.visit("", sign_in).await;
+        assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions), "{on_a_session}");
+        stand.sign_out(&again.cookie()).await;
+    }
+}
+
+/// One write with the first use of a cookie, none with the next; and none at all under other policies.
+async fn first_use_of_a_cookie_confirms_it(on: Backend) {
+    for (policy, first) in [
+        (ParallelSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
+        (ParallelSessions::EvictOldest(3), vec![Verb::Load]),
+    ] {
+        let namespace = format!("confirms-{}", first.len());
+        let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+        let uses: [(&str, fn(&Session), u16); 4] = [
+            ("reads", |_| {}, 200),
+            ("is passive", Session::mark_passive, 200),
+            ("fails", |session| session.insert(A, &1).unwrap(), 500),
+            ("times out", |session| session.insert(A, &1).unwrap(), 408),
+        ];
+        for (name, deed, status) in uses {
+            let cookie = stand.signed_in("alice").await;
+            stand.spy.take();
+            let (exchange, session) = stand.begin(&cookie).await;
+            deed(&session);
+            let expires_at = session.expires_at();
+            assert_eq!(finish(exchange, status).await.set_cookie, None);
+            assert_eq!(stand.spy.verbs(), first, "{policy:?} {name}");
+            stand.spy.take();
+            let after = stand.visit(&cookie, async |session: Session| Ok(session.expires_at()));
+            assert_eq!(after.await.ok(), expires_at, "{name}");
+            assert_eq!(stand.spy.verbs(), [Verb::Load], "{policy:?} {name}");
+            assert_eq!(stand.read(&cookie, A).await, None);
+            stand.sign_out(&cookie).await;
+        }
+        // A request that writes anyway confirms with that.
+        let cookie = stand.signed_in("alice").await;
+        stand.spy.take();
+        stand.write(&cookie, A, 1).await;
+        assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Replace]);
+        stand.spy.take();
+        assert_eq!(stand.read(&cookie, A).await, Some(1));
+        assert_eq!(stand.spy.verbs(), [Verb::Load]);
+    }
+}
+
+/// The write that confirms never fails its request.
+async fn confirmation_that_fails_fails_no_request(on: Backend) {
+    let stand = on.stand_with(rejects);
+    for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::LoseRequest] {
+        let cookie = stand.signed_in("alice").await;
+        stand.store.fail_always(Verb::Replace, fault);
+        assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"), "{fault:?}");
+        stand.store.heal();
+        assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"), "{fault:?}");
+        stand.sign_out(&cookie).await;
+    }
+}
+
+/// Two sign-ins at once, of which the browser keeps one answer: both are let in, one after the other, and
+/// the later one is signed in.
+async fn double_click_on_sign_in_ends_signed_in_where_one_session_is_allowed(on: Backend) {
+    let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
+    for shared in [false, true] {
+        let cookie = if shared { stand.seeded().await } else { String::new() };
+        let click = || {
+            let (sessions, cookie) = (stand.sessions.clone(), cookie.clone());
+            tokio::spawn(async move { visit(&sessions, &cookie, sign_in).await })
+        };
+        let clicks = [click(), click()];
+        let mut signed_in = Vec::new();
+        for click in clicks {
+            let answer = click.await.unwrap();
+            match answer.failure() {
+                None => signed_in.push(answer.cookie()),
+                Some(kind) => {
+                    assert!(matches!(kind, ErrorKind::TooManySessions | ErrorKind::Contended));
+                }
+            }
+        }
+        assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1, "{shared}");
+        let mut valid = 0;
+        for cookie in &signed_in {
+            valid += usize::from(stand.who(cookie).await.is_some());
+        }
+        assert_eq!(valid, 1, "{shared}: of {} answers", signed_in.len());
+        stand.sessions.of("alice").revoke_all().await.unwrap();
+    }
+}
+
+/// A cookie that comes back while the sign-in after it is about to revoke its session is not revoked, or its
+/// request finds it gone: never two sessions.
+async fn confirmation_races_with_the_next_sign_in(on: Backend) {
+    let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
+    let first = stand.signed_in("alice").await;
+    // The sign-in has looked at the session, and stands still before it ends it.
+    let gate = stand.store.hold(Verb::Delete);
+    let second = {
+        let sessions = stand.sessions.clone();
+        tokio::spawn(async move { visit(&sessions, "", sign_in).await })
+    };
+    gate.reached().await;
+    assert!(stand.who(&first).await.is_some(), "its first use confirms it");
+    gate.release();
+    assert_eq!(second.await.unwrap().failure(), Some(ErrorKind::TooManySessions));
+    assert!(stand.who(&first).await.is_some());
+    assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
+}
+
+/// Where the limit is reached, those that were never confirmed go first, the oldest of them before others.
+async fn oldest_unconfirmed_session_makes_room(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(3)));
+    let mut cookies = Vec::new();
+    for confirms in [true, false, false] {
+        cookies.push(stand.signed_in("alice").await);
+        stand.clock.advance(Duration::from_secs(1));
+        if confirms {
+            assert!(stand.who(&cookies[0]).await.is_some());
+        }
+    }
+    let fourth = stand.visit("", sign_in).await;
+    assert_eq!(fourth.failure(), None);
+    let mut valid = Vec::new();
+    for cookie in &cookies {
+        valid.push(stand.who(cookie).await.is_some());
+    }
+    assert_eq!(valid, [true, false, true]);
+    assert!(stand.who(&fourth.cookie()).await.is_some());
+    let refused = stand.visit("", sign_in).await;
+    assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
+}
+
+/// Bob's session is taken back where Alice's before it cannot be ended, and nobody is told of it.
+async fn switch_of_accounts_that_fails_leaves_both_as_they_were(on: Backend) {
+    let stand = on.stand_with(|builder| builder.command_repeats(0));
+    let alice = stand.signed_in("alice").await;
+    stand.store.inject(Verb::Delete, Fault::Unavailable);
+    let switch = stand.visit(&alice, async |session: Session| session.sign_in("bob")).await;
+    assert_eq!((switch.failure(), switch.set_cookie), (Some(ErrorKind::Unavailable), None));
+    assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 0);
+    assert_eq!(stand.who(&alice).await.as_deref(), Some("alice"));
+}
+
+/// A list that takes the last entry off leaves the memory of a revocation as it was.
+async fn begun_sign_in_succeeds_after_a_list_that_empties_the_directory(on: Backend) {
+    let stand = on.stand();
+    let directory = stand.sessions.of("alice");
+    directory.revoke_all().await.unwrap();
+    let cookie = stand.signed_in("alice").await;
+    stand.sign_out(&cookie).await;
+    // Longer ago than a sign-in may take.
+    stand.clock.advance(Duration::from_secs(2 * 3600));
+    let begun = directory.begin_sign_in().await.unwrap();
+    assert!(directory.list().await.unwrap().is_empty());
+    stand.clock.advance(Duration::from_secs(60));
+    let signed_in = stand.visit("", async |session: Session| session.sign_in_with(begun)).await;
+    assert_eq!(signed_in.failure(), None);
+    assert!(stand.who(&signed_in.cookie()).await.is_some());
+}
+
+/// A process whose clock is a day ahead takes nobody off the directory, and neither does its list.
+async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend) {
+    for policy in [ParallelSessions::default(), ParallelSessions::EvictOldest(2)] {
+        let namespace = format!("ahead-{}", policy == ParallelSessions::default());
+        let stand =
+            on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace.clone()));
+        let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
+        let ahead = unsticky::testing::ManualClock::new();
+        ahead.set(stand.clock.now() + Duration::from_secs(86_400 + 3600));
+        let builder = Sessions::builder(stand.store.clone()).clock(ahead.clone());
+        let elsewhere = builder.namespace(namespace).parallel_sessions(policy).build().unwrap();
+        elsewhere.of("alice").list().await.unwrap();
+        if policy == ParallelSessions::default() {
+            visit(&elsewhere, "", sign_in).await.ok();
+            let listed = stand.sessions.of("alice").list().await.unwrap();
+            assert_eq!(listed.len(), 3);
+        }
+        let revoked = elsewhere.of("alice").revoke_all().await.unwrap();
+        assert_eq!(revoked.count, if policy == ParallelSessions::default() { 3 } else { 2 });
+        assert!(revoked.complete);
+        for cookie in [&one, &two] {
+            assert_eq!(stand.who(cookie).await, None, "revoked, and not only forgotten");
+        }
+    }
+}
+
+/// However many sessions an account may have, a sign-in at the limit looks at sixteen of them.
+async fn sign_in_at_a_large_limit_looks_at_few_sessions(on: Backend) {
+    let stand =
+        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(40)));
+    let mut cookies = Vec::new();
+    for _ in 0..40 {
+        cookies.push(stand.signed_in("alice").await);
+        stand.clock.advance(Duration::from_secs(1));
+    }
+    stand.spy.take();
+    stand.visit("", sign_in).await.ok();
+    let commands = stand.spy.take();
+    let looks = commands
+        .iter()
+        .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
+    // Sixteen of forty, and the evicted one before it is deleted.
+    assert_eq!(looks.count(), 17);
+    assert_eq!(stand.who(&cookies[0]).await, None);
+    assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 40);
+    // Where most have ended, one of the sixteen has, and nobody is evicted.
+    for cookie in &cookies[2..] {
+        stand.sign_out(cookie).await;
+    }
+    stand.visit("", sign_in).await.ok();
+    assert!(stand.who(&cookies[1]).await.is_some());
+}
+
+/// The label is for the list that a directory keeps.
+async fn label_is_ignored_without_a_directory(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
+    let labelled = async |session: Session| {
+        session.sign_in_with(unsticky::SignIn::new("alice").label("phone"))
+    };
+    let visit = stand.visit("", labelled).await;
+    assert!(stand.who(&visit.cookie()).await.is_some());
+    let (exchange, session) = stand.begin("").await;
+    session.sign_in("alice").unwrap();
+    assert!(cookie_of(&finish(exchange, 200).await).is_some());
+}
+
+on_every_store! {
+    sign_in_ends_every_session_whose_token_came_along,
+    sessions_that_end_with_a_sign_in_count_against_no_limit,
+    sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none,
+    sign_in_beside_an_overtaken_session_exceeds_no_limit,
+    applications_with_other_cookie_names_share_nothing,
+    token_is_worth_nothing_under_another_cookie_name,
+    sign_in_starts_from_the_configured_lifetime,
+    sign_in_drops_an_end_and_step_up_keeps_it,
+    vanished_sign_in_locks_nobody_out,
+    first_use_of_a_cookie_confirms_it,
+    confirmation_that_fails_fails_no_request,
+    double_click_on_sign_in_ends_signed_in_where_one_session_is_allowed,
+    confirmation_races_with_the_next_sign_in,
+    oldest_unconfirmed_session_makes_room,
+    switch_of_accounts_that_fails_leaves_both_as_they_were,
+    begun_sign_in_succeeds_after_a_list_that_empties_the_directory,
+    clock_that_is_ahead_takes_no_live_session_off_the_directory,
+    sign_in_at_a_large_limit_looks_at_few_sessions,
+    label_is_ignored_without_a_directory,
+}

@@ -1,0 +1,409 @@
+//! Nobody waits for ever: futures that are kept and not polled, functions that use the session they are
+//! called for, and what a handler may pile up.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use support::stand::{A, B, Backend, C, SEED, Stand, cookie_of, finish, on_every_store};
+use support::visit::visit;
+use tokio::time::timeout;
+use unsticky::testing::Verb;
+use unsticky::{ErrorKind, Key, Session};
+
+/// Much longer than anything here takes, and than a request may wait for its store.
+const BOUND: Duration = Duration::from_secs(20);
+
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.unwrap_or_else(|_| panic!("{what} never returned"))
+}
+
+/// `save()` in a `select!` whose other branch wins, and is kept.
+async fn kept_save_blocks_neither_another_save_nor_the_response(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    gate.release();
+    session.insert(B, &2).unwrap();
+    in_time("another save", session.save()).await.unwrap();
+    session.insert(C, &3).unwrap();
+    assert!(in_time("the response", finish(exchange, 200)).await.error.is_none());
+    for (key, value) in [(A, 1), (B, 2), (C, 3)] {
+        assert_eq!(stand.read(&cookie, key).await, Some(value));
+    }
+    // Its own answer is there when somebody asks for it after all.
+    in_time("the kept one", kept).await.unwrap();
+}
+
+/// The same for everything that works on the session.
+async fn kept_transact_and_reload_block_nobody(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let gate = stand.store.hold(Verb::Replace);
+    let mut transact = Box::pin(session.transact(|values| values.insert(A, &1)));
+    assert!(poll!(&mut transact).is_pending());
+    gate.reached().await;
+    gate.release();
+    let gate = stand.store.hold(Verb::Load);
+    let mut reload = Box::pin(session.reload());
+    assert!(poll!(&mut reload).is_pending());
+    gate.release();
+    session.insert(B, &2).unwrap();
+    in_time("a save", session.save()).await.unwrap();
+    assert!(in_time("the response", finish(exchange, 200)).await.error.is_none());
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(1), Some(2)));
+    in_time("the kept transact", transact).await.unwrap();
+    in_time("the kept reload", reload).await.unwrap();
+}
+
+/// The end of a request whose response nobody polls, as of a connection that is stuck.
+async fn kept_response_blocks_no_handle_that_goes_on(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(finish(exchange, 200));
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    gate.release();
+    in_time("a save", session.save()).await.unwrap();
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+    assert!(in_time("the kept one", kept).await.error.is_none());
+}
+
+/// A commit that met a conflict has a turn in the queue of its session, or waits for one; either may be
+/// kept, and other requests of that session still succeed.
+async fn kept_commit_with_a_turn_fails_no_other_request(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.update(A, |number| *number += 1).unwrap();
+    stand.write(&cookie, B, 1).await;
+    // It has its turn, and stands still in its second attempt.
+    drop(stand.store.hold(Verb::Replace));
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    while !matches!(poll!(Box::pin(gate.reached())), std::task::Poll::Ready(())) {
+        assert!(poll!(&mut kept).is_pending());
+        tokio::task::yield_now().await;
+    }
+    gate.release();
+    let others = (0..5).map(|_| async {
+        let visit = stand.overtaken(
+            &cookie,
+            async |session: Session| session.update(C, |number| *number += 1),
+            async || stand.write(&cookie, B, fastrand::u32(..)).await,
+        );
+        visit.await.ok();
+    });
+    in_time("the others", join_all(others)).await;
+    assert_eq!(stand.read(&cookie, C).await, Some(5));
+    assert_eq!(stand.read(&cookie, A).await, Some(1), "driven to its end meanwhile");
+    drop((kept, exchange));
+}
+
+/// The extractor's future in a `select!`, kept, and another extractor.
+async fn kept_load_blocks_no_other_extractor(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let exchange = unsticky::exchange::Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let gate = stand.store.hold(Verb::Load);
+    let mut kept = Box::pin(exchange.handle().session());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    let session = in_time("another load", exchange.handle().session()).await.unwrap();
+    assert_eq!(session.get(SEED).unwrap(), Some(1));
+    session.insert(A, &1).unwrap();
+    gate.release();
+    // Whichever read came first, all handles have the same view.
+    let late = in_time("the kept load", kept).await.unwrap();
+    assert_eq!(late.get(A).unwrap(), Some(1));
+    assert!(in_time("the response", finish(exchange, 200)).await.error.is_none());
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+}
+
+/// Revocations take turns too, at the account's directory.
+async fn kept_revocation_blocks_no_sign_in(on: Backend) {
+    let stand = on.stand();
+    stand.signed_in("alice").await;
+    let directory = stand.sessions.of("alice");
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(directory.revoke_all());
+    while !matches!(poll!(Box::pin(gate.reached())), std::task::Poll::Ready(())) {
+        assert!(poll!(&mut kept).is_pending());
+        tokio::task::yield_now().await;
+    }
+    // Its write meets a conflict when it goes on, so that it takes a turn.
+    let first = stand.signed_in("alice").await;
+    gate.release();
+    for _ in 0..20 {
+        let _ = poll!(&mut kept).is_ready();
+        tokio::task::yield_now().await;
+        if stand.who(&first).await.is_none() {
+            break;
+        }
+    }
+    let signed_in = in_time("a sign-in", stand.signed_in("alice")).await;
+    assert_eq!(stand.who(&signed_in).await.as_deref(), Some("alice"));
+    drop(kept);
+}
+
+on_every_store! {
+    kept_save_blocks_neither_another_save_nor_the_response,
+    kept_transact_and_reload_block_nobody,
+    kept_response_blocks_no_handle_that_goes_on,
+    kept_commit_with_a_turn_fails_no_other_request,
+    kept_load_blocks_no_other_extractor,
+    kept_revocation_blocks_no_sign_in,
+    response_that_was_replaced_leaves_nothing_to_save,
+    transact_after_sign_out_decides_once,
+    transact_decides_once_where_an_answer_is_lost,
+}
+
+/// On a thread of its own, for what might hold a lock or never come to an end.
+fn apart(what: &str, work: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(BOUND).unwrap_or_else(|_| panic!("{what} never returned"));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn update_whose_function_changes_the_session_is_an_error() {
+    apart("an update", || {
+        let session = Session::detached();
+        let own = session.clone();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let changes = move |number: &mut u32| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            own.insert(B, &1).unwrap();
+            *number += 1;
+        };
+        let error = session.update(A, changes).unwrap_err();
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Reentrant, 500));
+        assert!(calls.load(Ordering::Relaxed) <= 100);
+        assert_eq!(session.get(A).unwrap(), None);
+        // The session goes on.
+        session.update(A, |number| *number += 1).unwrap();
+        assert_eq!(session.get(A).unwrap(), Some(1));
+    });
+}
+
+/// One that does so only where it is called again: at the commit, and when the view is computed anew.
+#[test]
+fn update_whose_function_changes_the_session_later_ends_too() {
+    apart("a sign-in", || {
+        runtime().block_on(async {
+            let session = Session::detached();
+            let own = session.clone();
+            let calls = AtomicUsize::new(0);
+            let changes = move |number: &mut u32| {
+                if calls.fetch_add(1, Ordering::Relaxed) > 0 {
+                    own.remove(B);
+                }
+                *number += 1;
+            };
+            session.update(A, changes).unwrap();
+            let error = session.sign_in("alice").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Reentrant);
+            session.save().await.unwrap();
+            assert_eq!(session.get(A).unwrap(), Some(1));
+        });
+    });
+}
+
+/// Reads the session when it is dropped.
+struct ReadsOnDrop(Session, Arc<AtomicUsize>);
+
+impl Drop for ReadsOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.contains(A);
+        self.0.remove(C);
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn captures_of_an_update_are_dropped_while_the_session_is_not_locked() {
+    type Ends = (&'static str, fn(&Session));
+    let ways: [Ends; 7] = [
+        ("insert", |session| session.insert(A, &1).unwrap()),
+        ("remove", |session| session.remove(A)),
+        ("take", |session| assert_eq!(session.take(A).unwrap(), Some(1))),
+        ("clear", Session::clear),
+        ("destroy", Session::destroy),
+        ("sign in as another", |session| {
+            session.sign_in("alice").unwrap();
+            session.sign_in("bob").unwrap();
+        }),
+        ("save", |session| {
+            runtime().block_on(session.save()).unwrap();
+        }),
+    ];
+    for (name, way) in ways {
+        apart(name, move || {
+            let session = Session::detached();
+            let dropped = Arc::new(AtomicUsize::new(0));
+            let guard = ReadsOnDrop(session.clone(), dropped.clone());
+            let update = move |number: &mut u32| {
+                let _ = &guard;
+                *number += 1;
+            };
+            session.update(A, update).unwrap();
+            way(&session);
+            assert_eq!(dropped.load(Ordering::Relaxed), 1, "{name}: kept");
+        });
+    }
+}
+
+/// Also where the request ends: with a failed response, and where its client goes away.
+#[test]
+fn captures_of_an_update_are_dropped_unlocked_where_a_request_ends() {
+    for status in [Some(500), None] {
+        apart("the end of a request", move || {
+            runtime().block_on(async {
+                let stand = Backend::memory().stand();
+                let (exchange, session) = stand.begin("").await;
+                let dropped = Arc::new(AtomicUsize::new(0));
+                let guard = ReadsOnDrop(session.clone(), dropped.clone());
+                let update = move |number: &mut u32| {
+                    let _ = &guard;
+                    *number += 1;
+                };
+                session.update(A, update).unwrap();
+                match status {
+                    Some(status) => drop(finish(exchange, status).await),
+                    None => drop(exchange),
+                }
+                assert_eq!(dropped.load(Ordering::Relaxed), 1);
+            });
+        });
+    }
+}
+
+#[test]
+fn pending_values_are_bounded_by_the_size_of_a_record() {
+    let session = Session::detached();
+    let value = "x".repeat(98);
+    let key = |number: usize| Key::<String>::runtime(format!("{number:08}"));
+    let kept = (0..).take_while(|number| session.insert(&key(*number), &value).is_ok()).count();
+    // 100 bytes of JSON and 8 of the key, in 65,536.
+    assert_eq!(kept, 606);
+    let error = session.insert(&key(kept), &value).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(!session.contains(&key(kept)));
+    let longer = move |text: &mut String| text.push_str(&"y".repeat(1000));
+    assert_eq!(session.update(&key(0), longer).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(session.get(&key(0)).unwrap().as_deref(), Some(&value[..]));
+    // What is overwritten or removed makes room.
+    for _ in 0..10_000 {
+        session.insert(&key(0), &value).unwrap();
+    }
+    session.remove(&key(1));
+    session.insert(&key(kept), &value).unwrap();
+}
+
+/// The work for a change must not grow with those before it: forty thousand took seconds.
+#[test]
+fn many_changes_take_time_in_proportion() {
+    let took = |changes: usize| {
+        let session = Session::detached();
+        let begun = std::time::Instant::now();
+        for number in 0..changes {
+            session.remove(&Key::<u32>::runtime(number.to_string()));
+        }
+        for number in 0..changes {
+            session.insert(&Key::<u32>::runtime((number % 1000).to_string()), &1).unwrap();
+        }
+        begun.elapsed()
+    };
+    // The shortest of several, so that a busy machine does not decide; ten times as many may take
+    // thirty times as long, and quadratic work takes a hundred times.
+    let shortest = |changes| (0..5).map(|_| took(changes)).min().unwrap();
+    let (few, many) = (shortest(4_000), shortest(40_000));
+    assert!(many < few * 30, "{few:?} for 4,000, {many:?} for 40,000");
+}
+
+/// Answered with an error, so what it changed is not counted behind that answer.
+async fn response_that_was_replaced_leaves_nothing_to_save(on: Backend) {
+    use unsticky::testing::Fault;
+
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    for fault in [Fault::Unavailable, Fault::Refused] {
+        let (exchange, session) = stand.begin(&cookie).await;
+        session.update(A, |number| *number += 1).unwrap();
+        stand.store.fail_always(Verb::Replace, fault);
+        assert_eq!(finish(exchange, 200).await.error.unwrap().status(), 503);
+        stand.store.heal();
+        session.save().await.unwrap();
+        assert_eq!(stand.read(&cookie, A).await, None, "{fault:?}");
+    }
+}
+
+fn counts(calls: &Arc<AtomicUsize>) -> impl Fn() + Send + 'static + use<> {
+    let calls = calls.clone();
+    move || {
+        calls.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn transact_after_sign_out_decides_once(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.signed_in("alice").await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.sign_out();
+    let count = counts(&calls);
+    let decided = session.transact(move |values| {
+        count();
+        values.insert(A, &1)
+    });
+    decided.await.unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    let cookie = cookie_of(&finish(exchange, 200).await).unwrap();
+    assert_eq!((stand.read(&cookie, A).await, stand.who(&cookie).await), (Some(1), None));
+}
+
+/// A new session is tried under another id, with what was decided.
+async fn transact_decides_once_where_an_answer_is_lost(on: Backend) {
+    let stand = on.stand();
+    stand.store.inject(Verb::Create, unsticky::testing::Fault::LoseAnswer);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = counts(&calls);
+    let visit = visit(&stand.sessions, "", async |session: Session| {
+        let decided = session.transact(move |values| {
+            count();
+            values.insert(A, &1)
+        });
+        decided.await
+    });
+    let cookie = visit.await.cookie();
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert_eq!(read(&stand, &cookie).await, Some(1));
+}
+
+async fn read(stand: &Stand, cookie: &str) -> Option<u32> {
+    stand.read(cookie, A).await
+}
