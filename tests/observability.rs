@@ -313,6 +313,96 @@ fn a_sign_in_and_a_sign_out_are_counted_where_their_answers_are_lost() {
     }
 }
 
+/// A sign-in as somebody else that is taken back has not happened.
+#[test]
+fn switch_of_accounts_that_is_taken_back_is_not_told() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    for fails in [false, true] {
+        let counted = counted(async {
+            let stand = Stand::new();
+            let cookie = stand.request("", async |session| session.sign_in("alice").unwrap()).await;
+            if fails {
+                stand.store.fail_always(Verb::Delete, Fault::Refused);
+            }
+            stand.request(&cookie, async |session| session.sign_in("bob").unwrap()).await;
+        });
+        for name in ["signed_in", "created"] {
+            let count = counted[&format!("unsticky_{name}_total")];
+            assert_eq!(count, if fails { 1 } else { 2 }, "{name}");
+        }
+    }
+}
+
+/// What changes nothing is not missed, and what would have changed something is.
+#[test]
+fn dropped_changes_are_told_only_where_something_is_lost() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    type Deed = fn(&Session);
+    const OTHER: Key<u64> = Key::new("other");
+    let nothing: [(&str, Deed); 7] = [
+        ("remove", |session| session.remove(OTHER)),
+        ("clear", Session::clear),
+        ("rotate", Session::rotate),
+        ("set_lifetime", |session| session.set_lifetime(Lifetime::nist_aal1())),
+        ("end_by", |session| session.end_by(time::OffsetDateTime::now_utc())),
+        ("sign_out", Session::sign_out),
+        ("insert and remove", |session| {
+            session.insert(OTHER, &1).unwrap();
+            session.remove(OTHER);
+        }),
+    ];
+    let dropped = |counted: &BTreeMap<String, u64>| {
+        let of = |name: &str| counted.get(&format!("unsticky_{name}_total")).copied();
+        (of("changes_dropped"), of("changes_discarded"))
+    };
+    for (name, deed) in nothing {
+        for status in [200, 500] {
+            let counted = counted(async {
+                let stand = Stand::new();
+                let exchange = Exchange::begin(&stand.sessions, [], None);
+                deed(&exchange.handle().session().await.unwrap());
+                match exchange.finish(status) {
+                    Finish::Ready(_) => {}
+                    Finish::Pending(reply) => drop(reply.await),
+                }
+                let exchange = Exchange::begin(&stand.sessions, [], None);
+                deed(&exchange.handle().session().await.unwrap());
+                drop(exchange);
+            });
+            assert_eq!(dropped(&counted), (None, None), "{name} {status}");
+        }
+    }
+    // An insert of what is there already, and one that is lost after the response.
+    for (value, lost) in [(1, None), (2, Some(1))] {
+        let counted = counted(async {
+            let stand = Stand::new();
+            let cookie = stand.arrive().await;
+            let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+            let session = exchange.handle().session().await.unwrap();
+            finish(exchange).await;
+            session.insert(COUNT, &value).unwrap();
+            session.remove(OTHER);
+        });
+        assert_eq!(dropped(&counted), (lost, None), "{value}");
+    }
+    // Discarded by the response, and by the error that took its place.
+    for status in [500, 408] {
+        let counted = counted(async {
+            let stand = Stand::new();
+            let exchange = Exchange::begin(&stand.sessions, [], None);
+            exchange.handle().session().await.unwrap().insert(COUNT, &1).unwrap();
+            drop(exchange.finish(status));
+        });
+        assert_eq!(dropped(&counted), (None, Some(1)), "{status}");
+    }
+    let counted = counted(async {
+        let stand = Stand::new();
+        stand.store.fail_always(Verb::Create, Fault::Refused);
+        stand.request("", async |session| session.insert(COUNT, &1).unwrap()).await;
+    });
+    assert_eq!(dropped(&counted), (None, Some(1)));
+}
+
 /// An outage is counted whatever it looks like, and a record that is too large is none.
 #[test]
 fn every_failure_of_the_store_is_counted() {
