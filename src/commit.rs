@@ -110,13 +110,14 @@ pub(crate) struct Enrolling {
 }
 
 /// What became of a session that was to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
     Ended,
     /// It was no more.
     Missing,
-    /// It is somebody else's by now, or has a secret that the request does not have.
-    Spared,
+    /// It is somebody else's by now, or has a secret that the request does not have; who is signed in
+    /// on it.
+    Spared(Option<Arc<str>>),
 }
 
 /// How far one attempt of a save came.
@@ -161,9 +162,9 @@ impl<'a> Commit<'a, '_> {
             (Plan::Gone, _) => Ok(self.refused()),
             (Plan::Create, _) => Box::pin(self.begin()).await,
             (Plan::Delete, _) => Ok(match Box::pin(self.end_all()).await? {
-                Ended::Ended => self.removed(),
+                Outcome::Ended => self.removed(),
                 // The browser may hold a newer cookie.
-                ended => self.lost(ended == Ended::Missing),
+                ended => self.lost(ended == Outcome::Missing),
             }),
             (Plan::DeleteThenCreate, _) => Box::pin(self.begin_after_end()).await,
             (Plan::CreateThenDelete, _) => Box::pin(self.begin_before_end()).await,
@@ -224,8 +225,8 @@ impl<'a> Commit<'a, '_> {
         // A decision that fails must leave everything as it is.
         let view = self.first_values()?;
         let ended = self.end_all().await?;
-        if ended != Ended::Ended {
-            let lost = self.lost(ended == Ended::Missing);
+        if ended != Outcome::Ended {
+            let lost = self.lost(ended == Outcome::Missing);
             let is_change = self.decide.is_some() || view.differs_from(&Values::default());
             let failure = is_change.then(|| self.settings.gone(""));
             return Ok(Committed { failure, ..lost });
@@ -252,7 +253,8 @@ impl<'a> Commit<'a, '_> {
         let why = if self.changes.is_ended() { Why::SignOut } else { Why::SignIn };
         for session in ending {
             let outcome = match self.end(&session, why).await {
-                Ok(Ended::Spared) if self.counts_beside(&session) => {
+                // It was not counted, and is of the same account.
+                Ok(Outcome::Spared(who)) if who.as_ref() == self.changes.principal() => {
                     Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
                 }
                 outcome => outcome,
@@ -267,11 +269,6 @@ impl<'a> Commit<'a, '_> {
         }
         self.tell_created(&created);
         Ok(created)
-    }
-
-    /// Whether a session that was not counted goes on beside the new one.
-    fn counts_beside(&self, session: &Loaded) -> bool {
-        session.record.header.principal.as_ref() == self.changes.principal()
     }
 
     /// A new session with these values, of which nobody is told yet; none where there is nothing to
@@ -512,46 +509,52 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Signs out of every session that came along.
-    async fn end_all(&mut self) -> Result<Ended> {
+    async fn end_all(&mut self) -> Result<Outcome> {
         let ending: Vec<_> = self.came_along().cloned().collect();
-        let mut outcomes = Vec::new();
+        let mut all = Outcome::Missing;
         for session in ending {
-            outcomes.push(self.end(&session, Why::SignOut).await?);
+            match (self.end(&session, Why::SignOut).await?, &all) {
+                // What was spared may have a newer cookie in the browser, which must stay.
+                (Outcome::Missing, _) | (_, Outcome::Spared(_)) => {}
+                (outcome, _) => all = outcome,
+            }
         }
-        // What was spared may have a newer cookie in the browser, which must stay.
-        let of_weight = [Ended::Spared, Ended::Ended];
-        Ok(of_weight.into_iter().find(|ended| outcomes.contains(ended)).unwrap_or(Ended::Missing))
+        Ok(all)
     }
 
     /// Ends a session, if it may.
-    async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Ended> {
-        if !plan::ends(why, &loaded.authority, &loaded.record.header) {
-            return Ok(Ended::Spared);
+    async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
+        let spares = |header: &Header| {
+            (!plan::ends(why, &loaded.authority, header))
+                .then(|| Outcome::Spared(header.principal.clone()))
+        };
+        if let Some(spared) = spares(&loaded.record.header) {
+            return Ok(spared);
         }
         let mut version = loaded.version;
         for attempt in 0..self.settings.commit_attempts {
             match self.caller.delete(&loaded.key, Some(version)).await? {
                 (Deleted::Deleted, _) => {
                     event::signed_out(loaded.id);
-                    return Ok(Ended::Ended);
+                    return Ok(Outcome::Ended);
                 }
                 (Deleted::Missing, in_doubt) => {
                     if in_doubt {
                         event::signed_out(loaded.id);
                     }
                     self.check_taken_before_end(in_doubt)?;
-                    return Ok(if in_doubt { Ended::Ended } else { Ended::Missing });
+                    return Ok(if in_doubt { Outcome::Ended } else { Outcome::Missing });
                 }
                 (Deleted::Conflict, _) => {}
             }
             event::conflict(loaded.id);
             let Some(stored) = self.caller.load(&loaded.key).await? else {
                 self.check_taken_before_end(false)?;
-                return Ok(Ended::Missing);
+                return Ok(Outcome::Missing);
             };
             let newer = loaded.newer(stored)?;
-            if !plan::ends(why, &loaded.authority, &newer.record.header) {
-                return Ok(Ended::Spared);
+            if let Some(spared) = spares(&newer.record.header) {
+                return Ok(spared);
             }
             self.changes.delta.check_taken(&newer.record.values)?;
             version = newer.version;

@@ -23,7 +23,7 @@ pub(crate) struct Lasting<T: Send + 'static>(Arc<Work<T>>);
 pub(crate) struct Driver(Weak<dyn Drive + Send + Sync>);
 
 trait Drive {
-    fn drive(&self);
+    fn drive(&self) -> bool;
 }
 
 struct Work<T> {
@@ -68,7 +68,7 @@ impl<T: Send + 'static> Work<T> {
 }
 
 impl<T: Send + 'static> Drive for Work<T> {
-    fn drive(&self) {
+    fn drive(&self) -> bool {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Finished) {
             Stage::Idle(future, waker) => {
@@ -78,19 +78,24 @@ impl<T: Send + 'static> Drive for Work<T> {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
+                true
             }
-            Stage::Polled { .. } => *stage = Stage::Polled { is_wanted: true },
-            other => *stage = other,
+            Stage::Polled { .. } => {
+                *stage = Stage::Polled { is_wanted: true };
+                false
+            }
+            other => {
+                *stage = other;
+                false
+            }
         }
     }
 }
 
 impl Driver {
-    /// Makes sure that the work goes on whoever polls it.
-    pub(crate) fn drive(&self) {
-        if let Some(work) = self.0.upgrade() {
-            work.drive();
-        }
+    /// Makes sure that the work goes on whoever polls it; whether it was waiting to be polled.
+    pub(crate) fn drive(&self) -> bool {
+        self.0.upgrade().is_some_and(|work| work.drive())
     }
 }
 
@@ -200,7 +205,7 @@ mod tests {
         });
         assert!(poll!(&mut work).is_pending());
         sender.send(7).unwrap();
-        driver.unwrap().drive();
+        assert!(driver.unwrap().drive());
         assert_eq!(is_done.await, Ok(7));
         work.await;
     }

@@ -147,7 +147,7 @@ impl fmt::Debug for SignIn {
 ///
 /// Every method has the configured [timeout](crate::Builder::timeout) to itself, and fails with
 /// [`ErrorKind::NoDirectory`] where the [directory](crate::Builder::directory) is turned off, with
-/// [`ErrorKind::Encode`] for a principal that no session can have, with [`ErrorKind::Corrupt`] where
+/// [`ErrorKind::InvalidPrincipal`] for a principal that no session can have, with [`ErrorKind::Corrupt`] where
 /// the directory can not be decoded (it stays as it is; the event names its key), and otherwise as
 /// [`Session::save`] does.
 ///
@@ -164,9 +164,15 @@ impl fmt::Debug for SignIn {
 ///
 /// # What it costs
 ///
-/// A sign-in has two commands more. Sessions that have ended stay on the directory until it is listed,
-/// or full. A sign-in that finds it full looks at each of them, so give people no more
-/// [sessions at once](crate::Builder::parallel_sessions) than they need.
+/// A sign-in sends two more commands. Sessions that have ended stay in the directory until it is listed,
+/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have ended,
+/// with one load of the whole record each: under `EvictOldest` at up to 16 of them, under `Reject` and
+/// `Allow` at 16 at a time until there is room. Under `EvictOldest` with a limit over 16, a session that has
+/// ended and is not among those looked at still counts, so the oldest one may be revoked although another
+/// had ended. A session counts until the store has removed its record, whatever a process's clock says.
+///
+/// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
+/// one, and at least an hour, from its last change on; and five minutes longer.
 #[derive(Clone)]
 pub struct Directory {
     sessions: Sessions,
@@ -234,9 +240,10 @@ impl Session {
 }
 
 impl Directory {
-    /// The sessions that live, the newest sign-in first: one command for the directory, and one for
-    /// each session on it, all at once. Those found ended are taken off by one more, once their sign-in
-    /// is more than seven minutes old.
+    /// The sessions that are alive, the newest sign-in first: one command for the directory, and one for
+    /// each session in it, all at once. A session that has ended, and whose sign-in is more than seven
+    /// minutes old, takes two more commands to make sure of that, and one for all of them to remove them
+    /// from the directory.
     ///
     /// # Errors
     ///
@@ -296,17 +303,19 @@ impl Directory {
         to_the_end(|driver| async move { directory.revoke_but(&driver, None).await }).await
     }
 
-    /// Ends all of the principal's sessions but this one, which gets a new secret: after a password or
-    /// another factor was changed (ASVS 5.0 7.4.3).
+    /// Revokes all of the principal's sessions but this one, which gets a new secret: after a password or
+    /// another factor was changed (ASVS 5.0 7.4.3). Requests that are under way with an older secret of
+    /// this session find it signed in anew, so a copied cookie is worth nothing from then on.
     ///
     /// What `session` has changed so far is committed first. Sign-ins that have
     /// [begun](Self::begin_sign_in) before fail, as for [`revoke_all`](Self::revoke_all).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] where `session` is not this principal's, [`ErrorKind::Gone`] where it
-    /// was ended meanwhile (then nobody is), the errors of [`Session::save`], and those
-    /// [above](Self). Some of the others may be alive then: call it again.
+    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
+    /// or another request replaced its secret (no session is revoked then), the errors of
+    /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
+    /// done; call it again, it is idempotent.
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
             return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));

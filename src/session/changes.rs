@@ -128,18 +128,20 @@ impl Changes {
         self.ended = ended;
     }
 
+    /// Drops an end up to a bookmark: it was carried out.
+    pub(crate) fn forget_end(&mut self, bookmark: u64) {
+        taken(&mut self.ended, bookmark);
+    }
+
     /// Drops what was done up to a bookmark: it was committed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
-        fn later<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
-            intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
-        }
-        if later(&mut self.ended, bookmark).is_some() {
+        if taken(&mut self.ended, bookmark).is_some() {
             self.chosen = (None, None);
         }
-        later(&mut self.sign_in, bookmark);
-        later(&mut self.rotate, bookmark);
-        self.chosen.0 = later(&mut self.lifetime, bookmark).or(self.chosen.0);
-        self.chosen.1 = later(&mut self.end_by, bookmark).or(self.chosen.1);
+        taken(&mut self.sign_in, bookmark);
+        taken(&mut self.rotate, bookmark);
+        self.chosen.0 = taken(&mut self.lifetime, bookmark).or(self.chosen.0);
+        self.chosen.1 = taken(&mut self.end_by, bookmark).or(self.chosen.1);
         self.delta.forget(bookmark);
     }
 
@@ -276,6 +278,11 @@ impl Changes {
             failed,
         })
     }
+}
+
+/// Takes what was asked for up to a bookmark, and leaves what came later.
+fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
+    intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
 }
 
 /// What is known of a request besides its changes.

@@ -65,8 +65,11 @@ pub enum Persistence {
 /// [`refresh_after`](Self::refresh_after) has gone by since the last extension. A session that is
 /// only read therefore ends between `idle - refresh_after` and `idle` after its last use.
 ///
-/// The deadlines are compared with the clock of the process that reads the session. Where clocks
-/// differ, a session ends early or late by at most that difference: keep them synchronised.
+/// The deadlines are compared with the clock of the process that reads the session. If clocks differ, a
+/// session ends early or late by at most that difference: keep them synchronised. Up to five minutes of
+/// difference have no other effect; beyond that, [`Revoked::complete`](crate::Revoked) may be wrong for
+/// a directory that was missing. Which sessions a [directory](crate::Directory) lists does not depend on
+/// clocks.
 ///
 /// ```
 /// use std::time::Duration;

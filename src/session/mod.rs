@@ -98,7 +98,34 @@ use crate::limits::VIEW_ATTEMPTS;
 ///   one-time value is never handed out twice with success.
 /// - [`transact`](Self::transact): decided and stored before the handler goes on.
 ///
-/// A response of status 5xx commits nothing but an end of the session, unless configured otherwise.
+/// A response of status 5xx or 408 commits nothing but an end of the session, unless
+/// [configured otherwise](crate::Builder::on_failed_response), and neither does a response that had to be
+/// replaced by an error. What must count in spite of that, such as a failed attempt, is written by
+/// [`transact`](Self::transact) or [`save`](Self::save).
+///
+/// # What a request may do
+///
+/// A request acts with the secret that its cookie brought, or with the newest one that its own handle
+/// has made. If another request has replaced that secret meanwhile, this request gets no new cookie and
+/// ends nothing that it could not end before:
+///
+/// | when it acts | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
+/// |---|---|---|---|---|---|---|---|---|
+/// | its own secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | fresh view |
+/// | rotated by another request | merged | stored | nothing to do | [`Gone`] | [`Gone`] | a session of its own | ends the session | [`Gone`] |
+/// | signed in anew by another request | [`Gone`] if anything would change | [`Gone`] | nothing | [`Gone`] | [`Gone`] | a session of its own | ends it if it is the same person's | [`Gone`] |
+/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | nothing | nothing | [`Gone`] | a session of its own | nothing | [`Gone`] |
+///
+/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless configured otherwise, and drops all changes of the
+/// request. A lifetime or an end that the session has already is nothing to do.
+///
+/// # After the response
+///
+/// A handle that goes on after its response, in a stream or a WebSocket, decides each commit on the
+/// record as it is then, and its secret must still be valid: after a rotation by another request,
+/// `save` and `transact` fail with [`ErrorKind::Gone`].
+///
+/// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -403,21 +430,33 @@ impl Session {
         self.state().base()?.record.header.clocks.deadline().to_time()
     }
 
-    /// Signs somebody in: gives the session a new secret, starts its clocks anew and stores who and
-    /// when (ASVS 5.0 7.2.4).
+    /// Signs somebody in: gives the session a new secret, restarts its clocks, and stores who signed in
+    /// and when (ASVS 5.0 7.2.4).
     ///
     /// `principal` is the application's own name for the account: a stable one, such as its id. Of an
     /// anonymous session only the values survive whose keys say so, and what this request wrote.
-    /// Signing in as somebody else than the one who is signed in ends that session and begins
-    /// another one with no data.
+    /// Signing in as another person than the one who is signed in ends that session and begins
+    /// another one with no data. So does signing in with a secret that another request has replaced
+    /// meanwhile, and nothing ends then.
+    ///
+    /// The lifetime is the configured one, unless this request calls
+    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by): choices made for an earlier
+    /// sign-in, or before it, are dropped. To keep a choice across a redirect to an identity provider,
+    /// store it as a value under a key that [survives](Key::survives_sign_in), and call `set_lifetime`
+    /// when the person returns.
+    ///
+    /// If the request brought several valid tokens, the sign-in begins a new session and ends all of
+    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails
+    /// and its session is taken back, because the next request would bring two valid tokens and be
+    /// anonymous. Those that were ended by then stay ended; signing in again finishes it.
     ///
     /// The session is entered in the [directory](crate::Directory) of the principal's sessions, before
     /// it is written.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if `principal` is empty or longer than 1024 bytes, and the errors of an
-    /// earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
+    /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors
+    /// of an earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
     /// changed then.
     ///
     /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
@@ -434,22 +473,21 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`sign_in`](Self::sign_in), and [`ErrorKind::Encode`] if the label is longer than 128
-    /// bytes. The commit fails also with [`ErrorKind::Revoked`] if all sessions were ended since the
-    /// sign-in has begun, or if that was more than an hour ago.
+    /// Those of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all
+    /// sessions were revoked since the sign-in began, or if it began more than one hour ago.
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
         self.rebase(|changes, loaded| changes.sign_in(&sign_in, loaded))
     }
 
-    /// The one who is signed in has proved again who they are: a new secret, and both clocks start
-    /// anew (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values stay. Where the session was ended
-    /// meanwhile, the commit fails with [`ErrorKind::Gone`].
+    /// The person who is signed in has authenticated again: a new secret, and both clocks restart (ASVS
+    /// 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values and the session's lifetime stay. If the session
+    /// ended, or another request replaced its secret, the commit fails with [`ErrorKind::Gone`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] where nobody is, and the errors of [`sign_in`](Self::sign_in).
-    /// Nothing is changed then.
+    /// [`ErrorKind::NotSignedIn`] if nobody is signed in, [`ErrorKind::Gone`] if this request has lost
+    /// its session, and the errors of [`sign_in`](Self::sign_in). Nothing is changed then.
     pub fn step_up(&self) -> Result<()> {
         let principal = self.signed_in()?;
         if self.state().changes.signing_in().is_some() {
@@ -466,13 +504,18 @@ impl Session {
 
     /// Ends the session: the record is deleted and the browser told to forget the cookie.
     ///
+    /// It also ends a session whose secret another request has replaced, as long as the same person is
+    /// signed in on it; it never ends a sign-in of somebody else. If the session ended meanwhile, no
+    /// cookie is sent, because the browser may hold a newer one. If the request brought several valid
+    /// tokens, all their sessions end.
+    ///
     /// What is written afterwards in the same request belongs to a new session.
     pub fn destroy(&self) {
         self.state().changes.end();
     }
 
-    /// Gives the session a new secret with the commit; the old one is void from then on. Nothing
-    /// happens to a session that is not stored.
+    /// Gives the session a new secret with the commit; the old one is void from then on. No effect on
+    /// a session that is not stored, and none if another request has given it a new secret meanwhile.
     ///
     /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
     /// signed in change.
@@ -480,21 +523,26 @@ impl Session {
         self.state().changes.rotate(Rotation::Plain);
     }
 
-    /// Gives this session a lifetime of its own: "remember me". It is stored with the session; the
-    /// cookie is sent anew, with a new secret. Nothing happens to a session that is not stored and
-    /// gets no value. A longer life is entered in the principal's [directory](crate::Directory) before,
-    /// so the commit can fail by that.
+    /// Gives this session a lifetime of its own: "remember me". It is stored with the session and holds
+    /// until the next sign-in; the cookie is sent again, with a new secret. If the session has this
+    /// lifetime already, nothing happens.
+    ///
+    /// No effect on an unsaved session, unless this request also stores a value or signs in. A longer
+    /// life is entered in the principal's [directory](crate::Directory) first, so the commit can also
+    /// fail with the directory's errors. If another request has replaced the session's secret, the
+    /// commit fails with [`ErrorKind::Gone`].
     pub fn set_lifetime(&self, lifetime: Lifetime) {
         self.state().changes.set_lifetime(lifetime);
     }
 
     /// Ends the session at this moment at the latest: when the identity provider's session ends, for one
-    /// that was begun by a federated sign-in (ASVS 5.0 7.1.3 and 7.6.1).
+    /// that began with a federated sign-in (ASVS 5.0 7.1.3 and 7.6.1).
     ///
-    /// It holds until another moment is set, also after a [`step_up`](Self::step_up) and another
-    /// [`set_lifetime`](Self::set_lifetime). Like those it sends the cookie anew, with a new secret. A
-    /// moment that has passed ends the session with this request. Nothing happens to a session that is
-    /// not stored and gets no value.
+    /// It holds until another moment is set or somebody signs in again, also after a
+    /// [`step_up`](Self::step_up) and another [`set_lifetime`](Self::set_lifetime). Like those it sends
+    /// the cookie again, with a new secret. If the session has this end already, nothing happens. A
+    /// moment that has passed ends the session with this request. No effect on an unsaved session,
+    /// unless this request also stores a value or signs in.
     pub fn end_by(&self, end: OffsetDateTime) {
         self.state().changes.set_end(Millis::of(end));
     }
@@ -573,8 +621,9 @@ impl Session {
     ///   are still pending.
     /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
     ///   by a change that met a newer record.
-    /// - [`ErrorKind::Gone`]: the session ended or was signed in anew; the changes are dropped, and this
-    ///   request's response becomes this error unless it fails by itself.
+    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced in a way that leaves no room
+    ///   for these changes; see [what a request may do](Self#what-a-request-may-do). They are dropped, and
+    ///   this request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
     ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
     ///   nothing was written.
@@ -589,14 +638,14 @@ impl Session {
             .await
     }
 
-    /// Reads the record again: to see what other requests wrote, or whether the session still lives.
+    /// Reads the record again: to see what other requests wrote, or whether the session is still valid.
     /// Changes that are not committed yet stay pending.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or was signed in anew; pending changes are dropped,
-    ///   and where there were any, this request's response becomes this error unless it fails by
-    ///   itself.
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, and each
+    ///   time after that; pending changes are dropped, and if there were any, this request's response
+    ///   becomes this error unless it fails by itself. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store can not be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, can not be decoded.

@@ -28,6 +28,9 @@ enum Found {
     Nothing,
 }
 
+/// The session of the only valid token, or those of several; and whether there is a stale token.
+type FoundSessions = (Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool);
+
 /// What the exchange does with a session; handlers never see an unloaded one.
 impl Session {
     /// Reads the record, once for all handles of the request.
@@ -42,7 +45,14 @@ impl Session {
                 return Ok(());
             }
         }
-        let (loaded, others, has_stale_token) = self.read().await?;
+        let (loaded, others, has_stale_token) = if self.0.presented.has_tokens() {
+            let time = self.store_time();
+            let found = self.read(time.caller()).await;
+            time.charge();
+            found?
+        } else {
+            Default::default()
+        };
         let several = others.len();
         {
             let mut state = self.state();
@@ -60,13 +70,8 @@ impl Session {
         Ok(())
     }
 
-    /// The session of the only valid token or those of several, and whether there is a stale token.
-    async fn read(&self) -> Result<(Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool)> {
-        if !self.0.presented.has_tokens() {
-            return Ok((None, Vec::new(), false));
-        }
-        let time = self.store_time();
-        let look_up = |token| self.look_up(time.caller(), token);
+    async fn read(&self, caller: Caller<'_>) -> Result<FoundSessions> {
+        let look_up = |token| self.look_up(caller, token);
         let mut tokens = self.0.presented.tokens();
         let found = match (tokens.next(), tokens.next()) {
             // Nearly always, and without a list of futures.
@@ -151,16 +156,26 @@ impl Session {
 
     /// The session as it stands now, if the request's secret is valid; and whether it is no more.
     async fn read_again(&self, loaded: &Loaded) -> Result<(Option<Arc<Loaded>>, bool)> {
-        let settings = self.settings();
         let time = self.store_time();
-        let stored = time.caller().load(&loaded.key).await?;
+        let read = self.read_again_in(time.caller(), loaded).await;
+        time.charge();
+        read
+    }
+
+    async fn read_again_in(
+        &self,
+        caller: Caller<'_>,
+        loaded: &Loaded,
+    ) -> Result<(Option<Arc<Loaded>>, bool)> {
+        let settings = self.settings();
+        let stored = caller.load(&loaded.key).await?;
         let newer = stored.map(|stored| loaded.newer(stored)).transpose()?;
         let is_alive = |is: &Arc<Loaded>| !is.record.header.clocks.expired(settings.now());
         let Some(newer) = newer.filter(is_alive) else { return Ok((None, true)) };
         if newer.secrecy() != Secrecy::Own {
             return Ok((None, false));
         }
-        match settings.is_listed(time.caller(), &newer).await? {
+        match settings.is_listed(caller, &newer).await? {
             true => Ok((Some(newer), false)),
             false => Ok((None, true)),
         }
@@ -193,8 +208,14 @@ impl Session {
             }
         };
         // The future that holds the turn may be kept and never polled again, and so may this one.
-        under_way.iter().chain([driver]).for_each(Driver::drive);
-        self.0.committing.lock().await
+        let was_kept = under_way.is_some_and(|under_way| under_way.drive());
+        driver.drive();
+        let turn = self.0.committing.lock().await;
+        if was_kept {
+            // While it was kept the time went by, and not because of the store.
+            self.state().time_left = self.settings().timeout;
+        }
+        turn
     }
 
     /// Commits what was changed so far; after an error the changes are still there, unless they are
@@ -207,9 +228,9 @@ impl Session {
     ) -> Result<()> {
         let _one_at_a_time = self.turn(driver).await;
         let context = self.context();
-        let (earlier, plan, bookmark, outcome) = {
+        let (earlier, plan, failed, bookmark, outcome) = {
             let time = self.store_time();
-            let (earlier, plan, commit) = {
+            let (earlier, failed, plan, commit) = {
                 let state = self.state();
                 let earlier = state.failed.clone();
                 // After a failure nothing is kept any more but an end.
@@ -231,17 +252,19 @@ impl Session {
                     decide,
                     enrolment: Enrolling::default(),
                 };
-                (earlier, plan, commit)
+                (earlier, failed, plan, commit)
             };
             let bookmark = commit.changes.delta.made();
-            (earlier, plan, bookmark, commit.run(plan).await)
+            let outcome = commit.run(plan).await;
+            time.charge();
+            (earlier, plan, failed, bookmark, outcome)
         };
         if let Err(error) = &outcome
             && error.kind() == ErrorKind::OutcomeUnknown
         {
             event::outcome_unknown(error);
         }
-        let (result, is_stale) = self.state().accept(plan, outcome, bookmark);
+        let (result, is_stale) = self.state().accept(plan, outcome, bookmark, failed);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.
             let _ = self.rebase(|_, _| ());
@@ -390,10 +413,10 @@ impl StoreTime<'_> {
     fn caller(&self) -> Caller<'_> {
         Caller::new(self.session.settings(), self.deadline)
     }
-}
 
-impl Drop for StoreTime<'_> {
-    fn drop(&mut self) {
+    /// The store was used for so long. Not where a read is given up, which may have been kept for any time
+    /// before.
+    fn charge(self) {
         let mut state = self.session.state();
         state.time_left = state.time_left.saturating_sub(self.started.elapsed());
     }
@@ -475,6 +498,7 @@ impl State {
         plan: Plan,
         outcome: Result<Committed>,
         bookmark: u64,
+        failed: bool,
     ) -> (Result<()>, bool) {
         let Committed { loaded, cookie, failure, lost } = match outcome {
             Ok(committed) => committed,
@@ -507,6 +531,11 @@ impl State {
             self.changes.discard();
             self.failed.get_or_insert_with(|| failure.clone());
             return (Err(failure), false);
+        }
+        if failed {
+            // Nothing else was committed; the end of the request drops it.
+            self.changes.forget_end(bookmark);
+            return (Ok(()), false);
         }
         self.changes.forget(bookmark);
         if self.changes.is_empty() {

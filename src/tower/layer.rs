@@ -61,8 +61,19 @@ use crate::config::Sessions;
 /// # }
 /// ```
 ///
-/// Give them different cookie names, and different [namespaces](crate::Builder::namespace) where they
-/// share a store: a token is then worth something under its own name only.
+/// Give them different cookie names: a token is valid under its own cookie's name only, and the default
+/// [namespace](crate::Builder::namespace) is made from that name, so that they share nothing in the store.
+/// One inside the other with the same name is an error event. The same [`Sessions`] twice, one inside the
+/// other, is one session: the inner layer uses that of the outer one, which commits it.
+///
+/// # Where other layers belong
+///
+/// A response is final for the session when it passes this layer. What may replace the handler's
+/// response by an error, such as a time limit, belongs further in: its 408 or 503 then discards what the
+/// handler has done half. What adds header fields to every response, such as CORS, request ids and
+/// tracing, may be on either side: a response that is replaced because its session changes could not be
+/// kept keeps all header fields but [these](crate::exchange::REPLACED_FIELDS). Tracing further out also sees
+/// the status of the replaced response.
 #[derive(Debug, Clone)]
 pub struct SessionLayer {
     sessions: Sessions,
