@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::cookie::Presented;
 use crate::session::codec::{self, Undecodable};
-use crate::session::delta::{Change, Delta, Effect, View};
+use crate::session::delta::{Change, Delta, View};
 use crate::session::record::{Header, Record, Tag, Value, Values};
 use crate::session::token::SecretDigest;
 use crate::session::{Lifetime, Millis, Token};
@@ -94,45 +94,53 @@ pub fn delta_replay(data: &[u8]) {
     let only_surviving = data.next().unwrap_or(0) & 1 == 1;
     let [here, there] = bases.each_ref().map(values);
     let mut delta = Delta::default();
-    let mut changes: Vec<Change> = Vec::new();
+    // `None` clears.
+    let mut changes: Vec<Option<(Arc<str>, Change)>> = Vec::new();
     while let (Some(deed), Some(letter)) = (data.next(), data.next()) {
         let key: Arc<str> = key(letter).into();
-        let (change, effect) = match deed % 5 {
-            0 => (Change::Clear, Effect::Clear),
-            1 => {
-                let value = Value::new(Bytes::from(vec![deed]), letter & 0x80 != 0);
-                (Change::Set { key: key.clone(), value: value.clone() }, Effect::Put(key, value))
+        let survives = letter & 0x80 != 0;
+        let (change, value) = match deed % 5 {
+            0 => {
+                changes.push(None);
+                delta.clear();
+                continue;
             }
-            2 => (Change::Remove { key: key.clone() }, Effect::Drop(key)),
+            1 => {
+                let value = Value::new(Bytes::from(vec![deed]), survives);
+                (Change::Set(value.clone()), Some(value))
+            }
+            2 => (Change::Remove, None),
             3 => {
                 let seen = here.get(&key).map(|value| value.bytes).unwrap_or_default();
-                (Change::Take { key: key.clone(), seen }, Effect::Drop(key))
+                (Change::Take { seen }, None)
             }
             _ => {
-                let survives = letter & 0x80 != 0;
                 let function = Arc::new(|current: Option<&[u8]>| Ok(grown(current)));
                 let current = delta.view().get(&here, &key).map(|value| value.bytes);
                 let value = Value::new(grown(current.as_deref()), survives);
-                (Change::Update { key: key.clone(), survives, function }, Effect::Put(key, value))
+                (Change::Update { survives, function }, Some(value))
             }
         };
-        changes.push(change.clone());
-        delta.push(change, effect);
+        changes.push(Some((key.clone(), change.clone())));
+        delta.push(key, change, value);
     }
     let model = |base: &Model, only_surviving: bool| {
         let mut model = base.clone();
         model.retain(|_, (_, survives)| *survives || !only_surviving);
         for change in &changes {
+            let Some((key, change)) = change else {
+                model.clear();
+                continue;
+            };
             match change {
-                Change::Clear => model.clear(),
-                Change::Set { key, value } => {
+                Change::Set(value) => {
                     let slot = (value.bytes.to_vec(), value.survives_sign_in());
                     model.insert(key.to_string(), slot);
                 }
-                Change::Remove { key } | Change::Take { key, .. } => {
+                Change::Remove | Change::Take { .. } => {
                     model.remove(&**key);
                 }
-                Change::Update { key, survives, .. } => {
+                Change::Update { survives, .. } => {
                     let current = model.get(&**key).map(|(bytes, _)| &bytes[..]);
                     let bytes = grown(current).to_vec();
                     model.insert(key.to_string(), (bytes, *survives));
@@ -144,8 +152,8 @@ pub fn delta_replay(data: &[u8]) {
     agrees(delta.view(), &here, &bases[0], &model(&bases[0], false));
     let replayed = delta.replay(&there, only_surviving).unwrap();
     agrees(&replayed, &there, &bases[1], &model(&bases[1], only_surviving));
-    let is_untouched = changes.iter().all(|change| match change {
-        Change::Take { key, seen } => there.get(key).is_some_and(|value| value.bytes == *seen),
+    let is_untouched = changes.iter().flatten().all(|(key, change)| match change {
+        Change::Take { seen } => there.get(key).is_some_and(|value| value.bytes == *seen),
         _ => true,
     });
     assert_eq!(delta.check_taken(&there).is_ok(), is_untouched);

@@ -9,7 +9,7 @@ use support::servers::{MemcachedServer, RedisServer};
 use support::visit::visit;
 use unsticky::store::{MemcachedStore, RedisStore};
 use unsticky::testing::{SpyStore, Verb};
-use unsticky::{DirectoryMode, Key, Result, Session, Sessions, Store};
+use unsticky::{DirectoryMode, Key, ParallelSessions, Result, Session, Sessions, Store};
 
 const SEED: Key<u32> = Key::new("seed");
 const OTHER: Key<u32> = Key::new("other");
@@ -50,6 +50,7 @@ async fn signs_out(session: Session) -> Result<()> {
 /// `server` counts what has reached the server, from wherever it likes.
 async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
     strict_budget(store.clone()).await;
+    confirming_budget(store.clone()).await;
     let spy = SpyStore::new(store);
     let sessions = Sessions::builder(spy.clone()).build().unwrap();
     let unknown = format!("__Host-id={}", "A".repeat(43));
@@ -168,6 +169,19 @@ async fn strict_budget<S: Store + Clone>(store: S) {
         spy.take();
         visit(&sessions, &cookie, used).await.ok();
         assert_eq!(spy.verbs(), vec![Verb::Load; loads]);
+    }
+}
+
+/// Where new sign-ins are refused, the first use of a sign-in's cookie costs one command more.
+async fn confirming_budget<S: Store + Clone>(store: S) {
+    let spy = SpyStore::new(store);
+    let builder = Sessions::builder(spy.clone()).namespace("confirming");
+    let sessions = builder.parallel_sessions(ParallelSessions::Reject(3)).build().unwrap();
+    let cookie = visit(&sessions, "", signs_in).await.cookie();
+    for expected in [vec![Verb::Load, Verb::Replace], vec![Verb::Load], vec![Verb::Load]] {
+        spy.take();
+        visit(&sessions, &cookie, used).await.ok();
+        assert_eq!(spy.verbs(), expected);
     }
 }
 

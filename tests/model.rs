@@ -1,5 +1,6 @@
 //! Random visits of two browsers against a reference: who is signed in, every value, every cookie
-//! that was ever sent, through restarts, lost answers and requests that overtake each other.
+//! that was ever sent, through restarts, lost answers, requests that overtake each other and handles
+//! that outlive their response.
 //!
 //! `UNSTICKY_LONG=1` makes it ten times as long.
 
@@ -56,9 +57,25 @@ enum Step {
         /// What the first one waits besides.
         pause: Duration,
     },
+    /// A handle is kept after its response and used on, between other requests.
+    Outlives {
+        first: Request,
+        rounds: Vec<Round>,
+    },
     Advance(Duration),
     /// Another process over the same store.
     Restart,
+}
+
+/// What happens after a response whose handle is kept.
+#[derive(Debug, Clone)]
+struct Round {
+    other: Option<Request>,
+    /// The other request has read its session before the first one did anything.
+    early: bool,
+    pause: Duration,
+    /// What the kept handle does then.
+    acts: Vec<Act>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +110,7 @@ enum Act {
     SignOut,
     Rotate,
     SetLifetime(usize),
+    StepUp,
     Passive,
     Save,
     Reload,
@@ -135,6 +153,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::SignOut),
         2 => Just(Act::Rotate),
         2 => (0..CHOICES.len()).prop_map(Act::SetLifetime),
+        2 => Just(Act::StepUp),
         1 => Just(Act::Passive),
         2 => Just(Act::Save),
         1 => Just(Act::Reload),
@@ -161,7 +180,7 @@ fn request() -> impl Strategy<Value = Request> {
         2 => any::<Index>().prop_map(Presents::Any),
         1 => any::<Index>().prop_map(Presents::Both),
     ];
-    let status = prop_oneof![8 => Just(200), 1 => Just(404), 1 => Just(500)];
+    let status = prop_oneof![16 => Just(200), 2 => Just(404), 2 => Just(500), 1 => Just(408)];
     let acts = prop::collection::vec(act(), 0..7);
     let is_lost = prop::bool::weighted(0.1);
     (0..BROWSERS, presents, acts, any::<bool>(), status, trouble(), is_lost).prop_map(
@@ -177,6 +196,46 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
+/// A request that is sure to meet others on the same session.
+fn rival() -> impl Strategy<Value = Request> {
+    request().prop_map(|request| Request { browser: 0, presents: Presents::Own, ..request })
+}
+
+/// What commits at once.
+fn commit() -> impl Strategy<Value = Act> {
+    let edits = prop::collection::vec(edit(), 0..3);
+    prop_oneof![
+        3 => Just(Act::Save),
+        1 => edits.prop_map(|edits| Act::Transact { edits, fails: false }),
+    ]
+}
+
+/// A handle that commits, is overtaken, and commits again.
+fn contest(pause: BoxedStrategy<Duration>) -> impl Strategy<Value = Step> {
+    let acts = || prop::collection::vec(act(), 0..4);
+    let all = (acts(), commit(), acts(), commit(), acts());
+    (rival(), rival(), all, any::<bool>(), pause).prop_map(|(first, second, all, early, pause)| {
+        let (mut acts, once, then, again, at_last) = all;
+        acts.push(once);
+        let after = acts.len();
+        acts.extend(then);
+        acts.push(again);
+        acts.extend(at_last);
+        Step::Overtaken { first: Request { acts, ..first }, second, after, early, pause }
+    })
+}
+
+fn round(pause: BoxedStrategy<Duration>) -> impl Strategy<Value = Round> {
+    let other = prop::option::weighted(0.8, prop_oneof![3 => rival(), 1 => request()]);
+    let acts = prop::collection::vec(prop_oneof![3 => act(), 1 => commit()], 1..5);
+    (other, prop::bool::weighted(0.3), pause, acts).prop_map(|(other, early, pause, acts)| Round {
+        other,
+        early,
+        pause,
+        acts,
+    })
+}
+
 /// Where the store's own clock is the real one, a deadline must not come too near to it.
 fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
@@ -189,14 +248,22 @@ fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
         true => prop_oneof![4 => Just(Duration::ZERO), 1 => advance.clone()].boxed(),
         false => Just(Duration::ZERO).boxed(),
     };
+    let overtaken = (request(), request(), 0_usize..6, any::<bool>(), pause.clone()).prop_map(
+        |(first, second, after, early, pause)| {
+            let after = after.min(first.acts.len());
+            Step::Overtaken { first, second, after, early, pause }
+        },
+    );
+    let outlives = (
+        prop_oneof![3 => rival(), 1 => request()],
+        prop::collection::vec(round(pause.clone()), 1..4),
+    )
+        .prop_map(|(first, rounds)| Step::Outlives { first, rounds });
     prop_oneof![
         10 => request().prop_map(Step::Visit),
-        6 => (request(), request(), 0_usize..6, any::<bool>(), pause).prop_map(
-            |(first, second, after, early, pause)| {
-                let after = after.min(first.acts.len());
-                Step::Overtaken { first, second, after, early, pause }
-            }
-        ),
+        4 => overtaken,
+        3 => contest(pause),
+        3 => outlives,
         4 => advance.prop_map(Step::Advance),
         1 => Just(Step::Restart),
     ]
@@ -242,9 +309,9 @@ impl Progress {
     }
 
     /// Notes an act; its error may be the handler's.
-    fn note(&mut self, request: &Request, act: &Act, done: Done) {
+    fn note(&mut self, request: &Request, done: Done) {
         if let Err(kind) = done.result
-            && (request.careful || matches!(act, Act::Reload))
+            && request.careful
         {
             self.status = status_of(kind);
             self.is_over = true;
@@ -413,6 +480,83 @@ impl World {
     }
 }
 
+/// A session as a request has read it, and what the request acts by.
+#[derive(Debug, Clone)]
+struct Held {
+    record: Record,
+    authority: Authority,
+}
+
+/// The secret that a cookie brought, or the newest one that the request itself has made, and whose
+/// session that was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Authority {
+    secret: usize,
+    sign_ins: usize,
+    principal: Option<usize>,
+}
+
+/// What a request finds of its session when it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Own,
+    /// Another request gave it another secret.
+    Rotated,
+    /// Another request signed in on it.
+    SignedInAnew,
+    Gone,
+}
+
+impl Held {
+    fn new(record: Record) -> Self {
+        let Record { secret, sign_ins, principal, .. } = record;
+        Self { record, authority: Authority { secret, sign_ins, principal } }
+    }
+
+    /// The same session, by the same authority, as it stands now.
+    fn at(&self, record: Record) -> Self {
+        Self { record, authority: self.authority }
+    }
+
+    fn finds(&self, now: Option<&Record>) -> Found {
+        let Authority { secret, sign_ins, principal } = self.authority;
+        match now {
+            None => Found::Gone,
+            Some(now) if now.sign_ins != sign_ins || now.principal != principal => {
+                Found::SignedInAnew
+            }
+            Some(now) if now.secret != secret => Found::Rotated,
+            Some(_) => Found::Own,
+        }
+    }
+
+    /// Whether the session may be ended as it stands now.
+    fn may_end(&self, why: Why, now: &Record) -> bool {
+        match (why, self.finds(Some(now))) {
+            (_, Found::Own) => true,
+            (Why::SignOut, _) => now.principal == self.authority.principal,
+            (Why::SignIn, _) => false,
+        }
+    }
+}
+
+/// Why a session is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    SignOut,
+    /// Another session takes its place.
+    SignIn,
+}
+
+/// What became of a session that was to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Ended,
+    Missing,
+    /// It goes on, and is this one's.
+    Spared(Option<usize>),
+}
+
 /// A change of values that can be made again on another record.
 #[derive(Debug, Clone)]
 enum Change {
@@ -424,21 +568,40 @@ enum Change {
     },
 }
 
+/// Somebody proves who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Proof {
+    who: usize,
+    is_step_up: bool,
+}
+
 /// What the handler of a request of the reference did.
 #[derive(Debug, Default, Clone)]
 struct Changes {
     values: Vec<Change>,
     ended: bool,
-    sign_in: Option<usize>,
+    proof: Option<Proof>,
     rotate: bool,
     choice: Option<usize>,
+    /// The lifetime that the same request chose before, and has committed.
+    chose: Option<usize>,
+}
+
+/// What is asked of a session besides its values.
+#[derive(Debug, Clone, Copy)]
+struct Wishes {
+    signs_in: bool,
+    /// Only the session's own secret will do.
+    needs_own: bool,
+    needs_secret: bool,
+    steps_up: bool,
 }
 
 impl Changes {
     fn is_empty(&self) -> bool {
         self.values.is_empty()
             && !self.ended
-            && self.sign_in.is_none()
+            && self.proof.is_none()
             && !self.rotate
             && self.choice.is_none()
     }
@@ -446,6 +609,29 @@ impl Changes {
     /// Begins anew; what was handed out stays handed out.
     fn start_over(&mut self) {
         self.values.retain(|change| matches!(change, Change::Taken { .. }));
+    }
+
+    fn signs_in(&self) -> bool {
+        self.proof.is_some_and(|proof| !proof.is_step_up)
+    }
+
+    /// A lifetime that stands already is nothing to do.
+    fn ages(&self, record: &Record) -> bool {
+        self.choice.is_some() && self.choice != record.chosen
+    }
+
+    fn wishes(&self, record: &Record) -> Wishes {
+        let signs_in = self.signs_in();
+        let steps_up = self.proof.is_some() && !signs_in;
+        let needs_own = steps_up || self.ages(record);
+        let needs_secret = signs_in || needs_own || self.rotate;
+        Wishes { signs_in, needs_own, needs_secret, steps_up }
+    }
+
+    fn has_taken(&self, key: usize) -> bool {
+        self.values
+            .iter()
+            .any(|change| matches!(change, Change::Taken { key: taken, .. } if *taken == key))
     }
 
     /// Whether what was handed out stands there as it was.
@@ -460,7 +646,7 @@ impl Changes {
     /// The values that the changes lead to on those of a record.
     fn on(&self, record: Option<&Record>) -> Values {
         let mut values = record.map(|record| record.values.clone()).unwrap_or_default();
-        if self.sign_in.is_some() && record.is_some_and(|record| record.principal.is_none()) {
+        if self.proof.is_some() && record.is_some_and(|record| record.principal.is_none()) {
             values.retain(|_, (_, survives)| *survives);
         }
         for change in &self.values {
@@ -510,58 +696,80 @@ struct Decide<'a> {
 /// A request of the reference.
 #[derive(Debug)]
 struct Visit {
-    loaded: Option<Record>,
+    loaded: Option<Held>,
+    /// The session that this request has found void for it, and whether it is gone altogether.
+    lost: Option<(Held, bool)>,
     /// Several valid tokens came along.
-    others: Vec<Record>,
-    /// The session ended or became somebody else's while this request ran.
-    lost: bool,
+    others: Vec<Held>,
     presented: bool,
+    /// One of them was of a session that has another secret.
+    stale: bool,
     changes: Changes,
     passive: bool,
     set_cookie: SetCookie,
     token: Option<Token>,
     failed: Option<ErrorKind>,
+    /// The response has left.
+    outlived: bool,
 }
 
 impl Visit {
     fn open(world: &mut World, tokens: &[Token]) -> Result<Self, ErrorKind> {
         let mut found = Vec::new();
+        let mut stale = false;
         for token in tokens {
-            world.load(token.id)?;
-            found.extend(world.sees(*token).cloned());
+            if let Some(record) = world.load(token.id)? {
+                match record.secret == token.secret {
+                    true => found.push(Held::new(record)),
+                    false => stale = true,
+                }
+            }
         }
         let is_one = found.len() == 1;
         let loaded = found.pop_if(|_| is_one);
         Ok(Self {
             loaded,
+            lost: None,
             others: found,
-            lost: false,
             presented: !tokens.is_empty(),
+            stale,
             changes: Changes::default(),
             passive: false,
             set_cookie: SetCookie::Nothing,
             token: None,
             failed: None,
+            outlived: false,
         })
     }
 
     /// The session that this request goes on with.
     fn base(&self) -> Option<&Record> {
         let goes_on = |record: &&Record| !self.changes.ended && !self.is_another(record);
-        self.loaded.as_ref().filter(goes_on)
+        self.loaded.as_ref().map(|held| &held.record).filter(goes_on)
     }
 
     fn is_another(&self, record: &Record) -> bool {
-        let new = self.changes.sign_in;
+        let new = self.changes.proof.map(|proof| proof.who);
         new.is_some() && record.principal.is_some() && new != record.principal
     }
 
     fn principal(&self) -> Option<usize> {
-        self.changes.sign_in.or_else(|| self.base()?.principal)
+        self.changes.proof.map(|proof| proof.who).or_else(|| self.base()?.principal)
     }
 
     fn values(&self) -> Values {
         self.changes.on(self.base())
+    }
+
+    fn changes_values(&self) -> bool {
+        self.values() != self.base().map(|base| base.values.clone()).unwrap_or_default()
+    }
+
+    /// Every session whose token this request has, but for one that it was given when others were
+    /// left.
+    fn came_along(&self) -> Vec<Held> {
+        let lost = self.lost.as_ref().map(|(held, _)| held);
+        self.loaded.iter().chain(lost).chain(&self.others).cloned().collect()
     }
 
     fn sight(&self) -> Sight {
@@ -583,8 +791,10 @@ impl Visit {
                     result = Ok(Some(*value));
                     let seen = self.base().and_then(|base| base.values.get(key));
                     self.changes.values.push(match seen {
-                        Some((seen, _)) => Change::Taken { key: *key, seen: *seen },
-                        None => Change::Edit(Edit::Remove(*key)),
+                        Some((seen, _)) if !self.changes.has_taken(*key) => {
+                            Change::Taken { key: *key, seen: *seen }
+                        }
+                        _ => Change::Edit(Edit::Remove(*key)),
                     });
                 }
             }
@@ -593,7 +803,7 @@ impl Visit {
                 if self.principal().is_some_and(|signed_in| signed_in != *who) {
                     self.changes.start_over();
                 }
-                self.changes.sign_in = Some(*who);
+                self.changes.proof = Some(Proof { who: *who, is_step_up: false });
             }
             Act::SignOut => {
                 self.changes.start_over();
@@ -602,6 +812,14 @@ impl Visit {
             }
             Act::Rotate => self.changes.rotate = true,
             Act::SetLifetime(choice) => self.changes.choice = Some(*choice),
+            Act::StepUp => match self.principal() {
+                Some(who) => {
+                    let proof = Proof { who, is_step_up: true };
+                    self.changes.proof.get_or_insert(proof);
+                }
+                None if self.lost.is_some() => result = Err(ErrorKind::Gone),
+                None => result = Err(ErrorKind::NotSignedIn),
+            },
             Act::Passive => self.passive = true,
             Act::Save => result = self.commit(world, false, None).map(|()| None),
             Act::Reload => result = self.reload(world).map(|()| None),
@@ -617,33 +835,29 @@ impl Visit {
     }
 
     fn reload(&mut self, world: &mut World) -> Result<(), ErrorKind> {
-        let Some(loaded) = &self.loaded else { return Ok(()) };
-        let newer = world.load(loaded.id)?.filter(|newer| {
-            newer.sign_ins == loaded.sign_ins
-                && newer.principal == loaded.principal
-                && world.now < newer.deadline()
-        });
-        match newer {
-            Some(newer) => {
-                self.loaded = Some(newer);
-                Ok(())
-            }
-            None => {
-                if !self.changes.is_empty() {
-                    self.changes = Changes::default();
-                    self.failed = Some(ErrorKind::Gone);
-                }
-                self.lose();
-                Err(ErrorKind::Gone)
-            }
+        if self.lost.is_some() {
+            return Err(ErrorKind::Gone);
         }
+        let Some(held) = self.loaded.clone() else { return Ok(()) };
+        let newer = world.load(held.record.id)?;
+        if let Some(newer) = &newer
+            && held.finds(Some(newer)) == Found::Own
+        {
+            self.loaded = Some(held.at(newer.clone()));
+            return Ok(());
+        }
+        if !self.changes.is_empty() {
+            self.changes = Changes::default();
+            self.failed.get_or_insert(ErrorKind::Gone);
+        }
+        self.lose(held, newer.is_none());
+        Err(ErrorKind::Gone)
     }
 
     /// No cookie may leave that could overwrite somebody else's.
-    fn lose(&mut self) {
+    fn lose(&mut self, held: Held, is_gone: bool) {
         (self.set_cookie, self.token) = (SetCookie::Nothing, None);
-        self.loaded = None;
-        self.lost = true;
+        (self.loaded, self.lost) = (None, Some((held, is_gone)));
     }
 
     /// Commits what was changed; of a failed request only an end.
@@ -656,13 +870,16 @@ impl Visit {
         let earlier = self.failed;
         let result = self.carry_out(world, failed || earlier.is_some(), decide);
         match result {
-            Ok(()) => self.changes = Changes::default(),
+            Ok(()) => {
+                let chose = self.changes.choice.or(self.changes.chose);
+                self.changes = Changes { chose, ..Changes::default() };
+            }
             Err(kind) => {
-                let is_final = matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Gone);
-                if is_final {
-                    self.failed = Some(kind);
+                if matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Gone) {
+                    self.failed.get_or_insert(kind);
+                    self.changes = Changes::default();
                 }
-                if is_final || self.failed != earlier {
+                if self.failed != earlier {
                     self.changes = Changes::default();
                 }
             }
@@ -676,92 +893,87 @@ impl Visit {
         failed: bool,
         decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
-        let Changes { ended, sign_in, rotate, choice, .. } = self.changes;
-        let before = self.base().map(|base| base.values.clone()).unwrap_or_default();
-        let changed = !failed && (decide.is_some() || self.values() != before);
-        if self.lost {
-            return match sign_in {
-                _ if failed => Ok(()),
-                Some(_) => self.create_elsewhere(world, decide),
-                None if changed => {
-                    self.lose();
-                    Err(ErrorKind::Gone)
-                }
-                None => Ok(()),
+        let Changes { ended, .. } = self.changes;
+        if failed {
+            return if ended { self.sign_out(world) } else { Ok(()) };
+        }
+        let signs_in = self.changes.signs_in();
+        // What a transaction changes is not known before it is made.
+        let changed = decide.is_some() || self.changes_values();
+        if ended && !self.came_along().is_empty() {
+            return match (signs_in, changed) {
+                (true, _) => self.begin_before_end(world, decide, Why::SignOut),
+                (false, true) => self.begin_after_end(world, decide),
+                (false, false) => self.sign_out(world),
             };
         }
-        // A sign-out ends whatever came along, and always removes the cookie.
-        if ended {
-            for other in self.others.clone() {
-                self.end(world, &other)?;
-            }
+        // What a handle that outlives its response has seen is too old to compare with.
+        let decides = changed || (self.outlived && !self.changes.values.is_empty());
+        if let Some((held, is_gone)) = self.lost.clone() {
+            let refused = decides || (!is_gone && self.changes.ages(&held.record));
+            return match refused {
+                _ if signs_in => self.begin(world, decide),
+                true => self.gone(held, is_gone, true),
+                false => Ok(()),
+            };
         }
-        let Some(loaded) = self.loaded.clone() else {
-            if !failed && (sign_in.is_some() || changed) && self.create(world, decide)? {
+        let Some(held) = self.loaded.clone() else {
+            if signs_in && !self.others.is_empty() {
+                return self.begin_before_end(world, decide, Why::SignIn);
+            }
+            if (signs_in || changed) && self.create(world, decide)? {
                 return Ok(());
             }
-            if ended && self.presented {
+            return if ended { self.sign_out(world) } else { Ok(()) };
+        };
+        let Wishes { needs_own, needs_secret, .. } = self.changes.wishes(&held.record);
+        match held.finds(Some(&held.record)) {
+            Found::Own if self.is_another(&held.record) => {
+                self.begin_before_end(world, decide, Why::SignIn)
+            }
+            Found::Own if needs_secret || decides => self.save(world, held, decide),
+            Found::Own => {
+                self.refresh(world, held);
+                Ok(())
+            }
+            _ if signs_in => self.begin(world, decide),
+            _ if needs_own => self.gone(held, false, true),
+            _ if decides => self.save(world, held, decide),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whatever becomes of it, the request goes on.
+    fn refresh(&mut self, world: &mut World, held: Held) {
+        let is_due = !self.passive && held.record.is_refresh_due(world.now);
+        if is_due && world.now < held.record.deadline() {
+            let mut refreshed = held.record.clone();
+            self.write(world, &mut refreshed);
+            if let Ok(Ok(())) = world.replace(held.record.version, &refreshed) {
+                self.loaded = Some(held.at(refreshed));
+            }
+        }
+    }
+
+    /// Ends whatever came along.
+    fn sign_out(&mut self, world: &mut World) -> Result<(), ErrorKind> {
+        let ending = self.came_along();
+        let Some(first) = ending.first() else {
+            if self.presented && !self.stale {
                 self.remove_cookie();
             }
             return Ok(());
         };
-        if failed {
-            if ended {
-                self.end_loaded(world, &loaded)?;
-            }
-            return Ok(());
-        }
-        if self.is_another(&loaded) || (ended && sign_in.is_some()) {
-            let cookie = (self.set_cookie.clone(), self.token);
-            self.create(world, decide)?;
-            if let Err(kind) = self.end(world, &loaded) {
-                (self.set_cookie, self.token) = cookie;
-                self.loaded = Some(loaded);
-                return Err(kind);
-            }
-            return Ok(());
-        }
-        if ended {
-            if decide.as_ref().is_some_and(|decide| decide.fails) {
-                return Err(ErrorKind::TooLarge);
-            }
-            if !self.end_loaded(world, &loaded)? {
-                return if changed { Err(ErrorKind::Gone) } else { Ok(()) };
-            }
-            if changed {
-                self.create(world, decide).inspect_err(|kind| self.failed = Some(*kind))?;
-            }
-            return Ok(());
-        }
-        if sign_in.is_some() || changed || rotate || choice.is_some() {
-            return self.save(world, loaded, decide);
-        }
-        if !self.passive && loaded.is_refresh_due(world.now) && world.now < loaded.deadline() {
-            let base = loaded.version;
-            let mut refreshed = loaded;
-            self.write(world, &mut refreshed);
-            // Whatever becomes of it, the request goes on.
-            if let Ok(Ok(())) = world.replace(base, &refreshed) {
-                self.loaded = Some(refreshed);
-            }
+        match self.end_all(world, &ending)? {
+            Ended::Ended => self.remove_cookie(),
+            ended => self.lose(first.clone(), ended == Ended::Missing),
         }
         Ok(())
     }
 
-    /// False where it has become somebody else's.
-    fn end_loaded(&mut self, world: &mut World, loaded: &Record) -> Result<bool, ErrorKind> {
-        let ends = self.end(world, loaded)?;
-        if ends {
-            self.remove_cookie();
-        } else {
-            self.lose();
-        }
-        Ok(ends)
-    }
-
     fn remove_cookie(&mut self) {
         (self.set_cookie, self.token) = (SetCookie::Removal, None);
-        self.loaded = None;
+        (self.loaded, self.lost) = (None, None);
     }
 
     fn send_cookie(&mut self, world: &World, record: &Record) {
@@ -771,20 +983,31 @@ impl Visit {
         self.token = Some(Token { id: record.id, secret: record.secret });
     }
 
+    /// Only before the response has left can a cookie be sent.
+    fn check_head(&self) -> Result<(), ErrorKind> {
+        if self.outlived { Err(ErrorKind::HeadSent) } else { Ok(()) }
+    }
+
     /// What every write does to a record besides its values.
     fn write(&self, world: &mut World, record: &mut Record) {
         let now = world.now;
         record.version = world.fresh();
-        record.chosen = self.changes.choice.or(record.chosen);
+        let Changes { proof, choice, chose, .. } = self.changes;
+        let ages = self.changes.ages(record);
+        record.chosen = match proof {
+            // It starts from what is configured, unless this very request chooses.
+            Some(Proof { is_step_up: false, .. }) => choice.or(chose),
+            _ => choice.or(record.chosen),
+        };
         let lifetime = record.lifetime();
         let (idle, absolute) = (millis(lifetime.idle()), millis(lifetime.absolute()));
-        if let Some(who) = self.changes.sign_in {
-            record.principal = Some(who);
+        if let Some(proof) = proof {
+            record.principal = Some(proof.who);
             record.sign_ins += 1;
             (record.began, record.last_seen) = (now, now);
             record.idle_deadline = now + idle;
             record.absolute_deadline = now + absolute;
-        } else if self.changes.choice.is_some() {
+        } else if ages {
             record.last_seen = now;
             record.idle_deadline = now + idle;
             record.absolute_deadline = record.began + absolute;
@@ -807,16 +1030,18 @@ impl Visit {
         Ok(())
     }
 
-    /// A new session with what this request wrote; false where there is nothing to store.
-    fn create(
-        &mut self,
-        world: &mut World,
-        decide: Option<&mut Decide<'_>>,
-    ) -> Result<bool, ErrorKind> {
+    /// What a new session begins with.
+    fn first_values(&self, decide: Option<&mut Decide<'_>>) -> Result<Values, ErrorKind> {
+        self.check_head()?;
         let mut values = self.changes.on(None);
         Self::decide(&mut values, decide)?;
-        if self.changes.sign_in.is_none() && values.is_empty() {
-            return Ok(false);
+        Ok(values)
+    }
+
+    /// A new session, if there is anything to store.
+    fn stored(&self, world: &mut World, values: Values) -> Result<Option<Record>, ErrorKind> {
+        if !self.changes.signs_in() && values.is_empty() {
+            return Ok(None);
         }
         let now = world.now;
         let mut record = Record {
@@ -834,140 +1059,238 @@ impl Visit {
         };
         self.write(world, &mut record);
         world.create(&record)?;
-        self.send_cookie(world, &record);
-        (self.loaded, self.lost) = (Some(record), false);
-        Ok(true)
+        Ok(Some(record))
     }
 
-    /// A session of its own for a sign-in whose session is lost: nothing can be taken from that one.
-    fn create_elsewhere(
+    /// Goes on with a new session.
+    fn go_on_with(&mut self, world: &World, record: Record) {
+        self.send_cookie(world, &record);
+        (self.loaded, self.lost) = (Some(Held::new(record)), None);
+    }
+
+    /// A new session with what this request wrote; false where there is nothing to store.
+    fn create(
+        &mut self,
+        world: &mut World,
+        decide: Option<&mut Decide<'_>>,
+    ) -> Result<bool, ErrorKind> {
+        let values = self.first_values(decide)?;
+        let created = self.stored(world, values)?;
+        let is_stored = created.is_some();
+        if let Some(record) = created {
+            self.go_on_with(world, record);
+        }
+        Ok(is_stored)
+    }
+
+    /// A session of its own for a sign-in that can not be on the one that came along: nothing can be
+    /// taken from that one, and nothing ends.
+    fn begin(
         &mut self,
         world: &mut World,
         decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
+        self.check_head()?;
         self.changes.check_taken(&Values::new())?;
         self.create(world, decide).map(|_| ())
+    }
+
+    /// A new session for what was written after the end of the one before.
+    fn begin_after_end(
+        &mut self,
+        world: &mut World,
+        decide: Option<&mut Decide<'_>>,
+    ) -> Result<(), ErrorKind> {
+        let decides = decide.is_some();
+        // It is decided before anything ends.
+        let values = self.first_values(decide)?;
+        let ending = self.came_along();
+        let ended = self.end_all(world, &ending)?;
+        if ended != Ended::Ended {
+            let fails = decides || !values.is_empty();
+            return self.gone(ending[0].clone(), ended == Ended::Missing, fails);
+        }
+        self.remove_cookie();
+        // The old session is no more, whatever becomes of the new one.
+        let created = self.stored(world, values).inspect_err(|kind| self.failed = Some(*kind))?;
+        if let Some(record) = created {
+            self.go_on_with(world, record);
+        }
+        Ok(())
+    }
+
+    /// A new session for a sign-in, and what came along ends after that: a sign-in beside which
+    /// another session of the same person would go on is withdrawn.
+    fn begin_before_end(
+        &mut self,
+        world: &mut World,
+        decide: Option<&mut Decide<'_>>,
+        why: Why,
+    ) -> Result<(), ErrorKind> {
+        let who = self.changes.proof.map(|proof| proof.who);
+        let values = self.first_values(decide)?;
+        let created = self.stored(world, values)?.unwrap();
+        for held in self.came_along() {
+            let ended = match self.end(world, &held, why) {
+                Ok(Ended::Spared(whose)) if whose == who => Err(ErrorKind::Contended),
+                ended => ended,
+            };
+            if let Err(kind) = ended {
+                let _ = world.delete(created.id, created.version);
+                return Err(kind);
+            }
+        }
+        self.others.clear();
+        self.go_on_with(world, created);
+        Ok(())
+    }
+
+    /// The session is void for this request: not brought back, and no cookie.
+    fn gone(&mut self, held: Held, is_gone: bool, fails: bool) -> Result<(), ErrorKind> {
+        let fails = fails || self.changes_values();
+        self.lose(held, is_gone);
+        if fails { Err(ErrorKind::Gone) } else { Ok(()) }
     }
 
     fn save(
         &mut self,
         world: &mut World,
-        loaded: Record,
+        held: Held,
         mut decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
-        let Changes { sign_in, rotate, choice, .. } = self.changes;
-        let signs_in = sign_in.is_some();
-        let mut new_secret = signs_in || rotate || choice.is_some();
-        let mut current = loaded.clone();
-        let mut is_fresh = false;
+        if self.changes.wishes(&held.record).needs_secret {
+            self.check_head()?;
+        }
+        // What was read before the response left is too old to decide on.
+        let mut is_fresh = self.outlived;
+        let mut now = match is_fresh {
+            true => world.load(held.record.id)?,
+            false => Some(held.record.clone()),
+        };
+        let mut last = held.record.clone();
         loop {
-            let newer = if world.now >= current.deadline() {
-                None
-            } else {
-                self.changes.check_taken(&current.values)?;
-                let mut values = self.changes.on(Some(&current));
-                Self::decide(&mut values, decide.as_deref_mut())?;
-                if new_secret || values != current.values {
-                    let base = current.version;
-                    let mut record = Record { values, ..current.clone() };
-                    if new_secret {
-                        record.secret = world.fresh();
-                    }
-                    self.write(world, &mut record);
-                    match world.replace(base, &record)? {
-                        Ok(()) => {
-                            if new_secret {
-                                self.send_cookie(world, &record);
-                            }
-                            self.loaded = Some(record);
-                            return Ok(());
-                        }
-                        Err(newer) => newer,
-                    }
-                } else if decide.is_some() && !is_fresh {
-                    world.load(current.id)?
-                } else {
-                    Some(current.clone())
-                }
+            let living = now.filter(|record| world.now < record.deadline());
+            last = living.clone().unwrap_or(last);
+            let wishes = self.changes.wishes(&last);
+            let fails = self.outlived || decide.is_some();
+            let needs_secret = match held.finds(living.as_ref()) {
+                Found::Own => wishes.needs_secret,
+                _ if wishes.signs_in => return self.begin(world, decide),
+                Found::Rotated if !wishes.needs_own && !self.outlived => false,
+                Found::Gone => return self.gone(held, true, fails || wishes.steps_up),
+                _ => return self.gone(held, false, fails || wishes.needs_own),
             };
-            is_fresh = true;
-            let newer = newer.filter(|newer| {
-                newer.sign_ins == loaded.sign_ins && newer.principal == loaded.principal
-            });
-            match newer {
-                Some(newer) if newer.version == current.version => {
-                    self.loaded = Some(newer);
+            self.changes.check_taken(&last.values)?;
+            let mut values = self.changes.on(Some(&last));
+            Self::decide(&mut values, decide.as_deref_mut())?;
+            if needs_secret || values != last.values {
+                let mut record = Record { values, ..last.clone() };
+                if needs_secret {
+                    record.secret = world.fresh();
+                }
+                self.write(world, &mut record);
+                match world.replace(last.version, &record)? {
+                    Ok(()) if needs_secret => {
+                        self.go_on_with(world, record);
+                        return Ok(());
+                    }
+                    Ok(()) => {
+                        self.loaded = Some(held.at(record));
+                        return Ok(());
+                    }
+                    Err(newer) => now = newer,
+                }
+            } else {
+                // A decision that is not written must have been made on the newest record.
+                now = match decide.is_some() && !is_fresh {
+                    true => world.load(last.id)?,
+                    false => Some(last.clone()),
+                };
+                if now.as_ref().is_some_and(|now| now.version == last.version) {
+                    self.loaded = Some(held.at(last));
                     return Ok(());
                 }
-                Some(newer) => {
-                    // Another request's new secret stands.
-                    if newer.secret != loaded.secret && !signs_in {
-                        if choice.is_some() {
-                            return Err(ErrorKind::Contended);
-                        }
-                        new_secret = false;
-                    }
-                    current = newer;
-                }
-                None if signs_in => return self.create_elsewhere(world, decide),
-                None => {
-                    // Not brought back, and no cookie.
-                    self.lose();
-                    let lost = decide.is_some() || self.changes.on(Some(&loaded)) != loaded.values;
-                    return if lost { Err(ErrorKind::Gone) } else { Ok(()) };
-                }
+            }
+            is_fresh = true;
+        }
+    }
+
+    fn end_all(&mut self, world: &mut World, ending: &[Held]) -> Result<Ended, ErrorKind> {
+        let mut all = Vec::new();
+        for held in ending {
+            all.push(self.end(world, held, Why::SignOut)?);
+        }
+        self.others.clear();
+        let spared = all.iter().find(|ended| matches!(ended, Ended::Spared(_)));
+        let ended = all.iter().find(|ended| **ended == Ended::Ended);
+        Ok(*spared.or(ended).unwrap_or(&Ended::Missing))
+    }
+
+    /// Ends a session, if it may.
+    fn end(&self, world: &mut World, held: &Held, why: Why) -> Result<Ended, ErrorKind> {
+        let mut now = held.record.clone();
+        loop {
+            if !held.may_end(why, &now) {
+                return Ok(Ended::Spared(now.principal));
+            }
+            self.check_taken_from(held, &now.values)?;
+            let in_doubt = match world.delete(now.id, now.version)? {
+                (Deleted::Deleted, _) => return Ok(Ended::Ended),
+                (Deleted::Missing, in_doubt) => Some(in_doubt),
+                (Deleted::Conflict, _) => None,
+            };
+            let newer = if in_doubt.is_some() { None } else { world.load(now.id)? };
+            match newer {
+                Some(newer) => now = newer,
+                None => return self.already_ended(held, in_doubt.unwrap_or(false)),
             }
         }
     }
 
-    /// Ends a session, unless it has become somebody else's.
-    fn end(&self, world: &mut World, loaded: &Record) -> Result<bool, ErrorKind> {
-        let mut version = loaded.version;
-        loop {
-            match world.delete(loaded.id, version)? {
-                (Deleted::Deleted, _) => return Ok(true),
-                (Deleted::Missing, in_doubt) => return self.already_ended(in_doubt),
-                (Deleted::Conflict, _) => {}
-            }
-            let Some(newer) = world.load(loaded.id)? else { return self.already_ended(false) };
-            if newer.principal != loaded.principal {
-                return Ok(false);
-            }
-            self.changes.check_taken(&newer.values)?;
-            version = newer.version;
+    /// Values are handed out of the session that is read, and not of others that came along.
+    fn check_taken_from(&self, held: &Held, values: &Values) -> Result<(), ErrorKind> {
+        let is_read = |loaded: &Held| loaded.record.id == held.record.id;
+        match self.loaded.as_ref().is_some_and(is_read) {
+            true => self.changes.check_taken(values),
+            false => Ok(()),
         }
     }
 
     /// The session is no more: fine, unless this request handed out one of its values. Where it can
     /// not be known who ended it, it can not be known either whether somebody else took the value.
-    fn already_ended(&self, in_doubt: bool) -> Result<bool, ErrorKind> {
-        match self.changes.check_taken(&Values::new()) {
+    fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Ended, ErrorKind> {
+        match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
-            checked => checked.map(|()| true),
+            checked => checked.map(|()| if in_doubt { Ended::Ended } else { Ended::Missing }),
         }
     }
 
     fn perform(&mut self, world: &mut World, request: &Request, acts: &[Act], at: &mut Progress) {
         for act in acts {
             if !at.is_over {
-                at.note(request, act, self.act(world, act));
+                at.note(request, self.act(world, act));
             }
         }
     }
 
-    /// What comes after the handler.
-    fn finish(mut self, world: &mut World, at: Progress) -> (Outcome, Option<Token>) {
-        let failed = at.status >= 500;
+    /// What comes after the handler. What the response does not stand for is dropped.
+    fn finish(&mut self, world: &mut World, at: Progress) -> (Outcome, Option<Token>) {
+        let failed = at.status >= 500 || at.status == 408;
         let error = self.commit(world, failed, None).err().filter(|_| !failed);
-        let Self { set_cookie, token, .. } = self;
-        (Outcome { acts: at.acts, set_cookie, error }, token)
+        if failed || error.is_some() {
+            self.changes = Changes::default();
+        }
+        self.outlived = true;
+        let set_cookie = std::mem::replace(&mut self.set_cookie, SetCookie::Nothing);
+        (Outcome { acts: at.acts, set_cookie, error }, self.token.take())
     }
 }
 
 fn status_of(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::Gone | ErrorKind::ValueChanged => 409,
-        ErrorKind::TooLarge => 500,
+        ErrorKind::NotSignedIn => 401,
+        ErrorKind::TooLarge | ErrorKind::HeadSent => 500,
         _ => 503,
     }
 }
@@ -1044,6 +1367,7 @@ impl Real {
                 session.set_lifetime(CHOICES[choice]);
                 Ok(None)
             }
+            Act::StepUp => session.step_up().map(|()| None),
             Act::Passive => {
                 session.mark_passive();
                 Ok(None)
@@ -1103,7 +1427,7 @@ impl Real {
                 }
                 let result = result.map_err(|error| error.kind());
                 let sight = self.sight(session);
-                at.note(request, act, Done { result, decided, sight });
+                at.note(request, Done { result, decided, sight });
             }
         }
     }
@@ -1138,6 +1462,20 @@ struct Open {
     at: Progress,
     visit: Visit,
     expected: Progress,
+}
+
+/// A handle whose response has left, in both worlds.
+struct Kept {
+    session: Session,
+    visit: Visit,
+}
+
+/// How often a conflict reads differs between the stores.
+fn late_trouble(request: &Request) -> Trouble {
+    match request.trouble {
+        Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
+        trouble => trouble,
+    }
 }
 
 /// Both, and the browsers.
@@ -1225,27 +1563,29 @@ impl Case {
         open.visit.perform(&mut self.world, request, acts, &mut open.expected);
     }
 
-    /// What is left of a request, from this act on.
+    /// What is left of a request, from this act on; its handle outlives it.
     async fn go_on(
         &mut self,
         mut open: Open,
         request: &Request,
         from: usize,
-    ) -> Result<(), TestCaseError> {
+    ) -> Result<Kept, TestCaseError> {
         self.perform(&mut open, request, &request.acts[from..]).await;
-        let actual = concluded(open.exchange, open.at).await;
-        let expected = open.visit.finish(&mut self.world, open.expected);
+        let Open { exchange, session, at, mut visit, expected } = open;
+        let actual = concluded(exchange, at).await;
+        let expected = visit.finish(&mut self.world, expected);
         self.heal();
-        self.answered(request, expected, actual)
+        self.answered(request, expected, actual)?;
+        Ok(Kept { session, visit })
     }
 
-    async fn visit(&mut self, request: &Request) -> Result<(), TestCaseError> {
+    async fn visit(&mut self, request: &Request) -> Result<Option<Kept>, TestCaseError> {
         self.make(request.trouble);
         match self.open(request).await? {
-            Some(open) => self.go_on(open, request, 0).await,
+            Some(open) => Ok(Some(self.go_on(open, request, 0).await?)),
             None => {
                 self.heal();
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -1258,24 +1598,57 @@ impl Case {
         early: bool,
         pause: Duration,
     ) -> Result<(), TestCaseError> {
-        // How often a conflict reads differs between the stores.
-        let late_trouble = |request: &Request| match request.trouble {
-            Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
-            trouble => trouble,
-        };
         let mut overtaken = self.open(first).await?.unwrap();
         let overtaker = if early { self.open(second).await? } else { None };
         self.perform(&mut overtaken, first, &first.acts[..after]).await;
-        match overtaker {
-            Some(open) => {
-                self.make(late_trouble(second));
-                self.go_on(open, second, 0).await?;
-            }
-            None => self.visit(second).await?,
-        }
+        self.overtake(second, overtaker).await?;
         self.advance(pause);
         self.make(late_trouble(first));
-        self.go_on(overtaken, first, after).await
+        self.go_on(overtaken, first, after).await?;
+        Ok(())
+    }
+
+    /// A request from its beginning, or from where it has read its session.
+    async fn overtake(
+        &mut self,
+        request: &Request,
+        open: Option<Open>,
+    ) -> Result<(), TestCaseError> {
+        match open {
+            Some(open) => {
+                self.make(late_trouble(request));
+                self.go_on(open, request, 0).await?;
+            }
+            None => {
+                self.visit(request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn outlives(&mut self, first: &Request, rounds: &[Round]) -> Result<(), TestCaseError> {
+        let mut early = Vec::new();
+        for round in rounds {
+            early.push(match &round.other {
+                Some(other) if round.early => self.open(other).await?,
+                _ => None,
+            });
+        }
+        let Some(mut kept) = self.visit(first).await? else { return Ok(()) };
+        for (round, open) in rounds.iter().zip(early) {
+            if let Some(other) = &round.other {
+                self.overtake(other, open).await?;
+            }
+            self.advance(round.pause);
+            for act in &round.acts {
+                let (result, decided) = self.real.act(&kept.session, act).await;
+                let result = result.map_err(|error| error.kind());
+                let actual = Done { result, decided, sight: self.real.sight(&kept.session) };
+                let expected = kept.visit.act(&mut self.world, act);
+                prop_assert_eq!(actual, expected, "{:?}; the reference stands on the right", act);
+            }
+        }
+        Ok(())
     }
 
     fn advance(&mut self, by: Duration) {
@@ -1293,7 +1666,7 @@ impl Case {
             let seen = self.real.sight(&session);
             prop_assert_eq!(finish(exchange, 200).await, (None, None));
             let visit = Visit::open(&mut World::default(), &[]).unwrap();
-            let loaded = self.world.sees(*token).cloned();
+            let loaded = self.world.sees(*token).cloned().map(Held::new);
             let expected = Visit { loaded, ..visit }.sight();
             prop_assert_eq!(seen, expected, "{:?}; the reference stands on the right", token);
         }
@@ -1313,10 +1686,13 @@ impl Case {
     async fn run(&mut self, steps: &[Step]) -> Result<(), TestCaseError> {
         for step in steps {
             match step {
-                Step::Visit(request) => self.visit(request).await?,
+                Step::Visit(request) => {
+                    self.visit(request).await?;
+                }
                 Step::Overtaken { first, second, after, early, pause } => {
                     self.overtaken(first, second, *after, *early, *pause).await?;
                 }
+                Step::Outlives { first, rounds } => self.outlives(first, rounds).await?,
                 Step::Advance(by) => self.advance(*by),
                 Step::Restart => {
                     self.real.sessions = Real::process(&self.real.store, &self.real.clock);
