@@ -226,10 +226,9 @@ impl<'a> Commit<'a, '_> {
         let view = self.first_values()?;
         let ended = self.end_all().await?;
         if ended != Outcome::Ended {
-            let lost = self.lost(ended == Outcome::Missing);
             let is_change = self.decide.is_some() || view.differs_from(&Values::default());
-            let failure = is_change.then(|| self.settings.gone(""));
-            return Ok(Committed { failure, ..lost });
+            let failure = if is_change { self.refused().failure } else { None };
+            return Ok(Committed { failure, ..self.lost(ended == Outcome::Missing) });
         }
         // From here on the old session is no more, whatever becomes of the new one.
         match self.create(&view).await {

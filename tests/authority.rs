@@ -447,6 +447,8 @@ async fn two_overtaken_rotations_send_no_cookie(on: Backend) {
     for (exchange, session) in [one, two] {
         session.rotate();
         session.update(B, |number| *number += 1).unwrap();
+        session.save().await.unwrap();
+        session.rotate();
         assert_eq!(finish(exchange, 200).await.set_cookie, None);
     }
     assert_eq!(stand.read(&newest, B).await, Some(2));
