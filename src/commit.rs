@@ -20,6 +20,14 @@ use crate::settle::{Base, Caller, Settled, Write, pause};
 use crate::store::{Created, Deleted, StoreKey, Stored};
 
 impl Loaded {
+    /// Whether the session's cookie came back for the first time, where that has to be noted.
+    pub(crate) fn confirms(&self, settings: &Settings) -> bool {
+        self.record.header.is_unconfirmed
+            && self.authority.is_presented
+            && settings.parallel.rejects()
+            && self.secrecy() == Secrecy::Own
+    }
+
     pub(crate) fn base(&self) -> Base {
         Base { version: self.version, tag: self.record.header.tags.newest() }
     }
@@ -120,6 +128,14 @@ enum Outcome {
     Spared(Option<Arc<str>>),
 }
 
+/// What became of an extension of the idle timeout.
+enum Refreshed {
+    Done(Arc<Loaded>),
+    /// Another request wrote first.
+    Overtaken(Arc<Loaded>),
+    Gone,
+}
+
 /// How far one attempt of a save came.
 enum Attempt {
     Done(Committed),
@@ -198,11 +214,10 @@ impl<'a> Commit<'a, '_> {
         self.loaded.iter().chain(lost).chain(&self.others)
     }
 
-    /// The values of a new session.
-    fn first_values(&mut self) -> Result<View> {
-        let nothing = Values::default();
-        let mut view = self.changes.delta.replay(&nothing, false)?;
-        self.decide(&nothing, &mut view)?;
+    /// The values of a new session, on those of one that it takes over.
+    fn first_values(&mut self, base: &Values) -> Result<View> {
+        let mut view = self.changes.delta.replay(base, true)?;
+        self.decide(base, &mut view)?;
         Ok(view)
     }
 
@@ -210,8 +225,9 @@ impl<'a> Commit<'a, '_> {
     async fn begin(&mut self) -> Result<Committed> {
         // Values are taken from a session, and this request has none.
         self.changes.delta.check_taken(&Values::default())?;
-        let view = self.first_values()?;
-        let created = self.create(&view).await?;
+        let nothing = Values::default();
+        let view = self.first_values(&nothing)?;
+        let created = self.create(&view, &nothing).await?;
         self.tell_created(&created);
         if created.loaded.is_none() && self.changes.is_ended() && self.is_removable {
             // Nothing came after the end.
@@ -223,7 +239,8 @@ impl<'a> Commit<'a, '_> {
     /// What came along ends, then a new session begins.
     async fn begin_after_end(&mut self) -> Result<Committed> {
         // A decision that fails must leave everything as it is.
-        let view = self.first_values()?;
+        let nothing = Values::default();
+        let view = self.first_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != Outcome::Ended {
             let is_change = self.decide.is_some() || view.differs_from(&Values::default());
@@ -231,7 +248,7 @@ impl<'a> Commit<'a, '_> {
             return Ok(Committed { failure, ..self.lost(ended == Outcome::Missing) });
         }
         // From here on the old session is no more, whatever becomes of the new one.
-        match self.create(&view).await {
+        match self.create(&view, &nothing).await {
             Ok(Committed { loaded: None, .. }) => Ok(self.removed()),
             Ok(created) => {
                 self.tell_created(&created);
@@ -245,15 +262,29 @@ impl<'a> Commit<'a, '_> {
     /// written changes nothing. One beside which another session can not be ended fails, and is taken back: the next
     /// request would bring both tokens and be anonymous, or the account would have a session too many.
     async fn begin_before_end(&mut self) -> Result<Committed> {
-        let ending: Vec<_> = self.came_along().cloned().collect();
+        let is_sign_out = self.changes.is_ended();
+        let ending: Vec<_> = match is_sign_out {
+            true => self.came_along().cloned().collect(),
+            // A session that this request has lost is not its own to end.
+            false => self.loaded.iter().chain(&self.others).cloned().collect(),
+        };
         self.enrolment.instead_of = ending.iter().map(|session| session.id).collect();
-        let view = self.first_values()?;
-        let created = self.create(&view).await?;
-        let why = if self.changes.is_ended() { Why::SignOut } else { Why::SignIn };
+        // An anonymous session that this request has made beside those that came along goes on in it.
+        let base = match &self.loaded {
+            Some(loaded) if !is_sign_out && loaded.record.header.principal.is_none() => {
+                loaded.record.values.clone()
+            }
+            _ => Values::default(),
+        };
+        let view = self.first_values(&base)?;
+        let created = self.create(&view, &base).await?;
+        let why = if is_sign_out { Why::SignOut } else { Why::SignIn };
+        let several = !self.others.is_empty();
         for session in ending {
             let outcome = match self.end(&session, why).await {
-                // It was not counted, and is of the same account.
-                Ok(Outcome::Spared(who)) if who.as_ref() == self.changes.principal() => {
+                // The browser would send its newer token as well; or it was not counted, and is of the
+                // same account.
+                Ok(Outcome::Spared(who)) if several || who.as_ref() == self.changes.principal() => {
                     Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
                 }
                 outcome => outcome,
@@ -272,9 +303,8 @@ impl<'a> Commit<'a, '_> {
 
     /// A new session with these values, of which nobody is told yet; none where there is nothing to
     /// store.
-    async fn create(&mut self, view: &View) -> Result<Committed> {
-        let nothing = Values::default();
-        if self.changes.principal().is_none() && !view.differs_from(&nothing) {
+    async fn create(&mut self, view: &View, base: &Values) -> Result<Committed> {
+        if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
         let mut lost_answer = None;
@@ -289,7 +319,7 @@ impl<'a> Commit<'a, '_> {
             let header = header
                 .updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
             let header = Header { tags: Tags::first(tag), ..header };
-            let (record, write) = self.encode(&header, view, &nothing, now)?;
+            let (record, write) = self.encode(&header, view, base, now)?;
             if self.enrols(None, &header) {
                 self.enrol(token.id, None, &header).await?;
             }
@@ -330,6 +360,9 @@ impl<'a> Commit<'a, '_> {
 
     /// Writes the changes to the session, on whatever it has become, as far as this request may.
     async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
+        if self.outlived && !self.settings.is_listed(self.caller, &loaded).await? {
+            return Ok(self.gone(loaded, true, true));
+        }
         let mut secret = None;
         let mut current = Some(loaded.clone());
         let mut last = loaded.clone();
@@ -342,6 +375,9 @@ impl<'a> Commit<'a, '_> {
             let header = &living.as_ref().unwrap_or(&last).record.header;
             let wishes = self.changes.wishes(header);
             let new_secret = match plan::merge(secrecy, wishes, self.outlived) {
+                Merge::Write { new_secret: true } if self.outlived => {
+                    return Err(Error::new(ErrorKind::HeadSent, ""));
+                }
                 Merge::Write { new_secret } => new_secret,
                 Merge::StartFresh => return Box::pin(self.begin()).await,
                 Merge::Gone { fails } => return Ok(self.gone(loaded, living.is_none(), fails)),
@@ -423,6 +459,10 @@ impl<'a> Commit<'a, '_> {
     /// The changes change nothing. No write will tell whether that was decided on the newest record, so
     /// where it matters it is read.
     async fn nothing_to_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<Attempt> {
+        if current.confirms(self.settings) {
+            // With the write that is not needed.
+            return Ok(Attempt::Done(Committed::at(self.refresh(current.clone()).await)));
+        }
         if is_fresh || (self.decide.is_none() && !self.outlived) {
             return Ok(Attempt::Done(Committed::at(current.clone())));
         }
@@ -445,7 +485,7 @@ impl<'a> Commit<'a, '_> {
     ) -> Result<Option<Stored>> {
         let is_stale = match turn {
             None => {
-                let own = self.caller.turn(self.settings, &current.key).await?;
+                let own = self.caller.turn(self.settings, &current.key).await;
                 turn.insert(own).waited()
             }
             Some(_) if attempt < PROMPT_ATTEMPTS => false,
@@ -475,20 +515,26 @@ impl<'a> Commit<'a, '_> {
     /// Extends the idle timeout, and notes that the session's cookie came back. Whatever happens to it, the
     /// request goes on: somebody else has written, or the next request will try again.
     async fn refresh(&mut self, loaded: Arc<Loaded>) -> Arc<Loaded> {
-        match self.try_refresh(&loaded).await {
-            Ok(Some(refreshed)) => refreshed,
-            Ok(None) => loaded,
-            Err(error) => {
-                event::refresh_failed(loaded.id, &error);
-                loaded
+        let mut current = loaded;
+        for _ in 0..PROMPT_ATTEMPTS {
+            match self.try_refresh(&current).await {
+                Ok(Refreshed::Done(refreshed)) => return refreshed,
+                // Another write extends the idle timeout, and confirms nothing unless it is of a cookie.
+                Ok(Refreshed::Overtaken(newer)) if newer.confirms(self.settings) => current = newer,
+                Ok(Refreshed::Overtaken(_) | Refreshed::Gone) => return current,
+                Err(error) => {
+                    event::refresh_failed(current.id, &error);
+                    return current;
+                }
             }
         }
+        current
     }
 
-    async fn try_refresh(&mut self, loaded: &Loaded) -> Result<Option<Arc<Loaded>>> {
+    async fn try_refresh(&mut self, loaded: &Arc<Loaded>) -> Result<Refreshed> {
         let now = self.settings.now();
         if loaded.record.header.clocks.expired(now) {
-            return Ok(None);
+            return Ok(Refreshed::Gone);
         }
         let update = Update {
             is_unconfirmed: loaded.authority.is_presented.then_some(false),
@@ -499,11 +545,19 @@ impl<'a> Commit<'a, '_> {
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
         Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
-            Settled::Applied(version) => Some(loaded.at(record, version)),
+            Settled::Applied(version) => Refreshed::Done(loaded.at(record, version)),
             Settled::Followed(stored) => {
-                followed(&loaded.at(record, stored.version), stored, None)?.loaded
+                let saved = followed(&loaded.at(record, stored.version), stored, None)?;
+                saved.loaded.map_or(Refreshed::Gone, Refreshed::Done)
             }
-            Settled::Conflict(_) | Settled::Missing => None,
+            Settled::Conflict(Some(stored)) => Refreshed::Overtaken(loaded.newer(stored)?),
+            Settled::Conflict(None) if loaded.confirms(self.settings) => {
+                match self.caller.load(&loaded.key).await? {
+                    Some(stored) => Refreshed::Overtaken(loaded.newer(stored)?),
+                    None => Refreshed::Gone,
+                }
+            }
+            Settled::Conflict(None) | Settled::Missing => Refreshed::Gone,
         })
     }
 
@@ -603,6 +657,7 @@ impl<'a> Commit<'a, '_> {
             signed_in,
             purpose: match sign_in {
                 None => Purpose::LongerLife,
+                Some(sign_in) if sign_in.is_step_up => Purpose::StepUp,
                 Some(_) if entered == Some(id) => Purpose::Again,
                 Some(_) => Purpose::SignIn,
             },
@@ -638,8 +693,8 @@ impl<'a> Commit<'a, '_> {
     /// What this request does to the header of its session, or of a new one.
     fn update<'b>(&'b self, current: Option<&Loaded>, plain: Update<'b>) -> Update<'b> {
         let changes = &self.changes;
-        let is_back =
-            |current: &Loaded| current.authority.is_presented && current.secrecy() == Secrecy::Own;
+        let is_own = current.is_none_or(|current| current.secrecy() == Secrecy::Own);
+        let is_back = |current: &Loaded| current.authority.is_presented && is_own;
         let is_unconfirmed = match changes.proof() {
             Proof::SignIn(_) => Some(self.settings.parallel.rejects()),
             _ => current.is_some_and(is_back).then_some(false),
@@ -650,7 +705,8 @@ impl<'a> Commit<'a, '_> {
             proof: changes.proof(),
             supersedes: changes.supersedes(),
             is_unconfirmed,
-            is_activity: self.is_activity,
+            // With a void secret the session is not used.
+            is_activity: self.is_activity && is_own,
             ..plain
         }
     }

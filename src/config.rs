@@ -257,7 +257,7 @@ impl Builder {
         Self { timeout, ..self }
     }
 
-    /// How many bytes a session's record may have. Default: 65 536; from 512 to 1 000 000,
+    /// How many bytes a session's record may have. Default: 65 536; from 2048 to 1 000 000,
     /// which Memcached stores as it comes.
     pub fn max_record_bytes(self, max_record: usize) -> Self {
         Self { max_record, ..self }
@@ -406,7 +406,8 @@ fn is_namespace(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-const MIN_RECORD: usize = 512;
+/// Room for the header with the longest principal.
+const MIN_RECORD: usize = 2048;
 const MAX_RECORD: usize = 1_000_000;
 
 /// A setting that is not allowed.
@@ -426,7 +427,7 @@ pub enum ConfigError {
     #[error("timeout: from ten milliseconds to one minute")]
     Timeout,
     /// See [`Builder::max_record_bytes`].
-    #[error("record size: from 512 to 1000000 bytes")]
+    #[error("record size: from 2048 to 1000000 bytes")]
     RecordSize,
     /// See [`Builder::parallel_sessions`].
     #[error("parallel sessions: from 1 to 1000")]
@@ -467,7 +468,7 @@ mod tests {
             (builder().namespace("a".repeat(65)), ConfigError::Namespace),
             (builder().timeout(Duration::from_millis(9)), ConfigError::Timeout),
             (builder().timeout(Duration::MAX), ConfigError::Timeout),
-            (builder().max_record_bytes(511), ConfigError::RecordSize),
+            (builder().max_record_bytes(2047), ConfigError::RecordSize),
             (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
             (
                 builder().parallel_sessions(ParallelSessions::Reject(0)),
@@ -510,7 +511,7 @@ mod tests {
         let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
         assert!(key.as_str().len() <= 200);
         assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
-        let key = StoreKey::directory(&sessions.settings().key_prefix, &"p".repeat(1024));
+        let key = StoreKey::directory(&sessions.settings().key_prefix, "id", &"p".repeat(1024));
         assert!(key.as_str().len() <= 200);
         assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
         let sessions = builder().namespace("shop").epoch(3).build().unwrap();

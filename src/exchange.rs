@@ -43,7 +43,7 @@ use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::lasting::Lasting;
-use crate::session::Session;
+use crate::session::{Closed, Session};
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
 /// an end of the session.
@@ -101,16 +101,16 @@ impl Exchange {
             return Finish::Ready(Reply::default());
         };
         let failed = session.sessions().settings().on_failed_response.discards(status);
-        if session.is_settled(failed) {
-            return Finish::Ready(Reply::of(&session, failed, None));
+        if let Some(closed) = session.close_settled(failed) {
+            return Finish::Ready(Reply::of(closed, None));
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             let error = Error::unavailable("a commit needs a tokio runtime");
-            return Finish::Ready(Reply::of(&session, true, Some(error)));
+            return Finish::Ready(Reply::of(session.close_failed(), Some(error)));
         };
         Finish::Pending(Commit(Lasting::new(runtime, |driver| async move {
-            let error = session.commit_at_the_end(&driver, failed).await.err();
-            Reply::of(&session, failed, error)
+            let (committed, closed) = session.commit_and_close(&driver, failed).await;
+            Reply::of(closed, committed.err())
         })))
     }
 }
@@ -143,7 +143,14 @@ impl Future for Commit {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
-        Pin::new(&mut self.0).poll(cx)
+        let ended = || Reply {
+            error: Some(Error::new(
+                ErrorKind::OutcomeUnknown,
+                "the runtime of the commit has ended",
+            )),
+            ..Reply::default()
+        };
+        Pin::new(&mut self.0).poll(cx).map(|reply| reply.unwrap_or_else(ended))
     }
 }
 
@@ -161,10 +168,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn of(session: &Session, failed: bool, error: Option<Error>) -> Self {
-        // A response that is replaced does not stand for what the handler changed.
-        let (set_cookie, vary) = session.close(failed || error.is_some());
-        Self { set_cookie, vary, error }
+    fn of(closed: Closed, error: Option<Error>) -> Self {
+        Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
 
     /// Whether `Cookie` is still to be added to the response's Vary header fields, given those it has.
@@ -191,7 +196,7 @@ impl fmt::Debug for Reply {
 /// The header fields that go when a response is replaced by that of an error: those that speak of the
 /// body, of its caching and of the status. All others of the handler stay, such as Set-Cookie, those of
 /// CORS, a request id and Strict-Transport-Security.
-pub const REPLACED_FIELDS: [&str; 24] = [
+pub const REPLACED_FIELDS: [&str; 26] = [
     "accept-ranges",
     "age",
     "cache-control",
@@ -202,8 +207,10 @@ pub const REPLACED_FIELDS: [&str; 24] = [
     "content-language",
     "content-length",
     "content-location",
+    "content-md5",
     "content-range",
     "content-type",
+    "digest",
     "etag",
     "expires",
     "last-modified",

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 /// and when its [`Driver`] says that other work waits for it: a future that is kept but not polled
 /// blocks nobody.
 ///
-/// Nearly all futures are awaited to their end, so nearly no commit pays for a task.
+/// Nearly all futures are awaited to their end, so nearly no commit pays for a task. It comes to `None` if
+/// the runtime of that task ends before the work does.
 pub(crate) struct Lasting<T: Send + 'static>(Arc<Work<T>>);
 
 /// Moves a piece of work to a task of its own. Does nothing once the work is finished.
@@ -23,7 +24,7 @@ pub(crate) struct Lasting<T: Send + 'static>(Arc<Work<T>>);
 pub(crate) struct Driver(Weak<dyn Drive + Send + Sync>);
 
 trait Drive {
-    fn drive(&self) -> bool;
+    fn drive(&self);
 }
 
 struct Work<T> {
@@ -68,7 +69,7 @@ impl<T: Send + 'static> Work<T> {
 }
 
 impl<T: Send + 'static> Drive for Work<T> {
-    fn drive(&self) -> bool {
+    fn drive(&self) {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Finished) {
             Stage::Idle(future, waker) => {
@@ -78,31 +79,26 @@ impl<T: Send + 'static> Drive for Work<T> {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
-                true
             }
-            Stage::Polled { .. } => {
-                *stage = Stage::Polled { is_wanted: true };
-                false
-            }
-            other => {
-                *stage = other;
-                false
-            }
+            Stage::Polled { .. } => *stage = Stage::Polled { is_wanted: true },
+            other => *stage = other,
         }
     }
 }
 
 impl Driver {
-    /// Makes sure that the work goes on whoever polls it; whether it was waiting to be polled.
-    pub(crate) fn drive(&self) -> bool {
-        self.0.upgrade().is_some_and(|work| work.drive())
+    /// Makes sure that the work goes on whoever polls it.
+    pub(crate) fn drive(&self) {
+        if let Some(work) = self.0.upgrade() {
+            work.drive();
+        }
     }
 }
 
 impl<T: Send + 'static> Future for Lasting<T> {
-    type Output = T;
+    type Output = Option<T>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let work = &self.0;
         let mut future = {
             let mut stage = work.stage();
@@ -123,7 +119,7 @@ impl<T: Send + 'static> Future for Lasting<T> {
         let mut stage = work.stage();
         if outcome.is_ready() {
             *stage = Stage::Finished;
-            return outcome;
+            return outcome.map(Some);
         }
         if matches!(*stage, Stage::Polled { is_wanted: true }) {
             *stage = Stage::Task(work.runtime.spawn(future));
@@ -134,15 +130,14 @@ impl<T: Send + 'static> Future for Lasting<T> {
     }
 }
 
-fn poll_task<T>(stage: &mut Stage<T>, cx: &mut Context<'_>) -> Poll<T> {
+fn poll_task<T>(stage: &mut Stage<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
     let Stage::Task(task) = stage else { return Poll::Pending };
     let joined = ready!(Pin::new(task).poll(cx));
     *stage = Stage::Finished;
     match joined.map_err(tokio::task::JoinError::try_into_panic) {
-        Ok(outcome) => Poll::Ready(outcome),
+        Ok(outcome) => Poll::Ready(Some(outcome)),
         Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime is shutting down, and with it whoever awaits this.
-        Err(Err(_)) => Poll::Pending,
+        Err(Err(_)) => Poll::Ready(None),
     }
 }
 
@@ -184,7 +179,7 @@ mod tests {
         let mut work = waits_for(receiver);
         assert!(poll!(&mut work).is_pending());
         sender.send(7).unwrap();
-        assert_eq!(work.await, 7);
+        assert_eq!(work.await, Some(7));
     }
 
     #[tokio::test]
@@ -205,7 +200,7 @@ mod tests {
         });
         assert!(poll!(&mut work).is_pending());
         sender.send(7).unwrap();
-        assert!(driver.unwrap().drive());
+        driver.unwrap().drive();
         assert_eq!(is_done.await, Ok(7));
         work.await;
     }
@@ -222,7 +217,7 @@ mod tests {
         tokio::task::yield_now().await;
         driver.unwrap().drive();
         sender.send(7).unwrap();
-        assert_eq!(awaited.await.unwrap(), 7);
+        assert_eq!(awaited.await.unwrap(), Some(7));
     }
 
     #[tokio::test]
@@ -237,7 +232,7 @@ mod tests {
         assert!(poll!(&mut work).is_pending());
         sender.send(7).unwrap();
         assert_eq!(is_done.await, Ok(7));
-        assert_eq!(work.await, 9);
+        assert_eq!(work.await, Some(9));
     }
 
     #[tokio::test]
@@ -247,7 +242,22 @@ mod tests {
             tokio::task::yield_now().await;
             panic!("as the test says");
         });
-        let joined: Result<(), _> = tokio::spawn(work).await;
+        let joined: Result<Option<()>, _> = tokio::spawn(work).await;
         assert!(joined.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn work_whose_runtime_ends_comes_to_nothing() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (one, two) = (runtime(), runtime());
+        let mut driver = None;
+        let mut work = Lasting::new(one.handle().clone(), |own| {
+            driver = Some(own);
+            std::future::pending::<u32>()
+        });
+        two.block_on(async { assert!(poll!(&mut work).is_pending()) });
+        driver.unwrap().drive();
+        drop(one);
+        assert_eq!(two.block_on(work), None);
     }
 }

@@ -12,9 +12,12 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts of a commit follow each other at once; between the later ones there are pauses.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How often a function over the values is called anew because the values changed meanwhile. Other
-/// handles of a request can cause a few; more is a function that changes the session itself.
+/// How often a function over a value is called anew because other handles of the request changed that
+/// value meanwhile.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
+
+/// The same for all values, where a change of any of them is one too many.
+pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
 pub(crate) const COMMAND_REPEATS: u32 = 2;
 

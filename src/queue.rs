@@ -30,6 +30,11 @@ impl Queues {
         turn
     }
 
+    /// For a caller who has lost patience: as if all the others had come first.
+    pub(crate) fn without_a_turn(&self, key: &StoreKey) -> Turn<'_> {
+        Turn { queues: self, key: key.clone(), guard: None, waited: true }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<StoreKey, Arc<AsyncMutex<()>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

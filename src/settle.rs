@@ -1,9 +1,14 @@
 //! Store commands under a deadline, with lost answers settled: the one place that repeats anything.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,11 +36,100 @@ pub(crate) struct Base {
     pub(crate) tag: Tag,
 }
 
+/// The time that a piece of work has for its store. Time in which the work could have gone on and nobody
+/// polled it does not count: a future may be kept for as long as its owner likes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    started: Instant,
+    deadline: Instant,
+    kept_millis: AtomicU64,
+}
+
+/// Longer than a runtime usually takes to poll what was woken.
+const PROMPT: Duration = Duration::from_millis(20);
+
+impl Budget {
+    pub(crate) fn new(time: Duration) -> Self {
+        let started = Instant::now();
+        Self { started, deadline: started + time, kept_millis: AtomicU64::new(0) }
+    }
+
+    fn kept(&self) -> Duration {
+        Duration::from_millis(self.kept_millis.load(Ordering::Relaxed))
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline + self.kept()
+    }
+
+    /// How much was used up of the time after `since`.
+    pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
+        let since = since.map_or(self.started, |since| since.max(self.started));
+        since.elapsed().saturating_sub(self.kept())
+    }
+
+    /// What a future comes to, if it does so within this time.
+    async fn limited<T>(&self, time: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let mut limit = Instant::now() + time;
+        let (mut future, mut sleep) = (pin!(future), pin!(sleep_until(limit)));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        poll_fn(|cx| {
+            let kept = woken.polled(cx.waker());
+            if kept > PROMPT {
+                let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+                self.kept_millis.fetch_add(millis, Ordering::Relaxed);
+                limit += kept;
+                sleep.as_mut().reset(limit);
+            }
+            let mut cx = Context::from_waker(&waker);
+            match future.as_mut().poll(&mut cx) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending => sleep.as_mut().poll(&mut cx).map(|()| None),
+            }
+        })
+        .await
+    }
+}
+
+/// Since when a future could have gone on, and whom that was told.
+#[derive(Debug, Default)]
+struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
+
+impl Woken {
+    /// The future is polled now, for this waker; how long it was woken before.
+    fn polled(&self, waker: &Waker) -> Duration {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut state.0 {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        state.1.take().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waker = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.1.get_or_insert_with(Instant::now);
+            state.0.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 /// A store with the time that is left for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller<'a> {
     store: &'a dyn Store,
-    deadline: Instant,
+    budget: &'a Budget,
     /// Of the work that calls, where it may have to wait for other work or be waited for.
     driver: Option<&'a Driver>,
     /// How often one command is repeated; the deadline bounds it as well.
@@ -43,41 +137,39 @@ pub(crate) struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    pub(crate) fn new(settings: &'a Settings, deadline: Instant) -> Self {
+    pub(crate) fn new(settings: &'a Settings, budget: &'a Budget) -> Self {
         let max_repeats = settings.command_repeats;
-        Self { store: &*settings.store, deadline, driver: None, max_repeats }
+        Self { store: &*settings.store, budget, driver: None, max_repeats }
     }
 
     pub(crate) fn driven_by(self, driver: &'a Driver) -> Self {
         Self { driver: Some(driver), ..self }
     }
 
-    /// Waits for the commits of this process that met a conflict on the same record before.
-    pub(crate) async fn turn<'q>(
-        &self,
-        settings: &'q Settings,
-        key: &StoreKey,
-    ) -> Result<Turn<'q>> {
+    /// Waits for the commits of this process that met a conflict on the same record before; for half of
+    /// the time at most, for they may be on a runtime that stands still, and nothing depends on it.
+    pub(crate) async fn turn<'q>(&self, settings: &'q Settings, key: &StoreKey) -> Turn<'q> {
         if let Some(driver) = self.driver {
             driver.drive();
         }
-        let turn = timeout_at(self.deadline, settings.queues.wait(key)).await;
-        turn.map_err(|_| {
-            Error::new(ErrorKind::Contended, "too many requests change this record at once")
-        })
+        let patience = self.time_left() / 2;
+        match timeout(patience, settings.queues.wait(key)).await {
+            Ok(turn) => turn,
+            Err(_) => settings.queues.without_a_turn(key),
+        }
     }
 
     fn repeats(&self) -> Repeats {
         Repeats { left: self.max_repeats }
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+    pub(crate) fn time_left(&self) -> Duration {
+        self.budget.deadline().saturating_duration_since(Instant::now())
     }
 
     /// Half of what is left, so that something always remains for settling a lost answer.
-    fn share(&self, now: Instant) -> Option<Duration> {
-        let left = self.deadline.saturating_duration_since(now);
+    fn share(&self) -> Option<Duration> {
+        let left = self.time_left();
         (left >= Duration::from_millis(2)).then_some(left / 2)
     }
 
@@ -90,19 +182,19 @@ impl<'a> Caller<'a> {
         command: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let begun = Instant::now();
-        let Some(share) = self.share(begun) else {
+        let Some(share) = self.share() else {
             return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
         };
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
-        let answer = timeout_at(begun + share, command).await;
+        let answer = self.budget.limited(share, command).await;
         event::store_answered(verb, begun);
         let answer = match answer {
             // An answer that makes no sense says nothing of what was done.
-            Ok(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
+            Some(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
                 Err(Error::with_source(lost, "", error))
             }
-            Ok(answer) => answer,
-            Err(_) => Err(Error::new(lost, "the store did not answer in time")),
+            Some(answer) => answer,
+            None => Err(Error::new(lost, "the store did not answer in time")),
         };
         if let Err(error) = &answer
             && error.kind() != ErrorKind::TooLarge
@@ -143,7 +235,7 @@ impl<'a> Caller<'a> {
                     event::outcome_in_doubt(key);
                     return Err(error);
                 }
-                Ok(Created::Created(_)) if Instant::now() >= self.deadline => {
+                Ok(Created::Created(_)) if Instant::now() >= self.budget.deadline => {
                     event::outcome_in_doubt(key);
                     return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
                 }
@@ -234,7 +326,7 @@ pub(crate) async fn pause(caller: &Caller<'_>, entropy: &dyn Entropy, attempt: u
     entropy.fill(&mut random)?;
     let most = 500u64 << (attempt / PROMPT_ATTEMPTS).min(5);
     let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
-    if Instant::now() + pause >= caller.deadline {
+    if pause >= caller.time_left() {
         return Err(Error::new(ErrorKind::Contended, ""));
     }
     sleep(pause).await;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use support::servers::{MemcachedServer, RedisServer};
 use time::OffsetDateTime;
@@ -97,9 +97,9 @@ enum Presents {
     Own,
     Nothing,
     /// Any cookie that was ever sent.
-    Any(Index),
+    Any(usize),
     /// The browser's own, and any.
-    Both(Index),
+    Both(usize),
 }
 
 /// What a handler does.
@@ -174,11 +174,12 @@ fn trouble() -> impl Strategy<Value = Trouble> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
+    let sent = 0_usize..32;
     let presents = prop_oneof![
         8 => Just(Presents::Own),
         1 => Just(Presents::Nothing),
-        2 => any::<Index>().prop_map(Presents::Any),
-        1 => any::<Index>().prop_map(Presents::Both),
+        2 => sent.clone().prop_map(Presents::Any),
+        1 => sent.prop_map(Presents::Both),
     ];
     let status = prop_oneof![16 => Just(200), 2 => Just(404), 2 => Just(500), 1 => Just(408)];
     let acts = prop::collection::vec(act(), 0..7);
@@ -210,61 +211,64 @@ fn commit() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A handle that commits, is overtaken, and commits again.
-fn contest(pause: BoxedStrategy<Duration>) -> impl Strategy<Value = Step> {
+/// A handle that commits, is overtaken, and perhaps reads anew before it commits again.
+fn contest(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     let acts = || prop::collection::vec(act(), 0..4);
-    let all = (acts(), commit(), acts(), commit(), acts());
-    (rival(), rival(), all, any::<bool>(), pause).prop_map(|(first, second, all, early, pause)| {
-        let (mut acts, once, then, again, at_last) = all;
-        acts.push(once);
-        let after = acts.len();
-        acts.extend(then);
-        acts.push(again);
-        acts.extend(at_last);
-        Step::Overtaken { first: Request { acts, ..first }, second, after, early, pause }
-    })
+    let rereads = prop::option::weighted(0.2, Just(Act::Reload));
+    let all = (acts(), prop::option::weighted(0.8, commit()), rereads, acts(), commit(), acts());
+    (rival(), rival(), all, any::<bool>(), pause(to_the_millisecond)).prop_map(
+        |(first, second, all, early, pause)| {
+            let (mut acts, once, rereads, then, again, at_last) = all;
+            acts.extend(once);
+            let after = acts.len();
+            acts.extend(rereads);
+            acts.extend(then);
+            acts.push(again);
+            acts.extend(at_last);
+            Step::Overtaken { first: Request { acts, ..first }, second, after, early, pause }
+        },
+    )
 }
 
-fn round(pause: BoxedStrategy<Duration>) -> impl Strategy<Value = Round> {
+fn round(to_the_millisecond: bool) -> impl Strategy<Value = Round> {
     let other = prop::option::weighted(0.8, prop_oneof![3 => rival(), 1 => request()]);
     let acts = prop::collection::vec(prop_oneof![3 => act(), 1 => commit()], 1..5);
-    (other, prop::bool::weighted(0.3), pause, acts).prop_map(|(other, early, pause, acts)| Round {
-        other,
-        early,
-        pause,
-        acts,
-    })
+    (other, prop::bool::weighted(0.3), pause(to_the_millisecond), acts)
+        .prop_map(|(other, early, pause, acts)| Round { other, early, pause, acts })
 }
 
 /// Where the store's own clock is the real one, a deadline must not come too near to it.
-fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
+fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
     let seconds = select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]);
     let advance = (seconds, odd).prop_map(|(seconds, odd)| {
         Duration::from_millis((seconds * 1000).saturating_add_signed(odd))
     });
-    // A store with another clock still holds what is over, which takes and ends can tell.
-    let pause = match to_the_millisecond {
-        true => prop_oneof![4 => Just(Duration::ZERO), 1 => advance.clone()].boxed(),
-        false => Just(Duration::ZERO).boxed(),
-    };
-    let overtaken = (request(), request(), 0_usize..6, any::<bool>(), pause.clone()).prop_map(
-        |(first, second, after, early, pause)| {
+    advance.boxed()
+}
+
+/// How long a request waits, if it does.
+fn pause(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
+    prop_oneof![4 => Just(Duration::ZERO), 1 => advance(to_the_millisecond)].boxed()
+}
+
+fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
+    let overtaken = (request(), request(), 0_usize..6, any::<bool>(), pause(to_the_millisecond))
+        .prop_map(|(first, second, after, early, pause)| {
             let after = after.min(first.acts.len());
             Step::Overtaken { first, second, after, early, pause }
-        },
-    );
+        });
     let outlives = (
         prop_oneof![3 => rival(), 1 => request()],
-        prop::collection::vec(round(pause.clone()), 1..4),
+        prop::collection::vec(round(to_the_millisecond), 1..4),
     )
         .prop_map(|(first, rounds)| Step::Outlives { first, rounds });
     prop_oneof![
         10 => request().prop_map(Step::Visit),
         4 => overtaken,
-        3 => contest(pause),
+        3 => contest(to_the_millisecond),
         3 => outlives,
-        4 => advance.prop_map(Step::Advance),
+        4 => advance(to_the_millisecond).prop_map(Step::Advance),
         1 => Just(Step::Restart),
     ]
 }
@@ -381,6 +385,8 @@ struct World {
     /// Ids, secrets and versions that were given.
     given: usize,
     trouble: Option<Trouble>,
+    /// The store has a clock of its own, by which nothing is over.
+    has_own_clock: bool,
 }
 
 impl World {
@@ -461,7 +467,11 @@ impl World {
             _ => None,
         };
         let failure = self.fails(Verb::Delete);
-        let mut deleted = match self.living(id).map(|record| record.version == version) {
+        let stands = match self.has_own_clock {
+            true => self.records.get(&id),
+            false => self.living(id),
+        };
+        let mut deleted = match stands.map(|record| record.version == version) {
             Some(true) => Deleted::Deleted,
             Some(false) => Deleted::Conflict,
             None => Deleted::Missing,
@@ -868,8 +878,11 @@ impl Visit {
         decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
         let earlier = self.failed;
-        let result = self.carry_out(world, failed || earlier.is_some(), decide);
+        let failed = failed || earlier.is_some();
+        let result = self.carry_out(world, failed, decide);
         match result {
+            // Nothing else was committed.
+            Ok(()) if failed => self.changes.ended = false,
             Ok(()) => {
                 let chose = self.changes.choice.or(self.changes.chose);
                 self.changes = Changes { chose, ..Changes::default() };
@@ -909,6 +922,9 @@ impl Visit {
         }
         // What a handle that outlives its response has seen is too old to compare with.
         let decides = changed || (self.outlived && !self.changes.values.is_empty());
+        if signs_in && !self.others.is_empty() {
+            return self.begin_before_end(world, decide, Why::SignIn);
+        }
         if let Some((held, is_gone)) = self.lost.clone() {
             let refused = decides || (!is_gone && self.changes.ages(&held.record));
             return match refused {
@@ -918,9 +934,6 @@ impl Visit {
             };
         }
         let Some(held) = self.loaded.clone() else {
-            if signs_in && !self.others.is_empty() {
-                return self.begin_before_end(world, decide, Why::SignIn);
-            }
             if (signs_in || changed) && self.create(world, decide)? {
                 return Ok(());
             }
@@ -1161,8 +1174,9 @@ impl Visit {
         if self.changes.wishes(&held.record).needs_secret {
             self.check_head()?;
         }
-        // What was read before the response left is too old to decide on.
-        let mut is_fresh = self.outlived;
+        // What was read before the response left is too old to decide on, and what is over by now may
+        // have been used by others since.
+        let mut is_fresh = self.outlived || world.now >= held.record.deadline();
         let mut now = match is_fresh {
             true => world.load(held.record.id)?,
             false => Some(held.record.clone()),
@@ -1235,8 +1249,9 @@ impl Visit {
             }
             self.check_taken_from(held, &now.values)?;
             let in_doubt = match world.delete(now.id, now.version)? {
-                (Deleted::Deleted, _) => return Ok(Ended::Ended),
-                (Deleted::Missing, in_doubt) => Some(in_doubt),
+                (Deleted::Deleted, _) if world.now < now.deadline() => return Ok(Ended::Ended),
+                // What is over is no more, whatever the store still holds.
+                (Deleted::Deleted | Deleted::Missing, in_doubt) => Some(in_doubt),
                 (Deleted::Conflict, _) => None,
             };
             let newer = if in_doubt.is_some() { None } else { world.load(now.id)? };
@@ -1490,7 +1505,7 @@ struct Case {
 impl Case {
     /// The cookies that a request brings.
     fn presented(&self, request: &Request) -> Vec<usize> {
-        let any = |index: &Index| (!self.issued.is_empty()).then(|| index.index(self.issued.len()));
+        let any = |index: &usize| index.checked_rem(self.issued.len());
         let own = self.jars[request.browser];
         let mut cookies: Vec<usize> = match &request.presents {
             Presents::Own => own.into_iter().collect(),
@@ -1706,18 +1721,18 @@ impl Case {
 
 fn check(
     cases: u32,
-    to_the_millisecond: bool,
+    has_own_clock: bool,
     runtime: &tokio::runtime::Runtime,
     store: impl Fn(&ManualClock) -> Arc<dyn Store>,
 ) {
     let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
     let cases = cases * if long { 10 } else { 1 };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let steps = prop::collection::vec(step(to_the_millisecond), 1..16);
+    let steps = prop::collection::vec(step(!has_own_clock), 1..16);
     let outcome = TestRunner::new(config).run(&steps, |steps| {
         let clock = ManualClock::new();
         let real = Real::new(store(&clock), clock);
-        let world = World::default();
+        let world = World { has_own_clock, ..World::default() };
         let mut case = Case { real, world, issued: Vec::new(), jars: [None; BROWSERS] };
         runtime.block_on(case.run(&steps))
     });
@@ -1732,38 +1747,209 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn memory_does_what_the_reference_does() {
-    check(6_000, true, &runtime(), |clock| Arc::new(MemoryStore::with_clock(clock.clone())));
+    check(6_000, false, &runtime(), |clock| Arc::new(MemoryStore::with_clock(clock.clone())));
 }
 
 #[test]
 fn redis_does_what_the_reference_does() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let store = Arc::new(RedisStore::connect(&server.url()).unwrap());
-    check(1_000, false, &runtime, |_| store.clone());
+    check(1_000, true, &runtime, |_| store.clone());
 }
 
 #[test]
 fn memcached_does_what_the_reference_does() {
     let (server, runtime) = (MemcachedServer::start(), runtime());
     let store = Arc::new(MemcachedStore::connect(&server.url()).unwrap());
-    check(1_000, false, &runtime, |_| store.clone());
+    check(1_000, true, &runtime, |_| store.clone());
 }
 
-/// What the reference found, by itself.
+/// A request in which nothing goes wrong.
+fn plain(acts: Vec<Act>) -> Request {
+    Request {
+        browser: 0,
+        presents: Presents::Own,
+        acts,
+        careful: false,
+        status: 200,
+        trouble: Trouble::None,
+        is_lost: false,
+    }
+}
+
+fn insert(key: usize) -> Act {
+    Act::Edit(Edit::Insert { key, value: 1, survives: false })
+}
+
+fn take(key: usize) -> Act {
+    Act::Edit(Edit::Take(key))
+}
+
+fn overtaken(first: Request, second: Request, after: usize) -> Step {
+    Step::Overtaken { first, second, after, early: false, pause: Duration::ZERO }
+}
+
+/// A handle that does nothing in its request.
+fn outlives(rounds: Vec<Round>) -> Step {
+    Step::Outlives { first: plain(Vec::new()), rounds }
+}
+
+fn round_of(other: Option<Vec<Act>>, pause: Duration, acts: Vec<Act>) -> Round {
+    Round { other: other.map(plain), early: false, pause, acts }
+}
+
+/// What chance seldom brings about: over a store with the same clock, and over one that still holds
+/// what is over.
+async fn as_the_reference_does(steps: &[Step]) {
+    for has_own_clock in [false, true] {
+        let clock = ManualClock::new();
+        let store = match has_own_clock {
+            false => MemoryStore::with_clock(clock.clone()),
+            true => MemoryStore::new(),
+        };
+        let real = Real::new(Arc::new(store), clock);
+        let world = World { has_own_clock, ..World::default() };
+        let mut case = Case { real, world, issued: Vec::new(), jars: [None; BROWSERS] };
+        case.run(steps).await.unwrap_or_else(|failure| panic!("{has_own_clock}: {failure}"));
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_another_took_is_not_handed_out_by_who_reads_anew_and_leaves() {
+    for leaves in [Act::SignOut, Act::SignIn(1)] {
+        as_the_reference_does(&[
+            Step::Visit(plain(vec![Act::SignIn(0), insert(0)])),
+            overtaken(plain(vec![take(0), Act::Reload, leaves]), plain(vec![take(0)]), 1),
+        ])
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_value_is_taken_from_the_session_that_is_read_and_not_from_others_that_came_along() {
+    let first = plain(vec![insert(0), Act::Save, take(0), Act::SignOut]);
+    as_the_reference_does(&[
+        Step::Visit(plain(vec![insert(1)])),
+        Step::Visit(Request { browser: 1, ..plain(vec![insert(2)]) }),
+        overtaken(Request { presents: Presents::Both(1), ..first }, plain(vec![Act::SignOut]), 2),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn what_came_along_ends_with_a_sign_in_also_after_an_early_save() {
+    let acts = vec![insert(0), Act::Save, Act::SignIn(0)];
+    as_the_reference_does(&[
+        Step::Visit(plain(vec![Act::SignIn(0)])),
+        Step::Visit(Request { browser: 1, ..plain(vec![Act::SignIn(0)]) }),
+        Step::Visit(Request { presents: Presents::Both(1), ..plain(acts) }),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_sign_in_is_withdrawn_where_another_session_of_the_same_person_would_go_on() {
+    for (before, meanwhile) in [
+        (Act::SignIn(0), Act::Rotate),
+        (Act::SignIn(0), Act::StepUp),
+        (insert(0), Act::SignIn(0)),
+        // Of another person, or of nobody.
+        (insert(0), Act::SignIn(1)),
+        (insert(0), Act::Rotate),
+    ] {
+        let second = |acts| Request { browser: 1, ..plain(acts) };
+        as_the_reference_does(&[
+            Step::Visit(plain(vec![insert(1)])),
+            Step::Visit(second(vec![before])),
+            overtaken(
+                Request { presents: Presents::Both(1), ..plain(vec![Act::SignIn(0)]) },
+                second(vec![meanwhile]),
+                0,
+            ),
+        ])
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_needs_no_cookie_after_the_response() {
+    let clears = vec![Act::Edit(Edit::Clear), Act::Save];
+    let leaves = vec![Act::SignOut, Act::Edit(Edit::Remove(0)), Act::Save];
+    as_the_reference_does(&[
+        outlives(vec![round_of(None, Duration::ZERO, clears)]),
+        Step::Visit(plain(vec![insert(0)])),
+        outlives(vec![round_of(None, Duration::ZERO, leaves)]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_others_keep_alive_is_not_over_for_those_who_read_it_before() {
+    for acts in [
+        vec![insert(1), Act::Save],
+        vec![Act::Transact { edits: Vec::new(), fails: false }],
+        vec![Act::SignOut, Act::Save],
+    ] {
+        as_the_reference_does(&[
+            Step::Visit(plain(vec![insert(0)])),
+            outlives(vec![
+                round_of(None, minutes(5), Vec::new()),
+                round_of(Some(Vec::new()), minutes(5), acts.clone()),
+            ]),
+        ])
+        .await;
+        as_the_reference_does(&[
+            Step::Visit(plain(vec![insert(0)])),
+            Step::Advance(minutes(8)),
+            Step::Overtaken {
+                first: plain(acts),
+                second: plain(Vec::new()),
+                after: 0,
+                early: false,
+                pause: minutes(5),
+            },
+        ])
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_decided_after_the_response_on_what_was_read_before_it() {
+    let refuses = Act::Transact { edits: Vec::new(), fails: true };
+    for meanwhile in [Act::Rotate, Act::SignIn(0), Act::SignOut] {
+        for acts in [vec![refuses.clone()], vec![take(0), Act::Save], vec![insert(0), Act::Save]] {
+            as_the_reference_does(&[
+                Step::Visit(plain(vec![insert(0)])),
+                outlives(vec![round_of(Some(vec![meanwhile.clone()]), Duration::ZERO, acts)]),
+            ])
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sign_out_of_a_session_that_is_over_sends_nothing() {
+    for second in [Vec::new(), vec![insert(1)]] {
+        as_the_reference_does(&[
+            Step::Visit(plain(vec![insert(0)])),
+            Step::Overtaken {
+                first: plain(vec![Act::SignOut]),
+                second: plain(second),
+                after: 0,
+                early: false,
+                pause: minutes(20),
+            },
+        ])
+        .await;
+    }
+}
+
+/// What becomes of a request with a session's cookie.
 async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Outcome {
     let clock = ManualClock::new();
     let store = Arc::new(MemoryStore::with_clock(clock.clone()));
     let real = Real::new(store, clock);
-    let request = |acts, trouble| Request {
-        browser: 0,
-        presents: Presents::Own,
-        acts,
-        careful: true,
-        status: 200,
-        trouble,
-        is_lost: false,
-    };
-    let insert = Act::Edit(Edit::Insert { key: 0, value: 1, survives: false });
+    let request = |acts, trouble| Request { careful: true, trouble, ..plain(acts) };
     let run = async |cookies: &[&str], request: Request| {
         let exchange = real.begin(cookies);
         let session = exchange.handle().session().await.unwrap();
@@ -1771,7 +1957,7 @@ async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Ou
         real.perform(&session, &request, &request.acts, &mut at).await;
         concluded(exchange, at).await
     };
-    let (_, cookie) = run(&[], request(vec![insert], Trouble::None)).await;
+    let (_, cookie) = run(&[], request(vec![insert(0)], Trouble::None)).await;
     real.clock.advance(late);
     real.make(trouble);
     run(&[&cookie.unwrap()], request(acts, trouble)).await.0

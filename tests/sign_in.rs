@@ -256,7 +256,8 @@ async fn first_use_of_a_cookie_confirms_it(on: Backend) {
     ] {
         let namespace = format!("confirms-{}", first.len());
         let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
-        let uses: [(&str, fn(&Session), u16); 4] = [
+        type Use = (&'static str, fn(&Session), u16);
+        let uses: [Use; 4] = [
             ("reads", |_| {}, 200),
             ("is passive", Session::mark_passive, 200),
             ("fails", |session| session.insert(A, &1).unwrap(), 500),

@@ -121,13 +121,17 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let outer = request.extensions().get::<Handle>().cloned();
         let cookies = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
-        let exchange = Exchange::begin(&self.sessions, cookies, outer);
+        let exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
         request.extensions_mut().insert(exchange.handle());
         let response = self.inner.call(request);
         Box::pin(async move {
             match response.await {
                 Ok(response) => {
                     let reply = finished(exchange, response.status().as_u16()).await;
+                    // Requests share their extensions with what is further out.
+                    if let Some(outer) = outer {
+                        response.request().extensions_mut().insert(outer);
+                    }
                     let (request, response) = response.into_parts();
                     Ok(ServiceResponse::new(request, replied(response, reply)))
                 }

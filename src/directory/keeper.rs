@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, try_join_all};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::roll::{Admission, Application, Entry, Generation, Mark, Place, Purpose, Roll, SKEW};
 use super::{Begun, codec};
@@ -82,7 +82,7 @@ pub(crate) enum Whose {
 
 impl<'a> Keeper<'a> {
     pub(crate) fn new(settings: &'a Settings, caller: Caller<'a>, principal: &'a str) -> Self {
-        let key = StoreKey::directory(&settings.key_prefix, principal);
+        let key = StoreKey::directory(&settings.key_prefix, settings.cookie.name(), principal);
         Self { settings, caller, principal, key }
     }
 
@@ -116,7 +116,8 @@ impl<'a> Keeper<'a> {
             let standing = self.read().await?;
             let mut roll = self.roll_of(standing.as_ref());
             let mark = roll.generation.map(|generation| generation.mark);
-            if expected.is_some_and(|expected| expected != mark) {
+            // A directory that is not there remembers no revocation, neither an old nor a new one.
+            if standing.is_some() && expected.is_some_and(|expected| expected != mark) {
                 return Err(self.overtaken());
             }
             // It must not count, whether its end can be carried out now or not.
@@ -172,7 +173,7 @@ impl<'a> Keeper<'a> {
                 return Ok(());
             }
             let mut roll = standing.roll.clone();
-            let left = self.caller.deadline().saturating_duration_since(Instant::now());
+            let left = self.caller.time_left();
             // If it was written after all, nobody knows its secret.
             let is_others = |loaded: &Loaded| loaded.record.header.tags.newest() != place.tag;
             match timeout(left / 2, self.is_over(place.id, is_others)).await {
@@ -230,7 +231,9 @@ impl<'a> Keeper<'a> {
     async fn is_kept(&self, kept: SessionId, roll: &Roll) -> Result<()> {
         // One that is neither listed nor revoked was on a directory that is lost, or is no more.
         let lives = roll.lists(kept)
-            || (!roll.revoked().contains(&kept) && self.stored(kept).await?.is_some());
+            || (self.settings.directory != DirectoryMode::Strict
+                && !roll.revoked().contains(&kept)
+                && self.stored(kept).await?.is_some());
         if lives { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
@@ -333,7 +336,7 @@ impl<'a> Keeper<'a> {
     /// Those of the revoked sessions that are certainly no more. The others stay revoked: a server that
     /// is down must keep nobody from signing in on another one, so there is only this part of the time for it.
     async fn finished(&self, revoked: &HashSet<SessionId>, part: u32) -> HashSet<SessionId> {
-        let left = self.caller.deadline().saturating_duration_since(Instant::now());
+        let left = self.caller.time_left();
         let ends = revoked.iter().map(async |id| {
             timeout(left / part, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
         });
@@ -472,7 +475,7 @@ impl<'a> Keeper<'a> {
             let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
             if look == LOOKS
                 || !missing.iter().any(|entry| is_fresh(entry.signed_in))
-                || Instant::now() + BETWEEN_LOOKS >= self.caller.deadline()
+                || BETWEEN_LOOKS >= self.caller.time_left()
             {
                 break;
             }
@@ -551,7 +554,7 @@ impl<'a> Keeper<'a> {
     /// Lets those of this process who met a conflict before go first, and then those of others.
     async fn wait_for_others(&self, turn: &mut Option<Turn<'a>>, attempt: u32) -> Result<()> {
         if turn.is_none() {
-            *turn = Some(self.caller.turn(self.settings, &self.key).await?);
+            *turn = Some(self.caller.turn(self.settings, &self.key).await);
         } else if attempt >= PROMPT_ATTEMPTS {
             pause(&self.caller, &*self.settings.entropy, attempt).await?;
         }

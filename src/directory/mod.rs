@@ -13,7 +13,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
 pub(crate) use self::keeper::{Keeper, Whose};
 use self::roll::LABEL_BYTES;
@@ -22,7 +21,7 @@ use crate::config::{DirectoryMode, Sessions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lasting::Driver;
 use crate::session::{Millis, Session, SessionId, checked_principal, to_the_end};
-use crate::settle::Caller;
+use crate::settle::{Budget, Caller};
 
 /// How many sessions of one principal there may be at once (ASVS 5.0 7.1.2).
 ///
@@ -249,7 +248,7 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
-        let living = self.keeper(None)?.living().await?;
+        let living = self.keeper(&self.budget(), None)?.living().await?;
         let listed = living.into_iter().map(|(loaded, label)| {
             let clocks = &loaded.record.header.clocks;
             ListedSession {
@@ -285,7 +284,10 @@ impl Directory {
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
         to_the_end(|driver| async move {
-            let ended = directory.keeper(Some(&driver))?.revoke(Whose::Only(id)).await?;
+            let ended = directory
+                .keeper(&directory.budget(), Some(&driver))?
+                .revoke(Whose::Only(id))
+                .await?;
             Ok(ended.ids.contains(&id))
         })
         .await
@@ -322,7 +324,7 @@ impl Directory {
         }
         let (directory, session) = (self.clone(), session.clone());
         to_the_end(|driver| async move {
-            directory.keeper(None)?;
+            directory.check()?;
             session.supersede(&driver).await?;
             let gone = || directory.sessions.settings().gone("");
             let kept = session.id().ok_or_else(gone)?;
@@ -332,7 +334,7 @@ impl Directory {
     }
 
     async fn revoke_but(&self, driver: &Driver, kept: Option<SessionId>) -> Result<Revoked> {
-        let ended = self.keeper(Some(driver))?.revoke(Whose::AllBut(kept)).await?;
+        let ended = self.keeper(&self.budget(), Some(driver))?.revoke(Whose::AllBut(kept)).await?;
         let is_strict = self.sessions.settings().directory == DirectoryMode::Strict;
         Ok(Revoked { count: ended.ids.len(), complete: ended.were_listed || is_strict })
     }
@@ -348,17 +350,26 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
-        let begun = self.keeper(None)?.begun().await?;
+        let begun = self.keeper(&self.budget(), None)?.begun().await?;
         Ok(SignIn { begun: Some(begun), ..SignIn::new(&*self.principal) })
     }
 
-    fn keeper<'a>(&'a self, driver: Option<&'a Driver>) -> Result<Keeper<'a>> {
-        let settings = self.sessions.settings();
-        if settings.directory == DirectoryMode::Off {
+    /// The time that a method has.
+    fn budget(&self) -> Budget {
+        Budget::new(self.sessions.settings().timeout)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.sessions.settings().directory == DirectoryMode::Off {
             return Err(Error::new(ErrorKind::NoDirectory, ""));
         }
-        checked_principal(&self.principal)?;
-        let caller = Caller::new(settings, Instant::now() + settings.timeout);
+        checked_principal(&self.principal)
+    }
+
+    fn keeper<'a>(&'a self, budget: &'a Budget, driver: Option<&'a Driver>) -> Result<Keeper<'a>> {
+        self.check()?;
+        let settings = self.sessions.settings();
+        let caller = Caller::new(settings, budget);
         let caller = driver.map_or(caller, |driver| caller.driven_by(driver));
         Ok(Keeper::new(settings, caller, &self.principal))
     }

@@ -112,8 +112,17 @@ pub(crate) enum Purpose {
     SignIn,
     /// The same sign-in once more, as its session met a newer record.
     Again,
+    /// A session that is signed in already, and restarts its clocks.
+    StepUp,
     /// A session that is signed in already and will live longer.
     LongerLife,
+}
+
+impl Purpose {
+    /// Whether it may take the place of another session.
+    fn adds_one(self) -> bool {
+        matches!(self, Self::SignIn | Self::Again)
+    }
 }
 
 /// The sessions of one principal, the longest signed in first.
@@ -204,7 +213,8 @@ impl Roll {
             if standing.is_revoked() {
                 return Admission::Ending;
             }
-            if !is_sign_in && standing.life >= *life {
+            // A step-up is written all the same: the store keeps the roll from its last write on.
+            if matches!(purpose, Purpose::Again | Purpose::LongerLife) && standing.life >= *life {
                 return Admission::Standing;
             }
             standing.life = standing.life.max(*life);
@@ -221,7 +231,7 @@ impl Roll {
         let over = self.over(application, policy);
         let mut evicted = Vec::new();
         // One that lives already is listed in any case: it takes nobody's place.
-        if over > 0 && *purpose != Purpose::LongerLife {
+        if over > 0 && purpose.adds_one() {
             if !is_last_word || !policy.evicts() {
                 return Admission::Full;
             }
@@ -231,7 +241,7 @@ impl Roll {
         }
         let is_later = |other: &Entry| other.signed_in > entry.signed_in;
         let place = match purpose {
-            Purpose::LongerLife => self.entries.iter().position(is_later),
+            Purpose::StepUp | Purpose::LongerLife => self.entries.iter().position(is_later),
             Purpose::SignIn | Purpose::Again => None,
         };
         self.entries.insert(place.unwrap_or(self.entries.len()), entry);
@@ -269,6 +279,10 @@ mod tests {
             instead_of: Vec::new(),
             must_be_listed: false,
         }
+    }
+
+    fn again_of(roll: &Roll, place: usize) -> Application {
+        Application { id: roll.entries[place].id, signed_in: NOW.plus(3 * HOUR), ..application() }
     }
 
     fn admitted(roll: &mut Roll, policy: ParallelSessions) -> SessionId {
@@ -364,6 +378,12 @@ mod tests {
         let evicted = Vec::new();
         assert_eq!(roll.admit(&unlisted, policy, true), Admission::Admitted { evicted });
         assert_eq!(ids(&roll), [unlisted.id, second, longer.id], "in the order of the sign-ins");
+        // So does a step-up, which only restarts the time for which the roll is kept.
+        let stepped_up = Application { purpose: Purpose::StepUp, ..again_of(&roll, 1) };
+        let before = ids(&roll);
+        let evicted = Vec::new();
+        assert_eq!(roll.admit(&stepped_up, policy, true), Admission::Admitted { evicted });
+        assert_eq!(ids(&roll), before);
         // Where it must be listed, that is its end; and no place is given to one that is being ended.
         let stranger = application();
         let unlisted = Application { must_be_listed: true, ..stranger };

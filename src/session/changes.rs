@@ -121,11 +121,28 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
     }
 
-    /// Drops everything but an end.
-    pub(crate) fn keep_end(&mut self) {
-        let ended = self.ended.take();
-        self.discard();
-        self.ended = ended;
+    /// Drops what was done up to a bookmark: it failed. `keeps_end`: but for an end.
+    pub(crate) fn drop_until(&mut self, bookmark: u64, keeps_end: bool) {
+        let ended = self.ended.take_if(|ended| keeps_end || ended.at > bookmark);
+        let chosen = self.chosen;
+        self.forget(bookmark);
+        (self.ended, self.chosen) = (ended, chosen);
+        // Nothing that is left stands on it.
+        self.delta.hide();
+    }
+
+    /// Drops what only a new cookie could bring to the browser; all of it where the values would be those
+    /// of a session that nobody can have.
+    pub(crate) fn drop_what_needs_a_cookie(&mut self) {
+        if self.sign_in.is_some() || self.ended.is_some() {
+            self.discard();
+        }
+        (self.rotate, self.lifetime, self.end_by) = (None, None, None);
+    }
+
+    /// Drops a rotation that is to make everything older void.
+    pub(crate) fn forget_superseding(&mut self) {
+        self.rotate.take_if(|rotate| rotate.value == Rotation::Superseding);
     }
 
     /// Drops an end up to a bookmark: it was carried out.
@@ -146,19 +163,32 @@ impl Changes {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending() == 0
+        self.delta.is_empty() && self.intents().all(|at| at.is_none())
+    }
+
+    /// The numbers of what was asked for besides values.
+    fn intents(&self) -> impl Iterator<Item = Option<u64>> {
+        fn at<T>(intent: &Option<Intent<T>>) -> Option<u64> {
+            intent.as_ref().map(|intent| intent.at)
+        }
+        let (ended, sign_in, rotate) = (at(&self.ended), at(&self.sign_in), at(&self.rotate));
+        [ended, sign_in, rotate, at(&self.lifetime), at(&self.end_by)].into_iter()
     }
 
     /// How many changes are pending.
     pub(crate) fn pending(&self) -> usize {
-        let intents = [
-            self.ended.is_some(),
-            self.sign_in.is_some(),
-            self.rotate.is_some(),
-            self.lifetime.is_some(),
-            self.end_by.is_some(),
-        ];
-        self.delta.pending() + intents.into_iter().filter(|is_there| *is_there).count()
+        self.pending_after(0)
+    }
+
+    /// How many of them came after a bookmark.
+    pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
+        let later = self.intents().flatten().filter(|at| *at > bookmark);
+        self.delta.pending_after(bookmark) + later.count()
+    }
+
+    /// Whether there is to be a new session after an end.
+    pub(crate) fn begins_a_session(&self) -> bool {
+        self.sign_in.is_some() || self.delta.view().differs_from(&Values::default())
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -257,7 +287,17 @@ impl Changes {
 
     /// The plan for what was done so far.
     pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
-        let Standing { loaded, session, wants, decides, outlived, refresh, failed } = *standing;
+        let Standing {
+            loaded,
+            session,
+            several,
+            wants,
+            decides,
+            outlived,
+            is_stale,
+            refresh,
+            failed,
+        } = *standing;
         let proof = match (loaded, self.proof()) {
             (Some(loaded), _) => self.proves_on(loaded),
             (None, Proof::None) => Proves::No,
@@ -269,9 +309,12 @@ impl Changes {
             session,
             // What a decision will change is not known before it is made; and what a handle that
             // outlives its response has seen is too old to tell.
-            changed: decides || (!self.delta.is_empty() && (outlived || differs())),
+            changed: decides
+                || (outlived && (self.lifetime.is_some() || self.end_by.is_some()))
+                || (!self.delta.is_empty() && (outlived || is_stale || differs())),
             ended: self.is_ended(),
             proof,
+            several,
             new_secret: wants.new_secret(),
             needs_own: wants.need_own(),
             refresh,
@@ -290,12 +333,16 @@ fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
 pub(crate) struct Standing<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
     pub(crate) session: Known,
+    /// Several valid tokens came along.
+    pub(crate) several: bool,
     /// What the changes want of that session.
     pub(crate) wants: Wishes,
     /// A `transact` is to decide.
     pub(crate) decides: bool,
     /// The response has left.
     pub(crate) outlived: bool,
+    /// The view could not be computed on the record that was read last.
+    pub(crate) is_stale: bool,
     pub(crate) refresh: Refresh,
     pub(crate) failed: bool,
 }

@@ -66,9 +66,10 @@ impl Delta {
         self.made
     }
 
-    /// How many changes are pending.
-    pub(crate) fn pending(&self) -> usize {
-        self.keys.values().map(Vec::len).sum::<usize>() + usize::from(self.cleared.is_some())
+    /// How many of the pending changes came after a bookmark.
+    pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
+        let changes = self.keys.values().flatten().map(|(number, _)| *number);
+        changes.chain(self.cleared).filter(|number| *number > bookmark).count()
     }
 
     /// What was dropped since this was asked last.
@@ -135,6 +136,12 @@ impl Delta {
         });
     }
 
+    /// Whether computing the view anew calls functions of the application.
+    pub(crate) fn has_functions(&self) -> bool {
+        let mut changes = self.keys.values().flatten();
+        changes.any(|(_, change)| matches!(change, Change::Update { .. }))
+    }
+
     /// Something other than a value was changed; returns the number of that change.
     pub(crate) fn mark(&mut self) -> u64 {
         self.made += 1;
@@ -168,6 +175,12 @@ impl Delta {
         Ok(view)
     }
 
+    /// Shows the record as it was read, until the view is computed anew.
+    pub(crate) fn hide(&mut self) {
+        self.made += 1;
+        self.view = View::default();
+    }
+
     pub(crate) fn show(&mut self, view: View) {
         self.view = view;
     }
@@ -175,7 +188,7 @@ impl Delta {
 
 impl fmt::Debug for Delta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<{} changes>", self.pending())
+        write!(f, "<{} changes>", self.pending_after(0))
     }
 }
 
@@ -452,11 +465,11 @@ mod tests {
         for round in 0..1000 {
             set(&mut delta, "a", &round.to_string());
         }
-        assert_eq!(delta.pending(), 1);
+        assert_eq!(delta.pending_after(0), 1);
         let bookmark = delta.made();
         set(&mut delta, "b", "1");
         delta.forget(bookmark);
-        assert_eq!(delta.pending(), 1);
+        assert_eq!(delta.pending_after(0), 1);
         let none = Values::default();
         delta.show(delta.replay(&none, false).unwrap());
         assert_eq!(shown(delta.view(), &none), "b=1");
@@ -469,11 +482,11 @@ mod tests {
         let held = |delta: &mut Delta| delta.take_dropped().len();
         append(&mut delta, &none, "a");
         set(&mut delta, "a", "1");
-        assert_eq!((held(&mut delta), delta.pending()), (1, 1));
+        assert_eq!((held(&mut delta), delta.pending_after(0)), (1, 1));
         append(&mut delta, &none, "a");
         append(&mut delta, &none, "b");
         delta.clear();
-        assert_eq!((held(&mut delta), delta.pending()), (3, 1));
+        assert_eq!((held(&mut delta), delta.pending_after(0)), (3, 1));
         append(&mut delta, &none, "a");
         delta.forget(delta.made());
         assert_eq!((held(&mut delta), delta.is_empty()), (1, true));
@@ -492,7 +505,7 @@ mod tests {
             take(&mut delta, "otp", "7");
             set(&mut delta, "otp", "8");
         }
-        assert_eq!(delta.pending(), 2);
+        assert_eq!(delta.pending_after(0), 2);
         assert!(delta.check_taken(&old).is_ok());
         assert!(delta.check_taken(&base(&[("otp", "8")])).is_err());
     }

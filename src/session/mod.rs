@@ -13,6 +13,7 @@ mod transaction;
 
 mod detached;
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 
 use self::changes::{Changes, Loaded, Lost, Rotation};
 use self::delta::{Change, UpdateFn};
@@ -33,6 +35,7 @@ pub use self::lifetime::{Lifetime, Persistence};
 pub(crate) use self::lifetime::{Millis, millis};
 pub(crate) use self::record::Tag;
 use self::record::{Value, Values};
+pub(crate) use self::request::Closed;
 use self::request::reentrant;
 pub use self::token::{Entropy, ParseIdError, SessionId};
 pub(crate) use self::token::{OsEntropy, Token};
@@ -158,7 +161,29 @@ struct State {
     cookie: Option<String>,
     /// A commit failed in a way that no later one of this request may hide.
     failed: Option<Error>,
+    /// How many changes were dropped by such failures.
+    discarded: usize,
+    /// The last change that a commit under way has.
+    under_way: Option<u64>,
     time_left: Duration,
+    /// The view could not be computed on the record that was read last.
+    is_stale: bool,
+    /// Until when the time for the store was taken off.
+    charged: Option<Instant>,
+}
+
+thread_local! {
+    /// How many changes were asked for on this thread: tells whether a function that was called here has
+    /// changed a session.
+    static CHANGES_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+fn changes_here() -> u64 {
+    CHANGES_HERE.get()
+}
+
+fn contended() -> Error {
+    Error::new(ErrorKind::Contended, "other handles kept changing the values")
 }
 
 impl State {
@@ -170,6 +195,17 @@ impl State {
         let nothing = Values::default();
         let values = self.base().map_or(&nothing, |base| &base.record.values);
         read(self.changes.delta.view(), values)
+    }
+
+    /// The changes, for one that a handle asks for.
+    fn intend(&mut self) -> &mut Changes {
+        CHANGES_HERE.set(CHANGES_HERE.get().wrapping_add(1));
+        &mut self.changes
+    }
+
+    /// The values, for a change that a handle asks for.
+    fn changed(&mut self) -> &mut delta::Delta {
+        &mut self.intend().delta
     }
 
     fn value(&self, key: &str) -> Option<Value> {
@@ -197,7 +233,11 @@ impl Session {
                 head_sent: false,
                 cookie: None,
                 failed: None,
+                discarded: 0,
+                under_way: None,
                 time_left,
+                is_stale: false,
+                charged: None,
             }),
         }))
     }
@@ -270,15 +310,15 @@ impl Session {
     {
         let value = Value::new(self.encoded(key.name(), value)?, key.survives());
         let max_record = self.settings().max_record;
-        let delta = &mut self.state().changes.delta;
-        delta.view().check_room(key.name(), &value, max_record)?;
-        delta.push(key.name().into(), Change::Set(value.clone()), Some(value));
+        let mut state = self.state();
+        state.changes.delta.view().check_room(key.name(), &value, max_record)?;
+        state.changed().push(key.name().into(), Change::Set(value.clone()), Some(value));
         Ok(())
     }
 
     /// Removes a value, if it is there.
     pub fn remove(&self, key: impl AsKey) {
-        self.state().changes.delta.push(key.name().into(), Change::Remove, None);
+        self.state().changed().push(key.name().into(), Change::Remove, None);
     }
 
     /// Removes a value and returns it: for values that may be used once.
@@ -290,39 +330,46 @@ impl Session {
     /// # Errors
     ///
     /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
-    /// [`ErrorKind::Reentrant`] if decoding it changes the session each time.
+    /// [`ErrorKind::Reentrant`] if decoding it changes a session.
     pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
     {
         let name = key.name();
+        let before = changes_here();
         for _ in 0..VIEW_ATTEMPTS {
-            let (made, value, stored) = {
-                let state = self.state();
-                let stored = state.with_values(|_, values| values.get(name));
-                (state.changes.delta.made(), state.value(name), stored)
+            let value = self.state().value(name);
+            let taken = match &value {
+                Some(value) => decoded(name, &value.bytes)?,
+                None => return Ok(None),
             };
-            let Some(value) = value else { return Ok(None) };
-            let taken = decoded(name, &value.bytes)?;
+            if changes_here() != before {
+                return Err(reentrant());
+            }
+            let mut state = self.state();
+            if state.value(name) != value {
+                continue;
+            }
+            let stored = state.with_values(|_, values| values.get(name));
+            // A commit under way may be about to store what this request has put there.
+            let stored = stored.or(value.filter(|_| state.under_way.is_some()));
             let change = match stored {
                 Some(stored) => Change::Take { seen: stored.bytes },
                 // This request put it there itself.
                 None => Change::Remove,
             };
-            let mut state = self.state();
-            if state.changes.delta.made() == made {
-                state.changes.delta.push(name.into(), change, None);
-                return Ok(Some(taken));
-            }
+            state.changed().push(name.into(), change, None);
+            return Ok(Some(taken));
         }
-        Err(reentrant())
+        Err(contended())
     }
 
     /// Changes a value by a function, beginning with the type's default where there is none.
     ///
     /// If another request wrote first, `function` is called again on the newer value. It must
     /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored. It may
-    /// read the session, and must not change it.
+    /// read the session, and must not change any. It is kept, with what it captures, until the change is
+    /// committed or dropped; a captured clone of the session keeps that alive for as long.
     ///
     /// # Errors
     ///
@@ -351,28 +398,28 @@ impl Session {
                 encoded(&name, &value, max_record)
             }
         });
+        let before = changes_here();
         for _ in 0..VIEW_ATTEMPTS {
             // The function runs outside the lock: it may read the session, or take its time.
-            let (made, current) = {
-                let state = self.state();
-                (state.changes.delta.made(), state.value(&name))
-            };
+            let current = self.state().value(&name);
             let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
+            if changes_here() != before {
+                return Err(reentrant());
+            }
             let value = Value::new(bytes, survives);
             let mut state = self.state();
-            if state.changes.delta.made() == made {
-                let delta = &mut state.changes.delta;
-                delta.view().check_room(&name, &value, max_record)?;
-                delta.push(name, Change::Update { survives, function }, Some(value));
+            if state.value(&name) == current {
+                state.changes.delta.view().check_room(&name, &value, max_record)?;
+                state.changed().push(name, Change::Update { survives, function }, Some(value));
                 return Ok(());
             }
         }
-        Err(reentrant())
+        Err(contended())
     }
 
     /// Removes all values. The session itself goes on, and whoever is signed in stays so.
     pub fn clear(&self) {
-        self.state().changes.delta.clear();
+        self.state().changed().clear();
     }
 
     /// The public id; `None` before the session is stored for the first time. It is the same for the
@@ -511,7 +558,7 @@ impl Session {
     ///
     /// What is written afterwards in the same request belongs to a new session.
     pub fn destroy(&self) {
-        self.state().changes.end();
+        self.state().intend().end();
     }
 
     /// Gives the session a new secret with the commit; the old one is void from then on. No effect on
@@ -520,7 +567,7 @@ impl Session {
     /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
     /// signed in change.
     pub fn rotate(&self) {
-        self.state().changes.rotate(Rotation::Plain);
+        self.state().intend().rotate(Rotation::Plain);
     }
 
     /// Gives this session a lifetime of its own: "remember me". It is stored with the session and holds
@@ -532,7 +579,7 @@ impl Session {
     /// fail with the directory's errors. If another request has replaced the session's secret, the
     /// commit fails with [`ErrorKind::Gone`].
     pub fn set_lifetime(&self, lifetime: Lifetime) {
-        self.state().changes.set_lifetime(lifetime);
+        self.state().intend().set_lifetime(lifetime);
     }
 
     /// Ends the session at this moment at the latest: when the identity provider's session ends, for one
@@ -544,7 +591,7 @@ impl Session {
     /// moment that has passed ends the session with this request. No effect on an unsaved session,
     /// unless this request also stores a value or signs in.
     pub fn end_by(&self, end: OffsetDateTime) {
-        self.state().changes.set_end(Millis::of(end));
+        self.state().intend().set_end(Millis::of(end));
     }
 
     /// Lets this request read, and write, without counting as use of the session: for routes that
@@ -559,7 +606,8 @@ impl Session {
     /// `function` is called again on a newer record if another request wrote in between. What it
     /// returns at last was decided on the record that its changes are stored in. Everything this
     /// request changed before is committed with it. If it changes nothing, nothing is written; if it
-    /// fails, nothing is written and the error is returned.
+    /// fails, nothing is written and the error is returned. It may be called in another task, where
+    /// task-local values are not there.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -745,5 +793,6 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let runtime = Handle::try_current().map_err(Error::unavailable)?;
-    Lasting::new(runtime, work).await
+    let ended = || Error::new(ErrorKind::OutcomeUnknown, "the runtime that worked on it has ended");
+    Lasting::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
 }

@@ -16,6 +16,9 @@ pub(crate) struct Situation {
     pub(crate) new_secret: bool,
     /// What the handler asked for can be had with the session's own secret only.
     pub(crate) needs_own: bool,
+    /// Several valid tokens came along; the request is anonymous, or goes on with a session that it has
+    /// made since.
+    pub(crate) several: bool,
     /// The session is used so late that it is worth a write, or for the first time.
     pub(crate) refresh: Refresh,
     /// The handler failed, so that nothing is to be kept.
@@ -31,8 +34,6 @@ pub(crate) enum Known {
     Own,
     /// A session was loaded, and another request has given it a new secret since.
     Rotated,
-    /// Several valid tokens came along: the request is anonymous.
-    Several,
     /// The session was found gone, signed in anew, or void for this request.
     Lost,
 }
@@ -102,31 +103,40 @@ impl Plan {
 }
 
 pub(crate) fn decide(situation: Situation) -> Plan {
-    let Situation { session, changed, ended, proof, new_secret, needs_own, refresh, failed } =
-        situation;
+    let Situation {
+        session,
+        changed,
+        ended,
+        proof,
+        new_secret,
+        needs_own,
+        several,
+        refresh,
+        failed,
+    } = situation;
+    // Whether any session came along that could end.
+    let came_along = several || !matches!(session, Known::Nothing { .. });
     let signs_in = matches!(proof, Proves::Here | Proves::Another);
     if failed {
         return match session {
-            Known::Nothing { removable } if ended && removable => Plan::Forget,
-            Known::Nothing { .. } => Plan::Nothing,
-            _ if ended => Plan::Delete,
+            _ if ended && came_along => Plan::Delete,
+            Known::Nothing { removable: true } if ended => Plan::Forget,
             Known::Own if refresh == Refresh::Confirms => Plan::Refresh,
             _ => Plan::Nothing,
         };
     }
     match session {
+        _ if came_along && ended && signs_in => Plan::CreateThenDelete,
+        _ if came_along && ended && changed => Plan::DeleteThenCreate,
+        _ if came_along && ended => Plan::Delete,
+        // The next request would bring their tokens as well.
+        _ if several && signs_in => Plan::CreateThenDelete,
         Known::Nothing { .. } if signs_in || changed => Plan::Create,
         Known::Nothing { removable: true } if ended => Plan::Forget,
         Known::Nothing { .. } => Plan::Nothing,
-        _ if ended && signs_in => Plan::CreateThenDelete,
-        _ if ended && changed => Plan::DeleteThenCreate,
-        _ if ended => Plan::Delete,
         Known::Lost if signs_in => Plan::Create,
         Known::Lost if changed || needs_own => Plan::Gone,
         Known::Lost => Plan::Nothing,
-        Known::Several if signs_in => Plan::CreateThenDelete,
-        Known::Several if changed => Plan::Create,
-        Known::Several => Plan::Nothing,
         Known::Own if proof == Proves::Another => Plan::CreateThenDelete,
         // That session's secret is somebody else's by now.
         Known::Rotated if signs_in => Plan::Create,
@@ -216,49 +226,51 @@ mod tests {
 
     /// Every cell of the table: the fields that matter, `-` for any value.
     ///
-    /// Columns: failed; session (`n`othing, `f`orgettable, `o`wn, `r`otated, `s`everal, `l`ost);
+    /// Columns: failed; session (`n`othing, `f`orgettable, `o`wn, `r`otated, `l`ost); several tokens;
     /// ended; proof (`H`ere, `A`nother, `S`tep-up); changed; new secret; needs own; refresh (`D`ue,
     /// `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
         // A failed request keeps nothing but an end.
-        ("F n - - - - - -", Plan::Nothing),
-        ("F f E - - - - -", Plan::Forget),
-        ("F f . - - - - -", Plan::Nothing),
-        ("F [orsl] E - - - - -", Plan::Delete),
-        ("F o . - - - - C", Plan::Refresh),
-        ("F o . - - - - [.D]", Plan::Nothing),
-        ("F [rsl] . - - - - -", Plan::Nothing),
-        // No valid token came along.
-        (". [nf] - [HA] - - - -", Plan::Create),
-        (". [nf] - [.S] C - - -", Plan::Create),
-        (". f E [.S] . - - -", Plan::Forget),
-        (". f . [.S] . - - -", Plan::Nothing),
-        (". n - [.S] . - - -", Plan::Nothing),
+        ("F [orl] - E - - - - -", Plan::Delete),
+        ("F [nf] S E - - - - -", Plan::Delete),
+        ("F f . E - - - - -", Plan::Forget),
+        ("F n . E - - - - -", Plan::Nothing),
+        ("F o - . - - - - C", Plan::Refresh),
+        ("F o - . - - - - [.D]", Plan::Nothing),
+        ("F [nfrl] - . - - - - -", Plan::Nothing),
         // What came along ends.
-        (". [orsl] E [HA] - - - -", Plan::CreateThenDelete),
-        (". [orsl] E [.S] C - - -", Plan::DeleteThenCreate),
-        (". [orsl] E [.S] . - - -", Plan::Delete),
+        (". [orl] - E [HA] - - - -", Plan::CreateThenDelete),
+        (". [nf] S E [HA] - - - -", Plan::CreateThenDelete),
+        (". [orl] - E [.S] C - - -", Plan::DeleteThenCreate),
+        (". [nf] S E [.S] C - - -", Plan::DeleteThenCreate),
+        (". [orl] - E [.S] . - - -", Plan::Delete),
+        (". [nf] S E [.S] . - - -", Plan::Delete),
+        (". - S . [HA] - - - -", Plan::CreateThenDelete),
+        // No session is known.
+        (". [nf] . - [HA] - - - -", Plan::Create),
+        (". [nf] . E [.S] C - - -", Plan::Create),
+        (". [nf] - . [.S] C - - -", Plan::Create),
+        (". f . E [.S] . - - -", Plan::Forget),
+        (". n . E [.S] . - - -", Plan::Nothing),
+        (". [nf] - . [.S] . - - -", Plan::Nothing),
         // The session was lost on the way.
-        (". l . [HA] - - - -", Plan::Create),
-        (". l . [.S] C - - -", Plan::Gone),
-        (". l . [.S] . - O -", Plan::Gone),
-        (". l . [.S] . - . -", Plan::Nothing),
-        // Several sessions came along.
-        (". s . [HA] - - - -", Plan::CreateThenDelete),
-        (". s . [.S] C - - -", Plan::Create),
-        (". s . [.S] . - - -", Plan::Nothing),
+        (". l . . [HA] - - - -", Plan::Create),
+        (". l - . [.S] C - - -", Plan::Gone),
+        (". l - . [.S] . - O -", Plan::Gone),
+        (". l - . [.S] . - . -", Plan::Nothing),
         // The session goes on.
-        (". o . A - - - -", Plan::CreateThenDelete),
-        (". o . [HS] - - - -", Plan::Save { new_secret: true }),
-        (". o . . - N - -", Plan::Save { new_secret: true }),
-        (". o . . C . - -", Plan::Save { new_secret: false }),
-        (". o . . . . - [DC]", Plan::Refresh),
-        (". o . . . . - .", Plan::Nothing),
+        (". o . . A - - - -", Plan::CreateThenDelete),
+        (". o . . H - - - -", Plan::Save { new_secret: true }),
+        (". o - . S - - - -", Plan::Save { new_secret: true }),
+        (". o - . . - N - -", Plan::Save { new_secret: true }),
+        (". o - . . C . - -", Plan::Save { new_secret: false }),
+        (". o - . . . . - [DC]", Plan::Refresh),
+        (". o - . . . . - .", Plan::Nothing),
         // Under a secret that this request does not have.
-        (". r . [HA] - - - -", Plan::Create),
-        (". r . [.S] - - O -", Plan::Gone),
-        (". r . [.S] C - . -", Plan::Save { new_secret: false }),
-        (". r . [.S] . - . -", Plan::Nothing),
+        (". r . . [HA] - - - -", Plan::Create),
+        (". r - . [.S] - - O -", Plan::Gone),
+        (". r - . [.S] C - . -", Plan::Save { new_secret: false }),
+        (". r - . [.S] . - . -", Plan::Nothing),
     ];
 
     fn situations() -> impl Iterator<Item = (String, Situation)> {
@@ -267,17 +279,16 @@ mod tests {
             (Known::Nothing { removable: true }, 'f'),
             (Known::Own, 'o'),
             (Known::Rotated, 'r'),
-            (Known::Several, 's'),
             (Known::Lost, 'l'),
         ];
         let proofs =
             [(Proves::No, '.'), (Proves::Here, 'H'), (Proves::Another, 'A'), (Proves::StepUp, 'S')];
         let refreshes = [(Refresh::No, '.'), (Refresh::Due, 'D'), (Refresh::Confirms, 'C')];
-        (0..1_usize << 5).flat_map(move |bits| {
+        (0..1_usize << 6).flat_map(move |bits| {
             (0..sessions.len() * proofs.len() * refreshes.len()).map(move |choice| {
-                let (session, s) = sessions[choice % 6];
-                let (proof, p) = proofs[choice / 6 % 4];
-                let (refresh, r) = refreshes[choice / 24];
+                let (session, s) = sessions[choice % 5];
+                let (proof, p) = proofs[choice / 5 % 4];
+                let (refresh, r) = refreshes[choice / 20];
                 let on = |bit: usize| bits & 1 << bit != 0;
                 let mark = |bit, letter| if on(bit) { letter } else { '.' };
                 let cell =
@@ -290,6 +301,7 @@ mod tests {
                     changed: on(2),
                     new_secret: on(3),
                     needs_own: on(4),
+                    several: on(5),
                     refresh,
                 };
                 (cell.iter().collect(), situation)

@@ -1,24 +1,25 @@
 //! The life of a session inside one request: read once, committed, closed.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::MutexGuard as AsyncMutexGuard;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::changes::{Changes, Loaded, Lost, Standing};
 use super::plan::{Known, Plan, Refresh, Wishes};
 use super::record::{Authority, Secrecy};
 use super::token::Token;
-use super::{Inner, Millis, Session, State, to_the_end};
+use super::{Inner, Locked, Millis, Session, State, changes_here, contended, to_the_end};
 use crate::commit::{Commit, Committed, Decide, Enrolling, decode};
 use crate::config::Settings;
 use crate::cookie::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::lasting::{Driver, Lasting};
-use crate::limits::VIEW_ATTEMPTS;
-use crate::settle::Caller;
+use crate::limits::{REBASE_ATTEMPTS, VIEW_ATTEMPTS};
+use crate::settle::{Budget, Caller};
 
 /// What a token turned out to be.
 enum Found {
@@ -45,24 +46,28 @@ impl Session {
                 return Ok(());
             }
         }
-        let (loaded, others, has_stale_token) = if self.0.presented.has_tokens() {
-            let time = self.store_time();
-            let found = self.read(time.caller()).await;
-            time.charge();
-            found?
-        } else {
-            Default::default()
+        let budget = self.budget();
+        let found = match self.0.presented.has_tokens() {
+            true => self.read(Caller::new(self.settings(), &budget)).await,
+            false => Ok(Default::default()),
         };
-        let several = others.len();
-        {
-            let mut state = self.state();
-            if state.is_read {
-                return Ok(());
-            }
-            state.is_read = true;
-            (state.loaded, state.others) = (loaded, others);
-            state.has_stale_token = has_stale_token;
+        let mut state = self.state();
+        if state.is_read {
+            // Another handle was faster, and it does not matter what this one came to.
+            return Ok(());
         }
+        drop(state);
+        self.charge(&budget);
+        let (loaded, others, has_stale_token) = found?;
+        let several = others.len();
+        state = self.state();
+        if state.is_read {
+            return Ok(());
+        }
+        state.is_read = true;
+        (state.loaded, state.others) = (loaded, others);
+        state.has_stale_token = has_stale_token;
+        drop(state);
         if several > 1 {
             // ASVS 5.0 15.3.7: which of them the person meant can not be known.
             event::several_valid_tokens(several);
@@ -128,7 +133,7 @@ impl Session {
 
     /// Reads the record again; see [`Session::reload`].
     pub(super) async fn reread(&self, driver: &Driver) -> Result<()> {
-        let _one_at_a_time = self.turn(driver).await;
+        let _one_at_a_time = self.turn(driver).await?;
         let (loaded, lost) = {
             let state = self.state();
             (state.loaded.clone(), state.lost.clone())
@@ -139,6 +144,7 @@ impl Session {
         }
         let Some(loaded) = loaded else { return Ok(()) };
         let (newer, is_gone) = self.read_again(&loaded).await?;
+        let context = self.context();
         let mut state = self.state();
         if let Some(newer) = newer {
             state.loaded = Some(newer);
@@ -146,19 +152,24 @@ impl Session {
             drop(state);
             return self.rebase(|_, _| ());
         }
+        let would_change = state.would_change(context) > 0;
         if !state.changes.is_empty() {
-            state.changes.discard();
-            state.failed.get_or_insert_with(|| gone.clone());
+            state.fail(&gone, u64::MAX, context);
         }
+        let id = loaded.id;
         state.lose(Lost { session: loaded, is_gone });
+        drop(state);
+        if would_change {
+            event::gone(id);
+        }
         Err(gone)
     }
 
     /// The session as it stands now, if the request's secret is valid; and whether it is no more.
     async fn read_again(&self, loaded: &Loaded) -> Result<(Option<Arc<Loaded>>, bool)> {
-        let time = self.store_time();
-        let read = self.read_again_in(time.caller(), loaded).await;
-        time.charge();
+        let budget = self.budget();
+        let read = self.read_again_in(Caller::new(self.settings(), &budget), loaded).await;
+        self.charge(&budget);
         read
     }
 
@@ -185,37 +196,38 @@ impl Session {
         self.0.context()
     }
 
-    /// Begins to use what is left of the request's time for the store.
-    fn store_time(&self) -> StoreTime<'_> {
-        let started = Instant::now();
-        let settings = self.settings();
-        let state = self.state();
-        // What goes on after the response has no request to be on time for.
-        let left = if state.head_sent { settings.timeout } else { state.time_left };
-        StoreTime { session: self, started, deadline: started + left }
+    /// What is left of the request's time for the store.
+    fn budget(&self) -> Budget {
+        Budget::new(self.state().time_left(self.settings()))
     }
 
-    /// Waits for the commit of this session that is under way.
-    async fn turn(&self, driver: &Driver) -> AsyncMutexGuard<'_, ()> {
-        let under_way = {
+    /// The store was used for so long; what other handles used at the same time counts once. Not called
+    /// for a read that was given up, which may have been kept for any time before.
+    fn charge(&self, budget: &Budget) {
+        let mut state = self.state();
+        let used = budget.used(state.charged);
+        state.time_left = state.time_left.saturating_sub(used);
+        state.charged = Some(Instant::now());
+    }
+
+    /// Waits for the commit of this session that is under way, as long as for the store: it may be on a
+    /// runtime that stands still.
+    async fn turn(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
+        let settings = self.settings();
+        let (under_way, patience) = {
             let mut state = self.state();
             match self.0.committing.try_lock() {
                 Ok(turn) => {
                     state.committing = Some(driver.clone());
-                    return turn;
+                    return Ok(turn);
                 }
-                Err(_) => state.committing.clone(),
+                Err(_) => (state.committing.clone(), state.time_left(settings)),
             }
         };
         // The future that holds the turn may be kept and never polled again, and so may this one.
-        let was_kept = under_way.is_some_and(|under_way| under_way.drive());
-        driver.drive();
-        let turn = self.0.committing.lock().await;
-        if was_kept {
-            // While it was kept the time went by, and not because of the store.
-            self.state().time_left = self.settings().timeout;
-        }
-        turn
+        under_way.iter().chain([driver]).for_each(Driver::drive);
+        let turn = timeout(patience, self.0.committing.lock()).await;
+        turn.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
     }
 
     /// Commits what was changed so far; after an error the changes are still there, unless they are
@@ -226,22 +238,39 @@ impl Session {
         failed: bool,
         decide: Option<&'d mut Decide<'d>>,
     ) -> Result<()> {
-        let _one_at_a_time = self.turn(driver).await;
+        let _one_at_a_time = self.turn(driver).await?;
+        self.commit_in_turn(driver, failed, decide).await
+    }
+
+    async fn commit_in_turn<'d>(
+        &self,
+        driver: &Driver,
+        failed: bool,
+        decide: Option<&'d mut Decide<'d>>,
+    ) -> Result<()> {
         let context = self.context();
+        let mut is_cut_short = false;
         let (earlier, plan, failed, bookmark, outcome) = {
-            let time = self.store_time();
+            let budget = self.budget();
             let (earlier, failed, plan, commit) = {
-                let state = self.state();
+                let mut state = self.state();
                 let earlier = state.failed.clone();
                 // After a failure nothing is kept any more but an end.
                 let failed = failed || earlier.is_some();
-                let plan = state.plan(context, failed, decide.is_some());
+                let mut plan = state.plan(context, failed, decide.is_some());
                 if state.head_sent && plan.sends_token() {
-                    return Err(Error::new(ErrorKind::HeadSent, ""));
+                    if !state.changes.is_ended() {
+                        // It can never be sent, so nothing later is to wait for it.
+                        state.changes.drop_what_needs_a_cookie();
+                        return Err(head_sent());
+                    }
+                    // The end is carried out, and what was to come after it is not.
+                    plan = Plan::Delete;
+                    is_cut_short = true;
                 }
                 let commit = Commit {
                     settings: context.settings,
-                    caller: time.caller().driven_by(driver),
+                    caller: Caller::new(context.settings, &budget).driven_by(driver),
                     loaded: state.loaded.clone(),
                     lost: state.lost.clone(),
                     others: state.others.clone(),
@@ -252,11 +281,12 @@ impl Session {
                     decide,
                     enrolment: Enrolling::default(),
                 };
+                state.under_way = Some(commit.changes.delta.made());
                 (earlier, failed, plan, commit)
             };
             let bookmark = commit.changes.delta.made();
             let outcome = commit.run(plan).await;
-            time.charge();
+            self.charge(&budget);
             (earlier, plan, failed, bookmark, outcome)
         };
         if let Err(error) = &outcome
@@ -264,87 +294,137 @@ impl Session {
         {
             event::outcome_unknown(error);
         }
-        let (result, is_stale) = self.state().accept(plan, outcome, bookmark, failed);
+        let (result, is_stale) = self.state().accept(plan, outcome, bookmark, failed, context);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.
             let _ = self.rebase(|_, _| ());
         }
         match earlier {
             Some(earlier) => Err(earlier),
+            None if is_cut_short => result.and(Err(head_sent())),
             None => result,
         }
     }
 
     /// Changes something that the view depends on, and computes the view anew. The functions of
-    /// updates run outside the lock: they may use the session, or take their time.
+    /// updates run outside the lock: they may read the session, or take their time.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
-        for _ in 0..VIEW_ATTEMPTS {
+        let before = changes_here();
+        for attempt in 0..REBASE_ATTEMPTS {
             let (made, mut changes, loaded) = {
-                let state = self.state();
-                (state.changes.delta.made(), state.changes.clone(), state.loaded.clone())
+                let state = &mut *self.state();
+                let loaded = state.loaded.clone();
+                if !state.changes.delta.has_functions() {
+                    change(&mut state.changes, loaded.as_deref());
+                    state.is_stale = false;
+                    return state.changes.rebase(loaded.as_deref());
+                }
+                (state.changes.delta.made(), state.changes.clone(), loaded)
             };
             change(&mut changes, loaded.as_deref());
-            changes.rebase(loaded.as_deref())?;
+            let rebased = changes.rebase(loaded.as_deref());
+            if changes_here() != before {
+                self.state().is_stale = true;
+                return Err(reentrant());
+            }
+            if let Err(error) = rebased {
+                self.state().is_stale = true;
+                return Err(error);
+            }
             let mut state = self.state();
             if state.changes.delta.made() == made {
                 std::mem::swap(&mut state.changes, &mut changes);
+                state.is_stale = false;
                 // What is dropped now is the application's.
                 drop(state);
                 return Ok(());
             }
+            drop(state);
+            if attempt >= VIEW_ATTEMPTS {
+                // Other threads change the session all the time.
+                std::thread::yield_now();
+            }
         }
-        Err(reentrant())
+        self.state().is_stale = true;
+        Err(contended())
     }
 
-    /// Marks the response as begun, and returns the cookie and whether the session was used. What the
-    /// response does not stand for is dropped: of a handler that failed, or whose response is replaced.
-    pub(crate) fn close(&self, failed: bool) -> (Option<String>, bool) {
-        let context = self.context();
-        let mut state = self.state();
-        let discarded = if failed { state.would_change(context) } else { 0 };
-        state.head_sent = true;
+    /// Marks the response as begun. What it does not stand for is dropped: of a handler that failed, or
+    /// whose response is replaced.
+    fn close(&self, mut state: Locked<'_>, failed: bool, context: Context<'_>) -> Closed {
+        let mut discarded = 0;
         if failed {
+            discarded = state.discarded + state.would_lose(context);
             state.changes.discard();
         }
-        let (cookie, used) = (state.cookie.take(), state.used);
+        state.head_sent = true;
+        // The response has told it.
+        state.failed = None;
+        let closed = Closed { cookie: state.cookie.take(), used: state.used };
         drop(state);
         if discarded > 0 {
             event::changes_discarded(discarded);
         }
-        (cookie, used)
+        closed
     }
 
-    /// Whether the end of the request has nothing to do. What was asked for and changes nothing is
-    /// done by that.
-    pub(crate) fn is_settled(&self, failed: bool) -> bool {
+    /// The end of a request that has nothing to do; `None` where it has. What was asked for and changes
+    /// nothing is done by that.
+    pub(crate) fn close_settled(&self, failed: bool) -> Option<Closed> {
         let context = self.context();
         let mut state = self.state();
-        // What a commit under way leads to is not known yet; there may be a cookie to send.
-        if self.0.committing.try_lock().is_err() {
-            return false;
+        // What a commit under way leads to is not known yet; there may be a cookie to send. None begins
+        // while the state is locked.
+        if self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some()) {
+            return None;
         }
         let nothing = (state.has_no_session() && state.changes.is_empty())
             || state.plan(context, failed, false) == Plan::Nothing;
-        if nothing && !failed {
+        if !nothing {
+            return None;
+        }
+        if !failed {
             state.changes.discard();
         }
-        nothing && (failed || state.failed.is_none())
+        Some(self.close(state, failed, context))
     }
 
-    /// Commits at the end of a request.
-    pub(crate) async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
-        match self.commit(driver, failed, None).await {
-            // The response says already that something failed.
-            Err(_) if failed => Ok(()),
-            Err(error) => {
-                // What is left is a sign-out that came before a refused sign-in.
-                if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
-                    let _ = self.commit(driver, true, None).await;
-                }
-                Err(error)
-            }
-            result => result,
+    /// The end of a request whose response cannot wait for a commit.
+    pub(crate) fn close_failed(&self) -> Closed {
+        let context = self.context();
+        self.close(self.state(), true, context)
+    }
+
+    /// Commits at the end of a request, and marks the response as begun before any other commit.
+    pub(crate) async fn commit_and_close(
+        &self,
+        driver: &Driver,
+        failed: bool,
+    ) -> (Result<()>, Closed) {
+        let turn = self.turn(driver).await;
+        let result = match &turn {
+            Ok(_) => self.commit_at_the_end(driver, failed).await,
+            Err(error) => Err(error.clone()),
+        };
+        // A response that says that something failed stays as it is.
+        let result = if failed { Ok(()) } else { result };
+        let context = self.context();
+        let closed = self.close(self.state(), failed || result.is_err(), context);
+        drop(turn);
+        (result, closed)
+    }
+
+    /// What a commit at the end of a request comes to; the caller has the turn.
+    async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
+        let result = self.commit_in_turn(driver, failed, None).await;
+        if let Err(error) = &result
+            && !failed
+            && matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked)
+        {
+            // What is left is a sign-out that came before a refused sign-in.
+            let _ = self.commit_in_turn(driver, true, None).await;
         }
+        result
     }
 
     /// The handler is no more: it panicked, or its client went away. Nothing is kept but an end.
@@ -353,20 +433,20 @@ impl Session {
             let context = self.context();
             let mut state = self.state();
             let ended = state.changes.is_ended();
-            let dropped = if ended { 0 } else { state.would_change(context) };
+            let dropped = state.would_lose(context);
             state.head_sent = true;
             if !ended {
                 state.changes.discard();
             }
             (ended, dropped)
         };
+        if dropped > 0 {
+            event::changes_dropped(dropped);
+        }
         if ended && let Ok(runtime) = Handle::try_current() {
             drop(Lasting::new(runtime, |driver| async move {
-                let _ = self.commit_at_the_end(&driver, true).await;
-                self.state().changes.discard();
+                let _ = self.commit_and_close(&driver, true).await;
             }));
-        } else if dropped > 0 {
-            event::changes_dropped(dropped);
         }
     }
 
@@ -381,9 +461,20 @@ impl Session {
     }
 }
 
-/// The error of a function that changes the session it is called for.
+fn head_sent() -> Error {
+    Error::new(ErrorKind::HeadSent, "")
+}
+
+/// What is to be done to a response as it leaves.
+pub(crate) struct Closed {
+    pub(crate) cookie: Option<String>,
+    /// Whether the session was used.
+    pub(crate) used: bool,
+}
+
+/// The error of a function that changes a session.
 pub(super) fn reentrant() -> Error {
-    Error::new(ErrorKind::Reentrant, "the values changed at each attempt to compute them")
+    Error::new(ErrorKind::Reentrant, "")
 }
 
 /// What the end of a request depends on besides what its handles did.
@@ -402,27 +493,12 @@ impl Inner {
     }
 }
 
-/// The request's time for the store, while it is being used up.
-struct StoreTime<'a> {
-    session: &'a Session,
-    started: Instant,
-    deadline: Instant,
-}
-
-impl StoreTime<'_> {
-    fn caller(&self) -> Caller<'_> {
-        Caller::new(self.session.settings(), self.deadline)
-    }
-
-    /// The store was used for so long. Not where a read is given up, which may have been kept for any time
-    /// before.
-    fn charge(self) {
-        let mut state = self.session.state();
-        state.time_left = state.time_left.saturating_sub(self.started.elapsed());
-    }
-}
-
 impl State {
+    /// What goes on after the response has no request to be on time for.
+    fn time_left(&self, settings: &Settings) -> Duration {
+        if self.head_sent { settings.timeout } else { self.time_left }
+    }
+
     fn has_no_session(&self) -> bool {
         self.loaded.is_none() && self.lost.is_none() && self.others.is_empty()
     }
@@ -437,7 +513,6 @@ impl State {
             (Some(loaded), _) if loaded.secrecy() == Secrecy::Own => Known::Own,
             (Some(_), _) => Known::Rotated,
             (None, Some(_)) => Known::Lost,
-            (None, None) if !self.others.is_empty() => Known::Several,
             (None, None) => Known::Nothing { removable: self.is_removable(context) },
         }
     }
@@ -473,9 +548,11 @@ impl State {
         self.changes.plan(&Standing {
             loaded: self.loaded.as_deref(),
             session: self.known(context),
+            several: !self.others.is_empty(),
             wants: self.wishes(),
             decides,
             outlived: self.head_sent,
+            is_stale: self.is_stale,
             refresh: self.refresh(context),
             failed,
         })
@@ -492,6 +569,18 @@ impl State {
         }
     }
 
+    /// How many changes are lost where nothing but an end is kept: those that a commit under way has are
+    /// not.
+    fn would_lose(&self, context: Context<'_>) -> usize {
+        let later = self.changes.pending_after(self.under_way.unwrap_or(0));
+        if self.changes.is_ended() {
+            // All others are for the session after it, and matter if there is to be one.
+            let others = later.saturating_sub(1);
+            return if self.changes.begins_a_session() { others } else { 0 };
+        }
+        later.min(self.would_change(context))
+    }
+
     /// Takes over what a commit led to, and says whether the view must be computed anew.
     fn accept(
         &mut self,
@@ -499,22 +588,28 @@ impl State {
         outcome: Result<Committed>,
         bookmark: u64,
         failed: bool,
+        context: Context<'_>,
     ) -> (Result<()>, bool) {
+        self.under_way = None;
         let Committed { loaded, cookie, failure, lost } = match outcome {
             Ok(committed) => committed,
             Err(error) => {
                 match error.kind() {
                     // Committing the same once more could apply it twice.
-                    ErrorKind::OutcomeUnknown => {
-                        self.changes.discard();
-                        self.failed.get_or_insert_with(|| error.clone());
-                    }
+                    ErrorKind::OutcomeUnknown => self.fail(&error, bookmark, context),
                     // It was refused: it must not be tried again behind the handler's answer. An end that
                     // was asked for is carried out nevertheless.
-                    ErrorKind::TooManySessions | ErrorKind::Revoked => self.changes.keep_end(),
-                    _ => {}
+                    ErrorKind::TooManySessions | ErrorKind::Revoked => {
+                        self.drop_until(bookmark, true, context);
+                    }
+                    ErrorKind::HeadSent => self.changes.drop_what_needs_a_cookie(),
+                    _ => {
+                        // Nobody was revoked, so nothing is to be made void later.
+                        self.changes.forget_superseding();
+                        return (Err(error), false);
+                    }
                 }
-                return (Err(error), false);
+                return (Err(error), !self.changes.is_empty());
             }
         };
         match lost {
@@ -528,9 +623,8 @@ impl State {
             self.others.clear();
         }
         if let Some(failure) = failure {
-            self.changes.discard();
-            self.failed.get_or_insert_with(|| failure.clone());
-            return (Err(failure), false);
+            self.fail(&failure, bookmark, context);
+            return (Err(failure), !self.changes.is_empty());
         }
         if failed {
             // Nothing else was committed; the end of the request drops it.
@@ -540,11 +634,26 @@ impl State {
         self.changes.forget(bookmark);
         if self.changes.is_empty() {
             self.changes.delta.discard();
+            self.is_stale = false;
             return (Ok(()), false);
         }
         // The values that the view stands on are others now.
         self.changes.delta.mark();
         (Ok(()), true)
+    }
+
+    /// What was to be committed, up to a bookmark, failed for good, and so does the response.
+    fn fail(&mut self, error: &Error, bookmark: u64, context: Context<'_>) {
+        self.drop_until(bookmark, false, context);
+        if !self.head_sent {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+    }
+
+    fn drop_until(&mut self, bookmark: u64, keeps_end: bool, context: Context<'_>) {
+        let before = self.would_lose(context);
+        self.changes.drop_until(bookmark, keeps_end);
+        self.discarded += before.saturating_sub(self.changes.pending_after(0));
     }
 
     /// The session is not this request's any more, and neither is the browser's cookie.
@@ -565,7 +674,7 @@ impl Drop for Inner {
         state.head_sent = false;
         let settings = self.sessions.settings();
         let context = Context { settings, presented: &self.presented, now: settings.now() };
-        let dropped = state.would_change(context);
+        let dropped = state.would_lose(context);
         if dropped > 0 {
             event::changes_dropped(dropped);
         }

@@ -215,10 +215,16 @@ impl StoreKey {
         Self::new(prefix, Kind::Session, |text| id.encode_into(text))
     }
 
-    /// The directory of a principal: SHA-256 of the name, so that every name is a key, and none of
-    /// them another one's.
-    pub(crate) fn directory(prefix: &str, principal: &str) -> Self {
-        Self::new(prefix, Kind::Directory, |text| text.push_str(&encoded_digest(principal)))
+    /// The directory of a principal's sessions under a cookie's name: SHA-256 of the name's length (8 bytes,
+    /// big-endian), the name and the principal, so that every principal is a key, and none is another one's.
+    pub(crate) fn directory(prefix: &str, cookie_name: &str, principal: &str) -> Self {
+        let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
+        let digest = Sha256::new()
+            .chain_update(length.to_be_bytes())
+            .chain_update(cookie_name)
+            .chain_update(principal)
+            .finalize();
+        Self::new(prefix, Kind::Directory, |text| URL_SAFE_NO_PAD.encode_string(digest, text))
     }
 
     pub(crate) fn new(prefix: &str, kind: Kind, put_id: impl FnOnce(&mut String)) -> Self {

@@ -65,6 +65,7 @@ pub fn decide_all() -> u32 {
             proof: if is(4) { Proves::Here } else { Proves::No },
             new_secret: is(5),
             needs_own: false,
+            several: false,
             refresh: if is(6) { Refresh::Due } else { Refresh::No },
             failed: is(7),
         };

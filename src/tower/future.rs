@@ -44,7 +44,14 @@ where
         let (response, mut commit) = match this.answered.take() {
             Some(answered) => answered,
             None => {
-                let response = ready!(this.inner.poll(cx))?;
+                let response = match ready!(this.inner.poll(cx)) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        // There is no response to wait for; an end is carried out all the same.
+                        drop(this.exchange.take().map(|exchange| exchange.finish(500)));
+                        return Poll::Ready(Err(error));
+                    }
+                };
                 let finish = this
                     .exchange
                     .take()
