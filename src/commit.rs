@@ -360,13 +360,16 @@ impl<'a> Commit<'a, '_> {
 
     /// Writes the changes to the session, on whatever it has become, as far as this request may.
     async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
-        if self.outlived && !self.settings.is_listed(self.caller, &loaded).await? {
-            return Ok(self.gone(loaded, true, true));
-        }
         let mut secret = None;
         let mut current = Some(loaded.clone());
         let mut last = loaded.clone();
         let mut turn = None;
+        // Others may have kept alive what is over as it was read; and after the response what was read is
+        // too old to decide on.
+        let is_over = loaded.record.header.clocks.expired(self.settings.now());
+        if self.outlived || is_over {
+            current = Box::pin(self.read_anew(&loaded)).await?;
+        }
         for attempt in 0..self.settings.commit_attempts {
             let now = self.settings.now();
             // The record decides, whatever the store still holds.
@@ -388,7 +391,8 @@ impl<'a> Commit<'a, '_> {
                 secret = Some(Secret::random(&*self.settings.entropy)?);
             }
             let secret = secret.filter(|_| new_secret);
-            let stored = match self.attempt(&last, secret, attempt > 0).await {
+            let is_fresh = attempt > 0 || self.outlived || is_over;
+            let stored = match self.attempt(&last, secret, is_fresh).await {
                 Ok(Attempt::Done(committed)) => return Ok(committed),
                 Ok(Attempt::Overtaken(stored)) => stored,
                 // Strict mode: the session is not listed any more.
@@ -402,6 +406,15 @@ impl<'a> Commit<'a, '_> {
             current = stored.map(|stored| last.newer(stored)).transpose()?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// The session as it stands now; in strict mode only while it is listed.
+    async fn read_anew(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
+        let stored = self.caller.load(&loaded.key).await?;
+        let Some(newer) = stored.map(|stored| loaded.newer(stored)).transpose()? else {
+            return Ok(None);
+        };
+        Ok(self.settings.is_listed(self.caller, &newer).await?.then_some(newer))
     }
 
     /// One attempt to write the changes to the session as it was read. `is_fresh`: it was read for this
@@ -463,7 +476,7 @@ impl<'a> Commit<'a, '_> {
             // With the write that is not needed.
             return Ok(Attempt::Done(Committed::at(self.refresh(current.clone()).await)));
         }
-        if is_fresh || (self.decide.is_none() && !self.outlived) {
+        if is_fresh || self.decide.is_none() {
             return Ok(Attempt::Done(Committed::at(current.clone())));
         }
         Ok(match Box::pin(self.caller.load(&current.key)).await? {
@@ -584,50 +597,55 @@ impl<'a> Commit<'a, '_> {
         if let Some(spared) = spares(&loaded.record.header) {
             return Ok(spared);
         }
-        let mut version = loaded.version;
+        // Values are taken from the session of the request, and not from others that came along.
+        let is_own = self.others.iter().all(|other| other.id != loaded.id);
+        let check = |this: &Self, values: &Values| match is_own {
+            true => this.changes.delta.check_taken(values),
+            false => Ok(()),
+        };
+        let nothing = Values::default();
+        let mut newer;
+        let mut current = loaded;
         for attempt in 0..self.settings.commit_attempts {
-            match self.caller.delete(&loaded.key, Some(version)).await? {
+            check(self, &current.record.values)?;
+            match self.caller.delete(&current.key, Some(current.version)).await? {
                 (Deleted::Deleted, _) => {
-                    event::signed_out(loaded.id);
+                    if current.record.header.clocks.expired(self.settings.now()) {
+                        // What is over is no more, whatever the store still holds.
+                        return check(self, &nothing).map(|()| Outcome::Missing);
+                    }
+                    event::signed_out(current.id);
                     return Ok(Outcome::Ended);
                 }
-                (Deleted::Missing, in_doubt) => {
-                    if in_doubt {
-                        event::signed_out(loaded.id);
-                    }
-                    self.check_taken_before_end(in_doubt)?;
-                    return Ok(if in_doubt { Outcome::Ended } else { Outcome::Missing });
+                (Deleted::Missing, true) => {
+                    event::signed_out(current.id);
+                    // By this request, or by another that took the same value.
+                    return match check(self, &nothing) {
+                        Ok(()) => Ok(Outcome::Ended),
+                        Err(_) => Err(Error::new(
+                            ErrorKind::OutcomeUnknown,
+                            "the session ended, by this request or by another that took the same value",
+                        )),
+                    };
                 }
-                (Deleted::Conflict, _) => {}
+                (Deleted::Missing, false) => {
+                    return check(self, &nothing).map(|()| Outcome::Missing);
+                }
+                (Deleted::Conflict, _) => event::conflict(current.id),
             }
-            event::conflict(loaded.id);
-            let Some(stored) = self.caller.load(&loaded.key).await? else {
-                self.check_taken_before_end(false)?;
-                return Ok(Outcome::Missing);
+            let Some(stored) = self.caller.load(&current.key).await? else {
+                return check(self, &nothing).map(|()| Outcome::Missing);
             };
-            let newer = loaded.newer(stored)?;
+            newer = loaded.newer(stored)?;
             if let Some(spared) = spares(&newer.record.header) {
                 return Ok(spared);
             }
-            self.changes.delta.check_taken(&newer.record.values)?;
-            version = newer.version;
+            current = &newer;
             if attempt >= PROMPT_ATTEMPTS {
                 pause(&self.caller, &*self.settings.entropy, attempt).await?;
             }
         }
         Err(Error::new(ErrorKind::Contended, ""))
-    }
-
-    /// The session was ended before, or by a command whose answer was lost: fine, unless one of its
-    /// values was handed out.
-    fn check_taken_before_end(&self, in_doubt: bool) -> Result<()> {
-        match self.changes.delta.check_taken(&Values::default()) {
-            Err(_) if in_doubt => Err(Error::new(
-                ErrorKind::OutcomeUnknown,
-                "the session ended, by this request or by another that took the same value",
-            )),
-            taken => taken,
-        }
     }
 
     /// Whether the directory has to know of a write beforehand: of a sign-in, and of a session that

@@ -304,13 +304,16 @@ impl Changes {
             (None, Proof::StepUp) => Proves::StepUp,
             (None, Proof::SignIn(_)) => Proves::Here,
         };
+        let outlived = outlived && !self.is_ended() && !matches!(session, Known::Nothing { .. });
         let differs = || self.delta.view().differs_from(&self.base_values(loaded));
         plan::decide(Situation {
             session,
             // What a decision will change is not known before it is made; and what a handle that
-            // outlives its response has seen is too old to tell.
+            // outlives its response has seen of a session is too old to tell.
             changed: decides
-                || (outlived && (self.lifetime.is_some() || self.end_by.is_some()))
+                || (outlived
+                    && loaded.is_some()
+                    && (self.lifetime.is_some() || self.end_by.is_some()))
                 || (!self.delta.is_empty() && (outlived || is_stale || differs())),
             ended: self.is_ended(),
             proof,

@@ -34,7 +34,8 @@ pub(crate) enum Known {
     Own,
     /// A session was loaded, and another request has given it a new secret since.
     Rotated,
-    /// The session was found gone, signed in anew, or void for this request.
+    /// The session was found gone or signed in anew, or the request's secret void: the browser may hold
+    /// a newer token.
     Lost,
 }
 

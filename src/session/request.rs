@@ -371,16 +371,21 @@ impl Session {
     /// The end of a request that has nothing to do; `None` where it has. What was asked for and changes
     /// nothing is done by that.
     pub(crate) fn close_settled(&self, failed: bool) -> Option<Closed> {
-        let context = self.context();
-        let mut state = self.state();
         // What a commit under way leads to is not known yet; there may be a cookie to send. None begins
         // while the state is locked.
-        if self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some()) {
-            return None;
+        let is_busy = |state: &State| {
+            self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some())
+        };
+        let mut state = self.state();
+        if state.has_no_session() && state.changes.is_empty() && !is_busy(&state) {
+            // Most requests, and without asking the clock.
+            state.head_sent = true;
+            return Some(Closed { cookie: state.cookie.take(), used: state.used });
         }
-        let nothing = (state.has_no_session() && state.changes.is_empty())
-            || state.plan(context, failed, false) == Plan::Nothing;
-        if !nothing {
+        drop(state);
+        let context = self.context();
+        let mut state = self.state();
+        if is_busy(&state) || state.plan(context, failed, false) != Plan::Nothing {
             return None;
         }
         if !failed {
@@ -513,6 +518,8 @@ impl State {
             (Some(loaded), _) if loaded.secrecy() == Secrecy::Own => Known::Own,
             (Some(_), _) => Known::Rotated,
             (None, Some(_)) => Known::Lost,
+            // The browser may hold the newer token, which a new session's would overwrite.
+            (None, None) if self.has_stale_token && self.others.is_empty() => Known::Lost,
             (None, None) => Known::Nothing { removable: self.is_removable(context) },
         }
     }
@@ -644,7 +651,12 @@ impl State {
 
     /// What was to be committed, up to a bookmark, failed for good, and so does the response.
     fn fail(&mut self, error: &Error, bookmark: u64, context: Context<'_>) {
+        let discarded = self.discarded;
         self.drop_until(bookmark, false, context);
+        if error.kind() == ErrorKind::Gone {
+            // That has an event of its own.
+            self.discarded = discarded;
+        }
         if !self.head_sent {
             self.failed.get_or_insert_with(|| error.clone());
         }
