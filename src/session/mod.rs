@@ -119,6 +119,9 @@ use crate::limits::VIEW_ATTEMPTS;
 /// | signed in anew by another request | [`Gone`] if anything would change | [`Gone`] | nothing | [`Gone`] | [`Gone`] | a session of its own | ends it if it is the same person's | [`Gone`] |
 /// | ended or expired | [`Gone`] if anything would change | [`Gone`] | nothing | nothing | [`Gone`] | a session of its own | nothing | [`Gone`] |
 ///
+/// A request whose cookie was replaced before it was read is anonymous, and changes of values are [`Gone`]
+/// as well: the cookie of a new session would overwrite the newer one.
+///
 /// [`Gone`] is [`ErrorKind::Gone`], a 409 unless configured otherwise, and drops all changes of the
 /// request. A lifetime or an end that the session has already is nothing to do.
 ///

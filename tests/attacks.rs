@@ -1,0 +1,461 @@
+//! What attacks on the crate have tried and found: each of them once succeeded.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use support::stand::{A, B, Backend, SEED, cookie_of, finish, on_every_store};
+use support::visit::visit;
+use unsticky::exchange::Exchange;
+use unsticky::testing::{Fault, Verb};
+use unsticky::{
+    Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, Sessions,
+};
+
+async fn sign_in(session: Session) -> Result<()> {
+    session.sign_in("alice")
+}
+
+async fn rotate(session: Session) -> Result<()> {
+    session.rotate();
+    Ok(())
+}
+
+async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) {
+    for policy in [ParallelSessions::EvictOldest(1), ParallelSessions::Reject(1)] {
+        for revokes in [false, true] {
+            let namespace = format!("{revokes}-{}", policy == ParallelSessions::Reject(1));
+            let stand =
+                on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+            let copied = stand.signed_in("alice").await;
+            let (exchange, thief) = stand.begin(&copied).await;
+            if revokes {
+                stand.sessions.of("alice").revoke_all().await.unwrap();
+            } else {
+                stand.sign_out(&copied).await;
+            }
+            let owner = stand.signed_in("alice").await;
+            thief.step_up().unwrap();
+            let reply = finish(exchange, 200).await;
+            assert_eq!(reply.error.unwrap().kind(), ErrorKind::Gone, "{policy:?} {revokes}");
+            assert!(stand.who(&owner).await.is_some(), "{policy:?} {revokes}");
+        }
+    }
+}
+
+async fn step_up_with_a_void_secret_makes_no_session_newer(on: Backend) {
+    let stand =
+        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(2)));
+    let oldest = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&oldest).await;
+    let oldest = stand.visit(&oldest, rotate).await.cookie();
+    stand.clock.advance(Duration::from_secs(1));
+    let newer = stand.signed_in("alice").await;
+    session.step_up().unwrap();
+    assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::Gone);
+    stand.clock.advance(Duration::from_secs(1));
+    stand.signed_in("alice").await;
+    assert!(stand.who(&newer).await.is_some() && stand.who(&oldest).await.is_none());
+}
+
+/// The browser holds the newer token by then.
+async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
+    let stand = on.stand();
+    let stale = stand.signed_in("alice").await;
+    let newest = stand.visit(&stale, rotate).await.cookie();
+    let write = stand.visit(&stale, async |session: Session| session.insert(A, &1)).await;
+    assert_eq!((write.failure(), write.set_cookie), (Some(ErrorKind::Gone), None));
+    let ends_and_writes = async |session: Session| {
+        session.sign_out();
+        session.insert(A, &1)
+    };
+    let write = stand.visit(&stale, ends_and_writes).await;
+    assert_eq!((write.failure(), write.set_cookie), (Some(ErrorKind::Gone), None));
+    assert_eq!(stand.who(&newest).await.as_deref(), Some("alice"));
+    // A person who signs in has a session of their own, and nothing ends.
+    let again = stand.visit(&stale, sign_in).await;
+    assert_eq!(again.failure(), None);
+    assert!(stand.who(&again.cookie()).await.is_some() && stand.who(&newest).await.is_some());
+}
+
+/// The attempt is counted before the password is looked at.
+async fn several_cookies_are_remembered_after_an_early_commit(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(2)));
+    for kind in ["alice", "bob"] {
+        let cookies = [stand.signed_in(kind).await, stand.signed_in(kind).await];
+        for cookie in &cookies {
+            assert!(stand.who(cookie).await.is_some(), "its first use confirms it");
+        }
+        let both = cookies.join("; ");
+        let counted = async |session: Session| {
+            session.transact(|values| values.update(A, |number| *number += 1)).await?;
+            session.sign_in("alice")
+        };
+        let signed_in = stand.visit(&both, counted).await;
+        assert_eq!(signed_in.failure(), None, "{kind}");
+        let all = format!("{both}; {}", signed_in.cookie());
+        assert_eq!(stand.who(&all).await.as_deref(), Some("alice"), "{kind}");
+        stand.sessions.of("alice").revoke_all().await.unwrap();
+    }
+}
+
+async fn sign_in_beside_a_rotated_cookie_fails_and_is_taken_back(on: Backend) {
+    let stand = on.stand();
+    let (bob, anonymous) = (stand.signed_in("bob").await, stand.seeded().await);
+    let both = format!("{bob}; {anonymous}");
+    let overtaken = stand.overtaken(&both, sign_in, async || {
+        stand.visit(&bob, rotate).await.ok();
+    });
+    let overtaken = overtaken.await;
+    assert_eq!((overtaken.failure(), overtaken.set_cookie), (Some(ErrorKind::Contended), None));
+    assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0);
+}
+
+async fn value_is_taken_once_while_the_commit_that_stores_it_is_under_way(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &5).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let saving = tokio::spawn({
+        let session = session.clone();
+        async move { session.save().await }
+    });
+    gate.reached().await;
+    assert_eq!(session.take(A).unwrap(), Some(5));
+    gate.release();
+    saving.await.unwrap().unwrap();
+    let other = stand.visit(&cookie, async |session: Session| session.take(A)).await;
+    assert_eq!(other.ok(), Some(5));
+    let kind = finish(exchange, 200).await.error.map(|error| error.kind());
+    assert_eq!(kind, Some(ErrorKind::ValueChanged));
+}
+
+async fn refused_sign_in_leaves_what_was_asked_for_later(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let other = stand.signed_in("alice").await;
+    assert!(stand.who(&other).await.is_some(), "its first use confirms it");
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.sign_in("alice").unwrap();
+    let gate = stand.store.hold(Verb::Load);
+    let saving = tokio::spawn({
+        let session = session.clone();
+        async move { session.save().await }
+    });
+    gate.reached().await;
+    session.insert(B, &7).unwrap();
+    gate.release();
+    assert_eq!(saving.await.unwrap().unwrap_err().kind(), ErrorKind::TooManySessions);
+    assert!(finish(exchange, 200).await.error.is_none());
+    assert_eq!(stand.read(&cookie, B).await, Some(7));
+}
+
+/// Its sign-in began before another revocation, and is refused; the revocation beside it counts.
+async fn revocation_beside_a_refused_sign_in_voids_the_old_secret(on: Backend) {
+    let stand = on.stand();
+    let begun = stand.sessions.of("alice").begin_sign_in().await.unwrap();
+    let cookie = stand.signed_in("alice").await;
+    let revoke = async |session: Session| session.directory()?.revoke_others(&session).await;
+    let cookie = {
+        let visit = stand.visit(&cookie, revoke).await;
+        visit.cookie()
+    };
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.sign_in_with(begun).unwrap();
+    let gate = stand.store.hold(Verb::Load);
+    let saving = tokio::spawn({
+        let session = session.clone();
+        async move { session.save().await }
+    });
+    gate.reached().await;
+    let revoking = tokio::spawn({
+        let session = session.clone();
+        async move { session.directory()?.revoke_others(&session).await }
+    });
+    tokio::task::yield_now().await;
+    gate.release();
+    assert_eq!(saving.await.unwrap().unwrap_err().kind(), ErrorKind::Revoked);
+    let revoked = revoking.await.unwrap();
+    let newest = cookie_of(&finish(exchange, 200).await);
+    assert_eq!(revoked.is_ok(), newest.is_some());
+    assert_eq!(stand.who(&cookie).await.is_none(), revoked.is_ok());
+}
+
+async fn sign_out_during_a_commit_that_fails_is_carried_out(on: Backend) {
+    for steps_up in [false, true] {
+        let stand = on.stand();
+        let cookie = stand.signed_in("alice").await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        session.insert(A, &1).unwrap();
+        let mut newest = cookie.clone();
+        if steps_up {
+            let step_up = async |session: Session| session.step_up();
+            newest = stand.visit(&cookie, step_up).await.cookie();
+        }
+        let gate = stand.store.hold_answer(Verb::Replace);
+        let saving = tokio::spawn({
+            let session = session.clone();
+            async move { session.save().await }
+        });
+        gate.reached().await;
+        session.sign_out();
+        if !steps_up {
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            stand.store.fail_always(Verb::Replace, Fault::LoseAnswer);
+        }
+        gate.release();
+        let saved = saving.await.unwrap();
+        assert_eq!(saved.is_err(), steps_up);
+        stand.store.heal();
+        finish(exchange, 503).await;
+        assert_eq!(stand.who(&newest).await, None, "{steps_up}");
+    }
+}
+
+async fn update_that_cannot_be_computed_anew_is_not_forgotten(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let once = |number: &mut u32| {
+        assert!(*number < 2, "as the test says");
+        *number += 1;
+    };
+    session.update(SEED, once).unwrap();
+    stand.write(&cookie, SEED, 2).await;
+    assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::UpdatePanicked);
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::UpdatePanicked);
+    let kind = finish(exchange, 200).await.error.map(|error| error.kind());
+    assert_eq!(kind, Some(ErrorKind::UpdatePanicked));
+}
+
+async fn stream_is_told_that_its_lifetime_stands_no_more(on: Backend) {
+    let (first, second) = (Lifetime::nist_aal2(), Lifetime::owasp_low_risk());
+    let stand = on.stand();
+    let choose = |lifetime: Lifetime| {
+        async move |session: Session| -> Result<()> {
+            session.set_lifetime(lifetime);
+            Ok(())
+        }
+    };
+    let cookie = stand.signed_in("alice").await;
+    let cookie = stand.visit(&cookie, choose(first)).await.cookie();
+    let (exchange, session) = stand.begin(&cookie).await;
+    finish(exchange, 200).await;
+    session.set_lifetime(first);
+    session.save().await.unwrap();
+    stand.visit(&cookie, choose(second)).await.ok();
+    session.set_lifetime(first);
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone);
+}
+
+/// What needs a cookie is refused after the response, and blocks nothing that needs none.
+async fn stream_goes_on_after_what_needs_a_cookie(on: Backend) {
+    type Deed = fn(&Session) -> Result<()>;
+    let deeds: [Deed; 3] = [
+        |session| {
+            session.rotate();
+            Ok(())
+        },
+        |session| {
+            session.set_lifetime(Lifetime::nist_aal2());
+            Ok(())
+        },
+        Session::step_up,
+    ];
+    let stand = on.stand();
+    let cookie = stand.signed_in("alice").await;
+    for deed in deeds {
+        let (exchange, session) = stand.begin(&cookie).await;
+        finish(exchange, 200).await;
+        deed(&session).unwrap();
+        assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::HeadSent);
+        session.update(A, |number| *number += 1).unwrap();
+        session.save().await.unwrap();
+        let revoked = session.directory().unwrap().revoke_others(&session).await;
+        assert_eq!(revoked.unwrap_err().kind(), ErrorKind::HeadSent);
+        session.transact(|values| values.update(A, |number| *number += 1)).await.unwrap();
+    }
+    assert_eq!(stand.read(&cookie, A).await, Some(6));
+    let (exchange, session) = stand.begin(&cookie).await;
+    finish(exchange, 200).await;
+    session.sign_out();
+    session.insert(A, &1).unwrap();
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::HeadSent);
+    assert_eq!(stand.who(&cookie).await, None, "the end was carried out");
+}
+
+async fn stream_goes_on_after_an_unknown_outcome(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    finish(exchange, 200).await;
+    session.insert(A, &1).unwrap();
+    stand.store.fail_always(Verb::Replace, Fault::LoseRequest);
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    stand.store.heal();
+    session.reload().await.unwrap();
+    session.insert(B, &2).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(stand.read(&cookie, B).await, Some(2));
+}
+
+async fn strict_mode_holds_for_streams_and_for_the_session_that_revokes(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    finish(exchange, 200).await;
+    stand.spy.take();
+    stand.sessions.of("alice").begin_sign_in().await.unwrap();
+    let directory = stand.spy.take()[0].key.clone();
+    let (exchange, request) = stand.begin(&cookie).await;
+    stand.spy.take();
+    unsticky::Store::delete(&stand.spy, &directory, None).await.unwrap();
+    session.insert(A, &1).unwrap();
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone);
+    let transact = session.transact(|values| values.get(SEED)).await;
+    assert_eq!(transact.unwrap_err().kind(), ErrorKind::Gone);
+    let revoked = request.directory().unwrap().revoke_others(&request).await;
+    assert_eq!(revoked.unwrap_err().kind(), ErrorKind::Gone);
+    drop(exchange);
+}
+
+/// The request of a sign-in goes on writing while its cookie is used for the first time.
+async fn first_use_of_a_cookie_is_confirmed_beside_other_writes(on: Backend) {
+    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    for reads in [true, false] {
+        let (exchange, stream) = stand.begin("").await;
+        stream.sign_in("alice").unwrap();
+        let cookie = cookie_of(&finish(exchange, 200).await).unwrap();
+        let (exchange, session) = stand.begin(&cookie).await;
+        if !reads {
+            session.insert(A, &7).unwrap();
+        }
+        stream.insert(A, &7).unwrap();
+        stream.save().await.unwrap();
+        assert!(finish(exchange, 200).await.error.is_none());
+        let second = stand.visit("", sign_in).await;
+        assert_eq!(second.failure(), Some(ErrorKind::TooManySessions), "{reads}");
+        stand.sign_out(&cookie).await;
+    }
+}
+
+/// A future that is kept for longer than the request may wait for its store, and polled again.
+async fn time_for_which_a_future_is_kept_does_not_count(on: Backend) {
+    let stand = on.stand_with(|builder| builder.timeout(Duration::from_millis(200)));
+    let cookie = stand.seeded().await;
+    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let gate = stand.store.hold_answer(Verb::Load);
+    let mut kept = Box::pin(exchange.handle().session());
+    while poll!(Box::pin(gate.reached())).is_pending() {
+        assert!(poll!(&mut kept).is_pending());
+        tokio::task::yield_now().await;
+    }
+    gate.release();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let session = kept.await.unwrap();
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold_answer(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    while poll!(Box::pin(gate.reached())).is_pending() {
+        assert!(poll!(&mut kept).is_pending());
+        tokio::task::yield_now().await;
+    }
+    gate.release();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    session.insert(B, &2).unwrap();
+    session.save().await.unwrap();
+    kept.await.unwrap();
+    assert!(finish(exchange, 200).await.error.is_none());
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(1), Some(2)));
+}
+
+/// Extractors that wait for the store together wait once.
+async fn extractors_at_once_use_up_the_time_of_one(on: Backend) {
+    let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
+    let cookie = stand.seeded().await;
+    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let gates: Vec<_> = (0..8).map(|_| stand.store.hold(Verb::Load)).collect();
+    let open = async {
+        for gate in &gates {
+            gate.reached().await;
+        }
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        gates.iter().for_each(unsticky::testing::Gate::release);
+    };
+    let extractors = (0..8).map(|_| exchange.handle().session());
+    let (sessions, ()) = futures_util::join!(join_all(extractors), open);
+    let session = sessions.into_iter().next().unwrap().unwrap();
+    session.insert(A, &1).unwrap();
+    assert!(finish(exchange, 200).await.error.is_none());
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+}
+
+/// With one namespace for both.
+async fn directories_of_other_cookie_names_are_others(on: Backend) {
+    let shared = |name: &'static str| {
+        move |builder: unsticky::Builder| {
+            let builder = builder.namespace("shop").cookie(Cookie::new(name));
+            builder.parallel_sessions(ParallelSessions::Reject(1))
+        }
+    };
+    let customers = on.stand_with(shared("__Host-id"));
+    let builder = Sessions::builder(customers.store.clone()).clock(customers.clock.clone());
+    let admins = shared("__Host-admin")(builder).build().unwrap();
+    let customer = customers.signed_in("1").await;
+    assert!(customers.who(&customer).await.is_some());
+    let admin = visit(&admins, "", async |session: Session| session.sign_in("1")).await;
+    assert_eq!(admin.failure(), None);
+    assert_eq!(admins.of("1").revoke_all().await.unwrap().count, 1);
+    assert!(customers.who(&customer).await.is_some());
+}
+
+on_every_store! {
+    step_up_of_a_session_that_ended_takes_no_other_ones_place,
+    step_up_with_a_void_secret_makes_no_session_newer,
+    stale_token_writes_nothing_and_gets_no_cookie,
+    several_cookies_are_remembered_after_an_early_commit,
+    sign_in_beside_a_rotated_cookie_fails_and_is_taken_back,
+    value_is_taken_once_while_the_commit_that_stores_it_is_under_way,
+    refused_sign_in_leaves_what_was_asked_for_later,
+    revocation_beside_a_refused_sign_in_voids_the_old_secret,
+    sign_out_during_a_commit_that_fails_is_carried_out,
+    update_that_cannot_be_computed_anew_is_not_forgotten,
+    stream_is_told_that_its_lifetime_stands_no_more,
+    stream_goes_on_after_what_needs_a_cookie,
+    stream_goes_on_after_an_unknown_outcome,
+    strict_mode_holds_for_streams_and_for_the_session_that_revokes,
+    first_use_of_a_cookie_is_confirmed_beside_other_writes,
+    time_for_which_a_future_is_kept_does_not_count,
+    extractors_at_once_use_up_the_time_of_one,
+    directories_of_other_cookie_names_are_others,
+}
+
+/// Another thread changes another key all the time, which is no change of this one.
+#[test]
+fn update_is_not_disturbed_by_changes_of_other_keys() {
+    let session = Session::detached();
+    let (other, goes_on) = (session.clone(), Arc::new(AtomicBool::new(true)));
+    let running = goes_on.clone();
+    let noise = std::thread::spawn(move || {
+        let mut number = 0;
+        while running.load(Ordering::Relaxed) {
+            other.insert(B, &number).unwrap();
+            number += 1;
+        }
+    });
+    for _ in 0..2000 {
+        session.update(A, |number| *number += 1).unwrap();
+        session.sign_in("alice").unwrap();
+    }
+    goes_on.store(false, Ordering::Relaxed);
+    noise.join().unwrap();
+    assert_eq!(session.get(A).unwrap(), Some(2000));
+}
