@@ -310,7 +310,8 @@ table! {
 /// Whatever a request does first, it gets nothing with a secret that was made void: no cookie for the
 /// session, and no end of it.
 async fn void_secret_takes_no_session_over(on: Backend) {
-    let first: [fn(&Session) -> BoxFuture<'_, Result<()>>; 4] = [
+    type First = fn(&Session) -> BoxFuture<'_, Result<()>>;
+    let first: [First; 4] = [
         |_| Box::pin(async { Ok(()) }),
         |session| Box::pin(session.reload()),
         |session| Box::pin(session.transact(|values| values.insert(A, &1))),

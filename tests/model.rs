@@ -528,6 +528,10 @@ impl Held {
         Self { record, authority: self.authority }
     }
 
+    fn is(&self, other: &Self) -> bool {
+        self.record.id == other.record.id
+    }
+
     fn finds(&self, now: Option<&Record>) -> Found {
         let Authority { secret, sign_ins, principal } = self.authority;
         match now {
@@ -560,7 +564,7 @@ enum Why {
 
 /// What became of a session that was to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+enum Fate {
     Ended,
     Missing,
     /// It goes on, and is this one's.
@@ -636,6 +640,20 @@ impl Changes {
         let needs_own = steps_up || self.ages(record);
         let needs_secret = signs_in || needs_own || self.rotate;
         Wishes { signs_in, needs_own, needs_secret, steps_up }
+    }
+
+    /// Drops everything; what was chosen and committed before stands.
+    fn drop_all(&mut self) {
+        *self = Self { chose: self.chose, ..Self::default() };
+    }
+
+    /// Drops what only a new cookie could bring to the browser, with all values of a session that nobody
+    /// can have.
+    fn drop_what_needs_a_cookie(&mut self) {
+        if self.proof.is_some() || self.ended {
+            *self = Self::default();
+        }
+        (self.rotate, self.choice) = (false, None);
     }
 
     fn has_taken(&self, key: usize) -> bool {
@@ -775,8 +793,8 @@ impl Visit {
         self.values() != self.base().map(|base| base.values.clone()).unwrap_or_default()
     }
 
-    /// Every session whose token this request has, but for one that it was given when others were
-    /// left.
+    /// Every session that this request may end: the one that it goes on with or has lost, and those of
+    /// several tokens.
     fn came_along(&self) -> Vec<Held> {
         let lost = self.lost.as_ref().map(|(held, _)| held);
         self.loaded.iter().chain(lost).chain(&self.others).cloned().collect()
@@ -857,11 +875,18 @@ impl Visit {
             return Ok(());
         }
         if !self.changes.is_empty() {
-            self.changes = Changes::default();
-            self.failed.get_or_insert(ErrorKind::Gone);
+            self.fail(ErrorKind::Gone);
         }
         self.lose(held, newer.is_none());
         Err(ErrorKind::Gone)
+    }
+
+    /// What was asked for failed for good, and so does the response, if it is still to come.
+    fn fail(&mut self, kind: ErrorKind) {
+        self.changes.drop_all();
+        if !self.outlived {
+            self.failed.get_or_insert(kind);
+        }
     }
 
     /// No cookie may leave that could overwrite somebody else's.
@@ -887,13 +912,13 @@ impl Visit {
                 let chose = self.changes.choice.or(self.changes.chose);
                 self.changes = Changes { chose, ..Changes::default() };
             }
+            Err(ErrorKind::HeadSent) => self.changes.drop_what_needs_a_cookie(),
             Err(kind) => {
                 if matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Gone) {
-                    self.failed.get_or_insert(kind);
-                    self.changes = Changes::default();
+                    self.fail(kind);
                 }
                 if self.failed != earlier {
-                    self.changes = Changes::default();
+                    self.changes.drop_all();
                 }
             }
         }
@@ -913,7 +938,12 @@ impl Visit {
         let signs_in = self.changes.signs_in();
         // What a transaction changes is not known before it is made.
         let changed = decide.is_some() || self.changes_values();
-        if ended && !self.came_along().is_empty() {
+        if self.outlived && ended && (signs_in || changed) {
+            // The end is carried out, and what was to come after it is not.
+            self.sign_out(world)?;
+            return Err(ErrorKind::HeadSent);
+        }
+        if ended && (self.stale || !self.came_along().is_empty()) {
             return match (signs_in, changed) {
                 (true, _) => self.begin_before_end(world, decide, Why::SignOut),
                 (false, true) => self.begin_after_end(world, decide),
@@ -921,12 +951,15 @@ impl Visit {
             };
         }
         // What a handle that outlives its response has seen is too old to compare with.
-        let decides = changed || (self.outlived && !self.changes.values.is_empty());
+        let asks = !self.changes.values.is_empty() || self.changes.choice.is_some();
+        let decides = changed || (self.outlived && asks);
         if signs_in && !self.others.is_empty() {
             return self.begin_before_end(world, decide, Why::SignIn);
         }
         if let Some((held, is_gone)) = self.lost.clone() {
-            let refused = decides || (!is_gone && self.changes.ages(&held.record));
+            // A session that has ended needs no other lifetime.
+            let asks = self.outlived && !self.changes.values.is_empty();
+            let refused = changed || asks || (!is_gone && self.changes.ages(&held.record));
             return match refused {
                 _ if signs_in => self.begin(world, decide),
                 true => self.gone(held, is_gone, true),
@@ -934,6 +967,11 @@ impl Visit {
             };
         }
         let Some(held) = self.loaded.clone() else {
+            let asks = self.outlived && !self.changes.values.is_empty();
+            if (changed || asks) && !signs_in && self.stale && self.others.is_empty() {
+                // The browser may hold the newer token, which that of a new session would overwrite.
+                return Err(ErrorKind::Gone);
+            }
             if (signs_in || changed) && self.create(world, decide)? {
                 return Ok(());
             }
@@ -961,7 +999,7 @@ impl Visit {
         let is_due = !self.passive && held.record.is_refresh_due(world.now);
         if is_due && world.now < held.record.deadline() {
             let mut refreshed = held.record.clone();
-            self.write(world, &mut refreshed);
+            self.write(world, &mut refreshed, true);
             if let Ok(Ok(())) = world.replace(held.record.version, &refreshed) {
                 self.loaded = Some(held.at(refreshed));
             }
@@ -978,8 +1016,8 @@ impl Visit {
             return Ok(());
         };
         match self.end_all(world, &ending)? {
-            Ended::Ended => self.remove_cookie(),
-            ended => self.lose(first.clone(), ended == Ended::Missing),
+            Fate::Ended => self.remove_cookie(),
+            ended => self.lose(first.clone(), ended == Fate::Missing),
         }
         Ok(())
     }
@@ -1002,7 +1040,7 @@ impl Visit {
     }
 
     /// What every write does to a record besides its values.
-    fn write(&self, world: &mut World, record: &mut Record) {
+    fn write(&self, world: &mut World, record: &mut Record, is_own: bool) {
         let now = world.now;
         record.version = world.fresh();
         let Changes { proof, choice, chose, .. } = self.changes;
@@ -1024,7 +1062,8 @@ impl Visit {
             record.last_seen = now;
             record.idle_deadline = now + idle;
             record.absolute_deadline = record.began + absolute;
-        } else if !self.passive {
+        } else if !self.passive && is_own {
+            // With a void secret the session is not used.
             record.last_seen = now;
             record.idle_deadline = record.idle_deadline.max(now + idle);
         }
@@ -1043,10 +1082,14 @@ impl Visit {
         Ok(())
     }
 
-    /// What a new session begins with.
-    fn first_values(&self, decide: Option<&mut Decide<'_>>) -> Result<Values, ErrorKind> {
+    /// What a new session begins with, that goes on from another one or from nothing.
+    fn first_values(
+        &self,
+        from: Option<&Record>,
+        decide: Option<&mut Decide<'_>>,
+    ) -> Result<Values, ErrorKind> {
         self.check_head()?;
-        let mut values = self.changes.on(None);
+        let mut values = self.changes.on(from);
         Self::decide(&mut values, decide)?;
         Ok(values)
     }
@@ -1070,7 +1113,7 @@ impl Visit {
             absolute_deadline: now + millis(CONFIGURED.absolute()),
             chosen: None,
         };
-        self.write(world, &mut record);
+        self.write(world, &mut record, true);
         world.create(&record)?;
         Ok(Some(record))
     }
@@ -1087,7 +1130,7 @@ impl Visit {
         world: &mut World,
         decide: Option<&mut Decide<'_>>,
     ) -> Result<bool, ErrorKind> {
-        let values = self.first_values(decide)?;
+        let values = self.first_values(None, decide)?;
         let created = self.stored(world, values)?;
         let is_stored = created.is_some();
         if let Some(record) = created {
@@ -1116,12 +1159,16 @@ impl Visit {
     ) -> Result<(), ErrorKind> {
         let decides = decide.is_some();
         // It is decided before anything ends.
-        let values = self.first_values(decide)?;
+        let values = self.first_values(None, decide)?;
         let ending = self.came_along();
         let ended = self.end_all(world, &ending)?;
-        if ended != Ended::Ended {
+        if ended != Fate::Ended {
             let fails = decides || !values.is_empty();
-            return self.gone(ending[0].clone(), ended == Ended::Missing, fails);
+            return match ending.first() {
+                Some(first) => self.gone(first.clone(), ended == Fate::Missing, fails),
+                None if fails => Err(ErrorKind::Gone),
+                None => Ok(()),
+            };
         }
         self.remove_cookie();
         // The old session is no more, whatever becomes of the new one.
@@ -1133,7 +1180,7 @@ impl Visit {
     }
 
     /// A new session for a sign-in, and what came along ends after that: a sign-in beside which
-    /// another session of the same person would go on is withdrawn.
+    /// another one of several sessions, or of the same person, would go on is withdrawn.
     fn begin_before_end(
         &mut self,
         world: &mut World,
@@ -1141,11 +1188,22 @@ impl Visit {
         why: Why,
     ) -> Result<(), ErrorKind> {
         let who = self.changes.proof.map(|proof| proof.who);
-        let values = self.first_values(decide)?;
+        let several = !self.others.is_empty();
+        let mut ending = self.came_along();
+        // An anonymous session that this request has made beside several goes on in the new one.
+        let mut made = None;
+        if why == Why::SignIn {
+            // One that this request has lost is not its own to end.
+            ending.retain(|held| self.lost.as_ref().is_none_or(|(lost, _)| !lost.is(held)));
+            let base = self.loaded.as_ref().map(|held| &held.record);
+            made = base.filter(|record| record.principal.is_none());
+        }
+        let values = self.first_values(made, decide)?;
         let created = self.stored(world, values)?.unwrap();
-        for held in self.came_along() {
+        for held in ending {
             let ended = match self.end(world, &held, why) {
-                Ok(Ended::Spared(whose)) if whose == who => Err(ErrorKind::Contended),
+                // The next request would bring its token as well.
+                Ok(Fate::Spared(whose)) if several || whose == who => Err(ErrorKind::Contended),
                 ended => ended,
             };
             if let Err(kind) = ended {
@@ -1202,7 +1260,7 @@ impl Visit {
                 if needs_secret {
                     record.secret = world.fresh();
                 }
-                self.write(world, &mut record);
+                self.write(world, &mut record, held.finds(Some(&last)) == Found::Own);
                 match world.replace(last.version, &record)? {
                     Ok(()) if needs_secret => {
                         self.go_on_with(world, record);
@@ -1229,27 +1287,27 @@ impl Visit {
         }
     }
 
-    fn end_all(&mut self, world: &mut World, ending: &[Held]) -> Result<Ended, ErrorKind> {
+    fn end_all(&mut self, world: &mut World, ending: &[Held]) -> Result<Fate, ErrorKind> {
         let mut all = Vec::new();
         for held in ending {
             all.push(self.end(world, held, Why::SignOut)?);
         }
         self.others.clear();
-        let spared = all.iter().find(|ended| matches!(ended, Ended::Spared(_)));
-        let ended = all.iter().find(|ended| **ended == Ended::Ended);
-        Ok(*spared.or(ended).unwrap_or(&Ended::Missing))
+        let spared = all.iter().find(|ended| matches!(ended, Fate::Spared(_)));
+        let ended = all.iter().find(|ended| **ended == Fate::Ended);
+        Ok(*spared.or(ended).unwrap_or(&Fate::Missing))
     }
 
     /// Ends a session, if it may.
-    fn end(&self, world: &mut World, held: &Held, why: Why) -> Result<Ended, ErrorKind> {
+    fn end(&self, world: &mut World, held: &Held, why: Why) -> Result<Fate, ErrorKind> {
         let mut now = held.record.clone();
         loop {
             if !held.may_end(why, &now) {
-                return Ok(Ended::Spared(now.principal));
+                return Ok(Fate::Spared(now.principal));
             }
             self.check_taken_from(held, &now.values)?;
             let in_doubt = match world.delete(now.id, now.version)? {
-                (Deleted::Deleted, _) if world.now < now.deadline() => return Ok(Ended::Ended),
+                (Deleted::Deleted, _) if world.now < now.deadline() => return Ok(Fate::Ended),
                 // What is over is no more, whatever the store still holds.
                 (Deleted::Deleted | Deleted::Missing, in_doubt) => Some(in_doubt),
                 (Deleted::Conflict, _) => None,
@@ -1264,8 +1322,7 @@ impl Visit {
 
     /// Values are handed out of the session that is read, and not of others that came along.
     fn check_taken_from(&self, held: &Held, values: &Values) -> Result<(), ErrorKind> {
-        let is_read = |loaded: &Held| loaded.record.id == held.record.id;
-        match self.loaded.as_ref().is_some_and(is_read) {
+        match self.loaded.as_ref().is_some_and(|loaded| loaded.is(held)) {
             true => self.changes.check_taken(values),
             false => Ok(()),
         }
@@ -1273,10 +1330,10 @@ impl Visit {
 
     /// The session is no more: fine, unless this request handed out one of its values. Where it can
     /// not be known who ended it, it can not be known either whether somebody else took the value.
-    fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Ended, ErrorKind> {
+    fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
-            checked => checked.map(|()| if in_doubt { Ended::Ended } else { Ended::Missing }),
+            checked => checked.map(|()| if in_doubt { Fate::Ended } else { Fate::Missing }),
         }
     }
 
@@ -1296,6 +1353,8 @@ impl Visit {
             self.changes = Changes::default();
         }
         self.outlived = true;
+        // The response has told it.
+        self.failed = None;
         let set_cookie = std::mem::replace(&mut self.set_cookie, SetCookie::Nothing);
         (Outcome { acts: at.acts, set_cookie, error }, self.token.take())
     }
@@ -1848,12 +1907,11 @@ async fn what_came_along_ends_with_a_sign_in_also_after_an_early_save() {
 }
 
 #[tokio::test]
-async fn a_sign_in_is_withdrawn_where_another_session_of_the_same_person_would_go_on() {
+async fn a_sign_in_is_withdrawn_where_one_of_several_sessions_would_go_on() {
     for (before, meanwhile) in [
         (Act::SignIn(0), Act::Rotate),
         (Act::SignIn(0), Act::StepUp),
         (insert(0), Act::SignIn(0)),
-        // Of another person, or of nobody.
         (insert(0), Act::SignIn(1)),
         (insert(0), Act::Rotate),
     ] {

@@ -312,15 +312,15 @@ fn pending_values_are_bounded_by_the_size_of_a_record() {
     assert_eq!(kept, 606);
     let error = session.insert(&key(kept), &value).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
-    assert!(!session.contains(&key(kept)));
+    assert!(!session.contains(key(kept)));
     let longer = move |text: &mut String| text.push_str(&"y".repeat(1000));
-    assert_eq!(session.update(&key(0), longer).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(session.update(key(0), longer).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(session.get(&key(0)).unwrap().as_deref(), Some(&value[..]));
     // What is overwritten or removed makes room.
     for _ in 0..10_000 {
         session.insert(&key(0), &value).unwrap();
     }
-    session.remove(&key(1));
+    session.remove(key(1));
     session.insert(&key(kept), &value).unwrap();
 }
 
@@ -331,7 +331,7 @@ fn many_changes_take_time_in_proportion() {
         let session = Session::detached();
         let begun = std::time::Instant::now();
         for number in 0..changes {
-            session.remove(&Key::<u32>::runtime(number.to_string()));
+            session.remove(Key::<u32>::runtime(number.to_string()));
         }
         for number in 0..changes {
             session.insert(&Key::<u32>::runtime((number % 1000).to_string()), &1).unwrap();

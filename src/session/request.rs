@@ -377,9 +377,10 @@ impl Session {
             self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some())
         };
         let mut state = self.state();
-        if state.has_no_session() && state.changes.is_empty() && !is_busy(&state) {
+        let is_idle = state.changes.is_empty() && state.discarded == 0;
+        if is_idle && state.has_no_session() && !is_busy(&state) {
             // Most requests, and without asking the clock.
-            state.head_sent = true;
+            (state.head_sent, state.failed) = (true, None);
             return Some(Closed { cookie: state.cookie.take(), used: state.used });
         }
         drop(state);
