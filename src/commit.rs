@@ -118,14 +118,13 @@ pub(crate) struct Enrolling {
 }
 
 /// What became of a session that was to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Ended,
     /// It was no more.
     Missing,
-    /// It is somebody else's by now, or has a secret that the request does not have; who is signed in
-    /// on it.
-    Spared(Option<Arc<str>>),
+    /// It is somebody else's by now, or has a secret that the request does not have.
+    Spared,
 }
 
 /// What became of an extension of the idle timeout.
@@ -268,7 +267,13 @@ impl<'a> Commit<'a, '_> {
             // A session that this request has lost is not its own to end.
             false => self.loaded.iter().chain(&self.others).cloned().collect(),
         };
-        self.enrolment.instead_of = ending.iter().map(|session| session.id).collect();
+        // Others are not in the account's directory, or counted there if they have got there since.
+        let is_listed = |session: &&Arc<Loaded>| {
+            session.record.header.principal.as_ref() == self.changes.principal()
+        };
+        let instead_of: Vec<_> =
+            ending.iter().filter(is_listed).map(|session| session.id).collect();
+        self.enrolment.instead_of.clone_from(&instead_of);
         // An anonymous session that this request has made beside those that came along goes on in it.
         let base = match &self.loaded {
             Some(loaded) if !is_sign_out && loaded.record.header.principal.is_none() => {
@@ -282,9 +287,8 @@ impl<'a> Commit<'a, '_> {
         let several = !self.others.is_empty();
         for session in ending {
             let outcome = match self.end(&session, why).await {
-                // The browser would send its newer token as well; or it was not counted, and is of the
-                // same account.
-                Ok(Outcome::Spared(who)) if several || who.as_ref() == self.changes.principal() => {
+                // The browser would send its newer token as well; or it was not counted.
+                Ok(Outcome::Spared) if several || instead_of.contains(&session.id) => {
                     Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
                 }
                 outcome => outcome,
@@ -581,7 +585,7 @@ impl<'a> Commit<'a, '_> {
         for session in ending {
             match (self.end(&session, Why::SignOut).await?, &all) {
                 // What was spared may have a newer cookie in the browser, which must stay.
-                (Outcome::Missing, _) | (_, Outcome::Spared(_)) => {}
+                (Outcome::Missing, _) | (_, Outcome::Spared) => {}
                 (outcome, _) => all = outcome,
             }
         }
@@ -590,12 +594,9 @@ impl<'a> Commit<'a, '_> {
 
     /// Ends a session, if it may.
     async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
-        let spares = |header: &Header| {
-            (!plan::ends(why, &loaded.authority, header))
-                .then(|| Outcome::Spared(header.principal.clone()))
-        };
-        if let Some(spared) = spares(&loaded.record.header) {
-            return Ok(spared);
+        let spares = |header: &Header| !plan::ends(why, &loaded.authority, header);
+        if spares(&loaded.record.header) {
+            return Ok(Outcome::Spared);
         }
         // Values are taken from the session of the request, and not from others that came along.
         let is_own = self.others.iter().all(|other| other.id != loaded.id);
@@ -637,8 +638,8 @@ impl<'a> Commit<'a, '_> {
                 return check(self, &nothing).map(|()| Outcome::Missing);
             };
             newer = loaded.newer(stored)?;
-            if let Some(spared) = spares(&newer.record.header) {
-                return Ok(spared);
+            if spares(&newer.record.header) {
+                return Ok(Outcome::Spared);
             }
             current = &newer;
             if attempt >= PROMPT_ATTEMPTS {

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -42,7 +41,9 @@ pub(crate) struct Base {
 pub(crate) struct Budget {
     started: Instant,
     deadline: Instant,
-    kept_millis: AtomicU64,
+    /// How long it was kept in all, and until when that was counted: several commands of a piece of work are
+    /// kept together.
+    kept: Mutex<(Duration, Instant)>,
 }
 
 /// Longer than a runtime usually takes to poll what was woken.
@@ -51,11 +52,19 @@ const PROMPT: Duration = Duration::from_millis(20);
 impl Budget {
     pub(crate) fn new(time: Duration) -> Self {
         let started = Instant::now();
-        Self { started, deadline: started + time, kept_millis: AtomicU64::new(0) }
+        let kept = Mutex::new((Duration::ZERO, started));
+        Self { started, deadline: started + time, kept }
     }
 
     fn kept(&self) -> Duration {
-        Duration::from_millis(self.kept_millis.load(Ordering::Relaxed))
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// It was kept from then until now.
+    fn keep(&self, since: Instant, now: Instant) {
+        let (kept, until) = &mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept += now.saturating_duration_since(since.max(*until));
+        *until = now.max(*until);
     }
 
     fn deadline(&self) -> Instant {
@@ -75,12 +84,13 @@ impl Budget {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         poll_fn(|cx| {
-            let kept = woken.polled(cx.waker());
-            if kept > PROMPT {
-                let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-                self.kept_millis.fetch_add(millis, Ordering::Relaxed);
-                limit += kept;
-                sleep.as_mut().reset(limit);
+            if let Some(since) = woken.polled(cx.waker()) {
+                let now = Instant::now();
+                if now.saturating_duration_since(since) > PROMPT {
+                    self.keep(since, now);
+                    limit += now - since;
+                    sleep.as_mut().reset(limit);
+                }
             }
             let mut cx = Context::from_waker(&waker);
             match future.as_mut().poll(&mut cx) {
@@ -97,14 +107,14 @@ impl Budget {
 struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
 
 impl Woken {
-    /// The future is polled now, for this waker; how long it was woken before.
-    fn polled(&self, waker: &Waker) -> Duration {
+    /// The future is polled now, for this waker; when it was woken for that.
+    fn polled(&self, waker: &Waker) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.0 {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
-        state.1.take().map_or(Duration::ZERO, |since| since.elapsed())
+        state.1.take()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use support::stand::{A, B, Backend, SEED, cookie_of, finish, on_every_store};
+use support::stand::{A, B, Backend, C, SEED, cookie_of, finish, on_every_store};
 use support::visit::visit;
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
@@ -458,4 +458,198 @@ fn update_is_not_disturbed_by_changes_of_other_keys() {
     goes_on.store(false, Ordering::Relaxed);
     noise.join().unwrap();
     assert_eq!(session.get(A).unwrap(), Some(2000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_behind_a_save_that_fails_voids_the_old_secret() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    let directory = session.directory().unwrap();
+    let mut revoke = Box::pin(directory.revoke_others(&session));
+    assert!(poll!(&mut revoke).is_pending());
+    stand.write(&cookie, B, 1).await;
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    gate.release();
+    assert!(kept.await.is_err());
+    let revoked = revoke.await;
+    finish(exchange, 200).await;
+    assert!(revoked.is_err() || stand.who(&cookie).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_between_saves_that_fail_voids_the_old_secret() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let directory = session.directory().unwrap();
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut one = Box::pin(session.save());
+    assert!(poll!(&mut one).is_pending());
+    gate.reached().await;
+    session.insert(B, &1).unwrap();
+    let mut two = Box::pin(session.save());
+    assert!(poll!(&mut two).is_pending());
+    let mut revoke = Box::pin(directory.revoke_others(&session));
+    assert!(poll!(&mut revoke).is_pending());
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    gate.release();
+    let revoked = revoke.await;
+    finish(exchange, 200).await;
+    assert!(revoked.is_err() || stand.who(&cookie).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_of_an_abandoned_request_fails_or_voids_the_old_secret() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let directory = session.directory().unwrap();
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut one = Box::pin(session.save());
+    assert!(poll!(&mut one).is_pending());
+    gate.reached().await;
+    let mut revoke = Box::pin(directory.revoke_others(&session));
+    assert!(poll!(&mut revoke).is_pending());
+    drop(exchange);
+    gate.release();
+    let _ = one.await;
+    let revoked = revoke.await;
+    assert!(revoked.is_err() || stand.who(&cookie).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn take_of_what_came_after_a_commit_began_is_the_requests_own() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    session.insert(C, &5).unwrap();
+    assert_eq!(session.take(C).unwrap(), Some(5));
+    session.insert(B, &3).unwrap();
+    gate.release();
+    kept.await.unwrap();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn take_of_a_value_that_a_commit_replaces_is_of_the_new_one() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(SEED, &8).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    assert_eq!(session.take(SEED).unwrap(), Some(8));
+    gate.release();
+    kept.await.unwrap();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn take_of_a_value_whose_commit_fails_is_the_requests_own() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let mut kept = Box::pin(session.save());
+    assert!(poll!(&mut kept).is_pending());
+    gate.reached().await;
+    assert_eq!(session.take(A).unwrap(), Some(1));
+    session.insert(B, &1).unwrap();
+    stand.write(&cookie, C, 1).await;
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    gate.release();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sign_out_and_sign_in_beside_another_sign_in_begins_a_session() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let visit = stand
+        .overtaken(
+            &cookie,
+            async |session: Session| {
+                session.sign_out();
+                session.sign_in("alice")
+            },
+            async || {
+                stand.sign_in(&cookie).await;
+            },
+        )
+        .await;
+    assert_eq!(visit.failure(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn transact_that_panics_leaves_no_commit_under_way() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let own = session.clone();
+    let joined = tokio::spawn(async move {
+        own.transact(|_| -> Result<()> { panic!("as the test says") }).await
+    })
+    .await;
+    assert!(joined.is_err());
+    session.insert(C, &5).unwrap();
+    assert_eq!(session.take(C).unwrap(), Some(5));
+    session.insert(B, &3).unwrap();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_that_is_kept_ends_in_time() {
+    let stand = Backend::memory().stand();
+    for _ in 0..50 {
+        stand.signed_in("alice").await;
+    }
+    let cookie = stand.signed_in("alice").await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    let directory = session.directory().unwrap();
+    let gates: Vec<_> = (0..49).map(|_| stand.store.hold(Verb::Load)).collect();
+    stand.store.fail_always(Verb::Load, Fault::Hang);
+    let begun = tokio::time::Instant::now();
+    let mut kept = Box::pin(directory.revoke_all());
+    assert!(poll!(&mut kept).is_pending());
+    gates[0].release();
+    assert!(poll!(&mut kept).is_pending());
+    gates[48].reached().await;
+    for gate in &gates {
+        gate.release();
+    }
+    tokio::time::advance(Duration::from_millis(400)).await;
+    kept.await.unwrap_err();
+    assert!(begun.elapsed() <= Duration::from_millis(1450), "{:?}", begun.elapsed());
+    drop(exchange);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handle_of_an_abandoned_request_goes_on_after_an_unknown_outcome() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    stand.store.fail_always(Verb::Replace, Fault::LoseRequest);
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    stand.store.heal();
+    drop(exchange);
+    session.insert(B, &1).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(stand.read(&cookie, B).await, Some(1));
 }

@@ -1202,8 +1202,10 @@ impl Visit {
         let created = self.stored(world, values)?.unwrap();
         for held in ending {
             let ended = match self.end(world, &held, why) {
-                // The next request would bring its token as well.
-                Ok(Fate::Spared(whose)) if several || whose == who => Err(ErrorKind::Contended),
+                // The next request would bring its token as well, or it was not counted.
+                Ok(Fate::Spared(_)) if several || held.record.principal == who => {
+                    Err(ErrorKind::Contended)
+                }
                 ended => ended,
             };
             if let Err(kind) = ended {
@@ -1309,7 +1311,8 @@ impl Visit {
             let in_doubt = match world.delete(now.id, now.version)? {
                 (Deleted::Deleted, _) if world.now < now.deadline() => return Ok(Fate::Ended),
                 // What is over is no more, whatever the store still holds.
-                (Deleted::Deleted | Deleted::Missing, in_doubt) => Some(in_doubt),
+                (Deleted::Deleted, _) => Some(false),
+                (Deleted::Missing, in_doubt) => Some(in_doubt),
                 (Deleted::Conflict, _) => None,
             };
             let newer = if in_doubt.is_some() { None } else { world.load(now.id)? };

@@ -96,6 +96,20 @@ impl Delta {
         self.view.put(key, value);
     }
 
+    /// Whether a change of this key is among those up to a bookmark.
+    pub(crate) fn has_until(&self, key: &str, bookmark: u64) -> bool {
+        let mut changes = self.keys.get(key).into_iter().flatten();
+        changes.any(|(number, _)| *number <= bookmark)
+    }
+
+    /// A value that was removed from this list was stored meanwhile, so that it was handed out for good.
+    pub(crate) fn taken_early(&mut self, key: &Arc<str>, seen: Bytes) {
+        if let Some(changes) = self.keys.get_mut(key) {
+            let number = changes.first().map_or(self.made, |(number, _)| *number);
+            changes.insert(0, (number, Change::Take { seen }));
+        }
+    }
+
     /// Removes all values.
     pub(crate) fn clear(&mut self) {
         self.made += 1;

@@ -168,6 +168,8 @@ struct State {
     discarded: usize,
     /// The last change that a commit under way has.
     under_way: Option<u64>,
+    /// What was taken of the values that it is about to store.
+    taken_early: Vec<(Arc<str>, Bytes)>,
     time_left: Duration,
     /// The view could not be computed on the record that was read last.
     is_stale: bool,
@@ -238,6 +240,7 @@ impl Session {
                 failed: None,
                 discarded: 0,
                 under_way: None,
+                taken_early: Vec::new(),
                 time_left,
                 is_stale: false,
                 charged: None,
@@ -353,13 +356,16 @@ impl Session {
             if state.value(name) != value {
                 continue;
             }
+            let is_being_stored = state.is_being_stored(name);
             let stored = state.with_values(|_, values| values.get(name));
-            // A commit under way may be about to store what this request has put there.
-            let stored = stored.or(value.filter(|_| state.under_way.is_some()));
-            let change = match stored {
-                Some(stored) => Change::Take { seen: stored.bytes },
+            let change = match (stored, value) {
+                (_, Some(value)) if is_being_stored => {
+                    state.taken_early.push((name.into(), value.bytes));
+                    Change::Remove
+                }
+                (Some(stored), _) => Change::Take { seen: stored.bytes },
                 // This request put it there itself.
-                None => Change::Remove,
+                (None, _) => Change::Remove,
             };
             state.changed().push(name.into(), change, None);
             return Ok(Some(taken));
@@ -729,12 +735,6 @@ impl Session {
             None if self.state().lost.is_some() => Err(self.settings().gone("")),
             None => Err(Error::new(ErrorKind::NotSignedIn, "")),
         }
-    }
-
-    /// Commits under a new secret behind which nothing older counts.
-    pub(crate) async fn supersede(&self, driver: &Driver) -> Result<()> {
-        self.state().changes.rotate(Rotation::Superseding);
-        self.commit(driver, false, None).await
     }
 
     fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {

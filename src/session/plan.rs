@@ -292,8 +292,8 @@ mod tests {
                 let (refresh, r) = refreshes[choice / 20];
                 let on = |bit: usize| bits & 1 << bit != 0;
                 let mark = |bit, letter| if on(bit) { letter } else { '.' };
-                let cell =
-                    [mark(0, 'F'), s, mark(1, 'E'), p, mark(2, 'C'), mark(3, 'N'), mark(4, 'O'), r];
+                let flags = [mark(1, 'E'), p, mark(2, 'C'), mark(3, 'N'), mark(4, 'O'), r];
+                let cell = [mark(0, 'F'), s, mark(5, 'S')].into_iter().chain(flags);
                 let situation = Situation {
                     session,
                     failed: on(0),
@@ -305,7 +305,7 @@ mod tests {
                     several: on(5),
                     refresh,
                 };
-                (cell.iter().collect(), situation)
+                (cell.collect(), situation)
             })
         })
     }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::MutexGuard as AsyncMutexGuard;
 use tokio::time::{Instant, timeout};
 
-use super::changes::{Changes, Loaded, Lost, Standing};
+use super::changes::{Changes, Loaded, Lost, Rotation, Standing};
 use super::plan::{Known, Plan, Refresh, Wishes};
 use super::record::{Authority, Secrecy};
 use super::token::Token;
@@ -249,6 +249,7 @@ impl Session {
         decide: Option<&'d mut Decide<'d>>,
     ) -> Result<()> {
         let context = self.context();
+        let _under_way = UnderWay(self);
         let mut is_cut_short = false;
         let (earlier, plan, failed, bookmark, outcome) = {
             let budget = self.budget();
@@ -306,6 +307,30 @@ impl Session {
         }
     }
 
+    /// Commits under a new secret behind which nothing older counts; an error where it did not come to
+    /// that.
+    pub(crate) async fn supersede(&self, driver: &Driver) -> Result<()> {
+        let _one_at_a_time = self.turn(driver).await?;
+        let authority = |state: &State| state.loaded.as_ref().map(|is| is.authority.clone());
+        let before = {
+            let mut state = self.state();
+            // With the turn, so that no other commit takes it along.
+            state.intend().rotate(Rotation::Superseding);
+            authority(&state)
+        };
+        let committed = self.commit_in_turn(driver, false, None).await;
+        let mut state = self.state();
+        // Nobody is revoked where it failed, so nothing is to be made void later.
+        state.changes.forget_superseding();
+        let after = authority(&state);
+        drop(state);
+        committed?;
+        if after.is_none() || after == before {
+            return Err(self.settings().gone("the session has no new secret"));
+        }
+        Ok(())
+    }
+
     /// Changes something that the view depends on, and computes the view anew. The functions of
     /// updates run outside the lock: they may read the session, or take their time.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
@@ -356,6 +381,7 @@ impl Session {
         if failed {
             discarded = state.discarded + state.would_lose(context);
             state.changes.discard();
+            state.is_stale = false;
         }
         state.head_sent = true;
         // The response has told it.
@@ -440,7 +466,7 @@ impl Session {
             let mut state = self.state();
             let ended = state.changes.is_ended();
             let dropped = state.would_lose(context);
-            state.head_sent = true;
+            (state.head_sent, state.failed) = (true, None);
             if !ended {
                 state.changes.discard();
             }
@@ -464,6 +490,17 @@ impl Session {
     {
         let session = self.clone();
         to_the_end(|driver| work(session, driver)).await
+    }
+}
+
+/// A commit while it is under way, also if a function that it calls panics.
+struct UnderWay<'a>(&'a Session);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.under_way = None;
+        state.taken_early.clear();
     }
 }
 
@@ -503,6 +540,11 @@ impl State {
     /// What goes on after the response has no request to be on time for.
     fn time_left(&self, settings: &Settings) -> Duration {
         if self.head_sent { settings.timeout } else { self.time_left }
+    }
+
+    /// Whether a commit under way stores a value of this key.
+    pub(super) fn is_being_stored(&self, key: &str) -> bool {
+        self.under_way.is_some_and(|bookmark| self.changes.delta.has_until(key, bookmark))
     }
 
     fn has_no_session(&self) -> bool {
@@ -611,11 +653,7 @@ impl State {
                         self.drop_until(bookmark, true, context);
                     }
                     ErrorKind::HeadSent => self.changes.drop_what_needs_a_cookie(),
-                    _ => {
-                        // Nobody was revoked, so nothing is to be made void later.
-                        self.changes.forget_superseding();
-                        return (Err(error), false);
-                    }
+                    _ => return (Err(error), false),
                 }
                 return (Err(error), !self.changes.is_empty());
             }
@@ -640,6 +678,9 @@ impl State {
             return (Ok(()), false);
         }
         self.changes.forget(bookmark);
+        for (key, seen) in std::mem::take(&mut self.taken_early) {
+            self.changes.delta.taken_early(&key, seen);
+        }
         if self.changes.is_empty() {
             self.changes.delta.discard();
             self.is_stale = false;
