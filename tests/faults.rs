@@ -227,7 +227,7 @@ async fn garbage(server: Server) {
 async fn too_large_a_record(server: Server) {
     const TEXT: Key<String> = Key::new("text").survives_sign_in();
     let store = unsticky::connect(&server.url()).unwrap();
-    let sessions = Sessions::builder(store).max_record_bytes(2000).build().unwrap();
+    let sessions = Sessions::builder(store).max_record_bytes(2048).build().unwrap();
     let (text, more) = ("x".repeat(1200), Key::<String>::runtime("more"));
     let mut cookies = Vec::new();
     for principal in [None, Some("alice")] {

@@ -1305,6 +1305,8 @@ impl Visit {
         let mut now = held.record.clone();
         loop {
             if !held.may_end(why, &now) {
+                // What was handed out of it could be handed out again.
+                self.check_taken_from(held, &Values::new())?;
                 return Ok(Fate::Spared(now.principal));
             }
             self.check_taken_from(held, &now.values)?;
@@ -1885,6 +1887,51 @@ async fn a_value_that_another_took_is_not_handed_out_by_who_reads_anew_and_leave
         ])
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_value_is_not_handed_out_by_who_leaves_a_session_that_goes_on() {
+    let survives = Act::Edit(Edit::Insert { key: 0, value: 1, survives: true });
+    for (signed_in, leaves, meanwhile) in [
+        (vec![Act::SignIn(0)], vec![Act::SignIn(1)], Act::Rotate),
+        (Vec::new(), vec![Act::SignOut], Act::SignIn(0)),
+        (Vec::new(), vec![Act::SignOut, Act::SignIn(1)], Act::SignIn(0)),
+    ] {
+        as_the_reference_does(&[
+            Step::Visit(plain([signed_in, vec![survives.clone()]].concat())),
+            overtaken(plain([vec![take(0)], leaves].concat()), plain(vec![meanwhile]), 1),
+        ])
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_over_is_not_spared_as_somebody_elses() {
+    let over = |acts, meanwhile| Step::Overtaken {
+        first: plain(acts),
+        second: plain(vec![meanwhile]),
+        after: 1,
+        early: false,
+        pause: minutes(20),
+    };
+    as_the_reference_does(&[
+        Step::Visit(plain(vec![insert(0)])),
+        over(vec![Act::SignOut, Act::Save, Act::SetLifetime(1)], Act::SignIn(0)),
+    ])
+    .await;
+    let first = plain(vec![Act::SignIn(0)]);
+    as_the_reference_does(&[
+        Step::Visit(plain(vec![insert(0)])),
+        Step::Visit(Request { browser: 1, ..plain(vec![insert(0)]) }),
+        Step::Overtaken {
+            first: Request { presents: Presents::Both(1), ..first },
+            second: Request { browser: 1, ..plain(vec![Act::Rotate]) },
+            after: 0,
+            early: false,
+            pause: minutes(20),
+        },
+    ])
+    .await;
 }
 
 #[tokio::test]

@@ -687,7 +687,8 @@ impl Session {
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
     ///   directory, can not be decoded; nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
-    ///   this request's response becomes this error unless it fails by itself.
+    ///   this request's response becomes this error unless it fails by itself. A handle that goes on
+    ///   after its response gets this error until [`reload`](Self::reload) succeeds.
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
     ///   and the response has begun.
     pub async fn save(&self) -> Result<()> {

@@ -147,6 +147,10 @@ impl Session {
         let context = self.context();
         let mut state = self.state();
         if let Some(newer) = newer {
+            if state.head_sent {
+                // Whoever reads again knows what has become of an unknown outcome.
+                state.failed = None;
+            }
             state.loaded = Some(newer);
             state.changes.delta.mark();
             drop(state);
@@ -699,7 +703,9 @@ impl State {
             // That has an event of its own.
             self.discarded = discarded;
         }
-        if !self.head_sent {
+        // Another handle may have asked for some of it, and is told by its own commit: of the request, or,
+        // after the response, until the record is read again.
+        if !self.head_sent || error.kind() == ErrorKind::OutcomeUnknown {
             self.failed.get_or_insert_with(|| error.clone());
         }
     }
