@@ -595,9 +595,6 @@ impl<'a> Commit<'a, '_> {
     /// Ends a session, if it may.
     async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
         let spares = |header: &Header| !plan::ends(why, &loaded.authority, header);
-        if spares(&loaded.record.header) {
-            return Ok(Outcome::Spared);
-        }
         // Values are taken from the session of the request, and not from others that came along.
         let is_own = self.others.iter().all(|other| other.id != loaded.id);
         let check = |this: &Self, values: &Values| match is_own {
@@ -605,6 +602,10 @@ impl<'a> Commit<'a, '_> {
             false => Ok(()),
         };
         let nothing = Values::default();
+        if spares(&loaded.record.header) {
+            // A value that was taken from it is still there.
+            return check(self, &nothing).map(|()| Outcome::Spared);
+        }
         let mut newer;
         let mut current = loaded;
         for attempt in 0..self.settings.commit_attempts {
@@ -638,8 +639,10 @@ impl<'a> Commit<'a, '_> {
                 return check(self, &nothing).map(|()| Outcome::Missing);
             };
             newer = loaded.newer(stored)?;
-            if spares(&newer.record.header) {
-                return Ok(Outcome::Spared);
+            let is_over = newer.record.header.clocks.expired(self.settings.now());
+            if is_over || spares(&newer.record.header) {
+                let outcome = if is_over { Outcome::Missing } else { Outcome::Spared };
+                return check(self, &nothing).map(|()| outcome);
             }
             current = &newer;
             if attempt >= PROMPT_ATTEMPTS {
