@@ -453,7 +453,6 @@ fn update_is_not_disturbed_by_changes_of_other_keys() {
     });
     for _ in 0..2000 {
         session.update(A, |number| *number += 1).unwrap();
-        session.sign_in("alice").unwrap();
     }
     goes_on.store(false, Ordering::Relaxed);
     noise.join().unwrap();
