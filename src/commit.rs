@@ -36,9 +36,14 @@ impl Loaded {
     pub(crate) fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
         Ok(self.at(decode(&self.key, stored.bytes)?, stored.version))
     }
+
+    /// The session as it stands in the store, whoever may use it.
+    pub(crate) async fn reread(&self, caller: Caller<'_>) -> Result<Option<Arc<Self>>> {
+        caller.load(&self.key).await?.map(|stored| self.newer(stored)).transpose()
+    }
 }
 
-/// Decodes a session's record and reports one that can not be.
+/// Decodes a session's record and reports one that cannot be.
 pub(crate) fn decode(key: &StoreKey, bytes: bytes::Bytes) -> Result<Record> {
     decoded(key, codec::decode(bytes))
 }
@@ -111,7 +116,7 @@ pub(crate) struct Enrolling {
     entered: Option<SessionId>,
     /// The place that it was given there, if it has none of before.
     place: Option<Place>,
-    /// A session that it made and can not be sure of.
+    /// A session that it made and cannot be sure of.
     abandoned: Option<Place>,
     /// Sessions that end with it.
     instead_of: Vec<SessionId>,
@@ -197,7 +202,7 @@ impl<'a> Commit<'a, '_> {
         Committed { lost, ..Committed::default() }
     }
 
-    /// The changes can not be made: not with this request's secret, or not any more.
+    /// The changes cannot be made: not with this request's secret, or not any more.
     fn refused(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
@@ -223,8 +228,8 @@ impl<'a> Commit<'a, '_> {
     /// A new session that no other one ends for.
     async fn begin(&mut self) -> Result<Committed> {
         // Values are taken from a session, and this request has none.
-        self.changes.delta.check_taken(&Values::default())?;
         let nothing = Values::default();
+        self.changes.delta.check_taken(&nothing)?;
         let view = self.first_values(&nothing)?;
         let created = self.create(&view, &nothing).await?;
         self.tell_created(&created);
@@ -242,7 +247,7 @@ impl<'a> Commit<'a, '_> {
         let view = self.first_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != Outcome::Ended {
-            let is_change = self.decide.is_some() || view.differs_from(&Values::default());
+            let is_change = self.decide.is_some() || view.differs_from(&nothing);
             let failure = if is_change { self.refused().failure } else { None };
             return Ok(Committed { failure, ..self.lost(ended == Outcome::Missing) });
         }
@@ -257,8 +262,8 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
-    /// A session begins by a sign-in, and only then what came along ends: a sign-in that can not be
-    /// written changes nothing. One beside which another session can not be ended fails, and is taken back: the next
+    /// A session begins by a sign-in, and only then what came along ends: a sign-in that cannot be
+    /// written changes nothing. One beside which another session cannot be ended fails, and is taken back: the next
     /// request would bring both tokens and be anonymous, or the account would have a session too many.
     async fn begin_before_end(&mut self) -> Result<Committed> {
         let is_sign_out = self.changes.is_ended();
@@ -271,9 +276,8 @@ impl<'a> Commit<'a, '_> {
         let is_listed = |session: &&Arc<Loaded>| {
             session.record.header.principal.as_ref() == self.changes.principal()
         };
-        let instead_of: Vec<_> =
+        self.enrolment.instead_of =
             ending.iter().filter(is_listed).map(|session| session.id).collect();
-        self.enrolment.instead_of.clone_from(&instead_of);
         // An anonymous session that this request has made beside those that came along goes on in it.
         let base = match &self.loaded {
             Some(loaded) if !is_sign_out && loaded.record.header.principal.is_none() => {
@@ -288,7 +292,9 @@ impl<'a> Commit<'a, '_> {
         for session in ending {
             let outcome = match self.end(&session, why).await {
                 // The browser would send its newer token as well; or it was not counted.
-                Ok(Outcome::Spared) if several || instead_of.contains(&session.id) => {
+                Ok(Outcome::Spared)
+                    if several || self.enrolment.instead_of.contains(&session.id) =>
+                {
                     Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
                 }
                 outcome => outcome,
@@ -414,10 +420,7 @@ impl<'a> Commit<'a, '_> {
 
     /// The session as it stands now; in strict mode only while it is listed.
     async fn read_anew(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
-        let stored = self.caller.load(&loaded.key).await?;
-        let Some(newer) = stored.map(|stored| loaded.newer(stored)).transpose()? else {
-            return Ok(None);
-        };
+        let Some(newer) = loaded.reread(self.caller).await? else { return Ok(None) };
         Ok(self.settings.is_listed(self.caller, &newer).await?.then_some(newer))
     }
 
@@ -569,10 +572,7 @@ impl<'a> Commit<'a, '_> {
             }
             Settled::Conflict(Some(stored)) => Refreshed::Overtaken(loaded.newer(stored)?),
             Settled::Conflict(None) if loaded.confirms(self.settings) => {
-                match self.caller.load(&loaded.key).await? {
-                    Some(stored) => Refreshed::Overtaken(loaded.newer(stored)?),
-                    None => Refreshed::Gone,
-                }
+                loaded.reread(self.caller).await?.map_or(Refreshed::Gone, Refreshed::Overtaken)
             }
             Settled::Conflict(None) | Settled::Missing => Refreshed::Gone,
         })
@@ -594,27 +594,36 @@ impl<'a> Commit<'a, '_> {
 
     /// Ends a session, if it may.
     async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
+        let outcome = self.try_end(loaded, why).await?;
+        if outcome != Outcome::Ended {
+            // A value that was taken from it is still there, or was taken by who ended it.
+            self.check_taken_from(loaded, &Values::default())?;
+        }
+        Ok(outcome)
+    }
+
+    /// Values are taken from the session of the request, and not from others that came along.
+    fn check_taken_from(&self, loaded: &Loaded, values: &Values) -> Result<()> {
+        match self.others.iter().any(|other| other.id == loaded.id) {
+            true => Ok(()),
+            false => self.changes.delta.check_taken(values),
+        }
+    }
+
+    async fn try_end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
         let spares = |header: &Header| !plan::ends(why, &loaded.authority, header);
-        // Values are taken from the session of the request, and not from others that came along.
-        let is_own = self.others.iter().all(|other| other.id != loaded.id);
-        let check = |this: &Self, values: &Values| match is_own {
-            true => this.changes.delta.check_taken(values),
-            false => Ok(()),
-        };
-        let nothing = Values::default();
         if spares(&loaded.record.header) {
-            // A value that was taken from it is still there.
-            return check(self, &nothing).map(|()| Outcome::Spared);
+            return Ok(Outcome::Spared);
         }
         let mut newer;
         let mut current = loaded;
         for attempt in 0..self.settings.commit_attempts {
-            check(self, &current.record.values)?;
+            self.check_taken_from(loaded, &current.record.values)?;
             match self.caller.delete(&current.key, Some(current.version)).await? {
                 (Deleted::Deleted, _) => {
                     if current.record.header.clocks.expired(self.settings.now()) {
                         // What is over is no more, whatever the store still holds.
-                        return check(self, &nothing).map(|()| Outcome::Missing);
+                        return Ok(Outcome::Missing);
                     }
                     event::signed_out(current.id);
                     return Ok(Outcome::Ended);
@@ -622,7 +631,7 @@ impl<'a> Commit<'a, '_> {
                 (Deleted::Missing, true) => {
                     event::signed_out(current.id);
                     // By this request, or by another that took the same value.
-                    return match check(self, &nothing) {
+                    return match self.check_taken_from(loaded, &Values::default()) {
                         Ok(()) => Ok(Outcome::Ended),
                         Err(_) => Err(Error::new(
                             ErrorKind::OutcomeUnknown,
@@ -630,19 +639,18 @@ impl<'a> Commit<'a, '_> {
                         )),
                     };
                 }
-                (Deleted::Missing, false) => {
-                    return check(self, &nothing).map(|()| Outcome::Missing);
-                }
+                (Deleted::Missing, false) => return Ok(Outcome::Missing),
                 (Deleted::Conflict, _) => event::conflict(current.id),
             }
-            let Some(stored) = self.caller.load(&current.key).await? else {
-                return check(self, &nothing).map(|()| Outcome::Missing);
+            let Some(stands) = loaded.reread(self.caller).await? else {
+                return Ok(Outcome::Missing);
             };
-            newer = loaded.newer(stored)?;
-            let is_over = newer.record.header.clocks.expired(self.settings.now());
-            if is_over || spares(&newer.record.header) {
-                let outcome = if is_over { Outcome::Missing } else { Outcome::Spared };
-                return check(self, &nothing).map(|()| outcome);
+            newer = stands;
+            if newer.record.header.clocks.expired(self.settings.now()) {
+                return Ok(Outcome::Missing);
+            }
+            if spares(&newer.record.header) {
+                return Ok(Outcome::Spared);
             }
             current = &newer;
             if attempt >= PROMPT_ATTEMPTS {

@@ -54,7 +54,7 @@ use crate::session::{Closed, Session};
 pub struct Exchange {
     sessions: Sessions,
     presented: Presented,
-    outer: Option<Handle>,
+    outer: Option<Arc<Handle>>,
     /// A layer further out has the same [`Sessions`]: its session is used here and finished there.
     shared: Option<Session>,
     session: OnceLock<Session>,
@@ -71,7 +71,10 @@ impl Exchange {
         outer: Option<Handle>,
     ) -> Self {
         let cookie = &sessions.settings().cookie;
-        let shared = outer.as_ref().and_then(|outer| outer.session_of(sessions)).cloned();
+        let shared = outer
+            .as_ref()
+            .and_then(|outer| outer.find(sessions))
+            .map(|handle| handle.session.clone());
         let presented = match shared {
             Some(_) => Presented::default(),
             None => {
@@ -81,6 +84,7 @@ impl Exchange {
                 Presented::find(cookies, cookie.name_and_equals())
             }
         };
+        let outer = outer.map(Arc::new);
         Self { sessions: sessions.clone(), presented, outer, shared, session: OnceLock::new() }
     }
 
@@ -90,7 +94,7 @@ impl Exchange {
         let session = self.shared.as_ref().unwrap_or_else(|| {
             self.session.get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
         });
-        Handle { session: session.clone(), outer: self.outer.clone().map(Arc::new) }
+        Handle { session: session.clone(), outer: self.outer.clone() }
     }
 
     /// Commits what the handler changed; `status` is its response's.
@@ -238,9 +242,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] if the store can not be read, [`ErrorKind::NewerFormat`] if a newer
+    /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer
     /// release wrote the record, and, in [strict mode](crate::DirectoryMode::Strict),
-    /// [`ErrorKind::Corrupt`] if the principal's directory can not be decoded. Never an empty session
+    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. Never an empty session
     /// in place of an error.
     pub async fn session(self) -> Result<Session> {
         self.session.load().await?;
@@ -251,7 +255,7 @@ impl Handle {
     /// innermost layer's is the one that extractors use.
     #[must_use]
     pub fn of(&self, sessions: &Sessions) -> Option<Self> {
-        self.layers().find(|handle| handle.session.sessions().is(sessions)).cloned()
+        self.find(sessions).cloned()
     }
 
     /// The configuration of the layer.
@@ -265,8 +269,8 @@ impl Handle {
         std::iter::successors(Some(self), |handle| handle.outer.as_deref())
     }
 
-    fn session_of(&self, sessions: &Sessions) -> Option<&Session> {
-        self.layers().map(|handle| &handle.session).find(|session| session.sessions().is(sessions))
+    fn find(&self, sessions: &Sessions) -> Option<&Self> {
+        self.layers().find(|handle| handle.sessions().is(sessions))
     }
 
     fn has_cookie(&self, name: &str) -> bool {

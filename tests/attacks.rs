@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use support::stand::{A, B, Backend, C, SEED, cookie_of, finish, on_every_store};
+use support::stand::{A, B, Backend, C, SEED, cookie_of, finish, on_every_store, save_in_a_task};
 use support::visit::visit;
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
@@ -124,10 +124,7 @@ async fn value_is_taken_once_while_the_commit_that_stores_it_is_under_way(on: Ba
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &5).unwrap();
     let gate = stand.store.hold(Verb::Replace);
-    let saving = tokio::spawn({
-        let session = session.clone();
-        async move { session.save().await }
-    });
+    let saving = save_in_a_task(&session);
     gate.reached().await;
     assert_eq!(session.take(A).unwrap(), Some(5));
     gate.release();
@@ -146,10 +143,7 @@ async fn refused_sign_in_leaves_what_was_asked_for_later(on: Backend) {
     let (exchange, session) = stand.begin(&cookie).await;
     session.sign_in("alice").unwrap();
     let gate = stand.store.hold(Verb::Load);
-    let saving = tokio::spawn({
-        let session = session.clone();
-        async move { session.save().await }
-    });
+    let saving = save_in_a_task(&session);
     gate.reached().await;
     session.insert(B, &7).unwrap();
     gate.release();
@@ -171,10 +165,7 @@ async fn revocation_beside_a_refused_sign_in_voids_the_old_secret(on: Backend) {
     let (exchange, session) = stand.begin(&cookie).await;
     session.sign_in_with(begun).unwrap();
     let gate = stand.store.hold(Verb::Load);
-    let saving = tokio::spawn({
-        let session = session.clone();
-        async move { session.save().await }
-    });
+    let saving = save_in_a_task(&session);
     gate.reached().await;
     let revoking = tokio::spawn({
         let session = session.clone();
@@ -201,10 +192,7 @@ async fn sign_out_during_a_commit_that_fails_is_carried_out(on: Backend) {
             newest = stand.visit(&cookie, step_up).await.cookie();
         }
         let gate = stand.store.hold_answer(Verb::Replace);
-        let saving = tokio::spawn({
-            let session = session.clone();
-            async move { session.save().await }
-        });
+        let saving = save_in_a_task(&session);
         gate.reached().await;
         session.sign_out();
         if !steps_up {
@@ -465,10 +453,7 @@ async fn revocation_behind_a_save_that_fails_voids_the_old_secret() {
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(session.save());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Replace, session.save()).await;
     let directory = session.directory().unwrap();
     let mut revoke = Box::pin(directory.revoke_others(&session));
     assert!(poll!(&mut revoke).is_pending());
@@ -488,10 +473,7 @@ async fn revocation_between_saves_that_fail_voids_the_old_secret() {
     let (exchange, session) = stand.begin(&cookie).await;
     let directory = session.directory().unwrap();
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut one = Box::pin(session.save());
-    assert!(poll!(&mut one).is_pending());
-    gate.reached().await;
+    let (gate, _one) = stand.held(Verb::Replace, session.save()).await;
     session.insert(B, &1).unwrap();
     let mut two = Box::pin(session.save());
     assert!(poll!(&mut two).is_pending());
@@ -511,10 +493,7 @@ async fn revocation_of_an_abandoned_request_fails_or_voids_the_old_secret() {
     let (exchange, session) = stand.begin(&cookie).await;
     let directory = session.directory().unwrap();
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut one = Box::pin(session.save());
-    assert!(poll!(&mut one).is_pending());
-    gate.reached().await;
+    let (gate, one) = stand.held(Verb::Replace, session.save()).await;
     let mut revoke = Box::pin(directory.revoke_others(&session));
     assert!(poll!(&mut revoke).is_pending());
     drop(exchange);
@@ -530,10 +509,7 @@ async fn take_of_what_came_after_a_commit_began_is_the_requests_own() {
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(session.save());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Replace, session.save()).await;
     session.insert(C, &5).unwrap();
     assert_eq!(session.take(C).unwrap(), Some(5));
     session.insert(B, &3).unwrap();
@@ -548,10 +524,7 @@ async fn take_of_a_value_that_a_commit_replaces_is_of_the_new_one() {
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(SEED, &8).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(session.save());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Replace, session.save()).await;
     assert_eq!(session.take(SEED).unwrap(), Some(8));
     gate.release();
     kept.await.unwrap();
@@ -564,10 +537,7 @@ async fn take_of_a_value_whose_commit_fails_is_the_requests_own() {
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(session.save());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, _kept) = stand.held(Verb::Replace, session.save()).await;
     assert_eq!(session.take(A).unwrap(), Some(1));
     session.insert(B, &1).unwrap();
     stand.write(&cookie, C, 1).await;

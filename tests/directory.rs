@@ -621,7 +621,7 @@ async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
     visit(sessions, cookie, async |session: Session| Ok(session.is_signed_in())).await.ok()
 }
 
-/// A sign-in whose session can not be written takes nobody's place.
+/// A sign-in whose session cannot be written takes nobody's place.
 #[tokio::test]
 async fn a_place_that_could_not_be_taken_is_given_back() {
     for has_session in [false, true] {
@@ -721,7 +721,7 @@ async fn who_comes_in_between_stays(on: Backend) {
         let stand = on.stand_with(|builder| builder.command_repeats(0).namespace(namespace));
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
-        // Its session can not be written, and the directory is asked a second time.
+        // Its session cannot be written, and the directory is asked a second time.
         drop(stand.store.hold(Verb::Replace));
         stand.store.inject(Verb::Replace, Fault::Unavailable);
         drop(stand.store.hold(Verb::Load));
@@ -788,7 +788,7 @@ async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
     }
 }
 
-/// The first id is in doubt, and there is no second one: the directory can not be reached any more.
+/// The first id is in doubt, and there is no second one: the directory cannot be reached any more.
 async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
     let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -852,7 +852,7 @@ async fn a_place_is_given_back_after_a_second_try(on: Backend) {
     }
 }
 
-/// Bob's session was written, and Alice's before it can not be ended: nobody is signed in, and Bob is not
+/// Bob's session was written, and Alice's before it cannot be ended: nobody is signed in, and Bob is not
 /// kept out by it.
 #[tokio::test(start_paused = true)]
 async fn a_switch_that_can_not_be_finished_takes_no_place() {
@@ -1182,7 +1182,7 @@ async fn an_end_that_failed_half_way_is_finished(on: Backend) {
                 stand.visit(&cookies[0], async |session: Session| session.sign_in(ALICE)).await;
             assert_eq!(on_it.failure(), Some(ErrorKind::Unavailable));
         }
-        // What can not be carried out keeps nobody from signing in, and is not listed.
+        // What cannot be carried out keeps nobody from signing in, and is not listed.
         let new = arrives(&stand, "new").await;
         assert!(is_alice(&stand, &new).await);
         assert_eq!(labels(&stand).await, ["new"]);
@@ -1267,7 +1267,7 @@ async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
     }
 }
 
-/// Who signs out and can not sign in as somebody else is signed out, if the handler answers so.
+/// Who signs out and cannot sign in as somebody else is signed out, if the handler answers so.
 async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
     let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
@@ -1311,7 +1311,7 @@ async fn strict_mode_believes_the_directory_only(on: Backend) {
     stand.spy.take();
     assert!(is_alice(&stand, &phone).await);
     assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load]);
-    // A directory that can not be read is an error, and not an anonymous visitor.
+    // A directory that cannot be read is an error, and not an anonymous visitor.
     drop(stand.store.hold(Verb::Load));
     for _ in 0..3 {
         stand.store.inject(Verb::Load, Fault::Unavailable);

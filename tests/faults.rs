@@ -185,7 +185,7 @@ async fn one_byte_at_a_time(server: Server) {
     visitors.succeed().await;
 }
 
-/// What the server says is replaced by something that it can not have meant.
+/// What the server says is replaced by something that it cannot have meant.
 async fn garbage(server: Server) {
     let garbage: &[&[u8]] = match server {
         Server::Redis(_) => &[

@@ -15,7 +15,9 @@ mod support;
 use std::time::Duration;
 
 use support::app::{Gates, both_with};
-use support::stand::{A, B, Backend, C, SEED, cookie_of, eventually, finish, on_every_store};
+use support::stand::{
+    A, B, Backend, C, SEED, cookie_of, eventually, finish, on_every_store, save_in_a_task,
+};
 use support::visit::visit;
 use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, FaultStore, ManualClock, Verb};
@@ -315,10 +317,7 @@ async fn a_change_during_a_commit_of_an_abandoned_request_is_kept(on: Backend) {
     let (e, s) = stand.begin(&cookie).await;
     s.insert(A, &1).unwrap();
     let gate = stand.store.hold(Verb::Replace);
-    let save = tokio::spawn({
-        let s = s.clone();
-        async move { s.save().await }
-    });
+    let save = save_in_a_task(&s);
     gate.reached().await;
     drop(e);
     s.insert(B, &2).unwrap();

@@ -627,8 +627,7 @@ impl Bench {
 
 /// How many histories make so many calls, or ten times as many in the long run.
 fn histories(calls: usize) -> usize {
-    let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
-    calls.div_ceil(CALLS_IN_ALL) * if long { 10 } else { 1 }
+    calls.div_ceil(CALLS_IN_ALL) * usize::from(support::length())
 }
 
 /// A server that nothing is the matter with.

@@ -329,7 +329,7 @@ struct History {
     /// The time: it only tells what came first.
     now: AtomicUsize,
     called: Mutex<Vec<Called>>,
-    /// What can not be explained whatever else was done.
+    /// What cannot be explained whatever else was done.
     nonsense: Mutex<Vec<String>>,
     tally: Mutex<Tally>,
 }
@@ -1073,8 +1073,7 @@ async fn several(on: &Backend, count: usize, trouble: Trouble) -> (Tally, Option
 
 /// So many histories, or ten times as many in the long run.
 fn histories(count: usize) -> usize {
-    let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
-    count * if long { 10 } else { 1 }
+    count * usize::from(support::length())
 }
 
 /// There was no violation, and enough to judge.

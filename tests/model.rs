@@ -1139,7 +1139,7 @@ impl Visit {
         Ok(is_stored)
     }
 
-    /// A session of its own for a sign-in that can not be on the one that came along: nothing can be
+    /// A session of its own for a sign-in that cannot be on the one that came along: nothing can be
     /// taken from that one, and nothing ends.
     fn begin(
         &mut self,
@@ -1333,8 +1333,8 @@ impl Visit {
         }
     }
 
-    /// The session is no more: fine, unless this request handed out one of its values. Where it can
-    /// not be known who ended it, it can not be known either whether somebody else took the value.
+    /// The session is no more: fine, unless this request handed out one of its values. Where it cannot
+    ///  be known who ended it, it cannot be known either whether somebody else took the value.
     fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
@@ -1789,8 +1789,7 @@ fn check(
     runtime: &tokio::runtime::Runtime,
     store: impl Fn(&ManualClock) -> Arc<dyn Store>,
 ) {
-    let long = std::env::var_os("UNSTICKY_LONG").is_some_and(|value| value != "0");
-    let cases = cases * if long { 10 } else { 1 };
+    let cases = cases * u32::from(support::length());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let steps = prop::collection::vec(step(!has_own_clock), 1..16);
     let outcome = TestRunner::new(config).run(&steps, |steps| {

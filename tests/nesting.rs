@@ -29,6 +29,11 @@ fn sessions(store: &SpyStore<MemoryStore>, cookie: &'static str) -> Sessions {
 /// A response: its status, and its header fields in order.
 type Reply = (u16, Vec<(String, String)>);
 
+fn reply<'a>(status: u16, headers: impl Iterator<Item = (impl ToString, &'a [u8])>) -> Reply {
+    let text = |value: &[u8]| std::str::from_utf8(value).unwrap().to_owned();
+    (status, headers.map(|(name, value)| (name.to_string(), text(value))).collect())
+}
+
 fn cookies(reply: &Reply) -> Vec<String> {
     let cookies = reply.1.iter().filter(|(name, _)| name == "set-cookie");
     cookies.map(|(_, cookie)| cookie.split(';').next().unwrap().to_owned()).collect()
@@ -76,9 +81,8 @@ async fn axum_reply(outer: &Sessions, inner: &Sessions, cookie: &str) -> Reply {
         .layer(SessionLayer::new(outer.clone()));
     let request = Request::get("/").header("cookie", cookie).body(Body::empty()).unwrap();
     let response = app.oneshot(request).await.unwrap();
-    let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
-    (response.status().as_u16(), headers.collect())
+    let headers = response.headers().iter().map(|(name, value)| (name, value.as_bytes()));
+    reply(response.status().as_u16(), headers)
 }
 
 async fn actix_reply(outer: &Sessions, inner: &Sessions, cookie: &str) -> Reply {
@@ -92,9 +96,8 @@ async fn actix_reply(outer: &Sessions, inner: &Sessions, cookie: &str) -> Reply 
     let service = test::init_service(app).await;
     let request = test::TestRequest::get().uri("/").insert_header(("cookie", cookie));
     let response = service.call(request.to_request()).await.unwrap();
-    let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
-    (response.status().as_u16(), headers.collect())
+    let headers = response.headers().iter().map(|(name, value)| (name, value.as_bytes()));
+    reply(response.status().as_u16(), headers)
 }
 
 async fn both(outer: &Sessions, inner: &Sessions, cookie: &str) -> [(&'static str, Reply); 2] {
@@ -225,20 +228,16 @@ async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
         .route("/", axum::routing::get(answers_in_axum))
         .layer(SessionLayer::new(sessions.clone()));
     let response = axum.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
-    let headers = response.headers().iter();
-    let headers: Vec<(String, String)> =
-        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
-    let on_axum = (response.status().as_u16(), headers);
+    let headers = response.headers().iter().map(|(name, value)| (name, value.as_bytes()));
+    let on_axum = reply(response.status().as_u16(), headers);
     let actix = App::new()
         .wrap(SessionMiddleware::new(sessions))
         .route("/", web::get().to(answers_in_actix));
     let service = test::init_service(actix).await;
     let request = test::TestRequest::get().uri("/").to_request();
     let response = service.call(request).await.unwrap();
-    let headers = response.headers().iter();
-    let headers: Vec<(String, String)> =
-        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
-    let on_actix = (response.status().as_u16(), headers);
+    let headers = response.headers().iter().map(|(name, value)| (name, value.as_bytes()));
+    let on_actix = reply(response.status().as_u16(), headers);
     for (status, mut headers) in [on_axum, on_actix] {
         assert_eq!(status, 503);
         headers.retain(|(name, _)| name != "content-length");

@@ -188,7 +188,7 @@ async fn everything_happens() {
         finish(exchange).await;
     }
 
-    // A lost answer that is settled, and one that can not be: the store is gone when it is read back.
+    // A lost answer that is settled, and one that cannot be: the store is gone when it is read back.
     let cookie = stand.arrive().await;
     for failed_loads in [0, 3] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);

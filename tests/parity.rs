@@ -166,7 +166,7 @@ const TABLE: &[Row] = &[
     (Visitor::Known, "once:seed,get:seed", 200, "1 -", &[Load, Replace], Sent::Nothing),
     (Visitor::Known, "once:other", 200, "-", &[Load, Load], Sent::Nothing),
     (Visitor::New, "once:other", 200, "-", &[], Sent::Nothing),
-    // What can not be kept.
+    // What cannot be kept.
     (Visitor::New, "big:a", 500, "the session is too large", &[], Sent::Nothing),
     (
         Visitor::Known,

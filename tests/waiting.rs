@@ -31,10 +31,7 @@ async fn kept_save_blocks_neither_another_save_nor_the_response(on: Backend) {
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(session.save());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Replace, session.save()).await;
     gate.release();
     session.insert(B, &2).unwrap();
     in_time("another save", session.save()).await.unwrap();
@@ -52,10 +49,8 @@ async fn kept_transact_and_reload_block_nobody(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
-    let gate = stand.store.hold(Verb::Replace);
-    let mut transact = Box::pin(session.transact(|values| values.insert(A, &1)));
-    assert!(poll!(&mut transact).is_pending());
-    gate.reached().await;
+    let (gate, transact) =
+        stand.held(Verb::Replace, session.transact(|values| values.insert(A, &1))).await;
     gate.release();
     let gate = stand.store.hold(Verb::Load);
     let mut reload = Box::pin(session.reload());
@@ -75,10 +70,7 @@ async fn kept_response_blocks_no_handle_that_goes_on(on: Backend) {
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.insert(A, &1).unwrap();
-    let gate = stand.store.hold(Verb::Replace);
-    let mut kept = Box::pin(finish(exchange, 200));
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Replace, finish(exchange, 200)).await;
     gate.release();
     in_time("a save", session.save()).await.unwrap();
     assert_eq!(stand.read(&cookie, A).await, Some(1));
@@ -121,10 +113,7 @@ async fn kept_load_blocks_no_other_extractor(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let exchange = unsticky::exchange::Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
-    let gate = stand.store.hold(Verb::Load);
-    let mut kept = Box::pin(exchange.handle().session());
-    assert!(poll!(&mut kept).is_pending());
-    gate.reached().await;
+    let (gate, kept) = stand.held(Verb::Load, exchange.handle().session()).await;
     let session = in_time("another load", exchange.handle().session()).await.unwrap();
     assert_eq!(session.get(SEED).unwrap(), Some(1));
     session.insert(A, &1).unwrap();

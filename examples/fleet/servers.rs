@@ -93,7 +93,7 @@ impl Server {
             let child = match program.command(port, path).spawn() {
                 Ok(child) => child,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(format!("{name} can not be started: {error}").into()),
+                Err(error) => return Err(format!("{name} cannot be started: {error}").into()),
             };
             let url = format!("{}://127.0.0.1:{port}", program.scheme());
             let mut server = Self { program, port, child, url, kept_in };
@@ -211,7 +211,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What can not be removed is left to the system, which tidies up here.
+        // What cannot be removed is left to the system, which tidies up here.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -36,7 +36,7 @@ impl SameSite {
 ///
 /// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`: the name tells nothing about
 /// the software, and the `__Host-` prefix makes the browser refuse the cookie from anywhere but this
-/// very host over https (RFC 6265bis). `HttpOnly` can not be turned off: no script has a use for
+/// very host over https (RFC 6265bis). `HttpOnly` cannot be turned off: no script has a use for
 /// the token.
 ///
 /// Combinations that browsers refuse are refused by

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | generation: its mark, 8 bytes; since when: LEB128, milliseconds since 1970 |
 //! | 2 | a session: id[16] flags[1], signed in (as above) and how long it may live (milliseconds): LEB128, length of the label (LEB128), label (UTF-8) |
-//! | 3 | until when sessions may live that the directory can not tell of: LEB128, milliseconds since 1970 |
+//! | 3 | until when sessions may live that the directory cannot tell of: LEB128, milliseconds since 1970 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
 //! The first bit of the flags says that the session is revoked. Sessions stand in the order of their

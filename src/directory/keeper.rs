@@ -450,7 +450,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Which of the listed sessions are no more, made sure of. What can not be told counts as alive, and
+    /// Which of the listed sessions are no more, made sure of. What cannot be told counts as alive, and
     /// so does what was `seen` before.
     async fn gone(&self, entries: &[Entry], seen: &mut Seen) -> HashSet<SessionId> {
         let now = self.settings.now();

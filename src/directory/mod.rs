@@ -147,7 +147,7 @@ impl fmt::Debug for SignIn {
 /// Every method has the configured [timeout](crate::Builder::timeout) to itself, and fails with
 /// [`ErrorKind::NoDirectory`] where the [directory](crate::Builder::directory) is turned off, with
 /// [`ErrorKind::InvalidPrincipal`] for a principal that no session can have, with [`ErrorKind::Corrupt`] where
-/// the directory can not be decoded (it stays as it is; the event names its key), and otherwise as
+/// the directory cannot be decoded (it stays as it is; the event names its key), and otherwise as
 /// [`Session::save`] does.
 ///
 /// # What is promised
@@ -212,7 +212,7 @@ pub struct Revoked {
     /// where one was given a longer lifetime of its own). Always true in
     /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
     ///
-    /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, can not be
+    /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, cannot be
     /// told from a first one: where the store evicts, only strict mode is certain.
     pub complete: bool,
 }

@@ -131,7 +131,7 @@ pub(crate) struct Roll {
     pub(crate) tags: Tags,
     /// `None` where nothing was revoked since the roll was begun.
     pub(crate) generation: Option<Generation>,
-    /// Something was revoked while there was no roll: sessions that it can not tell of may live until
+    /// Something was revoked while there was no roll: sessions that it cannot tell of may live until
     /// then.
     pub(crate) blind_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,

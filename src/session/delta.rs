@@ -120,19 +120,19 @@ impl Delta {
 
     /// Drops every change that was made so far.
     pub(crate) fn discard(&mut self) {
-        self.drop_changes(|_, _| true);
-        self.cleared = None;
-        self.made += 1;
-        self.view = View::default();
+        self.reset(|_| true);
     }
 
     /// Drops every change but those that were handed out: whatever comes now, the commit has to find
     /// the taken values untouched.
     pub(crate) fn start_over(&mut self) {
-        self.drop_changes(|_, change| !change.is_take());
+        self.reset(|change| !change.is_take());
+    }
+
+    fn reset(&mut self, is_dropped: impl Fn(&Change) -> bool) {
+        self.drop_changes(|_, change| is_dropped(change));
         self.cleared = None;
-        self.made += 1;
-        self.view = View::default();
+        self.hide();
     }
 
     /// Drops the changes up to a bookmark: they were committed.

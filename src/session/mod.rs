@@ -685,7 +685,7 @@ impl Session {
     ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
     ///   nothing was written.
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
-    ///   directory, can not be decoded; nothing was written.
+    ///   directory, cannot be decoded; nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
     ///   this request's response becomes this error unless it fails by itself. A handle that goes on
     ///   after its response gets this error until [`reload`](Self::reload) succeeds.
@@ -704,10 +704,10 @@ impl Session {
     /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, and each
     ///   time after that; pending changes are dropped, and if there were any, this request's response
     ///   becomes this error unless it fails by itself. The handle then shows an empty session.
-    /// - [`ErrorKind::Unavailable`] if the store can not be reached.
+    /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
-    ///   [strict mode](crate::DirectoryMode::Strict) the directory, can not be decoded.
-    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update can not be
+    ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
+    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be
     ///   computed on the newer values; it stays pending.
     pub async fn reload(&self) -> Result<()> {
         self.lasting(|session, driver| async move { session.reread(&driver).await }).await

@@ -69,7 +69,7 @@ impl Session {
         state.has_stale_token = has_stale_token;
         drop(state);
         if several > 1 {
-            // ASVS 5.0 15.3.7: which of them the person meant can not be known.
+            // ASVS 5.0 15.3.7: which of them the person meant cannot be known.
             event::several_valid_tokens(several);
         }
         Ok(())
@@ -183,8 +183,7 @@ impl Session {
         loaded: &Loaded,
     ) -> Result<(Option<Arc<Loaded>>, bool)> {
         let settings = self.settings();
-        let stored = caller.load(&loaded.key).await?;
-        let newer = stored.map(|stored| loaded.newer(stored)).transpose()?;
+        let newer = loaded.reread(caller).await?;
         let is_alive = |is: &Arc<Loaded>| !is.record.header.clocks.expired(settings.now());
         let Some(newer) = newer.filter(is_alive) else { return Ok((None, true)) };
         if newer.secrecy() != Secrecy::Own {
@@ -255,45 +254,42 @@ impl Session {
         let context = self.context();
         let _under_way = UnderWay(self);
         let mut is_cut_short = false;
-        let (earlier, plan, failed, bookmark, outcome) = {
-            let budget = self.budget();
-            let (earlier, failed, plan, commit) = {
-                let mut state = self.state();
-                let earlier = state.failed.clone();
-                // After a failure nothing is kept any more but an end.
-                let failed = failed || earlier.is_some();
-                let mut plan = state.plan(context, failed, decide.is_some());
-                if state.head_sent && plan.sends_token() {
-                    if !state.changes.is_ended() {
-                        // It can never be sent, so nothing later is to wait for it.
-                        state.changes.drop_what_needs_a_cookie();
-                        return Err(head_sent());
-                    }
-                    // The end is carried out, and what was to come after it is not.
-                    plan = Plan::Delete;
-                    is_cut_short = true;
+        let budget = self.budget();
+        let (earlier, failed, plan, commit) = {
+            let mut state = self.state();
+            let earlier = state.failed.clone();
+            // After a failure nothing is kept any more but an end.
+            let failed = failed || earlier.is_some();
+            let mut plan = state.plan(context, failed, decide.is_some());
+            if state.head_sent && plan.sends_token() {
+                if !state.changes.is_ended() {
+                    // It can never be sent, so nothing later is to wait for it.
+                    state.changes.drop_what_needs_a_cookie();
+                    return Err(head_sent());
                 }
-                let commit = Commit {
-                    settings: context.settings,
-                    caller: Caller::new(context.settings, &budget).driven_by(driver),
-                    loaded: state.loaded.clone(),
-                    lost: state.lost.clone(),
-                    others: state.others.clone(),
-                    changes: state.changes.clone(),
-                    is_activity: !state.is_passive && !failed,
-                    outlived: state.head_sent,
-                    is_removable: state.is_removable(context),
-                    decide,
-                    enrolment: Enrolling::default(),
-                };
-                state.under_way = Some(commit.changes.delta.made());
-                (earlier, failed, plan, commit)
+                // The end is carried out, and what was to come after it is not.
+                plan = Plan::Delete;
+                is_cut_short = true;
+            }
+            let commit = Commit {
+                settings: context.settings,
+                caller: Caller::new(context.settings, &budget).driven_by(driver),
+                loaded: state.loaded.clone(),
+                lost: state.lost.clone(),
+                others: state.others.clone(),
+                changes: state.changes.clone(),
+                is_activity: !state.is_passive && !failed,
+                outlived: state.head_sent,
+                is_removable: state.is_removable(context),
+                decide,
+                enrolment: Enrolling::default(),
             };
-            let bookmark = commit.changes.delta.made();
-            let outcome = commit.run(plan).await;
-            self.charge(&budget);
-            (earlier, plan, failed, bookmark, outcome)
+            state.under_way = Some(state.changes.delta.made());
+            (earlier, failed, plan, commit)
         };
+        let bookmark = commit.changes.delta.made();
+        let outcome = commit.run(plan).await;
+        self.charge(&budget);
         if let Err(error) = &outcome
             && error.kind() == ErrorKind::OutcomeUnknown
         {
@@ -589,10 +585,10 @@ impl State {
     fn refresh(&self, context: Context<'_>) -> Refresh {
         let settings = context.settings;
         let Some(loaded) = self.loaded.as_ref().filter(|_| self.used) else { return Refresh::No };
-        let header = &loaded.record.header;
-        if header.is_unconfirmed && loaded.authority.is_presented && settings.parallel.rejects() {
+        if loaded.confirms(settings) {
             return Refresh::Confirms;
         }
+        let header = &loaded.record.header;
         let is_due = header.clocks.refresh_due(context.now, &header.lifetime(&settings.lifetime));
         if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
     }

@@ -43,7 +43,7 @@ impl Entropy for OsEntropy {
 /// The public id of a session: 128 random bits, the same for the session's whole life.
 ///
 /// It is the record's key in the store and **not** a credential. It may be logged, listed, and sent
-/// to an administrator's page; who knows it can not use the session.
+/// to an administrator's page; who knows it cannot use the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; ID_BYTES]);
 
@@ -116,13 +116,16 @@ impl Secret {
 
     /// The digest for a cookie of this name.
     pub(crate) fn digest(&self, cookie_name: &str) -> SecretDigest {
-        let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
-        let digest = Sha256::new()
-            .chain_update(length.to_be_bytes())
-            .chain_update(cookie_name)
-            .chain_update(self.0);
-        SecretDigest(digest.finalize().into())
+        SecretDigest(digest_under(cookie_name, &self.0))
     }
+}
+
+/// SHA-256 of the length of the cookie's name (8 bytes, big-endian), the cookie's name, and `content`:
+/// what is worth something under one cookie name is worth nothing under another.
+pub(crate) fn digest_under(cookie_name: &str, content: &[u8]) -> [u8; 32] {
+    let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
+    let name = Sha256::new().chain_update(length.to_be_bytes()).chain_update(cookie_name);
+    name.chain_update(content).finalize().into()
 }
 
 impl fmt::Debug for Secret {
@@ -131,8 +134,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the store holds of a secret: SHA-256 of the length of the cookie's name (8 bytes, big-endian),
-/// the cookie's name, and the secret. A token is therefore valid under its own cookie's name only.
+/// What the store holds of a secret: its [digest under the cookie's name](digest_under). A token is therefore valid under its own cookie's name only.
 ///
 /// The secret has 128 random bits, so a plain digest can be neither reversed nor guessed; the slow
 /// hashes for passwords would add nothing.

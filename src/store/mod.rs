@@ -33,6 +33,7 @@ pub use self::memory::MemoryStore;
 pub use self::redis::{RedisBuilder, RedisStore};
 use crate::error::Result;
 use crate::session::SessionId;
+use crate::session::token::digest_under;
 
 /// A place where records are kept: four verbs over bytes, each on one key and each atomic.
 ///
@@ -215,15 +216,10 @@ impl StoreKey {
         Self::new(prefix, Kind::Session, |text| id.encode_into(text))
     }
 
-    /// The directory of a principal's sessions under a cookie's name: SHA-256 of the name's length (8 bytes,
-    /// big-endian), the name and the principal, so that every principal is a key, and none is another one's.
+    /// The directory of a principal's sessions under a cookie's name. By a digest, so that every principal
+    /// is a key, and none is another one's.
     pub(crate) fn directory(prefix: &str, cookie_name: &str, principal: &str) -> Self {
-        let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
-        let digest = Sha256::new()
-            .chain_update(length.to_be_bytes())
-            .chain_update(cookie_name)
-            .chain_update(principal)
-            .finalize();
+        let digest = digest_under(cookie_name, principal.as_bytes());
         Self::new(prefix, Kind::Directory, |text| URL_SAFE_NO_PAD.encode_string(digest, text))
     }
 

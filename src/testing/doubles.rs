@@ -252,7 +252,7 @@ impl<S: Store> Store for SpyStore<S> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The server can not be reached: not applied, [`ErrorKind::Unavailable`].
+    /// The server cannot be reached: not applied, [`ErrorKind::Unavailable`].
     Unavailable,
     /// The server will not do it: not applied, [`ErrorKind::Refused`].
     Refused,

@@ -13,3 +13,11 @@ pub mod servers;
 pub mod stand;
 pub mod stopwatch;
 pub mod visit;
+
+/// How many times as long a randomized test is as usual.
+pub fn length() -> u8 {
+    match std::env::var_os("UNSTICKY_LONG") {
+        Some(value) if value != "0" => 10,
+        _ => 1,
+    }
+}

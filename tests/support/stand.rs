@@ -2,12 +2,15 @@
 
 use std::any::Any;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::poll;
+use tokio::task::JoinHandle;
 use unsticky::exchange::{Exchange, Finish, Reply};
 use unsticky::store::MemoryStore;
-use unsticky::testing::{FaultStore, ManualClock, SpyStore};
+use unsticky::testing::{FaultStore, Gate, ManualClock, SpyStore, Verb};
 use unsticky::{Builder, Key, Result, Session, Sessions, Store};
 
 use super::servers::{MemcachedServer, RedisServer};
@@ -143,6 +146,20 @@ impl Stand {
         let session = exchange.handle().session().await.unwrap();
         (exchange, session)
     }
+
+    /// Work that stands still at its next command of this kind, and that nobody polls any more.
+    pub async fn held<F: Future>(&self, verb: Verb, work: F) -> (Gate, Pin<Box<F>>) {
+        let gate = self.store.hold(verb);
+        let mut work = Box::pin(work);
+        assert!(poll!(&mut work).is_pending());
+        gate.reached().await;
+        (gate, work)
+    }
+}
+
+pub fn save_in_a_task(session: &Session) -> JoinHandle<Result<()>> {
+    let session = session.clone();
+    tokio::spawn(async move { session.save().await })
 }
 
 /// The end of a request with a response of this status.
