@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::session::SessionId;
+use crate::record::token::SessionId;
 use crate::store::StoreKey;
 
 macro_rules! events {

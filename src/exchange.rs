@@ -38,12 +38,14 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use crate::config::Sessions;
-use crate::cookie::Presented;
+use crate::completion::Lasting;
+use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
-use crate::lasting::Lasting;
-use crate::session::{Closed, Session};
+use crate::session::Session;
+use crate::session::request::Closed;
+use crate::session::signed_in::SignInRejection;
+use crate::settings::Sessions;
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
 /// an end of the session.
@@ -317,6 +319,21 @@ impl From<&Error> for Rendered {
             },
             location: None,
             retry_after: (status == 503).then_some("1"),
+        }
+    }
+}
+
+impl From<&SignInRejection> for Rendered {
+    fn from(rejection: &SignInRejection) -> Self {
+        match rejection {
+            SignInRejection::NotSignedIn { sign_in_page }
+            | SignInRejection::Stale { sign_in_page } => Self {
+                status: if sign_in_page.is_some() { 303 } else { 401 },
+                body: rejection.to_string().into(),
+                location: sign_in_page.clone(),
+                retry_after: None,
+            },
+            SignInRejection::Session(error) => error.into(),
         }
     }
 }

@@ -98,24 +98,27 @@
 
 #[cfg(feature = "actix")]
 pub mod actix;
+mod budget;
 mod clock;
+mod commands;
 mod commit;
-mod config;
+mod completion;
 mod cookie;
-mod describe;
 mod directory;
+mod entropy;
 mod error;
 mod event;
 pub mod exchange;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, feature = "testing"))]
 #[doc(hidden)]
-pub mod fuzzing;
-mod lasting;
+pub mod internals;
+mod key_lock;
 mod limits;
-mod queue;
+mod load;
+mod record;
 mod session;
-mod settle;
-mod signed_in;
+mod sessions;
+mod settings;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -123,16 +126,20 @@ pub mod testing;
 pub mod tower;
 
 pub use crate::clock::{Clock, SystemClock};
-pub use crate::config::{Builder, ConfigError, DirectoryMode, OnFailedResponse, Sessions};
-pub use crate::cookie::{Cookie, SameSite};
-pub use crate::describe::Policy;
-pub use crate::directory::{Directory, ListedSession, ParallelSessions, Revoked, SignIn};
+pub use crate::cookie::template::{Cookie, SameSite};
+pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
-pub use crate::session::{
-    AsKey, Entropy, Key, Lifetime, ParseIdError, Persistence, RuntimeKey, Session, SessionId,
-    Transaction,
-};
-pub use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+pub use crate::record::key::{AsKey, Key, RuntimeKey};
+pub use crate::record::lifetime::{Lifetime, Persistence};
+pub use crate::record::sign_in::SignIn;
+pub use crate::record::token::{ParseIdError, SessionId};
+pub use crate::record::transaction::Transaction;
+pub use crate::session::Session;
+pub use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+pub use crate::sessions::builder::{Builder, ConfigError};
+pub use crate::sessions::describe::Policy;
+pub use crate::sessions::directory::{Directory, ListedSession, Revoked};
+pub use crate::settings::{DirectoryMode, OnFailedResponse, ParallelSessions, Sessions};
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use unsticky::testing::internals::{Decoded, record};
+use unsticky::internals::bench::{Decoded, record};
 
 pub fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");

@@ -1,7 +1,7 @@
 //! Decisions.
 
 use criterion::Criterion;
-use unsticky::testing::internals::decide_all;
+use unsticky::internals::bench::decide_all;
 
 pub fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");

@@ -2,4 +2,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| unsticky::fuzzing::delta_replay(data));
+fuzz_target!(|data: &[u8]| unsticky::internals::fuzz::delta_replay(data));

@@ -2,4 +2,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| unsticky::fuzzing::record_decode(data));
+fuzz_target!(|data: &[u8]| unsticky::internals::fuzz::record_decode(data));

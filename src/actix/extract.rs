@@ -8,11 +8,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
 
-use crate::config::Sessions;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::error::Result;
 use crate::exchange::{Handle, Rendered, missing_layer};
 use crate::session::Session;
-use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::settings::Sessions;
 
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App or to \
                    the scope of the routes that use the session";

@@ -10,8 +10,8 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpMessage as _, HttpResponse};
 
-use crate::config::Sessions;
 use crate::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS, Reply};
+use crate::settings::Sessions;
 
 /// The actix-web middleware that gives requests their session.
 ///

@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::roll::{Entry, Generation, Roll};
-use crate::session::SessionId;
-use crate::session::codec::{
+use crate::clock::millis;
+use crate::directory::record::{Entry, Generation, Roll};
+use crate::error::Result;
+use crate::record::envelope::{
     EARLIER_TAGS, Reader, Undecodable, begin, earlier_tags, fields, once, put_field, put_number,
     put_tags,
 };
-use crate::session::millis;
-use crate::session::record::{Tag, Tags};
+use crate::record::tag::{Tag, Tags};
+use crate::record::token::SessionId;
 use crate::store::Kind;
 
 const GENERATION: u8 = 1;
@@ -110,9 +111,15 @@ pub(crate) fn encode(roll: &Roll) -> Bytes {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::roll::LABEL_BYTES;
     use super::*;
-    use crate::session::{Millis, codec as sessions};
+    use crate::clock::Millis;
+    use crate::directory::record::{Entry, Generation, Roll};
+    use crate::record::codec as sessions;
+    use crate::record::envelope;
+    use crate::record::envelope::Undecodable;
+    use crate::record::sign_in::LABEL_BYTES;
+    use crate::record::tag::{Tag, Tags};
+    use crate::record::token::SessionId;
 
     fn entry(number: u8, label: &str) -> Entry {
         Entry {
@@ -141,7 +148,7 @@ mod tests {
         for roll in [roll(), with_more, Roll::new(Tags::first(Tag([0; 8])))] {
             let bytes = encode(&roll);
             assert_eq!(decode(&bytes).unwrap(), roll);
-            assert_eq!(sessions::tags(&bytes), Some(roll.tags));
+            assert_eq!(envelope::tags(&bytes), Some(roll.tags));
         }
     }
 

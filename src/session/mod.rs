@@ -1,17 +1,7 @@
 //! The session as a handler sees it.
 
-pub(crate) mod changes;
-pub(crate) mod codec;
-pub(crate) mod delta;
-mod key;
-mod lifetime;
-pub(crate) mod plan;
-pub(crate) mod record;
-mod request;
-pub(crate) mod token;
-mod transaction;
-
-mod detached;
+pub(crate) mod request;
+pub(crate) mod signed_in;
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,30 +13,25 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use self::changes::{Changes, Loaded, Lost, Rotation};
-use self::delta::{Change, UpdateFn};
-pub(crate) use self::detached::Detached;
-pub use self::key::{AsKey, Key, RuntimeKey};
-pub use self::lifetime::{Lifetime, Persistence};
-pub(crate) use self::lifetime::{Millis, millis};
-pub(crate) use self::record::Tag;
-use self::record::{Value, Values};
-pub(crate) use self::request::Closed;
-use self::request::reentrant;
-pub use self::token::{Entropy, ParseIdError, SessionId};
-pub(crate) use self::token::{OsEntropy, Token};
-pub use self::transaction::Transaction;
-use self::transaction::{decoded, encoded};
-use crate::config::{Sessions, Settings};
-use crate::cookie::Presented;
-use crate::directory::SignIn;
+use crate::clock::Millis;
+use crate::completion::Driver;
+use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lasting::{Driver, Lasting};
 use crate::limits::VIEW_ATTEMPTS;
+use crate::record::changes::{Changes, Rotation};
+use crate::record::delta::{Change, Delta, UpdateFn, View};
+use crate::record::key::AsKey;
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::{Loaded, Lost};
+use crate::record::sign_in::{SignIn, checked_principal};
+use crate::record::token::SessionId;
+use crate::record::transaction::Transaction;
+use crate::record::transaction::{decoded, encoded};
+use crate::record::values::{Value, Values};
+use crate::settings::{Sessions, Settings};
 
 /// The session of a request.
 ///
@@ -187,6 +172,11 @@ fn changes_here() -> u64 {
     CHANGES_HERE.get()
 }
 
+/// The error of a function that changes a session.
+fn reentrant() -> Error {
+    Error::new(ErrorKind::Reentrant, "")
+}
+
 fn contended() -> Error {
     Error::new(ErrorKind::Contended, "other handles kept changing the values")
 }
@@ -196,7 +186,7 @@ impl State {
         self.changes.base(self.loaded.as_deref())
     }
 
-    fn with_values<T>(&self, read: impl FnOnce(&delta::View, &Values) -> T) -> T {
+    fn with_values<T>(&self, read: impl FnOnce(&View, &Values) -> T) -> T {
         let nothing = Values::default();
         let values = self.base().map_or(&nothing, |base| &base.record.values);
         read(self.changes.delta.view(), values)
@@ -209,7 +199,7 @@ impl State {
     }
 
     /// The values, for a change that a handle asks for.
-    fn changed(&mut self) -> &mut delta::Delta {
+    fn changed(&mut self) -> &mut Delta {
         &mut self.intend().delta
     }
 
@@ -246,35 +236,6 @@ impl Session {
                 charged: None,
             }),
         }))
-    }
-
-    /// A session without a store, for unit tests of handlers: anonymous and empty at first; every
-    /// commit succeeds.
-    ///
-    /// ```
-    /// use unsticky::{Key, Session};
-    ///
-    /// const VISITS: Key<u32> = Key::new("visits");
-    ///
-    /// async fn greet(session: Session) -> unsticky::Result<String> {
-    ///     session.update(VISITS, |visits| *visits += 1)?;
-    ///     let name = session.principal();
-    ///     Ok(format!("hello {}", name.as_deref().unwrap_or("stranger")))
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> unsticky::Result<()> {
-    /// let session = Session::detached();
-    /// session.sign_in("alice")?;
-    /// assert_eq!(greet(session.clone()).await?, "hello alice");
-    /// assert_eq!(session.get(VISITS)?, Some(1));
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn detached() -> Self {
-        let sessions = Sessions::builder(Detached::default()).unchecked();
-        Self::new(sessions, Presented::default())
     }
 
     /// The value of a key; `None` where there is none.
@@ -771,16 +732,6 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// How many bytes a principal may have: account ids and addresses, not documents.
-const MAX_PRINCIPAL: usize = 1024;
-
-pub(crate) fn checked_principal(principal: &str) -> Result<()> {
-    match principal.len() {
-        1..=MAX_PRINCIPAL => Ok(()),
-        _ => Err(Error::new(ErrorKind::InvalidPrincipal, "")),
-    }
-}
-
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -788,15 +739,4 @@ impl fmt::Debug for Session {
             .field("is_signed_in", &self.is_signed_in())
             .finish_non_exhaustive()
     }
-}
-
-/// Runs work to completion even if nobody waits for it any more.
-pub(crate) async fn to_the_end<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T>> + Send + 'static,
-{
-    let runtime = Handle::try_current().map_err(Error::unavailable)?;
-    let ended = || Error::new(ErrorKind::OutcomeUnknown, "the runtime that worked on it has ended");
-    Lasting::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
 }

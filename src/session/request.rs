@@ -7,19 +7,24 @@ use tokio::runtime::Handle;
 use tokio::sync::MutexGuard as AsyncMutexGuard;
 use tokio::time::{Instant, timeout};
 
-use super::changes::{Changes, Loaded, Lost, Rotation, Standing};
-use super::plan::{Known, Plan, Refresh, Wishes};
-use super::record::{Authority, Secrecy};
-use super::token::Token;
-use super::{Inner, Locked, Millis, Session, State, changes_here, contended, to_the_end};
-use crate::commit::{Commit, Committed, Decide, Enrolling, decode};
-use crate::config::Settings;
-use crate::cookie::Presented;
+use crate::budget::Budget;
+use crate::clock::Millis;
+use crate::commands::Caller;
+use crate::commit::{Commit, Committed, Decide, Enrolling};
+use crate::completion::{Driver, Lasting, to_the_end};
+use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
-use crate::lasting::{Driver, Lasting};
 use crate::limits::{REBASE_ATTEMPTS, VIEW_ATTEMPTS};
-use crate::settle::{Budget, Caller};
+use crate::load::decode;
+use crate::record::authority::{Authority, Secrecy};
+use crate::record::changes::{Changes, Rotation, Standing};
+use crate::record::loaded::{Loaded, Lost};
+use crate::record::plan::{Known, Plan, Refresh, Wishes};
+use crate::record::token::Token;
+use crate::session::reentrant;
+use crate::session::{Inner, Locked, Session, State, changes_here, contended};
+use crate::settings::Settings;
 
 /// What a token turned out to be.
 enum Found {
@@ -515,11 +520,6 @@ pub(crate) struct Closed {
     pub(crate) used: bool,
 }
 
-/// The error of a function that changes a session.
-pub(super) fn reentrant() -> Error {
-    Error::new(ErrorKind::Reentrant, "")
-}
-
 /// What the end of a request depends on besides what its handles did.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -585,7 +585,7 @@ impl State {
     fn refresh(&self, context: Context<'_>) -> Refresh {
         let settings = context.settings;
         let Some(loaded) = self.loaded.as_ref().filter(|_| self.used) else { return Refresh::No };
-        if loaded.confirms(settings) {
+        if settings.confirms(loaded) {
             return Refresh::Confirms;
         }
         let header = &loaded.record.header;

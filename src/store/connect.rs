@@ -1,9 +1,9 @@
 //! Picks the store that an address names.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Store;
+use crate::store::address::{ConnectError, scheme};
+use crate::store::contract::Store;
 
 /// Makes the store that an address names, so that an environment variable can choose it.
 ///
@@ -29,53 +29,10 @@ pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     }
 }
 
-/// Why an address names no store. It repeats nothing of the address, which may hold a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The address does not begin with a scheme that is known.
-    #[error(
-        "the store's address must begin with memory:, redis://, rediss://, redis+unix://, unix:// \
-         or memcached://"
-    )]
-    UnknownScheme,
-    /// The address is one of a store that this build does not have.
-    #[error("the store's address needs the feature `{feature}` of the crate unsticky")]
-    #[non_exhaustive]
-    FeatureDisabled {
-        /// The feature to enable.
-        feature: &'static str,
-    },
-    /// The address is not well-formed.
-    #[error("the store's address is not usable: {reason}")]
-    #[non_exhaustive]
-    Address {
-        /// What is wrong with it.
-        reason: Cow<'static, str>,
-    },
-}
-
-#[allow(dead_code, reason = "which of these is used depends on the features")]
-impl ConnectError {
-    /// `reason` must hold no password, so it should not repeat the address.
-    pub(crate) fn address(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Address { reason: reason.into() }
-    }
-
-    pub(crate) const fn feature(feature: &'static str) -> Self {
-        Self::FeatureDisabled { feature }
-    }
-}
-
-/// What stands before the first colon.
-pub(super) fn scheme(url: &str) -> &str {
-    url.split_once(':').map_or("", |(scheme, _)| scheme)
-}
-
 #[cfg(feature = "memory")]
 fn memory(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     match url {
-        "memory:" | "memory://" => Ok(Arc::new(super::MemoryStore::new())),
+        "memory:" | "memory://" => Ok(Arc::new(crate::store::memory::MemoryStore::new())),
         _ => Err(ConnectError::address("nothing may follow memory:")),
     }
 }
@@ -87,7 +44,7 @@ fn memory(_: &str) -> Result<Arc<dyn Store>, ConnectError> {
 
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    Ok(Arc::new(super::RedisStore::connect(url)?))
+    Ok(Arc::new(crate::store::redis::RedisStore::connect(url)?))
 }
 
 #[cfg(not(feature = "redis"))]
@@ -97,7 +54,7 @@ fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
 
 #[cfg(feature = "memcached")]
 fn memcached(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    Ok(Arc::new(super::MemcachedStore::connect(url)?))
+    Ok(Arc::new(crate::store::memcached::MemcachedStore::connect(url)?))
 }
 
 #[cfg(not(feature = "memcached"))]

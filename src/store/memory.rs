@@ -10,9 +10,9 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use time::OffsetDateTime;
 
-use super::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
+use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 
 /// Records in the memory of this process: for development, for tests, and for an application that
 /// is a single process.
@@ -268,11 +268,11 @@ impl Store for MemoryStore {
 }
 
 #[cfg(test)]
-#[cfg(feature = "testing")]
 mod tests {
     use super::*;
+    use crate::clock::manual::ManualClock;
     use crate::error::ErrorKind;
-    use crate::testing::{ManualClock, random_key, random_record};
+    use crate::store::samples::{random_key, random_record};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,23 +1,15 @@
 //! The conformance suite: how the clauses are listed and run.
 
-use std::any::Any;
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::ManualClock;
-use crate::store::Store;
-
 /// Checks what can be checked from outside of the contract of [`Store`](crate::store::Store), each
 /// clause in a test of its own.
 ///
 /// The argument is an async function without arguments, or a path to one, that returns a
-/// [`Subject`]. It runs once for each clause, in the runtime of that clause, so each clause may
+/// [`Subject`](crate::testing::Subject). It runs once for each clause, in the runtime of that clause, so each clause may
 /// have a server of its own. A store over a shared server is fine too: the keys are random, and
 /// nothing is deleted but what the suite has made.
 ///
 /// Clauses that wait for a record to expire take some seconds, unless the store runs on a
-/// [`ManualClock`]. Several stores in one file go into modules of their own.
+/// [`ManualClock`](crate::testing::ManualClock). Several stores in one file go into modules of their own.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -39,7 +31,7 @@ macro_rules! conformance {
     (@tests $setup:expr; $($clause:ident)*) => {$(
         #[test]
         fn $clause() {
-            $crate::testing::run_clause($setup, $crate::testing::clauses::$clause);
+            $crate::testing::clauses::run($setup, $crate::testing::clauses::$clause);
         }
     )*};
     ($setup:expr) => {
@@ -82,81 +74,7 @@ macro_rules! conformance {
     };
 }
 
-/// How long one clause may take: far longer than any does, since a store that hangs is to fail.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A store to be checked, with what the suite has to know of it.
-///
-/// ```
-/// # #[cfg(feature = "memory")] {
-/// use unsticky::store::MemoryStore;
-/// use unsticky::testing::{ManualClock, Subject};
-///
-/// let clock = ManualClock::new();
-/// let subject = Subject::new(MemoryStore::with_clock(clock.clone())).with_clock(clock);
-/// # }
-/// ```
-#[must_use]
-pub struct Subject {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Option<ManualClock>,
-    pub(super) max_record: Option<usize>,
-    guards: Vec<Box<dyn Any + Send>>,
-}
-
-impl Subject {
-    /// This store; its records expire as the time of the day goes by, and no limit is known.
-    pub fn new(store: impl Store) -> Self {
-        Self { store: Arc::new(store), clock: None, max_record: None, guards: Vec::new() }
-    }
-
-    /// Drops `guard` only when the clause has ended: the handle of a server, say.
-    pub fn keep(mut self, guard: impl Any + Send) -> Self {
-        self.guards.push(Box::new(guard));
-        self
-    }
-
-    /// The store's records expire by this clock, which the suite advances instead of waiting.
-    pub fn with_clock(mut self, clock: ManualClock) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// The longest record that the store takes; it must refuse one that is a byte longer.
-    ///
-    /// Nothing is checked about the limit by default.
-    pub fn max_record(mut self, bytes: usize) -> Self {
-        self.max_record = Some(bytes);
-        self
-    }
-}
-
-impl fmt::Debug for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject")
-            .field("store", &self.store)
-            .field("clock", &self.clock)
-            .field("max_record", &self.max_record)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Runs one clause against a fresh subject; what `conformance!` expands to.
-#[doc(hidden)]
-#[allow(clippy::expect_used, reason = "a test without a runtime can only stop")]
-pub fn run_clause(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce(&Subject)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime for the clause");
-    runtime.block_on(async {
-        let subject = setup().await;
-        let done = tokio::time::timeout(PATIENCE, clause(&subject)).await;
-        assert!(done.is_ok(), "a call ends in bounded time with an answer or an error");
-    });
-    // A call that hangs on a thread of its own must not keep the test from failing.
-    runtime.shutdown_background();
-}
+pub use conformance;
 
 /// That the suite can fail: each flaw is found by the clause that is there for it.
 #[cfg(test)]
@@ -164,16 +82,18 @@ pub fn run_clause(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use async_trait::async_trait;
     use bytes::Bytes;
 
-    use super::*;
+    use crate::clock::manual::ManualClock;
     use crate::error::{Error, Result};
     use crate::store::{
-        Created, Deleted, MemoryStore, Replaced, StoreKey, Stored, TAG_LEN, Version,
+        Created, Deleted, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
     };
     use crate::testing::clauses;
+    use crate::testing::subject::Subject;
 
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Flaw {
@@ -215,8 +135,8 @@ mod tests {
             if self.flaw != Flaw::KindsShareKeys {
                 return key.clone();
             }
-            let id = key.as_str().rsplit(':').next().unwrap().parse().unwrap();
-            StoreKey::session("shared:", id)
+            let id = key.as_str().rsplit(':').next().unwrap();
+            StoreKey::new("shared:", Kind::Session, id)
         }
 
         fn bytes(&self, bytes: Bytes) -> Bytes {
@@ -369,7 +289,7 @@ mod tests {
             #[test]
             #[should_panic(expected = $message)]
             fn $test() {
-                run_clause(flawed(Flaw::$flaw), clauses::$clause);
+                clauses::run(flawed(Flaw::$flaw), clauses::$clause);
             }
         )*};
     }

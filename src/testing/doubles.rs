@@ -9,72 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rand::TryRng as _;
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
+use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::session::{Entropy, SessionId};
-use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version};
-
-/// A clock that stands still until it is told otherwise; clones show the same time.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use unsticky::Clock;
-/// use unsticky::testing::ManualClock;
-///
-/// let clock = ManualClock::new();
-/// let before = clock.now();
-/// clock.advance(Duration::from_secs(60));
-/// assert_eq!(clock.now() - before, Duration::from_secs(60));
-/// ```
-#[derive(Debug, Clone)]
-pub struct ManualClock(Arc<Mutex<OffsetDateTime>>);
-
-impl ManualClock {
-    /// A clock at the beginning of 2026, in UTC.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::at(OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1_767_225_600))
-    }
-
-    /// A clock at this time.
-    #[must_use]
-    pub fn at(now: OffsetDateTime) -> Self {
-        Self(Arc::new(Mutex::new(now)))
-    }
-
-    /// Puts the clock forward; it stops at the last time that can be told.
-    pub fn advance(&self, by: Duration) {
-        let by = time::Duration::try_from(by).unwrap_or(time::Duration::MAX);
-        let mut now = lock(&self.0);
-        *now = now.saturating_add(by);
-    }
-
-    /// Sets the clock to this time, which may be an earlier one.
-    pub fn set(&self, now: OffsetDateTime) {
-        *lock(&self.0) = now;
-    }
-}
-
-impl Default for ManualClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> OffsetDateTime {
-        *lock(&self.0)
-    }
-}
+use crate::store::samples::random_record;
+use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 
 /// A source of randomness that always fails, with [`ErrorKind::Randomness`].
 ///
@@ -93,33 +35,6 @@ impl Entropy for FailingEntropy {
     fn fill(&self, _: &mut [u8]) -> Result<()> {
         Err(Error::new(ErrorKind::Randomness, "injected by a test"))
     }
-}
-
-/// A key that no other test has.
-///
-/// # Panics
-///
-/// Where the operating system gives no randomness.
-#[must_use]
-pub fn random_key() -> StoreKey {
-    StoreKey::session("conformance:0:", random_id())
-}
-
-/// A record of this length, of random bytes; at least [`TAG_LEN`] of them.
-///
-/// # Panics
-///
-/// Where the operating system gives no randomness.
-#[must_use]
-pub fn random_record(len: usize) -> Bytes {
-    let mut bytes = vec![0; len.max(TAG_LEN)];
-    rand::rngs::SysRng.try_fill_bytes(&mut bytes).expect("the system's randomness");
-    bytes.into()
-}
-
-pub(super) fn random_id() -> SessionId {
-    let text = URL_SAFE_NO_PAD.encode(random_record(16));
-    text.parse().expect("sixteen bytes are an id")
 }
 
 /// One of the four verbs of a [`Store`].
@@ -594,20 +509,9 @@ mod tests {
 
     use super::*;
     use crate::store::MemoryStore;
+    use crate::store::samples::random_key;
 
     const HOUR: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn the_clock_is_shared_and_may_go_backwards() {
-        let clock = ManualClock::new();
-        let other = clock.clone();
-        clock.advance(HOUR);
-        assert_eq!(other.now(), ManualClock::new().now() + HOUR);
-        other.set(OffsetDateTime::UNIX_EPOCH);
-        assert_eq!(clock.now(), OffsetDateTime::UNIX_EPOCH);
-        clock.advance(Duration::MAX);
-        assert!(clock.now() > OffsetDateTime::UNIX_EPOCH);
-    }
 
     #[tokio::test]
     async fn the_spy_sees_every_verb_in_order() {

@@ -12,14 +12,12 @@
 pub mod clauses;
 mod conformance;
 mod doubles;
-#[doc(hidden)]
-pub mod internals;
+mod subject;
 
-pub use self::conformance::Subject;
-#[doc(hidden)]
-pub use self::conformance::run_clause;
+pub use self::conformance::conformance;
 pub use self::doubles::{
-    Command, FailingEntropy, Fault, FaultStore, Gate, ManualClock, Postponed, SpyStore, Verb,
-    random_key, random_record,
+    Command, FailingEntropy, Fault, FaultStore, Gate, Postponed, SpyStore, Verb,
 };
-pub use crate::conformance;
+pub use self::subject::Subject;
+pub use crate::clock::manual::ManualClock;
+pub use crate::store::samples::{random_key, random_record};

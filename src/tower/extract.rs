@@ -6,11 +6,11 @@ use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::future::rendered;
-use crate::config::Sessions;
 use crate::error::{Error, Result};
 use crate::exchange::{Handle, missing_layer};
 use crate::session::Session;
-use crate::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::settings::Sessions;
 
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
                    the routes that use the session";

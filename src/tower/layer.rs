@@ -1,7 +1,7 @@
 use tower_layer::Layer;
 
 use super::service::SessionService;
-use crate::config::Sessions;
+use crate::settings::Sessions;
 
 /// The tower layer that gives requests their session.
 ///

@@ -7,8 +7,8 @@ use tower_service::Service;
 
 use super::body::SessionBody;
 use super::future::ResponseFuture;
-use crate::config::Sessions;
 use crate::exchange::{Exchange, Handle};
+use crate::settings::Sessions;
 
 /// The service that [`SessionLayer`](super::SessionLayer) makes.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::runtime::Builder;
 use unsticky::Session;
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::testing::internals::{Decoded, record};
+use unsticky::internals::bench::{Decoded, record};
 
 use crate::canned::canned;
 use crate::request::{COUNT, increment, read, request};

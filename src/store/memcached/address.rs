@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::store::ConnectError;
+use crate::store::address::ConnectError;
 
 const SCHEME: &str = "memcached://";
 const DEFAULT_PORT: u16 = 11211;

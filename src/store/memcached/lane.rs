@@ -18,11 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::answer::Effect;
-use super::node::{Client, Limits, Node};
+use super::node::{Client, DRAINERS, Limits, Node};
 use crate::error::{Error, Result};
-
-/// How many batches of a lane are on their way at once.
-pub(super) const DRAINERS: usize = 2;
 
 /// After this long without an operation a connection may have been closed unnoticed.
 const PAUSE: Duration = Duration::from_millis(1);

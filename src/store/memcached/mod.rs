@@ -20,9 +20,10 @@ use memcache::exp::{
 use self::answer::Effect;
 use self::lane::Lane;
 use self::node::{Limits, Node};
-use super::runtimes::PerRuntime;
-use super::{ConnectError, Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 use crate::error::{Error, Result};
+use crate::store::address::ConnectError;
+use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::store::per_runtime::PerRuntime;
 
 /// Sessions on one Memcached server or on several.
 ///

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use memcache::exp::{AsyncMetaClient, Operation};
 
-use super::answer::{self, Effect};
+use super::answer;
+use super::answer::Effect;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -139,8 +140,11 @@ impl Drop for Doubt<'_> {
     }
 }
 
+/// How many batches of a lane are on their way at once.
+pub(super) const DRAINERS: usize = 2;
+
 /// As many as are ever in use at once: each lane has its drainers and one caller on its own.
-const MAX_IDLE: usize = 2 * (super::lane::DRAINERS + 1);
+const MAX_IDLE: usize = 2 * (DRAINERS + 1);
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,114 @@
+//! The time that a piece of work has for its store.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// The time that a piece of work has for its store. Time in which the work could have gone on and nobody
+/// polled it does not count: a future may be kept for as long as its owner likes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    started: Instant,
+    /// Without the time in which it was kept.
+    pub(crate) deadline: Instant,
+    /// How long it was kept in all, and until when that was counted: several commands of a piece of work are
+    /// kept together.
+    kept: Mutex<(Duration, Instant)>,
+}
+
+/// Longer than a runtime usually takes to poll what was woken.
+const PROMPT: Duration = Duration::from_millis(20);
+
+impl Budget {
+    pub(crate) fn new(time: Duration) -> Self {
+        let started = Instant::now();
+        let kept = Mutex::new((Duration::ZERO, started));
+        Self { started, deadline: started + time, kept }
+    }
+
+    fn kept(&self) -> Duration {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// It was kept from then until now.
+    fn keep(&self, since: Instant, now: Instant) {
+        let (kept, until) = &mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept += now.saturating_duration_since(since.max(*until));
+        *until = now.max(*until);
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline + self.kept()
+    }
+
+    /// How much was used up of the time after `since`.
+    pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
+        let since = since.map_or(self.started, |since| since.max(self.started));
+        since.elapsed().saturating_sub(self.kept())
+    }
+
+    /// What a future comes to, if it does so within this time.
+    pub(crate) async fn limited<T>(
+        &self,
+        time: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut limit = Instant::now() + time;
+        let (mut future, mut sleep) = (pin!(future), pin!(sleep_until(limit)));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        poll_fn(|cx| {
+            if let Some(since) = woken.polled(cx.waker()) {
+                let now = Instant::now();
+                if now.saturating_duration_since(since) > PROMPT {
+                    self.keep(since, now);
+                    limit += now - since;
+                    sleep.as_mut().reset(limit);
+                }
+            }
+            let mut cx = Context::from_waker(&waker);
+            match future.as_mut().poll(&mut cx) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending => sleep.as_mut().poll(&mut cx).map(|()| None),
+            }
+        })
+        .await
+    }
+}
+
+/// Since when a future could have gone on, and whom that was told.
+#[derive(Debug, Default)]
+struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
+
+impl Woken {
+    /// The future is polled now, for this waker; when it was woken for that.
+    fn polled(&self, waker: &Waker) -> Option<Instant> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut state.0 {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        state.1.take()
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waker = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.1.get_or_insert_with(Instant::now);
+            state.0.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Work that runs to completion: where it is awaited, or in a task of its own once nobody awaits it
+//! or somebody else has to wait for it.
+
+use std::fmt;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A future that runs where it is polled. It moves to a task of its own when it is dropped unfinished,
+/// and when its [`Driver`] says that other work waits for it: a future that is kept but not polled
+/// blocks nobody.
+///
+/// Nearly all futures are awaited to their end, so nearly no commit pays for a task. It comes to `None` if
+/// the runtime of that task ends before the work does.
+pub(crate) struct Lasting<T: Send + 'static>(Arc<Work<T>>);
+
+/// Moves a piece of work to a task of its own. Does nothing once the work is finished.
+#[derive(Clone)]
+pub(crate) struct Driver(Weak<dyn Drive + Send + Sync>);
+
+trait Drive {
+    fn drive(&self);
+}
+
+struct Work<T> {
+    stage: Mutex<Stage<T>>,
+    runtime: Handle,
+}
+
+enum Stage<T> {
+    /// Not being polled; the waker of whoever awaits it.
+    Idle(BoxFuture<'static, T>, Option<Waker>),
+    /// Being polled at this moment. `is_wanted`: it is to become a task.
+    Polled {
+        is_wanted: bool,
+    },
+    Task(JoinHandle<T>),
+    /// Finished, or it has panicked where it was polled.
+    Finished,
+}
+
+impl<T: Send + 'static> Lasting<T> {
+    /// `work` makes the future, which may pass its own driver on.
+    pub(crate) fn new<F>(runtime: Handle, work: impl FnOnce(Driver) -> F) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let lasting = Arc::new(Work { stage: Mutex::new(Stage::Finished), runtime });
+        let weak: Weak<Work<T>> = Arc::downgrade(&lasting);
+        let future = Box::pin(work(Driver(weak)));
+        *lasting.stage() = Stage::Idle(future, None);
+        Self(lasting)
+    }
+}
+
+impl<T: Send + 'static> Work<T> {
+    fn stage(&self) -> MutexGuard<'_, Stage<T>> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Stage<T> {
+        std::mem::replace(&mut *self.stage(), Stage::Finished)
+    }
+}
+
+impl<T: Send + 'static> Drive for Work<T> {
+    fn drive(&self) {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Finished) {
+            Stage::Idle(future, waker) => {
+                *stage = Stage::Task(self.runtime.spawn(future));
+                drop(stage);
+                // Whoever awaits it has to wait for the task from now on.
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Stage::Polled { .. } => *stage = Stage::Polled { is_wanted: true },
+            other => *stage = other,
+        }
+    }
+}
+
+impl Driver {
+    /// Makes sure that the work goes on whoever polls it.
+    pub(crate) fn drive(&self) {
+        if let Some(work) = self.0.upgrade() {
+            work.drive();
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Lasting<T> {
+    type Output = Option<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let work = &self.0;
+        let mut future = {
+            let mut stage = work.stage();
+            match std::mem::replace(&mut *stage, Stage::Polled { is_wanted: false }) {
+                Stage::Idle(future, _) => future,
+                Stage::Task(task) => {
+                    *stage = Stage::Task(task);
+                    return poll_task(&mut stage, cx);
+                }
+                other => {
+                    *stage = other;
+                    return Poll::Pending;
+                }
+            }
+        };
+        // Outside the lock: the work may ask its driver for a task.
+        let outcome = future.as_mut().poll(cx);
+        let mut stage = work.stage();
+        if outcome.is_ready() {
+            *stage = Stage::Finished;
+            return outcome.map(Some);
+        }
+        if matches!(*stage, Stage::Polled { is_wanted: true }) {
+            *stage = Stage::Task(work.runtime.spawn(future));
+            return poll_task(&mut stage, cx);
+        }
+        *stage = Stage::Idle(future, Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+fn poll_task<T>(stage: &mut Stage<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    let Stage::Task(task) = stage else { return Poll::Pending };
+    let joined = ready!(Pin::new(task).poll(cx));
+    *stage = Stage::Finished;
+    match joined.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(outcome) => Poll::Ready(Some(outcome)),
+        Err(Ok(panic)) => resume_unwind(panic),
+        Err(Err(_)) => Poll::Ready(None),
+    }
+}
+
+impl<T: Send + 'static> Drop for Lasting<T> {
+    fn drop(&mut self) {
+        if let Stage::Idle(future, _) = self.0.take() {
+            self.0.runtime.spawn(future);
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Lasting<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_finished = matches!(*self.0.stage(), Stage::Finished);
+        f.debug_struct("Lasting").field("finished", &is_finished).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
+/// Runs work to completion even if nobody waits for it any more.
+pub(crate) async fn to_the_end<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let runtime = Handle::try_current().map_err(Error::unavailable)?;
+    let ended = || Error::new(ErrorKind::OutcomeUnknown, "the runtime that worked on it has ended");
+    Lasting::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::error::Result;
+
+    fn waits_for(receiver: oneshot::Receiver<u32>) -> Lasting<u32> {
+        Lasting::new(Handle::current(), |_| async move { receiver.await.unwrap() })
+    }
+
+    #[tokio::test]
+    async fn work_runs_where_it_is_awaited() {
+        let (sender, receiver) = oneshot::channel();
+        let mut work = waits_for(receiver);
+        assert!(poll!(&mut work).is_pending());
+        sender.send(7).unwrap();
+        assert_eq!(work.await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn dropped_work_runs_to_completion() {
+        let (done, is_done) = oneshot::channel();
+        drop(Lasting::new(Handle::current(), |_| async move { done.send(1).unwrap() }));
+        assert_eq!(is_done.await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn driven_work_goes_on_without_being_polled() {
+        let (sender, receiver) = oneshot::channel::<u32>();
+        let (done, is_done) = oneshot::channel();
+        let mut driver = None;
+        let mut work = Lasting::new(Handle::current(), |own| {
+            driver = Some(own);
+            async move { done.send(receiver.await.unwrap()).unwrap() }
+        });
+        assert!(poll!(&mut work).is_pending());
+        sender.send(7).unwrap();
+        driver.unwrap().drive();
+        assert_eq!(is_done.await, Ok(7));
+        work.await;
+    }
+
+    #[tokio::test]
+    async fn work_that_is_driven_while_it_is_awaited_wakes_who_awaits_it() {
+        let (sender, receiver) = oneshot::channel::<u32>();
+        let mut driver = None;
+        let work = Lasting::new(Handle::current(), |own| {
+            driver = Some(own);
+            async move { receiver.await.unwrap() }
+        });
+        let awaited = tokio::spawn(work);
+        tokio::task::yield_now().await;
+        driver.unwrap().drive();
+        sender.send(7).unwrap();
+        assert_eq!(awaited.await.unwrap(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn work_may_ask_for_its_own_task() {
+        let (sender, receiver) = oneshot::channel::<u32>();
+        let (done, is_done) = oneshot::channel();
+        let mut work = Lasting::new(Handle::current(), |own| async move {
+            own.drive();
+            done.send(receiver.await.unwrap()).unwrap();
+            9
+        });
+        assert!(poll!(&mut work).is_pending());
+        sender.send(7).unwrap();
+        assert_eq!(is_done.await, Ok(7));
+        assert_eq!(work.await, Some(9));
+    }
+
+    #[tokio::test]
+    async fn panic_in_a_task_reaches_who_awaits_it() {
+        let work = Lasting::new(Handle::current(), |own| async move {
+            own.drive();
+            tokio::task::yield_now().await;
+            panic!("as the test says");
+        });
+        let joined: Result<Option<()>, _> = tokio::spawn(work).await;
+        assert!(joined.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn work_whose_runtime_ends_comes_to_nothing() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (one, two) = (runtime(), runtime());
+        let mut driver = None;
+        let mut work = Lasting::new(one.handle().clone(), |own| {
+            driver = Some(own);
+            std::future::pending::<u32>()
+        });
+        two.block_on(async { assert!(poll!(&mut work).is_pending()) });
+        driver.unwrap().drive();
+        drop(one);
+        assert_eq!(two.block_on(work), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Our tokens in the Cookie headers of a request: raw bytes in, at most three tokens out.
+
+use crate::record::token::Token;
+
+/// The distinct well-formed tokens that came with a request.
+///
+/// A browser sends several cookies of one name when they were set with different domains or paths.
+/// Three are kept: more is an attack or a defect, and each costs a command.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Presented {
+    tokens: [Option<Token>; Self::MAX],
+    named: bool,
+}
+
+impl Presented {
+    const MAX: usize = 3;
+
+    /// Reads the Cookie header fields of a request; there may be several (RFC 9113 8.2.3).
+    ///
+    /// `name_and_equals` is `name=`; names are compared exactly.
+    pub(crate) fn find<'a>(
+        headers: impl IntoIterator<Item = &'a [u8]>,
+        name_and_equals: &[u8],
+    ) -> Self {
+        let mut presented = Self::default();
+        for header in headers {
+            for pair in header.split(|byte| *byte == b';') {
+                if let Some(value) = pair.trim_ascii().strip_prefix(name_and_equals) {
+                    presented.named = true;
+                    presented.add(unquoted(value));
+                }
+            }
+        }
+        presented
+    }
+
+    fn add(&mut self, value: &[u8]) {
+        let Some(token) = Token::parse(value) else { return };
+        for slot in &mut self.tokens {
+            match slot {
+                Some(known) if *known == token => return,
+                Some(_) => {}
+                None => {
+                    *slot = Some(token);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = Token> {
+        self.tokens.iter().flatten().copied()
+    }
+
+    /// Whether a cookie of our name came along, well-formed or not.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
+    }
+
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.tokens[0].is_some()
+    }
+}
+
+/// RFC 6265 allows a value to stand in double quotes.
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(letter: char) -> String {
+        format!("{}A", String::from(letter).repeat(42))
+    }
+
+    fn found(headers: &[&str]) -> String {
+        let headers = headers.iter().map(|header| header.as_bytes());
+        let presented = Presented::find(headers, b"id=");
+        let letters = presented.tokens().map(|token| {
+            let mut text = String::new();
+            token.encode_into(&mut text);
+            text.remove(0)
+        });
+        letters.collect()
+    }
+
+    #[test]
+    fn ours_is_found_among_others() {
+        let (a, b) = (text('a'), text('b'));
+        for (header, expected) in [
+            (format!("id={a}"), "a"),
+            (format!("x=1; id={a}; y=2"), "a"),
+            (format!("x=1;id={a};y=2"), "a"),
+            (format!("\t id={a} \t"), "a"),
+            (format!("id=\"{a}\""), "a"),
+            (format!("id={a}; id={a}"), "a"),
+            (format!("id={a}; id={b}"), "ab"),
+            (format!("id=garbage; id={b}; id="), "b"),
+            (format!("ID={a}"), ""),
+            (format!("xid={a}"), ""),
+            (format!("__Host-id={a}"), ""),
+            (format!("id ={a}"), ""),
+            (format!("id=\"{a}"), ""),
+            (format!("id={a}x"), ""),
+            ("id".to_owned(), ""),
+            (String::new(), ""),
+            (";;=;".to_owned(), ""),
+        ] {
+            assert_eq!(found(&[&header]), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn several_header_fields_are_read() {
+        let (a, b) = (text('a'), text('b'));
+        assert_eq!(found(&["x=1", &format!("id={a}"), &format!("id={b}")]), "ab");
+        assert_eq!(found(&[]), "");
+    }
+
+    #[test]
+    fn at_most_three_distinct_tokens_are_tried() {
+        let cookies = ['a', 'a', 'b', 'c', 'd', 'e'].map(|letter| format!("id={}", text(letter)));
+        assert_eq!(found(&[&cookies.join("; ")]), "abc");
+    }
+
+    #[test]
+    fn a_malformed_cookie_of_our_name_is_noticed() {
+        let presented = Presented::find([&b"id=garbage"[..]], b"id=");
+        assert!(presented.is_named() && !presented.has_tokens());
+        let presented = Presented::find([&b"x=1"[..]], b"id=");
+        assert!(!presented.is_named());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(
+            headers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4)
+        ) {
+            let presented = Presented::find(headers.iter().map(Vec::as_slice), b"id=");
+            prop_assert!(presented.tokens().count() <= 3);
+        }
+
+        #[test]
+        fn ours_is_found_whatever_stands_around_it(
+            before in "[^;]{0,80}", after in "[^;]{0,80}"
+        ) {
+            prop_assume!(!before.trim().starts_with("id=") && !after.trim().starts_with("id="));
+            let header = format!("{before};id={};{after}", text('a'));
+            prop_assert_eq!(found(&[&header]), "a");
+        }
+    }
+}

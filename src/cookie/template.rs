@@ -1,0 +1,361 @@
+//! The cookie we send.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::record::lifetime::Persistence;
+use crate::record::token::Token;
+
+/// When the browser sends the cookie along with requests that other sites cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// Never.
+    Strict,
+    /// With top-level navigations only. The default.
+    #[default]
+    Lax,
+    /// Always; needs `Secure`.
+    None,
+}
+
+impl SameSite {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Strict => "Strict",
+            Self::Lax => "Lax",
+            Self::None => "None",
+        }
+    }
+}
+
+/// The name and the attributes of the session cookie.
+///
+/// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`: the name tells nothing about
+/// the software, and the `__Host-` prefix makes the browser refuse the cookie from anywhere but this
+/// very host over https (RFC 6265bis). `HttpOnly` cannot be turned off: no script has a use for
+/// the token.
+///
+/// Combinations that browsers refuse are refused by
+/// [`Builder::build`](crate::Builder::build).
+///
+/// ```
+/// use unsticky::{Cookie, SameSite};
+///
+/// // One session for app.example.com and api.example.com.
+/// let shared = Cookie::new("__Secure-id").domain("example.com").same_site(SameSite::Strict);
+/// // Plain http on a developer's machine: a name without prefix, and not Secure.
+/// let development = Cookie::for_plain_http();
+/// # let _ = (shared, development);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cookie {
+    name: Cow<'static, str>,
+    path: Cow<'static, str>,
+    domain: Option<Cow<'static, str>>,
+    secure: bool,
+    same_site: SameSite,
+    partitioned: bool,
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Self::new("__Host-id")
+    }
+}
+
+impl Cookie {
+    /// A cookie of this name with the default attributes.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            name: name.into(),
+            path: Cow::Borrowed("/"),
+            domain: None,
+            secure: true,
+            same_site: SameSite::Lax,
+            partitioned: false,
+        }
+    }
+
+    /// The cookie for development over plain http: named `id`, without `Secure`.
+    ///
+    /// Everybody on the network can read it: never use it in production. Browsers take `Secure`
+    /// cookies from `http://localhost`, so the default often works in development too.
+    #[must_use]
+    pub fn for_plain_http() -> Self {
+        Self { secure: false, ..Self::new("id") }
+    }
+
+    /// The path under which the browser sends the cookie. Default: `/`.
+    #[must_use]
+    pub fn path(self, path: impl Into<Cow<'static, str>>) -> Self {
+        Self { path: path.into(), ..self }
+    }
+
+    /// The domain whose subdomains share the cookie. Default: none, this host alone.
+    ///
+    /// Needs a name without the prefix `__Host-`.
+    #[must_use]
+    pub fn domain(self, domain: impl Into<Cow<'static, str>>) -> Self {
+        Self { domain: Some(domain.into()), ..self }
+    }
+
+    /// When the browser sends it along with requests of other sites. Default: [`SameSite::Lax`].
+    #[must_use]
+    pub fn same_site(self, same_site: SameSite) -> Self {
+        Self { same_site, ..self }
+    }
+
+    /// Keeps a separate cookie for each site that embeds this one (CHIPS); needs `Secure`. Default: no.
+    #[must_use]
+    pub fn partitioned(self) -> Self {
+        Self { partitioned: true, ..self }
+    }
+
+    /// The cookie's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Refuses what browsers would refuse or ignore; the error says why.
+    pub(crate) fn validate(&self) -> Result<(), &'static str> {
+        if self.name.is_empty() || !self.name.bytes().all(is_token_byte) {
+            return Err("the name must be one or more letters, digits or any of !#$%&'*+-.^_`|~");
+        }
+        if self.name.len() > MAX_NAME {
+            return Err("the name must have at most 256 characters");
+        }
+        if !self.path.starts_with('/') || !self.path.bytes().all(is_attribute_byte) {
+            return Err("the path must begin with / and have no control characters and no ;");
+        }
+        if self.path.len() > MAX_ATTRIBUTE
+            || self.domain.as_ref().is_some_and(|domain| domain.len() > MAX_ATTRIBUTE)
+        {
+            return Err("browsers ignore attributes of more than 1024 characters");
+        }
+        if let Some(domain) = &self.domain
+            && (domain.is_empty()
+                || !domain
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)))
+        {
+            return Err("the domain must be letters, digits, - and .");
+        }
+        // Browsers match the prefixes without regard to case.
+        let has_prefix = |prefix: &str| {
+            self.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        let for_host = has_prefix("__Host-");
+        if for_host && self.domain.is_some() {
+            return Err("a name with the prefix __Host- allows no domain; use __Secure-");
+        }
+        if for_host && self.path != "/" {
+            return Err("a name with the prefix __Host- needs the path /");
+        }
+        if !self.secure && ["__Host-", "__Secure-", "__Http-"].into_iter().any(has_prefix) {
+            return Err("a name with a prefix needs Secure; plain http takes a name without one");
+        }
+        if !self.secure && self.same_site == SameSite::None {
+            return Err("SameSite=None needs Secure");
+        }
+        if !self.secure && self.partitioned {
+            return Err("Partitioned needs Secure");
+        }
+        Ok(())
+    }
+}
+
+/// RFC 6265bis 5.6: name and value together have at most 4096 octets.
+const MAX_NAME: usize = 256;
+const _: () = assert!(MAX_NAME + Token::ENCODED_LEN <= 4096);
+
+/// RFC 6265bis 5.6: longer attributes are ignored.
+const MAX_ATTRIBUTE: usize = 1024;
+
+/// `tchar` of RFC 9110 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_attribute_byte(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) && byte != b';'
+}
+
+/// A checked cookie, with its parts put together once and for all.
+#[derive(Debug)]
+pub(crate) struct CookieTemplate {
+    /// `name=`
+    start: String,
+    /// `; Path=/; Secure; …`
+    attributes: String,
+}
+
+impl CookieTemplate {
+    pub(crate) fn new(cookie: &Cookie) -> Self {
+        let mut attributes = format!("; Path={}", cookie.path);
+        if let Some(domain) = &cookie.domain {
+            attributes.push_str("; Domain=");
+            attributes.push_str(domain);
+        }
+        if cookie.secure {
+            attributes.push_str("; Secure");
+        }
+        attributes.push_str("; HttpOnly; SameSite=");
+        attributes.push_str(cookie.same_site.text());
+        if cookie.partitioned {
+            attributes.push_str("; Partitioned");
+        }
+        Self { start: format!("{}=", cookie.name), attributes }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.start.strip_suffix('=').unwrap_or_default()
+    }
+
+    /// The name and the attributes, for people.
+    pub(crate) fn description(&self) -> String {
+        format!("{}{}", self.name(), self.attributes)
+    }
+
+    /// `name=`, as it stands before our value in a Cookie header.
+    pub(crate) fn name_and_equals(&self) -> &[u8] {
+        self.start.as_bytes()
+    }
+
+    /// The header that sets a token, with what is left of its life.
+    pub(crate) fn set(&self, token: &Token, age: Duration, persistence: Persistence) -> String {
+        let age = match persistence {
+            Persistence::BrowserSession => None,
+            // Rounded up, so that the browser never forgets a session that still lives.
+            Persistence::Persistent => Some(age.as_millis().div_ceil(1000)),
+        };
+        self.header(Some(token), age)
+    }
+
+    /// The header that removes it; browsers only obey where all attributes are the same.
+    pub(crate) fn removal(&self) -> String {
+        self.header(None, Some(0))
+    }
+
+    fn header(&self, token: Option<&Token>, age: Option<u128>) -> String {
+        use std::fmt::Write as _;
+
+        let size = self.start.len() + Token::ENCODED_LEN + self.attributes.len() + 24;
+        let mut header = String::with_capacity(size);
+        header.push_str(&self.start);
+        if let Some(token) = token {
+            token.encode_into(&mut header);
+        }
+        header.push_str(&self.attributes);
+        if let Some(age) = age {
+            // Writing to a string cannot fail.
+            let _ = write!(header, "; Max-Age={age}");
+        }
+        header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::lifetime::Persistence;
+    use crate::record::token::Token;
+
+    #[test]
+    fn a_name_and_attributes_may_be_as_long_as_browsers_take_them() {
+        let path = |length: usize| Cookie::new("a").path(format!("/{}", "p".repeat(length - 1)));
+        let domain = |length: usize| Cookie::new("a").domain("d".repeat(length));
+        assert_eq!(Cookie::new("a").name(), "a");
+        for (cookie, is_taken) in [
+            (Cookie::new("n".repeat(256)), true),
+            (Cookie::new("n".repeat(257)), false),
+            (path(1024), true),
+            (path(1025), false),
+            (domain(1024), true),
+            (domain(1025), false),
+        ] {
+            assert_eq!(cookie.validate().is_ok(), is_taken, "{cookie:?}");
+        }
+    }
+
+    fn token() -> Token {
+        Token::parse(&[b'A'; 43]).unwrap()
+    }
+
+    fn template(cookie: Cookie) -> CookieTemplate {
+        cookie.validate().unwrap();
+        CookieTemplate::new(&cookie)
+    }
+
+    #[test]
+    fn set_and_removal_have_the_same_attributes() {
+        let a = "A".repeat(43);
+        for (cookie, start, attributes) in [
+            (Cookie::default(), "__Host-id=", "; Path=/; Secure; HttpOnly; SameSite=Lax"),
+            (Cookie::for_plain_http(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
+            (
+                Cookie::new("__Secure-s")
+                    .path("/a")
+                    .domain("example.com")
+                    .same_site(SameSite::None)
+                    .partitioned(),
+                "__Secure-s=",
+                "; Path=/a; Domain=example.com; Secure; HttpOnly; SameSite=None; Partitioned",
+            ),
+        ] {
+            let template = template(cookie);
+            let age = Duration::from_millis(1_500);
+            assert_eq!(
+                template.set(&token(), age, Persistence::Persistent),
+                format!("{start}{a}{attributes}; Max-Age=2")
+            );
+            assert_eq!(
+                template.set(&token(), age, Persistence::BrowserSession),
+                format!("{start}{a}{attributes}")
+            );
+            assert_eq!(template.removal(), format!("{start}{attributes}; Max-Age=0"));
+        }
+    }
+
+    #[test]
+    fn what_browsers_refuse_is_refused() {
+        let plain = Cookie::for_plain_http;
+        for (cookie, reason) in [
+            (Cookie::new(""), "name"),
+            (Cookie::new("a b"), "name"),
+            (Cookie::new("a;b"), "name"),
+            (Cookie::new("a=b"), "name"),
+            (Cookie::new("é"), "name"),
+            (Cookie::new("a".repeat(257)), "256"),
+            (Cookie::new("id").path(""), "path"),
+            (Cookie::new("id").path("a"), "path"),
+            (Cookie::new("id").path("/;"), "path"),
+            (Cookie::new("id").path("/\n"), "path"),
+            (Cookie::new("id").path(format!("/{}", "a".repeat(1024))), "1024"),
+            (Cookie::new("id").domain(""), "domain"),
+            (Cookie::new("id").domain("a;b"), "domain"),
+            (Cookie::default().domain("example.com"), "__Secure-"),
+            (Cookie::new("__host-id").domain("example.com"), "__Secure-"),
+            (Cookie::default().path("/a"), "path /"),
+            (Cookie { secure: false, ..Cookie::default() }, "Secure"),
+            (Cookie { secure: false, ..Cookie::new("__Secure-id") }, "Secure"),
+            (Cookie { secure: false, ..Cookie::new("__Host-Http-id") }, "Secure"),
+            (plain().same_site(SameSite::None), "SameSite=None"),
+            (plain().partitioned(), "Partitioned"),
+        ] {
+            let refused = cookie.validate().unwrap_err();
+            assert!(refused.contains(reason), "{cookie:?}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_longest_cookie_fits_a_browser() {
+        let name = "a".repeat(MAX_NAME);
+        let header =
+            template(Cookie::new(name)).set(&token(), Duration::ZERO, Persistence::Persistent);
+        assert!(header.split(';').next().unwrap().len() <= 4096);
+    }
+}

@@ -1,0 +1,79 @@
+//! What the benchmarks measure of the parts that are not public. Nothing here is part of the
+//! interface: it changes without notice.
+
+#![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody is to use it")]
+
+use bytes::Bytes;
+
+use crate::clock::Millis;
+use crate::error::{Error, Result};
+use crate::record::header::Header;
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::Record;
+use crate::record::plan::{Known, Proves, Refresh, Situation};
+use crate::record::tag::Tag;
+use crate::record::token::SecretDigest;
+use crate::record::values::Value;
+use crate::record::{codec, plan};
+use crate::store::TAG_LEN;
+
+/// The record of a signed-in session with so many values of so many bytes each.
+#[must_use]
+pub fn record(values: usize, bytes: usize) -> Bytes {
+    let mut header = Header::new(
+        SecretDigest::from_bytes([7; 32]),
+        Millis(1_800_000_000_000),
+        &Lifetime::default(),
+        Tag([1; TAG_LEN]),
+    );
+    header.principal = Some("account-4711".into());
+    header.clocks.authenticated = Some(header.clocks.created);
+    header.sign_ins = 1;
+    let json = Bytes::from(format!("\"{}\"", "x".repeat(bytes.saturating_sub(2))));
+    let keys: Vec<_> = (0..values).map(|number| format!("key-{number:03}")).collect();
+    let values: Vec<_> =
+        keys.iter().map(|key| (key.as_str(), Value::new(json.clone(), false))).collect();
+    codec::encode(&header, &values)
+}
+
+/// A decoded record.
+#[derive(Debug)]
+pub struct Decoded(Record);
+
+impl Decoded {
+    pub fn new(bytes: Bytes) -> Result<Self> {
+        codec::decode(bytes).map(Self).map_err(|_| Error::corrupt("not a record"))
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        codec::encode(&self.0.header, &self.0.values.iter().collect::<Vec<_>>())
+    }
+
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        self.0.values.get(key).map(|value| value.bytes)
+    }
+}
+
+/// What is decided at the end of every kind of request; how many of them need the store.
+#[must_use]
+pub fn decide_all() -> u32 {
+    let mut writes = 0;
+    for bits in 0..1_u32 << 8 {
+        let is = |bit: u32| bits & 1 << bit != 0;
+        let situation = Situation {
+            session: if is(0) { Known::Own } else { Known::Nothing { removable: is(1) } },
+            changed: is(2),
+            ended: is(3),
+            proof: if is(4) { Proves::Here } else { Proves::No },
+            new_secret: is(5),
+            needs_own: false,
+            several: false,
+            refresh: if is(6) { Refresh::Due } else { Refresh::No },
+            failed: is(7),
+        };
+        writes += u32::from(plan::decide(situation) != plan::Plan::Nothing);
+    }
+    writes
+}

@@ -1,0 +1,196 @@
+//! What the fuzz targets assert of the parts that are not public. Not part of the library.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::missing_panics_doc, reason = "they are tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::Millis;
+use crate::cookie::parse::Presented;
+use crate::record::codec;
+use crate::record::delta::{Change, Delta, View};
+use crate::record::envelope::Undecodable;
+use crate::record::header::Header;
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::Record;
+use crate::record::tag::Tag;
+use crate::record::token::{SecretDigest, Token};
+use crate::record::values::{Value, Values};
+
+/// Any header fields hold at most three tokens of ours, each of which stands there; and one more that
+/// is well-formed is found whatever stands before it.
+pub fn cookie_header(data: &[u8]) {
+    const OURS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_ABCDE";
+    let fields: Vec<_> = data.split(|byte| *byte == b'\n').collect();
+    let texts = |presented: &Presented| -> Vec<String> {
+        let text = |token: Token| {
+            let mut text = String::new();
+            token.encode_into(&mut text);
+            text
+        };
+        presented.tokens().map(text).collect()
+    };
+    let presented = Presented::find(fields.iter().copied(), b"id=");
+    let found = texts(&presented);
+    assert!(found.len() <= 3 && presented.has_tokens() != found.is_empty());
+    assert!(presented.is_named() || found.is_empty());
+    for (place, text) in found.iter().enumerate() {
+        let is_there =
+            |field: &&[u8]| field.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(fields.iter().any(is_there) && !found[..place].contains(text));
+    }
+    assert_eq!(data.windows(3).any(|part| part == b"id=") || !presented.is_named(), true);
+    let last = fields.last().copied().unwrap_or_default();
+    let last = [last, b"; id=", OURS].concat();
+    let more = fields[..fields.len() - 1].iter().copied().chain([&last[..]]);
+    let with_ours = texts(&Presented::find(more, b"id="));
+    let is_found = with_ours.iter().any(|text| text.as_bytes() == OURS);
+    assert!(is_found || found.len() == 3, "{found:?} {with_ours:?}");
+}
+
+/// What is decoded is encoded to something that is decoded to the same, with all that is unknown.
+pub fn record_decode(data: &[u8]) {
+    let valid = codec::encode(&header(), &[]);
+    for bytes in [data.to_vec(), [&valid[..], data].concat()] {
+        let record = match codec::decode(Bytes::from(bytes.clone())) {
+            Ok(record) => record,
+            Err(Undecodable::NewerFormat) => {
+                assert!(bytes[8] > 1);
+                continue;
+            }
+            Err(Undecodable::Corrupt) => continue,
+        };
+        let encoded = encoded(&record);
+        let again = codec::decode(encoded.clone()).unwrap();
+        assert_eq!(again.header, record.header);
+        assert!(again.values.iter().eq(record.values.iter()));
+        assert_eq!(self::encoded(&again), encoded);
+        // The encoding is the shortest there is, so nothing was made up.
+        assert!(encoded.len() <= bytes.len());
+        for (key, value) in record.values.iter() {
+            assert!(record.values.get(key) == Some(value));
+        }
+    }
+}
+
+fn encoded(record: &Record) -> Bytes {
+    codec::encode(&record.header, &record.values.iter().collect::<Vec<_>>())
+}
+
+fn header() -> Header {
+    let digest = SecretDigest::from_bytes([7; 32]);
+    Header::new(digest, Millis(1_800_000_000_000), &Lifetime::default(), Tag(*b"tag-tag-"))
+}
+
+type Model = BTreeMap<String, (Vec<u8>, bool)>;
+
+/// A list of changes leads to what a plain map says, on the record it was made for and on another one.
+pub fn delta_replay(data: &[u8]) {
+    let mut data = data.iter().copied();
+    let mut bases: [Model; 2] = Default::default();
+    for base in &mut bases {
+        for _ in 0..data.next().unwrap_or(0) % 6 {
+            let letter = data.next().unwrap_or(0);
+            base.insert(key(letter), (vec![b'0' + letter % 10], letter & 0x80 != 0));
+        }
+    }
+    let only_surviving = data.next().unwrap_or(0) & 1 == 1;
+    let [here, there] = bases.each_ref().map(values);
+    let mut delta = Delta::default();
+    // `None` clears.
+    let mut changes: Vec<Option<(Arc<str>, Change)>> = Vec::new();
+    while let (Some(deed), Some(letter)) = (data.next(), data.next()) {
+        let key: Arc<str> = key(letter).into();
+        let survives = letter & 0x80 != 0;
+        let (change, value) = match deed % 5 {
+            0 => {
+                changes.push(None);
+                delta.clear();
+                continue;
+            }
+            1 => {
+                let value = Value::new(Bytes::from(vec![deed]), survives);
+                (Change::Set(value.clone()), Some(value))
+            }
+            2 => (Change::Remove, None),
+            3 => {
+                let seen = here.get(&key).map(|value| value.bytes).unwrap_or_default();
+                (Change::Take { seen }, None)
+            }
+            _ => {
+                let function = Arc::new(|current: Option<&[u8]>| Ok(grown(current)));
+                let current = delta.view().get(&here, &key).map(|value| value.bytes);
+                let value = Value::new(grown(current.as_deref()), survives);
+                (Change::Update { survives, function }, Some(value))
+            }
+        };
+        changes.push(Some((key.clone(), change.clone())));
+        delta.push(key, change, value);
+    }
+    let model = |base: &Model, only_surviving: bool| {
+        let mut model = base.clone();
+        model.retain(|_, (_, survives)| *survives || !only_surviving);
+        for change in &changes {
+            let Some((key, change)) = change else {
+                model.clear();
+                continue;
+            };
+            match change {
+                Change::Set(value) => {
+                    let slot = (value.bytes.to_vec(), value.survives_sign_in());
+                    model.insert(key.to_string(), slot);
+                }
+                Change::Remove | Change::Take { .. } => {
+                    model.remove(&**key);
+                }
+                Change::Update { survives, .. } => {
+                    let current = model.get(&**key).map(|(bytes, _)| &bytes[..]);
+                    let bytes = grown(current).to_vec();
+                    model.insert(key.to_string(), (bytes, *survives));
+                }
+            }
+        }
+        model
+    };
+    agrees(delta.view(), &here, &bases[0], &model(&bases[0], false));
+    let replayed = delta.replay(&there, only_surviving).unwrap();
+    agrees(&replayed, &there, &bases[1], &model(&bases[1], only_surviving));
+    let is_untouched = changes.iter().flatten().all(|(key, change)| match change {
+        Change::Take { seen } => there.get(key).is_some_and(|value| value.bytes == *seen),
+        _ => true,
+    });
+    assert_eq!(delta.check_taken(&there).is_ok(), is_untouched);
+}
+
+fn agrees(view: &View, base: &Values, before: &Model, model: &Model) {
+    let values: Model = view
+        .values(base)
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), (value.bytes.to_vec(), value.survives_sign_in())))
+        .collect();
+    assert_eq!(values, *model);
+    assert_eq!(view.differs_from(base), before != model);
+    assert_eq!(view.is_empty(base), model.is_empty());
+    for letter in 0..8 {
+        let value = view.get(base, &key(letter)).map(|value| value.bytes.to_vec());
+        assert_eq!(value.as_ref(), model.get(&key(letter)).map(|(bytes, _)| bytes));
+    }
+}
+
+fn key(letter: u8) -> String {
+    char::from(b'a' + letter % 8).to_string()
+}
+
+fn grown(current: Option<&[u8]>) -> Bytes {
+    [current.unwrap_or_default(), b"+"].concat().into()
+}
+
+fn values(model: &Model) -> Values {
+    let values: Vec<_> = model
+        .iter()
+        .map(|(key, (bytes, survives))| (&**key, Value::new(bytes.clone().into(), *survives)))
+        .collect();
+    codec::decode(codec::encode(&header(), &values)).unwrap().values
+}

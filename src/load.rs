@@ -1,0 +1,48 @@
+//! A session's record, read from the store and decoded; one that cannot be decoded is reported.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::commands::{Base, Caller};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::record::codec;
+use crate::record::envelope::Undecodable;
+use crate::record::loaded::{Loaded, Record};
+use crate::store::{StoreKey, Stored};
+
+impl Loaded {
+    pub(crate) fn base(&self) -> Base {
+        Base { version: self.version, tag: self.record.header.tags.newest() }
+    }
+
+    /// The same session from a newer read.
+    pub(crate) fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
+        Ok(self.at(decode(&self.key, stored.bytes)?, stored.version))
+    }
+
+    /// The session as it stands in the store, whoever may use it.
+    pub(crate) async fn reread(&self, caller: Caller<'_>) -> Result<Option<Arc<Self>>> {
+        caller.load(&self.key).await?.map(|stored| self.newer(stored)).transpose()
+    }
+}
+
+/// Decodes a session's record and reports one that cannot be.
+pub(crate) fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
+    decoded(key, codec::decode(bytes))
+}
+
+/// What was decoded, or the error of what could not be, reported.
+pub(crate) fn decoded<T>(key: &StoreKey, decoded: Result<T, Undecodable>) -> Result<T> {
+    decoded.map_err(|failure| match failure {
+        Undecodable::Corrupt => {
+            event::corrupt_record(key);
+            Error::new(ErrorKind::Corrupt, "")
+        }
+        Undecodable::NewerFormat => {
+            event::newer_format(key);
+            Error::new(ErrorKind::NewerFormat, "")
+        }
+    })
+}

@@ -1,0 +1,355 @@
+//! What a request does to its session, and the plan it leads to.
+
+use std::sync::Arc;
+
+use crate::clock::Millis;
+use crate::error::Result;
+use crate::record::delta::Delta;
+use crate::record::header::{Header, Proof};
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::Loaded;
+use crate::record::plan;
+use crate::record::plan::{Known, Plan, Proves, Refresh, Situation, Wishes};
+use crate::record::sign_in::SignIn;
+use crate::record::values::Values;
+
+/// Something that the handler asked for, and when: the number of the change.
+#[derive(Debug, Clone)]
+struct Intent<T> {
+    value: T,
+    at: u64,
+}
+
+/// How a secret is replaced without a sign-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    Plain,
+    /// And everything under way with an older secret finds the session signed in anew.
+    Superseding,
+}
+
+/// What a request does to its session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    pub(crate) delta: Delta,
+    /// The loaded session is to end; everything else belongs to the one after it.
+    ended: Option<Intent<()>>,
+    sign_in: Option<Intent<SignIn>>,
+    rotate: Option<Intent<Rotation>>,
+    lifetime: Option<Intent<Lifetime>>,
+    end_by: Option<Intent<Millis>>,
+    /// What this request chose and has committed: a sign-in of the same request keeps it.
+    chosen: (Option<Lifetime>, Option<Millis>),
+}
+
+impl Changes {
+    /// The loaded session ends here, and what was done to it with it.
+    pub(crate) fn end(&mut self) {
+        self.delta.start_over();
+        let ended = Some(Intent { value: (), at: self.delta.mark() });
+        *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
+    }
+
+    /// Somebody is signed in. What was done for somebody else before is dropped.
+    pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
+        let signed_in = self.signed_in(loaded);
+        if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {
+            self.delta.start_over();
+        }
+        self.sign_in = Some(Intent { value: sign_in.clone(), at: self.delta.mark() });
+    }
+
+    pub(crate) fn rotate(&mut self, rotation: Rotation) {
+        let earlier = self.rotate.as_ref().map(|intent| intent.value);
+        let value =
+            if earlier == Some(Rotation::Superseding) { Rotation::Superseding } else { rotation };
+        self.rotate = Some(Intent { value, at: self.delta.mark() });
+    }
+
+    pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime) {
+        self.lifetime = Some(Intent { value: lifetime, at: self.delta.mark() });
+    }
+
+    pub(crate) fn set_end(&mut self, end_by: Millis) {
+        self.end_by = Some(Intent { value: end_by, at: self.delta.mark() });
+    }
+
+    /// Drops everything.
+    pub(crate) fn discard(&mut self) {
+        self.delta.discard();
+        *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
+    }
+
+    /// Drops what was done up to a bookmark: it failed. `keeps_end`: but for an end.
+    pub(crate) fn drop_until(&mut self, bookmark: u64, keeps_end: bool) {
+        let ended = self.ended.take_if(|ended| keeps_end || ended.at > bookmark);
+        let chosen = self.chosen;
+        self.forget(bookmark);
+        (self.ended, self.chosen) = (ended, chosen);
+        // Nothing that is left stands on it.
+        self.delta.hide();
+    }
+
+    /// Drops what only a new cookie could bring to the browser; all of it where the values would be those
+    /// of a session that nobody can have.
+    pub(crate) fn drop_what_needs_a_cookie(&mut self) {
+        if self.sign_in.is_some() || self.ended.is_some() {
+            self.discard();
+        }
+        (self.rotate, self.lifetime, self.end_by) = (None, None, None);
+    }
+
+    /// Drops a rotation that is to make everything older void.
+    pub(crate) fn forget_superseding(&mut self) {
+        self.rotate.take_if(|rotate| rotate.value == Rotation::Superseding);
+    }
+
+    /// Drops an end up to a bookmark: it was carried out.
+    pub(crate) fn forget_end(&mut self, bookmark: u64) {
+        taken(&mut self.ended, bookmark);
+    }
+
+    /// Drops what was done up to a bookmark: it was committed.
+    pub(crate) fn forget(&mut self, bookmark: u64) {
+        if taken(&mut self.ended, bookmark).is_some() {
+            self.chosen = (None, None);
+        }
+        taken(&mut self.sign_in, bookmark);
+        taken(&mut self.rotate, bookmark);
+        self.chosen.0 = taken(&mut self.lifetime, bookmark).or(self.chosen.0);
+        self.chosen.1 = taken(&mut self.end_by, bookmark).or(self.chosen.1);
+        self.delta.forget(bookmark);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.delta.is_empty() && self.intents().all(|at| at.is_none())
+    }
+
+    /// The numbers of what was asked for besides values.
+    fn intents(&self) -> impl Iterator<Item = Option<u64>> {
+        fn at<T>(intent: &Option<Intent<T>>) -> Option<u64> {
+            intent.as_ref().map(|intent| intent.at)
+        }
+        let (ended, sign_in, rotate) = (at(&self.ended), at(&self.sign_in), at(&self.rotate));
+        [ended, sign_in, rotate, at(&self.lifetime), at(&self.end_by)].into_iter()
+    }
+
+    /// How many changes are pending.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending_after(0)
+    }
+
+    /// How many of them came after a bookmark.
+    pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
+        let later = self.intents().flatten().filter(|at| *at > bookmark);
+        self.delta.pending_after(bookmark) + later.count()
+    }
+
+    /// Whether there is to be a new session after an end.
+    pub(crate) fn begins_a_session(&self) -> bool {
+        self.sign_in.is_some() || self.delta.view().differs_from(&Values::default())
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Who is to be signed in.
+    pub(crate) fn principal(&self) -> Option<&Arc<str>> {
+        self.signing_in().map(|sign_in| &sign_in.principal)
+    }
+
+    /// A sign-in or a step-up.
+    pub(crate) fn signing_in(&self) -> Option<&SignIn> {
+        self.sign_in.as_ref().map(|intent| &intent.value)
+    }
+
+    /// Whether somebody signs in, or proves again who they are.
+    pub(crate) fn proof(&self) -> Proof<'_> {
+        match self.signing_in() {
+            None => Proof::None,
+            Some(sign_in) if sign_in.is_step_up => Proof::StepUp,
+            Some(sign_in) => Proof::SignIn(&sign_in.principal),
+        }
+    }
+
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        let own = self.lifetime.as_ref().map(|intent| intent.value);
+        own.or(self.chosen.0.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
+    }
+
+    pub(crate) fn end_by(&self) -> Option<Millis> {
+        let own = self.end_by.as_ref().map(|intent| intent.value);
+        own.or(self.chosen.1.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
+    }
+
+    /// Whether the new secret voids everything that is under way with an older one.
+    pub(crate) fn supersedes(&self) -> bool {
+        self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
+    }
+
+    /// What is wanted of a session that stands like this, besides its values.
+    pub(crate) fn wishes(&self, header: &Header) -> Wishes {
+        let proof = self.proof();
+        Wishes {
+            signs_in: matches!(proof, Proof::SignIn(_)),
+            steps_up: proof == Proof::StepUp,
+            rotates: self.rotate.is_some(),
+            supersedes: self.supersedes(),
+            // What stands already is nothing to do.
+            ages: header.differs_in_lifetime(self.lifetime())
+                || header.differs_in_end(self.end_by()),
+        }
+    }
+
+    /// Who is signed in as far as this request can tell.
+    pub(crate) fn signed_in<'a>(&'a self, loaded: Option<&'a Loaded>) -> Option<&'a Arc<str>> {
+        let stored = || self.base(loaded).and_then(|base| base.record.header.principal.as_ref());
+        self.principal().or_else(stored)
+    }
+
+    /// The loaded session, if this request still goes on with it.
+    pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
+        loaded.filter(|loaded| !self.is_ended() && self.proves_on(loaded) != Proves::Another)
+    }
+
+    /// The values that the delta stands on.
+    pub(crate) fn base_values(&self, loaded: Option<&Loaded>) -> Values {
+        self.base(loaded).map(|base| base.record.values.clone()).unwrap_or_default()
+    }
+
+    /// Whether a sign-in leaves only marked values of the record: it was anybody's before.
+    pub(crate) fn only_surviving(&self, header: &Header) -> bool {
+        self.sign_in.is_some() && header.principal.is_none()
+    }
+
+    /// Computes the view anew: what it stands on has changed.
+    ///
+    /// Calls the functions of updates, so no lock may be held.
+    pub(crate) fn rebase(&mut self, loaded: Option<&Loaded>) -> Result<()> {
+        let values = self.base_values(loaded);
+        let only_surviving =
+            self.base(loaded).is_some_and(|base| self.only_surviving(&base.record.header));
+        let view = self.delta.replay(&values, only_surviving)?;
+        self.delta.show(view);
+        Ok(())
+    }
+
+    fn proves_on(&self, loaded: &Loaded) -> Proves {
+        match (self.proof(), &loaded.record.header.principal) {
+            (Proof::None, _) => Proves::No,
+            (Proof::StepUp, _) => Proves::StepUp,
+            (Proof::SignIn(new), Some(old)) if new != old => Proves::Another,
+            (Proof::SignIn(_), _) => Proves::Here,
+        }
+    }
+
+    /// The plan for what was done so far.
+    pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
+        let Standing {
+            loaded,
+            session,
+            several,
+            wants,
+            decides,
+            outlived,
+            is_stale,
+            refresh,
+            failed,
+        } = *standing;
+        let proof = match (loaded, self.proof()) {
+            (Some(loaded), _) => self.proves_on(loaded),
+            (None, Proof::None) => Proves::No,
+            (None, Proof::StepUp) => Proves::StepUp,
+            (None, Proof::SignIn(_)) => Proves::Here,
+        };
+        let outlived = outlived && !self.is_ended() && !matches!(session, Known::Nothing { .. });
+        let differs = || self.delta.view().differs_from(&self.base_values(loaded));
+        plan::decide(Situation {
+            session,
+            // What a decision will change is not known before it is made; and what a handle that
+            // outlives its response has seen of a session is too old to tell.
+            changed: decides
+                || (outlived
+                    && loaded.is_some()
+                    && (self.lifetime.is_some() || self.end_by.is_some()))
+                || (!self.delta.is_empty() && (outlived || is_stale || differs())),
+            ended: self.is_ended(),
+            proof,
+            several,
+            new_secret: wants.new_secret(),
+            needs_own: wants.need_own(),
+            refresh,
+            failed,
+        })
+    }
+}
+
+/// Takes what was asked for up to a bookmark, and leaves what came later.
+fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
+    intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
+}
+
+/// What is known of a request besides its changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing<'a> {
+    pub(crate) loaded: Option<&'a Loaded>,
+    pub(crate) session: Known,
+    /// Several valid tokens came along.
+    pub(crate) several: bool,
+    /// What the changes want of that session.
+    pub(crate) wants: Wishes,
+    /// A `transact` is to decide.
+    pub(crate) decides: bool,
+    /// The response has left.
+    pub(crate) outlived: bool,
+    /// The view could not be computed on the record that was read last.
+    pub(crate) is_stale: bool,
+    pub(crate) refresh: Refresh,
+    pub(crate) failed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::lifetime::Lifetime;
+    use crate::record::sign_in::SignIn;
+
+    /// What is asked for while a commit is under way is left for the next one.
+    #[test]
+    fn what_was_committed_is_forgotten_and_what_came_later_is_not() {
+        let mut changes = Changes::default();
+        assert!(changes.is_empty());
+        changes.sign_in(&SignIn::new("alice"), None);
+        changes.rotate(Rotation::Plain);
+        let bookmark = changes.delta.made();
+        changes.set_lifetime(Lifetime::default());
+        changes.forget(bookmark);
+        assert!(changes.sign_in.is_none() && changes.rotate.is_none());
+        assert!(changes.lifetime().is_some() && !changes.is_empty());
+        changes.end();
+        assert!(changes.is_ended() && changes.lifetime().is_none());
+        changes.forget(changes.delta.made());
+        assert!(changes.is_empty());
+    }
+
+    #[test]
+    fn sign_in_keeps_what_the_same_request_has_chosen_and_committed() {
+        let mut changes = Changes::default();
+        changes.set_lifetime(Lifetime::default());
+        changes.forget(changes.delta.made());
+        assert_eq!(changes.lifetime(), None);
+        changes.sign_in(&SignIn::new("alice"), None);
+        assert_eq!(changes.lifetime(), Some(Lifetime::default()));
+        changes.end();
+        assert_eq!(changes.lifetime(), None);
+    }
+
+    #[test]
+    fn plain_rotation_does_not_weaken_a_superseding_one() {
+        let mut changes = Changes::default();
+        changes.rotate(Rotation::Superseding);
+        changes.rotate(Rotation::Plain);
+        assert!(changes.supersedes());
+    }
+}

@@ -1,0 +1,400 @@
+//! Records as bytes.
+//!
+//! ```text
+//! record = tag[8] format[1] kind[1] field*
+//! field  = type[1] length[LEB128] content[length]
+//! ```
+//!
+//! | type | content |
+//! |---|---|
+//! | 1 | the secret's digest, 32 bytes |
+//! | 2 | created, last seen, idle deadline, absolute deadline: four LEB128, milliseconds since 1970 |
+//! | 3 | authenticated: LEB128, milliseconds since 1970 |
+//! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
+//! | 5 | principal, UTF-8 |
+//! | 6 | how often somebody signed in or revoked the others, LEB128 |
+//! | 7 | the tags of up to seven earlier writes, the newest first |
+//! | 8 | the moment that no deadline goes beyond: LEB128, milliseconds since 1970 |
+//! | 9 | present where the cookie of the last sign-in has not come back yet: nothing |
+//! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
+//!
+//! Values come last and in ascending order of their keys. Fields of other types are kept as they
+//! are, so a build that does not know them loses nothing; what an old build must not pass over
+//! raises the format number instead.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::error::Result;
+use crate::record::envelope::begin;
+use crate::record::envelope::{
+    EARLIER_TAGS, FIELDS_START, Reader, Undecodable, earlier_tags, fields, number_length, once,
+    put_field, put_number, put_numbers, put_tags,
+};
+use crate::record::header::Header;
+use crate::record::lifetime::Chosen;
+use crate::record::lifetime::{Clocks, Persistence};
+use crate::record::loaded::Record;
+use crate::record::tag::{Tag, Tags};
+use crate::record::token::SecretDigest;
+use crate::record::values::{Entry, Value, Values};
+use crate::store::Kind;
+
+/// What the header of a signed-in session usually needs.
+const HEADER_SIZE: usize = 256;
+
+const DIGEST: u8 = 1;
+const CLOCKS: u8 = 2;
+const AUTHENTICATED: u8 = 3;
+const CHOSEN: u8 = 4;
+const PRINCIPAL: u8 = 5;
+const SIGN_INS: u8 = 6;
+const END_BY: u8 = 8;
+const UNCONFIRMED: u8 = 9;
+const VALUE: u8 = 32;
+
+pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
+    let (tag, _) = fields(&bytes, Kind::Session)?;
+    decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
+}
+
+fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
+    let mut digest = None;
+    let mut clocks = None;
+    let mut authenticated = None;
+    let mut chosen = None;
+    let mut principal = None;
+    let mut end_by = None;
+    let mut sign_ins = None;
+    let mut earlier = None;
+    let mut unconfirmed = None;
+    let mut unknown = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut reader = Reader::new(&bytes, FIELDS_START);
+    while !reader.is_at_end() {
+        let field = reader.byte()?;
+        let mut content = reader.sized()?;
+        match field {
+            DIGEST => once(&mut digest, content.rest().try_into().ok()?)?,
+            CLOCKS => {
+                let times = [content.time()?, content.time()?, content.time()?, content.time()?];
+                content.is_at_end().then_some(())?;
+                once(&mut clocks, times)?;
+            }
+            AUTHENTICATED => once(&mut authenticated, content.whole(Reader::time)?)?,
+            CHOSEN => once(&mut chosen, content.whole(read_chosen)?)?,
+            END_BY => once(&mut end_by, content.whole(Reader::time)?)?,
+            PRINCIPAL => {
+                once(&mut principal, Arc::from(std::str::from_utf8(content.rest()).ok()?))?
+            }
+            SIGN_INS => {
+                once(&mut sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)?;
+            }
+            EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
+            UNCONFIRMED => {
+                once(&mut unconfirmed, content.is_at_end().then_some(())?)?;
+            }
+            VALUE => {
+                let entry = read_entry(content, &bytes)?;
+                if let Some(previous) = entries.last() {
+                    (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;
+                } else {
+                    // Enough for most records at once.
+                    entries.reserve(16);
+                }
+                entries.push(entry);
+            }
+            _ => unknown.push((field, bytes.slice(content.range()))),
+        }
+    }
+    let [created, last_seen, idle_deadline, absolute_deadline] = clocks?;
+    let header = Header {
+        tags: Tags::new(tag, earlier.unwrap_or_default()),
+        digest: SecretDigest::from_bytes(digest?),
+        clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
+        chosen,
+        end_by,
+        principal,
+        sign_ins: sign_ins.unwrap_or(0),
+        is_unconfirmed: unconfirmed.is_some(),
+        unknown,
+    };
+    Some(Record { header, values: Values::new(bytes, entries) })
+}
+
+fn read_chosen(content: &mut Reader<'_>) -> Option<Chosen> {
+    let (idle, absolute) = (content.number()?, content.number()?);
+    let persistence = match content.byte()? {
+        0 => Persistence::Persistent,
+        1 => Persistence::BrowserSession,
+        _ => return None,
+    };
+    Some(Chosen { idle, absolute, persistence })
+}
+
+fn read_entry(mut content: Reader<'_>, bytes: &[u8]) -> Option<Entry> {
+    let flags = content.byte()?;
+    let key = content.sized()?.range();
+    let text = &bytes[key.clone()];
+    // Nearly every key is ASCII, which is seen sooner than that it is UTF-8.
+    (text.is_ascii() || std::str::from_utf8(text).is_ok()).then_some(())?;
+    Entry::new(key, flags, content.range())
+}
+
+/// The bytes of a record. `values` must come in ascending order of their keys.
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
+    encode_indexed(header, values).0
+}
+
+/// The bytes of a record, and where in them the values lie: what decoding them would find out.
+pub(crate) fn encode_indexed(
+    header: &Header,
+    values: &[(&str, Value)],
+) -> (Bytes, Option<Vec<Entry>>) {
+    let values_size: usize =
+        values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
+    let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
+    begin(&mut out, header.tags.newest(), Kind::Session);
+    put_field(&mut out, DIGEST, header.digest.as_bytes());
+    let clocks = &header.clocks;
+    let times = [clocks.created, clocks.last_seen, clocks.idle_deadline, clocks.absolute_deadline];
+    put_numbers(&mut out, CLOCKS, &times.map(|time| time.0), &[]);
+    if let Some(authenticated) = clocks.authenticated {
+        put_numbers(&mut out, AUTHENTICATED, &[authenticated.0], &[]);
+    }
+    if let Some(chosen) = header.chosen {
+        let persistence = u8::from(chosen.persistence == Persistence::BrowserSession);
+        put_numbers(&mut out, CHOSEN, &[chosen.idle, chosen.absolute], &[persistence]);
+    }
+    if let Some(end_by) = header.end_by {
+        put_numbers(&mut out, END_BY, &[end_by.0], &[]);
+    }
+    if let Some(principal) = &header.principal {
+        put_field(&mut out, PRINCIPAL, principal.as_bytes());
+    }
+    if header.sign_ins > 0 {
+        put_numbers(&mut out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
+    }
+    put_tags(&mut out, &header.tags);
+    if header.is_unconfirmed {
+        put_field(&mut out, UNCONFIRMED, &[]);
+    }
+    for (field, content) in &header.unknown {
+        put_field(&mut out, *field, content);
+    }
+    let index = values.iter().map(|(key, value)| {
+        let key_length = number_length(key.len() as u64) + key.len();
+        out.put_u8(VALUE);
+        put_number(&mut out, (1 + key_length + value.bytes.len()) as u64);
+        out.put_u8(value.flags);
+        put_number(&mut out, key.len() as u64);
+        let key_start = out.len();
+        out.put_slice(key.as_bytes());
+        let value_start = out.len();
+        out.put_slice(&value.bytes);
+        Entry::new(key_start..value_start, value.flags, value_start..out.len())
+    });
+    let index = index.collect();
+    (out.freeze(), index)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Millis;
+    use crate::record::envelope::{self, FORMAT};
+    use crate::record::envelope::{
+        EARLIER_TAGS, Reader, Undecodable, number_length, put_field, put_number,
+    };
+    use crate::record::header::Header;
+    use crate::record::lifetime::Lifetime;
+    use crate::record::tag::Tag;
+    use crate::record::token::SecretDigest;
+    use crate::record::values::{Value, Values};
+
+    use crate::store::{Kind, TAG_LEN};
+
+    fn header() -> Header {
+        let digest = SecretDigest::from_bytes([7; 32]);
+        let now = Millis(1_800_000_000_000);
+        Header::new(digest, now, &Lifetime::default(), Tag(*b"tag-tag-"))
+    }
+
+    fn full_header() -> Header {
+        let mut header = header();
+        header.clocks.authenticated = Some(Millis(1_800_000_000_001));
+        header.chosen = Some(Lifetime::default().browser_session().into());
+        header.principal = Some("alice".into());
+        header.end_by = Some(Millis(1_800_000_000_002));
+        header.sign_ins = 300;
+        header.is_unconfirmed = true;
+        for write in 0..20 {
+            header.tags = header.tags.followed_by(Tag([write; 8]));
+        }
+        header
+    }
+
+    fn value(json: &'static str) -> Value {
+        Value::new(Bytes::from_static(json.as_bytes()), json.len().is_multiple_of(2))
+    }
+
+    fn encoded(header: &Header, values: &[(&'static str, &'static str)]) -> Bytes {
+        let values: Vec<_> = values.iter().map(|(key, json)| (*key, value(json))).collect();
+        encode(header, &values)
+    }
+
+    fn with_field(field: u8, content: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        put_field(&mut bytes, field, content);
+        bytes.freeze()
+    }
+
+    #[test]
+    fn a_record_is_read_back_as_it_was_written() {
+        for header in [header(), full_header()] {
+            let record =
+                decode(encoded(&header, &[("a", "1"), ("b", "[2]"), ("bb", "\"x\"")])).unwrap();
+            assert_eq!(record.header, header);
+            let values: Vec<_> = record.values.iter().collect();
+            let (bytes, index) = encode_indexed(&header, &values);
+            let indexed = Values::new(bytes, index.unwrap());
+            assert!(indexed.iter().eq(record.values.iter()), "the index is another one");
+            assert_eq!(record.values.len(), 3);
+            assert_eq!(record.values.get("a"), Some(value("1")));
+            assert_eq!(record.values.get("bb"), Some(value("\"x\"")));
+            assert_eq!(record.values.get("c"), None);
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let bytes = encoded(&header(), &[("k", "1")]);
+        assert_eq!(&bytes[..12], b"tag-tag-\x01s\x01\x20");
+        assert_eq!(&bytes[44..46], [CLOCKS, 24]);
+        assert_eq!(&bytes[70..], b"\x20\x04\x00\x01k1");
+    }
+
+    #[test]
+    fn a_record_remembers_the_last_eight_writes() {
+        let tags = full_header().tags;
+        assert_eq!(tags.older().len(), 7);
+        assert!(tags.contains(Tag([19; 8])) && tags.contains(Tag([12; 8])));
+        assert!(!tags.contains(Tag([11; 8])));
+        assert_eq!(envelope::tags(&encoded(&full_header(), &[])), Some(tags));
+    }
+
+    #[test]
+    fn unknown_fields_and_flags_survive_a_round_trip() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        put_field(&mut bytes, 200, b"later");
+        put_field(&mut bytes, VALUE, b"\xf0\x01k1");
+        let record = decode(bytes.clone().freeze()).unwrap();
+        assert_eq!(record.header.unknown, [(200, Bytes::from_static(b"later"))]);
+        assert_eq!(encode(&record.header, &record.values.iter().collect::<Vec<_>>()), bytes);
+    }
+
+    #[test]
+    fn a_chosen_lifetime_is_read_back_as_it_was_chosen() {
+        for lifetime in [Lifetime::default(), Lifetime::default().browser_session()] {
+            let header = Header { chosen: Some(lifetime.into()), ..header() };
+            assert_eq!(decode(encoded(&header, &[])).unwrap().header, header);
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        bytes[TAG_LEN] = FORMAT + 1;
+        assert_eq!(decode(bytes.clone().freeze()).unwrap_err(), Undecodable::NewerFormat);
+        bytes[TAG_LEN] = 0;
+        assert_eq!(decode(bytes.freeze()).unwrap_err(), Undecodable::Corrupt);
+    }
+
+    #[test]
+    fn a_directory_is_not_a_session() {
+        let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
+        bytes[TAG_LEN + 1] = Kind::Directory.letter() as u8;
+        assert_eq!(decode(bytes.freeze()).unwrap_err(), Undecodable::Corrupt);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let damaged = [
+            with_field(DIGEST, &[7; 32]),
+            with_field(AUTHENTICATED, &[]),
+            with_field(AUTHENTICATED, &[1, 1]),
+            with_field(AUTHENTICATED, &[0x80, 0]),
+            with_field(AUTHENTICATED, &[0xff; 11]),
+            with_field(UNCONFIRMED, &[0]),
+            with_field(CHOSEN, &[1, 1, 2]),
+            with_field(PRINCIPAL, &[0xff]),
+            with_field(SIGN_INS, &[0xff, 0xff, 0xff, 0xff, 0x7f]),
+            with_field(EARLIER_TAGS, &[0; 7]),
+            with_field(EARLIER_TAGS, &[0; 64]),
+            with_field(VALUE, &[0, 2, b'k']),
+            with_field(VALUE, &[0, 1, 0xff]),
+            encoded(&header(), &[("b", "1"), ("a", "1")]),
+            encoded(&header(), &[("a", "1"), ("a", "1")]),
+            Bytes::from_static(b"tag-tag-\x01s"),
+            Bytes::from_static(b"tag"),
+            Bytes::new(),
+        ];
+        for bytes in damaged {
+            assert_eq!(decode(bytes.clone()).unwrap_err(), Undecodable::Corrupt, "{bytes:?}");
+        }
+        let whole = encoded(&full_header(), &[("a", "1")]);
+        let cuts = (0..whole.len()).filter(|end| decode(whole.slice(..*end)).is_ok()).count();
+        // Cut between two fields, what is left may be a record; cut inside one it never is.
+        assert!(cuts <= 8, "{cuts}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn a_damaged_record_is_decoded_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+        ) {
+            let mut bytes = encoded(&full_header(), &[("a", "1"), ("b", "2")]).to_vec();
+            for (index, byte) in changes {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            if let Ok(record) = decode(Bytes::from(bytes.clone())) {
+                // What was understood is written back without a loss.
+                let again = encode(&record.header, &record.values.iter().collect::<Vec<_>>());
+                prop_assert_eq!(decode(again).unwrap().header, record.header);
+            }
+        }
+
+        #[test]
+        fn every_number_is_read_back(number in any::<u64>()) {
+            let mut bytes = BytesMut::new();
+            put_number(&mut bytes, number);
+            prop_assert_eq!(bytes.len(), number_length(number));
+            let mut reader = Reader::new(&bytes, 0);
+            prop_assert_eq!(reader.whole(Reader::number), Some(number));
+        }
+
+        #[test]
+        fn any_keys_and_values_are_kept(
+            pairs in prop::collection::btree_map(".{0,300}", prop::collection::vec(any::<u8>(), 0..300), 0..8)
+        ) {
+            let values: Vec<_> = pairs.iter().map(|(key, bytes)| {
+                (key.as_str(), Value::new(Bytes::copy_from_slice(bytes), true))
+            }).collect();
+            let record = decode(encode(&header(), &values)).unwrap();
+            prop_assert_eq!(record.values.len(), pairs.len());
+            for (key, bytes) in &pairs {
+                prop_assert_eq!(&record.values.get(key).unwrap().bytes[..], &bytes[..]);
+            }
+        }
+    }
+}

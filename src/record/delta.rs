@@ -1,0 +1,547 @@
+//! What a request changed: a list of changes that can be replayed on a newer record, and the view of
+//! the values that results.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::values::{Value, Values};
+
+/// The function of an `update`, over encoded values.
+pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
+
+/// One change of one key, as the handler asked for it.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Set(Value),
+    Remove,
+    /// A value was handed out for good; `seen` is what the record held.
+    Take {
+        seen: Bytes,
+    },
+    Update {
+        survives: bool,
+        function: Arc<UpdateFn>,
+    },
+}
+
+impl Change {
+    fn is_take(&self) -> bool {
+        matches!(self, Self::Take { .. })
+    }
+}
+
+/// The changes of a request, and the view they lead to.
+///
+/// Changes of different keys do not depend on each other, so they are kept by key and each is
+/// found without looking at the others.
+#[derive(Clone, Default)]
+pub(crate) struct Delta {
+    /// Of each key in order, with the number of each change. No list is empty.
+    keys: BTreeMap<Arc<str>, Vec<(u64, Change)>>,
+    /// All values of the record were removed first; the number of that change.
+    cleared: Option<u64>,
+    made: u64,
+    view: View,
+    /// What was dropped: the captures of functions are the application's, and must not be dropped
+    /// while the session is locked.
+    dropped: Vec<Change>,
+}
+
+impl Delta {
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.cleared.is_none()
+    }
+
+    /// How many changes were made so far: a bookmark, and a way to see that nothing came between.
+    pub(crate) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// How many of the pending changes came after a bookmark.
+    pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
+        let changes = self.keys.values().flatten().map(|(number, _)| *number);
+        changes.chain(self.cleared).filter(|number| *number > bookmark).count()
+    }
+
+    /// What was dropped since this was asked last.
+    pub(crate) fn take_dropped(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// The one way in which a handler changes a value; `value` is what the key has after it.
+    pub(crate) fn push(&mut self, key: Arc<str>, change: Change, value: Option<Value>) {
+        self.made += 1;
+        let earlier = self.keys.entry(key.clone()).or_default();
+        if !matches!(change, Change::Update { .. }) {
+            // What was handed out is checked at the commit whatever comes after.
+            self.dropped.extend(
+                earlier.extract_if(.., |(_, change)| !change.is_take()).map(|(_, change)| change),
+            );
+        }
+        // A key's stored value is handed out once: after that it is the request's own.
+        let change = match change {
+            Change::Take { .. } if !earlier.is_empty() => Change::Remove,
+            change => change,
+        };
+        earlier.push((self.made, change));
+        self.view.put(key, value);
+    }
+
+    /// Whether a change of this key is among those up to a bookmark.
+    pub(crate) fn has_until(&self, key: &str, bookmark: u64) -> bool {
+        let mut changes = self.keys.get(key).into_iter().flatten();
+        changes.any(|(number, _)| *number <= bookmark)
+    }
+
+    /// A value that was removed from this list was stored meanwhile, so that it was handed out for good.
+    pub(crate) fn taken_early(&mut self, key: &Arc<str>, seen: Bytes) {
+        if let Some(changes) = self.keys.get_mut(key) {
+            let number = changes.first().map_or(self.made, |(number, _)| *number);
+            changes.insert(0, (number, Change::Take { seen }));
+        }
+    }
+
+    /// Removes all values.
+    pub(crate) fn clear(&mut self) {
+        self.made += 1;
+        self.cleared = Some(self.made);
+        self.drop_changes(|_, change| !change.is_take());
+        self.view.clear();
+    }
+
+    /// Drops every change that was made so far.
+    pub(crate) fn discard(&mut self) {
+        self.reset(|_| true);
+    }
+
+    /// Drops every change but those that were handed out: whatever comes now, the commit has to find
+    /// the taken values untouched.
+    pub(crate) fn start_over(&mut self) {
+        self.reset(|change| !change.is_take());
+    }
+
+    fn reset(&mut self, is_dropped: impl Fn(&Change) -> bool) {
+        self.drop_changes(|_, change| is_dropped(change));
+        self.cleared = None;
+        self.hide();
+    }
+
+    /// Drops the changes up to a bookmark: they were committed.
+    pub(crate) fn forget(&mut self, bookmark: u64) {
+        self.drop_changes(|number, _| number <= bookmark);
+        self.cleared = self.cleared.filter(|number| *number > bookmark);
+    }
+
+    fn drop_changes(&mut self, is_dropped: impl Fn(u64, &Change) -> bool) {
+        let dropped = &mut self.dropped;
+        self.keys.retain(|_, changes| {
+            let gone = changes.extract_if(.., |(number, change)| is_dropped(*number, change));
+            dropped.extend(gone.map(|(_, change)| change));
+            !changes.is_empty()
+        });
+    }
+
+    /// Whether computing the view anew calls functions of the application.
+    pub(crate) fn has_functions(&self) -> bool {
+        let mut changes = self.keys.values().flatten();
+        changes.any(|(_, change)| matches!(change, Change::Update { .. }))
+    }
+
+    /// Something other than a value was changed; returns the number of that change.
+    pub(crate) fn mark(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// Whether every value that was handed out still stands in `base` as it was.
+    pub(crate) fn check_taken(&self, base: &Values) -> Result<()> {
+        for (key, changes) in &self.keys {
+            for (_, change) in changes {
+                if let Change::Take { seen } = change
+                    && base.get(key).is_none_or(|value| value.bytes != *seen)
+                {
+                    return Err(Error::new(ErrorKind::ValueChanged, key.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The view that the same changes lead to on other values.
+    pub(crate) fn replay(&self, base: &Values, only_surviving: bool) -> Result<View> {
+        let cleared = self.cleared.is_some();
+        let mut view = View { cleared, only_surviving, ..View::default() };
+        for (key, changes) in &self.keys {
+            for (_, change) in changes {
+                let value = view.changed(base, key, change)?;
+                view.put(key.clone(), value);
+            }
+        }
+        Ok(view)
+    }
+
+    /// Shows the record as it was read, until the view is computed anew.
+    pub(crate) fn hide(&mut self) {
+        self.made += 1;
+        self.view = View::default();
+    }
+
+    pub(crate) fn show(&mut self, view: View) {
+        self.view = view;
+    }
+}
+
+impl fmt::Debug for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} changes>", self.pending_after(0))
+    }
+}
+
+/// The values as the handler sees them: what was changed, over what was read.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    cleared: bool,
+    only_surviving: bool,
+    slots: BTreeMap<Arc<str>, Option<Value>>,
+    /// Bytes of the keys and values in the slots that have a value.
+    size: usize,
+}
+
+impl View {
+    pub(crate) fn get(&self, base: &Values, key: &str) -> Option<Value> {
+        match self.slots.get(key) {
+            Some(slot) => slot.clone(),
+            None => base.get(key).filter(|value| self.shows(value)),
+        }
+    }
+
+    /// Whether a value of the record is still there where nothing was said of its key.
+    fn shows(&self, value: &Value) -> bool {
+        !self.cleared && (!self.only_surviving || value.survives_sign_in())
+    }
+
+    /// Whether the key was not touched, so that its value is the record's.
+    pub(crate) fn is_untouched(&self, key: &str) -> bool {
+        !self.slots.contains_key(key)
+    }
+
+    /// Refuses a value with which the changed values alone would be over the size of a record.
+    pub(crate) fn check_room(&self, key: &str, value: &Value, max: usize) -> Result<()> {
+        let replaced = self.slots.get(key).map_or(0, |slot| room(key, slot.as_ref()));
+        if self.size - replaced + room(key, Some(value)) <= max {
+            return Ok(());
+        }
+        let context = format!("with {key:?} the changed values have more than {max} bytes");
+        Err(Error::new(ErrorKind::TooLarge, context))
+    }
+
+    /// Gives a key a value, or none.
+    pub(crate) fn put(&mut self, key: Arc<str>, value: Option<Value>) {
+        self.size += room(&key, value.as_ref());
+        let replaced = self.slots.get(&key).map_or(0, |slot| room(&key, slot.as_ref()));
+        self.size -= replaced;
+        self.slots.insert(key, value);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.cleared = true;
+        self.slots.clear();
+        self.size = 0;
+    }
+
+    fn changed(&self, base: &Values, key: &str, change: &Change) -> Result<Option<Value>> {
+        Ok(match change {
+            Change::Set(value) => Some(value.clone()),
+            Change::Remove | Change::Take { .. } => None,
+            Change::Update { survives, function } => {
+                let current = self.get(base, key);
+                let bytes = catch_unwind(AssertUnwindSafe(|| {
+                    function(current.as_ref().map(|value| &value.bytes[..]))
+                }))
+                .map_err(|_| Error::new(ErrorKind::UpdatePanicked, key.to_owned()))??;
+                Some(Value::new(bytes, *survives))
+            }
+        })
+    }
+
+    /// Whether a record with these values would differ from one with `base`.
+    pub(crate) fn differs_from(&self, base: &Values) -> bool {
+        self.slots.iter().any(|(key, slot)| base.get(key) != *slot)
+            || base.iter().any(|(key, value)| self.is_untouched(key) && !self.shows(&value))
+    }
+
+    /// The values in ascending order of their keys.
+    pub(crate) fn values<'a>(&'a self, base: &'a Values) -> Vec<(&'a str, Value)> {
+        let kept = base.iter().filter(|(key, value)| self.is_untouched(key) && self.shows(value));
+        let changed =
+            self.slots.iter().filter_map(|(key, slot)| slot.clone().map(|value| (&**key, value)));
+        let mut values: Vec<_> = kept.chain(changed).collect();
+        values.sort_unstable_by_key(|(key, _)| *key);
+        values
+    }
+
+    pub(crate) fn is_empty(&self, base: &Values) -> bool {
+        self.slots.values().all(Option::is_none)
+            && !base.iter().any(|(key, value)| self.is_untouched(key) && self.shows(&value))
+    }
+}
+
+/// Bytes of a slot.
+fn room(key: &str, value: Option<&Value>) -> usize {
+    value.map_or(0, |value| key.len() + value.bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Millis;
+    use crate::error::{Error, ErrorKind};
+    use crate::record::codec;
+    use crate::record::header::Header;
+    use crate::record::lifetime::Lifetime;
+    use crate::record::tag::Tag;
+    use crate::record::token::SecretDigest;
+    use crate::record::values::{Value, Values};
+
+    fn value(text: &str) -> Value {
+        Value::new(Bytes::copy_from_slice(text.as_bytes()), false)
+    }
+
+    fn base(pairs: &[(&str, &str)]) -> Values {
+        flagged(&pairs.iter().map(|(key, text)| (*key, *text, false)).collect::<Vec<_>>())
+    }
+
+    fn flagged(triples: &[(&str, &str, bool)]) -> Values {
+        let digest = SecretDigest::from_bytes([0; 32]);
+        let header = Header::new(digest, Millis(0), &Lifetime::default(), Tag([0; 8]));
+        let values = triples.iter().map(|(key, text, survives)| {
+            (*key, Value::new(Bytes::copy_from_slice(text.as_bytes()), *survives))
+        });
+        codec::decode(codec::encode(&header, &values.collect::<Vec<_>>())).unwrap().values
+    }
+
+    fn set(delta: &mut Delta, key: &str, text: &str) {
+        let value = value(text);
+        delta.push(key.into(), Change::Set(value.clone()), Some(value));
+    }
+
+    fn remove(delta: &mut Delta, key: &str) {
+        delta.push(key.into(), Change::Remove, None);
+    }
+
+    /// Appends a letter; panics on "panic" and refuses "bad".
+    fn append(delta: &mut Delta, base: &Values, key: &str) {
+        let function: Arc<UpdateFn> = Arc::new(|current| match current {
+            Some(b"panic") => panic!("as asked"),
+            Some(b"bad") => Err(Error::new(ErrorKind::Decode, "")),
+            current => Ok([current.unwrap_or_default(), b"+"].concat().into()),
+        });
+        let change = Change::Update { survives: false, function };
+        let value = delta.view().changed(base, key, &change).unwrap();
+        delta.push(key.into(), change, value);
+    }
+
+    fn take(delta: &mut Delta, key: &str, seen: &'static str) {
+        let change = Change::Take { seen: Bytes::from_static(seen.as_bytes()) };
+        delta.push(key.into(), change, None);
+    }
+
+    fn shown(view: &View, base: &Values) -> String {
+        let values = view.values(base);
+        let texts = values
+            .iter()
+            .map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(&value.bytes)));
+        texts.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn changes_of_different_keys_are_merged_with_a_newer_record() {
+        let old = base(&[("a", "1"), ("b", "1")]);
+        let mut delta = Delta::default();
+        set(&mut delta, "a", "2");
+        remove(&mut delta, "b");
+        set(&mut delta, "c", "2");
+        assert_eq!(shown(delta.view(), &old), "a=2 c=2");
+        let newer = base(&[("a", "9"), ("b", "9"), ("z", "9")]);
+        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "a=2 c=2 z=9");
+    }
+
+    #[test]
+    fn an_update_is_computed_again_on_the_newer_value() {
+        let old = base(&[("n", "x")]);
+        let mut delta = Delta::default();
+        append(&mut delta, &old, "n");
+        append(&mut delta, &old, "n");
+        assert_eq!(shown(delta.view(), &old), "n=x++");
+        let newer = base(&[("n", "y")]);
+        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "n=y++");
+        let none = Values::default();
+        assert_eq!(shown(&delta.replay(&none, false).unwrap(), &none), "n=++");
+    }
+
+    #[test]
+    fn a_replay_that_fails_is_an_error() {
+        let mut delta = Delta::default();
+        append(&mut delta, &Values::default(), "n");
+        let failure = |text| delta.replay(&base(&[("n", text)]), false).map(|_| ()).unwrap_err();
+        assert_eq!(failure("panic").kind(), ErrorKind::UpdatePanicked);
+        assert_eq!(failure("bad").kind(), ErrorKind::Decode);
+    }
+
+    #[test]
+    fn clear_hides_what_was_read_and_what_is_newer() {
+        let old = base(&[("a", "1"), ("b", "1")]);
+        let mut delta = Delta::default();
+        set(&mut delta, "c", "1");
+        delta.clear();
+        set(&mut delta, "d", "1");
+        assert_eq!(shown(delta.view(), &old), "d=1");
+        assert_eq!(delta.view().get(&old, "a"), None);
+        let newer = base(&[("z", "9")]);
+        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "d=1");
+        assert!(!delta.view().is_empty(&old));
+        remove(&mut delta, "d");
+        assert!(delta.view().is_empty(&old));
+    }
+
+    #[test]
+    fn what_was_taken_must_still_be_there_unchanged() {
+        let old = base(&[("otp", "7")]);
+        let mut delta = Delta::default();
+        take(&mut delta, "otp", "7");
+        assert!(delta.check_taken(&old).is_ok());
+        set(&mut delta, "otp", "8");
+        delta.clear();
+        delta.start_over();
+        for newer in [base(&[("otp", "8")]), Values::default()] {
+            let error = delta.check_taken(&newer).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ValueChanged);
+        }
+        delta.discard();
+        assert!(delta.check_taken(&Values::default()).is_ok());
+    }
+
+    #[test]
+    fn only_marked_values_survive_a_sign_in_and_own_writes_do() {
+        let old = flagged(&[("cart", "1", true), ("n", "evil", false), ("planted", "1", false)]);
+        let mut delta = Delta::default();
+        set(&mut delta, "own", "1");
+        append(&mut delta, &old, "n");
+        delta.show(delta.replay(&old, true).unwrap());
+        // The update saw nothing of the planted value.
+        assert_eq!(shown(delta.view(), &old), "cart=1 n=+ own=1");
+        assert_eq!(delta.view().get(&old, "planted"), None);
+    }
+
+    #[test]
+    fn a_change_that_changes_nothing_is_seen_as_that() {
+        let old = base(&[("a", "1")]);
+        let mut delta = Delta::default();
+        assert!(!delta.view().differs_from(&old));
+        set(&mut delta, "a", "1");
+        remove(&mut delta, "b");
+        assert!(!delta.view().differs_from(&old));
+        set(&mut delta, "a", "2");
+        assert!(delta.view().differs_from(&old));
+        delta.clear();
+        assert!(delta.view().differs_from(&old));
+        assert!(!delta.view().differs_from(&Values::default()));
+    }
+
+    /// A number tells whether something came between, so none is given twice.
+    #[test]
+    fn every_change_has_a_number_of_its_own() {
+        let mut delta = Delta::default();
+        assert!(delta.is_empty());
+        let steps: [fn(&mut Delta); 4] = [
+            |delta| set(delta, "a", "1"),
+            |delta| assert_eq!(delta.made() + 1, delta.mark()),
+            Delta::start_over,
+            Delta::discard,
+        ];
+        let mut last = delta.made();
+        for step in steps.iter().cycle().take(8) {
+            step(&mut delta);
+            assert!(delta.made() > last);
+            last = delta.made();
+        }
+        assert!(delta.is_empty());
+    }
+
+    #[test]
+    fn overwritten_changes_are_dropped_and_committed_ones_forgotten() {
+        let mut delta = Delta::default();
+        for round in 0..1000 {
+            set(&mut delta, "a", &round.to_string());
+        }
+        assert_eq!(delta.pending_after(0), 1);
+        let bookmark = delta.made();
+        set(&mut delta, "b", "1");
+        delta.forget(bookmark);
+        assert_eq!(delta.pending_after(0), 1);
+        let none = Values::default();
+        delta.show(delta.replay(&none, false).unwrap());
+        assert_eq!(shown(delta.view(), &none), "b=1");
+    }
+
+    #[test]
+    fn dropped_functions_are_handed_out() {
+        let none = Values::default();
+        let mut delta = Delta::default();
+        let held = |delta: &mut Delta| delta.take_dropped().len();
+        append(&mut delta, &none, "a");
+        set(&mut delta, "a", "1");
+        assert_eq!((held(&mut delta), delta.pending_after(0)), (1, 1));
+        append(&mut delta, &none, "a");
+        append(&mut delta, &none, "b");
+        delta.clear();
+        assert_eq!((held(&mut delta), delta.pending_after(0)), (3, 1));
+        append(&mut delta, &none, "a");
+        delta.forget(delta.made());
+        assert_eq!((held(&mut delta), delta.is_empty()), (1, true));
+        append(&mut delta, &none, "a");
+        delta.start_over();
+        append(&mut delta, &none, "a");
+        delta.discard();
+        assert_eq!((held(&mut delta), delta.is_empty()), (2, true));
+    }
+
+    #[test]
+    fn value_taken_again_after_an_insert_is_checked_once() {
+        let old = base(&[("otp", "7")]);
+        let mut delta = Delta::default();
+        for _ in 0..1000 {
+            take(&mut delta, "otp", "7");
+            set(&mut delta, "otp", "8");
+        }
+        assert_eq!(delta.pending_after(0), 2);
+        assert!(delta.check_taken(&old).is_ok());
+        assert!(delta.check_taken(&base(&[("otp", "8")])).is_err());
+    }
+
+    #[test]
+    fn room_is_that_of_the_changed_values() {
+        let mut delta = Delta::default();
+        set(&mut delta, "a", "123");
+        set(&mut delta, "a", "1234");
+        set(&mut delta, "bb", "12");
+        assert_eq!(delta.view().size, 5 + 4);
+        assert!(delta.view().check_room("a", &value("12345"), 10).is_ok());
+        assert!(delta.view().check_room("a", &value("123456"), 10).is_err());
+        assert!(delta.view().check_room("c", &value("1"), 10).is_err());
+        remove(&mut delta, "bb");
+        assert_eq!(delta.view().size, 5);
+        assert_eq!(delta.replay(&Values::default(), false).unwrap().size, 5);
+        delta.clear();
+        assert_eq!(delta.view().size, 0);
+    }
+}

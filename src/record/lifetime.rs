@@ -1,0 +1,419 @@
+//! How long a session lives: pure arithmetic, the time is always an argument.
+
+use std::time::Duration;
+
+use crate::clock::{Millis, millis};
+
+/// What the browser is told about the cookie's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Persistence {
+    /// `Max-Age` is the time to the absolute deadline: the session outlives the browser's restart.
+    /// The default.
+    #[default]
+    Persistent,
+    /// No `Max-Age`: the browser forgets the cookie when it ends. The server's deadlines hold all
+    /// the same.
+    BrowserSession,
+}
+
+/// How long a session lives.
+///
+/// Two limits hold at once, and both are enforced by the server from the stored record, not by the
+/// cookie (ASVS 5.0 7.3.1 and 7.3.2):
+///
+/// - **idle**: the session ends when no request has used it for this long;
+/// - **absolute**: it ends this long after the sign-in, or after its creation where there was none,
+///   whatever happens. Signing in again starts both anew.
+///
+/// Sliding costs a write, so it is throttled: reading extends the idle deadline only once
+/// [`refresh_after`](Self::refresh_after) has gone by since the last extension. A session that is
+/// only read therefore ends between `idle - refresh_after` and `idle` after its last use.
+///
+/// The deadlines are compared with the clock of the process that reads the session. If clocks differ, a
+/// session ends early or late by at most that difference: keep them synchronised. Up to five minutes of
+/// difference have no other effect; beyond that, [`Revoked::complete`](crate::Revoked) may be wrong for
+/// a directory that was missing. Which sessions a [directory](crate::Directory) lists does not depend on
+/// clocks.
+///
+/// ```
+/// use std::time::Duration;
+/// use unsticky::Lifetime;
+///
+/// const HOUR: Duration = Duration::from_secs(60 * 60);
+/// /// For people who ticked "remember me".
+/// const REMEMBER_ME: Lifetime = Lifetime::new(HOUR.saturating_mul(24 * 14), HOUR.saturating_mul(24 * 90));
+/// /// For a till in a shop.
+/// const TILL: Lifetime = Lifetime::new(Duration::from_secs(300), HOUR.saturating_mul(8)).browser_session();
+/// assert_eq!(REMEMBER_ME.absolute(), HOUR * 24 * 90);
+/// # let _ = TILL;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    idle: Duration,
+    absolute: Duration,
+    persistence: Persistence,
+    refresh_after: Option<Duration>,
+}
+
+impl Lifetime {
+    /// The longest life there is: ten years. Longer durations are cut to it.
+    pub const MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+    /// The longest `Max-Age` that browsers accept: 400 days (RFC 6265bis).
+    pub const MAX_COOKIE_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+    /// A lifetime with these limits and a persistent cookie.
+    ///
+    /// Durations are cut to between one millisecond and [`MAX`](Self::MAX).
+    #[must_use]
+    pub const fn new(idle: Duration, absolute: Duration) -> Self {
+        Self {
+            idle: within_bounds(idle),
+            absolute: within_bounds(absolute),
+            persistence: Persistence::Persistent,
+            refresh_after: None,
+        }
+    }
+
+    /// For applications in which little can be done in somebody else's name: idle 30 minutes,
+    /// absolute 8 hours, the upper ends of what the OWASP Session Management Cheat Sheet gives for
+    /// low-risk applications and for a working day.
+    #[must_use]
+    pub const fn owasp_low_risk() -> Self {
+        Self::new(minutes(30), hours(8))
+    }
+
+    /// For applications with much at stake: idle 5 minutes, absolute 4 hours, the upper end of what the
+    /// OWASP Session Management Cheat Sheet gives for the idle timeout of high-value applications and
+    /// the lower one for a working day.
+    #[must_use]
+    pub const fn owasp_high_risk() -> Self {
+        Self::new(minutes(5), hours(4))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 1: absolute 30 days.
+    /// An idle timeout is optional there; here it is as long.
+    #[must_use]
+    pub const fn nist_aal1() -> Self {
+        Self::new(hours(30 * 24), hours(30 * 24))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 2: idle 1 hour,
+    /// absolute 24 hours.
+    #[must_use]
+    pub const fn nist_aal2() -> Self {
+        Self::new(hours(1), hours(24))
+    }
+
+    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 3: idle 15 minutes,
+    /// absolute 12 hours.
+    #[must_use]
+    pub const fn nist_aal3() -> Self {
+        Self::new(minutes(15), hours(12))
+    }
+
+    /// Whether neither limit is longer than those of `other`.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.idle <= other.idle && self.absolute <= other.absolute
+    }
+
+    /// The browser is to forget the cookie when it ends.
+    #[must_use]
+    pub const fn browser_session(self) -> Self {
+        Self { persistence: Persistence::BrowserSession, ..self }
+    }
+
+    /// How much of the idle timeout must have gone by before a read extends it. Default: one
+    /// minute or a tenth of the idle timeout, whichever is smaller. At most half the idle timeout.
+    ///
+    /// With the default a session that is read all the time costs at most one write a minute.
+    #[must_use]
+    pub const fn refresh_after(self, duration: Duration) -> Self {
+        Self { refresh_after: Some(duration), ..self }
+    }
+
+    /// The idle timeout.
+    #[must_use]
+    pub const fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    /// The absolute timeout.
+    #[must_use]
+    pub const fn absolute(&self) -> Duration {
+        self.absolute
+    }
+
+    /// What the browser is told.
+    #[must_use]
+    pub const fn persistence(&self) -> Persistence {
+        self.persistence
+    }
+
+    pub(crate) fn refresh_threshold(&self) -> Duration {
+        self.refresh_after
+            .unwrap_or_else(|| (self.idle / 10).min(Duration::from_secs(60)))
+            .min(self.idle / 2)
+    }
+
+    /// The same refresh policy with the limits that a session chose for itself.
+    pub(crate) fn with_limits_of(self, chosen: Chosen) -> Self {
+        Self {
+            idle: within_bounds(Duration::from_millis(chosen.idle)),
+            absolute: within_bounds(Duration::from_millis(chosen.absolute)),
+            persistence: chosen.persistence,
+            refresh_after: self.refresh_after,
+        }
+    }
+}
+
+impl Default for Lifetime {
+    /// Idle 30 minutes, the upper end of what the OWASP Session Management Cheat Sheet gives for
+    /// low-risk applications; absolute 24 hours, the limit of NIST SP 800-63B-4 for AAL2.
+    fn default() -> Self {
+        Self::new(Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60))
+    }
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+const fn hours(hours: u64) -> Duration {
+    minutes(60 * hours)
+}
+
+const fn within_bounds(duration: Duration) -> Duration {
+    if duration.as_millis() == 0 {
+        Duration::from_millis(1)
+    } else if duration.as_millis() > Lifetime::MAX.as_millis() {
+        Lifetime::MAX
+    } else {
+        duration
+    }
+}
+
+/// The limits that a session chose for itself, as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub(crate) idle: u64,
+    pub(crate) absolute: u64,
+    pub(crate) persistence: Persistence,
+}
+
+impl From<Lifetime> for Chosen {
+    fn from(lifetime: Lifetime) -> Self {
+        Self {
+            idle: millis(lifetime.idle),
+            absolute: millis(lifetime.absolute),
+            persistence: lifetime.persistence,
+        }
+    }
+}
+
+/// The clocks of one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Clocks {
+    pub(crate) created: Millis,
+    /// The sign-in that counts now; `None` while anonymous.
+    pub(crate) authenticated: Option<Millis>,
+    pub(crate) last_seen: Millis,
+    pub(crate) idle_deadline: Millis,
+    pub(crate) absolute_deadline: Millis,
+}
+
+impl Clocks {
+    pub(crate) fn start(now: Millis, lifetime: &Lifetime) -> Self {
+        Self {
+            created: now,
+            authenticated: None,
+            last_seen: now,
+            idle_deadline: now.plus(lifetime.idle),
+            absolute_deadline: now.plus(lifetime.absolute),
+        }
+    }
+
+    /// The moment at which the session ends if nobody uses it again.
+    pub(crate) fn deadline(&self) -> Millis {
+        self.idle_deadline.min(self.absolute_deadline)
+    }
+
+    pub(crate) fn expired(&self, now: Millis) -> bool {
+        now >= self.deadline()
+    }
+
+    /// How long the store is to keep the record: never nothing, which would mean "for ever".
+    pub(crate) fn ttl(&self, now: Millis) -> Duration {
+        self.deadline().since(now).max(Duration::from_millis(1))
+    }
+
+    /// What is left for the browser.
+    pub(crate) fn cookie_age(&self, now: Millis) -> Duration {
+        self.absolute_deadline.since(now).min(Lifetime::MAX_COOKIE_AGE)
+    }
+
+    /// A read that came so late that it is worth a write.
+    pub(crate) fn refresh_due(&self, now: Millis, lifetime: &Lifetime) -> bool {
+        now.since(self.last_seen) >= lifetime.refresh_threshold()
+            // Nothing is gained where the absolute deadline is the nearer one already.
+            && self.idle_deadline < self.absolute_deadline
+    }
+
+    /// The session was used. Never brings a deadline nearer: another process's clock may be ahead.
+    pub(crate) fn used(&mut self, now: Millis, lifetime: &Lifetime) {
+        self.last_seen = self.last_seen.max(now);
+        self.idle_deadline = self.idle_deadline.max(now.plus(lifetime.idle));
+    }
+
+    /// Somebody proved who they are: both clocks start anew (NIST SP 800-63B-4 5.2).
+    pub(crate) fn authenticated(&mut self, now: Millis, lifetime: &Lifetime) {
+        self.authenticated = Some(now);
+        self.last_seen = now;
+        self.idle_deadline = now.plus(lifetime.idle);
+        self.absolute_deadline = now.plus(lifetime.absolute);
+    }
+
+    /// Nothing extends the session beyond this moment.
+    pub(crate) fn end_by(&mut self, end: Millis) {
+        self.absolute_deadline = self.absolute_deadline.min(end);
+    }
+
+    /// The session was given another lifetime; the absolute limit still counts from where it began.
+    pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
+        let began = self.authenticated.unwrap_or(self.created).max(self.created);
+        self.last_seen = self.last_seen.max(now);
+        self.idle_deadline = now.plus(lifetime.idle);
+        self.absolute_deadline = began.plus(lifetime.absolute);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Millis;
+
+    #[test]
+    fn the_limits_are_the_documented_ones() {
+        assert_eq!(Lifetime::MAX, Duration::from_secs(316_224_000));
+        assert_eq!(Lifetime::MAX_COOKIE_AGE, Duration::from_secs(34_560_000));
+    }
+
+    #[test]
+    fn the_presets_are_those_of_the_standards() {
+        for (preset, idle, absolute) in [
+            (Lifetime::owasp_low_risk(), 30, 8 * 60),
+            (Lifetime::owasp_high_risk(), 5, 4 * 60),
+            (Lifetime::nist_aal1(), 30 * 24 * 60, 30 * 24 * 60),
+            (Lifetime::nist_aal2(), 60, 24 * 60),
+            (Lifetime::nist_aal3(), 15, 12 * 60),
+        ] {
+            assert_eq!((preset.idle(), preset.absolute()), (secs(60 * idle), secs(60 * absolute)));
+            assert!(preset.is_within(&preset));
+            let (longer_idle, longer) = (secs(60 * idle + 1), secs(60 * absolute + 1));
+            assert!(!Lifetime::new(longer_idle, preset.absolute()).is_within(&preset));
+            assert!(!Lifetime::new(preset.idle(), longer).is_within(&preset));
+        }
+    }
+
+    const T0: Millis = Millis(1_800_000_000_000);
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn after(n: u64) -> Millis {
+        T0.plus(secs(n))
+    }
+
+    #[test]
+    fn both_deadlines_end_a_session_at_the_millisecond() {
+        let clocks = Clocks::start(T0, &Lifetime::new(secs(60), secs(100)));
+        assert!(!clocks.expired(Millis(after(60).0 - 1)));
+        assert!(clocks.expired(after(60)));
+        let mut used = clocks;
+        used.used(after(59), &Lifetime::new(secs(60), secs(100)));
+        assert!(!used.expired(Millis(after(100).0 - 1)));
+        assert!(used.expired(after(100)));
+    }
+
+    #[test]
+    fn the_ttl_is_the_nearer_deadline_and_never_zero() {
+        let lifetime = Lifetime::new(secs(60), secs(100));
+        let mut clocks = Clocks::start(T0, &lifetime);
+        assert_eq!(clocks.ttl(T0), secs(60));
+        clocks.used(after(59), &lifetime);
+        assert_eq!(clocks.ttl(after(59)), secs(41));
+        assert_eq!(clocks.ttl(after(1000)), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_refresh_is_due_at_the_threshold() {
+        let lifetime = Lifetime::new(secs(600), secs(10_000));
+        let clocks = Clocks::start(T0, &lifetime);
+        assert!(!clocks.refresh_due(Millis(after(60).0 - 1), &lifetime));
+        assert!(clocks.refresh_due(after(60), &lifetime));
+        let short = Lifetime::new(secs(10), secs(10_000));
+        assert_eq!(short.refresh_threshold(), secs(1));
+        assert_eq!(short.refresh_after(secs(5)).refresh_threshold(), secs(5));
+        assert_eq!(Lifetime::default().refresh_threshold(), secs(60));
+    }
+
+    #[test]
+    fn no_refresh_is_due_when_it_could_not_extend_anything() {
+        let lifetime = Lifetime::new(secs(100), secs(100));
+        assert!(!Clocks::start(T0, &lifetime).refresh_due(after(50), &lifetime));
+    }
+
+    #[test]
+    fn using_a_session_never_shortens_it() {
+        let lifetime = Lifetime::new(secs(60), secs(1000));
+        let mut clocks = Clocks::start(T0, &lifetime);
+        clocks.used(Millis(T0.0 - 30_000), &lifetime);
+        assert_eq!(clocks, Clocks::start(T0, &lifetime));
+    }
+
+    #[test]
+    fn signing_in_starts_both_clocks_anew() {
+        let lifetime = Lifetime::new(secs(60), secs(1000));
+        let mut clocks = Clocks::start(T0, &lifetime);
+        clocks.authenticated(after(30), &lifetime);
+        assert_eq!(clocks.created, T0);
+        assert_eq!(clocks.authenticated, Some(after(30)));
+        assert_eq!(clocks.idle_deadline, after(90));
+        assert_eq!(clocks.absolute_deadline, after(1030));
+    }
+
+    #[test]
+    fn another_lifetime_counts_from_the_sign_in() {
+        let lifetime = Lifetime::new(secs(60), secs(1000));
+        let mut clocks = Clocks::start(T0, &lifetime);
+        clocks.limits_changed(after(10), &Lifetime::new(secs(20), secs(500)));
+        assert_eq!(clocks.idle_deadline, after(30));
+        assert_eq!(clocks.absolute_deadline, after(500));
+        clocks.authenticated(after(20), &lifetime);
+        clocks.limits_changed(after(30), &Lifetime::new(secs(20), secs(500)));
+        assert_eq!(clocks.absolute_deadline, after(520));
+    }
+
+    #[test]
+    fn the_cookie_is_capped_at_400_days() {
+        let year = secs(366 * 24 * 60 * 60);
+        let clocks = Clocks::start(T0, &Lifetime::new(year * 2, year * 2));
+        assert_eq!(clocks.cookie_age(T0), Lifetime::MAX_COOKIE_AGE);
+        let clocks = Clocks::start(T0, &Lifetime::new(secs(10), secs(20)));
+        assert_eq!(clocks.cookie_age(after(5)), secs(15));
+        assert_eq!(clocks.cookie_age(after(50)), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_duration_overflows() {
+        let lifetime = Lifetime::new(Duration::MAX, Duration::MAX);
+        assert_eq!(lifetime.absolute(), Lifetime::MAX);
+        let clocks = Clocks::start(Millis(u64::MAX - 1), &lifetime);
+        assert_eq!(clocks.absolute_deadline, Millis(u64::MAX));
+        assert_eq!(Lifetime::new(Duration::ZERO, Duration::ZERO).idle(), Duration::from_millis(1));
+        assert_eq!(Millis(u64::MAX).to_time(), None);
+    }
+}

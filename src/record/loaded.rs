@@ -1,0 +1,59 @@
+//! A session as a request has read it.
+
+use std::sync::Arc;
+
+use crate::record::authority::{Authority, Secrecy};
+use crate::record::header::Header;
+use crate::record::token::SessionId;
+use crate::record::values::Values;
+use crate::store::{StoreKey, Version};
+
+/// A session as it was read from a store.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) header: Header,
+    pub(crate) values: Values,
+}
+
+/// A session as it was read, and what the request may do to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) id: SessionId,
+    pub(crate) key: StoreKey,
+    pub(crate) record: Record,
+    pub(crate) version: Version,
+    pub(crate) authority: Authority,
+}
+
+impl Loaded {
+    /// The same session as a later write left it.
+    pub(crate) fn at(&self, record: Record, version: Version) -> Arc<Self> {
+        Arc::new(Self {
+            id: self.id,
+            key: self.key.clone(),
+            record,
+            version,
+            authority: self.authority.clone(),
+        })
+    }
+
+    /// The same session after a write that gave it a secret of this request's own.
+    pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
+        let authority = Authority::of(&record.header, false);
+        Arc::new(Self { id: self.id, key: self.key.clone(), record, version, authority })
+    }
+
+    /// What the request's secret is worth on the session as it was read.
+    pub(crate) fn secrecy(&self) -> Secrecy {
+        self.authority.over(&self.record.header)
+    }
+}
+
+/// A session that a request has lost: it is gone, was signed in anew, or has another secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    /// As it was read before: a sign-out still ends it where it may.
+    pub(crate) session: Arc<Loaded>,
+    /// It is no more.
+    pub(crate) is_gone: bool,
+}

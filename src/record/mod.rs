@@ -1,0 +1,18 @@
+//! What is stored of a session and what becomes of it. Pure: no clock is read, nothing is sent, and
+//! nothing is async.
+
+pub(crate) mod authority;
+pub(crate) mod changes;
+pub(crate) mod codec;
+pub(crate) mod delta;
+pub(crate) mod envelope;
+pub(crate) mod header;
+pub(crate) mod key;
+pub(crate) mod lifetime;
+pub(crate) mod loaded;
+pub(crate) mod plan;
+pub(crate) mod sign_in;
+pub(crate) mod tag;
+pub(crate) mod token;
+pub(crate) mod transaction;
+pub(crate) mod values;

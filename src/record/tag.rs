@@ -1,0 +1,57 @@
+//! The random numbers by which a write is recognised.
+
+use crate::store::TAG_LEN;
+
+/// The random number that a write puts at the beginning of the record.
+///
+/// It tells a record from every other one, so a lost answer can be settled by reading back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag(pub(crate) [u8; TAG_LEN]);
+
+/// The tags of the last writes, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tags {
+    newest: Tag,
+    older: [Tag; Self::REMEMBERED - 1],
+    /// How many of the older ones there are.
+    count: usize,
+}
+
+impl Tags {
+    /// How many writes a record remembers.
+    pub(crate) const REMEMBERED: usize = 8;
+
+    pub(crate) fn first(tag: Tag) -> Self {
+        Self::new(tag, &[])
+    }
+
+    /// The newest, and the ones before it from the newest on; what is older still is forgotten.
+    pub(crate) fn new(newest: Tag, before: &[[u8; TAG_LEN]]) -> Self {
+        let mut older = [Tag([0; TAG_LEN]); Self::REMEMBERED - 1];
+        let count = before.len().min(older.len());
+        for (slot, tag) in older.iter_mut().zip(before) {
+            *slot = Tag(*tag);
+        }
+        Self { newest, older, count }
+    }
+
+    /// The tags after one more write.
+    pub(crate) fn followed_by(&self, tag: Tag) -> Self {
+        let mut older = self.older;
+        older.rotate_right(1);
+        older[0] = self.newest;
+        Self { newest: tag, older, count: (self.count + 1).min(older.len()) }
+    }
+
+    pub(crate) fn newest(&self) -> Tag {
+        self.newest
+    }
+
+    pub(crate) fn older(&self) -> &[Tag] {
+        self.older.get(..self.count).unwrap_or_default()
+    }
+
+    pub(crate) fn contains(&self, tag: Tag) -> bool {
+        self.newest == tag || self.older().contains(&tag)
+    }
+}

@@ -1,0 +1,172 @@
+//! The values inside a `transact`.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::delta::View;
+use crate::record::key::AsKey;
+use crate::record::values::{Value, Values};
+
+/// The values of a stored record, to decide on and to change; see
+/// [`Session::transact`](crate::Session::transact).
+pub struct Transaction<'a> {
+    base: &'a Values,
+    view: &'a mut View,
+    max_record: usize,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(base: &'a Values, view: &'a mut View, max_record: usize) -> Self {
+        Self { base, view, max_record }
+    }
+
+    /// The value of a key; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`.
+    pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let name = key.name();
+        self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
+    }
+
+    /// Whether there is a value of this key, of whatever type.
+    #[must_use]
+    pub fn contains(&self, key: impl AsKey) -> bool {
+        self.view.get(self.base, key.name()).is_some()
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values
+    /// changed so far would be over the size of a record with it.
+    pub fn insert<K: AsKey>(&mut self, key: K, value: &K::Value) -> Result<()>
+    where
+        K::Value: Serialize,
+    {
+        let value = Value::new(encoded(key.name(), value, self.max_record)?, key.survives());
+        self.view.check_room(key.name(), &value, self.max_record)?;
+        self.view.put(key.name().into(), Some(value));
+        Ok(())
+    }
+
+    /// Removes a value, if it is there.
+    pub fn remove(&mut self, key: impl AsKey) {
+        self.view.put(key.name().into(), None);
+    }
+
+    /// Removes a value and returns it. Only one of several concurrent transactions gets it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    pub fn take<K: AsKey>(&mut self, key: K) -> Result<Option<K::Value>>
+    where
+        K::Value: DeserializeOwned,
+    {
+        let taken = self.get(&key)?;
+        self.remove(&key);
+        Ok(taken)
+    }
+
+    /// Changes a value by a function, beginning with the type's default where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
+    /// [`ErrorKind::TooLarge`] if the new one cannot be stored.
+    pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
+    where
+        K::Value: Serialize + DeserializeOwned + Default,
+    {
+        let mut value = self.get(&key)?.unwrap_or_default();
+        function(&mut value);
+        self.insert(key, &value)
+    }
+
+    /// Removes all values.
+    pub fn clear(&mut self) {
+        self.view.clear();
+    }
+
+    /// Whether there is no value at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.view.is_empty(self.base)
+    }
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").finish_non_exhaustive()
+    }
+}
+
+/// Values are JSON: self-describing, so that a type may change while sessions live, and readable by
+/// an operator.
+pub(crate) fn encoded<T: Serialize>(name: &str, value: &T, max: usize) -> Result<Bytes> {
+    // The error of the encoder is left out: it may quote the value.
+    let bytes = serde_json::to_vec(value)
+        .map_err(|_| Error::new(ErrorKind::Encode, format!("the value of {name:?}")))?;
+    if bytes.len() > max {
+        let context =
+            format!("the value of {name:?} has {} bytes, and a record at most {max}", bytes.len());
+        return Err(Error::new(ErrorKind::TooLarge, context));
+    }
+    Ok(bytes.into())
+}
+
+pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    // The error of the decoder is reduced to a place: it may quote the value.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let context = format!("the value of {name:?}, at line {line} column {column}");
+        Error::new(ErrorKind::Decode, context)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::record::delta::View;
+    use crate::record::key::Key;
+    use crate::record::values::Values;
+
+    const A: Key<u32> = Key::new("a");
+    const B: Key<u32> = Key::new("b").survives_sign_in();
+
+    #[test]
+    fn each_step_of_a_decision_is_seen_by_the_next() {
+        let nothing = Values::default();
+        let mut view = View::default();
+        let mut values = Transaction::new(&nothing, &mut view, 10);
+        assert!(values.is_empty() && !values.contains(A));
+        values.insert(A, &1).unwrap();
+        values.update(B, |number| *number += 5).unwrap();
+        assert!(!values.is_empty() && values.contains(A));
+        assert_eq!((values.get(A).unwrap(), values.get(B).unwrap()), (Some(1), Some(5)));
+        assert_eq!(values.take(A).unwrap(), Some(1));
+        assert_eq!((values.take(A).unwrap(), values.contains(A)), (None, false));
+        values.remove(B);
+        assert!(!values.contains(B) && values.is_empty());
+        values.insert(A, &1).unwrap();
+        values.clear();
+        assert!(values.is_empty());
+        values.insert(A, &12_345_678).unwrap();
+        assert_eq!(values.insert(B, &1).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(!values.contains(B));
+        assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
+        assert_eq!(encoded("a", &"12345678", 9).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(encoded("a", &"12345678", 10).unwrap(), &b"\"12345678\""[..]);
+    }
+}

@@ -1,0 +1,107 @@
+//! The values of a record.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only
+/// when it is read, and copied as bytes when the record is written again.
+#[derive(Clone, Default)]
+pub(crate) struct Values {
+    source: Bytes,
+    entries: Vec<Entry>,
+}
+
+/// Where a value lies in the record's bytes.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    key: Range<u32>,
+    value: Range<u32>,
+    flags: u8,
+}
+
+impl Entry {
+    /// `None` where the record is larger than any that is ever written.
+    pub(crate) fn new(key: Range<usize>, flags: u8, value: Range<usize>) -> Option<Self> {
+        let narrow = |range: Range<usize>| {
+            Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?)
+        };
+        Some(Self { key: narrow(key)?, value: narrow(value)?, flags })
+    }
+
+    /// Where the key lies.
+    pub(crate) fn key(&self) -> Range<usize> {
+        self.key.start as usize..self.key.end as usize
+    }
+
+    fn value(&self) -> Range<usize> {
+        self.value.start as usize..self.value.end as usize
+    }
+}
+
+/// One value: its encoded bytes and its flags.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) bytes: Bytes,
+    pub(crate) flags: u8,
+}
+
+impl Value {
+    const SURVIVES_SIGN_IN: u8 = 1;
+
+    pub(crate) fn new(bytes: Bytes, survives: bool) -> Self {
+        Self { bytes, flags: if survives { Self::SURVIVES_SIGN_IN } else { 0 } }
+    }
+}
+
+impl Values {
+    /// The entries must lie inside `source`, the keys must be text and in ascending order.
+    pub(crate) fn new(source: Bytes, entries: Vec<Entry>) -> Self {
+        Self { source, entries }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn key(&self, entry: &Entry) -> &str {
+        self.source
+            .get(entry.key())
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or_default()
+    }
+
+    fn value(&self, entry: &Entry) -> Value {
+        Value { bytes: self.source.slice(entry.value()), flags: entry.flags }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Value> {
+        // The order of UTF-8 text is the order of its bytes.
+        let found =
+            self.entries.binary_search_by(|entry| self.source[entry.key()].cmp(key.as_bytes()));
+        found.ok().and_then(|index| self.entries.get(index)).map(|entry| self.value(entry))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value)> {
+        self.entries.iter().map(|entry| (self.key(entry), self.value(entry)))
+    }
+}
+
+impl Value {
+    pub(crate) const fn survives_sign_in(&self) -> bool {
+        self.flags & Self::SURVIVES_SIGN_IN != 0
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} values>", self.len())
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.bytes.len())
+    }
+}

@@ -1,0 +1,407 @@
+//! The configuration of an application, built and checked once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::{Clock, SystemClock};
+use crate::cookie::template::{Cookie, CookieTemplate};
+use crate::entropy::{Entropy, OsEntropy};
+use crate::error::Result;
+use crate::key_lock::Queues;
+use crate::limits;
+use crate::record::lifetime::Lifetime;
+use crate::settings::{
+    CAPACITY, DirectoryMode, OnFailedResponse, ParallelSessions, Sessions, Settings,
+};
+use crate::store::Store;
+
+impl Sessions {
+    /// Begins a configuration. The store comes from [`connect`](crate::connect) or from one of the
+    /// stores' constructors.
+    pub fn builder(store: impl Store) -> Builder {
+        Builder {
+            store: Arc::new(store),
+            cookie: Cookie::default(),
+            lifetime: Lifetime::default(),
+            namespace: None,
+            epoch: 0,
+            timeout: limits::TIMEOUT,
+            max_record: limits::RECORD_BYTES,
+            directory: DirectoryMode::default(),
+            parallel: None,
+            commit_attempts: limits::COMMIT_ATTEMPTS,
+            command_repeats: limits::COMMAND_REPEATS,
+            on_failed_response: OnFailedResponse::Discard,
+            gone_status: 409,
+            sign_in_page: None,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(OsEntropy),
+        }
+    }
+}
+
+/// A configuration in the making; see [`Sessions::builder`].
+///
+/// # Limits
+///
+/// Everything that bounds waiting and trying, with its default:
+///
+/// | what | default | set with |
+/// |---|---|---|
+/// | a request's wait for the store in all | 1 s | [`timeout`](Self::timeout) |
+/// | one command's part of it | half of what is left | – |
+/// | attempts of a commit on ever newer records | 64 | [`commit_attempts`](Self::commit_attempts) |
+/// | repetitions of one command | 2 | [`command_repeats`](Self::command_repeats) |
+/// | a record's size | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
+/// | sessions of one principal at once | 100 | [`parallel_sessions`](Self::parallel_sessions) |
+/// | connecting to a server | 400 ms | `connect_timeout` of the store's builder |
+/// | the answer to a command | 400 ms | `response_timeout` of the store's builder |
+/// | commands that wait for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
+#[must_use]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    cookie: Cookie,
+    lifetime: Lifetime,
+    namespace: Option<Cow<'static, str>>,
+    epoch: u32,
+    timeout: Duration,
+    max_record: usize,
+    directory: DirectoryMode,
+    parallel: Option<ParallelSessions>,
+    commit_attempts: u32,
+    command_repeats: u32,
+    on_failed_response: OnFailedResponse,
+    gone_status: u16,
+    sign_in_page: Option<Cow<'static, str>>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Builder {
+    /// The cookie. Default: `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`.
+    pub fn cookie(self, cookie: Cookie) -> Self {
+        Self { cookie, ..self }
+    }
+
+    /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
+    /// 24 hours. The idle timeout must not be longer than the absolute one.
+    pub fn lifetime(self, lifetime: Lifetime) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// The first part of every key in the store, so that applications can share one. One to 64 letters,
+    /// digits or any of `._-`.
+    ///
+    /// Default: the cookie's name, so that applications with different cookie names share nothing. A name
+    /// that is no valid namespace stands there as `=` and the 43 characters of base64url of its SHA-256,
+    /// which no namespace of your own can be.
+    pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
+        Self { namespace: Some(namespace.into()), ..self }
+    }
+
+    /// The second part of every key. Default: 0. Another number ends every session of the
+    /// deployment at no cost for any request; the old records are never read again and expire.
+    pub fn epoch(self, epoch: u32) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// How long a request waits for the store in all: load, commit, conflicts and lost answers
+    /// together. Default: one second. From ten milliseconds to one minute.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How many bytes a session's record may have. Default: 65 536; from 2048 to 1 000 000,
+    /// which Memcached stores as it comes.
+    pub fn max_record_bytes(self, max_record: usize) -> Self {
+        Self { max_record, ..self }
+    }
+
+    /// Whether the sessions of each principal are listed. Default: [`DirectoryMode::Listed`].
+    pub fn directory(self, directory: DirectoryMode) -> Self {
+        Self { directory, ..self }
+    }
+
+    /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
+    /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
+    pub fn parallel_sessions(self, parallel: ParallelSessions) -> Self {
+        Self { parallel: Some(parallel), ..self }
+    }
+
+    /// How often a commit is tried on ever newer records before the request fails with
+    /// [`ErrorKind::Contended`](crate::ErrorKind::Contended). Default: 64; from 1 to 1000.
+    ///
+    /// The first eight attempts follow each other at once, the later ones after pauses of at most
+    /// one millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
+    /// bounds them as well.
+    pub fn commit_attempts(self, commit_attempts: u32) -> Self {
+        Self { commit_attempts, ..self }
+    }
+
+    /// How often one command is sent again: one that certainly did nothing, and one whose lost answer
+    /// was settled as not applied. Default: 2; at most 100, and within the
+    /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
+    /// request.
+    pub fn command_repeats(self, command_repeats: u32) -> Self {
+        Self { command_repeats, ..self }
+    }
+
+    /// What a response of status 5xx or 408 does to the handler's changes. Default:
+    /// [`OnFailedResponse::Discard`].
+    pub fn on_failed_response(self, on_failed_response: OnFailedResponse) -> Self {
+        Self { on_failed_response, ..self }
+    }
+
+    /// The status code of a response whose session was ended, or signed in anew, by another request
+    /// meanwhile. Default: 409. From 400 to 599.
+    pub fn gone_status(self, status: u16) -> Self {
+        Self { gone_status: status, ..self }
+    }
+
+    /// Where the `SignedIn` extractor sends those who are not: a 303 to this address. Default: none,
+    /// they get a 401.
+    pub fn sign_in_page(self, location: impl Into<Cow<'static, str>>) -> Self {
+        Self { sign_in_page: Some(location.into()), ..self }
+    }
+
+    /// The clock. Default: [`SystemClock`].
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    /// Where ids and secrets come from. Default: the operating system.
+    pub fn entropy(self, entropy: impl Entropy) -> Self {
+        Self { entropy: Arc::new(entropy), ..self }
+    }
+
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] says which setting is not allowed and why. The store is not contacted.
+    pub fn build(self) -> Result<Sessions, ConfigError> {
+        if self.namespace.as_ref().is_some_and(|namespace| !is_namespace(namespace)) {
+            return Err(ConfigError::Namespace);
+        }
+        if self.lifetime.idle() > self.lifetime.absolute() {
+            return Err(ConfigError::IdleTimeout);
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.timeout) {
+            return Err(ConfigError::Timeout);
+        }
+        if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
+            return Err(ConfigError::RecordSize);
+        }
+        let limit = self.parallel.filter(|parallel| *parallel != ParallelSessions::Allow);
+        if limit.is_some_and(|limit| !(1..=CAPACITY).contains(&limit.most())) {
+            return Err(ConfigError::ParallelSessions);
+        }
+        if limit.is_some() && self.directory == DirectoryMode::Off {
+            return Err(ConfigError::LimitWithoutDirectory);
+        }
+        if !(1..=1000).contains(&self.commit_attempts) {
+            return Err(ConfigError::CommitAttempts);
+        }
+        if self.command_repeats > 100 {
+            return Err(ConfigError::CommandRepeats);
+        }
+        if !(400..=599).contains(&self.gone_status) {
+            return Err(ConfigError::GoneStatus);
+        }
+        if self.sign_in_page.as_ref().is_some_and(|page| {
+            page.is_empty() || !page.bytes().all(|byte| byte.is_ascii_graphic())
+        }) {
+            return Err(ConfigError::SignInPage);
+        }
+        self.cookie.validate().map_err(ConfigError::Cookie)?;
+        Ok(self.unchecked())
+    }
+
+    /// The settings as they are; for those that are known to be allowed.
+    pub(crate) fn unchecked(self) -> Sessions {
+        let namespace = match self.namespace {
+            Some(namespace) => namespace,
+            None if is_namespace(self.cookie.name()) => self.cookie.name().to_owned().into(),
+            None => {
+                format!("={}", URL_SAFE_NO_PAD.encode(Sha256::digest(self.cookie.name()))).into()
+            }
+        };
+        Sessions::new(Settings {
+            store: self.store,
+            cookie: CookieTemplate::new(&self.cookie),
+            lifetime: self.lifetime,
+            timeout: self.timeout,
+            max_record: self.max_record,
+            directory: self.directory,
+            parallel: self.parallel.unwrap_or_default(),
+            commit_attempts: self.commit_attempts,
+            command_repeats: self.command_repeats,
+            on_failed_response: self.on_failed_response,
+            gone_status: self.gone_status,
+            sign_in_page: self.sign_in_page,
+            clock: self.clock,
+            entropy: self.entropy,
+            queues: Queues::default(),
+            key_prefix: format!("{namespace}:{}:", self.epoch),
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("store", &self.store)
+            .field("cookie", &self.cookie)
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_namespace(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Room for the header with the longest principal.
+const MIN_RECORD: usize = 2048;
+const MAX_RECORD: usize = 1_000_000;
+
+/// A setting that is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The cookie is one that browsers refuse.
+    #[error("cookie: {0}")]
+    Cookie(&'static str),
+    /// See [`Builder::namespace`].
+    #[error("namespace: one to 64 letters, digits or any of ._-")]
+    Namespace,
+    /// See [`Builder::lifetime`].
+    #[error("lifetime: the idle timeout is longer than the absolute one, so it would do nothing")]
+    IdleTimeout,
+    /// See [`Builder::timeout`].
+    #[error("timeout: from ten milliseconds to one minute")]
+    Timeout,
+    /// See [`Builder::max_record_bytes`].
+    #[error("record size: from 2048 to 1000000 bytes")]
+    RecordSize,
+    /// See [`Builder::parallel_sessions`].
+    #[error("parallel sessions: from 1 to 1000")]
+    ParallelSessions,
+    /// See [`Builder::parallel_sessions`].
+    #[error("parallel sessions: a limit needs the directory, which is turned off")]
+    LimitWithoutDirectory,
+    /// See [`Builder::commit_attempts`].
+    #[error("attempts of a commit: from 1 to 1000")]
+    CommitAttempts,
+    /// See [`Builder::command_repeats`].
+    #[error("repetitions of a command: at most 100")]
+    CommandRepeats,
+    /// See [`Builder::gone_status`].
+    #[error("status of a session that is gone: from 400 to 599")]
+    GoneStatus,
+    /// See [`Builder::sign_in_page`].
+    #[error("sign-in page: one or more printable ASCII characters without spaces")]
+    SignInPage,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::directory_key;
+    use crate::entropy::OsEntropy;
+    use crate::record::lifetime::Lifetime;
+    use crate::record::token::SessionId;
+    use crate::sessions::detached::Detached;
+    use crate::settings::{DirectoryMode, ParallelSessions, Sessions};
+
+    fn builder() -> Builder {
+        Sessions::builder(Detached::default())
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        assert!(builder().build().is_ok());
+        for (builder, expected) in [
+            (builder().namespace(""), ConfigError::Namespace),
+            (builder().namespace("a b"), ConfigError::Namespace),
+            (builder().namespace("a:b"), ConfigError::Namespace),
+            (builder().namespace("a".repeat(65)), ConfigError::Namespace),
+            (builder().timeout(Duration::from_millis(9)), ConfigError::Timeout),
+            (builder().timeout(Duration::MAX), ConfigError::Timeout),
+            (builder().max_record_bytes(2047), ConfigError::RecordSize),
+            (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
+            (
+                builder().parallel_sessions(ParallelSessions::Reject(0)),
+                ConfigError::ParallelSessions,
+            ),
+            (
+                builder().parallel_sessions(ParallelSessions::EvictOldest(1001)),
+                ConfigError::ParallelSessions,
+            ),
+            (
+                builder()
+                    .directory(DirectoryMode::Off)
+                    .parallel_sessions(ParallelSessions::Reject(1)),
+                ConfigError::LimitWithoutDirectory,
+            ),
+            (
+                builder().lifetime(Lifetime::new(Duration::from_secs(61), Duration::from_secs(60))),
+                ConfigError::IdleTimeout,
+            ),
+            (builder().commit_attempts(0), ConfigError::CommitAttempts),
+            (builder().commit_attempts(1001), ConfigError::CommitAttempts),
+            (builder().command_repeats(101), ConfigError::CommandRepeats),
+            (builder().gone_status(200), ConfigError::GoneStatus),
+            (builder().gone_status(600), ConfigError::GoneStatus),
+            (builder().sign_in_page(""), ConfigError::SignInPage),
+            (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::SignInPage),
+        ] {
+            assert_eq!(builder.build().unwrap_err(), expected);
+        }
+        assert!(matches!(
+            builder().cookie(Cookie::new("a b")).build(),
+            Err(ConfigError::Cookie(_))
+        ));
+    }
+
+    #[test]
+    fn keys_are_short_and_printable_whatever_the_settings() {
+        let namespace = "n".repeat(64);
+        let sessions = builder().namespace(namespace).epoch(u32::MAX).build().unwrap();
+        let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
+        assert!(key.as_str().len() <= 200);
+        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        let key = directory_key(sessions.settings(), &"p".repeat(1024));
+        assert!(key.as_str().len() <= 200);
+        assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        let sessions = builder().namespace("shop").epoch(3).build().unwrap();
+        let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
+        assert!(key.as_str().starts_with("shop:3:s:"), "{key}");
+    }
+
+    #[test]
+    fn default_namespace_is_made_from_the_cookie_name() {
+        let prefix = |name: &str| {
+            let cookie = Cookie::new(name.to_owned());
+            builder().cookie(cookie).build().unwrap().settings().key_prefix.clone()
+        };
+        assert_eq!(prefix("__Host-id"), "__Host-id:0:");
+        assert_eq!(prefix("id"), "id:0:");
+        let longest = "n".repeat(64);
+        assert_eq!(prefix(&longest), format!("{longest}:0:"));
+        // SHA-256 of "a~b", base64url.
+        assert_eq!(prefix("a~b"), "=lBUo5ed8mh8-L8vJXyBVb1TyTXDVeC5M-EiyVIhbwOU:0:");
+        assert_ne!(prefix("a~b"), prefix("a|b"));
+        assert_eq!(prefix(&"n".repeat(65)).len(), 44 + 3);
+        // Nobody can choose such a namespace.
+        let digest = prefix("a~b").split(':').next().unwrap().to_owned();
+        assert_eq!(builder().namespace(digest).build().unwrap_err(), ConfigError::Namespace);
+    }
+}

@@ -1,0 +1,96 @@
+//! The store of sessions that have none.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::cookie::parse::Presented;
+use crate::error::Result;
+use crate::session::Session;
+use crate::settings::Sessions;
+use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+
+/// Keeps what one detached session writes, for as long as that session's handles live.
+///
+/// It stands in for a store in every build; the memory store is a feature, and does more.
+#[derive(Debug, Default)]
+pub(crate) struct Detached(Mutex<HashMap<StoreKey, Stored>>);
+
+impl Detached {
+    fn with<T>(&self, verb: impl FnOnce(&mut HashMap<StoreKey, Stored>) -> T) -> Result<T> {
+        Ok(verb(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[async_trait]
+impl Store for Detached {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, _: Duration) -> Result<Created> {
+        self.with(|records| {
+            let version = Version::new(0);
+            records.insert(key.clone(), Stored { bytes, version });
+            Created::Created(version)
+        })
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        self.with(|records| records.get(key).cloned())
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        _: Duration,
+        version: Version,
+    ) -> Result<Replaced> {
+        self.with(|records| match records.get_mut(key) {
+            Some(stored) if stored.version == version => {
+                *stored = Stored { bytes, version: Version::new(version.get() + 1) };
+                Replaced::Replaced(stored.version)
+            }
+            Some(stored) => Replaced::Conflict(Some(stored.clone())),
+            None => Replaced::Missing,
+        })
+    }
+
+    async fn delete(&self, key: &StoreKey, _: Option<Version>) -> Result<Deleted> {
+        self.with(|records| match records.remove(key) {
+            Some(_) => Deleted::Deleted,
+            None => Deleted::Missing,
+        })
+    }
+}
+
+impl Session {
+    /// A session without a store, for unit tests of handlers: anonymous and empty at first; every
+    /// commit succeeds.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const VISITS: Key<u32> = Key::new("visits");
+    ///
+    /// async fn greet(session: Session) -> unsticky::Result<String> {
+    ///     session.update(VISITS, |visits| *visits += 1)?;
+    ///     let name = session.principal();
+    ///     Ok(format!("hello {}", name.as_deref().unwrap_or("stranger")))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert_eq!(greet(session.clone()).await?, "hello alice");
+    /// assert_eq!(session.get(VISITS)?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn detached() -> Self {
+        let sessions = Sessions::builder(Detached::default()).unchecked();
+        Self::new(sessions, Presented::default())
+    }
+}

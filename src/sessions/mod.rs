@@ -1,0 +1,6 @@
+//! What an application configures and administers.
+
+pub(crate) mod builder;
+pub(crate) mod describe;
+pub(crate) mod detached;
+pub(crate) mod directory;

@@ -1,0 +1,213 @@
+//! The checked configuration of an application, and what its requests share.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, Millis};
+use crate::cookie::template::CookieTemplate;
+use crate::entropy::Entropy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key_lock::Queues;
+use crate::record::authority::Secrecy;
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::Loaded;
+use crate::record::tag::Tag;
+use crate::record::token::SessionId;
+use crate::store::{Kind, Store, StoreKey, TAG_LEN};
+
+/// The sessions of an application: the store, and everything that is decided once.
+///
+/// Cheap to clone. Make one at start-up and hand it to the layer or the middleware; handlers get at
+/// it by extraction.
+///
+/// ```
+/// use std::time::Duration;
+/// use unsticky::{Lifetime, Sessions};
+///
+/// # #[cfg(feature = "memory")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let url = "memory:";
+/// let hour = Duration::from_secs(60 * 60);
+/// let sessions = Sessions::builder(unsticky::connect(url)?)
+///     .namespace("shop")
+///     .lifetime(Lifetime::new(hour, 12 * hour))
+///     .build()?;
+/// # let _ = sessions;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+#[derive(Clone)]
+pub struct Sessions(Arc<Settings>);
+
+pub(crate) struct Settings {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cookie: CookieTemplate,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) timeout: Duration,
+    pub(crate) max_record: usize,
+    pub(crate) directory: DirectoryMode,
+    pub(crate) parallel: ParallelSessions,
+    pub(crate) commit_attempts: u32,
+    pub(crate) command_repeats: u32,
+    pub(crate) on_failed_response: OnFailedResponse,
+    pub(crate) gone_status: u16,
+    pub(crate) sign_in_page: Option<Cow<'static, str>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) queues: Queues,
+    /// Namespace and epoch, as every key begins.
+    pub(crate) key_prefix: String,
+}
+
+impl Settings {
+    pub(crate) fn now(&self) -> Millis {
+        Millis(self.clock.unix_millis())
+    }
+
+    pub(crate) fn key(&self, id: SessionId) -> StoreKey {
+        StoreKey::new(&self.key_prefix, Kind::Session, id.encoded(&mut [0; SessionId::ENCODED_LEN]))
+    }
+
+    /// The error of a request whose session ended meanwhile.
+    pub(crate) fn gone(&self, context: &'static str) -> Error {
+        Error::answered_with(ErrorKind::Gone, context, self.gone_status)
+    }
+
+    /// Whether a session's cookie came back for the first time, where that has to be noted.
+    pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
+        loaded.record.header.is_unconfirmed
+            && loaded.authority.is_presented
+            && self.parallel.rejects()
+            && loaded.secrecy() == Secrecy::Own
+    }
+
+    /// A new write's tag.
+    pub(crate) fn tag(&self) -> Result<Tag> {
+        let mut tag = [0; TAG_LEN];
+        self.entropy.fill(&mut tag)?;
+        Ok(Tag(tag))
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self(Arc::new(settings))
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("store", &self.0.store)
+            .field("cookie", &self.0.cookie)
+            .field("lifetime", &self.0.lifetime)
+            .field("timeout", &self.0.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a handler's changes when its response says that it failed: a status of 5xx, or 408,
+/// which is how a time limit further in cuts a handler off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum OnFailedResponse {
+    /// Nothing is kept but an end of the session. The default.
+    ///
+    /// What must count although the answer is an error is written by
+    /// [`transact`](crate::Session::transact) or [`save`](crate::Session::save).
+    #[default]
+    Discard,
+    /// Everything is kept, as after any other response. A panic still keeps nothing but an end.
+    Commit,
+}
+
+impl OnFailedResponse {
+    /// Whether the changes of a handler with a response of this status are dropped.
+    pub(crate) fn discards(self, status: u16) -> bool {
+        self == Self::Discard && (status >= 500 || status == 408)
+    }
+}
+
+/// Whether the sessions of each principal are listed; see [`Directory`](crate::Directory).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum DirectoryMode {
+    /// They are not: a sign-in is two commands, and nothing can be listed, limited or revoked.
+    ///
+    /// Sessions that were signed in meanwhile stay unlisted when this is changed; another
+    /// [`epoch`](Builder::epoch) ends them.
+    Off,
+    /// A sign-in enters its session in the directory of its principal, with two commands more. Other
+    /// requests cost the same. The default.
+    #[default]
+    Listed,
+    /// A session in which somebody is signed in is valid only while the directory lists it: each
+    /// request that uses one is two commands, one after the other. An end of sessions is one write, and
+    /// holds whatever becomes of the deletions after it; where the directory is evicted or lost, all
+    /// sessions on it end.
+    Strict,
+}
+
+/// How many sessions a directory lists at the most, whatever the policy is.
+pub(crate) const CAPACITY: u16 = 1000;
+
+/// How many sessions of one principal there may be at once (ASVS 5.0 7.1.2).
+///
+/// It is decided at the sign-in, before the session is changed. Sessions that ended do not count,
+/// however they ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParallelSessions {
+    /// As many as the directory holds: 1000. Beyond that a sign-in fails with
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    Allow,
+    /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one. Where
+    /// its server is down it ends as soon as the directory is used and that server is back.
+    EvictOldest(u16),
+    /// At most so many, from 1 to 1000; a new sign-in fails with
+    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    ///
+    /// So that an answer that never arrives locks nobody out, the first use of a sign-in's cookie confirms
+    /// it, with one write. Where the limit is reached, a new sign-in revokes sessions that were never
+    /// confirmed, the oldest first. Of two sign-ins at once, such as a double click, the later one
+    /// therefore revokes the earlier one, whose cookie no browser has used yet; the limit holds at
+    /// every moment. A confirmed session whose holder lost a later secret, because the answer to a
+    /// rotation was lost, counts until its idle timeout or a revocation.
+    Reject(u16),
+}
+
+impl ParallelSessions {
+    pub(crate) fn most(self) -> u16 {
+        match self {
+            Self::Allow => CAPACITY,
+            Self::EvictOldest(most) | Self::Reject(most) => most,
+        }
+    }
+
+    pub(crate) fn evicts(self) -> bool {
+        matches!(self, Self::EvictOldest(_))
+    }
+
+    pub(crate) fn rejects(self) -> bool {
+        matches!(self, Self::Reject(_))
+    }
+}
+
+impl Default for ParallelSessions {
+    /// The oldest of a hundred goes.
+    fn default() -> Self {
+        Self::EvictOldest(100)
+    }
+}

@@ -1,0 +1,46 @@
+//! What every store has to say about its address.
+
+use std::borrow::Cow;
+
+/// Why an address names no store. It repeats nothing of the address, which may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address does not begin with a scheme that is known.
+    #[error(
+        "the store's address must begin with memory:, redis://, rediss://, redis+unix://, unix:// \
+         or memcached://"
+    )]
+    UnknownScheme,
+    /// The address is one of a store that this build does not have.
+    #[error("the store's address needs the feature `{feature}` of the crate unsticky")]
+    #[non_exhaustive]
+    FeatureDisabled {
+        /// The feature to enable.
+        feature: &'static str,
+    },
+    /// The address is not well-formed.
+    #[error("the store's address is not usable: {reason}")]
+    #[non_exhaustive]
+    Address {
+        /// What is wrong with it.
+        reason: Cow<'static, str>,
+    },
+}
+
+#[allow(dead_code, reason = "which of these is used depends on the features")]
+impl ConnectError {
+    /// `reason` must hold no password, so it should not repeat the address.
+    pub(crate) fn address(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Address { reason: reason.into() }
+    }
+
+    pub(crate) const fn feature(feature: &'static str) -> Self {
+        Self::FeatureDisabled { feature }
+    }
+}
+
+/// What stands before the first colon.
+pub(crate) fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}

@@ -1,0 +1,280 @@
+//! The contract of a store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::error::Result;
+
+/// A place where records are kept: four verbs over bytes, each on one key and each atomic.
+///
+/// A store knows nothing of sessions. Codec, deadlines, conflicts and policy live in the core, so
+/// a store is short. `unsticky::testing::conformance!` (feature `testing`) checks what can be
+/// checked of this contract from outside.
+///
+/// # Contract
+///
+/// - **Atomic.** Each verb takes effect entirely or not at all, at one moment between its call and
+///   its answer. Concurrent verbs on one key behave as if they had run one after the other.
+/// - **Versions.** Every successful `create` and `replace` gives the key a version that it has not
+///   had before, also after the key was deleted and created again. The first
+///   [`TAG_LEN`] bytes of `bytes` differ in every write that the core makes, so a backend
+///   without versions of its own may use them.
+/// - **Time to live.** `ttl` is at least one millisecond. A key is not readable after it, and a
+///   store that counts in coarser units rounds *up*. The core enforces deadlines itself, so a store
+///   may keep a key a little longer, never shorter, and never for ever. `replace` sets the time to
+///   live anew, to a longer or a shorter one.
+/// - **Bytes** are opaque and binary; every length from [`TAG_LEN`] to at least 64 KiB is stored.
+///   A write that is over the backend's limit is refused and leaves the old bytes as they were.
+/// - **Keys** are printable ASCII without spaces, at most 200 bytes.
+/// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] say that nothing
+///   was written. Whenever a write may have reached the backend and its answer was lost, the error
+///   is [`Error::outcome_unknown`]; a store never repeats such a write on its own.
+/// - **Cancellation.** Dropping a future may leave its own write done or undone, and disturbs no
+///   other call: no later call ever receives its answer.
+/// - **Time.** A call ends in bounded time with an answer or an error. The core gives up on a call
+///   that outlasts its share of the request's deadline by dropping it.
+/// - Nothing is done in the constructor: the application starts while the backend is down.
+///
+/// There are no default methods: a decorator that forgets a verb does not compile.
+///
+/// [`Error::unavailable`]: crate::Error::unavailable
+/// [`Error::refused`]: crate::Error::refused
+/// [`Error::too_large`]: crate::Error::too_large
+/// [`Error::outcome_unknown`]: crate::Error::outcome_unknown
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Stores `bytes` if the key does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Those of the contract; a key that exists is [`Created::Occupied`], not an error.
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created>;
+
+    /// Reads a key; `None` where it does not exist or its time is over.
+    ///
+    /// # Errors
+    ///
+    /// Those of the contract; a key that does not exist is not an error.
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>>;
+
+    /// Stores `bytes` in place of those of `version`; never creates.
+    ///
+    /// # Errors
+    ///
+    /// Those of the contract; another version and a missing key are outcomes, not errors.
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        version: Version,
+    ) -> Result<Replaced>;
+
+    /// Deletes the key if it is at `version`, or at any version where that is `None`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the contract; another version and a missing key are outcomes, not errors.
+    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted>;
+}
+
+/// How many bytes at the beginning of a record are its write tag.
+pub const TAG_LEN: usize = 8;
+
+/// What a version of a key is called; opaque to everybody but the store that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(u64);
+
+impl Version {
+    /// A version with the backend's own number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The backend's own number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// A record as it was read.
+#[derive(Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Stored {
+    /// What was stored.
+    pub bytes: Bytes,
+    /// The version these bytes are.
+    pub version: Version,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("bytes", &format_args!("<{} bytes>", self.bytes.len()))
+            .field("version", &self.version)
+            .finish()
+    }
+}
+
+/// What [`Store::create`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Created {
+    /// The record was stored.
+    Created(Version),
+    /// The key exists; nothing was changed.
+    Occupied,
+}
+
+/// What [`Store::replace`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Replaced {
+    /// The record was stored.
+    Replaced(Version),
+    /// The key is at another version; nothing was changed. The record that stands there, where
+    /// the backend's answer brought it along.
+    Conflict(Option<Stored>),
+    /// The key does not exist; nothing was changed.
+    Missing,
+}
+
+/// What [`Store::delete`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Deleted {
+    /// The record was deleted.
+    Deleted,
+    /// The key is at another version; nothing was changed.
+    Conflict,
+    /// The key does not exist.
+    Missing,
+}
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A session.
+    Session,
+    /// The directory of a principal's sessions.
+    Directory,
+}
+
+impl Kind {
+    pub(crate) const fn letter(self) -> char {
+        match self {
+            Self::Session => 's',
+            Self::Directory => 'd',
+        }
+    }
+}
+
+/// The key of a record: `namespace:epoch:kind:id`, printable ASCII of at most 200 bytes.
+///
+/// It is no credential and may be logged.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct StoreKey {
+    kind: Kind,
+    text: Arc<str>,
+}
+
+impl StoreKey {
+    pub(crate) fn new(prefix: &str, kind: Kind, id: &str) -> Self {
+        let mut text = String::with_capacity(prefix.len() + 2 + id.len());
+        text.push_str(prefix);
+        text.push(kind.letter());
+        text.push(':');
+        text.push_str(id);
+        Self { kind, text: text.into() }
+    }
+
+    /// The whole key, ready for the backend.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What the key holds.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoreKey").field(&self.text).finish()
+    }
+}
+
+impl fmt::Display for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The verbs of a pointer are those of the store it points to, with no future around theirs: what
+/// `async_trait` would make of them is written out.
+macro_rules! forward {
+    ($($pointer:ident),*) => {$(
+        #[deny(clippy::missing_trait_methods)]
+        impl<S: Store + ?Sized> Store for $pointer<S> {
+            fn create<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
+                bytes: Bytes,
+                ttl: Duration,
+            ) -> BoxFuture<'c, Result<Created>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).create(key, bytes, ttl)
+            }
+
+            fn load<'a, 'b, 'c>(&'a self, key: &'b StoreKey) -> BoxFuture<'c, Result<Option<Stored>>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).load(key)
+            }
+
+            fn replace<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
+                bytes: Bytes,
+                ttl: Duration,
+                version: Version,
+            ) -> BoxFuture<'c, Result<Replaced>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).replace(key, bytes, ttl, version)
+            }
+
+            fn delete<'a, 'b, 'c>(
+                &'a self,
+                key: &'b StoreKey,
+                version: Option<Version>,
+            ) -> BoxFuture<'c, Result<Deleted>>
+            where
+                'a: 'c,
+                'b: 'c,
+            {
+                (**self).delete(key, version)
+            }
+        }
+    )*};
+}
+
+forward!(Arc, Box);

@@ -1,0 +1,491 @@
+//! Redis and Valkey: a record is one string, its version the string's first eight bytes.
+
+mod connection;
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use ::redis::aio::ConnectionLike;
+use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Script, Value, cmd};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::store::address::{ConnectError, scheme};
+use crate::store::contract::{
+    Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
+};
+use crate::store::per_runtime::PerRuntime;
+use crate::store::redis::connection::{Failure, Settings, Slot};
+
+/// Sessions in Redis (6.2 or newer) or Valkey.
+///
+/// Every verb is one command on one key, so a cluster needs nothing special. The version of a
+/// record is its write tag, compared inside the server by a script of three lines; the server's
+/// script cache may be flushed at any time.
+///
+/// # Which constructor
+///
+/// - [`connect`](Self::connect) and [`builder`](Self::builder) open a connection of this crate's
+///   own: the **fast path**. There is one for each runtime that uses the store (actix has one for
+///   each worker), so a runtime that is blocked delays no other one's commands. It is made at the
+///   first command and shared by all; commands that are ready together leave in one write. A
+///   connection that the server closed is replaced before the next command, one that has gone
+///   silent after the first command that waits in vain, and host names are resolved anew each time.
+///   There is no back-off: the first command after the server is back succeeds, and a write that a
+///   server refuses because it has become a replica is sent again, once, on a new connection. TLS
+///   trusts the system's certificates, or those that `SSL_CERT_FILE` names.
+/// - [`from_connection`](Self::from_connection) takes any connection of the crate `redis`: for a
+///   cluster, Sentinel, or settings that an address cannot express.
+///
+/// # Foreign bytes
+///
+/// A string that this crate did not write is read as it is, so that the core can report it. One
+/// that is shorter than a write tag never matches any version, so nothing overwrites it; a key that
+/// is no string at all is refused.
+///
+/// Eviction (`maxmemory-policy`) loses sessions and directories early: give them a server with
+/// `noeviction`.
+#[derive(Clone)]
+pub struct RedisStore {
+    route: Route,
+}
+
+impl RedisStore {
+    /// A store at `redis://[user:password@]host[:port][/database]`, `rediss://…` (feature
+    /// `redis-tls`), `redis+unix:///path?db=0&user=…&pass=…` or `unix://…`, with the defaults
+    /// of [`RedisBuilder`].
+    ///
+    /// Nothing is sent and no name is resolved here. The first command must run inside a tokio
+    /// runtime that has I/O and time enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
+    pub fn connect(url: &str) -> Result<Self, ConnectError> {
+        Ok(Self::builder(url)?.build())
+    }
+
+    /// Like [`connect`](Self::connect), with settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
+    pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
+        let scheme = scheme(url);
+        if !matches!(scheme, "redis" | "rediss" | "redis+unix" | "unix") {
+            return Err(ConnectError::address(
+                "a redis address begins with redis://, rediss://, redis+unix:// or unix://",
+            ));
+        }
+        if scheme == "rediss" && cfg!(not(feature = "redis-tls")) {
+            return Err(ConnectError::feature("redis-tls"));
+        }
+        // The crate `redis` knows the scheme with its own TLS only, which is not what we use.
+        let tls = scheme == "rediss";
+        let plain = if tls { url.replacen("rediss:", "redis:", 1) } else { url.to_owned() };
+        let info = plain.into_connection_info().map_err(|error| {
+            // What stands before the dash is a fixed text; what follows may repeat the address.
+            let text = error.to_string().to_ascii_lowercase();
+            ConnectError::address(text.split(" - ").next().unwrap_or_default().to_owned())
+        })?;
+        Ok(RedisBuilder { settings: Settings::new(info, tls) })
+    }
+
+    /// A store on a connection of the application's own: `MultiplexedConnection`,
+    /// `ConnectionManager`, `ClusterConnection`, or whatever else implements the trait.
+    ///
+    /// This is not the fast path, and reconnecting and time limits are the connection's:
+    ///
+    /// - a `MultiplexedConnection` never reconnects, and is for tests;
+    /// - a `ConnectionManager` needs few retries with short delays (by default one command can wait
+    ///   for more than nine seconds while Redis is down) and does not replace a connection that
+    ///   has gone silent;
+    /// - a `ClusterConnection` repeats commands on its own. Repeated writes do no harm to a record,
+    ///   but one that was answered with an error after such a repetition is reported as not written
+    ///   also where the lost answer to the first one said otherwise.
+    ///
+    /// Set `TCP_NODELAY`, which the crate `redis` leaves off.
+    pub fn from_connection<C>(connection: C) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Self { route: Route::Foreign(Arc::new(connection)) }
+    }
+
+    /// Runs a command that reads.
+    async fn read(&self, command: &Cmd) -> Result<Value> {
+        self.send(command).await.map_err(|failure| failure.into_error(Access::Read))
+    }
+
+    /// Runs a command that writes, once.
+    async fn write(&self, command: &Cmd) -> Result<Value> {
+        self.send(command).await.map_err(|failure| failure.into_error(Access::Write))
+    }
+
+    /// Runs a script that writes, at most once.
+    async fn run(&self, script: &Atomic, key: &StoreKey, arguments: &[&[u8]]) -> Result<Value> {
+        match self.send(&script.by_hash(key, arguments)).await {
+            // The server has answered that it ran nothing; EVAL runs the script and keeps it.
+            Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
+                Box::pin(self.write(&script.by_source(key, arguments))).await
+            }
+            outcome => outcome.map_err(|failure| failure.into_error(Access::Write)),
+        }
+    }
+
+    async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        match &self.route {
+            Route::Own(own) => {
+                let slot = own.slots.get(|| Slot::new(own.settings.clone()));
+                let Some(slot) = slot else {
+                    return Err(Failure::NotSent("there is no tokio runtime here".to_owned()));
+                };
+                match slot.send(command).await {
+                    // The server has answered that it wrote nothing, and the connection is given
+                    // up: after a failover another server stands behind the name.
+                    Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
+                        Box::pin(slot.send(command)).await
+                    }
+                    outcome => outcome,
+                }
+            }
+            Route::Foreign(connection) => {
+                let answer = connection.send(command).await.and_then(Value::extract_error);
+                answer.map_err(|error| Failure::of_foreign(&error))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+        let mut command = Cmd::with_capacity(6, key.as_str().len() + bytes.len() + 40);
+        command.arg("SET").arg(key.as_str()).arg(&bytes[..]);
+        command.arg("PX").arg(milliseconds(ttl)).arg("NX");
+        match self.write(&command).await? {
+            Value::Okay => Ok(Created::Created(version(&bytes))),
+            Value::Nil => Ok(Created::Occupied),
+            _ => Err(Error::outcome_unknown("redis gave a strange answer to SET")),
+        }
+    }
+
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let mut command = Cmd::with_capacity(2, key.as_str().len() + 3);
+        command.arg("GET").arg(key.as_str());
+        match self.read(&command).await? {
+            Value::BulkString(bytes) => Ok(Some(stored(bytes))),
+            Value::Nil => Ok(None),
+            _ => Err(Error::corrupt("redis gave a strange answer to GET")),
+        }
+    }
+
+    async fn replace(
+        &self,
+        key: &StoreKey,
+        bytes: Bytes,
+        ttl: Duration,
+        at: Version,
+    ) -> Result<Replaced> {
+        let ttl = milliseconds(ttl).to_string();
+        match self.run(&REPLACE, key, &[&tag(at), &bytes, ttl.as_bytes()]).await? {
+            Value::Int(1) => Ok(Replaced::Replaced(version(&bytes))),
+            Value::BulkString(current) => Ok(Replaced::Conflict(Some(stored(current)))),
+            Value::Nil => Ok(Replaced::Missing),
+            _ => Err(Error::outcome_unknown("redis gave a strange answer to a script")),
+        }
+    }
+
+    async fn delete(&self, key: &StoreKey, at: Option<Version>) -> Result<Deleted> {
+        let answer = match at {
+            Some(at) => self.run(&DELETE, key, &[&tag(at)]).await?,
+            None => match self.write(cmd("DEL").arg(key.as_str())).await? {
+                Value::Int(0) => Value::Int(-1),
+                answer => answer,
+            },
+        };
+        match answer {
+            Value::Int(1) => Ok(Deleted::Deleted),
+            Value::Int(0) => Ok(Deleted::Conflict),
+            Value::Int(-1) => Ok(Deleted::Missing),
+            _ => Err(Error::outcome_unknown("redis gave a strange answer to a deletion")),
+        }
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("RedisStore");
+        if let Route::Own(own) = &self.route {
+            debug.field("server", &own.settings.server());
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// How a [`RedisStore`] connects.
+#[derive(Clone)]
+#[must_use = "call `build` to have the store"]
+pub struct RedisBuilder {
+    settings: Settings,
+}
+
+impl RedisBuilder {
+    /// How long connecting may take, name resolution and sign-in included. 400 ms by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a command may wait for its answer. 400 ms by default. Keep it under half of the
+    /// sessions' own [`timeout`](crate::Builder::timeout).
+    ///
+    /// A connection on which nothing at all was answered for 100 ms, or for this long where it is
+    /// less, is replaced when a command that waits on it is given up.
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// How many commands may wait in one runtime, for a connection or for their answers; those beyond fail at once with
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default; at least one
+    /// always may.
+    pub fn max_waiting(mut self, commands: usize) -> Self {
+        self.settings.max_waiting = commands.max(1);
+        self
+    }
+
+    /// The store; nothing is sent yet.
+    #[must_use]
+    pub fn build(self) -> RedisStore {
+        let own = Own { settings: self.settings, slots: PerRuntime::new() };
+        RedisStore { route: Route::Own(Arc::new(own)) }
+    }
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("server", &self.settings.server())
+            .field("connect_timeout", &self.settings.connect_timeout)
+            .field("response_timeout", &self.settings.response_timeout)
+            .field("max_waiting", &self.settings.max_waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+enum Route {
+    Own(Arc<Own>),
+    Foreign(Arc<dyn Foreign>),
+}
+
+struct Own {
+    settings: Settings,
+    slots: PerRuntime<Slot>,
+}
+
+/// A connection that is cloned for each command, as an object.
+trait Foreign: Send + Sync {
+    fn send<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync> Foreign for C {
+    fn send<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let mut connection = self.clone();
+        Box::pin(async move { connection.req_packed_command(command).await })
+    }
+}
+
+/// What a command does; decides what a lost answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+impl Failure {
+    fn into_error(self, access: Access) -> Error {
+        match self {
+            Self::NotSent(reason) => Error::unavailable(reason),
+            Self::Lost(reason) if access == Access::Read => Error::unavailable(reason),
+            Self::Lost(reason) => Error::outcome_unknown(reason),
+            Self::Answered(answer)
+                if access == Access::Write && !answer.is_of_nothing_written() =>
+            {
+                Error::outcome_unknown(answer.to_string())
+            }
+            // The server did nothing either way: each command writes at most once, as its last
+            // step, so one that ends in such an error has written nothing.
+            Self::Answered(answer) if answer.is_passing() => Error::unavailable(answer.to_string()),
+            Self::Answered(answer) => Error::refused(answer.to_string()),
+        }
+    }
+}
+
+/// A script that runs as one step inside the server.
+struct Atomic {
+    source: &'static str,
+    hash: String,
+}
+
+impl Atomic {
+    fn new(source: &'static str) -> Self {
+        Self { source, hash: Script::new(source).get_hash().to_owned() }
+    }
+
+    fn by_hash(&self, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
+        invocation("EVALSHA", &self.hash, key, arguments)
+    }
+
+    fn by_source(&self, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
+        invocation("EVAL", self.source, key, arguments)
+    }
+}
+
+/// Answers with nothing for a missing key, 1 for a record that was replaced, and else with the
+/// record that stands there, so that a conflict costs no second round trip.
+static REPLACE: LazyLock<Atomic> = LazyLock::new(|| {
+    Atomic::new(
+        "\
+if redis.call('GETRANGE', KEYS[1], 0, 7) == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  return 1
+end
+return redis.call('GET', KEYS[1])",
+    )
+});
+
+/// Answers with 1 for a record that was deleted, 0 for another version and -1 for a missing key.
+static DELETE: LazyLock<Atomic> = LazyLock::new(|| {
+    Atomic::new(
+        "\
+if redis.call('GETRANGE', KEYS[1], 0, 7) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return redis.call('EXISTS', KEYS[1]) - 1",
+    )
+});
+
+fn invocation(verb: &str, script: &str, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
+    let key = key.as_str();
+    let size = arguments.iter().map(|argument| argument.len()).sum::<usize>();
+    let size = verb.len() + script.len() + 1 + key.len() + size;
+    let mut command = Cmd::with_capacity(4 + arguments.len(), size);
+    command.arg(verb).arg(script).arg(1).arg(key);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
+}
+
+/// The time to live as Redis counts it. Ten years stand for everything longer: a larger number
+/// would only find the limits of the server's clock.
+fn milliseconds(ttl: Duration) -> u64 {
+    const TEN_YEARS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
+    let rounded_up = ttl.as_nanos().div_ceil(1_000_000).clamp(1, TEN_YEARS);
+    u64::try_from(rounded_up).unwrap_or(u64::MAX)
+}
+
+fn stored(bytes: Vec<u8>) -> Stored {
+    Stored { version: version(&bytes), bytes: Bytes::from(bytes) }
+}
+
+/// The version that these bytes are: their write tag. Foreign bytes that are shorter are filled up
+/// with zeros; the scripts compare eight bytes, so such a version is never found again.
+fn version(bytes: &[u8]) -> Version {
+    let mut tag = [0; TAG_LEN];
+    let length = bytes.len().min(TAG_LEN);
+    tag[..length].copy_from_slice(&bytes[..length]);
+    Version::new(u64::from_be_bytes(tag))
+}
+
+fn tag(version: Version) -> [u8; TAG_LEN] {
+    version.get().to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_live_is_rounded_up_and_bounded() {
+        assert_eq!(milliseconds(Duration::ZERO), 1);
+        assert_eq!(milliseconds(Duration::from_nanos(1)), 1);
+        assert_eq!(milliseconds(Duration::from_micros(1_001)), 2);
+        assert_eq!(milliseconds(Duration::from_secs(1)), 1_000);
+        assert_eq!(milliseconds(Duration::MAX), 315_360_000_000);
+    }
+
+    #[tokio::test]
+    async fn what_a_foreign_connection_says_is_no_proof_that_it_sent_nothing() {
+        use std::io::ErrorKind::ConnectionRefused;
+
+        use ::redis::{ErrorKind as Said, Pipeline, RedisError};
+
+        use crate::error::ErrorKind;
+        use crate::store::samples::{random_key, random_record};
+
+        /// Fails as told.
+        #[derive(Clone)]
+        struct Failing(fn() -> RedisError);
+
+        impl ConnectionLike for Failing {
+            fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+                Box::pin(async { Err((self.0)()) })
+            }
+
+            fn req_packed_commands<'a>(
+                &'a mut self,
+                _: &'a Pipeline,
+                _: usize,
+                _: usize,
+            ) -> RedisFuture<'a, Vec<Value>> {
+                Box::pin(async { Err((self.0)()) })
+            }
+
+            fn get_db(&self) -> i64 {
+                0
+            }
+        }
+
+        let failures: [fn() -> RedisError; 4] = [
+            || (Said::Client, "no connection is left").into(),
+            || (Said::AuthenticationFailed, "it was made anew").into(),
+            || std::io::Error::from(ConnectionRefused).into(),
+            || std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
+        ];
+        for failure in failures {
+            let store = RedisStore::from_connection(Failing(failure));
+            let (key, hour) = (random_key(), Duration::from_secs(3600));
+            let read = store.load(&key).await.unwrap_err();
+            assert_eq!(read.kind(), ErrorKind::Unavailable, "{read:?}");
+            for written in [
+                store.create(&key, random_record(8), hour).await.unwrap_err(),
+                store.replace(&key, random_record(8), hour, Version::new(1)).await.unwrap_err(),
+                store.delete(&key, None).await.unwrap_err(),
+            ] {
+                assert_eq!(written.kind(), ErrorKind::OutcomeUnknown, "{written:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_is_the_first_eight_bytes() {
+        assert_eq!(tag(version(b"12345678rest")), *b"12345678");
+        assert_eq!(tag(version(b"123")), *b"123\0\0\0\0\0");
+        assert_eq!(tag(version(b"")), [0; 8]);
+    }
+
+    #[test]
+    fn nothing_prints_the_password() {
+        let builder = RedisStore::builder("redis://user:hunter2@h.example:7/1").unwrap();
+        let store = builder.clone().build();
+        let printed = format!("{builder:?} {store:?}");
+        assert!(printed.contains("h.example:7"), "{printed}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+        assert!(!printed.contains("user"), "{printed}");
+    }
+}

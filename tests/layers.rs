@@ -1,0 +1,420 @@
+//! The architecture: the rooms of `src/`, each above what it uses.
+//!
+//! [`ROOMS`] lists them from the top to the bottom. A room may use the rooms that stand below it and no
+//! others, and the files of a folder form no circle. The tests read every `crate::`, `super::` and
+//! `self::` path of the sources, in imports, in code and in macros.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// A file or a folder of `src/`, and what it is for.
+const ROOMS: &[(&str, &str)] = &[
+    ("lib", "The front page: what the crate exports."),
+    ("internals", "What the fuzz targets and the benchmarks reach of the private parts."),
+    ("testing", "For users' tests: the conformance suite, a spy and a store with faults."),
+    ("tower", "The layer for tower stacks, and axum's extractors: a thin shell around `exchange`."),
+    ("actix", "The middleware and extractors for actix-web: a thin shell around `exchange`."),
+    ("exchange", "One request and its response, without a framework."),
+    (
+        "sessions",
+        "What an application configures and administers: builder, description, directory.",
+    ),
+    ("session", "What a handler holds: the session, its life inside a request, the guards."),
+    ("commit", "The end of a request at the store: a plan carried out, conflicts replayed."),
+    ("directory", "The record that lists an account's sessions, and the commands that change it."),
+    ("load", "A session's record read from the store and decoded, or reported."),
+    ("commands", "Store commands under a deadline; in-doubt writes are settled."),
+    ("settings", "The checked configuration that everything above reads."),
+    ("budget", "The time that a piece of work has for the store."),
+    ("key_lock", "Commits of one record that met a conflict take turns."),
+    ("event", "Events and metrics."),
+    ("cookie", "The Cookie header parsed, the Set-Cookie header written."),
+    (
+        "record",
+        "What is stored of a session, and every decision about it: pure, without a clock or I/O.",
+    ),
+    (
+        "store",
+        "The contract of a store, and Redis, Memcached and memory: bytes and keys, no sessions.",
+    ),
+    ("completion", "Work that runs to completion although nobody waits for it any more."),
+    ("entropy", "Where randomness comes from."),
+    ("clock", "Where the time comes from."),
+    ("error", "The error type and its kinds."),
+    ("limits", "The defaults of everything that bounds waiting and trying."),
+];
+
+/// The sources by module: `""` is the root, `store::redis` is `store/redis.rs` or `store/redis/mod.rs`.
+type Sources = BTreeMap<String, String>;
+
+/// A path in the sources: the module it stands in, the module it leads to, and its text.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    from: String,
+    to: String,
+    path: String,
+}
+
+fn sources() -> Sources {
+    let mut sources = Sources::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut sources);
+    sources
+}
+
+fn read(folder: &Path, module: &str, sources: &mut Sources) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let child = if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
+        if path.is_dir() {
+            read(&path, &child, sources);
+            continue;
+        }
+        let module = if matches!(name, "lib" | "mod") { module.to_owned() } else { child };
+        sources.insert(module, fs::read_to_string(&path).unwrap());
+    }
+}
+
+/// Every way in which the sources break the architecture.
+fn violations(sources: &Sources, rooms: &[(&str, &str)]) -> Vec<String> {
+    let uses = uses(sources);
+    let mut violations = Vec::new();
+    let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let place = |module: &str| rooms.iter().position(|(name, _)| *name == room(module));
+    for module in sources.keys().filter(|module| place(module).is_none()) {
+        violations.push(format!("{module}: is in no room"));
+    }
+    for (name, _) in rooms {
+        if !sources.keys().any(|module| room(module) == *name) {
+            violations.push(format!("{name}: is a room without a file"));
+        }
+    }
+    for Use { from, to, path } in &uses {
+        if from == to {
+            continue;
+        }
+        if to.is_empty() {
+            violations.push(format!("{from}: {path} goes through the crate's root"));
+        } else if room(from) == room(to) {
+            edges.entry(from).or_default().insert(to);
+        } else if place(from) >= place(to) {
+            violations.push(format!("{from}: {path} is not below {}", room(from)));
+        }
+    }
+    for module in edges.keys() {
+        if let Some(circle) = circle(module, &edges) {
+            violations.push(format!("{}: a circle", circle.join(" -> ")));
+        }
+    }
+    violations
+}
+
+/// The room of a module: its first file or folder under `src/`.
+fn room(module: &str) -> &str {
+    match module.split("::").next() {
+        Some("") | None => "lib",
+        Some(first) => first,
+    }
+}
+
+/// The way from a module back to itself.
+fn circle<'a>(
+    start: &'a str,
+    edges: &BTreeMap<&'a str, BTreeSet<&'a str>>,
+) -> Option<Vec<&'a str>> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![vec![start]];
+    while let Some(way) = open.pop() {
+        for next in way.last().and_then(|last| edges.get(last)).into_iter().flatten() {
+            let longer = [&way[..], &[*next]].concat();
+            if *next == start {
+                return Some(longer);
+            }
+            if seen.insert(*next) {
+                open.push(longer);
+            }
+        }
+    }
+    None
+}
+
+/// All paths of the sources that begin with `crate`, `super` or `self`.
+fn uses(sources: &Sources) -> BTreeSet<Use> {
+    let mut uses = BTreeSet::new();
+    for (file, source) in sources {
+        let tokens = tokens(source);
+        // The inline modules around a token, with the depth of their braces.
+        let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0);
+        let mut next = 0;
+        while let Some(token) = tokens.get(next) {
+            next += 1;
+            match token.as_str() {
+                "{" => depth += 1,
+                "}" => {
+                    depth -= 1;
+                    inline.pop_if(|(_, outside)| *outside == depth);
+                }
+                "mod" if tokens.get(next + 1).is_some_and(|token| token == "{") => {
+                    inline.push((tokens[next].clone(), depth));
+                }
+                first if begins_path(&tokens, next, first, file, sources) => {
+                    let within = inline.iter().map(|(name, _)| name.as_str());
+                    let here: Vec<_> = segments(file).chain(within).collect();
+                    let mut paths = Vec::new();
+                    tree(&tokens, &mut (next - 1), &[], &mut paths);
+                    // The language puts exported macros into the root.
+                    let is_macro = |path: &[String]| {
+                        path.len() == 2 && tokens.get(next + 2).is_some_and(|token| token == "!")
+                    };
+                    for path in paths.into_iter().filter(|path| !is_macro(path)) {
+                        let target = absolute(&here, &path);
+                        uses.insert(Use {
+                            from: file.clone(),
+                            to: module_of(&target, sources),
+                            path: path.join("::"),
+                        });
+                    }
+                    // The rest of a group is read again as tokens and is no path of its own.
+                    next += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    uses
+}
+
+/// Whether a path of ours begins with this token, which stands before `next`: with `crate`, `super` or
+/// `self`, or with a file below this one.
+fn begins_path(tokens: &[String], next: usize, first: &str, file: &str, sources: &Sources) -> bool {
+    let is_child = || {
+        let continues = next > 1 && tokens[next - 2] == "::";
+        let child = if file.is_empty() { first.to_owned() } else { format!("{file}::{first}") };
+        !continues && sources.contains_key(&child)
+    };
+    tokens.get(next).is_some_and(|token| token == "::")
+        && (matches!(first, "crate" | "super" | "self") || is_child())
+}
+
+fn segments(module: &str) -> impl Iterator<Item = &str> {
+    module.split("::").filter(|segment| !segment.is_empty())
+}
+
+/// The paths of a (perhaps grouped) path that begins at `next`, which is left behind it.
+fn tree(tokens: &[String], next: &mut usize, before: &[String], paths: &mut Vec<Vec<String>>) {
+    let mut path = before.to_vec();
+    loop {
+        match tokens.get(*next).map(String::as_str) {
+            Some("{") => {
+                *next += 1;
+                while tokens.get(*next).is_some_and(|token| token != "}") {
+                    tree(tokens, next, &path, paths);
+                    // `as name`, and the comma.
+                    while tokens.get(*next).is_some_and(|token| token != "}" && token != ",") {
+                        *next += 1;
+                    }
+                    if tokens.get(*next).is_some_and(|token| token == ",") {
+                        *next += 1;
+                    }
+                }
+                *next += 1;
+                return;
+            }
+            Some(segment) => path.push(segment.to_owned()),
+            None => break,
+        }
+        *next += 1;
+        if tokens.get(*next).is_none_or(|token| token != "::") {
+            break;
+        }
+        *next += 1;
+        // A turbofish ends the path.
+        if tokens.get(*next).is_some_and(|token| token == "<") {
+            break;
+        }
+    }
+    paths.push(path);
+}
+
+/// A path from the crate's root on.
+fn absolute<'a>(here: &[&'a str], path: &'a [String]) -> Vec<&'a str> {
+    let mut target = here.to_vec();
+    for segment in path {
+        match segment.as_str() {
+            "crate" => target.clear(),
+            "self" => {}
+            "super" => drop(target.pop()),
+            segment => target.push(segment),
+        }
+    }
+    target
+}
+
+/// The file in which a path ends.
+fn module_of(path: &[&str], sources: &Sources) -> String {
+    let lengths = (0..=path.len()).rev();
+    let mut modules = lengths.map(|length| path[..length].join("::"));
+    modules.find(|module| sources.contains_key(module)).unwrap_or_default()
+}
+
+/// Identifiers, `::`, braces and other signs; no comments, no literals.
+fn tokens(source: &str) -> Vec<String> {
+    let characters: Vec<_> = source.chars().collect();
+    let at = |place: usize| characters.get(place).copied().unwrap_or('\0');
+    let is_name = |character: char| character.is_alphanumeric() || character == '_';
+    let mut tokens = Vec::new();
+    let mut place = 0;
+    while place < characters.len() {
+        let start = place;
+        match at(place) {
+            '/' if at(place + 1) == '/' => {
+                while place < characters.len() && at(place) != '\n' {
+                    place += 1;
+                }
+            }
+            '/' if at(place + 1) == '*' => {
+                while place < characters.len() && (at(place), at(place + 1)) != ('*', '/') {
+                    place += 1;
+                }
+                place += 2;
+            }
+            'r' if at(place + 1) == '"' || (at(place + 1) == '#' && at(place + 2) == '"') => {
+                let ends_with_sign = at(place + 1) == '#';
+                place += if ends_with_sign { 3 } else { 2 };
+                while place < characters.len()
+                    && (at(place) != '"' || (ends_with_sign && at(place + 1) != '#'))
+                {
+                    place += 1;
+                }
+                place += 1;
+            }
+            '"' => {
+                place += 1;
+                while place < characters.len() && at(place) != '"' {
+                    place += if at(place) == '\\' { 2 } else { 1 };
+                }
+                place += 1;
+            }
+            '\'' if at(place + 1) == '\\' => {
+                place += 3;
+                while place < characters.len() && at(place) != '\'' {
+                    place += 1;
+                }
+                place += 1;
+            }
+            '\'' if at(place + 2) == '\'' => place += 3,
+            ':' if at(place + 1) == ':' => {
+                place += 2;
+                tokens.push("::".to_owned());
+            }
+            character if is_name(character) => {
+                while is_name(at(place)) {
+                    place += 1;
+                }
+                tokens.push(characters[start..place].iter().collect());
+            }
+            character => {
+                place += 1;
+                if !character.is_whitespace() {
+                    tokens.push(character.to_string());
+                }
+            }
+        }
+    }
+    tokens
+}
+
+#[test]
+fn every_room_uses_only_rooms_below_it() {
+    let sources = sources();
+    assert!(sources.len() > 50, "{} files were found", sources.len());
+    let violations = violations(&sources, ROOMS);
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+/// `upper` may use `lower`, whose folder has the files `one` and `two`.
+fn violations_of(changes: &[(&str, &str)]) -> Vec<String> {
+    let rooms = [("lib", ""), ("upper", ""), ("lower", "")];
+    let mut sources: Sources = [
+        ("", "pub use crate::upper::Upper; mod upper; mod lower;"),
+        ("upper", "use crate::lower::one::One; pub struct Upper;"),
+        ("lower", "pub mod one; pub mod two;"),
+        ("lower::one", "use super::two::Two; pub struct One;"),
+        ("lower::two", "pub struct Two;"),
+    ]
+    .map(|(module, source)| (module.to_owned(), source.to_owned()))
+    .into();
+    sources.extend(changes.iter().map(|(module, text)| ((*module).into(), (*text).into())));
+    violations(&sources, &rooms)
+}
+
+#[test]
+fn allowed_paths_are_no_violations() {
+    assert_eq!(violations_of(&[]), [""; 0]);
+    for allowed in [
+        "/// See [`Upper`](crate::upper::Upper).\nstruct One; // crate::upper::Upper",
+        "const TEXT: &str = \"crate::upper::Upper\"; const RAW: &str = r#\"crate::upper\"#;",
+        "const QUOTE: char = '\"'; const OTHER: char = '\\''; use super::two::Two;",
+        "mod tests { use super::*; use super::super::two::Two; fn f(self) { self.g() } }",
+        "macro_rules! m { () => { $crate::exported! { $crate::lower::two::Two } }; }",
+        "fn f<'a>(text: &'a str) -> &'a str { crate::lower::two::f::<crate::lower::two::Two>(text) }",
+    ] {
+        assert_eq!(violations_of(&[("lower::one", allowed)]), [""; 0], "{allowed}");
+    }
+}
+
+#[test]
+fn upward_paths_are_violations() {
+    for upward in [
+        "use crate::upper::Upper;",
+        "use crate::{lower::two::{self, Two as Other}, upper::Upper};",
+        "pub(crate) use super::super::upper::Upper;",
+        "fn f() { let _ = crate::upper::Upper; }",
+        "fn f() -> crate::lower::two::Pair<crate::upper::Upper> { todo!() }",
+        "macro_rules! m { () => { $crate::upper::Upper }; }",
+        "#[cfg(test)] mod tests { use super::*; use crate::upper::Upper; }",
+        "mod inner { use super::super::super::upper::Upper; }",
+        "impl From<crate::upper::Upper> for One {}",
+    ] {
+        let violations = violations_of(&[("lower::one", upward)]);
+        assert_eq!(violations.len(), 1, "{upward}: {violations:?}");
+        assert!(violations[0].contains("is not below lower"), "{upward}: {violations:?}");
+    }
+}
+
+#[test]
+fn paths_through_the_root_are_violations() {
+    for through in ["use crate::Upper;", "use crate::*;", "fn f() { crate::Upper::new() }"] {
+        for module in ["upper", "lower::two"] {
+            let violations = violations_of(&[(module, through)]);
+            assert_eq!(violations.len(), 1, "{through}: {violations:?}");
+            assert!(violations[0].contains("through the crate's root"), "{violations:?}");
+        }
+    }
+    let through = [("lower::two", "use super::super::Upper;")];
+    assert!(violations_of(&through)[0].contains("through the crate's root"));
+}
+
+#[test]
+fn circles_inside_a_folder_are_violations() {
+    let circle = [("lower::two", "use crate::lower::one::One;")];
+    assert!(violations_of(&circle)[0].contains("a circle"));
+    let front = [
+        ("lower", "pub use self::one::One; pub mod one; pub mod two;"),
+        ("lower::two", "use super::One;"),
+    ];
+    assert!(violations_of(&front)[0].contains("a circle"));
+    let relative = [("lower", "mod one; fn f() { one::f() }"), ("lower::one", "use super::f;")];
+    assert!(violations_of(&relative)[0].contains("a circle"));
+}
+
+#[test]
+fn files_without_a_room_and_rooms_without_a_file_are_violations() {
+    assert_eq!(violations_of(&[("attic", "")]), ["attic: is in no room"]);
+    let sources = Sources::from([(String::new(), String::new())]);
+    let rooms = [("lib", ""), ("cellar", "")];
+    assert_eq!(violations(&sources, &rooms), ["cellar: is a room without a file"]);
+}
