@@ -2,7 +2,7 @@
 //! the other: nobody is to notice.
 //!
 //! ```sh
-//! cargo run --release --all-features --example fleet -- --help
+//! cargo run --manifest-path examples/fleet/Cargo.toml -- --help
 //! ```
 //!
 //! The processes share nothing but a store. Every request goes to any of them, without affinity,
@@ -26,10 +26,10 @@ mod report;
 mod serve;
 mod servers;
 #[allow(dead_code, reason = "its main is for running it alone")]
-#[path = "../shop_actix.rs"]
+#[path = "../../shop_actix.rs"]
 mod shop_actix;
 #[allow(dead_code, reason = "its main is for running it alone")]
-#[path = "../shop_axum.rs"]
+#[path = "../../shop_axum.rs"]
 mod shop_axum;
 mod tally;
 mod user;
