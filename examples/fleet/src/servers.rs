@@ -31,6 +31,14 @@ impl Program {
         }
     }
 
+    /// What it is called in sentences.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+            Self::Memcached => "Memcached",
+        }
+    }
+
     /// Whether a restarted server can have what it had before.
     pub(crate) const fn can_keep_data(self) -> bool {
         matches!(self, Self::Redis)

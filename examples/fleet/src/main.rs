@@ -2,7 +2,7 @@
 //! the other: nobody is to notice.
 //!
 //! ```sh
-//! cargo run --release --all-features --example fleet -- --help
+//! scripts/fleet --help
 //! ```
 //!
 //! The processes share nothing but a store. Every request goes to any of them, without affinity,
@@ -26,27 +26,28 @@ mod report;
 mod serve;
 mod servers;
 #[allow(dead_code, reason = "its main is for running it alone")]
-#[path = "../shop_actix.rs"]
+#[path = "../../shop_actix.rs"]
 mod shop_actix;
 #[allow(dead_code, reason = "its main is for running it alone")]
-#[path = "../shop_axum.rs"]
+#[path = "../../shop_axum.rs"]
 mod shop_axum;
 mod tally;
 mod user;
+mod verdict;
 
 use std::error::Error;
-use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arguments::{Arguments, Command, Target};
 use balancer::Balancer;
-use process::{Fleet, Plan};
+use process::Fleet;
 use report::{Report, Trouble};
 use servers::{Program, Server};
 use tally::Tally;
 use user::{Network, User};
+use verdict::{Outcome, Verdict};
 
 /// How long users may go on after the end to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
@@ -54,91 +55,112 @@ const GRACE: Duration = Duration::from_secs(15);
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
-    let outcome = match arguments::parse(std::env::args().skip(1)) {
+    match arguments::parse(std::env::args().skip(1)) {
         Ok(Command::Help) => {
-            println!("{}", arguments::HELP);
-            Ok(true)
+            print!("{}", arguments::HELP);
+            ExitCode::SUCCESS
         }
-        Ok(Command::Serve(plan)) => serve::serve(plan).map(|()| true),
+        Ok(Command::Serve(framework)) => match serve::serve(framework) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&*error),
+        },
         Ok(Command::Run(arguments)) => run(&arguments),
-        Err(message) => Err(message.into()),
+        Err(message) => complain(&*Box::<dyn Error>::from(message)),
+    }
+}
+
+fn complain(error: &dyn Error) -> ExitCode {
+    eprintln!("fleet: {error}");
+    ExitCode::from(2)
+}
+
+/// Runs on one store after the other, and ends with the verdict.
+fn run(arguments: &Arguments) -> ExitCode {
+    let stores = match &arguments.target {
+        Target::Store(url) => vec![Store::Yours(url.clone())],
+        Target::Auto => Program::ALL.map(Store::Private).to_vec(),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) if error.is::<Interrupted>() => ExitCode::from(130),
-        Err(error) => {
-            eprintln!("fleet: {error}");
-            ExitCode::from(2)
+    let mut outcomes = Vec::new();
+    let mut interrupted = false;
+    match tokio::runtime::Runtime::new() {
+        // Whatever ends this future, an error or a signal, drops the processes and servers in it,
+        // and so ends them.
+        Ok(runtime) => runtime.block_on(async {
+            tokio::select! {
+                () = on_every_store(arguments, &stores, &mut outcomes) => {}
+                () = interruption() => interrupted = true,
+            }
+        }),
+        Err(error) => eprintln!("fleet: {error}"),
+    }
+    for store in stores.iter().skip(outcomes.len()) {
+        outcomes.push((store.name(), Outcome::NotTested("interrupted".to_owned())));
+    }
+    let verdict = Verdict::of(&outcomes);
+    match arguments.json {
+        true => println!("{}", verdict.json()),
+        false => println!("\n{verdict}"),
+    }
+    ExitCode::from(if interrupted { 130 } else { verdict.exit_status() })
+}
+
+/// A store to test on.
+#[derive(Debug, Clone)]
+enum Store {
+    Private(Program),
+    Yours(String),
+}
+
+impl Store {
+    fn name(&self) -> String {
+        match self {
+            Self::Private(program) => program.title().to_owned(),
+            Self::Yours(url) => report::without_password(url),
         }
     }
 }
 
-/// Runs on one store after the other, and tells whether nothing was lost on any.
-fn run(arguments: &Arguments) -> Result<bool> {
-    let runtime = tokio::runtime::Runtime::new()?;
-    // Whatever ends this future, an error or a signal, drops the processes and servers in it, and
-    // so ends them.
-    runtime.block_on(async {
-        tokio::select! {
-            all_well = on_every_store(arguments) => all_well,
-            () = interrupted() => Err(Interrupted.into()),
-        }
-    })
-}
-
-async fn on_every_store(arguments: &Arguments) -> Result<bool> {
-    if let Target::Store(url) = &arguments.target {
-        return on_store(arguments, url, false, None).await;
-    }
-    let mut all_well = true;
-    let mut installed = 0;
-    for program in Program::ALL {
-        let Some(mut server) = Server::start(program, arguments.chaos).await? else {
-            eprintln!("{} is not installed, so it is left out", program.name());
-            continue;
+async fn on_every_store(
+    arguments: &Arguments,
+    stores: &[Store],
+    outcomes: &mut Vec<(String, Outcome)>,
+) {
+    for store in stores {
+        let outcome = match store {
+            Store::Private(program) => on_private_server(arguments, *program).await,
+            Store::Yours(url) => on_store(arguments, url, None).await,
         };
-        installed += 1;
-        let url = server.url().to_owned();
-        let disturbed = arguments.chaos.then_some(&mut server);
-        all_well &= on_store(arguments, &url, false, disturbed).await?;
+        // The verdict is one line.
+        let why = |error: Box<dyn Error + Send + Sync>| error.to_string().replace('\n', " ");
+        let outcome = outcome.unwrap_or_else(|error| Outcome::NotTested(why(error)));
+        outcomes.push((store.name(), outcome));
     }
-    if installed == 0 && arguments.chaos {
-        return Err("--chaos needs redis-server or memcached, and neither is installed".into());
-    }
-    if installed == 0 {
-        eprintln!(
-            "Several processes need a store that they can share: install redis-server or \
-             memcached, or name a store with --store.\n\
-             Until then: one process on several ports, with the sessions in its memory. It is not \
-             killed, since they would end with it."
-        );
-        all_well = on_store(arguments, "memory:", true, None).await?;
-    }
-    Ok(all_well)
+}
+
+async fn on_private_server(arguments: &Arguments, program: Program) -> Result<Outcome> {
+    let Some(mut server) = Server::start(program, arguments.chaos).await? else {
+        return Ok(Outcome::NotInstalled(program));
+    };
+    let url = server.url().to_owned();
+    let disturbed = arguments.chaos.then_some(&mut server);
+    on_store(arguments, &url, disturbed).await
 }
 
 async fn on_store(
     arguments: &Arguments,
     url: &str,
-    in_one_process: bool,
     disturbed: Option<&mut Server>,
-) -> Result<bool> {
+) -> Result<Outcome> {
     process::reach(url).await?;
-    let count = arguments.processes;
     let balancer = Arc::new(Balancer::default());
     let tally = Arc::new(Tally::default());
-    let plans = match in_one_process {
-        true => vec![Plan::half_and_half(count)],
-        false => Plan::one_each(count),
-    };
-    let mut fleet = Fleet::start(url, plans, balancer.clone()).await?;
+    let mut fleet = Fleet::start(url, arguments.processes, balancer.clone()).await?;
     let started = Instant::now();
     let until = started + arguments.duration;
     eprintln!(
-        "{}: {count} {}, {} users, {} seconds",
+        "{}: {} processes, {} users, {} seconds",
         report::without_password(url),
-        if in_one_process { "ports of one process" } else { "processes" },
+        arguments.processes,
         arguments.users,
         arguments.duration.as_secs(),
     );
@@ -161,7 +183,7 @@ async fn on_store(
             }
             Result::<()>::Ok(())
         } => ended?,
-        result = fleet.harass(until, &tally, !in_one_process) => match result? {},
+        result = fleet.harass(until, &tally) => match result? {},
         result = async {
             match disturbed {
                 Some(server) => chaos::disturb(server, until, &tally).await,
@@ -172,17 +194,16 @@ async fn on_store(
     }
 
     let processes = fleet.stop().await?;
-    let report =
-        Report::new(arguments, url, in_one_process, trouble, started.elapsed(), &tally, processes);
+    let report = Report::new(arguments, url, trouble, started.elapsed(), &tally, processes);
     match arguments.json {
         true => println!("{}", report.json()),
         false => println!("{report}"),
     }
-    Ok(report.all_well())
+    Ok(report.outcome())
 }
 
 /// Ctrl-C, the polite signal of a supervisor, or the end of the terminal.
-async fn interrupted() {
+async fn interruption() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -202,14 +223,3 @@ async fn interrupted() {
         std::future::pending::<()>().await;
     }
 }
-
-#[derive(Debug)]
-struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl Error for Interrupted {}

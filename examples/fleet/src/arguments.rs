@@ -3,35 +3,17 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::process::Plan;
+use crate::balancer::Framework;
 
-pub(crate) const HELP: &str = "\
-Runs a shop in several processes on one session store, half of them axum and half actix-web, has
-users click through it, kills a random process every one or two seconds, and reports what the users
-lost. It is to be nothing.
-
-    fleet [--store URL | auto] [--chaos] [--processes N] [--users N] [--seconds N] [--json]
-
-    --store URL      redis://host:port, memcached://host:port or memory:
-    --store auto     private servers, redis-server and memcached in turn, whichever are installed
-                     (default)
-    --chaos          disturbs the private servers too, every two or three seconds: stops them for
-                     up to one and a half, and kills Redis and starts it again with its data.
-                     Memcached is only stopped: a restart ends all its sessions by nature
-    --processes N    how many processes run at a time, 1 to 32 (default 4)
-    --users N        how many users click at a time, 1 to 2000 (default 100)
-    --seconds N      for how long, 1 to 600 (default 15)
-    --json           prints one JSON object for each run
-    --help           prints this
-
-Exit status: 0 if nothing was lost, 1 if anything was, 2 if it could not be tried.";
+/// A file of its own, so that `scripts/fleet --help` need not build anything.
+pub(crate) const HELP: &str = include_str!("../help.txt");
 
 #[derive(Debug)]
 pub(crate) enum Command {
     Help,
     Run(Arguments),
     /// What the command starts itself as: a process of the shop.
-    Serve(Plan),
+    Serve(Framework),
 }
 
 #[derive(Debug)]
@@ -53,7 +35,9 @@ pub(crate) enum Target {
 pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, String> {
     let mut arguments = arguments.into_iter().peekable();
     if arguments.next_if(|first| first == "serve").is_some() {
-        return serve(arguments);
+        let name = arguments.next().unwrap_or_default();
+        let framework = Framework::ALL.into_iter().find(|framework| framework.name() == name);
+        return framework.map(Command::Serve).ok_or_else(|| format!("{name:?} cannot serve"));
     }
     let mut run = Arguments {
         target: Target::Auto,
@@ -81,7 +65,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
                 let seconds = number(&flag, &value()?, 1..=600)?;
                 run.duration = Duration::from_secs(seconds as u64);
             }
-            _ => return Err(format!("{flag} is unknown; --help says what is known")),
+            _ => return Err(format!("{flag} is unknown; --help lists the options")),
         }
     }
     if run.chaos && matches!(run.target, Target::Store(_)) {
@@ -92,22 +76,34 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
     Ok(Command::Run(run))
 }
 
-fn serve(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut plan = Plan::default();
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match flag.as_str() {
-            "--axum" => plan.axum = number(&flag, &value, 0..=32)?,
-            "--actix" => plan.actix = number(&flag, &value, 0..=32)?,
-            _ => return Err(format!("{flag} is unknown")),
-        }
-    }
-    Ok(Command::Serve(plan))
-}
-
 fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     let number = value.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
         format!("{flag} is a number from {} to {}, not {value:?}", range.start(), range.end())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::Loss;
+    use crate::verdict::Word;
+
+    #[test]
+    fn help_explains_every_loss_and_every_verdict() {
+        for loss in Loss::ALL {
+            assert!(HELP.contains(loss.label()), "{}", loss.label());
+        }
+        for word in Word::ALL {
+            assert!(HELP.contains(&format!("\n    {:<17}", word.text())), "{}", word.text());
+            let exit_status = format!("\n    {:<4}{}\n", word.exit_status(), word.text());
+            assert!(HELP.contains(&exit_status), "{exit_status}");
+        }
+    }
+
+    #[test]
+    fn chaos_spares_a_store_of_your_own() {
+        let arguments = ["--chaos", "--store", "redis://127.0.0.1/"].map(str::to_owned);
+        assert!(parse(arguments).unwrap_err().contains("--chaos"));
+    }
 }

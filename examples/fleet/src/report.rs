@@ -13,6 +13,7 @@ use crate::arguments::Arguments;
 use crate::balancer::Instance;
 use crate::servers::{Program, Server};
 use crate::tally::{Counts, Loss, Tally};
+use crate::verdict::{Figures, Outcome};
 
 /// Says every second how it goes.
 pub(crate) async fn live(started: Instant, tally: &Tally, trouble: bool) -> Infallible {
@@ -69,17 +70,18 @@ impl Trouble {
         let name = self.program.name();
         match self.restarts {
             true => format!("{name} is stopped for a while, or killed and restarted with its data"),
-            false => format!("{name} is stopped for a while; {}", Self::NO_RESTART),
+            false => {
+                format!("{name} is stopped for a while, and not restarted{}", Self::NO_RESTART)
+            }
         }
     }
 
-    const NO_RESTART: &str = "no restart: that would end all its sessions by nature";
+    const NO_RESTART: &str = ", because it always restarts empty";
 }
 
 #[derive(Debug)]
 pub(crate) struct Report {
     store: String,
-    in_one_process: bool,
     trouble: Option<Trouble>,
     processes: usize,
     users: usize,
@@ -92,7 +94,6 @@ impl Report {
     pub(crate) fn new(
         arguments: &Arguments,
         url: &str,
-        in_one_process: bool,
         trouble: Option<Trouble>,
         elapsed: Duration,
         tally: &Tally,
@@ -102,7 +103,6 @@ impl Report {
         counts.latencies.sort_unstable();
         Self {
             store: without_password(url),
-            in_one_process,
             trouble,
             processes: arguments.processes,
             users: arguments.users,
@@ -112,9 +112,32 @@ impl Report {
         }
     }
 
-    /// Nothing was lost, and there was something to lose.
-    pub(crate) fn all_well(&self) -> bool {
-        self.counts.losses.iter().all(|lost| *lost == 0) && self.counts.items > 0
+    pub(crate) fn outcome(&self) -> Outcome {
+        let counts = &self.counts;
+        let figures = self.figures();
+        // A loss is a loss, however little else happened.
+        if figures.nothing_lost() && (counts.items == 0 || counts.sign_ins == 0) {
+            return Outcome::NotTested("no user could sign in with a cart".to_owned());
+        }
+        if figures.nothing_lost() && counts.kills == 0 {
+            return Outcome::NotTested("no process was killed in so short a time".to_owned());
+        }
+        Outcome::Tested(figures)
+    }
+
+    fn figures(&self) -> Figures {
+        let counts = &self.counts;
+        let losses: u64 = counts.losses.iter().sum();
+        Figures {
+            users: counts.signed_in.len() as u64,
+            users_signed_out: counts.signed_out.len() as u64,
+            items: counts.items,
+            items_lost: counts.of(Loss::Item),
+            other_losses: losses - counts.of(Loss::Item) - counts.of(Loss::SignedOut),
+            kills: counts.kills,
+            store_pauses: counts.store_pauses,
+            store_restarts: counts.store_restarts,
+        }
     }
 
     fn milliseconds(&self, percentile: f64) -> f64 {
@@ -125,16 +148,27 @@ impl Report {
     }
 
     fn explanation(&self) -> Option<&'static str> {
-        if self.counts.items == 0 {
-            return Some("Nothing could be put into any cart, so this run has shown nothing.");
-        }
-        let of_memory = self.store.starts_with("memory:") && !self.in_one_process;
-        (of_memory && !self.all_well()).then_some(
-            "With memory: every process has sessions of its own, so a user is known to one process \
-             and a\nstranger to the others, and what a process knew ends with it. This is what the \
-             twelve-factor app\nwarns of: keep sessions in a store that all processes share, Redis or \
-             Memcached.",
+        (self.store.starts_with("memory:") && !self.figures().nothing_lost()).then_some(
+            "Each process kept its sessions in its own memory. The other processes do not know \
+             them, and\nthey end with the process. Keep sessions in a store that all processes \
+             share: Redis or Memcached.",
         )
+    }
+
+    /// Each loss with how much there was to lose, where that has a number.
+    fn loss(&self, loss: Loss) -> String {
+        let counts = &self.counts;
+        let count = counts.of(loss);
+        let text = match loss {
+            Loss::SignedOut => {
+                format!("{} of {} users", counts.signed_out.len(), counts.signed_in.len())
+            }
+            Loss::Item => format!("{count} of {}", counts.items),
+            Loss::AliveAfterSignOut => format!("{count} of {}", counts.sign_outs),
+            Loss::AliveAfterSignIn => format!("{count} of {}", counts.sign_ins),
+            Loss::Doubled | Loss::SomebodyElses => count.to_string(),
+        };
+        if count == 0 { text } else { text + "  (must be 0)" }
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
@@ -145,7 +179,7 @@ impl Report {
             .map(|instance| {
                 json!({
                     "pid": instance.process,
-                    "framework": instance.framework.to_string(),
+                    "framework": instance.framework.name(),
                     "requests": instance.requests(),
                     "killed": instance.was_killed(),
                 })
@@ -153,7 +187,6 @@ impl Report {
             .collect();
         let mut report = json!({
             "store": self.store,
-            "in_one_process": self.in_one_process,
             "processes": self.processes,
             "users": self.users,
             "seconds": self.elapsed.as_secs_f64(),
@@ -167,13 +200,16 @@ impl Report {
             "longest_outage_seen_ms": in_milliseconds(counts.longest_outage),
             "answers_503": counts.answers_503(),
             "answers_503_by_message": counts.later,
-            "scenarios": counts.scenarios,
+            "visits": counts.scenarios,
             "sign_ins": counts.sign_ins,
             "sign_outs": counts.sign_outs,
-            "items_added": counts.items,
-            "answers_lost_to_kills": counts.unanswered,
-            "sign_ins_started_over": counts.started_over,
-            "errors": counts.errors,
+            "users_signed_in": counts.signed_in.len(),
+            "users_signed_out": counts.signed_out.len(),
+            "items": counts.items,
+            "requests_cut_off_by_kills": counts.cut_off,
+            "sign_ins_sent_again": counts.sign_ins_repeated,
+            "items_left_behind": counts.items_left_behind,
+            "unexpected_answers": counts.errors,
             "stories": counts.stories,
             "latency_ms": {
                 "p50": self.milliseconds(50.0),
@@ -181,7 +217,7 @@ impl Report {
                 "p99": self.milliseconds(99.0),
                 "max": self.milliseconds(100.0),
             },
-            "ok": self.all_well(),
+            "nothing_lost": self.figures().nothing_lost(),
         });
         for loss in Loss::ALL {
             report[loss.json_name()] = counts.of(loss).into();
@@ -194,67 +230,70 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = &self.counts;
         let seconds = self.elapsed.as_secs_f64();
+        let line = |f: &mut fmt::Formatter<'_>, label: &str, value: &dyn fmt::Display| {
+            writeln!(f, "{label:35} {value}")
+        };
         writeln!(f)?;
-        writeln!(f, "store                            {}", self.store)?;
-        writeln!(
-            f,
-            "requests                         {} in {seconds:.1} s, by {} users",
-            counts.requests, self.users
-        )?;
+        line(f, "store", &self.store)?;
+        let requests = format!("{} in {seconds:.1} s, by {} users", counts.requests, self.users);
+        line(f, "requests", &requests)?;
         for instance in &self.instances {
-            writeln!(
-                f,
-                "  {:<10} process {:<8}     {:6}{}",
-                instance.framework,
-                instance.process,
-                instance.requests(),
-                if instance.was_killed() { "  killed" } else { "" }
-            )?;
+            let label = format!("  {:<10} process {}", instance.framework.name(), instance.process);
+            let killed = if instance.was_killed() { "  killed" } else { "" };
+            line(f, &label, &format!("{:6}{killed}", instance.requests()))?;
         }
-        writeln!(
-            f,
-            "scenarios                        {}: {} sign-ins, {} cart items, {} sign-outs",
-            counts.scenarios, counts.sign_ins, counts.items, counts.sign_outs
-        )?;
-        writeln!(f, "kills                            {}", counts.kills)?;
+        line(f, "processes killed", &counts.kills)?;
+        let Counts { scenarios, sign_ins, items, sign_outs, .. } = counts;
+        let visits =
+            format!("{scenarios}; {sign_ins} sign-ins, {items} cart items, {sign_outs} sign-outs");
+        line(f, "visits", &visits)?;
         if let Some(trouble) = self.trouble {
-            let note = match trouble.restarts {
-                true => String::new(),
-                false => format!("  ({})", Trouble::NO_RESTART),
-            };
-            writeln!(f, "store pauses                     {}", counts.store_pauses)?;
-            writeln!(f, "store restarts                   {}{note}", counts.store_restarts)?;
-            writeln!(
-                f,
-                "longest outage seen by a user    {:.0} ms, of the store {:.0} ms",
+            line(f, "store pauses", &counts.store_pauses)?;
+            let note = if trouble.restarts { "" } else { Trouble::NO_RESTART };
+            line(f, "store restarts", &format!("{}{note}", counts.store_restarts))?;
+            let outages = format!(
+                "{:.0} ms for a user, {:.0} ms of the store",
                 in_milliseconds(counts.longest_outage),
                 in_milliseconds(counts.longest_store_outage)
-            )?;
+            );
+            line(f, "longest outage", &outages)?;
         }
+
+        writeln!(f, "\nLosses")?;
         for loss in Loss::ALL {
-            let count = counts.of(loss);
-            let verdict = if count == 0 { "" } else { "  (must be 0)" };
-            writeln!(f, "{:32} {count}{verdict}", loss.label())?;
+            line(f, &format!("  {}", loss.label()), &self.loss(loss))?;
         }
-        writeln!(f, "answers lost to kills            {}", counts.unanswered)?;
+        for story in &counts.stories {
+            writeln!(f, "    {story}")?;
+        }
+
+        writeln!(f, "\nInterruptions")?;
+        let cut_off = match counts.cut_off {
+            0 => "none".to_owned(),
+            count => format!("{count}, none of them confirmed to the user"),
+        };
+        line(f, "  requests cut off by a kill", &cut_off)?;
         let later = match counts.answers_503() {
             0 => "none".to_owned(),
-            all => format!("{all}: {}", listed(&counts.later)),
+            count => format!("{count}: {}", listed(&counts.later)),
         };
-        writeln!(f, "answers 503                      {later}")?;
-        writeln!(f, "sign-ins repeated                {}", counts.started_over)?;
-        writeln!(f, "errors                           {}", listed(&counts.errors))?;
+        line(f, "  answers \"try again later\"", &later)?;
+        let repeated = match (counts.sign_ins_repeated, counts.items_left_behind) {
+            (0, _) => "none".to_owned(),
+            (count, 0) => count.to_string(),
+            (count, items) => format!("{count}; {items} items did not come along, see --help"),
+        };
+        line(f, "  sign-ins sent again", &repeated)?;
+        line(f, "  unexpected answers", &listed(&counts.errors))?;
         write!(
             f,
-            "latency                          p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            "{:35} p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            "  response time",
             self.milliseconds(50.0),
             self.milliseconds(95.0),
             self.milliseconds(99.0),
             self.milliseconds(100.0)
         )?;
-        for story in &counts.stories {
-            write!(f, "\n  {story}")?;
-        }
         match self.explanation() {
             Some(explanation) => write!(f, "\n\n{explanation}"),
             None => Ok(()),

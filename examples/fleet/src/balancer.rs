@@ -1,6 +1,5 @@
 //! Which process a request goes to: any of those that live.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,12 +21,14 @@ pub(crate) enum Framework {
     Actix,
 }
 
-impl fmt::Display for Framework {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Framework {
+    pub(crate) const ALL: [Self; 2] = [Self::Axum, Self::Actix];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Axum => "axum",
             Self::Actix => "actix-web",
-        })
+        }
     }
 }
 
@@ -59,9 +60,8 @@ impl Instance {
 pub(crate) struct Balancer(RwLock<Vec<Arc<Instance>>>);
 
 impl Balancer {
-    pub(crate) fn add(&self, instances: &[Arc<Instance>]) {
-        let mut live = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        live.extend_from_slice(instances);
+    pub(crate) fn add(&self, instance: Arc<Instance>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(instance);
     }
 
     pub(crate) fn remove(&self, process: u32) {

@@ -1,6 +1,6 @@
 //! What is counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,15 +23,21 @@ pub(crate) struct Counts {
     pub(crate) scenarios: u64,
     pub(crate) sign_ins: u64,
     pub(crate) sign_outs: u64,
+    /// Items that were confirmed: by the answer to the request, or by a look at the cart.
     pub(crate) items: u64,
+    /// Items of carts that repeated sign-ins could not take along; not among `items`.
+    pub(crate) items_left_behind: u64,
+    /// The numbers of the users who signed in at least once, and of those who were signed out.
+    pub(crate) signed_in: HashSet<usize>,
+    pub(crate) signed_out: HashSet<usize>,
     pub(crate) losses: [u64; Loss::ALL.len()],
     pub(crate) stories: Vec<String>,
     /// Requests without an answer because their process was killed.
-    pub(crate) unanswered: u64,
+    pub(crate) cut_off: u64,
     /// Answers that say to come back later, by what else they say.
     pub(crate) later: BTreeMap<String, u64>,
     /// Sign-ins that had to be repeated, after which the user may have another session.
-    pub(crate) started_over: u64,
+    pub(crate) sign_ins_repeated: u64,
     /// Answers that nobody wants, by their status, and requests without an answer for no known
     /// reason.
     pub(crate) errors: BTreeMap<String, u64>,
@@ -62,7 +68,7 @@ impl Loss {
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::SignedOut => "users signed out unexpectedly",
+            Self::SignedOut => "users signed out",
             Self::Item => "cart items lost",
             Self::AliveAfterSignOut => "sessions alive after sign-out",
             Self::AliveAfterSignIn => "old cookies alive after sign-in",
@@ -125,7 +131,7 @@ impl Tally {
         let mut counts = self.counts();
         counts.requests += 1;
         match was_killed {
-            true => counts.unanswered += 1,
+            true => counts.cut_off += 1,
             false => *counts.errors.entry(format!("no answer ({reason})")).or_default() += 1,
         }
     }

@@ -82,6 +82,8 @@ struct Expected {
 struct Copies {
     at_least: usize,
     at_most: usize,
+    /// It was reported as lost, once; nothing is expected of it from then on.
+    lost: bool,
 }
 
 /// The answer to `GET /cart.json`.
@@ -263,17 +265,38 @@ impl User {
         let name = format!("user-{}-{}", self.number, self.scenario);
         let before = self.cookie();
         let is_first = self.insist("/sign-in", ("name", &name)).await?;
-        if !is_first {
-            // The first one may have put the cart into a session whose cookie never arrived.
-            self.tally.counts().started_over += 1;
-            self.expected.items.values_mut().for_each(|copies| copies.at_least = 0);
-        }
         self.expected.signed_in = Some(name);
-        self.tally.counts().sign_ins += 1;
+        {
+            let mut counts = self.tally.counts();
+            counts.sign_ins += 1;
+            counts.signed_in.insert(self.number);
+        }
+        // The first one may have put the cart into a session whose cookie never arrived.
+        let put_before = if is_first { Vec::new() } else { self.expect_no_items() };
         if let Some(before) = before {
             self.check_is_void(&before, Loss::AliveAfterSignIn).await?;
         }
-        self.check().await
+        self.check().await?;
+        let left_behind = put_before.into_iter().map(|(item, copies)| {
+            let now = self.expected.items.get(&item).map_or(0, |now| now.at_least);
+            copies.saturating_sub(now) as u64
+        });
+        let left_behind: u64 = left_behind.sum();
+        self.tally.counts().items_left_behind += left_behind;
+        Ok(())
+    }
+
+    /// What is in the cart counts again once it is seen there; returns what was in it.
+    fn expect_no_items(&mut self) -> Vec<(String, usize)> {
+        let mut put_before = Vec::new();
+        for (item, copies) in &mut self.expected.items {
+            put_before.push((item.clone(), std::mem::take(&mut copies.at_least)));
+        }
+        let count: usize = put_before.iter().map(|(_, copies)| copies).sum();
+        let mut counts = self.tally.counts();
+        counts.sign_ins_repeated += 1;
+        counts.items -= count as u64;
+        put_before
     }
 
     async fn sign_out(&mut self) -> Result<(), Stop> {
@@ -296,6 +319,9 @@ impl User {
         if signed_in != self.expected.signed_in {
             let expected = &self.expected.signed_in;
             let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::SomebodyElses };
+            if loss == Loss::SignedOut {
+                self.tally.counts().signed_out.insert(self.number);
+            }
             self.tally.lost(loss, 1, || {
                 format!("{who}: {signed_in:?} instead of {expected:?}, by process {served_by}")
             });
@@ -307,7 +333,7 @@ impl User {
         }
         for (item, copies) in &mut self.expected.items {
             let seen = seen.remove(&**item).unwrap_or_default();
-            let Copies { at_least, at_most } = *copies;
+            let Copies { at_least, at_most, lost } = *copies;
             self.tally.lost(Loss::Doubled, seen.saturating_sub(at_most), || {
                 format!("{who}: {seen} of {item}, {at_most} at most, by process {served_by}")
             });
@@ -318,7 +344,10 @@ impl User {
                 )
             });
             // What was seen must stay; what was lost, or doubled, is reported once.
-            *copies = Copies { at_least: seen, at_most: at_most.max(seen) };
+            let lost = lost || seen < at_least;
+            let confirmed = if lost { 0 } else { seen.min(at_most) };
+            self.tally.counts().items += confirmed.saturating_sub(at_least) as u64;
+            *copies = Copies { at_least: confirmed, at_most: at_most.max(seen), lost };
         }
         let strange: Vec<_> = seen.into_keys().collect();
         self.tally.lost(Loss::SomebodyElses, strange.len(), || {
