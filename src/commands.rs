@@ -1,4 +1,4 @@
-//! Store commands under a deadline, with lost answers settled: the one place that repeats anything.
+//! Store commands under a deadline, with lost answers settled: the one place that retries anything.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::completion::Driver;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
-use crate::key_lock::Turn;
+use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::record::envelope;
 use crate::record::tag::Tag;
@@ -36,19 +36,19 @@ pub(crate) struct Base {
 
 /// A store with the time that is left for it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller<'a> {
+pub(crate) struct Commands<'a> {
     store: &'a dyn Store,
     budget: &'a Budget,
     /// Of the work that calls, where it may have to wait for other work or be waited for.
     driver: Option<&'a Driver>,
     /// How often one command is repeated; the deadline bounds it as well.
-    max_repeats: u32,
+    max_retries: u32,
 }
 
-impl<'a> Caller<'a> {
+impl<'a> Commands<'a> {
     pub(crate) fn new(settings: &'a Settings, budget: &'a Budget) -> Self {
-        let max_repeats = settings.command_repeats;
-        Self { store: &*settings.store, budget, driver: None, max_repeats }
+        let max_retries = settings.command_repeats;
+        Self { store: &*settings.store, budget, driver: None, max_retries }
     }
 
     pub(crate) fn driven_by(self, driver: &'a Driver) -> Self {
@@ -57,19 +57,23 @@ impl<'a> Caller<'a> {
 
     /// Waits for the commits of this process that met a conflict on the same record before; for half of
     /// the time at most, for they may be on a runtime that stands still, and nothing depends on it.
-    pub(crate) async fn turn<'q>(&self, settings: &'q Settings, key: &StoreKey) -> Turn<'q> {
+    pub(crate) async fn key_guard<'q>(
+        &self,
+        settings: &'q Settings,
+        key: &StoreKey,
+    ) -> KeyGuard<'q> {
         if let Some(driver) = self.driver {
             driver.drive();
         }
         let patience = self.time_left() / 2;
-        match timeout(patience, settings.queues.wait(key)).await {
-            Ok(turn) => turn,
-            Err(_) => settings.queues.without_a_turn(key),
+        match timeout(patience, settings.key_locks.wait(key)).await {
+            Ok(key_guard) => key_guard,
+            Err(_) => settings.key_locks.without_a_turn(key),
         }
     }
 
-    fn repeats(&self) -> Repeats {
-        Repeats { left: self.max_repeats }
+    fn retries(&self) -> Retries {
+        Retries { left: self.max_retries }
     }
 
     pub(crate) fn time_left(&self) -> Duration {
@@ -115,10 +119,10 @@ impl<'a> Caller<'a> {
 
     /// Reads a record; asks twice if need be.
     pub(crate) async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        let mut repeats = self.repeats();
+        let mut retries = self.retries();
         loop {
             match self.once("load", false, self.store.load(key)).await {
-                Err(error) if may_repeat(&error) && repeats.another() => {}
+                Err(error) if may_retry(&error) && retries.take_one() => {}
                 // Reading changes nothing, so there is nothing to be unsure about; and a server that
                 // answers with nonsense is no better than one that is down.
                 Err(error)
@@ -131,15 +135,15 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
+    /// Creates a record. A lost answer is not settled: the commands takes take_one id, for a late copy
     /// of this write could bring the session back after its end. An answer that comes after the
     /// deadline is a lost one: what keeps sign-ins from coming late stands only so long.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
-        let mut repeats = self.repeats();
+        let mut retries = self.retries();
         loop {
             let command = self.store.create(key, write.bytes.clone(), write.ttl);
             match self.once("create", true, command).await {
-                Err(error) if may_repeat(&error) && repeats.another() => {}
+                Err(error) if may_retry(&error) && retries.take_one() => {}
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     event::outcome_in_doubt(key);
                     return Err(error);
@@ -159,14 +163,14 @@ impl<'a> Caller<'a> {
         write: &Write,
         base: Base,
     ) -> Result<Settled> {
-        let mut repeats = self.repeats();
+        let mut retries = self.retries();
         let mut in_doubt = false;
         loop {
             let command = self.store.replace(key, write.bytes.clone(), write.ttl, base.version);
             match self.once("replace", true, command).await {
                 Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
                 Ok(Replaced::Missing) => return Ok(Settled::Missing),
-                // A connection that repeats commands by itself conflicts with its own first copy.
+                // A connection that retries commands by itself conflicts with its own first copy.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
                     return settled(Some(current), write.tag, base);
                 }
@@ -185,14 +189,14 @@ impl<'a> Caller<'a> {
                         // Not applied so far. The same write again is harmless, and once one of the
                         // two is applied the other one never can be.
                         Some(current) if current.version == base.version => {
-                            if !repeats.another() {
+                            if !retries.take_one() {
                                 return Err(error);
                             }
                         }
                         current => return settled(current, write.tag, base),
                     }
                 }
-                Err(error) if may_repeat(&error) && repeats.another() => {}
+                Err(error) if may_retry(&error) && retries.take_one() => {}
                 Err(error) => return Err(doubted(error, in_doubt)),
             }
         }
@@ -205,13 +209,13 @@ impl<'a> Caller<'a> {
         key: &StoreKey,
         version: Option<Version>,
     ) -> Result<(Deleted, bool)> {
-        let mut repeats = self.repeats();
+        let mut retries = self.retries();
         let mut in_doubt = false;
         loop {
             match self.once("delete", true, self.store.delete(key, version)).await {
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_repeat(&error) => {
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_retry(&error) => {
                     in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
-                    if !repeats.another() {
+                    if !retries.take_one() {
                         return Err(doubted(error, in_doubt));
                     }
                 }
@@ -230,12 +234,16 @@ impl<'a> Caller<'a> {
 }
 
 /// Lets the writers of other processes pass: a random while, longer after each attempt.
-pub(crate) async fn pause(caller: &Caller<'_>, entropy: &dyn Entropy, attempt: u32) -> Result<()> {
+pub(crate) async fn pause(
+    commands: &Commands<'_>,
+    entropy: &dyn Entropy,
+    attempt: u32,
+) -> Result<()> {
     let mut random = [0; 2];
     entropy.fill(&mut random)?;
     let most = 500u64 << (attempt / PROMPT_ATTEMPTS).min(5);
     let pause = Duration::from_micros((u64::from(u16::from_le_bytes(random)) * most) >> 16);
-    if pause >= caller.time_left() {
+    if pause >= commands.time_left() {
         return Err(Error::new(ErrorKind::Contended, ""));
     }
     sleep(pause).await;
@@ -243,12 +251,12 @@ pub(crate) async fn pause(caller: &Caller<'_>, entropy: &dyn Entropy, attempt: u
 }
 
 /// How often a command may be sent once more.
-struct Repeats {
+struct Retries {
     left: u32,
 }
 
-impl Repeats {
-    fn another(&mut self) -> bool {
+impl Retries {
+    fn take_one(&mut self) -> bool {
         let is_left = self.left > 0;
         self.left = self.left.saturating_sub(1);
         is_left
@@ -257,7 +265,7 @@ impl Repeats {
 
 /// Whether the command certainly did nothing and the next try may fare better: a connection that was
 /// found dead is replaced by then. A store that is really down says so at once.
-fn may_repeat(error: &Error) -> bool {
+fn may_retry(error: &Error) -> bool {
     error.kind() == ErrorKind::Unavailable
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// Nearly all futures are awaited to their end, so nearly no commit pays for a task. It comes to `None` if
 /// the runtime of that task ends before the work does.
-pub(crate) struct Lasting<T: Send + 'static>(Arc<Work<T>>);
+pub(crate) struct RunToCompletion<T: Send + 'static>(Arc<Work<T>>);
 
 /// Moves a piece of work to a task of its own. Does nothing once the work is finished.
 #[derive(Clone)]
@@ -46,17 +46,17 @@ enum Stage<T> {
     Finished,
 }
 
-impl<T: Send + 'static> Lasting<T> {
+impl<T: Send + 'static> RunToCompletion<T> {
     /// `work` makes the future, which may pass its own driver on.
     pub(crate) fn new<F>(runtime: Handle, work: impl FnOnce(Driver) -> F) -> Self
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let lasting = Arc::new(Work { stage: Mutex::new(Stage::Finished), runtime });
-        let weak: Weak<Work<T>> = Arc::downgrade(&lasting);
+        let run_to_completion = Arc::new(Work { stage: Mutex::new(Stage::Finished), runtime });
+        let weak: Weak<Work<T>> = Arc::downgrade(&run_to_completion);
         let future = Box::pin(work(Driver(weak)));
-        *lasting.stage() = Stage::Idle(future, None);
-        Self(lasting)
+        *run_to_completion.stage() = Stage::Idle(future, None);
+        Self(run_to_completion)
     }
 }
 
@@ -97,7 +97,7 @@ impl Driver {
     }
 }
 
-impl<T: Send + 'static> Future for Lasting<T> {
+impl<T: Send + 'static> Future for RunToCompletion<T> {
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
@@ -143,7 +143,7 @@ fn poll_task<T>(stage: &mut Stage<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
     }
 }
 
-impl<T: Send + 'static> Drop for Lasting<T> {
+impl<T: Send + 'static> Drop for RunToCompletion<T> {
     fn drop(&mut self) {
         if let Stage::Idle(future, _) = self.0.take() {
             self.0.runtime.spawn(future);
@@ -151,10 +151,10 @@ impl<T: Send + 'static> Drop for Lasting<T> {
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for Lasting<T> {
+impl<T: Send + 'static> fmt::Debug for RunToCompletion<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_finished = matches!(*self.0.stage(), Stage::Finished);
-        f.debug_struct("Lasting").field("finished", &is_finished).finish_non_exhaustive()
+        f.debug_struct("RunToCompletion").field("finished", &is_finished).finish_non_exhaustive()
     }
 }
 
@@ -165,14 +165,14 @@ impl fmt::Debug for Driver {
 }
 
 /// Runs work to completion even if nobody waits for it any more.
-pub(crate) async fn to_the_end<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
+pub(crate) async fn run_to_completion<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let runtime = Handle::try_current().map_err(Error::unavailable)?;
     let ended = || Error::new(ErrorKind::OutcomeUnknown, "the runtime that worked on it has ended");
-    Lasting::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
+    RunToCompletion::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
 }
 
 #[cfg(test)]
@@ -183,8 +183,8 @@ mod tests {
     use super::*;
     use crate::error::Result;
 
-    fn waits_for(receiver: oneshot::Receiver<u32>) -> Lasting<u32> {
-        Lasting::new(Handle::current(), |_| async move { receiver.await.unwrap() })
+    fn waits_for(receiver: oneshot::Receiver<u32>) -> RunToCompletion<u32> {
+        RunToCompletion::new(Handle::current(), |_| async move { receiver.await.unwrap() })
     }
 
     #[tokio::test]
@@ -199,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn dropped_work_runs_to_completion() {
         let (done, is_done) = oneshot::channel();
-        drop(Lasting::new(Handle::current(), |_| async move { done.send(1).unwrap() }));
+        drop(RunToCompletion::new(Handle::current(), |_| async move { done.send(1).unwrap() }));
         assert_eq!(is_done.await, Ok(1));
     }
 
@@ -208,7 +208,7 @@ mod tests {
         let (sender, receiver) = oneshot::channel::<u32>();
         let (done, is_done) = oneshot::channel();
         let mut driver = None;
-        let mut work = Lasting::new(Handle::current(), |own| {
+        let mut work = RunToCompletion::new(Handle::current(), |own| {
             driver = Some(own);
             async move { done.send(receiver.await.unwrap()).unwrap() }
         });
@@ -223,7 +223,7 @@ mod tests {
     async fn work_that_is_driven_while_it_is_awaited_wakes_who_awaits_it() {
         let (sender, receiver) = oneshot::channel::<u32>();
         let mut driver = None;
-        let work = Lasting::new(Handle::current(), |own| {
+        let work = RunToCompletion::new(Handle::current(), |own| {
             driver = Some(own);
             async move { receiver.await.unwrap() }
         });
@@ -238,7 +238,7 @@ mod tests {
     async fn work_may_ask_for_its_own_task() {
         let (sender, receiver) = oneshot::channel::<u32>();
         let (done, is_done) = oneshot::channel();
-        let mut work = Lasting::new(Handle::current(), |own| async move {
+        let mut work = RunToCompletion::new(Handle::current(), |own| async move {
             own.drive();
             done.send(receiver.await.unwrap()).unwrap();
             9
@@ -251,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_in_a_task_reaches_who_awaits_it() {
-        let work = Lasting::new(Handle::current(), |own| async move {
+        let work = RunToCompletion::new(Handle::current(), |own| async move {
             own.drive();
             tokio::task::yield_now().await;
             panic!("as the test says");
@@ -265,7 +265,7 @@ mod tests {
         let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (one, two) = (runtime(), runtime());
         let mut driver = None;
-        let mut work = Lasting::new(one.handle().clone(), |own| {
+        let mut work = RunToCompletion::new(one.handle().clone(), |own| {
             driver = Some(own);
             std::future::pending::<u32>()
         });

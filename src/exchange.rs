@@ -38,12 +38,12 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use crate::completion::Lasting;
+use crate::completion::RunToCompletion;
 use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::session::Session;
-use crate::session::request::Closed;
+use crate::session::request::ResponseEffects;
 use crate::session::signed_in::SignInRejection;
 use crate::settings::Sessions;
 
@@ -107,14 +107,14 @@ impl Exchange {
             return Finish::Ready(Reply::default());
         };
         let failed = session.sessions().settings().on_failed_response.discards(status);
-        if let Some(closed) = session.close_settled(failed) {
+        if let Some(closed) = session.close_without_commit(failed) {
             return Finish::Ready(Reply::of(closed, None));
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             let error = Error::unavailable("a commit needs a tokio runtime");
             return Finish::Ready(Reply::of(session.close_failed(), Some(error)));
         };
-        Finish::Pending(Commit(Lasting::new(runtime, |driver| async move {
+        Finish::Pending(Commit(RunToCompletion::new(runtime, |driver| async move {
             let (committed, closed) = session.commit_and_close(&driver, failed).await;
             Reply::of(closed, committed.err())
         })))
@@ -143,7 +143,7 @@ pub enum Finish {
 /// A commit under way: when it is dropped unfinished, it goes on in a task of its own.
 #[derive(Debug)]
 #[must_use = "the reply has to be applied to the response"]
-pub struct Commit(Lasting<Reply>);
+pub struct Commit(RunToCompletion<Reply>);
 
 impl Future for Commit {
     type Output = Reply;
@@ -174,7 +174,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn of(closed: Closed, error: Option<Error>) -> Self {
+    fn of(closed: ResponseEffects, error: Option<Error>) -> Self {
         Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
 

@@ -26,7 +26,7 @@ pub(crate) const NEW_IDS: u32 = 3;
 
 /// How long nobody can create a session that was ended before it was written: longer than any
 /// request waits for the store.
-pub(crate) const FENCE: Duration = Duration::from_secs(120);
+pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(120);
 
 /// Less than half of [`TIMEOUT`], so that one that is used up leaves time to settle a lost answer.
 #[cfg(any(feature = "redis", feature = "memcached"))]

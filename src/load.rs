@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::commands::{Base, Caller};
+use crate::commands::{Base, Commands};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::record::codec;
@@ -23,8 +23,8 @@ impl Loaded {
     }
 
     /// The session as it stands in the store, whoever may use it.
-    pub(crate) async fn reread(&self, caller: Caller<'_>) -> Result<Option<Arc<Self>>> {
-        caller.load(&self.key).await?.map(|stored| self.newer(stored)).transpose()
+    pub(crate) async fn reread(&self, commands: Commands<'_>) -> Result<Option<Arc<Self>>> {
+        commands.load(&self.key).await?.map(|stored| self.newer(stored)).transpose()
     }
 }
 

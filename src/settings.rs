@@ -9,8 +9,8 @@ use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key_lock::Queues;
-use crate::record::authority::Secrecy;
+use crate::key_lock::KeyLocks;
+use crate::record::authority::SecretStatus;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::tag::Tag;
@@ -58,7 +58,7 @@ pub(crate) struct Settings {
     pub(crate) sign_in_page: Option<Cow<'static, str>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) queues: Queues,
+    pub(crate) key_locks: KeyLocks,
     /// Namespace and epoch, as every key begins.
     pub(crate) key_prefix: String,
 }
@@ -82,7 +82,7 @@ impl Settings {
         loaded.record.header.is_unconfirmed
             && loaded.authority.is_presented
             && self.parallel.rejects()
-            && loaded.secrecy() == Secrecy::Own
+            && loaded.secret_status() == SecretStatus::Current
     }
 
     /// A new write's tag.
@@ -147,7 +147,7 @@ pub enum DirectoryMode {
     /// They are not: a sign-in is two commands, and nothing can be listed, limited or revoked.
     ///
     /// Sessions that were signed in meanwhile stay unlisted when this is changed; another
-    /// [`epoch`](Builder::epoch) ends them.
+    /// [`epoch`](crate::Builder::epoch) ends them.
     Off,
     /// A sign-in enters its session in the directory of its principal, with two commands more. Other
     /// requests cost the same. The default.
@@ -171,13 +171,13 @@ pub(crate) const CAPACITY: u16 = 1000;
 #[non_exhaustive]
 pub enum ParallelSessions {
     /// As many as the directory holds: 1000. Beyond that a sign-in fails with
-    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    /// [`ErrorKind::TooManySessions`].
     Allow,
     /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one. Where
     /// its server is down it ends as soon as the directory is used and that server is back.
     EvictOldest(u16),
     /// At most so many, from 1 to 1000; a new sign-in fails with
-    /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
+    /// [`ErrorKind::TooManySessions`].
     ///
     /// So that an answer that never arrives locks nobody out, the first use of a sign-in's cookie confirms
     /// it, with one write. Where the limit is reached, a new sign-in revokes sessions that were never

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 
 use crate::clock::Millis;
-use crate::commands::{Caller, Settled, Write, pause};
-use crate::directory::Keeper;
-use crate::directory::record::{Application, Place, Purpose};
+use crate::commands::{Commands, Settled, Write, pause};
+use crate::directory::DirectoryHandle;
+use crate::directory::record::{Enrolment, Purpose, Reservation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
-use crate::key_lock::Turn;
+use crate::key_lock::KeyGuard;
 use crate::limits::{NEW_IDS, PROMPT_ATTEMPTS};
-use crate::record::authority::{Authority, Secrecy};
+use crate::record::authority::{Authority, SecretStatus};
 use crate::record::changes::Changes;
 use crate::record::delta::View;
-use crate::record::header::{Header, Proof, Update};
+use crate::record::header::{Authentication, Header, Update};
 use crate::record::loaded::{Loaded, Lost, Record};
-use crate::record::plan::{Merge, Plan, Why};
-use crate::record::sign_in::{Mark, SIGN_IN_LIFE};
+use crate::record::plan::{EndReason, Merge, Plan};
+use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
 use crate::record::tag::Tags;
 use crate::record::token::{Secret, SessionId, Token};
 use crate::record::transaction::Transaction;
@@ -26,7 +26,7 @@ use crate::record::{codec, plan};
 use crate::settings::{DirectoryMode, Settings};
 use crate::store::{Created, Deleted, Stored};
 
-/// The function of a `transact`, with its result kept by the caller.
+/// The function of a `transact`, with its result kept by the commands.
 pub(crate) type Decide<'a> = dyn FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'a;
 
 /// What a commit led to.
@@ -55,7 +55,7 @@ impl Committed {
 /// One commit.
 pub(crate) struct Commit<'a, 'd> {
     pub(crate) settings: &'a Settings,
-    pub(crate) caller: Caller<'a>,
+    pub(crate) commands: Commands<'a>,
     pub(crate) loaded: Option<Arc<Loaded>>,
     /// The session that the request has lost before.
     pub(crate) lost: Option<Lost>,
@@ -68,27 +68,27 @@ pub(crate) struct Commit<'a, 'd> {
     /// A cookie of our name came along that the browser may forget.
     pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
-    pub(crate) enrolment: Enrolling,
+    pub(crate) enrolment: EnrolmentProgress,
 }
 
 /// How far a sign-in has come with its principal's directory.
 #[derive(Debug, Default)]
-pub(crate) struct Enrolling {
+pub(crate) struct EnrolmentProgress {
     /// The mark it found there, once it was entered.
     found: Option<Option<Mark>>,
     /// The session that was entered.
     entered: Option<SessionId>,
-    /// The place that it was given there, if it has none of before.
-    place: Option<Place>,
+    /// The reservation that it was given there, if it has none of before.
+    reservation: Option<Reservation>,
     /// A session that it made and cannot be sure of.
-    abandoned: Option<Place>,
+    abandoned: Option<Reservation>,
     /// Sessions that end with it.
-    instead_of: Vec<SessionId>,
+    replacing: Vec<SessionId>,
 }
 
 /// What became of a session that was to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum EndOutcome {
     Ended,
     /// It was no more.
     Missing,
@@ -118,18 +118,18 @@ impl<'a> Commit<'a, '_> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
         if has_failed && self.changes.signing_in().is_some() {
-            Box::pin(self.give_back()).await;
+            Box::pin(self.release_reservations()).await;
         }
         outcome
     }
 
     /// Gives back the places of sessions that could not be written, as far as the store lets it.
-    async fn give_back(&mut self) {
-        let places = [self.enrolment.place, self.enrolment.abandoned];
+    async fn release_reservations(&mut self) {
+        let places = [self.enrolment.reservation, self.enrolment.abandoned];
         let Some(principal) = self.changes.principal() else { return };
-        let keeper = Keeper::new(self.settings, self.caller, principal);
-        for place in places.into_iter().flatten() {
-            let _ = keeper.give_back(place).await;
+        let directory = DirectoryHandle::new(self.settings, self.commands, principal);
+        for reservation in places.into_iter().flatten() {
+            let _ = directory.release(reservation).await;
         }
     }
 
@@ -144,14 +144,14 @@ impl<'a> Commit<'a, '_> {
             }
             (Plan::Forget, _) => Ok(self.removed()),
             (Plan::Gone, _) => Ok(self.refused()),
-            (Plan::Create, _) => Box::pin(self.begin()).await,
+            (Plan::Create, _) => Box::pin(self.create_alone()).await,
             (Plan::Delete, _) => Ok(match Box::pin(self.end_all()).await? {
-                Outcome::Ended => self.removed(),
+                EndOutcome::Ended => self.removed(),
                 // The browser may hold a newer cookie.
-                ended => self.lost(ended == Outcome::Missing),
+                ended => self.lost(ended == EndOutcome::Missing),
             }),
-            (Plan::DeleteThenCreate, _) => Box::pin(self.begin_after_end()).await,
-            (Plan::CreateThenDelete, _) => Box::pin(self.begin_before_end()).await,
+            (Plan::DeleteThenCreate, _) => Box::pin(self.end_then_create()).await,
+            (Plan::CreateThenDelete, _) => Box::pin(self.create_then_end()).await,
         }
     }
 
@@ -161,7 +161,7 @@ impl<'a> Commit<'a, '_> {
 
     /// The session that came along is lost, and nothing is sent.
     fn lost(&self, is_gone: bool) -> Committed {
-        let session = self.came_along().next().cloned();
+        let session = self.presented_sessions().next().cloned();
         let lost = session.map(|session| Lost { session, is_gone });
         Committed { lost, ..Committed::default() }
     }
@@ -170,33 +170,33 @@ impl<'a> Commit<'a, '_> {
     fn refused(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
-        if let Some(session) = self.came_along().next() {
+        if let Some(session) = self.presented_sessions().next() {
             event::gone(session.id);
         }
         Committed { failure, ..self.lost(is_gone) }
     }
 
     /// The sessions whose tokens came with the request.
-    fn came_along(&self) -> impl Iterator<Item = &Arc<Loaded>> {
+    fn presented_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
         let lost = self.lost.as_ref().map(|lost| &lost.session);
         self.loaded.iter().chain(lost).chain(&self.others)
     }
 
     /// The values of a new session, on those of one that it takes over.
-    fn first_values(&mut self, base: &Values) -> Result<View> {
+    fn initial_values(&mut self, base: &Values) -> Result<View> {
         let mut view = self.changes.delta.replay(base, true)?;
         self.decide(base, &mut view)?;
         Ok(view)
     }
 
     /// A new session that no other one ends for.
-    async fn begin(&mut self) -> Result<Committed> {
+    async fn create_alone(&mut self) -> Result<Committed> {
         // Values are taken from a session, and this request has none.
         let nothing = Values::default();
         self.changes.delta.check_taken(&nothing)?;
-        let view = self.first_values(&nothing)?;
-        let created = self.create(&view, &nothing).await?;
-        self.tell_created(&created);
+        let view = self.initial_values(&nothing)?;
+        let created = self.write_new(&view, &nothing).await?;
+        self.report_created(&created);
         if created.loaded.is_none() && self.changes.is_ended() && self.is_removable {
             // Nothing came after the end.
             return Ok(self.removed());
@@ -205,21 +205,21 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// What came along ends, then a new session begins.
-    async fn begin_after_end(&mut self) -> Result<Committed> {
+    async fn end_then_create(&mut self) -> Result<Committed> {
         // A decision that fails must leave everything as it is.
         let nothing = Values::default();
-        let view = self.first_values(&nothing)?;
+        let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
-        if ended != Outcome::Ended {
+        if ended != EndOutcome::Ended {
             let is_change = self.decide.is_some() || view.differs_from(&nothing);
             let failure = if is_change { self.refused().failure } else { None };
-            return Ok(Committed { failure, ..self.lost(ended == Outcome::Missing) });
+            return Ok(Committed { failure, ..self.lost(ended == EndOutcome::Missing) });
         }
         // From here on the old session is no more, whatever becomes of the new one.
-        match self.create(&view, &nothing).await {
+        match self.write_new(&view, &nothing).await {
             Ok(Committed { loaded: None, .. }) => Ok(self.removed()),
             Ok(created) => {
-                self.tell_created(&created);
+                self.report_created(&created);
                 Ok(created)
             }
             Err(error) => Ok(Committed { failure: Some(error), ..self.removed() }),
@@ -229,10 +229,10 @@ impl<'a> Commit<'a, '_> {
     /// A session begins by a sign-in, and only then what came along ends: a sign-in that cannot be
     /// written changes nothing. One beside which another session cannot be ended fails, and is taken back: the next
     /// request would bring both tokens and be anonymous, or the account would have a session too many.
-    async fn begin_before_end(&mut self) -> Result<Committed> {
+    async fn create_then_end(&mut self) -> Result<Committed> {
         let is_sign_out = self.changes.is_ended();
         let ending: Vec<_> = match is_sign_out {
-            true => self.came_along().cloned().collect(),
+            true => self.presented_sessions().cloned().collect(),
             // A session that this request has lost is not its own to end.
             false => self.loaded.iter().chain(&self.others).cloned().collect(),
         };
@@ -240,7 +240,7 @@ impl<'a> Commit<'a, '_> {
         let is_listed = |session: &&Arc<Loaded>| {
             session.record.header.principal.as_ref() == self.changes.principal()
         };
-        self.enrolment.instead_of =
+        self.enrolment.replacing =
             ending.iter().filter(is_listed).map(|session| session.id).collect();
         // An anonymous session that this request has made beside those that came along goes on in it.
         let base = match &self.loaded {
@@ -249,15 +249,15 @@ impl<'a> Commit<'a, '_> {
             }
             _ => Values::default(),
         };
-        let view = self.first_values(&base)?;
-        let created = self.create(&view, &base).await?;
-        let why = if is_sign_out { Why::SignOut } else { Why::SignIn };
+        let view = self.initial_values(&base)?;
+        let created = self.write_new(&view, &base).await?;
+        let reason = if is_sign_out { EndReason::SignOut } else { EndReason::SignIn };
         let several = !self.others.is_empty();
         for session in ending {
-            let outcome = match self.end(&session, why).await {
+            let outcome = match self.end(&session, reason).await {
                 // The browser would send its newer token as well; or it was not counted.
-                Ok(Outcome::Spared)
-                    if several || self.enrolment.instead_of.contains(&session.id) =>
+                Ok(EndOutcome::Spared)
+                    if several || self.enrolment.replacing.contains(&session.id) =>
                 {
                     Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
                 }
@@ -266,18 +266,18 @@ impl<'a> Commit<'a, '_> {
             if let Err(error) = outcome {
                 // Without its cookie the new session is nobody's.
                 if let Some(created) = &created.loaded {
-                    let _ = self.caller.delete(&created.key, Some(created.version)).await;
+                    let _ = self.commands.delete(&created.key, Some(created.version)).await;
                 }
                 return Err(error);
             }
         }
-        self.tell_created(&created);
+        self.report_created(&created);
         Ok(created)
     }
 
     /// A new session with these values, of which nobody is told yet; none where there is nothing to
     /// store.
-    async fn create(&mut self, view: &View, base: &Values) -> Result<Committed> {
+    async fn write_new(&mut self, view: &View, base: &Values) -> Result<Committed> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
@@ -294,11 +294,11 @@ impl<'a> Commit<'a, '_> {
                 .updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
             let header = Header { tags: Tags::first(tag), ..header };
             let (record, write) = self.encode(&header, view, base, now)?;
-            if self.enrols(None, &header) {
+            if self.needs_enrolment(None, &header) {
                 self.enrol(token.id, None, &header).await?;
             }
             let key = self.settings.key(token.id);
-            match self.caller.create(&key, &write).await {
+            match self.commands.create(&key, &write).await {
                 Ok(Created::Created(version)) => {
                     let cookie = Some(self.cookie(&header, &token, now));
                     let authority = Authority::of(&header, false);
@@ -306,11 +306,13 @@ impl<'a> Commit<'a, '_> {
                     return Ok(Committed { cookie, ..Committed::at(Arc::new(loaded)) });
                 }
                 // By whoever has ended it, or by this command's own copy.
-                Ok(Created::Occupied) => self.enrolment.abandoned = self.enrolment.place.take(),
+                Ok(Created::Occupied) => {
+                    self.enrolment.abandoned = self.enrolment.reservation.take()
+                }
                 // If it was stored after all, it is nobody's: its secret was given to no one.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     lost_answer = Some(error);
-                    self.enrolment.abandoned = self.enrolment.place.take();
+                    self.enrolment.abandoned = self.enrolment.reservation.take();
                 }
                 Err(error) => return Err(error),
             }
@@ -323,7 +325,7 @@ impl<'a> Commit<'a, '_> {
         })
     }
 
-    fn tell_created(&self, created: &Committed) {
+    fn report_created(&self, created: &Committed) {
         if let Some(loaded) = &created.loaded {
             event::created(loaded.id);
             if self.changes.principal().is_some() {
@@ -337,26 +339,26 @@ impl<'a> Commit<'a, '_> {
         let mut secret = None;
         let mut current = Some(loaded.clone());
         let mut last = loaded.clone();
-        let mut turn = None;
+        let mut guard = None;
         // Others may have kept alive what is over as it was read; and after the response what was read is
         // too old to decide on.
         let is_over = loaded.record.header.clocks.expired(self.settings.now());
         if self.outlived || is_over {
-            current = Box::pin(self.read_anew(&loaded)).await?;
+            current = Box::pin(self.reread_listed(&loaded)).await?;
         }
         for attempt in 0..self.settings.commit_attempts {
             let now = self.settings.now();
             // The record decides, whatever the store still holds.
             let living = current.take().filter(|is| !is.record.header.clocks.expired(now));
-            let secrecy = living.as_ref().map(|living| living.secrecy());
+            let secret_status = living.as_ref().map(|living| living.secret_status());
             let header = &living.as_ref().unwrap_or(&last).record.header;
-            let wishes = self.changes.wishes(header);
-            let new_secret = match plan::merge(secrecy, wishes, self.outlived) {
+            let requested = self.changes.requested(header);
+            let new_secret = match plan::merge(secret_status, requested, self.outlived) {
                 Merge::Write { new_secret: true } if self.outlived => {
                     return Err(Error::new(ErrorKind::HeadSent, ""));
                 }
                 Merge::Write { new_secret } => new_secret,
-                Merge::StartFresh => return Box::pin(self.begin()).await,
+                Merge::StartFresh => return Box::pin(self.create_alone()).await,
                 Merge::Gone { fails } => return Ok(self.gone(loaded, living.is_none(), fails)),
             };
             let Some(living) = living else { return Ok(self.gone(loaded, true, false)) };
@@ -371,21 +373,21 @@ impl<'a> Commit<'a, '_> {
                 Ok(Attempt::Overtaken(stored)) => stored,
                 // Strict mode: the session is not listed any more.
                 Err(error) if error.kind() == ErrorKind::Gone => {
-                    return Ok(self.gone(loaded, true, wishes.steps_up || wishes.supersedes));
+                    return Ok(self.gone(loaded, true, requested.steps_up || requested.supersedes));
                 }
                 Err(error) => return Err(error),
             };
             // Rare, so the future of every commit need not hold it.
-            let stored = Box::pin(self.overtaken(&last, stored, &mut turn, attempt)).await?;
+            let stored = Box::pin(self.overtaken(&last, stored, &mut guard, attempt)).await?;
             current = stored.map(|stored| last.newer(stored)).transpose()?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
     /// The session as it stands now; in strict mode only while it is listed.
-    async fn read_anew(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
-        let Some(newer) = loaded.reread(self.caller).await? else { return Ok(None) };
-        Ok(self.settings.is_listed(self.caller, &newer).await?.then_some(newer))
+    async fn reread_listed(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
+        let Some(newer) = loaded.reread(self.commands).await? else { return Ok(None) };
+        Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
     }
 
     /// One attempt to write the changes to the session as it was read. `is_fresh`: it was read for this
@@ -402,7 +404,7 @@ impl<'a> Commit<'a, '_> {
         let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
         self.decide(&base.values, &mut view)?;
         if secret.is_none() && !view.differs_from(&base.values) {
-            return self.nothing_to_write(current, is_fresh).await;
+            return self.skip_write(current, is_fresh).await;
         }
         let now = self.settings.now();
         let tag = self.settings.tag()?;
@@ -412,10 +414,10 @@ impl<'a> Commit<'a, '_> {
         let (record, write) = self.encode(&header, &view, &base.values, now)?;
         let cookie =
             secret.map(|secret| self.cookie(&header, &Token { id: current.id, secret }, now));
-        if self.enrols(Some(&base.header), &header) {
+        if self.needs_enrolment(Some(&base.header), &header) {
             Box::pin(self.enrol(current.id, Some(&base.header), &header)).await?;
         }
-        let settled = self.caller.replace(&current.key, &write, current.base()).await?;
+        let settled = self.commands.replace(&current.key, &write, current.base()).await?;
         let version = match &settled {
             Settled::Applied(version) => *version,
             Settled::Followed(stored) => stored.version,
@@ -442,7 +444,7 @@ impl<'a> Commit<'a, '_> {
 
     /// The changes change nothing. No write will tell whether that was decided on the newest record, so
     /// where it matters it is read.
-    async fn nothing_to_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<Attempt> {
+    async fn skip_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<Attempt> {
         if self.settings.confirms(current) {
             // With the write that is not needed.
             return Ok(Attempt::Done(Committed::at(self.refresh(current.clone()).await)));
@@ -450,7 +452,7 @@ impl<'a> Commit<'a, '_> {
         if is_fresh || self.decide.is_none() {
             return Ok(Attempt::Done(Committed::at(current.clone())));
         }
-        Ok(match Box::pin(self.caller.load(&current.key)).await? {
+        Ok(match Box::pin(self.commands.load(&current.key)).await? {
             Some(stored) if stored.version == current.version => {
                 Attempt::Done(Committed::at(current.clone()))
             }
@@ -464,23 +466,23 @@ impl<'a> Commit<'a, '_> {
         &mut self,
         current: &Loaded,
         stored: Option<Stored>,
-        turn: &mut Option<Turn<'a>>,
+        guard: &mut Option<KeyGuard<'a>>,
         attempt: u32,
     ) -> Result<Option<Stored>> {
-        let is_stale = match turn {
+        let is_stale = match guard {
             None => {
-                let own = self.caller.turn(self.settings, &current.key).await;
-                turn.insert(own).waited()
+                let own = self.commands.key_guard(self.settings, &current.key).await;
+                guard.insert(own).waited()
             }
             Some(_) if attempt < PROMPT_ATTEMPTS => false,
             Some(_) => {
-                pause(&self.caller, &*self.settings.entropy, attempt).await?;
+                pause(&self.commands, &*self.settings.entropy, attempt).await?;
                 true
             }
         };
         match stored {
             Some(stored) if !is_stale => Ok(Some(stored)),
-            _ => self.caller.load(&current.key).await,
+            _ => self.commands.load(&current.key).await,
         }
     }
 
@@ -530,7 +532,7 @@ impl<'a> Commit<'a, '_> {
         let header = loaded.record.header.updated(&update);
         let values = &loaded.record.values;
         let (record, write) = self.encode(&header, &View::default(), values, now)?;
-        Ok(match self.caller.replace(&loaded.key, &write, loaded.base()).await? {
+        Ok(match self.commands.replace(&loaded.key, &write, loaded.base()).await? {
             Settled::Applied(version) => Refreshed::Done(loaded.at(record, version)),
             Settled::Followed(stored) => {
                 let saved = followed(&loaded.at(record, stored.version), stored, None)?;
@@ -538,20 +540,20 @@ impl<'a> Commit<'a, '_> {
             }
             Settled::Conflict(Some(stored)) => Refreshed::Overtaken(loaded.newer(stored)?),
             Settled::Conflict(None) if self.settings.confirms(loaded) => {
-                loaded.reread(self.caller).await?.map_or(Refreshed::Gone, Refreshed::Overtaken)
+                loaded.reread(self.commands).await?.map_or(Refreshed::Gone, Refreshed::Overtaken)
             }
             Settled::Conflict(None) | Settled::Missing => Refreshed::Gone,
         })
     }
 
     /// Signs out of every session that came along.
-    async fn end_all(&mut self) -> Result<Outcome> {
-        let ending: Vec<_> = self.came_along().cloned().collect();
-        let mut all = Outcome::Missing;
+    async fn end_all(&mut self) -> Result<EndOutcome> {
+        let ending: Vec<_> = self.presented_sessions().cloned().collect();
+        let mut all = EndOutcome::Missing;
         for session in ending {
-            match (self.end(&session, Why::SignOut).await?, &all) {
+            match (self.end(&session, EndReason::SignOut).await?, &all) {
                 // What was spared may have a newer cookie in the browser, which must stay.
-                (Outcome::Missing, _) | (_, Outcome::Spared) => {}
+                (EndOutcome::Missing, _) | (_, EndOutcome::Spared) => {}
                 (outcome, _) => all = outcome,
             }
         }
@@ -559,9 +561,9 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Ends a session, if it may.
-    async fn end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
-        let outcome = self.try_end(loaded, why).await?;
-        if outcome != Outcome::Ended {
+    async fn end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
+        let outcome = self.try_end(loaded, reason).await?;
+        if outcome != EndOutcome::Ended {
             // A value that was taken from it is still there, or was taken by who ended it.
             self.check_taken_from(loaded, &Values::default())?;
         }
@@ -576,51 +578,51 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
-    async fn try_end(&mut self, loaded: &Loaded, why: Why) -> Result<Outcome> {
-        let spares = |header: &Header| !plan::ends(why, &loaded.authority, header);
+    async fn try_end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
+        let spares = |header: &Header| !plan::ends(reason, &loaded.authority, header);
         if spares(&loaded.record.header) {
-            return Ok(Outcome::Spared);
+            return Ok(EndOutcome::Spared);
         }
         let mut newer;
         let mut current = loaded;
         for attempt in 0..self.settings.commit_attempts {
             self.check_taken_from(loaded, &current.record.values)?;
-            match self.caller.delete(&current.key, Some(current.version)).await? {
+            match self.commands.delete(&current.key, Some(current.version)).await? {
                 (Deleted::Deleted, _) => {
                     if current.record.header.clocks.expired(self.settings.now()) {
                         // What is over is no more, whatever the store still holds.
-                        return Ok(Outcome::Missing);
+                        return Ok(EndOutcome::Missing);
                     }
                     event::signed_out(current.id);
-                    return Ok(Outcome::Ended);
+                    return Ok(EndOutcome::Ended);
                 }
                 (Deleted::Missing, true) => {
                     event::signed_out(current.id);
                     // By this request, or by another that took the same value.
                     return match self.check_taken_from(loaded, &Values::default()) {
-                        Ok(()) => Ok(Outcome::Ended),
+                        Ok(()) => Ok(EndOutcome::Ended),
                         Err(_) => Err(Error::new(
                             ErrorKind::OutcomeUnknown,
                             "the session ended, by this request or by another that took the same value",
                         )),
                     };
                 }
-                (Deleted::Missing, false) => return Ok(Outcome::Missing),
+                (Deleted::Missing, false) => return Ok(EndOutcome::Missing),
                 (Deleted::Conflict, _) => event::conflict(current.id),
             }
-            let Some(stands) = loaded.reread(self.caller).await? else {
-                return Ok(Outcome::Missing);
+            let Some(stands) = loaded.reread(self.commands).await? else {
+                return Ok(EndOutcome::Missing);
             };
             newer = stands;
             if newer.record.header.clocks.expired(self.settings.now()) {
-                return Ok(Outcome::Missing);
+                return Ok(EndOutcome::Missing);
             }
             if spares(&newer.record.header) {
-                return Ok(Outcome::Spared);
+                return Ok(EndOutcome::Spared);
             }
             current = &newer;
             if attempt >= PROMPT_ATTEMPTS {
-                pause(&self.caller, &*self.settings.entropy, attempt).await?;
+                pause(&self.commands, &*self.settings.entropy, attempt).await?;
             }
         }
         Err(Error::new(ErrorKind::Contended, ""))
@@ -628,7 +630,7 @@ impl<'a> Commit<'a, '_> {
 
     /// Whether the directory has to know of a write beforehand: of a sign-in, and of a session that
     /// will live longer than it knows.
-    fn enrols(&self, base: Option<&Header>, header: &Header) -> bool {
+    fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.directory != DirectoryMode::Off
             && header.principal.is_some()
@@ -639,16 +641,16 @@ impl<'a> Commit<'a, '_> {
     /// Puts the session on its principal's roll.
     async fn enrol(&mut self, id: SessionId, base: Option<&Header>, header: &Header) -> Result<()> {
         let Some(principal) = &header.principal else { return Ok(()) };
-        let Enrolling { found, entered, place, abandoned, .. } = self.enrolment;
+        let EnrolmentProgress { found, entered, reservation, abandoned, .. } = self.enrolment;
         let sign_in = self.changes.signing_in();
         let begun = sign_in.and_then(|sign_in| sign_in.begun);
-        if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_LIFE) {
+        if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_WINDOW) {
             return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
         }
         let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
-        let is_new_sign_in = matches!(self.changes.proof(), Proof::SignIn(_));
+        let is_new_sign_in = matches!(self.changes.proof(), Authentication::SignIn(_));
         let is_strict = self.settings.directory == DirectoryMode::Strict;
-        let application = Application {
+        let enrolment_request = Enrolment {
             id,
             signed_in,
             purpose: match sign_in {
@@ -659,21 +661,23 @@ impl<'a> Commit<'a, '_> {
             },
             life: header.clocks.absolute_deadline.since(signed_in),
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
-            instead_of: self.enrolment.instead_of.clone(),
+            replacing: self.enrolment.replacing.clone(),
             must_be_listed: is_strict && !is_new_sign_in,
         };
-        let keeper = Keeper::new(self.settings, self.caller, principal);
+        let directory = DirectoryHandle::new(self.settings, self.commands, principal);
         let expected = found.or(begun.map(|begun| begun.mark)).filter(|_| sign_in.is_some());
-        let abandoned = abandoned.map(|place| place.id);
-        let (mark, is_new) = keeper.enrol(&application, expected, abandoned).await?;
-        let earlier = place.filter(|_| entered == Some(id));
+        let abandoned = abandoned.map(|reservation| reservation.id);
+        let (mark, is_new) = directory.enrol(&enrolment_request, expected, abandoned).await?;
+        let earlier = reservation.filter(|_| entered == Some(id));
         // One on which somebody was signed in before was listed before, or lives unlisted.
         let was_anonymous = base.is_none_or(|base| base.principal.is_none());
         let is_own = was_anonymous && (is_new || earlier.is_some());
         // The roll keeps the moment of the first attempt.
-        let signed_in = earlier.filter(|_| !is_new).map_or(signed_in, |place| place.signed_in);
+        let signed_in =
+            earlier.filter(|_| !is_new).map_or(signed_in, |reservation| reservation.signed_in);
         let enrolment = &mut self.enrolment;
-        enrolment.place = is_own.then(|| Place { id, signed_in, tag: header.tags.newest() });
+        enrolment.reservation =
+            is_own.then(|| Reservation { id, signed_in, tag: header.tags.newest() });
         (enrolment.found, enrolment.entered, enrolment.abandoned) = (Some(mark), Some(id), None);
         Ok(())
     }
@@ -689,10 +693,10 @@ impl<'a> Commit<'a, '_> {
     /// What this request does to the header of its session, or of a new one.
     fn update<'b>(&'b self, current: Option<&Loaded>, plain: Update<'b>) -> Update<'b> {
         let changes = &self.changes;
-        let is_own = current.is_none_or(|current| current.secrecy() == Secrecy::Own);
+        let is_own = current.is_none_or(|current| current.secret_status() == SecretStatus::Current);
         let is_back = |current: &Loaded| current.authority.is_presented && is_own;
         let is_unconfirmed = match changes.proof() {
-            Proof::SignIn(_) => Some(self.settings.parallel.rejects()),
+            Authentication::SignIn(_) => Some(self.settings.parallel.rejects()),
             _ => current.is_some_and(is_back).then_some(false),
         };
         Update {
@@ -736,10 +740,10 @@ impl<'a> Commit<'a, '_> {
 /// A write that was settled as applied, with others on top of it: what this request has of it.
 fn followed(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Committed> {
     let newer = saved.newer(stored)?;
-    Ok(match newer.secrecy() {
-        Secrecy::Own => Committed { cookie, ..Committed::at(newer) },
+    Ok(match newer.secret_status() {
+        SecretStatus::Current => Committed { cookie, ..Committed::at(newer) },
         // A secret that was replaced meanwhile is void, and its cookie with it.
-        Secrecy::Rotated => Committed::at(newer),
-        Secrecy::SignedInAnew => Committed::lost(newer, false),
+        SecretStatus::Rotated => Committed::at(newer),
+        SecretStatus::Superseded => Committed::lost(newer, false),
     })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::clock::millis;
-use crate::directory::record::{Entry, Generation, Roll};
+use crate::directory::record::{DirectoryRecord, Entry, Generation};
 use crate::error::Result;
 use crate::record::envelope::{
     EARLIER_TAGS, Reader, Undecodable, begin, earlier_tags, fields, once, put_field, put_number,
@@ -28,16 +28,16 @@ use crate::store::Kind;
 
 const GENERATION: u8 = 1;
 const SESSION: u8 = 2;
-const BLIND_UNTIL: u8 = 3;
+const INCOMPLETE_UNTIL: u8 = 3;
 
-pub(crate) fn decode(bytes: &Bytes) -> Result<Roll, Undecodable> {
+pub(crate) fn decode(bytes: &Bytes) -> Result<DirectoryRecord, Undecodable> {
     let (tag, reader) = fields(bytes, Kind::Directory)?;
     decode_fields(tag, reader, bytes).ok_or(Undecodable::Corrupt)
 }
 
-fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll> {
+fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<DirectoryRecord> {
     let mut generation = None;
-    let mut blind_until = None;
+    let mut incomplete_until = None;
     let mut earlier = None;
     let mut entries = Vec::new();
     let mut unknown = Vec::new();
@@ -50,13 +50,13 @@ fn decode_fields(tag: Tag, mut reader: Reader<'_>, bytes: &Bytes) -> Option<Roll
                 once(&mut generation, Generation { mark, since: content.whole(Reader::time)? })?;
             }
             SESSION => entries.push(entry(content, bytes)?),
-            BLIND_UNTIL => once(&mut blind_until, content.whole(Reader::time)?)?,
+            INCOMPLETE_UNTIL => once(&mut incomplete_until, content.whole(Reader::time)?)?,
             EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
             _ => unknown.push((field, bytes.slice(content.range()))),
         }
     }
     let tags = Tags::new(tag, earlier.unwrap_or_default());
-    Some(Roll { tags, generation, blind_until, entries, unknown })
+    Some(DirectoryRecord { tags, generation, incomplete_until, entries, unknown })
 }
 
 fn entry(mut content: Reader<'_>, bytes: &Bytes) -> Option<Entry> {
@@ -74,22 +74,22 @@ fn entry(mut content: Reader<'_>, bytes: &Bytes) -> Option<Entry> {
     })
 }
 
-pub(crate) fn encode(roll: &Roll) -> Bytes {
-    let mut out = BytesMut::with_capacity(64 + 64 * roll.entries.len());
-    begin(&mut out, roll.tags.newest(), Kind::Directory);
+pub(crate) fn encode(record: &DirectoryRecord) -> Bytes {
+    let mut out = BytesMut::with_capacity(64 + 64 * record.entries.len());
+    begin(&mut out, record.tags.newest(), Kind::Directory);
     let mut content = BytesMut::new();
-    if let Some(Generation { mark, since }) = &roll.generation {
+    if let Some(Generation { mark, since }) = &record.generation {
         content.put_slice(mark);
         put_number(&mut content, since.0);
         put_field(&mut out, GENERATION, &content);
     }
-    if let Some(blind_until) = roll.blind_until {
+    if let Some(incomplete_until) = record.incomplete_until {
         content.clear();
-        put_number(&mut content, blind_until.0);
-        put_field(&mut out, BLIND_UNTIL, &content);
+        put_number(&mut content, incomplete_until.0);
+        put_field(&mut out, INCOMPLETE_UNTIL, &content);
     }
-    put_tags(&mut out, &roll.tags);
-    for entry in &roll.entries {
+    put_tags(&mut out, &record.tags);
+    for entry in &record.entries {
         content.clear();
         content.put_slice(entry.id.as_bytes());
         content.put_u8(entry.flags);
@@ -101,7 +101,7 @@ pub(crate) fn encode(roll: &Roll) -> Bytes {
         content.put_slice(&entry.unknown);
         put_field(&mut out, SESSION, &content);
     }
-    for (field, content) in &roll.unknown {
+    for (field, content) in &record.unknown {
         put_field(&mut out, *field, content);
     }
     out.freeze()
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::directory::record::{Entry, Generation, Roll};
+    use crate::directory::record::{DirectoryRecord, Entry, Generation};
     use crate::record::codec as sessions;
     use crate::record::envelope;
     use crate::record::envelope::Undecodable;
@@ -132,29 +132,30 @@ mod tests {
         }
     }
 
-    fn roll() -> Roll {
-        let mut roll = Roll::new(Tags::first(Tag(*b"tag-tag-")).followed_by(Tag(*b"new-tag-")));
-        roll.generation = Some(Generation { mark: [9; 8], since: Millis(1_800_000_000_000) });
-        roll.entries = vec![entry(1, "Firefox on Linux"), entry(2, ""), entry(3, "téléphone")];
-        roll
+    fn record() -> DirectoryRecord {
+        let mut record =
+            DirectoryRecord::new(Tags::first(Tag(*b"tag-tag-")).followed_by(Tag(*b"new-tag-")));
+        record.generation = Some(Generation { mark: [9; 8], since: Millis(1_800_000_000_000) });
+        record.entries = vec![entry(1, "Firefox on Linux"), entry(2, ""), entry(3, "téléphone")];
+        record
     }
 
     #[test]
     fn a_directory_is_read_back_as_it_was_written() {
-        let mut with_more = roll();
-        with_more.blind_until = Some(Millis(1_800_000_000_001));
+        let mut with_more = record();
+        with_more.incomplete_until = Some(Millis(1_800_000_000_001));
         with_more.unknown.push((200, Bytes::from_static(b"later")));
         with_more.entries[1].unknown = Bytes::from_static(b"later");
-        for roll in [roll(), with_more, Roll::new(Tags::first(Tag([0; 8])))] {
-            let bytes = encode(&roll);
-            assert_eq!(decode(&bytes).unwrap(), roll);
-            assert_eq!(envelope::tags(&bytes), Some(roll.tags));
+        for record in [record(), with_more, DirectoryRecord::new(Tags::first(Tag([0; 8])))] {
+            let bytes = encode(&record);
+            assert_eq!(decode(&bytes).unwrap(), record);
+            assert_eq!(envelope::tags(&bytes), Some(record.tags));
         }
     }
 
     #[test]
     fn the_layout_is_the_documented_one() {
-        let bytes = encode(&roll());
+        let bytes = encode(&record());
         assert_eq!(&bytes[..11], b"new-tag-\x01d\x01");
         assert_eq!(bytes[11], 8 + 6);
     }
@@ -162,7 +163,7 @@ mod tests {
     /// A session is no directory, a directory is no session, and a later format is neither damaged.
     #[test]
     fn what_is_no_directory_is_told_apart() {
-        let bytes = encode(&roll());
+        let bytes = encode(&record());
         assert_eq!(sessions::decode(bytes.clone()).unwrap_err(), Undecodable::Corrupt);
         let with = |place: usize, byte: u8| {
             let mut bytes = bytes.to_vec();
@@ -183,11 +184,11 @@ mod tests {
 
     #[test]
     fn the_largest_directory_is_stored_everywhere() {
-        let mut roll = roll();
+        let mut record = record();
         let label = "x".repeat(LABEL_BYTES);
         // More than are ever listed: some may be revoked and not yet removed.
-        roll.entries = (0..2000_u16).map(|number| entry(number as u8, &label)).collect();
-        assert!(encode(&roll).len() < 1_000_000 / 2);
+        record.entries = (0..2000_u16).map(|number| entry(number as u8, &label)).collect();
+        assert!(encode(&record).len() < 1_000_000 / 2);
     }
 
     proptest! {
@@ -197,8 +198,8 @@ mod tests {
                 true => [&b"tag-tag-\x01d"[..], &bytes].concat(),
                 false => bytes,
             };
-            if let Ok(roll) = decode(&bytes.into()) {
-                prop_assert_eq!(decode(&encode(&roll)).unwrap(), roll);
+            if let Ok(record) = decode(&bytes.into()) {
+                prop_assert_eq!(decode(&encode(&record)).unwrap(), record);
             }
         }
     }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Millis;
-use crate::limits::FENCE;
-use crate::record::sign_in::{Mark, SIGN_IN_LIFE};
+use crate::limits::TOMBSTONE_TTL;
+use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SessionId;
 use crate::settings::{CAPACITY, ParallelSessions};
 
 /// How many entries there are at most, with those whose end could not be carried out so far.
-const MOST_ENTRIES: usize = 2 * CAPACITY as usize;
+const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
 
 /// How much the clocks of processes may differ. It decides how long the memory of a revocation lasts
 /// and how soon a missing session is looked into; entries go by what the store says.
@@ -28,7 +28,7 @@ pub(crate) struct Generation {
     pub(crate) since: Millis,
 }
 
-/// One session on the roll.
+/// One session on the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) id: SessionId,
@@ -52,13 +52,13 @@ impl Entry {
 
     /// Whether the sign-in is so long ago that it can hardly be under way: worth to be made sure of.
     pub(crate) fn is_settled(&self, now: Millis) -> bool {
-        now.since(self.signed_in) > FENCE + SKEW
+        now.since(self.signed_in) > TOMBSTONE_TTL + SKEW
     }
 }
 
-/// A session that is to be on the roll before it is written.
+/// A session that is to be on the record before it is written.
 #[derive(Debug, Clone)]
-pub(crate) struct Application {
+pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
     /// How long the session may live from its sign-in.
@@ -67,35 +67,35 @@ pub(crate) struct Application {
     /// `None` leaves the one that stands there.
     pub(crate) label: Option<Arc<str>>,
     /// Sessions that end with the same request, so they do not count.
-    pub(crate) instead_of: Vec<SessionId>,
+    pub(crate) replacing: Vec<SessionId>,
     /// The session has to be listed already: in strict mode, where it is no new sign-in.
     pub(crate) must_be_listed: bool,
 }
 
-/// A place that a sign-in has taken on the roll, and the write that is to fill it.
+/// A place that a sign-in has taken on the record, and the write that is to fill it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
     pub(crate) tag: Tag,
 }
 
-/// What became of an application.
+/// What became of an enrolment.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum EnrolmentOutcome {
     /// It stands there already.
-    Standing,
-    /// The roll has it now; these have to go.
-    Admitted { evicted: Vec<SessionId> },
+    AlreadyListed,
+    /// The record has it now; these have to go.
+    Enrolled { evicted: Vec<SessionId> },
     /// There are too many: look which of them still live, or give up.
     Full,
     /// Its end was decided and could not be carried out so far.
-    Ending,
+    BeingRevoked,
     /// It must be listed already, and is not.
-    Unlisted,
+    NotListed,
 }
 
-/// What a session is to be on the roll for.
+/// What a session is to be on the record for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A sign-in that was not entered yet.
@@ -117,21 +117,27 @@ impl Purpose {
 
 /// The sessions of one principal, the longest signed in first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Roll {
+pub(crate) struct DirectoryRecord {
     pub(crate) tags: Tags,
-    /// `None` where nothing was revoked since the roll was begun.
+    /// `None` where nothing was revoked since the record was begun.
     pub(crate) generation: Option<Generation>,
-    /// Something was revoked while there was no roll: sessions that it cannot tell of may live until
+    /// Something was revoked while there was no record: sessions that it cannot tell of may live until
     /// then.
-    pub(crate) blind_until: Option<Millis>,
+    pub(crate) incomplete_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,
     /// Fields of later releases, kept as they are.
     pub(crate) unknown: Vec<(u8, Bytes)>,
 }
 
-impl Roll {
+impl DirectoryRecord {
     pub(crate) fn new(tags: Tags) -> Self {
-        Self { tags, generation: None, blind_until: None, entries: Vec::new(), unknown: Vec::new() }
+        Self {
+            tags,
+            generation: None,
+            incomplete_until: None,
+            entries: Vec::new(),
+            unknown: Vec::new(),
+        }
     }
 
     /// The sessions that count.
@@ -158,13 +164,13 @@ impl Roll {
     }
 
     /// The sessions that count against the limit, the longest signed in first.
-    pub(crate) fn counted(&self, application: &Application) -> impl Iterator<Item = &Entry> {
-        self.listed().filter(|entry| !application.instead_of.contains(&entry.id))
+    pub(crate) fn counted(&self, enrolment: &Enrolment) -> impl Iterator<Item = &Entry> {
+        self.listed().filter(|entry| !enrolment.replacing.contains(&entry.id))
     }
 
     /// How many of them have to go for one more.
-    pub(crate) fn over(&self, application: &Application, policy: ParallelSessions) -> usize {
-        (self.counted(application).count() + 1).saturating_sub(usize::from(policy.most()))
+    pub(crate) fn over(&self, enrolment: &Enrolment, policy: ParallelSessions) -> usize {
+        (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
     /// Marks the sessions for which `chosen` holds, and says which ones.
@@ -178,16 +184,16 @@ impl Roll {
             .collect()
     }
 
-    /// Lets a session onto the roll. `is_last_word`: there are no others to be found gone, so the policy decides.
-    pub(crate) fn admit(
+    /// Lets a session onto the record. `is_final`: there are no others to be found gone, so the policy decides.
+    pub(crate) fn enrol(
         &mut self,
-        application: &Application,
+        enrolment: &Enrolment,
         policy: ParallelSessions,
-        is_last_word: bool,
-    ) -> Admission {
-        let Application { id, signed_in, life, purpose, label, must_be_listed, .. } = application;
+        is_final: bool,
+    ) -> EnrolmentOutcome {
+        let Enrolment { id, signed_in, life, purpose, label, must_be_listed, .. } = enrolment;
         if *must_be_listed && !self.lists(*id) {
-            return Admission::Unlisted;
+            return EnrolmentOutcome::NotListed;
         }
         let is_sign_in = *purpose == Purpose::SignIn;
         let entry = Entry {
@@ -201,11 +207,11 @@ impl Roll {
         if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
             let standing = &mut self.entries[place];
             if standing.is_revoked() {
-                return Admission::Ending;
+                return EnrolmentOutcome::BeingRevoked;
             }
-            // A step-up is written all the same: the store keeps the roll from its last write on.
+            // A step-up is written all the same: the store keeps the record from its last write on.
             if matches!(purpose, Purpose::Again | Purpose::LongerLife) && standing.life >= *life {
-                return Admission::Standing;
+                return EnrolmentOutcome::AlreadyListed;
             }
             standing.life = standing.life.max(*life);
             if is_sign_in {
@@ -213,20 +219,19 @@ impl Roll {
                 standing.label = entry.label.or(standing.label.take());
                 self.entries[place..].rotate_left(1);
             }
-            return Admission::Admitted { evicted: Vec::new() };
+            return EnrolmentOutcome::Enrolled { evicted: Vec::new() };
         }
-        if self.entries.len() >= MOST_ENTRIES {
-            return Admission::Full;
+        if self.entries.len() >= MAX_ENTRIES {
+            return EnrolmentOutcome::Full;
         }
-        let over = self.over(application, policy);
+        let over = self.over(enrolment, policy);
         let mut evicted = Vec::new();
         // One that lives already is listed in any case: it takes nobody's place.
         if over > 0 && purpose.adds_one() {
-            if !is_last_word || !policy.evicts() {
-                return Admission::Full;
+            if !is_final || !policy.evicts() {
+                return EnrolmentOutcome::Full;
             }
-            let oldest: Vec<_> =
-                self.counted(application).take(over).map(|entry| entry.id).collect();
+            let oldest: Vec<_> = self.counted(enrolment).take(over).map(|entry| entry.id).collect();
             evicted = self.revoke(|id| oldest.contains(&id));
         }
         let is_later = |other: &Entry| other.signed_in > entry.signed_in;
@@ -235,15 +240,15 @@ impl Roll {
             Purpose::SignIn | Purpose::Again => None,
         };
         self.entries.insert(place.unwrap_or(self.entries.len()), entry);
-        Admission::Admitted { evicted }
+        EnrolmentOutcome::Enrolled { evicted }
     }
 
-    /// How long the store is to keep the roll from this write on: as long as any session on it may live
+    /// How long the store is to keep the record from this write on: as long as any session on it may live
     /// from its sign-in, or the configured absolute timeout, or a sign-in may take. A duration, so it does not
     /// depend on the clock of whoever writes.
     pub(crate) fn ttl(&self, configured: Duration) -> Duration {
         let longest = self.entries.iter().map(|entry| entry.life).max();
-        longest.unwrap_or_default().max(configured).max(SIGN_IN_LIFE) + SKEW
+        longest.unwrap_or_default().max(configured).max(SIGN_IN_WINDOW) + SKEW
     }
 }
 
@@ -253,7 +258,7 @@ mod tests {
     use crate::clock::Millis;
     use crate::entropy::OsEntropy;
 
-    use crate::record::sign_in::SIGN_IN_LIFE;
+    use crate::record::sign_in::SIGN_IN_WINDOW;
     use crate::record::tag::{Tag, Tags};
     use crate::record::token::SessionId;
     use crate::settings::ParallelSessions;
@@ -261,66 +266,69 @@ mod tests {
     const NOW: Millis = Millis(1_800_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn roll() -> Roll {
-        Roll::new(Tags::first(Tag([1; 8])))
+    fn record() -> DirectoryRecord {
+        DirectoryRecord::new(Tags::first(Tag([1; 8])))
     }
 
-    fn application() -> Application {
-        Application {
+    fn enrolment() -> Enrolment {
+        Enrolment {
             id: SessionId::random(&OsEntropy).unwrap(),
             signed_in: NOW,
             life: HOUR,
             purpose: Purpose::SignIn,
             label: None,
-            instead_of: Vec::new(),
+            replacing: Vec::new(),
             must_be_listed: false,
         }
     }
 
-    fn again_of(roll: &Roll, place: usize) -> Application {
-        Application { id: roll.entries[place].id, signed_in: NOW.plus(3 * HOUR), ..application() }
+    fn again_of(record: &DirectoryRecord, place: usize) -> Enrolment {
+        Enrolment { id: record.entries[place].id, signed_in: NOW.plus(3 * HOUR), ..enrolment() }
     }
 
-    fn admitted(roll: &mut Roll, policy: ParallelSessions) -> SessionId {
-        let application = application();
+    fn enrolled(record: &mut DirectoryRecord, policy: ParallelSessions) -> SessionId {
+        let enrolment = enrolment();
         let evicted = Vec::new();
-        assert_eq!(roll.admit(&application, policy, false), Admission::Admitted { evicted });
-        application.id
+        assert_eq!(record.enrol(&enrolment, policy, false), EnrolmentOutcome::Enrolled { evicted });
+        enrolment.id
     }
 
-    fn ids(roll: &Roll) -> Vec<SessionId> {
-        roll.listed().map(|entry| entry.id).collect()
+    fn ids(record: &DirectoryRecord) -> Vec<SessionId> {
+        record.listed().map(|entry| entry.id).collect()
     }
 
     #[test]
     fn the_oldest_goes_only_when_nobody_is_gone() {
         let policy = ParallelSessions::EvictOldest(2);
-        let mut roll = roll();
-        let (first, second) = (admitted(&mut roll, policy), admitted(&mut roll, policy));
-        let third = application();
-        assert_eq!(roll.admit(&third, policy, false), Admission::Full);
-        assert_eq!(ids(&roll), [first, second]);
-        assert_eq!(roll.admit(&third, policy, true), Admission::Admitted { evicted: vec![first] });
-        assert_eq!((ids(&roll), roll.revoked()), (vec![second, third.id], vec![first]));
+        let mut record = record();
+        let (first, second) = (enrolled(&mut record, policy), enrolled(&mut record, policy));
+        let third = enrolment();
+        assert_eq!(record.enrol(&third, policy, false), EnrolmentOutcome::Full);
+        assert_eq!(ids(&record), [first, second]);
+        assert_eq!(
+            record.enrol(&third, policy, true),
+            EnrolmentOutcome::Enrolled { evicted: vec![first] }
+        );
+        assert_eq!((ids(&record), record.revoked()), (vec![second, third.id], vec![first]));
         // A lower limit after a change of the configuration.
         let policy = ParallelSessions::EvictOldest(1);
-        let fourth = application();
+        let fourth = enrolment();
         let evicted = vec![second, third.id];
-        assert_eq!(roll.admit(&fourth, policy, true), Admission::Admitted { evicted });
-        assert_eq!(ids(&roll), [fourth.id]);
+        assert_eq!(record.enrol(&fourth, policy, true), EnrolmentOutcome::Enrolled { evicted });
+        assert_eq!(ids(&record), [fourth.id]);
     }
 
     #[test]
     fn a_limit_that_rejects_changes_nothing() {
         for (policy, most) in [(ParallelSessions::Reject(3), 3), (ParallelSessions::Allow, 1000)] {
-            let mut roll = roll();
+            let mut record = record();
             for _ in 0..most {
-                admitted(&mut roll, policy);
+                enrolled(&mut record, policy);
             }
-            let before = roll.clone();
-            for is_last_word in [false, true] {
-                assert_eq!(roll.admit(&application(), policy, is_last_word), Admission::Full);
-                assert_eq!(roll, before);
+            let before = record.clone();
+            for is_final in [false, true] {
+                assert_eq!(record.enrol(&enrolment(), policy, is_final), EnrolmentOutcome::Full);
+                assert_eq!(record, before);
             }
         }
     }
@@ -328,74 +336,74 @@ mod tests {
     #[test]
     fn those_that_can_not_be_ended_are_not_any_number() {
         let policy = ParallelSessions::Reject(1);
-        let mut roll = roll();
-        for _ in 0..MOST_ENTRIES {
-            let id = admitted(&mut roll, policy);
-            roll.revoke(|revoked| revoked == id);
+        let mut record = record();
+        for _ in 0..MAX_ENTRIES {
+            let id = enrolled(&mut record, policy);
+            record.revoke(|revoked| revoked == id);
         }
-        assert_eq!(roll.admit(&application(), policy, true), Admission::Full);
+        assert_eq!(record.enrol(&enrolment(), policy, true), EnrolmentOutcome::Full);
     }
 
     #[test]
     fn one_that_ends_with_the_same_request_does_not_count() {
         let policy = ParallelSessions::Reject(1);
-        let mut roll = roll();
-        let first = admitted(&mut roll, policy);
-        let second = Application { instead_of: vec![first], ..application() };
+        let mut record = record();
+        let first = enrolled(&mut record, policy);
+        let second = Enrolment { replacing: vec![first], ..enrolment() };
         let evicted = Vec::new();
-        assert_eq!(roll.admit(&second, policy, true), Admission::Admitted { evicted });
+        assert_eq!(record.enrol(&second, policy, true), EnrolmentOutcome::Enrolled { evicted });
         // It is listed until it has ended.
-        assert_eq!(ids(&roll), [first, second.id]);
+        assert_eq!(ids(&record), [first, second.id]);
     }
 
     #[test]
     fn who_stands_there_is_brought_up_to_date_and_becomes_the_newest() {
         let policy = ParallelSessions::EvictOldest(2);
-        let mut roll = roll();
-        let first = Application { label: Some("phone".into()), ..application() };
-        roll.admit(&first, policy, false);
-        let second = admitted(&mut roll, policy);
-        let retried = Application { purpose: Purpose::Again, ..first.clone() };
-        assert_eq!(roll.admit(&retried, policy, false), Admission::Standing);
-        assert_eq!(ids(&roll), [first.id, second]);
-        let again = Application { signed_in: NOW.plus(HOUR), label: None, ..first };
+        let mut record = record();
+        let first = Enrolment { label: Some("phone".into()), ..enrolment() };
+        record.enrol(&first, policy, false);
+        let second = enrolled(&mut record, policy);
+        let retried = Enrolment { purpose: Purpose::Again, ..first.clone() };
+        assert_eq!(record.enrol(&retried, policy, false), EnrolmentOutcome::AlreadyListed);
+        assert_eq!(ids(&record), [first.id, second]);
+        let again = Enrolment { signed_in: NOW.plus(HOUR), label: None, ..first };
         let evicted = Vec::new();
-        assert_eq!(roll.admit(&again, policy, false), Admission::Admitted { evicted });
-        assert_eq!(ids(&roll), [second, again.id]);
-        assert_eq!(roll.entries[1].label.as_deref(), Some("phone"), "the label stays");
-        let longer = Application { life: 2 * HOUR, purpose: Purpose::Again, ..again.clone() };
-        assert_ne!(roll.admit(&longer, policy, false), Admission::Standing);
-        let shorter = Application { signed_in: NOW, ..again };
-        roll.admit(&shorter, policy, false);
-        assert_eq!(roll.entries[1].life, 2 * HOUR, "never shorter");
+        assert_eq!(record.enrol(&again, policy, false), EnrolmentOutcome::Enrolled { evicted });
+        assert_eq!(ids(&record), [second, again.id]);
+        assert_eq!(record.entries[1].label.as_deref(), Some("phone"), "the label stays");
+        let longer = Enrolment { life: 2 * HOUR, purpose: Purpose::Again, ..again.clone() };
+        assert_ne!(record.enrol(&longer, policy, false), EnrolmentOutcome::AlreadyListed);
+        let shorter = Enrolment { signed_in: NOW, ..again };
+        record.enrol(&shorter, policy, false);
+        assert_eq!(record.entries[1].life, 2 * HOUR, "never shorter");
         // A longer life of one that is not listed any more takes nobody's place.
         let signed_in = Millis(NOW.0 - 1);
-        let unlisted = Application { purpose: Purpose::LongerLife, signed_in, ..application() };
+        let unlisted = Enrolment { purpose: Purpose::LongerLife, signed_in, ..enrolment() };
         let evicted = Vec::new();
-        assert_eq!(roll.admit(&unlisted, policy, true), Admission::Admitted { evicted });
-        assert_eq!(ids(&roll), [unlisted.id, second, longer.id], "in the order of the sign-ins");
-        // So does a step-up, which only restarts the time for which the roll is kept.
-        let stepped_up = Application { purpose: Purpose::StepUp, ..again_of(&roll, 1) };
-        let before = ids(&roll);
+        assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::Enrolled { evicted });
+        assert_eq!(ids(&record), [unlisted.id, second, longer.id], "in the order of the sign-ins");
+        // So does a step-up, which only restarts the time for which the record is kept.
+        let stepped_up = Enrolment { purpose: Purpose::StepUp, ..again_of(&record, 1) };
+        let before = ids(&record);
         let evicted = Vec::new();
-        assert_eq!(roll.admit(&stepped_up, policy, true), Admission::Admitted { evicted });
-        assert_eq!(ids(&roll), before);
+        assert_eq!(record.enrol(&stepped_up, policy, true), EnrolmentOutcome::Enrolled { evicted });
+        assert_eq!(ids(&record), before);
         // Where it must be listed, that is its end; and no place is given to one that is being ended.
-        let stranger = application();
-        let unlisted = Application { must_be_listed: true, ..stranger };
-        assert_eq!(roll.admit(&unlisted, policy, true), Admission::Unlisted);
-        roll.revoke(|id| id == second);
-        let ending = Application { id: second, ..application() };
-        assert_eq!(roll.admit(&ending, policy, true), Admission::Ending);
+        let stranger = enrolment();
+        let unlisted = Enrolment { must_be_listed: true, ..stranger };
+        assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::NotListed);
+        record.revoke(|id| id == second);
+        let ending = Enrolment { id: second, ..enrolment() };
+        assert_eq!(record.enrol(&ending, policy, true), EnrolmentOutcome::BeingRevoked);
     }
 
     #[test]
     fn directory_is_kept_longer_than_any_session_on_it() {
-        let mut roll = roll();
-        assert_eq!(roll.ttl(Duration::ZERO), SIGN_IN_LIFE + SKEW);
-        assert_eq!(roll.ttl(24 * HOUR), 24 * HOUR + SKEW);
-        let longer = Application { life: 48 * HOUR, ..application() };
-        roll.admit(&longer, ParallelSessions::Allow, false);
-        assert_eq!(roll.ttl(24 * HOUR), 48 * HOUR + SKEW);
+        let mut record = record();
+        assert_eq!(record.ttl(Duration::ZERO), SIGN_IN_WINDOW + SKEW);
+        assert_eq!(record.ttl(24 * HOUR), 24 * HOUR + SKEW);
+        let longer = Enrolment { life: 48 * HOUR, ..enrolment() };
+        record.enrol(&longer, ParallelSessions::Allow, false);
+        assert_eq!(record.ttl(24 * HOUR), 48 * HOUR + SKEW);
     }
 }

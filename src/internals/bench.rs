@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::record::header::Header;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Record;
-use crate::record::plan::{Known, Proves, Refresh, Situation};
+use crate::record::plan::{KnownSession, Refresh, SignInTarget, Situation};
 use crate::record::tag::Tag;
 use crate::record::token::SecretDigest;
 use crate::record::values::Value;
@@ -63,12 +63,16 @@ pub fn decide_all() -> u32 {
     for bits in 0..1_u32 << 8 {
         let is = |bit: u32| bits & 1 << bit != 0;
         let situation = Situation {
-            session: if is(0) { Known::Own } else { Known::Nothing { removable: is(1) } },
+            session: if is(0) {
+                KnownSession::Current
+            } else {
+                KnownSession::Nothing { removable: is(1) }
+            },
             changed: is(2),
             ended: is(3),
-            proof: if is(4) { Proves::Here } else { Proves::No },
+            proof: if is(4) { SignInTarget::Same } else { SignInTarget::None },
             new_secret: is(5),
-            needs_own: false,
+            needs_current_secret: false,
             several: false,
             refresh: if is(6) { Refresh::Due } else { Refresh::No },
             failed: is(7),

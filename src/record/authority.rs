@@ -18,13 +18,13 @@ pub(crate) struct Authority {
 
 /// What has become of the secret that a request acts by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Secrecy {
+pub(crate) enum SecretStatus {
     /// It is the session's.
-    Own,
+    Current,
     /// Another request gave the session a new one.
     Rotated,
     /// Somebody has signed in since.
-    SignedInAnew,
+    Superseded,
 }
 
 impl Authority {
@@ -39,13 +39,13 @@ impl Authority {
     }
 
     /// What it is worth on the session as it stands now.
-    pub(crate) fn over(&self, header: &Header) -> Secrecy {
+    pub(crate) fn status_on(&self, header: &Header) -> SecretStatus {
         if self.sign_ins != header.sign_ins || self.principal != header.principal {
-            Secrecy::SignedInAnew
+            SecretStatus::Superseded
         } else if self.digest != header.digest {
-            Secrecy::Rotated
+            SecretStatus::Rotated
         } else {
-            Secrecy::Own
+            SecretStatus::Current
         }
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::clock::Millis;
 use crate::error::Result;
 use crate::record::delta::Delta;
-use crate::record::header::{Header, Proof};
+use crate::record::header::{Authentication, Header};
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::plan;
-use crate::record::plan::{Known, Plan, Proves, Refresh, Situation, Wishes};
+use crate::record::plan::{KnownSession, Plan, Refresh, Requested, SignInTarget, Situation};
 use crate::record::sign_in::SignIn;
 use crate::record::values::Values;
 
@@ -165,22 +165,22 @@ impl Changes {
     }
 
     /// Whether somebody signs in, or proves again who they are.
-    pub(crate) fn proof(&self) -> Proof<'_> {
+    pub(crate) fn proof(&self) -> Authentication<'_> {
         match self.signing_in() {
-            None => Proof::None,
-            Some(sign_in) if sign_in.is_step_up => Proof::StepUp,
-            Some(sign_in) => Proof::SignIn(&sign_in.principal),
+            None => Authentication::None,
+            Some(sign_in) if sign_in.is_step_up => Authentication::StepUp,
+            Some(sign_in) => Authentication::SignIn(&sign_in.principal),
         }
     }
 
     pub(crate) fn lifetime(&self) -> Option<Lifetime> {
         let own = self.lifetime.as_ref().map(|intent| intent.value);
-        own.or(self.chosen.0.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
+        own.or(self.chosen.0.filter(|_| matches!(self.proof(), Authentication::SignIn(_))))
     }
 
     pub(crate) fn end_by(&self) -> Option<Millis> {
         let own = self.end_by.as_ref().map(|intent| intent.value);
-        own.or(self.chosen.1.filter(|_| matches!(self.proof(), Proof::SignIn(_))))
+        own.or(self.chosen.1.filter(|_| matches!(self.proof(), Authentication::SignIn(_))))
     }
 
     /// Whether the new secret voids everything that is under way with an older one.
@@ -189,15 +189,15 @@ impl Changes {
     }
 
     /// What is wanted of a session that stands like this, besides its values.
-    pub(crate) fn wishes(&self, header: &Header) -> Wishes {
+    pub(crate) fn requested(&self, header: &Header) -> Requested {
         let proof = self.proof();
-        Wishes {
-            signs_in: matches!(proof, Proof::SignIn(_)),
-            steps_up: proof == Proof::StepUp,
+        Requested {
+            signs_in: matches!(proof, Authentication::SignIn(_)),
+            steps_up: proof == Authentication::StepUp,
             rotates: self.rotate.is_some(),
             supersedes: self.supersedes(),
             // What stands already is nothing to do.
-            ages: header.differs_in_lifetime(self.lifetime())
+            changes_lifetime: header.differs_in_lifetime(self.lifetime())
                 || header.differs_in_end(self.end_by()),
         }
     }
@@ -210,7 +210,7 @@ impl Changes {
 
     /// The loaded session, if this request still goes on with it.
     pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
-        loaded.filter(|loaded| !self.is_ended() && self.proves_on(loaded) != Proves::Another)
+        loaded.filter(|loaded| !self.is_ended() && self.proves_on(loaded) != SignInTarget::Other)
     }
 
     /// The values that the delta stands on.
@@ -235,18 +235,18 @@ impl Changes {
         Ok(())
     }
 
-    fn proves_on(&self, loaded: &Loaded) -> Proves {
+    fn proves_on(&self, loaded: &Loaded) -> SignInTarget {
         match (self.proof(), &loaded.record.header.principal) {
-            (Proof::None, _) => Proves::No,
-            (Proof::StepUp, _) => Proves::StepUp,
-            (Proof::SignIn(new), Some(old)) if new != old => Proves::Another,
-            (Proof::SignIn(_), _) => Proves::Here,
+            (Authentication::None, _) => SignInTarget::None,
+            (Authentication::StepUp, _) => SignInTarget::StepUp,
+            (Authentication::SignIn(new), Some(old)) if new != old => SignInTarget::Other,
+            (Authentication::SignIn(_), _) => SignInTarget::Same,
         }
     }
 
     /// The plan for what was done so far.
-    pub(crate) fn plan(&self, standing: &Standing<'_>) -> Plan {
-        let Standing {
+    pub(crate) fn plan(&self, facts: &RequestFacts<'_>) -> Plan {
+        let RequestFacts {
             loaded,
             session,
             several,
@@ -256,14 +256,15 @@ impl Changes {
             is_stale,
             refresh,
             failed,
-        } = *standing;
+        } = *facts;
         let proof = match (loaded, self.proof()) {
             (Some(loaded), _) => self.proves_on(loaded),
-            (None, Proof::None) => Proves::No,
-            (None, Proof::StepUp) => Proves::StepUp,
-            (None, Proof::SignIn(_)) => Proves::Here,
+            (None, Authentication::None) => SignInTarget::None,
+            (None, Authentication::StepUp) => SignInTarget::StepUp,
+            (None, Authentication::SignIn(_)) => SignInTarget::Same,
         };
-        let outlived = outlived && !self.is_ended() && !matches!(session, Known::Nothing { .. });
+        let outlived =
+            outlived && !self.is_ended() && !matches!(session, KnownSession::Nothing { .. });
         let differs = || self.delta.view().differs_from(&self.base_values(loaded));
         plan::decide(Situation {
             session,
@@ -278,7 +279,7 @@ impl Changes {
             proof,
             several,
             new_secret: wants.new_secret(),
-            needs_own: wants.need_own(),
+            needs_current_secret: wants.need_current_secret(),
             refresh,
             failed,
         })
@@ -292,13 +293,13 @@ fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
 
 /// What is known of a request besides its changes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing<'a> {
+pub(crate) struct RequestFacts<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
-    pub(crate) session: Known,
+    pub(crate) session: KnownSession,
     /// Several valid tokens came along.
     pub(crate) several: bool,
     /// What the changes want of that session.
-    pub(crate) wants: Wishes,
+    pub(crate) wants: Requested,
     /// A `transact` is to decide.
     pub(crate) decides: bool,
     /// The response has left.

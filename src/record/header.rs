@@ -71,7 +71,7 @@ impl Header {
         let is_other = self.differs_in_lifetime(update.lifetime);
         let has_other_limits = is_other || self.differs_in_end(update.end_by);
         let chosen = update.lifetime.map(Into::into);
-        if matches!(update.proof, Proof::SignIn(_)) {
+        if matches!(update.proof, Authentication::SignIn(_)) {
             // It starts from the configuration, unless this very request chooses.
             (header.chosen, header.end_by) = (chosen, update.end_by);
         } else {
@@ -82,18 +82,20 @@ impl Header {
             header.is_unconfirmed = is_unconfirmed;
         }
         let lifetime = header.lifetime(update.configured);
-        if update.proof != Proof::None || update.supersedes {
+        if update.proof != Authentication::None || update.supersedes {
             header.sign_ins = self.sign_ins.saturating_add(1);
         }
         match update.proof {
-            Proof::SignIn(principal) => {
+            Authentication::SignIn(principal) => {
                 header.principal = Some(principal.clone());
                 header.clocks.authenticated(update.now, &lifetime);
             }
-            Proof::StepUp => header.clocks.authenticated(update.now, &lifetime),
-            Proof::None if has_other_limits => header.clocks.limits_changed(update.now, &lifetime),
-            Proof::None if update.is_activity => header.clocks.used(update.now, &lifetime),
-            Proof::None => {}
+            Authentication::StepUp => header.clocks.authenticated(update.now, &lifetime),
+            Authentication::None if has_other_limits => {
+                header.clocks.limits_changed(update.now, &lifetime)
+            }
+            Authentication::None if update.is_activity => header.clocks.used(update.now, &lifetime),
+            Authentication::None => {}
         }
         if let Some(end_by) = header.end_by {
             header.clocks.end_by(end_by);
@@ -122,7 +124,7 @@ pub(crate) struct Update<'a> {
     pub(crate) lifetime: Option<Lifetime>,
     /// The moment that no deadline may go beyond.
     pub(crate) end_by: Option<Millis>,
-    pub(crate) proof: Proof<'a>,
+    pub(crate) proof: Authentication<'a>,
     /// Whether everything under way with an older secret is to find the session signed in anew.
     pub(crate) supersedes: bool,
     /// What becomes of the mark of a cookie that has not come back; `None` leaves it.
@@ -141,7 +143,7 @@ impl<'a> Update<'a> {
             digest: None,
             lifetime: None,
             end_by: None,
-            proof: Proof::None,
+            proof: Authentication::None,
             supersedes: false,
             is_unconfirmed: None,
             is_activity: false,
@@ -151,7 +153,7 @@ impl<'a> Update<'a> {
 
 /// Whether somebody proves who they are with a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proof<'a> {
+pub(crate) enum Authentication<'a> {
     None,
     SignIn(&'a Arc<str>),
     /// The one who is signed in already.

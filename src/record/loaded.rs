@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::record::authority::{Authority, Secrecy};
+use crate::record::authority::{Authority, SecretStatus};
 use crate::record::header::Header;
 use crate::record::token::SessionId;
 use crate::record::values::Values;
@@ -44,8 +44,8 @@ impl Loaded {
     }
 
     /// What the request's secret is worth on the session as it was read.
-    pub(crate) fn secrecy(&self) -> Secrecy {
-        self.authority.over(&self.record.header)
+    pub(crate) fn secret_status(&self) -> SecretStatus {
+        self.authority.status_on(&self.record.header)
     }
 }
 

@@ -1,22 +1,22 @@
 //! What is to be done at the end of a request, and what becomes of it where the session is another
 //! than the request has seen: pure tables.
 
-use crate::record::authority::{Authority, Secrecy};
+use crate::record::authority::{Authority, SecretStatus};
 use crate::record::header::Header;
 
 /// What is known when the handler has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Situation {
-    pub(crate) session: Known,
+    pub(crate) session: KnownSession,
     /// The values differ from the loaded ones; after an end, from nothing.
     pub(crate) changed: bool,
     /// The handler ended the session.
     pub(crate) ended: bool,
-    pub(crate) proof: Proves,
+    pub(crate) proof: SignInTarget,
     /// The handler asked for a new secret, or for what comes with one.
     pub(crate) new_secret: bool,
     /// What the handler asked for can be had with the session's own secret only.
-    pub(crate) needs_own: bool,
+    pub(crate) needs_current_secret: bool,
     /// Several valid tokens came along; the request is anonymous, or goes on with a session that it has
     /// made since.
     pub(crate) several: bool,
@@ -28,11 +28,11 @@ pub(crate) struct Situation {
 
 /// What a request knows of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum KnownSession {
     /// No valid token came along. `removable`: one of our name did, and the browser may forget it.
     Nothing { removable: bool },
     /// A session was loaded, and the request's secret is the session's.
-    Own,
+    Current,
     /// A session was loaded, and another request has given it a new secret since.
     Rotated,
     /// The session was found gone or signed in anew, or the request's secret void: the browser may hold
@@ -42,12 +42,12 @@ pub(crate) enum Known {
 
 /// Whether somebody proves who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proves {
-    No,
+pub(crate) enum SignInTarget {
+    None,
     /// Signs in on an anonymous session, or the same person again.
-    Here,
+    Same,
     /// Signs in as another person than the one of the loaded session.
-    Another,
+    Other,
     /// The one who is signed in.
     StepUp,
 }
@@ -111,19 +111,19 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         ended,
         proof,
         new_secret,
-        needs_own,
+        needs_current_secret,
         several,
         refresh,
         failed,
     } = situation;
     // Whether any session came along that could end.
-    let came_along = several || !matches!(session, Known::Nothing { .. });
-    let signs_in = matches!(proof, Proves::Here | Proves::Another);
+    let came_along = several || !matches!(session, KnownSession::Nothing { .. });
+    let signs_in = matches!(proof, SignInTarget::Same | SignInTarget::Other);
     if failed {
         return match session {
             _ if ended && came_along => Plan::Delete,
-            Known::Nothing { removable: true } if ended => Plan::Forget,
-            Known::Own if refresh == Refresh::Confirms => Plan::Refresh,
+            KnownSession::Nothing { removable: true } if ended => Plan::Forget,
+            KnownSession::Current if refresh == Refresh::Confirms => Plan::Refresh,
             _ => Plan::Nothing,
         };
     }
@@ -133,28 +133,28 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         _ if came_along && ended => Plan::Delete,
         // The next request would bring their tokens as well.
         _ if several && signs_in => Plan::CreateThenDelete,
-        Known::Nothing { .. } if signs_in || changed => Plan::Create,
-        Known::Nothing { removable: true } if ended => Plan::Forget,
-        Known::Nothing { .. } => Plan::Nothing,
-        Known::Lost if signs_in => Plan::Create,
-        Known::Lost if changed || needs_own => Plan::Gone,
-        Known::Lost => Plan::Nothing,
-        Known::Own if proof == Proves::Another => Plan::CreateThenDelete,
+        KnownSession::Nothing { .. } if signs_in || changed => Plan::Create,
+        KnownSession::Nothing { removable: true } if ended => Plan::Forget,
+        KnownSession::Nothing { .. } => Plan::Nothing,
+        KnownSession::Lost if signs_in => Plan::Create,
+        KnownSession::Lost if changed || needs_current_secret => Plan::Gone,
+        KnownSession::Lost => Plan::Nothing,
+        KnownSession::Current if proof == SignInTarget::Other => Plan::CreateThenDelete,
         // That session's secret is somebody else's by now.
-        Known::Rotated if signs_in => Plan::Create,
-        Known::Own if proof != Proves::No => Plan::Save { new_secret: true },
-        Known::Own if changed || new_secret => Plan::Save { new_secret },
-        Known::Own if refresh != Refresh::No => Plan::Refresh,
-        Known::Own => Plan::Nothing,
-        Known::Rotated if needs_own => Plan::Gone,
-        Known::Rotated if changed => Plan::Save { new_secret: false },
-        Known::Rotated => Plan::Nothing,
+        KnownSession::Rotated if signs_in => Plan::Create,
+        KnownSession::Current if proof != SignInTarget::None => Plan::Save { new_secret: true },
+        KnownSession::Current if changed || new_secret => Plan::Save { new_secret },
+        KnownSession::Current if refresh != Refresh::No => Plan::Refresh,
+        KnownSession::Current => Plan::Nothing,
+        KnownSession::Rotated if needs_current_secret => Plan::Gone,
+        KnownSession::Rotated if changed => Plan::Save { new_secret: false },
+        KnownSession::Rotated => Plan::Nothing,
     }
 }
 
 /// What a request wants of a session besides its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Wishes {
+pub(crate) struct Requested {
     pub(crate) signs_in: bool,
     pub(crate) steps_up: bool,
     pub(crate) rotates: bool,
@@ -162,16 +162,16 @@ pub(crate) struct Wishes {
     /// are revoked.
     pub(crate) supersedes: bool,
     /// Another lifetime, or another end, than the session has.
-    pub(crate) ages: bool,
+    pub(crate) changes_lifetime: bool,
 }
 
-impl Wishes {
-    pub(crate) fn need_own(self) -> bool {
-        self.steps_up || self.supersedes || self.ages
+impl Requested {
+    pub(crate) fn need_current_secret(self) -> bool {
+        self.steps_up || self.supersedes || self.changes_lifetime
     }
 
     pub(crate) fn new_secret(self) -> bool {
-        self.need_own() || self.signs_in || self.rotates
+        self.need_current_secret() || self.signs_in || self.rotates
     }
 }
 
@@ -187,23 +187,27 @@ pub(crate) enum Merge {
     StartFresh,
 }
 
-/// `secrecy` is `None` where there is no session any more. `outlived`: the response has left.
-pub(crate) fn merge(secrecy: Option<Secrecy>, wishes: Wishes, outlived: bool) -> Merge {
-    match secrecy {
-        Some(Secrecy::Own) => Merge::Write { new_secret: wishes.new_secret() },
-        _ if wishes.signs_in => Merge::StartFresh,
-        Some(Secrecy::Rotated) if !wishes.need_own() && !outlived => {
+/// `secret_status` is `None` where there is no session any more. `outlived`: the response has left.
+pub(crate) fn merge(
+    secret_status: Option<SecretStatus>,
+    requested: Requested,
+    outlived: bool,
+) -> Merge {
+    match secret_status {
+        Some(SecretStatus::Current) => Merge::Write { new_secret: requested.new_secret() },
+        _ if requested.signs_in => Merge::StartFresh,
+        Some(SecretStatus::Rotated) if !requested.need_current_secret() && !outlived => {
             Merge::Write { new_secret: false }
         }
-        Some(_) => Merge::Gone { fails: wishes.need_own() || outlived },
+        Some(_) => Merge::Gone { fails: requested.need_current_secret() || outlived },
         // A session that has ended needs no other end.
-        None => Merge::Gone { fails: wishes.steps_up || wishes.supersedes || outlived },
+        None => Merge::Gone { fails: requested.steps_up || requested.supersedes || outlived },
     }
 }
 
-/// Why a session is to end.
+/// EndReason a session is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum EndReason {
     SignOut,
     /// A sign-in takes its place.
     SignIn,
@@ -211,11 +215,11 @@ pub(crate) enum Why {
 
 /// Whether the session may be ended as it stands now: by a sign-out where it is the same person's, also
 /// after a step-up, and never somebody else's sign-in; by a sign-in with its own secret only.
-pub(crate) fn ends(why: Why, authority: &Authority, header: &Header) -> bool {
-    match (authority.over(header), why) {
-        (Secrecy::Own, _) | (Secrecy::Rotated, Why::SignOut) => true,
-        (Secrecy::SignedInAnew, Why::SignOut) => authority.is_of_the_same(header),
-        (_, Why::SignIn) => false,
+pub(crate) fn ends(why: EndReason, authority: &Authority, header: &Header) -> bool {
+    match (authority.status_on(header), why) {
+        (SecretStatus::Current, _) | (SecretStatus::Rotated, EndReason::SignOut) => true,
+        (SecretStatus::Superseded, EndReason::SignOut) => authority.is_of_the_same(header),
+        (_, EndReason::SignIn) => false,
     }
 }
 
@@ -282,14 +286,18 @@ mod tests {
 
     fn situations() -> impl Iterator<Item = (String, Situation)> {
         let sessions = [
-            (Known::Nothing { removable: false }, 'n'),
-            (Known::Nothing { removable: true }, 'f'),
-            (Known::Own, 'o'),
-            (Known::Rotated, 'r'),
-            (Known::Lost, 'l'),
+            (KnownSession::Nothing { removable: false }, 'n'),
+            (KnownSession::Nothing { removable: true }, 'f'),
+            (KnownSession::Current, 'o'),
+            (KnownSession::Rotated, 'r'),
+            (KnownSession::Lost, 'l'),
         ];
-        let proofs =
-            [(Proves::No, '.'), (Proves::Here, 'H'), (Proves::Another, 'A'), (Proves::StepUp, 'S')];
+        let proofs = [
+            (SignInTarget::None, '.'),
+            (SignInTarget::Same, 'H'),
+            (SignInTarget::Other, 'A'),
+            (SignInTarget::StepUp, 'S'),
+        ];
         let refreshes = [(Refresh::No, '.'), (Refresh::Due, 'D'), (Refresh::Confirms, 'C')];
         (0..1_usize << 6).flat_map(move |bits| {
             (0..sessions.len() * proofs.len() * refreshes.len()).map(move |choice| {
@@ -307,7 +315,7 @@ mod tests {
                     proof,
                     changed: on(2),
                     new_secret: on(3),
-                    needs_own: on(4),
+                    needs_current_secret: on(4),
                     several: on(5),
                     refresh,
                 };
@@ -353,39 +361,43 @@ mod tests {
         let anonymous = header();
         let alice = signed_in(&anonymous, "alice");
         for (presented, now, expected) in [
-            (&anonymous, &anonymous, Secrecy::Own),
-            (&anonymous, &rotated(&anonymous), Secrecy::Rotated),
-            (&anonymous, &alice, Secrecy::SignedInAnew),
-            (&alice, &alice, Secrecy::Own),
-            (&alice, &signed_in(&alice, "alice"), Secrecy::SignedInAnew),
-            (&alice, &signed_in(&alice, "bob"), Secrecy::SignedInAnew),
+            (&anonymous, &anonymous, SecretStatus::Current),
+            (&anonymous, &rotated(&anonymous), SecretStatus::Rotated),
+            (&anonymous, &alice, SecretStatus::Superseded),
+            (&alice, &alice, SecretStatus::Current),
+            (&alice, &signed_in(&alice, "alice"), SecretStatus::Superseded),
+            (&alice, &signed_in(&alice, "bob"), SecretStatus::Superseded),
         ] {
-            assert_eq!(Authority::of(presented, true).over(now), expected);
+            assert_eq!(Authority::of(presented, true).status_on(now), expected);
         }
     }
 
     #[test]
     fn every_cell_of_the_merge_table() {
-        use Secrecy::{Own, Rotated, SignedInAnew};
+        use SecretStatus::{Current, Rotated, Superseded};
 
-        let none = Wishes::default();
+        let none = Requested::default();
         let keep = Merge::Write { new_secret: false };
         let renew = Merge::Write { new_secret: true };
         let (passes, fails) = (Merge::Gone { fails: false }, Merge::Gone { fails: true });
-        let found = [Some(Own), Some(Rotated), Some(SignedInAnew), None];
-        for (wishes, expected) in [
+        let found = [Some(Current), Some(Rotated), Some(Superseded), None];
+        for (requested, expected) in [
             (none, [keep, keep, passes, passes]),
-            (Wishes { rotates: true, ..none }, [renew, keep, passes, passes]),
-            (Wishes { ages: true, ..none }, [renew, fails, fails, passes]),
-            (Wishes { steps_up: true, ..none }, [renew, fails, fails, fails]),
-            (Wishes { supersedes: true, ..none }, [renew, fails, fails, fails]),
+            (Requested { rotates: true, ..none }, [renew, keep, passes, passes]),
+            (Requested { changes_lifetime: true, ..none }, [renew, fails, fails, passes]),
+            (Requested { steps_up: true, ..none }, [renew, fails, fails, fails]),
+            (Requested { supersedes: true, ..none }, [renew, fails, fails, fails]),
             (
-                Wishes { signs_in: true, ..none },
+                Requested { signs_in: true, ..none },
                 [renew, Merge::StartFresh, Merge::StartFresh, Merge::StartFresh],
             ),
         ] {
-            for (secrecy, expected) in found.into_iter().zip(expected) {
-                assert_eq!(merge(secrecy, wishes, false), expected, "{wishes:?} {secrecy:?}");
+            for (secret_status, expected) in found.into_iter().zip(expected) {
+                assert_eq!(
+                    merge(secret_status, requested, false),
+                    expected,
+                    "{requested:?} {secret_status:?}"
+                );
             }
         }
         assert_eq!(found.map(|found| merge(found, none, true)), [keep, fails, fails, fails]);
@@ -403,8 +415,8 @@ mod tests {
             (&alice, &signed_in(&alice, "bob"), false, false),
         ] {
             let authority = Authority::of(presented, true);
-            assert_eq!(ends(Why::SignOut, &authority, now), by_sign_out);
-            assert_eq!(ends(Why::SignIn, &authority, now), by_sign_in);
+            assert_eq!(ends(EndReason::SignOut, &authority, now), by_sign_out);
+            assert_eq!(ends(EndReason::SignIn, &authority, now), by_sign_in);
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const LABEL_BYTES: usize = 128;
 
 /// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
 /// everything was revoked.
-pub(crate) const SIGN_IN_LIFE: Duration = Duration::from_secs(60 * 60);
+pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// What a directory's last revocation of all sessions is recognised by.
 pub(crate) type Mark = [u8; 8];
@@ -27,7 +27,7 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
     }
 }
 
-/// Who signs in; for [`Session::sign_in_with`].
+/// Who signs in; for [`Session::sign_in_with`](crate::Session::sign_in_with).
 ///
 /// ```
 /// use unsticky::{Result, Session, Sessions};
@@ -54,14 +54,14 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
 pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
-    pub(crate) begun: Option<Begun>,
+    pub(crate) begun: Option<SignInStart>,
     /// Of the one who is signed in already: it needs the session.
     pub(crate) is_step_up: bool,
 }
 
 /// What a sign-in found in the directory when it began.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Begun {
+pub(crate) struct SignInStart {
     /// The mark of the last revocation; `None` where nothing was revoked.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
@@ -69,7 +69,7 @@ pub(crate) struct Begun {
 
 impl SignIn {
     /// A sign-in that begins when it is committed; see
-    /// [`Directory::begin_sign_in`] for one that begins before the password is verified.
+    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) for one that begins before the password is verified.
     ///
     /// `principal` is the application's own name for the account, of 1 to 1024 bytes: a stable one,
     /// such as its id.
@@ -81,7 +81,7 @@ impl SignIn {
 
     /// What the list of sessions calls this one: the browser, the place. It is cut to 128 bytes, at a
     /// character boundary, so a User-Agent may be passed as it came. It is listed as it is, so escape it
-    /// in a page. Without a [directory](DirectoryMode::Off) it is not stored. Default: none, or the one
+    /// in a page. Without a [directory](crate::DirectoryMode::Off) it is not stored. Default: none, or the one
     /// that the session has.
     #[must_use]
     pub fn label(self, label: impl AsRef<str>) -> Self {

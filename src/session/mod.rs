@@ -39,7 +39,7 @@ use crate::settings::{Sessions, Settings};
 /// actix-web. The extractor has read the record once, so everything but
 /// [`transact`](Self::transact), [`save`](Self::save) and [`reload`](Self::reload) is synchronous.
 /// Changes are kept as changes and committed after the handler has answered, before the response
-/// leaves: concurrent requests that write different keys never lose each other's values.
+/// leaves: concurrent requests that write different keys never mark_lost each other's values.
 ///
 /// A clone is another handle of the same session; all handles of a request see the same.
 ///
@@ -165,11 +165,11 @@ struct State {
 thread_local! {
     /// How many changes were asked for on this thread: tells whether a function that was called here has
     /// changed a session.
-    static CHANGES_HERE: Cell<u64> = const { Cell::new(0) };
+    static CHANGES_ON_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-fn changes_here() -> u64 {
-    CHANGES_HERE.get()
+fn changes_on_this_thread() -> u64 {
+    CHANGES_ON_THIS_THREAD.get()
 }
 
 /// The error of a function that changes a session.
@@ -194,7 +194,7 @@ impl State {
 
     /// The changes, for one that a handle asks for.
     fn intend(&mut self) -> &mut Changes {
-        CHANGES_HERE.set(CHANGES_HERE.get().wrapping_add(1));
+        CHANGES_ON_THIS_THREAD.set(CHANGES_ON_THIS_THREAD.get().wrapping_add(1));
         &mut self.changes
     }
 
@@ -303,14 +303,14 @@ impl Session {
         K::Value: DeserializeOwned,
     {
         let name = key.name();
-        let before = changes_here();
+        let before = changes_on_this_thread();
         for _ in 0..VIEW_ATTEMPTS {
             let value = self.state().value(name);
             let taken = match &value {
                 Some(value) => decoded(name, &value.bytes)?,
                 None => return Ok(None),
             };
-            if changes_here() != before {
+            if changes_on_this_thread() != before {
                 return Err(reentrant());
             }
             let mut state = self.state();
@@ -368,12 +368,12 @@ impl Session {
                 encoded(&name, &value, max_record)
             }
         });
-        let before = changes_here();
+        let before = changes_on_this_thread();
         for _ in 0..VIEW_ATTEMPTS {
             // The function runs outside the lock: it may read the session, or take its time.
             let current = self.state().value(&name);
             let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
-            if changes_here() != before {
+            if changes_on_this_thread() != before {
                 return Err(reentrant());
             }
             let value = Value::new(bytes, survives);
@@ -459,7 +459,7 @@ impl Session {
     /// The lifetime is the configured one, unless this request calls
     /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by): choices made for an earlier
     /// sign-in, or before it, are dropped. To keep a choice across a redirect to an identity provider,
-    /// store it as a value under a key that [survives](Key::survives_sign_in), and call `set_lifetime`
+    /// store it as a value under a key that [survives](crate::Key::survives_sign_in), and call `set_lifetime`
     /// when the person returns.
     ///
     /// If the request brought several valid tokens, the sign-in begins a new session and ends all of
@@ -616,7 +616,7 @@ impl Session {
         T: Send + 'static,
         F: Fn(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.lasting(|session, driver| async move {
+        self.run_to_completion(|session, driver| async move {
             let mut decided = None;
             let result = &mut decided;
             let mut decide = move |values: &mut Transaction<'_>| {
@@ -653,8 +653,10 @@ impl Session {
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
     ///   and the response has begun.
     pub async fn save(&self) -> Result<()> {
-        self.lasting(|session, driver| async move { session.commit(&driver, false, None).await })
-            .await
+        self.run_to_completion(|session, driver| async move {
+            session.commit(&driver, false, None).await
+        })
+        .await
     }
 
     /// Reads the record again: to see what other requests wrote, or whether the session is still valid.
@@ -671,7 +673,7 @@ impl Session {
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be
     ///   computed on the newer values; it stays pending.
     pub async fn reload(&self) -> Result<()> {
-        self.lasting(|session, driver| async move { session.reread(&driver).await }).await
+        self.run_to_completion(|session, driver| async move { session.reread(&driver).await }).await
     }
 
     /// The configuration this session belongs to.
@@ -684,10 +686,10 @@ impl Session {
         self.0.sessions.settings()
     }
 
-    fn state(&self) -> Locked<'_> {
+    fn state(&self) -> StateGuard<'_> {
         // No code of the application runs under this lock, so a panic leaves the state whole.
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { state, dropped: Vec::new() }
+        StateGuard { state, dropped: Vec::new() }
     }
 
     /// Who is signed in on the session of this request.
@@ -706,13 +708,13 @@ impl Session {
 
 /// The state of a session, locked. What is dropped of it may be the application's, such as the captures of
 /// an `update`'s function, and is dropped only when it is unlocked again.
-struct Locked<'a> {
+struct StateGuard<'a> {
     // Fields are dropped in this order.
     state: MutexGuard<'a, State>,
     dropped: Vec<Change>,
 }
 
-impl Deref for Locked<'_> {
+impl Deref for StateGuard<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
@@ -720,13 +722,13 @@ impl Deref for Locked<'_> {
     }
 }
 
-impl DerefMut for Locked<'_> {
+impl DerefMut for StateGuard<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.state
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         self.dropped = self.state.changes.delta.take_dropped();
     }

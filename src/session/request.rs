@@ -9,21 +9,21 @@ use tokio::time::{Instant, timeout};
 
 use crate::budget::Budget;
 use crate::clock::Millis;
-use crate::commands::Caller;
-use crate::commit::{Commit, Committed, Decide, Enrolling};
-use crate::completion::{Driver, Lasting, to_the_end};
+use crate::commands::Commands;
+use crate::commit::{Commit, Committed, Decide, EnrolmentProgress};
+use crate::completion::{Driver, RunToCompletion, run_to_completion};
 use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{REBASE_ATTEMPTS, VIEW_ATTEMPTS};
 use crate::load::decode;
-use crate::record::authority::{Authority, Secrecy};
-use crate::record::changes::{Changes, Rotation, Standing};
+use crate::record::authority::{Authority, SecretStatus};
+use crate::record::changes::{Changes, RequestFacts, Rotation};
 use crate::record::loaded::{Loaded, Lost};
-use crate::record::plan::{Known, Plan, Refresh, Wishes};
+use crate::record::plan::{KnownSession, Plan, Refresh, Requested};
 use crate::record::token::Token;
 use crate::session::reentrant;
-use crate::session::{Inner, Locked, Session, State, changes_here, contended};
+use crate::session::{Inner, Session, State, StateGuard, changes_on_this_thread, contended};
 use crate::settings::Settings;
 
 /// What a token turned out to be.
@@ -53,7 +53,7 @@ impl Session {
         }
         let budget = self.budget();
         let found = match self.0.presented.has_tokens() {
-            true => self.read(Caller::new(self.settings(), &budget)).await,
+            true => self.read(Commands::new(self.settings(), &budget)).await,
             false => Ok(Default::default()),
         };
         let mut state = self.state();
@@ -62,7 +62,7 @@ impl Session {
             return Ok(());
         }
         drop(state);
-        self.charge(&budget);
+        self.record_store_time(&budget);
         let (loaded, others, has_stale_token) = found?;
         let several = others.len();
         state = self.state();
@@ -80,8 +80,8 @@ impl Session {
         Ok(())
     }
 
-    async fn read(&self, caller: Caller<'_>) -> Result<FoundSessions> {
-        let look_up = |token| self.look_up(caller, token);
+    async fn read(&self, commands: Commands<'_>) -> Result<FoundSessions> {
+        let look_up = |token| self.look_up(commands, token);
         let mut tokens = self.0.presented.tokens();
         let found = match (tokens.next(), tokens.next()) {
             // Nearly always, and without a list of futures.
@@ -108,10 +108,10 @@ impl Session {
     }
 
     /// The session of a token, if the token is valid.
-    async fn look_up(&self, caller: Caller<'_>, token: Token) -> Result<Found> {
+    async fn look_up(&self, commands: Commands<'_>, token: Token) -> Result<Found> {
         let settings = self.settings();
         let key = settings.key(token.id);
-        let Some(stored) = caller.load(&key).await? else {
+        let Some(stored) = commands.load(&key).await? else {
             event::unknown_session(token.id);
             return Ok(Found::Nothing);
         };
@@ -132,7 +132,7 @@ impl Session {
         let authority = Authority::of(&record.header, true);
         let (id, version) = (token.id, stored.version);
         let loaded = Arc::new(Loaded { id, key, record, version, authority });
-        let is_listed = settings.is_listed(caller, &loaded).await?;
+        let is_listed = settings.is_listed(commands, &loaded).await?;
         Ok(if is_listed { Found::Valid(loaded) } else { Found::Nothing })
     }
 
@@ -166,7 +166,7 @@ impl Session {
             state.fail(&gone, u64::MAX, context);
         }
         let id = loaded.id;
-        state.lose(Lost { session: loaded, is_gone });
+        state.mark_lost(Lost { session: loaded, is_gone });
         drop(state);
         if would_change {
             event::gone(id);
@@ -177,24 +177,24 @@ impl Session {
     /// The session as it stands now, if the request's secret is valid; and whether it is no more.
     async fn read_again(&self, loaded: &Loaded) -> Result<(Option<Arc<Loaded>>, bool)> {
         let budget = self.budget();
-        let read = self.read_again_in(Caller::new(self.settings(), &budget), loaded).await;
-        self.charge(&budget);
+        let read = self.read_again_in(Commands::new(self.settings(), &budget), loaded).await;
+        self.record_store_time(&budget);
         read
     }
 
     async fn read_again_in(
         &self,
-        caller: Caller<'_>,
+        commands: Commands<'_>,
         loaded: &Loaded,
     ) -> Result<(Option<Arc<Loaded>>, bool)> {
         let settings = self.settings();
-        let newer = loaded.reread(caller).await?;
+        let newer = loaded.reread(commands).await?;
         let is_alive = |is: &Arc<Loaded>| !is.record.header.clocks.expired(settings.now());
         let Some(newer) = newer.filter(is_alive) else { return Ok((None, true)) };
-        if newer.secrecy() != Secrecy::Own {
+        if newer.secret_status() != SecretStatus::Current {
             return Ok((None, false));
         }
-        match settings.is_listed(caller, &newer).await? {
+        match settings.is_listed(commands, &newer).await? {
             true => Ok((Some(newer), false)),
             false => Ok((None, true)),
         }
@@ -211,7 +211,7 @@ impl Session {
 
     /// The store was used for so long; what other handles used at the same time counts once. Not called
     /// for a read that was given up, which may have been kept for any time before.
-    fn charge(&self, budget: &Budget) {
+    fn record_store_time(&self, budget: &Budget) {
         let mut state = self.state();
         let used = budget.used(state.charged);
         state.time_left = state.time_left.saturating_sub(used);
@@ -247,17 +247,17 @@ impl Session {
         decide: Option<&'d mut Decide<'d>>,
     ) -> Result<()> {
         let _one_at_a_time = self.turn(driver).await?;
-        self.commit_in_turn(driver, failed, decide).await
+        self.commit_locked(driver, failed, decide).await
     }
 
-    async fn commit_in_turn<'d>(
+    async fn commit_locked<'d>(
         &self,
         driver: &Driver,
         failed: bool,
         decide: Option<&'d mut Decide<'d>>,
     ) -> Result<()> {
         let context = self.context();
-        let _under_way = UnderWay(self);
+        let _under_way = CommitInProgress(self);
         let mut is_cut_short = false;
         let budget = self.budget();
         let (earlier, failed, plan, commit) = {
@@ -278,7 +278,7 @@ impl Session {
             }
             let commit = Commit {
                 settings: context.settings,
-                caller: Caller::new(context.settings, &budget).driven_by(driver),
+                commands: Commands::new(context.settings, &budget).driven_by(driver),
                 loaded: state.loaded.clone(),
                 lost: state.lost.clone(),
                 others: state.others.clone(),
@@ -287,20 +287,21 @@ impl Session {
                 outlived: state.head_sent,
                 is_removable: state.is_removable(context),
                 decide,
-                enrolment: Enrolling::default(),
+                enrolment: EnrolmentProgress::default(),
             };
             state.under_way = Some(state.changes.delta.made());
             (earlier, failed, plan, commit)
         };
         let bookmark = commit.changes.delta.made();
         let outcome = commit.run(plan).await;
-        self.charge(&budget);
+        self.record_store_time(&budget);
         if let Err(error) = &outcome
             && error.kind() == ErrorKind::OutcomeUnknown
         {
             event::outcome_unknown(error);
         }
-        let (result, is_stale) = self.state().accept(plan, outcome, bookmark, failed, context);
+        let (result, is_stale) =
+            self.state().apply_outcome(plan, outcome, bookmark, failed, context);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.
             let _ = self.rebase(|_, _| ());
@@ -323,7 +324,7 @@ impl Session {
             state.intend().rotate(Rotation::Superseding);
             authority(&state)
         };
-        let committed = self.commit_in_turn(driver, false, None).await;
+        let committed = self.commit_locked(driver, false, None).await;
         let mut state = self.state();
         // Nobody is revoked where it failed, so nothing is to be made void later.
         state.changes.forget_superseding();
@@ -339,7 +340,7 @@ impl Session {
     /// Changes something that the view depends on, and computes the view anew. The functions of
     /// updates run outside the lock: they may read the session, or take their time.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
-        let before = changes_here();
+        let before = changes_on_this_thread();
         for attempt in 0..REBASE_ATTEMPTS {
             let (made, mut changes, loaded) = {
                 let state = &mut *self.state();
@@ -353,7 +354,7 @@ impl Session {
             };
             change(&mut changes, loaded.as_deref());
             let rebased = changes.rebase(loaded.as_deref());
-            if changes_here() != before {
+            if changes_on_this_thread() != before {
                 self.state().is_stale = true;
                 return Err(reentrant());
             }
@@ -381,17 +382,22 @@ impl Session {
 
     /// Marks the response as begun. What it does not stand for is dropped: of a handler that failed, or
     /// whose response is replaced.
-    fn close(&self, mut state: Locked<'_>, failed: bool, context: Context<'_>) -> Closed {
+    fn close(
+        &self,
+        mut state: StateGuard<'_>,
+        failed: bool,
+        context: Context<'_>,
+    ) -> ResponseEffects {
         let mut discarded = 0;
         if failed {
-            discarded = state.discarded + state.would_lose(context);
+            discarded = state.discarded + state.changes_lost(context);
             state.changes.discard();
             state.is_stale = false;
         }
         state.head_sent = true;
         // The response has told it.
         state.failed = None;
-        let closed = Closed { cookie: state.cookie.take(), used: state.used };
+        let closed = ResponseEffects { cookie: state.cookie.take(), used: state.used };
         drop(state);
         if discarded > 0 {
             event::changes_discarded(discarded);
@@ -401,7 +407,7 @@ impl Session {
 
     /// The end of a request that has nothing to do; `None` where it has. What was asked for and changes
     /// nothing is done by that.
-    pub(crate) fn close_settled(&self, failed: bool) -> Option<Closed> {
+    pub(crate) fn close_without_commit(&self, failed: bool) -> Option<ResponseEffects> {
         // What a commit under way leads to is not known yet; there may be a cookie to send. None begins
         // while the state is locked.
         let is_busy = |state: &State| {
@@ -412,7 +418,7 @@ impl Session {
         if is_idle && state.has_no_session() && !is_busy(&state) {
             // Most requests, and without asking the clock.
             (state.head_sent, state.failed) = (true, None);
-            return Some(Closed { cookie: state.cookie.take(), used: state.used });
+            return Some(ResponseEffects { cookie: state.cookie.take(), used: state.used });
         }
         drop(state);
         let context = self.context();
@@ -427,7 +433,7 @@ impl Session {
     }
 
     /// The end of a request whose response cannot wait for a commit.
-    pub(crate) fn close_failed(&self) -> Closed {
+    pub(crate) fn close_failed(&self) -> ResponseEffects {
         let context = self.context();
         self.close(self.state(), true, context)
     }
@@ -437,7 +443,7 @@ impl Session {
         &self,
         driver: &Driver,
         failed: bool,
-    ) -> (Result<()>, Closed) {
+    ) -> (Result<()>, ResponseEffects) {
         let turn = self.turn(driver).await;
         let result = match &turn {
             Ok(_) => self.commit_at_the_end(driver, failed).await,
@@ -451,15 +457,15 @@ impl Session {
         (result, closed)
     }
 
-    /// What a commit at the end of a request comes to; the caller has the turn.
+    /// What a commit at the end of a request comes to; the commands has the turn.
     async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
-        let result = self.commit_in_turn(driver, failed, None).await;
+        let result = self.commit_locked(driver, failed, None).await;
         if let Err(error) = &result
             && !failed
             && matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked)
         {
             // What is left is a sign-out that came before a refused sign-in.
-            let _ = self.commit_in_turn(driver, true, None).await;
+            let _ = self.commit_locked(driver, true, None).await;
         }
         result
     }
@@ -470,7 +476,7 @@ impl Session {
             let context = self.context();
             let mut state = self.state();
             let ended = state.changes.is_ended();
-            let dropped = state.would_lose(context);
+            let dropped = state.changes_lost(context);
             (state.head_sent, state.failed) = (true, None);
             if !ended {
                 state.changes.discard();
@@ -481,27 +487,30 @@ impl Session {
             event::changes_dropped(dropped);
         }
         if ended && let Ok(runtime) = Handle::try_current() {
-            drop(Lasting::new(runtime, |driver| async move {
+            drop(RunToCompletion::new(runtime, |driver| async move {
                 let _ = self.commit_and_close(&driver, true).await;
             }));
         }
     }
 
     /// Runs work on this session to completion even if nobody waits for it any more.
-    pub(super) async fn lasting<T, F>(&self, work: impl FnOnce(Self, Driver) -> F) -> Result<T>
+    pub(super) async fn run_to_completion<T, F>(
+        &self,
+        work: impl FnOnce(Self, Driver) -> F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let session = self.clone();
-        to_the_end(|driver| work(session, driver)).await
+        run_to_completion(|driver| work(session, driver)).await
     }
 }
 
 /// A commit while it is under way, also if a function that it calls panics.
-struct UnderWay<'a>(&'a Session);
+struct CommitInProgress<'a>(&'a Session);
 
-impl Drop for UnderWay<'_> {
+impl Drop for CommitInProgress<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.under_way = None;
@@ -514,7 +523,7 @@ fn head_sent() -> Error {
 }
 
 /// What is to be done to a response as it leaves.
-pub(crate) struct Closed {
+pub(crate) struct ResponseEffects {
     pub(crate) cookie: Option<String>,
     /// Whether the session was used.
     pub(crate) used: bool,
@@ -556,28 +565,30 @@ impl State {
         context.presented.is_named() && !self.has_stale_token
     }
 
-    fn known(&self, context: Context<'_>) -> Known {
+    fn known(&self, context: Context<'_>) -> KnownSession {
         match (&self.loaded, &self.lost) {
-            (Some(loaded), _) if loaded.secrecy() == Secrecy::Own => Known::Own,
-            (Some(_), _) => Known::Rotated,
-            (None, Some(_)) => Known::Lost,
+            (Some(loaded), _) if loaded.secret_status() == SecretStatus::Current => {
+                KnownSession::Current
+            }
+            (Some(_), _) => KnownSession::Rotated,
+            (None, Some(_)) => KnownSession::Lost,
             // The browser may hold the newer token, which a new session's would overwrite.
-            (None, None) if self.has_stale_token && self.others.is_empty() => Known::Lost,
-            (None, None) => Known::Nothing { removable: self.is_removable(context) },
+            (None, None) if self.has_stale_token && self.others.is_empty() => KnownSession::Lost,
+            (None, None) => KnownSession::Nothing { removable: self.is_removable(context) },
         }
     }
 
     /// What the changes want of the session that they are for.
-    fn wishes(&self) -> Wishes {
+    fn requested(&self) -> Requested {
         let of_lost = |lost: &Lost| {
-            let wishes = self.changes.wishes(&lost.session.record.header);
+            let requested = self.changes.requested(&lost.session.record.header);
             // A session that has ended needs no other end.
-            Wishes { ages: wishes.ages && !lost.is_gone, ..wishes }
+            Requested { changes_lifetime: requested.changes_lifetime && !lost.is_gone, ..requested }
         };
         match (&self.loaded, &self.lost) {
-            (Some(loaded), _) => self.changes.wishes(&loaded.record.header),
+            (Some(loaded), _) => self.changes.requested(&loaded.record.header),
             (None, Some(lost)) => of_lost(lost),
-            (None, None) => Wishes::default(),
+            (None, None) => Requested::default(),
         }
     }
 
@@ -595,11 +606,11 @@ impl State {
 
     /// What is to be done for what was changed so far.
     fn plan(&self, context: Context<'_>, failed: bool, decides: bool) -> Plan {
-        self.changes.plan(&Standing {
+        self.changes.plan(&RequestFacts {
             loaded: self.loaded.as_deref(),
             session: self.known(context),
             several: !self.others.is_empty(),
-            wants: self.wishes(),
+            wants: self.requested(),
             decides,
             outlived: self.head_sent,
             is_stale: self.is_stale,
@@ -621,7 +632,7 @@ impl State {
 
     /// How many changes are lost where nothing but an end is kept: those that a commit under way has are
     /// not.
-    fn would_lose(&self, context: Context<'_>) -> usize {
+    fn changes_lost(&self, context: Context<'_>) -> usize {
         let later = self.changes.pending_after(self.under_way.unwrap_or(0));
         if self.changes.is_ended() {
             // All others are for the session after it, and matter if there is to be one.
@@ -632,7 +643,7 @@ impl State {
     }
 
     /// Takes over what a commit led to, and says whether the view must be computed anew.
-    fn accept(
+    fn apply_outcome(
         &mut self,
         plan: Plan,
         outcome: Result<Committed>,
@@ -659,7 +670,7 @@ impl State {
             }
         };
         match lost {
-            Some(lost) => self.lose(lost),
+            Some(lost) => self.mark_lost(lost),
             None => {
                 (self.loaded, self.lost) = (loaded, None);
                 self.cookie = cookie.or(self.cookie.take());
@@ -707,13 +718,13 @@ impl State {
     }
 
     fn drop_until(&mut self, bookmark: u64, keeps_end: bool, context: Context<'_>) {
-        let before = self.would_lose(context);
+        let before = self.changes_lost(context);
         self.changes.drop_until(bookmark, keeps_end);
         self.discarded += before.saturating_sub(self.changes.pending_after(0));
     }
 
     /// The session is not this request's any more, and neither is the browser's cookie.
-    fn lose(&mut self, lost: Lost) {
+    fn mark_lost(&mut self, lost: Lost) {
         self.lost = Some(lost);
         self.loaded = None;
         self.cookie = None;
@@ -730,7 +741,7 @@ impl Drop for Inner {
         state.head_sent = false;
         let settings = self.sessions.settings();
         let context = Context { settings, presented: &self.presented, now: settings.now() };
-        let dropped = state.would_lose(context);
+        let dropped = state.changes_lost(context);
         if dropped > 0 {
             event::changes_dropped(dropped);
         }

@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::template::{Cookie, CookieTemplate};
 use crate::entropy::{Entropy, OsEntropy};
 use crate::error::Result;
-use crate::key_lock::Queues;
+use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::lifetime::Lifetime;
 use crate::settings::{
@@ -247,7 +247,7 @@ impl Builder {
             sign_in_page: self.sign_in_page,
             clock: self.clock,
             entropy: self.entropy,
-            queues: Queues::default(),
+            key_locks: KeyLocks::default(),
             key_prefix: format!("{namespace}:{}:", self.epoch),
         })
     }

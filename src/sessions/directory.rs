@@ -1,4 +1,4 @@
-//! The sessions of a principal: listed, counted, limited and ended.
+//! The sessions of a principal: listed, counted, limited and revocation.
 //!
 //! The directory of a principal is a record of its own, in the same store and under the same four
 //! verbs. A sign-in is entered there before the session is written, so no live session is unlisted;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::budget::Budget;
-use crate::commands::Caller;
-use crate::completion::{Driver, to_the_end};
-use crate::directory::{Keeper, Whose};
+use crate::commands::Commands;
+use crate::completion::{Driver, run_to_completion};
+use crate::directory::{DirectoryHandle, RevocationTarget};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::sign_in::{SignIn, checked_principal};
 use crate::record::token::SessionId;
@@ -31,7 +31,7 @@ use crate::settings::{DirectoryMode, Sessions};
 /// # What is promised
 ///
 /// - No live session of a principal is unlisted, also where processes die between any two commands.
-/// - What [`revoke_all`](Self::revoke_all) and the others have ended when they return is dead, whatever
+/// - What [`revoke_all`](Self::revoke_all) and the others have revocation when they return is dead, whatever
 ///   was under way: a sign-in, a rotation, a slow save, a refresh.
 /// - What a process that died has left half done is finished by whoever uses the directory next.
 ///
@@ -41,12 +41,12 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # What it costs
 ///
-/// A sign-in sends two more commands. Sessions that have ended stay in the directory until it is listed,
-/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have ended,
+/// A sign-in sends two more commands. Sessions that have revocation stay in the directory until it is listed,
+/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have revocation,
 /// with one load of the whole record each: under `EvictOldest` at up to 16 of them, under `Reject` and
 /// `Allow` at 16 at a time until there is room. Under `EvictOldest` with a limit over 16, a session that has
-/// ended and is not among those looked at still counts, so the oldest one may be revoked although another
-/// had ended. A session counts until the store has removed its record, whatever a process's clock says.
+/// revocation and is not among those looked at still counts, so the oldest one may be revoked although another
+/// had revocation. A session counts until the store has removed its record, whatever a process's clock says.
 ///
 /// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
 /// one, and at least an hour, from its last change on; and five minutes longer.
@@ -85,7 +85,7 @@ pub struct Revoked {
     /// How many sessions were alive and are no more.
     pub count: usize,
     /// Whether these were all there were, as far as the directory can tell. `false` where there was none:
-    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for the configured
+    /// nobody signed in, all entries revocation long ago, or the store has evicted it; and for the configured
     /// absolute timeout after that, in which sessions that are not listed may still live (longer only
     /// where one was given a longer lifetime of its own). Always true in
     /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
@@ -118,7 +118,7 @@ impl Session {
 
 impl Directory {
     /// The sessions that are alive, the newest sign-in first: one command for the directory, and one for
-    /// each session in it, all at once. A session that has ended, and whose sign-in is more than seven
+    /// each session in it, all at once. A session that has revocation, and whose sign-in is more than seven
     /// minutes old, takes two more commands to make sure of that, and one for all of them to remove them
     /// from the directory.
     ///
@@ -126,7 +126,7 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
-        let living = self.keeper(&self.budget(), None)?.living().await?;
+        let living = self.handle(&self.budget(), None)?.living().await?;
         let listed = living.into_iter().map(|(loaded, label)| {
             let clocks = &loaded.record.header.clocks;
             ListedSession {
@@ -161,12 +161,12 @@ impl Directory {
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
-        to_the_end(|driver| async move {
-            let ended = directory
-                .keeper(&directory.budget(), Some(&driver))?
-                .revoke(Whose::Only(id))
+        run_to_completion(|driver| async move {
+            let revocation = directory
+                .handle(&directory.budget(), Some(&driver))?
+                .revoke(RevocationTarget::One(id))
                 .await?;
-            Ok(ended.ids.contains(&id))
+            Ok(revocation.ids.contains(&id))
         })
         .await
     }
@@ -180,7 +180,8 @@ impl Directory {
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
-        to_the_end(|driver| async move { directory.revoke_but(&driver, None).await }).await
+        run_to_completion(|driver| async move { directory.revoke_all_except(&driver, None).await })
+            .await
     }
 
     /// Revokes all of the principal's sessions but this one, which gets a new secret: after a password or
@@ -192,7 +193,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
+    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it revocation
     /// or another request replaced its secret (no session is revoked then), the errors of
     /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
     /// done; call it again, it is idempotent.
@@ -201,23 +202,26 @@ impl Directory {
             return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));
         }
         let (directory, session) = (self.clone(), session.clone());
-        to_the_end(|driver| async move {
+        run_to_completion(|driver| async move {
             directory.check()?;
             session.supersede(&driver).await?;
             let gone = || directory.sessions.settings().gone("");
             let kept = session.id().ok_or_else(gone)?;
-            directory.revoke_but(&driver, Some(kept)).await
+            directory.revoke_all_except(&driver, Some(kept)).await
         })
         .await
     }
 
-    async fn revoke_but(&self, driver: &Driver, kept: Option<SessionId>) -> Result<Revoked> {
-        let ended = self.keeper(&self.budget(), Some(driver))?.revoke(Whose::AllBut(kept)).await?;
+    async fn revoke_all_except(&self, driver: &Driver, kept: Option<SessionId>) -> Result<Revoked> {
+        let revocation = self
+            .handle(&self.budget(), Some(driver))?
+            .revoke(RevocationTarget::AllExcept(kept))
+            .await?;
         let is_strict = self.sessions.settings().directory == DirectoryMode::Strict;
-        Ok(Revoked { count: ended.ids.len(), complete: ended.were_listed || is_strict })
+        Ok(Revoked { count: revocation.ids.len(), complete: revocation.were_listed || is_strict })
     }
 
-    /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
+    /// Begins a sign-in before the password is verified: if all of the principal's sessions are revocation
     /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
     /// changed lets nobody in who was slow. One command.
     ///
@@ -228,7 +232,7 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
-        let begun = self.keeper(&self.budget(), None)?.begun().await?;
+        let begun = self.handle(&self.budget(), None)?.begun().await?;
         Ok(SignIn { begun: Some(begun), ..SignIn::new(&*self.principal) })
     }
 
@@ -244,12 +248,16 @@ impl Directory {
         checked_principal(&self.principal)
     }
 
-    fn keeper<'a>(&'a self, budget: &'a Budget, driver: Option<&'a Driver>) -> Result<Keeper<'a>> {
+    fn handle<'a>(
+        &'a self,
+        budget: &'a Budget,
+        driver: Option<&'a Driver>,
+    ) -> Result<DirectoryHandle<'a>> {
         self.check()?;
         let settings = self.sessions.settings();
-        let caller = Caller::new(settings, budget);
-        let caller = driver.map_or(caller, |driver| caller.driven_by(driver));
-        Ok(Keeper::new(settings, caller, &self.principal))
+        let commands = Commands::new(settings, budget);
+        let commands = driver.map_or(commands, |driver| commands.driven_by(driver));
+        Ok(DirectoryHandle::new(settings, commands, &self.principal))
     }
 }
 

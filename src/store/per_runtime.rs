@@ -47,10 +47,10 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             places.push((id, Place { value: Arc::clone(&value), _store: store }));
             value
         };
-        let vacate = Vacate { places: Arc::downgrade(&self.places), id };
+        let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
         // Not under the lock: a runtime that is shutting down drops the task here and now.
         runtime.spawn(async move {
-            let _vacate = vacate;
+            let _vacate = release;
             let _ = store_dropped.await;
         });
         Some(value)
@@ -73,12 +73,12 @@ impl<T> Places<T> {
 
 /// Vacates a runtime's place when the runtime drops its tasks. A later runtime may have the same
 /// id, and what belongs to a dead one is of no use to it.
-struct Vacate<T> {
+struct ReleaseOnDrop<T> {
     places: Weak<Places<T>>,
     id: Id,
 }
 
-impl<T> Drop for Vacate<T> {
+impl<T> Drop for ReleaseOnDrop<T> {
     fn drop(&mut self) {
         if let Some(places) = self.places.upgrade() {
             let gone: Vec<_> = places.write().extract_if(.., |(of, _)| *of == self.id).collect();

@@ -50,7 +50,7 @@ impl Settings {
     }
 }
 
-/// Why a command has no answer that is a value.
+/// EndReason a command has no answer that is a value.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It was not sent.
@@ -223,9 +223,9 @@ impl Slot {
             }
         };
         if let Some(sender) = begun {
-            let vacate = Vacate { slot: Arc::downgrade(self), generation };
+            let release = ReleaseOnDrop { slot: Arc::downgrade(self), generation };
             // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
-            tokio::spawn(attempt(self.settings.clone(), vacate, sender));
+            tokio::spawn(attempt(self.settings.clone(), release, sender));
         }
         let limit = self.settings.connect_timeout;
         let reason = match timeout(limit, outcome.wait_for(Option::is_some)).await {
@@ -383,12 +383,12 @@ impl Drop for Waiting<'_> {
 }
 
 /// Vacates the slot when the attempt or the driver ends, however it ends.
-struct Vacate {
+struct ReleaseOnDrop {
     slot: Weak<Slot>,
     generation: u64,
 }
 
-impl Drop for Vacate {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.upgrade() {
             slot.discard(self.generation);
@@ -398,16 +398,16 @@ impl Drop for Vacate {
 
 async fn attempt(
     settings: Settings,
-    vacate: Vacate,
+    release: ReleaseOnDrop,
     outcome: watch::Sender<Option<Result<Arc<Link>, String>>>,
 ) {
     let limit = settings.connect_timeout;
-    let (slot, generation) = (vacate.slot.clone(), vacate.generation);
+    let (slot, generation) = (release.slot.clone(), release.generation);
     let (connection, driver) = match timeout(limit, dial(&settings)).await {
         Ok(Ok(connected)) => connected,
         failed => {
             // First, so that whoever is told of the failure can try again at once.
-            drop(vacate);
+            drop(release);
             let reason = match failed {
                 Ok(Err(error)) => handshake_reason(&error),
                 _ => format!("no connection in {limit:?}"),
@@ -417,7 +417,7 @@ async fn attempt(
         }
     };
     let task = tokio::spawn(async move {
-        let _vacate = vacate;
+        let _vacate = release;
         Batching { driver, yielded: false, heartbeat: Heartbeat::new() }.await;
     });
     let link = Arc::new(Link {
