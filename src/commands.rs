@@ -1,4 +1,4 @@
-//! Store commands under a deadline, with lost answers settled: the one place that retries anything.
+//! Store commands under a deadline, with lost answers settled: the one place that repeats anything.
 
 use std::time::Duration;
 
@@ -135,7 +135,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Creates a record. A lost answer is not settled: the commands takes take_one id, for a late copy
+    /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
     /// of this write could bring the session back after its end. An answer that comes after the
     /// deadline is a lost one: what keeps sign-ins from coming late stands only so long.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
@@ -170,7 +170,7 @@ impl<'a> Commands<'a> {
             match self.once("replace", true, command).await {
                 Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
                 Ok(Replaced::Missing) => return Ok(Settled::Missing),
-                // A connection that retries commands by itself conflicts with its own first copy.
+                // A connection that repeats commands by itself conflicts with its own first copy.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
                     return settled(Some(current), write.tag, base);
                 }

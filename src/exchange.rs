@@ -43,7 +43,7 @@ use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::session::Session;
-use crate::session::request::ResponseEffects;
+use crate::session::commit::ResponseEffects;
 use crate::session::signed_in::SignInRejection;
 use crate::settings::Sessions;
 

@@ -13,7 +13,7 @@ pub(crate) const FIELDS_START: usize = TAG_LEN + 2;
 
 pub(crate) const EARLIER_TAGS: u8 = 7;
 
-/// EndReason bytes are not a session's record.
+/// Why bytes are not a session's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Undecodable {
     /// They are not a record at all, or a damaged one.

@@ -205,7 +205,7 @@ pub(crate) fn merge(
     }
 }
 
-/// EndReason a session is to end.
+/// Why a session is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndReason {
     SignOut,

@@ -1,36 +1,40 @@
 //! The session as a handler sees it.
 
-pub(crate) mod request;
+pub(crate) mod commit;
+mod load;
 pub(crate) mod signed_in;
+mod state;
 
-use std::cell::Cell;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
-use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::Instant;
+use tokio::sync::MutexGuard as AsyncMutexGuard;
+use tokio::time::{Instant, timeout};
 
+use crate::budget::Budget;
 use crate::clock::Millis;
 use crate::completion::Driver;
 use crate::cookie::parse::Presented;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::VIEW_ATTEMPTS;
-use crate::record::changes::{Changes, Rotation};
-use crate::record::delta::{Change, Delta, UpdateFn, View};
+use crate::record::changes::Rotation;
+use crate::record::delta::{Change, UpdateFn};
 use crate::record::key::AsKey;
 use crate::record::lifetime::Lifetime;
-use crate::record::loaded::{Loaded, Lost};
+use crate::record::loaded::Loaded;
 use crate::record::sign_in::{SignIn, checked_principal};
 use crate::record::token::SessionId;
 use crate::record::transaction::Transaction;
 use crate::record::transaction::{decoded, encoded};
-use crate::record::values::{Value, Values};
+use crate::record::values::Value;
+use crate::session::state::{
+    Context, Shared, StateGuard, changes_on_this_thread, contended, reentrant,
+};
 use crate::settings::{Sessions, Settings};
 
 /// The session of a request.
@@ -39,7 +43,7 @@ use crate::settings::{Sessions, Settings};
 /// actix-web. The extractor has read the record once, so everything but
 /// [`transact`](Self::transact), [`save`](Self::save) and [`reload`](Self::reload) is synchronous.
 /// Changes are kept as changes and committed after the handler has answered, before the response
-/// leaves: concurrent requests that write different keys never mark_lost each other's values.
+/// leaves: concurrent requests that write different keys never lose each other's values.
 ///
 /// A clone is another handle of the same session; all handles of a request see the same.
 ///
@@ -118,124 +122,11 @@ use crate::settings::{Sessions, Settings};
 ///
 /// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
-pub struct Session(Arc<Inner>);
-
-struct Inner {
-    sessions: Sessions,
-    presented: Presented,
-    /// One commit at a time; the others see what it led to.
-    committing: AsyncMutex<()>,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// The record was looked for.
-    is_read: bool,
-    loaded: Option<Arc<Loaded>>,
-    /// The session that was found gone, signed in anew or rotated: the browser may hold a newer
-    /// cookie.
-    lost: Option<Lost>,
-    /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
-    others: Vec<Arc<Loaded>>,
-    /// A token had the id of a session and not its secret.
-    has_stale_token: bool,
-    changes: Changes,
-    /// The commit that was begun last without waiting for another one.
-    committing: Option<Driver>,
-    used: bool,
-    is_passive: bool,
-    head_sent: bool,
-    /// The cookie that is to be sent.
-    cookie: Option<String>,
-    /// A commit failed in a way that no later one of this request may hide.
-    failed: Option<Error>,
-    /// How many changes were dropped by such failures.
-    discarded: usize,
-    /// The last change that a commit under way has.
-    under_way: Option<u64>,
-    /// What was taken of the values that it is about to store.
-    taken_early: Vec<(Arc<str>, Bytes)>,
-    time_left: Duration,
-    /// The view could not be computed on the record that was read last.
-    is_stale: bool,
-    /// Until when the time for the store was taken off.
-    charged: Option<Instant>,
-}
-
-thread_local! {
-    /// How many changes were asked for on this thread: tells whether a function that was called here has
-    /// changed a session.
-    static CHANGES_ON_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
-}
-
-fn changes_on_this_thread() -> u64 {
-    CHANGES_ON_THIS_THREAD.get()
-}
-
-/// The error of a function that changes a session.
-fn reentrant() -> Error {
-    Error::new(ErrorKind::Reentrant, "")
-}
-
-fn contended() -> Error {
-    Error::new(ErrorKind::Contended, "other handles kept changing the values")
-}
-
-impl State {
-    fn base(&self) -> Option<&Loaded> {
-        self.changes.base(self.loaded.as_deref())
-    }
-
-    fn with_values<T>(&self, read: impl FnOnce(&View, &Values) -> T) -> T {
-        let nothing = Values::default();
-        let values = self.base().map_or(&nothing, |base| &base.record.values);
-        read(self.changes.delta.view(), values)
-    }
-
-    /// The changes, for one that a handle asks for.
-    fn intend(&mut self) -> &mut Changes {
-        CHANGES_ON_THIS_THREAD.set(CHANGES_ON_THIS_THREAD.get().wrapping_add(1));
-        &mut self.changes
-    }
-
-    /// The values, for a change that a handle asks for.
-    fn changed(&mut self) -> &mut Delta {
-        &mut self.intend().delta
-    }
-
-    fn value(&self, key: &str) -> Option<Value> {
-        self.with_values(|view, values| view.get(values, key))
-    }
-}
+pub struct Session(Arc<Shared>);
 
 impl Session {
     pub(crate) fn new(sessions: Sessions, presented: Presented) -> Self {
-        let time_left = sessions.settings().timeout;
-        Self(Arc::new(Inner {
-            sessions,
-            presented,
-            committing: AsyncMutex::new(()),
-            state: Mutex::new(State {
-                is_read: false,
-                loaded: None,
-                lost: None,
-                others: Vec::new(),
-                has_stale_token: false,
-                changes: Changes::default(),
-                committing: None,
-                used: false,
-                is_passive: false,
-                head_sent: false,
-                cookie: None,
-                failed: None,
-                discarded: 0,
-                under_way: None,
-                taken_early: Vec::new(),
-                time_left,
-                is_stale: false,
-                charged: None,
-            }),
-        }))
+        Self(Arc::new(Shared::new(sessions, presented)))
     }
 
     /// The value of a key; `None` where there is none.
@@ -687,9 +578,45 @@ impl Session {
     }
 
     fn state(&self) -> StateGuard<'_> {
-        // No code of the application runs under this lock, so a panic leaves the state whole.
-        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        StateGuard { state, dropped: Vec::new() }
+        self.0.lock()
+    }
+
+    fn context(&self) -> Context<'_> {
+        self.0.context()
+    }
+
+    /// What is left of the request's time for the store.
+    fn budget(&self) -> Budget {
+        Budget::new(self.state().time_left(self.settings()))
+    }
+
+    /// The store was used for so long; what other handles used at the same time counts once. Not called
+    /// for a read that was given up, which may have been kept for any time before.
+    fn record_store_time(&self, budget: &Budget) {
+        let mut state = self.state();
+        let used = budget.used(state.charged);
+        state.time_left = state.time_left.saturating_sub(used);
+        state.charged = Some(Instant::now());
+    }
+
+    /// Waits for the commit of this session that is under way, as long as for the store: it may be on a
+    /// runtime that stands still.
+    async fn lock_commits(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
+        let settings = self.settings();
+        let (under_way, patience) = {
+            let mut state = self.state();
+            match self.0.committing.try_lock() {
+                Ok(turn) => {
+                    state.committing = Some(driver.clone());
+                    return Ok(turn);
+                }
+                Err(_) => (state.committing.clone(), state.time_left(settings)),
+            }
+        };
+        // The future that holds the turn may be kept and never polled again, and so may this one.
+        under_way.iter().chain([driver]).for_each(Driver::drive);
+        let turn = timeout(patience, self.0.committing.lock()).await;
+        turn.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
     }
 
     /// Who is signed in on the session of this request.
@@ -703,34 +630,6 @@ impl Session {
 
     fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {
         encoded(name, value, self.settings().max_record)
-    }
-}
-
-/// The state of a session, locked. What is dropped of it may be the application's, such as the captures of
-/// an `update`'s function, and is dropped only when it is unlocked again.
-struct StateGuard<'a> {
-    // Fields are dropped in this order.
-    state: MutexGuard<'a, State>,
-    dropped: Vec<Change>,
-}
-
-impl Deref for StateGuard<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl DerefMut for StateGuard<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl Drop for StateGuard<'_> {
-    fn drop(&mut self) {
-        self.dropped = self.state.changes.delta.take_dropped();
     }
 }
 

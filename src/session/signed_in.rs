@@ -100,7 +100,7 @@ impl fmt::Debug for SignedIn {
     }
 }
 
-/// EndReason [`SignedIn`] or [`AuthenticatedWithin`] turned a request away.
+/// Why [`SignedIn`] or [`AuthenticatedWithin`] turned a request away.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignInRejection {

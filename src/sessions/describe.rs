@@ -102,7 +102,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// RevocationTarget limits the lifetime is compared with.
+/// Whose limits the lifetime is compared with.
 const STANDARDS: [(&str, Lifetime); 5] = [
     ("OWASP, low risk", Lifetime::owasp_low_risk()),
     ("OWASP, high risk", Lifetime::owasp_high_risk()),

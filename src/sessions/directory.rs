@@ -1,4 +1,4 @@
-//! The sessions of a principal: listed, counted, limited and revocation.
+//! The sessions of a principal: listed, counted, limited and ended.
 //!
 //! The directory of a principal is a record of its own, in the same store and under the same four
 //! verbs. A sign-in is entered there before the session is written, so no live session is unlisted;
@@ -31,7 +31,7 @@ use crate::settings::{DirectoryMode, Sessions};
 /// # What is promised
 ///
 /// - No live session of a principal is unlisted, also where processes die between any two commands.
-/// - What [`revoke_all`](Self::revoke_all) and the others have revocation when they return is dead, whatever
+/// - What [`revoke_all`](Self::revoke_all) and the others have ended when they return is dead, whatever
 ///   was under way: a sign-in, a rotation, a slow save, a refresh.
 /// - What a process that died has left half done is finished by whoever uses the directory next.
 ///
@@ -41,12 +41,12 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # What it costs
 ///
-/// A sign-in sends two more commands. Sessions that have revocation stay in the directory until it is listed,
-/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have revocation,
+/// A sign-in sends two more commands. Sessions that have ended stay in the directory until it is listed,
+/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have ended,
 /// with one load of the whole record each: under `EvictOldest` at up to 16 of them, under `Reject` and
 /// `Allow` at 16 at a time until there is room. Under `EvictOldest` with a limit over 16, a session that has
-/// revocation and is not among those looked at still counts, so the oldest one may be revoked although another
-/// had revocation. A session counts until the store has removed its record, whatever a process's clock says.
+/// ended and is not among those looked at still counts, so the oldest one may be revoked although another
+/// had ended. A session counts until the store has removed its record, whatever a process's clock says.
 ///
 /// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
 /// one, and at least an hour, from its last change on; and five minutes longer.
@@ -85,7 +85,7 @@ pub struct Revoked {
     /// How many sessions were alive and are no more.
     pub count: usize,
     /// Whether these were all there were, as far as the directory can tell. `false` where there was none:
-    /// nobody signed in, all entries revocation long ago, or the store has evicted it; and for the configured
+    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for the configured
     /// absolute timeout after that, in which sessions that are not listed may still live (longer only
     /// where one was given a longer lifetime of its own). Always true in
     /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
@@ -118,7 +118,7 @@ impl Session {
 
 impl Directory {
     /// The sessions that are alive, the newest sign-in first: one command for the directory, and one for
-    /// each session in it, all at once. A session that has revocation, and whose sign-in is more than seven
+    /// each session in it, all at once. A session that has ended, and whose sign-in is more than seven
     /// minutes old, takes two more commands to make sure of that, and one for all of them to remove them
     /// from the directory.
     ///
@@ -193,7 +193,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it revocation
+    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
     /// or another request replaced its secret (no session is revoked then), the errors of
     /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
     /// done; call it again, it is idempotent.
@@ -221,7 +221,7 @@ impl Directory {
         Ok(Revoked { count: revocation.ids.len(), complete: revocation.were_listed || is_strict })
     }
 
-    /// Begins a sign-in before the password is verified: if all of the principal's sessions are revocation
+    /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
     /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
     /// changed lets nobody in who was slow. One command.
     ///

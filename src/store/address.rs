@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// EndReason an address names no store. It repeats nothing of the address, which may hold a password.
+/// Why an address names no store. It repeats nothing of the address, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {

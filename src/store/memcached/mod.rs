@@ -28,7 +28,7 @@ use crate::store::per_runtime::PerRuntime;
 /// Sessions on one Memcached server or on several.
 ///
 /// Nothing is sent and no name is resolved before the first call. Operations that are ready at the
-/// same moment share a round trip. Each runtime that uses the store has key_locks and connections of
+/// same moment share a round trip. Each runtime that uses the store has queues and connections of
 /// its own, at most six to each server, so a runtime that is blocked delays no other one's calls.
 /// A clone shares them.
 ///

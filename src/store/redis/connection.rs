@@ -50,7 +50,7 @@ impl Settings {
     }
 }
 
-/// EndReason a command has no answer that is a value.
+/// Why a command has no answer that is a value.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It was not sent.
