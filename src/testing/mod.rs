@@ -19,7 +19,7 @@ pub use self::conformance::Subject;
 #[doc(hidden)]
 pub use self::conformance::run_clause;
 pub use self::doubles::{
-    Command, FailingEntropy, Fault, FaultStore, Gate, ManualClock, Postponed, SpyStore, Verb,
-    random_key, random_record,
+    Command, FailingEntropy, Fault, FaultStore, Gate, ManualClock, SpyStore, Verb, random_key,
+    random_record,
 };
 pub use crate::conformance;
