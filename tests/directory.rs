@@ -545,6 +545,10 @@ impl Pool {
         created.iter().rev().find(|key| key.kind() == kind).unwrap().clone()
     }
 
+    fn created(&self, kind: Kind) -> usize {
+        self.created.lock().unwrap().iter().filter(|key| key.kind() == kind).count()
+    }
+
     /// The next session is created: whether its client repeats the command.
     fn creates(&self, key: &StoreKey) -> Result<bool> {
         let mut down = self.down.lock().unwrap();
@@ -636,7 +640,9 @@ async fn a_place_that_is_in_doubt_does_not_count() {
     let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
     for down in [Down::Next { is_lost: true }, Down::Repeats] {
         pool.set(down);
+        let before = pool.created(Kind::Session);
         let new = arrival(&sessions, "new").await.cookie();
+        assert_eq!(pool.created(Kind::Session), before + 2, "there was a second try");
         assert!(is_valid(&sessions, &new).await);
         pool.set(Down::Nothing);
         assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1);
