@@ -11,22 +11,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use support::stand::{A, B, Backend, C, SEED, cookie_of, finish, on_every_store, save_in_a_task};
-use support::visit::visit;
+use support::stand::{A, B, Backend, C, SEED, on_every_store, save_in_a_task};
+use support::visit::{cookie_of, finish, rotate, sign_in, visit};
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
     Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, Sessions,
 };
-
-async fn sign_in(session: Session) -> Result<()> {
-    session.sign_in("alice")
-}
-
-async fn rotate(session: Session) -> Result<()> {
-    session.rotate();
-    Ok(())
-}
 
 async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) {
     for policy in [ParallelSessions::EvictOldest(1), ParallelSessions::Reject(1)] {

@@ -15,7 +15,8 @@ use Act::{
 };
 use Found::{Gone, Own, Rotated, SignedInAnew};
 use futures_util::future::BoxFuture;
-use support::stand::{A, B, Backend, SEED, Stand, cookie_of, finish, on_every_store};
+use support::stand::{A, B, Backend, SEED, Stand, on_every_store};
+use support::visit::{cookie_of, finish, rotate, sign_out};
 use unsticky::exchange::{Exchange, Reply};
 use unsticky::testing::Verb;
 use unsticky::{Clock as _, ErrorKind, Lifetime, Result, Session, SessionId};
@@ -427,10 +428,6 @@ async fn sign_out_of_what_is_gone_removes_no_newer_cookie(on: Backend) {
     // A stale token, whose session has a newer one; and one that nobody knows.
     let stale = stand.signed_in("alice").await;
     stand.sign_in(&stale).await;
-    let sign_out = async |session: Session| {
-        session.sign_out();
-        Ok(())
-    };
     assert_eq!(stand.visit(&stale, sign_out).await.set_cookie, None);
     assert!(stand.visit(&cookie, sign_out).await.removes_cookie());
 }
@@ -440,10 +437,6 @@ async fn two_overtaken_rotations_send_no_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (one, two) = (stand.begin(&cookie).await, stand.begin(&cookie).await);
-    let rotate = async |session: Session| {
-        session.rotate();
-        Ok(())
-    };
     let newest = stand.visit(&cookie, rotate).await.cookie();
     for (exchange, session) in [one, two] {
         session.rotate();

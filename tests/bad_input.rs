@@ -5,48 +5,23 @@
 
 mod support;
 
-use bytes::Bytes;
 use proptest::prelude::*;
-use support::visit::{Visit, visit, visit_with};
-use unsticky::store::{MemoryStore, Replaced, Store, StoreKey};
-use unsticky::testing::{FailingEntropy, SpyStore};
-use unsticky::{ErrorKind, Key, Result, Session, Sessions};
-
-const SEED: Key<u32> = Key::new("seed");
-
-struct Stand {
-    store: SpyStore<MemoryStore>,
-    sessions: Sessions,
-}
+use support::runtime;
+use support::stand::{Backend, SEED, Stand};
+use support::visit::{Visit, visit_with};
+use unsticky::store::StoreKey;
+use unsticky::testing::FailingEntropy;
+use unsticky::{ErrorKind, Key, Result, Session};
 
 fn stand() -> Stand {
-    let store = SpyStore::new(MemoryStore::new());
-    let sessions = Sessions::builder(store.clone()).build().unwrap();
-    Stand { store, sessions }
+    Backend::memory().stand()
 }
 
-impl Stand {
-    /// A session, and the key of its record.
-    async fn seeded(&self) -> (String, StoreKey) {
-        let seed = async |session: Session| session.insert(SEED, &1);
-        let cookie = visit(&self.sessions, "", seed).await.cookie();
-        (cookie, self.store.take().pop().unwrap().key)
-    }
-
-    async fn put(&self, key: &StoreKey, bytes: Bytes) {
-        let version = self.store.load(key).await.unwrap().unwrap().version;
-        let ttl = std::time::Duration::from_secs(600);
-        let replaced = self.store.replace(key, bytes, ttl, version).await.unwrap();
-        assert!(matches!(replaced, Replaced::Replaced(_)));
-    }
-
-    async fn stored(&self, key: &StoreKey) -> Bytes {
-        self.store.load(key).await.unwrap().unwrap().bytes
-    }
-}
-
-fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+/// A session, and the key of its record; the spy has seen nothing.
+async fn seeded(stand: &Stand) -> (String, StoreKey) {
+    let cookie = stand.seeded().await;
+    let key = stand.key(&cookie).await;
+    (cookie, key)
 }
 
 async fn read(session: Session) -> Result<Option<u32>> {
@@ -60,13 +35,13 @@ async fn write(session: Session) -> Result<()> {
 proptest! {
     #[test]
     fn any_cookie_header_is_an_anonymous_request(header in prop::collection::vec(any::<u8>(), 0..300)) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
-            stand.seeded().await;
+            seeded(&stand).await;
             let visit = visit_with(&stand.sessions, &header, read).await;
             prop_assert_eq!(visit.set_cookie.as_ref(), None);
             prop_assert_eq!(visit.ok(), None);
-            prop_assert_eq!(stand.store.take(), []);
+            prop_assert_eq!(stand.spy.take(), []);
             Ok(())
         })?;
     }
@@ -82,7 +57,7 @@ proptest! {
             0..8,
         )
     ) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
             let pairs: Vec<_> =
                 values.iter().map(|value| [b"__Host-id=", &value[..]].concat()).collect();
@@ -90,16 +65,16 @@ proptest! {
             let visit = visit_with(&stand.sessions, &header, read).await;
             prop_assert_eq!(visit.set_cookie.as_ref(), None);
             prop_assert_eq!(visit.ok(), None);
-            prop_assert!(stand.store.take().len() <= 3);
+            prop_assert!(stand.spy.take().len() <= 3);
             Ok(())
         })?;
     }
 
     #[test]
     fn a_changed_token_is_an_anonymous_request(index in 10_usize..53, byte in any::<u8>()) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
-            let (cookie, key) = stand.seeded().await;
+            let (cookie, key) = seeded(&stand).await;
             let mut changed = cookie.clone().into_bytes();
             prop_assume!(changed[index] != byte);
             changed[index] = byte;
@@ -115,17 +90,17 @@ proptest! {
 
     #[test]
     fn any_bytes_in_the_store_stay_there(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
-            let (cookie, key) = stand.seeded().await;
-            stand.put(&key, garbage.clone().into()).await;
-            let read = visit(&stand.sessions, &cookie, read).await;
+            let (cookie, key) = seeded(&stand).await;
+            stand.put(&key, garbage.clone()).await;
+            let read = stand.visit(&cookie, read).await;
             prop_assert_eq!(read.set_cookie.as_ref(), None);
             let newer = read.failure() == Some(ErrorKind::NewerFormat);
             if !newer {
                 prop_assert_eq!(read.ok(), None);
                 // The visitor gets a fresh id at the next write.
-                let written = visit(&stand.sessions, &cookie, write).await;
+                let written = stand.visit(&cookie, write).await;
                 prop_assert!(!written.cookie().is_empty());
                 prop_assert_ne!(written.cookie(), cookie);
             }
@@ -138,15 +113,15 @@ proptest! {
     fn a_damaged_record_never_panics_and_is_never_overwritten(
         index in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()
     ) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
-            let (cookie, key) = stand.seeded().await;
+            let (cookie, key) = seeded(&stand).await;
             let mut damaged = stand.stored(&key).await.to_vec();
             damaged.truncate(8 + cut.index(damaged.len() - 8));
             let index = index.index(damaged.len());
             damaged[index] = byte;
-            stand.put(&key, damaged.clone().into()).await;
-            let visit: Visit<_> = visit(&stand.sessions, &cookie, write).await;
+            stand.put(&key, damaged.clone()).await;
+            let visit: Visit<_> = stand.visit(&cookie, write).await;
             // Either it could still be read, and was written as what it is; or it stays.
             if visit.failure().is_some() || visit.set_cookie.is_some() {
                 prop_assert_eq!(stand.stored(&key).await, damaged);
@@ -157,19 +132,19 @@ proptest! {
 
     #[test]
     fn keys_and_values_of_every_size(name in ".{0,3000}", length in 0_usize..80_000) {
-        run(async {
+        runtime().block_on(async {
             let stand = stand();
-            let (cookie, key) = stand.seeded().await;
+            let (cookie, key) = seeded(&stand).await;
             let before = stand.stored(&key).await;
             let size = name.len() + length;
             let name = Key::<String>::runtime(name);
             let value = "v".repeat(length);
             let insert = async |session: Session| session.insert(&name, &value);
-            let inserted = visit(&stand.sessions, &cookie, insert).await;
+            let inserted = stand.visit(&cookie, insert).await;
             match inserted.failure() {
                 None => {
                     let get = async |session: Session| session.get(&name);
-                    prop_assert_eq!(visit(&stand.sessions, &cookie, get).await.ok(), Some(value.clone()));
+                    prop_assert_eq!(stand.visit(&cookie, get).await.ok(), Some(value.clone()));
                     prop_assert!(stand.stored(&key).await.len() <= 65_536);
                 }
                 Some(ErrorKind::TooLarge) => {
@@ -187,12 +162,12 @@ proptest! {
 #[tokio::test]
 async fn a_record_of_a_newer_format_is_an_error_and_stays() {
     let stand = stand();
-    let (cookie, key) = stand.seeded().await;
+    let (cookie, key) = seeded(&stand).await;
     let mut newer = stand.stored(&key).await.to_vec();
     newer[8] += 1;
-    stand.put(&key, newer.clone().into()).await;
+    stand.put(&key, newer.clone()).await;
     for _ in 0..2 {
-        let visit = visit(&stand.sessions, &cookie, write).await;
+        let visit = stand.visit(&cookie, write).await;
         assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::NewerFormat), None));
         assert_eq!(visit.output.unwrap_err().status(), 503);
     }
@@ -202,7 +177,7 @@ async fn a_record_of_a_newer_format_is_an_error_and_stays() {
 #[tokio::test]
 async fn a_value_of_another_type_is_an_error_of_that_value_and_stays() {
     let stand = stand();
-    let (cookie, _) = stand.seeded().await;
+    let (cookie, _) = seeded(&stand).await;
     let wrong: Key<Vec<String>> = Key::new("seed");
     let handler = async |session: Session| {
         for kind in [
@@ -215,7 +190,7 @@ async fn a_value_of_another_type_is_an_error_of_that_value_and_stays() {
         assert!(session.contains(wrong));
         session.get(SEED)
     };
-    assert_eq!(visit(&stand.sessions, &cookie, handler).await.ok(), Some(1));
+    assert_eq!(stand.visit(&cookie, handler).await.ok(), Some(1));
 }
 
 #[tokio::test]
@@ -223,14 +198,14 @@ async fn a_value_that_can_not_be_encoded_is_an_error() {
     let stand = stand();
     let key: Key<std::collections::HashMap<(u8, u8), u8>> = Key::new("map");
     let insert = async |session: Session| session.insert(key, &[((1, 2), 3)].into());
-    let visit = visit(&stand.sessions, "", insert).await;
+    let visit = stand.visit("", insert).await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Encode), None));
 }
 
 #[tokio::test]
 async fn a_record_that_grows_over_the_limit_is_refused_as_a_whole() {
     let stand = stand();
-    let (cookie, key) = stand.seeded().await;
+    let (cookie, key) = seeded(&stand).await;
     let before = stand.stored(&key).await;
     let insert = async |session: Session| {
         for number in 0..10 {
@@ -238,7 +213,7 @@ async fn a_record_that_grows_over_the_limit_is_refused_as_a_whole() {
         }
         Ok(())
     };
-    let visit = visit(&stand.sessions, &cookie, insert).await;
+    let visit = stand.visit(&cookie, insert).await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::TooLarge), None));
     assert_eq!(stand.stored(&key).await, before);
 }
@@ -248,22 +223,21 @@ async fn principals_of_every_kind() {
     let stand = stand();
     for principal in ["a", "ünïcödé 💥", "a\r\nSet-Cookie: x=y\0", &"p".repeat(1024)] {
         let sign_in = async |session: Session| session.sign_in(principal);
-        let cookie = visit(&stand.sessions, "", sign_in).await.cookie();
+        let cookie = stand.visit("", sign_in).await.cookie();
         let who = async |session: Session| Ok(session.principal());
-        assert_eq!(visit(&stand.sessions, &cookie, who).await.ok().as_deref(), Some(principal));
+        assert_eq!(stand.visit(&cookie, who).await.ok().as_deref(), Some(principal));
     }
     for principal in ["", &"p".repeat(1025)] {
         let sign_in = async |session: Session| session.sign_in(principal);
-        let visit = visit(&stand.sessions, "", sign_in).await;
+        let visit = stand.visit("", sign_in).await;
         assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::InvalidPrincipal), None));
     }
 }
 
 #[tokio::test]
 async fn without_randomness_there_is_no_session_and_no_weak_one() {
-    let store = SpyStore::new(MemoryStore::new());
-    let sessions = Sessions::builder(store.clone()).entropy(FailingEntropy).build().unwrap();
-    let visit = visit(&sessions, "", write).await;
+    let stand = Backend::memory().stand_with(|builder| builder.entropy(FailingEntropy));
+    let visit = stand.visit("", write).await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Randomness), None));
-    assert_eq!(store.commands(), []);
+    assert_eq!(stand.spy.commands(), []);
 }

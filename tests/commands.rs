@@ -5,13 +5,14 @@
 
 mod support;
 
-use support::servers::{MemcachedServer, RedisServer};
-use support::visit::visit;
-use unsticky::store::{MemcachedStore, RedisStore};
-use unsticky::testing::{SpyStore, Verb};
-use unsticky::{DirectoryMode, Key, ParallelSessions, Result, Session, Sessions, Store};
+use std::sync::Arc;
 
-const SEED: Key<u32> = Key::new("seed");
+use support::servers::{MemcachedServer, RedisServer};
+use support::stand::{SEED, Stand};
+use support::visit::{rotate, sign_in, sign_out, visit};
+use unsticky::testing::Verb;
+use unsticky::{DirectoryMode, Key, ParallelSessions, Result, Session, Store};
+
 const OTHER: Key<u32> = Key::new("other");
 
 /// The four verbs' commands: creates, loads, replaces, deletes.
@@ -37,33 +38,21 @@ async fn writes(session: Session) -> Result<()> {
     session.insert(OTHER, &1)
 }
 
-async fn signs_in(session: Session) -> Result<()> {
-    session.sign_in("alice")
-}
-
-async fn signs_out(session: Session) -> Result<()> {
-    session.sign_out();
-    Ok(())
-}
-
 /// Runs each scenario on the store and compares the spy's count, and the server's, with the budget.
 /// `server` counts what has reached the server, from wherever it likes.
-async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
-    strict_budget(store.clone()).await;
-    confirming_budget(store.clone()).await;
-    let spy = SpyStore::new(store);
-    let sessions = Sessions::builder(spy.clone()).build().unwrap();
+async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
+    let stand = Stand::over(store, |builder| builder);
+    strict_budget(&stand).await;
+    confirming_budget(&stand).await;
+    let Stand { spy, sessions, .. } = &stand;
     let unknown = format!("__Host-id={}", "A".repeat(43));
     let garbage = "__Host-id=garbage; other=1";
-    let seeded = async || {
-        visit(&sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie()
-    };
     macro_rules! costs {
         ($name:literal, $cookie:expr, $handler:expr, $expected:expr) => {{
             let cookie: String = $cookie;
             let before = server();
             spy.take();
-            let visit = visit(&sessions, &cookie, $handler).await;
+            let visit = stand.visit(&cookie, $handler).await;
             assert_eq!(visit.failure(), None, "{}", $name);
             let after = server();
             let seen = Count {
@@ -89,29 +78,29 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
     let nothing = Count::default();
     let read = Count { load: 1, ..nothing };
     // The first commands open the connection and put the scripts into the server's cache.
-    visit(&sessions, &seeded().await, writes).await;
-    visit(&sessions, &seeded().await, signs_out).await;
+    stand.visit(&stand.seeded().await, writes).await;
+    stand.visit(&stand.seeded().await, sign_out).await;
     costs!("no cookie", String::new(), used, nothing);
     costs!("garbage cookie", garbage.to_owned(), used, nothing);
     costs!("unknown token", unknown.clone(), used, read);
-    costs!("read", seeded().await, used, read);
-    costs!("write", seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
+    costs!("read", stand.seeded().await, used, read);
+    costs!("write", stand.seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
     costs!("new session", String::new(), writes, Count { create: 1, ..nothing });
     // Two commands, and two for the directory; the first sign-in of all makes it.
-    visit(&sessions, "", signs_in).await.ok();
-    costs!("sign-in", seeded().await, signs_in, Count { load: 2, replace: 2, ..nothing });
+    stand.visit("", sign_in).await.ok();
+    costs!("sign-in", stand.seeded().await, sign_in, Count { load: 2, replace: 2, ..nothing });
     costs!(
         "sign-in of a visitor",
         String::new(),
-        signs_in,
+        sign_in,
         Count { create: 1, load: 1, replace: 1, ..nothing }
     );
-    let signed_in = async || visit(&sessions, "", signs_in).await.cookie();
+    let signed_in = async || stand.visit("", sign_in).await.cookie();
     costs!("signed-in read", signed_in().await, used, read);
     costs!(
         "signed-in sign-out",
         signed_in().await,
-        signs_out,
+        sign_out,
         Count { load: 1, delete: 1, ..nothing }
     );
     // The session of the request, the directory, and the sessions on it: of those that were signed
@@ -122,27 +111,23 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
         Ok(())
     };
     costs!("list", signed_in().await, lists, Count { load: 1 + 1 + 6, ..nothing });
-    costs!("sign-out", seeded().await, signs_out, Count { load: 1, delete: 1, ..nothing });
+    costs!("sign-out", stand.seeded().await, sign_out, Count { load: 1, delete: 1, ..nothing });
     let stale = {
-        let old = seeded().await;
-        let rotate = async |session: Session| {
-            session.rotate();
-            Ok(())
-        };
-        visit(&sessions, &old, rotate).await;
+        let old = stand.seeded().await;
+        stand.visit(&old, rotate).await;
         old
     };
     costs!("void secret", stale, used, read);
 
     // A cookie alone, and visitors without one, cost nothing.
-    let cookie = seeded().await;
+    let cookie = stand.seeded().await;
     let before = server();
     for cookie in [cookie.as_str(), "", garbage, &unknown] {
-        let exchange = unsticky::exchange::Exchange::begin(&sessions, [cookie.as_bytes()], None);
+        let exchange = unsticky::exchange::Exchange::begin(sessions, [cookie.as_bytes()], None);
         assert!(matches!(exchange.finish(200), unsticky::exchange::Finish::Ready(_)));
     }
     for _ in 0..10_000 {
-        assert_eq!(visit(&sessions, "", used).await.set_cookie, None);
+        assert_eq!(stand.visit("", used).await.set_cookie, None);
     }
     assert_eq!(server().total(), before.total());
 
@@ -150,7 +135,7 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
     let before = server();
     for number in 0..10_000_u32 {
         let cookie = format!("__Host-id={number:A>42}A");
-        assert_eq!(visit(&sessions, &cookie, used).await.set_cookie, None);
+        assert_eq!(stand.visit(&cookie, used).await.set_cookie, None);
     }
     let after = server();
     assert_eq!(after.load - before.load, 10_000);
@@ -158,37 +143,36 @@ async fn budget<S: Store + Clone>(store: S, server: impl Fn() -> Count) {
 }
 
 /// In strict mode a session in which somebody is signed in costs one command more, and others none.
-async fn strict_budget<S: Store + Clone>(store: S) {
-    let spy = SpyStore::new(store);
-    let builder = Sessions::builder(spy.clone()).namespace("strict");
-    let sessions = builder.directory(DirectoryMode::Strict).build().unwrap();
+async fn strict_budget(stand: &Stand) {
+    let sessions =
+        stand.process(|builder| builder.namespace("strict").directory(DirectoryMode::Strict));
     let anonymous =
         visit(&sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie();
-    let signed_in = visit(&sessions, "", signs_in).await.cookie();
+    let signed_in = visit(&sessions, "", sign_in).await.cookie();
     for (cookie, loads) in [(anonymous, 1), (signed_in, 2)] {
-        spy.take();
+        stand.spy.take();
         visit(&sessions, &cookie, used).await.ok();
-        assert_eq!(spy.verbs(), vec![Verb::Load; loads]);
+        assert_eq!(stand.spy.verbs(), vec![Verb::Load; loads]);
     }
 }
 
 /// Where new sign-ins are refused, the first use of a sign-in's cookie costs one command more.
-async fn confirming_budget<S: Store + Clone>(store: S) {
-    let spy = SpyStore::new(store);
-    let builder = Sessions::builder(spy.clone()).namespace("confirming");
-    let sessions = builder.parallel_sessions(ParallelSessions::Reject(3)).build().unwrap();
-    let cookie = visit(&sessions, "", signs_in).await.cookie();
+async fn confirming_budget(stand: &Stand) {
+    let sessions = stand.process(|builder| {
+        builder.namespace("confirming").parallel_sessions(ParallelSessions::Reject(3))
+    });
+    let cookie = visit(&sessions, "", sign_in).await.cookie();
     for expected in [vec![Verb::Load, Verb::Replace], vec![Verb::Load], vec![Verb::Load]] {
-        spy.take();
+        stand.spy.take();
         visit(&sessions, &cookie, used).await.ok();
-        assert_eq!(spy.verbs(), expected);
+        assert_eq!(stand.spy.verbs(), expected);
     }
 }
 
 #[tokio::test]
 async fn the_command_budget_on_redis() {
     let server = RedisServer::start();
-    let store = RedisStore::connect(&server.url()).unwrap();
+    let store = unsticky::connect(&server.url()).unwrap();
     budget(store, || {
         let calls = |command: &str| i64::try_from(server.calls(command)).unwrap();
         // A script's own commands are counted too: a replace calls SET, a delete DEL.
@@ -211,7 +195,7 @@ async fn the_command_budget_on_redis() {
 #[tokio::test]
 async fn the_command_budget_on_memcached() {
     let server = MemcachedServer::start();
-    let store = MemcachedStore::connect(&server.url()).unwrap();
+    let store = unsticky::connect(&server.url()).unwrap();
     budget(store, || {
         let stat = |name: &str| i64::try_from(server.stat(name)).unwrap();
         let replace = stat("cas_hits") + stat("cas_misses") + stat("cas_badval");

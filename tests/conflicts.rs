@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use support::stand::{A, B, Backend, SEED, eventually, on_every_store};
 use support::stopwatch::Stopwatch;
-use support::visit::visit;
+use support::visit::{rotate, sign_in, sign_out, visit};
 use unsticky::testing::{Fault, Verb, random_record};
 use unsticky::{Entropy, ErrorKind, Key, Lifetime, Result, Session};
 
@@ -198,10 +198,6 @@ async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error(on: Backend) {
         session.set_lifetime(Lifetime::nist_aal2());
         Ok(())
     };
-    let rotate = async |session: Session| {
-        session.rotate();
-        Ok(())
-    };
     let late = stand
         .overtaken(&cookie, remember, async || {
             stand.visit(&cookie, rotate).await.ok();
@@ -221,7 +217,6 @@ async fn a_save_of_before_a_sign_in_is_dropped(on: Backend) {
                 &cookie,
                 async |session: Session| session.insert(A, &1),
                 async || {
-                    let sign_in = async |session: Session| session.sign_in("alice");
                     signed_in = stand.visit(&cookie, sign_in).await.cookie();
                 },
             )
@@ -260,7 +255,6 @@ async fn two_sign_ins_of_one_person_both_end_signed_in(on: Backend) {
 async fn a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
-    let sign_in = async |session: Session| session.sign_in("alice");
     let visit = stand.overtaken(&cookie, sign_in, async || stand.sign_out(&cookie).await).await;
     assert_eq!(stand.who(&visit.cookie()).await.as_deref(), Some("alice"));
     assert_eq!(stand.who(&cookie).await, None);
@@ -268,10 +262,6 @@ async fn a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one(on: Back
 
 async fn a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session(on: Backend) {
     let stand = on.stand();
-    let sign_out = async |session: Session| {
-        session.sign_out();
-        Ok(())
-    };
     for (before, then, survives) in
         [("alice", "alice", false), ("", "alice", true), ("", "", false)]
     {
@@ -304,7 +294,6 @@ async fn a_new_session_after_a_sign_out_yields_to_somebody_elses_sign_in(on: Bac
     let mut newer = String::new();
     let late = stand
         .overtaken(&cookie, start_over, async || {
-            let sign_in = async |session: Session| session.sign_in("alice");
             newer = stand.visit(&cookie, sign_in).await.cookie();
         })
         .await;
@@ -440,7 +429,7 @@ async fn a_lost_write_that_others_have_followed_is_still_settled(on: Backend) {
 async fn a_late_copy_of_a_settled_write_does_nothing(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
-    let postponed = stand.store.postpone(Verb::Replace);
+    let postponed = stand.late.postpone(Verb::Replace);
     let increment = async |session: Session| session.update(A, |number| *number += 1);
     stand.visit(&cookie, increment).await.ok();
     stand.visit(&cookie, increment).await.ok();

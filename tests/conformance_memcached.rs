@@ -5,38 +5,27 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use support::backend::patient;
 use support::servers::MemcachedServer;
-use unsticky::store::{MemcachedStore, Store};
+use unsticky::store::Store;
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
-/// With time for a machine that has much else to do: how long a call takes is not what is tested.
-fn store(url: &str) -> MemcachedStore {
-    let patience = Duration::from_secs(5);
-    MemcachedStore::builder(url)
-        .unwrap()
-        .connect_timeout(patience)
-        .response_timeout(patience)
-        .build()
-}
+/// For a machine that has much else to do: how long a call takes is not what is tested.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The Memcached store on a server of its own, in the wrapper.
-fn wrapped<S: Store>(wrap: impl FnOnce(MemcachedStore) -> S) -> Subject {
+fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     let server = MemcachedServer::start();
-    let store = store(&server.url());
+    let store = patient(&server.url(), PATIENCE);
     // What the store itself refuses; what only the server refuses, a configuration must prevent.
     Subject::new(wrap(store)).max_record(1_000_000).keep(server)
 }
 
 mod one_server {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(|store| store)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(|store| store));
 }
 
 mod two_servers {
@@ -45,28 +34,16 @@ mod two_servers {
     async fn setup() -> Subject {
         let servers = [MemcachedServer::start(), MemcachedServer::start()];
         let url = format!("memcached://{},{}", servers[0].address(), servers[1].address());
-        Subject::new(store(&url)).keep(servers)
+        Subject::new(patient(&url, PATIENCE)).keep(servers)
     }
 
     unsticky::conformance!(setup);
 }
 
 mod spied_on {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(SpyStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
 mod without_faults {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(FaultStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }

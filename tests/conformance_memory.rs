@@ -2,10 +2,17 @@
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 
-use std::sync::Arc;
+mod support;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::late::faulty;
+use unsticky::ErrorKind;
 use unsticky::store::{MemoryStore, Store};
-use unsticky::testing::{FaultStore, ManualClock, SpyStore, Subject};
+use unsticky::testing::{
+    FaultStore, ManualClock, SpyStore, Subject, Verb, random_key, random_record,
+};
 
 /// The memory store on a clock that need not be waited for, in the wrapper.
 fn wrapped<S: Store>(wrap: impl FnOnce(MemoryStore) -> S) -> Subject {
@@ -14,13 +21,7 @@ fn wrapped<S: Store>(wrap: impl FnOnce(MemoryStore) -> S) -> Subject {
 }
 
 mod manual_clock {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(|store| store)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(|store| store));
 }
 
 mod system_clock {
@@ -34,23 +35,11 @@ mod system_clock {
 }
 
 mod spied_on {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(SpyStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
 mod without_faults {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(FaultStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }
 
 mod behind_an_arc {
@@ -71,4 +60,19 @@ mod behind_a_box {
     }
 
     unsticky::conformance!(setup);
+}
+
+/// Of our own tests' double, which is not among those that the crate has for its users.
+#[tokio::test]
+async fn a_postponed_command_is_applied_when_it_is_delivered() {
+    let (store, late) = faulty(MemoryStore::new());
+    let (key, hour) = (random_key(), Duration::from_secs(3600));
+    let postponed = late.postpone(Verb::Create);
+    assert!(!postponed.deliver().await);
+    let error = store.create(&key, random_record(8), hour).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(store.load(&key).await.unwrap(), None);
+    assert!(postponed.deliver().await);
+    assert!(store.load(&key).await.unwrap().is_some());
+    assert!(!postponed.deliver().await);
 }

@@ -5,32 +5,25 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use support::backend::patient;
 use support::servers::RedisServer;
 use unsticky::store::{RedisStore, Store};
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
-/// With time for a machine that has much else to do: how long a call takes is not what is tested.
-fn store(url: &str) -> RedisStore {
-    let patience = Duration::from_secs(5);
-    RedisStore::builder(url).unwrap().connect_timeout(patience).response_timeout(patience).build()
-}
+/// For a machine that has much else to do: how long a call takes is not what is tested.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The Redis store on a server of its own, in the wrapper.
-fn wrapped<S: Store>(wrap: impl FnOnce(RedisStore) -> S) -> Subject {
+fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     let server = RedisServer::start();
-    Subject::new(wrap(store(&server.url()))).keep(server)
+    Subject::new(wrap(patient(&server.url(), PATIENCE))).keep(server)
 }
 
 mod our_connection {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(|store| store)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(|store| store));
 }
 
 mod their_connection {
@@ -40,8 +33,8 @@ mod their_connection {
         let server = RedisServer::start();
         let client = redis::Client::open(server.url()).unwrap();
         let patience = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(5)))
-            .set_response_timeout(Some(Duration::from_secs(5)));
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
         let connection = client.get_multiplexed_async_connection_with_config(&patience);
         let connection = connection.await.unwrap();
         Subject::new(RedisStore::from_connection(connection)).keep(server)
@@ -51,23 +44,11 @@ mod their_connection {
 }
 
 mod spied_on {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(SpyStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
 mod without_faults {
-    use super::*;
-
-    async fn setup() -> Subject {
-        wrapped(FaultStore::new)
-    }
-
-    unsticky::conformance!(setup);
+    unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }
 
 #[tokio::test]
@@ -79,7 +60,7 @@ async fn the_suite_runs_beside_other_data() {
     for (key, value) in foreign {
         server.cli(&["SET", key, value]);
     }
-    let subject = Subject::new(store(&server.url()));
+    let subject = Subject::new(patient(&server.url(), PATIENCE));
     clauses::a_delete_at_any_version_deletes(&subject).await;
     clauses::of_many_concurrent_creates_exactly_one_wins(&subject).await;
     clauses::an_expired_key_is_gone_for_every_verb(&subject).await;

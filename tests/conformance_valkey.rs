@@ -8,20 +8,15 @@ mod support;
 mod valkey {
     use std::time::Duration;
 
-    use unsticky::store::RedisStore;
     use unsticky::testing::Subject;
 
+    use super::support::backend::patient;
     use super::support::servers::ValkeyServer;
 
     async fn setup() -> Subject {
         let server = ValkeyServer::start();
         // Time for a machine that has much else to do.
-        let patience = Duration::from_secs(5);
-        let store = RedisStore::builder(&server.url())
-            .unwrap()
-            .connect_timeout(patience)
-            .response_timeout(patience)
-            .build();
+        let store = patient(&server.url(), Duration::from_secs(5));
         Subject::new(store).keep(server)
     }
 

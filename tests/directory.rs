@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use support::stand::{A, Backend, SEED, Stand, finish, on_every_store};
-use support::visit::{Visit, visit};
-use unsticky::store::{Created, Deleted, Kind, Replaced, Store as _, StoreKey, Stored, Version};
+use support::interceptor::{Call, Intercepted, Interceptor};
+use support::stand::{A, Backend, SEED, Stand, on_every_store};
+use support::visit::{Visit, finish, visit};
+use unsticky::store::{Kind, Store, StoreKey};
 use unsticky::testing::{Command, Fault, Verb};
 use unsticky::{
     Clock as _, DirectoryMode, ErrorKind, Lifetime, ListedSession, ParallelSessions, Result,
@@ -81,18 +81,6 @@ fn sign_in_apart(stand: &Stand, cookie: &str) -> tokio::task::JoinHandle<Visit<(
     tokio::spawn(async move {
         visit(&sessions, &cookie, async |session: Session| session.sign_in(ALICE)).await
     })
-}
-
-/// What was sent to the store since the last look.
-fn taken_verbs(stand: &Stand) -> Vec<Verb> {
-    stand.spy.take().iter().map(|command| command.verb).collect()
-}
-
-/// The key of Alice's directory.
-async fn directory_key(stand: &Stand) -> StoreKey {
-    stand.spy.take();
-    list(stand).await;
-    stand.spy.take()[0].key.clone()
 }
 
 async fn who_is_signed_in_is_listed(on: Backend) {
@@ -521,15 +509,13 @@ async fn what_has_become_somebody_elses_is_not_touched(on: Backend) {
 }
 
 /// A pool of servers, of which one can be down: the one that has a certain session.
-#[derive(Debug, Clone)]
 struct Pool {
-    inner: Arc<unsticky::store::MemoryStore>,
-    down: Arc<Mutex<Down>>,
+    inner: Arc<dyn Store>,
+    down: Mutex<Down>,
     /// What was created, the newest last.
-    created: Arc<Mutex<Vec<StoreKey>>>,
+    created: Mutex<Vec<StoreKey>>,
 }
 
-#[derive(Debug, PartialEq)]
 enum Down {
     Nothing,
     /// Whatever server the next session would be on; whether it goes down with that very command.
@@ -542,16 +528,12 @@ enum Down {
 }
 
 impl Pool {
-    fn new() -> Self {
-        Self {
-            inner: Arc::new(unsticky::store::MemoryStore::new()),
-            down: Arc::new(Mutex::new(Down::Nothing)),
-            created: Arc::default(),
-        }
-    }
-
-    fn sessions(&self, parallel: ParallelSessions) -> Sessions {
-        Sessions::builder(self.clone()).parallel_sessions(parallel).build().unwrap()
+    fn start(parallel: ParallelSessions) -> (Arc<Self>, Sessions) {
+        let (inner, down) = (Backend::memory().store(), Mutex::new(Down::Nothing));
+        let pool = Self { inner: inner.clone(), down, created: Mutex::default() };
+        let store = Intercepted::new(inner, pool);
+        let builder = Sessions::builder(store.clone()).parallel_sessions(parallel);
+        (store.interceptor, builder.build().unwrap())
     }
 
     fn set(&self, down: Down) {
@@ -563,6 +545,29 @@ impl Pool {
         created.iter().rev().find(|key| key.kind() == kind).unwrap().clone()
     }
 
+    fn created(&self, kind: Kind) -> usize {
+        self.created.lock().unwrap().iter().filter(|key| key.kind() == kind).count()
+    }
+
+    /// The next session is created: whether its client repeats the command.
+    fn creates(&self, key: &StoreKey) -> Result<bool> {
+        let mut down = self.down.lock().unwrap();
+        match *down {
+            Down::Repeats => {
+                *down = Down::Nothing;
+                return Ok(true);
+            }
+            Down::Next { is_lost } => {
+                *down = Down::At(key.clone());
+                if is_lost {
+                    return Err(unsticky::Error::outcome_unknown("it went down"));
+                }
+            }
+            Down::Nothing | Down::At(_) => {}
+        }
+        Ok(false)
+    }
+
     fn reach(&self, key: &StoreKey) -> Result<()> {
         match &*self.down.lock().unwrap() {
             Down::At(down) if down == key => Err(unsticky::Error::unavailable("it is down")),
@@ -571,48 +576,21 @@ impl Pool {
     }
 }
 
-#[async_trait::async_trait]
-impl unsticky::Store for Pool {
-    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        self.created.lock().unwrap().push(key.clone());
-        if key.kind() == Kind::Session {
-            let repeats = *self.down.lock().unwrap() == Down::Repeats;
-            if repeats {
-                self.set(Down::Nothing);
-                self.inner.create(key, bytes, ttl).await.unwrap();
-                return Ok(Created::Occupied);
-            }
-            let mut down = self.down.lock().unwrap();
-            if let Down::Next { is_lost } = *down {
-                *down = Down::At(key.clone());
-                if is_lost {
-                    return Err(unsticky::Error::outcome_unknown("it went down"));
-                }
+impl Interceptor for Pool {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        key: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        if verb == Verb::Create {
+            self.created.lock().unwrap().push(key.clone());
+            if key.kind() == Kind::Session && self.creates(key)? {
+                call().await?;
             }
         }
         self.reach(key)?;
-        self.inner.create(key, bytes, ttl).await
-    }
-
-    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        self.reach(key)?;
-        self.inner.load(key).await
-    }
-
-    async fn replace(
-        &self,
-        key: &StoreKey,
-        bytes: Bytes,
-        ttl: Duration,
-        version: Version,
-    ) -> Result<Replaced> {
-        self.reach(key)?;
-        self.inner.replace(key, bytes, ttl, version).await
-    }
-
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        self.reach(key)?;
-        self.inner.delete(key, version).await
+        call().await
     }
 }
 
@@ -625,8 +603,7 @@ async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
 #[tokio::test]
 async fn a_place_that_could_not_be_taken_is_given_back() {
     for has_session in [false, true] {
-        let pool = Pool::new();
-        let sessions = pool.sessions(ParallelSessions::Reject(1));
+        let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
         let anonymous = if has_session {
             let seed = async |session: Session| session.insert(SEED, &1);
             let anonymous = visit(&sessions, "", seed).await.cookie();
@@ -660,11 +637,12 @@ async fn a_place_that_could_not_be_taken_is_given_back() {
 /// One whose answer is lost with its server does not count for the second try of the same request.
 #[tokio::test]
 async fn a_place_that_is_in_doubt_does_not_count() {
-    let pool = Pool::new();
-    let sessions = pool.sessions(ParallelSessions::Reject(1));
+    let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
     for down in [Down::Next { is_lost: true }, Down::Repeats] {
         pool.set(down);
+        let before = pool.created(Kind::Session);
         let new = arrival(&sessions, "new").await.cookie();
+        assert_eq!(pool.created(Kind::Session), before + 2, "there was a second try");
         assert!(is_valid(&sessions, &new).await);
         pool.set(Down::Nothing);
         assert_eq!(sessions.of(ALICE).count().await.unwrap(), 1);
@@ -676,8 +654,7 @@ async fn a_place_that_is_in_doubt_does_not_count() {
 #[tokio::test]
 async fn who_gives_back_a_place_leaves_the_next_one_in_it() {
     for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
-        let pool = Pool::new();
-        let sessions = pool.sessions(ParallelSessions::Reject(1));
+        let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
         let seed = async |session: Session| session.insert(SEED, &1);
         let anonymous = visit(&sessions, "", seed).await.cookie();
         let server = pool.newest(Kind::Session);
@@ -746,8 +723,7 @@ async fn who_comes_in_between_stays(on: Backend) {
 /// Nor does one that fails end a session in which its principal was signed in before, listed or not.
 #[tokio::test]
 async fn a_proof_that_fails_ends_no_session() {
-    let pool = Pool::new();
-    let sessions = pool.sessions(ParallelSessions::default());
+    let (pool, sessions) = Pool::start(ParallelSessions::default());
     let cookie = arrival(&sessions, "phone").await.cookie();
     pool.inner.delete(&pool.newest(Kind::Directory), None).await.unwrap();
     let sign_in = async |session: Session| {
@@ -909,8 +885,7 @@ async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
 /// wait for it.
 #[tokio::test]
 async fn one_that_can_not_be_ended_keeps_nobody_out() {
-    let pool = Pool::new();
-    let sessions = pool.sessions(ParallelSessions::EvictOldest(1));
+    let (pool, sessions) = Pool::start(ParallelSessions::EvictOldest(1));
     let old = arrival(&sessions, "old").await.cookie();
     pool.set(Down::At(pool.newest(Kind::Session)));
     let new = arrival(&sessions, "new").await.cookie();
@@ -931,38 +906,25 @@ async fn one_that_can_not_be_ended_keeps_nobody_out() {
 /// sign-ins that were ended from coming late does not stand for ever.
 #[tokio::test]
 async fn an_answer_that_comes_too_late_lets_nobody_in() {
-    #[derive(Debug)]
-    struct Stalling(unsticky::store::MemoryStore);
+    struct Stalling;
 
-    #[async_trait::async_trait]
-    impl unsticky::Store for Stalling {
-        async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-            let created = self.0.create(key, bytes, ttl).await;
-            // The whole process, not only this task.
-            std::thread::sleep(Duration::from_millis(15));
-            created
-        }
-
-        async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-            self.0.load(key).await
-        }
-
-        async fn replace(
+    impl Interceptor for Stalling {
+        async fn intercept<T: Send + 'static>(
             &self,
-            key: &StoreKey,
-            bytes: Bytes,
-            ttl: Duration,
-            version: Version,
-        ) -> Result<Replaced> {
-            self.0.replace(key, bytes, ttl, version).await
-        }
-
-        async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-            self.0.delete(key, version).await
+            verb: Verb,
+            _: &StoreKey,
+            call: Call<T>,
+        ) -> Result<T> {
+            let answer = call().await;
+            if verb == Verb::Create {
+                // The whole process, not only this task.
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            answer
         }
     }
 
-    let builder = Sessions::builder(Stalling(unsticky::store::MemoryStore::new()));
+    let builder = Sessions::builder(Intercepted::new(Backend::memory().store(), Stalling));
     let builder = builder.directory(DirectoryMode::Off).timeout(Duration::from_millis(10));
     let visit = arrival(&builder.build().unwrap(), "late").await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Unavailable), None));
@@ -1208,7 +1170,7 @@ async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
         [(step_up, Some(ErrorKind::Gone), "step up"), (longer, None, "longer life")]
     {
         let phone = arrives(&stand, "phone").await;
-        let key = directory_key(&stand).await;
+        let key = stand.directory_key(ALICE).await;
         let late = stand.overtaken(
             &phone,
             async |session: Session| deed(&session),
@@ -1228,7 +1190,7 @@ async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
 async fn strict_mode_begins_nothing_anew_for_one_that_is_not_listed(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let phone = arrives(&stand, "phone").await;
-    let key = directory_key(&stand).await;
+    let key = stand.directory_key(ALICE).await;
     let (exchange, session) = stand.begin(&phone).await;
     session.step_up().unwrap();
     // The directory's write passes, the session's does not yet.
@@ -1329,7 +1291,7 @@ async fn strict_mode_believes_the_directory_only(on: Backend) {
     drop(session);
     finish(exchange, 200).await;
     // Where the directory is lost, as when it is evicted, everybody on it is.
-    let key = directory_key(&stand).await;
+    let key = stand.directory_key(ALICE).await;
     stand.spy.delete(&key, None).await.unwrap();
     assert_eq!(usable(&stand, &[phone, laptop]).await, [false, false]);
     assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
@@ -1339,7 +1301,7 @@ async fn strict_mode_believes_the_directory_only(on: Backend) {
 async fn a_lost_directory_ends_nobody_and_is_begun_anew(on: Backend) {
     let stand = on.stand();
     let old = arrives(&stand, "old").await;
-    let key = directory_key(&stand).await;
+    let key = stand.directory_key(ALICE).await;
     stand.spy.delete(&key, None).await.unwrap();
     assert!(is_alice(&stand, &old).await);
     let revoked = stand.sessions.of(ALICE).revoke_all().await.unwrap();
@@ -1431,7 +1393,7 @@ async fn a_directory_that_can_not_be_decoded_stays(on: Backend) {
         let stand = on.stand_with(|builder| builder.namespace(namespace).directory(mode));
         let cookie = arrives(&stand, "old").await;
         let anonymous = stand.seeded().await;
-        let key = directory_key(&stand).await;
+        let key = stand.directory_key(ALICE).await;
         let stored = stand.spy.load(&key).await.unwrap().unwrap();
         let damaged = [&stored.bytes[..8], &[format], &b"d\x02\x05oops!"[..]].concat();
         let hour = Duration::from_secs(3600);
@@ -1514,7 +1476,7 @@ async fn crowd(on: Backend, sign_ins: usize) {
 async fn a_cookie_with_the_id_of_a_directory_is_an_anonymous_request(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "old").await;
-    let key = directory_key(&stand).await;
+    let key = stand.directory_key(ALICE).await;
     let (_, id) = key.as_str().rsplit_once(':').unwrap();
     assert_eq!(id.len(), 43, "as long as a token");
     for token in [id.to_owned(), format!("{}{}", &id[..22], &id[..21])] {
@@ -1535,28 +1497,28 @@ async fn the_commands_of_a_directory(on: Backend) {
     let anonymous = stand.seeded().await;
     stand.spy.take();
     stand.visit("", sign_in).await.ok();
-    assert_eq!(taken_verbs(&stand), [Load, Replace, Create], "one, and two for the directory");
+    assert_eq!(stand.taken_verbs(), [Load, Replace, Create], "one, and two for the directory");
     let cookie = stand.visit(&anonymous, sign_in).await.cookie();
-    assert_eq!(taken_verbs(&stand), [Load, Load, Replace, Replace], "two, and two");
+    assert_eq!(stand.taken_verbs(), [Load, Load, Replace, Replace], "two, and two");
     assert_eq!(list(&stand).await.len(), 3);
-    assert_eq!(taken_verbs(&stand), [Load; 4], "one more than there are sessions");
+    assert_eq!(stand.taken_verbs(), [Load; 4], "one more than there are sessions");
     let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
-    assert_eq!(taken_verbs(&stand), [Load]);
+    assert_eq!(stand.taken_verbs(), [Load]);
     drop(sign_in);
     assert!(is_alice(&stand, &cookie).await);
-    assert_eq!(taken_verbs(&stand), [Load], "a read");
+    assert_eq!(stand.taken_verbs(), [Load], "a read");
     stand.write(&cookie, A, 1).await;
-    assert_eq!(taken_verbs(&stand), [Load, Replace], "a write");
+    assert_eq!(stand.taken_verbs(), [Load, Replace], "a write");
     stand.sign_out(&cookie).await;
-    assert_eq!(taken_verbs(&stand), [Load, Delete], "a sign-out");
+    assert_eq!(stand.taken_verbs(), [Load, Delete], "a sign-out");
     // The directory marked, the session looked at and deleted, and taken off.
     let id = list(&stand).await[0].id;
     stand.spy.take();
     assert!(stand.sessions.of(ALICE).revoke(id).await.unwrap());
-    assert_eq!(taken_verbs(&stand), [Load, Replace, Load, Delete, Replace], "an end of one");
+    assert_eq!(stand.taken_verbs(), [Load, Replace, Load, Delete, Replace], "an end of one");
     // One lives, the other one was signed out.
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
-    let verbs = taken_verbs(&stand);
+    let verbs = stand.taken_verbs();
     assert_eq!(verbs.len(), 2 * 2 + 3, "an end of all: {verbs:?}");
 }
 

@@ -7,21 +7,20 @@
 mod support;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::future::pending;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use support::servers::{MemcachedServer, RedisServer};
+use support::backend::Backend;
+use support::interceptor::{Call, Intercepted, Interceptor};
+use support::runtime;
 use support::visit::visit;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use unsticky::store::{Created, Deleted, Kind, MemoryStore, Replaced, StoreKey, Stored, Version};
+use unsticky::store::{Kind, StoreKey};
+use unsticky::testing::Verb;
 use unsticky::{
     DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, SessionId, Sessions,
     SignIn, Store,
@@ -30,13 +29,7 @@ use unsticky::{
 const ALICE: &str = "alice";
 const LIMIT: u16 = 3;
 
-/// The store of a process that dies at one of its commands: before it is sent, or after it was applied.
-#[derive(Clone)]
-struct Doomed {
-    inner: Arc<dyn Store>,
-    fate: Arc<Fate>,
-}
-
+/// Of a process that dies at one of its commands: before it is sent, or after it was applied.
 struct Fate {
     commands_left: AtomicUsize,
     dies_after: bool,
@@ -44,54 +37,24 @@ struct Fate {
     keys: Arc<Mutex<HashSet<StoreKey>>>,
 }
 
-impl Fate {
-    async fn command<T>(
+impl Interceptor for Fate {
+    async fn intercept<T: Send + 'static>(
         &self,
+        _: Verb,
         key: &StoreKey,
-        command: impl Future<Output = Result<T>>,
+        call: Call<T>,
     ) -> Result<T> {
         self.keys.lock().unwrap().insert(key.clone());
         let left = self.commands_left.load(Ordering::SeqCst);
         self.commands_left.store(left.saturating_sub(1), Ordering::SeqCst);
         if left == 0 {
             if self.dies_after {
-                command.await?;
+                call().await?;
             }
             self.died.notify_one();
             return pending().await;
         }
-        command.await
-    }
-}
-
-impl fmt::Debug for Doomed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Doomed")
-    }
-}
-
-#[async_trait]
-impl Store for Doomed {
-    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        self.fate.command(key, self.inner.create(key, bytes, ttl)).await
-    }
-
-    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        self.fate.command(key, self.inner.load(key)).await
-    }
-
-    async fn replace(
-        &self,
-        key: &StoreKey,
-        bytes: Bytes,
-        ttl: Duration,
-        version: Version,
-    ) -> Result<Replaced> {
-        self.fate.command(key, self.inner.replace(key, bytes, ttl, version)).await
-    }
-
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        self.fate.command(key, self.inner.delete(key, version)).await
+        call().await
     }
 }
 
@@ -134,10 +97,6 @@ fn sessions(store: impl Store, mode: DirectoryMode, namespace: &str) -> Sessions
     // Nothing that a process does may take as long as this.
     let builder = builder.timeout(Duration::from_secs(5));
     builder.parallel_sessions(ParallelSessions::EvictOldest(LIMIT)).build().unwrap()
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 async fn arrives(sessions: &Sessions) -> String {
@@ -229,17 +188,17 @@ fn dies_at(
 ) -> bool {
     let namespace = format!("{mode:?}-{deed:?}-{commands}-{dies_after}");
     let keys = Arc::new(Mutex::new(HashSet::new()));
-    let fate = |commands_left: usize| Doomed {
-        inner: open(),
-        fate: Arc::new(Fate {
+    let process = |commands_left: usize| {
+        let fate = Fate {
             commands_left: AtomicUsize::new(commands_left),
             dies_after,
             died: Notify::new(),
             keys: keys.clone(),
-        }),
+        };
+        Intercepted::new(open(), fate)
     };
     let here = runtime();
-    let survivor = fate(usize::MAX);
+    let survivor = process(usize::MAX);
     let own = sessions(survivor.clone(), mode, &namespace);
     let (cookies, anonymous) = here.block_on(async {
         let count = if matches!(deed, Deed::Evict | Deed::StartOver) { LIMIT } else { 2 };
@@ -253,11 +212,11 @@ fn dies_at(
     let survived = {
         let there = runtime();
         let survived = there.block_on(async {
-            let doomed = fate(commands);
+            let doomed = process(commands);
             let others = sessions(doomed.clone(), mode, &namespace);
             tokio::select! {
                 () = carry_out(&others, deed, &cookies, &anonymous) => true,
-                () = doomed.fate.died.notified() => false,
+                () = doomed.interceptor.died.notified() => false,
             }
         });
         // With everything that was under way.
@@ -314,20 +273,20 @@ fn everywhere(open: &dyn Fn() -> Arc<dyn Store>) {
 
 #[test]
 fn a_process_that_dies_anywhere_leaves_no_session_unlisted_in_memory() {
-    let store = Arc::new(MemoryStore::new());
+    let store = Backend::memory().store();
     everywhere(&|| store.clone());
 }
 
 #[test]
 fn a_process_that_dies_anywhere_leaves_no_session_unlisted_on_redis() {
-    let server = RedisServer::start();
-    everywhere(&|| unsticky::connect(&server.url()).unwrap());
+    let on = Backend::redis();
+    everywhere(&|| on.store());
 }
 
 #[test]
 fn a_process_that_dies_anywhere_leaves_no_session_unlisted_on_memcached() {
-    let server = MemcachedServer::start();
-    everywhere(&|| unsticky::connect(&server.url()).unwrap());
+    let on = Backend::memcached();
+    everywhere(&|| on.store());
 }
 
 /// The environment variable that makes a test process one of several workers.
@@ -353,11 +312,12 @@ async fn worker() {
 }
 
 /// A limit of three holds whoever decides, and what all of them have listed is alive.
-async fn four_processes(url: &str) {
+async fn four_processes(on: Backend) {
+    let url = on.url();
     let spawn = || {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker", "--nocapture", "--test-threads", "1"])
-            .env(WORKER, url)
+            .env(WORKER, &url)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -373,7 +333,7 @@ async fn four_processes(url: &str) {
         cookies.extend(lines.map(|(_, cookie)| cookie.to_owned()));
     }
     assert!(cookies.len() >= 3 * SIGN_INS, "{} of {}", cookies.len(), 4 * SIGN_INS);
-    let sessions = sessions(unsticky::connect(url).unwrap(), DirectoryMode::Listed, "fleet");
+    let sessions = sessions(on.store(), DirectoryMode::Listed, "fleet");
     let mut usable = 0;
     for cookie in &cookies {
         usable += u16::from(is_alice(&sessions, cookie).await);
@@ -390,12 +350,10 @@ async fn four_processes(url: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_holds_across_four_processes_on_redis() {
-    let server = RedisServer::start();
-    four_processes(&server.url()).await;
+    four_processes(Backend::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_holds_across_four_processes_on_memcached() {
-    let server = MemcachedServer::start();
-    four_processes(&server.url()).await;
+    four_processes(Backend::memcached()).await;
 }

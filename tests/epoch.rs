@@ -5,7 +5,7 @@
 
 mod support;
 
-use support::stand::{A, Backend, Stand, on_every_store};
+use support::stand::{A, Backend, on_every_store};
 use support::visit::visit;
 use unsticky::testing::Verb;
 use unsticky::{Session, Sessions};
@@ -18,14 +18,10 @@ async fn number(sessions: &Sessions, cookie: &str) -> Option<u32> {
     visit(sessions, cookie, async |session: Session| session.get(A)).await.ok()
 }
 
-fn process(stand: &Stand, epoch: u32) -> Sessions {
-    let builder = Sessions::builder(stand.store.clone()).clock(stand.clock.clone());
-    builder.epoch(epoch).build().unwrap()
-}
-
 async fn another_epoch_ends_every_session_without_a_command_more(on: Backend) {
     let stand = on.stand();
-    let (old, new) = (process(&stand, 1), process(&stand, 2));
+    let process = |epoch| stand.process(|builder| builder.epoch(epoch));
+    let (old, new) = (process(1), process(2));
     let mut cookies = Vec::new();
     for principal in ["alice", "bob"] {
         let arrive = async |session: Session| {
@@ -48,7 +44,7 @@ async fn another_epoch_ends_every_session_without_a_command_more(on: Backend) {
     // What was ended stays so, and the sessions of the new epoch go on.
     assert_eq!(number(&new, &cookies[1]).await, None);
     visit(&new, &begun, increment).await.ok();
-    assert_eq!(number(&process(&stand, 2), &begun).await, Some(2));
+    assert_eq!(number(&process(2), &begun).await, Some(2));
 }
 
 on_every_store! { another_epoch_ends_every_session_without_a_command_more }

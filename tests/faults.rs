@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::future::join_all;
+use support::backend::{self, Server, on_each_server};
 use support::faults::{
-    Deed, NUMBER, Server, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
+    Deed, NUMBER, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
 };
 use support::proxy::{Mode, Proxy};
 use support::visit::visit;
 use tokio::task::JoinSet;
-use unsticky::store::{MemcachedStore, RedisStore};
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
 /// A proxy before the server, and sessions that go through it.
@@ -31,18 +31,8 @@ async fn linked(server: &Server) -> (Proxy, Sessions) {
 
 /// Sessions through the proxy, whose store waits this long for a connection and for an answer.
 fn patient(server: &Server, proxy: &Proxy, store: Duration, request: Duration) -> Sessions {
-    let url = server.url_at(proxy.port());
-    let builder = match server {
-        Server::Redis(_) => {
-            let builder = RedisStore::builder(&url).unwrap();
-            Sessions::builder(builder.connect_timeout(store).response_timeout(store).build())
-        }
-        Server::Memcached(_) => {
-            let builder = MemcachedStore::builder(&url).unwrap();
-            Sessions::builder(builder.connect_timeout(store).response_timeout(store).build())
-        }
-    };
-    builder.timeout(request).build().unwrap()
+    let store = backend::patient(&server.url_at(proxy.port()), store);
+    Sessions::builder(store).timeout(request).build().unwrap()
 }
 
 async fn killed_and_restarted(mut server: Server) {
@@ -389,29 +379,7 @@ async fn late_answers(server: Server) {
     assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
 }
 
-macro_rules! faults {
-    ($($fault:ident),+ $(,)?) => {
-        mod redis {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $fault() {
-                    super::$fault(super::Server::redis()).await;
-                }
-            )+
-        }
-
-        mod memcached {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $fault() {
-                    super::$fault(super::Server::memcached()).await;
-                }
-            )+
-        }
-    };
-}
-
-faults! {
+on_each_server! {
     killed_and_restarted,
     paused_and_continued,
     refused_at_start_up,

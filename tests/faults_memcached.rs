@@ -8,14 +8,12 @@ mod support;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use support::backend::{Server, accepted};
 use support::faults::{
-    BACK, Deed, NUMBER, Server, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request,
-    sessions,
+    BACK, Deed, NUMBER, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
 };
 use support::servers::MemcachedServer;
 use support::visit::{Visit, visit};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use unsticky::{DirectoryMode, ErrorKind, Key, Session, Sessions};
 
 const TEXT: Key<String> = Key::new("text");
@@ -126,28 +124,19 @@ async fn an_item_is_too_large_for_the_server() {
     }
 }
 
-/// A connection that the server has accepted, if it accepts another one.
-async fn connection(port: u16) -> Option<TcpStream> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(b"mn\r\n").await.ok()?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.ok()?;
-    (answer == *b"MN\r\n").then_some(stream)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_of_connections_is_reached() {
     let server = MemcachedServer::start_with(&["-c", "30", "-t", "1"]);
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.sessions = sessions(&server.url());
     let mut others = Vec::new();
-    while let Some(other) = connection(server.port()).await {
+    while let Some(other) = accepted(server.port()).await {
         others.push(other);
     }
     visitors.are_told().await;
     drop(others);
     let begun = Instant::now();
-    while connection(server.port()).await.is_none() {
+    while accepted(server.port()).await.is_none() {
         assert!(begun.elapsed() < Duration::from_secs(5), "still turned away");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -8,7 +8,8 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use support::faults::{Server, TIMEOUT, sessions};
+use support::backend::Server;
+use support::faults::{TIMEOUT, sessions};
 use support::visit::visit;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::faults::{BACK, Deed, Server, first, request, sessions};
+use support::backend::Server;
+use support::faults::{BACK, Deed, first, request, sessions};
+use support::visit::sent_back;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -124,8 +126,8 @@ async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
     // The new server has it.
     let cookie = answer.set_cookie.unwrap();
-    let cookie = cookie.split(';').next().unwrap();
-    assert_eq!(first(&sessions(&new.url()), cookie).await.as_deref(), Some("alice"));
+    let cookie = sent_back(&cookie);
+    assert_eq!(first(&sessions(&new.url()), &cookie).await.as_deref(), Some("alice"));
     new_place.close().await;
     drop(old_place);
 }

@@ -14,11 +14,11 @@ use futures_util::future::join_all;
 use support::faults::{Deed, TIMEOUT, Visitors, bounded, first, request, sessions};
 use support::proxy::Proxy;
 use support::servers::RedisServer;
-use support::visit::visit;
+use support::visit::{sign_out, visit};
 use tokio::task::JoinSet;
+use unsticky::ErrorKind;
 use unsticky::redis::aio::MultiplexedConnection;
 use unsticky::redis::{Client, cmd};
-use unsticky::{ErrorKind, Session};
 
 /// Every answered write is on the disk before its answer leaves.
 const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
@@ -72,10 +72,7 @@ async fn out_of_memory() {
     are_refused(&server, &visitors, &writes(&visitors)).await;
     // What needs no memory is done: nobody is kept signed in against their will.
     let carol = visitors.carol.cookie.clone();
-    let sign_out = visit(&visitors.sessions, &carol, async |session: Session| {
-        session.sign_out();
-        Ok(())
-    });
+    let sign_out = visit(&visitors.sessions, &carol, sign_out);
     assert!(sign_out.await.removes_cookie());
     assert_eq!(first(&visitors.sessions, &carol).await, None);
     visitors.carol.is_certain = false;

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "axum", feature = "actix", feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::time::Duration;
 
 use actix_web::{App, test as actix, web};
@@ -10,10 +12,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use axum::routing::get;
+use support::stand::{Backend, Stand};
+use support::visit::sent_back;
 use tower::ServiceExt as _;
 use unsticky::actix::SessionMiddleware;
-use unsticky::store::MemoryStore;
-use unsticky::testing::ManualClock;
 use unsticky::tower::SessionLayer;
 use unsticky::{AuthenticatedWithin, Result, Session, Sessions};
 
@@ -34,10 +36,6 @@ async fn step_up(session: Session) -> Result<&'static str> {
     Ok("welcome back")
 }
 
-fn cookie_pair(set_cookie: &str) -> String {
-    set_cookie.split(';').next().unwrap().to_owned()
-}
-
 async fn on_axum(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
     let app = Router::new()
         .route("/delete", get(delete_account))
@@ -50,7 +48,7 @@ async fn on_axum(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
     let (location, cookie) = (header("location"), header("set-cookie"));
     let status = answer.status().as_u16();
     let body = to_bytes(answer.into_body(), 1000).await.unwrap();
-    (status, location, String::from_utf8(body.into()).unwrap(), cookie.as_deref().map(cookie_pair))
+    (status, location, String::from_utf8(body.into()).unwrap(), cookie.as_deref().map(sent_back))
 }
 
 async fn on_actix(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
@@ -66,18 +64,15 @@ async fn on_actix(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
     let (location, cookie) = (header("location"), header("set-cookie"));
     let status = answer.status().as_u16();
     let body = actix::read_body(answer).await;
-    (status, location, String::from_utf8(body.into()).unwrap(), cookie.as_deref().map(cookie_pair))
+    (status, location, String::from_utf8(body.into()).unwrap(), cookie.as_deref().map(sent_back))
 }
 
 async fn scenario(visit: impl AsyncFn(&Sessions, &str, &str) -> Answer) {
     for page in [None, Some("/sign-in")] {
-        let clock = ManualClock::new();
-        let builder = Sessions::builder(MemoryStore::new()).clock(clock.clone());
-        let builder = match page {
+        let Stand { clock, sessions, .. } = Backend::memory().stand_with(|builder| match page {
             Some(page) => builder.sign_in_page(page),
             None => builder,
-        };
-        let sessions = builder.build().unwrap();
+        });
         let turned_away = |answer: Answer, reason: &str| {
             let (status, location, body, cookie) = answer;
             assert_eq!(status, if page.is_some() { 303 } else { 401 });

@@ -15,12 +15,11 @@ mod support;
 use std::time::Duration;
 
 use support::app::{Gates, both_with};
-use support::stand::{
-    A, B, Backend, C, SEED, cookie_of, eventually, finish, on_every_store, save_in_a_task,
-};
-use support::visit::visit;
+use support::runtime;
+use support::stand::{A, B, Backend, C, SEED, Stand, eventually, on_every_store, save_in_a_task};
+use support::visit::{cookie_of, finish, sign_out};
 use unsticky::store::MemoryStore;
-use unsticky::testing::{Fault, FaultStore, ManualClock, Verb};
+use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, ErrorKind, Session, Sessions};
 
 async fn a_write_after_a_settled_one_loses_nobody_elses(on: Backend) {
@@ -72,15 +71,13 @@ async fn a_write_after_a_settled_one_does_not_undo_a_sign_in(on: Backend) {
 fn the_function_of_an_update_may_use_the_session() {
     let (tx, rx) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(
-            async {
-                let s = Session::detached();
-                let c = s.clone();
-                s.update(A, move |n| *n += u32::from(c.is_signed_in())).unwrap();
-                s.sign_in("alice").unwrap();
-                tx.send(()).unwrap();
-            },
-        )
+        runtime().block_on(async {
+            let s = Session::detached();
+            let c = s.clone();
+            s.update(A, move |n| *n += u32::from(c.is_signed_in())).unwrap();
+            s.sign_in("alice").unwrap();
+            tx.send(()).unwrap();
+        })
     });
     rx.recv_timeout(Duration::from_secs(3)).expect("DEADLOCK in sign_in");
 }
@@ -227,16 +224,10 @@ async fn nobody_gets_the_values_of_somebody_else(on: Backend) {
 
 async fn a_late_copy_of_a_create_brings_nothing_back(on: Backend) {
     let stand = on.stand();
-    let p = stand.store.postpone(Verb::Create);
+    let p = stand.late.postpone(Verb::Create);
     let cookie = stand.signed_in("alice").await;
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
-    stand
-        .visit(&cookie, async |s: Session| {
-            s.sign_out();
-            Ok(())
-        })
-        .await
-        .ok();
+    stand.visit(&cookie, sign_out).await.ok();
     assert_eq!(stand.who(&cookie).await, None);
     assert!(p.deliver().await);
     assert_eq!(stand.who(&cookie).await, None);
@@ -329,17 +320,19 @@ async fn a_change_during_a_commit_of_an_abandoned_request_is_kept(on: Backend) {
 
 #[tokio::test]
 async fn an_expired_session_is_not_brought_back_while_the_store_still_has_it() {
-    let clock = ManualClock::new();
-    let sessions = Sessions::builder(MemoryStore::new()).clock(clock.clone()).build().unwrap();
+    let stand = Stand::over(Backend::memory().store(), |builder| builder);
     for writes in [false, true] {
-        let cookie = visit(&sessions, "", async |s: Session| s.insert(SEED, &1)).await.cookie();
-        visit(&sessions, &cookie, async |s: Session| {
-            clock.advance(Duration::from_secs(1800));
+        let cookie = stand.seeded().await;
+        let expires = async |s: Session| {
+            stand.clock.advance(Duration::from_secs(1800));
             if writes { s.insert(A, &1) } else { Ok(()) }
-        })
-        .await;
-        let alive = visit(&sessions, &cookie, async |s: Session| s.get(SEED)).await.ok();
-        assert_eq!(alive, None, "writes={writes}: expired session lives again");
+        };
+        stand.visit(&cookie, expires).await;
+        assert_eq!(
+            stand.read(&cookie, SEED).await,
+            None,
+            "writes={writes}: expired session lives again"
+        );
     }
 }
 
@@ -377,11 +370,10 @@ async fn a_decision_that_fails_leaves_everything_as_it_is(on: Backend) {
 #[tokio::test]
 async fn an_error_keeps_the_cookies_of_layers_further_in() {
     let inner = Sessions::builder(MemoryStore::new()).build().unwrap();
-    let store = FaultStore::new(MemoryStore::new());
     let cookie = Cookie::new("__Host-admin");
-    let outer = Sessions::builder(store.clone()).cookie(cookie).build().unwrap();
-    store.fail_always(Verb::Create, Fault::Unavailable);
-    for app in both_with(&[inner, outer], Gates::default()).await {
+    let outer = Backend::memory().stand_with(|builder| builder.cookie(cookie));
+    outer.store.fail_always(Verb::Create, Fault::Unavailable);
+    for app in both_with(&[inner, outer.sessions], Gates::default()).await {
         let reply = app.get("/both", "").await;
         assert_eq!(reply.status, 503, "{reply:?}");
         assert!(reply.cookie().starts_with("__Host-id="), "{reply:?}");
@@ -403,13 +395,7 @@ async fn after_signing_in_anew_a_lost_session_is_forgotten(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
-    stand
-        .visit(&cookie, async |s: Session| {
-            s.sign_out();
-            Ok(())
-        })
-        .await
-        .ok();
+    stand.visit(&cookie, sign_out).await.ok();
     s.rotate();
     s.save().await.unwrap();
     s.sign_in("alice").unwrap();

@@ -5,62 +5,26 @@
 
 mod support;
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::servers::{MemcachedServer, RedisServer};
+use support::stand::{Backend, SEED, Stand};
 use support::visit::visit;
 use time::OffsetDateTime;
-use unsticky::store::{MemcachedStore, MemoryStore, RedisStore};
 use unsticky::testing::{ManualClock, SpyStore, Verb};
-use unsticky::{Clock as _, ErrorKind, Key, Lifetime, Session, Sessions, Store};
+use unsticky::{Clock as _, ErrorKind, Lifetime, Session, Sessions, Store};
 
-const SEED: Key<u32> = Key::new("seed");
 const DAY: Duration = Duration::from_secs(86_400);
 
-struct Stand {
-    name: &'static str,
-    store: SpyStore<Arc<dyn Store>>,
-    _server: Box<dyn Any>,
+/// No store knows of the manual clock: it still holds what the record says is over.
+fn stand(on: &Backend, lifetime: Lifetime) -> Stand {
+    Stand::over(on.store(), |builder| builder.lifetime(lifetime))
 }
 
-fn memory() -> Stand {
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    Stand { name: "memory", store: SpyStore::new(store), _server: Box::new(()) }
-}
-
-/// Every store, none of which knows of the manual clock: it still holds what the record says is over.
-fn stands() -> Vec<Stand> {
-    let redis = RedisServer::start();
-    let memcached = MemcachedServer::start();
-    let of = |name, store: Arc<dyn Store>, server: Box<dyn Any>| Stand {
-        name,
-        store: SpyStore::new(store),
-        _server: server,
-    };
-    vec![
-        memory(),
-        of("redis", Arc::new(RedisStore::connect(&redis.url()).unwrap()), Box::new(redis)),
-        of(
-            "memcached",
-            Arc::new(MemcachedStore::connect(&memcached.url()).unwrap()),
-            Box::new(memcached),
-        ),
-    ]
-}
-
-impl Stand {
-    fn sessions(&self, clock: &ManualClock, lifetime: Lifetime) -> Sessions {
-        let builder = Sessions::builder(self.store.clone());
-        builder.clock(clock.clone()).lifetime(lifetime).build().unwrap()
-    }
-
-    /// Whether the server still has the record of the session that was used last.
-    async fn holds_the_last_key(&self) -> bool {
-        let key = self.store.commands().last().unwrap().key.clone();
-        self.store.load(&key).await.unwrap().is_some()
-    }
+/// Whether the server still has the record of the session that was used last.
+async fn holds_the_last_key(spy: &SpyStore<Arc<dyn Store>>) -> bool {
+    let key = spy.commands().last().unwrap().key.clone();
+    spy.load(&key).await.unwrap().is_some()
 }
 
 async fn create(sessions: &Sessions) -> String {
@@ -79,25 +43,23 @@ const fn ms(milliseconds: u64) -> Duration {
 
 #[tokio::test]
 async fn the_idle_timeout_to_the_millisecond() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), DAY));
+    for on in Backend::every() {
+        let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(60_000), DAY));
         let (in_time, too_late) = (create(&sessions).await, create(&sessions).await);
         clock.advance(ms(59_999));
-        assert!(lives(&sessions, &in_time).await, "{}", stand.name);
+        assert!(lives(&sessions, &in_time).await, "{}", on.name());
         clock.advance(ms(1));
-        assert!(lives(&sessions, &in_time).await, "{}: it was used", stand.name);
-        assert!(!lives(&sessions, &too_late).await, "{}", stand.name);
-        assert!(stand.holds_the_last_key().await, "{}: the record decides", stand.name);
+        assert!(lives(&sessions, &in_time).await, "{}: it was used", on.name());
+        assert!(!lives(&sessions, &too_late).await, "{}", on.name());
+        assert!(holds_the_last_key(&spy).await, "{}: the record decides", on.name());
     }
 }
 
 #[tokio::test]
 async fn sliding_is_throttled_by_the_threshold() {
-    for stand in stands() {
-        let clock = ManualClock::new();
+    for on in Backend::every() {
         let lifetime = Lifetime::new(ms(60_000), DAY).refresh_after(ms(10_000));
-        let sessions = stand.sessions(&clock, lifetime);
+        let Stand { sessions, spy, clock, .. } = stand(&on, lifetime);
         let cookie = create(&sessions).await;
         for (advance, expected) in [
             (9_999, &[Verb::Load][..]),
@@ -108,38 +70,36 @@ async fn sliding_is_throttled_by_the_threshold() {
             (59_999, &[Verb::Load, Verb::Replace]),
         ] {
             clock.advance(ms(advance));
-            stand.store.take();
-            assert!(lives(&sessions, &cookie).await, "{} {advance}", stand.name);
-            assert_eq!(stand.store.verbs(), expected, "{} {advance}", stand.name);
+            spy.take();
+            assert!(lives(&sessions, &cookie).await, "{} {advance}", on.name());
+            assert_eq!(spy.verbs(), expected, "{} {advance}", on.name());
         }
         clock.advance(ms(60_000));
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn the_absolute_timeout_ends_a_session_that_is_always_used() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), ms(200_000)));
+    for on in Backend::every() {
+        let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(60_000), ms(200_000)));
         let cookie = create(&sessions).await;
         for _ in 0..4 {
             clock.advance(ms(49_999));
-            assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+            assert!(lives(&sessions, &cookie).await, "{}", on.name());
         }
         clock.advance(ms(3));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(1));
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
-        assert!(stand.holds_the_last_key().await, "{}: the record decides", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
+        assert!(holds_the_last_key(&spy).await, "{}: the record decides", on.name());
     }
 }
 
 #[tokio::test]
 async fn a_proof_grows_old_and_a_step_up_renews_it() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(600_000), ms(700_000)));
+    for on in Backend::every() {
+        let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(600_000), ms(700_000)));
         let is_fresh = async |session: Session| Ok(session.authenticated_within(ms(60_000)));
         let sign_in = async |session: Session| {
             assert!(!session.authenticated_within(Duration::MAX), "nobody is signed in");
@@ -150,32 +110,31 @@ async fn a_proof_grows_old_and_a_step_up_renews_it() {
         };
         let signed_in = visit(&sessions, "", sign_in).await;
         let cookie = signed_in.cookie();
-        assert!(signed_in.ok(), "{}: this request has seen the proof", stand.name);
+        assert!(signed_in.ok(), "{}: this request has seen the proof", on.name());
         clock.advance(ms(60_000));
-        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", on.name());
         clock.advance(ms(1));
-        assert!(!visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        assert!(!visit(&sessions, &cookie, is_fresh).await.ok(), "{}", on.name());
         let stepped_up =
             visit(&sessions, &cookie, async |session: Session| session.step_up()).await;
-        assert_eq!(stepped_up.failure(), None, "{}", stand.name);
-        assert!(!lives(&sessions, &cookie).await, "{}: the old secret is void", stand.name);
+        assert_eq!(stepped_up.failure(), None, "{}", on.name());
+        assert!(!lives(&sessions, &cookie).await, "{}: the old secret is void", on.name());
         let cookie = stepped_up.cookie();
-        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", stand.name);
+        assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", on.name());
         // Both clocks have started anew: this is past the first absolute deadline.
         clock.advance(ms(599_999));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(99_999));
         let read = async |session: Session| Ok((session.get(SEED)?, session.principal()));
         let kept = visit(&sessions, &cookie, read).await.ok();
-        assert_eq!(kept, (Some(2), Some("alice".into())), "{}", stand.name);
+        assert_eq!(kept, (Some(2), Some("alice".into())), "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn nothing_extends_a_session_beyond_its_end() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(600_000), ms(700_000)));
+    for on in Backend::every() {
+        let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(600_000), ms(700_000)));
         let end = clock.now() + ms(100_000);
         let sign_in = async |session: Session| {
             session.sign_in("alice")?;
@@ -185,7 +144,7 @@ async fn nothing_extends_a_session_beyond_its_end() {
         };
         let signed_in = visit(&sessions, "", sign_in).await;
         let set_cookie = signed_in.set_cookie.clone().unwrap();
-        assert!(set_cookie.ends_with("; Max-Age=100"), "{}: {set_cookie}", stand.name);
+        assert!(set_cookie.ends_with("; Max-Age=100"), "{}: {set_cookie}", on.name());
         clock.advance(ms(50_000));
         // Neither a new proof nor another lifetime nor use moves it.
         let renew = async |session: Session| {
@@ -194,10 +153,10 @@ async fn nothing_extends_a_session_beyond_its_end() {
         };
         let renewed = visit(&sessions, &signed_in.cookie(), renew).await;
         let set_cookie = renewed.set_cookie.clone().unwrap();
-        assert!(set_cookie.ends_with("; Max-Age=50"), "{}: {set_cookie}", stand.name);
+        assert!(set_cookie.ends_with("; Max-Age=50"), "{}: {set_cookie}", on.name());
         let cookie = renewed.cookie();
         clock.advance(ms(49_999));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         // The identity provider's session was renewed.
         let later = async |session: Session| {
             session.end_by(end + ms(10_000));
@@ -205,33 +164,32 @@ async fn nothing_extends_a_session_beyond_its_end() {
         };
         let cookie = visit(&sessions, &cookie, later).await.cookie();
         clock.advance(ms(10_000));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(1));
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn nobody_is_stepped_up_who_is_not_signed_in() {
-    for stand in stands() {
-        let sessions = stand.sessions(&ManualClock::new(), Lifetime::default());
+    for on in Backend::every() {
+        let Stand { sessions, spy, .. } = stand(&on, Lifetime::default());
         let cookie = create(&sessions).await;
         for cookie in ["", &cookie] {
-            stand.store.take();
+            spy.take();
             let visit = visit(&sessions, cookie, async |session: Session| session.step_up()).await;
-            assert_eq!(visit.failure(), Some(ErrorKind::NotSignedIn), "{}", stand.name);
-            assert_eq!(visit.set_cookie, None, "{}", stand.name);
-            let writes = stand.store.verbs().into_iter().filter(|verb| *verb != Verb::Load);
-            assert_eq!(writes.count(), 0, "{}", stand.name);
+            assert_eq!(visit.failure(), Some(ErrorKind::NotSignedIn), "{}", on.name());
+            assert_eq!(visit.set_cookie, None, "{}", on.name());
+            let writes = spy.verbs().into_iter().filter(|verb| *verb != Verb::Load);
+            assert_eq!(writes.count(), 0, "{}", on.name());
         }
     }
 }
 
 #[tokio::test]
 async fn signing_in_starts_both_clocks_anew() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(60_000), ms(100_000)));
+    for on in Backend::every() {
+        let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(60_000), ms(100_000)));
         let anonymous = create(&sessions).await;
         clock.advance(ms(50_000));
         let sign_in = async |session: Session| {
@@ -245,75 +203,74 @@ async fn signing_in_starts_both_clocks_anew() {
         let now = unsticky::Clock::now(&clock);
         assert_eq!(visit.ok(), (Some(now), Some(now + ms(60_000))));
         clock.advance(ms(59_999));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(40_000));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(1));
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn more_than_thirty_days() {
-    for stand in stands() {
+    for on in Backend::every() {
+        let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(DAY * 40, DAY * 400));
         // Memcached takes more than thirty days as a point in time: the clock has to be the real one.
-        let clock = ManualClock::at(OffsetDateTime::now_utc());
-        let sessions = stand.sessions(&clock, Lifetime::new(DAY * 40, DAY * 400));
+        clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
-        assert!(stand.holds_the_last_key().await, "{}", stand.name);
+        assert!(holds_the_last_key(&spy).await, "{}", on.name());
         clock.advance(DAY * 39);
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(DAY * 40 - ms(1));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(DAY * 40);
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn less_than_a_second() {
-    for stand in stands() {
-        let clock = ManualClock::new();
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(400), ms(900)));
+    for on in Backend::every() {
+        let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(400), ms(900)));
         let cookie = create(&sessions).await;
         clock.advance(ms(399));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(399));
-        assert!(lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(102));
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn the_servers_forget_by_themselves() {
-    for stand in stands() {
-        let clock = ManualClock::at(OffsetDateTime::now_utc());
-        let sessions = stand.sessions(&clock, Lifetime::new(ms(700), DAY));
+    for on in Backend::every() {
+        let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(700), DAY));
+        clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
-        assert!(stand.holds_the_last_key().await, "{}", stand.name);
+        assert!(holds_the_last_key(&spy).await, "{}", on.name());
         // Nobody advances the clock of the core: the server alone ends it, soon after its time.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-        while stand.holds_the_last_key().await {
-            assert!(tokio::time::Instant::now() < deadline, "{}: kept for ever", stand.name);
+        while holds_the_last_key(&spy).await {
+            assert!(tokio::time::Instant::now() < deadline, "{}: kept for ever", on.name());
             tokio::time::sleep(ms(50)).await;
         }
-        assert!(!lives(&sessions, &cookie).await, "{}", stand.name);
+        assert!(!lives(&sessions, &cookie).await, "{}", on.name());
     }
 }
 
 #[tokio::test]
 async fn a_clock_that_is_ahead_ends_nobodys_session_early_by_more_than_that() {
-    let stand = memory();
-    let (ahead, behind) = (ManualClock::new(), ManualClock::new());
-    ahead.advance(ms(5_000));
     let lifetime = Lifetime::new(ms(60_000), DAY);
-    let (ahead_of, behind_of) =
-        (stand.sessions(&ahead, lifetime), stand.sessions(&behind, lifetime));
-    let cookie = create(&ahead_of).await;
+    let stand = stand(&Backend::memory(), lifetime);
+    let (ahead, behind) = (&stand.clock, ManualClock::new());
+    ahead.advance(ms(5_000));
+    let ahead_of = &stand.sessions;
+    let behind_of = stand.process(|builder| builder.clock(behind.clone()).lifetime(lifetime));
+    let cookie = create(ahead_of).await;
     // A use by the clock that is behind does not shorten what the other one gave.
     behind.advance(ms(20_000));
     assert!(lives(&behind_of, &cookie).await);
     ahead.advance(ms(59_999));
-    assert!(lives(&ahead_of, &cookie).await);
+    assert!(lives(ahead_of, &cookie).await);
 }

@@ -18,17 +18,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fastrand::Rng;
-use futures_util::StreamExt as _;
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
+use support::backend::{Backend, Server, patient};
+use support::late::{Late, Postponed, faulty};
 use support::proxy::{Mode, Proxy};
-use support::servers::{MemcachedServer, RedisServer};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use unsticky::store::{
-    Created, Deleted, MemcachedStore, MemoryStore, RedisStore, Replaced, Store, StoreKey, Stored,
-    Version,
-};
-use unsticky::testing::{Fault, FaultStore, Postponed, Verb, random_key};
+use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::testing::{Fault, FaultStore, Verb, random_key};
 use unsticky::{ErrorKind, Result};
 
 const CLIENTS: usize = 4;
@@ -399,7 +396,7 @@ fn record(tag: Tag) -> Bytes {
 enum Trouble {
     None,
     /// Answers and requests of a store in this process are lost or late.
-    Lost(FaultStore<Arc<dyn Store>>, Arc<Mutex<Vec<Postponed>>>),
+    Lost(FaultStore<Arc<dyn Store>>, Late, Arc<Mutex<Vec<Postponed>>>),
     /// Some calls are given up at once; the network does the rest.
     GivenUp,
 }
@@ -451,7 +448,7 @@ impl Client {
     }
 
     async fn make_trouble(&mut self, op: Op) {
-        let Trouble::Lost(store, postponed) = &self.trouble else { return };
+        let Trouble::Lost(store, late, postponed) = &self.trouble else { return };
         let verb = match op {
             Op::Create(_) => Verb::Create,
             Op::Load => Verb::Load,
@@ -462,11 +459,11 @@ impl Client {
             0 => store.inject(verb, Fault::LoseAnswer),
             1 => store.inject(verb, Fault::LoseRequest),
             2 => store.inject(verb, Fault::Unavailable),
-            3 | 4 => postponed.lock().unwrap().push(store.postpone(verb)),
+            3 | 4 => postponed.lock().unwrap().push(late.postpone(verb)),
             5..10 => {
-                let late = postponed.lock().unwrap().pop();
-                if let Some(late) = late {
-                    late.deliver().await;
+                let command = postponed.lock().unwrap().pop();
+                if let Some(command) = command {
+                    command.deliver().await;
                 }
             }
             _ => {}
@@ -564,8 +561,8 @@ impl Bench {
         let history = Arc::new(History::new());
         let (mut stores, mut trouble) = (self.stores, Trouble::None);
         if self.lossy {
-            let store = FaultStore::new(stores[0].clone());
-            trouble = Trouble::Lost(store.clone(), Arc::default());
+            let (store, late) = faulty(stores[0].clone());
+            trouble = Trouble::Lost(store.clone(), late, Arc::default());
             stores = vec![Arc::new(store)];
         } else if self.impatient {
             trouble = Trouble::GivenUp;
@@ -613,15 +610,7 @@ impl Bench {
     /// So many histories, several at a time; ends at the first violation.
     async fn run(&self, count: usize, at_once: usize) -> (Tally, Option<String>) {
         let histories = (0..count).map(|seed| self.clone().history(seed as u64));
-        let mut histories = futures_util::stream::iter(histories).buffer_unordered(at_once);
-        let mut total = Tally::default();
-        while let Some((tally, violation)) = histories.next().await {
-            total.add(&tally);
-            if violation.is_some() {
-                return (total, violation);
-            }
-        }
-        (total, None)
+        support::until_violation(histories, at_once, Tally::add).await
     }
 }
 
@@ -680,61 +669,50 @@ async fn weather(proxy: &Proxy) {
 /// What a store waits for an answer where the network is bad.
 const PATIENCE: Duration = Duration::from_millis(40);
 
+async fn calm_on(on: Backend) {
+    calm(on.name(), Bench::calm([on.store(), on.store()])).await;
+}
+
+async fn rough_on(server: Server) {
+    let proxy = Proxy::start(server.port()).await;
+    let store = || patient(&server.url_at(proxy.port()), PATIENCE);
+    let bench = Bench { impatient: true, ..Bench::calm([store(), store()]) };
+    let on = Backend::from(server);
+    tokio::select! {
+        () = rough(on.name(), bench) => {}
+        () = weather(&proxy) => {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_linearizable() {
-    calm("memory", Bench::calm([Arc::new(MemoryStore::new()) as _])).await;
+    calm("memory", Bench::calm([Backend::memory().store()])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_linearizable_where_answers_are_lost() {
-    let bench = Bench::calm([Arc::new(MemoryStore::new()) as _]);
+    let bench = Bench::calm([Backend::memory().store()]);
     rough("memory", Bench { lossy: true, ..bench }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_linearizable() {
-    let server = RedisServer::start();
-    let store = || Arc::new(RedisStore::connect(&server.url()).unwrap()) as _;
-    calm("redis", Bench::calm([store(), store()])).await;
+    calm_on(Backend::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_linearizable_where_answers_are_lost() {
-    let server = RedisServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}/", proxy.port());
-    let store = || {
-        let builder = RedisStore::builder(&url).unwrap();
-        Arc::new(builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()) as _
-    };
-    let bench = Bench { impatient: true, ..Bench::calm([store(), store()]) };
-    tokio::select! {
-        () = rough("redis", bench) => {}
-        () = weather(&proxy) => {}
-    }
+    rough_on(Server::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memcached_is_linearizable() {
-    let server = MemcachedServer::start();
-    let store = || Arc::new(MemcachedStore::connect(&server.url()).unwrap()) as _;
-    calm("memcached", Bench::calm([store(), store()])).await;
+    calm_on(Backend::memcached()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memcached_is_linearizable_where_answers_are_lost() {
-    let server = MemcachedServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("memcached://127.0.0.1:{}", proxy.port());
-    let store = || {
-        let builder = MemcachedStore::builder(&url).unwrap();
-        Arc::new(builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()) as _
-    };
-    let bench = Bench { impatient: true, ..Bench::calm([store(), store()]) };
-    tokio::select! {
-        () = rough("memcached", bench) => {}
-        () = weather(&proxy) => {}
-    }
+    rough_on(Server::memcached()).await;
 }
 
 /// What is wrong with a store.
@@ -906,8 +884,9 @@ impl Store for Faulty {
 
 /// Every fault is found within so many histories, also where answers are lost, and none is found
 /// where there is none.
-async fn seeded_faults_are_found(name: &str, inner: Arc<dyn Store>) {
+async fn seeded_faults_are_found(on: Backend) {
     const WITHIN: usize = 200;
+    let (name, inner) = (on.name(), on.store());
     for lossy in [false, true] {
         let bench = |seeded| Bench {
             lossy,
@@ -938,19 +917,15 @@ async fn seeded_faults_are_found(name: &str, inner: Arc<dyn Store>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seeded_faults_are_found_in_memory() {
-    seeded_faults_are_found("memory", Arc::new(MemoryStore::new())).await;
+    seeded_faults_are_found(Backend::memory()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seeded_faults_are_found_on_redis() {
-    let server = RedisServer::start();
-    let store = RedisStore::connect(&server.url()).unwrap();
-    seeded_faults_are_found("redis", Arc::new(store)).await;
+    seeded_faults_are_found(Backend::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seeded_faults_are_found_on_memcached() {
-    let server = MemcachedServer::start();
-    let store = MemcachedStore::connect(&server.url()).unwrap();
-    seeded_faults_are_found("memcached", Arc::new(store)).await;
+    seeded_faults_are_found(Backend::memcached()).await;
 }

@@ -30,17 +30,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use fastrand::Rng;
-use futures_util::StreamExt as _;
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
-use support::stand::{A, B, Backend, SEED, Stand, finish, on_every_store};
-use support::visit::{Visit, visit};
+use support::interceptor::{Call, Intercepted, Interceptor};
+use support::late::{Late, Postponed, faulty};
+use support::stand::{A, B, Backend, SEED, Stand, on_every_store};
+use support::visit::{Visit, finish, visit};
 use tokio::task::yield_now;
 use unsticky::exchange::Exchange;
-use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
-use unsticky::testing::{Fault, FaultStore, Postponed, SpyStore, Verb};
+use unsticky::store::{Store, StoreKey};
+use unsticky::testing::{Fault, FaultStore, Verb};
 use unsticky::{ErrorKind, Key, Result, Session, Sessions, Transaction};
 
 /// The most that a history has.
@@ -868,50 +867,29 @@ impl Client {
     }
 }
 
-type Broken = FaultStore<SpyStore<Arc<dyn Store>>>;
-
-/// A store on the way to which others may overtake.
-#[derive(Debug)]
-struct Detour {
-    inner: Broken,
-    rng: Mutex<Rng>,
-}
+/// Others may overtake on the way to the store.
+struct Detour(Mutex<Rng>);
 
 impl Detour {
-    async fn dawdle(&self) {
-        let count = self.rng.lock().unwrap().u8(..3);
-        yields(count).await;
+    async fn dawdle(&self, verb: Verb) {
+        if matches!(verb, Verb::Load | Verb::Replace) {
+            let count = self.0.lock().unwrap().u8(..3);
+            yields(count).await;
+        }
     }
 }
 
-#[async_trait]
-impl Store for Detour {
-    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        self.inner.create(key, bytes, ttl).await
-    }
-
-    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        self.dawdle().await;
-        let answer = self.inner.load(key).await;
-        self.dawdle().await;
-        answer
-    }
-
-    async fn replace(
+impl Interceptor for Detour {
+    async fn intercept<T: Send + 'static>(
         &self,
-        key: &StoreKey,
-        bytes: Bytes,
-        ttl: Duration,
-        version: Version,
-    ) -> Result<Replaced> {
-        self.dawdle().await;
-        let answer = self.inner.replace(key, bytes, ttl, version).await;
-        self.dawdle().await;
+        verb: Verb,
+        _: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        self.dawdle(verb).await;
+        let answer = call().await;
+        self.dawdle(verb).await;
         answer
-    }
-
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        self.inner.delete(key, version).await
     }
 }
 
@@ -926,7 +904,8 @@ enum Trouble {
 
 /// Where one history is made.
 struct Bench {
-    store: Broken,
+    store: FaultStore<Arc<dyn Store>>,
+    late: Late,
     /// Two processes.
     sessions: [Sessions; 2],
     trouble: Trouble,
@@ -935,14 +914,15 @@ struct Bench {
 
 impl Bench {
     fn new(stand: &Stand, trouble: Trouble, rng: &mut Rng) -> Self {
-        let store = FaultStore::new(stand.spy.clone());
+        let (store, late) = faulty(stand.spy.clone());
         let mut process = |command_repeats| {
-            let detour = Detour { inner: store.clone(), rng: Mutex::new(rng.fork()) };
+            let detour = Detour(Mutex::new(rng.fork()));
+            let detour = Intercepted::new(Arc::new(store.clone()), detour);
             let builder = Sessions::builder(detour).clock(stand.clock.clone());
             builder.timeout(PATIENCE).command_repeats(command_repeats).build().unwrap()
         };
         let sessions = [process(2), process(if trouble == Trouble::InTheStore { 0 } else { 2 })];
-        Self { store, sessions, trouble, postponed: Mutex::default() }
+        Self { store, late, sessions, trouble, postponed: Mutex::default() }
     }
 
     fn is_rough(&self) -> bool {
@@ -967,7 +947,7 @@ impl Bench {
             3 => store.inject(Verb::Replace, Fault::Unavailable),
             4 => store.inject(Verb::Replace, Fault::Refused),
             5 => store.inject(Verb::Load, Fault::Unavailable),
-            6 => self.postponed.lock().unwrap().push(store.postpone(Verb::Replace)),
+            6 => self.postponed.lock().unwrap().push(self.late.postpone(Verb::Replace)),
             7 => {
                 store.inject(Verb::Replace, Fault::LoseAnswer);
                 (0..3).for_each(|_| store.inject(Verb::Load, Fault::Unavailable));
@@ -1060,15 +1040,7 @@ async fn several(on: &Backend, count: usize, trouble: Trouble) -> (Tally, Option
         let judge = move || (history.tally(), history.violation());
         tokio::task::spawn_blocking(judge).await.unwrap()
     });
-    let mut histories = futures_util::stream::iter(histories).buffer_unordered(4);
-    let mut total = Tally::default();
-    while let Some((tally, violation)) = histories.next().await {
-        total.add(&tally);
-        if violation.is_some() {
-            return (total, violation);
-        }
-    }
-    (total, None)
+    support::until_violation(histories, 4, Tally::add).await
 }
 
 /// So many histories, or ten times as many in the long run.

@@ -13,14 +13,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use unsticky::store::{
     Created, Deleted, MemcachedStore, Replaced, Store, StoreKey, Stored, Version,
 };
 use unsticky::testing::{random_key, random_record as record};
 use unsticky::{Error, ErrorKind};
 
+use self::support::backend::{accepted, patient};
 use self::support::servers::MemcachedServer;
+use self::support::{blocked_runtime_delays_no_other_one, runtime};
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -429,11 +431,8 @@ async fn a_server_that_talks_nonsense_gives_errors_of_the_right_kind() {
         for polite in [true, false] {
             let shown = format!("{:?} {polite}", String::from_utf8_lossy(answer));
             let address = talks_nonsense(answer, polite).await;
-            let store = MemcachedStore::builder(&format!("memcached://{address}"))
-                .unwrap()
-                .connect_timeout(Duration::from_millis(150))
-                .response_timeout(Duration::from_millis(150))
-                .build();
+            let url = format!("memcached://{address}");
+            let store = patient(&url, Duration::from_millis(150));
             let key = random_key();
             let (read, took) = timed(store.load(&key)).await;
             let kind = read.unwrap_err().kind();
@@ -465,7 +464,7 @@ async fn a_server_without_a_connection_to_spare_has_written_nothing() {
     let store = store(&server);
     let key = random_key();
     let mut others = Vec::new();
-    while let Some(other) = connection(server.port()).await {
+    while let Some(other) = accepted(server.port()).await {
         others.push(other);
     }
     let error = store.create(&key, record(100), TTL).await.unwrap_err();
@@ -476,15 +475,6 @@ async fn a_server_without_a_connection_to_spare_has_written_nothing() {
         assert!(start.elapsed() < Duration::from_secs(5), "still turned away");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// A connection that the server has accepted, if it accepts another one.
-async fn connection(port: u16) -> Option<TcpStream> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-    stream.write_all(b"mn\r\n").await.ok()?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.ok()?;
-    (answer == *b"MN\r\n").then_some(stream)
 }
 
 #[tokio::test]
@@ -512,42 +502,8 @@ async fn an_error_names_the_server_once_and_the_reason_once() {
 
 #[test]
 fn a_runtime_that_is_blocked_delays_no_other_one() {
-    const BLOCKED: Duration = Duration::from_secs(2);
     let server = MemcachedServer::start();
-    let store = store(&server);
-    let key = random_key();
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (say, blocked) = std::sync::mpsc::channel();
-    let blocker = {
-        let (store, key) = (store.clone(), key.clone());
-        std::thread::spawn(move || {
-            runtime().block_on(async {
-                created(&store, &key, record(100)).await;
-                let loads: Vec<_> = (0..4)
-                    .map(|_| {
-                        let (store, key) = (store.clone(), key.clone());
-                        tokio::spawn(async move { store.load(&key).await })
-                    })
-                    .collect();
-                tokio::task::yield_now().await;
-                say.send(()).unwrap();
-                std::thread::sleep(BLOCKED);
-                // Its own operations may have run out of time.
-                let _ = join_all(loads).await;
-            });
-        })
-    };
-    blocked.recv().unwrap();
-    let begun = Instant::now();
-    runtime().block_on(async {
-        let mut loads = 0;
-        while begun.elapsed() < BLOCKED * 3 / 4 {
-            assert!(bytes(&store, &key).await.is_some());
-            loads += 1;
-        }
-        assert!(loads > 10, "{loads}");
-    });
-    blocker.join().unwrap();
+    blocked_runtime_delays_no_other_one(store(&server), 4);
 }
 
 #[tokio::test]
@@ -590,7 +546,6 @@ async fn what_its_caller_has_given_up_is_not_sent_when_the_server_is_back() {
 fn a_store_outlives_the_runtime_that_it_was_used_on() {
     let server = MemcachedServer::start();
     let store = Arc::new(store(&server));
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (key, old) = (random_key(), record(100));
 
     let first = runtime();

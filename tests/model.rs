@@ -10,20 +10,21 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use support::servers::{MemcachedServer, RedisServer};
+use support::runtime;
+use support::stand::{Backend, Stand};
+use support::visit::finish;
 use time::OffsetDateTime;
-use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::{Deleted, MemcachedStore, MemoryStore, RedisStore, Store};
-use unsticky::testing::{Fault, FaultStore, ManualClock, Verb};
+use unsticky::exchange::{Exchange, Reply};
+use unsticky::store::Deleted;
+use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Clock as _, DirectoryMode, Error, ErrorKind, Key, Lifetime, Persistence, Result, RuntimeKey,
-    Session, Sessions,
+    Builder, Clock as _, DirectoryMode, Error, ErrorKind, Key, Lifetime, Persistence, Result,
+    RuntimeKey, Session,
 };
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -1384,25 +1385,20 @@ fn marked(index: usize, survives: bool) -> RuntimeKey<u64> {
 
 /// What is tested: the crate over a store.
 struct Real {
-    store: FaultStore<Arc<dyn Store>>,
-    clock: ManualClock,
+    stand: Stand,
     began: OffsetDateTime,
-    sessions: Sessions,
+}
+
+fn configured(builder: Builder) -> Builder {
+    // The reference says what becomes of each command, and these are not its own.
+    let builder = builder.directory(DirectoryMode::Off);
+    // Servers of a busy machine may be slow, and that is not what is tested.
+    builder.lifetime(CONFIGURED).timeout(Duration::from_secs(30))
 }
 
 impl Real {
-    fn new(store: Arc<dyn Store>, clock: ManualClock) -> Self {
-        let store = FaultStore::new(store);
-        let sessions = Self::process(&store, &clock);
-        Self { store, began: clock.now(), clock, sessions }
-    }
-
-    fn process(store: &FaultStore<Arc<dyn Store>>, clock: &ManualClock) -> Sessions {
-        let builder = Sessions::builder(store.clone()).clock(clock.clone());
-        // The reference says what becomes of each command, and these are not its own.
-        let builder = builder.directory(DirectoryMode::Off);
-        // Servers of a busy machine may be slow, and that is not what is tested.
-        builder.lifetime(CONFIGURED).timeout(Duration::from_secs(30)).build().unwrap()
+    fn new(stand: Stand) -> Self {
+        Self { began: stand.clock.now(), stand }
     }
 
     fn sight(&self, session: &Session) -> Sight {
@@ -1486,14 +1482,18 @@ impl Real {
 
     fn begin(&self, cookies: &[&str]) -> Exchange {
         let header = cookies.join("; ");
-        Exchange::begin(&self.sessions, (!cookies.is_empty()).then_some(header.as_bytes()), None)
+        Exchange::begin(
+            &self.stand.sessions,
+            (!cookies.is_empty()).then_some(header.as_bytes()),
+            None,
+        )
     }
 
     fn make(&self, trouble: Trouble) {
         match trouble {
             Trouble::None => {}
-            Trouble::Once(verb, fault) => self.store.inject(verb, fault),
-            Trouble::Always(verb, fault) => self.store.fail_always(verb, fault),
+            Trouble::Once(verb, fault) => self.stand.store.inject(verb, fault),
+            Trouble::Always(verb, fault) => self.stand.store.fail_always(verb, fault),
         }
     }
 
@@ -1514,7 +1514,7 @@ impl Real {
 
 /// What comes after the handler; with the cookie that was sent.
 async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>) {
-    let (header, error) = finish(exchange, at.status).await;
+    let (header, error) = told(finish(exchange, at.status).await);
     let pair = header.as_ref().and_then(|header| header.split(';').next());
     let max_age = header.as_ref().and_then(|header| header.split_once("Max-Age="));
     let max_age = max_age.map(|(_, age)| age.parse().unwrap());
@@ -1526,11 +1526,8 @@ async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>
     (Outcome { acts: at.acts, set_cookie, error }, cookie)
 }
 
-async fn finish(exchange: Exchange, status: u16) -> (Option<String>, Option<ErrorKind>) {
-    let reply = match exchange.finish(status) {
-        Finish::Ready(reply) => reply,
-        Finish::Pending(reply) => reply.await,
-    };
+/// The Set-Cookie header, and what the response was replaced by.
+fn told(reply: Reply) -> (Option<String>, Option<ErrorKind>) {
     (reply.set_cookie, reply.error.map(|error| error.kind()))
 }
 
@@ -1621,7 +1618,7 @@ impl Case {
                 let kind = session.map(|_| ()).map_err(|error| error.kind());
                 prop_assert_eq!(kind, visit.map(|_| ()));
                 let status = kind.map_or_else(status_of, |()| 200);
-                prop_assert_eq!(finish(exchange, status).await, (None, None));
+                prop_assert_eq!(told(finish(exchange, status).await), (None, None));
                 Ok(None)
             }
         }
@@ -1633,7 +1630,7 @@ impl Case {
     }
 
     fn heal(&mut self) {
-        self.real.store.heal();
+        self.real.stand.store.heal();
         self.world.trouble = None;
     }
 
@@ -1731,7 +1728,7 @@ impl Case {
     }
 
     fn advance(&mut self, by: Duration) {
-        self.real.clock.advance(by);
+        self.real.stand.clock.advance(by);
         self.world.now += millis(by);
     }
 
@@ -1743,7 +1740,7 @@ impl Case {
             let session = exchange.handle().session().await.unwrap();
             session.mark_passive();
             let seen = self.real.sight(&session);
-            prop_assert_eq!(finish(exchange, 200).await, (None, None));
+            prop_assert_eq!(told(finish(exchange, 200).await), (None, None));
             let visit = Visit::open(&mut World::default(), &[]).unwrap();
             let loaded = self.world.sees(*token).cloned().map(Held::new);
             let expected = Visit { loaded, ..visit }.sight();
@@ -1774,7 +1771,7 @@ impl Case {
                 Step::Outlives { first, rounds } => self.outlives(first, rounds).await?,
                 Step::Advance(by) => self.advance(*by),
                 Step::Restart => {
-                    self.real.sessions = Real::process(&self.real.store, &self.real.clock);
+                    self.real.stand.sessions = self.real.stand.process(configured);
                 }
             }
             self.compare().await?;
@@ -1787,14 +1784,13 @@ fn check(
     cases: u32,
     has_own_clock: bool,
     runtime: &tokio::runtime::Runtime,
-    store: impl Fn(&ManualClock) -> Arc<dyn Store>,
+    stand: impl Fn() -> Stand,
 ) {
     let cases = cases * u32::from(support::length());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let steps = prop::collection::vec(step(!has_own_clock), 1..16);
     let outcome = TestRunner::new(config).run(&steps, |steps| {
-        let clock = ManualClock::new();
-        let real = Real::new(store(&clock), clock);
+        let real = Real::new(stand());
         let world = World { has_own_clock, ..World::default() };
         let mut case = Case { real, world, issued: Vec::new(), jars: [None; BROWSERS] };
         runtime.block_on(case.run(&steps))
@@ -1804,27 +1800,24 @@ fn check(
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+fn on_server(on: &Backend) {
+    let (store, runtime) = (on.store(), runtime());
+    check(1_000, true, &runtime, || Stand::over(store.clone(), configured));
 }
 
 #[test]
 fn memory_does_what_the_reference_does() {
-    check(6_000, false, &runtime(), |clock| Arc::new(MemoryStore::with_clock(clock.clone())));
+    check(6_000, false, &runtime(), || Backend::memory().stand_with(configured));
 }
 
 #[test]
 fn redis_does_what_the_reference_does() {
-    let (server, runtime) = (RedisServer::start(), runtime());
-    let store = Arc::new(RedisStore::connect(&server.url()).unwrap());
-    check(1_000, true, &runtime, |_| store.clone());
+    on_server(&Backend::redis());
 }
 
 #[test]
 fn memcached_does_what_the_reference_does() {
-    let (server, runtime) = (MemcachedServer::start(), runtime());
-    let store = Arc::new(MemcachedStore::connect(&server.url()).unwrap());
-    check(1_000, true, &runtime, |_| store.clone());
+    on_server(&Backend::memcached());
 }
 
 /// A request in which nothing goes wrong.
@@ -1865,12 +1858,11 @@ fn round_of(other: Option<Vec<Act>>, pause: Duration, acts: Vec<Act>) -> Round {
 /// what is over.
 async fn as_the_reference_does(steps: &[Step]) {
     for has_own_clock in [false, true] {
-        let clock = ManualClock::new();
-        let store = match has_own_clock {
-            false => MemoryStore::with_clock(clock.clone()),
-            true => MemoryStore::new(),
-        };
-        let real = Real::new(Arc::new(store), clock);
+        let on = Backend::memory();
+        let real = Real::new(match has_own_clock {
+            false => on.stand_with(configured),
+            true => Stand::over(on.store(), configured),
+        });
         let world = World { has_own_clock, ..World::default() };
         let mut case = Case { real, world, issued: Vec::new(), jars: [None; BROWSERS] };
         case.run(steps).await.unwrap_or_else(|failure| panic!("{has_own_clock}: {failure}"));
@@ -2053,9 +2045,7 @@ async fn a_sign_out_of_a_session_that_is_over_sends_nothing() {
 
 /// What becomes of a request with a session's cookie.
 async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Outcome {
-    let clock = ManualClock::new();
-    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
-    let real = Real::new(store, clock);
+    let real = Real::new(Backend::memory().stand_with(configured));
     let request = |acts, trouble| Request { careful: true, trouble, ..plain(acts) };
     let run = async |cookies: &[&str], request: Request| {
         let exchange = real.begin(cookies);
@@ -2065,7 +2055,7 @@ async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Ou
         concluded(exchange, at).await
     };
     let (_, cookie) = run(&[], request(vec![insert(0)], Trouble::None)).await;
-    real.clock.advance(late);
+    real.stand.clock.advance(late);
     real.make(trouble);
     run(&[&cookie.unwrap()], request(acts, trouble)).await.0
 }

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+mod support;
+
 use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, test, web};
@@ -10,20 +12,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
+use support::stand::{Backend, Stand};
+use support::visit::{finish, sent_back};
 use tower::ServiceExt as _;
 use unsticky::actix::SessionMiddleware;
 use unsticky::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS};
-use unsticky::store::MemoryStore;
-use unsticky::testing::{Fault, FaultStore, SpyStore, Verb};
+use unsticky::testing::{Fault, Verb};
 use unsticky::tower::SessionLayer;
-use unsticky::{Cookie, Key, Result, Session, Sessions};
+use unsticky::{Cookie, DirectoryMode, Key, Result, Session, Sessions};
 
 const SEEN: Key<u32> = Key::new("seen");
 const VISITS: Key<u32> = Key::new("visits");
 
-fn sessions(store: &SpyStore<MemoryStore>, cookie: &'static str) -> Sessions {
-    let builder = Sessions::builder(store.clone()).cookie(Cookie::new(cookie));
-    builder.directory(unsticky::DirectoryMode::Off).build().unwrap()
+fn sessions(stand: &Stand, cookie: &'static str) -> Sessions {
+    stand.process(|builder| builder.cookie(Cookie::new(cookie)).directory(DirectoryMode::Off))
 }
 
 /// A response: its status, and its header fields in order.
@@ -36,7 +38,7 @@ fn reply<'a>(status: u16, headers: impl Iterator<Item = (impl ToString, &'a [u8]
 
 fn cookies(reply: &Reply) -> Vec<String> {
     let cookies = reply.1.iter().filter(|(name, _)| name == "set-cookie");
-    cookies.map(|(_, cookie)| cookie.split(';').next().unwrap().to_owned()).collect()
+    cookies.map(|(_, cookie)| sent_back(cookie)).collect()
 }
 
 async fn sign_in(session: Session) -> Result<String> {
@@ -116,8 +118,8 @@ async fn read(sessions: &Sessions, cookie: &str) -> (Option<String>, Option<u32>
 
 #[tokio::test]
 async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
-    let store = SpyStore::new(MemoryStore::new());
-    let sessions = sessions(&store, "__Host-id");
+    let stand = Backend::memory().stand();
+    let sessions = sessions(&stand, "__Host-id");
     for (framework, reply) in both(&sessions, &sessions, "").await {
         let [cookie] = &cookies(&reply)[..] else { panic!("{framework}: {reply:?}") };
         let all = (Some("alice".to_owned()), Some(2), Some(1));
@@ -125,12 +127,12 @@ async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
         let vary = reply.1.iter().filter(|(name, _)| name == "vary").count();
         assert_eq!(vary, 1, "{framework}: {reply:?}");
         // One read and one write for a session that is there.
-        store.take();
+        stand.spy.take();
         let again = match framework {
             "axum" => axum_reply(&sessions, &sessions, cookie).await,
             _ => actix_reply(&sessions, &sessions, cookie).await,
         };
-        assert_eq!(store.verbs(), [Verb::Load, Verb::Replace], "{framework}");
+        assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Replace], "{framework}");
         let newest = &cookies(&again)[0];
         assert_eq!(read(&sessions, newest).await, (Some("alice".to_owned()), Some(4), Some(2)));
     }
@@ -139,8 +141,8 @@ async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
 /// A third layer in between, with another cookie, changes nothing of that.
 #[tokio::test]
 async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
-    let store = SpyStore::new(MemoryStore::new());
-    let (customers, admins) = (sessions(&store, "__Host-id"), sessions(&store, "__Host-admin"));
+    let stand = Backend::memory().stand();
+    let (customers, admins) = (sessions(&stand, "__Host-id"), sessions(&stand, "__Host-admin"));
     let outer = Exchange::begin(&customers, [], None);
     let middle = Exchange::begin(&admins, [], Some(outer.handle()));
     let inner = Exchange::begin(&customers, [], Some(middle.handle()));
@@ -152,10 +154,7 @@ async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
     assert_eq!(outermost.get(SEEN).unwrap(), Some(1));
     let mut sent = Vec::new();
     for exchange in [inner, middle, outer] {
-        let reply = match exchange.finish(200) {
-            Finish::Ready(reply) => reply,
-            Finish::Pending(reply) => reply.await,
-        };
+        let reply = finish(exchange, 200).await;
         sent.push(reply.set_cookie.map(|cookie| cookie.split('=').next().unwrap().to_owned()));
     }
     assert_eq!(sent, [None, Some("__Host-admin".to_owned()), Some("__Host-id".to_owned())]);
@@ -164,21 +163,21 @@ async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
 /// An inner layer that is given up, as by a time limit between the two, drops nothing of the outer one's.
 #[tokio::test]
 async fn inner_exchange_that_is_dropped_leaves_the_outer_one_as_it_is() {
-    let store = SpyStore::new(MemoryStore::new());
-    let sessions = sessions(&store, "__Host-id");
+    let stand = Backend::memory().stand();
+    let sessions = sessions(&stand, "__Host-id");
     let outer = Exchange::begin(&sessions, [], None);
     let inner = Exchange::begin(&sessions, [], Some(outer.handle()));
     inner.handle().session().await.unwrap().insert(SEEN, &1).unwrap();
     drop(inner);
     let Finish::Pending(reply) = outer.finish(200) else { panic!("nothing to write") };
     let cookie = reply.await.set_cookie.unwrap();
-    assert_eq!(read(&sessions, cookie.split(';').next().unwrap()).await.1, Some(1));
+    assert_eq!(read(&sessions, &sent_back(&cookie)).await.1, Some(1));
 }
 
 #[tokio::test]
 async fn layers_with_different_cookie_names_stay_two() {
-    let store = SpyStore::new(MemoryStore::new());
-    let (customers, admins) = (sessions(&store, "__Host-id"), sessions(&store, "__Host-admin"));
+    let stand = Backend::memory().stand();
+    let (customers, admins) = (sessions(&stand, "__Host-id"), sessions(&stand, "__Host-admin"));
     for (framework, reply) in both(&customers, &admins, "").await {
         let names: Vec<_> = cookies(&reply)
             .iter()
@@ -221,9 +220,9 @@ async fn answers_in_actix(session: Session) -> Result<HttpResponse> {
 
 #[tokio::test]
 async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
-    let store = FaultStore::new(MemoryStore::new());
-    store.fail_always(Verb::Create, Fault::Unavailable);
-    let sessions = Sessions::builder(store).build().unwrap();
+    let stand = Backend::memory().stand();
+    stand.store.fail_always(Verb::Create, Fault::Unavailable);
+    let sessions = stand.sessions;
     let axum = Router::new()
         .route("/", axum::routing::get(answers_in_axum))
         .layer(SessionLayer::new(sessions.clone()));
@@ -264,16 +263,13 @@ async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
 /// A time limit further in cuts the handler off: what it did half is not kept, in either framework.
 #[tokio::test]
 async fn request_timeout_commits_nothing_but_an_end() {
-    let store = SpyStore::new(MemoryStore::new());
-    let sessions = sessions(&store, "__Host-id");
+    let stand = Backend::memory().stand();
+    let sessions = sessions(&stand, "__Host-id");
     for (status, keeps) in [(408, false), (500, false), (599, false), (404, true), (409, true)] {
         let exchange = Exchange::begin(&sessions, [], None);
         let session = exchange.handle().session().await.unwrap();
         session.sign_in("alice").unwrap();
-        let reply = match exchange.finish(status) {
-            Finish::Ready(reply) => reply,
-            Finish::Pending(reply) => reply.await,
-        };
+        let reply = finish(exchange, status).await;
         assert_eq!(reply.set_cookie.is_some(), keeps, "{status}");
     }
     // What must count although the answer is an error is written at once.
@@ -283,8 +279,8 @@ async fn request_timeout_commits_nothing_but_an_end() {
     session.sign_in("alice").unwrap();
     let Finish::Ready(reply) = exchange.finish(408) else { panic!("nothing to write") };
     let cookie = reply.set_cookie.unwrap();
-    let cookie = cookie.split(';').next().unwrap();
-    assert_eq!(read(&sessions, cookie).await, (None, Some(1), None));
+    let cookie = sent_back(&cookie);
+    assert_eq!(read(&sessions, &cookie).await, (None, Some(1), None));
     let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
     exchange.handle().session().await.unwrap().sign_out();
     let Finish::Pending(reply) = exchange.finish(408) else { panic!("the end is not kept") };

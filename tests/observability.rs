@@ -4,18 +4,21 @@
 #![cfg(all(feature = "tracing", feature = "metrics", feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use support::stand::{Backend, Stand};
+use support::visit::{cookie_of, finish};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::{MemoryStore, Store};
-use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
-use unsticky::{DirectoryMode, Key, Lifetime, ParallelSessions, Session, Sessions, SignIn};
+use unsticky::exchange::Exchange;
+use unsticky::testing::{Fault, Verb};
+use unsticky::{DirectoryMode, Key, Lifetime, ParallelSessions, Session, SignIn, Store as _};
 
 const COUNT: Key<u64> = Key::new("count");
 
@@ -67,114 +70,91 @@ fn documented() -> Events {
     .collect()
 }
 
-struct Stand {
-    store: FaultStore<SpyStore<MemoryStore>>,
-    spy: SpyStore<MemoryStore>,
-    clock: ManualClock,
-    sessions: Sessions,
+/// The store's own clock is the system's: it keeps what the record says is over.
+fn stand() -> Stand {
+    let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
+    Stand::over(Backend::memory().store(), |builder| builder.lifetime(lifetime))
 }
 
-impl Stand {
-    fn new() -> Self {
-        let clock = ManualClock::new();
-        // The store's own clock is the system's: it keeps what the record says is over.
-        let spy = SpyStore::new(MemoryStore::new());
-        let store = FaultStore::new(spy.clone());
-        let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
-        let builder = Sessions::builder(store.clone()).clock(clock.clone()).lifetime(lifetime);
-        Self { store, spy, clock, sessions: builder.build().unwrap() }
+async fn request(stand: &Stand, cookie: &str, handler: impl AsyncFnOnce(Session)) -> String {
+    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    if let Ok(session) = exchange.handle().session().await {
+        handler(session).await;
     }
+    finished(exchange).await
+}
 
-    async fn request(&self, cookie: &str, handler: impl AsyncFnOnce(Session)) -> String {
-        let exchange = Exchange::begin(&self.sessions, [cookie.as_bytes()], None);
-        if let Ok(session) = exchange.handle().session().await {
-            handler(session).await;
-        }
-        finish(exchange).await
-    }
+async fn arrive(stand: &Stand) -> String {
+    request(stand, "", async |session| session.insert(COUNT, &1).unwrap()).await
+}
 
-    async fn arrive(&self) -> String {
-        self.request("", async |session| session.insert(COUNT, &1).unwrap()).await
-    }
+async fn read(stand: &Stand, cookie: &str) {
+    request(stand, cookie, async |_| ()).await;
+}
 
-    async fn read(&self, cookie: &str) {
-        self.request(cookie, async |_| ()).await;
-    }
+async fn increment(stand: &Stand, cookie: &str) {
+    let increment = async |session: Session| session.update(COUNT, |count| *count += 1).unwrap();
+    request(stand, cookie, increment).await;
+}
 
-    async fn increment(&self, cookie: &str) {
-        let increment =
-            async |session: Session| session.update(COUNT, |count| *count += 1).unwrap();
-        self.request(cookie, increment).await;
-    }
-
-    /// Replaces one byte of the session's record.
-    async fn damage(&self, cookie: &str, place: usize, byte: u8) {
-        self.read(cookie).await;
-        let key = self.spy.commands().pop().unwrap().key;
-        let stored = self.store.load(&key).await.unwrap().unwrap();
-        let mut bytes = stored.bytes.to_vec();
-        bytes[place] = byte;
-        let ttl = Duration::from_secs(600);
-        self.store.replace(&key, bytes.into(), ttl, stored.version).await.unwrap();
-    }
+/// Replaces one byte of the session's record.
+async fn damage(stand: &Stand, cookie: &str, place: usize, byte: u8) {
+    let key = stand.key(cookie).await;
+    let mut bytes = stand.stored(&key).await.to_vec();
+    bytes[place] = byte;
+    stand.put(&key, bytes).await;
 }
 
 /// In strict mode, with room for one session.
-async fn directories(store: &(impl Store + Clone)) {
-    let sessions = Sessions::builder(store.clone())
-        .namespace("directories")
-        .directory(DirectoryMode::Strict)
-        .parallel_sessions(ParallelSessions::Reject(1))
-        .build()
-        .unwrap();
+async fn directories(stand: &Stand) {
+    let sessions = stand.process(|builder| {
+        let builder = builder.namespace("directories").directory(DirectoryMode::Strict);
+        builder.parallel_sessions(ParallelSessions::Reject(1))
+    });
     let alice = sessions.of("alice");
     let sign_in = async |sign_in: SignIn| {
         let exchange = Exchange::begin(&sessions, [], None);
         exchange.handle().session().await.unwrap().sign_in_with(sign_in).unwrap();
-        finish(exchange).await
+        finished(exchange).await
     };
     let early = alice.begin_sign_in().await.unwrap();
     let cookie = sign_in(SignIn::new("alice")).await;
     // Its first use confirms it, so that the next sign-in is refused.
     let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
     assert!(exchange.handle().session().await.unwrap().is_signed_in());
-    finish(exchange).await;
+    finished(exchange).await;
     sign_in(SignIn::new("alice")).await;
-    let spy = SpyStore::new(store.clone());
-    let spied = Sessions::builder(spy.clone()).namespace("directories").build().unwrap();
-    spied.of("alice").list().await.unwrap();
-    let directory = spy.take()[0].key.clone();
-    let stored = store.load(&directory).await.unwrap().unwrap();
+    stand.spy.take();
+    alice.list().await.unwrap();
+    let directory = stand.spy.take()[0].key.clone();
+    let stored = stand.stored(&directory).await;
     // As if it had been evicted, and then brought back.
-    store.delete(&directory, None).await.unwrap();
+    stand.spy.delete(&directory, None).await.unwrap();
     let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
     assert!(!exchange.handle().session().await.unwrap().is_signed_in());
     drop(exchange);
-    store.create(&directory, stored.bytes, Duration::from_secs(600)).await.unwrap();
+    stand.put(&directory, stored).await;
     assert_eq!(alice.revoke_all().await.unwrap().count, 1);
     sign_in(early).await;
 }
 
-async fn finish(exchange: Exchange) -> String {
-    let reply = match exchange.finish(200) {
-        Finish::Ready(reply) => reply,
-        Finish::Pending(reply) => reply.await,
-    };
-    reply.set_cookie.map_or(String::new(), |cookie| cookie.split(';').next().unwrap().to_owned())
+/// The end of a request; the cookie that was set.
+async fn finished(exchange: Exchange) -> String {
+    cookie_of(&finish(exchange, 200).await).unwrap_or_default()
 }
 
 async fn everything_happens() {
-    let stand = Stand::new();
-    let cookie = stand.arrive().await;
-    let cookie = stand.request(&cookie, async |session| session.sign_in("alice").unwrap()).await;
-    let cookie = stand.request(&cookie, async |session| session.rotate()).await;
-    directories(&stand.store).await;
+    let stand = stand();
+    let cookie = arrive(&stand).await;
+    let cookie = request(&stand, &cookie, async |session| session.sign_in("alice").unwrap()).await;
+    let cookie = request(&stand, &cookie, async |session| session.rotate()).await;
+    directories(&stand).await;
 
     let wrong = if cookie.ends_with('A') { "E" } else { "A" };
-    stand.read(&format!("{}{wrong}", &cookie[..cookie.len() - 1])).await;
-    stand.read(&format!("__Host-id={}", "A".repeat(43))).await;
-    let other = stand.arrive().await;
-    stand.read(&format!("{cookie}; {other}")).await;
+    read(&stand, &format!("{}{wrong}", &cookie[..cookie.len() - 1])).await;
+    read(&stand, &format!("__Host-id={}", "A".repeat(43))).await;
+    let other = arrive(&stand).await;
+    read(&stand, &format!("{cookie}; {other}")).await;
 
     // Two requests at once: one is overtaken by a write, the other one by the end of the session.
     for overtaking in [false, true] {
@@ -182,14 +162,14 @@ async fn everything_happens() {
         let session = exchange.handle().session().await.unwrap();
         session.update(COUNT, |count| *count += 1).unwrap();
         match overtaking {
-            false => stand.increment(&cookie).await,
-            true => drop(stand.request(&cookie, async |session| session.sign_out()).await),
+            false => increment(&stand, &cookie).await,
+            true => drop(request(&stand, &cookie, async |session| session.sign_out()).await),
         }
-        finish(exchange).await;
+        finished(exchange).await;
     }
 
     // A lost answer that is settled, and one that cannot be: the store is gone when it is read back.
-    let cookie = stand.arrive().await;
+    let cookie = arrive(&stand).await;
     for failed_loads in [0, 3] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
         let session = exchange.handle().session().await.unwrap();
@@ -198,31 +178,31 @@ async fn everything_happens() {
         for _ in 0..failed_loads {
             stand.store.inject(Verb::Load, Fault::Unavailable);
         }
-        finish(exchange).await;
+        finished(exchange).await;
     }
 
     stand.store.inject(Verb::Load, Fault::Hang);
-    stand.read(&cookie).await;
+    read(&stand, &cookie).await;
 
     stand.clock.advance(Duration::from_secs(100));
     for _ in 0..3 {
         stand.store.inject(Verb::Replace, Fault::Unavailable);
     }
-    stand.read(&cookie).await;
+    read(&stand, &cookie).await;
 
     let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
     let session = exchange.handle().session().await.unwrap();
     session.insert(COUNT, &7).unwrap();
     drop(exchange);
 
-    stand.damage(&cookie, 8, 2).await;
-    stand.read(&cookie).await;
-    let cookie = stand.arrive().await;
-    stand.damage(&cookie, 8, 0).await;
-    stand.read(&cookie).await;
-    let cookie = stand.arrive().await;
+    damage(&stand, &cookie, 8, 2).await;
+    read(&stand, &cookie).await;
+    let cookie = arrive(&stand).await;
+    damage(&stand, &cookie, 8, 0).await;
+    read(&stand, &cookie).await;
+    let cookie = arrive(&stand).await;
     stand.clock.advance(Duration::from_secs(600));
-    stand.read(&cookie).await;
+    read(&stand, &cookie).await;
     let _ = unsticky::exchange::missing_layer("add the layer");
 
     // A handler that failed, and two layers that share a cookie.
@@ -230,7 +210,7 @@ async fn everything_happens() {
     exchange.handle().session().await.unwrap().insert(COUNT, &7).unwrap();
     drop(exchange.finish(500));
     let outer = Exchange::begin(&stand.sessions, [], None);
-    let others = Sessions::builder(stand.store.clone()).build().unwrap();
+    let others = stand.process(|builder| builder);
     let inner = Exchange::begin(&others, [], Some(outer.handle()));
     drop((inner.finish(200), outer.finish(200)));
 }
@@ -296,17 +276,17 @@ fn every_event_of_the_table_happens_and_is_counted() {
 fn a_sign_in_and_a_sign_out_are_counted_where_their_answers_are_lost() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let counted = counted(async {
-        let stand = Stand::new();
-        let cookie = stand.arrive().await;
+        let stand = stand();
+        let cookie = arrive(&stand).await;
         let sign_in = async |session: Session| session.sign_in("alice").unwrap();
         // The directory's own write is a create.
         stand.store.inject(Verb::Replace, Fault::LoseAnswer);
-        let cookie = stand.request(&cookie, sign_in).await;
+        let cookie = request(&stand, &cookie, sign_in).await;
         let rotate = async |session: Session| session.rotate();
         stand.store.inject(Verb::Replace, Fault::LoseAnswer);
-        let cookie = stand.request(&cookie, rotate).await;
+        let cookie = request(&stand, &cookie, rotate).await;
         stand.store.inject(Verb::Delete, Fault::LoseAnswer);
-        stand.request(&cookie, async |session: Session| session.sign_out()).await;
+        request(&stand, &cookie, async |session: Session| session.sign_out()).await;
     });
     for name in ["signed_in", "rotated", "signed_out"] {
         assert!(counted.contains_key(&format!("unsticky_{name}_total")), "{name}: {counted:?}");
@@ -319,12 +299,13 @@ fn switch_of_accounts_that_is_taken_back_is_not_told() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     for fails in [false, true] {
         let counted = counted(async {
-            let stand = Stand::new();
-            let cookie = stand.request("", async |session| session.sign_in("alice").unwrap()).await;
+            let stand = stand();
+            let cookie =
+                request(&stand, "", async |session| session.sign_in("alice").unwrap()).await;
             if fails {
                 stand.store.fail_always(Verb::Delete, Fault::Refused);
             }
-            stand.request(&cookie, async |session| session.sign_in("bob").unwrap()).await;
+            request(&stand, &cookie, async |session| session.sign_in("bob").unwrap()).await;
         });
         for name in ["signed_in", "created"] {
             let count = counted[&format!("unsticky_{name}_total")];
@@ -358,13 +339,10 @@ fn dropped_changes_are_told_only_where_something_is_lost() {
     for (name, deed) in nothing {
         for status in [200, 500] {
             let counted = counted(async {
-                let stand = Stand::new();
+                let stand = stand();
                 let exchange = Exchange::begin(&stand.sessions, [], None);
                 deed(&exchange.handle().session().await.unwrap());
-                match exchange.finish(status) {
-                    Finish::Ready(_) => {}
-                    Finish::Pending(reply) => drop(reply.await),
-                }
+                finish(exchange, status).await;
                 let exchange = Exchange::begin(&stand.sessions, [], None);
                 deed(&exchange.handle().session().await.unwrap());
                 drop(exchange);
@@ -375,11 +353,11 @@ fn dropped_changes_are_told_only_where_something_is_lost() {
     // An insert of what is there already, and one that is lost after the response.
     for (value, lost) in [(1, None), (2, Some(1))] {
         let counted = counted(async {
-            let stand = Stand::new();
-            let cookie = stand.arrive().await;
+            let stand = stand();
+            let cookie = arrive(&stand).await;
             let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
             let session = exchange.handle().session().await.unwrap();
-            finish(exchange).await;
+            finished(exchange).await;
             session.insert(COUNT, &value).unwrap();
             session.remove(OTHER);
         });
@@ -388,7 +366,7 @@ fn dropped_changes_are_told_only_where_something_is_lost() {
     // Discarded by the response, and by the error that took its place.
     for status in [500, 408] {
         let counted = counted(async {
-            let stand = Stand::new();
+            let stand = stand();
             let exchange = Exchange::begin(&stand.sessions, [], None);
             exchange.handle().session().await.unwrap().insert(COUNT, &1).unwrap();
             drop(exchange.finish(status));
@@ -396,9 +374,9 @@ fn dropped_changes_are_told_only_where_something_is_lost() {
         assert_eq!(dropped(&counted), (None, Some(1)), "{status}");
     }
     let counted = counted(async {
-        let stand = Stand::new();
+        let stand = stand();
         stand.store.fail_always(Verb::Create, Fault::Refused);
-        stand.request("", async |session| session.insert(COUNT, &1).unwrap()).await;
+        request(&stand, "", async |session| session.insert(COUNT, &1).unwrap()).await;
     });
     assert_eq!(dropped(&counted), (None, Some(1)));
 }
@@ -419,10 +397,10 @@ fn every_failure_of_the_store_is_counted() {
         (Verb::Replace, Fault::TooLarge, 0),
     ] {
         let counted = counted(async {
-            let stand = Stand::new();
-            let cookie = stand.arrive().await;
+            let stand = stand();
+            let cookie = arrive(&stand).await;
             stand.store.inject(verb, fault);
-            stand.increment(&cookie).await;
+            increment(&stand, &cookie).await;
         });
         let failed = counted.get("unsticky_store_failed_total").copied().unwrap_or(0);
         assert_eq!(failed, count, "{verb:?} {fault:?}");

@@ -8,35 +8,21 @@ mod support;
 use std::time::Duration;
 
 use support::app::{App, Gates, Reply, both, both_with, on_actix, on_axum};
+use support::stand::{Backend, Stand};
 use unsticky::store::{Kind, MemoryStore};
-use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
+use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, Lifetime, OnFailedResponse, SameSite, Sessions};
 
 use Verb::{Create, Delete, Load, Replace};
 
-struct Stand {
-    clock: ManualClock,
-    spy: SpyStore<MemoryStore>,
-    sessions: Sessions,
-}
-
-impl Stand {
-    fn new() -> Self {
-        let clock = ManualClock::new();
-        let spy = SpyStore::new(MemoryStore::with_clock(clock.clone()));
-        let sessions = Sessions::builder(spy.clone()).clock(clock.clone()).build().unwrap();
-        Self { clock, spy, sessions }
-    }
-
-    /// What a script answers, and the store commands it cost.
-    async fn step(&self, app: &App, script: &str, cookie: &str) -> (Reply, Vec<Verb>) {
-        self.spy.take();
-        let reply = app.run(script, cookie).await;
-        // What sign-ins do to their directory depends on who was there before.
-        let commands = self.spy.take();
-        let commands = commands.iter().filter(|command| command.key.kind() == Kind::Session);
-        (reply, commands.map(|command| command.verb).collect())
-    }
+/// What a script answers, and the store commands it cost.
+async fn step(stand: &Stand, app: &App, script: &str, cookie: &str) -> (Reply, Vec<Verb>) {
+    stand.spy.take();
+    let reply = app.run(script, cookie).await;
+    // What sign-ins do to their directory depends on who was there before.
+    let commands = stand.spy.take();
+    let commands = commands.iter().filter(|command| command.key.kind() == Kind::Session);
+    (reply, commands.map(|command| command.verb).collect())
 }
 
 const SET: &str = "; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=86400";
@@ -181,7 +167,7 @@ const TABLE: &[Row] = &[
 #[tokio::test]
 async fn the_scenario_table() {
     for (visitor, script, status, body, commands, cookie) in TABLE.iter().copied() {
-        let stand = Stand::new();
+        let stand = Backend::memory().stand();
         for app in both(&stand.sessions).await {
             let sent_along = match visitor {
                 Visitor::New => String::new(),
@@ -190,7 +176,7 @@ async fn the_scenario_table() {
                 Visitor::Stranger => format!("__Host-id={}", "A".repeat(43)),
                 Visitor::Garbage => "__Host-id=garbage".to_owned(),
             };
-            let (reply, issued) = stand.step(&app, script, &sent_along).await;
+            let (reply, issued) = step(&stand, &app, script, &sent_along).await;
             let row = format!("{} {visitor:?} {script}: {reply:?}", app.framework);
             assert_eq!(reply.status, status, "{row}");
             if !body.is_empty() {
@@ -207,7 +193,7 @@ async fn the_scenario_table() {
 
 #[tokio::test]
 async fn a_route_that_does_not_use_the_session_costs_and_says_nothing() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = app.anonymous().await;
         stand.spy.take();
@@ -224,7 +210,7 @@ async fn a_route_that_does_not_use_the_session_costs_and_says_nothing() {
 
 #[tokio::test]
 async fn a_session_made_in_one_framework_is_read_in_the_other() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     let [axum, actix] = both(&stand.sessions).await;
     for (one, other) in [(&axum, &actix), (&actix, &axum)] {
         let cookie = one.run("add:book,sign-in:alice", "").await.cookie();
@@ -239,14 +225,14 @@ async fn a_session_made_in_one_framework_is_read_in_the_other() {
 
 #[tokio::test]
 async fn a_rotation_makes_the_old_secret_void_and_keeps_the_id() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let old = app.anonymous().await;
         let id = app.run("id", &old).await.body;
         let new = app.run("rotate", &old).await.cookie();
         assert_ne!(old, new);
         assert_eq!(app.run("id,get:seed", &new).await.body, format!("{id} 1"));
-        let (reply, commands) = stand.step(&app, "id,get:seed", &old).await;
+        let (reply, commands) = step(&stand, &app, "id,get:seed", &old).await;
         assert_eq!(reply.body, "- -");
         assert_eq!(commands, [Load]);
         assert_eq!(sent(&reply), Sent::Nothing, "a stale cookie must not remove a newer one");
@@ -255,7 +241,7 @@ async fn a_rotation_makes_the_old_secret_void_and_keeps_the_id() {
 
 #[tokio::test]
 async fn cookies_of_the_handler_and_its_vary_stay_and_its_cache_control_yields() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let reply = app.get("/own-cookie", "").await;
         assert!(reply.all("set-cookie").contains(&"own=1"), "{reply:?}");
@@ -270,7 +256,7 @@ async fn cookies_of_the_handler_and_its_vary_stay_and_its_cache_control_yields()
 
 #[tokio::test]
 async fn several_cookie_fields_and_several_cookies_of_our_name() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let valid = app.anonymous().await;
         let other = app.run("set:seed=2", "").await.cookie();
@@ -293,7 +279,7 @@ async fn several_cookie_fields_and_several_cookies_of_our_name() {
         assert_eq!(read(&[format!("{valid}; {other}")]).await, ("-".to_owned(), 2));
         // Signing out then ends them all.
         let both = format!("{valid}; {other}");
-        let (reply, commands) = stand.step(&app, "sign-out", &both).await;
+        let (reply, commands) = step(&stand, &app, "sign-out", &both).await;
         assert_eq!((sent(&reply), commands), (Sent::Removal, vec![Load, Load, Delete, Delete]));
         assert_eq!(read(&[valid]).await.0, "-");
         assert_eq!(read(&[other]).await.0, "-");
@@ -329,7 +315,7 @@ async fn every_cookie_setting_shows_in_both_cookies() {
 
 #[tokio::test]
 async fn remember_me_and_browser_sessions_are_choices_of_a_session() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = app.anonymous().await;
         let reply = app.run("remember", &cookie).await;
@@ -352,7 +338,7 @@ async fn remember_me_and_browser_sessions_are_choices_of_a_session() {
 
 #[tokio::test]
 async fn those_who_are_not_signed_in_are_turned_away() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let reply = app.get("/profile", "").await;
         assert_eq!((reply.status, reply.body.as_str()), (401, "nobody is signed in"));
@@ -372,8 +358,7 @@ async fn those_who_are_not_signed_in_are_turned_away() {
 
 #[tokio::test]
 async fn a_store_that_is_down_is_an_error_and_never_an_empty_session() {
-    let store = FaultStore::new(MemoryStore::new());
-    let sessions = Sessions::builder(store.clone()).build().unwrap();
+    let Stand { store, sessions, .. } = Backend::memory().stand();
     for app in both(&sessions).await {
         let cookie = app.sign_in("alice").await;
         for verb in Verb::ALL {
@@ -435,7 +420,7 @@ impl ExtractSession for actix_web::HttpRequest {
 
 #[tokio::test]
 async fn handlers_get_at_the_configuration() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         assert_eq!(app.get("/sessions", "").await.status, 200);
     }
@@ -444,14 +429,10 @@ async fn handlers_get_at_the_configuration() {
 
 #[tokio::test]
 async fn two_layers_with_different_cookies() {
-    let store = MemoryStore::new();
-    let customers = Sessions::builder(store.clone()).build().unwrap();
-    let admins = Sessions::builder(store)
-        .namespace("admin")
-        .cookie(Cookie::new("__Host-admin").same_site(SameSite::Strict))
-        .build()
-        .unwrap();
-    for app in both_with(&[customers, admins], Gates::default()).await {
+    let stand = Backend::memory().stand();
+    let cookie = Cookie::new("__Host-admin").same_site(SameSite::Strict);
+    let admins = stand.process(|builder| builder.namespace("admin").cookie(cookie));
+    for app in both_with(&[stand.sessions, admins], Gates::default()).await {
         let customer = app.run("sign-in:alice", "").await;
         assert!(customer.cookie().starts_with("__Host-id="), "{customer:?}");
         let admin = app.get("/admin", &customer.cookie()).await;
@@ -467,7 +448,7 @@ async fn two_layers_with_different_cookies() {
 
 #[tokio::test]
 async fn a_panic_and_a_vanished_client_keep_nothing_but_an_end() {
-    let stand = Stand::new();
+    let stand = Backend::memory().stand();
     let gates = Gates::default();
     for app in both_with(std::slice::from_ref(&stand.sessions), gates.clone()).await {
         for ending in ["panic", "gate:stay"] {
@@ -490,7 +471,7 @@ async fn a_panic_and_a_vanished_client_keep_nothing_but_an_end() {
                 for _ in 0..20 {
                     tokio::task::yield_now().await;
                 }
-                let verbs: Vec<_> = stand.spy.take().iter().map(|command| command.verb).collect();
+                let verbs = stand.taken_verbs();
                 let expected: &[Verb] = if survives { &[Load] } else { &[Load, Delete] };
                 assert_eq!(verbs, expected, "{} {script} {ending}", app.framework);
                 let who = if survives { "alice -" } else { "- -" };
@@ -526,13 +507,9 @@ async fn the_policies_are_kept() {
 
 #[tokio::test]
 async fn polling_routes_do_not_count_as_use() {
-    let clock = ManualClock::new();
-    let store = MemoryStore::with_clock(clock.clone());
-    let sessions = Sessions::builder(store)
-        .clock(clock.clone())
-        .lifetime(Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)))
-        .build()
-        .unwrap();
+    let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
+    let Stand { clock, sessions, .. } =
+        Backend::memory().stand_with(|builder| builder.lifetime(lifetime));
     for app in both(&sessions).await {
         let cookie = app.anonymous().await;
         for _ in 0..2 {

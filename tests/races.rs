@@ -5,39 +5,17 @@
 
 mod support;
 
-use std::any::Any;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use support::backend::Backend;
 use support::proxy::{Mode, Proxy};
-use support::servers::{MemcachedServer, RedisServer};
 use support::visit::visit;
 use tokio::task::JoinSet;
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
 const SEED: Key<u64> = Key::new("seed");
 const NUMBER: Key<u64> = Key::new("number");
-
-/// A store, and what keeps it running.
-struct Backend {
-    url: String,
-    port: u16,
-    _server: Box<dyn Any>,
-}
-
-fn redis() -> Backend {
-    let server = RedisServer::start();
-    Backend { url: server.url(), port: server.port(), _server: Box::new(server) }
-}
-
-fn memcached() -> Backend {
-    let server = MemcachedServer::start();
-    Backend { url: server.url(), port: server.port(), _server: Box::new(server) }
-}
-
-fn memory() -> Backend {
-    Backend { url: "memory:".to_owned(), port: 0, _server: Box::new(()) }
-}
 
 fn sessions(url: &str, timeout: Duration) -> Sessions {
     Sessions::builder(unsticky::connect(url).unwrap()).timeout(timeout).build().unwrap()
@@ -85,8 +63,8 @@ async fn increments(sessions: &Sessions, cookie: &str, count: u64, think: Durati
     tally
 }
 
-async fn different_keys(backend: Backend) {
-    let sessions = sessions(&backend.url, Duration::from_secs(5));
+async fn different_keys(on: Backend) {
+    let sessions = sessions(&on.url(), Duration::from_secs(5));
     for think in [Duration::ZERO, Duration::from_millis(20)] {
         let cookie = seeded(&sessions).await;
         let mut requests = JoinSet::new();
@@ -113,8 +91,8 @@ async fn different_keys(backend: Backend) {
     }
 }
 
-async fn same_key(backend: Backend) {
-    let sessions = sessions(&backend.url, Duration::from_secs(5));
+async fn same_key(on: Backend) {
+    let sessions = sessions(&on.url(), Duration::from_secs(5));
     for think in [Duration::ZERO, Duration::from_millis(20)] {
         let cookie = seeded(&sessions).await;
         let tally = increments(&sessions, &cookie, 200, think).await;
@@ -134,9 +112,10 @@ async fn hot_session(url: &str, timeout: Duration) {
 }
 
 /// Both directions of the link take five milliseconds.
-async fn far_away(backend: Backend) {
-    let proxy = Proxy::start(backend.port).await;
-    let url = backend.url.replace(&backend.port.to_string(), &proxy.port().to_string());
+async fn far_away(on: Backend) {
+    let server = on.server().unwrap();
+    let proxy = Proxy::start(server.port()).await;
+    let url = server.url_at(proxy.port());
     let sessions = sessions(&url, Duration::from_secs(20));
     let cookie = seeded(&sessions).await;
     proxy.set(Mode::Delay(Duration::from_millis(5)));
@@ -159,14 +138,15 @@ async fn worker() {
     println!("TALLY {} {} {}", tally.ok, tally.unknown, tally.failed);
 }
 
-async fn four_processes(backend: Backend) {
-    let sessions = sessions(&backend.url, Duration::from_secs(5));
+async fn four_processes(on: Backend) {
+    let url = on.url();
+    let sessions = sessions(&url, Duration::from_secs(5));
     let cookie = seeded(&sessions).await;
     let workers: Vec<_> = (0..4)
         .map(|_| {
             Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "worker", "--nocapture", "--test-threads", "1"])
-                .env(WORKER, format!("{} {cookie}", backend.url))
+                .env(WORKER, format!("{url} {cookie}"))
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn()
@@ -192,14 +172,14 @@ macro_rules! races {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $race() {
-                    super::$race(super::$backend()).await;
+                    super::$race(super::Backend::$backend()).await;
                 }
             )+
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn five_hundred_writers_of_one_session() {
-                let backend = super::$backend();
-                super::hot_session(&backend.url, std::time::Duration::from_secs(1)).await;
+                let on = super::Backend::$backend();
+                super::hot_session(&on.url(), std::time::Duration::from_secs(1)).await;
             }
         }
     )*};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use support::servers::RedisServer;
+use support::{blocked_runtime_delays_no_other_one, runtime};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Version};
@@ -536,7 +537,7 @@ fn a_connection_outlives_the_runtime_it_was_made_on() {
     let store = store(&server);
     let key = random_key();
     for round in 0..5 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = runtime();
         runtime.block_on(async {
             if round == 0 {
                 create(&store, &key, &record(1, 100)).await;
@@ -545,45 +546,16 @@ fn a_connection_outlives_the_runtime_it_was_made_on() {
         });
     }
     // One that is alive but that nobody drives.
-    let idle = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let idle = runtime();
     idle.block_on(async { store.load(&key).await.unwrap().unwrap() });
-    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let other = runtime();
     other.block_on(async { store.load(&key).await.unwrap().unwrap() });
 }
 
 #[test]
 fn a_runtime_that_is_blocked_delays_no_other_one() {
-    const BLOCKED: Duration = Duration::from_secs(2);
     let server = RedisServer::start();
-    let store = store(&server);
-    let key = random_key();
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (say, blocked) = std::sync::mpsc::channel();
-    let blocker = {
-        let (store, key) = (store.clone(), key.clone());
-        std::thread::spawn(move || {
-            runtime().block_on(async {
-                create(&store, &key, &record(1, 100)).await;
-                let load = tokio::spawn(async move { store.load(&key).await });
-                tokio::task::yield_now().await;
-                say.send(()).unwrap();
-                std::thread::sleep(BLOCKED);
-                // Its own command may have run out of time.
-                let _ = load.await.unwrap();
-            });
-        })
-    };
-    blocked.recv().unwrap();
-    let begun = Instant::now();
-    runtime().block_on(async {
-        let mut loads = 0;
-        while begun.elapsed() < BLOCKED * 3 / 4 {
-            store.load(&key).await.unwrap().unwrap();
-            loads += 1;
-        }
-        assert!(loads > 10, "{loads}");
-    });
-    blocker.join().unwrap();
+    blocked_runtime_delays_no_other_one(store(&server), 1);
 }
 
 #[tokio::test]

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::backend::patient;
 use support::servers::RedisServer;
-use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store as _};
+use unsticky::store::{Created, Deleted, Replaced, Store};
 use unsticky::testing::random_key;
 use unsticky::{Error, ErrorKind};
 
@@ -78,12 +79,7 @@ fn in_another_process(trusted: &Path, url: &str) -> String {
 async fn the_other_process() {
     let Ok(url) = std::env::var(URL) else { return };
     let patience = Duration::from_secs(5);
-    let store = RedisStore::builder(&url)
-        .unwrap()
-        .connect_timeout(patience)
-        .response_timeout(patience)
-        .build();
-    match verbs(&store).await {
+    match verbs(&patient(&url, patience)).await {
         Ok(()) => println!("said: all is well"),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -92,7 +88,7 @@ async fn the_other_process() {
     }
 }
 
-async fn verbs(store: &RedisStore) -> Result<(), Error> {
+async fn verbs(store: &dyn Store) -> Result<(), Error> {
     let key = random_key();
     let (old, new) = (Bytes::from_static(b"11111111old"), Bytes::from_static(b"22222222new"));
     let created = store.create(&key, old, HOUR).await?;

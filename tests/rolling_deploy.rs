@@ -20,8 +20,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use support::stand::{Backend, Stand, on_every_store};
-use unsticky::store::{Created, Store as _, StoreKey};
-use unsticky::testing::Verb;
+use unsticky::store::{Store as _, StoreKey};
 use unsticky::{
     DirectoryMode, Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session, SignIn,
 };
@@ -138,17 +137,10 @@ async fn listed_by_this_version() -> Listed {
     let arrive =
         async |session: Session| session.sign_in_with(SignIn::new("alice").label("téléphone"));
     let cookie = stand.visit("", arrive).await.cookie();
-    let session = bytes_at(&stand, &key(&stand, &cookie).await).await;
-    let directory = bytes_at(&stand, &directory_key(&stand).await).await;
+    let session = stand.stored(&stand.key(&cookie).await).await;
+    let directory = stand.stored(&stand.directory_key("alice").await).await;
     let [session, directory] = [session, directory].map(|bytes| STANDARD.encode(bytes));
     Listed { cookie, session, directory }
-}
-
-/// Where Alice's directory lives.
-async fn directory_key(stand: &Stand) -> StoreKey {
-    stand.spy.take();
-    stand.sessions.of("alice").begin_sign_in().await.unwrap();
-    stand.spy.take()[0].key.clone()
 }
 
 #[tokio::test]
@@ -169,24 +161,11 @@ fn kept<T: PartialEq + std::fmt::Debug + Serialize + DeserializeOwned>(kind: &st
     assert_eq!(written, kept, "{kind} of version {version} look different now");
 }
 
-/// Where the record of a cookie lives.
-async fn key(stand: &Stand, cookie: &str) -> StoreKey {
-    stand.spy.take();
-    stand.visit(cookie, async |_| Ok(())).await.ok();
-    let command = stand.spy.take().pop().unwrap();
-    assert_eq!(command.verb, Verb::Load);
-    command.key
-}
-
 async fn put(stand: &Stand, cookie: &str, bytes: Vec<u8>) -> StoreKey {
-    let key = key(stand, cookie).await;
-    let created = stand.spy.create(&key, Bytes::from(bytes), HOUR).await.unwrap();
-    assert!(matches!(created, Created::Created(_)));
+    let key = stand.key(cookie).await;
+    assert_eq!(stand.spy.load(&key).await.unwrap(), None);
+    stand.put(&key, bytes).await;
     key
-}
-
-async fn bytes_at(stand: &Stand, key: &StoreKey) -> Bytes {
-    stand.spy.load(key).await.unwrap().unwrap().bytes
 }
 
 async fn records_of_every_version_are_read_and_changed(on: Backend) {
@@ -231,7 +210,7 @@ async fn directories_of_every_version_are_read_and_changed(on: Backend) {
         let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
         put(&stand, &listed.cookie, STANDARD.decode(&listed.session).unwrap()).await;
         let bytes = Bytes::from(STANDARD.decode(&listed.directory).unwrap());
-        stand.spy.create(&directory_key(&stand).await, bytes, HOUR).await.unwrap();
+        stand.spy.create(&stand.directory_key("alice").await, bytes, HOUR).await.unwrap();
         let labels = async || {
             let list = stand.sessions.of("alice").list().await.unwrap();
             list.into_iter().map(|one| one.label.map(|label| label.to_string())).collect::<Vec<_>>()
@@ -259,7 +238,7 @@ async fn what_a_later_version_added_survives(on: Backend) {
     let fixture = of_this_version().await.remove(1);
     let key = put(&stand, &fixture.cookie, [&fixture.bytes()[..], UNKNOWN].concat()).await;
     let holds_unknown = async |key: &StoreKey| {
-        bytes_at(&stand, key).await.windows(UNKNOWN.len()).any(|field| field == UNKNOWN)
+        stand.stored(key).await.windows(UNKNOWN.len()).any(|field| field == UNKNOWN)
     };
     let insert = async |session: Session| session.insert(later, &"kept".to_owned());
     stand.visit(&fixture.cookie, insert).await.ok();
@@ -273,9 +252,9 @@ async fn what_a_later_version_added_survives(on: Backend) {
     assert!(holds_unknown(&key).await);
     // A refresh.
     stand.clock.advance(Duration::from_secs(10 * 60));
-    let before = bytes_at(&stand, &key).await;
+    let before = stand.stored(&key).await;
     stand.visit(&rotated, async |_| Ok(())).await.ok();
-    assert_ne!(bytes_at(&stand, &key).await, before);
+    assert_ne!(stand.stored(&key).await, before);
     assert!(holds_unknown(&key).await);
     let read = async |session: Session| session.get(later);
     assert_eq!(stand.visit(&rotated, read).await.ok().as_deref(), Some("kept"));
@@ -302,7 +281,7 @@ async fn a_record_of_a_later_format_is_an_error_and_stays(on: Backend) {
         assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::NewerFormat), None));
         assert_eq!(visit.output.unwrap_err().status(), 503);
     }
-    assert_eq!(bytes_at(&stand, &key).await, bytes);
+    assert_eq!(stand.stored(&key).await, bytes);
 }
 
 on_every_store! {

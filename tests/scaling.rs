@@ -4,60 +4,41 @@
 #![cfg(all(feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::time::Duration;
 
-use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::MemoryStore;
-use unsticky::testing::{ManualClock, SpyStore, Verb, random_key};
-use unsticky::{Key, Lifetime, Session, Sessions};
+use support::stand::Backend;
+use unsticky::testing::{Verb, random_key};
+use unsticky::{Key, Lifetime, Session};
 
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const COUNT: Key<u64> = Key::new("count");
-
-async fn request(
-    sessions: &Sessions,
-    cookie: &str,
-    handler: impl AsyncFnOnce(Session),
-) -> Option<String> {
-    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
-    handler(exchange.handle().session().await.unwrap()).await;
-    let reply = match exchange.finish(200) {
-        Finish::Ready(reply) => reply,
-        Finish::Pending(reply) => reply.await,
-    };
-    assert!(reply.error.is_none(), "{:?}", reply.error);
-    reply.set_cookie.map(|cookie| cookie.split(';').next().unwrap().to_owned())
-}
 
 /// Writes a second of one active session whose requests come at random, so many a second on average,
 /// of which this share writes anyway.
 async fn writes(threshold: Duration, rate: f64, share: f64) -> f64 {
     const REQUESTS: usize = 20_000;
-    let clock = ManualClock::new();
-    let store = SpyStore::new(MemoryStore::with_clock(clock.clone()));
     let lifetime = Lifetime::new(IDLE, Duration::from_secs(10 * 365 * 24 * 3600));
-    let sessions = Sessions::builder(store.clone())
-        .clock(clock.clone())
-        .lifetime(lifetime.refresh_after(threshold))
-        .build()
-        .unwrap();
-    let arrive = async |session: Session| session.sign_in("account-4711").unwrap();
-    let cookie = request(&sessions, "", arrive).await.unwrap();
+    let lifetime = lifetime.refresh_after(threshold);
+    let stand = Backend::memory().stand_with(|builder| builder.lifetime(lifetime));
+    let arrive = async |session: Session| session.sign_in("account-4711");
+    let cookie = stand.visit("", arrive).await.cookie();
+    assert!(!cookie.is_empty());
     let mut random = fastrand::Rng::with_seed(4711);
     let mut elapsed = 0.0;
     for _ in 0..REQUESTS {
         let pause = -(1.0 - random.f64()).ln() / rate;
         elapsed += pause;
-        clock.advance(Duration::from_secs_f64(pause));
+        stand.clock.advance(Duration::from_secs_f64(pause));
         let changes = random.f64() < share;
         let handler = async |session: Session| {
-            if changes {
-                session.update(COUNT, |count| *count += 1).unwrap();
-            }
+            if changes { session.update(COUNT, |count| *count += 1) } else { Ok(()) }
         };
-        request(&sessions, &cookie, handler).await;
+        stand.visit(&cookie, handler).await.ok();
     }
-    let replaces = store.commands().iter().filter(|command| command.verb == Verb::Replace).count();
+    let replaces =
+        stand.spy.commands().iter().filter(|command| command.verb == Verb::Replace).count();
     replaces as f64 / elapsed
 }
 

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use support::visit::{Visit, visit};
+use support::stand::{Backend, Stand};
+use support::visit::{Visit, cookie_of, visit};
 use tracing_subscriber::fmt::MakeWriter;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::{MemoryStore, Store};
-use unsticky::testing::{Fault, FaultStore, ManualClock, SpyStore, Verb};
-use unsticky::{Key, Lifetime, Result, Session, Sessions, SignedIn};
+use unsticky::testing::{Fault, Verb};
+use unsticky::{Key, Lifetime, Result, Session, SignedIn};
 
 const WORD: Key<String> = Key::new("word");
 const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
@@ -88,13 +89,12 @@ async fn nothing_secret_is_printed() {
     // For the whole process: events are cached for all threads together.
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
-    let clock = ManualClock::new();
     let memory = MemoryStore::new();
-    let spy = SpyStore::new(memory.clone());
-    let store = FaultStore::new(spy.clone());
-    let builder = Sessions::builder(store.clone()).clock(clock.clone());
-    printed.add(&builder);
-    let sessions = builder.timeout(Duration::from_millis(40)).build().unwrap();
+    let stand = Stand::over(Arc::new(memory.clone()), |builder| {
+        printed.add(&builder);
+        builder.timeout(Duration::from_millis(40))
+    });
+    let Stand { store, spy, clock, sessions, .. } = stand;
     let mut secrets = vec![VALUE.to_owned()];
     let note = |visit: Visit<()>, secrets: &mut Vec<String>| {
         printed.add(&visit.output);
@@ -156,7 +156,7 @@ async fn nothing_secret_is_printed() {
     if let Finish::Pending(reply) = finish {
         let reply = reply.await;
         printed.add(&reply);
-        secrets.extend(forms(reply.set_cookie.as_deref().unwrap().split(';').next().unwrap()));
+        secrets.extend(forms(&cookie_of(&reply).unwrap()));
     }
     printed.add((&sessions, &store, &spy, &memory, Lifetime::default(), WORD));
 
@@ -180,13 +180,10 @@ fn printed_debug(values: &unsticky::Transaction<'_>) {
 
 #[tokio::test]
 async fn the_store_holds_no_usable_token() {
-    let memory = MemoryStore::new();
-    let spy = SpyStore::new(memory.clone());
-    let sessions = Sessions::builder(spy.clone()).build().unwrap();
-    let sign_in = async |session: Session| session.sign_in("alice");
-    let cookie = visit(&sessions, "", sign_in).await.cookie();
-    let key = spy.take().pop().unwrap().key;
-    let stored = memory.load(&key).await.unwrap().unwrap().bytes;
+    let stand = Backend::memory().stand();
+    let cookie = stand.sign_in("").await;
+    let key = stand.key(&cookie).await;
+    let stored = stand.stored(&key).await;
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let secret = &base64.decode(cookie.split_once('=').unwrap().1).unwrap()[16..];
     assert!(!stored.windows(16).any(|window| window == secret));
@@ -196,7 +193,6 @@ async fn the_store_holds_no_usable_token() {
     for half in [&digest[..16], &digest[16..]] {
         let forged = [&base64.decode(id).unwrap(), half].concat();
         let forged = format!("__Host-id={}", base64.encode(forged));
-        let who = async |session: Session| Ok(session.principal());
-        assert_eq!(visit(&sessions, &forged, who).await.ok(), None);
+        assert_eq!(stand.who(&forged).await, None);
     }
 }

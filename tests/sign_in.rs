@@ -7,26 +7,17 @@ mod support;
 
 use std::time::Duration;
 
-use support::stand::{A, Backend, SEED, Stand, cookie_of, eventually, finish, on_every_store};
-use support::visit::{Visit, visit};
+use support::stand::{A, Backend, SEED, Stand, eventually, on_every_store};
+use support::visit::{Visit, cookie_of, finish, rotate, sign_in, sign_out, visit};
 use unsticky::store::Kind;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Builder, Clock as _, Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result,
-    Session, Sessions,
+    Builder, Clock as _, Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Session,
+    Sessions,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
 const REMEMBERED: Lifetime = Lifetime::new(DAY.saturating_mul(30), DAY.saturating_mul(90));
-
-async fn sign_in(session: Session) -> Result<()> {
-    session.sign_in("alice")
-}
-
-async fn sign_out(session: Session) -> Result<()> {
-    session.sign_out();
-    Ok(())
-}
 
 fn rejects(builder: Builder) -> Builder {
     builder.parallel_sessions(ParallelSessions::Reject(1))
@@ -111,10 +102,6 @@ async fn sign_in_beside_an_overtaken_session_exceeds_no_limit(on: Backend) {
     let stand = on.stand_with(rejects);
     let (bob, alice) = (stand.signed_in("bob").await, stand.signed_in("alice").await);
     assert!(stand.who(&alice).await.is_some(), "its first use confirms it");
-    let rotate = async |session: Session| {
-        session.rotate();
-        Ok(())
-    };
     let mut newest = String::new();
     let both = format!("{bob}; {alice}");
     let overtaken = stand.overtaken(&both, sign_in, async || {
@@ -129,9 +116,10 @@ async fn sign_in_beside_an_overtaken_session_exceeds_no_limit(on: Backend) {
 /// Applications that differ in the cookie's name alone, over one store.
 async fn applications_with_other_cookie_names_share_nothing(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
-    let two = Sessions::builder(one.store.clone()).clock(one.clock.clone());
-    let two = two.cookie(Cookie::new("__Host-two"));
-    let two = two.parallel_sessions(ParallelSessions::EvictOldest(1)).build().unwrap();
+    let two = one.process(|builder| {
+        let builder = builder.cookie(Cookie::new("__Host-two"));
+        builder.parallel_sessions(ParallelSessions::EvictOldest(1))
+    });
     let first = one.signed_in("alice").await;
     let second = visit(&two, "", sign_in).await.cookie();
     assert!(first.starts_with("__Host-one=") && second.starts_with("__Host-two="));
@@ -413,8 +401,9 @@ async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend
         let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
         let ahead = unsticky::testing::ManualClock::new();
         ahead.set(stand.clock.now() + Duration::from_secs(86_400 + 3600));
-        let builder = Sessions::builder(stand.store.clone()).clock(ahead.clone());
-        let elsewhere = builder.namespace(namespace).parallel_sessions(policy).build().unwrap();
+        let elsewhere = stand.process(|builder| {
+            builder.clock(ahead.clone()).namespace(namespace).parallel_sessions(policy)
+        });
         elsewhere.of("alice").list().await.unwrap();
         if policy == ParallelSessions::default() {
             visit(&elsewhere, "", sign_in).await.ok();

@@ -11,56 +11,32 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use support::servers::{MemcachedServer, RedisServer};
+use support::backend::Backend;
+use support::interceptor::{Call, Intercepted, Interceptor};
 use support::visit::{Visit, visit};
+use tokio::task::yield_now;
 use tokio::time::timeout;
-use unsticky::store::{Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::store::{Store, StoreKey};
 use unsticky::testing::{Fault, FaultStore, Verb};
 use unsticky::{Key, Result, Session, Sessions};
 
 const SEED: Key<u32> = Key::new("seed").survives_sign_in();
 const NUMBER: Key<u32> = Key::new("number");
 
-/// A store that lets others run before and after each command, so that even one that never waits has
-/// points at which a caller can go away.
-#[derive(Debug, Clone)]
-struct Yielding(Arc<dyn Store>);
+/// Lets others run before and after each command, so that even a store that never waits has points
+/// at which a caller can go away.
+struct Yielding;
 
-#[async_trait]
-impl Store for Yielding {
-    async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        tokio::task::yield_now().await;
-        let answer = self.0.create(key, bytes, ttl).await;
-        tokio::task::yield_now().await;
-        answer
-    }
-
-    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        tokio::task::yield_now().await;
-        let answer = self.0.load(key).await;
-        tokio::task::yield_now().await;
-        answer
-    }
-
-    async fn replace(
+impl Interceptor for Yielding {
+    async fn intercept<T: Send + 'static>(
         &self,
-        key: &StoreKey,
-        bytes: Bytes,
-        ttl: Duration,
-        version: Version,
-    ) -> Result<Replaced> {
-        tokio::task::yield_now().await;
-        let answer = self.0.replace(key, bytes, ttl, version).await;
-        tokio::task::yield_now().await;
-        answer
-    }
-
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        tokio::task::yield_now().await;
-        let answer = self.0.delete(key, version).await;
-        tokio::task::yield_now().await;
+        _: Verb,
+        _: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        yield_now().await;
+        let answer = call().await;
+        yield_now().await;
         answer
     }
 }
@@ -303,8 +279,9 @@ impl Case<'_> {
     }
 }
 
-async fn all_or_nothing(store: Arc<dyn Store>) {
-    let faults = FaultStore::new(Arc::new(Yielding(store)) as Arc<dyn Store>);
+async fn all_or_nothing(on: Backend) {
+    let store: Arc<dyn Store> = Arc::new(Intercepted::new(on.store(), Yielding));
+    let faults = FaultStore::new(store);
     let sessions = Sessions::builder(faults.clone()).build().unwrap();
     let warm_up = async |session: Session| session.insert(SEED, &1);
     visit(&sessions, "", warm_up).await.ok();
@@ -320,17 +297,15 @@ async fn all_or_nothing(store: Arc<dyn Store>) {
 
 #[tokio::test]
 async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_in_memory() {
-    all_or_nothing(Arc::new(MemoryStore::new())).await;
+    all_or_nothing(Backend::memory()).await;
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_redis() {
-    let server = RedisServer::start();
-    all_or_nothing(unsticky::connect(&server.url()).unwrap()).await;
+    all_or_nothing(Backend::redis()).await;
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_memcached() {
-    let server = MemcachedServer::start();
-    all_or_nothing(unsticky::connect(&server.url()).unwrap()).await;
+    all_or_nothing(Backend::memcached()).await;
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use support::stand::{A, B, Backend, C, SEED, Stand, cookie_of, finish, on_every_store};
-use support::visit::visit;
+use support::runtime;
+use support::stand::{A, B, Backend, C, SEED, on_every_store};
+use support::visit::{cookie_of, finish, visit};
 use tokio::time::timeout;
 use unsticky::testing::Verb;
 use unsticky::{ErrorKind, Key, Session};
@@ -171,10 +172,6 @@ fn apart(what: &str, work: impl FnOnce() + Send + 'static) {
         done.send(()).unwrap();
     });
     is_done.recv_timeout(BOUND).unwrap_or_else(|_| panic!("{what} never returned"));
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 #[test]
@@ -390,9 +387,5 @@ async fn transact_decides_once_where_an_answer_is_lost(on: Backend) {
     });
     let cookie = visit.await.cookie();
     assert_eq!(calls.load(Ordering::Relaxed), 1);
-    assert_eq!(read(&stand, &cookie).await, Some(1));
-}
-
-async fn read(stand: &Stand, cookie: &str) -> Option<u32> {
-    stand.read(cookie, A).await
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
 }

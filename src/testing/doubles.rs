@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::entropy::Entropy;
@@ -190,10 +189,10 @@ pub enum Fault {
 
 /// A store in which things go wrong on demand; clones share what is to go wrong.
 ///
-/// What was asked for with [`inject`](Self::inject), [`hold`](Self::hold),
-/// [`hold_answer`](Self::hold_answer) and [`postpone`](Self::postpone) happens to one command
-/// each, for each verb in the order in which it was asked for. After that comes what
-/// [`fail_always`](Self::fail_always) said, and otherwise nothing goes wrong.
+/// What was asked for with [`inject`](Self::inject), [`hold`](Self::hold) and
+/// [`hold_answer`](Self::hold_answer) happens to one command each, for each verb in the order in
+/// which it was asked for. After that comes what [`fail_always`](Self::fail_always) said, and
+/// otherwise nothing goes wrong.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -229,10 +228,7 @@ enum Step {
     Fault(Fault),
     Hold(Arc<Passage>),
     HoldAnswer(Arc<Passage>),
-    Postpone(Arc<Mutex<Option<Late>>>),
 }
-
-type Late = BoxFuture<'static, ()>;
 
 impl<S> FaultStore<S> {
     /// A store in which nothing goes wrong so far.
@@ -294,14 +290,6 @@ impl<S> FaultStore<S> {
         Gate(passage)
     }
 
-    /// The next command of this verb fails like [`Fault::LoseRequest`], and is applied late: when
-    /// it is [delivered](Postponed::deliver).
-    pub fn postpone(&self, verb: Verb) -> Postponed {
-        let late = Arc::default();
-        self.push(verb, Step::Postpone(Arc::clone(&late)));
-        Postponed(late)
-    }
-
     fn push(&self, verb: Verb, step: Step) {
         lock(&self.script).next[verb as usize].push_back(step);
     }
@@ -313,10 +301,10 @@ impl<S> FaultStore<S> {
     }
 
     /// Applies `command`, or lets it go wrong; `garble` is what [`Fault::Garbage`] makes of it.
-    async fn run<T: Send + 'static>(
+    async fn run<T: Send>(
         &self,
         verb: Verb,
-        command: impl Future<Output = Result<T>> + Send + 'static,
+        command: impl Future<Output = Result<T>> + Send,
         garble: fn(T) -> Result<T>,
     ) -> Result<T> {
         match self.step(verb) {
@@ -345,13 +333,6 @@ impl<S> FaultStore<S> {
                 let answer = command.await;
                 passage.pass().await;
                 answer
-            }
-            Some(Step::Postpone(late)) => {
-                *lock(&late) = Some(Box::pin(async {
-                    // Nobody waits for the answer any more.
-                    let _ = command.await;
-                }));
-                Err(lost(verb))
             }
         }
     }
@@ -386,15 +367,11 @@ impl<S: fmt::Debug> fmt::Debug for FaultStore<S> {
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for FaultStore<S> {
     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        let command = async move { inner.create(&key, bytes, ttl).await };
-        self.run(Verb::Create, command, lost_in_garbage).await
+        self.run(Verb::Create, self.inner.create(key, bytes, ttl), lost_in_garbage).await
     }
 
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        let command = async move { inner.load(&key).await };
-        self.run(Verb::Load, command, |stored| {
+        self.run(Verb::Load, self.inner.load(key), |stored| {
             let version = stored.map_or(Version::new(0), |stored| stored.version);
             Ok(Some(Stored { bytes: random_record(64), version }))
         })
@@ -408,15 +385,12 @@ impl<S: Store> Store for FaultStore<S> {
         ttl: Duration,
         version: Version,
     ) -> Result<Replaced> {
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        let command = async move { inner.replace(&key, bytes, ttl, version).await };
+        let command = self.inner.replace(key, bytes, ttl, version);
         self.run(Verb::Replace, command, lost_in_garbage).await
     }
 
     async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        let command = async move { inner.delete(&key, version).await };
-        self.run(Verb::Delete, command, lost_in_garbage).await
+        self.run(Verb::Delete, self.inner.delete(key, version), lost_in_garbage).await
     }
 }
 
@@ -465,33 +439,6 @@ impl Drop for Gate {
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").finish_non_exhaustive()
-    }
-}
-
-/// A command whose sender has given it up and that is yet to reach the server; see
-/// [`FaultStore::postpone`].
-///
-/// Dropping it loses the command.
-#[must_use = "a command that is not delivered is lost"]
-pub struct Postponed(Arc<Mutex<Option<Late>>>);
-
-impl Postponed {
-    /// Applies the command; `false` where none was sent yet, or it was delivered before.
-    pub async fn deliver(&self) -> bool {
-        let late = lock(&self.0).take();
-        match late {
-            Some(late) => {
-                late.await;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-impl fmt::Debug for Postponed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postponed").finish_non_exhaustive()
     }
 }
 
@@ -598,20 +545,6 @@ mod tests {
         }
         drop(store.hold(Verb::Load));
         assert_eq!(store.load(&random_key()).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_postponed_command_is_applied_when_it_is_delivered() {
-        let store = FaultStore::new(MemoryStore::new());
-        let key = random_key();
-        let late = store.postpone(Verb::Create);
-        assert!(!late.deliver().await);
-        let error = store.create(&key, random_record(8), HOUR).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-        assert_eq!(store.load(&key).await.unwrap(), None);
-        assert!(late.deliver().await);
-        assert!(store.load(&key).await.unwrap().is_some());
-        assert!(!late.deliver().await);
     }
 
     #[tokio::test]

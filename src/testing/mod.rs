@@ -15,9 +15,7 @@ mod doubles;
 mod subject;
 
 pub use self::conformance::conformance;
-pub use self::doubles::{
-    Command, FailingEntropy, Fault, FaultStore, Gate, Postponed, SpyStore, Verb,
-};
+pub use self::doubles::{Command, FailingEntropy, Fault, FaultStore, Gate, SpyStore, Verb};
 pub use self::subject::Subject;
 pub use crate::clock::manual::ManualClock;
 pub use crate::store::samples::{random_key, random_record};

@@ -13,6 +13,8 @@ use std::time::Duration;
 use unsticky::exchange::Handle;
 use unsticky::{Error, Key, Lifetime, Result, Session, Sessions, SignInRejection, SignedIn};
 
+use super::visit::sent_back;
+
 pub const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 pub const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400));
@@ -41,7 +43,7 @@ impl Reply {
     pub fn cookie(&self) -> String {
         let cookies = self.cookies();
         assert_eq!(cookies.len(), 1, "{self:?}");
-        cookies[0].split(';').next().unwrap().to_owned()
+        sent_back(cookies[0])
     }
 }
 

@@ -1,9 +1,8 @@
 //! What visitors see while a store does not answer, and once it does again.
 
-use std::fs;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, oneshot};
@@ -11,9 +10,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::{ErrorKind, Key, Result, Session, Sessions};
 
-use super::servers::{MemcachedServer, RedisServer};
 use super::stopwatch::Stopwatch;
-use super::visit::{Visit, visit};
+use super::visit::{Visit, rotate, sent_back, sign_out, visit};
 
 pub const SEED: Key<u64> = Key::new("seed").survives_sign_in();
 pub const NUMBER: Key<u64> = Key::new("number");
@@ -30,89 +28,6 @@ pub const UNREAD: &[ErrorKind] = &[ErrorKind::Unavailable];
 
 /// What a write may fail with while the store does not answer.
 pub const UNWRITTEN: &[ErrorKind] = &[ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
-
-/// A server of the test's own.
-pub enum Server {
-    Redis(RedisServer),
-    Memcached(MemcachedServer),
-}
-
-impl Server {
-    pub fn redis() -> Self {
-        Self::Redis(RedisServer::start())
-    }
-
-    pub fn memcached() -> Self {
-        Self::Memcached(MemcachedServer::start())
-    }
-
-    pub fn port(&self) -> u16 {
-        match self {
-            Self::Redis(server) => server.port(),
-            Self::Memcached(server) => server.port(),
-        }
-    }
-
-    pub fn url(&self) -> String {
-        self.url_at(self.port())
-    }
-
-    /// The address of a proxy before the server.
-    pub fn url_at(&self, port: u16) -> String {
-        match self {
-            Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
-            Self::Memcached(_) => format!("memcached://127.0.0.1:{port}"),
-        }
-    }
-
-    pub fn stop(&mut self) {
-        match self {
-            Self::Redis(server) => server.stop(),
-            Self::Memcached(server) => server.stop(),
-        }
-    }
-
-    pub fn restart(&mut self) {
-        match self {
-            Self::Redis(server) => server.restart(),
-            Self::Memcached(server) => server.restart(),
-        }
-    }
-
-    /// Has the server keep its connections and do nothing; returns when each of its threads does so.
-    pub async fn pause(&self) {
-        let pid = match self {
-            Self::Redis(server) => {
-                server.pause();
-                server.pid()
-            }
-            Self::Memcached(server) => {
-                server.pause();
-                server.pid()
-            }
-        };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !all_threads_are_stopped(pid) {
-            assert!(Instant::now() < deadline, "the server was not stopped");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    pub fn resume(&self) {
-        match self {
-            Self::Redis(server) => server.resume(),
-            Self::Memcached(server) => server.resume(),
-        }
-    }
-}
-
-fn all_threads_are_stopped(pid: u32) -> bool {
-    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
-        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
-        // The name stands in brackets and may hold anything.
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
-    })
-}
 
 /// Sessions of the default settings, in a process of their own as far as the store can tell.
 pub fn sessions(url: &str) -> Sessions {
@@ -168,15 +83,9 @@ impl Deed {
             Self::Increment => session.update(NUMBER, |number| *number += 1),
             Self::Insert => session.insert(SEED, &1),
             Self::Transact => session.transact(|values| values.insert(SEED, &2)).await,
-            Self::Rotate => {
-                session.rotate();
-                Ok(())
-            }
+            Self::Rotate => rotate(session).await,
             Self::SignIn(principal) => session.sign_in(principal),
-            Self::SignOut => {
-                session.sign_out();
-                Ok(())
-            }
+            Self::SignOut => sign_out(session).await,
         }
     }
 }
@@ -329,8 +238,8 @@ impl Visitors {
         ] {
             let set_cookie = answers[place].set_cookie.as_deref().unwrap();
             assert_eq!(set_cookie.contains("Max-Age=0"), principal.is_none());
-            let new = set_cookie.split(';').next().unwrap();
-            assert_eq!(first(&self.sessions, new).await.as_deref(), principal);
+            let new = sent_back(set_cookie);
+            assert_eq!(first(&self.sessions, &new).await.as_deref(), principal);
             assert_eq!(first(&self.sessions, &old.cookie).await, None);
         }
     }

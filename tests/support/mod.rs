@@ -5,11 +5,16 @@
 
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
-#[cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+pub mod backend;
+#[cfg(feature = "testing")]
 pub mod faults;
+#[cfg(feature = "testing")]
+pub mod interceptor;
+#[cfg(feature = "testing")]
+pub mod late;
 pub mod proxy;
 pub mod servers;
-#[cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#[cfg(feature = "testing")]
 pub mod stand;
 pub mod stopwatch;
 pub mod visit;
@@ -20,4 +25,72 @@ pub fn length() -> u8 {
         Some(value) if value != "0" => 10,
         _ => 1,
     }
+}
+
+/// So many histories at once; ends at the first violation, with the sum of the tallies until then.
+pub async fn until_violation<T: Default>(
+    histories: impl Iterator<Item = impl Future<Output = (T, Option<String>)>>,
+    at_once: usize,
+    add: impl Fn(&mut T, &T),
+) -> (T, Option<String>) {
+    use futures_util::StreamExt as _;
+
+    let mut histories = futures_util::stream::iter(histories).buffer_unordered(at_once);
+    let mut total = T::default();
+    while let Some((tally, violation)) = histories.next().await {
+        add(&mut total, &tally);
+        if violation.is_some() {
+            return (total, violation);
+        }
+    }
+    (total, None)
+}
+
+/// On the thread of the test alone.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// While one runtime is blocked, with so many loads under way, another one loads from the same store.
+#[cfg(feature = "testing")]
+pub fn blocked_runtime_delays_no_other_one(store: impl unsticky::Store + Clone, loads: usize) {
+    use std::time::{Duration, Instant};
+
+    use unsticky::testing::{random_key, random_record};
+
+    const BLOCKED: Duration = Duration::from_secs(2);
+    let key = random_key();
+    let (say, blocked) = std::sync::mpsc::channel();
+    let blocker = {
+        let (store, key) = (store.clone(), key.clone());
+        std::thread::spawn(move || {
+            runtime().block_on(async {
+                let created = store.create(&key, random_record(100), 300 * BLOCKED).await;
+                assert!(matches!(created.unwrap(), unsticky::store::Created::Created(_)));
+                let load = || {
+                    let (store, key) = (store.clone(), key.clone());
+                    tokio::spawn(async move { store.load(&key).await })
+                };
+                let loads: Vec<_> = (0..loads).map(|_| load()).collect();
+                tokio::task::yield_now().await;
+                say.send(()).unwrap();
+                std::thread::sleep(BLOCKED);
+                for load in loads {
+                    // It may have run out of time.
+                    let _ = load.await.unwrap();
+                }
+            });
+        })
+    };
+    blocked.recv().unwrap();
+    let begun = Instant::now();
+    runtime().block_on(async {
+        let mut loads = 0;
+        while begun.elapsed() < BLOCKED * 3 / 4 {
+            assert!(store.load(&key).await.unwrap().is_some());
+            loads += 1;
+        }
+        assert!(loads > 10, "{loads}");
+    });
+    blocker.join().unwrap();
 }

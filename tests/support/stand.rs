@@ -1,85 +1,75 @@
 //! A store in which things go wrong on demand, and visitors.
 
-use std::any::Any;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::poll;
 use tokio::task::JoinHandle;
-use unsticky::exchange::{Exchange, Finish, Reply};
-use unsticky::store::MemoryStore;
+use unsticky::exchange::Exchange;
+use unsticky::store::{Created, Replaced, StoreKey, Stored};
 use unsticky::testing::{FaultStore, Gate, ManualClock, SpyStore, Verb};
 use unsticky::{Builder, Key, Result, Session, Sessions, Store};
 
-use super::servers::{MemcachedServer, RedisServer};
-use super::visit::{Visit, visit};
+pub use super::backend::Backend;
+use super::late::{Late, faulty};
+use super::visit::{Visit, sign_in, sign_out, visit};
 
 pub const SEED: Key<u32> = Key::new("seed");
 pub const A: Key<u32> = Key::new("a");
 pub const B: Key<u32> = Key::new("b");
 pub const C: Key<u32> = Key::new("c");
 
-type Open = dyn Fn(&ManualClock) -> Arc<dyn Store> + Send + Sync;
-
-/// Where the sessions of a test are kept.
-pub struct Backend {
-    open: Box<Open>,
-    _server: Box<dyn Any + Send + Sync>,
-}
-
 impl Backend {
-    pub fn memory() -> Self {
-        Self {
-            open: Box::new(|clock| Arc::new(MemoryStore::with_clock(clock.clone()))),
-            _server: Box::new(()),
-        }
-    }
-
-    pub fn redis() -> Self {
-        let server = RedisServer::start();
-        Self::at(server.url(), server)
-    }
-
-    pub fn memcached() -> Self {
-        let server = MemcachedServer::start();
-        Self::at(server.url(), server)
-    }
-
-    fn at(url: String, server: impl Any + Send + Sync) -> Self {
-        let open = move |_: &ManualClock| unsticky::connect(&url).unwrap();
-        Self { open: Box::new(open), _server: Box::new(server) }
-    }
-
     pub fn stand(&self) -> Stand {
         self.stand_with(|builder| builder)
     }
 
     pub fn stand_with(&self, configure: impl FnOnce(Builder) -> Builder) -> Stand {
         let clock = ManualClock::new();
-        let spy = SpyStore::new((self.open)(&clock));
-        let store = FaultStore::new(spy.clone());
-        let builder = Sessions::builder(store.clone()).clock(clock.clone());
-        let sessions = configure(builder).build().unwrap();
-        Stand { store, spy, clock, sessions }
+        let store = match self.server() {
+            #[cfg(feature = "memory")]
+            None => Arc::new(unsticky::store::MemoryStore::with_clock(clock.clone())),
+            _ => self.store(),
+        };
+        Stand::new(store, clock, configure)
     }
 }
 
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Backend")
-    }
-}
-
+/// Sessions over a store that is spied on and in which things go wrong on demand.
 pub struct Stand {
-    pub store: FaultStore<SpyStore<Arc<dyn Store>>>,
+    pub store: FaultStore<Arc<dyn Store>>,
+    pub late: Late,
+    /// Next to the store: sees what reaches it.
     pub spy: SpyStore<Arc<dyn Store>>,
     pub clock: ManualClock,
     pub sessions: Sessions,
 }
 
 impl Stand {
+    fn new(
+        store: Arc<dyn Store>,
+        clock: ManualClock,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let spy = SpyStore::new(store);
+        let (store, late) = faulty(spy.clone());
+        let sessions = process(&store, &clock, configure);
+        Self { store, late, spy, clock, sessions }
+    }
+
+    /// Over a store that does not know the clock of the stand: it still holds what the record says
+    /// is over.
+    pub fn over(store: Arc<dyn Store>, configure: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::new(store, ManualClock::new(), configure)
+    }
+
+    /// Another process over the same store.
+    pub fn process(&self, configure: impl FnOnce(Builder) -> Builder) -> Sessions {
+        process(&self.store, &self.clock, configure)
+    }
+
     /// The cookie of an anonymous session.
     pub async fn seeded(&self) -> String {
         self.visit("", async |session: Session| session.insert(SEED, &1)).await.cookie()
@@ -129,15 +119,54 @@ impl Stand {
 
     /// Alice signs in on the session of this cookie.
     pub async fn sign_in(&self, cookie: &str) -> String {
-        self.visit(cookie, async |session: Session| session.sign_in("alice")).await.cookie()
+        self.visit(cookie, sign_in).await.cookie()
     }
 
     pub async fn sign_out(&self, cookie: &str) {
-        let sign_out = async |session: Session| {
-            session.sign_out();
-            Ok(())
-        };
         assert!(self.visit(cookie, sign_out).await.removes_cookie());
+    }
+
+    /// What was sent to the store since the last look.
+    pub fn taken_verbs(&self) -> Vec<Verb> {
+        self.spy.take().iter().map(|command| command.verb).collect()
+    }
+
+    /// Where the record of this session is kept.
+    pub async fn key(&self, cookie: &str) -> StoreKey {
+        self.spy.take();
+        self.visit(cookie, async |_| Ok(())).await.ok();
+        // It may be refreshed after it was loaded.
+        let command = self.spy.take().swap_remove(0);
+        assert_eq!(command.verb, Verb::Load);
+        command.key
+    }
+
+    /// Where the directory of this principal is kept.
+    pub async fn directory_key(&self, principal: &str) -> StoreKey {
+        self.spy.take();
+        self.sessions.of(principal).begin_sign_in().await.unwrap();
+        self.spy.take().pop().unwrap().key
+    }
+
+    /// What the store holds there.
+    pub async fn stored(&self, key: &StoreKey) -> Bytes {
+        self.spy.load(key).await.unwrap().unwrap().bytes
+    }
+
+    /// Has the store hold these bytes there.
+    pub async fn put(&self, key: &StoreKey, bytes: impl Into<Bytes>) {
+        const TTL: Duration = Duration::from_secs(3600);
+        let bytes = bytes.into();
+        match self.spy.load(key).await.unwrap() {
+            None => {
+                let created = self.spy.create(key, bytes, TTL).await.unwrap();
+                assert!(matches!(created, Created::Created(_)));
+            }
+            Some(Stored { version, .. }) => {
+                let replaced = self.spy.replace(key, bytes, TTL, version).await.unwrap();
+                assert!(matches!(replaced, Replaced::Replaced(_)));
+            }
+        }
     }
 
     /// A request that goes on by hand.
@@ -157,22 +186,17 @@ impl Stand {
     }
 }
 
+fn process(
+    store: &FaultStore<Arc<dyn Store>>,
+    clock: &ManualClock,
+    configure: impl FnOnce(Builder) -> Builder,
+) -> Sessions {
+    configure(Sessions::builder(store.clone()).clock(clock.clone())).build().unwrap()
+}
+
 pub fn save_in_a_task(session: &Session) -> JoinHandle<Result<()>> {
     let session = session.clone();
     tokio::spawn(async move { session.save().await })
-}
-
-/// The end of a request with a response of this status.
-pub async fn finish(exchange: Exchange, status: u16) -> Reply {
-    match exchange.finish(status) {
-        Finish::Ready(reply) => reply,
-        Finish::Pending(reply) => reply.await,
-    }
-}
-
-/// The cookie of a reply as the browser sends it back.
-pub fn cookie_of(reply: &Reply) -> Option<String> {
-    reply.set_cookie.as_ref().map(|cookie| cookie.split(';').next().unwrap().to_owned())
 }
 
 /// Waits for what a task of its own does.
@@ -191,23 +215,12 @@ macro_rules! on_every_store {
             $(
                 #[tokio::test(start_paused = true)]
                 async fn $test() {
-                    super::$test(crate::support::stand::Backend::memory()).await;
+                    super::$test(crate::support::backend::Backend::memory()).await;
                 }
             )*
         }
 
-        crate::support::stand::on_every_store!(@server redis $($test)*);
-        crate::support::stand::on_every_store!(@server memcached $($test)*);
-    };
-    (@server $backend:ident $($test:ident)*) => {
-        mod $backend {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    super::$test(crate::support::stand::Backend::$backend()).await;
-                }
-            )*
-        }
+        crate::support::backend::on_each_server!($($test),*);
     };
 }
 pub(crate) use on_every_store;

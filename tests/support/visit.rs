@@ -1,6 +1,6 @@
 //! Requests without a framework.
 
-use unsticky::exchange::{Exchange, Finish};
+use unsticky::exchange::{Exchange, Finish, Reply};
 use unsticky::{ErrorKind, Result, Session, Sessions};
 
 /// What a request led to.
@@ -17,8 +17,7 @@ pub struct Visit<T> {
 impl<T> Visit<T> {
     /// The cookie as the browser sends it back; empty where none was set.
     pub fn cookie(&self) -> String {
-        let cookie = self.set_cookie.as_deref().unwrap_or_default();
-        cookie.split(';').next().unwrap_or_default().to_owned()
+        self.set_cookie.as_deref().map(sent_back).unwrap_or_default()
     }
 
     pub fn removes_cookie(&self) -> bool {
@@ -57,9 +56,39 @@ pub async fn visit_with<T>(
         Err(error) => Err(error),
     };
     let status = output.as_ref().map_or_else(unsticky::Error::status, |_| 200);
-    let reply = match exchange.finish(status) {
+    let reply = finish(exchange, status).await;
+    Visit { output, set_cookie: reply.set_cookie, error: reply.error.map(|error| error.kind()) }
+}
+
+/// The end of a request with a response of this status.
+pub async fn finish(exchange: Exchange, status: u16) -> Reply {
+    match exchange.finish(status) {
         Finish::Ready(reply) => reply,
         Finish::Pending(reply) => reply.await,
-    };
-    Visit { output, set_cookie: reply.set_cookie, error: reply.error.map(|error| error.kind()) }
+    }
+}
+
+/// The cookie of a reply as the browser sends it back.
+pub fn cookie_of(reply: &Reply) -> Option<String> {
+    reply.set_cookie.as_deref().map(sent_back)
+}
+
+/// The cookie of a Set-Cookie field as the browser sends it back.
+pub fn sent_back(set_cookie: &str) -> String {
+    set_cookie.split(';').next().unwrap().to_owned()
+}
+
+/// Handlers of common requests.
+pub async fn sign_in(session: Session) -> Result<()> {
+    session.sign_in("alice")
+}
+
+pub async fn sign_out(session: Session) -> Result<()> {
+    session.sign_out();
+    Ok(())
+}
+
+pub async fn rotate(session: Session) -> Result<()> {
+    session.rotate();
+    Ok(())
 }

@@ -1,0 +1,191 @@
+//! Where the sessions of a test are kept: in memory, or on a server of the test's own.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use unsticky::Store;
+
+use super::servers::{MemcachedServer, RedisServer};
+
+/// A store to test on, and what keeps it running.
+pub struct Backend {
+    /// None in memory.
+    server: Option<Server>,
+}
+
+impl Backend {
+    pub fn memory() -> Self {
+        Self { server: None }
+    }
+
+    pub fn redis() -> Self {
+        Server::redis().into()
+    }
+
+    pub fn memcached() -> Self {
+        Server::memcached().into()
+    }
+
+    pub fn every() -> [Self; 3] {
+        [Self::memory(), Self::redis(), Self::memcached()]
+    }
+
+    pub fn name(&self) -> &'static str {
+        match &self.server {
+            None => "memory",
+            Some(Server::Redis(_)) => "redis",
+            Some(Server::Memcached(_)) => "memcached",
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.server.as_ref().map_or_else(|| "memory:".to_owned(), Server::url)
+    }
+
+    /// A connection of its own, as another process has it; in memory a store of its own.
+    pub fn store(&self) -> Arc<dyn Store> {
+        unsticky::connect(&self.url()).unwrap()
+    }
+
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+}
+
+impl From<Server> for Backend {
+    fn from(server: Server) -> Self {
+        Self { server: Some(server) }
+    }
+}
+
+/// A server of the test's own.
+pub enum Server {
+    Redis(RedisServer),
+    Memcached(MemcachedServer),
+}
+
+impl Server {
+    pub fn redis() -> Self {
+        Self::Redis(RedisServer::start())
+    }
+
+    pub fn memcached() -> Self {
+        Self::Memcached(MemcachedServer::start())
+    }
+
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Redis(server) => server.port(),
+            Self::Memcached(server) => server.port(),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.url_at(self.port())
+    }
+
+    /// The address of a proxy before the server.
+    pub fn url_at(&self, port: u16) -> String {
+        match self {
+            Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
+            Self::Memcached(_) => format!("memcached://127.0.0.1:{port}"),
+        }
+    }
+
+    pub fn stop(&mut self) {
+        match self {
+            Self::Redis(server) => server.stop(),
+            Self::Memcached(server) => server.stop(),
+        }
+    }
+
+    pub fn restart(&mut self) {
+        match self {
+            Self::Redis(server) => server.restart(),
+            Self::Memcached(server) => server.restart(),
+        }
+    }
+
+    /// Has the server keep its connections and do nothing; returns when each of its threads does so.
+    pub async fn pause(&self) {
+        let pid = match self {
+            Self::Redis(server) => {
+                server.pause();
+                server.pid()
+            }
+            Self::Memcached(server) => {
+                server.pause();
+                server.pid()
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !all_threads_are_stopped(pid) {
+            assert!(Instant::now() < deadline, "the server was not stopped");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub fn resume(&self) {
+        match self {
+            Self::Redis(server) => server.resume(),
+            Self::Memcached(server) => server.resume(),
+        }
+    }
+}
+
+fn all_threads_are_stopped(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        // The name stands in brackets and may hold anything.
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    })
+}
+
+/// A store that waits this long for a connection, and for an answer.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
+    match url.split_once(':').unwrap().0 {
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => {
+            let builder = unsticky::store::RedisStore::builder(url).unwrap();
+            Arc::new(builder.connect_timeout(patience).response_timeout(patience).build())
+        }
+        #[cfg(feature = "memcached")]
+        "memcached" => {
+            let builder = unsticky::store::MemcachedStore::builder(url).unwrap();
+            Arc::new(builder.connect_timeout(patience).response_timeout(patience).build())
+        }
+        scheme => panic!("{scheme} waits for nothing"),
+    }
+}
+
+/// A connection that a Memcached server has accepted, if it accepts another one.
+pub async fn accepted(port: u16) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"mn\r\n").await.ok()?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await.ok()?;
+    (answer == *b"MN\r\n").then_some(stream)
+}
+
+/// Runs tests that take a [`Server`] or a [`Backend`] on each of the servers.
+macro_rules! on_each_server {
+    ($($test:ident),* $(,)?) => {
+        crate::support::backend::on_each_server!(@on redis: $($test)*);
+        crate::support::backend::on_each_server!(@on memcached: $($test)*);
+    };
+    (@on $server:ident: $($test:ident)*) => {
+        mod $server {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(crate::support::backend::Server::$server().into()).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_each_server;
