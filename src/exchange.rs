@@ -4,7 +4,7 @@
 //! an adapter for another framework can be one too:
 //!
 //! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O;
-//! 2. [`Exchange::handle`] goes where extractors find it; [`Handle::session`] reads the record when a
+//! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] reads the record when a
 //!    handler first asks;
 //! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response.
 //!
@@ -56,7 +56,7 @@ use crate::settings::Sessions;
 pub struct Exchange {
     sessions: Sessions,
     presented: Presented,
-    outer: Option<Arc<Handle>>,
+    outer: Option<Arc<SessionHandle>>,
     /// A layer further out has the same [`Sessions`]: its session is used here and finished there.
     shared: Option<Session>,
     session: OnceLock<Session>,
@@ -70,7 +70,7 @@ impl Exchange {
     pub fn begin<'a>(
         sessions: &Sessions,
         cookies: impl IntoIterator<Item = &'a [u8]>,
-        outer: Option<Handle>,
+        outer: Option<SessionHandle>,
     ) -> Self {
         let cookie = &sessions.settings().cookie;
         let shared = outer
@@ -92,11 +92,11 @@ impl Exchange {
 
     /// What extractors get the session from.
     #[must_use]
-    pub fn handle(&self) -> Handle {
+    pub fn handle(&self) -> SessionHandle {
         let session = self.shared.as_ref().unwrap_or_else(|| {
             self.session.get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
         });
-        Handle { session: session.clone(), outer: self.outer.clone() }
+        SessionHandle { session: session.clone(), outer: self.outer.clone() }
     }
 
     /// Commits what the handler changed; `status` is its response's.
@@ -233,13 +233,13 @@ pub const REPLACED_FIELDS: [&str; 26] = [
 
 /// The session of a request before anybody has asked for it.
 #[derive(Clone)]
-pub struct Handle {
+pub struct SessionHandle {
     session: Session,
     /// That of the next layer further out.
-    outer: Option<Arc<Handle>>,
+    outer: Option<Arc<SessionHandle>>,
 }
 
-impl Handle {
+impl SessionHandle {
     /// Reads the record, if this is the first time that somebody asks, and returns the session.
     ///
     /// # Errors
@@ -280,9 +280,9 @@ impl Handle {
     }
 }
 
-impl fmt::Debug for Handle {
+impl fmt::Debug for SessionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handle(..)")
+        f.write_str("SessionHandle(..)")
     }
 }
 
@@ -296,7 +296,7 @@ pub fn missing_layer(fix: &'static str) -> Error {
 /// An error as a response: what every adapter renders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Rendered {
+pub struct ErrorResponse {
     /// The status code.
     pub status: u16,
     /// The body, plain text.
@@ -307,7 +307,7 @@ pub struct Rendered {
     pub retry_after: Option<&'static str>,
 }
 
-impl From<&Error> for Rendered {
+impl From<&Error> for ErrorResponse {
     fn from(error: &Error) -> Self {
         let status = error.status();
         Self {
@@ -323,7 +323,7 @@ impl From<&Error> for Rendered {
     }
 }
 
-impl From<&SignInRejection> for Rendered {
+impl From<&SignInRejection> for ErrorResponse {
     fn from(rejection: &SignInRejection) -> Self {
         match rejection {
             SignInRejection::NotSignedIn { sign_in_page }

@@ -40,6 +40,7 @@ use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 /// # #[cfg(not(feature = "memory"))]
 /// # fn main() {}
 /// ```
+#[doc(alias("SessionManager", "SessionManagerLayer"))]
 #[derive(Clone)]
 pub struct Sessions(Arc<Settings>);
 
@@ -50,9 +51,9 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) max_record: usize,
     pub(crate) directory: DirectoryMode,
-    pub(crate) parallel: ParallelSessions,
+    pub(crate) concurrent: ConcurrentSessions,
     pub(crate) commit_attempts: u32,
-    pub(crate) command_repeats: u32,
+    pub(crate) command_retries: u32,
     pub(crate) on_failed_response: OnFailedResponse,
     pub(crate) gone_status: u16,
     pub(crate) sign_in_page: Option<Cow<'static, str>>,
@@ -81,7 +82,7 @@ impl Settings {
     pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
         loaded.record.header.is_unconfirmed
             && loaded.authority.is_presented
-            && self.parallel.rejects()
+            && self.concurrent.rejects()
             && loaded.secret_status() == SecretStatus::Current
     }
 
@@ -167,9 +168,10 @@ pub(crate) const CAPACITY: u16 = 1000;
 ///
 /// It is decided at the sign-in, before the session is changed. Sessions that ended do not count,
 /// however they ended.
+#[doc(alias("ParallelSessions", "maximum_sessions"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ParallelSessions {
+pub enum ConcurrentSessions {
     /// As many as the directory holds: 1000. Beyond that a sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     Allow,
@@ -188,7 +190,7 @@ pub enum ParallelSessions {
     Reject(u16),
 }
 
-impl ParallelSessions {
+impl ConcurrentSessions {
     pub(crate) fn most(self) -> u16 {
         match self {
             Self::Allow => CAPACITY,
@@ -205,7 +207,7 @@ impl ParallelSessions {
     }
 }
 
-impl Default for ParallelSessions {
+impl Default for ConcurrentSessions {
     /// The oldest of a hundred goes.
     fn default() -> Self {
         Self::EvictOldest(100)

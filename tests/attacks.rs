@@ -16,15 +16,15 @@ use support::visit::{cookie_of, finish, rotate, sign_in, visit};
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, Sessions,
+    ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Result, Session, Sessions,
 };
 
 async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) {
-    for policy in [ParallelSessions::EvictOldest(1), ParallelSessions::Reject(1)] {
+    for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         for revokes in [false, true] {
-            let namespace = format!("{revokes}-{}", policy == ParallelSessions::Reject(1));
+            let namespace = format!("{revokes}-{}", policy == ConcurrentSessions::Reject(1));
             let stand =
-                on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+                on.stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace));
             let copied = stand.signed_in("alice").await;
             let (exchange, thief) = stand.begin(&copied).await;
             if revokes {
@@ -43,7 +43,7 @@ async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) 
 
 async fn step_up_with_a_void_secret_makes_no_session_newer(on: Backend) {
     let stand =
-        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(2)));
+        on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(2)));
     let oldest = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&oldest).await;
     let oldest = stand.visit(&oldest, rotate).await.cookie();
@@ -78,7 +78,7 @@ async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
 
 /// The attempt is counted before the password is looked at.
 async fn several_cookies_are_remembered_after_an_early_commit(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(2)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)));
     for kind in ["alice", "bob"] {
         let cookies = [stand.signed_in(kind).await, stand.signed_in(kind).await];
         for cookie in &cookies {
@@ -127,7 +127,7 @@ async fn value_is_taken_once_while_the_commit_that_stores_it_is_under_way(on: Ba
 }
 
 async fn refused_sign_in_leaves_what_was_asked_for_later(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let other = stand.signed_in("alice").await;
     assert!(stand.who(&other).await.is_some(), "its first use confirms it");
     let cookie = stand.seeded().await;
@@ -308,7 +308,7 @@ async fn strict_mode_holds_for_streams_and_for_the_session_that_revokes(on: Back
 
 /// The request of a sign-in goes on writing while its cookie is used for the first time.
 async fn first_use_of_a_cookie_is_confirmed_beside_other_writes(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     for reads in [true, false] {
         let (exchange, stream) = stand.begin("").await;
         stream.sign_in("alice").unwrap();
@@ -382,7 +382,7 @@ async fn directories_of_other_cookie_names_are_others(on: Backend) {
     let shared = |name: &'static str| {
         move |builder: unsticky::Builder| {
             let builder = builder.namespace("shop").cookie(Cookie::new(name));
-            builder.parallel_sessions(ParallelSessions::Reject(1))
+            builder.concurrent_sessions(ConcurrentSessions::Reject(1))
         }
     };
     let customers = on.stand_with(shared("__Host-id"));

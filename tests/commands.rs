@@ -11,7 +11,7 @@ use support::servers::{MemcachedServer, RedisServer};
 use support::stand::{SEED, Stand};
 use support::visit::{rotate, sign_in, sign_out, visit};
 use unsticky::testing::Verb;
-use unsticky::{DirectoryMode, Key, ParallelSessions, Result, Session, Store};
+use unsticky::{ConcurrentSessions, DirectoryMode, Key, Result, Session, Store};
 
 const OTHER: Key<u32> = Key::new("other");
 
@@ -159,7 +159,7 @@ async fn strict_budget(stand: &Stand) {
 /// Where new sign-ins are refused, the first use of a sign-in's cookie costs one command more.
 async fn confirming_budget(stand: &Stand) {
     let sessions = stand.process(|builder| {
-        builder.namespace("confirming").parallel_sessions(ParallelSessions::Reject(3))
+        builder.namespace("confirming").concurrent_sessions(ConcurrentSessions::Reject(3))
     });
     let cookie = visit(&sessions, "", sign_in).await.cookie();
     for expected in [vec![Verb::Load, Verb::Replace], vec![Verb::Load], vec![Verb::Load]] {

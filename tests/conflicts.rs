@@ -619,7 +619,7 @@ async fn attempts_and_repetitions_are_as_many_as_configured(on: Backend) {
         assert_eq!(overtaken.failure(), failure);
     }
     for (repeats, failure) in [(0, Some(ErrorKind::Unavailable)), (1, None)] {
-        let stand = on.stand_with(|builder| builder.command_repeats(repeats));
+        let stand = on.stand_with(|builder| builder.command_retries(repeats));
         let cookie = stand.seeded().await;
         for verb in [Verb::Load, Verb::Replace] {
             stand.store.inject(verb, Fault::Unavailable);

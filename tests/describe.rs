@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use unsticky::store::MemoryStore;
 use unsticky::{
-    Builder, Cookie, DirectoryMode, Lifetime, OnFailedResponse, ParallelSessions, SameSite,
+    Builder, ConcurrentSessions, Cookie, DirectoryMode, Lifetime, OnFailedResponse, SameSite,
     Sessions,
 };
 
@@ -29,9 +29,9 @@ fn the_report_says_what_is_configured() {
         .timeout(Duration::from_millis(750))
         .max_record_bytes(100_000)
         .directory(DirectoryMode::Strict)
-        .parallel_sessions(ParallelSessions::Reject(3))
+        .concurrent_sessions(ConcurrentSessions::Reject(3))
         .commit_attempts(5)
-        .command_repeats(0)
+        .command_retries(0)
         .on_failed_response(OnFailedResponse::Commit)
         .gone_status(440)
         .sign_in_page("/sign-in");

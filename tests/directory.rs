@@ -15,7 +15,7 @@ use support::visit::{Visit, finish, visit};
 use unsticky::store::{Kind, Store, StoreKey};
 use unsticky::testing::{Command, Fault, Verb};
 use unsticky::{
-    Clock as _, DirectoryMode, ErrorKind, Lifetime, ListedSession, ParallelSessions, Result,
+    Clock as _, ConcurrentSessions, DirectoryMode, ErrorKind, Lifetime, ListedSession, Result,
     Session, Sessions, SignIn,
 };
 
@@ -168,13 +168,13 @@ async fn three_parallel_sign_ins_list_three(on: Backend) {
 /// Many more at once than are allowed leave exactly as many as are allowed, whatever the policy is,
 /// and whoever was answered with an error has no session.
 async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
-    for policy in [ParallelSessions::EvictOldest(4), ParallelSessions::Reject(4)] {
+    for policy in [ConcurrentSessions::EvictOldest(4), ConcurrentSessions::Reject(4)] {
         for at_once in [5, 20] {
             let stand = on.stand_with(|builder| {
                 let namespace =
-                    format!("limit-{at_once}-{}", policy == ParallelSessions::Reject(4));
+                    format!("limit-{at_once}-{}", policy == ConcurrentSessions::Reject(4));
                 builder
-                    .parallel_sessions(policy)
+                    .concurrent_sessions(policy)
                     .namespace(namespace)
                     .timeout(Duration::from_secs(20))
             });
@@ -189,7 +189,7 @@ async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
                     None => cookies.push(visit.cookie()),
                     Some(failure) => {
                         let is_refused = failure == ErrorKind::TooManySessions;
-                        let rejects = policy == ParallelSessions::Reject(4);
+                        let rejects = policy == ConcurrentSessions::Reject(4);
                         let is_expected = failure == ErrorKind::Contended || is_refused && rejects;
                         assert!(is_expected, "{policy:?}: {failure:?}");
                         assert_eq!(visit.set_cookie, None);
@@ -207,7 +207,7 @@ async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
 
 async fn the_oldest_goes_for_a_new_one(on: Backend) {
     let stand =
-        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(2)));
+        on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(2)));
     let first = arrives(&stand, "first").await;
     let second = arrives(&stand, "second").await;
     let first = stand.sign_in(&first).await;
@@ -221,7 +221,7 @@ async fn the_oldest_goes_for_a_new_one(on: Backend) {
 }
 
 async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let first = confirmed(&stand, "first").await;
     let anonymous = stand.seeded().await;
     let sign_in = async |session: Session| {
@@ -528,11 +528,11 @@ enum Down {
 }
 
 impl Pool {
-    fn start(parallel: ParallelSessions) -> (Arc<Self>, Sessions) {
+    fn start(parallel: ConcurrentSessions) -> (Arc<Self>, Sessions) {
         let (inner, down) = (Backend::memory().store(), Mutex::new(Down::Nothing));
         let pool = Self { inner: inner.clone(), down, created: Mutex::default() };
         let store = Intercepted::new(inner, pool);
-        let builder = Sessions::builder(store.clone()).parallel_sessions(parallel);
+        let builder = Sessions::builder(store.clone()).concurrent_sessions(parallel);
         (store.interceptor, builder.build().unwrap())
     }
 
@@ -603,7 +603,7 @@ async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
 #[tokio::test]
 async fn a_place_that_could_not_be_taken_is_given_back() {
     for has_session in [false, true] {
-        let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
+        let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
         let anonymous = if has_session {
             let seed = async |session: Session| session.insert(SEED, &1);
             let anonymous = visit(&sessions, "", seed).await.cookie();
@@ -637,7 +637,7 @@ async fn a_place_that_could_not_be_taken_is_given_back() {
 /// One whose answer is lost with its server does not count for the second try of the same request.
 #[tokio::test]
 async fn a_place_that_is_in_doubt_does_not_count() {
-    let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
+    let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
     for down in [Down::Next { is_lost: true }, Down::Repeats] {
         pool.set(down);
         let before = pool.created(Kind::Session);
@@ -654,7 +654,7 @@ async fn a_place_that_is_in_doubt_does_not_count() {
 #[tokio::test]
 async fn who_gives_back_a_place_leaves_the_next_one_in_it() {
     for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
-        let (pool, sessions) = Pool::start(ParallelSessions::Reject(1));
+        let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
         let seed = async |session: Session| session.insert(SEED, &1);
         let anonymous = visit(&sessions, "", seed).await.cookie();
         let server = pool.newest(Kind::Session);
@@ -695,7 +695,7 @@ async fn empty_directory(stand: &Stand) {
 async fn who_comes_in_between_stays(on: Backend) {
     for (millis, is_down) in [(0, false), (1, false), (1, true)] {
         let namespace = format!("between-{millis}-{is_down}");
-        let stand = on.stand_with(|builder| builder.command_repeats(0).namespace(namespace));
+        let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
         // Its session cannot be written, and the directory is asked a second time.
@@ -723,7 +723,7 @@ async fn who_comes_in_between_stays(on: Backend) {
 /// Nor does one that fails end a session in which its principal was signed in before, listed or not.
 #[tokio::test]
 async fn a_proof_that_fails_ends_no_session() {
-    let (pool, sessions) = Pool::start(ParallelSessions::default());
+    let (pool, sessions) = Pool::start(ConcurrentSessions::default());
     let cookie = arrival(&sessions, "phone").await.cookie();
     pool.inner.delete(&pool.newest(Kind::Directory), None).await.unwrap();
     let sign_in = async |session: Session| {
@@ -742,7 +742,7 @@ async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
     for (fault, is_written) in [(Fault::LoseRequest, false), (Fault::LoseAnswer, true)] {
         let namespace = format!("unknown-{is_written}");
         let stand = on.stand_with(|builder| {
-            builder.parallel_sessions(ParallelSessions::Reject(1)).namespace(namespace)
+            builder.concurrent_sessions(ConcurrentSessions::Reject(1)).namespace(namespace)
         });
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
@@ -766,7 +766,7 @@ async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
 
 /// The first id is in doubt, and there is no second one: the directory cannot be reached any more.
 async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
     // The directory's first load passes.
     drop(stand.store.hold(Verb::Load));
@@ -783,7 +783,7 @@ async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
 
 /// The answer of the directory itself is lost first, and then the session's.
 async fn a_sign_in_that_loses_two_answers_takes_one_place(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
     stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     stand.store.inject(Verb::Create, Fault::LoseAnswer);
@@ -797,7 +797,7 @@ async fn a_sign_in_that_loses_two_answers_takes_one_place(on: Backend) {
 async fn a_place_is_given_back_after_a_second_try(on: Backend) {
     for conflicts in [false, true] {
         let namespace = format!("second-{conflicts}");
-        let stand = on.stand_with(|builder| builder.command_repeats(0).namespace(namespace));
+        let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
         let sign_in = async |session: Session| session.sign_in(ALICE);
@@ -833,7 +833,7 @@ async fn a_place_is_given_back_after_a_second_try(on: Backend) {
 #[tokio::test(start_paused = true)]
 async fn a_switch_that_can_not_be_finished_takes_no_place() {
     let reject =
-        |builder: unsticky::Builder| builder.parallel_sessions(ParallelSessions::Reject(1));
+        |builder: unsticky::Builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1));
     let stand = Backend::memory().stand_with(reject);
     let alice = arrives(&stand, "phone").await;
     stand.store.fail_always(Verb::Delete, Fault::Hang);
@@ -850,7 +850,7 @@ async fn a_switch_that_can_not_be_finished_takes_no_place() {
 /// taken it goes on after all: it is listed, whoever of the two comes first.
 async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
     let stand = on.stand_with(|builder| {
-        builder.parallel_sessions(ParallelSessions::Reject(1)).timeout(Duration::from_secs(20))
+        builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
     empty_directory(&stand).await;
     let anonymous = stand.seeded().await;
@@ -885,7 +885,7 @@ async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
 /// wait for it.
 #[tokio::test]
 async fn one_that_can_not_be_ended_keeps_nobody_out() {
-    let (pool, sessions) = Pool::start(ParallelSessions::EvictOldest(1));
+    let (pool, sessions) = Pool::start(ConcurrentSessions::EvictOldest(1));
     let old = arrival(&sessions, "old").await.cookie();
     pool.set(Down::At(pool.newest(Kind::Session)));
     let new = arrival(&sessions, "new").await.cookie();
@@ -959,7 +959,7 @@ async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
 /// died; where it goes on nevertheless, it is decided on anew.
 async fn a_place_that_was_never_taken_is_free(on: Backend) {
     let stand = on.stand_with(|builder| {
-        builder.parallel_sessions(ParallelSessions::Reject(1)).timeout(Duration::from_secs(20))
+        builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
     let gate = stand.store.hold(Verb::Create);
     drop(gate);
@@ -983,7 +983,7 @@ async fn a_place_that_was_never_taken_is_free(on: Backend) {
 #[tokio::test(start_paused = true)]
 async fn a_place_that_is_about_to_be_taken_is_not_free() {
     let stand = Backend::memory().stand_with(|builder| {
-        builder.parallel_sessions(ParallelSessions::Reject(1)).timeout(Duration::from_secs(20))
+        builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
     // The directory's own create passes.
     drop(stand.store.hold(Verb::Create));
@@ -1070,9 +1070,10 @@ async fn a_lost_answer_leaves_no_session_alive(on: Backend) {
 
 /// A session that has ended, and whose request goes on, costs nobody theirs.
 async fn a_dead_session_evicts_nobody(on: Backend) {
-    for policy in [ParallelSessions::EvictOldest(1), ParallelSessions::Reject(1)] {
-        let namespace = format!("dead-{}", policy == ParallelSessions::Reject(1));
-        let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+    for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
+        let namespace = format!("dead-{}", policy == ConcurrentSessions::Reject(1));
+        let stand =
+            on.stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace));
         let old = arrives(&stand, "old").await;
         let remember = async |session: Session| {
             session.insert(A, &1)?;
@@ -1231,7 +1232,7 @@ async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
 
 /// Who signs out and cannot sign in as somebody else is signed out, if the handler answers so.
 async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(1)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
     // The first use of a cookie confirms its sign-in, so a later one is refused.
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
@@ -1421,7 +1422,7 @@ async fn a_directory_that_can_not_be_decoded_stays(on: Backend) {
 /// As many as a directory holds, and no more; all of them end in one call.
 async fn a_thousand_sessions_and_no_more(on: Backend) {
     let stand = on.stand_with(|builder| {
-        builder.parallel_sessions(ParallelSessions::Allow).timeout(Duration::from_secs(30))
+        builder.concurrent_sessions(ConcurrentSessions::Allow).timeout(Duration::from_secs(30))
     });
     for number in 0..1000 {
         let visit = arrival(&stand.sessions, &"x".repeat(number % 129)).await;
@@ -1448,7 +1449,7 @@ async fn ten_thousand_sign_ins_of_one_principal() {
 async fn crowd(on: Backend, sign_ins: usize) {
     let stand = on.stand_with(|builder| {
         builder
-            .parallel_sessions(ParallelSessions::EvictOldest(50))
+            .concurrent_sessions(ConcurrentSessions::EvictOldest(50))
             .timeout(Duration::from_secs(30))
     });
     let mut last = String::new();

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use unsticky::store::{Kind, StoreKey};
 use unsticky::testing::Verb;
 use unsticky::{
-    DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Result, Session, SessionId, Sessions,
+    ConcurrentSessions, DirectoryMode, ErrorKind, Lifetime, Result, Session, SessionId, Sessions,
     SignIn, Store,
 };
 
@@ -96,7 +96,7 @@ fn sessions(store: impl Store, mode: DirectoryMode, namespace: &str) -> Sessions
     let builder = Sessions::builder(store).namespace(namespace.to_owned()).directory(mode);
     // Nothing that a process does may take as long as this.
     let builder = builder.timeout(Duration::from_secs(5));
-    builder.parallel_sessions(ParallelSessions::EvictOldest(LIMIT)).build().unwrap()
+    builder.concurrent_sessions(ConcurrentSessions::EvictOldest(LIMIT)).build().unwrap()
 }
 
 async fn arrives(sessions: &Sessions) -> String {

@@ -915,11 +915,11 @@ struct Bench {
 impl Bench {
     fn new(stand: &Stand, trouble: Trouble, rng: &mut Rng) -> Self {
         let (store, late) = faulty(stand.spy.clone());
-        let mut process = |command_repeats| {
+        let mut process = |command_retries| {
             let detour = Detour(Mutex::new(rng.fork()));
             let detour = Intercepted::new(Arc::new(store.clone()), detour);
             let builder = Sessions::builder(detour).clock(stand.clock.clone());
-            builder.timeout(PATIENCE).command_repeats(command_repeats).build().unwrap()
+            builder.timeout(PATIENCE).command_retries(command_retries).build().unwrap()
         };
         let sessions = [process(2), process(if trouble == Trouble::InTheStore { 0 } else { 2 })];
         Self { store, late, sessions, trouble, postponed: Mutex::default() }

@@ -16,7 +16,7 @@ use support::stand::{Backend, Stand};
 use support::visit::{finish, sent_back};
 use tower::ServiceExt as _;
 use unsticky::actix::SessionMiddleware;
-use unsticky::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS};
+use unsticky::exchange::{Exchange, Finish, REPLACED_FIELDS, SessionHandle};
 use unsticky::testing::{Fault, Verb};
 use unsticky::tower::SessionLayer;
 use unsticky::{Cookie, DirectoryMode, Key, Result, Session, Sessions};
@@ -49,7 +49,7 @@ async fn sign_in(session: Session) -> Result<String> {
 
 /// Between two layers: writes to the session, before and after what is further in.
 async fn writes_in_axum(
-    handle: Handle,
+    handle: SessionHandle,
     request: Request,
     next: axum::middleware::Next,
 ) -> Response {
@@ -61,7 +61,7 @@ async fn writes_in_axum(
 }
 
 async fn writes_in_actix(
-    handle: Handle,
+    handle: SessionHandle,
     request: ServiceRequest,
     next: Next<impl actix_web::body::MessageBody>,
 ) -> Result<ServiceResponse<impl actix_web::body::MessageBody>, actix_web::Error> {

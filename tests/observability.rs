@@ -18,7 +18,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
-use unsticky::{DirectoryMode, Key, Lifetime, ParallelSessions, Session, SignIn, Store as _};
+use unsticky::{ConcurrentSessions, DirectoryMode, Key, Lifetime, Session, SignIn, Store as _};
 
 const COUNT: Key<u64> = Key::new("count");
 
@@ -109,7 +109,7 @@ async fn damage(stand: &Stand, cookie: &str, place: usize, byte: u8) {
 async fn directories(stand: &Stand) {
     let sessions = stand.process(|builder| {
         let builder = builder.namespace("directories").directory(DirectoryMode::Strict);
-        builder.parallel_sessions(ParallelSessions::Reject(1))
+        builder.concurrent_sessions(ConcurrentSessions::Reject(1))
     });
     let alice = sessions.of("alice");
     let sign_in = async |sign_in: SignIn| {

@@ -3,7 +3,7 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-use unsticky::exchange::{Exchange, Finish, Handle, Reply};
+use unsticky::exchange::{Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
     Builder, ConfigError, Cookie, Error, Key, Lifetime, Session, SessionId, Sessions,
     SignInRejection, SignedIn, Store,
@@ -18,7 +18,7 @@ fn types_move_between_threads() {
     send_and_sync::<Session>();
     send_and_sync::<Sessions>();
     send_and_sync::<Builder>();
-    send_and_sync::<Handle>();
+    send_and_sync::<SessionHandle>();
     send_and_sync::<Exchange>();
     send_and_sync::<Reply>();
     send_and_sync::<SignedIn>();

@@ -12,7 +12,7 @@ use support::visit::{Visit, cookie_of, finish, rotate, sign_in, sign_out, visit}
 use unsticky::store::Kind;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Builder, Clock as _, Cookie, DirectoryMode, ErrorKind, Lifetime, ParallelSessions, Session,
+    Builder, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Session,
     Sessions,
 };
 
@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const REMEMBERED: Lifetime = Lifetime::new(DAY.saturating_mul(30), DAY.saturating_mul(90));
 
 fn rejects(builder: Builder) -> Builder {
-    builder.parallel_sessions(ParallelSessions::Reject(1))
+    builder.concurrent_sessions(ConcurrentSessions::Reject(1))
 }
 
 /// Two valid cookies: the browser sends both, and the new one that a sign-in adds.
@@ -44,15 +44,16 @@ async fn session_of(stand: &Stand, principal: &str) -> String {
 }
 
 async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
-    for policy in [ParallelSessions::Reject(2), ParallelSessions::EvictOldest(3)] {
-        let namespace = format!("limit-{}", policy == ParallelSessions::Reject(2));
-        let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+    for policy in [ConcurrentSessions::Reject(2), ConcurrentSessions::EvictOldest(3)] {
+        let namespace = format!("limit-{}", policy == ConcurrentSessions::Reject(2));
+        let stand =
+            on.stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace));
         let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
         for cookie in [&one, &two] {
             assert!(stand.who(cookie).await.is_some(), "its first use confirms it");
         }
         let oldest_elsewhere = match policy {
-            ParallelSessions::EvictOldest(_) => Some(stand.signed_in("alice").await),
+            ConcurrentSessions::EvictOldest(_) => Some(stand.signed_in("alice").await),
             _ => None,
         };
         let new = stand.visit(&format!("{one}; {two}"), sign_in).await;
@@ -65,7 +66,7 @@ async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
         assert_eq!(
             left,
             usize::from(new.set_cookie.is_some())
-                + usize::from(policy == ParallelSessions::EvictOldest(3))
+                + usize::from(policy == ConcurrentSessions::EvictOldest(3))
         );
     }
 }
@@ -75,7 +76,7 @@ async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
 async fn sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none(on: Backend) {
     for fault in [Fault::Unavailable, Fault::Refused] {
         let stand = on.stand_with(|builder| {
-            rejects(builder).command_repeats(0).namespace(format!("{fault:?}"))
+            rejects(builder).command_retries(0).namespace(format!("{fault:?}"))
         });
         let (one, two) = (stand.seeded().await, stand.seeded().await);
         let both = format!("{one}; {two}");
@@ -118,7 +119,7 @@ async fn applications_with_other_cookie_names_share_nothing(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
     let two = one.process(|builder| {
         let builder = builder.cookie(Cookie::new("__Host-two"));
-        builder.parallel_sessions(ParallelSessions::EvictOldest(1))
+        builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1))
     });
     let first = one.signed_in("alice").await;
     let second = visit(&two, "", sign_in).await.cookie();
@@ -239,11 +240,12 @@ async fn vanished_sign_in_locks_nobody_out(on: Backend) {
 /// One write with the first use of a cookie, none with the next; and none at all under other policies.
 async fn first_use_of_a_cookie_confirms_it(on: Backend) {
     for (policy, first) in [
-        (ParallelSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
-        (ParallelSessions::EvictOldest(3), vec![Verb::Load]),
+        (ConcurrentSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
+        (ConcurrentSessions::EvictOldest(3), vec![Verb::Load]),
     ] {
         let namespace = format!("confirms-{}", first.len());
-        let stand = on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace));
+        let stand =
+            on.stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace));
         type Use = (&'static str, fn(&Session), u16);
         let uses: [Use; 4] = [
             ("reads", |_| {}, 200),
@@ -342,7 +344,7 @@ async fn confirmation_races_with_the_next_sign_in(on: Backend) {
 
 /// Where the limit is reached, those that were never confirmed go first, the oldest of them before others.
 async fn oldest_unconfirmed_session_makes_room(on: Backend) {
-    let stand = on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::Reject(3)));
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let mut cookies = Vec::new();
     for confirms in [true, false, false] {
         cookies.push(stand.signed_in("alice").await);
@@ -365,7 +367,7 @@ async fn oldest_unconfirmed_session_makes_room(on: Backend) {
 
 /// Bob's session is taken back where Alice's before it cannot be ended, and nobody is told of it.
 async fn switch_of_accounts_that_fails_leaves_both_as_they_were(on: Backend) {
-    let stand = on.stand_with(|builder| builder.command_repeats(0));
+    let stand = on.stand_with(|builder| builder.command_retries(0));
     let alice = stand.signed_in("alice").await;
     stand.store.inject(Verb::Delete, Fault::Unavailable);
     let switch = stand.visit(&alice, async |session: Session| session.sign_in("bob")).await;
@@ -394,24 +396,24 @@ async fn begun_sign_in_succeeds_after_a_list_that_empties_the_directory(on: Back
 
 /// A process whose clock is a day ahead takes nobody off the directory, and neither does its list.
 async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend) {
-    for policy in [ParallelSessions::default(), ParallelSessions::EvictOldest(2)] {
-        let namespace = format!("ahead-{}", policy == ParallelSessions::default());
-        let stand =
-            on.stand_with(|builder| builder.parallel_sessions(policy).namespace(namespace.clone()));
+    for policy in [ConcurrentSessions::default(), ConcurrentSessions::EvictOldest(2)] {
+        let namespace = format!("ahead-{}", policy == ConcurrentSessions::default());
+        let stand = on
+            .stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace.clone()));
         let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
         let ahead = unsticky::testing::ManualClock::new();
         ahead.set(stand.clock.now() + Duration::from_secs(86_400 + 3600));
         let elsewhere = stand.process(|builder| {
-            builder.clock(ahead.clone()).namespace(namespace).parallel_sessions(policy)
+            builder.clock(ahead.clone()).namespace(namespace).concurrent_sessions(policy)
         });
         elsewhere.of("alice").list().await.unwrap();
-        if policy == ParallelSessions::default() {
+        if policy == ConcurrentSessions::default() {
             visit(&elsewhere, "", sign_in).await.ok();
             let listed = stand.sessions.of("alice").list().await.unwrap();
             assert_eq!(listed.len(), 3);
         }
         let revoked = elsewhere.of("alice").revoke_all().await.unwrap();
-        assert_eq!(revoked.count, if policy == ParallelSessions::default() { 3 } else { 2 });
+        assert_eq!(revoked.count, if policy == ConcurrentSessions::default() { 3 } else { 2 });
         assert!(revoked.complete);
         for cookie in [&one, &two] {
             assert_eq!(stand.who(cookie).await, None, "revoked, and not only forgotten");
@@ -422,7 +424,7 @@ async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend
 /// However many sessions an account may have, a sign-in at the limit looks at sixteen of them.
 async fn sign_in_at_a_large_limit_looks_at_few_sessions(on: Backend) {
     let stand =
-        on.stand_with(|builder| builder.parallel_sessions(ParallelSessions::EvictOldest(40)));
+        on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(40)));
     let mut cookies = Vec::new();
     for _ in 0..40 {
         cookies.push(stand.signed_in("alice").await);

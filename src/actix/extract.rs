@@ -10,7 +10,7 @@ use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, Respon
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::exchange::{Handle, Rendered, missing_layer};
+use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
 use crate::session::Session;
 use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
 use crate::settings::Sessions;
@@ -20,12 +20,12 @@ const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))
 
 type Extracted<T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>>>>;
 
-fn handle(request: &HttpRequest) -> Result<Handle> {
-    request.extensions().get::<Handle>().cloned().ok_or_else(|| missing_layer(FIX))
+fn handle(request: &HttpRequest) -> Result<SessionHandle> {
+    request.extensions().get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
 }
 
-/// The session before it is read; for several middlewares, see [`Handle::of`].
-impl FromRequest for Handle {
+/// The session before it is read; for several middlewares, see [`SessionHandle::of`].
+impl FromRequest for SessionHandle {
     type Error = Error;
     type Future = Ready<Result<Self>>;
 
@@ -94,11 +94,11 @@ impl ResponseError for SignInRejection {
     }
 }
 
-fn status_code(rendered: &Rendered) -> StatusCode {
+fn status_code(rendered: &ErrorResponse) -> StatusCode {
     StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn rendered(rendered: Rendered) -> HttpResponse {
+fn rendered(rendered: ErrorResponse) -> HttpResponse {
     let mut response = HttpResponse::build(status_code(&rendered));
     response.insert_header((CONTENT_TYPE, "text/plain; charset=utf-8"));
     response.insert_header((CACHE_CONTROL, "no-store"));

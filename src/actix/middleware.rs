@@ -10,7 +10,7 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpMessage as _, HttpResponse};
 
-use crate::exchange::{Exchange, Finish, Handle, REPLACED_FIELDS, Reply};
+use crate::exchange::{Exchange, Finish, REPLACED_FIELDS, Reply, SessionHandle};
 use crate::settings::Sessions;
 
 /// The actix-web middleware that gives requests their session.
@@ -39,16 +39,16 @@ use crate::settings::Sessions;
 /// # Several cookies in one application
 ///
 /// Two scopes side by side, one for customers and one for administrators, just get a middleware each.
-/// Where middlewares are nested, the extractors use the innermost one, and [`Handle::of`] finds another
+/// Where middlewares are nested, the extractors use the innermost one, and [`SessionHandle::of`] finds another
 /// by its [`Sessions`]:
 ///
 /// ```
 /// use actix_web::web;
-/// use unsticky::{Result, Sessions, exchange::Handle};
+/// use unsticky::{Result, Sessions, exchange::SessionHandle};
 ///
 /// struct Admins(Sessions);
 ///
-/// async fn dashboard(handle: Handle, admins: web::Data<Admins>) -> Result<String> {
+/// async fn dashboard(handle: SessionHandle, admins: web::Data<Admins>) -> Result<String> {
 ///     let session = match handle.of(&admins.0) {
 ///         Some(handle) => handle.session().await?,
 ///         None => return Err(unsticky::exchange::missing_layer("add the administrators' one")),
@@ -119,7 +119,7 @@ where
     forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        let outer = request.extensions().get::<Handle>().cloned();
+        let outer = request.extensions().get::<SessionHandle>().cloned();
         let cookies = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
         let exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
         request.extensions_mut().insert(exchange.handle());

@@ -696,7 +696,7 @@ impl<'a> Commit<'a, '_> {
         let is_own = current.is_none_or(|current| current.secret_status() == SecretStatus::Current);
         let is_back = |current: &Loaded| current.authority.is_presented && is_own;
         let is_unconfirmed = match changes.proof() {
-            Authentication::SignIn(_) => Some(self.settings.parallel.rejects()),
+            Authentication::SignIn(_) => Some(self.settings.concurrent.rejects()),
             _ => current.is_some_and(is_back).then_some(false),
         };
         Update {

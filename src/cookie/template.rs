@@ -83,12 +83,14 @@ impl Cookie {
     ///
     /// Everybody on the network can read it: never use it in production. Browsers take `Secure`
     /// cookies from `http://localhost`, so the default often works in development too.
+    #[doc(alias("with_secure", "cookie_secure"))]
     #[must_use]
     pub fn for_plain_http() -> Self {
         Self { secure: false, ..Self::new("id") }
     }
 
     /// The path under which the browser sends the cookie. Default: `/`.
+    #[doc(alias("with_path", "cookie_path"))]
     #[must_use]
     pub fn path(self, path: impl Into<Cow<'static, str>>) -> Self {
         Self { path: path.into(), ..self }
@@ -97,12 +99,14 @@ impl Cookie {
     /// The domain whose subdomains share the cookie. Default: none, this host alone.
     ///
     /// Needs a name without the prefix `__Host-`.
+    #[doc(alias("with_domain", "cookie_domain"))]
     #[must_use]
     pub fn domain(self, domain: impl Into<Cow<'static, str>>) -> Self {
         Self { domain: Some(domain.into()), ..self }
     }
 
     /// When the browser sends it along with requests of other sites. Default: [`SameSite::Lax`].
+    #[doc(alias("with_same_site", "cookie_same_site"))]
     #[must_use]
     pub fn same_site(self, same_site: SameSite) -> Self {
         Self { same_site, ..self }

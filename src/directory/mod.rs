@@ -122,7 +122,7 @@ impl<'a> DirectoryHandle<'a> {
         expected: Option<Option<Mark>>,
         abandoned: Option<SessionId>,
     ) -> Result<(Option<Mark>, bool)> {
-        let policy = self.settings.parallel;
+        let policy = self.settings.concurrent;
         let mut probed = HashMap::new();
         let mut tried = false;
         let mut guard = None;
@@ -455,7 +455,7 @@ impl<'a> DirectoryHandle<'a> {
         enrolment: &Enrolment,
         probed: &mut ProbedSessions,
     ) {
-        let policy = self.settings.parallel;
+        let policy = self.settings.concurrent;
         let mut unseen: Vec<_> = record.counted(enrolment).cloned().collect();
         // Any of them may have ended, so that the same ones are not looked at each time.
         let start = usize::from(enrolment.id.as_bytes()[0]) % unseen.len().max(1);

@@ -12,7 +12,7 @@ use crate::limits::TOMBSTONE_TTL;
 use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SessionId;
-use crate::settings::{CAPACITY, ParallelSessions};
+use crate::settings::{CAPACITY, ConcurrentSessions};
 
 /// How many entries there are at most, with those whose end could not be carried out so far.
 const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
@@ -169,7 +169,7 @@ impl DirectoryRecord {
     }
 
     /// How many of them have to go for one more.
-    pub(crate) fn over(&self, enrolment: &Enrolment, policy: ParallelSessions) -> usize {
+    pub(crate) fn over(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
@@ -188,7 +188,7 @@ impl DirectoryRecord {
     pub(crate) fn enrol(
         &mut self,
         enrolment: &Enrolment,
-        policy: ParallelSessions,
+        policy: ConcurrentSessions,
         is_final: bool,
     ) -> EnrolmentOutcome {
         let Enrolment { id, signed_in, life, purpose, label, must_be_listed, .. } = enrolment;
@@ -261,7 +261,7 @@ mod tests {
     use crate::record::sign_in::SIGN_IN_WINDOW;
     use crate::record::tag::{Tag, Tags};
     use crate::record::token::SessionId;
-    use crate::settings::ParallelSessions;
+    use crate::settings::ConcurrentSessions;
 
     const NOW: Millis = Millis(1_800_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
@@ -286,7 +286,7 @@ mod tests {
         Enrolment { id: record.entries[place].id, signed_in: NOW.plus(3 * HOUR), ..enrolment() }
     }
 
-    fn enrolled(record: &mut DirectoryRecord, policy: ParallelSessions) -> SessionId {
+    fn enrolled(record: &mut DirectoryRecord, policy: ConcurrentSessions) -> SessionId {
         let enrolment = enrolment();
         let evicted = Vec::new();
         assert_eq!(record.enrol(&enrolment, policy, false), EnrolmentOutcome::Enrolled { evicted });
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_only_when_nobody_is_gone() {
-        let policy = ParallelSessions::EvictOldest(2);
+        let policy = ConcurrentSessions::EvictOldest(2);
         let mut record = record();
         let (first, second) = (enrolled(&mut record, policy), enrolled(&mut record, policy));
         let third = enrolment();
@@ -311,7 +311,7 @@ mod tests {
         );
         assert_eq!((ids(&record), record.revoked()), (vec![second, third.id], vec![first]));
         // A lower limit after a change of the configuration.
-        let policy = ParallelSessions::EvictOldest(1);
+        let policy = ConcurrentSessions::EvictOldest(1);
         let fourth = enrolment();
         let evicted = vec![second, third.id];
         assert_eq!(record.enrol(&fourth, policy, true), EnrolmentOutcome::Enrolled { evicted });
@@ -320,7 +320,9 @@ mod tests {
 
     #[test]
     fn a_limit_that_rejects_changes_nothing() {
-        for (policy, most) in [(ParallelSessions::Reject(3), 3), (ParallelSessions::Allow, 1000)] {
+        for (policy, most) in
+            [(ConcurrentSessions::Reject(3), 3), (ConcurrentSessions::Allow, 1000)]
+        {
             let mut record = record();
             for _ in 0..most {
                 enrolled(&mut record, policy);
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn those_that_can_not_be_ended_are_not_any_number() {
-        let policy = ParallelSessions::Reject(1);
+        let policy = ConcurrentSessions::Reject(1);
         let mut record = record();
         for _ in 0..MAX_ENTRIES {
             let id = enrolled(&mut record, policy);
@@ -346,7 +348,7 @@ mod tests {
 
     #[test]
     fn one_that_ends_with_the_same_request_does_not_count() {
-        let policy = ParallelSessions::Reject(1);
+        let policy = ConcurrentSessions::Reject(1);
         let mut record = record();
         let first = enrolled(&mut record, policy);
         let second = Enrolment { replacing: vec![first], ..enrolment() };
@@ -358,7 +360,7 @@ mod tests {
 
     #[test]
     fn who_stands_there_is_brought_up_to_date_and_becomes_the_newest() {
-        let policy = ParallelSessions::EvictOldest(2);
+        let policy = ConcurrentSessions::EvictOldest(2);
         let mut record = record();
         let first = Enrolment { label: Some("phone".into()), ..enrolment() };
         record.enrol(&first, policy, false);
@@ -403,7 +405,7 @@ mod tests {
         assert_eq!(record.ttl(Duration::ZERO), SIGN_IN_WINDOW + SKEW);
         assert_eq!(record.ttl(24 * HOUR), 24 * HOUR + SKEW);
         let longer = Enrolment { life: 48 * HOUR, ..enrolment() };
-        record.enrol(&longer, ParallelSessions::Allow, false);
+        record.enrol(&longer, ConcurrentSessions::Allow, false);
         assert_eq!(record.ttl(24 * HOUR), 48 * HOUR + SKEW);
     }
 }

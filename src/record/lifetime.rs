@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::{Millis, millis};
 
 /// What the browser is told about the cookie's life.
+#[doc(alias = "SessionLifecycle")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
@@ -48,6 +49,7 @@ pub enum Persistence {
 /// assert_eq!(REMEMBER_ME.absolute(), HOUR * 24 * 90);
 /// # let _ = TILL;
 /// ```
+#[doc(alias("Expiry", "SessionLifecycle"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
     idle: Duration,
@@ -120,6 +122,7 @@ impl Lifetime {
     }
 
     /// The browser is to forget the cookie when it ends.
+    #[doc(alias("OnSessionEnd", "BrowserSession", "expire_at_browser_close"))]
     #[must_use]
     pub const fn browser_session(self) -> Self {
         Self { persistence: Persistence::BrowserSession, ..self }
@@ -129,18 +132,21 @@ impl Lifetime {
     /// minute or a tenth of the idle timeout, whichever is smaller. At most half the idle timeout.
     ///
     /// With the default a session that is read all the time costs at most one write a minute.
+    #[doc(alias("TtlExtensionPolicy", "touch"))]
     #[must_use]
     pub const fn refresh_after(self, duration: Duration) -> Self {
         Self { refresh_after: Some(duration), ..self }
     }
 
     /// The idle timeout.
+    #[doc(alias("max_inactive_interval", "OnInactivity"))]
     #[must_use]
     pub const fn idle(&self) -> Duration {
         self.idle
     }
 
     /// The absolute timeout.
+    #[doc(alias("max_age", "AtDateTime"))]
     #[must_use]
     pub const fn absolute(&self) -> Duration {
         self.absolute

@@ -145,6 +145,7 @@ impl Session {
     }
 
     /// Whether there is a value of this key, of whatever type.
+    #[doc(alias("contains_key", "has_key"))]
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.state().value(key.name()).is_some()
@@ -162,6 +163,7 @@ impl Session {
     ///
     /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values that
     /// this request has changed would be larger than a record with it. Nothing is changed then.
+    #[doc(alias("set", "put"))]
     pub fn insert<K: AsKey>(&self, key: K, value: &K::Value) -> Result<()>
     where
         K::Value: Serialize,
@@ -189,6 +191,7 @@ impl Session {
     ///
     /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
     /// [`ErrorKind::Reentrant`] if decoding it changes a session.
+    #[doc(alias = "pop")]
     pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -279,18 +282,21 @@ impl Session {
     }
 
     /// Removes all values. The session itself goes on, and whoever is signed in stays so.
+    #[doc(alias = "remove_all")]
     pub fn clear(&self) {
         self.state().changed().clear();
     }
 
     /// The public id; `None` before the session is stored for the first time. It is the same for the
     /// session's whole life, is no credential and may be logged.
+    #[doc(alias("session_id", "session_key"))]
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.state().base().map(|loaded| loaded.id)
     }
 
     /// Who is signed in.
+    #[doc(alias("user", "user_id", "username"))]
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {
         let state = self.state();
@@ -298,6 +304,7 @@ impl Session {
     }
 
     /// Whether somebody is signed in.
+    #[doc(alias = "is_authenticated")]
     #[must_use]
     pub fn is_signed_in(&self) -> bool {
         self.principal().is_some()
@@ -333,6 +340,7 @@ impl Session {
 
     /// When the session ends if nobody uses it again, as stored; `None` before it is stored for the
     /// first time.
+    #[doc(alias("expiry_date", "get_expiry_date"))]
     #[must_use]
     pub fn expires_at(&self) -> Option<OffsetDateTime> {
         self.state().base()?.record.header.clocks.deadline().to_time()
@@ -368,10 +376,11 @@ impl Session {
     /// changed then.
     ///
     /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
-    /// as [are allowed](crate::Builder::parallel_sessions) and a new one is to be refused; the session
+    /// as [are allowed](crate::Builder::concurrent_sessions) and a new one is to be refused; the session
     /// stays as it was. It fails with [`ErrorKind::Revoked`] where all the principal's sessions were
     /// ended while it was under way. To answer that in the handler, call [`save`](Self::save) in it: whatever the
     /// handler has changed is dropped then, but for a sign-out that came before.
+    #[doc(alias("login", "log_in", "remember"))]
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
@@ -406,6 +415,7 @@ impl Session {
     }
 
     /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
+    #[doc(alias("logout", "log_out"))]
     pub fn sign_out(&self) {
         self.destroy();
     }
@@ -418,6 +428,7 @@ impl Session {
     /// tokens, all their sessions end.
     ///
     /// What is written afterwards in the same request belongs to a new session.
+    #[doc(alias("flush", "purge", "invalidate", "delete"))]
     pub fn destroy(&self) {
         self.state().intend().end();
     }
@@ -427,6 +438,7 @@ impl Session {
     ///
     /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
     /// signed in change.
+    #[doc(alias("cycle_id", "cycle_key", "renew", "regenerate", "change_session_id"))]
     pub fn rotate(&self) {
         self.state().intend().rotate(Rotation::Plain);
     }
@@ -439,6 +451,7 @@ impl Session {
     /// life is entered in the principal's [directory](crate::Directory) first, so the commit can also
     /// fail with the directory's errors. If another request has replaced the session's secret, the
     /// commit fails with [`ErrorKind::Gone`].
+    #[doc(alias("set_expiry", "set_max_age", "set_max_inactive_interval"))]
     pub fn set_lifetime(&self, lifetime: Lifetime) {
         self.state().intend().set_lifetime(lifetime);
     }
@@ -451,6 +464,7 @@ impl Session {
     /// the cookie again, with a new secret. If the session has this end already, nothing happens. A
     /// moment that has passed ends the session with this request. No effect on an unsaved session,
     /// unless this request also stores a value or signs in.
+    #[doc(alias("set_expiry", "expire_at"))]
     pub fn end_by(&self, end: OffsetDateTime) {
         self.state().intend().set_end(Millis::of(end));
     }
@@ -502,6 +516,7 @@ impl Session {
     /// # Errors
     ///
     /// Those of [`save`](Self::save) and of `function`.
+    #[doc(alias("transaction", "atomic"))]
     pub async fn transact<T, F>(&self, function: F) -> Result<T>
     where
         T: Send + 'static,
@@ -543,6 +558,7 @@ impl Session {
     ///   after its response gets this error until [`reload`](Self::reload) succeeds.
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
     ///   and the response has begun.
+    #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
             session.commit(&driver, false, None).await
@@ -563,6 +579,7 @@ impl Session {
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be
     ///   computed on the newer values; it stays pending.
+    #[doc(alias = "load")]
     pub async fn reload(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move { session.reread(&driver).await }).await
     }

@@ -23,6 +23,7 @@ use crate::session::Session;
 /// }
 /// # let _ = profile;
 /// ```
+#[doc(alias("login_required", "AuthUser", "Identity"))]
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SignedIn {
@@ -63,6 +64,7 @@ impl TryFrom<Session> for SignedIn {
 /// }
 /// # let _ = delete_account;
 /// ```
+#[doc(alias = "sudo_mode")]
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct AuthenticatedWithin<const SECONDS: u64> {

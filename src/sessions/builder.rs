@@ -17,7 +17,7 @@ use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::lifetime::Lifetime;
 use crate::settings::{
-    CAPACITY, DirectoryMode, OnFailedResponse, ParallelSessions, Sessions, Settings,
+    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions, Settings,
 };
 use crate::store::Store;
 
@@ -34,9 +34,9 @@ impl Sessions {
             timeout: limits::TIMEOUT,
             max_record: limits::RECORD_BYTES,
             directory: DirectoryMode::default(),
-            parallel: None,
+            concurrent: None,
             commit_attempts: limits::COMMIT_ATTEMPTS,
-            command_repeats: limits::COMMAND_REPEATS,
+            command_retries: limits::COMMAND_REPEATS,
             on_failed_response: OnFailedResponse::Discard,
             gone_status: 409,
             sign_in_page: None,
@@ -57,9 +57,9 @@ impl Sessions {
 /// | a request's wait for the store in all | 1 s | [`timeout`](Self::timeout) |
 /// | one command's part of it | half of what is left | – |
 /// | attempts of a commit on ever newer records | 64 | [`commit_attempts`](Self::commit_attempts) |
-/// | repetitions of one command | 2 | [`command_repeats`](Self::command_repeats) |
+/// | retries of one command | 2 | [`command_retries`](Self::command_retries) |
 /// | a record's size | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
-/// | sessions of one principal at once | 100 | [`parallel_sessions`](Self::parallel_sessions) |
+/// | sessions of one principal at once | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
 /// | connecting to a server | 400 ms | `connect_timeout` of the store's builder |
 /// | the answer to a command | 400 ms | `response_timeout` of the store's builder |
 /// | commands that wait for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
@@ -73,9 +73,9 @@ pub struct Builder {
     timeout: Duration,
     max_record: usize,
     directory: DirectoryMode,
-    parallel: Option<ParallelSessions>,
+    concurrent: Option<ConcurrentSessions>,
     commit_attempts: u32,
-    command_repeats: u32,
+    command_retries: u32,
     on_failed_response: OnFailedResponse,
     gone_status: u16,
     sign_in_page: Option<Cow<'static, str>>,
@@ -85,12 +85,14 @@ pub struct Builder {
 
 impl Builder {
     /// The cookie. Default: `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`.
+    #[doc(alias("cookie_name", "with_name"))]
     pub fn cookie(self, cookie: Cookie) -> Self {
         Self { cookie, ..self }
     }
 
     /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
     /// 24 hours. The idle timeout must not be longer than the absolute one.
+    #[doc(alias("with_expiry", "session_lifecycle", "ttl"))]
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         Self { lifetime, ..self }
     }
@@ -130,8 +132,9 @@ impl Builder {
 
     /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
     /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
-    pub fn parallel_sessions(self, parallel: ParallelSessions) -> Self {
-        Self { parallel: Some(parallel), ..self }
+    #[doc(alias("maximum_sessions", "parallel_sessions"))]
+    pub fn concurrent_sessions(self, concurrent: ConcurrentSessions) -> Self {
+        Self { concurrent: Some(concurrent), ..self }
     }
 
     /// How often a commit is tried on ever newer records before the request fails with
@@ -144,12 +147,13 @@ impl Builder {
         Self { commit_attempts, ..self }
     }
 
-    /// How often one command is sent again: one that certainly did nothing, and one whose lost answer
+    /// How often one command is retried: one that certainly did nothing, and one whose lost answer
     /// was settled as not applied. Default: 2; at most 100, and within the
     /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
     /// request.
-    pub fn command_repeats(self, command_repeats: u32) -> Self {
-        Self { command_repeats, ..self }
+    #[doc(alias = "command_repeats")]
+    pub fn command_retries(self, command_retries: u32) -> Self {
+        Self { command_retries, ..self }
     }
 
     /// What a response of status 5xx or 408 does to the handler's changes. Default:
@@ -198,9 +202,9 @@ impl Builder {
         if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
             return Err(ConfigError::RecordSize);
         }
-        let limit = self.parallel.filter(|parallel| *parallel != ParallelSessions::Allow);
+        let limit = self.concurrent.filter(|concurrent| *concurrent != ConcurrentSessions::Allow);
         if limit.is_some_and(|limit| !(1..=CAPACITY).contains(&limit.most())) {
-            return Err(ConfigError::ParallelSessions);
+            return Err(ConfigError::ConcurrentSessions);
         }
         if limit.is_some() && self.directory == DirectoryMode::Off {
             return Err(ConfigError::LimitWithoutDirectory);
@@ -208,8 +212,8 @@ impl Builder {
         if !(1..=1000).contains(&self.commit_attempts) {
             return Err(ConfigError::CommitAttempts);
         }
-        if self.command_repeats > 100 {
-            return Err(ConfigError::CommandRepeats);
+        if self.command_retries > 100 {
+            return Err(ConfigError::CommandRetries);
         }
         if !(400..=599).contains(&self.gone_status) {
             return Err(ConfigError::GoneStatus);
@@ -239,9 +243,9 @@ impl Builder {
             timeout: self.timeout,
             max_record: self.max_record,
             directory: self.directory,
-            parallel: self.parallel.unwrap_or_default(),
+            concurrent: self.concurrent.unwrap_or_default(),
             commit_attempts: self.commit_attempts,
-            command_repeats: self.command_repeats,
+            command_retries: self.command_retries,
             on_failed_response: self.on_failed_response,
             gone_status: self.gone_status,
             sign_in_page: self.sign_in_page,
@@ -291,18 +295,18 @@ pub enum ConfigError {
     /// See [`Builder::max_record_bytes`].
     #[error("record size: from 2048 to 1000000 bytes")]
     RecordSize,
-    /// See [`Builder::parallel_sessions`].
-    #[error("parallel sessions: from 1 to 1000")]
-    ParallelSessions,
-    /// See [`Builder::parallel_sessions`].
-    #[error("parallel sessions: a limit needs the directory, which is turned off")]
+    /// See [`Builder::concurrent_sessions`].
+    #[error("concurrent sessions: from 1 to 1000")]
+    ConcurrentSessions,
+    /// See [`Builder::concurrent_sessions`].
+    #[error("concurrent sessions: a limit needs the directory, which is turned off")]
     LimitWithoutDirectory,
     /// See [`Builder::commit_attempts`].
     #[error("attempts of a commit: from 1 to 1000")]
     CommitAttempts,
-    /// See [`Builder::command_repeats`].
-    #[error("repetitions of a command: at most 100")]
-    CommandRepeats,
+    /// See [`Builder::command_retries`].
+    #[error("retries of a command: at most 100")]
+    CommandRetries,
     /// See [`Builder::gone_status`].
     #[error("status of a session that is gone: from 400 to 599")]
     GoneStatus,
@@ -319,7 +323,7 @@ mod tests {
     use crate::record::lifetime::Lifetime;
     use crate::record::token::SessionId;
     use crate::sessions::detached::Detached;
-    use crate::settings::{DirectoryMode, ParallelSessions, Sessions};
+    use crate::settings::{ConcurrentSessions, DirectoryMode, Sessions};
 
     fn builder() -> Builder {
         Sessions::builder(Detached::default())
@@ -338,17 +342,17 @@ mod tests {
             (builder().max_record_bytes(2047), ConfigError::RecordSize),
             (builder().max_record_bytes(1_000_001), ConfigError::RecordSize),
             (
-                builder().parallel_sessions(ParallelSessions::Reject(0)),
-                ConfigError::ParallelSessions,
+                builder().concurrent_sessions(ConcurrentSessions::Reject(0)),
+                ConfigError::ConcurrentSessions,
             ),
             (
-                builder().parallel_sessions(ParallelSessions::EvictOldest(1001)),
-                ConfigError::ParallelSessions,
+                builder().concurrent_sessions(ConcurrentSessions::EvictOldest(1001)),
+                ConfigError::ConcurrentSessions,
             ),
             (
                 builder()
                     .directory(DirectoryMode::Off)
-                    .parallel_sessions(ParallelSessions::Reject(1)),
+                    .concurrent_sessions(ConcurrentSessions::Reject(1)),
                 ConfigError::LimitWithoutDirectory,
             ),
             (
@@ -357,7 +361,7 @@ mod tests {
             ),
             (builder().commit_attempts(0), ConfigError::CommitAttempts),
             (builder().commit_attempts(1001), ConfigError::CommitAttempts),
-            (builder().command_repeats(101), ConfigError::CommandRepeats),
+            (builder().command_retries(101), ConfigError::CommandRetries),
             (builder().gone_status(200), ConfigError::GoneStatus),
             (builder().gone_status(600), ConfigError::GoneStatus),
             (builder().sign_in_page(""), ConfigError::SignInPage),

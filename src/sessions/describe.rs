@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::record::lifetime::{Lifetime, Persistence};
-use crate::settings::{CAPACITY, DirectoryMode, OnFailedResponse, ParallelSessions, Sessions};
+use crate::settings::{CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions};
 
 /// What a configuration amounts to; see [`Sessions::describe`]. Its [`Display`](fmt::Display) is the report,
 /// a line for each rule.
@@ -71,10 +71,14 @@ impl fmt::Display for Policy {
         if settings.directory != DirectoryMode::Off {
             line(
                 "sessions at once",
-                &match settings.parallel {
-                    ParallelSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
-                    ParallelSessions::EvictOldest(most) => format!("{most}, then the oldest goes"),
-                    ParallelSessions::Reject(most) => format!("{most}, then a sign-in is refused"),
+                &match settings.concurrent {
+                    ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
+                    ConcurrentSessions::EvictOldest(most) => {
+                        format!("{most}, then the oldest goes")
+                    }
+                    ConcurrentSessions::Reject(most) => {
+                        format!("{most}, then a sign-in is refused")
+                    }
                 },
             )?;
         }
@@ -82,7 +86,7 @@ impl fmt::Display for Policy {
         line("record", &format_args!("at most {} bytes", settings.max_record))?;
         line("wait for the store", &Span(settings.timeout))?;
         line("attempts of a commit", &settings.commit_attempts)?;
-        line("repeats of a command", &settings.command_repeats)?;
+        line("retries of a command", &settings.command_retries)?;
         line(
             "after a 5xx or 408",
             &match settings.on_failed_response {

@@ -50,6 +50,7 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
 /// one, and at least an hour, from its last change on; and five minutes longer.
+#[doc(alias("SessionRegistry", "FindByIndexNameSessionRepository"))]
 #[derive(Clone)]
 pub struct Directory {
     sessions: Sessions,
@@ -58,6 +59,7 @@ pub struct Directory {
 }
 
 /// A session in its principal's directory. It holds nothing secret.
+#[doc(alias = "SessionInformation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListedSession {
@@ -98,6 +100,7 @@ pub struct Revoked {
 impl Sessions {
     /// The sessions of a principal: for administrators, and for what happens to an account, such as a
     /// changed password.
+    #[doc(alias = "find_by_principal_name")]
     #[must_use]
     pub fn of(&self, principal: impl AsRef<str>) -> Directory {
         Directory { sessions: self.clone(), principal: principal.as_ref().into(), current: None }
@@ -125,6 +128,7 @@ impl Directory {
     /// # Errors
     ///
     /// As [above](Self).
+    #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let living = self.handle(&self.budget(), None)?.living().await?;
         let listed = living.into_iter().map(|(loaded, label)| {
@@ -159,6 +163,7 @@ impl Directory {
     /// # Errors
     ///
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
         run_to_completion(|driver| async move {
@@ -178,6 +183,7 @@ impl Directory {
     /// # Errors
     ///
     /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
         run_to_completion(|driver| async move { directory.revoke_all_except(&driver, None).await })
@@ -197,6 +203,7 @@ impl Directory {
     /// or another request replaced its secret (no session is revoked then), the errors of
     /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
     /// done; call it again, it is idempotent.
+    #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
             return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));

@@ -46,6 +46,7 @@ use crate::error::Result;
 /// [`Error::refused`]: crate::Error::refused
 /// [`Error::too_large`]: crate::Error::too_large
 /// [`Error::outcome_unknown`]: crate::Error::outcome_unknown
+#[doc(alias("SessionStore", "SessionRepository", "SessionBackend"))]
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Stores `bytes` if the key does not exist.

@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use super::future::rendered;
 use crate::error::{Error, Result};
-use crate::exchange::{Handle, missing_layer};
+use crate::exchange::{SessionHandle, missing_layer};
 use crate::session::Session;
 use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
 use crate::settings::Sessions;
@@ -15,12 +15,12 @@ use crate::settings::Sessions;
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
                    the routes that use the session";
 
-fn handle(parts: &Parts) -> Result<Handle> {
-    parts.extensions.get::<Handle>().cloned().ok_or_else(|| missing_layer(FIX))
+fn handle(parts: &Parts) -> Result<SessionHandle> {
+    parts.extensions.get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
 }
 
-/// The session before it is read; for several layers, see [`Handle::of`].
-impl<S: Send + Sync> FromRequestParts<S> for Handle {
+/// The session before it is read; for several layers, see [`SessionHandle::of`].
+impl<S: Send + Sync> FromRequestParts<S> for SessionHandle {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {

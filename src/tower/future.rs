@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::SessionBody;
-use crate::exchange::{Commit, Exchange, Finish, REPLACED_FIELDS, Rendered, Reply};
+use crate::exchange::{Commit, ErrorResponse, Exchange, Finish, REPLACED_FIELDS, Reply};
 
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
@@ -113,7 +113,7 @@ where
 }
 
 /// The response that an error becomes.
-pub(super) fn rendered(rendered: Rendered) -> Response<Bytes> {
+pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
     let mut response = Response::new(match rendered.body {
         Cow::Borrowed(body) => Bytes::from_static(body.as_bytes()),
         Cow::Owned(body) => body.into(),

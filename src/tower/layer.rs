@@ -27,14 +27,14 @@ use crate::settings::Sessions;
 ///
 /// Two routers side by side, one for customers and one for administrators, just get a layer each.
 /// Where layers are nested, the extractors use the innermost one, and
-/// [`Handle::of`](crate::exchange::Handle::of) finds another by its [`Sessions`]:
+/// [`SessionHandle::of`](crate::exchange::SessionHandle::of) finds another by its [`Sessions`]:
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
 /// # mod example {
 /// use axum::extract::{FromRef, FromRequestParts};
 /// use http::request::Parts;
-/// use unsticky::{Result, Session, Sessions, exchange::Handle};
+/// use unsticky::{Result, Session, Sessions, exchange::SessionHandle};
 ///
 /// /// In the application's state.
 /// #[derive(Clone)]
@@ -51,7 +51,7 @@ use crate::settings::Sessions;
 ///
 ///     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
 ///         let Admins(admins) = Admins::from_ref(state);
-///         let handle = Handle::from_request_parts(parts, state).await?;
+///         let handle = SessionHandle::from_request_parts(parts, state).await?;
 ///         match handle.of(&admins) {
 ///             Some(handle) => handle.session().await.map(Self),
 ///             None => Err(unsticky::exchange::missing_layer("add the administrators' layer")),
@@ -74,6 +74,7 @@ use crate::settings::Sessions;
 /// tracing, may be on either side: a response that is replaced because its session changes could not be
 /// kept keeps all header fields but [these](crate::exchange::REPLACED_FIELDS). Tracing further out also sees
 /// the status of the replaced response.
+#[doc(alias = "SessionManagerLayer")]
 #[derive(Debug, Clone)]
 pub struct SessionLayer {
     sessions: Sessions,

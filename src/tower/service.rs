@@ -7,7 +7,7 @@ use tower_service::Service;
 
 use super::body::SessionBody;
 use super::future::ResponseFuture;
-use crate::exchange::{Exchange, Handle};
+use crate::exchange::{Exchange, SessionHandle};
 use crate::settings::Sessions;
 
 /// The service that [`SessionLayer`](super::SessionLayer) makes.
@@ -38,7 +38,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let outer = request.extensions().get::<Handle>().cloned();
+        let outer = request.extensions().get::<SessionHandle>().cloned();
         let cookies = request.headers().get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
         let exchange = Exchange::begin(&self.sessions, cookies, outer);
         request.extensions_mut().insert(exchange.handle());

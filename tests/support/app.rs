@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use unsticky::exchange::Handle;
+use unsticky::exchange::SessionHandle;
 use unsticky::{Error, Key, Lifetime, Result, Session, Sessions, SignInRejection, SignedIn};
 
 use super::visit::sent_back;
@@ -194,7 +194,7 @@ fn rendered(signed_in: Result<SignedIn, SignInRejection>) -> (u16, String) {
 pub struct Admins(pub Option<Sessions>);
 
 /// The session of the administrators' layer, whichever layers there are.
-async fn admin(handle: Handle, admins: &Admins) -> Result<String, Error> {
+async fn admin(handle: SessionHandle, admins: &Admins) -> Result<String, Error> {
     let handle = admins.0.as_ref().and_then(|admins| handle.of(admins));
     let session = handle.expect("the layer of the administrators").session().await?;
     session.sign_in("root")?;
@@ -247,7 +247,7 @@ pub mod on_axum {
             )
             .route(
                 "/admin",
-                get(async |handle: Handle, Extension(admins): Extension<Admins>| {
+                get(async |handle: SessionHandle, Extension(admins): Extension<Admins>| {
                     admin(handle, &admins).await
                 }),
             )
@@ -255,7 +255,7 @@ pub mod on_axum {
                 "/both",
                 get(
                     async |session: Session,
-                           handle: Handle,
+                           handle: SessionHandle,
                            Extension(admins): Extension<Admins>| {
                         session.sign_in("alice")?;
                         admin(handle, &admins).await
@@ -345,14 +345,14 @@ pub mod on_actix {
 
     async fn both_pages(
         session: Session,
-        handle: Handle,
+        handle: SessionHandle,
         admins: web::Data<Admins>,
     ) -> Result<String> {
         session.sign_in("alice")?;
         admin(handle, &admins).await
     }
 
-    async fn admin_page(handle: Handle, admins: web::Data<Admins>) -> Result<String> {
+    async fn admin_page(handle: SessionHandle, admins: web::Data<Admins>) -> Result<String> {
         admin(handle, &admins).await
     }
 

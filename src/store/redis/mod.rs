@@ -47,6 +47,7 @@ use crate::store::redis::connection::{Failure, Settings, Slot};
 ///
 /// Eviction (`maxmemory-policy`) loses sessions and directories early: give them a server with
 /// `noeviction`.
+#[doc(alias = "RedisSessionStore")]
 #[derive(Clone)]
 pub struct RedisStore {
     route: Route,
