@@ -47,7 +47,7 @@ pub(crate) struct Commands<'a> {
 
 impl<'a> Commands<'a> {
     pub(crate) fn new(settings: &'a Settings, budget: &'a Budget) -> Self {
-        let max_retries = settings.command_retries;
+        let max_retries = settings.options.command_retries;
         Self { store: &*settings.store, budget, driver: None, max_retries }
     }
 

@@ -106,7 +106,7 @@ impl Exchange {
         let Some(session) = self.session.take() else {
             return Finish::Ready(Reply::default());
         };
-        let failed = session.sessions().settings().on_failed_response.discards(status);
+        let failed = session.sessions().settings().options.on_failed_response.discards(status);
         if let Some(closed) = session.close_without_commit(failed) {
             return Finish::Ready(Reply::of(closed, None));
         }

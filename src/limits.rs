@@ -19,7 +19,7 @@ pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 /// The same for all values, where a change of any of them is one too many.
 pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
-pub(crate) const COMMAND_REPEATS: u32 = 2;
+pub(crate) const COMMAND_RETRIES: u32 = 2;
 
 /// How many ids are tried for a new session. One is enough unless answers are lost.
 pub(crate) const NEW_IDS: u32 = 3;

@@ -10,6 +10,7 @@ use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key_lock::KeyLocks;
+use crate::limits;
 use crate::record::authority::SecretStatus;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
@@ -44,24 +45,54 @@ use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 #[derive(Clone)]
 pub struct Sessions(Arc<Settings>);
 
+/// What all requests of an application share.
 pub(crate) struct Settings {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookie: CookieTemplate,
-    pub(crate) lifetime: Lifetime,
-    pub(crate) timeout: Duration,
-    pub(crate) max_record: usize,
-    pub(crate) directory: DirectoryMode,
-    pub(crate) concurrent: ConcurrentSessions,
-    pub(crate) commit_attempts: u32,
-    pub(crate) command_retries: u32,
-    pub(crate) on_failed_response: OnFailedResponse,
-    pub(crate) gone_status: u16,
-    pub(crate) sign_in_page: Option<Cow<'static, str>>,
+    pub(crate) options: Options,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) key_locks: KeyLocks,
     /// Namespace and epoch, as every key begins.
     pub(crate) key_prefix: String,
+}
+
+/// What an application chooses, as it stands in the configuration.
+pub(crate) struct Options {
+    pub(crate) lifetime: Lifetime,
+    pub(crate) timeout: Duration,
+    pub(crate) max_record: usize,
+    pub(crate) directory: DirectoryMode,
+    /// `None` where nothing was chosen.
+    pub(crate) concurrent: Option<ConcurrentSessions>,
+    pub(crate) commit_attempts: u32,
+    pub(crate) command_retries: u32,
+    pub(crate) on_failed_response: OnFailedResponse,
+    pub(crate) gone_status: u16,
+    pub(crate) sign_in_page: Option<Cow<'static, str>>,
+}
+
+impl Options {
+    pub(crate) fn concurrent(&self) -> ConcurrentSessions {
+        self.concurrent.unwrap_or_default()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lifetime: Lifetime::default(),
+            timeout: limits::TIMEOUT,
+            max_record: limits::RECORD_BYTES,
+            directory: DirectoryMode::default(),
+            concurrent: None,
+            commit_attempts: limits::COMMIT_ATTEMPTS,
+            command_retries: limits::COMMAND_RETRIES,
+            on_failed_response: OnFailedResponse::default(),
+            gone_status: 409,
+            sign_in_page: None,
+        }
+    }
 }
 
 impl Settings {
@@ -75,14 +106,14 @@ impl Settings {
 
     /// The error of a request whose session ended meanwhile.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
-        Error::answered_with(ErrorKind::Gone, context, self.gone_status)
+        Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
 
     /// Whether a session's cookie came back for the first time, where that has to be noted.
     pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
         loaded.record.header.is_unconfirmed
             && loaded.authority.is_presented
-            && self.concurrent.rejects()
+            && self.options.concurrent().rejects()
             && loaded.secret_status() == SecretStatus::Current
     }
 
@@ -113,8 +144,8 @@ impl fmt::Debug for Sessions {
         f.debug_struct("Sessions")
             .field("store", &self.0.store)
             .field("cookie", &self.0.cookie)
-            .field("lifetime", &self.0.lifetime)
-            .field("timeout", &self.0.timeout)
+            .field("lifetime", &self.0.options.lifetime)
+            .field("timeout", &self.0.options.timeout)
             .finish_non_exhaustive()
     }
 }

@@ -288,10 +288,11 @@ impl<'a> Commit<'a, '_> {
             let now = self.settings.now();
             let tag = self.settings.tag()?;
             let digest = token.secret.digest(self.settings.cookie.name());
-            let header = Header::new(digest, now, &self.settings.lifetime, tag);
+            let header = Header::new(digest, now, &self.settings.options.lifetime, tag);
             // Nothing came before the first write.
-            let header = header
-                .updated(&self.update(None, Update::plain(now, tag, &self.settings.lifetime)));
+            let header = header.updated(
+                &self.update(None, Update::plain(now, tag, &self.settings.options.lifetime)),
+            );
             let header = Header { tags: Tags::first(tag), ..header };
             let (record, write) = self.encode(&header, view, base, now)?;
             if self.needs_enrolment(None, &header) {
@@ -346,7 +347,7 @@ impl<'a> Commit<'a, '_> {
         if self.outlived || is_over {
             current = Box::pin(self.reread_listed(&loaded)).await?;
         }
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             let now = self.settings.now();
             // The record decides, whatever the store still holds.
             let living = current.take().filter(|is| !is.record.header.clocks.expired(now));
@@ -409,7 +410,7 @@ impl<'a> Commit<'a, '_> {
         let now = self.settings.now();
         let tag = self.settings.tag()?;
         let digest = secret.map(|secret| secret.digest(self.settings.cookie.name()));
-        let update = Update { digest, ..Update::plain(now, tag, &self.settings.lifetime) };
+        let update = Update { digest, ..Update::plain(now, tag, &self.settings.options.lifetime) };
         let header = base.header.updated(&self.update(Some(current), update));
         let (record, write) = self.encode(&header, &view, &base.values, now)?;
         let cookie =
@@ -527,7 +528,7 @@ impl<'a> Commit<'a, '_> {
         let update = Update {
             is_unconfirmed: loaded.authority.is_presented.then_some(false),
             is_activity: self.is_activity,
-            ..Update::plain(now, self.settings.tag()?, &self.settings.lifetime)
+            ..Update::plain(now, self.settings.tag()?, &self.settings.options.lifetime)
         };
         let header = loaded.record.header.updated(&update);
         let values = &loaded.record.values;
@@ -585,7 +586,7 @@ impl<'a> Commit<'a, '_> {
         }
         let mut newer;
         let mut current = loaded;
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             self.check_taken_from(loaded, &current.record.values)?;
             match self.commands.delete(&current.key, Some(current.version)).await? {
                 (Deleted::Deleted, _) => {
@@ -632,7 +633,7 @@ impl<'a> Commit<'a, '_> {
     /// will live longer than it knows.
     fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
-        self.settings.directory != DirectoryMode::Off
+        self.settings.options.directory != DirectoryMode::Off
             && header.principal.is_some()
             && (self.changes.signing_in().is_some()
                 || base.is_none_or(|base| base.clocks.absolute_deadline < deadline))
@@ -649,7 +650,7 @@ impl<'a> Commit<'a, '_> {
         }
         let signed_in = header.clocks.authenticated.unwrap_or(header.clocks.created);
         let is_new_sign_in = matches!(self.changes.proof(), Authentication::SignIn(_));
-        let is_strict = self.settings.directory == DirectoryMode::Strict;
+        let is_strict = self.settings.options.directory == DirectoryMode::Strict;
         let enrolment_request = Enrolment {
             id,
             signed_in,
@@ -683,7 +684,7 @@ impl<'a> Commit<'a, '_> {
     }
 
     fn decide(&mut self, base: &Values, view: &mut View) -> Result<()> {
-        let max_record = self.settings.max_record;
+        let max_record = self.settings.options.max_record;
         match &mut self.decide {
             Some(decide) => decide(&mut Transaction::new(base, view, max_record)),
             None => Ok(()),
@@ -696,7 +697,7 @@ impl<'a> Commit<'a, '_> {
         let is_own = current.is_none_or(|current| current.secret_status() == SecretStatus::Current);
         let is_back = |current: &Loaded| current.authority.is_presented && is_own;
         let is_unconfirmed = match changes.proof() {
-            Authentication::SignIn(_) => Some(self.settings.concurrent.rejects()),
+            Authentication::SignIn(_) => Some(self.settings.options.concurrent().rejects()),
             _ => current.is_some_and(is_back).then_some(false),
         };
         Update {
@@ -721,7 +722,7 @@ impl<'a> Commit<'a, '_> {
     ) -> Result<(Record, Write)> {
         let values = view.values(base);
         let (bytes, index) = codec::encode_indexed(header, &values);
-        let (size, max) = (bytes.len(), self.settings.max_record);
+        let (size, max) = (bytes.len(), self.settings.options.max_record);
         let Some(index) = index.filter(|_| size <= max) else {
             let context = format!("{size} bytes, and at most {max} are allowed");
             return Err(Error::new(ErrorKind::TooLarge, context));
@@ -732,7 +733,7 @@ impl<'a> Commit<'a, '_> {
     }
 
     fn cookie(&self, header: &Header, token: &Token, now: Millis) -> String {
-        let persistence = header.lifetime(&self.settings.lifetime).persistence();
+        let persistence = header.lifetime(&self.settings.options.lifetime).persistence();
         self.settings.cookie.set(token, header.clocks.cookie_age(now), persistence)
     }
 }

@@ -122,11 +122,11 @@ impl<'a> DirectoryHandle<'a> {
         expected: Option<Option<Mark>>,
         abandoned: Option<SessionId>,
     ) -> Result<(Option<Mark>, bool)> {
-        let policy = self.settings.concurrent;
+        let policy = self.settings.options.concurrent();
         let mut probed = HashMap::new();
         let mut tried = false;
         let mut guard = None;
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             let stored = self.read().await?;
             let mut record = self.roll_of(stored.as_ref());
             let mark = record.generation.map(|generation| generation.mark);
@@ -181,7 +181,7 @@ impl<'a> DirectoryHandle<'a> {
     /// Gives back the reservation of a sign-in that failed, unless somebody has signed in on its session since.
     pub(crate) async fn release(&self, reservation: Reservation) -> Result<()> {
         let mut guard = None;
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             let Some(stored) = self.read().await? else { return Ok(()) };
             if !stored.record.has(reservation.id, reservation.signed_in) {
                 return Ok(());
@@ -207,7 +207,7 @@ impl<'a> DirectoryHandle<'a> {
     /// Ends sessions. With [`RevocationTarget::AllExcept`], no sign-in that has begun before succeeds any more.
     pub(crate) async fn revoke(&self, target: RevocationTarget) -> Result<Revocation> {
         let mut guard = None;
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             let stored = self.read().await?;
             let mut record = self.roll_of(stored.as_ref());
             let now = self.settings.now();
@@ -227,7 +227,7 @@ impl<'a> DirectoryHandle<'a> {
                     record.generation = Some(Generation { mark, since: now });
                     if stored.is_none() {
                         record.incomplete_until =
-                            Some(now.plus(self.settings.lifetime.absolute() + SKEW));
+                            Some(now.plus(self.settings.options.lifetime.absolute() + SKEW));
                     }
                 }
             }
@@ -246,7 +246,7 @@ impl<'a> DirectoryHandle<'a> {
     async fn is_kept(&self, kept: SessionId, record: &DirectoryRecord) -> Result<()> {
         // One that is neither listed nor revoked was on a directory that is lost, or is no more.
         let lives = record.lists(kept)
-            || (self.settings.directory != DirectoryMode::Strict
+            || (self.settings.options.directory != DirectoryMode::Strict
                 && !record.revoked().contains(&kept)
                 && self.stored(kept).await?.is_some());
         if lives { Ok(()) } else { Err(self.settings.gone("")) }
@@ -303,7 +303,7 @@ impl<'a> DirectoryHandle<'a> {
             Some(stored) => stored.record.tags.followed_by(tag),
             None => Tags::first(tag),
         };
-        let ttl = record.ttl(self.settings.lifetime.absolute());
+        let ttl = record.ttl(self.settings.options.lifetime.absolute());
         let write = Write { bytes: codec::encode(&record), ttl, tag };
         let version = match stored {
             Some(StoredDirectory { record, version }) => {
@@ -388,7 +388,7 @@ impl<'a> DirectoryHandle<'a> {
     /// Makes sure that no sign-in that is under way makes this session one of the principal's any
     /// more; the session, if it is one already.
     async fn shut(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
-        for attempt in 0..self.settings.commit_attempts {
+        for attempt in 0..self.settings.options.commit_attempts {
             match self.look(id).await? {
                 EntryState::Owned(loaded) => return Ok(Some(loaded)),
                 EntryState::Foreign => return Ok(None),
@@ -455,7 +455,7 @@ impl<'a> DirectoryHandle<'a> {
         enrolment: &Enrolment,
         probed: &mut ProbedSessions,
     ) {
-        let policy = self.settings.concurrent;
+        let policy = self.settings.options.concurrent();
         let mut unseen: Vec<_> = record.counted(enrolment).cloned().collect();
         // Any of them may have ended, so that the same ones are not looked at each time.
         let start = usize::from(enrolment.id.as_bytes()[0]) % unseen.len().max(1);
@@ -499,7 +499,8 @@ impl<'a> DirectoryHandle<'a> {
                 }
             });
             // A sign-in enrols first and writes then: where one may be under way, it gets a moment.
-            let is_fresh = |signed_in: Millis| now.since(signed_in) < 2 * self.settings.timeout;
+            let is_fresh =
+                |signed_in: Millis| now.since(signed_in) < 2 * self.settings.options.timeout;
             if look == PROBE_ATTEMPTS
                 || !missing.iter().any(|entry| is_fresh(entry.signed_in))
                 || PROBE_INTERVAL >= self.commands.time_left()
@@ -566,7 +567,7 @@ impl<'a> DirectoryHandle<'a> {
     /// The same session as another version.
     fn rewritten(&self, loaded: &Loaded) -> Result<Write> {
         let (tag, now) = (self.settings.tag()?, self.settings.now());
-        let update = Update::plain(now, tag, &self.settings.lifetime);
+        let update = Update::plain(now, tag, &self.settings.options.lifetime);
         let header = loaded.record.header.updated(&update);
         let values: Vec<_> = loaded.record.values.iter().collect();
         let bytes = records::encode_indexed(&header, &values).0;
@@ -600,7 +601,7 @@ impl Settings {
     /// Whether a signed-in session is valid: in strict mode, only while its directory lists it.
     pub(crate) async fn is_listed(&self, commands: Commands<'_>, loaded: &Loaded) -> Result<bool> {
         let Some(principal) = &loaded.record.header.principal else { return Ok(true) };
-        if self.directory != DirectoryMode::Strict {
+        if self.options.directory != DirectoryMode::Strict {
             return Ok(true);
         }
         let is_listed = DirectoryHandle::new(self, commands, principal).lists(loaded.id).await?;

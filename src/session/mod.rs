@@ -169,7 +169,7 @@ impl Session {
         K::Value: Serialize,
     {
         let value = Value::new(self.encoded(key.name(), value)?, key.survives());
-        let max_record = self.settings().max_record;
+        let max_record = self.settings().options.max_record;
         let mut state = self.state();
         state.changes.delta.view().check_room(key.name(), &value, max_record)?;
         state.changed().push(key.name().into(), Change::Set(value.clone()), Some(value));
@@ -250,7 +250,7 @@ impl Session {
     {
         let name: Arc<str> = key.name().into();
         let survives = key.survives();
-        let max_record = self.settings().max_record;
+        let max_record = self.settings().options.max_record;
         let function: Arc<UpdateFn> = Arc::new({
             let name = name.clone();
             move |current| {
@@ -646,7 +646,7 @@ impl Session {
     }
 
     fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {
-        encoded(name, value, self.settings().max_record)
+        encoded(name, value, self.settings().options.max_record)
     }
 }
 

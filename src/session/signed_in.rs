@@ -41,7 +41,7 @@ impl TryFrom<Session> for SignedIn {
         match session.principal() {
             Some(principal) => Ok(Self { session, principal }),
             None => Err(SignInRejection::NotSignedIn {
-                sign_in_page: session.sessions().settings().sign_in_page.clone(),
+                sign_in_page: session.sessions().settings().options.sign_in_page.clone(),
             }),
         }
     }
@@ -83,7 +83,7 @@ impl<const SECONDS: u64> TryFrom<Session> for AuthenticatedWithin<SECONDS> {
         if session.authenticated_within(Duration::from_secs(SECONDS)) {
             return Ok(Self { session, principal });
         }
-        let sign_in_page = session.sessions().settings().sign_in_page.clone();
+        let sign_in_page = session.sessions().settings().options.sign_in_page.clone();
         Err(SignInRejection::Stale { sign_in_page })
     }
 }

@@ -126,7 +126,7 @@ pub(super) struct Context<'a> {
 
 impl Shared {
     pub(super) fn new(sessions: Sessions, presented: Presented) -> Self {
-        let state = State::new(sessions.settings().timeout);
+        let state = State::new(sessions.settings().options.timeout);
         Self { sessions, presented, committing: AsyncMutex::new(()), state: Mutex::new(state) }
     }
 
@@ -207,7 +207,7 @@ impl State {
 
     /// What goes on after the response has no request to be on time for.
     pub(super) fn time_left(&self, settings: &Settings) -> Duration {
-        if self.head_sent { settings.timeout } else { self.time_left }
+        if self.head_sent { settings.options.timeout } else { self.time_left }
     }
 
     /// Whether a commit under way stores a value of this key.
@@ -259,7 +259,8 @@ impl State {
             return Refresh::Confirms;
         }
         let header = &loaded.record.header;
-        let is_due = header.clocks.refresh_due(context.now, &header.lifetime(&settings.lifetime));
+        let is_due =
+            header.clocks.refresh_due(context.now, &header.lifetime(&settings.options.lifetime));
         if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
     }
 

@@ -14,10 +14,9 @@ use crate::cookie::template::{Cookie, CookieTemplate};
 use crate::entropy::{Entropy, OsEntropy};
 use crate::error::Result;
 use crate::key_lock::KeyLocks;
-use crate::limits;
 use crate::record::lifetime::Lifetime;
 use crate::settings::{
-    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions, Settings,
+    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Options, Sessions, Settings,
 };
 use crate::store::Store;
 
@@ -28,18 +27,9 @@ impl Sessions {
         Builder {
             store: Arc::new(store),
             cookie: Cookie::default(),
-            lifetime: Lifetime::default(),
             namespace: None,
             epoch: 0,
-            timeout: limits::TIMEOUT,
-            max_record: limits::RECORD_BYTES,
-            directory: DirectoryMode::default(),
-            concurrent: None,
-            commit_attempts: limits::COMMIT_ATTEMPTS,
-            command_retries: limits::COMMAND_REPEATS,
-            on_failed_response: OnFailedResponse::Discard,
-            gone_status: 409,
-            sign_in_page: None,
+            options: Options::default(),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
         }
@@ -67,18 +57,9 @@ impl Sessions {
 pub struct Builder {
     store: Arc<dyn Store>,
     cookie: Cookie,
-    lifetime: Lifetime,
     namespace: Option<Cow<'static, str>>,
     epoch: u32,
-    timeout: Duration,
-    max_record: usize,
-    directory: DirectoryMode,
-    concurrent: Option<ConcurrentSessions>,
-    commit_attempts: u32,
-    command_retries: u32,
-    on_failed_response: OnFailedResponse,
-    gone_status: u16,
-    sign_in_page: Option<Cow<'static, str>>,
+    options: Options,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -93,8 +74,9 @@ impl Builder {
     /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
     /// 24 hours. The idle timeout must not be longer than the absolute one.
     #[doc(alias("with_expiry", "session_lifecycle", "ttl"))]
-    pub fn lifetime(self, lifetime: Lifetime) -> Self {
-        Self { lifetime, ..self }
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.options.lifetime = lifetime;
+        self
     }
 
     /// The first part of every key in the store, so that applications can share one. One to 64 letters,
@@ -115,26 +97,30 @@ impl Builder {
 
     /// How long a request waits for the store in all: load, commit, conflicts and lost answers
     /// together. Default: one second. From ten milliseconds to one minute.
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
     }
 
     /// How many bytes a session's record may have. Default: 65 536; from 2048 to 1 000 000,
     /// which Memcached stores as it comes.
-    pub fn max_record_bytes(self, max_record: usize) -> Self {
-        Self { max_record, ..self }
+    pub fn max_record_bytes(mut self, max_record: usize) -> Self {
+        self.options.max_record = max_record;
+        self
     }
 
     /// Whether the sessions of each principal are listed. Default: [`DirectoryMode::Listed`].
-    pub fn directory(self, directory: DirectoryMode) -> Self {
-        Self { directory, ..self }
+    pub fn directory(mut self, directory: DirectoryMode) -> Self {
+        self.options.directory = directory;
+        self
     }
 
     /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
     /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
     #[doc(alias("maximum_sessions", "parallel_sessions"))]
-    pub fn concurrent_sessions(self, concurrent: ConcurrentSessions) -> Self {
-        Self { concurrent: Some(concurrent), ..self }
+    pub fn concurrent_sessions(mut self, concurrent: ConcurrentSessions) -> Self {
+        self.options.concurrent = Some(concurrent);
+        self
     }
 
     /// How often a commit is tried on ever newer records before the request fails with
@@ -143,8 +129,9 @@ impl Builder {
     /// The first eight attempts follow each other at once, the later ones after pauses of at most
     /// one millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
     /// bounds them as well.
-    pub fn commit_attempts(self, commit_attempts: u32) -> Self {
-        Self { commit_attempts, ..self }
+    pub fn commit_attempts(mut self, commit_attempts: u32) -> Self {
+        self.options.commit_attempts = commit_attempts;
+        self
     }
 
     /// How often one command is retried: one that certainly did nothing, and one whose lost answer
@@ -152,26 +139,30 @@ impl Builder {
     /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
     /// request.
     #[doc(alias = "command_repeats")]
-    pub fn command_retries(self, command_retries: u32) -> Self {
-        Self { command_retries, ..self }
+    pub fn command_retries(mut self, command_retries: u32) -> Self {
+        self.options.command_retries = command_retries;
+        self
     }
 
     /// What a response of status 5xx or 408 does to the handler's changes. Default:
     /// [`OnFailedResponse::Discard`].
-    pub fn on_failed_response(self, on_failed_response: OnFailedResponse) -> Self {
-        Self { on_failed_response, ..self }
+    pub fn on_failed_response(mut self, on_failed_response: OnFailedResponse) -> Self {
+        self.options.on_failed_response = on_failed_response;
+        self
     }
 
     /// The status code of a response whose session was ended, or signed in anew, by another request
     /// meanwhile. Default: 409. From 400 to 599.
-    pub fn gone_status(self, status: u16) -> Self {
-        Self { gone_status: status, ..self }
+    pub fn gone_status(mut self, status: u16) -> Self {
+        self.options.gone_status = status;
+        self
     }
 
     /// Where the `SignedIn` extractor sends those who are not: a 303 to this address. Default: none,
     /// they get a 401.
-    pub fn sign_in_page(self, location: impl Into<Cow<'static, str>>) -> Self {
-        Self { sign_in_page: Some(location.into()), ..self }
+    pub fn sign_in_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
+        self.options.sign_in_page = Some(location.into());
+        self
     }
 
     /// The clock. Default: [`SystemClock`].
@@ -193,36 +184,7 @@ impl Builder {
         if self.namespace.as_ref().is_some_and(|namespace| !is_namespace(namespace)) {
             return Err(ConfigError::Namespace);
         }
-        if self.lifetime.idle() > self.lifetime.absolute() {
-            return Err(ConfigError::IdleTimeout);
-        }
-        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.timeout) {
-            return Err(ConfigError::Timeout);
-        }
-        if !(MIN_RECORD..=MAX_RECORD).contains(&self.max_record) {
-            return Err(ConfigError::RecordSize);
-        }
-        let limit = self.concurrent.filter(|concurrent| *concurrent != ConcurrentSessions::Allow);
-        if limit.is_some_and(|limit| !(1..=CAPACITY).contains(&limit.most())) {
-            return Err(ConfigError::ConcurrentSessions);
-        }
-        if limit.is_some() && self.directory == DirectoryMode::Off {
-            return Err(ConfigError::LimitWithoutDirectory);
-        }
-        if !(1..=1000).contains(&self.commit_attempts) {
-            return Err(ConfigError::CommitAttempts);
-        }
-        if self.command_retries > 100 {
-            return Err(ConfigError::CommandRetries);
-        }
-        if !(400..=599).contains(&self.gone_status) {
-            return Err(ConfigError::GoneStatus);
-        }
-        if self.sign_in_page.as_ref().is_some_and(|page| {
-            page.is_empty() || !page.bytes().all(|byte| byte.is_ascii_graphic())
-        }) {
-            return Err(ConfigError::SignInPage);
-        }
+        check(&self.options)?;
         self.cookie.validate().map_err(ConfigError::Cookie)?;
         Ok(self.unchecked())
     }
@@ -239,16 +201,7 @@ impl Builder {
         Sessions::new(Settings {
             store: self.store,
             cookie: CookieTemplate::new(&self.cookie),
-            lifetime: self.lifetime,
-            timeout: self.timeout,
-            max_record: self.max_record,
-            directory: self.directory,
-            concurrent: self.concurrent.unwrap_or_default(),
-            commit_attempts: self.commit_attempts,
-            command_retries: self.command_retries,
-            on_failed_response: self.on_failed_response,
-            gone_status: self.gone_status,
-            sign_in_page: self.sign_in_page,
+            options: self.options,
             clock: self.clock,
             entropy: self.entropy,
             key_locks: KeyLocks::default(),
@@ -262,9 +215,46 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("store", &self.store)
             .field("cookie", &self.cookie)
-            .field("lifetime", &self.lifetime)
+            .field("lifetime", &self.options.lifetime)
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses what would do nothing, or harm.
+fn check(options: &Options) -> Result<(), ConfigError> {
+    if options.lifetime.idle() > options.lifetime.absolute() {
+        return Err(ConfigError::IdleTimeout);
+    }
+    if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&options.timeout) {
+        return Err(ConfigError::Timeout);
+    }
+    if !(MIN_RECORD..=MAX_RECORD).contains(&options.max_record) {
+        return Err(ConfigError::RecordSize);
+    }
+    let limit = options.concurrent.filter(|concurrent| *concurrent != ConcurrentSessions::Allow);
+    if limit.is_some_and(|limit| !(1..=CAPACITY).contains(&limit.most())) {
+        return Err(ConfigError::ConcurrentSessions);
+    }
+    if limit.is_some() && options.directory == DirectoryMode::Off {
+        return Err(ConfigError::LimitWithoutDirectory);
+    }
+    if !(1..=1000).contains(&options.commit_attempts) {
+        return Err(ConfigError::CommitAttempts);
+    }
+    if options.command_retries > 100 {
+        return Err(ConfigError::CommandRetries);
+    }
+    if !(400..=599).contains(&options.gone_status) {
+        return Err(ConfigError::GoneStatus);
+    }
+    if options
+        .sign_in_page
+        .as_ref()
+        .is_some_and(|page| page.is_empty() || !page.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        return Err(ConfigError::SignInPage);
+    }
+    Ok(())
 }
 
 fn is_namespace(text: &str) -> bool {

@@ -41,8 +41,8 @@ impl Policy {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = self.sessions.settings();
-        let lifetime = &settings.lifetime;
-        let page = settings.sign_in_page.as_deref();
+        let lifetime = &settings.options.lifetime;
+        let page = settings.options.sign_in_page.as_deref();
         let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<24}{value}");
         line("cookie", &settings.cookie.description())?;
         line(
@@ -62,16 +62,16 @@ impl fmt::Display for Policy {
         line("new secret", &"at every sign-in, step-up, rotation and change of lifetime")?;
         line(
             "directory",
-            &match settings.directory {
+            &match settings.options.directory {
                 DirectoryMode::Off => "off: sessions are not listed, limited or revoked",
                 DirectoryMode::Listed => "sessions of each principal are listed",
                 DirectoryMode::Strict => "signed-in sessions are valid only while they are listed",
             },
         )?;
-        if settings.directory != DirectoryMode::Off {
+        if settings.options.directory != DirectoryMode::Off {
             line(
                 "sessions at once",
-                &match settings.concurrent {
+                &match settings.options.concurrent() {
                     ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
                     ConcurrentSessions::EvictOldest(most) => {
                         format!("{most}, then the oldest goes")
@@ -83,18 +83,18 @@ impl fmt::Display for Policy {
             )?;
         }
         line("keys begin with", &settings.key_prefix)?;
-        line("record", &format_args!("at most {} bytes", settings.max_record))?;
-        line("wait for the store", &Span(settings.timeout))?;
-        line("attempts of a commit", &settings.commit_attempts)?;
-        line("retries of a command", &settings.command_retries)?;
+        line("record", &format_args!("at most {} bytes", settings.options.max_record))?;
+        line("wait for the store", &Span(settings.options.timeout))?;
+        line("attempts of a commit", &settings.options.commit_attempts)?;
+        line("retries of a command", &settings.options.command_retries)?;
         line(
             "after a 5xx or 408",
-            &match settings.on_failed_response {
+            &match settings.options.on_failed_response {
                 OnFailedResponse::Discard => "changes are discarded, an end of the session is kept",
                 OnFailedResponse::Commit => "changes are kept",
             },
         )?;
-        line("a session that is gone", &format_args!("status {}", settings.gone_status))?;
+        line("a session that is gone", &format_args!("status {}", settings.options.gone_status))?;
         line(
             "not signed in",
             &page.map_or("status 401".to_owned(), |page| format!("303 to {page}")),

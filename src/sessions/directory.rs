@@ -224,7 +224,7 @@ impl Directory {
             .handle(&self.budget(), Some(driver))?
             .revoke(RevocationTarget::AllExcept(kept))
             .await?;
-        let is_strict = self.sessions.settings().directory == DirectoryMode::Strict;
+        let is_strict = self.sessions.settings().options.directory == DirectoryMode::Strict;
         Ok(Revoked { count: revocation.ids.len(), complete: revocation.were_listed || is_strict })
     }
 
@@ -245,11 +245,11 @@ impl Directory {
 
     /// The time that a method has.
     fn budget(&self) -> Budget {
-        Budget::new(self.sessions.settings().timeout)
+        Budget::new(self.sessions.settings().options.timeout)
     }
 
     fn check(&self) -> Result<()> {
-        if self.sessions.settings().directory == DirectoryMode::Off {
+        if self.sessions.settings().options.directory == DirectoryMode::Off {
             return Err(Error::new(ErrorKind::NoDirectory, ""));
         }
         checked_principal(&self.principal)
