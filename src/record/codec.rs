@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use crate::clock::Millis;
 use crate::error::Result;
 use crate::record::envelope::begin;
 use crate::record::envelope::{
@@ -39,7 +40,7 @@ use crate::record::loaded::Record;
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SecretDigest;
 use crate::record::values::{Entry, Value, Values};
-use crate::store::Kind;
+use crate::store::{Kind, TAG_LEN};
 
 /// What the header of a signed-in session usually needs.
 const HEADER_SIZE: usize = 256;
@@ -59,68 +60,92 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
     decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
 }
 
+/// The fields of a record, as far as they were read.
+#[derive(Default)]
+struct Fields<'a> {
+    digest: Option<[u8; SecretDigest::LEN]>,
+    /// Created, last seen, idle deadline, absolute deadline.
+    clocks: Option<[Millis; 4]>,
+    authenticated: Option<Millis>,
+    chosen: Option<Chosen>,
+    principal: Option<Arc<str>>,
+    end_by: Option<Millis>,
+    sign_ins: Option<u32>,
+    earlier: Option<&'a [[u8; TAG_LEN]]>,
+    unconfirmed: Option<()>,
+    unknown: Vec<(u8, Bytes)>,
+    entries: Vec<Entry>,
+}
+
 fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
-    let mut digest = None;
-    let mut clocks = None;
-    let mut authenticated = None;
-    let mut chosen = None;
-    let mut principal = None;
-    let mut end_by = None;
-    let mut sign_ins = None;
-    let mut earlier = None;
-    let mut unconfirmed = None;
-    let mut unknown = Vec::new();
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut fields = Fields::default();
     let mut reader = Reader::new(&bytes, FIELDS_START);
     while !reader.is_at_end() {
         let field = reader.byte()?;
-        let mut content = reader.sized()?;
+        fields.read(field, reader.sized()?, &bytes)?;
+    }
+    let (header, entries) = fields.into_header(tag)?;
+    Some(Record { header, values: Values::new(bytes, entries) })
+}
+
+impl<'a> Fields<'a> {
+    /// Reads one field; `None` where it is damaged, or a second one of its kind.
+    fn read(&mut self, field: u8, mut content: Reader<'a>, bytes: &'a Bytes) -> Option<()> {
         match field {
-            DIGEST => once(&mut digest, content.rest().try_into().ok()?)?,
+            DIGEST => once(&mut self.digest, content.rest().try_into().ok()?),
             CLOCKS => {
                 let times = [content.time()?, content.time()?, content.time()?, content.time()?];
                 content.is_at_end().then_some(())?;
-                once(&mut clocks, times)?;
+                once(&mut self.clocks, times)
             }
-            AUTHENTICATED => once(&mut authenticated, content.whole(Reader::time)?)?,
-            CHOSEN => once(&mut chosen, content.whole(read_chosen)?)?,
-            END_BY => once(&mut end_by, content.whole(Reader::time)?)?,
+            AUTHENTICATED => once(&mut self.authenticated, content.whole(Reader::time)?),
+            CHOSEN => once(&mut self.chosen, content.whole(read_chosen)?),
+            END_BY => once(&mut self.end_by, content.whole(Reader::time)?),
             PRINCIPAL => {
-                once(&mut principal, Arc::from(std::str::from_utf8(content.rest()).ok()?))?
+                once(&mut self.principal, std::str::from_utf8(content.rest()).ok()?.into())
             }
             SIGN_INS => {
-                once(&mut sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)?;
+                once(&mut self.sign_ins, u32::try_from(content.whole(Reader::number)?).ok()?)
             }
-            EARLIER_TAGS => once(&mut earlier, earlier_tags(&mut content)?)?,
-            UNCONFIRMED => {
-                once(&mut unconfirmed, content.is_at_end().then_some(())?)?;
+            EARLIER_TAGS => once(&mut self.earlier, earlier_tags(&mut content)?),
+            UNCONFIRMED => once(&mut self.unconfirmed, content.is_at_end().then_some(())?),
+            VALUE => self.push(read_entry(content, bytes)?, bytes),
+            _ => {
+                self.unknown.push((field, bytes.slice(content.range())));
+                Some(())
             }
-            VALUE => {
-                let entry = read_entry(content, &bytes)?;
-                if let Some(previous) = entries.last() {
-                    (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;
-                } else {
-                    // Enough for most records at once.
-                    entries.reserve(16);
-                }
-                entries.push(entry);
-            }
-            _ => unknown.push((field, bytes.slice(content.range()))),
         }
     }
-    let [created, last_seen, idle_deadline, absolute_deadline] = clocks?;
-    let header = Header {
-        tags: Tags::new(tag, earlier.unwrap_or_default()),
-        digest: SecretDigest::from_bytes(digest?),
-        clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
-        chosen,
-        end_by,
-        principal,
-        sign_ins: sign_ins.unwrap_or(0),
-        is_unconfirmed: unconfirmed.is_some(),
-        unknown,
-    };
-    Some(Record { header, values: Values::new(bytes, entries) })
+
+    /// Adds a value; its key must come after those before it.
+    fn push(&mut self, entry: Entry, bytes: &[u8]) -> Option<()> {
+        if let Some(previous) = self.entries.last() {
+            (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;
+        } else {
+            // Enough for most records at once.
+            self.entries.reserve(16);
+        }
+        self.entries.push(entry);
+        Some(())
+    }
+
+    /// The header, and where the values lie; `None` where a field is missing.
+    fn into_header(self, tag: Tag) -> Option<(Header, Vec<Entry>)> {
+        let [created, last_seen, idle_deadline, absolute_deadline] = self.clocks?;
+        let authenticated = self.authenticated;
+        let header = Header {
+            tags: Tags::new(tag, self.earlier.unwrap_or_default()),
+            digest: SecretDigest::from_bytes(self.digest?),
+            clocks: Clocks { created, authenticated, last_seen, idle_deadline, absolute_deadline },
+            chosen: self.chosen,
+            end_by: self.end_by,
+            principal: self.principal,
+            sign_ins: self.sign_ins.unwrap_or(0),
+            is_unconfirmed: self.unconfirmed.is_some(),
+            unknown: self.unknown,
+        };
+        Some((header, self.entries))
+    }
 }
 
 fn read_chosen(content: &mut Reader<'_>) -> Option<Chosen> {
@@ -156,34 +181,7 @@ pub(crate) fn encode_indexed(
     let values_size: usize =
         values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
     let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
-    begin(&mut out, header.tags.newest(), Kind::Session);
-    put_field(&mut out, DIGEST, header.digest.as_bytes());
-    let clocks = &header.clocks;
-    let times = [clocks.created, clocks.last_seen, clocks.idle_deadline, clocks.absolute_deadline];
-    put_numbers(&mut out, CLOCKS, &times.map(|time| time.0), &[]);
-    if let Some(authenticated) = clocks.authenticated {
-        put_numbers(&mut out, AUTHENTICATED, &[authenticated.0], &[]);
-    }
-    if let Some(chosen) = header.chosen {
-        let persistence = u8::from(chosen.persistence == Persistence::BrowserSession);
-        put_numbers(&mut out, CHOSEN, &[chosen.idle, chosen.absolute], &[persistence]);
-    }
-    if let Some(end_by) = header.end_by {
-        put_numbers(&mut out, END_BY, &[end_by.0], &[]);
-    }
-    if let Some(principal) = &header.principal {
-        put_field(&mut out, PRINCIPAL, principal.as_bytes());
-    }
-    if header.sign_ins > 0 {
-        put_numbers(&mut out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
-    }
-    put_tags(&mut out, &header.tags);
-    if header.is_unconfirmed {
-        put_field(&mut out, UNCONFIRMED, &[]);
-    }
-    for (field, content) in &header.unknown {
-        put_field(&mut out, *field, content);
-    }
+    put_header(&mut out, header);
     let index = values.iter().map(|(key, value)| {
         let key_length = number_length(key.len() as u64) + key.len();
         out.put_u8(VALUE);
@@ -198,6 +196,37 @@ pub(crate) fn encode_indexed(
     });
     let index = index.collect();
     (out.freeze(), index)
+}
+
+fn put_header(out: &mut BytesMut, header: &Header) {
+    begin(out, header.tags.newest(), Kind::Session);
+    put_field(out, DIGEST, header.digest.as_bytes());
+    let clocks = &header.clocks;
+    let times = [clocks.created, clocks.last_seen, clocks.idle_deadline, clocks.absolute_deadline];
+    put_numbers(out, CLOCKS, &times.map(|time| time.0), &[]);
+    if let Some(authenticated) = clocks.authenticated {
+        put_numbers(out, AUTHENTICATED, &[authenticated.0], &[]);
+    }
+    if let Some(chosen) = header.chosen {
+        let persistence = u8::from(chosen.persistence == Persistence::BrowserSession);
+        put_numbers(out, CHOSEN, &[chosen.idle, chosen.absolute], &[persistence]);
+    }
+    if let Some(end_by) = header.end_by {
+        put_numbers(out, END_BY, &[end_by.0], &[]);
+    }
+    if let Some(principal) = &header.principal {
+        put_field(out, PRINCIPAL, principal.as_bytes());
+    }
+    if header.sign_ins > 0 {
+        put_numbers(out, SIGN_INS, &[u64::from(header.sign_ins)], &[]);
+    }
+    put_tags(out, &header.tags);
+    if header.is_unconfirmed {
+        put_field(out, UNCONFIRMED, &[]);
+    }
+    for (field, content) in &header.unknown {
+        put_field(out, *field, content);
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::record::lifetime::{Lifetime, Persistence};
-use crate::settings::{CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions};
+use crate::settings::{
+    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions, Settings,
+};
 
 /// What a configuration amounts to; see [`Sessions::describe`]. Its [`Display`](fmt::Display) is the report,
 /// a line for each rule.
@@ -38,72 +40,100 @@ impl Policy {
     }
 }
 
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.sessions.settings();
-        let lifetime = &settings.options.lifetime;
-        let page = settings.options.sign_in_page.as_deref();
-        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<24}{value}");
-        line("cookie", &settings.cookie.description())?;
+impl Policy {
+    fn settings(&self) -> &Settings {
+        self.sessions.settings()
+    }
+
+    fn describe_cookie(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        line(f, "cookie", &self.settings().cookie.description())?;
         line(
+            f,
             "cookie's age",
-            &match lifetime.persistence() {
+            &match self.settings().options.lifetime.persistence() {
                 Persistence::Persistent => "to the absolute timeout, at most 400 days",
                 Persistence::BrowserSession => "until the browser ends",
             },
         )?;
         line(
+            f,
             "token",
             &"id of 128 bits and secret of 128 bits; the store holds SHA-256 of the secret",
-        )?;
-        line("idle timeout", &Span(lifetime.idle()))?;
-        line("extended after", &Span(lifetime.refresh_threshold()))?;
-        line("absolute timeout", &Span(lifetime.absolute()))?;
-        line("new secret", &"at every sign-in, step-up, rotation and change of lifetime")?;
+        )
+    }
+
+    fn describe_lifetime(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lifetime = &self.settings().options.lifetime;
+        line(f, "idle timeout", &Span(lifetime.idle()))?;
+        line(f, "extended after", &Span(lifetime.refresh_threshold()))?;
+        line(f, "absolute timeout", &Span(lifetime.absolute()))?;
+        line(f, "new secret", &"at every sign-in, step-up, rotation and change of lifetime")
+    }
+
+    fn describe_directory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.settings().options;
         line(
+            f,
             "directory",
-            &match settings.options.directory {
+            &match options.directory {
                 DirectoryMode::Off => "off: sessions are not listed, limited or revoked",
                 DirectoryMode::Listed => "sessions of each principal are listed",
                 DirectoryMode::Strict => "signed-in sessions are valid only while they are listed",
             },
         )?;
-        if settings.options.directory != DirectoryMode::Off {
-            line(
-                "sessions at once",
-                &match settings.options.concurrent() {
-                    ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
-                    ConcurrentSessions::EvictOldest(most) => {
-                        format!("{most}, then the oldest goes")
-                    }
-                    ConcurrentSessions::Reject(most) => {
-                        format!("{most}, then a sign-in is refused")
-                    }
-                },
-            )?;
+        if options.directory == DirectoryMode::Off {
+            return Ok(());
         }
-        line("keys begin with", &settings.key_prefix)?;
-        line("record", &format_args!("at most {} bytes", settings.options.max_record))?;
-        line("wait for the store", &Span(settings.options.timeout))?;
-        line("attempts of a commit", &settings.options.commit_attempts)?;
-        line("retries of a command", &settings.options.command_retries)?;
+        let limit = match options.concurrent() {
+            ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
+            ConcurrentSessions::EvictOldest(most) => format!("{most}, then the oldest goes"),
+            ConcurrentSessions::Reject(most) => format!("{most}, then a sign-in is refused"),
+        };
+        line(f, "sessions at once", &limit)
+    }
+
+    fn describe_store(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.settings().options;
+        line(f, "keys begin with", &self.settings().key_prefix)?;
+        line(f, "record", &format_args!("at most {} bytes", options.max_record))?;
+        line(f, "wait for the store", &Span(options.timeout))?;
+        line(f, "attempts of a commit", &options.commit_attempts)?;
+        line(f, "retries of a command", &options.command_retries)
+    }
+
+    fn describe_responses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.settings().options;
         line(
+            f,
             "after a 5xx or 408",
-            &match settings.options.on_failed_response {
+            &match options.on_failed_response {
                 OnFailedResponse::Discard => "changes are discarded, an end of the session is kept",
                 OnFailedResponse::Commit => "changes are kept",
             },
         )?;
-        line("a session that is gone", &format_args!("status {}", settings.options.gone_status))?;
-        line(
-            "not signed in",
-            &page.map_or("status 401".to_owned(), |page| format!("303 to {page}")),
-        )?;
-        for (name, preset) in STANDARDS {
-            line(name, &Comparison { lifetime, preset })?;
-        }
-        Ok(())
+        line(f, "a session that is gone", &format_args!("status {}", options.gone_status))?;
+        let page = options.sign_in_page.as_deref();
+        let answer = page.map_or("status 401".to_owned(), |page| format!("303 to {page}"));
+        line(f, "not signed in", &answer)
     }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe_cookie(f)?;
+        self.describe_lifetime(f)?;
+        self.describe_directory(f)?;
+        self.describe_store(f)?;
+        self.describe_responses(f)?;
+        let lifetime = &self.settings().options.lifetime;
+        STANDARDS
+            .into_iter()
+            .try_for_each(|(name, preset)| line(f, name, &Comparison { lifetime, preset }))
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: &dyn fmt::Display) -> fmt::Result {
+    writeln!(f, "{name:<24}{value}")
 }
 
 /// Whose limits the lifetime is compared with.

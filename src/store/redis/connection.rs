@@ -129,7 +129,7 @@ impl fmt::Display for Answer {
 }
 
 /// The place of the current connection.
-pub(super) struct Slot {
+pub(super) struct SharedConnection {
     settings: Settings,
     /// How many commands wait, for a connection or for their answer.
     waiting: AtomicUsize,
@@ -145,13 +145,13 @@ struct State {
 enum Phase {
     Idle,
     Connecting(Outcome),
-    Connected(Arc<Link>),
+    Connected(Arc<Connection>),
 }
 
 /// What an attempt came to, for everybody who waits for it.
-type Outcome = watch::Receiver<Option<Result<Arc<Link>, String>>>;
+type Outcome = watch::Receiver<Option<Result<Arc<Connection>, String>>>;
 
-impl Slot {
+impl SharedConnection {
     pub(super) fn new(settings: Settings) -> Self {
         let state = Mutex::new(State { generation: 0, phase: Phase::Idle });
         Self { settings, waiting: AtomicUsize::new(0), state }
@@ -159,12 +159,12 @@ impl Slot {
 
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let _place = self.place().ok_or_else(|| {
+        let _place = self.permit().ok_or_else(|| {
             Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
         })?;
         let link = match self.connected() {
             Some(link) => link,
-            None => Box::pin(self.link()).await.map_err(Failure::NotSent)?,
+            None => Box::pin(self.connection()).await.map_err(Failure::NotSent)?,
         };
         let mut connection = link.connection.clone();
         let waiting = Waiting::new(self, &link);
@@ -181,26 +181,26 @@ impl Slot {
     }
 
     /// One more command that waits, unless there are too many.
-    fn place(&self) -> Option<Place<'_>> {
+    fn permit(&self) -> Option<WaitingPermit<'_>> {
         // It is counted first, so that two at once do not both take the last place.
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.waiting);
+        let place = WaitingPermit(&self.waiting);
         (before < self.settings.max_waiting).then_some(place)
     }
 
-    fn failed(&self, link: &Link, error: &RedisError) -> Failure {
+    fn failed(&self, link: &Connection, error: &RedisError) -> Failure {
         let Some(answer) = Answer::of(error) else {
-            self.discard(link.generation);
+            self.discard_broken(link.generation);
             return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
         };
         if answer.is_of_the_wrong_server() {
-            self.discard(link.generation);
+            self.discard_broken(link.generation);
         }
         Failure::Answered(answer)
     }
 
     /// The current connection, if there is one.
-    fn connected(&self) -> Option<Arc<Link>> {
+    fn connected(&self) -> Option<Arc<Connection>> {
         match &self.state().phase {
             Phase::Connected(link) => Some(Arc::clone(link)),
             _ => None,
@@ -208,7 +208,7 @@ impl Slot {
     }
 
     /// The current connection, or the one that is being made.
-    async fn link(self: &Arc<Self>) -> Result<Arc<Link>, String> {
+    async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
         let (generation, mut outcome, begun) = {
             let mut state = self.state();
             match &state.phase {
@@ -223,7 +223,7 @@ impl Slot {
             }
         };
         if let Some(sender) = begun {
-            let release = ReleaseOnDrop { slot: Arc::downgrade(self), generation };
+            let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
             // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
             tokio::spawn(attempt(self.settings.clone(), release, sender));
         }
@@ -238,7 +238,7 @@ impl Slot {
             Ok(Err(_)) => "the attempt was abandoned".to_owned(),
             Err(_) => {
                 // An attempt on a runtime that nobody drives any more would stand here for ever.
-                self.discard(generation);
+                self.discard_broken(generation);
                 format!("no connection in {limit:?}")
             }
         };
@@ -246,7 +246,7 @@ impl Slot {
     }
 
     /// Makes `link` the current connection, unless its attempt was given up meanwhile.
-    fn install(&self, link: &Arc<Link>) {
+    fn install(&self, link: &Arc<Connection>) {
         let mut state = self.state();
         if state.generation == link.generation && matches!(state.phase, Phase::Connecting(_)) {
             state.phase = Phase::Connected(Arc::clone(link));
@@ -256,7 +256,7 @@ impl Slot {
     /// Has the next command connect anew, unless that has happened since.
     ///
     /// Commands that wait on the old connection keep it until they have their answer.
-    fn discard(&self, generation: u64) {
+    fn discard_broken(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
             let old = std::mem::replace(&mut state.phase, Phase::Idle);
@@ -276,16 +276,16 @@ impl Slot {
 }
 
 /// The place of a command that waits.
-struct Place<'a>(&'a AtomicUsize);
+struct WaitingPermit<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPermit<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A connection.
-struct Link {
+struct Connection {
     connection: MultiplexedConnection,
     generation: u64,
     silence: Mutex<Silence>,
@@ -293,13 +293,13 @@ struct Link {
     driver: AbortHandle,
 }
 
-impl Link {
+impl Connection {
     fn silence(&self) -> MutexGuard<'_, Silence> {
         self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Link {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }
@@ -353,15 +353,15 @@ impl Silence {
 /// A command that waits for its answer. When it is given up, at the end of the time limit or because
 /// the caller goes away, a connection that has long been silent is taken for dead.
 struct Waiting<'a> {
-    slot: &'a Slot,
-    link: &'a Link,
+    shared: &'a SharedConnection,
+    link: &'a Connection,
     done: bool,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(slot: &'a Slot, link: &'a Link) -> Self {
+    fn new(shared: &'a SharedConnection, link: &'a Connection) -> Self {
         link.silence().begin();
-        Self { slot, link, done: false }
+        Self { shared, link, done: false }
     }
 
     fn answered(mut self) {
@@ -376,22 +376,22 @@ impl Drop for Waiting<'_> {
             return;
         }
         let silence = self.link.silence().given_up();
-        if silence >= LONG.min(self.slot.settings.response_timeout) {
-            self.slot.discard(self.link.generation);
+        if silence >= LONG.min(self.shared.settings.response_timeout) {
+            self.shared.discard_broken(self.link.generation);
         }
     }
 }
 
-/// Vacates the slot when the attempt or the driver ends, however it ends.
+/// Makes room for a new connection when the attempt or the driver ends, however it ends.
 struct ReleaseOnDrop {
-    slot: Weak<Slot>,
+    shared: Weak<SharedConnection>,
     generation: u64,
 }
 
 impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.upgrade() {
-            slot.discard(self.generation);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.discard_broken(self.generation);
         }
     }
 }
@@ -399,10 +399,10 @@ impl Drop for ReleaseOnDrop {
 async fn attempt(
     settings: Settings,
     release: ReleaseOnDrop,
-    outcome: watch::Sender<Option<Result<Arc<Link>, String>>>,
+    outcome: watch::Sender<Option<Result<Arc<Connection>, String>>>,
 ) {
     let limit = settings.connect_timeout;
-    let (slot, generation) = (release.slot.clone(), release.generation);
+    let (shared, generation) = (release.shared.clone(), release.generation);
     let (connection, driver) = match timeout(limit, dial(&settings)).await {
         Ok(Ok(connected)) => connected,
         failed => {
@@ -420,14 +420,14 @@ async fn attempt(
         let _vacate = release;
         Batching { driver, yielded: false, heartbeat: Heartbeat::new() }.await;
     });
-    let link = Arc::new(Link {
+    let link = Arc::new(Connection {
         connection,
         generation,
         silence: Mutex::new(Silence::new()),
         driver: task.abort_handle(),
     });
-    if let Some(slot) = slot.upgrade() {
-        slot.install(&link);
+    if let Some(shared) = shared.upgrade() {
+        shared.install(&link);
     }
     outcome.send_replace(Some(Ok(link)));
 }

@@ -17,7 +17,7 @@ use crate::store::contract::{
     Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
 };
 use crate::store::per_runtime::PerRuntime;
-use crate::store::redis::connection::{Failure, Settings, Slot};
+use crate::store::redis::connection::{Failure, Settings, SharedConnection};
 
 /// Sessions in Redis (6.2 or newer) or Valkey.
 ///
@@ -139,7 +139,7 @@ impl RedisStore {
     async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match &self.route {
             Route::Own(own) => {
-                let slot = own.slots.get(|| Slot::new(own.settings.clone()));
+                let slot = own.slots.get(|| SharedConnection::new(own.settings.clone()));
                 let Some(slot) = slot else {
                     return Err(Failure::NotSent("there is no tokio runtime here".to_owned()));
                 };
@@ -285,7 +285,7 @@ enum Route {
 
 struct Own {
     settings: Settings,
-    slots: PerRuntime<Slot>,
+    slots: PerRuntime<SharedConnection>,
 }
 
 /// A connection that is cloned for each command, as an object.
