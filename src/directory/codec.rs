@@ -1,14 +1,15 @@
-//! Directories as bytes: the envelope and the fields of a session's record, of another kind.
+//! The directory record as bytes: the same envelope and field format as a session's record, with another
+//! kind.
 //!
 //! | type | content |
 //! |---|---|
-//! | 1 | generation: its mark, 8 bytes; since when: LEB128, milliseconds since 1970 |
-//! | 2 | a session: id[16] flags[1], signed in (as above) and how long it may live (milliseconds): LEB128, length of the label (LEB128), label (UTF-8) |
-//! | 3 | until when sessions may live that the directory cannot tell of: LEB128, milliseconds since 1970 |
+//! | 1 | generation: its mark, 8 bytes; when it began: LEB128, milliseconds since 1970 |
+//! | 2 | a session: id[16] flags[1], when it was signed in (as above) and how long it may live (milliseconds): LEB128, length of the label (LEB128), label (UTF-8) |
+//! | 3 | until when unlisted sessions may be alive: LEB128, milliseconds since 1970 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
-//! The first bit of the flags says that the session is revoked. Sessions stand in the order of their
-//! sign-ins. Other fields, and what follows a label, are kept as they are.
+//! The first bit of the flags says that the session is revoked. Sessions are in the order of their
+//! sign-ins. Unknown fields, and bytes after a label, are kept as they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_read_back_as_it_was_written() {
+    fn directory_is_decoded_as_it_was_encoded() {
         let mut with_more = record();
         with_more.incomplete_until = Some(Millis(1_800_000_000_001));
         with_more.unknown.push((200, Bytes::from_static(b"later")));
@@ -154,20 +155,21 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_documented_one() {
+    fn layout_matches_the_documentation() {
         let bytes = encode(&record());
         assert_eq!(&bytes[..11], b"new-tag-\x01d\x01");
         assert_eq!(bytes[11], 8 + 6);
     }
 
-    /// A session is no directory, a directory is no session, and a later format is neither damaged.
+    /// A session is not decoded as a directory, nor a directory as a session, and a newer format is not
+    /// reported as corrupt.
     #[test]
-    fn what_is_no_directory_is_told_apart() {
+    fn other_records_are_not_decoded_as_directories() {
         let bytes = encode(&record());
         assert_eq!(sessions::decode(bytes.clone()).unwrap_err(), Undecodable::Corrupt);
-        let with = |place: usize, byte: u8| {
+        let with = |index: usize, byte: u8| {
             let mut bytes = bytes.to_vec();
-            bytes[place] = byte;
+            bytes[index] = byte;
             decode(&bytes.into())
         };
         assert_eq!(with(9, b's').unwrap_err(), Undecodable::Corrupt);
@@ -175,7 +177,7 @@ mod tests {
         assert_eq!(with(8, 0).unwrap_err(), Undecodable::Corrupt);
         for length in 0..bytes.len() {
             let cut = bytes.slice(..length);
-            // Cut between two fields it is a shorter directory.
+            // If it is cut between two fields, it is a shorter directory.
             if let Ok(shorter) = decode(&cut) {
                 assert!(shorter.entries.len() < 3);
             }
@@ -183,17 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_directory_is_stored_everywhere() {
+    fn largest_directory_fits_in_every_store() {
         let mut record = record();
         let label = "x".repeat(LABEL_BYTES);
-        // More than are ever listed: some may be revoked and not yet removed.
+        // More than can be listed: some may be revoked and not yet removed.
         record.entries = (0..2000_u16).map(|number| entry(number as u8, &label)).collect();
         assert!(encode(&record).len() < 1_000_000 / 2);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_directory_or_not(head in any::<bool>(), bytes: Vec<u8>) {
+        fn arbitrary_bytes_are_decoded_or_refused(head in any::<bool>(), bytes: Vec<u8>) {
             let bytes = match head {
                 true => [&b"tag-tag-\x01d"[..], &bytes].concat(),
                 false => bytes,

@@ -1,5 +1,5 @@
-//! What is stored of a principal's sessions, and who is let onto it: pure, the time is always an
-//! argument.
+//! The directory record of a principal, and the rules by which a session is listed. Pure: the time is
+//! always an argument.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,115 +14,117 @@ use crate::record::tag::{Tag, Tags};
 use crate::record::token::SessionId;
 use crate::settings::{CAPACITY, ConcurrentSessions};
 
-/// How many entries there are at most, with those whose end could not be carried out so far.
+/// How many entries a record has at most, including the revoked sessions that could not be ended so far.
 const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
 
-/// How much the clocks of processes may differ. It decides how long the memory of a revocation lasts
-/// and how soon a missing session is looked into; entries go by what the store says.
+/// How much the clocks of processes may differ. It decides how long a revocation is remembered and how
+/// soon a missing session is removed. Whether a session is alive depends on the store alone.
 pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
-/// What revoking everything leaves: a sign-in that was begun before it finds another one.
+/// Changes each time that all sessions are revoked, so a sign-in that has begun before finds another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) mark: Mark,
     pub(crate) since: Millis,
 }
 
-/// One session on the record.
+/// One session in the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) id: SessionId,
     pub(crate) flags: u8,
     /// When it was signed in.
     pub(crate) signed_in: Millis,
-    /// How long the session may live from its sign-in.
+    /// The longest time that the session may live from its sign-in on.
     pub(crate) life: Duration,
     pub(crate) label: Option<Arc<str>>,
-    /// What a later release keeps there.
+    /// Data of later releases, kept as it is.
     pub(crate) unknown: Bytes,
 }
 
 impl Entry {
     const REVOKED: u8 = 1;
 
-    /// Whether the session is to end, or has ended: it counts no more.
+    /// Whether the session was revoked. It does not count any more, even if it could not be ended yet.
     fn is_revoked(&self) -> bool {
         self.flags & Self::REVOKED != 0
     }
 
-    /// Whether the sign-in is so long ago that it can hardly be under way: worth to be made sure of.
+    /// Whether the sign-in is so long ago that it can hardly be under way: if the session is missing, it can
+    /// be removed.
     pub(crate) fn is_settled(&self, now: Millis) -> bool {
         now.since(self.signed_in) > TOMBSTONE_TTL + SKEW
     }
 }
 
-/// A session that is to be on the record before it is written.
+/// A request to list a session before it is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
-    /// How long the session may live from its sign-in.
+    /// The longest time that the session may live from its sign-in on.
     pub(crate) life: Duration,
     pub(crate) purpose: Purpose,
-    /// `None` leaves the one that stands there.
+    /// `None` keeps the label that the entry has.
     pub(crate) label: Option<Arc<str>>,
-    /// Sessions that end with the same request, so they do not count.
+    /// Sessions that end with the same request. They do not count.
     pub(crate) replacing: Vec<SessionId>,
-    /// The session has to be listed already: in strict mode, where it is no new sign-in.
+    /// The session has to be listed already: in strict mode, unless it is a new sign-in.
     pub(crate) must_be_listed: bool,
 }
 
-/// A place that a sign-in has taken on the record, and the write that is to fill it.
+/// An entry that a sign-in has made for a session it is about to write.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
+    /// The tag of that write.
     pub(crate) tag: Tag,
 }
 
 /// What became of an enrolment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EnrolmentOutcome {
-    /// It stands there already.
+    /// The session is listed already, and the record is unchanged.
     AlreadyListed,
-    /// The record has it now; these have to go.
+    /// The record lists the session now; the evicted sessions have to be ended.
     Enrolled { evicted: Vec<SessionId> },
-    /// There are too many: look which of them still live, or give up.
+    /// There is no room: find sessions that have ended, or refuse.
     Full,
-    /// Its end was decided and could not be carried out so far.
+    /// The session was revoked and could not be ended so far.
     BeingRevoked,
-    /// It must be listed already, and is not.
+    /// The session must be listed already, and is not.
     NotListed,
 }
 
-/// What a session is to be on the record for.
+/// Why a session is enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A sign-in that was not entered yet.
+    /// A sign-in, for the first time.
     SignIn,
-    /// The same sign-in once more, as its session met a newer record.
+    /// The same sign-in once more: another request wrote the session first.
     Again,
-    /// A session that is signed in already, and restarts its clocks.
+    /// A step-up: the session is signed in already and restarts its clocks.
     StepUp,
-    /// A session that is signed in already and will live longer.
+    /// The session is signed in already and will live longer.
     LongerLife,
 }
 
 impl Purpose {
-    /// Whether it may take the place of another session.
-    fn adds_one(self) -> bool {
+    /// Whether another session may be evicted for it.
+    fn may_evict(self) -> bool {
         matches!(self, Self::SignIn | Self::Again)
     }
 }
 
-/// The sessions of one principal, the longest signed in first.
+/// The sessions of one principal, the oldest sign-in first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryRecord {
     pub(crate) tags: Tags,
-    /// `None` where nothing was revoked since the record was begun.
+    /// `None` if all sessions have not been revoked at once since the record was created.
     pub(crate) generation: Option<Generation>,
-    /// Something was revoked while there was no record: sessions that it cannot tell of may live until
-    /// then.
+    /// Sessions were revoked while there was no record. Until then, sessions that it does not list may be
+    /// alive.
     pub(crate) incomplete_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,
     /// Fields of later releases, kept as they are.
@@ -140,7 +142,7 @@ impl DirectoryRecord {
         }
     }
 
-    /// The sessions that count.
+    /// The sessions that are listed: those that are not revoked.
     pub(crate) fn listed(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter().filter(|entry| !entry.is_revoked())
     }
@@ -149,12 +151,12 @@ impl DirectoryRecord {
         self.listed().any(|entry| entry.id == id)
     }
 
-    /// Whether the place of this sign-in is still its own.
-    pub(crate) fn has(&self, id: SessionId, signed_in: Millis) -> bool {
+    /// Whether the entry of this sign-in is there and no other sign-in has taken it over.
+    pub(crate) fn has_reservation(&self, id: SessionId, signed_in: Millis) -> bool {
         self.listed().any(|entry| entry.id == id && entry.signed_in == signed_in)
     }
 
-    /// The sessions whose end was decided and perhaps not carried out.
+    /// The sessions that were revoked and perhaps not ended.
     pub(crate) fn revoked(&self) -> Vec<SessionId> {
         self.entries.iter().filter(|entry| entry.is_revoked()).map(|entry| entry.id).collect()
     }
@@ -163,19 +165,19 @@ impl DirectoryRecord {
         self.entries.retain(|entry| !ids.contains(&entry.id));
     }
 
-    /// The sessions that count against the limit, the longest signed in first.
+    /// The sessions that count against the limit, the oldest sign-in first.
     pub(crate) fn counted(&self, enrolment: &Enrolment) -> impl Iterator<Item = &Entry> {
         self.listed().filter(|entry| !enrolment.replacing.contains(&entry.id))
     }
 
-    /// How many of them have to go for one more.
-    pub(crate) fn over(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
+    /// How many of them must end to make room for one more.
+    pub(crate) fn excess(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
-    /// Marks the sessions for which `chosen` holds, and says which ones.
-    pub(crate) fn revoke(&mut self, chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
-        let chosen = self.entries.iter_mut().filter(|entry| chosen(entry.id));
+    /// Marks the sessions that `is_chosen` selects as revoked, and returns them.
+    pub(crate) fn revoke(&mut self, is_chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
+        let chosen = self.entries.iter_mut().filter(|entry| is_chosen(entry.id));
         chosen
             .map(|entry| {
                 entry.flags |= Entry::REVOKED;
@@ -184,18 +186,78 @@ impl DirectoryRecord {
             .collect()
     }
 
-    /// Lets a session onto the record. `is_final`: there are no others to be found gone, so the policy decides.
+    /// Adds a session to the record, or updates its entry. `is_final`: no more sessions can be found to have
+    /// ended, so the policy decides.
     pub(crate) fn enrol(
         &mut self,
         enrolment: &Enrolment,
         policy: ConcurrentSessions,
         is_final: bool,
     ) -> EnrolmentOutcome {
-        let Enrolment { id, signed_in, life, purpose, label, must_be_listed, .. } = enrolment;
-        if *must_be_listed && !self.lists(*id) {
+        if enrolment.must_be_listed && !self.lists(enrolment.id) {
             return EnrolmentOutcome::NotListed;
         }
-        let is_sign_in = *purpose == Purpose::SignIn;
+        if let Some(index) = self.entries.iter().position(|entry| entry.id == enrolment.id) {
+            return self.update_entry(index, enrolment);
+        }
+        if self.entries.len() >= MAX_ENTRIES {
+            return EnrolmentOutcome::Full;
+        }
+        let Some(evicted) = self.evict(enrolment, policy, is_final) else {
+            return EnrolmentOutcome::Full;
+        };
+        self.insert_entry(enrolment);
+        EnrolmentOutcome::Enrolled { evicted }
+    }
+
+    /// Updates the entry of a session that is listed already. A new sign-in becomes the newest entry.
+    fn update_entry(&mut self, index: usize, enrolment: &Enrolment) -> EnrolmentOutcome {
+        let Enrolment { signed_in, life, purpose, label, .. } = enrolment;
+        let entry = &mut self.entries[index];
+        if entry.is_revoked() {
+            return EnrolmentOutcome::BeingRevoked;
+        }
+        // A step-up is always written: the store keeps the record for a time from its last write on.
+        if matches!(purpose, Purpose::Again | Purpose::LongerLife) && entry.life >= *life {
+            return EnrolmentOutcome::AlreadyListed;
+        }
+        entry.life = entry.life.max(*life);
+        if *purpose == Purpose::SignIn {
+            entry.signed_in = *signed_in;
+            entry.label = label.clone().or(entry.label.take());
+            self.entries[index..].rotate_left(1);
+        }
+        EnrolmentOutcome::Enrolled { evicted: Vec::new() }
+    }
+
+    /// Marks as revoked the sessions that have to make room for one more, and returns them. Returns `None`
+    /// if there is no room and nothing may be evicted.
+    fn evict(
+        &mut self,
+        enrolment: &Enrolment,
+        policy: ConcurrentSessions,
+        is_final: bool,
+    ) -> Option<Vec<SessionId>> {
+        let excess = self.excess(enrolment, policy);
+        // A session that is alive already is listed even above the limit, and evicts no other.
+        if excess == 0 || !enrolment.purpose.may_evict() {
+            return Some(Vec::new());
+        }
+        if !is_final || !policy.evicts() {
+            return None;
+        }
+        let oldest: Vec<_> = self.counted(enrolment).take(excess).map(|entry| entry.id).collect();
+        Some(self.revoke(|id| oldest.contains(&id)))
+    }
+
+    /// Inserts an entry in the order of the sign-ins. A new sign-in goes last.
+    fn insert_entry(&mut self, enrolment: &Enrolment) {
+        let Enrolment { id, signed_in, life, purpose, label, .. } = enrolment;
+        let is_later = |other: &Entry| other.signed_in > *signed_in;
+        let index = match purpose {
+            Purpose::StepUp | Purpose::LongerLife => self.entries.iter().position(is_later),
+            Purpose::SignIn | Purpose::Again => None,
+        };
         let entry = Entry {
             id: *id,
             flags: 0,
@@ -204,48 +266,12 @@ impl DirectoryRecord {
             label: label.clone(),
             unknown: Bytes::new(),
         };
-        if let Some(place) = self.entries.iter().position(|entry| entry.id == *id) {
-            let standing = &mut self.entries[place];
-            if standing.is_revoked() {
-                return EnrolmentOutcome::BeingRevoked;
-            }
-            // A step-up is written all the same: the store keeps the record from its last write on.
-            if matches!(purpose, Purpose::Again | Purpose::LongerLife) && standing.life >= *life {
-                return EnrolmentOutcome::AlreadyListed;
-            }
-            standing.life = standing.life.max(*life);
-            if is_sign_in {
-                standing.signed_in = entry.signed_in;
-                standing.label = entry.label.or(standing.label.take());
-                self.entries[place..].rotate_left(1);
-            }
-            return EnrolmentOutcome::Enrolled { evicted: Vec::new() };
-        }
-        if self.entries.len() >= MAX_ENTRIES {
-            return EnrolmentOutcome::Full;
-        }
-        let over = self.over(enrolment, policy);
-        let mut evicted = Vec::new();
-        // One that lives already is listed in any case: it takes nobody's place.
-        if over > 0 && purpose.adds_one() {
-            if !is_final || !policy.evicts() {
-                return EnrolmentOutcome::Full;
-            }
-            let oldest: Vec<_> = self.counted(enrolment).take(over).map(|entry| entry.id).collect();
-            evicted = self.revoke(|id| oldest.contains(&id));
-        }
-        let is_later = |other: &Entry| other.signed_in > entry.signed_in;
-        let place = match purpose {
-            Purpose::StepUp | Purpose::LongerLife => self.entries.iter().position(is_later),
-            Purpose::SignIn | Purpose::Again => None,
-        };
-        self.entries.insert(place.unwrap_or(self.entries.len()), entry);
-        EnrolmentOutcome::Enrolled { evicted }
+        self.entries.insert(index.unwrap_or(self.entries.len()), entry);
     }
 
-    /// How long the store is to keep the record from this write on: as long as any session on it may live
-    /// from its sign-in, or the configured absolute timeout, or a sign-in may take. A duration, so it does not
-    /// depend on the clock of whoever writes.
+    /// How long the store keeps the record from this write on: the longest of the times that its sessions may
+    /// live, the configured absolute timeout, and the time that a sign-in may take. It is a duration, so it
+    /// does not depend on the clock of the process that writes.
     pub(crate) fn ttl(&self, configured: Duration) -> Duration {
         let longest = self.entries.iter().map(|entry| entry.life).max();
         longest.unwrap_or_default().max(configured).max(SIGN_IN_WINDOW) + SKEW
@@ -282,8 +308,8 @@ mod tests {
         }
     }
 
-    fn again_of(record: &DirectoryRecord, place: usize) -> Enrolment {
-        Enrolment { id: record.entries[place].id, signed_in: NOW.plus(3 * HOUR), ..enrolment() }
+    fn again_of(record: &DirectoryRecord, index: usize) -> Enrolment {
+        Enrolment { id: record.entries[index].id, signed_in: NOW.plus(3 * HOUR), ..enrolment() }
     }
 
     fn enrolled(record: &mut DirectoryRecord, policy: ConcurrentSessions) -> SessionId {
@@ -298,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_only_when_nobody_is_gone() {
+    fn oldest_session_is_evicted_only_in_the_final_attempt() {
         let policy = ConcurrentSessions::EvictOldest(2);
         let mut record = record();
         let (first, second) = (enrolled(&mut record, policy), enrolled(&mut record, policy));
@@ -319,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_rejects_changes_nothing() {
+    fn refused_enrolment_changes_nothing() {
         for (policy, most) in
             [(ConcurrentSessions::Reject(3), 3), (ConcurrentSessions::Allow, 1000)]
         {
@@ -336,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_can_not_be_ended_are_not_any_number() {
+    fn revoked_entries_are_limited_too() {
         let policy = ConcurrentSessions::Reject(1);
         let mut record = record();
         for _ in 0..MAX_ENTRIES {
@@ -347,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_with_the_same_request_does_not_count() {
+    fn session_that_ends_with_the_same_request_does_not_count() {
         let policy = ConcurrentSessions::Reject(1);
         let mut record = record();
         let first = enrolled(&mut record, policy);
@@ -359,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stands_there_is_brought_up_to_date_and_becomes_the_newest() {
+    fn listed_session_is_updated_and_a_new_sign_in_becomes_the_newest() {
         let policy = ConcurrentSessions::EvictOldest(2);
         let mut record = record();
         let first = Enrolment { label: Some("phone".into()), ..enrolment() };
@@ -378,19 +404,19 @@ mod tests {
         let shorter = Enrolment { signed_in: NOW, ..again };
         record.enrol(&shorter, policy, false);
         assert_eq!(record.entries[1].life, 2 * HOUR, "never shorter");
-        // A longer life of one that is not listed any more takes nobody's place.
+        // A longer life of a session that is not listed any more evicts no other session.
         let signed_in = Millis(NOW.0 - 1);
         let unlisted = Enrolment { purpose: Purpose::LongerLife, signed_in, ..enrolment() };
         let evicted = Vec::new();
         assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::Enrolled { evicted });
         assert_eq!(ids(&record), [unlisted.id, second, longer.id], "in the order of the sign-ins");
-        // So does a step-up, which only restarts the time for which the record is kept.
+        // A step-up keeps the order. It only restarts the time for which the record is kept.
         let stepped_up = Enrolment { purpose: Purpose::StepUp, ..again_of(&record, 1) };
         let before = ids(&record);
         let evicted = Vec::new();
         assert_eq!(record.enrol(&stepped_up, policy, true), EnrolmentOutcome::Enrolled { evicted });
         assert_eq!(ids(&record), before);
-        // Where it must be listed, that is its end; and no place is given to one that is being ended.
+        // A session that must be listed and is not is refused, and so is one that is being revoked.
         let stranger = enrolment();
         let unlisted = Enrolment { must_be_listed: true, ..stranger };
         assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::NotListed);
@@ -400,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_kept_longer_than_any_session_on_it() {
+    fn record_is_kept_longer_than_any_session_in_it() {
         let mut record = record();
         assert_eq!(record.ttl(Duration::ZERO), SIGN_IN_WINDOW + SKEW);
         assert_eq!(record.ttl(24 * HOUR), 24 * HOUR + SKEW);

@@ -13,7 +13,8 @@ use time::OffsetDateTime;
 use crate::budget::Budget;
 use crate::commands::Commands;
 use crate::completion::{Driver, run_to_completion};
-use crate::directory::{DirectoryHandle, RevocationTarget};
+use crate::directory::DirectoryHandle;
+use crate::directory::revoke::RevocationTarget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::sign_in::{SignIn, checked_principal};
 use crate::record::token::SessionId;
@@ -130,8 +131,8 @@ impl Directory {
     /// As [above](Self).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
-        let living = self.handle(&self.budget(), None)?.living().await?;
-        let listed = living.into_iter().map(|(loaded, label)| {
+        let alive = self.handle(&self.budget(), None)?.list().await?;
+        let listed = alive.into_iter().map(|(loaded, label)| {
             let clocks = &loaded.record.header.clocks;
             ListedSession {
                 id: loaded.id,
@@ -171,7 +172,7 @@ impl Directory {
                 .handle(&directory.budget(), Some(&driver))?
                 .revoke(RevocationTarget::One(id))
                 .await?;
-            Ok(revocation.ids.contains(&id))
+            Ok(revocation.ended.contains(&id))
         })
         .await
     }
@@ -225,7 +226,7 @@ impl Directory {
             .revoke(RevocationTarget::AllExcept(kept))
             .await?;
         let is_strict = self.sessions.settings().options.directory == DirectoryMode::Strict;
-        Ok(Revoked { count: revocation.ids.len(), complete: revocation.were_listed || is_strict })
+        Ok(Revoked { count: revocation.ended.len(), complete: revocation.is_complete || is_strict })
     }
 
     /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
@@ -239,8 +240,8 @@ impl Directory {
     ///
     /// As [above](Self).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
-        let begun = self.handle(&self.budget(), None)?.begun().await?;
-        Ok(SignIn { begun: Some(begun), ..SignIn::new(&*self.principal) })
+        let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
+        Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })
     }
 
     /// The time that a method has.

@@ -1,0 +1,307 @@
+//! Enrolment: a session is listed in its principal's directory before it is written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use crate::directory::record::{
+    DirectoryRecord, Enrolment, EnrolmentOutcome, Entry, Purpose, Reservation,
+};
+use crate::directory::{DirectoryHandle, StoredDirectory};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::record::loaded::Loaded;
+use crate::record::sign_in::Mark;
+use crate::record::token::SessionId;
+use crate::store::Deleted;
+
+/// How often a listed session that is missing is probed before it counts as ended: its sign-in may be
+/// under way.
+const PROBE_ATTEMPTS: usize = 3;
+
+/// The pause between two of these attempts.
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How many sessions are probed at once when the directory is at its limit.
+const PROBE_BATCH: usize = 16;
+
+/// The listed sessions that this enrolment found alive. The value is the session as it was found if its
+/// cookie has never come back, and `None` otherwise.
+type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
+
+/// What an attempt to enrol starts from.
+struct EnrolmentAttempt<'a> {
+    enrolment: &'a Enrolment,
+    /// The mark that the sign-in found first; `None` if it has not read the directory.
+    expected: Option<Option<Mark>>,
+    /// A session that the same sign-in created or tried to create, and gave up.
+    abandoned: Option<SessionId>,
+    /// The previous attempt wrote a new entry, and that write may have been applied.
+    may_have_added_entry: bool,
+    probed: ProbedSessions,
+}
+
+/// What became of an attempt to enrol. `is_new`: the entry was not there before this enrolment.
+enum AttemptOutcome {
+    /// The stored record lists the session.
+    Listed { mark: Option<Mark>, is_new: bool },
+    /// Another write came first, or may have.
+    Overtaken { is_new: bool },
+}
+
+/// The record that was read, without the sessions that were revoked and have ended.
+struct PreparedRecord {
+    record: DirectoryRecord,
+    mark: Option<Mark>,
+    is_new: bool,
+    /// The record had revoked sessions, so it has to be written in any case.
+    had_revoked: bool,
+}
+
+impl DirectoryHandle<'_> {
+    /// Lists a session in the directory before the session is written. Returns the mark of the directory and
+    /// whether the entry is a new one.
+    ///
+    /// `expected` is the mark that the sign-in found first, `abandoned` a session that the same sign-in gave
+    /// up because it could not tell whether it was written.
+    pub(crate) async fn enrol(
+        &self,
+        enrolment: &Enrolment,
+        expected: Option<Option<Mark>>,
+        abandoned: Option<SessionId>,
+    ) -> Result<(Option<Mark>, bool)> {
+        let probed = HashMap::new();
+        let may_have_added_entry = false;
+        let mut state =
+            EnrolmentAttempt { enrolment, expected, abandoned, may_have_added_entry, probed };
+        let mut guard = None;
+        for attempt in 0..self.settings.options.commit_attempts {
+            match self.try_enrol(&mut state).await? {
+                AttemptOutcome::Listed { mark, is_new } => return Ok((mark, is_new)),
+                AttemptOutcome::Overtaken { is_new } => state.may_have_added_entry = is_new,
+            }
+            self.back_off(&mut guard, attempt).await?;
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    async fn try_enrol(&self, attempt: &mut EnrolmentAttempt<'_>) -> Result<AttemptOutcome> {
+        let stored = self.read().await?;
+        let mut prepared = self.prepare(attempt, stored.as_ref()).await?;
+        let evicted = self.admit(attempt, &mut prepared).await?;
+        let PreparedRecord { record, mark, is_new, .. } = prepared;
+        let Some(evicted) = evicted else { return Ok(AttemptOutcome::Listed { mark, is_new }) };
+        let Some(written) = self.write(stored.as_ref(), record).await? else {
+            return Ok(AttemptOutcome::Overtaken { is_new });
+        };
+        if !evicted.is_empty() {
+            let ended = self.end_within_part(&evicted, 2).await;
+            self.remove_entries(&written, &ended).await;
+        }
+        Ok(AttemptOutcome::Listed { mark, is_new })
+    }
+
+    /// Checks that no revocation has overtaken the sign-in, and removes from the record the revoked
+    /// sessions that could be ended.
+    async fn prepare(
+        &self,
+        attempt: &EnrolmentAttempt<'_>,
+        stored: Option<&StoredDirectory>,
+    ) -> Result<PreparedRecord> {
+        let EnrolmentAttempt { enrolment, expected, abandoned, .. } = *attempt;
+        let mut record = self.record_of(stored);
+        let mark = record.generation.map(|generation| generation.mark);
+        // A directory that is missing remembers no revocation, so there is nothing to compare.
+        if stored.is_some() && expected.is_some_and(|expected| expected != mark) {
+            return Err(self.sign_in_overtaken());
+        }
+        // The abandoned session must not count, even if it cannot be ended now.
+        record.revoke(|listed| Some(listed) == abandoned);
+        let revoked: HashSet<_> = record.revoked().into_iter().chain(abandoned).collect();
+        record.remove(&self.end_within_part(&revoked, 4).await);
+        // An earlier attempt of this enrolment may have added the entry without learning of it.
+        let is_new = !record.lists(enrolment.id)
+            || (attempt.may_have_added_entry
+                && record.has_reservation(enrolment.id, enrolment.signed_in));
+        Ok(PreparedRecord { record, mark, is_new, had_revoked: !revoked.is_empty() })
+    }
+
+    /// Adds the session to the prepared record, and returns the sessions to evict for it. Returns `None` if
+    /// the stored record can stay as it is.
+    async fn admit(
+        &self,
+        attempt: &mut EnrolmentAttempt<'_>,
+        prepared: &mut PreparedRecord,
+    ) -> Result<Option<HashSet<SessionId>>> {
+        let EnrolmentAttempt { enrolment, probed, .. } = attempt;
+        let policy = self.settings.options.concurrent();
+        let mut outcome = prepared.record.enrol(enrolment, policy, false);
+        if outcome == EnrolmentOutcome::Full {
+            self.make_room(&mut prepared.record, enrolment, probed).await;
+            outcome = prepared.record.enrol(enrolment, policy, true);
+        }
+        match outcome {
+            EnrolmentOutcome::Enrolled { evicted } => Ok(Some(evicted.into_iter().collect())),
+            // After a conflict on the session, the directory record is written again in any case: another
+            // request may have made sure that the session is anonymous, and be about to remove the entry.
+            EnrolmentOutcome::AlreadyListed
+                if !prepared.had_revoked && enrolment.purpose != Purpose::Again =>
+            {
+                Ok(None)
+            }
+            EnrolmentOutcome::AlreadyListed => Ok(Some(HashSet::new())),
+            EnrolmentOutcome::BeingRevoked => {
+                Err(Error::new(ErrorKind::Unavailable, "this session is being ended"))
+            }
+            EnrolmentOutcome::NotListed => Err(self.settings.gone("")),
+            EnrolmentOutcome::Full => {
+                event::sign_in_refused(&self.key);
+                Err(Error::new(ErrorKind::TooManySessions, ""))
+            }
+        }
+    }
+
+    fn sign_in_overtaken(&self) -> Error {
+        event::sign_in_overtaken(&self.key);
+        Error::new(ErrorKind::Revoked, "")
+    }
+
+    /// Removes from the record sessions that have ended, until there is room for one more. If the policy
+    /// evicts, only one batch is probed; if it refuses the sign-in otherwise, all sessions may be.
+    async fn make_room(
+        &self,
+        record: &mut DirectoryRecord,
+        enrolment: &Enrolment,
+        probed: &mut ProbedSessions,
+    ) {
+        let policy = self.settings.options.concurrent();
+        let mut candidates: Vec<_> = record.counted(enrolment).cloned().collect();
+        // Any of them may have ended, so sign-ins do not all start with the same one.
+        let start = usize::from(enrolment.id.as_bytes()[0]) % candidates.len().max(1);
+        candidates.rotate_left(start);
+        for batch in candidates.chunks(PROBE_BATCH) {
+            record.remove(&self.find_ended(batch, probed).await);
+            if record.excess(enrolment, policy) == 0 || policy.evicts() {
+                return;
+            }
+        }
+        if policy.rejects() {
+            let excess = record.excess(enrolment, policy);
+            let unconfirmed =
+                record.counted(enrolment).filter_map(|entry| probed.get(&entry.id)?.clone());
+            let unconfirmed: Vec<_> = unconfirmed.collect();
+            if unconfirmed.len() >= excess {
+                record.remove(&self.revoke_unconfirmed(&unconfirmed, excess).await);
+            }
+        }
+    }
+
+    /// Finds the listed sessions that have certainly ended. A session that cannot be read counts as alive,
+    /// and so does one that was `probed` before.
+    async fn find_ended(
+        &self,
+        entries: &[Entry],
+        probed: &mut ProbedSessions,
+    ) -> HashSet<SessionId> {
+        let now = self.settings.now();
+        // A session is listed before it is written: if its sign-in may be under way, it gets a moment.
+        let is_fresh =
+            |entry: &&Entry| now.since(entry.signed_in) < 2 * self.settings.options.timeout;
+        let mut missing: Vec<_> =
+            entries.iter().filter(|entry| !probed.contains_key(&entry.id)).collect();
+        for attempt in 1..=PROBE_ATTEMPTS {
+            self.probe_missing(&mut missing, probed).await;
+            if attempt == PROBE_ATTEMPTS
+                || !missing.iter().any(is_fresh)
+                || PROBE_INTERVAL >= self.commands.time_left()
+            {
+                break;
+            }
+            sleep(PROBE_INTERVAL).await;
+        }
+        let missing: Vec<_> = missing.into_iter().map(|entry| entry.id).collect();
+        self.ensure_ended(&missing).await
+    }
+
+    /// Probes the `missing` sessions once. Those that are alive or cannot be read move to `probed`.
+    async fn probe_missing(&self, missing: &mut Vec<&Entry>, probed: &mut ProbedSessions) {
+        let results = join_all(missing.iter().map(|entry| self.load_owned(entry.id))).await;
+        let mut results = results.into_iter();
+        missing.retain(|entry| {
+            let unconfirmed = match results.next() {
+                Some(Ok(None)) => return true,
+                Some(Ok(Some(loaded))) => loaded.record.header.is_unconfirmed.then_some(loaded),
+                Some(Err(_)) | None => None,
+            };
+            probed.insert(entry.id, unconfirmed);
+            false
+        });
+    }
+
+    /// Revokes up to `most` of the sessions whose cookie has never come back, the oldest first. A session
+    /// that was written since it was probed stays: its cookie may have come back meanwhile.
+    async fn revoke_unconfirmed(
+        &self,
+        unconfirmed: &[Arc<Loaded>],
+        most: usize,
+    ) -> HashSet<SessionId> {
+        let mut ended = HashSet::new();
+        for session in unconfirmed {
+            if ended.len() == most {
+                break;
+            }
+            match self.commands.delete(&session.key, Some(session.version)).await {
+                Ok((Deleted::Deleted, _)) => {
+                    event::revoked(session.id);
+                    ended.insert(session.id);
+                }
+                Ok((Deleted::Missing, _)) => drop(ended.insert(session.id)),
+                Ok((Deleted::Conflict, _)) | Err(_) => {}
+            }
+        }
+        ended
+    }
+
+    /// Releases the reservation of a sign-in that failed, unless another sign-in uses its session now.
+    pub(crate) async fn release(&self, reservation: Reservation) -> Result<()> {
+        let mut guard = None;
+        for attempt in 0..self.settings.options.commit_attempts {
+            let Some(stored) = self.read().await? else { return Ok(()) };
+            if !stored.record.has_reservation(reservation.id, reservation.signed_in) {
+                return Ok(());
+            }
+            let Some(record) = self.without_reservation(&stored, reservation).await else {
+                return Ok(());
+            };
+            if self.write(Some(&stored), record).await?.is_some() {
+                return Ok(());
+            }
+            self.back_off(&mut guard, attempt).await?;
+        }
+        Ok(())
+    }
+
+    /// The record without the reservation, whose session has been ended. Returns `None` if another sign-in
+    /// uses the session.
+    async fn without_reservation(
+        &self,
+        stored: &StoredDirectory,
+        reservation: Reservation,
+    ) -> Option<DirectoryRecord> {
+        let Reservation { id, tag, .. } = reservation;
+        let mut record = stored.record.clone();
+        let left = self.commands.time_left();
+        // If the failed sign-in's own write was applied after all, no client has the secret.
+        let is_of_another = |loaded: &Loaded| loaded.record.header.tags.newest() != tag;
+        match timeout(left / 2, self.ensure_ended_unless(id, is_of_another)).await {
+            Ok(Ok(true)) => record.remove(&HashSet::from([id])),
+            Ok(Ok(false)) => return None,
+            // The next use of the directory ends it. Until then, it is listed as revoked and does not count.
+            Ok(Err(_)) | Err(_) => drop(record.revoke(|listed| listed == id)),
+        }
+        Some(record)
+    }
+}

@@ -1,0 +1,41 @@
+//! Listing: the principal's sessions that are alive.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use crate::directory::DirectoryHandle;
+use crate::directory::probe::EntryState;
+use crate::error::Result;
+use crate::record::loaded::Loaded;
+
+impl DirectoryHandle<'_> {
+    /// The sessions that are alive, the newest sign-in first, with their labels. Removes from the record the
+    /// sessions that have ended.
+    pub(crate) async fn list(&self) -> Result<Vec<(Arc<Loaded>, Option<Arc<str>>)>> {
+        let Some(stored) = self.read().await? else { return Ok(Vec::new()) };
+        let now = self.settings.now();
+        let probes = stored.record.listed().rev().map(async |entry| {
+            let state = self.probe(entry.id).await?;
+            Ok((entry, state))
+        });
+        let mut alive = Vec::new();
+        let mut missing = Vec::new();
+        for (entry, state) in try_join_all(probes).await? {
+            match state {
+                EntryState::Owned(loaded) if !loaded.record.header.clocks.expired(now) => {
+                    alive.push((loaded, entry.label.clone()));
+                }
+                EntryState::Missing | EntryState::Foreign if entry.is_settled(now) => {
+                    missing.push(entry.id);
+                }
+                _ => {}
+            }
+        }
+        let mut ended = self.ensure_ended(&missing).await;
+        let revoked = stored.record.revoked().into_iter().collect();
+        ended.extend(self.end_within_part(&revoked, 4).await);
+        self.remove_entries(&stored, &ended).await;
+        Ok(alive)
+    }
+}

@@ -1,0 +1,261 @@
+//! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
+//!
+//! A session that is listed may not be written yet. Before it counts as ended, its creation is prevented:
+//! by a tombstone under its id, or by a conflict for the sign-in that is under way.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::{join, join_all};
+use tokio::time::timeout;
+
+use crate::clock::Millis;
+use crate::commands::{Settled, Write, pause};
+use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
+use crate::directory::record::{DirectoryRecord, Generation, SKEW};
+use crate::directory::{DirectoryHandle, StoredDirectory};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
+use crate::record::codec as session_codec;
+use crate::record::header::{Header, Update};
+use crate::record::lifetime::Lifetime;
+use crate::record::loaded::Loaded;
+use crate::record::sign_in::Mark;
+use crate::record::token::{SecretDigest, SessionId};
+use crate::settings::DirectoryMode;
+use crate::store::{Created, Deleted};
+
+/// What a revocation did.
+#[derive(Debug, Default)]
+pub(crate) struct Revocation {
+    /// The sessions that were alive and have been ended.
+    pub(crate) ended: HashSet<SessionId>,
+    /// The directory is known to have listed all sessions.
+    pub(crate) is_complete: bool,
+}
+
+/// Which sessions are to be revoked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RevocationTarget {
+    One(SessionId),
+    AllExcept(Option<SessionId>),
+}
+
+impl DirectoryHandle<'_> {
+    /// Revokes sessions. With [`RevocationTarget::AllExcept`], sign-ins that have begun before fail as well.
+    pub(crate) async fn revoke(&self, target: RevocationTarget) -> Result<Revocation> {
+        let mut guard = None;
+        for attempt in 0..self.settings.options.commit_attempts {
+            let stored = self.read().await?;
+            let mut record = self.record_of(stored.as_ref());
+            let now = self.settings.now();
+            match target {
+                RevocationTarget::One(id) => {
+                    if record.revoke(|listed| listed == id).is_empty() {
+                        return Ok(Revocation::default());
+                    }
+                }
+                RevocationTarget::AllExcept(kept) => {
+                    self.mark_all_except(kept, &mut record, now).await?;
+                    if stored.is_none() {
+                        record.incomplete_until =
+                            Some(now.plus(self.settings.options.lifetime.absolute() + SKEW));
+                    }
+                }
+            }
+            let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
+            let revoked: HashSet<_> = record.revoked().into_iter().collect();
+            if let Some(written) = self.write(stored.as_ref(), record).await? {
+                let ended = self.carry_out(&written, &revoked, target).await?;
+                return Ok(Revocation { ended, is_complete });
+            }
+            self.back_off(&mut guard, attempt).await?;
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Marks all sessions but one as revoked, and begins a new generation, so that sign-ins which have begun
+    /// before fail.
+    async fn mark_all_except(
+        &self,
+        kept: Option<SessionId>,
+        record: &mut DirectoryRecord,
+        now: Millis,
+    ) -> Result<()> {
+        if let Some(kept) = kept {
+            self.check_kept(kept, record).await?;
+        }
+        record.revoke(|listed| Some(listed) != kept);
+        let mut mark = Mark::default();
+        self.settings.entropy.fill(&mut mark)?;
+        record.generation = Some(Generation { mark, since: now });
+        Ok(())
+    }
+
+    /// Checks that the session that is to be kept is alive: a session that was revoked meanwhile cannot
+    /// revoke others.
+    async fn check_kept(&self, kept: SessionId, record: &DirectoryRecord) -> Result<()> {
+        // If it is neither listed nor revoked, it has ended, or the directory that listed it was lost.
+        let is_alive = record.lists(kept)
+            || (self.settings.options.directory != DirectoryMode::Strict
+                && !record.revoked().contains(&kept)
+                && self.load_owned(kept).await?.is_some());
+        if is_alive { Ok(()) } else { Err(self.settings.gone("")) }
+    }
+
+    /// Ends the revoked sessions, removes them from the record, and returns those that were alive. Fails if
+    /// a session of `target` could not be ended; the others are left over from earlier revocations.
+    async fn carry_out(
+        &self,
+        stored: &StoredDirectory,
+        revoked: &HashSet<SessionId>,
+        target: RevocationTarget,
+    ) -> Result<HashSet<SessionId>> {
+        let (targeted, left_over): (HashSet<SessionId>, _) = revoked
+            .iter()
+            .partition(|id| !matches!(target, RevocationTarget::One(only) if only != **id));
+        // A failure to end one session does not stop the others.
+        let results = join_all(targeted.iter().map(async |id| (*id, self.end(*id).await)));
+        let (results, mut ended) = join(results, self.end_within_part(&left_over, 4)).await;
+        let (mut were_alive, mut failure) = (HashSet::new(), None);
+        for (id, result) in results {
+            match result {
+                Ok(was_alive) => {
+                    ended.insert(id);
+                    were_alive.extend(was_alive.then_some(id));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.remove_entries(stored, &ended).await;
+        failure.map_or(Ok(were_alive), Err)
+    }
+
+    /// Ends sessions within `1 / divisor` of the time left, and returns those that have certainly ended. The
+    /// others stay revoked. The time is limited because a sign-in must not fail when the server that holds
+    /// another session is down.
+    pub(super) async fn end_within_part(
+        &self,
+        ids: &HashSet<SessionId>,
+        divisor: u32,
+    ) -> HashSet<SessionId> {
+        let left = self.commands.time_left();
+        let ends = ids.iter().map(async |id| {
+            timeout(left / divisor, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
+        });
+        join_all(ends).await.into_iter().flatten().collect()
+    }
+
+    /// Removes ended sessions from the record. If the write fails, the next use of the directory removes
+    /// them.
+    pub(super) async fn remove_entries(
+        &self,
+        stored: &StoredDirectory,
+        ended: &HashSet<SessionId>,
+    ) {
+        if !ended.is_empty() {
+            let mut record = stored.record.clone();
+            record.remove(ended);
+            let _ = self.write(Some(stored), record).await;
+        }
+    }
+
+    /// Ends a session, and returns whether it was alive.
+    async fn end(&self, id: SessionId) -> Result<bool> {
+        let Some(loaded) = self.prevent_creation(id).await? else { return Ok(false) };
+        // At any version: under this id, every later version is this principal's as well.
+        let (deleted, in_doubt) = self.commands.delete(&loaded.key, None).await?;
+        let was_alive = deleted == Deleted::Deleted || in_doubt;
+        if was_alive {
+            event::revoked(id);
+        }
+        Ok(was_alive)
+    }
+
+    /// Makes sure that sessions which were found missing have ended and cannot be created any more.
+    /// Returns those for which this is certain.
+    pub(super) async fn ensure_ended(&self, missing: &[SessionId]) -> HashSet<SessionId> {
+        let ended = missing.iter().map(async |id| {
+            self.ensure_ended_unless(*id, |_| true).await.unwrap_or(false).then_some(*id)
+        });
+        join_all(ended).await.into_iter().flatten().collect()
+    }
+
+    /// Makes sure that a session has ended and cannot be created any more. Returns false if it is alive
+    /// and is to be kept according to `is_kept`, or if it was written meanwhile.
+    pub(super) async fn ensure_ended_unless(
+        &self,
+        id: SessionId,
+        is_kept: impl Fn(&Loaded) -> bool,
+    ) -> Result<bool> {
+        let Some(loaded) = self.prevent_creation(id).await? else { return Ok(true) };
+        if is_kept(&loaded) {
+            return Ok(false);
+        }
+        let (deleted, _) = self.commands.delete(&loaded.key, Some(loaded.version)).await?;
+        Ok(deleted != Deleted::Conflict)
+    }
+
+    /// Makes sure that no sign-in under way can make this session one of the principal's any more. Returns
+    /// the session if it already is one.
+    async fn prevent_creation(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
+        for attempt in 0..self.settings.options.commit_attempts {
+            let is_prevented = match self.probe(id).await? {
+                EntryState::Owned(loaded) => return Ok(Some(loaded)),
+                EntryState::Foreign => true,
+                EntryState::Missing => self.create_tombstone(id).await?,
+                EntryState::Anonymous(loaded) => self.write_again(&loaded).await?,
+            };
+            if is_prevented {
+                return Ok(None);
+            }
+            if attempt >= PROMPT_ATTEMPTS {
+                pause(&self.commands, &*self.settings.entropy, attempt).await?;
+            }
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Occupies the id of a missing session, so that it cannot be created. Returns false if another write
+    /// came first, or may have.
+    async fn create_tombstone(&self, id: SessionId) -> Result<bool> {
+        let write = self.tombstone()?;
+        match self.commands.create(&self.settings.key(id), &write).await {
+            Ok(Created::Created(_)) => Ok(true),
+            Ok(Created::Occupied) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes an anonymous session unchanged, so that a sign-in which has read the version before meets a
+    /// conflict and enrols again. Returns false if another write came first.
+    async fn write_again(&self, loaded: &Loaded) -> Result<bool> {
+        let write = self.next_version(loaded)?;
+        match self.commands.replace(&loaded.key, &write, loaded.base()).await? {
+            Settled::Applied(_) | Settled::Followed(_) => Ok(true),
+            Settled::Conflict(_) | Settled::Missing => Ok(false),
+        }
+    }
+
+    /// An expired session without a principal, which the store keeps for [`TOMBSTONE_TTL`].
+    fn tombstone(&self) -> Result<Write> {
+        let (tag, now) = (self.settings.tag()?, self.settings.now());
+        // No known secret has this digest, and the session has expired in any case.
+        let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
+        let mut header = Header::new(digest, now, &Lifetime::default(), tag);
+        header.clocks.end_by(TOMBSTONE_DEADLINE);
+        Ok(Write { bytes: session_codec::encode_indexed(&header, &[]).0, ttl: TOMBSTONE_TTL, tag })
+    }
+
+    /// The next version of a session, with the same content.
+    fn next_version(&self, loaded: &Loaded) -> Result<Write> {
+        let (tag, now) = (self.settings.tag()?, self.settings.now());
+        let update = Update::plain(now, tag, &self.settings.options.lifetime);
+        let header = loaded.record.header.updated(&update);
+        let values: Vec<_> = loaded.record.values.iter().collect();
+        let bytes = session_codec::encode_indexed(&header, &values).0;
+        Ok(Write { bytes, ttl: header.clocks.ttl(now), tag })
+    }
+}
