@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_runs_where_it_is_awaited() {
+    async fn work_runs_in_task_that_awaits_it() {
         let (sender, receiver) = oneshot::channel();
         let mut work = waits_for(receiver);
         assert!(poll!(&mut work).is_pending());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn driven_work_goes_on_without_being_polled() {
+    async fn driven_work_continues_without_being_polled() {
         let (sender, receiver) = oneshot::channel::<u32>();
         let (done, is_done) = oneshot::channel();
         let mut driver = None;
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_is_driven_while_it_is_awaited_wakes_who_awaits_it() {
+    async fn work_driven_while_awaited_wakes_its_awaiter() {
         let (sender, receiver) = oneshot::channel::<u32>();
         let mut driver = None;
         let work = RunToCompletion::new(Handle::current(), |own| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_may_ask_for_its_own_task() {
+    async fn work_can_move_itself_to_its_own_task() {
         let (sender, receiver) = oneshot::channel::<u32>();
         let (done, is_done) = oneshot::channel();
         let mut work = RunToCompletion::new(Handle::current(), |own| async move {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn panic_in_a_task_reaches_who_awaits_it() {
+    async fn panic_in_task_reaches_awaiter() {
         let work = RunToCompletion::new(Handle::current(), |own| async move {
             own.drive();
             tokio::task::yield_now().await;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn work_whose_runtime_ends_comes_to_nothing() {
+    fn work_returns_none_when_its_runtime_ends() {
         let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (one, two) = (runtime(), runtime());
         let mut driver = None;

@@ -73,7 +73,7 @@ mod tests {
     use crate::store::samples::random_key;
 
     #[tokio::test]
-    async fn turns_are_taken_one_after_the_other_and_leave_nothing_behind() {
+    async fn waiters_take_turns_in_order_and_leave_no_entry() {
         let key_locks = KeyLocks::default();
         let (key, other) = (random_key(), random_key());
         let first = key_locks.wait(&key).await;

@@ -34,7 +34,7 @@
 //!     Ok(Router::new().route("/", get(visit)).layer(SessionLayer::new(sessions)))
 //! }
 //! # #[test]
-//! # fn it_is_built() { app("memory:").unwrap(); }
+//! # fn app_is_built() { app("memory:").unwrap(); }
 //! # }
 //! ```
 //!

@@ -11,7 +11,7 @@ use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::MemoryStore;
 
 #[test]
-fn a_request_without_a_cookie_allocates_nothing() {
+fn request_without_cookie_allocates_nothing() {
     let sessions = Sessions::builder(MemoryStore::new()).build().unwrap();
     for (headers, status) in [
         (&[][..], 200),
@@ -31,7 +31,7 @@ fn a_request_without_a_cookie_allocates_nothing() {
 
 /// One that could ask for its session costs one allocation: the handle.
 #[test]
-fn a_handle_is_one_allocation() {
+fn handle_costs_one_allocation() {
     let sessions = Sessions::builder(MemoryStore::new()).build().unwrap();
     let allocated = measure(|| {
         let exchange = Exchange::begin(&sessions, [&b"theme=dark"[..]], None);

@@ -19,7 +19,7 @@ use unsticky::{
     ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Result, Session, Sessions,
 };
 
-async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) {
+async fn step_up_on_ended_session_fails_and_evicts_no_other_session(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         for revokes in [false, true] {
             let namespace = format!("{revokes}-{}", policy == ConcurrentSessions::Reject(1));
@@ -41,7 +41,7 @@ async fn step_up_of_a_session_that_ended_takes_no_other_ones_place(on: Backend) 
     }
 }
 
-async fn step_up_with_a_void_secret_makes_no_session_newer(on: Backend) {
+async fn step_up_with_old_secret_leaves_eviction_order_unchanged(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(2)));
     let oldest = stand.signed_in("alice").await;
@@ -77,7 +77,7 @@ async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
 }
 
 /// The attempt is counted before the password is looked at.
-async fn several_cookies_are_remembered_after_an_early_commit(on: Backend) {
+async fn sign_in_after_transact_ends_every_presented_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)));
     for kind in ["alice", "bob"] {
         let cookies = [stand.signed_in(kind).await, stand.signed_in(kind).await];
@@ -97,7 +97,7 @@ async fn several_cookies_are_remembered_after_an_early_commit(on: Backend) {
     }
 }
 
-async fn sign_in_beside_a_rotated_cookie_fails_and_is_taken_back(on: Backend) {
+async fn sign_in_is_rolled_back_if_presented_session_is_rotated(on: Backend) {
     let stand = on.stand();
     let (bob, anonymous) = (stand.signed_in("bob").await, stand.seeded().await);
     let both = format!("{bob}; {anonymous}");
@@ -109,7 +109,7 @@ async fn sign_in_beside_a_rotated_cookie_fails_and_is_taken_back(on: Backend) {
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0);
 }
 
-async fn value_is_taken_once_while_the_commit_that_stores_it_is_under_way(on: Backend) {
+async fn value_taken_while_being_committed_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -126,7 +126,7 @@ async fn value_is_taken_once_while_the_commit_that_stores_it_is_under_way(on: Ba
     assert_eq!(kind, Some(ErrorKind::ValueChanged));
 }
 
-async fn refused_sign_in_leaves_what_was_asked_for_later(on: Backend) {
+async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let other = stand.signed_in("alice").await;
     assert!(stand.who(&other).await.is_some(), "its first use confirms it");
@@ -144,7 +144,7 @@ async fn refused_sign_in_leaves_what_was_asked_for_later(on: Backend) {
 }
 
 /// Its sign-in began before another revocation, and is refused; the revocation beside it counts.
-async fn revocation_beside_a_refused_sign_in_voids_the_old_secret(on: Backend) {
+async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on: Backend) {
     let stand = on.stand();
     let begun = stand.sessions.of("alice").begin_sign_in().await.unwrap();
     let cookie = stand.signed_in("alice").await;
@@ -171,7 +171,7 @@ async fn revocation_beside_a_refused_sign_in_voids_the_old_secret(on: Backend) {
     assert_eq!(stand.who(&cookie).await.is_none(), revoked.is_ok());
 }
 
-async fn sign_out_during_a_commit_that_fails_is_carried_out(on: Backend) {
+async fn sign_out_during_failing_commit_still_ends_session(on: Backend) {
     for steps_up in [false, true] {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -199,7 +199,7 @@ async fn sign_out_during_a_commit_that_fails_is_carried_out(on: Backend) {
     }
 }
 
-async fn update_that_cannot_be_computed_anew_is_not_forgotten(on: Backend) {
+async fn update_that_panics_on_replay_fails_reload_and_commit(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -215,7 +215,7 @@ async fn update_that_cannot_be_computed_anew_is_not_forgotten(on: Backend) {
     assert_eq!(kind, Some(ErrorKind::UpdatePanicked));
 }
 
-async fn stream_is_told_that_its_lifetime_stands_no_more(on: Backend) {
+async fn stream_gets_gone_for_lifetime_replaced_by_another_request(on: Backend) {
     let (first, second) = (Lifetime::nist_aal2(), Lifetime::owasp_low_risk());
     let stand = on.stand();
     let choose = |lifetime: Lifetime| {
@@ -236,7 +236,7 @@ async fn stream_is_told_that_its_lifetime_stands_no_more(on: Backend) {
 }
 
 /// What needs a cookie is refused after the response, and blocks nothing that needs none.
-async fn stream_goes_on_after_what_needs_a_cookie(on: Backend) {
+async fn stream_continues_after_operation_that_needs_cookie_fails(on: Backend) {
     type Deed = fn(&Session) -> Result<()>;
     let deeds: [Deed; 3] = [
         |session| {
@@ -271,7 +271,7 @@ async fn stream_goes_on_after_what_needs_a_cookie(on: Backend) {
     assert_eq!(stand.who(&cookie).await, None, "the end was carried out");
 }
 
-async fn stream_goes_on_after_an_unknown_outcome(on: Backend) {
+async fn stream_continues_after_in_doubt_write_once_reloaded(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -286,7 +286,7 @@ async fn stream_goes_on_after_an_unknown_outcome(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(2));
 }
 
-async fn strict_mode_holds_for_streams_and_for_the_session_that_revokes(on: Backend) {
+async fn unlisted_session_cannot_write_or_revoke_in_strict_mode(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -307,7 +307,7 @@ async fn strict_mode_holds_for_streams_and_for_the_session_that_revokes(on: Back
 }
 
 /// The request of a sign-in goes on writing while its cookie is used for the first time.
-async fn first_use_of_a_cookie_is_confirmed_beside_other_writes(on: Backend) {
+async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     for reads in [true, false] {
         let (exchange, stream) = stand.begin("").await;
@@ -327,7 +327,7 @@ async fn first_use_of_a_cookie_is_confirmed_beside_other_writes(on: Backend) {
 }
 
 /// A future that is kept for longer than the request may wait for its store, and polled again.
-async fn time_for_which_a_future_is_kept_does_not_count(on: Backend) {
+async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_millis(200)));
     let cookie = stand.seeded().await;
     let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
@@ -357,7 +357,7 @@ async fn time_for_which_a_future_is_kept_does_not_count(on: Backend) {
 }
 
 /// Extractors that wait for the store together wait once.
-async fn extractors_at_once_use_up_the_time_of_one(on: Backend) {
+async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
     let cookie = stand.seeded().await;
     let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
@@ -378,7 +378,7 @@ async fn extractors_at_once_use_up_the_time_of_one(on: Backend) {
 }
 
 /// With one namespace for both.
-async fn directories_of_other_cookie_names_are_others(on: Backend) {
+async fn cookie_names_have_separate_directories_in_one_namespace(on: Backend) {
     let shared = |name: &'static str| {
         move |builder: unsticky::Builder| {
             let builder = builder.namespace("shop").cookie(Cookie::new(name));
@@ -397,29 +397,29 @@ async fn directories_of_other_cookie_names_are_others(on: Backend) {
 }
 
 on_every_store! {
-    step_up_of_a_session_that_ended_takes_no_other_ones_place,
-    step_up_with_a_void_secret_makes_no_session_newer,
+    step_up_on_ended_session_fails_and_evicts_no_other_session,
+    step_up_with_old_secret_leaves_eviction_order_unchanged,
     stale_token_writes_nothing_and_gets_no_cookie,
-    several_cookies_are_remembered_after_an_early_commit,
-    sign_in_beside_a_rotated_cookie_fails_and_is_taken_back,
-    value_is_taken_once_while_the_commit_that_stores_it_is_under_way,
-    refused_sign_in_leaves_what_was_asked_for_later,
-    revocation_beside_a_refused_sign_in_voids_the_old_secret,
-    sign_out_during_a_commit_that_fails_is_carried_out,
-    update_that_cannot_be_computed_anew_is_not_forgotten,
-    stream_is_told_that_its_lifetime_stands_no_more,
-    stream_goes_on_after_what_needs_a_cookie,
-    stream_goes_on_after_an_unknown_outcome,
-    strict_mode_holds_for_streams_and_for_the_session_that_revokes,
-    first_use_of_a_cookie_is_confirmed_beside_other_writes,
-    time_for_which_a_future_is_kept_does_not_count,
-    extractors_at_once_use_up_the_time_of_one,
-    directories_of_other_cookie_names_are_others,
+    sign_in_after_transact_ends_every_presented_session,
+    sign_in_is_rolled_back_if_presented_session_is_rotated,
+    value_taken_while_being_committed_is_handed_out_once,
+    refused_sign_in_keeps_changes_made_during_its_commit,
+    revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret,
+    sign_out_during_failing_commit_still_ends_session,
+    update_that_panics_on_replay_fails_reload_and_commit,
+    stream_gets_gone_for_lifetime_replaced_by_another_request,
+    stream_continues_after_operation_that_needs_cookie_fails,
+    stream_continues_after_in_doubt_write_once_reloaded,
+    unlisted_session_cannot_write_or_revoke_in_strict_mode,
+    first_use_of_cookie_confirms_sign_in_despite_concurrent_write,
+    unpolled_future_does_not_use_up_request_timeout,
+    concurrent_extractors_use_up_timeout_once,
+    cookie_names_have_separate_directories_in_one_namespace,
 }
 
 /// Another thread changes another key all the time, which is no change of this one.
 #[test]
-fn update_is_not_disturbed_by_changes_of_other_keys() {
+fn update_succeeds_while_another_thread_changes_other_key() {
     let session = Session::detached();
     let (other, goes_on) = (session.clone(), Arc::new(AtomicBool::new(true)));
     let running = goes_on.clone();
@@ -439,7 +439,7 @@ fn update_is_not_disturbed_by_changes_of_other_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revocation_behind_a_save_that_fails_voids_the_old_secret() {
+async fn revoke_others_behind_failing_save_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -458,7 +458,7 @@ async fn revocation_behind_a_save_that_fails_voids_the_old_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revocation_between_saves_that_fail_voids_the_old_secret() {
+async fn revoke_others_between_failing_saves_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -478,7 +478,7 @@ async fn revocation_between_saves_that_fail_voids_the_old_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revocation_of_an_abandoned_request_fails_or_voids_the_old_secret() {
+async fn revoke_others_of_abandoned_request_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -495,7 +495,7 @@ async fn revocation_of_an_abandoned_request_fails_or_voids_the_old_secret() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn take_of_what_came_after_a_commit_began_is_the_requests_own() {
+async fn take_of_value_inserted_during_commit_does_not_fail_request() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -510,7 +510,7 @@ async fn take_of_what_came_after_a_commit_began_is_the_requests_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn take_of_a_value_that_a_commit_replaces_is_of_the_new_one() {
+async fn take_during_commit_returns_value_being_committed() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -523,7 +523,7 @@ async fn take_of_a_value_that_a_commit_replaces_is_of_the_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn take_of_a_value_whose_commit_fails_is_the_requests_own() {
+async fn take_of_value_whose_commit_fails_does_not_fail_request() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -538,7 +538,7 @@ async fn take_of_a_value_whose_commit_fails_is_the_requests_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sign_out_and_sign_in_beside_another_sign_in_begins_a_session() {
+async fn sign_out_then_sign_in_succeeds_despite_concurrent_sign_in() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let visit = stand
@@ -557,7 +557,7 @@ async fn sign_out_and_sign_in_beside_another_sign_in_begins_a_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn transact_that_panics_leaves_no_commit_under_way() {
+async fn panicking_transact_leaves_no_commit_in_progress() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -574,7 +574,7 @@ async fn transact_that_panics_leaves_no_commit_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revocation_that_is_kept_ends_in_time() {
+async fn revoke_all_left_unpolled_fails_within_timeout() {
     let stand = Backend::memory().stand();
     for _ in 0..50 {
         stand.signed_in("alice").await;
@@ -600,7 +600,7 @@ async fn revocation_that_is_kept_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handle_of_an_abandoned_request_goes_on_after_an_unknown_outcome() {
+async fn handle_of_abandoned_request_continues_after_in_doubt_write() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;

@@ -250,67 +250,67 @@ macro_rules! table {
 }
 
 table! {
-    own_secret: [Own] => {
+    with_own_secret: [Own] => {
         insert_is_committed: Insert,
-        insert_of_what_stands_there_is_nothing: InsertNothingNew,
-        transact_is_decided_and_stored: Transact,
-        rotate_gives_a_new_secret: Rotate,
-        set_lifetime_gives_a_new_secret: SetLifetime,
-        end_by_gives_a_new_secret: EndBy,
-        step_up_gives_a_new_secret: StepUp,
-        sign_in_gives_a_new_secret: SignInAgain,
-        sign_in_as_another_ends_the_old_session: SignInAsAnother,
-        sign_out_ends_it: SignOut,
-        reload_is_a_fresh_view: Reload,
-        revoke_others_ends_the_others: RevokeOthers,
+        insert_of_loaded_value_has_no_effect: InsertNothingNew,
+        transact_is_committed: Transact,
+        rotate_issues_new_secret: Rotate,
+        set_lifetime_issues_new_secret: SetLifetime,
+        end_by_issues_new_secret: EndBy,
+        step_up_issues_new_secret: StepUp,
+        sign_in_issues_new_secret: SignInAgain,
+        sign_in_as_another_principal_ends_old_session: SignInAsAnother,
+        sign_out_ends_session: SignOut,
+        reload_succeeds: Reload,
+        revoke_others_ends_other_sessions: RevokeOthers,
     }
-    rotated: [Rotated] => {
+    after_rotation: [Rotated] => {
         insert_is_merged: Insert,
-        insert_of_what_stands_there_is_nothing: InsertNothingNew,
-        transact_is_decided_on_the_newest: Transact,
-        rotate_is_nothing_to_do: Rotate,
-        set_lifetime_is_gone: SetLifetime,
-        end_by_is_gone: EndBy,
-        step_up_is_gone: StepUp,
-        sign_in_begins_a_fresh_session_and_ends_nothing: SignInAgain,
-        sign_in_as_another_begins_a_fresh_session_and_ends_nothing: SignInAsAnother,
-        sign_out_ends_it: SignOut,
-        reload_is_gone_every_time: Reload,
-        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+        insert_of_loaded_value_has_no_effect: InsertNothingNew,
+        transact_decides_on_newest_record: Transact,
+        rotate_has_no_effect: Rotate,
+        set_lifetime_fails_with_gone: SetLifetime,
+        end_by_fails_with_gone: EndBy,
+        step_up_fails_with_gone: StepUp,
+        sign_in_starts_new_session_and_keeps_old_session: SignInAgain,
+        sign_in_as_another_principal_starts_new_session_and_keeps_old_session: SignInAsAnother,
+        sign_out_ends_session: SignOut,
+        reload_always_fails_with_gone: Reload,
+        revoke_others_fails_with_gone_and_ends_no_session: RevokeOthers,
     }
-    signed_in_anew: ANEW => {
-        insert_is_gone: Insert,
-        insert_of_what_stands_there_is_nothing: InsertNothingNew,
-        transact_is_gone: Transact,
+    after_new_sign_in: ANEW => {
+        insert_fails_with_gone: Insert,
+        insert_of_loaded_value_has_no_effect: InsertNothingNew,
+        transact_fails_with_gone: Transact,
         rotate_sends_no_cookie: Rotate,
-        set_lifetime_is_gone: SetLifetime,
-        end_by_is_gone: EndBy,
-        step_up_is_gone: StepUp,
-        sign_in_begins_a_fresh_session_and_ends_nothing: SignInAgain,
-        sign_in_as_another_begins_a_fresh_session_and_ends_nothing: SignInAsAnother,
-        sign_out_ends_what_is_the_same_persons: SignOut,
-        reload_is_gone_every_time: Reload,
-        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+        set_lifetime_fails_with_gone: SetLifetime,
+        end_by_fails_with_gone: EndBy,
+        step_up_fails_with_gone: StepUp,
+        sign_in_starts_new_session_and_keeps_old_session: SignInAgain,
+        sign_in_as_another_principal_starts_new_session_and_keeps_old_session: SignInAsAnother,
+        sign_out_ends_session_of_same_principal: SignOut,
+        reload_always_fails_with_gone: Reload,
+        revoke_others_fails_with_gone_and_ends_no_session: RevokeOthers,
     }
-    gone: [Gone] => {
-        insert_is_gone: Insert,
-        insert_of_what_stood_there_is_nothing: InsertNothingNew,
-        transact_is_gone: Transact,
-        rotate_is_nothing: Rotate,
-        set_lifetime_is_nothing: SetLifetime,
-        end_by_is_nothing: EndBy,
-        step_up_is_gone: StepUp,
-        sign_in_begins_a_fresh_session: SignInAgain,
-        sign_in_as_another_begins_a_fresh_session: SignInAsAnother,
+    after_session_ended: [Gone] => {
+        insert_fails_with_gone: Insert,
+        insert_of_loaded_value_is_ignored: InsertNothingNew,
+        transact_fails_with_gone: Transact,
+        rotate_is_ignored: Rotate,
+        set_lifetime_is_ignored: SetLifetime,
+        end_by_is_ignored: EndBy,
+        step_up_fails_with_gone: StepUp,
+        sign_in_starts_new_session: SignInAgain,
+        sign_in_as_another_principal_starts_new_session: SignInAsAnother,
         sign_out_sends_no_cookie: SignOut,
-        reload_is_gone_every_time: Reload,
-        revoke_others_is_gone_and_ends_nobody: RevokeOthers,
+        reload_always_fails_with_gone: Reload,
+        revoke_others_fails_with_gone_and_ends_no_session: RevokeOthers,
     }
 }
 
 /// Whatever a request does first, it gets nothing with a secret that was made void: no cookie for the
 /// session, and no end of it.
-async fn void_secret_takes_no_session_over(on: Backend) {
+async fn request_with_old_secret_cannot_take_over_session(on: Backend) {
     type First = fn(&Session) -> BoxFuture<'_, Result<()>>;
     let first: [First; 4] = [
         |_| Box::pin(async { Ok(()) }),
@@ -344,7 +344,7 @@ async fn void_secret_takes_no_session_over(on: Backend) {
 }
 
 /// A WebSocket on a copied cookie, from which its owner has revoked all others.
-async fn long_lived_handle_with_a_void_secret_is_gone_every_time(on: Backend) {
+async fn long_lived_handle_with_old_secret_always_gets_gone(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -374,7 +374,7 @@ async fn long_lived_handle_with_a_void_secret_is_gone_every_time(on: Backend) {
 }
 
 /// Somebody else has signed in on what was an anonymous session when the request began.
-async fn sign_out_of_an_anonymous_session_spares_a_sign_in(on: Backend) {
+async fn sign_out_of_anonymous_session_spares_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     for reloads in [false, true] {
         let cookie = stand.seeded().await;
@@ -391,7 +391,7 @@ async fn sign_out_of_an_anonymous_session_spares_a_sign_in(on: Backend) {
 }
 
 /// Stepped up in another tab, told so by `reload`, and then signed out.
-async fn sign_out_after_gone_ends_the_same_persons_session(on: Backend) {
+async fn sign_out_after_gone_ends_session_of_same_principal(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         for way in ["reload", "save", "transact"] {
             let mut scene = Scene::new(&on, found).await;
@@ -415,7 +415,7 @@ async fn sign_out_after_gone_ends_the_same_persons_session(on: Backend) {
 }
 
 /// Who signs out while the session ends has nothing to end, and a newer cookie may be in the browser.
-async fn sign_out_of_what_is_gone_removes_no_newer_cookie(on: Backend) {
+async fn sign_out_of_ended_session_removes_no_newer_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -433,7 +433,7 @@ async fn sign_out_of_what_is_gone_removes_no_newer_cookie(on: Backend) {
 }
 
 /// Every other request of the session is under way with an older secret.
-async fn two_overtaken_rotations_send_no_cookie(on: Backend) {
+async fn rotation_after_concurrent_rotation_sends_no_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (one, two) = (stand.begin(&cookie).await, stand.begin(&cookie).await);
@@ -449,7 +449,7 @@ async fn two_overtaken_rotations_send_no_cookie(on: Backend) {
 }
 
 /// Two requests set the same end: the second has nothing to do, and neither has one that comes later.
-async fn lifetime_or_end_that_stands_already_is_nothing_to_do(on: Backend) {
+async fn setting_current_lifetime_or_end_has_no_effect(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);
     let set = async |session: Session| {
@@ -472,11 +472,11 @@ async fn lifetime_or_end_that_stands_already_is_nothing_to_do(on: Backend) {
 }
 
 on_every_store! {
-    void_secret_takes_no_session_over,
-    long_lived_handle_with_a_void_secret_is_gone_every_time,
-    sign_out_of_an_anonymous_session_spares_a_sign_in,
-    sign_out_after_gone_ends_the_same_persons_session,
-    sign_out_of_what_is_gone_removes_no_newer_cookie,
-    two_overtaken_rotations_send_no_cookie,
-    lifetime_or_end_that_stands_already_is_nothing_to_do,
+    request_with_old_secret_cannot_take_over_session,
+    long_lived_handle_with_old_secret_always_gets_gone,
+    sign_out_of_anonymous_session_spares_concurrent_sign_in,
+    sign_out_after_gone_ends_session_of_same_principal,
+    sign_out_of_ended_session_removes_no_newer_cookie,
+    rotation_after_concurrent_rotation_sends_no_cookie,
+    setting_current_lifetime_or_end_has_no_effect,
 }

@@ -34,7 +34,7 @@ async fn write(session: Session) -> Result<()> {
 
 proptest! {
     #[test]
-    fn any_cookie_header_is_an_anonymous_request(header in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_cookie_header_makes_request_anonymous(header in prop::collection::vec(any::<u8>(), 0..300)) {
         runtime().block_on(async {
             let stand = stand();
             seeded(&stand).await;
@@ -47,7 +47,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_our_cookie_is_an_anonymous_request(
+    fn arbitrary_session_cookie_value_makes_request_anonymous(
         values in prop::collection::vec(
             prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..100),
@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_token_is_an_anonymous_request(index in 10_usize..53, byte in any::<u8>()) {
+    fn altered_token_makes_request_anonymous(index in 10_usize..53, byte in any::<u8>()) {
         runtime().block_on(async {
             let stand = stand();
             let (cookie, key) = seeded(&stand).await;
@@ -89,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_in_the_store_stay_there(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_in_store_are_never_overwritten(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
         runtime().block_on(async {
             let stand = stand();
             let (cookie, key) = seeded(&stand).await;
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_record_never_panics_and_is_never_overwritten(
+    fn damaged_record_causes_no_panic_and_is_not_overwritten(
         index in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()
     ) {
         runtime().block_on(async {
@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn keys_and_values_of_every_size(name in ".{0,3000}", length in 0_usize..80_000) {
+    fn keys_and_values_are_stored_or_rejected_as_too_large(name in ".{0,3000}", length in 0_usize..80_000) {
         runtime().block_on(async {
             let stand = stand();
             let (cookie, key) = seeded(&stand).await;
@@ -160,7 +160,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_record_of_a_newer_format_is_an_error_and_stays() {
+async fn record_in_newer_format_returns_error_and_is_kept() {
     let stand = stand();
     let (cookie, key) = seeded(&stand).await;
     let mut newer = stand.stored(&key).await.to_vec();
@@ -175,7 +175,7 @@ async fn a_record_of_a_newer_format_is_an_error_and_stays() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_type_is_an_error_of_that_value_and_stays() {
+async fn value_of_wrong_type_returns_decode_error_and_is_kept() {
     let stand = stand();
     let (cookie, _) = seeded(&stand).await;
     let wrong: Key<Vec<String>> = Key::new("seed");
@@ -194,7 +194,7 @@ async fn a_value_of_another_type_is_an_error_of_that_value_and_stays() {
 }
 
 #[tokio::test]
-async fn a_value_that_can_not_be_encoded_is_an_error() {
+async fn value_that_cannot_be_encoded_returns_error() {
     let stand = stand();
     let key: Key<std::collections::HashMap<(u8, u8), u8>> = Key::new("map");
     let insert = async |session: Session| session.insert(key, &[((1, 2), 3)].into());
@@ -203,7 +203,7 @@ async fn a_value_that_can_not_be_encoded_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_record_that_grows_over_the_limit_is_refused_as_a_whole() {
+async fn record_over_size_limit_is_rejected_and_left_unchanged() {
     let stand = stand();
     let (cookie, key) = seeded(&stand).await;
     let before = stand.stored(&key).await;
@@ -219,7 +219,7 @@ async fn a_record_that_grows_over_the_limit_is_refused_as_a_whole() {
 }
 
 #[tokio::test]
-async fn principals_of_every_kind() {
+async fn sign_in_accepts_only_principals_of_1_to_1024_bytes() {
     let stand = stand();
     for principal in ["a", "ünïcödé 💥", "a\r\nSet-Cookie: x=y\0", &"p".repeat(1024)] {
         let sign_in = async |session: Session| session.sign_in(principal);
@@ -235,7 +235,7 @@ async fn principals_of_every_kind() {
 }
 
 #[tokio::test]
-async fn without_randomness_there_is_no_session_and_no_weak_one() {
+async fn failing_entropy_returns_error_and_creates_no_session() {
     let stand = Backend::memory().stand_with(|builder| builder.entropy(FailingEntropy));
     let visit = stand.visit("", write).await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Randomness), None));

@@ -170,7 +170,7 @@ async fn confirming_budget(stand: &Stand) {
 }
 
 #[tokio::test]
-async fn the_command_budget_on_redis() {
+async fn requests_match_command_budget_on_redis() {
     let server = RedisServer::start();
     let store = unsticky::connect(&server.url()).unwrap();
     budget(store, || {
@@ -193,7 +193,7 @@ async fn the_command_budget_on_redis() {
 }
 
 #[tokio::test]
-async fn the_command_budget_on_memcached() {
+async fn requests_match_command_budget_on_memcached() {
     let server = MemcachedServer::start();
     let store = unsticky::connect(&server.url()).unwrap();
     budget(store, || {

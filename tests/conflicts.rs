@@ -14,7 +14,7 @@ use support::visit::{rotate, sign_in, sign_out, visit};
 use unsticky::testing::{Fault, Verb, random_record};
 use unsticky::{Entropy, ErrorKind, Key, Lifetime, Result, Session};
 
-async fn writes_of_different_keys_all_survive(on: Backend) {
+async fn concurrent_writes_to_different_keys_all_survive(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let late = stand
@@ -32,7 +32,7 @@ async fn writes_of_different_keys_all_survive(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(2));
 }
 
-async fn the_last_to_commit_wins_a_key(on: Backend) {
+async fn last_commit_wins_for_same_key(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let insert = async |session: Session| session.insert(SEED, &7);
@@ -40,7 +40,7 @@ async fn the_last_to_commit_wins_a_key(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(7));
 }
 
-async fn two_hundred_increments_add_up(on: Backend) {
+async fn two_hundred_concurrent_increments_add_up(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let requests = (0..200).map(|_| {
@@ -59,7 +59,7 @@ async fn two_hundred_increments_add_up(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(200));
 }
 
-async fn a_value_is_taken_once(on: Backend) {
+async fn concurrent_takes_hand_out_value_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let take = async |session: Session| session.take(SEED);
@@ -77,7 +77,7 @@ async fn a_value_is_taken_once(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(3));
 }
 
-async fn a_limit_on_attempts_holds(on: Backend) {
+async fn transact_enforces_attempt_limit_under_concurrency(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let requests = (0..200).map(|_| {
@@ -104,7 +104,7 @@ async fn a_limit_on_attempts_holds(on: Backend) {
     assert_eq!((passed, stand.read(&cookie, A).await), (5, Some(5)));
 }
 
-async fn a_save_does_not_undo_a_sign_out(on: Backend) {
+async fn save_does_not_undo_concurrent_sign_out(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     for handler_writes in [true, false] {
@@ -119,7 +119,7 @@ async fn a_save_does_not_undo_a_sign_out(on: Backend) {
     }
 }
 
-async fn a_refresh_does_not_undo_a_sign_out_nor_another_lifetime(on: Backend) {
+async fn refresh_does_not_undo_concurrent_sign_out_or_lifetime_change(on: Backend) {
     let stand = on.stand();
     let minute = Duration::from_secs(60);
     let cookie = stand.signed_in("alice").await;
@@ -151,7 +151,7 @@ async fn a_refresh_does_not_undo_a_sign_out_nor_another_lifetime(on: Backend) {
     assert_eq!(stand.who(&remembered).await.as_deref(), Some("alice"));
 }
 
-async fn a_save_with_the_old_secret_is_merged_after_a_rotation(on: Backend) {
+async fn save_with_old_secret_is_merged_after_rotation(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let rotate = async |session: Session| {
@@ -174,7 +174,7 @@ async fn a_save_with_the_old_secret_is_merged_after_a_rotation(on: Backend) {
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-async fn of_two_rotations_one_sends_a_cookie(on: Backend) {
+async fn second_concurrent_rotation_sends_no_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let rotate = async |session: Session| {
@@ -191,7 +191,7 @@ async fn of_two_rotations_one_sends_a_cookie(on: Backend) {
     assert_eq!(stand.read(&first, A).await, Some(2));
 }
 
-async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error(on: Backend) {
+async fn lifetime_change_fails_after_concurrent_rotation(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let remember = async |session: Session| {
@@ -206,7 +206,7 @@ async fn a_lifetime_that_met_a_rotation_is_answered_with_an_error(on: Backend) {
     assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-async fn a_save_of_before_a_sign_in_is_dropped(on: Backend) {
+async fn save_is_rejected_after_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     for before in ["", "alice"] {
         let cookie =
@@ -227,7 +227,7 @@ async fn a_save_of_before_a_sign_in_is_dropped(on: Backend) {
     }
 }
 
-async fn two_sign_ins_of_one_person_both_end_signed_in(on: Backend) {
+async fn concurrent_sign_ins_of_same_principal_both_succeed(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let sign_in = |mark: u32| {
@@ -252,7 +252,7 @@ async fn two_sign_ins_of_one_person_both_end_signed_in(on: Backend) {
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-async fn a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one(on: Backend) {
+async fn sign_in_on_ended_session_starts_new_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let visit = stand.overtaken(&cookie, sign_in, async || stand.sign_out(&cookie).await).await;
@@ -260,7 +260,7 @@ async fn a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one(on: Back
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-async fn a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session(on: Backend) {
+async fn sign_out_wins_unless_another_principal_signs_in_concurrently(on: Backend) {
     let stand = on.stand();
     for (before, then, survives) in
         [("alice", "alice", false), ("", "alice", true), ("", "", false)]
@@ -284,7 +284,7 @@ async fn a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session(on: Ba
     }
 }
 
-async fn a_new_session_after_a_sign_out_yields_to_somebody_elses_sign_in(on: Backend) {
+async fn sign_out_then_insert_fails_after_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let start_over = async |session: Session| {
@@ -301,7 +301,7 @@ async fn a_new_session_after_a_sign_out_yields_to_somebody_elses_sign_in(on: Bac
     assert_eq!(stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn a_session_that_expires_before_the_commit_is_gone(on: Backend) {
+async fn commit_fails_with_gone_when_session_has_expired(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let late = stand
@@ -316,7 +316,7 @@ async fn a_session_that_expires_before_the_commit_is_gone(on: Backend) {
     assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-async fn an_error_that_a_handler_passes_over_still_shows(on: Backend) {
+async fn save_error_ignored_by_handler_still_fails_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let careless = async |session: Session| {
@@ -328,7 +328,7 @@ async fn an_error_that_a_handler_passes_over_still_shows(on: Backend) {
     assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-async fn a_transaction_that_fails_or_does_nothing_writes_nothing(on: Backend) {
+async fn failed_or_read_only_transaction_writes_nothing(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let version = async || stand.spy.verbs().iter().filter(|verb| **verb != Verb::Load).count();
@@ -348,7 +348,7 @@ async fn a_transaction_that_fails_or_does_nothing_writes_nothing(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-async fn a_decision_is_made_on_the_newest_record(on: Backend) {
+async fn transact_decides_on_newest_record(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let decide = async |session: Session| session.transact(|values| values.get(SEED)).await;
@@ -367,7 +367,7 @@ async fn a_decision_is_made_on_the_newest_record(on: Backend) {
 /// What an ambiguous answer to a write may mean.
 const DOUBTS: [Fault; 4] = [Fault::LoseRequest, Fault::LoseAnswer, Fault::Hang, Fault::HangAfter];
 
-async fn a_lost_answer_to_an_update_is_settled_and_counted_once(on: Backend) {
+async fn in_doubt_update_is_settled_and_applied_once(on: Backend) {
     for fault in DOUBTS {
         let stand = on.stand();
         let cookie = stand.seeded().await;
@@ -378,7 +378,7 @@ async fn a_lost_answer_to_an_update_is_settled_and_counted_once(on: Backend) {
     }
 }
 
-async fn lost_answers_to_creates_and_deletes_are_settled(on: Backend) {
+async fn in_doubt_creates_and_deletes_are_settled(on: Backend) {
     for fault in DOUBTS {
         let stand = on.stand();
         stand.store.inject(Verb::Create, fault);
@@ -390,7 +390,7 @@ async fn lost_answers_to_creates_and_deletes_are_settled(on: Backend) {
     }
 }
 
-async fn a_lost_write_that_others_have_followed_is_still_settled(on: Backend) {
+async fn in_doubt_write_is_settled_after_up_to_seven_later_writes(on: Backend) {
     for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
         for followers in [1, 7, 8] {
             let stand = on.stand();
@@ -426,7 +426,7 @@ async fn a_lost_write_that_others_have_followed_is_still_settled(on: Backend) {
     }
 }
 
-async fn a_late_copy_of_a_settled_write_does_nothing(on: Backend) {
+async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let postponed = stand.late.postpone(Verb::Replace);
@@ -440,7 +440,7 @@ async fn a_late_copy_of_a_settled_write_does_nothing(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-async fn what_can_not_be_settled_is_said_and_not_tried_again(on: Backend) {
+async fn unsettled_write_is_reported_and_not_retried(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let handler = async |session: Session| {
@@ -457,7 +457,7 @@ async fn what_can_not_be_settled_is_said_and_not_tried_again(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-async fn a_refused_write_leaves_the_old_session_as_it_was(on: Backend) {
+async fn refused_write_leaves_session_unchanged(on: Backend) {
     for fault in [Fault::Refused, Fault::TooLarge, Fault::Unavailable] {
         let stand = on.stand();
         for principal in ["alice", "bob"] {
@@ -477,7 +477,7 @@ async fn a_refused_write_leaves_the_old_session_as_it_was(on: Backend) {
     }
 }
 
-async fn a_store_that_hangs_is_an_error_within_the_timeout(on: Backend) {
+async fn hanging_store_returns_error_within_timeout(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     for verbs in
@@ -505,7 +505,7 @@ async fn a_store_that_hangs_is_an_error_within_the_timeout(on: Backend) {
     }
 }
 
-async fn a_commit_goes_on_when_its_client_goes_away(on: Backend) {
+async fn commit_completes_after_client_disconnects(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let gate = stand.store.hold(Verb::Replace);
@@ -522,7 +522,7 @@ async fn a_commit_goes_on_when_its_client_goes_away(on: Backend) {
     eventually(is_kept, "the commit went away with its client").await;
 }
 
-async fn a_cookie_can_not_be_sent_after_the_head(on: Backend) {
+async fn save_after_response_head_fails_only_if_it_needs_cookie(on: Backend) {
     let stand = on.stand();
     let mut kept = None;
     stand
@@ -557,7 +557,7 @@ async fn a_cookie_can_not_be_sent_after_the_head(on: Backend) {
     assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
 }
 
-async fn two_sessions_that_draw_the_same_id_stay_two(on: Backend) {
+async fn sessions_with_colliding_ids_stay_separate(on: Backend) {
     let id = Repeating::default();
     let stand = on.stand_with(|builder| builder.entropy(id.clone()));
     let create = |mark: u32| async move |session: Session| session.insert(A, &mark);
@@ -609,7 +609,7 @@ impl Entropy for Repeating {
     }
 }
 
-async fn attempts_and_repetitions_are_as_many_as_configured(on: Backend) {
+async fn commit_attempts_and_command_repeats_follow_configuration(on: Backend) {
     let increment = async |session: Session| session.update(A, |number| *number += 1);
     for (attempts, failure) in [(1, Some(ErrorKind::Contended)), (2, None)] {
         let stand = on.stand_with(|builder| builder.commit_attempts(attempts));
@@ -629,36 +629,36 @@ async fn attempts_and_repetitions_are_as_many_as_configured(on: Backend) {
 }
 
 on_every_store! {
-    two_sessions_that_draw_the_same_id_stay_two,
-    attempts_and_repetitions_are_as_many_as_configured,
-    writes_of_different_keys_all_survive,
-    the_last_to_commit_wins_a_key,
-    two_hundred_increments_add_up,
-    a_value_is_taken_once,
-    a_limit_on_attempts_holds,
-    a_save_does_not_undo_a_sign_out,
-    a_refresh_does_not_undo_a_sign_out_nor_another_lifetime,
-    a_save_with_the_old_secret_is_merged_after_a_rotation,
-    of_two_rotations_one_sends_a_cookie,
-    a_lifetime_that_met_a_rotation_is_answered_with_an_error,
-    a_save_of_before_a_sign_in_is_dropped,
-    two_sign_ins_of_one_person_both_end_signed_in,
-    a_sign_in_that_meets_a_session_that_is_gone_starts_a_fresh_one,
-    a_sign_out_beats_a_step_up_and_never_ends_somebody_elses_session,
-    a_new_session_after_a_sign_out_yields_to_somebody_elses_sign_in,
-    a_session_that_expires_before_the_commit_is_gone,
-    an_error_that_a_handler_passes_over_still_shows,
-    a_transaction_that_fails_or_does_nothing_writes_nothing,
-    a_decision_is_made_on_the_newest_record,
-    a_lost_answer_to_an_update_is_settled_and_counted_once,
-    lost_answers_to_creates_and_deletes_are_settled,
-    a_lost_write_that_others_have_followed_is_still_settled,
-    a_late_copy_of_a_settled_write_does_nothing,
-    what_can_not_be_settled_is_said_and_not_tried_again,
-    a_refused_write_leaves_the_old_session_as_it_was,
-    a_store_that_hangs_is_an_error_within_the_timeout,
-    a_commit_goes_on_when_its_client_goes_away,
-    a_cookie_can_not_be_sent_after_the_head,
+    sessions_with_colliding_ids_stay_separate,
+    commit_attempts_and_command_repeats_follow_configuration,
+    concurrent_writes_to_different_keys_all_survive,
+    last_commit_wins_for_same_key,
+    two_hundred_concurrent_increments_add_up,
+    concurrent_takes_hand_out_value_once,
+    transact_enforces_attempt_limit_under_concurrency,
+    save_does_not_undo_concurrent_sign_out,
+    refresh_does_not_undo_concurrent_sign_out_or_lifetime_change,
+    save_with_old_secret_is_merged_after_rotation,
+    second_concurrent_rotation_sends_no_cookie,
+    lifetime_change_fails_after_concurrent_rotation,
+    save_is_rejected_after_concurrent_sign_in,
+    concurrent_sign_ins_of_same_principal_both_succeed,
+    sign_in_on_ended_session_starts_new_session,
+    sign_out_wins_unless_another_principal_signs_in_concurrently,
+    sign_out_then_insert_fails_after_concurrent_sign_in,
+    commit_fails_with_gone_when_session_has_expired,
+    save_error_ignored_by_handler_still_fails_response,
+    failed_or_read_only_transaction_writes_nothing,
+    transact_decides_on_newest_record,
+    in_doubt_update_is_settled_and_applied_once,
+    in_doubt_creates_and_deletes_are_settled,
+    in_doubt_write_is_settled_after_up_to_seven_later_writes,
+    late_copy_of_settled_write_has_no_effect,
+    unsettled_write_is_reported_and_not_retried,
+    refused_write_leaves_session_unchanged,
+    hanging_store_returns_error_within_timeout,
+    commit_completes_after_client_disconnects,
+    save_after_response_head_fails_only_if_it_needs_cookie,
 }
 
 /// On memory nothing waits, so only threads make requests meet.
@@ -666,12 +666,12 @@ mod memory_on_two_threads {
     use super::Backend;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn two_hundred_increments_add_up() {
-        super::two_hundred_increments_add_up(Backend::memory()).await;
+    async fn two_hundred_concurrent_increments_add_up() {
+        super::two_hundred_concurrent_increments_add_up(Backend::memory()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_limit_on_attempts_holds() {
-        super::a_limit_on_attempts_holds(Backend::memory()).await;
+    async fn transact_enforces_attempt_limit_under_concurrency() {
+        super::transact_enforces_attempt_limit_under_concurrency(Backend::memory()).await;
     }
 }

@@ -40,10 +40,10 @@ mod two_servers {
     unsticky::conformance!(setup);
 }
 
-mod spied_on {
+mod through_spy_store {
     unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
-mod without_faults {
+mod through_fault_store {
     unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }

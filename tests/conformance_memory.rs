@@ -34,15 +34,15 @@ mod system_clock {
     unsticky::conformance!(setup);
 }
 
-mod spied_on {
+mod through_spy_store {
     unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
-mod without_faults {
+mod through_fault_store {
     unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }
 
-mod behind_an_arc {
+mod behind_arc {
     use super::*;
 
     async fn setup() -> Subject {
@@ -52,7 +52,7 @@ mod behind_an_arc {
     unsticky::conformance!(setup);
 }
 
-mod behind_a_box {
+mod behind_box {
     use super::*;
 
     async fn setup() -> Subject {
@@ -64,7 +64,7 @@ mod behind_a_box {
 
 /// Of our own tests' double, which is not among those that the crate has for its users.
 #[tokio::test]
-async fn a_postponed_command_is_applied_when_it_is_delivered() {
+async fn postponed_command_is_applied_when_delivered() {
     let (store, late) = faulty(MemoryStore::new());
     let (key, hour) = (random_key(), Duration::from_secs(3600));
     let postponed = late.postpone(Verb::Create);

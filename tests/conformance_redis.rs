@@ -22,11 +22,11 @@ fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     Subject::new(wrap(patient(&server.url(), PATIENCE))).keep(server)
 }
 
-mod our_connection {
+mod built_in_connection {
     unsticky::conformance!(async || super::wrapped(|store| store));
 }
 
-mod their_connection {
+mod application_connection {
     use super::*;
 
     async fn setup() -> Subject {
@@ -43,16 +43,16 @@ mod their_connection {
     unsticky::conformance!(setup);
 }
 
-mod spied_on {
+mod through_spy_store {
     unsticky::conformance!(async || super::wrapped(super::SpyStore::new));
 }
 
-mod without_faults {
+mod through_fault_store {
     unsticky::conformance!(async || super::wrapped(super::FaultStore::new));
 }
 
 #[tokio::test]
-async fn the_suite_runs_beside_other_data() {
+async fn suite_leaves_other_data_untouched() {
     use unsticky::testing::clauses;
 
     let server = RedisServer::start();
@@ -61,9 +61,9 @@ async fn the_suite_runs_beside_other_data() {
         server.cli(&["SET", key, value]);
     }
     let subject = Subject::new(patient(&server.url(), PATIENCE));
-    clauses::a_delete_at_any_version_deletes(&subject).await;
-    clauses::of_many_concurrent_creates_exactly_one_wins(&subject).await;
-    clauses::an_expired_key_is_gone_for_every_verb(&subject).await;
+    clauses::unconditional_delete_deletes_record(&subject).await;
+    clauses::concurrent_creates_have_exactly_one_winner(&subject).await;
+    clauses::expired_key_is_missing_for_every_verb(&subject).await;
     for (key, value) in foreign {
         assert_eq!(server.cli(&["GET", key]), value);
     }

@@ -18,7 +18,7 @@ fn builder() -> Builder {
 }
 
 #[test]
-fn the_report_says_what_is_configured() {
+fn describe_reports_configuration() {
     let other = builder()
         .cookie(Cookie::new("__Secure-id").domain("example.com").same_site(SameSite::Strict))
         .lifetime(

@@ -83,7 +83,7 @@ fn sign_in_apart(stand: &Stand, cookie: &str) -> tokio::task::JoinHandle<Visit<(
     })
 }
 
-async fn who_is_signed_in_is_listed(on: Backend) {
+async fn list_shows_every_signed_in_session(on: Backend) {
     let stand = on.stand();
     assert!(list(&stand).await.is_empty());
     let phone = arrives(&stand, "phone").await;
@@ -127,7 +127,7 @@ async fn who_is_signed_in_is_listed(on: Backend) {
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 2);
 }
 
-async fn a_session_is_listed_as_long_as_it_lives(on: Backend) {
+async fn session_is_listed_until_it_expires(on: Backend) {
     let hours = |hours: u64| Duration::from_secs(3600 * hours);
     let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hours(1), hours(2))));
     let short = arrives(&stand, "short").await;
@@ -152,7 +152,7 @@ async fn a_session_is_listed_as_long_as_it_lives(on: Backend) {
     assert_eq!(labels(&stand).await, ["new", "long"]);
 }
 
-async fn three_parallel_sign_ins_list_three(on: Backend) {
+async fn three_concurrent_sign_ins_list_three_sessions(on: Backend) {
     let stand = on.stand();
     let (one, two, three) = tokio::join!(
         arrival(&stand.sessions, "one"),
@@ -167,7 +167,7 @@ async fn three_parallel_sign_ins_list_three(on: Backend) {
 
 /// Many more at once than are allowed leave exactly as many as are allowed, whatever the policy is,
 /// and whoever was answered with an error has no session.
-async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
+async fn session_limit_holds_for_concurrent_sign_ins(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(4), ConcurrentSessions::Reject(4)] {
         for at_once in [5, 20] {
             let stand = on.stand_with(|builder| {
@@ -205,7 +205,7 @@ async fn a_limit_holds_for_parallel_sign_ins(on: Backend) {
     }
 }
 
-async fn the_oldest_goes_for_a_new_one(on: Backend) {
+async fn sign_in_evicts_session_that_signed_in_longest_ago(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(2)));
     let first = arrives(&stand, "first").await;
@@ -220,7 +220,7 @@ async fn the_oldest_goes_for_a_new_one(on: Backend) {
     assert_eq!(usable(&stand, &[first, fourth]).await, [true, true]);
 }
 
-async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
+async fn sign_in_over_session_limit_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let first = confirmed(&stand, "first").await;
     let anonymous = stand.seeded().await;
@@ -275,7 +275,7 @@ async fn a_new_one_is_refused_where_there_are_enough(on: Backend) {
     assert!(is_alice(&stand, &arrives(&stand, "later").await).await);
 }
 
-async fn one_session_is_ended(on: Backend) {
+async fn revoke_ends_one_session_of_its_principal(on: Backend) {
     let stand = on.stand();
     let (phone, laptop) = (arrives(&stand, "phone").await, arrives(&stand, "laptop").await);
     let bob = stand.signed_in("bob").await;
@@ -299,7 +299,7 @@ async fn one_session_is_ended(on: Backend) {
     assert_eq!((ended.error, &ended.set_cookie), (Some(ErrorKind::Gone), &None));
 }
 
-async fn all_sessions_are_ended(on: Backend) {
+async fn revoke_all_ends_every_session_of_principal(on: Backend) {
     let stand = on.stand();
     let directory = stand.sessions.of(ALICE);
     let nobody = stand.sessions.of("nobody").revoke_all().await.unwrap();
@@ -318,7 +318,7 @@ async fn all_sessions_are_ended(on: Backend) {
     assert_eq!(directory.revoke_all().await.unwrap().count, 1);
 }
 
-async fn all_others_are_ended(on: Backend) {
+async fn revoke_others_ends_every_other_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.gone_status(440));
     let other = arrives(&stand, "other").await;
     let own = arrives(&stand, "own").await;
@@ -382,7 +382,7 @@ async fn all_others_are_ended(on: Backend) {
 }
 
 /// Whatever is under way when all sessions are ended, none of them is alive afterwards.
-async fn an_end_of_all_beats_what_is_under_way(on: Backend) {
+async fn revoke_all_beats_requests_in_progress(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
     let deeds: [(&str, Deed); 4] = [
@@ -429,7 +429,7 @@ async fn an_end_of_all_beats_what_is_under_way(on: Backend) {
 }
 
 /// A write that comes between the look at a session and its deletion.
-async fn an_end_beats_a_write_in_between(on: Backend) {
+async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     let stand = on.stand();
     let cookie = arrives(&stand, "busy").await;
     let gate = stand.store.hold(Verb::Delete);
@@ -446,7 +446,7 @@ async fn an_end_beats_a_write_in_between(on: Backend) {
 }
 
 /// A sign-in that has enrolled and not written yet, on a new session and on an anonymous one.
-async fn an_end_of_all_beats_a_sign_in_that_has_enrolled(on: Backend) {
+async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
     for is_new in [true, false] {
         let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
         let cookie = if is_new { String::new() } else { stand.seeded().await };
@@ -485,7 +485,7 @@ async fn an_end_of_all_beats_a_sign_in_that_has_enrolled(on: Backend) {
 
 /// A sign-in that was entered and then refused by the store leaves the visitor's session on the list,
 /// where it is nobody's, until somebody else signs in on it.
-async fn what_has_become_somebody_elses_is_not_touched(on: Backend) {
+async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "first").await;
     let cookie = stand.seeded().await;
@@ -601,7 +601,7 @@ async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
 
 /// A sign-in whose session cannot be written takes nobody's place.
 #[tokio::test]
-async fn a_place_that_could_not_be_taken_is_given_back() {
+async fn reservation_is_released_when_session_cannot_be_written() {
     for has_session in [false, true] {
         let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
         let anonymous = if has_session {
@@ -636,7 +636,7 @@ async fn a_place_that_could_not_be_taken_is_given_back() {
 
 /// One whose answer is lost with its server does not count for the second try of the same request.
 #[tokio::test]
-async fn a_place_that_is_in_doubt_does_not_count() {
+async fn in_doubt_reservation_does_not_count_against_limit() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
     for down in [Down::Next { is_lost: true }, Down::Repeats] {
         pool.set(down);
@@ -652,7 +652,7 @@ async fn a_place_that_is_in_doubt_does_not_count() {
 
 /// A sign-in that fails takes nothing from another one on the same session that did not.
 #[tokio::test]
-async fn who_gives_back_a_place_leaves_the_next_one_in_it() {
+async fn failed_sign_in_spares_other_sign_in_on_same_session() {
     for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
         let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
         let seed = async |session: Session| session.insert(SEED, &1);
@@ -692,7 +692,7 @@ async fn empty_directory(stand: &Stand) {
 }
 
 /// The same where the other one comes in between, a moment later or in the same one.
-async fn who_comes_in_between_stays(on: Backend) {
+async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) {
     for (millis, is_down) in [(0, false), (1, false), (1, true)] {
         let namespace = format!("between-{millis}-{is_down}");
         let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
@@ -722,7 +722,7 @@ async fn who_comes_in_between_stays(on: Backend) {
 
 /// Nor does one that fails end a session in which its principal was signed in before, listed or not.
 #[tokio::test]
-async fn a_proof_that_fails_ends_no_session() {
+async fn failed_reauthentication_ends_no_session() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::default());
     let cookie = arrival(&sessions, "phone").await.cookie();
     pool.inner.delete(&pool.newest(Kind::Directory), None).await.unwrap();
@@ -738,7 +738,7 @@ async fn a_proof_that_fails_ends_no_session() {
 }
 
 /// Nobody has the secret of a sign-in whose answer was lost for good: it takes no place.
-async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
+async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
     for (fault, is_written) in [(Fault::LoseRequest, false), (Fault::LoseAnswer, true)] {
         let namespace = format!("unknown-{is_written}");
         let stand = on.stand_with(|builder| {
@@ -765,7 +765,7 @@ async fn a_sign_in_that_is_unknown_takes_no_place(on: Backend) {
 }
 
 /// The first id is in doubt, and there is no second one: the directory cannot be reached any more.
-async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
+async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
     // The directory's first load passes.
@@ -782,7 +782,7 @@ async fn a_sign_in_that_gives_up_takes_no_place(on: Backend) {
 }
 
 /// The answer of the directory itself is lost first, and then the session's.
-async fn a_sign_in_that_loses_two_answers_takes_one_place(on: Backend) {
+async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
     stand.store.inject(Verb::Replace, Fault::LoseAnswer);
@@ -794,7 +794,7 @@ async fn a_sign_in_that_loses_two_answers_takes_one_place(on: Backend) {
 }
 
 /// A place is known again by who has taken it: after a lost answer, and after a conflict a moment later.
-async fn a_place_is_given_back_after_a_second_try(on: Backend) {
+async fn reservation_is_released_after_retried_enrolment(on: Backend) {
     for conflicts in [false, true] {
         let namespace = format!("second-{conflicts}");
         let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
@@ -831,7 +831,7 @@ async fn a_place_is_given_back_after_a_second_try(on: Backend) {
 /// Bob's session was written, and Alice's before it cannot be ended: nobody is signed in, and Bob is not
 /// kept out by it.
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_can_not_be_finished_takes_no_place() {
+async fn failed_account_switch_keeps_no_reservation() {
     let reject =
         |builder: unsticky::Builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1));
     let stand = Backend::memory().stand_with(reject);
@@ -848,7 +848,7 @@ async fn a_switch_that_can_not_be_finished_takes_no_place() {
 
 /// Somebody has made sure that a place is free, and is about to give it away, while the sign-in that had
 /// taken it goes on after all: it is listed, whoever of the two comes first.
-async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
+async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
@@ -884,7 +884,7 @@ async fn a_place_is_not_given_away_behind_who_takes_it_again(on: Backend) {
 /// The oldest one is on a server that is down: it ends as soon as that is back, and who signs in need not
 /// wait for it.
 #[tokio::test]
-async fn one_that_can_not_be_ended_keeps_nobody_out() {
+async fn unreachable_evicted_session_does_not_block_sign_in() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::EvictOldest(1));
     let old = arrival(&sessions, "old").await.cookie();
     pool.set(Down::At(pool.newest(Kind::Session)));
@@ -905,7 +905,7 @@ async fn one_that_can_not_be_ended_keeps_nobody_out() {
 /// A process that stands still until its request's time is over must not let anybody in: what keeps
 /// sign-ins that were ended from coming late does not stand for ever.
 #[tokio::test]
-async fn an_answer_that_comes_too_late_lets_nobody_in() {
+async fn sign_in_answered_after_deadline_fails() {
     struct Stalling;
 
     impl Interceptor for Stalling {
@@ -931,7 +931,7 @@ async fn an_answer_that_comes_too_late_lets_nobody_in() {
 }
 
 /// A password check that was slow, while the password was changed.
-async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
+async fn revoke_all_beats_begun_sign_in(on: Backend) {
     let stand = on.stand();
     for had_directory in [false, true] {
         let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
@@ -957,7 +957,7 @@ async fn an_end_of_all_beats_a_sign_in_that_has_begun(on: Backend) {
 
 /// A new sign-in takes the place of one that was enrolled and never written, as if its process had
 /// died; where it goes on nevertheless, it is decided on anew.
-async fn a_place_that_was_never_taken_is_free(on: Backend) {
+async fn unwritten_reservation_makes_room_for_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
@@ -981,7 +981,7 @@ async fn a_place_that_was_never_taken_is_free(on: Backend) {
 /// One that is only slow gets the moment it needs to be written; under a policy that refuses, a later one
 /// then revokes it as long as no browser has used its cookie, and there is one session at every moment.
 #[tokio::test(start_paused = true)]
-async fn a_place_that_is_about_to_be_taken_is_not_free() {
+async fn slow_sign_in_keeps_reservation_until_written() {
     let stand = Backend::memory().stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
@@ -1006,7 +1006,7 @@ async fn a_place_that_is_about_to_be_taken_is_not_free() {
 }
 
 /// A sign-in whose answers are lost is either listed or leaves nothing that anybody could use.
-async fn a_lost_answer_leaves_no_session_unlisted(on: Backend) {
+async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     for verb in [Verb::Create, Verb::Replace, Verb::Load] {
         for nth in 0..3 {
             for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Unavailable] {
@@ -1040,7 +1040,7 @@ async fn a_lost_answer_leaves_no_session_unlisted(on: Backend) {
 
 /// An end of all sessions whose answers are lost has ended them when it says so, and when it is
 /// called again.
-async fn a_lost_answer_leaves_no_session_alive(on: Backend) {
+async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
     for verb in [Verb::Load, Verb::Replace, Verb::Delete, Verb::Create] {
         for nth in 0..3 {
             for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Unavailable] {
@@ -1069,7 +1069,7 @@ async fn a_lost_answer_leaves_no_session_alive(on: Backend) {
 }
 
 /// A session that has ended, and whose request goes on, costs nobody theirs.
-async fn a_dead_session_evicts_nobody(on: Backend) {
+async fn ended_session_evicts_no_other_session(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         let namespace = format!("dead-{}", policy == ConcurrentSessions::Reject(1));
         let stand =
@@ -1102,7 +1102,7 @@ async fn federated(stand: &Stand) -> String {
 }
 
 /// The cap of an identity provider holds through proofs of the same sign-in, and is no other sign-in's.
-async fn a_cap_holds_for_its_own_sign_in(on: Backend) {
+async fn end_by_applies_to_its_own_sign_in_only(on: Backend) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         let namespace = format!("{mode:?}");
         let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
@@ -1128,7 +1128,7 @@ async fn a_cap_holds_for_its_own_sign_in(on: Backend) {
 }
 
 /// What an end of sessions could not do is an error, and the next one who looks finishes it.
-async fn an_end_that_failed_half_way_is_finished(on: Backend) {
+async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
     for strict in [false, true] {
         let mode = if strict { DirectoryMode::Strict } else { DirectoryMode::Listed };
         let namespace = format!("{mode:?}");
@@ -1158,7 +1158,7 @@ async fn an_end_that_failed_half_way_is_finished(on: Backend) {
 }
 
 /// A list that is lost, and an end of all sessions that finds none: what is under way brings none back.
-async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
+async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     type Deed = fn(&Session) -> Result<()>;
     let step_up: Deed = Session::step_up;
@@ -1188,7 +1188,7 @@ async fn strict_mode_lists_nothing_anew_without_a_sign_in(on: Backend) {
 }
 
 /// The same where two proofs meet, and the second one would have begun a session anew.
-async fn strict_mode_begins_nothing_anew_for_one_that_is_not_listed(on: Backend) {
+async fn strict_mode_step_up_cannot_restart_unlisted_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let phone = arrives(&stand, "phone").await;
     let key = stand.directory_key(ALICE).await;
@@ -1213,7 +1213,7 @@ async fn strict_mode_begins_nothing_anew_for_one_that_is_not_listed(on: Backend)
 }
 
 /// A second factor that was right in the same request takes nothing of the sign-in back.
-async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
+async fn step_up_keeps_sign_in_of_same_request(on: Backend) {
     let stand = on.stand();
     for is_ended in [false, true] {
         let begun = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
@@ -1231,7 +1231,7 @@ async fn a_step_up_leaves_the_sign_in_of_its_request_as_it_is(on: Backend) {
 }
 
 /// Who signs out and cannot sign in as somebody else is signed out, if the handler answers so.
-async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Backend) {
+async fn sign_out_takes_effect_when_following_sign_in_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
     // The first use of a cookie confirms its sign-in, so a later one is refused.
@@ -1261,7 +1261,7 @@ async fn a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused(on: Bac
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
 }
 
-async fn strict_mode_believes_the_directory_only(on: Backend) {
+async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     let strict = |builder: unsticky::Builder| builder.directory(DirectoryMode::Strict);
     let stand = on.stand_with(strict);
     let (phone, laptop) = (arrives(&stand, "phone").await, arrives(&stand, "laptop").await);
@@ -1299,7 +1299,7 @@ async fn strict_mode_believes_the_directory_only(on: Backend) {
 }
 
 /// What the default promises where the directory is evicted, and what it does not.
-async fn a_lost_directory_ends_nobody_and_is_begun_anew(on: Backend) {
+async fn lost_directory_record_ends_no_session_and_is_rebuilt(on: Backend) {
     let stand = on.stand();
     let old = arrives(&stand, "old").await;
     let key = stand.directory_key(ALICE).await;
@@ -1322,7 +1322,7 @@ async fn a_lost_directory_ends_nobody_and_is_begun_anew(on: Backend) {
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
 }
 
-async fn without_a_directory_nothing_is_listed(on: Backend) {
+async fn directory_operations_fail_when_directory_is_off(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     stand.spy.take();
     let cookie = arrives(&stand, "label").await;
@@ -1336,7 +1336,7 @@ async fn without_a_directory_nothing_is_listed(on: Backend) {
     assert_eq!(stand.visit(&cookie, others).await.failure(), Some(ErrorKind::NoDirectory));
 }
 
-async fn names_and_labels_of_every_kind(on: Backend) {
+async fn directory_accepts_any_principal_and_label_text(on: Backend) {
     let stand = on.stand();
     let long = "p".repeat(1024);
     for name in ["\u{0}", "a b\r\n:{}*", "ünï", "🦀", &long, "alice", "ALICE", "d:s:"] {
@@ -1365,7 +1365,7 @@ async fn names_and_labels_of_every_kind(on: Backend) {
 }
 
 /// The User-Agent of a phone has 139 bytes, and text is not cut inside a character.
-async fn long_label_is_cut_at_a_character_boundary(on: Backend) {
+async fn long_label_is_truncated_at_character_boundary(on: Backend) {
     let stand = on.stand();
     let x = |count: usize| "x".repeat(count);
     for (label, kept) in [
@@ -1385,7 +1385,7 @@ async fn long_label_is_cut_at_a_character_boundary(on: Backend) {
 }
 
 /// It is reported, stays as it is, and nobody's session is touched.
-async fn a_directory_that_can_not_be_decoded_stays(on: Backend) {
+async fn undecodable_directory_record_is_reported_and_kept(on: Backend) {
     use DirectoryMode::{Listed, Strict};
     let corrupt = ErrorKind::Corrupt;
     let cases = [(1, corrupt, Listed), (2, ErrorKind::NewerFormat, Listed), (1, corrupt, Strict)];
@@ -1420,7 +1420,7 @@ async fn a_directory_that_can_not_be_decoded_stays(on: Backend) {
 }
 
 /// As many as a directory holds, and no more; all of them end in one call.
-async fn a_thousand_sessions_and_no_more(on: Backend) {
+async fn directory_holds_at_most_one_thousand_sessions(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Allow).timeout(Duration::from_secs(30))
     });
@@ -1436,12 +1436,12 @@ async fn a_thousand_sessions_and_no_more(on: Backend) {
     assert!(list(&stand).await.is_empty());
 }
 
-async fn a_crowd_of_one_principal(on: Backend) {
+async fn session_limit_holds_for_one_thousand_sign_ins(on: Backend) {
     crowd(on, 1_000).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_sign_ins_of_one_principal() {
+async fn session_limit_holds_for_ten_thousand_sign_ins() {
     crowd(Backend::memory(), 10_000).await;
 }
 
@@ -1474,7 +1474,7 @@ async fn crowd(on: Backend, sign_ins: usize) {
 }
 
 /// A cookie can address a session only.
-async fn a_cookie_with_the_id_of_a_directory_is_an_anonymous_request(on: Backend) {
+async fn cookie_with_directory_id_makes_request_anonymous(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "old").await;
     let key = stand.directory_key(ALICE).await;
@@ -1490,7 +1490,7 @@ async fn a_cookie_with_the_id_of_a_directory_is_an_anonymous_request(on: Backend
 }
 
 /// The commands of a sign-in, a list and the rest, as the stores' double counts them.
-async fn the_commands_of_a_directory(on: Backend) {
+async fn directory_operations_match_command_budget(on: Backend) {
     use Verb::{Create, Delete, Load, Replace};
     let stand = on.stand();
     let sign_in = async |session: Session| session.sign_in(ALICE);
@@ -1524,7 +1524,7 @@ async fn the_commands_of_a_directory(on: Backend) {
 }
 
 /// Two round trips, however many sessions there are: all of them are asked for at once.
-async fn a_list_asks_for_all_sessions_at_once(on: Backend) {
+async fn list_loads_all_sessions_concurrently(on: Backend) {
     let stand = on.stand();
     for label in ["one", "two", "three", "four"] {
         arrives(&stand, label).await;
@@ -1543,45 +1543,45 @@ async fn a_list_asks_for_all_sessions_at_once(on: Backend) {
 }
 
 on_every_store! {
-    who_is_signed_in_is_listed,
-    a_session_is_listed_as_long_as_it_lives,
-    three_parallel_sign_ins_list_three,
-    a_limit_holds_for_parallel_sign_ins,
-    the_oldest_goes_for_a_new_one,
-    a_new_one_is_refused_where_there_are_enough,
-    one_session_is_ended,
-    all_sessions_are_ended,
-    all_others_are_ended,
-    an_end_of_all_beats_what_is_under_way,
-    an_end_beats_a_write_in_between,
-    an_end_of_all_beats_a_sign_in_that_has_enrolled,
-    an_end_of_all_beats_a_sign_in_that_has_begun,
-    what_has_become_somebody_elses_is_not_touched,
-    a_place_that_was_never_taken_is_free,
-    a_lost_answer_leaves_no_session_unlisted,
-    a_lost_answer_leaves_no_session_alive,
-    a_dead_session_evicts_nobody,
-    a_cap_holds_for_its_own_sign_in,
-    a_sign_in_that_is_unknown_takes_no_place,
-    a_sign_in_that_gives_up_takes_no_place,
-    a_sign_in_that_loses_two_answers_takes_one_place,
-    a_place_is_given_back_after_a_second_try,
-    a_place_is_not_given_away_behind_who_takes_it_again,
-    a_thousand_sessions_and_no_more,
-    an_end_that_failed_half_way_is_finished,
-    strict_mode_believes_the_directory_only,
-    strict_mode_lists_nothing_anew_without_a_sign_in,
-    strict_mode_begins_nothing_anew_for_one_that_is_not_listed,
-    who_comes_in_between_stays,
-    a_step_up_leaves_the_sign_in_of_its_request_as_it_is,
-    a_sign_out_is_carried_out_where_the_sign_in_after_it_is_refused,
-    a_lost_directory_ends_nobody_and_is_begun_anew,
-    without_a_directory_nothing_is_listed,
-    names_and_labels_of_every_kind,
-    long_label_is_cut_at_a_character_boundary,
-    a_directory_that_can_not_be_decoded_stays,
-    a_crowd_of_one_principal,
-    a_cookie_with_the_id_of_a_directory_is_an_anonymous_request,
-    the_commands_of_a_directory,
-    a_list_asks_for_all_sessions_at_once,
+    list_shows_every_signed_in_session,
+    session_is_listed_until_it_expires,
+    three_concurrent_sign_ins_list_three_sessions,
+    session_limit_holds_for_concurrent_sign_ins,
+    sign_in_evicts_session_that_signed_in_longest_ago,
+    sign_in_over_session_limit_is_refused,
+    revoke_ends_one_session_of_its_principal,
+    revoke_all_ends_every_session_of_principal,
+    revoke_others_ends_every_other_session,
+    revoke_all_beats_requests_in_progress,
+    revoke_all_beats_write_between_load_and_delete,
+    revoke_all_beats_enrolled_sign_in,
+    revoke_all_beats_begun_sign_in,
+    revoke_all_spares_session_left_enrolled_by_failed_sign_in,
+    unwritten_reservation_makes_room_for_sign_in,
+    in_doubt_sign_in_leaves_no_session_unlisted,
+    in_doubt_revoke_all_leaves_no_session_alive,
+    ended_session_evicts_no_other_session,
+    end_by_applies_to_its_own_sign_in_only,
+    in_doubt_sign_in_keeps_no_reservation,
+    sign_in_keeps_no_reservation_when_directory_becomes_unreachable,
+    sign_in_with_two_lost_answers_is_listed_once,
+    reservation_is_released_after_retried_enrolment,
+    contested_reservation_leaves_exactly_one_session,
+    directory_holds_at_most_one_thousand_sessions,
+    partial_revoke_all_is_finished_by_next_directory_use,
+    strict_mode_accepts_only_listed_sessions,
+    strict_mode_relists_session_only_by_sign_in,
+    strict_mode_step_up_cannot_restart_unlisted_session,
+    released_reservation_spares_newer_sign_in_on_same_session,
+    step_up_keeps_sign_in_of_same_request,
+    sign_out_takes_effect_when_following_sign_in_is_refused,
+    lost_directory_record_ends_no_session_and_is_rebuilt,
+    directory_operations_fail_when_directory_is_off,
+    directory_accepts_any_principal_and_label_text,
+    long_label_is_truncated_at_character_boundary,
+    undecodable_directory_record_is_reported_and_kept,
+    session_limit_holds_for_one_thousand_sign_ins,
+    cookie_with_directory_id_makes_request_anonymous,
+    directory_operations_match_command_budget,
+    list_loads_all_sessions_concurrently,
 }

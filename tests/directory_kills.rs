@@ -272,19 +272,19 @@ fn everywhere(open: &dyn Fn() -> Arc<dyn Store>) {
 }
 
 #[test]
-fn a_process_that_dies_anywhere_leaves_no_session_unlisted_in_memory() {
+fn process_killed_at_any_command_leaves_no_session_unlisted_in_memory() {
     let store = Backend::memory().store();
     everywhere(&|| store.clone());
 }
 
 #[test]
-fn a_process_that_dies_anywhere_leaves_no_session_unlisted_on_redis() {
+fn process_killed_at_any_command_leaves_no_session_unlisted_on_redis() {
     let on = Backend::redis();
     everywhere(&|| on.store());
 }
 
 #[test]
-fn a_process_that_dies_anywhere_leaves_no_session_unlisted_on_memcached() {
+fn process_killed_at_any_command_leaves_no_session_unlisted_on_memcached() {
     let on = Backend::memcached();
     everywhere(&|| on.store());
 }
@@ -349,11 +349,11 @@ async fn four_processes(on: Backend) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_holds_across_four_processes_on_redis() {
+async fn session_limit_holds_across_four_processes_on_redis() {
     four_processes(Backend::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_holds_across_four_processes_on_memcached() {
+async fn session_limit_holds_across_four_processes_on_memcached() {
     four_processes(Backend::memcached()).await;
 }

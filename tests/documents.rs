@@ -7,13 +7,13 @@ use std::path::Path;
 
 /// Every test that the guarantees name is there.
 #[test]
-fn the_tests_that_guarantees_name_exist() {
+fn tests_named_in_guarantees_exist() {
     assert!(named_tests("docs/guarantees.md", 1) > 50);
 }
 
 /// So is every test of the security document, and each line that is provided has one.
 #[test]
-fn the_tests_that_the_security_document_names_exist() {
+fn tests_named_in_security_document_exist() {
     assert!(named_tests("docs/security.md", 3) > 40);
     let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
     for row in rows(&text) {

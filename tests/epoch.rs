@@ -18,7 +18,7 @@ async fn number(sessions: &Sessions, cookie: &str) -> Option<u32> {
     visit(sessions, cookie, async |session: Session| session.get(A)).await.ok()
 }
 
-async fn another_epoch_ends_every_session_without_a_command_more(on: Backend) {
+async fn new_epoch_ends_every_session_without_extra_commands(on: Backend) {
     let stand = on.stand();
     let process = |epoch| stand.process(|builder| builder.epoch(epoch));
     let (old, new) = (process(1), process(2));
@@ -47,4 +47,4 @@ async fn another_epoch_ends_every_session_without_a_command_more(on: Backend) {
     assert_eq!(number(&process(2), &begun).await, Some(2));
 }
 
-on_every_store! { another_epoch_ends_every_session_without_a_command_more }
+on_every_store! { new_epoch_ends_every_session_without_extra_commands }

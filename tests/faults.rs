@@ -35,7 +35,7 @@ fn patient(server: &Server, proxy: &Proxy, store: Duration, request: Duration) -
     Sessions::builder(store).timeout(request).build().unwrap()
 }
 
-async fn killed_and_restarted(mut server: Server) {
+async fn requests_recover_after_server_restart(mut server: Server) {
     let sessions = sessions(&server.url());
     let mut visitors = Visitors::arrive(&sessions).await;
     visitors.begin().await;
@@ -48,7 +48,7 @@ async fn killed_and_restarted(mut server: Server) {
     visitors.begin_anew().await;
 }
 
-async fn paused_and_continued(server: Server) {
+async fn requests_recover_after_server_pause(server: Server) {
     let sessions = sessions(&server.url());
     let mut visitors = Visitors::arrive(&sessions).await;
     visitors.begin().await;
@@ -58,7 +58,7 @@ async fn paused_and_continued(server: Server) {
     visitors.go_on().await;
 }
 
-async fn refused_at_start_up(mut server: Server) {
+async fn requests_recover_when_server_starts_after_application(mut server: Server) {
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     server.stop();
     visitors.sessions = sessions(&server.url());
@@ -68,7 +68,7 @@ async fn refused_at_start_up(mut server: Server) {
 }
 
 /// Every one of 200 requests finds that its connection was closed since the last one.
-async fn closed_while_idle(server: Server) {
+async fn requests_succeed_after_idle_connection_is_closed(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     for round in 0..200 {
@@ -89,7 +89,7 @@ async fn closed_while_idle(server: Server) {
 }
 
 /// A middlebox has forgotten the connections: nothing passes on them, and nothing says so.
-async fn half_open(server: Server) {
+async fn requests_succeed_on_half_open_connections(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     for _ in 0..3 {
@@ -105,7 +105,7 @@ async fn half_open(server: Server) {
 }
 
 /// Nothing passes at all for a while, and the old connections are dead for ever.
-async fn blackholed(server: Server) {
+async fn requests_recover_after_network_blackhole(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     visitors.begin().await;
@@ -120,7 +120,7 @@ async fn blackholed(server: Server) {
 }
 
 /// The server says that it sends no more, and goes on to listen.
-async fn half_closed(server: Server) {
+async fn requests_succeed_after_server_half_closes_connection(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     for _ in 0..20 {
@@ -134,7 +134,7 @@ async fn half_closed(server: Server) {
     visitors.succeed().await;
 }
 
-async fn answered_too_late(server: Server) {
+async fn requests_recover_after_late_answers(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     visitors.begin().await;
@@ -147,7 +147,7 @@ async fn answered_too_late(server: Server) {
     visitors.go_on().await;
 }
 
-async fn refused_by_the_network(server: Server) {
+async fn requests_recover_after_refused_connections(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     visitors.begin().await;
@@ -158,7 +158,7 @@ async fn refused_by_the_network(server: Server) {
     visitors.go_on().await;
 }
 
-async fn one_byte_at_a_time(server: Server) {
+async fn requests_succeed_when_bytes_arrive_one_at_a_time(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     proxy.set(Mode::Trickle);
     let mut visitors = Visitors::arrive(&sessions).await;
@@ -176,7 +176,7 @@ async fn one_byte_at_a_time(server: Server) {
 }
 
 /// What the server says is replaced by something that it cannot have meant.
-async fn garbage(server: Server) {
+async fn requests_recover_after_garbage_answers(server: Server) {
     let garbage: &[&[u8]] = match server {
         Server::Redis(_) => &[
             b"\r\n",
@@ -214,7 +214,7 @@ async fn garbage(server: Server) {
 }
 
 /// A record over the size that is configured is not sent, so the session stays as it was.
-async fn too_large_a_record(server: Server) {
+async fn oversize_record_is_rejected_and_session_is_kept(server: Server) {
     const TEXT: Key<String> = Key::new("text").survives_sign_in();
     let store = unsticky::connect(&server.url()).unwrap();
     let sessions = Sessions::builder(store).max_record_bytes(2048).build().unwrap();
@@ -250,7 +250,7 @@ async fn too_large_a_record(server: Server) {
 }
 
 /// Loading, committing, a conflict and settling together stay inside one deadline.
-async fn one_deadline(server: Server) {
+async fn load_commit_and_settlement_share_one_deadline(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let visitors = Visitors::arrive(&sessions).await;
     let mut over = 0;
@@ -275,7 +275,7 @@ async fn one_deadline(server: Server) {
 
 /// Increments, one after the other and many at once, while connections are closed and forgotten at
 /// random times: what was answered with success is there, and nothing is there twice.
-async fn nothing_is_lost(server: Server) {
+async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
     let direct = sessions(&server.url());
     let (proxy, sessions) = linked(&server).await;
     let (proxy, done) = (Arc::new(proxy), Arc::new(AtomicBool::new(false)));
@@ -320,7 +320,7 @@ async fn nothing_is_lost(server: Server) {
 }
 
 /// Two sessions are read and written in turns while answers come late and requests are given up.
-async fn late_answers(server: Server) {
+async fn late_answer_never_reaches_another_request(server: Server) {
     const NAME: Key<String> = Key::new("name");
     let proxy = Proxy::start(server.port()).await;
     let (store, whole) = (Duration::from_millis(25), Duration::from_millis(100));
@@ -380,19 +380,19 @@ async fn late_answers(server: Server) {
 }
 
 on_each_server! {
-    killed_and_restarted,
-    paused_and_continued,
-    refused_at_start_up,
-    closed_while_idle,
-    half_open,
-    blackholed,
-    half_closed,
-    answered_too_late,
-    refused_by_the_network,
-    one_byte_at_a_time,
-    garbage,
-    too_large_a_record,
-    one_deadline,
-    nothing_is_lost,
-    late_answers,
+    requests_recover_after_server_restart,
+    requests_recover_after_server_pause,
+    requests_recover_when_server_starts_after_application,
+    requests_succeed_after_idle_connection_is_closed,
+    requests_succeed_on_half_open_connections,
+    requests_recover_after_network_blackhole,
+    requests_succeed_after_server_half_closes_connection,
+    requests_recover_after_late_answers,
+    requests_recover_after_refused_connections,
+    requests_succeed_when_bytes_arrive_one_at_a_time,
+    requests_recover_after_garbage_answers,
+    oversize_record_is_rejected_and_session_is_kept,
+    load_commit_and_settlement_share_one_deadline,
+    acknowledged_writes_survive_random_connection_faults,
+    late_answer_never_reaches_another_request,
 }

@@ -42,7 +42,7 @@ async fn finds(sessions: &Sessions, cookie: &str) -> (Option<String>, usize) {
 
 /// A server that may not evict and has no room left refuses; who has a session keeps it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn out_of_memory() {
+async fn full_server_refuses_writes_and_keeps_other_sessions() {
     let server = MemcachedServer::start_with(&["-M", "-m", "2"]);
     let sessions = sessions(&server.url());
     let mut cookies = Vec::new();
@@ -87,7 +87,7 @@ async fn out_of_memory() {
 /// A record that is over the server's own limit harms nobody but its own session, whose write is
 /// known to have failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_item_is_too_large_for_the_server() {
+async fn item_over_server_limit_fails_only_its_own_session() {
     const LARGE: usize = 600_000;
     let server = MemcachedServer::start_with(&["-I", "512k", "-m", "64"]);
     let store = unsticky::connect(&server.url()).unwrap();
@@ -125,7 +125,7 @@ async fn an_item_is_too_large_for_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_limit_of_connections_is_reached() {
+async fn requests_recover_after_connection_limit_is_reached() {
     let server = MemcachedServer::start_with(&["-c", "30", "-t", "1"]);
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.sessions = sessions(&server.url());
@@ -221,7 +221,7 @@ impl Pool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_server_of_a_pool_is_killed() {
+async fn killed_pool_server_affects_only_its_own_sessions() {
     let mut pool = Pool::filled().await;
     pool.second.stop();
     pool.is_half_down().await;
@@ -230,7 +230,7 @@ async fn one_server_of_a_pool_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_server_of_a_pool_is_paused() {
+async fn paused_pool_server_affects_only_its_own_sessions() {
     let pool = Pool::filled().await;
     pool.second.pause().await;
     pool.is_half_down().await;

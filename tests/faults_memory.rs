@@ -75,11 +75,11 @@ async fn is_bounded(server: Server) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_requests_that_wait_for_redis_is_bounded() {
+async fn waiting_requests_use_bounded_memory_on_redis() {
     is_bounded(Server::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_requests_that_wait_for_memcached_is_bounded() {
+async fn waiting_requests_use_bounded_memory_on_memcached() {
     is_bounded(Server::memcached()).await;
 }

@@ -144,8 +144,8 @@ macro_rules! moves {
 }
 
 moves! {
-    a_redis_server_that_moved_is_found_again: redis, true;
-    a_redis_server_that_moved_and_left_its_connections_open_is_found_again: redis, false;
-    a_memcached_server_that_moved_is_found_again: memcached, true;
-    a_memcached_server_that_moved_and_left_its_connections_open_is_found_again: memcached, false;
+    redis_store_finds_moved_server_after_old_connections_close: redis, true;
+    redis_store_finds_moved_server_while_old_connections_stay_open: redis, false;
+    memcached_store_finds_moved_server_after_old_connections_close: memcached, true;
+    memcached_store_finds_moved_server_while_old_connections_stay_open: memcached, false;
 }

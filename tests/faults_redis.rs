@@ -65,7 +65,7 @@ fn writes(visitors: &Visitors) -> Vec<(&str, Deed)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn out_of_memory() {
+async fn full_server_refuses_writes_and_keeps_other_sessions() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -81,7 +81,7 @@ async fn out_of_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_only() {
+async fn read_only_server_refuses_writes_and_keeps_sessions() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     // The port of a master that does not exist: the data stays as it is.
@@ -95,7 +95,7 @@ async fn read_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restarted_with_its_data() {
+async fn sessions_survive_restart_of_server_with_persistence() {
     let mut server = RedisServer::start_with(KEPT);
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.increment().await;
@@ -111,7 +111,7 @@ async fn restarted_with_its_data() {
 
 /// Many write at once while the server is killed, again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_while_it_writes() {
+async fn acknowledged_writes_survive_repeated_server_kills() {
     let mut server = RedisServer::start_with(KEPT);
     let sessions = sessions(&server.url());
     let mut visitors = Visitors::arrive(&sessions).await;
@@ -153,7 +153,7 @@ async fn killed_while_it_writes() {
 
 /// A server that has started and is still reading its data answers everything with an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn loading() {
+async fn requests_recover_after_server_finishes_loading() {
     let mut server = RedisServer::start_with(&[
         "--key-load-delay",
         "1000",
@@ -186,7 +186,7 @@ async fn admin(server: &RedisServer) -> MultiplexedConnection {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_is_asked_for() {
+async fn requests_recover_after_password_requirement_is_lifted() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.begin().await;
@@ -203,7 +203,7 @@ async fn a_password_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_forgotten() {
+async fn requests_succeed_after_script_cache_flush() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     for _ in 0..20 {
@@ -241,7 +241,7 @@ async fn pair() -> (RedisServer, RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_master_dies_and_its_replica_is_promoted() {
+async fn sessions_survive_failover_to_promoted_replica() {
     let (mut master, replica) = pair().await;
     let proxy = Proxy::start(master.port()).await;
     let mut visitors =
@@ -258,7 +258,7 @@ async fn the_master_dies_and_its_replica_is_promoted() {
 
 /// The old master goes on as a replica and keeps its connections; the name leads to the new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_master_becomes_a_replica() {
+async fn requests_succeed_after_server_is_demoted_to_replica() {
     let (master, replica) = pair().await;
     let proxy = Proxy::start(master.port()).await;
     let mut visitors =

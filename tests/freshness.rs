@@ -92,11 +92,11 @@ async fn scenario(visit: impl AsyncFn(&Sessions, &str, &str) -> Answer) {
 }
 
 #[tokio::test]
-async fn a_stale_proof_is_turned_away_by_axum() {
+async fn axum_rejects_stale_authentication() {
     scenario(on_axum).await;
 }
 
 #[actix_web::test]
-async fn a_stale_proof_is_turned_away_by_actix() {
+async fn actix_rejects_stale_authentication() {
     scenario(on_actix).await;
 }

@@ -22,7 +22,7 @@ use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, ErrorKind, Session, Sessions};
 
-async fn a_write_after_a_settled_one_loses_nobody_elses(on: Backend) {
+async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -45,7 +45,7 @@ async fn a_write_after_a_settled_one_loses_nobody_elses(on: Backend) {
     );
 }
 
-async fn a_write_after_a_settled_one_does_not_undo_a_sign_in(on: Backend) {
+async fn write_after_settled_write_does_not_undo_sign_in(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -68,7 +68,7 @@ async fn a_write_after_a_settled_one_does_not_undo_a_sign_in(on: Backend) {
 }
 
 #[test]
-fn the_function_of_an_update_may_use_the_session() {
+fn update_function_may_read_session() {
     let (tx, rx) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         runtime().block_on(async {
@@ -82,7 +82,7 @@ fn the_function_of_an_update_may_use_the_session() {
     rx.recv_timeout(Duration::from_secs(3)).expect("DEADLOCK in sign_in");
 }
 
-async fn a_new_session_sends_no_cookie_over_a_sign_in(on: Backend) {
+async fn sign_out_then_insert_sends_no_cookie_over_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -93,7 +93,7 @@ async fn a_new_session_sends_no_cookie_over_a_sign_in(on: Backend) {
     assert_eq!(cookie_of(&r), None, "cookie overwrites alice's");
 }
 
-async fn a_cookie_of_an_early_save_is_not_sent_over_a_sign_in(on: Backend) {
+async fn sign_in_after_early_saved_rotation_starts_separate_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e1, s1) = stand.begin(&cookie).await;
@@ -110,7 +110,7 @@ async fn a_cookie_of_an_early_save_is_not_sent_over_a_sign_in(on: Backend) {
     assert_eq!(stand.read(&signed_in, SEED).await, None);
 }
 
-async fn a_sign_out_ends_every_session_that_was_presented(on: Backend) {
+async fn sign_out_ends_every_presented_session(on: Backend) {
     let stand = on.stand();
     let (a, b) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
     stand
@@ -123,7 +123,7 @@ async fn a_sign_out_ends_every_session_that_was_presented(on: Backend) {
     assert_eq!((stand.who(&a).await, stand.who(&b).await), (None, None));
 }
 
-async fn a_sign_out_with_several_tokens_spares_somebody_elses_sign_in(on: Backend) {
+async fn sign_out_with_several_tokens_spares_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     let (a, b) = (stand.seeded().await, stand.seeded().await);
     let (e, s) = stand.begin(&format!("{a}; {b}")).await;
@@ -133,7 +133,7 @@ async fn a_sign_out_with_several_tokens_spares_somebody_elses_sign_in(on: Backen
     assert_eq!(stand.who(&alice).await.as_deref(), Some("alice"));
 }
 
-async fn a_value_is_taken_once_also_by_those_who_leave_the_session(on: Backend) {
+async fn value_taken_before_leaving_session_is_handed_out_once(on: Backend) {
     for with in ["destroy", "switch"] {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -156,7 +156,7 @@ async fn a_value_is_taken_once_also_by_those_who_leave_the_session(on: Backend) 
     }
 }
 
-async fn a_sign_out_is_carried_out_after_an_earlier_failure(on: Backend) {
+async fn sign_out_takes_effect_after_failed_save(on: Backend) {
     for status in [200, 500] {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -174,7 +174,7 @@ async fn a_sign_out_is_carried_out_after_an_earlier_failure(on: Backend) {
     }
 }
 
-async fn a_session_that_was_lost_is_not_replaced_by_a_fresh_one(on: Backend) {
+async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
     for how in ["rotate", "sign_out", "reload"] {
         let stand = on.stand();
         let cookie = stand.seeded().await;
@@ -199,7 +199,7 @@ async fn a_session_that_was_lost_is_not_replaced_by_a_fresh_one(on: Backend) {
     }
 }
 
-async fn nobody_gets_the_values_of_somebody_else(on: Backend) {
+async fn sign_in_as_another_principal_hides_previous_values(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let v = stand
@@ -222,7 +222,7 @@ async fn nobody_gets_the_values_of_somebody_else(on: Backend) {
     assert_eq!(v.ok(), None, "anon");
 }
 
-async fn a_late_copy_of_a_create_brings_nothing_back(on: Backend) {
+async fn late_copy_of_create_does_not_restore_session(on: Backend) {
     let stand = on.stand();
     let p = stand.late.postpone(Verb::Create);
     let cookie = stand.signed_in("alice").await;
@@ -233,7 +233,7 @@ async fn a_late_copy_of_a_create_brings_nothing_back(on: Backend) {
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-async fn what_a_failed_request_wrote_is_not_saved_later(on: Backend) {
+async fn changes_of_failed_request_are_not_saved_later(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -244,7 +244,7 @@ async fn what_a_failed_request_wrote_is_not_saved_later(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-async fn a_rotation_under_way_gets_its_cookie_into_a_failed_response(on: Backend) {
+async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (e, s) = stand.begin(&cookie).await;
@@ -268,7 +268,7 @@ async fn a_rotation_under_way_gets_its_cookie_into_a_failed_response(on: Backend
     );
 }
 
-async fn a_session_being_created_gets_its_cookie_into_the_response(on: Backend) {
+async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     let stand = on.stand();
     let (e, s) = stand.begin("").await;
     let gate = stand.store.hold(Verb::Create);
@@ -284,7 +284,7 @@ async fn a_session_being_created_gets_its_cookie_into_the_response(on: Backend) 
     assert!(cookie_of(&end.await).is_some(), "stored, and no cookie");
 }
 
-async fn what_is_asked_for_during_a_commit_does_not_repeat_what_was_committed(on: Backend) {
+async fn rotation_during_commit_does_not_repeat_committed_destroy(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (e, s) = stand.begin(&cookie).await;
@@ -302,7 +302,7 @@ async fn what_is_asked_for_during_a_commit_does_not_repeat_what_was_committed(on
     assert_eq!(stand.read(&cookie_of(&r).unwrap(), A).await, Some(1));
 }
 
-async fn a_change_during_a_commit_of_an_abandoned_request_is_kept(on: Backend) {
+async fn change_during_commit_of_abandoned_request_is_kept(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -319,7 +319,7 @@ async fn a_change_during_a_commit_of_an_abandoned_request_is_kept(on: Backend) {
 }
 
 #[tokio::test]
-async fn an_expired_session_is_not_brought_back_while_the_store_still_has_it() {
+async fn expired_session_is_not_revived_while_still_stored() {
     let stand = Stand::over(Backend::memory().store(), |builder| builder);
     for writes in [false, true] {
         let cookie = stand.seeded().await;
@@ -336,7 +336,7 @@ async fn an_expired_session_is_not_brought_back_while_the_store_still_has_it() {
     }
 }
 
-async fn an_abandoned_request_makes_no_secret_void(on: Backend) {
+async fn abandoned_request_does_not_invalidate_secret(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (e, s) = stand.begin(&cookie).await;
@@ -345,7 +345,7 @@ async fn an_abandoned_request_makes_no_secret_void(on: Backend) {
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
 }
 
-async fn a_finish_that_is_dropped_unpolled_is_carried_out(on: Backend) {
+async fn response_future_dropped_unpolled_still_ends_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (e, s) = stand.begin(&cookie).await;
@@ -354,7 +354,7 @@ async fn a_finish_that_is_dropped_unpolled_is_carried_out(on: Backend) {
     eventually(async || stand.who(&cookie).await.is_none(), "the end was lost").await;
 }
 
-async fn a_decision_that_fails_leaves_everything_as_it_is(on: Backend) {
+async fn failed_transact_leaves_pending_sign_out_for_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let (e, s) = stand.begin(&cookie).await;
@@ -368,7 +368,7 @@ async fn a_decision_that_fails_leaves_everything_as_it_is(on: Backend) {
 }
 
 #[tokio::test]
-async fn an_error_keeps_the_cookies_of_layers_further_in() {
+async fn error_response_keeps_cookies_of_inner_layers() {
     let inner = Sessions::builder(MemoryStore::new()).build().unwrap();
     let cookie = Cookie::new("__Host-admin");
     let outer = Backend::memory().stand_with(|builder| builder.cookie(cookie));
@@ -380,7 +380,7 @@ async fn an_error_keeps_the_cookies_of_layers_further_in() {
     }
 }
 
-async fn what_follows_a_sign_out_is_not_compared_with_the_old_session(on: Backend) {
+async fn insert_after_sign_out_is_not_compared_with_old_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -391,7 +391,7 @@ async fn what_follows_a_sign_out_is_not_compared_with_the_old_session(on: Backen
     assert_eq!((cookie_of(&r), r.error.map(|e| e.kind())), (None, Some(ErrorKind::Gone)));
 }
 
-async fn after_signing_in_anew_a_lost_session_is_forgotten(on: Backend) {
+async fn sign_in_recovers_request_whose_session_was_lost(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (e, s) = stand.begin(&cookie).await;
@@ -409,25 +409,25 @@ async fn after_signing_in_anew_a_lost_session_is_forgotten(on: Backend) {
 }
 
 on_every_store! {
-    a_write_after_a_settled_one_loses_nobody_elses,
-    a_write_after_a_settled_one_does_not_undo_a_sign_in,
-    a_new_session_sends_no_cookie_over_a_sign_in,
-    a_cookie_of_an_early_save_is_not_sent_over_a_sign_in,
-    a_sign_out_ends_every_session_that_was_presented,
-    a_sign_out_with_several_tokens_spares_somebody_elses_sign_in,
-    a_value_is_taken_once_also_by_those_who_leave_the_session,
-    a_sign_out_is_carried_out_after_an_earlier_failure,
-    a_session_that_was_lost_is_not_replaced_by_a_fresh_one,
-    nobody_gets_the_values_of_somebody_else,
-    a_late_copy_of_a_create_brings_nothing_back,
-    what_a_failed_request_wrote_is_not_saved_later,
-    a_rotation_under_way_gets_its_cookie_into_a_failed_response,
-    a_session_being_created_gets_its_cookie_into_the_response,
-    what_is_asked_for_during_a_commit_does_not_repeat_what_was_committed,
-    a_change_during_a_commit_of_an_abandoned_request_is_kept,
-    an_abandoned_request_makes_no_secret_void,
-    a_finish_that_is_dropped_unpolled_is_carried_out,
-    a_decision_that_fails_leaves_everything_as_it_is,
-    what_follows_a_sign_out_is_not_compared_with_the_old_session,
-    after_signing_in_anew_a_lost_session_is_forgotten,
+    write_after_settled_write_keeps_concurrent_write,
+    write_after_settled_write_does_not_undo_sign_in,
+    sign_out_then_insert_sends_no_cookie_over_concurrent_sign_in,
+    sign_in_after_early_saved_rotation_starts_separate_session,
+    sign_out_ends_every_presented_session,
+    sign_out_with_several_tokens_spares_concurrent_sign_in,
+    value_taken_before_leaving_session_is_handed_out_once,
+    sign_out_takes_effect_after_failed_save,
+    lost_session_is_not_replaced_by_new_session,
+    sign_in_as_another_principal_hides_previous_values,
+    late_copy_of_create_does_not_restore_session,
+    changes_of_failed_request_are_not_saved_later,
+    rotation_in_progress_at_failed_response_keeps_session_usable,
+    session_being_created_gets_its_cookie_into_response,
+    rotation_during_commit_does_not_repeat_committed_destroy,
+    change_during_commit_of_abandoned_request_is_kept,
+    abandoned_request_does_not_invalidate_secret,
+    response_future_dropped_unpolled_still_ends_session,
+    failed_transact_leaves_pending_sign_out_for_response,
+    insert_after_sign_out_is_not_compared_with_old_session,
+    sign_in_recovers_request_whose_session_was_lost,
 }

@@ -42,7 +42,7 @@ const fn ms(milliseconds: u64) -> Duration {
 }
 
 #[tokio::test]
-async fn the_idle_timeout_to_the_millisecond() {
+async fn idle_timeout_ends_session_to_the_millisecond() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(60_000), DAY));
         let (in_time, too_late) = (create(&sessions).await, create(&sessions).await);
@@ -56,7 +56,7 @@ async fn the_idle_timeout_to_the_millisecond() {
 }
 
 #[tokio::test]
-async fn sliding_is_throttled_by_the_threshold() {
+async fn sliding_refresh_is_throttled_by_threshold() {
     for on in Backend::every() {
         let lifetime = Lifetime::new(ms(60_000), DAY).refresh_after(ms(10_000));
         let Stand { sessions, spy, clock, .. } = stand(&on, lifetime);
@@ -80,7 +80,7 @@ async fn sliding_is_throttled_by_the_threshold() {
 }
 
 #[tokio::test]
-async fn the_absolute_timeout_ends_a_session_that_is_always_used() {
+async fn absolute_timeout_ends_session_in_constant_use() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(60_000), ms(200_000)));
         let cookie = create(&sessions).await;
@@ -97,7 +97,7 @@ async fn the_absolute_timeout_ends_a_session_that_is_always_used() {
 }
 
 #[tokio::test]
-async fn a_proof_grows_old_and_a_step_up_renews_it() {
+async fn step_up_renews_stale_authentication() {
     for on in Backend::every() {
         let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(600_000), ms(700_000)));
         let is_fresh = async |session: Session| Ok(session.authenticated_within(ms(60_000)));
@@ -132,7 +132,7 @@ async fn a_proof_grows_old_and_a_step_up_renews_it() {
 }
 
 #[tokio::test]
-async fn nothing_extends_a_session_beyond_its_end() {
+async fn only_later_end_by_extends_session_past_its_end() {
     for on in Backend::every() {
         let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(600_000), ms(700_000)));
         let end = clock.now() + ms(100_000);
@@ -171,7 +171,7 @@ async fn nothing_extends_a_session_beyond_its_end() {
 }
 
 #[tokio::test]
-async fn nobody_is_stepped_up_who_is_not_signed_in() {
+async fn step_up_without_sign_in_fails_and_writes_nothing() {
     for on in Backend::every() {
         let Stand { sessions, spy, .. } = stand(&on, Lifetime::default());
         let cookie = create(&sessions).await;
@@ -187,7 +187,7 @@ async fn nobody_is_stepped_up_who_is_not_signed_in() {
 }
 
 #[tokio::test]
-async fn signing_in_starts_both_clocks_anew() {
+async fn sign_in_restarts_both_timeouts() {
     for on in Backend::every() {
         let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(60_000), ms(100_000)));
         let anonymous = create(&sessions).await;
@@ -212,7 +212,7 @@ async fn signing_in_starts_both_clocks_anew() {
 }
 
 #[tokio::test]
-async fn more_than_thirty_days() {
+async fn lifetime_over_thirty_days_is_honoured() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(DAY * 40, DAY * 400));
         // Memcached takes more than thirty days as a point in time: the clock has to be the real one.
@@ -229,7 +229,7 @@ async fn more_than_thirty_days() {
 }
 
 #[tokio::test]
-async fn less_than_a_second() {
+async fn lifetime_under_one_second_is_honoured() {
     for on in Backend::every() {
         let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(400), ms(900)));
         let cookie = create(&sessions).await;
@@ -243,7 +243,7 @@ async fn less_than_a_second() {
 }
 
 #[tokio::test]
-async fn the_servers_forget_by_themselves() {
+async fn servers_expire_sessions_by_themselves() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(ms(700), DAY));
         clock.set(OffsetDateTime::now_utc());
@@ -260,7 +260,7 @@ async fn the_servers_forget_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_ends_nobodys_session_early_by_more_than_that() {
+async fn request_with_slow_clock_does_not_shorten_session() {
     let lifetime = Lifetime::new(ms(60_000), DAY);
     let stand = stand(&Backend::memory(), lifetime);
     let (ahead, behind) = (&stand.clock, ManualClock::new());

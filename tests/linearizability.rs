@@ -690,7 +690,7 @@ async fn memory_is_linearizable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_is_linearizable_where_answers_are_lost() {
+async fn memory_is_linearizable_when_answers_are_lost() {
     let bench = Bench::calm([Backend::memory().store()]);
     rough("memory", Bench { lossy: true, ..bench }).await;
 }
@@ -701,7 +701,7 @@ async fn redis_is_linearizable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_is_linearizable_where_answers_are_lost() {
+async fn redis_is_linearizable_when_answers_are_lost() {
     rough_on(Server::redis()).await;
 }
 
@@ -711,7 +711,7 @@ async fn memcached_is_linearizable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memcached_is_linearizable_where_answers_are_lost() {
+async fn memcached_is_linearizable_when_answers_are_lost() {
     rough_on(Server::memcached()).await;
 }
 

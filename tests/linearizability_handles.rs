@@ -1075,7 +1075,7 @@ fn handles_are_linearizable_in_memory() {
 }
 
 #[test]
-fn handles_are_linearizable_in_memory_where_commands_fail() {
+fn handles_are_linearizable_in_memory_when_commands_fail() {
     let trouble = Trouble::InTheStore;
     check("memory", trouble, in_memory(histories(1000), trouble));
 }
@@ -1094,7 +1094,7 @@ async fn handles_are_linearizable_on_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handles_are_linearizable_on_redis_where_commands_fail() {
+async fn handles_are_linearizable_on_redis_when_commands_fail() {
     let trouble = Trouble::InTheStore;
     check("redis", trouble, several(&Backend::redis(), histories(300), trouble).await);
 }
@@ -1106,7 +1106,7 @@ async fn handles_are_linearizable_on_memcached() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handles_are_linearizable_on_memcached_where_commands_fail() {
+async fn handles_are_linearizable_on_memcached_when_commands_fail() {
     let trouble = Trouble::InTheStore;
     check("memcached", trouble, several(&Backend::memcached(), histories(300), trouble).await);
 }
@@ -1162,7 +1162,7 @@ const ONE: Values = [Some(1), None, None];
 const TWO: Values = [Some(2), None, None];
 
 #[test]
-fn the_checker_finds_a_lost_write() {
+fn checker_finds_lost_write() {
     // A handle that has seen a 1 writes it over the 2 of another client. At the end there is a 2.
     for (begun, saw, expected) in [
         (4, ONE, true),
@@ -1180,7 +1180,7 @@ fn the_checker_finds_a_lost_write() {
 }
 
 #[test]
-fn the_checker_finds_half_a_commit() {
+fn checker_finds_half_applied_commit() {
     // A request writes two keys. Another one writes the first of them, and then sees that the second is
     // not there yet.
     for (saw, expected) in [
@@ -1198,7 +1198,7 @@ fn the_checker_finds_half_a_commit() {
 }
 
 #[test]
-fn the_checker_finds_a_value_that_is_taken_twice() {
+fn checker_finds_value_taken_twice() {
     for (second, expected) in [(None, true), (Some(1), false)] {
         let mut ops = ByHand::default();
         ops.op(0, (0, 5), &[Step::Take(0)]).ret.taken = Some(1);
@@ -1208,7 +1208,7 @@ fn the_checker_finds_a_value_that_is_taken_twice() {
 }
 
 #[test]
-fn the_checker_finds_two_decisions_on_the_same_values() {
+fn checker_finds_two_decisions_on_same_values() {
     for (second, expected) in [(TWO, true), (ONE, false)] {
         let mut ops = ByHand::default();
         ops.transact(0, (0, 5), Decision::Next(0), ONE);
@@ -1218,7 +1218,7 @@ fn the_checker_finds_two_decisions_on_the_same_values() {
 }
 
 #[test]
-fn the_checker_finds_what_a_handle_did_in_another_order() {
+fn checker_finds_reordered_operations_of_one_handle() {
     // Both early saves count from the load of their request, but the second one comes second.
     for (saw, expected) in [(TWO, true), ([Some(0), None, None], false)] {
         let mut ops = ByHand::default();
@@ -1230,7 +1230,7 @@ fn the_checker_finds_what_a_handle_did_in_another_order() {
 }
 
 #[test]
-fn the_checker_lets_an_unknown_write_count_once_or_not_at_all() {
+fn checker_allows_in_doubt_write_to_apply_once_or_never() {
     let zero = [Some(0), None, None];
     for (saw, expected) in [
         ([ONE, TWO, TWO], true),
@@ -1247,7 +1247,7 @@ fn the_checker_lets_an_unknown_write_count_once_or_not_at_all() {
     }
 }
 
-async fn long_lived_handle_writes_a_value_it_has_seen_before(on: Backend) {
+async fn long_lived_handle_writes_value_it_already_saw(on: Backend) {
     type Write = fn(&Session);
     let writes: [(Write, Option<u32>); 4] = [
         (|session| session.insert(SEED, &1).unwrap(), Some(1)),
@@ -1279,9 +1279,7 @@ async fn long_lived_handle_writes_a_value_it_has_seen_before(on: Backend) {
     }
 }
 
-async fn insert_of_a_loaded_value_wins_over_a_write_in_between_when_the_request_commits(
-    on: Backend,
-) {
+async fn insert_of_loaded_value_overrides_concurrent_write_on_commit(on: Backend) {
     for early in [false, true] {
         let stand = on.stand();
         let cookie = stand.seeded().await;
@@ -1299,6 +1297,6 @@ async fn insert_of_a_loaded_value_wins_over_a_write_in_between_when_the_request_
 }
 
 on_every_store! {
-    long_lived_handle_writes_a_value_it_has_seen_before,
-    insert_of_a_loaded_value_wins_over_a_write_in_between_when_the_request_commits,
+    long_lived_handle_writes_value_it_already_saw,
+    insert_of_loaded_value_overrides_concurrent_write_on_commit,
 }

@@ -55,7 +55,7 @@ async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
 }
 
 #[tokio::test]
-async fn operations_that_are_batched_get_their_own_answers() {
+async fn batched_operations_get_their_own_answers() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let records: Vec<_> = (0..2000).map(|n| (random_key(), record(8 + n))).collect();
@@ -86,7 +86,7 @@ async fn operations_that_are_batched_get_their_own_answers() {
 }
 
 #[tokio::test]
-async fn a_write_that_is_too_large_for_the_server_is_the_only_one_refused() {
+async fn oversize_write_is_refused_without_refusing_its_batch() {
     let server = MemcachedServer::start_with(&["-I", "512k", "-m", "64"]);
     let store = store(&server);
     let mut unknown = 0;
@@ -130,7 +130,7 @@ async fn is_true_of_a_neighbour(
 }
 
 #[tokio::test]
-async fn a_write_without_room_on_the_server_is_refused_and_its_neighbours_are_not() {
+async fn out_of_memory_write_is_refused_without_refusing_its_batch() {
     let server = MemcachedServer::start_with(&["-M", "-m", "2"]);
     let store = store(&server);
     let mut refused = 0;
@@ -155,7 +155,7 @@ async fn a_write_without_room_on_the_server_is_refused_and_its_neighbours_are_no
 }
 
 #[tokio::test]
-async fn bytes_over_the_limit_are_not_sent_and_the_old_ones_stay() {
+async fn record_over_limit_is_not_sent_and_old_record_stays() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let (key, old) = (random_key(), record(100));
@@ -173,7 +173,7 @@ async fn bytes_over_the_limit_are_not_sent_and_the_old_ones_stay() {
 }
 
 #[tokio::test]
-async fn a_server_without_versions_is_refused_with_the_remedy() {
+async fn server_without_cas_is_refused_with_remedy() {
     let server = MemcachedServer::start_with(&["-C"]);
     let store = store(&server);
     let key = random_key();
@@ -189,7 +189,7 @@ async fn a_server_without_versions_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_ttl_over_thirty_days_is_not_over_at_once() {
+async fn ttl_over_thirty_days_is_honoured() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let day = Duration::from_secs(24 * 60 * 60);
@@ -217,7 +217,7 @@ fn has_its_ttl(server: &MemcachedServer, key: &StoreKey, ttl: Duration) {
 }
 
 #[tokio::test]
-async fn a_ttl_under_a_second_is_rounded_up_and_ends() {
+async fn ttl_under_one_second_is_rounded_up_and_expires() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let (short, shortened) = (random_key(), random_key());
@@ -236,7 +236,7 @@ async fn a_ttl_under_a_second_is_rounded_up_and_ends() {
 }
 
 #[tokio::test]
-async fn the_first_call_after_a_restart_succeeds() {
+async fn first_command_after_server_restart_succeeds() {
     let mut server = MemcachedServer::start();
     let store = store(&server);
     let key = random_key();
@@ -250,7 +250,7 @@ async fn the_first_call_after_a_restart_succeeds() {
 }
 
 #[tokio::test]
-async fn a_server_that_starts_after_the_application_is_found() {
+async fn server_started_after_application_is_found() {
     let mut server = MemcachedServer::start();
     server.stop();
     let store = store(&server);
@@ -268,7 +268,7 @@ async fn a_server_that_starts_after_the_application_is_found() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_down_takes_no_other_nodes_keys_with_it() {
+async fn unavailable_node_affects_only_its_own_keys() {
     let (up, mut down) = (MemcachedServer::start(), MemcachedServer::start());
     down.stop();
     let connect = |one: &MemcachedServer, other: &MemcachedServer| {
@@ -305,7 +305,7 @@ async fn a_node_that_is_down_takes_no_other_nodes_keys_with_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_an_error_in_time_and_is_back_at_once() {
+async fn hanging_server_returns_errors_in_time_and_recovers() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let (key, old) = (random_key(), record(100));
@@ -335,7 +335,7 @@ async fn a_server_that_hangs_is_an_error_in_time_and_is_back_at_once() {
 }
 
 #[tokio::test]
-async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
+async fn commands_over_waiting_limit_are_refused_at_once() {
     let server = MemcachedServer::start();
     let store = MemcachedStore::builder(&server.url()).unwrap().max_waiting(4).build();
     let key = random_key();
@@ -356,7 +356,7 @@ async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled_loads_never_yield_another_keys_value() {
+async fn cancelled_load_never_returns_record_of_another_key() {
     let server = MemcachedServer::start();
     let store = Arc::new(store(&server));
     let records = [(random_key(), record(40_000)), (random_key(), record(9_000))];
@@ -403,7 +403,7 @@ async fn talks_nonsense(answer: &'static [u8], polite: bool) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_server_that_talks_nonsense_gives_errors_of_the_right_kind() {
+async fn malformed_answers_return_expected_error_kinds() {
     let version = Version::new(1);
     for answer in [
         &b""[..],
@@ -459,7 +459,7 @@ async fn a_server_that_talks_nonsense_gives_errors_of_the_right_kind() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_connection_to_spare_has_written_nothing() {
+async fn write_at_connection_limit_is_unavailable_and_not_in_doubt() {
     let server = MemcachedServer::start_with(&["-c", "30", "-t", "1"]);
     let store = store(&server);
     let key = random_key();
@@ -478,7 +478,7 @@ async fn a_server_without_a_connection_to_spare_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn an_error_names_the_server_once_and_the_reason_once() {
+async fn error_names_server_once_and_reason_once() {
     let mut server = MemcachedServer::start();
     let store = store(&server);
     bytes(&store, &random_key()).await;
@@ -501,13 +501,13 @@ async fn an_error_names_the_server_once_and_the_reason_once() {
 }
 
 #[test]
-fn a_runtime_that_is_blocked_delays_no_other_one() {
+fn blocked_runtime_does_not_delay_another_runtime() {
     let server = MemcachedServer::start();
     blocked_runtime_delays_no_other_one(store(&server), 4);
 }
 
 #[tokio::test]
-async fn what_its_caller_has_given_up_is_not_sent_when_the_server_is_back() {
+async fn cancelled_write_is_not_sent_after_server_recovers() {
     let server = MemcachedServer::start();
     let store = store(&server);
     created(&store, &random_key(), record(100)).await;
@@ -543,7 +543,7 @@ async fn what_its_caller_has_given_up_is_not_sent_when_the_server_is_back() {
 }
 
 #[test]
-fn a_store_outlives_the_runtime_that_it_was_used_on() {
+fn store_outlives_runtime_it_was_used_on() {
     let server = MemcachedServer::start();
     let store = Arc::new(store(&server));
     let (key, old) = (random_key(), record(100));

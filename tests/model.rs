@@ -1806,17 +1806,17 @@ fn on_server(on: &Backend) {
 }
 
 #[test]
-fn memory_does_what_the_reference_does() {
+fn memory_store_matches_reference_model() {
     check(6_000, false, &runtime(), || Backend::memory().stand_with(configured));
 }
 
 #[test]
-fn redis_does_what_the_reference_does() {
+fn redis_store_matches_reference_model() {
     on_server(&Backend::redis());
 }
 
 #[test]
-fn memcached_does_what_the_reference_does() {
+fn memcached_store_matches_reference_model() {
     on_server(&Backend::memcached());
 }
 
@@ -1870,7 +1870,7 @@ async fn as_the_reference_does(steps: &[Step]) {
 }
 
 #[tokio::test]
-async fn a_value_that_another_took_is_not_handed_out_by_who_reads_anew_and_leaves() {
+async fn value_taken_by_another_request_is_not_handed_out_after_reload() {
     for leaves in [Act::SignOut, Act::SignIn(1)] {
         as_the_reference_does(&[
             Step::Visit(plain(vec![Act::SignIn(0), insert(0)])),
@@ -1881,7 +1881,7 @@ async fn a_value_that_another_took_is_not_handed_out_by_who_reads_anew_and_leave
 }
 
 #[tokio::test]
-async fn a_value_is_not_handed_out_by_who_leaves_a_session_that_goes_on() {
+async fn take_before_leaving_session_fails_if_session_continues() {
     let survives = Act::Edit(Edit::Insert { key: 0, value: 1, survives: true });
     for (signed_in, leaves, meanwhile) in [
         (vec![Act::SignIn(0)], vec![Act::SignIn(1)], Act::Rotate),
@@ -1897,7 +1897,7 @@ async fn a_value_is_not_handed_out_by_who_leaves_a_session_that_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_over_is_not_spared_as_somebody_elses() {
+async fn expired_session_counts_as_missing_and_not_as_taken_over() {
     let over = |acts, meanwhile| Step::Overtaken {
         first: plain(acts),
         second: plain(vec![meanwhile]),
@@ -1926,7 +1926,7 @@ async fn what_is_over_is_not_spared_as_somebody_elses() {
 }
 
 #[tokio::test]
-async fn a_value_is_taken_from_the_session_that_is_read_and_not_from_others_that_came_along() {
+async fn take_applies_only_to_loaded_session_of_several_presented() {
     let first = plain(vec![insert(0), Act::Save, take(0), Act::SignOut]);
     as_the_reference_does(&[
         Step::Visit(plain(vec![insert(1)])),
@@ -1937,7 +1937,7 @@ async fn a_value_is_taken_from_the_session_that_is_read_and_not_from_others_that
 }
 
 #[tokio::test]
-async fn what_came_along_ends_with_a_sign_in_also_after_an_early_save() {
+async fn sign_in_after_early_save_ends_every_presented_session() {
     let acts = vec![insert(0), Act::Save, Act::SignIn(0)];
     as_the_reference_does(&[
         Step::Visit(plain(vec![Act::SignIn(0)])),
@@ -1948,7 +1948,7 @@ async fn what_came_along_ends_with_a_sign_in_also_after_an_early_save() {
 }
 
 #[tokio::test]
-async fn a_sign_in_is_withdrawn_where_one_of_several_sessions_would_go_on() {
+async fn sign_in_is_rolled_back_if_presented_session_continues() {
     for (before, meanwhile) in [
         (Act::SignIn(0), Act::Rotate),
         (Act::SignIn(0), Act::StepUp),
@@ -1971,7 +1971,7 @@ async fn a_sign_in_is_withdrawn_where_one_of_several_sessions_would_go_on() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_needs_no_cookie_after_the_response() {
+async fn change_without_effect_needs_no_cookie_after_response() {
     let clears = vec![Act::Edit(Edit::Clear), Act::Save];
     let leaves = vec![Act::SignOut, Act::Edit(Edit::Remove(0)), Act::Save];
     as_the_reference_does(&[
@@ -1983,7 +1983,7 @@ async fn what_changes_nothing_needs_no_cookie_after_the_response() {
 }
 
 #[tokio::test]
-async fn a_session_that_others_keep_alive_is_not_over_for_those_who_read_it_before() {
+async fn refresh_by_another_request_keeps_session_alive_for_older_view() {
     for acts in [
         vec![insert(1), Act::Save],
         vec![Act::Transact { edits: Vec::new(), fails: false }],
@@ -2013,7 +2013,7 @@ async fn a_session_that_others_keep_alive_is_not_over_for_those_who_read_it_befo
 }
 
 #[tokio::test]
-async fn nothing_is_decided_after_the_response_on_what_was_read_before_it() {
+async fn long_lived_handle_never_decides_on_values_read_before_response() {
     let refuses = Act::Transact { edits: Vec::new(), fails: true };
     for meanwhile in [Act::Rotate, Act::SignIn(0), Act::SignOut] {
         for acts in [vec![refuses.clone()], vec![take(0), Act::Save], vec![insert(0), Act::Save]] {
@@ -2027,7 +2027,7 @@ async fn nothing_is_decided_after_the_response_on_what_was_read_before_it() {
 }
 
 #[tokio::test]
-async fn a_sign_out_of_a_session_that_is_over_sends_nothing() {
+async fn sign_out_of_expired_session_sends_no_cookie() {
     for second in [Vec::new(), vec![insert(1)]] {
         as_the_reference_does(&[
             Step::Visit(plain(vec![insert(0)])),
@@ -2061,14 +2061,14 @@ async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Ou
 }
 
 #[tokio::test]
-async fn a_sign_out_removes_a_dead_cookie_also_where_a_transaction_follows_that_stores_nothing() {
+async fn sign_out_then_empty_transaction_removes_cookie_of_expired_session() {
     let nothing = Act::Transact { edits: Vec::new(), fails: false };
     let outcome = signed_out_with(vec![Act::SignOut, nothing], Trouble::None, minutes(60)).await;
     assert_eq!((outcome.error, outcome.set_cookie), (None, SetCookie::Removal));
 }
 
 #[tokio::test]
-async fn a_take_before_a_sign_out_whose_answer_was_lost_is_unknown_and_not_changed_by_another() {
+async fn take_before_in_doubt_sign_out_is_not_reported_as_value_changed() {
     let acts = || vec![Act::Edit(Edit::Take(0)), Act::SignOut];
     for (fault, error, set_cookie) in [
         (Fault::LoseAnswer, Some(ErrorKind::OutcomeUnknown), SetCookie::Nothing),

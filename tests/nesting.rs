@@ -117,7 +117,7 @@ async fn read(sessions: &Sessions, cookie: &str) -> (Option<String>, Option<u32>
 }
 
 #[tokio::test]
-async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
+async fn nested_layer_of_same_sessions_shares_session_of_outer_layer() {
     let stand = Backend::memory().stand();
     let sessions = sessions(&stand, "__Host-id");
     for (framework, reply) in both(&sessions, &sessions, "").await {
@@ -140,7 +140,7 @@ async fn layer_inside_a_layer_of_the_same_sessions_uses_its_session() {
 
 /// A third layer in between, with another cookie, changes nothing of that.
 #[tokio::test]
-async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
+async fn nested_layer_finds_same_sessions_beyond_intermediate_layer() {
     let stand = Backend::memory().stand();
     let (customers, admins) = (sessions(&stand, "__Host-id"), sessions(&stand, "__Host-admin"));
     let outer = Exchange::begin(&customers, [], None);
@@ -162,7 +162,7 @@ async fn layer_finds_the_same_sessions_further_out_than_the_next_layer() {
 
 /// An inner layer that is given up, as by a time limit between the two, drops nothing of the outer one's.
 #[tokio::test]
-async fn inner_exchange_that_is_dropped_leaves_the_outer_one_as_it_is() {
+async fn dropped_inner_exchange_keeps_changes_of_outer_exchange() {
     let stand = Backend::memory().stand();
     let sessions = sessions(&stand, "__Host-id");
     let outer = Exchange::begin(&sessions, [], None);
@@ -175,7 +175,7 @@ async fn inner_exchange_that_is_dropped_leaves_the_outer_one_as_it_is() {
 }
 
 #[tokio::test]
-async fn layers_with_different_cookie_names_stay_two() {
+async fn layers_with_different_cookie_names_keep_separate_sessions() {
     let stand = Backend::memory().stand();
     let (customers, admins) = (sessions(&stand, "__Host-id"), sessions(&stand, "__Host-admin"));
     for (framework, reply) in both(&customers, &admins, "").await {
@@ -219,7 +219,7 @@ async fn answers_in_actix(session: Session) -> Result<HttpResponse> {
 }
 
 #[tokio::test]
-async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
+async fn replaced_response_keeps_headers_unrelated_to_its_body() {
     let stand = Backend::memory().stand();
     stand.store.fail_always(Verb::Create, Fault::Unavailable);
     let sessions = stand.sessions;
@@ -262,7 +262,7 @@ async fn replaced_response_keeps_the_fields_that_do_not_speak_of_its_body() {
 
 /// A time limit further in cuts the handler off: what it did half is not kept, in either framework.
 #[tokio::test]
-async fn request_timeout_commits_nothing_but_an_end() {
+async fn timed_out_or_failed_request_commits_only_sign_out() {
     let stand = Backend::memory().stand();
     let sessions = sessions(&stand, "__Host-id");
     for (status, keeps) in [(408, false), (500, false), (599, false), (404, true), (409, true)] {

@@ -236,7 +236,7 @@ fn counted(scenario: impl Future<Output = ()>) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn every_event_of_the_table_happens_and_is_counted() {
+fn every_documented_event_is_emitted_and_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let captured = Captured::default();
     let recorder = DebuggingRecorder::new();
@@ -273,7 +273,7 @@ fn every_event_of_the_table_happens_and_is_counted() {
 
 /// What was done is told also where its answer was lost.
 #[test]
-fn a_sign_in_and_a_sign_out_are_counted_where_their_answers_are_lost() {
+fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let counted = counted(async {
         let stand = stand();
@@ -295,7 +295,7 @@ fn a_sign_in_and_a_sign_out_are_counted_where_their_answers_are_lost() {
 
 /// A sign-in as somebody else that is taken back has not happened.
 #[test]
-fn switch_of_accounts_that_is_taken_back_is_not_told() {
+fn rolled_back_account_switch_is_not_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     for fails in [false, true] {
         let counted = counted(async {
@@ -316,7 +316,7 @@ fn switch_of_accounts_that_is_taken_back_is_not_told() {
 
 /// What changes nothing is not missed, and what would have changed something is.
 #[test]
-fn dropped_changes_are_told_only_where_something_is_lost() {
+fn dropped_changes_are_reported_only_if_something_is_lost() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     type Deed = fn(&Session);
     const OTHER: Key<u64> = Key::new("other");
@@ -383,7 +383,7 @@ fn dropped_changes_are_told_only_where_something_is_lost() {
 
 /// An outage is counted whatever it looks like, and a record that is too large is none.
 #[test]
-fn every_failure_of_the_store_is_counted() {
+fn every_store_failure_is_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     for (verb, fault, count) in [
         (Verb::Load, Fault::Unavailable, 1),
@@ -408,7 +408,7 @@ fn every_failure_of_the_store_is_counted() {
 }
 
 #[test]
-fn every_alert_is_about_something_that_is_counted() {
+fn every_documented_alert_uses_existing_counter() {
     let text = include_str!("../docs/observability.md");
     let documented = documented();
     let names = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));

@@ -165,7 +165,7 @@ const TABLE: &[Row] = &[
 ];
 
 #[tokio::test]
-async fn the_scenario_table() {
+async fn both_frameworks_match_scenario_table() {
     for (visitor, script, status, body, commands, cookie) in TABLE.iter().copied() {
         let stand = Backend::memory().stand();
         for app in both(&stand.sessions).await {
@@ -192,7 +192,7 @@ async fn the_scenario_table() {
 }
 
 #[tokio::test]
-async fn a_route_that_does_not_use_the_session_costs_and_says_nothing() {
+async fn unused_session_costs_no_command_and_adds_no_header() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = app.anonymous().await;
@@ -209,7 +209,7 @@ async fn a_route_that_does_not_use_the_session_costs_and_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_made_in_one_framework_is_read_in_the_other() {
+async fn session_created_in_one_framework_is_read_in_the_other() {
     let stand = Backend::memory().stand();
     let [axum, actix] = both(&stand.sessions).await;
     for (one, other) in [(&axum, &actix), (&actix, &axum)] {
@@ -224,7 +224,7 @@ async fn a_session_made_in_one_framework_is_read_in_the_other() {
 }
 
 #[tokio::test]
-async fn a_rotation_makes_the_old_secret_void_and_keeps_the_id() {
+async fn rotation_invalidates_old_secret_and_keeps_id() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let old = app.anonymous().await;
@@ -240,7 +240,7 @@ async fn a_rotation_makes_the_old_secret_void_and_keeps_the_id() {
 }
 
 #[tokio::test]
-async fn cookies_of_the_handler_and_its_vary_stay_and_its_cache_control_yields() {
+async fn handler_cookies_and_vary_are_kept_and_cache_control_is_replaced() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let reply = app.get("/own-cookie", "").await;
@@ -255,7 +255,7 @@ async fn cookies_of_the_handler_and_its_vary_stay_and_its_cache_control_yields()
 }
 
 #[tokio::test]
-async fn several_cookie_fields_and_several_cookies_of_our_name() {
+async fn several_cookie_fields_and_session_cookies_are_resolved() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let valid = app.anonymous().await;
@@ -287,7 +287,7 @@ async fn several_cookie_fields_and_several_cookies_of_our_name() {
 }
 
 #[tokio::test]
-async fn every_cookie_setting_shows_in_both_cookies() {
+async fn cookie_settings_apply_to_set_and_removal_cookies() {
     for (cookie, start, attributes) in [
         (Cookie::for_plain_http(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
         (
@@ -314,7 +314,7 @@ async fn every_cookie_setting_shows_in_both_cookies() {
 }
 
 #[tokio::test]
-async fn remember_me_and_browser_sessions_are_choices_of_a_session() {
+async fn remember_me_and_browser_mode_are_chosen_per_session() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = app.anonymous().await;
@@ -337,7 +337,7 @@ async fn remember_me_and_browser_sessions_are_choices_of_a_session() {
 }
 
 #[tokio::test]
-async fn those_who_are_not_signed_in_are_turned_away() {
+async fn signed_in_extractor_rejects_anonymous_request() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let reply = app.get("/profile", "").await;
@@ -357,7 +357,7 @@ async fn those_who_are_not_signed_in_are_turned_away() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_an_error_and_never_an_empty_session() {
+async fn unavailable_store_returns_error_and_never_empty_session() {
     let Stand { store, sessions, .. } = Backend::memory().stand();
     for app in both(&sessions).await {
         let cookie = app.sign_in("alice").await;
@@ -384,7 +384,7 @@ async fn a_store_that_is_down_is_an_error_and_never_an_empty_session() {
 }
 
 #[tokio::test]
-async fn an_extractor_without_its_layer_names_the_fix() {
+async fn missing_layer_error_names_the_fix() {
     let apps = [on_axum::app(&[], Gates::default()), on_actix::app(&[], Gates::default()).await];
     for app in apps {
         let reply = app.run("who", "").await;
@@ -419,7 +419,7 @@ impl ExtractSession for actix_web::HttpRequest {
 }
 
 #[tokio::test]
-async fn handlers_get_at_the_configuration() {
+async fn handler_can_extract_sessions_configuration() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         assert_eq!(app.get("/sessions", "").await.status, 200);
@@ -428,7 +428,7 @@ async fn handlers_get_at_the_configuration() {
 }
 
 #[tokio::test]
-async fn two_layers_with_different_cookies() {
+async fn layers_with_different_cookie_names_keep_separate_sessions() {
     let stand = Backend::memory().stand();
     let cookie = Cookie::new("__Host-admin").same_site(SameSite::Strict);
     let admins = stand.process(|builder| builder.namespace("admin").cookie(cookie));
@@ -447,7 +447,7 @@ async fn two_layers_with_different_cookies() {
 }
 
 #[tokio::test]
-async fn a_panic_and_a_vanished_client_keep_nothing_but_an_end() {
+async fn panic_and_disconnect_keep_only_sign_out() {
     let stand = Backend::memory().stand();
     let gates = Gates::default();
     for app in both_with(std::slice::from_ref(&stand.sessions), gates.clone()).await {
@@ -482,7 +482,7 @@ async fn a_panic_and_a_vanished_client_keep_nothing_but_an_end() {
 }
 
 #[tokio::test]
-async fn the_policies_are_kept() {
+async fn failed_response_and_gone_status_policies_apply() {
     let sessions = Sessions::builder(MemoryStore::new())
         .on_failed_response(OnFailedResponse::Commit)
         .gone_status(440)
@@ -506,7 +506,7 @@ async fn the_policies_are_kept() {
 }
 
 #[tokio::test]
-async fn polling_routes_do_not_count_as_use() {
+async fn passive_requests_do_not_extend_session() {
     let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
     let Stand { clock, sessions, .. } =
         Backend::memory().stand_with(|builder| builder.lifetime(lifetime));

@@ -63,7 +63,7 @@ async fn increments(sessions: &Sessions, cookie: &str, count: u64, think: Durati
     tally
 }
 
-async fn different_keys(on: Backend) {
+async fn concurrent_writes_to_different_keys_all_survive(on: Backend) {
     let sessions = sessions(&on.url(), Duration::from_secs(5));
     for think in [Duration::ZERO, Duration::from_millis(20)] {
         let cookie = seeded(&sessions).await;
@@ -91,7 +91,7 @@ async fn different_keys(on: Backend) {
     }
 }
 
-async fn same_key(on: Backend) {
+async fn two_hundred_concurrent_increments_add_up(on: Backend) {
     let sessions = sessions(&on.url(), Duration::from_secs(5));
     for think in [Duration::ZERO, Duration::from_millis(20)] {
         let cookie = seeded(&sessions).await;
@@ -112,7 +112,7 @@ async fn hot_session(url: &str, timeout: Duration) {
 }
 
 /// Both directions of the link take five milliseconds.
-async fn far_away(on: Backend) {
+async fn concurrent_increments_add_up_over_slow_link(on: Backend) {
     let server = on.server().unwrap();
     let proxy = Proxy::start(server.port()).await;
     let url = server.url_at(proxy.port());
@@ -138,7 +138,7 @@ async fn worker() {
     println!("TALLY {} {} {}", tally.ok, tally.unknown, tally.failed);
 }
 
-async fn four_processes(on: Backend) {
+async fn increments_from_four_processes_add_up(on: Backend) {
     let url = on.url();
     let sessions = sessions(&url, Duration::from_secs(5));
     let cookie = seeded(&sessions).await;
@@ -177,7 +177,7 @@ macro_rules! races {
             )+
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn five_hundred_writers_of_one_session() {
+            async fn five_hundred_concurrent_writers_lose_no_update() {
                 let on = super::Backend::$backend();
                 super::hot_session(&on.url(), std::time::Duration::from_secs(1)).await;
             }
@@ -186,7 +186,7 @@ macro_rules! races {
 }
 
 races! {
-    memory: different_keys, same_key;
-    redis: different_keys, same_key, far_away, four_processes;
-    memcached: different_keys, same_key, far_away, four_processes;
+    memory: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up;
+    redis: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
+    memcached: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
 }

@@ -54,7 +54,7 @@ fn everything(error: &Error) -> String {
 }
 
 #[tokio::test]
-async fn a_conflict_brings_the_record_along() {
+async fn conflict_returns_current_record() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -108,7 +108,7 @@ async fn foreign_bytes_are_read_and_never_overwritten() {
 }
 
 #[tokio::test]
-async fn the_server_expires_a_record_and_replace_sets_its_time_anew() {
+async fn server_expires_record_and_replace_resets_ttl() {
     let server = RedisServer::start();
     let store = store(&server);
     let (short, long) = (random_key(), random_key());
@@ -137,7 +137,7 @@ async fn the_server_expires_a_record_and_replace_sets_its_time_anew() {
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_and_the_old_record_stays() {
+async fn full_server_refuses_write_and_keeps_old_record() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -162,7 +162,7 @@ async fn a_full_server_refuses_and_the_old_record_stays() {
 }
 
 #[tokio::test]
-async fn a_replica_refuses_writes_and_is_left() {
+async fn write_refused_by_replica_makes_store_reconnect() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -193,7 +193,7 @@ async fn a_replica_refuses_writes_and_is_left() {
 }
 
 #[tokio::test]
-async fn a_flushed_script_cache_costs_one_more_command() {
+async fn flushed_script_cache_costs_one_extra_command() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -213,7 +213,7 @@ async fn a_flushed_script_cache_costs_one_more_command() {
 }
 
 #[tokio::test]
-async fn the_first_command_after_a_restart_succeeds() {
+async fn first_command_after_server_restart_succeeds() {
     let mut server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -235,7 +235,7 @@ async fn the_first_command_after_a_restart_succeeds() {
 }
 
 #[tokio::test]
-async fn the_application_starts_before_the_server() {
+async fn server_started_after_application_is_found() {
     let mut server = RedisServer::start();
     server.stop();
     let store = store(&server);
@@ -248,7 +248,7 @@ async fn the_application_starts_before_the_server() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_while_idle_costs_no_failure() {
+async fn connection_closed_while_idle_causes_no_failure() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -267,7 +267,7 @@ async fn a_connection_that_was_closed_while_idle_costs_no_failure() {
 }
 
 #[tokio::test]
-async fn a_write_on_a_broken_connection_is_never_called_unwritten() {
+async fn applied_write_on_broken_connection_is_not_reported_unavailable() {
     let server = RedisServer::start();
     let store = Arc::new(store(&server));
     let mut unknown = 0;
@@ -301,7 +301,7 @@ async fn a_write_on_a_broken_connection_is_never_called_unwritten() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up_in_time_and_found_again() {
+async fn hanging_server_returns_errors_in_time_and_recovers() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -332,7 +332,7 @@ async fn a_silent_server_is_given_up_in_time_and_found_again() {
 }
 
 #[tokio::test]
-async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
+async fn commands_over_waiting_limit_are_refused_at_once() {
     let server = RedisServer::start();
     let store = RedisStore::builder(&server.url()).unwrap().max_waiting(4).build();
     let key = random_key();
@@ -352,7 +352,7 @@ async fn those_beyond_the_limit_of_who_may_wait_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn callers_who_give_up_early_still_heal_a_silent_connection() {
+async fn early_cancelled_call_still_replaces_silent_connection() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -376,7 +376,7 @@ async fn callers_who_give_up_early_still_heal_a_silent_connection() {
 }
 
 #[tokio::test]
-async fn callers_who_all_give_up_very_early_heal_a_silent_connection_together() {
+async fn repeated_early_cancellations_replace_silent_connection() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let port = fake(&accepted, |connection, verb| match (connection, verb) {
         // The first one is silent from the sign-in on.
@@ -396,7 +396,7 @@ async fn callers_who_all_give_up_very_early_heal_a_silent_connection_together() 
 }
 
 #[tokio::test]
-async fn the_first_write_after_a_failover_succeeds() {
+async fn first_write_after_failover_succeeds() {
     const SCRIPT_ANSWER: &str = ":1\r\n";
     for verb in ["SET", "EVALSHA", "DEL"] {
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -420,7 +420,7 @@ async fn the_first_write_after_a_failover_succeeds() {
 }
 
 #[tokio::test]
-async fn an_error_that_only_a_proxy_gives_is_no_proof_that_nothing_was_written() {
+async fn unrecognized_error_answer_leaves_write_in_doubt() {
     for (answer, read, written) in [
         (
             "-ERR upstream connection lost after the request was sent\r\n",
@@ -493,7 +493,7 @@ async fn command(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_load_gives_nobody_another_keys_record() {
+async fn cancelled_load_never_returns_record_of_another_key() {
     let server = RedisServer::start();
     let store = store(&server);
     let mut keys = Vec::new();
@@ -532,7 +532,7 @@ async fn a_cancelled_load_gives_nobody_another_keys_record() {
 }
 
 #[test]
-fn a_connection_outlives_the_runtime_it_was_made_on() {
+fn store_outlives_runtime_it_was_used_on() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
@@ -553,13 +553,13 @@ fn a_connection_outlives_the_runtime_it_was_made_on() {
 }
 
 #[test]
-fn a_runtime_that_is_blocked_delays_no_other_one() {
+fn blocked_runtime_does_not_delay_another_runtime() {
     let server = RedisServer::start();
     blocked_runtime_delays_no_other_one(store(&server), 1);
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_an_error_that_does_not_show_it() {
+async fn wrong_password_error_shows_no_credentials() {
     let server = RedisServer::start_with(&["--requirepass", "hunter2"]);
     let key = random_key();
     create(&store(&server), &key, &record(1, 100)).await;
@@ -587,7 +587,7 @@ async fn a_wrong_password_is_an_error_that_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_and_the_newer_protocol_work_alike() {
+async fn store_works_over_unix_socket_and_resp3() {
     let socket = std::env::temp_dir().join(format!("unsticky-{}.sock", std::process::id()));
     let socket = socket.to_str().unwrap();
     let server = RedisServer::start_with(&["--unixsocket", socket]);
@@ -614,7 +614,7 @@ async fn a_unix_socket_and_the_newer_protocol_work_alike() {
 }
 
 #[tokio::test]
-async fn a_connection_of_the_applications_own_is_taken() {
+async fn store_works_on_connection_of_application() {
     let mut server = RedisServer::start();
     let client = unsticky::redis::Client::open(server.url()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();

@@ -21,11 +21,11 @@ use unsticky::{Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Names the address to [`the_other_process`].
+/// Names the address to [`tls_client_process`].
 const URL: &str = "UNSTICKY_TEST_URL";
 
 #[test]
-fn a_certificate_that_the_system_trusts_is_taken() {
+fn certificate_trusted_by_system_is_accepted() {
     let files = Files::new("good");
     let (authority, certificate) = (Authority::new(&files, "authority"), "localhost");
     let (server, port) = server(&files, &authority, certificate);
@@ -35,7 +35,7 @@ fn a_certificate_that_the_system_trusts_is_taken() {
 }
 
 #[test]
-fn a_certificate_for_another_name_is_refused() {
+fn certificate_for_another_name_is_refused() {
     let files = Files::new("name");
     let authority = Authority::new(&files, "authority");
     let (server, port) = server(&files, &authority, "redis.example");
@@ -45,7 +45,7 @@ fn a_certificate_for_another_name_is_refused() {
 }
 
 #[test]
-fn a_certificate_of_an_unknown_issuer_is_refused() {
+fn certificate_from_unknown_issuer_is_refused() {
     let files = Files::new("issuer");
     let authority = Authority::new(&files, "authority");
     let stranger = Authority::new(&files, "stranger");
@@ -60,7 +60,7 @@ fn a_certificate_of_an_unknown_issuer_is_refused() {
 fn in_another_process(trusted: &Path, url: &str) -> String {
     let this = std::env::current_exe().unwrap();
     let output = Command::new(this)
-        .args(["--exact", "the_other_process", "--nocapture"])
+        .args(["--exact", "tls_client_process", "--nocapture"])
         .env("SSL_CERT_FILE", trusted)
         .env_remove("SSL_CERT_DIR")
         .env(URL, url)
@@ -76,7 +76,7 @@ fn in_another_process(trusted: &Path, url: &str) -> String {
 /// Not a test of its own: what the other tests run, with an environment of its own.
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "the other tests read it")]
-async fn the_other_process() {
+async fn tls_client_process() {
     let Ok(url) = std::env::var(URL) else { return };
     let patience = Duration::from_secs(5);
     match verbs(&patient(&url, patience)).await {

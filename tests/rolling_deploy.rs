@@ -144,7 +144,7 @@ async fn listed_by_this_version() -> Listed {
 }
 
 #[tokio::test]
-async fn this_version_writes_the_records_that_are_kept() {
+async fn current_version_writes_records_equal_to_fixtures() {
     kept("records", of_this_version().await);
     kept("directories", listed_by_this_version().await);
 }
@@ -231,7 +231,7 @@ fn namespace(file: &str) -> String {
 }
 
 /// A later version runs beside this one, and has written what this one does not know.
-async fn what_a_later_version_added_survives(on: Backend) {
+async fn unknown_fields_of_later_version_survive(on: Backend) {
     const UNKNOWN: &[u8] = &[90, 5, b'l', b'a', b't', b'e', b'r'];
     let later: Key<String> = Key::new("of-a-later-version");
     let stand = on.stand();
@@ -261,7 +261,7 @@ async fn what_a_later_version_added_survives(on: Backend) {
 }
 
 /// What this version would misread it does not touch, whatever is asked of it.
-async fn a_record_of_a_later_format_is_an_error_and_stays(on: Backend) {
+async fn record_in_newer_format_returns_error_and_is_kept(on: Backend) {
     let stand = on.stand();
     let fixture = of_this_version().await.remove(1);
     let mut bytes = fixture.bytes();
@@ -287,6 +287,6 @@ async fn a_record_of_a_later_format_is_an_error_and_stays(on: Backend) {
 on_every_store! {
     records_of_every_version_are_read_and_changed,
     directories_of_every_version_are_read_and_changed,
-    what_a_later_version_added_survives,
-    a_record_of_a_later_format_is_an_error_and_stays,
+    unknown_fields_of_later_version_survive,
+    record_in_newer_format_returns_error_and_is_kept,
 }

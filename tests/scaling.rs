@@ -43,7 +43,7 @@ async fn writes(threshold: Duration, rate: f64, share: f64) -> f64 {
 }
 
 #[tokio::test]
-async fn refreshes_come_after_the_threshold_and_the_next_request() {
+async fn refresh_rate_matches_documented_formula() {
     for (threshold, every) in [(10, 30.0), (60, 30.0), (60, 1.0), (300, 30.0), (900, 20.0)] {
         let measured = writes(Duration::from_secs(threshold), 1.0 / every, 0.0).await;
         let formula = 1.0 / (threshold as f64 + every);
@@ -53,7 +53,7 @@ async fn refreshes_come_after_the_threshold_and_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_request_that_writes_anyway_is_a_refresh() {
+async fn writing_request_counts_as_refresh() {
     let (every, share) = (30.0, 0.07);
     let measured = writes(Duration::from_secs(60), 1.0 / every, share).await;
     let bound = share / every + 1.0 / (60.0 + every);
@@ -80,7 +80,7 @@ fn slot(key: &str) -> u16 {
 }
 
 #[test]
-fn keys_divide_evenly_among_the_masters_of_a_cluster() {
+fn keys_spread_evenly_over_cluster_masters() {
     // The check value of the algorithm, as the cluster specification gives it.
     assert_eq!(slot("123456789"), 0x31c3);
     let mut masters = [0; 64];

@@ -79,7 +79,7 @@ fn forms(cookie: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_printed() {
+async fn logs_errors_and_debug_output_contain_no_secret() {
     let printed = Printed::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -179,7 +179,7 @@ fn printed_debug(values: &unsticky::Transaction<'_>) {
 }
 
 #[tokio::test]
-async fn the_store_holds_no_usable_token() {
+async fn store_holds_no_usable_token() {
     let stand = Backend::memory().stand();
     let cookie = stand.sign_in("").await;
     let key = stand.key(&cookie).await;

@@ -14,7 +14,7 @@ fn send<T: Send>(_: T) {}
 fn clone<T: Clone>() {}
 
 #[test]
-fn types_move_between_threads() {
+fn public_types_are_send_and_sync() {
     send_and_sync::<Session>();
     send_and_sync::<Sessions>();
     send_and_sync::<Builder>();
@@ -37,7 +37,7 @@ fn types_move_between_threads() {
 }
 
 #[test]
-fn futures_move_between_threads() {
+fn session_futures_are_send() {
     let session = Session::detached();
     send(session.save());
     send(session.reload());

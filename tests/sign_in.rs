@@ -24,7 +24,7 @@ fn rejects(builder: Builder) -> Builder {
 }
 
 /// Two valid cookies: the browser sends both, and the new one that a sign-in adds.
-async fn sign_in_ends_every_session_whose_token_came_along(on: Backend) {
+async fn sign_in_ends_every_presented_session(on: Backend) {
     let stand = on.stand();
     for (one, two) in [("", ""), ("alice", ""), ("alice", "alice"), ("alice", "bob")] {
         let cookies = [session_of(&stand, one).await, session_of(&stand, two).await];
@@ -43,7 +43,7 @@ async fn session_of(stand: &Stand, principal: &str) -> String {
     if principal.is_empty() { stand.seeded().await } else { stand.signed_in(principal).await }
 }
 
-async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
+async fn sessions_ended_by_sign_in_do_not_count_against_limit(on: Backend) {
     for policy in [ConcurrentSessions::Reject(2), ConcurrentSessions::EvictOldest(3)] {
         let namespace = format!("limit-{}", policy == ConcurrentSessions::Reject(2));
         let stand =
@@ -73,7 +73,7 @@ async fn sessions_that_end_with_a_sign_in_count_against_no_limit(on: Backend) {
 
 /// Decided: the sign-in fails and takes back its session, for beside a second valid cookie the next request
 /// would be anonymous.
-async fn sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none(on: Backend) {
+async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
     for fault in [Fault::Unavailable, Fault::Refused] {
         let stand = on.stand_with(|builder| {
             rejects(builder).command_retries(0).namespace(format!("{fault:?}"))
@@ -99,7 +99,7 @@ async fn sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none(on:
 
 /// A session that another request has given a new secret meanwhile is not this request's to end; where it is
 /// the same account's it would be one too many.
-async fn sign_in_beside_an_overtaken_session_exceeds_no_limit(on: Backend) {
+async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
     let stand = on.stand_with(rejects);
     let (bob, alice) = (stand.signed_in("bob").await, stand.signed_in("alice").await);
     assert!(stand.who(&alice).await.is_some(), "its first use confirms it");
@@ -115,7 +115,7 @@ async fn sign_in_beside_an_overtaken_session_exceeds_no_limit(on: Backend) {
 }
 
 /// Applications that differ in the cookie's name alone, over one store.
-async fn applications_with_other_cookie_names_share_nothing(on: Backend) {
+async fn applications_with_different_cookie_names_share_nothing(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
     let two = one.process(|builder| {
         let builder = builder.cookie(Cookie::new("__Host-two"));
@@ -135,7 +135,7 @@ async fn applications_with_other_cookie_names_share_nothing(on: Backend) {
 }
 
 /// With one namespace for both, and even for the name of which the other one is a part.
-async fn token_is_worth_nothing_under_another_cookie_name(on: Backend) {
+async fn token_is_invalid_under_another_cookie_name(on: Backend) {
     let name = |name: &'static str| {
         move |builder: Builder| builder.namespace("shared").cookie(Cookie::new(name))
     };
@@ -155,7 +155,7 @@ async fn token_is_worth_nothing_under_another_cookie_name(on: Backend) {
 }
 
 /// "Remember me" is a choice of one sign-in.
-async fn sign_in_starts_from_the_configured_lifetime(on: Backend) {
+async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     let stand = on.stand();
     let remember = async |session: Session| {
         session.set_lifetime(REMEMBERED);
@@ -198,7 +198,7 @@ async fn sign_in_starts_from_the_configured_lifetime(on: Backend) {
 }
 
 /// The end that an identity provider has set is that of its own sign-in.
-async fn sign_in_drops_an_end_and_step_up_keeps_it(on: Backend) {
+async fn sign_in_clears_end_by_and_step_up_keeps_it(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);
     let federated = async |session: Session| {
@@ -216,7 +216,7 @@ async fn sign_in_drops_an_end_and_step_up_keeps_it(on: Backend) {
 }
 
 /// A client that vanishes while it signs in has no cookie, and must not be locked out by its own session.
-async fn vanished_sign_in_locks_nobody_out(on: Backend) {
+async fn sign_in_of_vanished_client_does_not_block_next_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     for on_a_session in [false, true] {
         let cookie = if on_a_session { stand.seeded().await } else { String::new() };
@@ -238,7 +238,7 @@ async fn vanished_sign_in_locks_nobody_out(on: Backend) {
 }
 
 /// One write with the first use of a cookie, none with the next; and none at all under other policies.
-async fn first_use_of_a_cookie_confirms_it(on: Backend) {
+async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
     for (policy, first) in [
         (ConcurrentSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
         (ConcurrentSessions::EvictOldest(3), vec![Verb::Load]),
@@ -280,7 +280,7 @@ async fn first_use_of_a_cookie_confirms_it(on: Backend) {
 }
 
 /// The write that confirms never fails its request.
-async fn confirmation_that_fails_fails_no_request(on: Backend) {
+async fn failed_confirmation_does_not_fail_request(on: Backend) {
     let stand = on.stand_with(rejects);
     for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::LoseRequest] {
         let cookie = stand.signed_in("alice").await;
@@ -294,7 +294,7 @@ async fn confirmation_that_fails_fails_no_request(on: Backend) {
 
 /// Two sign-ins at once, of which the browser keeps one answer: both are let in, one after the other, and
 /// the later one is signed in.
-async fn double_click_on_sign_in_ends_signed_in_where_one_session_is_allowed(on: Backend) {
+async fn double_sign_in_leaves_one_valid_session_under_limit_of_one(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     for shared in [false, true] {
         let cookie = if shared { stand.seeded().await } else { String::new() };
@@ -325,7 +325,7 @@ async fn double_click_on_sign_in_ends_signed_in_where_one_session_is_allowed(on:
 
 /// A cookie that comes back while the sign-in after it is about to revoke its session is not revoked, or its
 /// request finds it gone: never two sessions.
-async fn confirmation_races_with_the_next_sign_in(on: Backend) {
+async fn session_confirmed_during_eviction_is_kept(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     let first = stand.signed_in("alice").await;
     // The sign-in has looked at the session, and stands still before it ends it.
@@ -343,7 +343,7 @@ async fn confirmation_races_with_the_next_sign_in(on: Backend) {
 }
 
 /// Where the limit is reached, those that were never confirmed go first, the oldest of them before others.
-async fn oldest_unconfirmed_session_makes_room(on: Backend) {
+async fn oldest_unconfirmed_session_is_evicted_first(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let mut cookies = Vec::new();
     for confirms in [true, false, false] {
@@ -366,7 +366,7 @@ async fn oldest_unconfirmed_session_makes_room(on: Backend) {
 }
 
 /// Bob's session is taken back where Alice's before it cannot be ended, and nobody is told of it.
-async fn switch_of_accounts_that_fails_leaves_both_as_they_were(on: Backend) {
+async fn failed_account_switch_leaves_both_accounts_unchanged(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     let alice = stand.signed_in("alice").await;
     stand.store.inject(Verb::Delete, Fault::Unavailable);
@@ -377,7 +377,7 @@ async fn switch_of_accounts_that_fails_leaves_both_as_they_were(on: Backend) {
 }
 
 /// A list that takes the last entry off leaves the memory of a revocation as it was.
-async fn begun_sign_in_succeeds_after_a_list_that_empties_the_directory(on: Backend) {
+async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     let stand = on.stand();
     let directory = stand.sessions.of("alice");
     stand.signed_in("alice").await;
@@ -395,7 +395,7 @@ async fn begun_sign_in_succeeds_after_a_list_that_empties_the_directory(on: Back
 }
 
 /// A process whose clock is a day ahead takes nobody off the directory, and neither does its list.
-async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend) {
+async fn process_with_fast_clock_unlists_no_live_session(on: Backend) {
     for policy in [ConcurrentSessions::default(), ConcurrentSessions::EvictOldest(2)] {
         let namespace = format!("ahead-{}", policy == ConcurrentSessions::default());
         let stand = on
@@ -422,7 +422,7 @@ async fn clock_that_is_ahead_takes_no_live_session_off_the_directory(on: Backend
 }
 
 /// However many sessions an account may have, a sign-in at the limit looks at sixteen of them.
-async fn sign_in_at_a_large_limit_looks_at_few_sessions(on: Backend) {
+async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(40)));
     let mut cookies = Vec::new();
@@ -449,7 +449,7 @@ async fn sign_in_at_a_large_limit_looks_at_few_sessions(on: Backend) {
 }
 
 /// The label is for the list that a directory keeps.
-async fn label_is_ignored_without_a_directory(on: Backend) {
+async fn label_is_ignored_without_directory(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     let labelled = async |session: Session| {
         session.sign_in_with(unsticky::SignIn::new("alice").label("phone"))
@@ -462,23 +462,23 @@ async fn label_is_ignored_without_a_directory(on: Backend) {
 }
 
 on_every_store! {
-    sign_in_ends_every_session_whose_token_came_along,
-    sessions_that_end_with_a_sign_in_count_against_no_limit,
-    sign_in_beside_a_session_that_cannot_be_ended_fails_and_leaves_none,
-    sign_in_beside_an_overtaken_session_exceeds_no_limit,
-    applications_with_other_cookie_names_share_nothing,
-    token_is_worth_nothing_under_another_cookie_name,
-    sign_in_starts_from_the_configured_lifetime,
-    sign_in_drops_an_end_and_step_up_keeps_it,
-    vanished_sign_in_locks_nobody_out,
-    first_use_of_a_cookie_confirms_it,
-    confirmation_that_fails_fails_no_request,
-    double_click_on_sign_in_ends_signed_in_where_one_session_is_allowed,
-    confirmation_races_with_the_next_sign_in,
-    oldest_unconfirmed_session_makes_room,
-    switch_of_accounts_that_fails_leaves_both_as_they_were,
-    begun_sign_in_succeeds_after_a_list_that_empties_the_directory,
-    clock_that_is_ahead_takes_no_live_session_off_the_directory,
-    sign_in_at_a_large_limit_looks_at_few_sessions,
-    label_is_ignored_without_a_directory,
+    sign_in_ends_every_presented_session,
+    sessions_ended_by_sign_in_do_not_count_against_limit,
+    sign_in_fails_if_presented_session_cannot_be_ended,
+    sign_in_beside_concurrently_rotated_session_keeps_limit,
+    applications_with_different_cookie_names_share_nothing,
+    token_is_invalid_under_another_cookie_name,
+    sign_in_starts_from_configured_lifetime,
+    sign_in_clears_end_by_and_step_up_keeps_it,
+    sign_in_of_vanished_client_does_not_block_next_sign_in,
+    first_use_of_cookie_confirms_sign_in,
+    failed_confirmation_does_not_fail_request,
+    double_sign_in_leaves_one_valid_session_under_limit_of_one,
+    session_confirmed_during_eviction_is_kept,
+    oldest_unconfirmed_session_is_evicted_first,
+    failed_account_switch_leaves_both_accounts_unchanged,
+    begun_sign_in_succeeds_after_list_empties_directory,
+    process_with_fast_clock_unlists_no_live_session,
+    sign_in_at_large_limit_checks_only_sixteen_sessions,
+    label_is_ignored_without_directory,
 }

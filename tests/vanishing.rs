@@ -296,16 +296,16 @@ async fn all_or_nothing(on: Backend) {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_in_memory() {
+async fn disconnect_at_any_point_leaves_all_or_nothing_in_memory() {
     all_or_nothing(Backend::memory()).await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_redis() {
+async fn disconnect_at_any_point_leaves_all_or_nothing_on_redis() {
     all_or_nothing(Backend::redis()).await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_anywhere_leaves_all_or_nothing_on_memcached() {
+async fn disconnect_at_any_point_leaves_all_or_nothing_on_memcached() {
     all_or_nothing(Backend::memcached()).await;
 }

@@ -27,7 +27,7 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// `save()` in a `select!` whose other branch wins, and is kept.
-async fn kept_save_blocks_neither_another_save_nor_the_response(on: Backend) {
+async fn unpolled_save_blocks_neither_other_saves_nor_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -46,7 +46,7 @@ async fn kept_save_blocks_neither_another_save_nor_the_response(on: Backend) {
 }
 
 /// The same for everything that works on the session.
-async fn kept_transact_and_reload_block_nobody(on: Backend) {
+async fn unpolled_transact_and_reload_block_no_other_call(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -66,7 +66,7 @@ async fn kept_transact_and_reload_block_nobody(on: Backend) {
 }
 
 /// The end of a request whose response nobody polls, as of a connection that is stuck.
-async fn kept_response_blocks_no_handle_that_goes_on(on: Backend) {
+async fn unpolled_response_blocks_no_long_lived_handle(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -80,7 +80,7 @@ async fn kept_response_blocks_no_handle_that_goes_on(on: Backend) {
 
 /// A commit that met a conflict has a turn in the queue of its session, or waits for one; either may be
 /// kept, and other requests of that session still succeed.
-async fn kept_commit_with_a_turn_fails_no_other_request(on: Backend) {
+async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -110,7 +110,7 @@ async fn kept_commit_with_a_turn_fails_no_other_request(on: Backend) {
 }
 
 /// The extractor's future in a `select!`, kept, and another extractor.
-async fn kept_load_blocks_no_other_extractor(on: Backend) {
+async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let exchange = unsticky::exchange::Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
@@ -127,7 +127,7 @@ async fn kept_load_blocks_no_other_extractor(on: Backend) {
 }
 
 /// Revocations take turns too, at the account's directory.
-async fn kept_revocation_blocks_no_sign_in(on: Backend) {
+async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
     let stand = on.stand();
     stand.signed_in("alice").await;
     let directory = stand.sessions.of("alice");
@@ -153,15 +153,15 @@ async fn kept_revocation_blocks_no_sign_in(on: Backend) {
 }
 
 on_every_store! {
-    kept_save_blocks_neither_another_save_nor_the_response,
-    kept_transact_and_reload_block_nobody,
-    kept_response_blocks_no_handle_that_goes_on,
-    kept_commit_with_a_turn_fails_no_other_request,
-    kept_load_blocks_no_other_extractor,
-    kept_revocation_blocks_no_sign_in,
-    response_that_was_replaced_leaves_nothing_to_save,
-    transact_after_sign_out_decides_once,
-    transact_decides_once_where_an_answer_is_lost,
+    unpolled_save_blocks_neither_other_saves_nor_response,
+    unpolled_transact_and_reload_block_no_other_call,
+    unpolled_response_blocks_no_long_lived_handle,
+    unpolled_queued_commit_fails_no_other_request,
+    unpolled_load_blocks_no_other_extractor,
+    unpolled_revocation_blocks_no_sign_in,
+    changes_of_replaced_response_are_not_saved_later,
+    transact_after_sign_out_calls_function_once,
+    transact_calls_function_once_when_create_is_in_doubt,
 }
 
 /// On a thread of its own, for what might hold a lock or never come to an end.
@@ -175,7 +175,7 @@ fn apart(what: &str, work: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn update_whose_function_changes_the_session_is_an_error() {
+fn update_function_that_changes_session_returns_error() {
     apart("an update", || {
         let session = Session::detached();
         let own = session.clone();
@@ -198,7 +198,7 @@ fn update_whose_function_changes_the_session_is_an_error() {
 
 /// One that does so only where it is called again: at the commit, and when the view is computed anew.
 #[test]
-fn update_whose_function_changes_the_session_later_ends_too() {
+fn update_function_that_changes_session_on_replay_returns_error() {
     apart("a sign-in", || {
         runtime().block_on(async {
             let session = Session::detached();
@@ -231,7 +231,7 @@ impl Drop for ReadsOnDrop {
 }
 
 #[test]
-fn captures_of_an_update_are_dropped_while_the_session_is_not_locked() {
+fn update_captures_are_dropped_while_session_is_unlocked() {
     type Ends = (&'static str, fn(&Session));
     let ways: [Ends; 7] = [
         ("insert", |session| session.insert(A, &1).unwrap()),
@@ -265,7 +265,7 @@ fn captures_of_an_update_are_dropped_while_the_session_is_not_locked() {
 
 /// Also where the request ends: with a failed response, and where its client goes away.
 #[test]
-fn captures_of_an_update_are_dropped_unlocked_where_a_request_ends() {
+fn update_captures_are_dropped_unlocked_when_request_ends() {
     for status in [Some(500), None] {
         apart("the end of a request", move || {
             runtime().block_on(async {
@@ -289,7 +289,7 @@ fn captures_of_an_update_are_dropped_unlocked_where_a_request_ends() {
 }
 
 #[test]
-fn pending_values_are_bounded_by_the_size_of_a_record() {
+fn pending_changes_are_bounded_by_record_size() {
     let session = Session::detached();
     let value = "x".repeat(98);
     let key = |number: usize| Key::<String>::runtime(format!("{number:08}"));
@@ -312,7 +312,7 @@ fn pending_values_are_bounded_by_the_size_of_a_record() {
 
 /// The work for a change must not grow with those before it: forty thousand took seconds.
 #[test]
-fn many_changes_take_time_in_proportion() {
+fn cost_of_changes_grows_linearly() {
     let took = |changes: usize| {
         let session = Session::detached();
         let begun = std::time::Instant::now();
@@ -332,7 +332,7 @@ fn many_changes_take_time_in_proportion() {
 }
 
 /// Answered with an error, so what it changed is not counted behind that answer.
-async fn response_that_was_replaced_leaves_nothing_to_save(on: Backend) {
+async fn changes_of_replaced_response_are_not_saved_later(on: Backend) {
     use unsticky::testing::Fault;
 
     let stand = on.stand();
@@ -355,7 +355,7 @@ fn counts(calls: &Arc<AtomicUsize>) -> impl Fn() + Send + 'static + use<> {
     }
 }
 
-async fn transact_after_sign_out_decides_once(on: Backend) {
+async fn transact_after_sign_out_calls_function_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -373,7 +373,7 @@ async fn transact_after_sign_out_decides_once(on: Backend) {
 }
 
 /// A new session is tried under another id, with what was decided.
-async fn transact_decides_once_where_an_answer_is_lost(on: Backend) {
+async fn transact_calls_function_once_when_create_is_in_doubt(on: Backend) {
     let stand = on.stand();
     stand.store.inject(Verb::Create, unsticky::testing::Fault::LoseAnswer);
     let calls = Arc::new(AtomicUsize::new(0));

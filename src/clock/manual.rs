@@ -74,7 +74,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn the_clock_is_shared_and_may_go_backwards() {
+    fn manual_clock_is_shared_and_may_go_backwards() {
         let clock = ManualClock::new();
         let other = clock.clone();
         clock.advance(HOUR);

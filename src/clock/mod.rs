@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_in_time_is_kept_to_the_millisecond() {
+    fn time_is_kept_to_the_millisecond() {
         let time = OffsetDateTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_123_456);
         assert_eq!(Millis::of(time), Millis(1_767_225_600_123));
         let kept = OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_tells_one_time_in_both_forms() {
+    fn system_clock_returns_same_time_in_both_forms() {
         let clock = std::sync::Arc::new(SystemClock);
         let before = Millis::of(clock.now());
         let between = Millis(clock.unix_millis());

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_found_among_others() {
+    fn session_cookie_is_found_among_others() {
         let (a, b) = (text('a'), text('b'));
         for (header, expected) in [
             (format!("id={a}"), "a"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_cookie_of_our_name_is_noticed() {
+    fn malformed_session_cookie_is_noticed() {
         let presented = Presented::find([&b"id=garbage"[..]], b"id=");
         assert!(presented.is_named() && !presented.has_tokens());
         let presented = Presented::find([&b"x=1"[..]], b"id=");
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read(
+        fn arbitrary_headers_yield_at_most_three_tokens(
             headers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4)
         ) {
             let presented = Presented::find(headers.iter().map(Vec::as_slice), b"id=");
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn ours_is_found_whatever_stands_around_it(
+        fn session_cookie_is_found_between_arbitrary_text(
             before in "[^;]{0,80}", after in "[^;]{0,80}"
         ) {
             prop_assume!(!before.trim().starts_with("id=") && !after.trim().starts_with("id="));

@@ -269,7 +269,7 @@ mod tests {
     use crate::record::token::Token;
 
     #[test]
-    fn a_name_and_attributes_may_be_as_long_as_browsers_take_them() {
+    fn name_and_attribute_lengths_match_browser_limits() {
         let path = |length: usize| Cookie::new("a").path(format!("/{}", "p".repeat(length - 1)));
         let domain = |length: usize| Cookie::new("a").domain("d".repeat(length));
         assert_eq!(Cookie::new("a").name(), "a");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn set_and_removal_have_the_same_attributes() {
+    fn set_and_removal_cookies_have_same_attributes() {
         let a = "A".repeat(43);
         for (cookie, start, attributes) in [
             (Cookie::default(), "__Host-id=", "; Path=/; Secure; HttpOnly; SameSite=Lax"),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_browsers_refuse_is_refused() {
+    fn cookie_that_browsers_refuse_is_refused() {
         let plain = Cookie::for_plain_http;
         for (cookie, reason) in [
             (Cookie::new(""), "name"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_cookie_fits_a_browser() {
+    fn longest_cookie_fits_browser_limit() {
         let name = "a".repeat(MAX_NAME);
         let header =
             template(Cookie::new(name)).set(&token(), Duration::ZERO, Persistence::Persistent);

@@ -318,7 +318,7 @@ mod tests {
 
     /// What is asked for while a commit is under way is left for the next one.
     #[test]
-    fn what_was_committed_is_forgotten_and_what_came_later_is_not() {
+    fn committed_changes_are_forgotten_and_later_changes_are_kept() {
         let mut changes = Changes::default();
         assert!(changes.is_empty());
         changes.sign_in(&SignIn::new("alice"), None);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn sign_in_keeps_what_the_same_request_has_chosen_and_committed() {
+    fn sign_in_keeps_lifetime_committed_earlier_in_request() {
         let mut changes = Changes::default();
         changes.set_lifetime(Lifetime::default());
         changes.forget(changes.delta.made());
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_rotation_does_not_weaken_a_superseding_one() {
+    fn plain_rotation_does_not_weaken_superseding_rotation() {
         let mut changes = Changes::default();
         changes.rotate(Rotation::Superseding);
         changes.rotate(Rotation::Plain);

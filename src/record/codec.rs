@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_back_as_it_was_written() {
+    fn encoded_record_decodes_to_same_record() {
         for header in [header(), full_header()] {
             let record =
                 decode(encoded(&header, &[("a", "1"), ("b", "[2]"), ("bb", "\"x\"")])).unwrap();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_documented_one() {
+    fn record_layout_matches_documentation() {
         let bytes = encoded(&header(), &[("k", "1")]);
         assert_eq!(&bytes[..12], b"tag-tag-\x01s\x01\x20");
         assert_eq!(&bytes[44..46], [CLOCKS, 24]);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_remembers_the_last_eight_writes() {
+    fn record_remembers_last_eight_write_tags() {
         let tags = full_header().tags;
         assert_eq!(tags.older().len(), 7);
         assert!(tags.contains(Tag([19; 8])) && tags.contains(Tag([12; 8])));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_and_flags_survive_a_round_trip() {
+    fn unknown_fields_and_flags_survive_round_trip() {
         let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
         put_field(&mut bytes, 200, b"later");
         put_field(&mut bytes, VALUE, b"\xf0\x01k1");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_lifetime_is_read_back_as_it_was_chosen() {
+    fn chosen_lifetime_survives_round_trip() {
         for lifetime in [Lifetime::default(), Lifetime::default().browser_session()] {
             let header = Header { chosen: Some(lifetime.into()), ..header() };
             assert_eq!(decode(encoded(&header, &[])).unwrap().header, header);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_damage() {
+    fn newer_format_is_distinguished_from_damage() {
         let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
         bytes[TAG_LEN] = FORMAT + 1;
         assert_eq!(decode(bytes.clone().freeze()).unwrap_err(), Undecodable::NewerFormat);
@@ -344,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_not_a_session() {
+    fn directory_record_is_not_decoded_as_session() {
         let mut bytes = BytesMut::from(&encoded(&header(), &[])[..]);
         bytes[TAG_LEN + 1] = Kind::Directory.letter() as u8;
         assert_eq!(decode(bytes.freeze()).unwrap_err(), Undecodable::Corrupt);
     }
 
     #[test]
-    fn damage_is_noticed() {
+    fn damaged_record_is_rejected() {
         let damaged = [
             with_field(DIGEST, &[7; 32]),
             with_field(AUTHENTICATED, &[]),
@@ -383,12 +383,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_are_decoded_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode(Bytes::from(bytes));
         }
 
         #[test]
-        fn a_damaged_record_is_decoded_or_refused(
+        fn damaged_record_is_decoded_losslessly_or_rejected(
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
         ) {
             let mut bytes = encoded(&full_header(), &[("a", "1"), ("b", "2")]).to_vec();
@@ -404,7 +404,7 @@ mod tests {
         }
 
         #[test]
-        fn every_number_is_read_back(number in any::<u64>()) {
+        fn every_number_survives_round_trip(number in any::<u64>()) {
             let mut bytes = BytesMut::new();
             put_number(&mut bytes, number);
             prop_assert_eq!(bytes.len(), number_length(number));
@@ -413,7 +413,7 @@ mod tests {
         }
 
         #[test]
-        fn any_keys_and_values_are_kept(
+        fn arbitrary_keys_and_values_survive_round_trip(
             pairs in prop::collection::btree_map(".{0,300}", prop::collection::vec(any::<u8>(), 0..300), 0..8)
         ) {
             let values: Vec<_> = pairs.iter().map(|(key, bytes)| {

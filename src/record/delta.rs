@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_different_keys_are_merged_with_a_newer_record() {
+    fn changes_to_different_keys_are_merged_into_newer_record() {
         let old = base(&[("a", "1"), ("b", "1")]);
         let mut delta = Delta::default();
         set(&mut delta, "a", "2");
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_is_computed_again_on_the_newer_value() {
+    fn update_is_recomputed_on_newer_value() {
         let old = base(&[("n", "x")]);
         let mut delta = Delta::default();
         append(&mut delta, &old, "n");
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_that_fails_is_an_error() {
+    fn failing_replay_returns_error() {
         let mut delta = Delta::default();
         append(&mut delta, &Values::default(), "n");
         let failure = |text| delta.replay(&base(&[("n", text)]), false).map(|_| ()).unwrap_err();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_hides_what_was_read_and_what_is_newer() {
+    fn clear_hides_loaded_and_newer_values() {
         let old = base(&[("a", "1"), ("b", "1")]);
         let mut delta = Delta::default();
         set(&mut delta, "c", "1");
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_must_still_be_there_unchanged() {
+    fn taken_value_must_be_unchanged_at_commit() {
         let old = base(&[("otp", "7")]);
         let mut delta = Delta::default();
         take(&mut delta, "otp", "7");
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn only_marked_values_survive_a_sign_in_and_own_writes_do() {
+    fn sign_in_keeps_only_marked_values_and_own_writes() {
         let old = flagged(&[("cart", "1", true), ("n", "evil", false), ("planted", "1", false)]);
         let mut delta = Delta::default();
         set(&mut delta, "own", "1");
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_changes_nothing_is_seen_as_that() {
+    fn change_without_effect_is_detected() {
         let old = base(&[("a", "1")]);
         let mut delta = Delta::default();
         assert!(!delta.view().differs_from(&old));
@@ -459,7 +459,7 @@ mod tests {
 
     /// A number tells whether something came between, so none is given twice.
     #[test]
-    fn every_change_has_a_number_of_its_own() {
+    fn every_change_gets_unique_number() {
         let mut delta = Delta::default();
         assert!(delta.is_empty());
         let steps: [fn(&mut Delta); 4] = [
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn overwritten_changes_are_dropped_and_committed_ones_forgotten() {
+    fn overwritten_changes_are_dropped_and_committed_changes_are_forgotten() {
         let mut delta = Delta::default();
         for round in 0..1000 {
             set(&mut delta, "a", &round.to_string());
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_functions_are_handed_out() {
+    fn dropped_functions_are_returned_to_caller() {
         let none = Values::default();
         let mut delta = Delta::default();
         let held = |delta: &mut Delta| delta.take_dropped().len();
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn value_taken_again_after_an_insert_is_checked_once() {
+    fn value_taken_again_after_insert_is_checked_once() {
         let old = base(&[("otp", "7")]);
         let mut delta = Delta::default();
         for _ in 0..1000 {
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_that_of_the_changed_values() {
+    fn size_limit_counts_changed_values_only() {
         let mut delta = Delta::default();
         set(&mut delta, "a", "123");
         set(&mut delta, "a", "1234");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_says_its_name_and_whether_it_survives() {
+    fn key_reports_name_and_sign_in_survival() {
         const KEY: Key<u8> = Key::new("cart");
         assert_eq!(both(KEY), ("cart".to_owned(), false));
         assert_eq!(both(KEY.survives_sign_in()), ("cart".to_owned(), true));

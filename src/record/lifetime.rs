@@ -301,13 +301,13 @@ mod tests {
     use crate::clock::Millis;
 
     #[test]
-    fn the_limits_are_the_documented_ones() {
+    fn lifetime_limits_match_documentation() {
         assert_eq!(Lifetime::MAX, Duration::from_secs(316_224_000));
         assert_eq!(Lifetime::MAX_COOKIE_AGE, Duration::from_secs(34_560_000));
     }
 
     #[test]
-    fn the_presets_are_those_of_the_standards() {
+    fn lifetime_presets_match_standards() {
         for (preset, idle, absolute) in [
             (Lifetime::owasp_low_risk(), 30, 8 * 60),
             (Lifetime::owasp_high_risk(), 5, 4 * 60),
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn both_deadlines_end_a_session_at_the_millisecond() {
+    fn each_deadline_ends_session_to_the_millisecond() {
         let clocks = Clocks::start(T0, &Lifetime::new(secs(60), secs(100)));
         assert!(!clocks.expired(Millis(after(60).0 - 1)));
         assert!(clocks.expired(after(60)));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ttl_is_the_nearer_deadline_and_never_zero() {
+    fn ttl_is_nearer_deadline_and_never_zero() {
         let lifetime = Lifetime::new(secs(60), secs(100));
         let mut clocks = Clocks::start(T0, &lifetime);
         assert_eq!(clocks.ttl(T0), secs(60));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_is_due_at_the_threshold() {
+    fn refresh_is_due_at_threshold() {
         let lifetime = Lifetime::new(secs(600), secs(10_000));
         let clocks = Clocks::start(T0, &lifetime);
         assert!(!clocks.refresh_due(Millis(after(60).0 - 1), &lifetime));
@@ -367,13 +367,13 @@ mod tests {
     }
 
     #[test]
-    fn no_refresh_is_due_when_it_could_not_extend_anything() {
+    fn refresh_is_not_due_when_it_cannot_extend_session() {
         let lifetime = Lifetime::new(secs(100), secs(100));
         assert!(!Clocks::start(T0, &lifetime).refresh_due(after(50), &lifetime));
     }
 
     #[test]
-    fn using_a_session_never_shortens_it() {
+    fn use_never_shortens_session() {
         let lifetime = Lifetime::new(secs(60), secs(1000));
         let mut clocks = Clocks::start(T0, &lifetime);
         clocks.used(Millis(T0.0 - 30_000), &lifetime);
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn signing_in_starts_both_clocks_anew() {
+    fn sign_in_restarts_both_timeouts() {
         let lifetime = Lifetime::new(secs(60), secs(1000));
         let mut clocks = Clocks::start(T0, &lifetime);
         clocks.authenticated(after(30), &lifetime);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn another_lifetime_counts_from_the_sign_in() {
+    fn absolute_timeout_of_changed_lifetime_counts_from_sign_in() {
         let lifetime = Lifetime::new(secs(60), secs(1000));
         let mut clocks = Clocks::start(T0, &lifetime);
         clocks.limits_changed(after(10), &Lifetime::new(secs(20), secs(500)));
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_is_capped_at_400_days() {
+    fn cookie_age_is_capped_at_400_days() {
         let year = secs(366 * 24 * 60 * 60);
         let clocks = Clocks::start(T0, &Lifetime::new(year * 2, year * 2));
         assert_eq!(clocks.cookie_age(T0), Lifetime::MAX_COOKIE_AGE);

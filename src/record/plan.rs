@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_of_the_plan_table() {
+    fn decide_matches_every_cell_of_plan_table() {
         let mut used = vec![0; TABLE.len()];
         for (cell, situation) in situations() {
             let rows: Vec<usize> = (0..TABLE.len())
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn authority_is_what_the_request_presented() {
+    fn authority_follows_presented_secret() {
         let anonymous = header();
         let alice = signed_in(&anonymous, "alice");
         for (presented, now, expected) in [
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_of_the_merge_table() {
+    fn merge_matches_every_cell_of_merge_table() {
         use SecretStatus::{Current, Rotated, Superseded};
 
         let none = Requested::default();
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn sign_out_ends_what_is_the_same_persons_and_sign_in_what_is_its_own() {
+    fn sign_out_ends_session_of_same_principal_and_sign_in_only_its_own() {
         let anonymous = header();
         let alice = signed_in(&anonymous, "alice");
         for (presented, now, by_sign_out, by_sign_in) in [

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_one_text_form_of_43_characters() {
+    fn token_has_one_text_form_of_43_characters() {
         let token = token();
         let mut text = String::new();
         token.encode_into(&mut text);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_printed_and_read_back() {
+    fn session_id_survives_text_round_trip() {
         let id = token().id;
         let text = id.to_string();
         assert_eq!(text.len(), SessionId::ENCODED_LEN);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_ids_and_secrets_are_distinct() {
+    fn one_million_ids_and_secrets_are_distinct() {
         let mut seen = HashSet::with_capacity(2_000_000);
         for _ in 0..1_000_000 {
             let token = token();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_secret_matches() {
+    fn digest_matches_only_its_own_secret() {
         let (one, other) = (token().secret, token().secret);
         assert!(one.digest("id").matches(&one, "id"));
         assert!(!one.digest("id").matches(&other, "id"));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_matches_under_its_own_cookie_name_only() {
+    fn secret_matches_only_under_its_own_cookie_name() {
         let secret = Secret([7; SECRET_BYTES]);
         for other in ["", "i", "ID", "idd", "__Host-id"] {
             assert!(!secret.digest("id").matches(&secret, other), "{other:?}");

@@ -146,7 +146,7 @@ mod tests {
     const B: Key<u32> = Key::new("b").survives_sign_in();
 
     #[test]
-    fn each_step_of_a_decision_is_seen_by_the_next() {
+    fn transaction_sees_its_own_earlier_changes() {
         let nothing = Values::default();
         let mut view = View::default();
         let mut values = Transaction::new(&nothing, &mut view, 10);

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_checked() {
+    fn invalid_settings_are_rejected() {
         assert!(builder().build().is_ok());
         for (builder, expected) in [
             (builder().namespace(""), ConfigError::Namespace),
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_short_and_printable_whatever_the_settings() {
+    fn store_keys_are_short_and_printable_for_any_settings() {
         let namespace = "n".repeat(64);
         let sessions = builder().namespace(namespace).epoch(u32::MAX).build().unwrap();
         let key = sessions.settings().key(SessionId::random(&OsEntropy).unwrap());
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn default_namespace_is_made_from_the_cookie_name() {
+    fn default_namespace_is_derived_from_cookie_name() {
         let prefix = |name: &str| {
             let cookie = Cookie::new(name.to_owned());
             builder().cookie(cookie).build().unwrap().settings().key_prefix.clone()

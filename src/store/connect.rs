@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_scheme_is_refused_without_repeating_the_address() {
+    fn unknown_scheme_is_refused_without_repeating_address() {
         for url in ["", "localhost", "postgres://u:hunter2@h/", ":hunter2", "Redis"] {
             let error = connect(url).unwrap_err();
             assert_eq!(error, ConnectError::UnknownScheme);
@@ -77,7 +77,7 @@ mod tests {
 
     #[cfg(feature = "memory")]
     #[test]
-    fn memory_takes_no_further_words() {
+    fn memory_address_accepts_no_arguments() {
         assert!(connect("memory:").is_ok());
         assert!(connect("memory://").is_ok());
         assert!(matches!(connect("memory:8"), Err(ConnectError::Address { .. })));
@@ -85,13 +85,13 @@ mod tests {
 
     #[cfg(not(feature = "memory"))]
     #[test]
-    fn a_missing_feature_is_named() {
+    fn error_names_missing_feature() {
         assert_eq!(connect("memory:").unwrap_err(), ConnectError::feature("memory"));
     }
 
     #[cfg(feature = "redis")]
     #[test]
-    fn redis_addresses_are_checked_without_a_server() {
+    fn redis_address_is_validated_without_server() {
         for url in ["redis://h", "redis://u:p@h:1/3", "redis+unix:///r.sock", "unix:///r.sock"] {
             assert!(connect(url).is_ok(), "{url}");
         }

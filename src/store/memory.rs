@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_refuses_what_is_new_and_keeps_what_is_there() {
+    async fn full_store_refuses_new_records_and_keeps_existing_records() {
         let store = MemoryStore::with_clock(ManualClock::new()).with_capacity(2);
         let key = random_key();
         store.create(&key, random_record(16), HOUR).await.unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_makes_room_where_records_have_expired() {
+    async fn full_store_reuses_space_of_expired_records() {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone()).with_capacity(3);
         create(&store, HOUR).await.unwrap();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_is_swept_once_a_second() {
+    async fn full_store_is_swept_at_most_once_per_second() {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone()).with_capacity(2);
         let ttl = Duration::from_millis(500);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn expired_records_do_not_pile_up() {
+    async fn expired_records_do_not_accumulate() {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone());
         for _ in 0..20_000 {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_time_to_live_is_taken() {
+    async fn any_ttl_is_accepted() {
         let store = MemoryStore::new();
         for ttl in [Duration::from_nanos(1), Duration::MAX, Duration::from_secs(u64::MAX)] {
             assert!(matches!(create(&store, ttl).await.unwrap(), Created::Created(_)));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn the_count_stays_right_when_many_tasks_write() {
+    async fn record_count_stays_correct_under_concurrent_writes() {
         let store = MemoryStore::new().with_capacity(64);
         let keys: Arc<Vec<_>> = Arc::new((0..96).map(|_| random_key()).collect());
         let tasks: Vec<_> = (0..8)

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn each_runtime_has_its_own_and_takes_it_along() {
+    fn each_runtime_has_its_own_value_until_it_ends() {
         let values = PerRuntime::new();
         assert!(values.get(|| 0).is_none(), "there is no runtime here");
         let (one, two) = (runtime(), runtime());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_dropped_leaves_no_task() {
+    fn dropped_store_leaves_no_task() {
         let runtime = runtime();
         runtime.block_on(async {
             let values = PerRuntime::new();

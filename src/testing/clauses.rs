@@ -55,20 +55,20 @@ pub fn run(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce(&Subje
 }
 
 /// A key that does not exist is loaded as `None`.
-pub async fn a_missing_key_loads_as_none(subject: &Subject) {
+pub async fn missing_key_loads_as_none(subject: &Subject) {
     let loaded = answer(subject.store.load(&random_key()).await);
     assert_eq!(loaded, None, "a key that does not exist is loaded as none");
 }
 
 /// A record that was created is loaded with the same bytes and at the version that was given.
-pub async fn a_created_record_is_loaded_with_its_bytes_and_version(subject: &Subject) {
+pub async fn created_record_is_loaded_with_its_bytes_and_version(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     assert_stands(subject, &key, &stored, "a created record is loaded as it was stored").await;
 }
 
 /// Creating a key that exists is [`Created::Occupied`] and leaves bytes and version as they were.
-pub async fn creating_an_existing_key_changes_nothing(subject: &Subject) {
+pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     let again = answer(subject.store.create(&key, random_record(50), HOUR).await);
@@ -77,7 +77,7 @@ pub async fn creating_an_existing_key_changes_nothing(subject: &Subject) {
 }
 
 /// Of many concurrent creates of one key exactly one wins, and its record is the one that stands.
-pub async fn of_many_concurrent_creates_exactly_one_wins(subject: &Subject) {
+pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
     let calls = records.iter().map(|bytes| {
@@ -98,7 +98,7 @@ pub async fn of_many_concurrent_creates_exactly_one_wins(subject: &Subject) {
 }
 
 /// A replace at the current version stores the bytes and gives the key a new version.
-pub async fn a_replace_at_the_current_version_stores(subject: &Subject) {
+pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
     let new = replace(subject, &key, random_record(200), HOUR, old.version).await;
@@ -107,7 +107,7 @@ pub async fn a_replace_at_the_current_version_stores(subject: &Subject) {
 }
 
 /// The version that a replace gives is the one that the next replace needs.
-pub async fn each_new_version_works_for_the_next_replace(subject: &Subject) {
+pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(20), HOUR).await;
     let mut seen = HashSet::from([stored.version]);
@@ -121,7 +121,7 @@ pub async fn each_new_version_works_for_the_next_replace(subject: &Subject) {
 
 /// A replace at an old version is [`Replaced::Conflict`] and changes nothing; a record that comes
 /// along is the one that stands there.
-pub async fn a_replace_at_an_old_version_changes_nothing(subject: &Subject) {
+pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
     let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
@@ -142,7 +142,7 @@ pub async fn a_replace_at_an_old_version_changes_nothing(subject: &Subject) {
 }
 
 /// Replacing a key that does not exist is [`Replaced::Missing`] and creates nothing.
-pub async fn replacing_a_missing_key_creates_nothing(subject: &Subject) {
+pub async fn replace_of_missing_key_creates_nothing(subject: &Subject) {
     let other = create(subject, &random_key(), random_record(20), HOUR).await;
     let key = random_key();
     for version in [other.version, Version::new(0), Version::new(1), Version::new(u64::MAX)] {
@@ -153,7 +153,7 @@ pub async fn replacing_a_missing_key_creates_nothing(subject: &Subject) {
 }
 
 /// A replace after a delete is [`Replaced::Missing`]: nothing is resurrected.
-pub async fn a_replace_after_a_delete_resurrects_nothing(subject: &Subject) {
+pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     delete(subject, &key, None).await;
@@ -163,7 +163,7 @@ pub async fn a_replace_after_a_delete_resurrects_nothing(subject: &Subject) {
 }
 
 /// Of many concurrent replaces at one version exactly one wins; the others conflict.
-pub async fn of_many_concurrent_replaces_exactly_one_wins(subject: &Subject) {
+pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(64), HOUR).await;
     for _ in 0..5 {
@@ -189,7 +189,7 @@ pub async fn of_many_concurrent_replaces_exactly_one_wins(subject: &Subject) {
 }
 
 /// Writers that read, change and replace until they win lose none of their changes.
-pub async fn a_chain_of_contended_replaces_loses_no_write(subject: &Subject) {
+pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     const WRITERS: usize = 4;
     const WRITES: usize = 10;
     let key = random_key();
@@ -257,7 +257,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
 }
 
 /// A delete without a version deletes, whatever the version is.
-pub async fn a_delete_at_any_version_deletes(subject: &Subject) {
+pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     replace(subject, &key, random_record(100), HOUR, stored.version).await;
@@ -266,7 +266,7 @@ pub async fn a_delete_at_any_version_deletes(subject: &Subject) {
 }
 
 /// A delete at the current version deletes.
-pub async fn a_delete_at_the_current_version_deletes(subject: &Subject) {
+pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     let stored = replace(subject, &key, random_record(100), HOUR, stored.version).await;
@@ -275,7 +275,7 @@ pub async fn a_delete_at_the_current_version_deletes(subject: &Subject) {
 }
 
 /// A delete at an old version is [`Deleted::Conflict`] and changes nothing.
-pub async fn a_delete_at_an_old_version_changes_nothing(subject: &Subject) {
+pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
     let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
@@ -285,7 +285,7 @@ pub async fn a_delete_at_an_old_version_changes_nothing(subject: &Subject) {
 }
 
 /// Deleting a key that does not exist is [`Deleted::Missing`], at any and at some version.
-pub async fn deleting_a_missing_key_is_missing(subject: &Subject) {
+pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     let key = random_key();
     for round in ["never was", "was deleted"] {
         for version in [None, Some(Version::new(1)), Some(Version::new(u64::MAX))] {
@@ -298,7 +298,7 @@ pub async fn deleting_a_missing_key_is_missing(subject: &Subject) {
 }
 
 /// Of many concurrent deletes of one version exactly one wins; the others find nothing.
-pub async fn of_many_concurrent_deletes_exactly_one_wins(subject: &Subject) {
+pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     for by_version in [true, false] {
         let key = random_key();
         let stored = create(subject, &key, random_record(64), HOUR).await;
@@ -317,7 +317,7 @@ pub async fn of_many_concurrent_deletes_exactly_one_wins(subject: &Subject) {
 }
 
 /// Of a delete and a replace at one version exactly one wins, and what stands is what it did.
-pub async fn of_a_concurrent_delete_and_replace_exactly_one_wins(subject: &Subject) {
+pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
         let old = create(subject, &key, random_record(64), HOUR).await;
@@ -338,7 +338,7 @@ pub async fn of_a_concurrent_delete_and_replace_exactly_one_wins(subject: &Subje
 }
 
 /// A delete without a version deletes also beside a replace, whichever comes first.
-pub async fn a_delete_at_any_version_beats_a_concurrent_replace(subject: &Subject) {
+pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
         let old = create(subject, &key, random_record(64), HOUR).await;
@@ -355,7 +355,7 @@ pub async fn a_delete_at_any_version_beats_a_concurrent_replace(subject: &Subjec
 
 /// A key that was deleted and created again has a new version, so what was meant for the old
 /// record does not hit the new one.
-pub async fn a_version_is_not_used_again_after_a_delete(subject: &Subject) {
+pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     let key = random_key();
     let mut old = Vec::new();
     for _ in 0..3 {
@@ -377,7 +377,7 @@ pub async fn a_version_is_not_used_again_after_a_delete(subject: &Subject) {
 }
 
 /// A record is readable until its time to live is over, and not afterwards.
-pub async fn a_record_is_there_until_its_time_is_over(subject: &Subject) {
+pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     let key = random_key();
     let begin = Instant::now();
     create(subject, &key, random_record(100), SECOND).await;
@@ -398,7 +398,7 @@ pub async fn a_record_is_there_until_its_time_is_over(subject: &Subject) {
 }
 
 /// A key whose time is over is missing for every verb, and can be created anew.
-pub async fn an_expired_key_is_gone_for_every_verb(subject: &Subject) {
+pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     // A key for each verb, so that none finds what another one has cleared away.
     let keys: Vec<_> = (0..5).map(|_| random_key()).collect();
     let mut stored = Vec::new();
@@ -421,7 +421,7 @@ pub async fn an_expired_key_is_gone_for_every_verb(subject: &Subject) {
 }
 
 /// A replace sets the time to live anew, to a shorter one.
-pub async fn a_replace_shortens_the_time_to_live(subject: &Subject) {
+pub async fn replace_shortens_ttl(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     replace(subject, &key, random_record(100), SECOND, stored.version).await;
@@ -430,7 +430,7 @@ pub async fn a_replace_shortens_the_time_to_live(subject: &Subject) {
 }
 
 /// A replace sets the time to live anew, to a longer one.
-pub async fn a_replace_extends_the_time_to_live(subject: &Subject) {
+pub async fn replace_extends_ttl(subject: &Subject) {
     let key = random_key();
     let short = SECOND * 2;
     let stored = create(subject, &key, random_record(100), short).await;
@@ -440,7 +440,7 @@ pub async fn a_replace_extends_the_time_to_live(subject: &Subject) {
 }
 
 /// The shortest time to live, a millisecond, is neither an error nor for ever.
-pub async fn a_millisecond_to_live_is_not_for_ever(subject: &Subject) {
+pub async fn ttl_of_one_millisecond_expires(subject: &Subject) {
     let ttl = Duration::from_millis(1);
     let (created, replaced) = (random_key(), random_key());
     create(subject, &created, random_record(100), ttl).await;
@@ -456,7 +456,7 @@ pub async fn a_millisecond_to_live_is_not_for_ever(subject: &Subject) {
 
 /// Records with times to live of up to 400 days are there: the times are not taken for dates. That
 /// they are not cut either shows only on a clock that can be advanced.
-pub async fn records_with_long_times_to_live_are_there(subject: &Subject) {
+pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     for days in [1, 29, 30, 31, 40, 365, 400] {
         let ttl = DAY * days;
         let key = random_key();
@@ -471,7 +471,7 @@ pub async fn records_with_long_times_to_live_are_there(subject: &Subject) {
 }
 
 /// Bytes are opaque: every value, line ends, zeros and what looks like a protocol.
-pub async fn bytes_are_binary(subject: &Subject) {
+pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     let every_value: Vec<u8> = (0..=255).collect();
     let contents: [&[u8]; 12] = [
         &every_value,
@@ -517,7 +517,7 @@ pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
 
 /// A record over the limit is refused and leaves the old one as it was, where
 /// [`Subject::max_record`] says what the limit is.
-pub async fn an_oversize_record_is_refused_and_the_old_one_stands(subject: &Subject) {
+pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) {
     let Some(limit) = subject.max_record else { return };
     let (key, fresh) = (random_key(), random_key());
     let stored = create(subject, &key, random_record(limit), HOUR).await;
@@ -537,7 +537,7 @@ pub async fn an_oversize_record_is_refused_and_the_old_one_stands(subject: &Subj
 }
 
 /// A session and a directory with the same id are two keys.
-pub async fn kinds_have_keys_of_their_own(subject: &Subject) {
+pub async fn record_kinds_have_separate_keys(subject: &Subject) {
     let id = random_id();
     let [session, directory] =
         [Kind::Session, Kind::Directory].map(|kind| StoreKey::new("conformance:0:", kind, &id));
@@ -551,7 +551,7 @@ pub async fn kinds_have_keys_of_their_own(subject: &Subject) {
 }
 
 /// Every printable ASCII character but the space may be in a key, and 200 of them.
-pub async fn keys_are_printable_ascii_of_up_to_200_bytes(subject: &Subject) {
+pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subject) {
     let printable: String = ('!'..='~').collect();
     let room = 200 - random_key().as_str().len() + "conformance:0:".len();
     for prefix in [printable, "n".repeat(room)] {
@@ -584,7 +584,7 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
 }
 
 /// A call that is dropped, at whatever point, leaves every other call alone.
-pub async fn cancelled_calls_disturb_no_other_call(subject: &Subject) {
+pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
     let mut kept = Vec::new();
     for number in 0..4 {
@@ -623,7 +623,7 @@ pub async fn cancelled_calls_disturb_no_other_call(subject: &Subject) {
 }
 
 /// `Arc<dyn Store>` and `Box<dyn Store>` are stores, and forward each verb.
-pub async fn pointers_to_a_store_forward_every_verb(subject: &Subject) {
+pub async fn store_pointers_forward_every_verb(subject: &Subject) {
     let arc: Arc<dyn Store> = Arc::new(Arc::clone(&subject.store));
     let boxed: Box<dyn Store> = Box::new(Arc::clone(&subject.store));
     for store in [Subject::new(arc), Subject::new(boxed)] {

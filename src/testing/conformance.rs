@@ -36,40 +36,40 @@ macro_rules! conformance {
     )*};
     ($setup:expr) => {
         $crate::conformance! { @tests $setup;
-            a_missing_key_loads_as_none
-            a_created_record_is_loaded_with_its_bytes_and_version
-            creating_an_existing_key_changes_nothing
-            of_many_concurrent_creates_exactly_one_wins
-            a_replace_at_the_current_version_stores
-            each_new_version_works_for_the_next_replace
-            a_replace_at_an_old_version_changes_nothing
-            replacing_a_missing_key_creates_nothing
-            a_replace_after_a_delete_resurrects_nothing
-            of_many_concurrent_replaces_exactly_one_wins
-            a_chain_of_contended_replaces_loses_no_write
+            missing_key_loads_as_none
+            created_record_is_loaded_with_its_bytes_and_version
+            create_of_existing_key_changes_nothing
+            concurrent_creates_have_exactly_one_winner
+            replace_at_current_version_stores_record
+            each_new_version_works_for_next_replace
+            replace_at_old_version_changes_nothing
+            replace_of_missing_key_creates_nothing
+            replace_after_delete_resurrects_nothing
+            concurrent_replaces_have_exactly_one_winner
+            contended_replaces_lose_no_write
             concurrent_loads_see_whole_writes
-            a_delete_at_any_version_deletes
-            a_delete_at_the_current_version_deletes
-            a_delete_at_an_old_version_changes_nothing
-            deleting_a_missing_key_is_missing
-            of_many_concurrent_deletes_exactly_one_wins
-            of_a_concurrent_delete_and_replace_exactly_one_wins
-            a_delete_at_any_version_beats_a_concurrent_replace
-            a_version_is_not_used_again_after_a_delete
-            a_record_is_there_until_its_time_is_over
-            an_expired_key_is_gone_for_every_verb
-            a_replace_shortens_the_time_to_live
-            a_replace_extends_the_time_to_live
-            a_millisecond_to_live_is_not_for_ever
-            records_with_long_times_to_live_are_there
-            bytes_are_binary
+            unconditional_delete_deletes_record
+            delete_at_current_version_deletes_record
+            delete_at_old_version_changes_nothing
+            delete_of_missing_key_returns_missing
+            concurrent_deletes_have_exactly_one_winner
+            concurrent_delete_and_replace_have_exactly_one_winner
+            unconditional_delete_beats_concurrent_replace
+            version_is_not_reused_after_delete
+            record_is_readable_until_its_ttl_ends
+            expired_key_is_missing_for_every_verb
+            replace_shortens_ttl
+            replace_extends_ttl
+            ttl_of_one_millisecond_expires
+            records_with_long_ttl_are_readable
+            record_bytes_are_stored_unchanged
             every_length_up_to_64_kib_is_stored
-            an_oversize_record_is_refused_and_the_old_one_stands
-            kinds_have_keys_of_their_own
-            keys_are_printable_ascii_of_up_to_200_bytes
+            oversize_record_is_refused_and_old_record_stays
+            record_kinds_have_separate_keys
+            printable_ascii_keys_of_up_to_200_bytes_are_accepted
             concurrent_calls_get_their_own_answers
-            cancelled_calls_disturb_no_other_call
-            pointers_to_a_store_forward_every_verb
+            cancelled_calls_do_not_disturb_other_calls
+            store_pointers_forward_every_verb
         }
     };
 }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     /// Without a flaw the wrapper passes, so it is the flaw that the tests below find.
-    mod without_a_flaw {
+    mod flawless_store {
         crate::conformance!(super::flawed(super::Flaw::None));
     }
 
@@ -296,44 +296,44 @@ mod tests {
 
     found! {
         crossed_answers_are_found: AnswersGoToWhoeverComesNext
-            by cancelled_calls_disturb_no_other_call, "no later call ever receives its answer";
-        cut_bytes_are_found: BytesEndAtNul by bytes_are_binary, "bytes are opaque and binary";
-        a_wrong_conflict_is_found: ConflictBringsWhatWasSent
-            by a_replace_at_an_old_version_changes_nothing, "brings the record that stands there";
-        a_racy_create_is_found: CreateChecksThenWrites
-            by of_many_concurrent_creates_exactly_one_wins, "exactly one create wins";
-        an_overwriting_create_is_found: CreateOverwrites
-            by creating_an_existing_key_changes_nothing, "is occupied";
-        a_delete_that_lies_is_found: DeleteAlwaysSaysDeleted
-            by deleting_a_missing_key_is_missing, "is missing";
-        a_delete_that_lies_on_conflict_is_found: DeleteAlwaysSaysDeleted
-            by a_delete_at_an_old_version_changes_nothing, "is a conflict";
-        a_blind_delete_is_found: DeleteIgnoresVersion
-            by a_delete_at_an_old_version_changes_nothing, "is a conflict";
-        mixed_kinds_are_found: KindsShareKeys
-            by kinds_have_keys_of_their_own, "are different keys";
-        a_lost_old_record_is_found: OversizeDeletes
-            by an_oversize_record_is_refused_and_the_old_one_stands, "leaves the old bytes";
-        a_racy_replace_is_found: ReplaceChecksThenWrites
-            by of_many_concurrent_replaces_exactly_one_wins, "exactly one replace";
-        a_creating_replace_is_found: ReplaceCreates
-            by replacing_a_missing_key_creates_nothing, "never creates";
-        a_resurrecting_replace_is_found: ReplaceCreates
-            by a_replace_after_a_delete_resurrects_nothing, "never resurrects";
-        a_blind_replace_is_found: ReplaceIgnoresVersion
-            by a_replace_at_an_old_version_changes_nothing, "is a conflict";
-        a_ttl_that_is_not_shortened_is_found: ReplaceKeepsTtl
-            by a_replace_shortens_the_time_to_live, "not readable after its time to live";
-        a_ttl_that_is_not_extended_is_found: ReplaceKeepsTtl
-            by a_replace_extends_the_time_to_live, "sets the time to live anew";
-        an_endless_short_ttl_is_found: ShortTtlIsForEver
-            by a_millisecond_to_live_is_not_for_ever, "not readable after its time to live";
-        an_ignored_ttl_is_found: TtlIgnored
-            by an_expired_key_is_gone_for_every_verb, "not readable after its time to live";
-        a_ttl_that_is_rounded_down_is_found: TtlRoundsDown
-            by a_record_is_there_until_its_time_is_over, "never shorter";
-        versions_that_repeat_are_found: VersionsAreCounts
-            by a_version_is_not_used_again_after_a_delete, "has not had before";
+            by cancelled_calls_do_not_disturb_other_calls, "no later call ever receives its answer";
+        truncated_bytes_are_found: BytesEndAtNul by record_bytes_are_stored_unchanged, "bytes are opaque and binary";
+        wrong_conflict_record_is_found: ConflictBringsWhatWasSent
+            by replace_at_old_version_changes_nothing, "brings the record that stands there";
+        racy_create_is_found: CreateChecksThenWrites
+            by concurrent_creates_have_exactly_one_winner, "exactly one create wins";
+        overwriting_create_is_found: CreateOverwrites
+            by create_of_existing_key_changes_nothing, "is occupied";
+        delete_that_always_reports_success_is_found: DeleteAlwaysSaysDeleted
+            by delete_of_missing_key_returns_missing, "is missing";
+        delete_that_hides_conflict_is_found: DeleteAlwaysSaysDeleted
+            by delete_at_old_version_changes_nothing, "is a conflict";
+        delete_that_ignores_version_is_found: DeleteIgnoresVersion
+            by delete_at_old_version_changes_nothing, "is a conflict";
+        kinds_that_share_keys_are_found: KindsShareKeys
+            by record_kinds_have_separate_keys, "are different keys";
+        oversize_write_that_deletes_record_is_found: OversizeDeletes
+            by oversize_record_is_refused_and_old_record_stays, "leaves the old bytes";
+        racy_replace_is_found: ReplaceChecksThenWrites
+            by concurrent_replaces_have_exactly_one_winner, "exactly one replace";
+        creating_replace_is_found: ReplaceCreates
+            by replace_of_missing_key_creates_nothing, "never creates";
+        resurrecting_replace_is_found: ReplaceCreates
+            by replace_after_delete_resurrects_nothing, "never resurrects";
+        replace_that_ignores_version_is_found: ReplaceIgnoresVersion
+            by replace_at_old_version_changes_nothing, "is a conflict";
+        ttl_that_is_not_shortened_is_found: ReplaceKeepsTtl
+            by replace_shortens_ttl, "not readable after its time to live";
+        ttl_that_is_not_extended_is_found: ReplaceKeepsTtl
+            by replace_extends_ttl, "sets the time to live anew";
+        endless_short_ttl_is_found: ShortTtlIsForEver
+            by ttl_of_one_millisecond_expires, "not readable after its time to live";
+        ignored_ttl_is_found: TtlIgnored
+            by expired_key_is_missing_for_every_verb, "not readable after its time to live";
+        ttl_that_is_rounded_down_is_found: TtlRoundsDown
+            by record_is_readable_until_its_ttl_ends, "never shorter";
+        repeated_versions_are_found: VersionsAreCounts
+            by version_is_not_reused_after_delete, "has not had before";
     }
 
     #[test]

@@ -461,7 +461,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test]
-    async fn the_spy_sees_every_verb_in_order() {
+    async fn spy_store_records_every_verb_in_order() {
         let spy = SpyStore::new(MemoryStore::new());
         let (key, version) = (random_key(), Version::new(1));
         spy.create(&key, random_record(8), HOUR).await.unwrap();
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn faults_happen_in_order_and_are_or_are_not_applied() {
+    async fn each_fault_applies_its_command_or_not_as_documented() {
         use ErrorKind::{OutcomeUnknown, Refused, TooLarge, Unavailable};
         let store = FaultStore::new(MemoryStore::new());
         for (fault, kind, applied) in [
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_load_has_no_unknown_outcome_but_may_bring_garbage() {
+    async fn load_outcome_is_never_unknown_but_may_be_garbage() {
         let store = FaultStore::new(MemoryStore::new());
         let key = random_key();
         for fault in [Fault::LoseRequest, Fault::LoseAnswer] {
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_verb_fails_until_it_is_healed() {
+    async fn verb_fails_until_store_is_healed() {
         let store = FaultStore::new(MemoryStore::new());
         store.fail_always(Verb::Load, Fault::Refused);
         store.inject(Verb::Load, Fault::Unavailable);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gate_holds_one_command_before_or_after_it_is_applied() {
+    async fn gate_holds_one_command_before_or_after_it_is_applied() {
         let store = FaultStore::new(MemoryStore::new());
         for applied in [false, true] {
             let key = random_key();

@@ -71,14 +71,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_brought_into_one_form() {
+    fn server_addresses_are_normalized() {
         let servers = parse("memcached://Cache-1.internal,b:11212,[0:0::1],[fe80::1]:7").unwrap();
         let expected = ["cache-1.internal:11211", "b:11212", "[::1]:11211", "[fe80::1]:7"];
         assert_eq!(servers, expected);
     }
 
     #[test]
-    fn what_is_no_list_of_servers_is_refused_and_not_repeated() {
+    fn invalid_server_list_is_refused_without_repeating_it() {
         for (url, reason) in [
             ("redis://a", "begin"),
             ("memcached:a", "begin"),

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_read_has_done_nothing() {
+    fn failed_read_is_never_in_doubt() {
         use ErrorKind::{Corrupt, Refused, Unavailable};
         for (error, kind) in [
             (reset(), Unavailable),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_unknown_unless_it_was_not_sent_or_was_refused() {
+    fn failed_write_is_in_doubt_unless_unsent_or_refused() {
         use ErrorKind::{OutcomeUnknown, Refused, TooLarge, Unavailable};
         for (error, kind) in [
             (reset(), Unavailable),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_and_the_reason_are_named_once() {
+    fn error_names_server_once_and_reason_once() {
         let error = connect_error("h:1", reset());
         let source = std::error::Error::source(&error).unwrap();
         assert!(source.source().is_none());
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_belongs_to_the_first_write_without_an_answer() {
+    fn refusal_is_assigned_to_first_unanswered_write() {
         use ErrorKind::{OutcomeUnknown, Refused};
         let refused = || ambiguous(server("out of memory storing object"));
         let answers = vec![

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_is_rounded_up_and_a_second_longer() {
+    fn ttl_is_rounded_up_plus_one_second() {
         let now = after_epoch(1_800_000_000);
         assert_eq!(expiry(Duration::from_millis(1), now), Ttl::secs(2));
         assert_eq!(expiry(Duration::from_secs(1), now), Ttl::secs(2));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_over_thirty_days_is_a_moment_before_2038_ends_it() {
+    fn ttl_over_thirty_days_becomes_timestamp_before_2038() {
         let now = after_epoch(1_800_000_000);
         let month = Duration::from_secs(MAX_RELATIVE);
         assert_eq!(expiry(month, now), Ttl::at(after_epoch(1_800_000_000 + MAX_RELATIVE + 1)));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_names_the_servers() {
+    fn debug_prints_server_addresses() {
         let store = MemcachedStore::connect("memcached://A,[::1]:2").unwrap();
         assert_eq!(format!("{store:?}"), r#"MemcachedStore["a:11211", "[::1]:2"]"#);
     }

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_was_not_waited_for_is_given_up() {
+    async fn cancelled_exchange_gives_up_its_client() {
         let node = node().await;
         let client = node.client().await.unwrap();
         let exchange = node.exchange(&client, Effect::Read, vec![Get::new("key")]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_failure_of_an_old_client_leaves_a_newer_one_alone() {
+    async fn failure_of_old_client_leaves_newer_client_alone() {
         let node = node().await;
         let old = node.client().await.unwrap();
         node.give_up(old.generation);

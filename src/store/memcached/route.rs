@@ -23,7 +23,7 @@ mod tests {
 
     // Two builds of a deployment must send a key to the same server: these never change.
     #[test]
-    fn the_hash_is_the_documented_one() {
+    fn routing_hash_matches_documentation() {
         let golden: &[(&str, &str, u64)] = &[
             ("a:11211", "app:0:s:0", 0x45c436bbee28bdb9),
             ("b:11211", "app:0:s:0", 0xbc6635a8b750d426),
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_servers_does_not_matter() {
+    fn server_order_does_not_affect_routing() {
         for n in 0..1000 {
             let key = format!("key-{n}");
             let forth = SERVERS[owner(SERVERS.into_iter(), &key)];
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_spread_evenly_and_a_removed_server_moves_only_its_own() {
+    fn keys_spread_evenly_and_removed_server_moves_only_its_own() {
         let mut counts = [0; 3];
         for n in 0..30_000 {
             let key = format!("key-{n}");

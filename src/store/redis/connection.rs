@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_found_also_inside_a_script() {
+    fn error_code_is_found_inside_script_error() {
         for (line, code) in [
             ("OOM command not allowed", "OOM"),
             ("OOM command not allowed script: 5f, on @user_script:2.", "OOM"),
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_answers_say_that_nothing_was_written() {
+    fn only_known_errors_prove_that_nothing_was_written() {
         for (line, certain) in [
             ("OOM command not allowed", true),
             ("READONLY You can't write", true),
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_does_not_repeat_the_command() {
+    fn error_answer_does_not_repeat_command() {
         let printed = answer(
             "ERR unknown command 'EVALSHA', with args beginning with: '5f' '1' 'k' 'private'",
         );

@@ -412,7 +412,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_to_live_is_rounded_up_and_bounded() {
+    fn ttl_is_rounded_up_and_bounded() {
         assert_eq!(milliseconds(Duration::ZERO), 1);
         assert_eq!(milliseconds(Duration::from_nanos(1)), 1);
         assert_eq!(milliseconds(Duration::from_micros(1_001)), 2);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_foreign_connection_says_is_no_proof_that_it_sent_nothing() {
+    async fn failed_write_on_application_connection_is_always_in_doubt() {
         use std::io::ErrorKind::ConnectionRefused;
 
         use ::redis::{ErrorKind as Said, Pipeline, RedisError};
@@ -474,14 +474,14 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_the_first_eight_bytes() {
+    fn version_is_first_eight_bytes_of_record() {
         assert_eq!(tag(version(b"12345678rest")), *b"12345678");
         assert_eq!(tag(version(b"123")), *b"123\0\0\0\0\0");
         assert_eq!(tag(version(b"")), [0; 8]);
     }
 
     #[test]
-    fn nothing_prints_the_password() {
+    fn debug_prints_no_credentials() {
         let builder = RedisStore::builder("redis://user:hunter2@h.example:7/1").unwrap();
         let store = builder.clone().build();
         let printed = format!("{builder:?} {store:?}");

@@ -40,7 +40,7 @@ async fn only(browser: &Browser) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_default_is_taken_from_this_machine_over_http_and_from_no_other() {
+async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     let site = Site::start(Cookie::default()).await;
@@ -61,7 +61,7 @@ async fn the_default_is_taken_from_this_machine_over_http_and_from_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_cookie_is_gone_whatever_its_attributes() {
+async fn removal_deletes_cookie_with_any_attributes() {
     let driver = Driver::start();
     let browser = driver.browser().await;
 
@@ -85,7 +85,7 @@ async fn a_removed_cookie_is_gone_whatever_its_attributes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_domain_and_a_path_share_the_cookie_as_far_as_they_reach() {
+async fn cookie_is_shared_within_its_domain_and_path_only() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     let cookie = Cookie::new("__Secure-id").domain("shop.localhost").path("/a");
@@ -108,7 +108,7 @@ async fn a_domain_and_a_path_share_the_cookie_as_far_as_they_reach() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partitioned_cookie_is_another_one_under_each_site_that_embeds_it() {
+async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     let driver = Driver::start();
     let embedded = Cookie::new("__Host-id").same_site(SameSite::None);
     let plain = Site::start(embedded.clone()).await;
@@ -153,7 +153,7 @@ async fn open_frame(browser: &Browser, site: &Site, host: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn same_site_decides_what_other_sites_can_cause() {
+async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     for (same_site, by_link, after_post) in [
@@ -178,7 +178,7 @@ async fn same_site_decides_what_other_sites_can_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_that_ends_keeps_what_is_to_be_remembered_and_nothing_else() {
+async fn browser_restart_keeps_only_persistent_cookies() {
     let driver = Driver::start();
     let browser = driver.browser_with("profile").await;
     let site = Site::start(Cookie::default()).await;

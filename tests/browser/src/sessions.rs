@@ -26,7 +26,7 @@ fn minute() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_sees_their_sessions_and_ends_one() {
+async fn user_sees_sessions_and_ends_one() {
     let driver = Driver::start();
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
@@ -65,7 +65,7 @@ async fn a_person_sees_their_sessions_and_ends_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ending_all_others_and_a_change_of_password_keep_this_session_alone() {
+async fn ending_others_or_changing_password_keeps_only_this_session() {
     let driver = Driver::start();
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     mine.open(&shop.axum).await;

@@ -31,7 +31,7 @@ async fn checked_cookie(browser: &Browser) -> Cookie<'static> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cookie_is_kept_as_configured_and_sent_to_both_shops() {
+async fn cookie_is_kept_as_configured_and_sent_to_both_shops() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     browser.open(&shop.axum).await;
@@ -52,7 +52,7 @@ async fn a_cookie_is_kept_as_configured_and_sent_to_both_shops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signing_in_replaces_the_cookie_and_signing_out_deletes_it() {
+async fn sign_in_replaces_cookie_and_sign_out_deletes_it() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
@@ -88,7 +88,7 @@ async fn signing_in_replaces_the_cookie_and_signing_out_deletes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn going_back_after_signing_out_shows_nobody() {
+async fn back_navigation_after_sign_out_shows_no_user() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     for shop in [&shop.axum, &shop.actix] {
@@ -107,7 +107,7 @@ async fn going_back_after_signing_out_shows_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_sites_can_lead_to_the_shop_but_not_act_in_it() {
+async fn other_sites_can_link_to_shop_but_not_act_in_it() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     let other = Site::start(unsticky::Cookie::default()).await;
