@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The time that a piece of work has for its store. Time in which the work could have gone on and nobody
-/// polled it does not count: a future may be kept for as long as its owner likes.
+/// The time that a piece of work has for its store. Time in which the work could have gone on and was
+/// not polled does not count: a future may be kept for as long as its owner likes.
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
-    /// Without the time in which it was kept.
-    pub(crate) deadline: Instant,
-    /// How long it was kept in all, and until when that was counted: several commands of a piece of work are
-    /// kept together.
-    kept: Mutex<(Duration, Instant)>,
+    /// The deadline by the clock on the wall, with the time in which nothing was polled.
+    pub(crate) wall_deadline: Instant,
+    /// How long nothing was polled in all, and until when that was counted: the commands of a piece of work
+    /// wait at the same time.
+    unpolled: Mutex<(Duration, Instant)>,
 }
 
 /// Longer than a runtime usually takes to poll what was woken.
@@ -26,29 +26,29 @@ const PROMPT: Duration = Duration::from_millis(20);
 impl Budget {
     pub(crate) fn new(time: Duration) -> Self {
         let started = Instant::now();
-        let kept = Mutex::new((Duration::ZERO, started));
-        Self { started, deadline: started + time, kept }
+        let unpolled = Mutex::new((Duration::ZERO, started));
+        Self { started, wall_deadline: started + time, unpolled }
     }
 
-    fn kept(&self) -> Duration {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    fn unpolled(&self) -> Duration {
+        self.unpolled.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// It was kept from then until now.
-    fn keep(&self, since: Instant, now: Instant) {
-        let (kept, until) = &mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept += now.saturating_duration_since(since.max(*until));
+    /// The work could have gone on since then, and is polled only now.
+    fn add_unpolled(&self, since: Instant, now: Instant) {
+        let (unpolled, until) = &mut *self.unpolled.lock().unwrap_or_else(PoisonError::into_inner);
+        *unpolled += now.saturating_duration_since(since.max(*until));
         *until = now.max(*until);
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.deadline + self.kept()
+        self.wall_deadline + self.unpolled()
     }
 
     /// How much was used up of the time after `since`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
-        since.elapsed().saturating_sub(self.kept())
+        since.elapsed().saturating_sub(self.unpolled())
     }
 
     /// What a future comes to, if it does so within this time.
@@ -65,7 +65,7 @@ impl Budget {
             if let Some(since) = woken.polled(cx.waker()) {
                 let now = Instant::now();
                 if now.saturating_duration_since(since) > PROMPT {
-                    self.keep(since, now);
+                    self.add_unpolled(since, now);
                     limit += now - since;
                     sleep.as_mut().reset(limit);
                 }

@@ -66,9 +66,9 @@ impl<'a> Commands<'a> {
             driver.drive();
         }
         let patience = self.time_left() / 2;
-        match timeout(patience, settings.key_locks.wait(key)).await {
+        match timeout(patience, settings.key_locks.lock(key)).await {
             Ok(key_guard) => key_guard,
-            Err(_) => settings.key_locks.without_a_turn(key),
+            Err(_) => settings.key_locks.without_lock(key),
         }
     }
 
@@ -148,7 +148,7 @@ impl<'a> Commands<'a> {
                     event::outcome_in_doubt(key);
                     return Err(error);
                 }
-                Ok(Created::Created(_)) if Instant::now() >= self.budget.deadline => {
+                Ok(Created::Created(_)) if Instant::now() >= self.budget.wall_deadline => {
                     event::outcome_in_doubt(key);
                     return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
                 }

@@ -82,7 +82,7 @@ impl Session {
         let authority = |state: &State| state.loaded.as_ref().map(|is| is.authority.clone());
         let before = {
             let mut state = self.state();
-            // With the turn, so that no other commit takes it along.
+            // Under the lock, so that no other commit takes it along.
             state.intend().rotate(Rotation::Superseding);
             authority(&state)
         };
@@ -206,8 +206,8 @@ impl Session {
         driver: &Driver,
         failed: bool,
     ) -> (Result<()>, ResponseEffects) {
-        let turn = self.lock_commits(driver).await;
-        let result = match &turn {
+        let guard = self.lock_commits(driver).await;
+        let result = match &guard {
             Ok(_) => self.commit_at_the_end(driver, failed).await,
             Err(error) => Err(error.clone()),
         };
@@ -215,11 +215,11 @@ impl Session {
         let result = if failed { Ok(()) } else { result };
         let context = self.context();
         let closed = self.close(self.state(), failed || result.is_err(), context);
-        drop(turn);
+        drop(guard);
         (result, closed)
     }
 
-    /// What a commit at the end of a request comes to; the caller has the turn.
+    /// What a commit at the end of a request comes to; the caller holds the lock.
     async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
         let result = self.commit_locked(driver, failed, None).await;
         if let Err(error) = &result

@@ -623,17 +623,17 @@ impl Session {
         let (under_way, patience) = {
             let mut state = self.state();
             match self.0.committing.try_lock() {
-                Ok(turn) => {
+                Ok(guard) => {
                     state.committing = Some(driver.clone());
-                    return Ok(turn);
+                    return Ok(guard);
                 }
                 Err(_) => (state.committing.clone(), state.time_left(settings)),
             }
         };
-        // The future that holds the turn may be kept and never polled again, and so may this one.
+        // The future that holds the lock may be kept and never polled again, and so may this one.
         under_way.iter().chain([driver]).for_each(Driver::drive);
-        let turn = timeout(patience, self.0.committing.lock()).await;
-        turn.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
+        let guard = timeout(patience, self.0.committing.lock()).await;
+        guard.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
     }
 
     /// Who is signed in on the session of this request.
