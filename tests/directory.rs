@@ -854,7 +854,7 @@ async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     });
     empty_directory(&stand).await;
     let anonymous = stand.seeded().await;
-    // The first one is on the roll, and stands still before its session is written.
+    // The first one is in the directory record, and stands still before its session is written.
     drop(stand.store.hold(Verb::Replace));
     let first_writes = stand.store.hold(Verb::Replace);
     let first = sign_in_apart(&stand, &anonymous);
