@@ -1,0 +1,222 @@
+//! New sessions: created alone, after others have ended, or before others end.
+
+use std::sync::Arc;
+
+use crate::clock::Millis;
+use crate::commands::Write;
+use crate::commit::end::EndOutcome;
+use crate::commit::{Commit, Committed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::limits::NEW_IDS;
+use crate::record::authority::Authority;
+use crate::record::delta::View;
+use crate::record::header::{Header, Update};
+use crate::record::loaded::{Loaded, Record};
+use crate::record::plan::EndReason;
+use crate::record::tag::Tags;
+use crate::record::token::{Secret, SessionId, Token};
+use crate::record::values::Values;
+use crate::store::{Created, StoreKey, Version};
+
+/// A session that is not in the store yet.
+struct NewSession {
+    token: Token,
+    key: StoreKey,
+    record: Record,
+    write: Write,
+    /// When it was made.
+    now: Millis,
+}
+
+impl Commit<'_, '_> {
+    /// Creates a session, and ends none.
+    pub(super) async fn create_alone(&mut self) -> Result<Committed> {
+        // The request has no session, so there is none from which it could take a value.
+        let nothing = Values::default();
+        self.changes.delta.check_taken(&nothing)?;
+        let view = self.initial_values(&nothing)?;
+        let created = self.write_new(&view, &nothing).await?;
+        self.report_created(&created);
+        if created.loaded.is_none() && self.changes.is_ended() && self.is_removable {
+            // The request has ended its session and stores nothing after that.
+            return Ok(self.cookie_removed());
+        }
+        Ok(created)
+    }
+
+    /// Ends the presented sessions, then creates a new one.
+    pub(super) async fn end_then_create(&mut self) -> Result<Committed> {
+        // Computed first, since a `transact` that fails must leave everything as it is.
+        let nothing = Values::default();
+        let view = self.initial_values(&nothing)?;
+        let ended = self.end_all().await?;
+        if ended != EndOutcome::Ended {
+            let is_change = self.decide.is_some() || view.differs_from(&nothing);
+            let failure = if is_change { self.changes_rejected().failure } else { None };
+            let is_gone = ended == EndOutcome::Missing;
+            return Ok(Committed { failure, ..self.presented_session_lost(is_gone) });
+        }
+        // From here on the old session is gone, whether the new one can be created or not.
+        match self.write_new(&view, &nothing).await {
+            Ok(Committed { loaded: None, .. }) => Ok(self.cookie_removed()),
+            Ok(created) => {
+                self.report_created(&created);
+                Ok(created)
+            }
+            Err(error) => Ok(Committed { failure: Some(error), ..self.cookie_removed() }),
+        }
+    }
+
+    /// Creates the session of a sign-in, and only then ends the others, so that a sign-in that cannot be
+    /// written changes nothing.
+    ///
+    /// If one of the others cannot be ended, the sign-in fails and is undone. Otherwise the next request
+    /// would present both tokens and be anonymous, or the account would have one session too many.
+    pub(super) async fn create_then_end(&mut self) -> Result<Committed> {
+        let ending = self.sessions_to_end();
+        self.enrolment.replacing = self.listed_for_the_same_principal(&ending);
+        let base = self.values_carried_over();
+        let view = self.initial_values(&base)?;
+        let created = self.write_new(&view, &base).await?;
+        for session in ending {
+            if let Err(error) = self.end_replaced(&session).await {
+                self.undo_create(&created).await;
+                return Err(error);
+            }
+        }
+        self.report_created(&created);
+        Ok(created)
+    }
+
+    /// The sessions that end with a sign-in.
+    fn sessions_to_end(&self) -> Vec<Arc<Loaded>> {
+        if self.changes.is_ended() {
+            return self.presented_sessions().cloned().collect();
+        }
+        // A session that this request has lost is not its own to end.
+        self.loaded.iter().chain(&self.others).cloned().collect()
+    }
+
+    /// Those of the sessions that belong to the principal who signs in. The others are not in that
+    /// directory; one that was signed in there since it was read counts as any other session.
+    fn listed_for_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
+        let principal = self.changes.principal();
+        let is_listed =
+            |session: &&Arc<Loaded>| session.record.header.principal.as_ref() == principal;
+        sessions.iter().filter(is_listed).map(|session| session.id).collect()
+    }
+
+    /// The values with which the session of a sign-in starts: those of the request's anonymous session,
+    /// unless the request has ended it.
+    fn values_carried_over(&self) -> Values {
+        match &self.loaded {
+            Some(loaded)
+                if !self.changes.is_ended() && loaded.record.header.principal.is_none() =>
+            {
+                loaded.record.values.clone()
+            }
+            _ => Values::default(),
+        }
+    }
+
+    /// Ends a session that a new one replaces.
+    async fn end_replaced(&mut self, session: &Loaded) -> Result<()> {
+        let reason = match self.changes.is_ended() {
+            true => EndReason::SignOut,
+            false => EndReason::SignIn,
+        };
+        // The browser would present the session's newer token as well, or the directory was told not to
+        // count the session.
+        let must_end = !self.others.is_empty() || self.enrolment.replacing.contains(&session.id);
+        match self.end(session, reason).await? {
+            EndOutcome::Spared if must_end => {
+                Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a session whose sign-in has failed after all. Should that fail too, nobody can use the
+    /// session, for its cookie is never sent.
+    async fn undo_create(&mut self, created: &Committed) {
+        if let Some(created) = &created.loaded {
+            let _ = self.commands.delete(&created.key, Some(created.version)).await;
+        }
+    }
+
+    /// The changes of this request on the values with which a new session starts.
+    fn initial_values(&mut self, base: &Values) -> Result<View> {
+        let mut view = self.changes.delta.replay(base, true)?;
+        self.transact(base, &mut view)?;
+        Ok(view)
+    }
+
+    /// Writes a new session with these values and reports no event yet. Writes none if there is nothing
+    /// to store.
+    async fn write_new(&mut self, view: &View, base: &Values) -> Result<Committed> {
+        if self.changes.principal().is_none() && !view.differs_from(base) {
+            return Ok(Committed::default());
+        }
+        let mut in_doubt = None;
+        for _ in 0..NEW_IDS {
+            let new = self.new_session(view, base)?;
+            if self.needs_enrolment(None, &new.record.header) {
+                self.enrol(new.token.id, None, &new.record.header).await?;
+            }
+            match self.commands.create(&new.key, &new.write).await {
+                Ok(Created::Created(version)) => return Ok(self.created(new, version)),
+                // By another request that has revoked it, or by a late copy of this command.
+                Ok(Created::Occupied) => {}
+                // If it was stored after all, nobody can use it: its secret is never sent.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => in_doubt = Some(error),
+                Err(error) => return Err(error),
+            }
+            self.enrolment.abandoned = self.enrolment.reservation.take();
+        }
+        Err(self.no_id_was_free(in_doubt))
+    }
+
+    /// A new session with a random id and secret.
+    fn new_session(&self, view: &View, base: &Values) -> Result<NewSession> {
+        let entropy = &*self.settings.entropy;
+        let token = Token { id: SessionId::random(entropy)?, secret: Secret::random(entropy)? };
+        let now = self.settings.now();
+        let tag = self.settings.tag()?;
+        let digest = token.secret.digest(self.settings.cookie.name());
+        let header = Header::new(digest, now, &self.settings.options.lifetime, tag);
+        let plain = Update::plain(now, tag, &self.settings.options.lifetime);
+        let header = header.updated(&self.header_update(None, plain));
+        // This is the session's first write, so its record has no earlier tag.
+        let header = Header { tags: Tags::first(tag), ..header };
+        let (record, write) = self.encode(header, view, base, now)?;
+        Ok(NewSession { key: self.settings.key(token.id), token, record, write, now })
+    }
+
+    fn created(&self, new: NewSession, version: Version) -> Committed {
+        let NewSession { token, key, record, now, .. } = new;
+        let cookie = Some(self.cookie(&record.header, &token, now));
+        let authority = Authority::of(&record.header, false);
+        let loaded = Loaded { id: token.id, key, record, version, authority };
+        Committed { cookie, ..Committed::at(Arc::new(loaded)) }
+    }
+
+    /// The error of a session that could not be written under any id.
+    fn no_id_was_free(&self, in_doubt: Option<Error>) -> Error {
+        match in_doubt {
+            Some(error) => Error::unavailable(error),
+            // Concurrent sign-ins have revoked the sessions before they were written.
+            None if self.enrolment.entered.is_some() => Error::new(ErrorKind::Contended, ""),
+            None => Error::new(ErrorKind::Randomness, "every new session id is taken"),
+        }
+    }
+
+    fn report_created(&self, created: &Committed) {
+        if let Some(loaded) = &created.loaded {
+            event::created(loaded.id);
+            if self.changes.principal().is_some() {
+                event::signed_in(loaded.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Sessions are ended: by a sign-out, or because a sign-in replaces them.
+
+use crate::commands::pause;
+use crate::commit::{Commit, Committed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::limits::PROMPT_ATTEMPTS;
+use crate::record::loaded::Loaded;
+use crate::record::plan::{self, EndReason};
+use crate::record::values::Values;
+use crate::store::Deleted;
+
+/// What became of a session that was to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndOutcome {
+    Ended,
+    /// There was no such session any more.
+    Missing,
+    /// This request may not end it: somebody else has signed in on it, or another request has given it a
+    /// new secret.
+    Spared,
+}
+
+impl Commit<'_, '_> {
+    /// Signs out of the presented sessions, and tells the browser to forget their cookie.
+    pub(super) async fn sign_out(&mut self) -> Result<Committed> {
+        Ok(match self.end_all().await? {
+            EndOutcome::Ended => self.cookie_removed(),
+            EndOutcome::Missing => self.presented_session_lost(true),
+            EndOutcome::Spared => self.presented_session_lost(false),
+        })
+    }
+
+    /// Ends every presented session. `Spared` if one of them is spared: the browser may hold its newer
+    /// cookie, which must stay.
+    pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
+        let ending: Vec<_> = self.presented_sessions().cloned().collect();
+        let mut all = EndOutcome::Missing;
+        for session in ending {
+            match (self.end(&session, EndReason::SignOut).await?, &all) {
+                (EndOutcome::Missing, _) | (_, EndOutcome::Spared) => {}
+                (outcome, _) => all = outcome,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Ends a session, if this request may.
+    pub(super) async fn end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
+        let outcome = self.try_end(loaded, reason).await?;
+        if outcome != EndOutcome::Ended {
+            // A value that was taken from the session is still there, or the request that has ended the
+            // session may have taken it too.
+            self.check_taken_from(loaded, &Values::default())?;
+        }
+        Ok(outcome)
+    }
+
+    /// Deletes the session as it was read. After a conflict, deletes the newer record, if this request may
+    /// end that one as well.
+    async fn try_end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
+        let may_end =
+            |session: &Loaded| plan::ends(reason, &loaded.authority, &session.record.header);
+        if !may_end(loaded) {
+            return Ok(EndOutcome::Spared);
+        }
+        let mut newer;
+        let mut current = loaded;
+        for attempt in 0..self.settings.options.commit_attempts {
+            if let Some(outcome) = self.delete_unchanged(loaded, current).await? {
+                return Ok(outcome);
+            }
+            newer = match loaded.reread(self.commands).await? {
+                Some(session) if !self.is_expired(&session) => session,
+                _ => return Ok(EndOutcome::Missing),
+            };
+            if !may_end(&newer) {
+                return Ok(EndOutcome::Spared);
+            }
+            current = &newer;
+            if attempt >= PROMPT_ATTEMPTS {
+                pause(&self.commands, &*self.settings.entropy, attempt).await?;
+            }
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Deletes the session if it still is as `current` was read. `None` after a conflict.
+    async fn delete_unchanged(
+        &mut self,
+        loaded: &Loaded,
+        current: &Loaded,
+    ) -> Result<Option<EndOutcome>> {
+        self.check_taken_from(loaded, &current.record.values)?;
+        match self.commands.delete(&current.key, Some(current.version)).await? {
+            // An expired session is gone, even if the store still held it.
+            (Deleted::Deleted, _) if self.is_expired(current) => Ok(Some(EndOutcome::Missing)),
+            (Deleted::Deleted, _) => {
+                event::signed_out(current.id);
+                Ok(Some(EndOutcome::Ended))
+            }
+            // The answer to an earlier copy of this command was lost.
+            (Deleted::Missing, true) => {
+                event::signed_out(current.id);
+                self.check_ended_by_this_request(loaded)?;
+                Ok(Some(EndOutcome::Ended))
+            }
+            (Deleted::Missing, false) => Ok(Some(EndOutcome::Missing)),
+            (Deleted::Conflict, _) => {
+                event::conflict(current.id);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Values are taken from the request's own session, not from the others that it presented.
+    fn check_taken_from(&self, loaded: &Loaded, values: &Values) -> Result<()> {
+        match self.others.iter().any(|other| other.id == loaded.id) {
+            true => Ok(()),
+            false => self.changes.delta.check_taken(values),
+        }
+    }
+
+    /// The session is gone, but perhaps another request has ended it. That matters if a value was taken
+    /// from it: both requests may have taken the same one.
+    fn check_ended_by_this_request(&self, loaded: &Loaded) -> Result<()> {
+        self.check_taken_from(loaded, &Values::default()).map_err(|_| {
+            Error::new(
+                ErrorKind::OutcomeUnknown,
+                "the session ended, by this request or by another that took the same value",
+            )
+        })
+    }
+}

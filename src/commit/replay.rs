@@ -1,0 +1,138 @@
+//! Conflicts: if another request wrote first, the changes are replayed on the newer record.
+
+use std::sync::Arc;
+
+use crate::commands::pause;
+use crate::commit::save::SaveAttempt;
+use crate::commit::{Commit, Committed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::key_lock::KeyGuard;
+use crate::limits::PROMPT_ATTEMPTS;
+use crate::record::delta::View;
+use crate::record::loaded::{Loaded, Record};
+use crate::record::plan::{self, Merge};
+use crate::record::token::Secret;
+use crate::store::Stored;
+
+impl<'a> Commit<'a, '_> {
+    /// Attempts the save until it meets no conflict. After each conflict, the changes are replayed on the
+    /// newer record, if this request may still change it.
+    ///
+    /// `current` is the session to start from, `None` if it is gone. `is_reread`: it was read for this
+    /// commit.
+    pub(super) async fn replay_until_saved(
+        &mut self,
+        loaded: Arc<Loaded>,
+        mut current: Option<Arc<Loaded>>,
+        is_reread: bool,
+    ) -> Result<Committed> {
+        let mut last = loaded.clone();
+        let mut drawn = None;
+        let mut guard = None;
+        for attempt in 0..self.settings.options.commit_attempts {
+            let living = current.take().filter(|session| !self.is_expired(session));
+            let new_secret = match self.merge(living.as_deref(), &last)? {
+                Merge::Write { new_secret } => new_secret,
+                Merge::StartFresh => return Box::pin(self.create_alone()).await,
+                Merge::Gone { fails } => {
+                    return Ok(self.lost_during_save(loaded, living.is_none(), fails));
+                }
+            };
+            let Some(living) = living else {
+                return Ok(self.lost_during_save(loaded, true, false));
+            };
+            last = living;
+            let secret = self.secret_if(new_secret, &mut drawn)?;
+            let is_fresh = attempt > 0 || is_reread;
+            let stored = match self.try_save(&last, secret, is_fresh).await {
+                Ok(SaveAttempt::Done(committed)) => return Ok(committed),
+                Ok(SaveAttempt::Conflict(stored)) => stored,
+                Err(error) => return self.failed_save(loaded, &last, error),
+            };
+            // Conflicts are rare, so the future of every commit need not hold this one.
+            current = Box::pin(self.after_conflict(&last, stored, &mut guard, attempt)).await?;
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// What this request may do to the session as it stands now. `last` is how it was read before, for a
+    /// session that is gone.
+    fn merge(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
+        let requested = self.changes.requested(&living.unwrap_or(last).record.header);
+        let secret_status = living.map(Loaded::secret_status);
+        match plan::merge(secret_status, requested, self.outlived) {
+            // The new secret's cookie cannot be sent any more.
+            Merge::Write { new_secret: true } if self.outlived => {
+                Err(Error::new(ErrorKind::HeadSent, ""))
+            }
+            merge => Ok(merge),
+        }
+    }
+
+    /// The secret of a save that needs a new one. All attempts share it.
+    fn secret_if(&self, is_needed: bool, drawn: &mut Option<Secret>) -> Result<Option<Secret>> {
+        if is_needed && drawn.is_none() {
+            *drawn = Some(Secret::random(&*self.settings.entropy)?);
+        }
+        Ok(drawn.filter(|_| is_needed))
+    }
+
+    /// The changes of this request on the values of the record that was read last.
+    pub(super) fn replay_changes_on(&mut self, base: &Record) -> Result<View> {
+        self.changes.delta.check_taken(&base.values)?;
+        let only_surviving = self.changes.only_surviving(&base.header);
+        let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
+        self.transact(&base.values, &mut view)?;
+        Ok(view)
+    }
+
+    /// The session on which the changes are replayed after a conflict, `None` if it is gone. Commits of
+    /// this process that met a conflict on the same session before come first.
+    async fn after_conflict(
+        &mut self,
+        last: &Loaded,
+        stored: Option<Stored>,
+        guard: &mut Option<KeyGuard<'a>>,
+        attempt: u32,
+    ) -> Result<Option<Arc<Loaded>>> {
+        let is_stale = match guard {
+            None => {
+                let own = self.commands.key_guard(self.settings, &last.key).await;
+                guard.insert(own).waited()
+            }
+            Some(_) if attempt < PROMPT_ATTEMPTS => false,
+            Some(_) => {
+                pause(&self.commands, &*self.settings.entropy, attempt).await?;
+                true
+            }
+        };
+        let stored = match stored {
+            Some(stored) if !is_stale => Some(stored),
+            _ => self.commands.load(&last.key).await?,
+        };
+        stored.map(|stored| last.newer(stored)).transpose()
+    }
+
+    /// What an error of one attempt makes of the save.
+    fn failed_save(&self, loaded: Arc<Loaded>, last: &Loaded, error: Error) -> Result<Committed> {
+        if error.kind() != ErrorKind::Gone {
+            return Err(error);
+        }
+        // In strict mode the session is gone once it is no longer listed.
+        let requested = self.changes.requested(&last.record.header);
+        Ok(self.lost_during_save(loaded, true, requested.steps_up || requested.supersedes))
+    }
+
+    /// The session is gone, or this request may no longer change it. It is not brought back, and no cookie
+    /// is sent. `fails`: it is an error even if no value was changed.
+    fn lost_during_save(&self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
+        let base = self.changes.base_values(Some(&loaded));
+        let fails = fails || self.decide.is_some();
+        let failure = (fails || self.changes.delta.view().differs_from(&base)).then(|| {
+            event::gone(loaded.id);
+            self.settings.gone("")
+        });
+        Committed { failure, ..Committed::lost(loaded, is_gone) }
+    }
+}
