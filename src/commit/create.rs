@@ -32,7 +32,7 @@ struct NewSession {
 impl Commit<'_, '_> {
     /// Creates a session, and ends none.
     pub(super) async fn create_alone(&mut self) -> Result<Committed> {
-        // The request has no session, so there is none from which it could take a value.
+        // The new session is not the one that a value was taken from, so this write cannot remove that value.
         let nothing = Values::default();
         self.changes.delta.check_taken(&nothing)?;
         let view = self.initial_values(&nothing)?;
@@ -45,17 +45,17 @@ impl Commit<'_, '_> {
         Ok(created)
     }
 
-    /// Ends the presented sessions, then creates a new one.
+    /// Ends the known sessions, then creates a new one.
     pub(super) async fn end_then_create(&mut self) -> Result<Committed> {
-        // Computed first, since a `transact` that fails must leave everything as it is.
         let nothing = Values::default();
+        // Computed first, since a `transact` that fails must leave everything as it is.
         let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != EndOutcome::Ended {
             let is_change = self.decide.is_some() || view.differs_from(&nothing);
             let failure = if is_change { self.changes_rejected().failure } else { None };
             let is_gone = ended == EndOutcome::Missing;
-            return Ok(Committed { failure, ..self.presented_session_lost(is_gone) });
+            return Ok(Committed { failure, ..self.known_session_lost(is_gone) });
         }
         // From here on the old session is gone, whether the new one can be created or not.
         match self.write_new(&view, &nothing).await {
@@ -71,11 +71,12 @@ impl Commit<'_, '_> {
     /// Creates the session of a sign-in, and only then ends the others, so that a sign-in that cannot be
     /// written changes nothing.
     ///
-    /// If one of the others cannot be ended, the sign-in fails and is undone. Otherwise the next request
+    /// If one of the others cannot be ended, the sign-in fails and is undone; those that have ended by then
+    /// stay ended. Otherwise the next request
     /// would present both tokens and be anonymous, or the account would have one session too many.
     pub(super) async fn create_then_end(&mut self) -> Result<Committed> {
         let ending = self.sessions_to_end();
-        self.enrolment.replacing = self.listed_for_the_same_principal(&ending);
+        self.enrolment.replacing = self.of_the_same_principal(&ending);
         let base = self.values_carried_over();
         let view = self.initial_values(&base)?;
         let created = self.write_new(&view, &base).await?;
@@ -92,7 +93,7 @@ impl Commit<'_, '_> {
     /// The sessions that end with a sign-in.
     fn sessions_to_end(&self) -> Vec<Arc<Loaded>> {
         if self.changes.is_ended() {
-            return self.presented_sessions().cloned().collect();
+            return self.known_sessions().cloned().collect();
         }
         // A session that this request has lost is not its own to end.
         self.loaded.iter().chain(&self.others).cloned().collect()
@@ -100,15 +101,15 @@ impl Commit<'_, '_> {
 
     /// Those of the sessions that belong to the principal who signs in. The others are not in that
     /// directory; one that was signed in there since it was read counts as any other session.
-    fn listed_for_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
+    fn of_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
         let principal = self.changes.principal();
-        let is_listed =
+        let is_same =
             |session: &&Arc<Loaded>| session.record.header.principal.as_ref() == principal;
-        sessions.iter().filter(is_listed).map(|session| session.id).collect()
+        sessions.iter().filter(is_same).map(|session| session.id).collect()
     }
 
-    /// The values with which the session of a sign-in starts: those of the request's anonymous session,
-    /// unless the request has ended it.
+    /// The values with which the session of a sign-in starts: those of the request's anonymous session
+    /// that survive a sign-in, unless the request has ended it.
     fn values_carried_over(&self) -> Values {
         match &self.loaded {
             Some(loaded)
@@ -126,8 +127,8 @@ impl Commit<'_, '_> {
             true => EndReason::SignOut,
             false => EndReason::SignIn,
         };
-        // The browser would present the session's newer token as well, or the directory was told not to
-        // count the session.
+        // If it were spared, the browser would present the session's newer token as well, or there would be
+        // one session more than the directory has counted.
         let must_end = !self.others.is_empty() || self.enrolment.replacing.contains(&session.id);
         match self.end(session, reason).await? {
             EndOutcome::Spared if must_end => {
@@ -166,7 +167,8 @@ impl Commit<'_, '_> {
             }
             match self.commands.create(&new.key, &new.write).await {
                 Ok(Created::Created(version)) => return Ok(self.created(new, version)),
-                // By another request that has revoked it, or by a late copy of this command.
+                // The id is occupied: by the tombstone of a request that revoked the session, or by an
+                // earlier copy of this command.
                 Ok(Created::Occupied) => {}
                 // If it was stored after all, nobody can use it: its secret is never sent.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => in_doubt = Some(error),
@@ -174,7 +176,7 @@ impl Commit<'_, '_> {
             }
             self.enrolment.abandoned = self.enrolment.reservation.take();
         }
-        Err(self.no_id_was_free(in_doubt))
+        Err(self.creation_failed(in_doubt))
     }
 
     /// A new session with a random id and secret.
@@ -202,11 +204,11 @@ impl Commit<'_, '_> {
     }
 
     /// The error of a session that could not be written under any id.
-    fn no_id_was_free(&self, in_doubt: Option<Error>) -> Error {
+    fn creation_failed(&self, in_doubt: Option<Error>) -> Error {
         match in_doubt {
             Some(error) => Error::unavailable(error),
             // Concurrent sign-ins have revoked the sessions before they were written.
-            None if self.enrolment.entered.is_some() => Error::new(ErrorKind::Contended, ""),
+            None if self.enrolment.listed.is_some() => Error::new(ErrorKind::Contended, ""),
             None => Error::new(ErrorKind::Randomness, "every new session id is taken"),
         }
     }

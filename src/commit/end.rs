@@ -16,25 +16,25 @@ pub(super) enum EndOutcome {
     Ended,
     /// There was no such session any more.
     Missing,
-    /// This request may not end it: somebody else has signed in on it, or another request has given it a
-    /// new secret.
+    /// This request may not end it: somebody else has signed in on it, or a sign-in was to replace it and
+    /// another request has given it a new secret.
     Spared,
 }
 
 impl Commit<'_, '_> {
-    /// Signs out of the presented sessions, and tells the browser to forget their cookie.
+    /// Signs out of the known sessions. The browser is told to forget their cookie if any has ended.
     pub(super) async fn sign_out(&mut self) -> Result<Committed> {
         Ok(match self.end_all().await? {
             EndOutcome::Ended => self.cookie_removed(),
-            EndOutcome::Missing => self.presented_session_lost(true),
-            EndOutcome::Spared => self.presented_session_lost(false),
+            EndOutcome::Missing => self.known_session_lost(true),
+            EndOutcome::Spared => self.known_session_lost(false),
         })
     }
 
-    /// Ends every presented session. `Spared` if one of them is spared: the browser may hold its newer
+    /// Ends every known session: `Ended` if any has ended, `Missing` if there was none. `Spared` if one of them is spared: the browser may hold its newer
     /// cookie, which must stay.
     pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
-        let ending: Vec<_> = self.presented_sessions().cloned().collect();
+        let ending: Vec<_> = self.known_sessions().cloned().collect();
         let mut all = EndOutcome::Missing;
         for session in ending {
             match (self.end(&session, EndReason::SignOut).await?, &all) {
@@ -102,7 +102,7 @@ impl Commit<'_, '_> {
             // The answer to an earlier copy of this command was lost.
             (Deleted::Missing, true) => {
                 event::signed_out(current.id);
-                self.check_ended_by_this_request(loaded)?;
+                self.check_end_is_certain(loaded)?;
                 Ok(Some(EndOutcome::Ended))
             }
             (Deleted::Missing, false) => Ok(Some(EndOutcome::Missing)),
@@ -121,9 +121,9 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The session is gone, but perhaps another request has ended it. That matters if a value was taken
-    /// from it: both requests may have taken the same one.
-    fn check_ended_by_this_request(&self, loaded: &Loaded) -> Result<()> {
+    /// It is unknown which request has ended the session. That is an error only if a value was taken from
+    /// it: both requests may have taken the same one.
+    fn check_end_is_certain(&self, loaded: &Loaded) -> Result<()> {
         self.check_taken_from(loaded, &Values::default()).map_err(|_| {
             Error::new(
                 ErrorKind::OutcomeUnknown,

@@ -35,8 +35,8 @@ impl Commit<'_, '_> {
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
         let (mark, is_new) = directory.enrol(&enrolment_request, expected, abandoned).await?;
         self.enrolment.reservation = self.reservation(&enrolment_request, base, header, is_new);
-        self.enrolment.found = Some(mark);
-        self.enrolment.entered = Some(id);
+        self.enrolment.mark = Some(mark);
+        self.enrolment.listed = Some(id);
         self.enrolment.abandoned = None;
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Commit<'_, '_> {
             purpose: match sign_in {
                 None => Purpose::LongerLife,
                 Some(sign_in) if sign_in.is_step_up => Purpose::StepUp,
-                Some(_) if self.enrolment.entered == Some(id) => Purpose::Again,
+                Some(_) if self.enrolment.listed == Some(id) => Purpose::Again,
                 Some(_) => Purpose::SignIn,
             },
             life: header.clocks.absolute_deadline.since(signed_in),
@@ -71,14 +71,14 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The mark that the directory must have: the one that this sign-in found there before. `None` if any
-    /// mark will do.
+    /// The mark that the directory must have: the one that this sign-in found when it began, or listed the
+    /// session first. `None` if any mark will do.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
-        self.enrolment.found.or(sign_in.begun.map(|begun| begun.mark))
+        self.enrolment.mark.or(sign_in.begun.map(|begun| begun.mark))
     }
 
-    /// The reservation of a session that was listed just now, if this sign-in has made it.
+    /// The reservation of a session that was listed just now, if this sign-in made the reservation.
     fn reservation(
         &self,
         enrolment_request: &Enrolment,
@@ -87,7 +87,7 @@ impl Commit<'_, '_> {
         is_new: bool,
     ) -> Option<Reservation> {
         let id = enrolment_request.id;
-        let earlier = self.enrolment.reservation.filter(|_| self.enrolment.entered == Some(id));
+        let earlier = self.enrolment.reservation.filter(|_| self.enrolment.listed == Some(id));
         // A session that was signed in before is listed by its earlier sign-in, or lives unlisted.
         let was_anonymous = base.is_none_or(|base| base.principal.is_none());
         let is_own = was_anonymous && (is_new || earlier.is_some());

@@ -1,11 +1,12 @@
 //! The end of a request at the store: its plan is carried out.
 //!
-//! - `create`: a new session is written, alone or together with the end of others.
-//! - `save`: one attempt to write the changes to the session that was read.
+//! - `create`: a new session is written: alone, or before or after others are ended.
 //! - `replay`: the attempts of a save. After a conflict, the changes are replayed on the newer record.
+//! - `save`: one of these attempts.
 //! - `refresh`: the idle timeout is extended, and the session's cookie is confirmed.
 //! - `end`: sessions are ended.
-//! - `enrol`: a session is listed in its principal's directory before it is written.
+//! - `enrol`: a session is listed in its principal's directory before it is written, and its reservation is
+//!   released if that fails.
 
 mod create;
 mod end;
@@ -53,18 +54,18 @@ pub(crate) struct Committed {
 }
 
 impl Committed {
-    /// The session stands like this, and nothing is sent.
+    /// The session stands like this; without a cookie.
     fn at(loaded: Arc<Loaded>) -> Self {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
-    /// The request has lost its session, and nothing is sent.
+    /// The request has lost its session; without a cookie.
     fn lost(session: Arc<Loaded>, is_gone: bool) -> Self {
         Self { lost: Some(Lost { session, is_gone }), ..Self::default() }
     }
 
-    /// The write was applied, and other requests have written since: `stored` is what stands there now.
-    fn with_later_writes(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Self> {
+    /// The write was applied, and `stored` was read after it, perhaps with later writes of other requests.
+    fn as_read_back(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Self> {
         let newer = saved.newer(stored)?;
         Ok(match newer.secret_status() {
             SecretStatus::Current => Self { cookie, ..Self::at(newer) },
@@ -97,21 +98,23 @@ pub(crate) struct Commit<'a, 'd> {
 /// How far a sign-in has come with its principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolmentProgress {
-    /// The mark that the directory had when the session was listed. `None` before that.
-    found: Option<Option<Mark>>,
+    /// The mark that the directory had when the session was listed: `None` before that, `Some(None)` if
+    /// nothing was ever revoked there.
+    mark: Option<Option<Mark>>,
     /// The session that was listed.
-    entered: Option<SessionId>,
+    listed: Option<SessionId>,
     /// The reservation that this sign-in made for it. `None` if the session was listed before.
     reservation: Option<Reservation>,
     /// The reservation of a session that may or may not have been written.
     abandoned: Option<Reservation>,
-    /// Listed sessions that end with this sign-in.
+    /// Sessions of the same principal that end with this sign-in.
     replacing: Vec<SessionId>,
 }
 
 impl Commit<'_, '_> {
-    /// Carries out a plan. An error means that the session is as it was before. Sessions that were
-    /// revoked to make room for its sign-in stay revoked.
+    /// Carries out a plan. An error means that the session is as it was before, unless its outcome is
+    /// unknown. Of several sessions that were to end, some may have ended then; sessions that were revoked
+    /// to make room for the sign-in stay revoked.
     pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
@@ -146,8 +149,8 @@ impl Commit<'_, '_> {
 
     /// The request has lost the session that it presented. No cookie is sent, for the browser may hold a
     /// newer one.
-    fn presented_session_lost(&self, is_gone: bool) -> Committed {
-        let session = self.presented_sessions().next().cloned();
+    fn known_session_lost(&self, is_gone: bool) -> Committed {
+        let session = self.known_sessions().next().cloned();
         let lost = session.map(|session| Lost { session, is_gone });
         Committed { lost, ..Committed::default() }
     }
@@ -156,14 +159,15 @@ impl Commit<'_, '_> {
     fn changes_rejected(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
-        if let Some(session) = self.presented_sessions().next() {
+        if let Some(session) = self.known_sessions().next() {
             event::gone(session.id);
         }
-        Committed { failure, ..self.presented_session_lost(is_gone) }
+        Committed { failure, ..self.known_session_lost(is_gone) }
     }
 
-    /// The sessions whose tokens the request presented.
-    fn presented_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
+    /// The session that the request goes on with, the one that it has lost, and the others whose tokens it
+    /// presented.
+    fn known_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
         let lost = self.lost.as_ref().map(|lost| &lost.session);
         self.loaded.iter().chain(lost).chain(&self.others)
     }

@@ -27,7 +27,7 @@ impl Commit<'_, '_> {
         for _ in 0..PROMPT_ATTEMPTS {
             match self.try_refresh(&current).await {
                 Ok(RefreshAttempt::Done(refreshed)) => return refreshed,
-                // The other write has extended the idle timeout, but has not confirmed the cookie.
+                // The other write may not have confirmed the cookie; only for that it is tried again.
                 Ok(RefreshAttempt::Conflict(newer)) if self.settings.confirms(&newer) => {
                     current = newer;
                 }
@@ -58,7 +58,7 @@ impl Commit<'_, '_> {
             Settled::Applied(version) => RefreshAttempt::Done(loaded.at(record, version)),
             Settled::Followed(stored) => {
                 let refreshed = loaded.at(record, stored.version);
-                let committed = Committed::with_later_writes(&refreshed, stored, None)?;
+                let committed = Committed::as_read_back(&refreshed, stored, None)?;
                 committed.loaded.map_or(RefreshAttempt::Gone, RefreshAttempt::Done)
             }
             Settled::Conflict(Some(stored)) => RefreshAttempt::Conflict(loaded.newer(stored)?),

@@ -9,19 +9,37 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
-use crate::record::delta::View;
-use crate::record::loaded::{Loaded, Record};
+use crate::record::loaded::Loaded;
 use crate::record::plan::{self, Merge};
 use crate::record::token::Secret;
 use crate::store::Stored;
 
 impl<'a> Commit<'a, '_> {
-    /// Attempts the save until it meets no conflict. After each conflict, the changes are replayed on the
+    /// Writes the changes to the session, or to what other requests have made of it, as far as this
+    /// request may.
+    pub(super) async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
+        // Another request may have kept alive a session that has expired as it was read. After the
+        // response was sent, what was read for it is too old to decide on.
+        let is_reread = self.is_expired(&loaded) || self.outlived;
+        let current = match is_reread {
+            true => Box::pin(self.reread_listed(&loaded)).await?,
+            false => Some(loaded.clone()),
+        };
+        self.replay_until_saved(loaded, current, is_reread).await
+    }
+
+    /// The session as it stands now. In strict mode only if it is still listed.
+    async fn reread_listed(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
+        let Some(newer) = loaded.reread(self.commands).await? else { return Ok(None) };
+        Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
+    }
+
+    /// Attempts the save until it meets no conflict, at most as often as configured. After each conflict, the changes are replayed on the
     /// newer record, if this request may still change it.
     ///
     /// `current` is the session to start from, `None` if it is gone. `is_reread`: it was read for this
     /// commit.
-    pub(super) async fn replay_until_saved(
+    async fn replay_until_saved(
         &mut self,
         loaded: Arc<Loaded>,
         mut current: Option<Arc<Loaded>>,
@@ -50,7 +68,7 @@ impl<'a> Commit<'a, '_> {
                 Ok(SaveAttempt::Conflict(stored)) => stored,
                 Err(error) => return self.failed_save(loaded, &last, error),
             };
-            // Conflicts are rare, so the future of every commit need not hold this one.
+            // Boxed: conflicts are rare, and this future would make that of every commit larger.
             current = Box::pin(self.after_conflict(&last, stored, &mut guard, attempt)).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
@@ -76,15 +94,6 @@ impl<'a> Commit<'a, '_> {
             *drawn = Some(Secret::random(&*self.settings.entropy)?);
         }
         Ok(drawn.filter(|_| is_needed))
-    }
-
-    /// The changes of this request on the values of the record that was read last.
-    pub(super) fn replay_changes_on(&mut self, base: &Record) -> Result<View> {
-        self.changes.delta.check_taken(&base.values)?;
-        let only_surviving = self.changes.only_surviving(&base.header);
-        let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
-        self.transact(&base.values, &mut view)?;
-        Ok(view)
     }
 
     /// The session on which the changes are replayed after a conflict, `None` if it is gone. Commits of
@@ -114,7 +123,7 @@ impl<'a> Commit<'a, '_> {
         stored.map(|stored| last.newer(stored)).transpose()
     }
 
-    /// What an error of one attempt makes of the save.
+    /// The result of the save after an attempt failed.
     fn failed_save(&self, loaded: Arc<Loaded>, last: &Loaded, error: Error) -> Result<Committed> {
         if error.kind() != ErrorKind::Gone {
             return Err(error);

@@ -1,4 +1,4 @@
-//! The changes of a request are written to its session.
+//! One attempt to write the changes of a request to its session.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::store::Stored;
 pub(super) enum SaveAttempt {
     /// It is done.
     Done(Committed),
-    /// Another request wrote first. `None`: the record is gone, or must be read again.
+    /// The record is no longer the one that was read. `None`: it is gone, or must be read again.
     Conflict(Option<Stored>),
 }
 
@@ -29,25 +29,6 @@ struct PreparedSave {
 }
 
 impl Commit<'_, '_> {
-    /// Writes the changes to the session, or to what other requests have made of it, as far as this
-    /// request may.
-    pub(super) async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
-        // Another request may have kept alive a session that has expired as it was read. After the
-        // response was sent, what was read for it is too old to decide on.
-        let is_reread = self.is_expired(&loaded) || self.outlived;
-        let current = match is_reread {
-            true => Box::pin(self.reread_listed(&loaded)).await?,
-            false => Some(loaded.clone()),
-        };
-        self.replay_until_saved(loaded, current, is_reread).await
-    }
-
-    /// The session as it stands now. In strict mode only if it is still listed.
-    async fn reread_listed(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
-        let Some(newer) = loaded.reread(self.commands).await? else { return Ok(None) };
-        Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
-    }
-
     /// One attempt to write the changes to the session as it was read. `is_fresh`: it was read for this
     /// commit.
     pub(super) async fn try_save(
@@ -56,7 +37,7 @@ impl Commit<'_, '_> {
         secret: Option<Secret>,
         is_fresh: bool,
     ) -> Result<SaveAttempt> {
-        let view = self.replay_changes_on(&current.record)?;
+        let view = self.changes_on(&current.record)?;
         if secret.is_none() && !view.differs_from(&current.record.values) {
             return self.skip_write(current, is_fresh).await;
         }
@@ -88,14 +69,14 @@ impl Commit<'_, '_> {
         Ok(PreparedSave { record, write, cookie })
     }
 
-    /// What the store's answer makes of the attempt.
+    /// The outcome of the attempt, by the store's answer.
     fn settle_save(
         &self,
         current: &Loaded,
         prepared: PreparedSave,
         settled: Settled,
     ) -> Result<SaveAttempt> {
-        let (version, later) = match settled {
+        let (version, read_back) = match settled {
             Settled::Applied(version) => (version, None),
             Settled::Followed(stored) => (stored.version, Some(stored)),
             Settled::Missing => return Ok(SaveAttempt::Conflict(None)),
@@ -111,10 +92,19 @@ impl Commit<'_, '_> {
             true => current.renewed(record, version),
             false => current.at(record, version),
         };
-        Ok(SaveAttempt::Done(match later {
-            Some(stored) => Committed::with_later_writes(&saved, stored, cookie)?,
+        Ok(SaveAttempt::Done(match read_back {
+            Some(stored) => Committed::as_read_back(&saved, stored, cookie)?,
             None => Committed { cookie, ..Committed::at(saved) },
         }))
+    }
+
+    /// The changes of this request on the values of the record that was read last.
+    fn changes_on(&mut self, base: &Record) -> Result<View> {
+        self.changes.delta.check_taken(&base.values)?;
+        let only_surviving = self.changes.only_surviving(&base.header);
+        let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
+        self.transact(&base.values, &mut view)?;
+        Ok(view)
     }
 
     fn report_saved(&self, session: &Loaded, has_new_secret: bool) {
