@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
-    /// The deadline by the clock on the wall, with the time in which nothing was polled.
-    pub(crate) wall_deadline: Instant,
+    /// The deadline, not extended by the time in which nothing was polled.
+    pub(crate) fixed_deadline: Instant,
     /// How long nothing was polled in all, and until when that was counted: the commands of a piece of work
     /// wait at the same time.
     unpolled: Mutex<(Duration, Instant)>,
@@ -27,7 +27,7 @@ impl Budget {
     pub(crate) fn new(time: Duration) -> Self {
         let started = Instant::now();
         let unpolled = Mutex::new((Duration::ZERO, started));
-        Self { started, wall_deadline: started + time, unpolled }
+        Self { started, fixed_deadline: started + time, unpolled }
     }
 
     fn unpolled(&self) -> Duration {
@@ -42,7 +42,7 @@ impl Budget {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.wall_deadline + self.unpolled()
+        self.fixed_deadline + self.unpolled()
     }
 
     /// How much was used up of the time after `since`.

@@ -148,7 +148,7 @@ impl<'a> Commands<'a> {
                     event::outcome_in_doubt(key);
                     return Err(error);
                 }
-                Ok(Created::Created(_)) if Instant::now() >= self.budget.wall_deadline => {
+                Ok(Created::Created(_)) if Instant::now() >= self.budget.fixed_deadline => {
                     event::outcome_in_doubt(key);
                     return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
                 }

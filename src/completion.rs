@@ -52,11 +52,11 @@ impl<T: Send + 'static> RunToCompletion<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let run_to_completion = Arc::new(Work { stage: Mutex::new(Stage::Finished), runtime });
-        let weak: Weak<Work<T>> = Arc::downgrade(&run_to_completion);
+        let shared = Arc::new(Work { stage: Mutex::new(Stage::Finished), runtime });
+        let weak: Weak<Work<T>> = Arc::downgrade(&shared);
         let future = Box::pin(work(Driver(weak)));
-        *run_to_completion.stage() = Stage::Idle(future, None);
-        Self(run_to_completion)
+        *shared.stage() = Stage::Idle(future, None);
+        Self(shared)
     }
 }
 

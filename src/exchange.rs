@@ -83,7 +83,7 @@ impl Exchange {
                 if outer.as_ref().is_some_and(|outer| outer.has_cookie(cookie.name())) {
                     event::cookie_name_shared(cookie.name());
                 }
-                Presented::find(cookies, cookie.name_and_equals())
+                Presented::parse(cookies, cookie.name_and_equals())
             }
         };
         let outer = outer.map(Arc::new);

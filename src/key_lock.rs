@@ -16,8 +16,8 @@ use crate::store::StoreKey;
 pub(crate) struct KeyLocks(Mutex<HashMap<StoreKey, Arc<AsyncMutex<()>>>>);
 
 impl KeyLocks {
-    /// Waits until the commits to this key that came before have ended. The caller must run in a task: a
-    /// future that is kept unpolled would hold the lock for ever.
+    /// Waits until the commits to this key that came before have ended. Whoever waits here or holds
+    /// the guard must be driven by a task: a future that is kept unpolled would hold the lock for ever.
     pub(crate) async fn lock(&self, key: &StoreKey) -> KeyGuard<'_> {
         // Made before the wait, so that a caller who gives up tidies up too.
         let mut guard = KeyGuard { locks: self, key: key.clone(), held: None, waited: false };

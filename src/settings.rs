@@ -199,7 +199,7 @@ pub(crate) const CAPACITY: u16 = 1000;
 ///
 /// It is decided at the sign-in, before the session is changed. Sessions that ended do not count,
 /// however they ended.
-#[doc(alias("ParallelSessions", "maximum_sessions"))]
+#[doc(alias("maximum_sessions", "SessionConcurrency"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConcurrentSessions {

@@ -2,7 +2,9 @@
 //!
 //! [`ROOMS`] lists them from the top to the bottom. A room may use the rooms that stand below it and no
 //! others, and the files of a folder form no circle. The tests read every `crate::`, `super::` and
-//! `self::` path of the sources, in imports, in code and in macros.
+//! `self::` path of the sources, every path that begins with a file below the current one, and every name
+//! that an import gives to a file: in imports, in code, in macros and in unit tests. Calls of methods have
+//! no path and are not seen; the methods of a type may stand in a room above it.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -92,6 +94,7 @@ fn violations(sources: &Sources, rooms: &[(&str, &str)]) -> Vec<String> {
             violations.push(format!("{name}: is a room without a file"));
         }
     }
+    violations.extend(hidden(sources));
     for Use { from, to, path } in &uses {
         if from == to {
             continue;
@@ -141,70 +144,130 @@ fn circle<'a>(
     None
 }
 
-/// All paths of the sources that begin with `crate`, `super` or `self`.
+/// All paths of the sources that lead to a file of ours.
 fn uses(sources: &Sources) -> BTreeSet<Use> {
+    let tokens: BTreeMap<_, _> = sources.iter().map(|(file, text)| (file, tokens(text))).collect();
+    let macros = exported_macros(&tokens);
     let mut uses = BTreeSet::new();
-    for (file, source) in sources {
-        let tokens = tokens(source);
-        // The inline modules around a token, with the depth of their braces.
-        let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0);
-        let mut next = 0;
-        while let Some(token) = tokens.get(next) {
-            next += 1;
-            match token.as_str() {
-                "{" => depth += 1,
-                "}" => {
-                    depth -= 1;
-                    inline.pop_if(|(_, outside)| *outside == depth);
-                }
-                "mod" if tokens.get(next + 1).is_some_and(|token| token == "{") => {
-                    inline.push((tokens[next].clone(), depth));
-                }
-                first if begins_path(&tokens, next, first, file, sources) => {
-                    let within = inline.iter().map(|(name, _)| name.as_str());
-                    let here: Vec<_> = segments(file).chain(within).collect();
-                    let mut paths = Vec::new();
-                    tree(&tokens, &mut (next - 1), &[], &mut paths);
-                    // The language puts exported macros into the root.
-                    let is_macro = |path: &[String]| {
-                        path.len() == 2 && tokens.get(next + 2).is_some_and(|token| token == "!")
-                    };
-                    for path in paths.into_iter().filter(|path| !is_macro(path)) {
-                        let target = absolute(&here, &path);
-                        uses.insert(Use {
-                            from: file.clone(),
-                            to: module_of(&target, sources),
-                            path: path.join("::"),
-                        });
+    for (file, tokens) in &tokens {
+        // What a module is called here: `use crate::record as r;` makes `r` lead there.
+        let mut names = BTreeMap::new();
+        // Names first: a function may stand above the import that it uses.
+        for is_naming in [true, false] {
+            for Found { here, path, name, is_macro } in paths(tokens, file, sources, &names) {
+                let target = match names.get(&path[0]) {
+                    Some(module) => {
+                        segments(module).chain(path[1..].iter().map(|it| &**it)).collect()
                     }
-                    // The rest of a group is read again as tokens and is no path of its own.
-                    next += 1;
+                    None => absolute(&here, &path),
+                };
+                let to = match macros.get(target.join("::").as_str()) {
+                    // The language puts exported macros into the root.
+                    Some(home) if is_macro => (*home).clone(),
+                    _ => module_of(&target, sources),
+                };
+                if let Some(name) = name.filter(|_| is_naming && target.join("::") == to) {
+                    names.insert(name, to.clone());
                 }
-                _ => {}
+                uses.insert(Use { from: (*file).clone(), to, path: path.join("::") });
             }
         }
     }
     uses
 }
 
-/// Whether a path of ours begins with this token, which stands before `next`: with `crate`, `super` or
-/// `self`, or with a file below this one.
-fn begins_path(tokens: &[String], next: usize, first: &str, file: &str, sources: &Sources) -> bool {
-    let is_child = || {
-        let continues = next > 1 && tokens[next - 2] == "::";
-        let child = if file.is_empty() { first.to_owned() } else { format!("{file}::{first}") };
-        !continues && sources.contains_key(&child)
+/// A path in the code, and the inline modules around it. `name`: what an import calls it.
+struct Found {
+    here: Vec<String>,
+    path: Vec<String>,
+    name: Option<String>,
+    is_macro: bool,
+}
+
+/// The paths of a file that begin with `crate`, `super`, `self`, a file below it, or one of these names.
+fn paths(
+    tokens: &[String],
+    file: &str,
+    sources: &Sources,
+    names: &BTreeMap<String, String>,
+) -> Vec<Found> {
+    let mut found = Vec::new();
+    // The inline modules around a token, with the depth of their braces.
+    let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0_usize);
+    let mut is_import = false;
+    for (place, token) in tokens.iter().enumerate() {
+        match token.as_str() {
+            "{" => depth += 1,
+            "}" => {
+                depth = depth.saturating_sub(1);
+                inline.pop_if(|(_, outside)| *outside == depth);
+            }
+            "mod" if tokens.get(place + 2).is_some_and(|token| token == "{") => {
+                inline.push((tokens[place + 1].clone(), depth));
+            }
+            "use" => is_import = true,
+            ";" => is_import = false,
+            first if begins_path(tokens, place, is_import, file, sources, names, first) => {
+                let within = inline.iter().map(|(name, _)| name.clone());
+                let here: Vec<_> = segments(file).map(str::to_owned).chain(within).collect();
+                let mut leaves = Vec::new();
+                let mut next = place;
+                tree(tokens, &mut next, &[], &mut leaves);
+                let is_macro = tokens.get(next).is_some_and(|token| token == "!")
+                    && tokens.get(next + 1).is_some_and(|token| "([{".contains(token.as_str()));
+                found.extend(leaves.into_iter().map(|(path, alias)| Found {
+                    here: here.clone(),
+                    name: is_import.then(|| alias.or_else(|| path.last().cloned())).flatten(),
+                    path,
+                    is_macro,
+                }));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Whether a path of ours begins here, and does not just go on.
+fn begins_path(
+    tokens: &[String],
+    place: usize,
+    is_import: bool,
+    file: &str,
+    sources: &Sources,
+    names: &BTreeMap<String, String>,
+    first: &str,
+) -> bool {
+    let before = place.checked_sub(1).map_or("", |before| tokens[before].as_str());
+    let after = tokens.get(place + 1).map_or("", String::as_str);
+    let child = if file.is_empty() { first.to_owned() } else { format!("{file}::{first}") };
+    let is_ours = matches!(first, "crate" | "super" | "self")
+        || names.contains_key(first)
+        || sources.contains_key(&child);
+    is_ours && before != "::" && (after == "::" || (is_import && before == "use"))
+}
+
+/// The exported macros of each file, by name.
+fn exported_macros<'a>(tokens: &BTreeMap<&'a String, Vec<String>>) -> BTreeMap<String, &'a String> {
+    let of_file = |(file, tokens): (&&'a String, &Vec<String>)| {
+        let definitions = tokens.windows(3).filter(|it| it[0] == "macro_rules" && it[1] == "!");
+        definitions.map(|it| (it[2].clone(), *file)).collect::<Vec<_>>()
     };
-    tokens.get(next).is_some_and(|token| token == "::")
-        && (matches!(first, "crate" | "super" | "self") || is_child())
+    tokens.iter().flat_map(of_file).collect()
 }
 
 fn segments(module: &str) -> impl Iterator<Item = &str> {
     module.split("::").filter(|segment| !segment.is_empty())
 }
 
-/// The paths of a (perhaps grouped) path that begins at `next`, which is left behind it.
-fn tree(tokens: &[String], next: &mut usize, before: &[String], paths: &mut Vec<Vec<String>>) {
+/// The paths of a (perhaps grouped) path that begins at `next`, which is left behind it, and what they are
+/// called from there on.
+fn tree(
+    tokens: &[String],
+    next: &mut usize,
+    before: &[String],
+    paths: &mut Vec<(Vec<String>, Option<String>)>,
+) {
     let mut path = before.to_vec();
     loop {
         match tokens.get(*next).map(String::as_str) {
@@ -212,10 +275,6 @@ fn tree(tokens: &[String], next: &mut usize, before: &[String], paths: &mut Vec<
                 *next += 1;
                 while tokens.get(*next).is_some_and(|token| token != "}") {
                     tree(tokens, next, &path, paths);
-                    // `as name`, and the comma.
-                    while tokens.get(*next).is_some_and(|token| token != "}" && token != ",") {
-                        *next += 1;
-                    }
                     if tokens.get(*next).is_some_and(|token| token == ",") {
                         *next += 1;
                     }
@@ -223,6 +282,8 @@ fn tree(tokens: &[String], next: &mut usize, before: &[String], paths: &mut Vec<
                 *next += 1;
                 return;
             }
+            // `{self}` is the module itself.
+            Some("self") if !path.is_empty() => {}
             Some(segment) => path.push(segment.to_owned()),
             None => break,
         }
@@ -236,12 +297,17 @@ fn tree(tokens: &[String], next: &mut usize, before: &[String], paths: &mut Vec<
             break;
         }
     }
-    paths.push(path);
+    let mut alias = None;
+    if tokens.get(*next).is_some_and(|token| token == "as") {
+        alias = tokens.get(*next + 1).cloned();
+        *next += 2;
+    }
+    paths.push((path, alias));
 }
 
 /// A path from the crate's root on.
-fn absolute<'a>(here: &[&'a str], path: &'a [String]) -> Vec<&'a str> {
-    let mut target = here.to_vec();
+fn absolute<'a>(here: &'a [String], path: &'a [String]) -> Vec<&'a str> {
+    let mut target: Vec<&str> = here.iter().map(String::as_str).collect();
     for segment in path {
         match segment.as_str() {
             "crate" => target.clear(),
@@ -260,6 +326,35 @@ fn module_of(path: &[&str], sources: &Sources) -> String {
     modules.find(|module| sources.contains_key(module)).unwrap_or_default()
 }
 
+/// What would hide a path from this test.
+fn hidden(sources: &Sources) -> Vec<String> {
+    let mut hidden = Vec::new();
+    for (file, source) in sources {
+        let tokens = tokens(source);
+        let has = |sign: &[&str]| tokens.windows(sign.len()).any(|window| window == sign);
+        for sign in [&["include", "!"][..], &["[", "path", "="], &["extern", "crate", "self"]] {
+            if has(sign) {
+                hidden.push(format!("{file}: {} hides where a path leads", sign.join(" ")));
+            }
+        }
+        let glob = |window: &[String]| {
+            window[1] == "::" && window[2] == "*" && window[0] != "super" && window[0] != "prelude"
+        };
+        let is_import = |window: &[String]| window[3] == ";";
+        if tokens.windows(4).any(|window| glob(window) && is_import(window)) {
+            hidden.push(format!("{file}: a glob import hides where a path leads"));
+        }
+        // In unit tests `super::*` is the file itself.
+        if has(&["use", "super", "::", "*"]) && !has(&["mod", "tests", "{"]) {
+            hidden.push(format!("{file}: a glob import hides where a path leads"));
+        }
+        if source.contains("\"crate::") {
+            hidden.push(format!("{file}: a path in a text"));
+        }
+    }
+    hidden
+}
+
 /// Identifiers, `::`, braces and other signs; no comments, no literals.
 fn tokens(source: &str) -> Vec<String> {
     let characters: Vec<_> = source.chars().collect();
@@ -276,20 +371,20 @@ fn tokens(source: &str) -> Vec<String> {
                 }
             }
             '/' if at(place + 1) == '*' => {
-                while place < characters.len() && (at(place), at(place + 1)) != ('*', '/') {
-                    place += 1;
+                let mut depth = 0;
+                loop {
+                    match (at(place), at(place + 1)) {
+                        ('/', '*') => (depth, place) = (depth + 1, place + 2),
+                        ('*', '/') => (depth, place) = (depth - 1, place + 2),
+                        _ => place += 1,
+                    }
+                    if depth == 0 || place >= characters.len() {
+                        break;
+                    }
                 }
-                place += 2;
             }
-            'r' if at(place + 1) == '"' || (at(place + 1) == '#' && at(place + 2) == '"') => {
-                let ends_with_sign = at(place + 1) == '#';
-                place += if ends_with_sign { 3 } else { 2 };
-                while place < characters.len()
-                    && (at(place) != '"' || (ends_with_sign && at(place + 1) != '#'))
-                {
-                    place += 1;
-                }
-                place += 1;
+            'r' | 'b' | 'c' if raw_string(&characters[place..]).is_some() => {
+                place += raw_string(&characters[place..]).unwrap();
             }
             '"' => {
                 place += 1;
@@ -327,6 +422,22 @@ fn tokens(source: &str) -> Vec<String> {
     tokens
 }
 
+/// How long the raw string is with which a text begins.
+fn raw_string(text: &[char]) -> Option<usize> {
+    let prefix = text.iter().take_while(|sign| "rbc".contains(**sign)).count();
+    if text[..prefix].last() != Some(&'r') || prefix > 2 {
+        return None;
+    }
+    let hashes = text[prefix..].iter().take_while(|sign| **sign == '#').count();
+    if text.get(prefix + hashes) != Some(&'"') {
+        return None;
+    }
+    let start = prefix + hashes + 1;
+    let end = [&['"'][..], &vec!['#'; hashes]].concat();
+    let length = text[start..].windows(end.len()).position(|window| window == end);
+    Some(length.map_or(text.len(), |length| start + length + end.len()))
+}
+
 #[test]
 fn every_room_uses_only_rooms_below_it() {
     let sources = sources();
@@ -356,10 +467,10 @@ fn allowed_paths_are_no_violations() {
     assert_eq!(violations_of(&[]), [""; 0]);
     for allowed in [
         "/// See [`Upper`](crate::upper::Upper).\nstruct One; // crate::upper::Upper",
-        "const TEXT: &str = \"crate::upper::Upper\"; const RAW: &str = r#\"crate::upper\"#;",
+        "const TEXT: &str = \"see crate::upper::Upper\"; const RAW: &str = r#\"see crate::upper\"#;",
         "const QUOTE: char = '\"'; const OTHER: char = '\\''; use super::two::Two;",
         "mod tests { use super::*; use super::super::two::Two; fn f(self) { self.g() } }",
-        "macro_rules! m { () => { $crate::exported! { $crate::lower::two::Two } }; }",
+        "macro_rules! exported { () => {}; } fn f() { crate::exported! { crate::lower::two::Two } }",
         "fn f<'a>(text: &'a str) -> &'a str { crate::lower::two::f::<crate::lower::two::Two>(text) }",
     ] {
         assert_eq!(violations_of(&[("lower::one", allowed)]), [""; 0], "{allowed}");
@@ -378,10 +489,15 @@ fn upward_paths_are_violations() {
         "#[cfg(test)] mod tests { use super::*; use crate::upper::Upper; }",
         "mod inner { use super::super::super::upper::Upper; }",
         "impl From<crate::upper::Upper> for One {}",
+        "use crate::upper as above; fn f() { above::Upper::new() }",
+        "fn f(n: usize) -> bool { crate::upper::MAX != n }",
+        "/* /* nested */ */ const RAW: &str = r##\"a \" b\"##; use crate::upper::Upper;",
+        "const BYTES: &[u8] = br\"\\\"; use crate::upper::Upper;",
     ] {
         let violations = violations_of(&[("lower::one", upward)]);
-        assert_eq!(violations.len(), 1, "{upward}: {violations:?}");
-        assert!(violations[0].contains("is not below lower"), "{upward}: {violations:?}");
+        let is_upward = |violation: &String| violation.contains("is not below lower");
+        assert!(!violations.is_empty(), "{upward}");
+        assert!(violations.iter().all(is_upward), "{upward}: {violations:?}");
     }
 }
 
@@ -390,12 +506,34 @@ fn paths_through_the_root_are_violations() {
     for through in ["use crate::Upper;", "use crate::*;", "fn f() { crate::Upper::new() }"] {
         for module in ["upper", "lower::two"] {
             let violations = violations_of(&[(module, through)]);
-            assert_eq!(violations.len(), 1, "{through}: {violations:?}");
-            assert!(violations[0].contains("through the crate's root"), "{violations:?}");
+            let is_through = |violation: &String| violation.contains("through the crate's root");
+            assert!(violations.iter().any(is_through), "{through}: {violations:?}");
         }
     }
     let through = [("lower::two", "use super::super::Upper;")];
     assert!(violations_of(&through)[0].contains("through the crate's root"));
+}
+
+#[test]
+fn paths_that_cannot_be_followed_are_violations() {
+    for hiding in [
+        "use crate::lower::*;",
+        "use super::*;",
+        "extern crate self as me;",
+        "include!(\"../upper.rs\");",
+        "#[path = \"../upper.rs\"] mod copy;",
+        "#[serde(with = \"crate::upper\")] struct S;",
+    ] {
+        assert!(!violations_of(&[("lower::two", hiding)]).is_empty(), "{hiding}");
+    }
+    let renamed = "use crate as root; fn f() { root::upper::Upper::new() }";
+    let violations = violations_of(&[("lower::two", renamed)]);
+    assert!(violations.iter().any(|it| it.contains("not below lower")), "{violations:?}");
+    let exported = [
+        ("upper", "#[macro_export] macro_rules! make { () => { $crate::upper::Upper } }"),
+        ("lower::two", "fn f() { crate::make!() }"),
+    ];
+    assert!(violations_of(&exported)[0].contains("not below lower"));
 }
 
 #[test]
@@ -409,6 +547,11 @@ fn circles_inside_a_folder_are_violations() {
     assert!(violations_of(&front)[0].contains("a circle"));
     let relative = [("lower", "mod one; fn f() { one::f() }"), ("lower::one", "use super::f;")];
     assert!(violations_of(&relative)[0].contains("a circle"));
+    for import in ["use crate::lower;", "use crate::lower::{self};", "use crate::lower as lower;"] {
+        let module = [("lower::two", format!("{import} fn f() {{ lower::one::One }}"))];
+        let module = module.each_ref().map(|(name, text)| (*name, text.as_str()));
+        assert!(violations_of(&module)[0].contains("a circle"), "{import}");
+    }
 }
 
 #[test]

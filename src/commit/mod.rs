@@ -229,7 +229,7 @@ impl Commit<'_, '_> {
 
     /// The Set-Cookie header that brings a token to the browser.
     fn cookie(&self, header: &Header, token: &Token, now: Millis) -> String {
-        let persistence = header.lifetime(&self.settings.options.lifetime).persistence();
+        let persistence = header.effective_lifetime(&self.settings.options.lifetime).persistence();
         self.settings.cookie.set(token, header.clocks.cookie_age(now), persistence)
     }
 }

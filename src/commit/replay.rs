@@ -50,7 +50,7 @@ impl<'a> Commit<'a, '_> {
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
             let living = current.take().filter(|session| !self.is_expired(session));
-            let new_secret = match self.merge(living.as_deref(), &last)? {
+            let new_secret = match self.decide_on_newer(living.as_deref(), &last)? {
                 Merge::Write { new_secret } => new_secret,
                 Merge::StartFresh => return Box::pin(self.create_alone()).await,
                 Merge::Gone { fails } => {
@@ -76,7 +76,7 @@ impl<'a> Commit<'a, '_> {
 
     /// What this request may do to the session as it stands now. `last` is how it was read before, for a
     /// session that is gone.
-    fn merge(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
+    fn decide_on_newer(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
         let requested = self.changes.requested(&living.unwrap_or(last).record.header);
         let secret_status = living.map(Loaded::secret_status);
         match plan::merge(secret_status, requested, self.outlived) {

@@ -15,10 +15,10 @@ pub(crate) struct Presented {
 impl Presented {
     const MAX: usize = 3;
 
-    /// Reads the Cookie header fields of a request; there may be several (RFC 9113 8.2.3).
+    /// Parses the Cookie header fields of a request; there may be several (RFC 9113 8.2.3).
     ///
     /// `name_and_equals` is `name=`; names are compared exactly.
-    pub(crate) fn find<'a>(
+    pub(crate) fn parse<'a>(
         headers: impl IntoIterator<Item = &'a [u8]>,
         name_and_equals: &[u8],
     ) -> Self {
@@ -79,7 +79,7 @@ mod tests {
 
     fn found(headers: &[&str]) -> String {
         let headers = headers.iter().map(|header| header.as_bytes());
-        let presented = Presented::find(headers, b"id=");
+        let presented = Presented::parse(headers, b"id=");
         let letters = presented.tokens().map(|token| {
             let mut text = String::new();
             token.encode_into(&mut text);
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn malformed_session_cookie_is_noticed() {
-        let presented = Presented::find([&b"id=garbage"[..]], b"id=");
+        let presented = Presented::parse([&b"id=garbage"[..]], b"id=");
         assert!(presented.is_named() && !presented.has_tokens());
-        let presented = Presented::find([&b"x=1"[..]], b"id=");
+        let presented = Presented::parse([&b"x=1"[..]], b"id=");
         assert!(!presented.is_named());
     }
 
@@ -140,7 +140,7 @@ mod tests {
         fn arbitrary_headers_yield_at_most_three_tokens(
             headers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4)
         ) {
-            let presented = Presented::find(headers.iter().map(Vec::as_slice), b"id=");
+            let presented = Presented::parse(headers.iter().map(Vec::as_slice), b"id=");
             prop_assert!(presented.tokens().count() <= 3);
         }
 

@@ -119,7 +119,7 @@ impl DirectoryHandle<'_> {
             return Err(self.sign_in_overtaken());
         }
         // The abandoned session must not count, even if it cannot be ended now.
-        record.revoke(|listed| Some(listed) == abandoned);
+        record.mark_revoked(|listed| Some(listed) == abandoned);
         let revoked: HashSet<_> = record.revoked().into_iter().chain(abandoned).collect();
         record.remove(&self.end_within_part(&revoked, 4).await);
         // An earlier attempt of this enrolment may have added the entry without learning of it.
@@ -284,7 +284,8 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// The record without the reservation, whose session has been ended. Returns `None` if another sign-in
+    /// The record without the reservation: its entry is removed if the session has ended, and marked as
+    /// revoked otherwise. Returns `None` if another sign-in
     /// uses the session.
     async fn without_reservation(
         &self,
@@ -300,7 +301,7 @@ impl DirectoryHandle<'_> {
             Ok(Ok(true)) => record.remove(&HashSet::from([id])),
             Ok(Ok(false)) => return None,
             // The next use of the directory ends it. Until then, it is listed as revoked and does not count.
-            Ok(Err(_)) | Err(_) => drop(record.revoke(|listed| listed == id)),
+            Ok(Err(_)) | Err(_) => drop(record.mark_revoked(|listed| listed == id)),
         }
         Some(record)
     }

@@ -176,7 +176,7 @@ impl DirectoryRecord {
     }
 
     /// Marks the sessions that `is_chosen` selects as revoked, and returns them.
-    pub(crate) fn revoke(&mut self, is_chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
+    pub(crate) fn mark_revoked(&mut self, is_chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
         let chosen = self.entries.iter_mut().filter(|entry| is_chosen(entry.id));
         chosen
             .map(|entry| {
@@ -247,7 +247,7 @@ impl DirectoryRecord {
             return None;
         }
         let oldest: Vec<_> = self.counted(enrolment).take(excess).map(|entry| entry.id).collect();
-        Some(self.revoke(|id| oldest.contains(&id)))
+        Some(self.mark_revoked(|id| oldest.contains(&id)))
     }
 
     /// Inserts an entry in the order of the sign-ins. A new sign-in goes last.
@@ -367,7 +367,7 @@ mod tests {
         let mut record = record();
         for _ in 0..MAX_ENTRIES {
             let id = enrolled(&mut record, policy);
-            record.revoke(|revoked| revoked == id);
+            record.mark_revoked(|revoked| revoked == id);
         }
         assert_eq!(record.enrol(&enrolment(), policy, true), EnrolmentOutcome::Full);
     }
@@ -420,7 +420,7 @@ mod tests {
         let stranger = enrolment();
         let unlisted = Enrolment { must_be_listed: true, ..stranger };
         assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::NotListed);
-        record.revoke(|id| id == second);
+        record.mark_revoked(|id| id == second);
         let ending = Enrolment { id: second, ..enrolment() };
         assert_eq!(record.enrol(&ending, policy, true), EnrolmentOutcome::BeingRevoked);
     }

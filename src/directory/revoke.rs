@@ -52,7 +52,7 @@ impl DirectoryHandle<'_> {
             let now = self.settings.now();
             match target {
                 RevocationTarget::One(id) => {
-                    if record.revoke(|listed| listed == id).is_empty() {
+                    if record.mark_revoked(|listed| listed == id).is_empty() {
                         return Ok(Revocation::default());
                     }
                 }
@@ -86,7 +86,7 @@ impl DirectoryHandle<'_> {
         if let Some(kept) = kept {
             self.check_kept(kept, record).await?;
         }
-        record.revoke(|listed| Some(listed) != kept);
+        record.mark_revoked(|listed| Some(listed) != kept);
         let mut mark = Mark::default();
         self.settings.entropy.fill(&mut mark)?;
         record.generation = Some(Generation { mark, since: now });

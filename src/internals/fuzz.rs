@@ -32,7 +32,7 @@ pub fn cookie_header(data: &[u8]) {
         };
         presented.tokens().map(text).collect()
     };
-    let presented = Presented::find(fields.iter().copied(), b"id=");
+    let presented = Presented::parse(fields.iter().copied(), b"id=");
     let found = texts(&presented);
     assert!(found.len() <= 3 && presented.has_tokens() != found.is_empty());
     assert!(presented.is_named() || found.is_empty());
@@ -45,7 +45,7 @@ pub fn cookie_header(data: &[u8]) {
     let last = fields.last().copied().unwrap_or_default();
     let last = [last, b"; id=", OURS].concat();
     let more = fields[..fields.len() - 1].iter().copied().chain([&last[..]]);
-    let with_ours = texts(&Presented::find(more, b"id="));
+    let with_ours = texts(&Presented::parse(more, b"id="));
     let is_found = with_ours.iter().any(|text| text.as_bytes() == OURS);
     assert!(is_found || found.len() == 3, "{found:?} {with_ours:?}");
 }

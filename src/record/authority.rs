@@ -23,7 +23,7 @@ pub(crate) enum SecretStatus {
     Current,
     /// Another request gave the session a new one.
     Rotated,
-    /// Somebody has signed in since.
+    /// A sign-in, a step-up or `revoke_others` of another request has replaced it since.
     Superseded,
 }
 

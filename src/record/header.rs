@@ -47,7 +47,7 @@ impl Header {
     }
 
     /// The lifetime that holds: the session's own, or the configured one.
-    pub(crate) fn lifetime(&self, configured: &Lifetime) -> Lifetime {
+    pub(crate) fn effective_lifetime(&self, configured: &Lifetime) -> Lifetime {
         self.chosen.map_or(*configured, |chosen| configured.with_limits_of(chosen))
     }
 
@@ -81,7 +81,7 @@ impl Header {
         if let Some(is_unconfirmed) = update.is_unconfirmed {
             header.is_unconfirmed = is_unconfirmed;
         }
-        let lifetime = header.lifetime(update.configured);
+        let lifetime = header.effective_lifetime(update.configured);
         if update.proof != Authentication::None || update.supersedes {
             header.sign_ins = self.sign_ins.saturating_add(1);
         }

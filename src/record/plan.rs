@@ -237,8 +237,8 @@ mod tests {
 
     /// Every cell of the table: the fields that matter, `-` for any value.
     ///
-    /// Columns: failed; session (`n`othing, `f`orgettable, `o`wn, `r`otated, `l`ost); several tokens;
-    /// ended; proof (`H`ere, `A`nother, `S`tep-up); changed; new secret; needs own; refresh (`D`ue,
+    /// Columns: failed; session (`n`othing, `f`orgettable, `o`: its own secret is current, `r`otated, `l`ost); several tokens;
+    /// ended; sign-in (`H`ere, as `A`nother principal, `S`tep-up); changed; new secret; needs the current secret; refresh (`D`ue,
     /// `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
         // A failed request keeps nothing but an end.

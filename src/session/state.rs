@@ -259,8 +259,9 @@ impl State {
             return Refresh::Confirms;
         }
         let header = &loaded.record.header;
-        let is_due =
-            header.clocks.refresh_due(context.now, &header.lifetime(&settings.options.lifetime));
+        let is_due = header
+            .clocks
+            .refresh_due(context.now, &header.effective_lifetime(&settings.options.lifetime));
         if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
     }
 

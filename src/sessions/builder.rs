@@ -117,7 +117,7 @@ impl Builder {
 
     /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
     /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
-    #[doc(alias("maximum_sessions", "parallel_sessions"))]
+    #[doc(alias = "maximum_sessions")]
     pub fn concurrent_sessions(mut self, concurrent: ConcurrentSessions) -> Self {
         self.options.concurrent = Some(concurrent);
         self
@@ -138,7 +138,6 @@ impl Builder {
     /// was settled as not applied. Default: 2; at most 100, and within the
     /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
     /// request.
-    #[doc(alias = "command_repeats")]
     pub fn command_retries(mut self, command_retries: u32) -> Self {
         self.options.command_retries = command_retries;
         self

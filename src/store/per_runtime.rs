@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
         // Not under the lock: a runtime that is shutting down drops the task here and now.
         runtime.spawn(async move {
-            let _vacate = release;
+            let _release = release;
             let _ = store_dropped.await;
         });
         Some(value)
@@ -71,7 +71,7 @@ impl<T> Places<T> {
     }
 }
 
-/// Vacates a runtime's place when the runtime drops its tasks. A later runtime may have the same
+/// Removes a runtime's entry when the runtime drops its tasks. A later runtime may have the same
 /// id, and what belongs to a dead one is of no use to it.
 struct ReleaseOnDrop<T> {
     places: Weak<Places<T>>,

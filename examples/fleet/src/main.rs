@@ -47,7 +47,7 @@ use report::{Report, Trouble};
 use servers::{Program, Server};
 use tally::Tally;
 use user::{Network, User};
-use verdict::{Outcome, Verdict};
+use verdict::{Figures, Outcome, Verdict};
 
 /// How long users may go on after the end to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
@@ -175,23 +175,23 @@ async fn on_store(
         let user = User::new(number, network.clone(), balancer.clone(), tally.clone(), until);
         users.spawn(user.shop());
     }
-    tokio::select! {
+    let ran: Result<()> = tokio::select! {
         // The users stop by themselves; the processes are killed meanwhile.
         ended = async {
             while let Some(user) = users.join_next().await {
                 user?;
             }
-            Result::<()>::Ok(())
-        } => ended?,
-        result = fleet.harass(until, &tally) => match result? {},
+            Ok(())
+        } => ended,
+        result = fleet.harass(until, &tally) => result.map(|never| match never {}),
         result = async {
             match disturbed {
                 Some(server) => chaos::disturb(server, until, &tally).await,
                 None => std::future::pending().await,
             }
-        } => match result? {},
+        } => result.map(|never| match never {}),
         never = report::live(started, &tally, trouble.is_some()) => match never {},
-    }
+    };
 
     let processes = fleet.stop().await?;
     let report = Report::new(arguments, url, trouble, started.elapsed(), &tally, processes);
@@ -199,7 +199,14 @@ async fn on_store(
         true => println!("{}", report.json()),
         false => println!("{report}"),
     }
-    Ok(report.outcome())
+    let Err(error) = ran else { return Ok(report.outcome()) };
+    // A fleet that breaks off has not passed, whatever it has shown until then.
+    eprintln!("fleet: {error}");
+    let figures = match report.outcome() {
+        Outcome::Tested(figures) => figures,
+        Outcome::NotInstalled(_) | Outcome::NotTested(_) => Figures::default(),
+    };
+    Ok(Outcome::Tested(Figures { other_losses: figures.other_losses + 1, ..figures }))
 }
 
 /// Ctrl-C, the polite signal of a supervisor, or the end of the terminal.

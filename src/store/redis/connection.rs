@@ -159,12 +159,12 @@ impl SharedConnection {
 
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let _place = self.permit().ok_or_else(|| {
+        let _permit = self.permit().ok_or_else(|| {
             Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
         })?;
         let link = match self.connected() {
             Some(link) => link,
-            None => Box::pin(self.connection()).await.map_err(Failure::NotSent)?,
+            None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
         };
         let mut connection = link.connection.clone();
         let waiting = Waiting::new(self, &link);
@@ -190,11 +190,11 @@ impl SharedConnection {
 
     fn failed(&self, link: &Connection, error: &RedisError) -> Failure {
         let Some(answer) = Answer::of(error) else {
-            self.discard_broken(link.generation);
+            self.discard(link.generation);
             return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
         };
         if answer.is_of_the_wrong_server() {
-            self.discard_broken(link.generation);
+            self.discard(link.generation);
         }
         Failure::Answered(answer)
     }
@@ -208,7 +208,7 @@ impl SharedConnection {
     }
 
     /// The current connection, or the one that is being made.
-    async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
+    async fn connect_or_join(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
         let (generation, mut outcome, begun) = {
             let mut state = self.state();
             match &state.phase {
@@ -225,7 +225,7 @@ impl SharedConnection {
         if let Some(sender) = begun {
             let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
             // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
-            tokio::spawn(attempt(self.settings.clone(), release, sender));
+            tokio::spawn(connect(self.settings.clone(), release, sender));
         }
         let limit = self.settings.connect_timeout;
         let reason = match timeout(limit, outcome.wait_for(Option::is_some)).await {
@@ -238,7 +238,7 @@ impl SharedConnection {
             Ok(Err(_)) => "the attempt was abandoned".to_owned(),
             Err(_) => {
                 // An attempt on a runtime that nobody drives any more would stand here for ever.
-                self.discard_broken(generation);
+                self.discard(generation);
                 format!("no connection in {limit:?}")
             }
         };
@@ -256,7 +256,7 @@ impl SharedConnection {
     /// Has the next command connect anew, unless that has happened since.
     ///
     /// Commands that wait on the old connection keep it until they have their answer.
-    fn discard_broken(&self, generation: u64) {
+    fn discard(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
             let old = std::mem::replace(&mut state.phase, Phase::Idle);
@@ -377,7 +377,7 @@ impl Drop for Waiting<'_> {
         }
         let silence = self.link.silence().given_up();
         if silence >= LONG.min(self.shared.settings.response_timeout) {
-            self.shared.discard_broken(self.link.generation);
+            self.shared.discard(self.link.generation);
         }
     }
 }
@@ -391,12 +391,12 @@ struct ReleaseOnDrop {
 impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.discard_broken(self.generation);
+            shared.discard(self.generation);
         }
     }
 }
 
-async fn attempt(
+async fn connect(
     settings: Settings,
     release: ReleaseOnDrop,
     outcome: watch::Sender<Option<Result<Arc<Connection>, String>>>,
@@ -417,7 +417,7 @@ async fn attempt(
         }
     };
     let task = tokio::spawn(async move {
-        let _vacate = release;
+        let _release = release;
         Batching { driver, yielded: false, heartbeat: Heartbeat::new() }.await;
     });
     let link = Arc::new(Connection {

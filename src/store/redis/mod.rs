@@ -139,15 +139,16 @@ impl RedisStore {
     async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match &self.route {
             Route::Own(own) => {
-                let slot = own.slots.get(|| SharedConnection::new(own.settings.clone()));
-                let Some(slot) = slot else {
+                let connection =
+                    own.connections.get(|| SharedConnection::new(own.settings.clone()));
+                let Some(connection) = connection else {
                     return Err(Failure::NotSent("there is no tokio runtime here".to_owned()));
                 };
-                match slot.send(command).await {
+                match connection.send(command).await {
                     // The server has answered that it wrote nothing, and the connection is given
                     // up: after a failover another server stands behind the name.
                     Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
-                        Box::pin(slot.send(command)).await
+                        Box::pin(connection.send(command)).await
                     }
                     outcome => outcome,
                 }
@@ -261,7 +262,7 @@ impl RedisBuilder {
     /// The store; nothing is sent yet.
     #[must_use]
     pub fn build(self) -> RedisStore {
-        let own = Own { settings: self.settings, slots: PerRuntime::new() };
+        let own = Own { settings: self.settings, connections: PerRuntime::new() };
         RedisStore { route: Route::Own(Arc::new(own)) }
     }
 }
@@ -285,7 +286,7 @@ enum Route {
 
 struct Own {
     settings: Settings,
-    slots: PerRuntime<SharedConnection>,
+    connections: PerRuntime<SharedConnection>,
 }
 
 /// A connection that is cloned for each command, as an object.
