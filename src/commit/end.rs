@@ -31,8 +31,8 @@ impl Commit<'_, '_> {
         })
     }
 
-    /// Ends every known session: `Ended` if any has ended, `Missing` if there was none. `Spared` if one of them is spared: the browser may hold its newer
-    /// cookie, which must stay.
+    /// Ends every known session: `Ended` if any has ended, `Missing` if there was none. `Spared` if one
+    /// of them is spared: the browser may hold its newer cookie, which must stay.
     pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
         let ending: Vec<_> = self.known_sessions().cloned().collect();
         let mut all = EndOutcome::Missing;

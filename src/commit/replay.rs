@@ -34,8 +34,8 @@ impl<'a> Commit<'a, '_> {
         Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
     }
 
-    /// Attempts the save until it meets no conflict, at most as often as configured. After each conflict, the changes are replayed on the
-    /// newer record, if this request may still change it.
+    /// Attempts the save until it meets no conflict, at most as often as configured. After each conflict,
+    /// the changes are replayed on the newer record, if this request may still change it.
     ///
     /// `current` is the session to start from, `None` if it is gone. `is_reread`: it was read for this
     /// commit.

@@ -69,7 +69,8 @@ pub(crate) struct SignInStart {
 
 impl SignIn {
     /// A sign-in that begins when it is committed; see
-    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) for one that begins before the password is verified.
+    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) for one that begins before the
+    /// password is verified.
     ///
     /// `principal` is the application's own name for the account, of 1 to 1024 bytes: a stable one,
     /// such as its id.

@@ -108,7 +108,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the store holds of a secret: its [digest under the cookie's name](digest_under). A token is therefore valid under its own cookie's name only.
+/// What the store holds of a secret: its [digest under the cookie's name](digest_under). A token is
+/// therefore valid under its own cookie's name only.
 ///
 /// The secret has 128 random bits, so a plain digest can be neither reversed nor guessed; the slow
 /// hashes for passwords would add nothing.
