@@ -10,6 +10,8 @@ use crate::event;
 use crate::record::codec;
 use crate::record::envelope::Undecodable;
 use crate::record::loaded::{Loaded, Record};
+use crate::record::token::SessionId;
+use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
 impl Loaded {
@@ -28,8 +30,37 @@ impl Loaded {
     }
 }
 
+/// What the store holds under the id of a session.
+pub(crate) enum Lookup {
+    /// A session; it may have expired.
+    Found(Arc<Loaded>),
+    Missing,
+    /// A record that cannot be decoded. It was reported, and stays as it is.
+    Corrupt,
+}
+
+/// Looks a session up by its id. `is_presented`: the request has sent a secret for it.
+pub(crate) async fn look_up(
+    settings: &Settings,
+    commands: Commands<'_>,
+    id: SessionId,
+    is_presented: bool,
+) -> Result<Lookup> {
+    let key = settings.key(id);
+    let Some(Stored { bytes, version }) = commands.load(&key).await? else {
+        return Ok(Lookup::Missing);
+    };
+    match decode(&key, bytes) {
+        Ok(record) => {
+            Ok(Lookup::Found(Arc::new(Loaded::new(id, key, record, version, is_presented))))
+        }
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Lookup::Corrupt),
+        Err(error) => Err(error),
+    }
+}
+
 /// Decodes a session's record and reports one that cannot be.
-pub(crate) fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
+fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
     decoded(key, codec::decode(bytes))
 }
 

@@ -49,8 +49,9 @@ const ROOMS: &[(&str, &str)] = &[
     ("limits", "The defaults of everything that bounds waiting and trying."),
 ];
 
-/// The sources by module: `""` is the root, `store::redis` is `store/redis.rs` or `store/redis/mod.rs`.
-type Sources = BTreeMap<String, String>;
+/// The tokens of each module: `""` is the root, `store::redis` is `store/redis.rs` or
+/// `store/redis/mod.rs`.
+type Sources = BTreeMap<String, Vec<String>>;
 
 /// A path in the sources: the module it stands in, the module it leads to, and its text.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +77,7 @@ fn read(folder: &Path, module: &str, sources: &mut Sources) {
             continue;
         }
         let module = if matches!(name, "lib" | "mod") { module.to_owned() } else { child };
-        sources.insert(module, fs::read_to_string(&path).unwrap());
+        sources.insert(module, tokens(&fs::read_to_string(&path).unwrap()));
     }
 }
 
@@ -146,16 +147,14 @@ fn circle<'a>(
 
 /// All paths of the sources that lead to a file of ours.
 fn uses(sources: &Sources) -> BTreeSet<Use> {
-    let tokens: BTreeMap<_, _> = sources.iter().map(|(file, text)| (file, tokens(text))).collect();
-    let macros = exported_macros(&tokens);
+    let macros = exported_macros(sources);
     let mut uses = BTreeSet::new();
-    for (file, tokens) in &tokens {
-        // What a module is called here: `use crate::record as r;` makes `r` lead there.
-        let mut names = BTreeMap::new();
+    for (file, tokens) in sources {
+        let mut scope = Scope { file, sources, names: BTreeMap::new() };
         // Names first: a function may stand above the import that it uses.
         for is_naming in [true, false] {
-            for Found { here, path, name, is_macro } in paths(tokens, file, sources, &names) {
-                let target = match names.get(&path[0]) {
+            for Found { here, path, name, is_macro } in scope.paths(tokens) {
+                let target = match scope.names.get(&path[0]) {
                     Some(module) => {
                         segments(module).chain(path[1..].iter().map(|it| &**it)).collect()
                     }
@@ -163,13 +162,13 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
                 };
                 let to = match macros.get(target.join("::").as_str()) {
                     // The language puts exported macros into the root.
-                    Some(home) if is_macro => (*home).clone(),
+                    Some(home) if is_macro => home.to_string(),
                     _ => module_of(&target, sources),
                 };
                 if let Some(name) = name.filter(|_| is_naming && target.join("::") == to) {
-                    names.insert(name, to.clone());
+                    scope.names.insert(name, to.clone());
                 }
-                uses.insert(Use { from: (*file).clone(), to, path: path.join("::") });
+                uses.insert(Use { from: file.clone(), to, path: path.join("::") });
             }
         }
     }
@@ -184,76 +183,83 @@ struct Found {
     is_macro: bool,
 }
 
-/// The paths of a file that begin with `crate`, `super`, `self`, a file below it, or one of these names.
-fn paths(
-    tokens: &[String],
-    file: &str,
-    sources: &Sources,
-    names: &BTreeMap<String, String>,
-) -> Vec<Found> {
-    let mut found = Vec::new();
-    // The inline modules around a token, with the depth of their braces.
-    let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0_usize);
-    let mut is_import = false;
-    for (place, token) in tokens.iter().enumerate() {
-        match token.as_str() {
-            "{" => depth += 1,
-            "}" => {
-                depth = depth.saturating_sub(1);
-                inline.pop_if(|(_, outside)| *outside == depth);
+/// What a path in a file may begin with.
+struct Scope<'a> {
+    file: &'a str,
+    sources: &'a Sources,
+    /// What modules are called here: `use crate::record as r;` makes `r` lead there.
+    names: BTreeMap<String, String>,
+}
+
+impl Scope<'_> {
+    /// The paths of the file that begin with `crate`, `super`, `self`, a file below it, or a name.
+    fn paths(&self, tokens: &[String]) -> Vec<Found> {
+        let mut found = Vec::new();
+        // The inline modules around a token, with the depth of their braces.
+        let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0_usize);
+        let mut is_import = false;
+        for (place, token) in tokens.iter().enumerate() {
+            let after = tokens.get(place + 1).map_or("", String::as_str);
+            match token.as_str() {
+                "{" => depth += 1,
+                "}" => {
+                    depth = depth.saturating_sub(1);
+                    inline.pop_if(|(_, outside)| *outside == depth);
+                }
+                "mod" if tokens.get(place + 2).is_some_and(|token| token == "{") => {
+                    inline.push((after.to_owned(), depth));
+                }
+                "use" => is_import = true,
+                ";" => is_import = false,
+                first if self.is_ours(first) => {
+                    let before = place.checked_sub(1).map_or("", |before| &*tokens[before]);
+                    let is_path = after == "::" || (is_import && before == "use");
+                    if is_path && before != "::" {
+                        let within = inline.iter().map(|(name, _)| name.clone());
+                        let here = segments(self.file).map(str::to_owned).chain(within).collect();
+                        found.extend(leaves(tokens, place, is_import, here));
+                    }
+                }
+                _ => {}
             }
-            "mod" if tokens.get(place + 2).is_some_and(|token| token == "{") => {
-                inline.push((tokens[place + 1].clone(), depth));
-            }
-            "use" => is_import = true,
-            ";" => is_import = false,
-            first if begins_path(tokens, place, is_import, file, sources, names, first) => {
-                let within = inline.iter().map(|(name, _)| name.clone());
-                let here: Vec<_> = segments(file).map(str::to_owned).chain(within).collect();
-                let mut leaves = Vec::new();
-                let mut next = place;
-                tree(tokens, &mut next, &[], &mut leaves);
-                let is_macro = tokens.get(next).is_some_and(|token| token == "!")
-                    && tokens.get(next + 1).is_some_and(|token| "([{".contains(token.as_str()));
-                found.extend(leaves.into_iter().map(|(path, alias)| Found {
-                    here: here.clone(),
-                    name: is_import.then(|| alias.or_else(|| path.last().cloned())).flatten(),
-                    path,
-                    is_macro,
-                }));
-            }
-            _ => {}
         }
+        found
     }
-    found
+
+    /// Whether a path that begins with this leads to a file of ours.
+    fn is_ours(&self, first: &str) -> bool {
+        let is_child = || match self.file {
+            "" => self.sources.contains_key(first),
+            file => self.sources.contains_key(&format!("{file}::{first}")),
+        };
+        matches!(first, "crate" | "super" | "self") || self.names.contains_key(first) || is_child()
+    }
 }
 
-/// Whether a path of ours begins here, and does not just go on.
-fn begins_path(
-    tokens: &[String],
-    place: usize,
-    is_import: bool,
-    file: &str,
-    sources: &Sources,
-    names: &BTreeMap<String, String>,
-    first: &str,
-) -> bool {
-    let before = place.checked_sub(1).map_or("", |before| tokens[before].as_str());
-    let after = tokens.get(place + 1).map_or("", String::as_str);
-    let child = if file.is_empty() { first.to_owned() } else { format!("{file}::{first}") };
-    let is_ours = matches!(first, "crate" | "super" | "self")
-        || names.contains_key(first)
-        || sources.contains_key(&child);
-    is_ours && before != "::" && (after == "::" || (is_import && before == "use"))
-}
-
-/// The exported macros of each file, by name.
-fn exported_macros<'a>(tokens: &BTreeMap<&'a String, Vec<String>>) -> BTreeMap<String, &'a String> {
-    let of_file = |(file, tokens): (&&'a String, &Vec<String>)| {
-        let definitions = tokens.windows(3).filter(|it| it[0] == "macro_rules" && it[1] == "!");
-        definitions.map(|it| (it[2].clone(), *file)).collect::<Vec<_>>()
+/// The path that begins at this place, or all paths of a group.
+fn leaves(tokens: &[String], place: usize, is_import: bool, here: Vec<String>) -> Vec<Found> {
+    let mut leaves = Vec::new();
+    let mut next = place;
+    tree(tokens, &mut next, &[], &mut leaves);
+    let is_macro = tokens.get(next).is_some_and(|token| token == "!")
+        && tokens.get(next + 1).is_some_and(|token| "([{".contains(token.as_str()));
+    let found = |(path, alias): (Vec<String>, Option<String>)| Found {
+        here: here.clone(),
+        name: is_import.then(|| alias.or_else(|| path.last().cloned())).flatten(),
+        path,
+        is_macro,
     };
-    tokens.iter().flat_map(of_file).collect()
+    leaves.into_iter().map(found).collect()
+}
+
+/// The macros of all files, by name, and the file of each.
+fn exported_macros(sources: &Sources) -> BTreeMap<&str, &str> {
+    let mut macros = BTreeMap::new();
+    for (file, tokens) in sources {
+        let definitions = tokens.windows(3).filter(|it| it[0] == "macro_rules" && it[1] == "!");
+        macros.extend(definitions.map(|it| (it[2].as_str(), file.as_str())));
+    }
+    macros
 }
 
 fn segments(module: &str) -> impl Iterator<Item = &str> {
@@ -329,8 +335,7 @@ fn module_of(path: &[&str], sources: &Sources) -> String {
 /// What would hide a path from this test.
 fn hidden(sources: &Sources) -> Vec<String> {
     let mut hidden = Vec::new();
-    for (file, source) in sources {
-        let tokens = tokens(source);
+    for (file, tokens) in sources {
         let has = |sign: &[&str]| tokens.windows(sign.len()).any(|window| window == sign);
         for sign in [&["include", "!"][..], &["[", "path", "="], &["extern", "crate", "self"]] {
             if has(sign) {
@@ -348,14 +353,15 @@ fn hidden(sources: &Sources) -> Vec<String> {
         if has(&["use", "super", "::", "*"]) && !has(&["mod", "tests", "{"]) {
             hidden.push(format!("{file}: a glob import hides where a path leads"));
         }
-        if source.contains("\"crate::") {
+        if tokens.iter().any(|token| token.starts_with("\"crate::")) {
             hidden.push(format!("{file}: a path in a text"));
         }
     }
     hidden
 }
 
-/// Identifiers, `::`, braces and other signs; no comments, no literals.
+/// Identifiers, `::`, braces and other signs, and texts with their opening quote; no comments, and no
+/// other literals.
 fn tokens(source: &str) -> Vec<String> {
     let characters: Vec<_> = source.chars().collect();
     let at = |place: usize| characters.get(place).copied().unwrap_or('\0');
@@ -391,6 +397,7 @@ fn tokens(source: &str) -> Vec<String> {
                 while place < characters.len() && at(place) != '"' {
                     place += if at(place) == '\\' { 2 } else { 1 };
                 }
+                tokens.push(characters[start..place.min(characters.len())].iter().collect());
                 place += 1;
             }
             '\'' if at(place + 1) == '\\' => {
@@ -449,17 +456,16 @@ fn every_room_uses_only_rooms_below_it() {
 /// `upper` may use `lower`, whose folder has the files `one` and `two`.
 fn violations_of(changes: &[(&str, &str)]) -> Vec<String> {
     let rooms = [("lib", ""), ("upper", ""), ("lower", "")];
-    let mut sources: Sources = [
+    let mut texts = BTreeMap::from([
         ("", "pub use crate::upper::Upper; mod upper; mod lower;"),
         ("upper", "use crate::lower::one::One; pub struct Upper;"),
         ("lower", "pub mod one; pub mod two;"),
         ("lower::one", "use super::two::Two; pub struct One;"),
         ("lower::two", "pub struct Two;"),
-    ]
-    .map(|(module, source)| (module.to_owned(), source.to_owned()))
-    .into();
-    sources.extend(changes.iter().map(|(module, text)| ((*module).into(), (*text).into())));
-    violations(&sources, &rooms)
+    ]);
+    texts.extend(changes.iter().copied());
+    let sources = texts.into_iter().map(|(module, text)| (module.to_owned(), tokens(text)));
+    violations(&sources.collect(), &rooms)
 }
 
 #[test]
@@ -484,7 +490,7 @@ fn upward_paths_are_violations() {
         "use crate::{lower::two::{self, Two as Other}, upper::Upper};",
         "pub(crate) use super::super::upper::Upper;",
         "fn f() { let _ = crate::upper::Upper; }",
-        "fn f() -> crate::lower::two::Pair<crate::upper::Upper> { todo!() }",
+        "fn f() -> crate::lower::two::Pair<crate::upper::Upper> { loop {} }",
         "macro_rules! m { () => { $crate::upper::Upper }; }",
         "#[cfg(test)] mod tests { use super::*; use crate::upper::Upper; }",
         "mod inner { use super::super::super::upper::Upper; }",
@@ -557,7 +563,7 @@ fn circles_inside_a_folder_are_violations() {
 #[test]
 fn files_without_a_room_and_rooms_without_a_file_are_violations() {
     assert_eq!(violations_of(&[("attic", "")]), ["attic: is in no room"]);
-    let sources = Sources::from([(String::new(), String::new())]);
+    let sources = Sources::from([(String::new(), Vec::new())]);
     let rooms = [("lib", ""), ("cellar", "")];
     assert_eq!(violations(&sources, &rooms), ["cellar: is a room without a file"]);
 }

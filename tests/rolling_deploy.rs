@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use support::stand::{Backend, Stand, on_every_store};
 use unsticky::store::{Store as _, StoreKey};
+use unsticky::testing::Verb;
 use unsticky::{
     DirectoryMode, Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session, SignIn,
 };
@@ -137,7 +138,7 @@ async fn listed_by_this_version() -> Listed {
     let arrive =
         async |session: Session| session.sign_in_with(SignIn::new("alice").label("téléphone"));
     let cookie = stand.visit("", arrive).await.cookie();
-    let session = stand.stored(&stand.key(&cookie).await).await;
+    let session = stand.stored(&key(&stand, &cookie).await).await;
     let directory = stand.stored(&stand.directory_key("alice").await).await;
     let [session, directory] = [session, directory].map(|bytes| STANDARD.encode(bytes));
     Listed { cookie, session, directory }
@@ -161,8 +162,15 @@ fn kept<T: PartialEq + std::fmt::Debug + Serialize + DeserializeOwned>(kind: &st
     assert_eq!(written, kept, "{kind} of version {version} look different now");
 }
 
+/// Where the record of this session is kept. A load writes nothing after it.
+async fn key(stand: &Stand, cookie: &str) -> StoreKey {
+    let command = stand.commands_of_a_load(cookie).await.pop().unwrap();
+    assert_eq!(command.verb, Verb::Load);
+    command.key
+}
+
 async fn put(stand: &Stand, cookie: &str, bytes: Vec<u8>) -> StoreKey {
-    let key = stand.key(cookie).await;
+    let key = key(stand, cookie).await;
     assert_eq!(stand.spy.load(&key).await.unwrap(), None);
     stand.put(&key, bytes).await;
     key

@@ -8,8 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
 use crate::session::Session;
 use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};

@@ -9,7 +9,6 @@ use crate::commit::{Commit, Committed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::NEW_IDS;
-use crate::record::authority::Authority;
 use crate::record::delta::View;
 use crate::record::header::{Header, Update};
 use crate::record::loaded::{Loaded, Record};
@@ -198,8 +197,7 @@ impl Commit<'_, '_> {
     fn created(&self, new: NewSession, version: Version) -> Committed {
         let NewSession { token, key, record, now, .. } = new;
         let cookie = Some(self.cookie(&record.header, &token, now));
-        let authority = Authority::of(&record.header, false);
-        let loaded = Loaded { id: token.id, key, record, version, authority };
+        let loaded = Loaded::new(token.id, key, record, version, false);
         Committed { cookie, ..Committed::at(Arc::new(loaded)) }
     }
 

@@ -285,8 +285,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// The record without the reservation: its entry is removed if the session has ended, and marked as
-    /// revoked otherwise. Returns `None` if another sign-in
-    /// uses the session.
+    /// revoked otherwise. Returns `None` if another sign-in uses the session.
     async fn without_reservation(
         &self,
         stored: &StoredDirectory,

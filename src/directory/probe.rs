@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use crate::clock::Millis;
 use crate::directory::DirectoryHandle;
-use crate::error::{ErrorKind, Result};
-use crate::load::decoded;
-use crate::record::authority::Authority;
-use crate::record::codec as session_codec;
+use crate::error::Result;
+use crate::load::{self, Lookup};
 use crate::record::loaded::Loaded;
 use crate::record::token::SessionId;
 
@@ -27,20 +25,15 @@ pub(super) enum EntryState {
 
 impl DirectoryHandle<'_> {
     pub(super) async fn probe(&self, id: SessionId) -> Result<EntryState> {
-        let key = self.settings.key(id);
-        let Some(stored) = self.commands.load(&key).await? else { return Ok(EntryState::Missing) };
-        let record = match decoded(&key, session_codec::decode(stored.bytes)) {
-            Ok(record) => record,
-            // A corrupt record is nobody's session. It stays as it is.
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(EntryState::Foreign),
-            Err(error) => return Err(error),
+        let loaded = match load::look_up(self.settings, self.commands, id, false).await? {
+            Lookup::Found(loaded) => loaded,
+            Lookup::Missing => return Ok(EntryState::Missing),
+            Lookup::Corrupt => return Ok(EntryState::Foreign),
         };
-        let principal = record.header.principal.clone();
-        let is_tombstone = record.header.clocks.deadline() == TOMBSTONE_DEADLINE;
-        let authority = Authority::of(&record.header, false);
-        let loaded = Arc::new(Loaded { id, key, record, version: stored.version, authority });
-        Ok(match principal {
-            Some(principal) if *principal == *self.principal => EntryState::Owned(loaded),
+        let header = &loaded.record.header;
+        let is_tombstone = header.clocks.deadline() == TOMBSTONE_DEADLINE;
+        Ok(match &header.principal {
+            Some(principal) if **principal == *self.principal => EntryState::Owned(loaded),
             None if !is_tombstone => EntryState::Anonymous(loaded),
             _ => EntryState::Foreign,
         })

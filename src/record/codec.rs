@@ -28,14 +28,12 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::clock::Millis;
 use crate::error::Result;
-use crate::record::envelope::begin;
 use crate::record::envelope::{
-    EARLIER_TAGS, FIELDS_START, Reader, Undecodable, earlier_tags, fields, number_length, once,
-    put_field, put_number, put_numbers, put_tags,
+    EARLIER_TAGS, FIELDS_START, Reader, Undecodable, begin, earlier_tags, fields, number_length,
+    once, put_field, put_number, put_numbers, put_tags,
 };
 use crate::record::header::Header;
-use crate::record::lifetime::Chosen;
-use crate::record::lifetime::{Clocks, Persistence};
+use crate::record::lifetime::{Chosen, Clocks, Persistence};
 use crate::record::loaded::Record;
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SecretDigest;

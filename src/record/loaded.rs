@@ -26,6 +26,19 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// A session that a request holds the secret of, or that it only looks at. `is_presented`: the browser
+    /// has sent the secret back.
+    pub(crate) fn new(
+        id: SessionId,
+        key: StoreKey,
+        record: Record,
+        version: Version,
+        is_presented: bool,
+    ) -> Self {
+        let authority = Authority::of(&record.header, is_presented);
+        Self { id, key, record, version, authority }
+    }
+
     /// The same session as a later write left it.
     pub(crate) fn at(&self, record: Record, version: Version) -> Arc<Self> {
         Arc::new(Self {
@@ -39,8 +52,7 @@ impl Loaded {
 
     /// The same session after a write that gave it a secret of this request's own.
     pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
-        let authority = Authority::of(&record.header, false);
-        Arc::new(Self { id: self.id, key: self.key.clone(), record, version, authority })
+        Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
     }
 
     /// What the request's secret is worth on the session as it was read.

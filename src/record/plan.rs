@@ -231,7 +231,6 @@ mod tests {
     use crate::record::authority::Authority;
     use crate::record::header::Header;
     use crate::record::lifetime::Lifetime;
-
     use crate::record::tag::Tag;
     use crate::record::token::SecretDigest;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::commands::Commands;
 use crate::completion::Driver;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event;
-use crate::load::decode;
-use crate::record::authority::{Authority, SecretStatus};
+use crate::load::{self, Lookup};
+use crate::record::authority::SecretStatus;
 use crate::record::loaded::{Loaded, Lost};
 use crate::record::token::Token;
 use crate::session::Session;
@@ -96,28 +96,24 @@ impl Session {
     /// The session of a token, if the token is valid.
     async fn look_up(&self, commands: Commands<'_>, token: Token) -> Result<Found> {
         let settings = self.settings();
-        let key = settings.key(token.id);
-        let Some(stored) = commands.load(&key).await? else {
-            event::unknown_session(token.id);
-            return Ok(Found::Nothing);
+        let loaded = match load::look_up(settings, commands, token.id, true).await? {
+            Lookup::Found(loaded) => loaded,
+            Lookup::Missing => {
+                event::unknown_session(token.id);
+                return Ok(Found::Nothing);
+            }
+            // The visitor is anonymous.
+            Lookup::Corrupt => return Ok(Found::Nothing),
         };
-        let record = match decode(&key, stored.bytes) {
-            Ok(record) => record,
-            // Reported, left in place, and the visitor is anonymous.
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Found::Nothing),
-            Err(error) => return Err(error),
-        };
-        if record.header.clocks.expired(settings.now()) {
+        let header = &loaded.record.header;
+        if header.clocks.expired(settings.now()) {
             event::expired(token.id);
             return Ok(Found::Nothing);
         }
-        if !record.header.digest.matches(&token.secret, settings.cookie.name()) {
+        if !header.digest.matches(&token.secret, settings.cookie.name()) {
             event::wrong_secret(token.id);
             return Ok(Found::WrongSecret);
         }
-        let authority = Authority::of(&record.header, true);
-        let (id, version) = (token.id, stored.version);
-        let loaded = Arc::new(Loaded { id, key, record, version, authority });
         let is_listed = settings.is_listed(commands, &loaded).await?;
         Ok(if is_listed { Found::Valid(loaded) } else { Found::Nothing })
     }

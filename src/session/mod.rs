@@ -29,8 +29,7 @@ use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::{SignIn, checked_principal};
 use crate::record::token::SessionId;
-use crate::record::transaction::Transaction;
-use crate::record::transaction::{decoded, encoded};
+use crate::record::transaction::{Transaction, decoded, encoded};
 use crate::record::values::Value;
 use crate::session::state::{
     Context, Shared, StateGuard, changes_on_this_thread, contended, reentrant,

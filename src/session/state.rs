@@ -337,8 +337,8 @@ impl State {
     ) -> (Result<()>, bool) {
         self.under_way = None;
         let failure = match outcome {
-            Ok(committed) => {
-                let failure = committed.failure.clone();
+            Ok(mut committed) => {
+                let failure = committed.failure.take();
                 self.apply_session(commit.plan, committed);
                 failure.inspect(|failure| self.fail(failure, commit.bookmark, context))
             }

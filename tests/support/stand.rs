@@ -9,7 +9,7 @@ use futures_util::poll;
 use tokio::task::JoinHandle;
 use unsticky::exchange::Exchange;
 use unsticky::store::{Created, Replaced, StoreKey, Stored};
-use unsticky::testing::{FaultStore, Gate, ManualClock, SpyStore, Verb};
+use unsticky::testing::{Command, FaultStore, Gate, ManualClock, SpyStore, Verb};
 use unsticky::{Builder, Key, Result, Session, Sessions, Store};
 
 pub use super::backend::Backend;
@@ -131,12 +131,16 @@ impl Stand {
         self.spy.take().iter().map(|command| command.verb).collect()
     }
 
-    /// Where the record of this session is kept.
-    pub async fn key(&self, cookie: &str) -> StoreKey {
+    /// The commands of a request that only loads its session; it may be refreshed after that.
+    pub async fn commands_of_a_load(&self, cookie: &str) -> Vec<Command> {
         self.spy.take();
         self.visit(cookie, async |_| Ok(())).await.ok();
-        // It may be refreshed after it was loaded.
-        let command = self.spy.take().swap_remove(0);
+        self.spy.take()
+    }
+
+    /// Where the record of this session is kept.
+    pub async fn key(&self, cookie: &str) -> StoreKey {
+        let command = self.commands_of_a_load(cookie).await.swap_remove(0);
         assert_eq!(command.verb, Verb::Load);
         command.key
     }

@@ -47,7 +47,7 @@ use report::{Report, Trouble};
 use servers::{Program, Server};
 use tally::Tally;
 use user::{Network, User};
-use verdict::{Figures, Outcome, Verdict};
+use verdict::{Outcome, Verdict};
 
 /// How long users may go on after the end to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
@@ -130,11 +130,14 @@ async fn on_every_store(
             Store::Private(program) => on_private_server(arguments, *program).await,
             Store::Yours(url) => on_store(arguments, url, None).await,
         };
-        // The verdict is one line.
-        let why = |error: Box<dyn Error + Send + Sync>| error.to_string().replace('\n', " ");
-        let outcome = outcome.unwrap_or_else(|error| Outcome::NotTested(why(error)));
+        let outcome = outcome.unwrap_or_else(|error| Outcome::NotTested(one_line(&*error)));
         outcomes.push((store.name(), outcome));
     }
+}
+
+/// The verdict is one line.
+fn one_line(error: &dyn Error) -> String {
+    error.to_string().replace('\n', " ")
 }
 
 async fn on_private_server(arguments: &Arguments, program: Program) -> Result<Outcome> {
@@ -199,14 +202,10 @@ async fn on_store(
         true => println!("{}", report.json()),
         false => println!("{report}"),
     }
-    let Err(error) = ran else { return Ok(report.outcome()) };
-    // A fleet that breaks off has not passed, whatever it has shown until then.
-    eprintln!("fleet: {error}");
-    let figures = match report.outcome() {
-        Outcome::Tested(figures) => figures,
-        Outcome::NotInstalled(_) | Outcome::NotTested(_) => Figures::default(),
-    };
-    Ok(Outcome::Tested(Figures { other_losses: figures.other_losses + 1, ..figures }))
+    Ok(match ran {
+        Ok(()) => report.outcome(),
+        Err(error) => Outcome::BrokenOff(report.figures(), one_line(&*error)),
+    })
 }
 
 /// Ctrl-C, the polite signal of a supervisor, or the end of the terminal.

@@ -125,7 +125,7 @@ impl Report {
         Outcome::Tested(figures)
     }
 
-    fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> Figures {
         let counts = &self.counts;
         let losses: u64 = counts.losses.iter().sum();
         Figures {

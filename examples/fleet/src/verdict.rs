@@ -11,6 +11,8 @@ use crate::servers::Program;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Tested(Figures),
+    /// It broke off for this reason, after these figures.
+    BrokenOff(Figures, String),
     NotInstalled(Program),
     /// It could not be carried out, or has shown nothing, for this reason.
     NotTested(String),
@@ -110,13 +112,20 @@ impl Verdict {
     pub(crate) fn of(outcomes: &[(String, Outcome)]) -> Self {
         let mut total = Figures::default();
         let (mut passed, mut failed) = (Vec::new(), Vec::new());
-        let (mut untested, mut missing) = (Vec::new(), Vec::new());
+        let (mut broken, mut untested, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (store, outcome) in outcomes {
             match outcome {
                 Outcome::Tested(figures) => {
                     total += figures;
                     let stores = if figures.nothing_lost() { &mut passed } else { &mut failed };
                     stores.push(store.as_str());
+                }
+                Outcome::BrokenOff(figures, why) => {
+                    total += figures;
+                    if !figures.nothing_lost() {
+                        failed.push(store.as_str());
+                    }
+                    broken.push(format!("{store} ({why})"));
                 }
                 Outcome::NotInstalled(program) => {
                     untested.push(format!("{store} ({} is not installed)", program.name()));
@@ -127,20 +136,27 @@ impl Verdict {
         }
         let untested = untested.join(" and ");
         let mut sentence;
-        let word = match (passed.is_empty(), failed.is_empty(), untested.is_empty()) {
-            (_, false, _) => {
-                sentence = format!("{total}; the losses were on {}", failed.join(" and "));
+        let has_failed = !failed.is_empty() || !broken.is_empty();
+        let word = match (passed.is_empty(), has_failed, untested.is_empty()) {
+            (_, true, _) => {
+                sentence = total.to_string();
+                if !failed.is_empty() {
+                    sentence += &format!("; the losses were on {}", failed.join(" and "));
+                }
+                if !broken.is_empty() {
+                    sentence += &format!("; the test broke off on {}", broken.join(" and "));
+                }
                 Word::Fail
             }
-            (true, true, _) => {
+            (true, false, _) => {
                 sentence = format!("not tested: {untested}");
                 Word::NothingProved
             }
-            (false, true, true) => {
+            (false, false, true) => {
                 sentence = format!("{total}, on {}", passed.join(" and "));
                 Word::Pass
             }
-            (false, true, false) => {
+            (false, false, false) => {
                 sentence =
                     format!("{total}, on {} only; not tested: {untested}", passed.join(" and "));
                 Word::Incomplete
@@ -236,6 +252,19 @@ mod tests {
                 assert!(text.ends_with("; the losses were on Redis"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn fails_if_the_test_broke_off() {
+        let broken = |figures| Outcome::BrokenOff(figures, "a process ended".to_owned());
+        let (status, text) = verdict(broken(WELL), Outcome::Tested(WELL));
+        assert_eq!(status, 1);
+        assert!(text.starts_with("FAIL: 0 of 200 users signed out, "), "{text}");
+        assert!(text.ends_with("killed; the test broke off on Redis (a process ended)"), "{text}");
+        let (status, text) =
+            verdict(broken(Figures { items_lost: 1, ..WELL }), Outcome::NotTested("x".to_owned()));
+        assert_eq!(status, 1);
+        assert!(text.contains("; the losses were on Redis; the test broke off on"), "{text}");
     }
 
     #[test]
