@@ -609,7 +609,7 @@ impl Entropy for Repeating {
     }
 }
 
-async fn commit_attempts_and_command_repeats_follow_configuration(on: Backend) {
+async fn commit_attempts_and_command_retries_follow_configuration(on: Backend) {
     let increment = async |session: Session| session.update(A, |number| *number += 1);
     for (attempts, failure) in [(1, Some(ErrorKind::Contended)), (2, None)] {
         let stand = on.stand_with(|builder| builder.commit_attempts(attempts));
@@ -630,7 +630,7 @@ async fn commit_attempts_and_command_repeats_follow_configuration(on: Backend) {
 
 on_every_store! {
     sessions_with_colliding_ids_stay_separate,
-    commit_attempts_and_command_repeats_follow_configuration,
+    commit_attempts_and_command_retries_follow_configuration,
     concurrent_writes_to_different_keys_all_survive,
     last_commit_wins_for_same_key,
     two_hundred_concurrent_increments_add_up,
