@@ -54,8 +54,8 @@ impl Shelf {
     fn put(&mut self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Version {
         self.last_version += 1;
         let version = Version::new(self.last_version);
-        let record =
-            Record { stored: Stored { bytes, version }, expires: Instant::now().checked_add(ttl) };
+        let stored = Stored::new(bytes, version);
+        let record = Record { stored, expires: Instant::now().checked_add(ttl) };
         self.records.insert(key.as_str().to_owned(), record);
         version
     }
@@ -84,22 +84,22 @@ impl Store for MapStore {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         let mut shelf = self.shelf();
         Ok(match shelf.stored(key) {
             None => Replaced::Missing,
-            Some(stored) if stored.version != version => Replaced::Conflict(Some(stored)),
+            Some(stored) if stored.version != expected.version => Replaced::Conflict(Some(stored)),
             Some(_) => Replaced::Replaced(shelf.put(key, bytes, ttl)),
         })
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         let mut shelf = self.shelf();
         Ok(match shelf.stored(key) {
             None => Deleted::Missing,
-            Some(stored) if version.is_some_and(|version| version != stored.version) => {
-                Deleted::Conflict
+            Some(stored) if expected.is_some_and(|it| it.version != stored.version) => {
+                Deleted::Conflict(Some(stored))
             }
             Some(_) => {
                 shelf.records.remove(key.as_str());

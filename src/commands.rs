@@ -26,14 +26,6 @@ pub(crate) struct Write {
     pub(crate) tag: Tag,
 }
 
-/// The version that a write goes on from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Base {
-    pub(crate) version: Version,
-    /// The newest write tag of that version.
-    pub(crate) tag: Tag,
-}
-
 /// A store with the time that is left for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commands<'a> {
@@ -161,25 +153,25 @@ impl<'a> Commands<'a> {
         &self,
         key: &StoreKey,
         write: &Write,
-        base: Base,
+        expected: &Stored,
     ) -> Result<Settled> {
         let mut retries = self.retries();
         let mut in_doubt = false;
         loop {
-            let command = self.store.replace(key, write.bytes.clone(), write.ttl, base.version);
+            let command = self.store.replace(key, write.bytes.clone(), write.ttl, expected);
             match self.once("replace", true, command).await {
                 Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
                 Ok(Replaced::Missing) => return Ok(Settled::Missing),
                 // A connection that repeats commands by itself conflicts with its own first copy.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
-                    return settled(Some(current), write.tag, base);
+                    return settled(Some(current), write.tag, expected);
                 }
                 Ok(Replaced::Conflict(current)) if in_doubt => {
                     let current = match current {
                         Some(current) => Some(current),
                         None => Box::pin(self.read_back(key)).await?,
                     };
-                    return settled(current, write.tag, base);
+                    return settled(current, write.tag, expected);
                 }
                 Ok(Replaced::Conflict(current)) => return Ok(Settled::Conflict(current)),
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
@@ -188,12 +180,12 @@ impl<'a> Commands<'a> {
                     match Box::pin(self.read_back(key)).await? {
                         // Not applied so far. The same write again is harmless, and once one of the
                         // two is applied the other one never can be.
-                        Some(current) if current.version == base.version => {
+                        Some(current) if current.version == expected.version => {
                             if !retries.take_one() {
                                 return Err(error);
                             }
                         }
-                        current => return settled(current, write.tag, base),
+                        current => return settled(current, write.tag, expected),
                     }
                 }
                 Err(error) if may_retry(&error) && retries.take_one() => {}
@@ -207,12 +199,12 @@ impl<'a> Commands<'a> {
     pub(crate) async fn delete(
         &self,
         key: &StoreKey,
-        version: Option<Version>,
+        expected: Option<&Stored>,
     ) -> Result<(Deleted, bool)> {
         let mut retries = self.retries();
         let mut in_doubt = false;
         loop {
-            match self.once("delete", true, self.store.delete(key, version)).await {
+            match self.once("delete", true, self.store.delete(key, expected)).await {
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown || may_retry(&error) => {
                     in_doubt |= error.kind() == ErrorKind::OutcomeUnknown;
                     if !retries.take_one() {
@@ -293,7 +285,7 @@ pub(crate) enum Settled {
 }
 
 /// What a lost `replace` did, by the tags of what stands there now.
-fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Settled> {
+fn settled(current: Option<Stored>, tag: Tag, expected: &Stored) -> Result<Settled> {
     let Some(current) = current else {
         return Ok(Settled::Missing);
     };
@@ -303,7 +295,8 @@ fn settled(current: Option<Stored>, tag: Tag, base: Base) -> Result<Settled> {
     }
     // Every write since ours is remembered if the one before ours still is: then ours is not among
     // them, and as its version has passed it never will be.
-    if tags.is_some_and(|tags| tags.contains(base.tag)) {
+    let before = envelope::newest_tag(&expected.bytes);
+    if tags.zip(before).is_some_and(|(tags, before)| tags.contains(before)) {
         return Ok(Settled::Conflict(Some(current)));
     }
     Err(Error::new(

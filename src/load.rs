@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::commands::{Base, Commands};
+use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::record::codec;
@@ -15,10 +15,6 @@ use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
 impl Loaded {
-    pub(crate) fn base(&self) -> Base {
-        Base { version: self.version, tag: self.record.header.tags.newest() }
-    }
-
     /// The same session from a newer read.
     pub(crate) fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
         Ok(self.at(decode(&self.key, stored.bytes)?, stored.version))

@@ -1398,7 +1398,7 @@ async fn undecodable_directory_record_is_reported_and_kept(on: Backend) {
         let stored = stand.spy.load(&key).await.unwrap().unwrap();
         let damaged = [&stored.bytes[..8], &[format], &b"d\x02\x05oops!"[..]].concat();
         let hour = Duration::from_secs(3600);
-        stand.spy.replace(&key, damaged.clone().into(), hour, stored.version).await.unwrap();
+        stand.spy.replace(&key, damaged.clone().into(), hour, &stored).await.unwrap();
         let directory = stand.sessions.of(ALICE);
         assert_eq!(directory.list().await.unwrap_err().kind(), kind);
         assert_eq!(directory.revoke_all().await.unwrap_err().kind(), kind);

@@ -385,6 +385,12 @@ struct Known {
     tag: Tag,
 }
 
+impl Known {
+    fn stored(self) -> Stored {
+        Stored::new(record(self.tag), self.version)
+    }
+}
+
 /// The record of a write: of many lengths, and every byte says which write it is.
 fn record(tag: Tag) -> Bytes {
     let body = (0..tag % 251).map(|at| (tag.wrapping_mul(31) >> (at % 8)) as u8);
@@ -427,8 +433,8 @@ impl Client {
         self
     }
 
-    /// A call, and the version it is made with.
-    fn choose(&mut self) -> (Op, Option<Version>) {
+    /// A call, and the record that it expects.
+    fn choose(&mut self) -> (Op, Option<Known>) {
         // Mostly what was seen last, sometimes what is certainly old.
         let known = match self.known.len() {
             0 => None,
@@ -437,10 +443,8 @@ impl Client {
         };
         let tag = self.history.tag();
         match (self.rng.u8(..100), known) {
-            (0..55, Some(Known { version, tag: expected })) => {
-                (Op::Replace { expected, new: tag }, Some(version))
-            }
-            (55..65, Some(Known { version, tag })) => (Op::Delete(Some(tag)), Some(version)),
+            (0..55, Some(known)) => (Op::Replace { expected: known.tag, new: tag }, Some(known)),
+            (55..65, Some(known)) => (Op::Delete(Some(known.tag)), Some(known)),
             (65..70, _) => (Op::Delete(None), None),
             (70..85, _) => (Op::Load, None),
             _ => (Op::Create(tag), None),
@@ -470,7 +474,7 @@ impl Client {
         }
     }
 
-    async fn step(&mut self, (op, version): (Op, Option<Version>)) {
+    async fn step(&mut self, (op, expected): (Op, Option<Known>)) {
         let history = self.history.clone();
         let call = history.call(self.number, op);
         // Stores that answer without waiting would hardly ever meet otherwise.
@@ -480,9 +484,9 @@ impl Client {
         let answer = match self.trouble {
             Trouble::GivenUp if self.rng.u8(..20) == 0 => {
                 let patience = Duration::from_micros(self.rng.u64(..1000));
-                timeout(patience, self.send(op, version)).await.ok()
+                timeout(patience, self.send(op, expected)).await.ok()
             }
-            _ => Some(self.send(op, version).await),
+            _ => Some(self.send(op, expected).await),
         };
         let error = match answer {
             Some(Ok(ret)) => return history.note(Event::Answer { call, ret }),
@@ -497,8 +501,9 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, op: Op, version: Option<Version>) -> Result<Ret> {
+    async fn send(&mut self, op: Op, expected: Option<Known>) -> Result<Ret> {
         let Self { store, history, known, .. } = self;
+        let expected = expected.map(Known::stored);
         let key = &history.key;
         Ok(match op {
             Op::Create(tag) => match store.create(key, record(tag), HOUR).await? {
@@ -516,8 +521,8 @@ impl Client {
                 None => Ret::Loaded(None),
             },
             Op::Replace { new, .. } => {
-                let version = version.unwrap();
-                match store.replace(key, record(new), HOUR, version).await? {
+                let expected = expected.unwrap();
+                match store.replace(key, record(new), HOUR, &expected).await? {
                     Replaced::Replaced(version) => {
                         known.push(history.version(version, new));
                         Ret::Replaced
@@ -530,9 +535,13 @@ impl Client {
                     Replaced::Missing => Ret::Missing,
                 }
             }
-            Op::Delete(_) => match store.delete(key, version).await? {
+            Op::Delete(_) => match store.delete(key, expected.as_ref()).await? {
                 Deleted::Deleted => Ret::Deleted,
-                Deleted::Conflict => Ret::Conflict(None),
+                Deleted::Conflict(Some(stored)) => {
+                    known.push(history.stored(&stored));
+                    Ret::Conflict(known.last().map(|known| known.tag))
+                }
+                Deleted::Conflict(None) => Ret::Conflict(None),
                 Deleted::Missing => Ret::Missing,
             },
         })
@@ -756,7 +765,7 @@ impl Faulty {
             let bytes = bytes.clone();
             match self.inner.load(key).await? {
                 Some(stored) => {
-                    let replaced = self.inner.replace(key, bytes, ttl, stored.version).await?;
+                    let replaced = self.inner.replace(key, bytes, ttl, &stored).await?;
                     if let Replaced::Replaced(version) = replaced {
                         return Ok(version);
                     }
@@ -807,9 +816,9 @@ impl Store for Faulty {
             let mut loaded = self.loaded.lock().unwrap();
             return Ok(loaded.insert(key.clone(), fresh.clone()).unwrap_or(fresh));
         }
-        Ok(fresh.map(|Stored { bytes, version }| {
+        Ok(fresh.map(|Stored { bytes, version, .. }| {
             let version = self.called(&bytes, version);
-            Stored { bytes, version }
+            Stored::new(bytes, version)
         }))
     }
 
@@ -818,12 +827,12 @@ impl Store for Faulty {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         match self.seeded {
             Seeded::GetThenSet => match self.inner.load(key).await? {
                 None => return Ok(Replaced::Missing),
-                Some(stored) if stored.version != version => {
+                Some(stored) if stored.version != expected.version => {
                     return Ok(Replaced::Conflict(Some(stored)));
                 }
                 Some(_) => {
@@ -835,27 +844,26 @@ impl Store for Faulty {
                 let Some(stored) = self.inner.load(key).await? else {
                     return Ok(Replaced::Missing);
                 };
-                if self.called(&stored.bytes, stored.version) != version {
+                if self.called(&stored.bytes, stored.version) != expected.version {
                     return Ok(Replaced::Conflict(None));
                 }
-                return Ok(
-                    match self.inner.replace(key, bytes.clone(), ttl, stored.version).await? {
-                        Replaced::Replaced(made) => Replaced::Replaced(self.called(&bytes, made)),
-                        Replaced::Conflict(_) => Replaced::Conflict(None),
-                        Replaced::Missing => Replaced::Missing,
-                    },
-                );
+                return Ok(match self.inner.replace(key, bytes.clone(), ttl, &stored).await? {
+                    Replaced::Replaced(made) => Replaced::Replaced(self.called(&bytes, made)),
+                    Replaced::Conflict(_) => Replaced::Conflict(None),
+                    Replaced::Missing => Replaced::Missing,
+                });
             }
             Seeded::Forgets => {
                 let call = self.calls.fetch_add(1, Ordering::Relaxed);
                 let stored = self.inner.load(key).await?;
-                if call % 8 == 7 && stored.is_some_and(|stored| stored.version == version) {
+                if call % 8 == 7 && stored.is_some_and(|stored| stored.version == expected.version)
+                {
                     return Ok(Replaced::Replaced(Version::new(u64::MAX - call)));
                 }
             }
             _ => {}
         }
-        match self.inner.replace(key, bytes.clone(), ttl, version).await? {
+        match self.inner.replace(key, bytes.clone(), ttl, expected).await? {
             Replaced::Missing if self.seeded == Seeded::Resurrects => {
                 Ok(Replaced::Replaced(self.set(key, bytes, ttl).await?))
             }
@@ -863,21 +871,22 @@ impl Store for Faulty {
         }
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        let version = match self.seeded {
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+        let mut standing = None;
+        let expected = match self.seeded {
             Seeded::DeletesAnything => None,
-            Seeded::FewVersions => match (self.inner.load(key).await?, version) {
-                (Some(stored), Some(version)) => {
-                    if self.called(&stored.bytes, stored.version) != version {
-                        return Ok(Deleted::Conflict);
+            Seeded::FewVersions => match (self.inner.load(key).await?, expected) {
+                (Some(stored), Some(expected)) => {
+                    if self.called(&stored.bytes, stored.version) != expected.version {
+                        return Ok(Deleted::Conflict(None));
                     }
-                    Some(stored.version)
+                    Some(&*standing.insert(stored))
                 }
-                _ => version,
+                _ => expected,
             },
-            _ => version,
+            _ => expected,
         };
-        let outcome = self.inner.delete(key, version).await?;
+        let outcome = self.inner.delete(key, expected).await?;
         Ok(if self.seeded == Seeded::DeletedAlways { Deleted::Deleted } else { outcome })
     }
 }

@@ -30,9 +30,9 @@ fn store(server: &MemcachedServer) -> MemcachedStore {
     MemcachedStore::connect(&server.url()).unwrap()
 }
 
-async fn created(store: &MemcachedStore, key: &StoreKey, bytes: Bytes) -> Version {
-    match store.create(key, bytes, TTL).await.unwrap() {
-        Created::Created(version) => version,
+async fn created(store: &MemcachedStore, key: &StoreKey, bytes: Bytes) -> Stored {
+    match store.create(key, bytes.clone(), TTL).await.unwrap() {
+        Created::Created(version) => Stored::new(bytes, version),
         Created::Occupied => panic!("{key} is occupied"),
     }
 }
@@ -59,28 +59,28 @@ async fn batched_operations_get_their_own_answers() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let records: Vec<_> = (0..2000).map(|n| (random_key(), record(8 + n))).collect();
-    let versions =
+    let created =
         join_all(records.iter().map(|(key, record)| created(&store, key, record.clone()))).await;
     let read = join_all(records.iter().map(|(key, _)| store.load(key))).await;
-    for (((key, record), version), read) in records.iter().zip(versions).zip(read) {
-        let expected = Stored { bytes: record.clone(), version };
+    for (((key, _), expected), read) in records.iter().zip(created).zip(read) {
         assert_eq!(read.unwrap(), Some(expected), "{key}");
     }
     let absent = join_all((0..300).map(|_| async { store.load(&random_key()).await })).await;
     assert!(absent.into_iter().all(|read| read.unwrap().is_none()));
     let verbs = records.iter().take(300).map(|(key, _)| async {
-        let Stored { version, .. } = store.load(key).await.unwrap().unwrap();
+        let first = store.load(key).await.unwrap().unwrap();
         let new = record(16);
-        let replaced = store.replace(key, new.clone(), TTL, version).await.unwrap();
+        let replaced = store.replace(key, new.clone(), TTL, &first).await.unwrap();
         let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
-        let stale = store.replace(key, new.clone(), TTL, version).await.unwrap();
+        let next = Stored::new(new.clone(), next);
+        let stale = store.replace(key, new.clone(), TTL, &first).await.unwrap();
         assert_eq!(stale, Replaced::Conflict(None));
         assert_eq!(store.create(key, new.clone(), TTL).await.unwrap(), Created::Occupied);
-        assert_eq!(store.delete(key, Some(version)).await.unwrap(), Deleted::Conflict);
+        assert_eq!(store.delete(key, Some(&first)).await.unwrap(), Deleted::Conflict(None));
         assert_eq!(bytes(&store, key).await, Some(new.clone()));
-        assert_eq!(store.delete(key, Some(next)).await.unwrap(), Deleted::Deleted);
+        assert_eq!(store.delete(key, Some(&next)).await.unwrap(), Deleted::Deleted);
         assert_eq!(store.delete(key, None).await.unwrap(), Deleted::Missing);
-        assert_eq!(store.replace(key, new, TTL, next).await.unwrap(), Replaced::Missing);
+        assert_eq!(store.replace(key, new, TTL, &next).await.unwrap(), Replaced::Missing);
     });
     join_all(verbs).await;
 }
@@ -159,15 +159,15 @@ async fn record_over_limit_is_not_sent_and_old_record_stays() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let (key, old) = (random_key(), record(100));
-    let version = created(&store, &key, old.clone()).await;
+    let stored = created(&store, &key, old.clone()).await;
     let large = record(1_000_001);
-    let replaced = store.replace(&key, large.clone(), TTL, version).await;
+    let replaced = store.replace(&key, large.clone(), TTL, &stored).await;
     assert_eq!(replaced.unwrap_err().kind(), ErrorKind::TooLarge);
     let again = store.create(&key, large, TTL).await;
     assert_eq!(again.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(bytes(&store, &key).await, Some(old));
     let most = record(1_000_000);
-    let replaced = store.replace(&key, most.clone(), TTL, version).await.unwrap();
+    let replaced = store.replace(&key, most.clone(), TTL, &stored).await.unwrap();
     assert!(matches!(replaced, Replaced::Replaced(_)));
     assert_eq!(bytes(&store, &key).await, Some(most));
 }
@@ -195,11 +195,12 @@ async fn ttl_over_thirty_days_is_honoured() {
     let day = Duration::from_secs(24 * 60 * 60);
     for ttl in [day * 29, day * 30, day * 31, day * 400, day * 36_500, Duration::MAX] {
         let key = random_key();
-        let result = store.create(&key, record(100), ttl).await.unwrap();
-        let Created::Created(version) = result else { panic!("{result:?}") };
+        let created = store.create(&key, record(100), ttl).await.unwrap();
+        assert!(matches!(created, Created::Created(_)));
+        let stored = store.load(&key).await.unwrap().unwrap();
         assert!(bytes(&store, &key).await.is_some(), "{ttl:?}");
         has_its_ttl(&server, &key, ttl);
-        store.replace(&key, record(100), ttl, version).await.unwrap();
+        store.replace(&key, record(100), ttl, &stored).await.unwrap();
         assert!(bytes(&store, &key).await.is_some(), "{ttl:?}");
         has_its_ttl(&server, &key, ttl);
     }
@@ -223,8 +224,8 @@ async fn ttl_under_one_second_is_rounded_up_and_expires() {
     let (short, shortened) = (random_key(), random_key());
     let start = Instant::now();
     store.create(&short, record(100), Duration::from_millis(200)).await.unwrap();
-    let version = created(&store, &shortened, record(100)).await;
-    store.replace(&shortened, record(100), Duration::from_millis(1), version).await.unwrap();
+    let stored = created(&store, &shortened, record(100)).await;
+    store.replace(&shortened, record(100), Duration::from_millis(1), &stored).await.unwrap();
     while start.elapsed() < Duration::from_millis(200) {
         assert!(bytes(&store, &short).await.is_some() || start.elapsed().as_millis() >= 200);
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -309,16 +310,16 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
     let server = MemcachedServer::start();
     let store = store(&server);
     let (key, old) = (random_key(), record(100));
-    let version = created(&store, &key, old.clone()).await;
+    let stored = created(&store, &key, old.clone()).await;
     bytes(&store, &key).await;
     pause(&server);
-    let replace = store.replace(&key, record(100), TTL, version);
+    let replace = store.replace(&key, record(100), TTL, &stored);
     let ((read, written), took) = timed(async { tokio::join!(store.load(&key), replace) }).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(written.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     assert!(took < Duration::from_millis(900), "{took:?}");
     // From here on the server is known not to answer before a write is sent to it.
-    let (written, took) = timed(store.replace(&key, record(100), TTL, version)).await;
+    let (written, took) = timed(store.replace(&key, record(100), TTL, &stored)).await;
     assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(took < Duration::from_millis(900), "{took:?}");
     let (reads, took) = timed(join_all((0..2000).map(|_| store.load(&key)))).await;
@@ -330,7 +331,7 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
         assert!(resumed.elapsed() < Duration::from_millis(500));
     }
     let stored = store.load(&key).await.unwrap().unwrap();
-    let replaced = store.replace(&key, record(100), TTL, stored.version).await.unwrap();
+    let replaced = store.replace(&key, record(100), TTL, &stored).await.unwrap();
     assert!(matches!(replaced, Replaced::Replaced(_)));
 }
 
@@ -404,7 +405,7 @@ async fn talks_nonsense(answer: &'static [u8], polite: bool) -> SocketAddr {
 
 #[tokio::test]
 async fn malformed_answers_return_expected_error_kinds() {
-    let version = Version::new(1);
+    let stored = Stored::new(record(100), Version::new(1));
     for answer in [
         &b""[..],
         b"\r\n",
@@ -442,7 +443,7 @@ async fn malformed_answers_return_expected_error_kinds() {
             let writes = async {
                 [
                     store.create(&key, record(100), TTL).await.map(drop),
-                    store.replace(&key, record(100), TTL, version).await.map(drop),
+                    store.replace(&key, record(100), TTL, &stored).await.map(drop),
                     store.delete(&key, None).await.map(drop),
                 ]
             };
@@ -549,21 +550,21 @@ fn store_outlives_runtime_it_was_used_on() {
     let (key, old) = (random_key(), record(100));
 
     let first = runtime();
-    let version = first.block_on(created(&store, &key, old.clone()));
+    let stored = first.block_on(created(&store, &key, old.clone()));
     pause(&server);
     // More than a batch, so that some are on their way and some are queued.
     let on_their_way: Vec<_> = (0..40)
         .map(|_| {
-            let (store, key) = (Arc::clone(&store), key.clone());
-            first.spawn(async move { store.replace(&key, record(100), TTL, version).await })
+            let (store, key, stored) = (Arc::clone(&store), key.clone(), stored.clone());
+            first.spawn(async move { store.replace(&key, record(100), TTL, &stored).await })
         })
         .collect();
     first.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
 
     let second = runtime();
     let waiting = {
-        let (store, key) = (Arc::clone(&store), key.clone());
-        second.spawn(async move { store.replace(&key, record(100), TTL, version).await })
+        let (store, key, stored) = (Arc::clone(&store), key.clone(), stored.clone());
+        second.spawn(async move { store.replace(&key, record(100), TTL, &stored).await })
     };
     second.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     drop(first);

@@ -474,7 +474,7 @@ impl World {
         };
         let mut deleted = match stands.map(|record| record.version == version) {
             Some(true) => Deleted::Deleted,
-            Some(false) => Deleted::Conflict,
+            Some(false) => Deleted::Conflict(None),
             None => Deleted::Missing,
         };
         if deleted == Deleted::Deleted && failure.is_none_or(|(_, applied)| applied) {
@@ -1316,7 +1316,7 @@ impl Visit {
                 // What is over is no more, whatever the store still holds.
                 (Deleted::Deleted, _) => Some(false),
                 (Deleted::Missing, in_doubt) => Some(in_doubt),
-                (Deleted::Conflict, _) => None,
+                (Deleted::Conflict(_), _) => None,
             };
             let newer = if in_doubt.is_some() { None } else { world.load(now.id)? };
             match newer {

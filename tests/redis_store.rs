@@ -16,7 +16,7 @@ use support::servers::RedisServer;
 use support::{blocked_runtime_delays_no_other_one, runtime};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Version};
+use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Stored, Version};
 use unsticky::testing::random_key;
 use unsticky::{Error, ErrorKind};
 
@@ -32,11 +32,23 @@ fn record(tag: u8, length: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
-async fn create(store: &RedisStore, key: &StoreKey, bytes: &Bytes) -> Version {
+async fn create(store: &dyn Store, key: &StoreKey, bytes: &Bytes) -> Stored {
     match store.create(key, bytes.clone(), HOUR).await.unwrap() {
-        Created::Created(version) => version,
+        Created::Created(version) => Stored::new(bytes.clone(), version),
         Created::Occupied => panic!("occupied"),
     }
+}
+
+/// The record that a replace stores where it must.
+async fn replace(store: &dyn Store, key: &StoreKey, bytes: &Bytes, expected: &Stored) -> Stored {
+    match store.replace(key, bytes.clone(), HOUR, expected).await.unwrap() {
+        Replaced::Replaced(version) => Stored::new(bytes.clone(), version),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn never_stored() -> Stored {
+    Stored::new(record(0, 8), Version::new(0))
 }
 
 async fn bytes_at(store: &RedisStore, key: &StoreKey) -> Option<Bytes> {
@@ -62,22 +74,21 @@ async fn conflict_returns_current_record() {
 
     let first = create(&store, &key, &one).await;
     assert_eq!(store.create(&key, two.clone(), HOUR).await.unwrap(), Created::Occupied);
-    let replaced = store.replace(&key, two.clone(), HOUR, first).await.unwrap();
-    let Replaced::Replaced(second) = replaced else { panic!("{replaced:?}") };
-    assert_eq!(store.load(&key).await.unwrap().unwrap().version, second);
+    let second = replace(&store, &key, &two, &first).await;
+    assert_eq!(store.load(&key).await.unwrap().as_ref(), Some(&second));
 
     let before = server.calls("get");
-    let conflict = store.replace(&key, three.clone(), HOUR, first).await.unwrap();
-    let Replaced::Conflict(Some(stored)) = conflict else { panic!("{conflict:?}") };
-    assert_eq!((stored.bytes, stored.version), (two, second));
+    let conflict = store.replace(&key, three.clone(), HOUR, &first).await.unwrap();
+    assert_eq!(conflict, Replaced::Conflict(Some(second.clone())));
     // The one GET is the script's.
     assert_eq!(server.calls("get"), before + 1);
 
-    assert_eq!(store.delete(&key, Some(first)).await.unwrap(), Deleted::Conflict);
-    assert_eq!(store.delete(&key, Some(second)).await.unwrap(), Deleted::Deleted);
-    assert_eq!(store.delete(&key, Some(second)).await.unwrap(), Deleted::Missing);
+    let conflict = store.delete(&key, Some(&first)).await.unwrap();
+    assert_eq!(conflict, Deleted::Conflict(Some(second.clone())));
+    assert_eq!(store.delete(&key, Some(&second)).await.unwrap(), Deleted::Deleted);
+    assert_eq!(store.delete(&key, Some(&second)).await.unwrap(), Deleted::Missing);
     assert_eq!(store.delete(&key, None).await.unwrap(), Deleted::Missing);
-    assert_eq!(store.replace(&key, three, HOUR, second).await.unwrap(), Replaced::Missing);
+    assert_eq!(store.replace(&key, three, HOUR, &second).await.unwrap(), Replaced::Missing);
     assert_eq!(server.cli(&["DBSIZE"]), "0");
 }
 
@@ -92,17 +103,17 @@ async fn foreign_bytes_are_read_and_never_overwritten() {
         assert_eq!(stored.bytes, garbage);
         assert_eq!(store.create(&key, record(1, 8), HOUR).await.unwrap(), Created::Occupied);
         if garbage.len() < 8 {
-            let outcome = store.replace(&key, record(1, 8), HOUR, stored.version).await.unwrap();
+            let outcome = store.replace(&key, record(1, 8), HOUR, &stored).await.unwrap();
             assert_eq!(outcome, Replaced::Conflict(Some(stored.clone())));
-            let outcome = store.delete(&key, Some(stored.version)).await.unwrap();
-            assert_eq!(outcome, Deleted::Conflict);
+            let outcome = store.delete(&key, Some(&stored)).await.unwrap();
+            assert_eq!(outcome, Deleted::Conflict(Some(stored)));
         }
         assert_eq!(bytes_at(&store, &key).await.unwrap(), garbage);
     }
     let list = random_key();
     server.cli(&["LPUSH", list.as_str(), "x"]);
     assert_eq!(store.load(&list).await.unwrap_err().kind(), ErrorKind::Refused);
-    let outcome = store.replace(&list, record(1, 8), HOUR, Version::new(0)).await;
+    let outcome = store.replace(&list, record(1, 8), HOUR, &never_stored()).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(server.cli(&["TYPE", list.as_str()]), "list");
 }
@@ -114,11 +125,9 @@ async fn server_expires_record_and_replace_resets_ttl() {
     let (short, long) = (random_key(), random_key());
     let brief = Duration::from_millis(150);
     store.create(&short, record(1, 8), brief).await.unwrap();
-    let version = match store.create(&long, record(1, 8), brief).await.unwrap() {
-        Created::Created(version) => version,
-        Created::Occupied => panic!("occupied"),
-    };
-    store.replace(&long, record(2, 8), HOUR, version).await.unwrap();
+    store.create(&long, record(1, 8), brief).await.unwrap();
+    let stored = store.load(&long).await.unwrap().unwrap();
+    replace(&store, &long, &record(2, 8), &stored).await;
     let left: u64 = server.cli(&["PTTL", long.as_str()]).parse().unwrap();
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
 
@@ -142,12 +151,12 @@ async fn full_server_refuses_write_and_keeps_old_record() {
     let store = store(&server);
     let key = random_key();
     let old = record(1, 100);
-    let version = create(&store, &key, &old).await;
+    let stored = create(&store, &key, &old).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
 
     let refused = [
         store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err(),
-        store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err(),
+        store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap_err(),
     ];
     for error in refused {
         assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
@@ -157,7 +166,7 @@ async fn full_server_refuses_write_and_keeps_old_record() {
     assert_eq!(server.cli(&["DBSIZE"]), "1");
 
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    let outcome = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    let outcome = store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap();
     assert!(matches!(outcome, Replaced::Replaced(_)), "{outcome:?}");
 }
 
@@ -167,15 +176,15 @@ async fn write_refused_by_replica_makes_store_reconnect() {
     let store = store(&server);
     let key = random_key();
     let old = record(1, 100);
-    let version = create(&store, &key, &old).await;
+    let stored = create(&store, &key, &old).await;
     // The port of a master that does not exist: the data stays as it is.
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
 
     let before = connections(&server);
     let refused = [
         store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err(),
-        store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err(),
-        store.delete(&key, Some(version)).await.unwrap_err(),
+        store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap_err(),
+        store.delete(&key, Some(&stored)).await.unwrap_err(),
         store.delete(&key, None).await.unwrap_err(),
     ];
     for error in refused {
@@ -188,7 +197,7 @@ async fn write_refused_by_replica_makes_store_reconnect() {
     assert_eq!(connections(&server), before + 1 + 4 * 2);
 
     server.cli(&["REPLICAOF", "NO", "ONE"]);
-    let outcome = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    let outcome = store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap();
     assert!(matches!(outcome, Replaced::Replaced(_)), "{outcome:?}");
 }
 
@@ -197,19 +206,17 @@ async fn flushed_script_cache_costs_one_extra_command() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
-    let mut version = create(&store, &key, &record(1, 100)).await;
+    let mut stored = create(&store, &key, &record(1, 100)).await;
     for round in 2..6 {
         server.cli(&["SCRIPT", "FLUSH"]);
-        let replaced = store.replace(&key, record(round, 100), HOUR, version).await.unwrap();
-        let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
-        version = next;
+        stored = replace(&store, &key, &record(round, 100), &stored).await;
     }
     assert_eq!(server.calls("eval"), 4);
-    let replaced = store.replace(&key, record(9, 100), HOUR, version).await.unwrap();
-    assert!(matches!(replaced, Replaced::Replaced(_)));
+    let last = replace(&store, &key, &record(9, 100), &stored).await;
     assert_eq!(server.calls("eval"), 4);
     server.cli(&["SCRIPT", "FLUSH"]);
-    assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Conflict);
+    let conflict = store.delete(&key, Some(&stored)).await.unwrap();
+    assert_eq!(conflict, Deleted::Conflict(Some(last)));
 }
 
 #[tokio::test]
@@ -252,7 +259,7 @@ async fn connection_closed_while_idle_causes_no_failure() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
-    let mut version = create(&store, &key, &record(0, 100)).await;
+    let mut stored = create(&store, &key, &record(0, 100)).await;
     for round in 1..50 {
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         // The news of the end is on its way.
@@ -260,9 +267,7 @@ async fn connection_closed_while_idle_causes_no_failure() {
         store.load(&key).await.unwrap().unwrap();
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let replaced = store.replace(&key, record(round, 100), HOUR, version).await.unwrap();
-        let Replaced::Replaced(next) = replaced else { panic!("{replaced:?}") };
-        version = next;
+        stored = replace(&store, &key, &record(round, 100), &stored).await;
     }
 }
 
@@ -310,11 +315,11 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
-    let version = create(&store, &key, &record(1, 100)).await;
+    let stored = create(&store, &key, &record(1, 100)).await;
 
     server.pause();
     let begun = Instant::now();
-    let error = store.replace(&key, record(2, 100), HOUR, version).await.unwrap_err();
+    let error = store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
     assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
     let begun = Instant::now();
@@ -417,7 +422,7 @@ async fn first_write_after_failover_succeeds() {
         let done = match verb {
             "SET" => store.create(&key, record(1, 8), HOUR).await.map(drop),
             "DEL" => store.delete(&key, None).await.map(drop),
-            _ => store.replace(&key, record(1, 8), HOUR, Version::new(1)).await.map(drop),
+            _ => store.replace(&key, record(1, 8), HOUR, &never_stored()).await.map(drop),
         };
         assert!(done.is_ok(), "{verb}: {done:?}");
         assert_eq!(accepted.load(Ordering::Relaxed), 2, "{verb}");
@@ -443,7 +448,7 @@ async fn unrecognized_error_answer_leaves_write_in_doubt() {
         assert_eq!(store.load(&key).await.unwrap_err().kind(), read, "{answer}");
         for error in [
             store.create(&key, record(1, 8), HOUR).await.unwrap_err(),
-            store.replace(&key, record(1, 8), HOUR, Version::new(1)).await.unwrap_err(),
+            store.replace(&key, record(1, 8), HOUR, &never_stored()).await.unwrap_err(),
             store.delete(&key, None).await.unwrap_err(),
         ] {
             assert_eq!(error.kind(), written, "{answer}");
@@ -603,15 +608,12 @@ async fn store_works_over_unix_socket_and_resp3() {
     ] {
         let store = unsticky::store::connect(&url).unwrap();
         let key = random_key();
-        let Created::Created(version) = store.create(&key, record(1, 8), HOUR).await.unwrap()
-        else {
-            panic!("occupied")
-        };
-        let conflict = store.replace(&key, record(2, 8), HOUR, Version::new(0)).await.unwrap();
-        assert!(matches!(conflict, Replaced::Conflict(Some(_))), "{conflict:?}");
-        assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Deleted);
-        assert_eq!(store.delete(&key, Some(version)).await.unwrap(), Deleted::Missing);
-        let missing = store.replace(&key, record(2, 8), HOUR, version).await.unwrap();
+        let stored = create(&store, &key, &record(1, 8)).await;
+        let conflict = store.replace(&key, record(2, 8), HOUR, &never_stored()).await.unwrap();
+        assert_eq!(conflict, Replaced::Conflict(Some(stored.clone())));
+        assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+        assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Missing);
+        let missing = store.replace(&key, record(2, 8), HOUR, &stored).await.unwrap();
         assert_eq!(missing, Replaced::Missing);
         assert!(store.load(&key).await.unwrap().is_none());
     }
@@ -625,8 +627,8 @@ async fn store_works_on_connection_of_application() {
     let connection = client.get_multiplexed_async_connection().await.unwrap();
     let store = RedisStore::from_connection(connection);
     let key = random_key();
-    let version = create(&store, &key, &record(1, 100)).await;
-    let replaced = store.replace(&key, record(2, 100), HOUR, version).await.unwrap();
+    let stored = create(&store, &key, &record(1, 100)).await;
+    let replaced = store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap();
     assert!(matches!(replaced, Replaced::Replaced(_)));
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = store.create(&random_key(), record(2, 100), HOUR).await.unwrap_err();

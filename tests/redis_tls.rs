@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::backend::patient;
 use support::servers::RedisServer;
-use unsticky::store::{Created, Deleted, Replaced, Store};
+use unsticky::store::{Created, Deleted, Replaced, Store, Stored};
 use unsticky::testing::random_key;
 use unsticky::{Error, ErrorKind};
 
@@ -91,12 +91,13 @@ async fn tls_client_process() {
 async fn verbs(store: &dyn Store) -> Result<(), Error> {
     let key = random_key();
     let (old, new) = (Bytes::from_static(b"11111111old"), Bytes::from_static(b"22222222new"));
-    let created = store.create(&key, old, HOUR).await?;
+    let created = store.create(&key, old.clone(), HOUR).await?;
     let Created::Created(version) = created else { panic!("{created:?}") };
-    let replaced = store.replace(&key, new.clone(), HOUR, version).await?;
+    let replaced = store.replace(&key, new.clone(), HOUR, &Stored::new(old, version)).await?;
     let Replaced::Replaced(version) = replaced else { panic!("{replaced:?}") };
-    assert_eq!(store.load(&key).await?.map(|stored| stored.bytes), Some(new));
-    assert_eq!(store.delete(&key, Some(version)).await?, Deleted::Deleted);
+    let stored = Stored::new(new, version);
+    assert_eq!(store.load(&key).await?.as_ref(), Some(&stored));
+    assert_eq!(store.delete(&key, Some(&stored)).await?, Deleted::Deleted);
     Ok(())
 }
 

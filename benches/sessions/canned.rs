@@ -20,14 +20,14 @@ impl Store for Canned {
     }
 
     async fn load(&self, _: &StoreKey) -> Result<Option<Stored>> {
-        Ok(Some(Stored { bytes: self.0.clone(), version: Version::new(1) }))
+        Ok(Some(Stored::new(self.0.clone(), Version::new(1))))
     }
 
-    async fn replace(&self, _: &StoreKey, _: Bytes, _: Duration, _: Version) -> Result<Replaced> {
+    async fn replace(&self, _: &StoreKey, _: Bytes, _: Duration, _: &Stored) -> Result<Replaced> {
         Ok(Replaced::Replaced(Version::new(2)))
     }
 
-    async fn delete(&self, _: &StoreKey, _: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, _: &StoreKey, _: Option<&Stored>) -> Result<Deleted> {
         Ok(Deleted::Deleted)
     }
 }

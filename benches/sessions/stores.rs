@@ -1,12 +1,11 @@
 //! The stores by themselves, and under requests as they come.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tokio::runtime::Runtime;
-use unsticky::store::{Created, Replaced, Store, StoreKey, Version};
+use unsticky::store::{Created, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::{random_key, random_record};
 
 use crate::backend::{Backend, group, is_test, runtime, timed};
@@ -59,7 +58,7 @@ pub fn verbs(criterion: &mut Criterion) {
 struct Records {
     store: Arc<dyn Store>,
     bytes: usize,
-    keys: Arc<[(StoreKey, AtomicU64)]>,
+    keys: Arc<[(StoreKey, Mutex<Stored>)]>,
 }
 
 impl Records {
@@ -68,10 +67,8 @@ impl Records {
             let mut keys = Vec::new();
             for _ in 0..callers {
                 let key = random_key();
-                match store.create(&key, random_record(bytes), TTL).await.unwrap() {
-                    Created::Created(version) => keys.push((key, AtomicU64::new(version.get()))),
-                    Created::Occupied => panic!("a random key is occupied"),
-                }
+                let stored = create(&*store, &key, bytes).await;
+                keys.push((key, Mutex::new(stored)));
             }
             keys.into()
         });
@@ -85,27 +82,32 @@ impl Records {
     }
 
     async fn replace(self, caller: u64, rounds: u64) {
-        let (key, version) = &self.keys[caller as usize];
+        let (key, stored) = &self.keys[caller as usize];
+        let mut expected = stored.lock().unwrap().clone();
         for _ in 0..rounds {
-            let old = Version::new(version.load(Ordering::Relaxed));
             let record = random_record(self.bytes);
-            match self.store.replace(key, record, TTL, old).await.unwrap() {
-                Replaced::Replaced(new) => version.store(new.get(), Ordering::Relaxed),
+            match self.store.replace(key, record.clone(), TTL, &expected).await.unwrap() {
+                Replaced::Replaced(version) => expected = Stored::new(record, version),
                 other => panic!("{other:?}"),
             }
         }
+        *stored.lock().unwrap() = expected;
     }
 
     async fn create_and_delete(self, rounds: u64) {
         for _ in 0..rounds {
             let key = random_key();
-            let Created::Created(version) =
-                self.store.create(&key, random_record(self.bytes), TTL).await.unwrap()
-            else {
-                panic!("a random key is occupied")
-            };
-            self.store.delete(&key, Some(version)).await.unwrap();
+            let stored = create(&*self.store, &key, self.bytes).await;
+            self.store.delete(&key, Some(&stored)).await.unwrap();
         }
+    }
+}
+
+async fn create(store: &dyn Store, key: &StoreKey, bytes: usize) -> Stored {
+    let record = random_record(bytes);
+    match store.create(key, record.clone(), TTL).await.unwrap() {
+        Created::Created(version) => Stored::new(record, version),
+        Created::Occupied => panic!("a random key is occupied"),
     }
 }
 

@@ -141,7 +141,7 @@ impl Commit<'_, '_> {
     /// session, for its cookie is never sent.
     async fn undo_create(&mut self, created: &Committed) {
         if let Some(created) = &created.loaded {
-            let _ = self.commands.delete(&created.key, Some(created.version)).await;
+            let _ = self.commands.delete(&created.key, Some(&created.stored())).await;
         }
     }
 

@@ -8,7 +8,7 @@ use crate::limits::PROMPT_ATTEMPTS;
 use crate::record::loaded::Loaded;
 use crate::record::plan::{self, EndReason};
 use crate::record::values::Values;
-use crate::store::Deleted;
+use crate::store::{Deleted, Stored};
 
 /// What became of a session that was to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,13 @@ pub(super) enum EndOutcome {
     /// This request may not end it: somebody else has signed in on it, or a sign-in was to replace it and
     /// another request has given it a new secret.
     Spared,
+}
+
+/// How one attempt to delete a session went.
+enum DeleteAttempt {
+    Done(EndOutcome),
+    /// Another request wrote first. `None`: the record must be read again.
+    Conflict(Option<Stored>),
 }
 
 impl Commit<'_, '_> {
@@ -67,10 +74,12 @@ impl Commit<'_, '_> {
         let mut newer;
         let mut current = loaded;
         for attempt in 0..self.settings.options.commit_attempts {
-            if let Some(outcome) = self.delete_unchanged(loaded, current).await? {
-                return Ok(outcome);
-            }
-            newer = match loaded.reread(self.commands).await? {
+            let standing = match self.delete_unchanged(loaded, current).await? {
+                DeleteAttempt::Done(outcome) => return Ok(outcome),
+                DeleteAttempt::Conflict(Some(stored)) => Some(loaded.newer(stored)?),
+                DeleteAttempt::Conflict(None) => loaded.reread(self.commands).await?,
+            };
+            newer = match standing {
                 Some(session) if !self.is_expired(&session) => session,
                 _ => return Ok(EndOutcome::Missing),
             };
@@ -85,32 +94,33 @@ impl Commit<'_, '_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Deletes the session if it still is as `current` was read. `None` after a conflict.
+    /// Deletes the session if it still is as `current` was read.
     async fn delete_unchanged(
         &mut self,
         loaded: &Loaded,
         current: &Loaded,
-    ) -> Result<Option<EndOutcome>> {
+    ) -> Result<DeleteAttempt> {
         self.check_taken_from(loaded, &current.record.values)?;
-        match self.commands.delete(&current.key, Some(current.version)).await? {
+        let outcome = match self.commands.delete(&current.key, Some(&current.stored())).await? {
             // An expired session is gone, even if the store still held it.
-            (Deleted::Deleted, _) if self.is_expired(current) => Ok(Some(EndOutcome::Missing)),
+            (Deleted::Deleted, _) if self.is_expired(current) => EndOutcome::Missing,
             (Deleted::Deleted, _) => {
                 event::signed_out(current.id);
-                Ok(Some(EndOutcome::Ended))
+                EndOutcome::Ended
             }
             // The answer to an earlier copy of this command was lost.
             (Deleted::Missing, true) => {
                 event::signed_out(current.id);
                 self.check_end_is_certain(loaded)?;
-                Ok(Some(EndOutcome::Ended))
+                EndOutcome::Ended
             }
-            (Deleted::Missing, false) => Ok(Some(EndOutcome::Missing)),
-            (Deleted::Conflict, _) => {
+            (Deleted::Missing, false) => EndOutcome::Missing,
+            (Deleted::Conflict(stored), _) => {
                 event::conflict(current.id);
-                Ok(None)
+                return Ok(DeleteAttempt::Conflict(stored));
             }
-        }
+        };
+        Ok(DeleteAttempt::Done(outcome))
     }
 
     /// Values are taken from the request's own session, not from the others that it presented.

@@ -54,7 +54,7 @@ impl Commit<'_, '_> {
         let header = loaded.record.header.updated(&update);
         let values = &loaded.record.values;
         let (record, write) = self.encode(header, &View::default(), values, now)?;
-        Ok(match self.commands.replace(&loaded.key, &write, loaded.base()).await? {
+        Ok(match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {
             Settled::Applied(version) => RefreshAttempt::Done(loaded.at(record, version)),
             Settled::Followed(stored) => {
                 let refreshed = loaded.at(record, stored.version);

@@ -46,7 +46,8 @@ impl Commit<'_, '_> {
         if self.needs_enrolment(Some(base), header) {
             Box::pin(self.enrol(current.id, Some(base), header)).await?;
         }
-        let settled = self.commands.replace(&current.key, &prepared.write, current.base()).await?;
+        let settled =
+            self.commands.replace(&current.key, &prepared.write, &current.stored()).await?;
         self.settle_save(current, prepared, settled)
     }
 

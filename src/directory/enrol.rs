@@ -253,13 +253,13 @@ impl DirectoryHandle<'_> {
             if ended.len() == most {
                 break;
             }
-            match self.commands.delete(&session.key, Some(session.version)).await {
+            match self.commands.delete(&session.key, Some(&session.stored())).await {
                 Ok((Deleted::Deleted, _)) => {
                     event::revoked(session.id);
                     ended.insert(session.id);
                 }
                 Ok((Deleted::Missing, _)) => drop(ended.insert(session.id)),
-                Ok((Deleted::Conflict, _)) | Err(_) => {}
+                Ok((Deleted::Conflict(_), _)) | Err(_) => {}
             }
         }
         ended

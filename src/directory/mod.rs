@@ -22,7 +22,7 @@ pub(crate) mod revoke;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::commands::{Base, Commands, Settled, Write, pause};
+use crate::commands::{Commands, Settled, Write, pause};
 use crate::directory::record::DirectoryRecord;
 use crate::error::{ErrorKind, Result};
 use crate::event;
@@ -34,7 +34,7 @@ use crate::record::sign_in::SignInStart;
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::{SessionId, digest_under};
 use crate::settings::{DirectoryMode, Settings};
-use crate::store::{Created, Kind, StoreKey, TAG_LEN, Version};
+use crate::store::{Created, Kind, StoreKey, Stored, TAG_LEN};
 
 /// One principal's directory, with the store commands to use it and the time they have.
 pub(crate) struct DirectoryHandle<'a> {
@@ -44,10 +44,10 @@ pub(crate) struct DirectoryHandle<'a> {
     key: StoreKey,
 }
 
-/// A directory record and the version under which the store holds it.
+/// A directory record, decoded and as the store holds it.
 struct StoredDirectory {
     record: DirectoryRecord,
-    version: Version,
+    stored: Stored,
 }
 
 impl<'a> DirectoryHandle<'a> {
@@ -75,7 +75,7 @@ impl<'a> DirectoryHandle<'a> {
     async fn read(&self) -> Result<Option<StoredDirectory>> {
         let Some(stored) = self.commands.load(&self.key).await? else { return Ok(None) };
         let record = decoded(&self.key, codec::decode(&stored.bytes))?;
-        Ok(Some(StoredDirectory { record, version: stored.version }))
+        Ok(Some(StoredDirectory { record, stored }))
     }
 
     /// A copy of the record that was read, or an empty one if the store has none.
@@ -102,9 +102,8 @@ impl<'a> DirectoryHandle<'a> {
         let ttl = record.ttl(self.settings.options.lifetime.absolute());
         let write = Write { bytes: codec::encode(&record), ttl, tag };
         let version = match stored {
-            Some(StoredDirectory { record, version }) => {
-                let base = Base { version: *version, tag: record.tags.newest() };
-                match self.commands.replace(&self.key, &write, base).await? {
+            Some(StoredDirectory { stored, .. }) => {
+                match self.commands.replace(&self.key, &write, stored).await? {
                     Settled::Applied(version) => version,
                     // The write may have been applied, but another one has followed it.
                     Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => {
@@ -120,7 +119,7 @@ impl<'a> DirectoryHandle<'a> {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Some(StoredDirectory { record, version }))
+        Ok(Some(StoredDirectory { record, stored: Stored::new(write.bytes, version) }))
     }
 
     /// Waits after a conflict. After the first one, other commits of this process that met a conflict on the

@@ -193,8 +193,8 @@ impl DirectoryHandle<'_> {
         if is_kept(&loaded) {
             return Ok(false);
         }
-        let (deleted, _) = self.commands.delete(&loaded.key, Some(loaded.version)).await?;
-        Ok(deleted != Deleted::Conflict)
+        let (deleted, _) = self.commands.delete(&loaded.key, Some(&loaded.stored())).await?;
+        Ok(!matches!(deleted, Deleted::Conflict(_)))
     }
 
     /// Makes sure that no sign-in under way can make this session one of the principal's any more. Returns
@@ -233,7 +233,7 @@ impl DirectoryHandle<'_> {
     /// conflict and enrols again. Returns false if another write came first.
     async fn write_again(&self, loaded: &Loaded) -> Result<bool> {
         let write = self.next_version(loaded)?;
-        match self.commands.replace(&loaded.key, &write, loaded.base()).await? {
+        match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {
             Settled::Applied(_) | Settled::Followed(_) => Ok(true),
             Settled::Conflict(_) | Settled::Missing => Ok(false),
         }

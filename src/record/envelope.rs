@@ -22,6 +22,11 @@ pub(crate) enum Undecodable {
     NewerFormat,
 }
 
+/// The tag of the write that left these bytes; `None` if they are too short for one.
+pub(crate) fn newest_tag(bytes: &[u8]) -> Option<Tag> {
+    bytes.first_chunk().copied().map(Tag)
+}
+
 /// The tags of the writes that led to these bytes, if they are a record of whatever kind.
 pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
     let kinds = [Kind::Session, Kind::Directory];
@@ -38,7 +43,7 @@ pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
 
 /// The write tag and the fields of a record of this kind.
 pub(crate) fn fields(bytes: &Bytes, kind: Kind) -> Result<(Tag, Reader<'_>), Undecodable> {
-    let tag = bytes.first_chunk().copied().map(Tag).ok_or(Undecodable::Corrupt)?;
+    let tag = newest_tag(bytes).ok_or(Undecodable::Corrupt)?;
     match bytes.get(TAG_LEN..FIELDS_START) {
         // The kind is part of format 1; a later format may put it elsewhere.
         Some(&[format, _]) if format > FORMAT => Err(Undecodable::NewerFormat),

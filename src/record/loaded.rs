@@ -6,7 +6,7 @@ use crate::record::authority::{Authority, SecretStatus};
 use crate::record::header::Header;
 use crate::record::token::SessionId;
 use crate::record::values::Values;
-use crate::store::{StoreKey, Version};
+use crate::store::{StoreKey, Stored, Version};
 
 /// A session as it was read from a store.
 #[derive(Debug, Clone)]
@@ -53,6 +53,11 @@ impl Loaded {
     /// The same session after a write that gave it a secret of this request's own.
     pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
         Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
+    }
+
+    /// The record as the store holds it.
+    pub(crate) fn stored(&self) -> Stored {
+        Stored::new(self.record.values.source().clone(), self.version)
     }
 
     /// What the request's secret is worth on the session as it was read.

@@ -61,6 +61,11 @@ impl Values {
         Self { source, entries }
     }
 
+    /// The whole record.
+    pub(crate) fn source(&self) -> &Bytes {
+        &self.source
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

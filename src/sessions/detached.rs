@@ -44,11 +44,11 @@ impl Store for Detached {
         key: &StoreKey,
         bytes: Bytes,
         _: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         self.with(|records| match records.get_mut(key) {
-            Some(stored) if stored.version == version => {
-                *stored = Stored { bytes, version: Version::new(version.get() + 1) };
+            Some(stored) if stored.version == expected.version => {
+                *stored = Stored { bytes, version: Version::new(stored.version.get() + 1) };
                 Replaced::Replaced(stored.version)
             }
             Some(stored) => Replaced::Conflict(Some(stored.clone())),
@@ -56,7 +56,7 @@ impl Store for Detached {
         })
     }
 
-    async fn delete(&self, key: &StoreKey, _: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, key: &StoreKey, _: Option<&Stored>) -> Result<Deleted> {
         self.with(|records| match records.remove(key) {
             Some(_) => Deleted::Deleted,
             None => Deleted::Missing,

@@ -24,6 +24,10 @@ use crate::error::Result;
 ///   had before, also after the key was deleted and created again. The first
 ///   [`TAG_LEN`] bytes of `bytes` differ in every write that the core makes, so a backend
 ///   without versions of its own may use them.
+/// - **Compare-and-set.** `replace` and the conditional `delete` are given the record that they
+///   expect to find: bytes and version together, as one call of this store gave them or was given
+///   them. A store compares either, whichever its backend compares best: a version number, the write
+///   tag, or the whole value.
 /// - **Time to live.** `ttl` is at least one millisecond. A key is not readable after it, and a
 ///   store that counts in coarser units rounds *up*. The core enforces deadlines itself, so a store
 ///   may keep a key a little longer, never shorter, and never for ever. `replace` sets the time to
@@ -63,25 +67,26 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Those of the contract; a key that does not exist is not an error.
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>>;
 
-    /// Stores `bytes` in place of those of `version`; never creates.
+    /// Stores `bytes` if the key still holds the `expected` record; never creates.
     ///
     /// # Errors
     ///
-    /// Those of the contract; another version and a missing key are outcomes, not errors.
+    /// Those of the contract; another record and a missing key are outcomes, not errors.
     async fn replace(
         &self,
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced>;
 
-    /// Deletes the key if it is at `version`, or at any version where that is `None`.
+    /// Deletes the key if it still holds the `expected` record, or whatever it holds if that is
+    /// `None`.
     ///
     /// # Errors
     ///
-    /// Those of the contract; another version and a missing key are outcomes, not errors.
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted>;
+    /// Those of the contract; another record and a missing key are outcomes, not errors.
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
 }
 
 /// How many bytes at the beginning of a record are its write tag.
@@ -105,14 +110,22 @@ impl Version {
     }
 }
 
-/// A record as it was read.
+/// A record as the store holds it.
 #[derive(Clone, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)]
+#[non_exhaustive]
 pub struct Stored {
     /// What was stored.
     pub bytes: Bytes,
-    /// The version these bytes are.
+    /// The version of these bytes.
     pub version: Version,
+}
+
+impl Stored {
+    /// These bytes, stored under this version.
+    #[must_use]
+    pub const fn new(bytes: Bytes, version: Version) -> Self {
+        Self { bytes, version }
+    }
 }
 
 impl fmt::Debug for Stored {
@@ -140,8 +153,8 @@ pub enum Created {
 pub enum Replaced {
     /// The record was stored.
     Replaced(Version),
-    /// The key is at another version; nothing was changed. The record that stands there, where
-    /// the backend's answer brought it along.
+    /// The key holds another record; nothing was changed. The record that it holds, if the
+    /// backend's answer included it.
     Conflict(Option<Stored>),
     /// The key does not exist; nothing was changed.
     Missing,
@@ -153,8 +166,9 @@ pub enum Replaced {
 pub enum Deleted {
     /// The record was deleted.
     Deleted,
-    /// The key is at another version; nothing was changed.
-    Conflict,
+    /// The key holds another record; nothing was changed. The record that it holds, if the
+    /// backend's answer included it.
+    Conflict(Option<Stored>),
     /// The key does not exist.
     Missing,
 }
@@ -249,30 +263,32 @@ macro_rules! forward {
                 (**self).load(key)
             }
 
-            fn replace<'a, 'b, 'c>(
+            fn replace<'a, 'b, 'c, 'd>(
                 &'a self,
                 key: &'b StoreKey,
                 bytes: Bytes,
                 ttl: Duration,
-                version: Version,
-            ) -> BoxFuture<'c, Result<Replaced>>
+                expected: &'c Stored,
+            ) -> BoxFuture<'d, Result<Replaced>>
             where
-                'a: 'c,
-                'b: 'c,
+                'a: 'd,
+                'b: 'd,
+                'c: 'd,
             {
-                (**self).replace(key, bytes, ttl, version)
+                (**self).replace(key, bytes, ttl, expected)
             }
 
-            fn delete<'a, 'b, 'c>(
+            fn delete<'a, 'b, 'c, 'd>(
                 &'a self,
                 key: &'b StoreKey,
-                version: Option<Version>,
-            ) -> BoxFuture<'c, Result<Deleted>>
+                expected: Option<&'c Stored>,
+            ) -> BoxFuture<'d, Result<Deleted>>
             where
-                'a: 'c,
-                'b: 'c,
+                'a: 'd,
+                'b: 'd,
+                'c: 'd,
             {
-                (**self).delete(key, version)
+                (**self).delete(key, expected)
             }
         }
     )*};

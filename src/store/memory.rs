@@ -230,7 +230,7 @@ impl Store for MemoryStore {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         let now = self.clock.now();
         // The guard holds the key's lock until the end of this function.
@@ -240,25 +240,25 @@ impl Store for MemoryStore {
         if !record.is_live(now) {
             return Ok(Replaced::Missing);
         }
-        if record.version != version {
+        if record.version != expected.version {
             return Ok(Replaced::Conflict(Some(record.stored())));
         }
         *record = self.record(bytes, ttl, now);
         Ok(Replaced::Replaced(record.version))
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         let now = self.clock.now();
         let mut outcome = Deleted::Missing;
         let removed = self.shared.records.remove_if(key, |_, record| {
             outcome = if !record.is_live(now) {
                 Deleted::Missing
-            } else if version.is_none_or(|version| version == record.version) {
+            } else if expected.is_none_or(|expected| expected.version == record.version) {
                 Deleted::Deleted
             } else {
-                Deleted::Conflict
+                Deleted::Conflict(Some(record.stored()))
             };
-            outcome != Deleted::Conflict
+            !matches!(outcome, Deleted::Conflict(_))
         });
         if removed.is_some() {
             self.shared.count.fetch_sub(1, Ordering::Relaxed);
@@ -290,8 +290,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Refused);
         let again = store.create(&key, random_record(16), HOUR).await;
         assert_eq!(again.unwrap(), Created::Occupied);
-        let version = store.load(&key).await.unwrap().unwrap().version;
-        let replaced = store.replace(&key, random_record(16), HOUR, version).await.unwrap();
+        let stored = store.load(&key).await.unwrap().unwrap();
+        let replaced = store.replace(&key, random_record(16), HOUR, &stored).await.unwrap();
         assert!(matches!(replaced, Replaced::Replaced(_)));
         store.delete(&key, None).await.unwrap();
         create(&store, HOUR).await.unwrap();

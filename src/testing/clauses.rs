@@ -89,7 +89,7 @@ pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
         .into_iter()
         .zip(answers)
         .filter_map(|(bytes, created)| match answer(created) {
-            Created::Created(version) => Some(Stored { bytes, version }),
+            Created::Created(version) => Some(Stored::new(bytes, version)),
             Created::Occupied => None,
         })
         .collect();
@@ -101,7 +101,7 @@ pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
 pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
-    let new = replace(subject, &key, random_record(200), HOUR, old.version).await;
+    let new = replace(subject, &key, random_record(200), HOUR, &old).await;
     assert_ne!(new.version, old.version, "a replace gives the key a version it has not had before");
     assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
 }
@@ -112,7 +112,7 @@ pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     let mut stored = create(subject, &key, random_record(20), HOUR).await;
     let mut seen = HashSet::from([stored.version]);
     for _ in 0..10 {
-        stored = replace(subject, &key, random_record(20), HOUR, stored.version).await;
+        stored = replace(subject, &key, random_record(20), HOUR, &stored).await;
         let new = seen.insert(stored.version);
         assert!(new, "every replace gives the key a version that it has not had before");
     }
@@ -124,19 +124,13 @@ pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
 pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
-    let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
+    let new = replace(subject, &key, random_record(100), HOUR, &old).await;
     for _ in 0..2 {
-        let replaced = subject.store.replace(&key, random_record(100), HOUR, old.version).await;
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, &old).await;
         let Replaced::Conflict(brought) = answer(replaced) else {
             panic!("a replace at an old version is a conflict");
         };
-        if let Some(brought) = brought {
-            assert_eq!(
-                (&brought.bytes, brought.version),
-                (&new.bytes, new.version),
-                "a conflict that brings a record brings the record that stands there"
-            );
-        }
+        assert_brought(brought.as_ref(), &new);
         assert_stands(subject, &key, &new, "a conflicting replace changes nothing").await;
     }
 }
@@ -145,8 +139,8 @@ pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
 pub async fn replace_of_missing_key_creates_nothing(subject: &Subject) {
     let other = create(subject, &random_key(), random_record(20), HOUR).await;
     let key = random_key();
-    for version in [other.version, Version::new(0), Version::new(1), Version::new(u64::MAX)] {
-        let replaced = subject.store.replace(&key, random_record(100), HOUR, version).await;
+    for expected in [other, never_stored(0), never_stored(1), never_stored(u64::MAX)] {
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, &expected).await;
         assert_eq!(answer(replaced), Replaced::Missing, "a replace never creates");
         assert_missing(subject, &key, "a replace never creates").await;
     }
@@ -157,7 +151,7 @@ pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     delete(subject, &key, None).await;
-    let replaced = subject.store.replace(&key, random_record(100), HOUR, stored.version).await;
+    let replaced = subject.store.replace(&key, random_record(100), HOUR, &stored).await;
     assert_eq!(answer(replaced), Replaced::Missing, "a replace never resurrects a deleted key");
     assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
 }
@@ -168,16 +162,16 @@ pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     let mut stored = create(subject, &key, random_record(64), HOUR).await;
     for _ in 0..5 {
         let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
-        let version = stored.version;
         let calls = records.iter().map(|bytes| {
             let (store, key, bytes) = (Arc::clone(&subject.store), key.clone(), bytes.clone());
-            async move { store.replace(&key, bytes, HOUR, version).await }
+            let expected = stored.clone();
+            async move { store.replace(&key, bytes, HOUR, &expected).await }
         });
         let answers = race(calls).await;
         let mut winners = Vec::new();
         for (bytes, replaced) in records.into_iter().zip(answers) {
             match answer(replaced) {
-                Replaced::Replaced(version) => winners.push(Stored { bytes, version }),
+                Replaced::Replaced(version) => winners.push(Stored::new(bytes, version)),
                 Replaced::Conflict(_) => {}
                 Replaced::Missing => panic!("a replace that another one beat is a conflict"),
             }
@@ -201,7 +195,7 @@ pub async fn contended_replaces_lose_no_write(subject: &Subject) {
                 loop {
                     let stored = answer(store.load(&key).await).expect("the record is there");
                     let next = counting(count(&stored.bytes) + 1);
-                    match answer(store.replace(&key, next, HOUR, stored.version).await) {
+                    match answer(store.replace(&key, next, HOUR, &stored).await) {
                         Replaced::Replaced(_) => break,
                         Replaced::Conflict(_) => {}
                         Replaced::Missing => panic!("a replace that was beaten is a conflict"),
@@ -227,9 +221,9 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
             let mut written = vec![first];
             for round in 1..=50 {
                 let bytes = uniform(round);
-                let version = written[written.len() - 1].version;
-                match answer(store.replace(&key, bytes.clone(), HOUR, version).await) {
-                    Replaced::Replaced(version) => written.push(Stored { bytes, version }),
+                let expected = &written[written.len() - 1];
+                match answer(store.replace(&key, bytes.clone(), HOUR, expected).await) {
+                    Replaced::Replaced(version) => written.push(Stored::new(bytes, version)),
                     _ => panic!("a replace at the current version stores"),
                 }
             }
@@ -260,7 +254,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
 pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
-    replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    replace(subject, &key, random_record(100), HOUR, &stored).await;
     delete(subject, &key, None).await;
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
@@ -269,8 +263,8 @@ pub async fn unconditional_delete_deletes_record(subject: &Subject) {
 pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
-    let stored = replace(subject, &key, random_record(100), HOUR, stored.version).await;
-    delete(subject, &key, Some(stored.version)).await;
+    let stored = replace(subject, &key, random_record(100), HOUR, &stored).await;
+    delete(subject, &key, Some(&stored)).await;
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
 
@@ -278,9 +272,11 @@ pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
 pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
-    let new = replace(subject, &key, random_record(100), HOUR, old.version).await;
-    let deleted = answer(subject.store.delete(&key, Some(old.version)).await);
-    assert_eq!(deleted, Deleted::Conflict, "a delete at an old version is a conflict");
+    let new = replace(subject, &key, random_record(100), HOUR, &old).await;
+    let Deleted::Conflict(brought) = answer(subject.store.delete(&key, Some(&old)).await) else {
+        panic!("a delete at an old version is a conflict");
+    };
+    assert_brought(brought.as_ref(), &new);
     assert_stands(subject, &key, &new, "a conflicting delete changes nothing").await;
 }
 
@@ -288,8 +284,8 @@ pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
 pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     let key = random_key();
     for round in ["never was", "was deleted"] {
-        for version in [None, Some(Version::new(1)), Some(Version::new(u64::MAX))] {
-            let deleted = answer(subject.store.delete(&key, version).await);
+        for expected in [None, Some(never_stored(1)), Some(never_stored(u64::MAX))] {
+            let deleted = answer(subject.store.delete(&key, expected.as_ref()).await);
             assert_eq!(deleted, Deleted::Missing, "deleting a key that {round} is missing");
         }
         create(subject, &key, random_record(100), HOUR).await;
@@ -302,15 +298,16 @@ pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     for by_version in [true, false] {
         let key = random_key();
         let stored = create(subject, &key, random_record(64), HOUR).await;
-        let version = by_version.then_some(stored.version);
+        let expected = by_version.then_some(stored);
         let calls = (0..RACERS).map(|_| {
             let (store, key) = (Arc::clone(&subject.store), key.clone());
-            async move { store.delete(&key, version).await }
+            let expected = expected.clone();
+            async move { store.delete(&key, expected.as_ref()).await }
         });
         let answers: Vec<_> = race(calls).await.into_iter().map(answer).collect();
         let winners = answers.iter().filter(|&deleted| *deleted == Deleted::Deleted).count();
         assert_eq!(winners, 1, "of many concurrent deletes exactly one delete wins");
-        let conflicts = answers.contains(&Deleted::Conflict);
+        let conflicts = answers.iter().any(|deleted| matches!(deleted, Deleted::Conflict(_)));
         assert!(!conflicts, "a delete that comes after another one is missing");
         assert_missing(subject, &key, "a deleted key is gone").await;
     }
@@ -323,13 +320,13 @@ pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Sub
         let old = create(subject, &key, random_record(64), HOUR).await;
         let bytes = random_record(64);
         let (deleted, replaced) =
-            race_delete_and_replace(subject, &key, Some(old.version), &bytes, old.version).await;
+            race_delete_and_replace(subject, &key, Some(&old), &bytes, &old).await;
         match (deleted, replaced) {
             (Deleted::Deleted, Replaced::Missing) => {
                 assert_missing(subject, &key, "the delete won, so the key is gone").await;
             }
-            (Deleted::Conflict, Replaced::Replaced(version)) => {
-                let new = Stored { bytes, version };
+            (Deleted::Conflict(_), Replaced::Replaced(version)) => {
+                let new = Stored::new(bytes, version);
                 assert_stands(subject, &key, &new, "the replace won, so its bytes stand").await;
             }
             both => panic!("of a delete and a replace exactly one wins, and not {both:?}"),
@@ -343,7 +340,7 @@ pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
         let key = random_key();
         let old = create(subject, &key, random_record(64), HOUR).await;
         let (deleted, replaced) =
-            race_delete_and_replace(subject, &key, None, &random_record(64), old.version).await;
+            race_delete_and_replace(subject, &key, None, &random_record(64), &old).await;
         assert_eq!(deleted, Deleted::Deleted, "a delete at any version deletes");
         assert!(
             matches!(replaced, Replaced::Replaced(_) | Replaced::Missing),
@@ -360,18 +357,21 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     let mut old = Vec::new();
     for _ in 0..3 {
         let first = create(subject, &key, random_record(100), HOUR).await;
-        let second = replace(subject, &key, random_record(100), HOUR, first.version).await;
-        old.extend([first.version, second.version]);
-        delete(subject, &key, Some(second.version)).await;
+        let second = replace(subject, &key, random_record(100), HOUR, &first).await;
+        delete(subject, &key, Some(&second)).await;
+        old.extend([first, second]);
     }
     let stored = create(subject, &key, random_record(100), HOUR).await;
-    for version in old {
-        assert_ne!(version, stored.version, "a created key has a version it has not had before");
-        let replaced = subject.store.replace(&key, random_record(100), HOUR, version).await;
+    for old in old {
+        assert_ne!(
+            old.version, stored.version,
+            "a created key has a version it has not had before"
+        );
+        let replaced = subject.store.replace(&key, random_record(100), HOUR, &old).await;
         let conflict = matches!(answer(replaced), Replaced::Conflict(_));
         assert!(conflict, "a replace at a version from before a delete is a conflict");
-        let deleted = answer(subject.store.delete(&key, Some(version)).await);
-        assert_eq!(deleted, Deleted::Conflict, "so is a delete at such a version");
+        let deleted = answer(subject.store.delete(&key, Some(&old)).await);
+        assert!(matches!(deleted, Deleted::Conflict(_)), "so is a delete at such a version");
     }
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
 }
@@ -408,10 +408,10 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     let_expire(subject, SECOND).await;
     let store = &subject.store;
     assert_missing(subject, &keys[0], "a key is not readable after its time to live").await;
-    let replaced = store.replace(&keys[1], random_record(100), HOUR, stored[1].version).await;
+    let replaced = store.replace(&keys[1], random_record(100), HOUR, &stored[1]).await;
     assert_eq!(answer(replaced), Replaced::Missing, "an expired key is missing for a replace");
     assert_missing(subject, &keys[1], "a replace never resurrects an expired key").await;
-    let deleted = answer(store.delete(&keys[2], Some(stored[2].version)).await);
+    let deleted = answer(store.delete(&keys[2], Some(&stored[2])).await);
     assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete at its version");
     let deleted = answer(store.delete(&keys[3], None).await);
     assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete");
@@ -424,7 +424,7 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
 pub async fn replace_shortens_ttl(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
-    replace(subject, &key, random_record(100), SECOND, stored.version).await;
+    replace(subject, &key, random_record(100), SECOND, &stored).await;
     let_expire(subject, SECOND).await;
     assert_missing(subject, &key, "a key is not readable after its time to live").await;
 }
@@ -434,7 +434,7 @@ pub async fn replace_extends_ttl(subject: &Subject) {
     let key = random_key();
     let short = SECOND * 2;
     let stored = create(subject, &key, random_record(100), short).await;
-    let stored = replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    let stored = replace(subject, &key, random_record(100), HOUR, &stored).await;
     let_expire(subject, short).await;
     assert_stands(subject, &key, &stored, "a replace sets the time to live anew").await;
 }
@@ -445,7 +445,7 @@ pub async fn ttl_of_one_millisecond_expires(subject: &Subject) {
     let (created, replaced) = (random_key(), random_key());
     create(subject, &created, random_record(100), ttl).await;
     let stored = create(subject, &replaced, random_record(100), HOUR).await;
-    replace(subject, &replaced, random_record(100), ttl, stored.version).await;
+    replace(subject, &replaced, random_record(100), ttl, &stored).await;
     if let Some(clock) = &subject.clock {
         clock.advance(SLACK);
     }
@@ -462,7 +462,7 @@ pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
         let key = random_key();
         let stored = create(subject, &key, random_record(100), ttl).await;
         assert_stands(subject, &key, &stored, "a store never keeps a key shorter").await;
-        let stored = replace(subject, &key, random_record(100), ttl, stored.version).await;
+        let stored = replace(subject, &key, random_record(100), ttl, &stored).await;
         if let Some(clock) = &subject.clock {
             clock.advance(ttl - SECOND);
         }
@@ -491,9 +491,9 @@ pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
         let key = random_key();
         let stored = create(subject, &key, tagged(content), HOUR).await;
         assert_stands(subject, &key, &stored, "bytes are opaque and binary").await;
-        let stored = replace(subject, &key, tagged(content), HOUR, stored.version).await;
+        let stored = replace(subject, &key, tagged(content), HOUR, &stored).await;
         assert_stands(subject, &key, &stored, "bytes are opaque and binary").await;
-        delete(subject, &key, Some(stored.version)).await;
+        delete(subject, &key, Some(&stored)).await;
     }
 }
 
@@ -506,7 +506,7 @@ pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(TAG_LEN), HOUR).await;
     for length in lengths {
-        stored = replace(subject, &key, random_record(length), HOUR, stored.version).await;
+        stored = replace(subject, &key, random_record(length), HOUR, &stored).await;
         assert_stands(subject, &key, &stored, "every length to 64 KiB is stored").await;
         let other = random_key();
         let created = create(subject, &other, random_record(length), HOUR).await;
@@ -523,7 +523,7 @@ pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) 
     let stored = create(subject, &key, random_record(limit), HOUR).await;
     let oversize = random_record(limit + 1);
     let created = subject.store.create(&fresh, oversize.clone(), HOUR).await;
-    let replaced = subject.store.replace(&key, oversize, HOUR, stored.version).await;
+    let replaced = subject.store.replace(&key, oversize, HOUR, &stored).await;
     for error in [created.err(), replaced.err()] {
         let kind = error.map(|error| error.kind());
         assert!(
@@ -533,7 +533,7 @@ pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) 
     }
     assert_missing(subject, &fresh, "a create that is refused stores nothing").await;
     assert_stands(subject, &key, &stored, "a replace that is refused leaves the old bytes").await;
-    replace(subject, &key, random_record(100), HOUR, stored.version).await;
+    replace(subject, &key, random_record(100), HOUR, &stored).await;
 }
 
 /// A session and a directory with the same id are two keys.
@@ -560,9 +560,9 @@ pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subj
             let sentence = "keys are printable ASCII of at most 200 bytes";
             assert_missing(subject, key, sentence).await;
             let stored = create(subject, key, random_record(100), HOUR).await;
-            let stored = replace(subject, key, random_record(100), HOUR, stored.version).await;
+            let stored = replace(subject, key, random_record(100), HOUR, &stored).await;
             assert_stands(subject, key, &stored, sentence).await;
-            delete(subject, key, Some(stored.version)).await;
+            delete(subject, key, Some(&stored)).await;
         }
     }
 }
@@ -575,9 +575,9 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
         assert_missing(subject, &key, sentence).await;
         let stored = create(subject, &key, random_record(length), HOUR).await;
         assert_stands(subject, &key, &stored, sentence).await;
-        let stored = replace(subject, &key, random_record(length), HOUR, stored.version).await;
+        let stored = replace(subject, &key, random_record(length), HOUR, &stored).await;
         assert_stands(subject, &key, &stored, sentence).await;
-        delete(subject, &key, Some(stored.version)).await;
+        delete(subject, &key, Some(&stored)).await;
         assert_missing(subject, &key, sentence).await;
     };
     join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
@@ -603,7 +603,7 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
         let current = answer(subject.store.load(&written).await).expect("the record is there");
         let abandoned = async {
             abandon(subject.store.load(key), polls).await;
-            abandon(subject.store.replace(&written, bytes, HOUR, current.version), polls).await;
+            abandon(subject.store.replace(&written, bytes, HOUR, &current), polls).await;
             abandon(subject.store.create(&fresh, random_record(300), HOUR), polls).await;
             abandon(subject.store.delete(&fresh, None), polls).await;
         };
@@ -629,10 +629,10 @@ pub async fn store_pointers_forward_every_verb(subject: &Subject) {
     for store in [Subject::new(arc), Subject::new(boxed)] {
         let key = random_key();
         let stored = create(&store, &key, random_record(100), HOUR).await;
-        let stored = replace(&store, &key, random_record(100), HOUR, stored.version).await;
+        let stored = replace(&store, &key, random_record(100), HOUR, &stored).await;
         assert_stands(subject, &key, &stored, "a pointer to a store forwards every verb").await;
         assert_stands(&store, &key, &stored, "a pointer to a store forwards every verb").await;
-        delete(&store, &key, Some(stored.version)).await;
+        delete(&store, &key, Some(&stored)).await;
         assert_missing(subject, &key, "a pointer to a store forwards every verb").await;
     }
 }
@@ -644,7 +644,7 @@ fn answer<T>(result: Result<T>) -> T {
 
 async fn create(subject: &Subject, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Stored {
     match answer(subject.store.create(key, bytes.clone(), ttl).await) {
-        Created::Created(version) => Stored { bytes, version },
+        Created::Created(version) => Stored::new(bytes, version),
         Created::Occupied => panic!("a key that does not exist can be created"),
     }
 }
@@ -654,16 +654,16 @@ async fn replace(
     key: &StoreKey,
     bytes: Bytes,
     ttl: Duration,
-    version: Version,
+    expected: &Stored,
 ) -> Stored {
-    match answer(subject.store.replace(key, bytes.clone(), ttl, version).await) {
-        Replaced::Replaced(version) => Stored { bytes, version },
+    match answer(subject.store.replace(key, bytes.clone(), ttl, expected).await) {
+        Replaced::Replaced(version) => Stored::new(bytes, version),
         other => panic!("a replace at the current version stores, and is not {other:?}"),
     }
 }
 
-async fn delete(subject: &Subject, key: &StoreKey, version: Option<Version>) {
-    let deleted = answer(subject.store.delete(key, version).await);
+async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
+    let deleted = answer(subject.store.delete(key, expected).await);
     assert_eq!(deleted, Deleted::Deleted, "a delete at the current or at any version deletes");
 }
 
@@ -671,6 +671,13 @@ async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sente
     let loaded = answer(subject.store.load(key).await);
     // Debug prints lengths and versions; the bytes would tell nobody anything.
     assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
+}
+
+/// A conflict may bring no record; one that it brings is the one that stands there.
+#[track_caller]
+fn assert_brought(brought: Option<&Stored>, standing: &Stored) {
+    let is_right = brought.is_none_or(|brought| brought == standing);
+    assert!(is_right, "a conflict that brings a record brings the record that stands there");
 }
 
 async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
@@ -728,20 +735,23 @@ where
 async fn race_delete_and_replace(
     subject: &Subject,
     key: &StoreKey,
-    delete_at: Option<Version>,
+    delete_at: Option<&Stored>,
     bytes: &Bytes,
-    replace_at: Version,
+    replace_at: &Stored,
 ) -> (Deleted, Replaced) {
     enum Answer {
         Deleted(Deleted),
         Replaced(Replaced),
     }
-    let (store, at) = (Arc::clone(&subject.store), key.clone());
+    let (store, at, expected) = (Arc::clone(&subject.store), key.clone(), delete_at.cloned());
     let delete: BoxFuture<'static, _> =
-        Box::pin(async move { Answer::Deleted(answer(store.delete(&at, delete_at).await)) });
+        Box::pin(
+            async move { Answer::Deleted(answer(store.delete(&at, expected.as_ref()).await)) },
+        );
     let (store, at, bytes) = (Arc::clone(&subject.store), key.clone(), bytes.clone());
+    let expected = replace_at.clone();
     let replace: BoxFuture<'static, _> = Box::pin(async move {
-        Answer::Replaced(answer(store.replace(&at, bytes, HOUR, replace_at).await))
+        Answer::Replaced(answer(store.replace(&at, bytes, HOUR, &expected).await))
     });
     match <[Answer; 2]>::try_from(race([delete, replace]).await) {
         Ok([Answer::Deleted(deleted), Answer::Replaced(replaced)]) => (deleted, replaced),
@@ -769,6 +779,11 @@ fn tagged(content: &[u8]) -> Bytes {
     let mut bytes = random_record(TAG_LEN).to_vec();
     bytes.extend_from_slice(content);
     bytes.into()
+}
+
+/// A record of this version that no store holds.
+fn never_stored(version: u64) -> Stored {
+    Stored::new(random_record(100), Version::new(version))
 }
 
 /// A record of one value over and over, so that a torn one would show.

@@ -100,6 +100,7 @@ mod tests {
         None,
         AnswersGoToWhoeverComesNext,
         BytesEndAtNul,
+        ConflictBringsWhatWasExpected,
         ConflictBringsWhatWasSent,
         CreateChecksThenWrites,
         CreateOverwrites,
@@ -180,9 +181,9 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
 
-        /// The version that is the record's own, whatever the caller said.
-        async fn current(&self, key: &StoreKey) -> Result<Option<Version>> {
-            Ok(self.inner.load(key).await?.map(|stored| stored.version))
+        /// What the key holds, whatever the caller expects.
+        async fn current(&self, key: &StoreKey) -> Result<Option<Stored>> {
+            self.inner.load(key).await
         }
     }
 
@@ -228,39 +229,47 @@ mod tests {
             key: &StoreKey,
             bytes: Bytes,
             ttl: Duration,
-            version: Version,
+            expected: &Stored,
         ) -> Result<Replaced> {
             self.check_size(key, &bytes).await?;
             let (key, bytes, ttl) = (&self.key(key), self.bytes(bytes), self.ttl(ttl));
-            let version = match (self.flaw, self.current(key).await?) {
+            let expected = match (self.flaw, self.current(key).await?) {
                 (Flaw::ReplaceCreates, None) => {
                     return self.put(key, bytes, ttl).await.map(Replaced::Replaced);
                 }
-                (Flaw::ReplaceChecksThenWrites, Some(current)) if current == version => {
+                (Flaw::ReplaceChecksThenWrites, Some(current))
+                    if current.version == expected.version =>
+                {
                     Self::pause();
                     return self.put(key, bytes, ttl).await.map(Replaced::Replaced);
                 }
                 (Flaw::ReplaceIgnoresVersion | Flaw::VersionsAreCounts, Some(current)) => current,
-                _ => version,
+                _ => expected.clone(),
             };
-            let replaced = self.inner.replace(key, bytes.clone(), ttl, version).await?;
+            let replaced = self.inner.replace(key, bytes.clone(), ttl, &expected).await?;
             match (self.flaw, replaced) {
                 (Flaw::ConflictBringsWhatWasSent, Replaced::Conflict(_)) => {
-                    Ok(Replaced::Conflict(Some(Stored { bytes, version })))
+                    Ok(Replaced::Conflict(Some(Stored { bytes, ..expected })))
                 }
                 (_, replaced) => Ok(replaced),
             }
         }
 
-        async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+        async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
             let key = &self.key(key);
             match self.flaw {
                 Flaw::DeleteIgnoresVersion => self.inner.delete(key, None).await,
                 Flaw::DeleteAlwaysSaysDeleted => {
-                    self.inner.delete(key, version).await?;
+                    self.inner.delete(key, expected).await?;
                     Ok(Deleted::Deleted)
                 }
-                _ => self.inner.delete(key, version).await,
+                Flaw::ConflictBringsWhatWasExpected => {
+                    match self.inner.delete(key, expected).await? {
+                        Deleted::Conflict(_) => Ok(Deleted::Conflict(expected.cloned())),
+                        deleted => Ok(deleted),
+                    }
+                }
+                _ => self.inner.delete(key, expected).await,
             }
         }
     }
@@ -300,6 +309,8 @@ mod tests {
         truncated_bytes_are_found: BytesEndAtNul by record_bytes_are_stored_unchanged, "bytes are opaque and binary";
         wrong_conflict_record_is_found: ConflictBringsWhatWasSent
             by replace_at_old_version_changes_nothing, "brings the record that stands there";
+        wrong_conflict_record_of_delete_is_found: ConflictBringsWhatWasExpected
+            by delete_at_old_version_changes_nothing, "brings the record that stands there";
         racy_create_is_found: CreateChecksThenWrites
             by concurrent_creates_have_exactly_one_winner, "exactly one create wins";
         overwriting_create_is_found: CreateOverwrites

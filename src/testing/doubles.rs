@@ -150,15 +150,15 @@ impl<S: Store> Store for SpyStore<S> {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         self.saw(Verb::Replace, key);
-        self.inner.replace(key, bytes, ttl, version).await
+        self.inner.replace(key, bytes, ttl, expected).await
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         self.saw(Verb::Delete, key);
-        self.inner.delete(key, version).await
+        self.inner.delete(key, expected).await
     }
 }
 
@@ -373,7 +373,7 @@ impl<S: Store> Store for FaultStore<S> {
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
         self.run(Verb::Load, self.inner.load(key), |stored| {
             let version = stored.map_or(Version::new(0), |stored| stored.version);
-            Ok(Some(Stored { bytes: random_record(64), version }))
+            Ok(Some(Stored::new(random_record(64), version)))
         })
         .await
     }
@@ -383,14 +383,14 @@ impl<S: Store> Store for FaultStore<S> {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
-        let command = self.inner.replace(key, bytes, ttl, version);
+        let command = self.inner.replace(key, bytes, ttl, expected);
         self.run(Verb::Replace, command, lost_in_garbage).await
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        self.run(Verb::Delete, self.inner.delete(key, version), lost_in_garbage).await
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+        self.run(Verb::Delete, self.inner.delete(key, expected), lost_in_garbage).await
     }
 }
 
@@ -463,10 +463,10 @@ mod tests {
     #[tokio::test]
     async fn spy_store_records_every_verb_in_order() {
         let spy = SpyStore::new(MemoryStore::new());
-        let (key, version) = (random_key(), Version::new(1));
+        let (key, other) = (random_key(), Stored::new(random_record(8), Version::new(1)));
         spy.create(&key, random_record(8), HOUR).await.unwrap();
         spy.load(&key).await.unwrap();
-        spy.replace(&key, random_record(8), HOUR, version).await.unwrap();
+        spy.replace(&key, random_record(8), HOUR, &other).await.unwrap();
         spy.clone().delete(&key, None).await.unwrap();
         assert_eq!(spy.verbs(), Verb::ALL);
         assert!(spy.take().iter().all(|command| command.key == key));

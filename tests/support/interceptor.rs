@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use unsticky::Result;
-use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::Verb;
 
 /// Sends the command, as often as it is called.
@@ -81,18 +81,21 @@ impl<I: Interceptor> Store for Intercepted<I> {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
+        let expected = expected.clone();
         let command = move |inner: Arc<dyn Store>, key: StoreKey| {
-            let bytes = bytes.clone();
-            async move { inner.replace(&key, bytes, ttl, version).await }
+            let (bytes, expected) = (bytes.clone(), expected.clone());
+            async move { inner.replace(&key, bytes, ttl, &expected).await }
         };
         self.run(Verb::Replace, key, command).await
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
-        let command = move |inner: Arc<dyn Store>, key: StoreKey| async move {
-            inner.delete(&key, version).await
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+        let expected = expected.cloned();
+        let command = move |inner: Arc<dyn Store>, key: StoreKey| {
+            let expected = expected.clone();
+            async move { inner.delete(&key, expected.as_ref()).await }
         };
         self.run(Verb::Delete, key, command).await
     }

@@ -166,8 +166,8 @@ impl Stand {
                 let created = self.spy.create(key, bytes, TTL).await.unwrap();
                 assert!(matches!(created, Created::Created(_)));
             }
-            Some(Stored { version, .. }) => {
-                let replaced = self.spy.replace(key, bytes, TTL, version).await.unwrap();
+            Some(stored) => {
+                let replaced = self.spy.replace(key, bytes, TTL, &stored).await.unwrap();
                 assert!(matches!(replaced, Replaced::Replaced(_)));
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use unsticky::store::{Created, Replaced, Store, StoreKey, Version};
+use unsticky::store::{Created, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::{random_key, random_record};
 use unsticky::{DirectoryMode, Session, Sessions, SignIn};
 
@@ -113,10 +113,10 @@ fn server_time(runtime: &Runtime, duration: Duration, results: &mut Results) {
     }
 }
 
-async fn create(store: &Arc<dyn Store>, bytes: usize) -> (StoreKey, Version) {
-    let key = random_key();
-    match store.create(&key, random_record(bytes), TTL).await.unwrap() {
-        Created::Created(version) => (key, version),
+async fn create(store: &Arc<dyn Store>, bytes: usize) -> (StoreKey, Stored) {
+    let (key, record) = (random_key(), random_record(bytes));
+    match store.create(&key, record.clone(), TTL).await.unwrap() {
+        Created::Created(version) => (key, Stored::new(record, version)),
         Created::Occupied => panic!("a random key is occupied"),
     }
 }
@@ -145,19 +145,19 @@ async fn drive(
             let start = Instant::now();
             let mut count = 0;
             while start.elapsed() < duration {
-                let Some((key, version)) = records.last_mut() else { break };
+                let Some((key, stored)) = records.last_mut() else { break };
                 match verb {
                     Verb::Load => drop(store.load(key).await.unwrap().unwrap()),
                     Verb::Replace => {
                         let record = random_record(bytes);
-                        match store.replace(key, record, TTL, *version).await.unwrap() {
-                            Replaced::Replaced(newer) => *version = newer,
+                        match store.replace(key, record.clone(), TTL, stored).await.unwrap() {
+                            Replaced::Replaced(version) => *stored = Stored::new(record, version),
                             other => panic!("{other:?}"),
                         }
                     }
                     Verb::Create => drop(create(&store, bytes).await),
                     Verb::Delete => {
-                        store.delete(key, Some(*version)).await.unwrap();
+                        store.delete(key, Some(stored)).await.unwrap();
                         records.pop();
                     }
                 }

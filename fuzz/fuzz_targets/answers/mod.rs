@@ -61,6 +61,7 @@ impl Stand {
         let (store, key) = (&self.store, &self.key);
         let ttl = Duration::from_secs(60);
         let version = unsticky::store::Version::new(7);
+        let expected = unsticky::store::Stored::new(random_record(20), version);
         let command = async {
             match how & 3 {
                 0 => store.load(key).await.map(|stored| {
@@ -72,8 +73,8 @@ impl Stand {
                     assert!(stored.is_none_or(sent));
                 }),
                 1 => store.create(key, random_record(20), ttl).await.map(drop),
-                2 => store.replace(key, random_record(20), ttl, version).await.map(drop),
-                _ => store.delete(key, Some(version)).await.map(drop),
+                2 => store.replace(key, random_record(20), ttl, &expected).await.map(drop),
+                _ => store.delete(key, Some(&expected)).await.map(drop),
             }
         };
         let honest = async {

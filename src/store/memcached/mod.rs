@@ -225,9 +225,9 @@ impl Store for MemcachedStore {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        version: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
-        let set = checked_set(key, &bytes, ttl)?.compare_cas(version.get());
+        let set = checked_set(key, &bytes, ttl)?.compare_cas(expected.version.get());
         let result = self.set(set, key).await?;
         match (result.status, result.cas) {
             (MutationStatus::CasMismatch, _) => Ok(Replaced::Conflict(None)),
@@ -238,13 +238,13 @@ impl Store for MemcachedStore {
         }
     }
 
-    async fn delete(&self, key: &StoreKey, version: Option<Version>) -> Result<Deleted> {
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         check_key(key)?;
         let mut delete = Delete::new(key.as_str());
-        delete.compare_cas = version.map(Version::get);
+        delete.compare_cas = expected.map(|expected| expected.version.get());
         match self.mutate(Op::Delete(delete), key).await?.status {
             MutationStatus::Applied => Ok(Deleted::Deleted),
-            MutationStatus::CasMismatch => Ok(Deleted::Conflict),
+            MutationStatus::CasMismatch => Ok(Deleted::Conflict(None)),
             MutationStatus::NotFound => Ok(Deleted::Missing),
             status => Err(unexpected(status)),
         }

@@ -189,10 +189,10 @@ impl Store for RedisStore {
         key: &StoreKey,
         bytes: Bytes,
         ttl: Duration,
-        at: Version,
+        expected: &Stored,
     ) -> Result<Replaced> {
         let ttl = milliseconds(ttl).to_string();
-        match self.run(&REPLACE, key, &[&tag(at), &bytes, ttl.as_bytes()]).await? {
+        match self.run(&REPLACE, key, &[&tag(expected.version), &bytes, ttl.as_bytes()]).await? {
             Value::Int(1) => Ok(Replaced::Replaced(version(&bytes))),
             Value::BulkString(current) => Ok(Replaced::Conflict(Some(stored(current)))),
             Value::Nil => Ok(Replaced::Missing),
@@ -200,18 +200,15 @@ impl Store for RedisStore {
         }
     }
 
-    async fn delete(&self, key: &StoreKey, at: Option<Version>) -> Result<Deleted> {
-        let answer = match at {
-            Some(at) => self.run(&DELETE, key, &[&tag(at)]).await?,
-            None => match self.write(cmd("DEL").arg(key.as_str())).await? {
-                Value::Int(0) => Value::Int(-1),
-                answer => answer,
-            },
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+        let answer = match expected {
+            Some(expected) => self.run(&DELETE, key, &[&tag(expected.version)]).await?,
+            None => self.write(cmd("DEL").arg(key.as_str())).await?,
         };
         match answer {
             Value::Int(1) => Ok(Deleted::Deleted),
-            Value::Int(0) => Ok(Deleted::Conflict),
-            Value::Int(-1) => Ok(Deleted::Missing),
+            Value::BulkString(current) => Ok(Deleted::Conflict(Some(stored(current)))),
+            Value::Int(0) | Value::Nil => Ok(Deleted::Missing),
             _ => Err(Error::outcome_unknown("redis gave a strange answer to a deletion")),
         }
     }
@@ -360,14 +357,15 @@ return redis.call('GET', KEYS[1])",
     )
 });
 
-/// Answers with 1 for a record that was deleted, 0 for another version and -1 for a missing key.
+/// Answers with 1 for a record that was deleted, with nothing for a missing key, and otherwise with the
+/// record that the key holds.
 static DELETE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\
 if redis.call('GETRANGE', KEYS[1], 0, 7) == ARGV[1] then
   return redis.call('DEL', KEYS[1])
 end
-return redis.call('EXISTS', KEYS[1]) - 1",
+return redis.call('GET', KEYS[1])",
     )
 });
 
@@ -462,11 +460,12 @@ mod tests {
         for failure in failures {
             let store = RedisStore::from_connection(Failing(failure));
             let (key, hour) = (random_key(), Duration::from_secs(3600));
+            let expected = Stored::new(random_record(8), Version::new(1));
             let read = store.load(&key).await.unwrap_err();
             assert_eq!(read.kind(), ErrorKind::Unavailable, "{read:?}");
             for written in [
                 store.create(&key, random_record(8), hour).await.unwrap_err(),
-                store.replace(&key, random_record(8), hour, Version::new(1)).await.unwrap_err(),
+                store.replace(&key, random_record(8), hour, &expected).await.unwrap_err(),
                 store.delete(&key, None).await.unwrap_err(),
             ] {
                 assert_eq!(written.kind(), ErrorKind::OutcomeUnknown, "{written:?}");
