@@ -221,7 +221,10 @@ async fn requests_succeed_after_script_cache_flush() {
             visitors.counted += 1;
         }
     }
-    assert!(server.calls("eval") > 20);
+    // A server that compares by itself needs no script.
+    if server.calls("evalsha") > 0 {
+        assert!(server.calls("eval") > 20);
+    }
     visitors.number_is_right().await;
     visitors.begin().await;
     server.cli(&["SCRIPT", "FLUSH"]);

@@ -6,8 +6,8 @@
 mod support;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -193,8 +193,9 @@ async fn write_refused_by_replica_makes_store_reconnect() {
     }
     assert_eq!(bytes_at(&store, &key).await.unwrap(), old);
     // Each refusal has the next command connect anew, and each write is sent twice: the name may
-    // stand for another server. The first one had a connection, and the load at the end has its own.
-    assert_eq!(connections(&server), before + 1 + 4 * 2);
+    // stand for another server. A change that compares is refused once more, when the server is tried
+    // out. The first write had a connection, and the load at the end has its own.
+    assert_eq!(connections(&server), before + 1 + 4 * 2 + 2);
 
     server.cli(&["REPLICAOF", "NO", "ONE"]);
     let outcome = store.replace(&key, record(2, 100), HOUR, &stored).await.unwrap();
@@ -315,7 +316,9 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
     let server = RedisServer::start();
     let store = store(&server);
     let key = random_key();
-    let stored = create(&store, &key, &record(1, 100)).await;
+    let stored = create(&store, &key, &record(0, 100)).await;
+    // What the server can do is known by then, so that the next one is sent at once.
+    let stored = replace(&store, &key, &record(1, 100), &stored).await;
 
     server.pause();
     let begun = Instant::now();
@@ -427,6 +430,80 @@ async fn first_write_after_failover_succeeds() {
         assert!(done.is_ok(), "{verb}: {done:?}");
         assert_eq!(accepted.load(Ordering::Relaxed), 2, "{verb}");
     }
+}
+
+/// The verbs that a server was sent, which answers each with the next of its answers to it, or with the last.
+async fn scripted(answers: &'static [(&str, &[&str])]) -> (RedisStore, Arc<Mutex<Vec<String>>>) {
+    let sent: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = sent.clone();
+    let port = fake(&Arc::default(), move |_, verb| {
+        let mut log = log.lock().unwrap();
+        let before = log.iter().filter(|sent| *sent == verb).count();
+        log.push(verb.to_owned());
+        let (_, answers) = answers.iter().find(|(of, _)| *of == verb)?;
+        answers.get(before).or(answers.last()).copied()
+    })
+    .await;
+    (RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap(), sent)
+}
+
+const UNKNOWN: &str = "-ERR unknown command, with args beginning with: 'x'\r\n";
+
+#[tokio::test]
+async fn server_that_ignores_comparison_is_not_trusted_with_it() {
+    let (store, sent) = scripted(&[
+        ("SET", &["+OK\r\n"]),
+        ("DELIFEQ", &[":1\r\n"]),
+        ("DELEX", &[":1\r\n"]),
+        ("EVALSHA", &[":1\r\n"]),
+    ])
+    .await;
+    let key = random_key();
+    replace(&store, &key, &record(1, 8), &never_stored()).await;
+    let deleted = store.delete(&key, Some(&never_stored())).await.unwrap();
+    assert_eq!(deleted, Deleted::Deleted);
+    assert_eq!(*sent.lock().unwrap(), ["SET", "DELIFEQ", "DELEX", "EVALSHA", "EVALSHA"]);
+}
+
+/// A proxy may lead to an older server on the same connection.
+#[tokio::test]
+async fn server_that_turns_out_older_is_sent_script() {
+    let (store, sent) = scripted(&[
+        ("SET", &["$-1\r\n", "+OK\r\n", "-ERR syntax error\r\n"]),
+        ("DELIFEQ", &[":0\r\n", ":1\r\n", UNKNOWN]),
+        ("DELEX", &[UNKNOWN]),
+        ("EVALSHA", &[":1\r\n"]),
+    ])
+    .await;
+    let key = random_key();
+    for _ in 0..3 {
+        replace(&store, &key, &record(1, 8), &never_stored()).await;
+        let deleted = store.delete(&key, Some(&never_stored())).await.unwrap();
+        assert_eq!(deleted, Deleted::Deleted);
+    }
+    let trial = ["SET", "DELIFEQ", "DELEX"];
+    let native = ["SET", "DELIFEQ"];
+    let refused = ["SET", "EVALSHA", "DELIFEQ", "EVALSHA"];
+    let script = ["EVALSHA", "EVALSHA"];
+    assert_eq!(*sent.lock().unwrap(), [&trial[..], &native, &refused, &script].concat());
+}
+
+#[tokio::test]
+async fn lost_answer_to_native_comparison_is_in_doubt_and_not_repeated() {
+    let (store, sent) = scripted(&[
+        ("SET", &["$-1\r\n", "-UPSTREAM failure\r\n"]),
+        ("DELIFEQ", &[":0\r\n", "-UPSTREAM failure\r\n"]),
+        ("DELEX", &[UNKNOWN]),
+    ])
+    .await;
+    let key = random_key();
+    for error in [
+        store.replace(&key, record(1, 8), HOUR, &never_stored()).await.unwrap_err(),
+        store.delete(&key, Some(&never_stored())).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+    }
+    assert_eq!(*sent.lock().unwrap(), ["SET", "DELIFEQ", "DELEX", "SET", "DELIFEQ"]);
 }
 
 #[tokio::test]

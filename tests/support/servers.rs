@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// A Redis server of the test's own.
+/// A Redis server of the test's own, from `UNSTICKY_REDIS_SERVER` or the path. Another server that speaks
+/// its protocol can so take its place.
 pub struct RedisServer {
     process: Process,
     password: Option<String>,
@@ -32,7 +33,9 @@ impl RedisServer {
 
     /// With further arguments, as in `["--maxmemory", "2mb"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::of("redis-server", "apt-get install redis-server", arguments)
+        let program = std::env::var("UNSTICKY_REDIS_SERVER");
+        let program = program.unwrap_or_else(|_| "redis-server".to_owned());
+        Self::of(&program, "apt-get install redis-server", arguments)
     }
 
     fn of(program: &str, install: &'static str, arguments: &[&str]) -> Self {
@@ -109,34 +112,49 @@ impl RedisServer {
     }
 }
 
-/// A Valkey server of the test's own, from `UNSTICKY_VALKEY_SERVER` or the path.
-pub struct ValkeyServer(RedisServer);
+/// A server that speaks the protocol of Redis, from this variable or else from the path.
+macro_rules! other_server {
+    ($(#[$doc:meta])* $name:ident: $variable:literal, $program:literal, $install:literal) => {
+        $(#[$doc])*
+        pub struct $name(RedisServer);
 
-impl ValkeyServer {
-    pub fn start() -> Self {
-        Self::start_with(&[])
-    }
+        impl $name {
+            pub fn start() -> Self {
+                Self::start_with(&[])
+            }
 
-    pub fn start_with(arguments: &[&str]) -> Self {
-        let program = std::env::var("UNSTICKY_VALKEY_SERVER");
-        let program = program.unwrap_or_else(|_| "valkey-server".to_owned());
-        let install = "apt-get install valkey-server, or name one in UNSTICKY_VALKEY_SERVER";
-        Self(RedisServer::of(&program, install, arguments))
-    }
+            pub fn start_with(arguments: &[&str]) -> Self {
+                let program = std::env::var($variable);
+                let program = program.unwrap_or_else(|_| $program.to_owned());
+                let install = concat!($install, ", or name one in ", $variable);
+                Self(RedisServer::of(&program, install, arguments))
+            }
+        }
+
+        impl Deref for $name {
+            type Target = RedisServer;
+
+            fn deref(&self) -> &RedisServer {
+                &self.0
+            }
+        }
+
+        impl DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut RedisServer {
+                &mut self.0
+            }
+        }
+    };
 }
 
-impl Deref for ValkeyServer {
-    type Target = RedisServer;
-
-    fn deref(&self) -> &RedisServer {
-        &self.0
-    }
+other_server! {
+    /// A Valkey server of the test's own, of version 9.
+    ValkeyServer: "UNSTICKY_VALKEY_SERVER", "valkey-server", "apt-get install valkey-server"
 }
 
-impl DerefMut for ValkeyServer {
-    fn deref_mut(&mut self) -> &mut RedisServer {
-        &mut self.0
-    }
+other_server! {
+    /// A Redis server of the test's own, of version 8.4 or later.
+    Redis84Server: "UNSTICKY_REDIS84_SERVER", "redis-server-8.4", "install Redis 8.4 or later"
 }
 
 /// A Memcached server of the test's own.

@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value};
+use futures_util::future::try_join3;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::limits;
+use crate::store::contract::StoreKey;
 use crate::store::heartbeat::Heartbeat;
+use crate::store::redis::native::Native;
 
 /// Where to connect to, and how long to wait.
 #[derive(Clone)]
@@ -109,7 +112,18 @@ impl Answer {
             "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
             | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK"
             | "CROSSSLOT" | "NOSCRIPT" => true,
-            "ERR" => ["unknown command", "wrong number"]
+            "ERR" => ["unknown command", "wrong number", "syntax error"]
+                .into_iter()
+                .any(|beginning| self.detail.starts_with(beginning)),
+            _ => false,
+        }
+    }
+
+    /// Whether the server does not know such a command, or does not permit it.
+    pub(super) fn is_of_no_such_command(&self) -> bool {
+        match self.code.as_str() {
+            "NOPERM" => true,
+            "ERR" => ["unknown command", "syntax error"]
                 .into_iter()
                 .any(|beginning| self.detail.starts_with(beginning)),
             _ => false,
@@ -159,25 +173,19 @@ impl SharedConnection {
 
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let _permit = self.permit().ok_or_else(|| {
+        self.lease().await?.send(command).await
+    }
+
+    /// The current connection, or a new one, for commands that one server must answer.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
+        let permit = self.permit().ok_or_else(|| {
             Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
         })?;
         let link = match self.connected() {
             Some(link) => link,
             None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
         };
-        let mut connection = link.connection.clone();
-        let waiting = Waiting::new(self, &link);
-        let limit = self.settings.response_timeout;
-        match timeout(limit, connection.send_packed_command(command)).await {
-            Ok(answer) => {
-                waiting.answered();
-                answer.and_then(Value::extract_error).map_err(|error| self.failed(&link, &error))
-            }
-            Err(_) => {
-                Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", self.at())))
-            }
-        }
+        Ok(Lease { shared: self, link, _permit: permit })
     }
 
     /// One more command that waits, unless there are too many.
@@ -275,6 +283,54 @@ impl SharedConnection {
     }
 }
 
+/// A connection, and the place of a command that waits on it.
+pub(super) struct Lease<'a> {
+    shared: &'a SharedConnection,
+    link: Arc<Connection>,
+    _permit: WaitingPermit<'a>,
+}
+
+impl Lease<'_> {
+    /// Sends a command, once, and waits for its answer.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        let Self { shared, link, .. } = self;
+        let mut connection = link.connection.clone();
+        let waiting = Waiting::new(shared, link);
+        let limit = shared.settings.response_timeout;
+        match timeout(limit, connection.send_packed_command(command)).await {
+            Ok(answer) => {
+                waiting.answered();
+                answer.and_then(Value::extract_error).map_err(|error| shared.failed(link, &error))
+            }
+            Err(_) => {
+                Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", shared.at())))
+            }
+        }
+    }
+
+    /// What the server can compare by itself. It is tried out once for each connection.
+    pub(super) async fn native(&self, key: &StoreKey) -> Result<&Native, Failure> {
+        self.link.native.get_or_try_init(|| self.try_out(key)).await
+    }
+
+    async fn try_out(&self, key: &StoreKey) -> Result<Native, Failure> {
+        let answers = Native::trials(key).map(|trial| async move {
+            match self.send(&trial).await {
+                Ok(answer) => Ok(Some(answer)),
+                Err(Failure::Answered(_)) => Ok(None),
+                // No record was touched, so the command that waits for this was not sent.
+                Err(Failure::Lost(reason) | Failure::NotSent(reason)) => {
+                    Err(Failure::NotSent(reason))
+                }
+            }
+        });
+        let [set, delifeq, delex] = answers;
+        // All of them at once, in one round trip.
+        let (set, delifeq, delex) = try_join3(set, delifeq, delex).await?;
+        Ok(Native::judged([set, delifeq, delex]))
+    }
+}
+
 /// The place of a command that waits.
 struct WaitingPermit<'a>(&'a AtomicUsize);
 
@@ -289,6 +345,7 @@ struct Connection {
     connection: MultiplexedConnection,
     generation: u64,
     silence: Mutex<Silence>,
+    native: OnceCell<Native>,
     /// Ended with the last user: it would wait for the answers on a silent connection for ever.
     driver: AbortHandle,
 }
@@ -424,6 +481,7 @@ async fn connect(
         connection,
         generation,
         silence: Mutex::new(Silence::new()),
+        native: OnceCell::new(),
         driver: task.abort_handle(),
     });
     if let Some(shared) = shared.upgrade() {
@@ -604,6 +662,7 @@ mod tests {
             ("ERR Error running script (call to f_5f): @user_script:2: -OOM", true),
             ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", true),
             ("ERR wrong number of arguments for 'set' command", true),
+            ("ERR syntax error", true),
             ("ERR upstream connection lost after the request was sent", false),
             ("ERR", false),
             ("EXECABORT Transaction discarded", false),

@@ -1,29 +1,52 @@
 //! Redis and Valkey: a record is one string, its version the string's first eight bytes.
 
+mod compare;
 mod connection;
+mod native;
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Script, Value, cmd};
+use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::store::address::{ConnectError, scheme};
-use crate::store::contract::{
-    Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
-};
+use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN};
 use crate::store::per_runtime::PerRuntime;
+use crate::store::redis::compare::{Change, CompareAndSet, version};
 use crate::store::redis::connection::{Failure, Settings, SharedConnection};
 
 /// Sessions in Redis (6.2 or newer) or Valkey.
 ///
-/// Every verb is one command on one key, so a cluster needs nothing special. The version of a
-/// record is its write tag, compared inside the server by a script of three lines; the server's
-/// script cache may be flushed at any time.
+/// Every verb is one command on one key, so a cluster needs nothing special.
+///
+/// # Compare-and-set
+///
+/// `replace` and the conditional `delete` compare inside the server. A server that has a command for
+/// it is sent that command: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey 9) and
+/// `DELEX … IFEQ` (Redis 8.4), which take about half of the server's time. Other servers run a script
+/// of three lines, which compares the record's write tag; their script cache may be flushed at any
+/// time. So does every server
+///
+/// - for a record of more than 4 KiB, which would have to be sent twice to be compared,
+/// - where its user may not run the command,
+/// - to tell a conflict from a missing key when the comparison fails,
+/// - on a connection of the application's own.
+///
+/// The store finds out what a server can do when a connection first compares something, by trying the
+/// three commands on the key `NAMESPACE:EPOCH:KIND:compare-and-set`, which holds nothing.
+///
+/// # Permissions
+///
+/// A user of the server's access control list needs the keys of the namespace (`~NAMESPACE:*`) and
+/// the commands `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL` and `EVALSHA`; on Valkey 9 also `DELIFEQ`, and
+/// on Redis 8.4 `DELEX`, without which these servers run the script. A database other than 0 needs
+/// `SELECT`.
 ///
 /// # Which constructor
 ///
@@ -125,25 +148,55 @@ impl RedisStore {
         self.send(command).await.map_err(|failure| failure.into_error(Access::Write))
     }
 
-    /// Runs a script that writes, at most once.
-    async fn run(&self, script: &Atomic, key: &StoreKey, arguments: &[&[u8]]) -> Result<Value> {
-        match self.send(&script.by_hash(key, arguments)).await {
+    /// Carries out a change, at most once. The answer is the script's: 1 if it was made, nothing if there
+    /// is no such key, and otherwise the record that the key holds.
+    async fn compare_and_set(&self, operation: &CompareAndSet<'_>) -> Result<Value> {
+        if self.is_done_natively(operation).await? {
+            return Ok(Value::Int(1));
+        }
+        match self.send(&operation.by_hash()).await {
             // The server has answered that it ran nothing; EVAL runs the script and keeps it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
-                Box::pin(self.write(&script.by_source(key, arguments))).await
+                Box::pin(self.write(&operation.by_source())).await
             }
             outcome => outcome.map_err(|failure| failure.into_error(Access::Write)),
+        }
+    }
+
+    /// Whether the server made the change by its own compare-and-set. If not, nothing was written, and the
+    /// script finds out why not.
+    async fn is_done_natively(&self, operation: &CompareAndSet<'_>) -> Result<bool> {
+        // A connection of the application's may lead to several servers, of which some are older.
+        let Route::Own(own) = &self.route else { return Ok(false) };
+        if !COMPARED.contains(&operation.expected.bytes.len()) {
+            return Ok(false);
+        }
+        let outcome = async {
+            let connection = own.connection()?;
+            let lease = connection.lease().await?;
+            let native = lease.native(operation.key).await?;
+            let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
+            let outcome = lease.send(&command).await;
+            if let Err(Failure::Answered(answer)) = &outcome
+                && answer.is_of_no_such_command()
+            {
+                native.forget(&operation.change);
+            }
+            outcome
+        };
+        match outcome.await {
+            Ok(Value::Okay | Value::Int(1)) => Ok(true),
+            Ok(Value::Nil | Value::Int(0)) => Ok(false),
+            Ok(_) => Err(Error::outcome_unknown("redis gave a strange answer to a comparison")),
+            Err(Failure::Answered(answer)) if answer.is_of_nothing_written() => Ok(false),
+            Err(failure) => Err(failure.into_error(Access::Write)),
         }
     }
 
     async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match &self.route {
             Route::Own(own) => {
-                let connection =
-                    own.connections.get(|| SharedConnection::new(own.settings.clone()));
-                let Some(connection) = connection else {
-                    return Err(Failure::NotSent("there is no tokio runtime here".to_owned()));
-                };
+                let connection = own.connection()?;
                 match connection.send(command).await {
                     // The server has answered that it wrote nothing, and the connection is given
                     // up: after a failover another server stands behind the name.
@@ -191,8 +244,8 @@ impl Store for RedisStore {
         ttl: Duration,
         expected: &Stored,
     ) -> Result<Replaced> {
-        let ttl = milliseconds(ttl).to_string();
-        match self.run(&REPLACE, key, &[&tag(expected.version), &bytes, ttl.as_bytes()]).await? {
+        let change = Change::Replace { bytes: &bytes, ttl: milliseconds(ttl) };
+        match self.compare_and_set(&CompareAndSet { key, expected, change }).await? {
             Value::Int(1) => Ok(Replaced::Replaced(version(&bytes))),
             Value::BulkString(current) => Ok(Replaced::Conflict(Some(stored(current)))),
             Value::Nil => Ok(Replaced::Missing),
@@ -202,7 +255,10 @@ impl Store for RedisStore {
 
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         let answer = match expected {
-            Some(expected) => self.run(&DELETE, key, &[&tag(expected.version)]).await?,
+            Some(expected) => {
+                let change = Change::Delete;
+                self.compare_and_set(&CompareAndSet { key, expected, change }).await?
+            }
             None => self.write(cmd("DEL").arg(key.as_str())).await?,
         };
         match answer {
@@ -286,6 +342,14 @@ struct Own {
     connections: PerRuntime<SharedConnection>,
 }
 
+impl Own {
+    /// That of the runtime which runs this.
+    fn connection(&self) -> Result<Arc<SharedConnection>, Failure> {
+        let connection = self.connections.get(|| SharedConnection::new(self.settings.clone()));
+        connection.ok_or_else(|| Failure::NotSent("there is no tokio runtime here".to_owned()))
+    }
+}
+
 /// A connection that is cloned for each command, as an object.
 trait Foreign: Send + Sync {
     fn send<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
@@ -324,62 +388,10 @@ impl Failure {
     }
 }
 
-/// A script that runs as one step inside the server.
-struct Atomic {
-    source: &'static str,
-    hash: String,
-}
-
-impl Atomic {
-    fn new(source: &'static str) -> Self {
-        Self { source, hash: Script::new(source).get_hash().to_owned() }
-    }
-
-    fn by_hash(&self, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
-        invocation("EVALSHA", &self.hash, key, arguments)
-    }
-
-    fn by_source(&self, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
-        invocation("EVAL", self.source, key, arguments)
-    }
-}
-
-/// Answers with nothing for a missing key, 1 for a record that was replaced, and else with the
-/// record that stands there, so that a conflict costs no second round trip.
-static REPLACE: LazyLock<Atomic> = LazyLock::new(|| {
-    Atomic::new(
-        "\
-if redis.call('GETRANGE', KEYS[1], 0, 7) == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-  return 1
-end
-return redis.call('GET', KEYS[1])",
-    )
-});
-
-/// Answers with 1 for a record that was deleted, with nothing for a missing key, and otherwise with the
-/// record that the key holds.
-static DELETE: LazyLock<Atomic> = LazyLock::new(|| {
-    Atomic::new(
-        "\
-if redis.call('GETRANGE', KEYS[1], 0, 7) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return redis.call('GET', KEYS[1])",
-    )
-});
-
-fn invocation(verb: &str, script: &str, key: &StoreKey, arguments: &[&[u8]]) -> Cmd {
-    let key = key.as_str();
-    let size = arguments.iter().map(|argument| argument.len()).sum::<usize>();
-    let size = verb.len() + script.len() + 1 + key.len() + size;
-    let mut command = Cmd::with_capacity(4 + arguments.len(), size);
-    command.arg(verb).arg(script).arg(1).arg(key);
-    for argument in arguments {
-        command.arg(*argument);
-    }
-    command
-}
+/// How long the records are that the server compares by itself, in bytes. A record must be sent along to be
+/// compared, so for longer ones the script is cheaper, which compares a write tag; and one that is too
+/// short for a write tag is not ours to change.
+const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 
 /// The time to live as Redis counts it. Ten years stand for everything longer: a larger number
 /// would only find the limits of the server's clock.
@@ -391,19 +403,6 @@ fn milliseconds(ttl: Duration) -> u64 {
 
 fn stored(bytes: Vec<u8>) -> Stored {
     Stored { version: version(&bytes), bytes: Bytes::from(bytes) }
-}
-
-/// The version that these bytes are: their write tag. Foreign bytes that are shorter are filled up
-/// with zeros; the scripts compare eight bytes, so such a version is never found again.
-fn version(bytes: &[u8]) -> Version {
-    let mut tag = [0; TAG_LEN];
-    let length = bytes.len().min(TAG_LEN);
-    tag[..length].copy_from_slice(&bytes[..length]);
-    Version::new(u64::from_be_bytes(tag))
-}
-
-fn tag(version: Version) -> [u8; TAG_LEN] {
-    version.get().to_be_bytes()
 }
 
 #[cfg(test)]
@@ -426,6 +425,7 @@ mod tests {
         use ::redis::{ErrorKind as Said, Pipeline, RedisError};
 
         use crate::error::ErrorKind;
+        use crate::store::contract::Version;
         use crate::store::samples::{random_key, random_record};
 
         /// Fails as told.
@@ -471,13 +471,6 @@ mod tests {
                 assert_eq!(written.kind(), ErrorKind::OutcomeUnknown, "{written:?}");
             }
         }
-    }
-
-    #[test]
-    fn version_is_first_eight_bytes_of_record() {
-        assert_eq!(tag(version(b"12345678rest")), *b"12345678");
-        assert_eq!(tag(version(b"123")), *b"123\0\0\0\0\0");
-        assert_eq!(tag(version(b"")), [0; 8]);
     }
 
     #[test]

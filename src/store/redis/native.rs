@@ -1,0 +1,111 @@
+//! The compare-and-set of the server itself, where it has one: faster than a script, and the same.
+//!
+//! | server | replace | delete |
+//! |---|---|---|
+//! | Valkey 9 | `SET … IFEQ` | `DELIFEQ` |
+//! | Valkey 8.1 | `SET … IFEQ` | script |
+//! | Redis 8.4 | `SET … IFEQ` | `DELEX … IFEQ` |
+//! | older ones | script | script |
+//!
+//! These compare the whole value, so the record that is expected must be sent as well. `IFDEQ`, which
+//! compares a digest, is not used: the digest has no key, so whoever can choose a value can make two with
+//! the same one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::redis::{Cmd, Value, cmd};
+
+use crate::store::contract::StoreKey;
+use crate::store::redis::compare::{Change, CompareAndSet};
+
+/// What a server can compare by itself.
+pub(super) struct Native {
+    set: AtomicBool,
+    delifeq: AtomicBool,
+    delex: AtomicBool,
+}
+
+impl Native {
+    /// Commands that tell by their answers what a server can do. They are tried on a key that is no
+    /// record's and holds nothing: the server's version would not tell, for its permissions and the names
+    /// of its commands are configurable.
+    ///
+    /// A server that does not know a command repeats its arguments, so nothing of a record is among them.
+    pub(super) fn trials(key: &StoreKey) -> [Cmd; 3] {
+        let key = trial_key(key);
+        let mut set = cmd("SET");
+        // A server that ignores the condition stores a value, which goes away by itself.
+        set.arg(&key).arg("new").arg("IFEQ").arg("old").arg("PX").arg(1000);
+        let mut delifeq = cmd("DELIFEQ");
+        delifeq.arg(&key).arg("old");
+        let mut delex = cmd("DELEX");
+        delex.arg(&key).arg("IFEQ").arg("old");
+        [set, delifeq, delex]
+    }
+
+    /// What the answers to the trials tell; an error is none.
+    pub(super) fn judged(answers: [Option<Value>; 3]) -> Self {
+        let [set, delifeq, delex] = answers;
+        Self {
+            set: AtomicBool::new(set == Some(Value::Nil)),
+            delifeq: AtomicBool::new(delifeq == Some(Value::Int(0))),
+            delex: AtomicBool::new(delex == Some(Value::Int(0))),
+        }
+    }
+
+    /// The server's own command for a change, if it has one.
+    pub(super) fn command(&self, operation: &CompareAndSet<'_>) -> Option<Cmd> {
+        let CompareAndSet { key, expected, change } = operation;
+        let (key, old) = (key.as_str(), &expected.bytes[..]);
+        let is_known = |command: &AtomicBool| command.load(Ordering::Relaxed);
+        let room = |new: usize| key.len() + old.len() + new + 50;
+        match change {
+            Change::Replace { bytes, ttl } => is_known(&self.set).then(|| {
+                let mut command = Cmd::with_capacity(7, room(bytes.len()));
+                command.arg("SET").arg(key).arg(&bytes[..]);
+                command.arg("IFEQ").arg(old).arg("PX").arg(*ttl);
+                command
+            }),
+            Change::Delete if is_known(&self.delifeq) => {
+                let mut command = Cmd::with_capacity(3, room(0));
+                command.arg("DELIFEQ").arg(key).arg(old);
+                Some(command)
+            }
+            Change::Delete => is_known(&self.delex).then(|| {
+                let mut command = Cmd::with_capacity(4, room(0));
+                command.arg("DELEX").arg(key).arg("IFEQ").arg(old);
+                command
+            }),
+        }
+    }
+
+    /// The server has no such command after all: a proxy leads to an older one, or its permissions were
+    /// changed.
+    pub(super) fn forget(&self, change: &Change<'_>) {
+        let commands: &[_] = match change {
+            Change::Replace { .. } => &[&self.set],
+            Change::Delete => &[&self.delifeq, &self.delex],
+        };
+        for command in commands {
+            command.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A key under the namespace of a record's, which the permissions of the application cover.
+fn trial_key(key: &StoreKey) -> String {
+    let prefix = key.as_str().rsplit_once(':').map_or("", |(prefix, _)| prefix);
+    format!("{prefix}:compare-and-set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::Kind;
+
+    #[test]
+    fn trial_key_lies_in_namespace_and_is_no_session() {
+        let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(trial_key(&key), "app:7:s:compare-and-set");
+    }
+}

@@ -1,0 +1,239 @@
+//! The server's own compare-and-set, where it has one, and the script elsewhere.
+
+#![cfg(all(feature = "testing", feature = "redis"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Stored};
+use unsticky::testing::{random_key, random_record};
+
+use self::support::proxy::Proxy;
+use self::support::servers::RedisServer;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn created(store: &RedisStore, key: &StoreKey, size: usize) -> Stored {
+    let bytes = random_record(size);
+    match store.create(key, bytes.clone(), HOUR).await.unwrap() {
+        Created::Created(version) => Stored::new(bytes, version),
+        Created::Occupied => panic!("{key} is occupied"),
+    }
+}
+
+async fn replaced(store: &RedisStore, key: &StoreKey, expected: &Stored, size: usize) -> Stored {
+    let bytes = random_record(size);
+    match store.replace(key, bytes.clone(), HOUR, expected).await.unwrap() {
+        Replaced::Replaced(version) => Stored::new(bytes, version),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many scripts the server has run.
+fn scripts(server: &RedisServer) -> u64 {
+    server.calls("evalsha") + server.calls("eval")
+}
+
+/// How often the server refused the arguments of a command, or the command.
+fn failures(server: &RedisServer, command: &str) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+    let counts = line.unwrap_or_default().split(',');
+    let count = |count: &str| {
+        let number = count.trim().strip_prefix("rejected_calls=");
+        let number = number.or_else(|| count.trim().strip_prefix("failed_calls="));
+        number.map_or(0, |number| number.parse::<u64>().unwrap())
+    };
+    counts.map(count).sum()
+}
+
+async fn every_outcome_is_right(store: &RedisStore, size: usize) {
+    let key = random_key();
+    let first = created(store, &key, size).await;
+    let second = replaced(store, &key, &first, size).await;
+    assert_eq!(store.load(&key).await.unwrap().as_ref(), Some(&second));
+    let conflict = store.replace(&key, random_record(size), HOUR, &first).await.unwrap();
+    assert_eq!(conflict, Replaced::Conflict(Some(second.clone())));
+    let conflict = store.delete(&key, Some(&first)).await.unwrap();
+    assert_eq!(conflict, Deleted::Conflict(Some(second.clone())));
+    assert_eq!(store.load(&key).await.unwrap().as_ref(), Some(&second));
+    assert_eq!(store.delete(&key, Some(&second)).await.unwrap(), Deleted::Deleted);
+    assert_eq!(store.delete(&key, Some(&second)).await.unwrap(), Deleted::Missing);
+    let missing = store.replace(&key, random_record(size), HOUR, &second).await.unwrap();
+    assert_eq!(missing, Replaced::Missing);
+}
+
+#[tokio::test]
+async fn server_without_comparison_is_tried_out_once_for_each_connection() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).unwrap();
+    let keys: Vec<_> = (0..64).map(|_| random_key()).collect();
+    join_all(keys.iter().map(|key| created(&store, key, 100))).await;
+    for connection in 1..4 {
+        join_all(keys.iter().map(async |key| {
+            let stored = store.load(key).await.unwrap().unwrap();
+            replaced(&store, key, &stored, 100).await;
+        }))
+        .await;
+        assert_eq!(failures(&server, "set"), connection);
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        while store.load(&keys[0]).await.is_err() {}
+    }
+    every_outcome_is_right(&store, 100).await;
+    assert!(scripts(&server) > 64 * 3);
+    // What was tried out left nothing behind.
+    assert_eq!(server.cli(&["DBSIZE"]), "64");
+}
+
+/// A server that compares by itself, and its command for a conditional delete.
+async fn server_compares_by_itself(server: &RedisServer, delete: &str) {
+    let store = RedisStore::connect(&server.url()).unwrap();
+    let key = random_key();
+    let stored = created(&store, &key, 1000).await;
+    let stored = replaced(&store, &key, &stored, 1000).await;
+    let left: u64 = server.cli(&["PTTL", key.as_str()]).parse().unwrap();
+    assert!((3_590_000..=3_600_000).contains(&left), "{left}");
+    assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+    assert_eq!(scripts(server), 0);
+    // One of each is the trial.
+    assert_eq!((server.calls("set"), server.calls(delete)), (3, 2));
+    every_outcome_is_right(&store, 1000).await;
+    // Other outcomes than success are the script's to find out.
+    assert_eq!(scripts(server), 2 + 2 + 2);
+    assert_eq!(server.cli(&["DBSIZE"]), "0");
+
+    server.cli(&["SET", key.as_str(), "foreign"]);
+    let foreign = store.load(&key).await.unwrap().unwrap();
+    let outcome = store.replace(&key, random_record(8), HOUR, &foreign).await.unwrap();
+    assert_eq!(outcome, Replaced::Conflict(Some(foreign.clone())));
+    let outcome = store.delete(&key, Some(&foreign)).await.unwrap();
+    assert_eq!(outcome, Deleted::Conflict(Some(foreign)));
+}
+
+/// Comparing a long record would cost more than the script does.
+async fn long_records_are_changed_by_script(server: &RedisServer) {
+    let store = RedisStore::connect(&server.url()).unwrap();
+    every_outcome_is_right(&store, 50_000).await;
+    assert_eq!(server.calls("set"), 1 + 1, "the create and the script's");
+    assert!(scripts(server) > 6);
+}
+
+/// Users may have keys under one prefix only, and not every command.
+async fn permissions_decide_between_comparison_and_script(server: &RedisServer, delete: &str) {
+    let user = |commands: &str| {
+        let commands: Vec<_> = commands.split(' ').collect();
+        let user = ["ACL", "SETUSER", "app", "reset", "on", ">pass", "~conformance:*", "-@all"];
+        server.cli(&[&user[..], &commands].concat());
+        let store = RedisStore::connect(&format!("redis://app:pass@127.0.0.1:{}/", server.port()));
+        store.unwrap()
+    };
+    let needed = "+get +set +del +getrange +eval +evalsha";
+    let store = user(&format!("{needed} +{delete}"));
+    let key = random_key();
+    let stored = created(&store, &key, 100).await;
+    assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+    assert_eq!((scripts(server), server.calls(delete)), (0, 2));
+    every_outcome_is_right(&store, 100).await;
+
+    // Without the command, and where it is taken away from a connection that has used it.
+    server.cli(&["ACL", "SETUSER", "app", &format!("-{delete}")]);
+    let refused = failures(server, delete);
+    every_outcome_is_right(&store, 100).await;
+    every_outcome_is_right(&store, 100).await;
+    assert_eq!(failures(server, delete), refused + 1, "it is forgotten on this connection");
+    let store = user(needed);
+    every_outcome_is_right(&store, 100).await;
+}
+
+/// After a failover an older server may stand behind the name, and after an upgrade a newer one.
+async fn server_behind_name_is_tried_out_again(newer: &RedisServer) {
+    let older = RedisServer::start();
+    let proxy = Proxy::start(older.port()).await;
+    let store = RedisStore::connect(&format!("redis://127.0.0.1:{}/", proxy.port())).unwrap();
+    every_outcome_is_right(&store, 100).await;
+    for server in [newer, &older, newer] {
+        proxy.lead_to(server.port());
+        proxy.cut();
+        while store.load(&random_key()).await.is_err() {}
+        let (before, key) = (scripts(server), random_key());
+        let stored = created(&store, &key, 100).await;
+        let stored = replaced(&store, &key, &stored, 100).await;
+        assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+        let by_script = if server.port() == older.port() { 2..=4 } else { 0..=0 };
+        assert!(by_script.contains(&(scripts(server) - before)), "{by_script:?}");
+        every_outcome_is_right(&store, 100).await;
+    }
+}
+
+/// Two hundred changes at once of one record: each is made once.
+async fn concurrent_changes_are_all_kept(server: &RedisServer) {
+    let key = random_key();
+    let store = RedisStore::connect(&server.url()).unwrap();
+    store.create(&key, counting(0), HOUR).await.unwrap();
+    let changes = (0..200).map(|_| {
+        let (store, key) = (store.clone(), key.clone());
+        tokio::spawn(async move {
+            loop {
+                let stored = store.load(&key).await.unwrap().unwrap();
+                let next = counting(count(&stored.bytes) + 1);
+                match store.replace(&key, next, HOUR, &stored).await.unwrap() {
+                    Replaced::Replaced(_) => return,
+                    Replaced::Conflict(_) => {}
+                    Replaced::Missing => panic!("the record is gone"),
+                }
+            }
+        })
+    });
+    for change in changes.collect::<Vec<_>>() {
+        change.await.unwrap();
+    }
+    let stored = store.load(&key).await.unwrap().unwrap();
+    assert_eq!(count(&stored.bytes), 200);
+}
+
+fn counting(count: u64) -> Bytes {
+    [&random_record(8)[..], &count.to_be_bytes()].concat().into()
+}
+
+fn count(record: &[u8]) -> u64 {
+    u64::from_be_bytes(record[8..].try_into().unwrap())
+}
+
+macro_rules! on_newer_server {
+    ($name:ident: $server:ty, $delete:literal) => {
+        mod $name {
+            #[tokio::test]
+            async fn server_compares_by_itself() {
+                super::server_compares_by_itself(&<$server>::start(), $delete).await;
+            }
+
+            #[tokio::test]
+            async fn long_records_are_changed_by_script() {
+                super::long_records_are_changed_by_script(&<$server>::start()).await;
+            }
+
+            #[tokio::test]
+            async fn permissions_decide_between_comparison_and_script() {
+                let server = <$server>::start();
+                super::permissions_decide_between_comparison_and_script(&server, $delete).await;
+            }
+
+            #[tokio::test]
+            async fn server_behind_name_is_tried_out_again() {
+                super::server_behind_name_is_tried_out_again(&<$server>::start()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn concurrent_changes_are_all_kept() {
+                super::concurrent_changes_are_all_kept(&<$server>::start()).await;
+            }
+        }
+    };
+}
+
+on_newer_server!(valkey: crate::support::servers::ValkeyServer, "delifeq");
+on_newer_server!(redis84: crate::support::servers::Redis84Server, "delex");
