@@ -57,7 +57,8 @@ pub enum ErrorKind {
     ValueChanged,
     /// The record or its key would be over the size limit. Nothing was written (500).
     TooLarge,
-    /// A value could not be encoded (500).
+    /// A value could not be encoded, or [could not be read again](crate::Key#values). Nothing was
+    /// changed (500).
     Encode,
     /// A stored value could not be decoded into the type that was asked for. It stays as it is
     /// (500).

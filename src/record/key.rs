@@ -37,6 +37,84 @@ use std::marker::PhantomData;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Values
+///
+/// A value is any type that serde can serialize and deserialize. It is stored as JSON: a type may change
+/// while sessions live, and an operator can read it. Every number comes back exactly, each finite `f32`
+/// and `f64` bit for bit.
+///
+/// A value that could not be read again is refused when it is written, with [`ErrorKind::Encode`] and the
+/// reason: each new value is read back once, as the key's type, before it is accepted. This refuses
+///
+/// - NaN and the infinities, at any depth, which JSON does not have;
+/// - arrays and objects that are nested more than 127 levels deep;
+/// - maps whose keys are neither text, numbers, `bool`s nor unit variants;
+/// - whatever the type's own `Deserialize` refuses: integer keys of a map behind `#[serde(flatten)]` or in
+///   an untagged enum, for example, or a field that is only skipped when it is serialized.
+///
+/// Reading back shows that a value can be read, not that it is equal: types need not be comparable. A
+/// value that its type reads as another one is therefore accepted:
+///
+/// - `Some(None)` and `Some(())` are stored as `null` and read as `None`;
+/// - a field that serde skips comes back as its default;
+/// - an untagged enum comes back as the first variant that can read the JSON, and an integer beyond 64 bits
+///   can become a float there, as it can behind `#[serde(flatten)]`;
+/// - `serde_json::Value` turns NaN and the infinities into its `Null` before the session sees them;
+/// - a `Deserialize` of your own may return anything.
+///
+/// If another release of the application changes the type, [`Session::get`] fails with
+/// [`ErrorKind::Decode`] where the new type cannot read what is stored; `#[serde(default)]` helps with new
+/// fields.
+///
+/// # Bytes
+///
+/// JSON has no bytes: it stores a `Vec<u8>` as an array of numbers, 20 kB as up to 80 kB, and
+/// `serde_bytes` does not change that. Keep bytes as base64 text, which takes 27 kB:
+///
+/// ```
+/// use base64::prelude::{BASE64_STANDARD, Engine as _};
+/// use serde::de::{Deserialize, Deserializer, Error as _};
+/// use serde::ser::{Serialize, Serializer};
+/// use unsticky::{Key, Session};
+///
+/// #[derive(Debug, PartialEq)]
+/// struct Binary(Vec<u8>);
+///
+/// impl Serialize for Binary {
+///     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+///         serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
+///     }
+/// }
+///
+/// impl<'de> Deserialize<'de> for Binary {
+///     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+///         let text = String::deserialize(deserializer)?;
+///         BASE64_STANDARD.decode(text).map(Self).map_err(D::Error::custom)
+///     }
+/// }
+///
+/// const TICKET: Key<Binary> = Key::new("ticket");
+///
+/// # fn main() -> unsticky::Result<()> {
+/// # const AS_ARRAY: Key<Vec<u8>> = Key::new("array");
+/// # let session = Session::detached();
+/// # let refused = session.insert(AS_ARRAY, &vec![255; 20_000]).unwrap_err();
+/// # assert!(refused.to_string().contains("80001 bytes"));
+/// let ticket = Binary(vec![255; 20_000]);
+/// session.insert(TICKET, &ticket)?;
+/// assert_eq!(session.get(TICKET)?, Some(ticket));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The crate `serde_with` has it ready as `serde_with::base64::Base64`. For what is larger than a few
+/// kilobytes, keep a name in the session and the bytes in a store of your own: a session is read with each
+/// request that uses it.
+///
+/// [`ErrorKind::Encode`]: crate::ErrorKind::Encode
+/// [`ErrorKind::Decode`]: crate::ErrorKind::Decode
+/// [`Session::get`]: crate::Session::get
 pub struct Key<T> {
     name: &'static str,
     survives_sign_in: bool,

@@ -7,6 +7,7 @@ pub(crate) mod codec;
 pub(crate) mod delta;
 pub(crate) mod envelope;
 pub(crate) mod header;
+pub(crate) mod json;
 pub(crate) mod key;
 pub(crate) mod lifetime;
 pub(crate) mod loaded;

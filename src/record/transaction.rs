@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::record::delta::View;
+use crate::record::json::{decoded, encoded};
 use crate::record::key::AsKey;
 use crate::record::values::{Value, Values};
 
@@ -28,7 +28,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`.
     pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -47,11 +47,12 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values
-    /// changed so far would be over the size of a record with it.
+    /// [`Encode`](crate::ErrorKind::Encode) if the value cannot be encoded, or [could not be read
+    /// again](crate::Key#values); [`TooLarge`](crate::ErrorKind::TooLarge) if the values changed so far would
+    /// be over the size of a record with it.
     pub fn insert<K: AsKey>(&mut self, key: K, value: &K::Value) -> Result<()>
     where
-        K::Value: Serialize,
+        K::Value: Serialize + DeserializeOwned,
     {
         let value = Value::new(encoded(key.name(), value, self.max_record)?, key.survives());
         self.view.check_room(key.name(), &value, self.max_record)?;
@@ -68,7 +69,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`; it stays as it is.
     pub fn take<K: AsKey>(&mut self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -82,8 +83,8 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
-    /// [`ErrorKind::TooLarge`] if the new one cannot be stored.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`, and those of [`insert`](Self::insert) for the
+    /// new one.
     pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
     where
         K::Value: Serialize + DeserializeOwned + Default,
@@ -109,29 +110,6 @@ impl fmt::Debug for Transaction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction").finish_non_exhaustive()
     }
-}
-
-/// Values are JSON: self-describing, so that a type may change while sessions live, and readable by
-/// an operator.
-pub(crate) fn encoded<T: Serialize>(name: &str, value: &T, max: usize) -> Result<Bytes> {
-    // The error of the encoder is left out: it may quote the value.
-    let bytes = serde_json::to_vec(value)
-        .map_err(|_| Error::new(ErrorKind::Encode, format!("the value of {name:?}")))?;
-    if bytes.len() > max {
-        let context =
-            format!("the value of {name:?} has {} bytes, and a record at most {max}", bytes.len());
-        return Err(Error::new(ErrorKind::TooLarge, context));
-    }
-    Ok(bytes.into())
-}
-
-pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
-    // The error of the decoder is reduced to a place: it may quote the value.
-    serde_json::from_slice(bytes).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let context = format!("the value of {name:?}, at line {line} column {column}");
-        Error::new(ErrorKind::Decode, context)
-    })
 }
 
 #[cfg(test)]
@@ -165,8 +143,5 @@ mod tests {
         values.insert(A, &12_345_678).unwrap();
         assert_eq!(values.insert(B, &1).unwrap_err().kind(), ErrorKind::TooLarge);
         assert!(!values.contains(B));
-        assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
-        assert_eq!(encoded("a", &"12345678", 9).unwrap_err().kind(), ErrorKind::TooLarge);
-        assert_eq!(encoded("a", &"12345678", 10).unwrap(), &b"\"12345678\""[..]);
     }
 }

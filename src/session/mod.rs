@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
@@ -24,12 +23,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::VIEW_ATTEMPTS;
 use crate::record::changes::Rotation;
 use crate::record::delta::{Change, UpdateFn};
+use crate::record::json::{decoded, encoded};
 use crate::record::key::AsKey;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::{SignIn, checked_principal};
 use crate::record::token::SessionId;
-use crate::record::transaction::{Transaction, decoded, encoded};
+use crate::record::transaction::Transaction;
 use crate::record::values::Value;
 use crate::session::state::{
     Context, Shared, StateGuard, changes_on_this_thread, contended, reentrant,
@@ -160,15 +160,16 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value cannot be encoded, [`ErrorKind::TooLarge`] if the values that
-    /// this request has changed would be larger than a record with it. Nothing is changed then.
+    /// [`ErrorKind::Encode`] if the value cannot be encoded, or [could not be read
+    /// again](crate::Key#values); [`ErrorKind::TooLarge`] if the values that this request has changed would
+    /// be larger than a record with it. Nothing is changed then.
     #[doc(alias("set", "put"))]
     pub fn insert<K: AsKey>(&self, key: K, value: &K::Value) -> Result<()>
     where
-        K::Value: Serialize,
+        K::Value: Serialize + DeserializeOwned,
     {
-        let value = Value::new(self.encoded(key.name(), value)?, key.survives());
         let max_record = self.settings().options.max_record;
+        let value = Value::new(encoded(key.name(), value, max_record)?, key.survives());
         let mut state = self.state();
         state.changes.delta.view().check_room(key.name(), &value, max_record)?;
         state.changed().push(key.name().into(), Change::Set(value.clone()), Some(value));
@@ -236,11 +237,10 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] or
-    /// [`ErrorKind::TooLarge`] if the new one cannot be stored, [`ErrorKind::Reentrant`] if `function`
-    /// changes the session. The value is not changed then. The commit
-    /// fails with the same kinds, or with [`ErrorKind::UpdatePanicked`], if that happens on the newer
-    /// value.
+    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] and
+    /// [`ErrorKind::TooLarge`] for the new one as in [`insert`](Self::insert), [`ErrorKind::Reentrant`] if
+    /// `function` changes the session. The value is not changed then. The commit fails with the same kinds,
+    /// or with [`ErrorKind::UpdatePanicked`], if that happens on the newer value.
     pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
     where
         K: AsKey,
@@ -514,7 +514,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save) and of `function`.
+    /// Those of [`save`](Self::save) and of `function`, which gets [`ErrorKind::Encode`] from
+    /// [`Transaction::insert`] for a value that [could not be read again](crate::Key#values).
     #[doc(alias("transaction", "atomic"))]
     pub async fn transact<T, F>(&self, function: F) -> Result<T>
     where
@@ -642,10 +643,6 @@ impl Session {
             None if self.state().lost.is_some() => Err(self.settings().gone("")),
             None => Err(Error::new(ErrorKind::NotSignedIn, "")),
         }
-    }
-
-    fn encoded<T: Serialize>(&self, name: &str, value: &T) -> Result<Bytes> {
-        encoded(name, value, self.settings().options.max_record)
     }
 }
 

@@ -1,0 +1,249 @@
+//! The values as JSON: self-describing, so that a type may change while sessions live, and readable by
+//! an operator.
+
+use std::fmt::{self, Display};
+use std::io;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer, ser};
+use serde_json::error::Category;
+use serde_json::ser::Formatter;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How many arrays and objects `serde_json` reads inside each other.
+const MAX_DEPTH: u8 = 127;
+
+/// Encodes a value, and refuses one that [`decoded`] could not return.
+///
+/// No message of an encoder or a decoder is passed on: it may quote the value.
+pub(crate) fn encoded<T>(name: &str, value: &T, max: usize) -> Result<Bytes>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let refused = |reason: &dyn Display| {
+        Error::new(ErrorKind::Encode, format!("the value of {name:?}: {reason}"))
+    };
+    value.serialize(Check { depth_left: MAX_DEPTH }).map_err(|refusal| refused(&refusal))?;
+    let mut bytes = Vec::with_capacity(128);
+    let mut json = serde_json::Serializer::with_formatter(&mut bytes, Exact);
+    value.serialize(&mut json).map_err(|error| match error.classify() {
+        Category::Data => refused(&Refusal::Serialize),
+        _ => refused(&"a map in it has keys that JSON cannot hold"),
+    })?;
+    if bytes.len() > max {
+        let context =
+            format!("the value of {name:?} has {} bytes, and a record at most {max}", bytes.len());
+        return Err(Error::new(ErrorKind::TooLarge, context));
+    }
+    // Only its own `Deserialize` knows what it reads: serde turns a map's integer keys into text, and
+    // under `flatten` it does not turn them back.
+    serde_json::from_slice::<T>(&bytes).map_err(|error| {
+        refused(&format_args!("its JSON cannot be read back as the key's type{}", place(&error)))
+    })?;
+    Ok(bytes.into())
+}
+
+pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        // The error of the decoder is reduced to a place: it may quote the value.
+        let context = format!("the value of {name:?}{}", place(&error));
+        Error::new(ErrorKind::Decode, context)
+    })
+}
+
+/// Where in the JSON, if the type's own `Deserialize` lets it be known.
+fn place(error: &serde_json::Error) -> String {
+    match error.line() {
+        0 => String::new(),
+        line => format!(", at line {line} column {}", error.column()),
+    }
+}
+
+/// Writes an `f32` as the `f64` that it equals. Under `flatten` and in untagged enums it is read as an
+/// `f64`, and the shortest text of an `f32` may then be rounded twice: that of 7.038531e-26 is.
+struct Exact;
+
+impl Formatter for Exact {
+    fn write_f32<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f32) -> io::Result<()> {
+        self.write_f64(writer, value.into())
+    }
+}
+
+/// Writes nothing, and refuses what `serde_json` would write without an error although it does not read
+/// it back: it writes a number that is not finite as `null`.
+#[derive(Clone, Copy)]
+struct Check {
+    depth_left: u8,
+}
+
+/// Why a value is refused.
+#[derive(Debug)]
+enum Refusal {
+    NotFinite,
+    TooDeep,
+    Serialize,
+}
+
+impl Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFinite => {
+                f.write_str("it holds a NaN or an infinity, which JSON does not have")
+            }
+            Self::TooDeep => write!(f, "it is nested more than {MAX_DEPTH} levels deep"),
+            Self::Serialize => f.write_str("its `Serialize` failed"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl ser::Error for Refusal {
+    fn custom<T: Display>(_: T) -> Self {
+        Self::Serialize
+    }
+}
+
+type Checked<T = ()> = Result<T, Refusal>;
+
+impl Check {
+    /// Goes into arrays and objects.
+    fn inside(self, levels: u8) -> Checked<Self> {
+        let depth_left = self.depth_left.checked_sub(levels).ok_or(Refusal::TooDeep)?;
+        Ok(Self { depth_left })
+    }
+
+    fn finite(is_finite: bool) -> Checked {
+        if is_finite { Ok(()) } else { Err(Refusal::NotFinite) }
+    }
+}
+
+/// What is always written as it is.
+macro_rules! accept {
+    ($($method:ident($($argument:ty),*);)*) => {
+        $(fn $method(self, $(_: $argument),*) -> Checked { Ok(()) })*
+    };
+}
+
+/// The beginnings of arrays and objects: how many levels each goes down.
+macro_rules! enter {
+    ($($method:ident($($argument:ty),*) -> $compound:ident: $levels:literal;)*) => {
+        $(
+            type $compound = Self;
+
+            fn $method(self, $(_: $argument),*) -> Checked<Self> { self.inside($levels) }
+        )*
+    };
+}
+
+impl Serializer for Check {
+    type Ok = ();
+    type Error = Refusal;
+
+    accept! {
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_i128(i128);
+        serialize_u8(u8);
+        serialize_u16(u16);
+        serialize_u32(u32);
+        serialize_u64(u64);
+        serialize_u128(u128);
+        serialize_char(char);
+        serialize_str(&str);
+        serialize_bytes(&[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(&'static str);
+        serialize_unit_variant(&'static str, u32, &'static str);
+    }
+
+    enter! {
+        serialize_seq(Option<usize>) -> SerializeSeq: 1;
+        serialize_tuple(usize) -> SerializeTuple: 1;
+        serialize_tuple_struct(&'static str, usize) -> SerializeTupleStruct: 1;
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> SerializeTupleVariant: 2;
+        serialize_map(Option<usize>) -> SerializeMap: 1;
+        serialize_struct(&'static str, usize) -> SerializeStruct: 1;
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> SerializeStructVariant: 2;
+    }
+
+    fn serialize_f32(self, value: f32) -> Checked {
+        Self::finite(value.is_finite())
+    }
+
+    fn serialize_f64(self, value: f64) -> Checked {
+        Self::finite(value.is_finite())
+    }
+
+    fn collect_str<T: ?Sized + Display>(self, _: &T) -> Checked {
+        Ok(())
+    }
+
+    fn serialize_some<T: ?Sized + Serialize>(self, value: &T) -> Checked {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_struct<T: ?Sized + Serialize>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Checked {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: ?Sized + Serialize>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        value: &T,
+    ) -> Checked {
+        value.serialize(self.inside(1)?)
+    }
+}
+
+/// The parts of an array or an object.
+macro_rules! check_each {
+    ($($compound:ident { $($method:ident($($name:ty)?))* })*) => {
+        $(impl ser::$compound for Check {
+            type Ok = ();
+            type Error = Refusal;
+
+            $(fn $method<T: ?Sized + Serialize>(&mut self, $(_: $name,)? value: &T) -> Checked {
+                value.serialize(*self)
+            })*
+
+            fn end(self) -> Checked { Ok(()) }
+        })*
+    };
+}
+
+check_each! {
+    SerializeSeq { serialize_element() }
+    SerializeTuple { serialize_element() }
+    SerializeTupleStruct { serialize_field() }
+    SerializeTupleVariant { serialize_field() }
+    SerializeMap { serialize_key() serialize_value() }
+    SerializeStruct { serialize_field(&'static str) }
+    SerializeStructVariant { serialize_field(&'static str) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_is_encoded_within_size_and_decoded_as_its_type() {
+        assert_eq!(encoded("a", &"12345678".to_owned(), 10).unwrap(), &b"\"12345678\""[..]);
+        let error = encoded("a", &"12345678".to_owned(), 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
+        assert_eq!(decoded::<u32>("a", b"7").unwrap(), 7);
+    }
+}
