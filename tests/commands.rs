@@ -1,6 +1,6 @@
 //! How many store commands each kind of request costs, by the servers' own count.
 
-#![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod support;
@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 
 use support::servers::{MemcachedServer, RedisServer};
-use support::stand::{SEED, Stand};
+use support::stand::{Backend, SEED, Stand};
 use support::visit::{rotate, sign_in, sign_out, visit};
 use unsticky::testing::Verb;
 use unsticky::{ConcurrentSessions, DirectoryMode, Key, Result, Session, Store};
@@ -166,6 +166,27 @@ async fn confirming_budget(stand: &Stand) {
         stand.spy.take();
         visit(&sessions, &cookie, used).await.ok();
         assert_eq!(stand.spy.verbs(), expected);
+    }
+}
+
+/// The answer to a conflict brings the newer record along, where the server's answer can.
+#[tokio::test]
+async fn sign_out_that_meets_newer_record_reads_it_only_if_store_did_not_bring_it() {
+    for on in Backend::every() {
+        let stand = on.stand();
+        let cookie = stand.seeded().await;
+        let late = stand
+            .overtaken(&cookie, sign_out, async || {
+                stand.write(&cookie, OTHER, 1).await;
+                stand.spy.take();
+            })
+            .await;
+        assert!(late.removes_cookie());
+        let verbs = match on.name() {
+            "memcached" => vec![Verb::Delete, Verb::Load, Verb::Delete],
+            _ => vec![Verb::Delete, Verb::Delete],
+        };
+        assert_eq!(stand.spy.verbs(), verbs, "{}", on.name());
     }
 }
 
