@@ -5,12 +5,19 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::stand::{A, B, Backend, SEED, eventually, on_every_store};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use support::interceptor::{Call, Intercepted, Interceptor};
+use support::servers::RedisServer;
+use support::stand::{A, B, Backend, SEED, Stand, eventually, on_every_store};
 use support::stopwatch::Stopwatch;
-use support::visit::{rotate, sign_in, sign_out, visit};
+use support::visit::{finish, rotate, sign_in, sign_out, visit};
+use tokio::time::Instant;
+use unsticky::store::{MemoryStore, StoreKey};
 use unsticky::testing::{Fault, Verb, random_record};
 use unsticky::{Entropy, ErrorKind, Key, Lifetime, Result, Session};
 
@@ -440,6 +447,112 @@ async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
+/// The first copy may still arrive, so that nobody can say that nothing was done.
+async fn refusal_of_retried_command_leaves_outcome_unknown(on: Backend) {
+    async fn increment(session: Session) -> Result<()> {
+        session.update(A, |number| *number += 1)
+    }
+    for fault in [Fault::Refused, Fault::TooLarge, Fault::Unavailable] {
+        let stand = on.stand_with(|builder| builder.command_retries(1));
+        let cookie = stand.seeded().await;
+        for (verb, left) in [(Verb::Replace, Some(1)), (Verb::Delete, None)] {
+            stand.store.hold(verb).release();
+            let postponed = stand.late.postpone(verb);
+            stand.store.inject(verb, fault);
+            let visited = match verb {
+                Verb::Replace => stand.visit(&cookie, increment).await,
+                _ => stand.visit(&cookie, sign_out).await,
+            };
+            assert_eq!(visited.failure(), Some(ErrorKind::OutcomeUnknown), "{verb:?} {fault:?}");
+            assert_eq!(visited.set_cookie, None);
+            assert!(postponed.deliver().await);
+            assert_eq!(stand.read(&cookie, A).await, left, "{verb:?} {fault:?}");
+        }
+    }
+}
+
+/// A connection that once sends a write again by itself, after the first copy was applied.
+#[derive(Default)]
+struct SentTwice(AtomicBool);
+
+impl Interceptor for SentTwice {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        _: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        if verb == Verb::Replace && !self.0.swap(true, Ordering::Relaxed) {
+            call().await?;
+        }
+        call().await
+    }
+}
+
+/// The conflict is with the write's own first copy. Memcached's answer does not bring the record along, and
+/// its connections repeat nothing.
+#[tokio::test]
+async fn write_that_connection_sends_twice_is_applied_once() {
+    let server = RedisServer::start();
+    for on in [Arc::new(MemoryStore::new()), unsticky::connect(&server.url()).unwrap()] {
+        let stand =
+            Stand::over(Arc::new(Intercepted::new(on, SentTwice::default())), |builder| builder);
+        let cookie = stand.seeded().await;
+        let increment = async |session: Session| session.update(A, |number| *number += 1);
+        stand.visit(&cookie, increment).await.ok();
+        assert_eq!(stand.read(&cookie, A).await, Some(1));
+    }
+}
+
+/// A source whose last secret can be overheard.
+#[derive(Debug, Clone, Default)]
+struct Overheard(Arc<Mutex<Vec<u8>>>);
+
+impl Entropy for Overheard {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        let random = random_record(bytes.len());
+        bytes.copy_from_slice(&random[..bytes.len()]);
+        if bytes.len() == 16 {
+            *self.0.lock().unwrap() = bytes.to_vec();
+        }
+        Ok(())
+    }
+}
+
+/// Whoever knows the new secret before its cookie leaves has replaced it, and the browser may hold a newer
+/// cookie by now.
+async fn replaced_secret_of_settled_write_is_not_sent(on: Backend) {
+    for signs_in in [false, true] {
+        let secret = Overheard::default();
+        let stand = on.stand_with(|builder| builder.entropy(secret.clone()));
+        let cookie = stand.seeded().await;
+        let id = &BASE64.decode(cookie.split_once('=').unwrap().1).unwrap()[..16];
+        let mut newer = String::new();
+        let settled = stand.visit(&cookie, async |session: Session| {
+            session.rotate();
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            let gate = stand.store.hold(Verb::Load);
+            let other = async {
+                gate.reached().await;
+                let token = BASE64.encode([id, &secret.0.lock().unwrap()[..]].concat());
+                let cookie = format!("__Host-id={token}");
+                newer = match signs_in {
+                    true => stand.visit(&cookie, sign_in).await.cookie(),
+                    false => stand.visit(&cookie, rotate).await.cookie(),
+                };
+                gate.release();
+            };
+            futures_util::join!(session.save(), other).0
+        });
+        let settled = settled.await;
+        assert_eq!((settled.failure(), settled.set_cookie), (None, None));
+        assert_eq!(stand.read(&cookie, SEED).await, None);
+        let who = stand.who(&newer).await;
+        assert_eq!(who.as_deref(), signs_in.then_some("alice"));
+        assert_eq!(stand.read(&newer, SEED).await, (!signs_in).then_some(1));
+    }
+}
+
 async fn unsettled_write_is_reported_and_not_retried(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -654,11 +767,39 @@ on_every_store! {
     in_doubt_creates_and_deletes_are_settled,
     in_doubt_write_is_settled_after_up_to_seven_later_writes,
     late_copy_of_settled_write_has_no_effect,
+    refusal_of_retried_command_leaves_outcome_unknown,
+    replaced_secret_of_settled_write_is_not_sent,
     unsettled_write_is_reported_and_not_retried,
     refused_write_leaves_session_unchanged,
     hanging_store_returns_error_within_timeout,
     commit_completes_after_client_disconnects,
     save_after_response_head_fails_only_if_it_needs_cookie,
+}
+
+/// What a request has left is not what a stream has after it.
+#[tokio::test(start_paused = true)]
+async fn handle_that_outlives_its_response_has_the_whole_time_again() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    stand.store.fail_always(Verb::Load, Fault::Hang);
+    for _ in 0..10 {
+        assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    stand.store.heal();
+    assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(finish(exchange, 200).await.error.is_none());
+    // Each of them, however many the stream makes.
+    for number in 1..=3 {
+        let begun = Instant::now();
+        stand.store.fail_always(Verb::Load, Fault::Hang);
+        assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+        stand.store.heal();
+        session.insert(A, &number).unwrap();
+        session.save().await.unwrap();
+        assert_eq!(stand.read(&cookie, A).await, Some(number));
+    }
 }
 
 /// On memory nothing waits, so only threads make requests meet.

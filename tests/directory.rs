@@ -381,6 +381,26 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     assert!(is_alice(&stand, &kept).await);
 }
 
+/// Its end is decided, and its record is still there.
+async fn session_that_is_being_revoked_cannot_revoke_others(on: Backend) {
+    let stand = on.stand();
+    let other = arrives(&stand, "other").await;
+    let thief = arrives(&stand, "thief").await;
+    let (alices, id) = (stand.sessions.of(ALICE), list(&stand).await[0].id);
+    let revoke_others = async |session: Session| session.directory()?.revoke_others(&session).await;
+    let gate = stand.store.hold(Verb::Delete);
+    let (revoked, visit) = tokio::join!(alices.revoke(id), async {
+        gate.reached().await;
+        let visit = stand.visit(&thief, revoke_others).await;
+        gate.release();
+        visit
+    });
+    assert!(revoked.unwrap());
+    assert_eq!(visit.failure(), Some(ErrorKind::Gone));
+    assert_eq!(usable(&stand, &[thief, visit.cookie(), other]).await, [false, false, true]);
+    assert_eq!(labels(&stand).await, ["other"]);
+}
+
 /// Whatever is under way when all sessions are ended, none of them is alive afterwards.
 async fn revoke_all_beats_requests_in_progress(on: Backend) {
     let stand = on.stand();
@@ -843,6 +863,20 @@ async fn failed_account_switch_keeps_no_reservation() {
     let bob = stand.signed_in("bob").await;
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
+    assert!(is_alice(&stand, &alice).await);
+}
+
+/// Where no directory would make room: the session is gone, not only its cookie.
+async fn failed_account_switch_leaves_no_new_session(on: Backend) {
+    let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
+    let alice = arrives(&stand, "phone").await;
+    stand.store.inject(Verb::Delete, Fault::Refused);
+    stand.spy.take();
+    let switch = stand.visit(&alice, async |session: Session| session.sign_in("bob")).await;
+    assert_eq!((switch.failure(), switch.set_cookie), (Some(ErrorKind::Refused), None));
+    let commands = stand.spy.take();
+    let created = commands.iter().find(|command| command.verb == Verb::Create).unwrap();
+    assert_eq!(stand.spy.load(&created.key).await.unwrap(), None);
     assert!(is_alice(&stand, &alice).await);
 }
 
@@ -1552,6 +1586,8 @@ on_every_store! {
     revoke_ends_one_session_of_its_principal,
     revoke_all_ends_every_session_of_principal,
     revoke_others_ends_every_other_session,
+    session_that_is_being_revoked_cannot_revoke_others,
+    failed_account_switch_leaves_no_new_session,
     revoke_all_beats_requests_in_progress,
     revoke_all_beats_write_between_load_and_delete,
     revoke_all_beats_enrolled_sign_in,
