@@ -10,8 +10,8 @@ use ::redis::{Arg, Cmd, RedisError};
 /// password may stand anywhere in the text. Of the text only what stands in [`KNOWN`] is kept.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Who answered.
-    server: String,
+    /// Who answered; none where the connection is the application's, which knows better what it means.
+    server: Option<String>,
     /// The name of the command that was answered.
     command: String,
     pub(super) code: String,
@@ -130,7 +130,7 @@ const KNOWN: &[Known] = &[
 
 impl Answer {
     /// The error that a command was answered with, if it was.
-    pub(super) fn of(server: String, command: &Cmd, error: &RedisError) -> Option<Self> {
+    pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
         let code = error.code()?;
         let command = match command.args_iter().next() {
             Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
@@ -142,10 +142,15 @@ impl Answer {
     /// The error of a line, without its minus sign, while the connection is made.
     pub(super) fn of_line(command: &str, line: &str) -> Self {
         let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
-        Self::new("it".to_owned(), command.to_owned(), code, detail)
+        Self::new(Some("it".to_owned()), command.to_owned(), code, detail)
     }
 
-    fn new<'a>(server: String, command: String, mut code: &'a str, mut detail: &'a str) -> Self {
+    fn new<'a>(
+        server: Option<String>,
+        command: String,
+        mut code: &'a str,
+        mut detail: &'a str,
+    ) -> Self {
         // Redis and Valkey say so of every error that ends a script. Whatever it was: the only write of
         // a script of ours is its last step, so it was not made.
         let ended_script = detail.contains("@user_script:");
@@ -198,7 +203,7 @@ impl Answer {
     }
 
     /// The same answer, from a server that has said that it is a Sentinel.
-    pub(super) fn from_sentinel(self) -> Self {
+    pub(super) fn of_sentinel(self) -> Self {
         Self { is_from_sentinel: true, ..self }
     }
 }
@@ -218,14 +223,18 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server, command, code, .. } = self;
-        write!(f, "{server} answered {command} with ")?;
-        f.write_str(if code.is_empty() { "an unknown error" } else { code })?;
+        let server = self.server.as_deref().unwrap_or("redis");
+        write!(f, "{server} answered {} with ", self.command)?;
+        f.write_str(if self.code.is_empty() { "an unknown error" } else { &self.code })?;
         let Some((_, text, meaning)) = self.known else { return Ok(()) };
         if !text.is_empty() {
             write!(f, " {text}")?;
         }
-        write!(f, ": {}", if self.is_from_sentinel { SENTINEL } else { meaning })
+        match self.server {
+            None => Ok(()),
+            Some(_) if self.is_from_sentinel => write!(f, ": {SENTINEL}"),
+            Some(_) => write!(f, ": {meaning}"),
+        }
     }
 }
 
@@ -238,7 +247,7 @@ mod tests {
     fn answer(line: &str) -> Answer {
         let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         let error = value.extract_error().unwrap_err();
-        Answer::of("redis".to_owned(), cmd("SET").arg("k").arg("private"), &error).unwrap()
+        Answer::of(Some("it".to_owned()), cmd("SET").arg("k").arg("private"), &error).unwrap()
     }
 
     #[test]
@@ -302,18 +311,18 @@ mod tests {
         for (line, printed) in [
             (
                 "ERR unknown command 'EVALSHA', with args beginning with: '5f' 'private'",
-                "redis answered SET with ERR unknown command: the command is disabled",
+                "it answered SET with ERR unknown command: the command is disabled",
             ),
             (
                 "OOM command not allowed when used memory > 'maxmemory'.",
                 "OOM command not allowed when",
             ),
-            ("MOVED 3999 private:6381", "redis answered SET with MOVED: the server is a node of"),
-            ("READONLY private", "redis answered SET with READONLY: the server is a replica"),
-            ("ERR cannot send SET k private", "redis answered SET with ERR"),
-            ("UPSTREAM private", "redis answered SET with UPSTREAM"),
-            ("private", "redis answered SET with an unknown error"),
-            ("PRIVATEPRIVATEPRIVATEPRIVATE x", "redis answered SET with an unknown error"),
+            ("MOVED 3999 private:6381", "it answered SET with MOVED: the server is a node of"),
+            ("READONLY private", "it answered SET with READONLY: the server is a replica"),
+            ("ERR cannot send SET k private", "it answered SET with ERR"),
+            ("UPSTREAM private", "it answered SET with UPSTREAM"),
+            ("private", "it answered SET with an unknown error"),
+            ("PRIVATEPRIVATEPRIVATEPRIVATE x", "it answered SET with an unknown error"),
             (
                 "NOPERM User private has no permissions to run the 'set' command",
                 "NOPERM no permissions to run:",

@@ -69,7 +69,7 @@ impl Failure {
     /// What a connection that is not ours says. It may have sent the command, and more than once,
     /// whatever it says in the end: only an answer of the server is certain.
     pub(super) fn of_foreign(command: &Cmd, error: &RedisError) -> Self {
-        match Answer::of("redis".to_owned(), command, error) {
+        match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
             None => Self::Lost(format!("redis: {}", reason(error))),
         }
@@ -181,7 +181,7 @@ impl SharedConnection {
     }
 
     fn failed(&self, link: &Connection, command: &Cmd, error: &RedisError) -> Failure {
-        let server = format!("redis at {}", self.at());
+        let server = Some(format!("redis at {}", self.at()));
         let Some(answer) = Answer::of(server, command, error) else {
             self.discard(link.generation);
             return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
@@ -547,7 +547,7 @@ where
     let stream = Sanitized::new(stream);
     let (connection, driver) =
         MultiplexedConnection::new_with_config(&info, stream, configuration()).await.map_err(
-            |error| match Answer::of("it".to_owned(), &cmd("HELLO"), &error) {
+            |error| match Answer::of(Some("it".to_owned()), &cmd("HELLO"), &error) {
                 Some(answer) => answer.to_string(),
                 None => reason(&error),
             },
@@ -608,7 +608,7 @@ async fn at_sentinel(
         Ok(Ok(Value::Array(role)))
             if role.first() == Some(&Value::BulkString(b"sentinel".to_vec())) =>
         {
-            answer.from_sentinel()
+            answer.of_sentinel()
         }
         _ => answer,
     }

@@ -59,12 +59,16 @@ where
             Err(refusal) => return Err(refusal),
         }
     }
+    if !link.buffer().is_empty() {
+        // Whatever it is, it would be taken for the answer to the next command.
+        return Err(Refusal::Answered("the server says more than it was asked".to_owned()));
+    }
     match answers.into_iter().take(needed.len()).flatten().next() {
         None => Ok(()),
         Some(answer)
             if answer.is_unknown_command() && is_sentinel(&mut link).await.unwrap_or(false) =>
         {
-            Err(Refusal::Answered(answer.from_sentinel().to_string()))
+            Err(Refusal::Answered(answer.of_sentinel().to_string()))
         }
         Some(answer) => Err(Refusal::Answered(answer.to_string())),
     }
