@@ -31,7 +31,6 @@ enum Certainty {
 type Known = (&'static str, &'static str, &'static str);
 
 const UNKNOWN_COMMAND: &str = "unknown command";
-const TOO_MANY_CLIENTS: &str = "max number of clients reached";
 
 const CLUSTER: &str = "the server is a node of a Redis Cluster, which an address of one server does not \
                        serve; RedisStore::from_connection takes a connection to the cluster";
@@ -52,7 +51,8 @@ const KNOWN: &[Known] = &[
     ("ERR", UNKNOWN_COMMAND, RENAMED),
     ("ERR", "unknown subcommand", RENAMED),
     ("ERR", "wrong number of arguments", "what stands there is no Redis of 6.2 or newer"),
-    ("ERR", TOO_MANY_CLIENTS, "raise maxclients there, or open fewer connections"),
+    ("ERR", "syntax error", "the server does not know this form of the command"),
+    ("ERR", "max number of clients reached", "raise maxclients there, or open fewer connections"),
     ("ERR", "DB index is out of range", "the server has no database of that number"),
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (

@@ -259,11 +259,6 @@ mod tests {
             prop_assert_eq!(cleaned(&bytes, &pieces), cleaned(&bytes, &[]));
         }
 
-        #[test]
-        fn arbitrary_bytes_keep_their_number(bytes in vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(cleaned(&bytes, &[]).len(), bytes.len());
-        }
-
         /// Whatever an error repeats, the client can read it, and what stands behind it is as it was.
         #[test]
         fn client_reads_every_error(
