@@ -38,8 +38,8 @@ pub enum ErrorKind {
     Unavailable,
     /// A write was sent and its answer was lost; it may or may not have been applied (503).
     OutcomeUnknown,
-    /// The store answered that it will not take the write: out of memory, read only, not
-    /// permitted. Nothing was written (503).
+    /// The store answered that it will not do what it was asked, a read or a write: out of memory,
+    /// read only, not permitted. Nothing was written (503).
     Refused,
     /// Other writers kept changing the session until the attempts or the time were used up.
     /// Nothing was written (503).
@@ -95,7 +95,7 @@ impl ErrorKind {
         match self {
             Self::Unavailable => "the session store is unavailable",
             Self::OutcomeUnknown => "it is unknown whether the session was written",
-            Self::Refused => "the session store refused the write",
+            Self::Refused => "the session store refused the command",
             Self::Contended => "the session is being changed by too many requests at once",
             Self::NewerFormat => "the session was written by a newer release",
             Self::Randomness => "no randomness could be had for a session",

@@ -3,6 +3,9 @@
 //!
 //! Without either feature every function here is empty.
 
+#[cfg(feature = "tracing")]
+use std::fmt::{self, Write as _};
+
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -18,7 +21,7 @@ macro_rules! events {
             tracing::$level!(
                 target: "unsticky",
                 event = stringify!($name),
-                $($field = %$field,)*
+                $($field = %Field::text(&$field),)*
                 $message
             );
             #[cfg(feature = "metrics")]
@@ -27,6 +30,59 @@ macro_rules! events {
             { $(let _ = $field;)* }
         }
     )*};
+}
+
+/// What can be a field of an event, and its text there.
+#[cfg(feature = "tracing")]
+trait Field {
+    fn text(&self) -> impl fmt::Display;
+}
+
+#[cfg(feature = "tracing")]
+macro_rules! printed_as_they_are {
+    ($($field:ty),*) => {$(
+        impl Field for $field {
+            fn text(&self) -> impl fmt::Display {
+                self
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "tracing")]
+printed_as_they_are!(SessionId, &StoreKey, &str, usize);
+
+#[cfg(feature = "tracing")]
+impl Field for &Error {
+    fn text(&self) -> impl fmt::Display {
+        Causes(self)
+    }
+}
+
+/// An error and the chain of its sources, which say why, in one line.
+#[cfg(feature = "tracing")]
+struct Causes<'a>(&'a Error);
+
+#[cfg(feature = "tracing")]
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Stores of applications may have sources of any length.
+        const LONGEST: usize = 1000;
+
+        let mut text = self.0.to_string();
+        let mut source = std::error::Error::source(self.0);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Many errors print their source themselves.
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        let printable = |char: char| if char.is_control() { ' ' } else { char };
+        text.chars().take(LONGEST).try_for_each(|char| f.write_char(printable(char)))
+    }
 }
 
 /// Tells how long a store took for a command that was begun then, whatever its answer was.
@@ -87,4 +143,51 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+}
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn error_is_told_with_its_sources() {
+        let reset = || io::Error::new(io::ErrorKind::ConnectionReset, "the link is gone");
+        for (error, text) in [
+            (
+                Error::unavailable("no connection"),
+                "the session store is unavailable: no connection",
+            ),
+            (
+                Error::unavailable(Layer { text: "cannot connect to h:1", source: reset() }),
+                "the session store is unavailable: cannot connect to h:1: the link is gone",
+            ),
+            (
+                Error::unavailable(Layer { text: "h:1: the link is gone", source: reset() }),
+                "the session store is unavailable: h:1: the link is gone",
+            ),
+            (
+                Error::with_source(
+                    ErrorKind::Unavailable,
+                    "h",
+                    Error::corrupt("no\r\nvalue\u{1b}[0m"),
+                ),
+                "the session store is unavailable: h: the session record could not be decoded: no  value [0m",
+            ),
+            (Error::outcome_unknown(""), "it is unknown whether the session was written"),
+        ] {
+            assert_eq!(Field::text(&&error).to_string(), text);
+        }
+        let long = Error::unavailable("x".repeat(9000));
+        assert_eq!(Field::text(&&long).to_string().len(), 1000);
+    }
 }

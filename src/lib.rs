@@ -88,7 +88,7 @@
 //! | `tower` | the layer for any tower stack |
 //! | `actix` | the middleware, extractors and responses for actix-web 4 |
 //! | `redis` | `RedisStore`, for Redis 6.2 or newer and Valkey |
-//! | `redis-tls` | `rediss://` addresses |
+//! | `redis-tls` | `rediss://` and `valkeys://` addresses |
 //! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or newer |
 //! | `memory` | `MemoryStore`, for development and tests |
 //! | `tracing` | events for what goes wrong and what matters to security |

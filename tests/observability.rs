@@ -29,12 +29,17 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 type Events = BTreeMap<String, (String, BTreeSet<String>)>;
 
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Events>>);
+struct Captured {
+    events: Arc<Mutex<Events>>,
+    /// The texts of all fields `error`, by the names of their events.
+    errors: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
+}
 
 #[derive(Default)]
 struct Fields {
     name: String,
     others: BTreeSet<String>,
+    error: Option<String>,
 }
 
 impl Visit for Fields {
@@ -42,6 +47,10 @@ impl Visit for Fields {
         match field.name() {
             "event" => self.name = format!("{value:?}").trim_matches('"').to_owned(),
             "message" => {}
+            "error" => {
+                self.error = Some(format!("{value:?}"));
+                self.others.insert("error".to_owned());
+            }
             other => drop(self.others.insert(other.to_owned())),
         }
     }
@@ -53,7 +62,11 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Captured {
             let mut fields = Fields::default();
             event.record(&mut fields);
             let level = event.metadata().level().to_string().to_lowercase();
-            self.0.lock().unwrap().insert(fields.name, (level, fields.others));
+            if let Some(error) = fields.error {
+                let mut errors = self.errors.lock().unwrap();
+                errors.entry(fields.name.clone()).or_default().insert(error);
+            }
+            self.events.lock().unwrap().insert(fields.name, (level, fields.others));
         }
     }
 }
@@ -248,7 +261,18 @@ fn every_documented_event_is_emitted_and_counted() {
     });
 
     let documented = documented();
-    assert_eq!(*captured.0.lock().unwrap(), documented);
+    assert_eq!(*captured.events.lock().unwrap(), documented);
+    // Each field `error` says why, and says it once.
+    let errors = captured.errors.lock().unwrap();
+    let with_error = documented.iter().filter(|(_, (_, fields))| fields.contains("error"));
+    assert_eq!(
+        errors.keys().collect::<Vec<_>>(),
+        with_error.map(|(name, _)| name).collect::<Vec<_>>()
+    );
+    for (name, texts) in &*errors {
+        let told = texts.iter().filter(|text| text.matches("injected by a test").count() == 1);
+        assert!(told.count() > 0, "{name}: {texts:?}");
+    }
 
     let mut counted = BTreeSet::new();
     let mut verbs = BTreeSet::new();

@@ -38,19 +38,6 @@ fn scripts(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
 
-/// How often the server refused the arguments of a command, or the command.
-fn failures(server: &RedisServer, command: &str) -> u64 {
-    let stats = server.cli(&["INFO", "commandstats"]);
-    let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
-    let counts = line.unwrap_or_default().split(',');
-    let count = |count: &str| {
-        let number = count.trim().strip_prefix("rejected_calls=");
-        let number = number.or_else(|| count.trim().strip_prefix("failed_calls="));
-        number.map_or(0, |number| number.parse::<u64>().unwrap())
-    };
-    counts.map(count).sum()
-}
-
 async fn every_outcome_is_right(store: &RedisStore, size: usize) {
     let key = random_key();
     let first = created(store, &key, size).await;
@@ -79,7 +66,7 @@ async fn server_without_comparison_is_tried_out_once_for_each_connection() {
             replaced(&store, key, &stored, 100).await;
         }))
         .await;
-        assert_eq!(failures(&server, "set"), connection);
+        assert_eq!(server.failures("set"), connection);
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         while store.load(&keys[0]).await.is_err() {}
     }
@@ -141,10 +128,10 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
 
     // Without the command, and where it is taken away from a connection that has used it.
     server.cli(&["ACL", "SETUSER", "app", &format!("-{delete}")]);
-    let refused = failures(server, delete);
+    let refused = server.failures(delete);
     every_outcome_is_right(&store, 100).await;
     every_outcome_is_right(&store, 100).await;
-    assert_eq!(failures(server, delete), refused + 1, "it is forgotten on this connection");
+    assert_eq!(server.failures(delete), refused + 1, "it is forgotten on this connection");
     let store = user(needed);
     every_outcome_is_right(&store, 100).await;
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::backend::patient;
 use support::servers::RedisServer;
+use tokio::io::AsyncWriteExt as _;
 use unsticky::store::{Created, Deleted, Replaced, Store, Stored};
 use unsticky::testing::random_key;
 use unsticky::{Error, ErrorKind};
@@ -31,7 +32,11 @@ fn certificate_trusted_by_system_is_accepted() {
     let (server, port) = server(&files, &authority, certificate);
     let said = in_another_process(&authority.file, &format!("rediss://localhost:{port}/"));
     assert_eq!(said, "all is well");
-    assert_eq!(server.calls("set"), 2, "a create, and the one of a script");
+    assert_eq!(
+        server.calls("set") - server.failures("set"),
+        2,
+        "a create, and the one of a script"
+    );
 }
 
 #[test]
@@ -53,6 +58,87 @@ fn certificate_from_unknown_issuer_is_refused() {
     let said = in_another_process(&stranger.file, &format!("rediss://localhost:{port}/"));
     assert!(said.contains("UnknownIssuer"), "{said}");
     assert_eq!(server.calls("set") + server.calls("get"), 0);
+}
+
+#[test]
+fn expired_certificate_is_refused() {
+    let files = Files::new("expired");
+    let authority = Authority::new(&files, "authority");
+    let end = rcgen::date_time_ymd(2020, 1, 1);
+    let arguments = certificate(&files, &authority, "localhost", |params| params.not_after = end);
+    let (server, port) = tls_server(&arguments, "no");
+    let said = in_another_process(&authority.file, &format!("rediss://localhost:{port}/"));
+    assert!(said.contains("the TLS handshake failed: "), "{said}");
+    assert!(said.contains("expired"), "{said}");
+    assert_eq!(server.calls("set") + server.calls("get"), 0);
+}
+
+#[test]
+fn server_that_wants_certificate_of_client_is_named() {
+    let files = Files::new("mutual");
+    let authority = Authority::new(&files, "authority");
+    let arguments = certificate(&files, &authority, "localhost", |_| ());
+    let (_server, port) = tls_server(&arguments, "yes");
+    let said = in_another_process(&authority.file, &format!("valkeys://localhost:{port}/"));
+    assert!(said.contains("CertificateRequired"), "{said}");
+}
+
+/// What the error of a load says.
+async fn said(url: &str) -> String {
+    let error = unsticky::connect(url).unwrap().load(&random_key()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    std::error::Error::source(&error).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn plain_address_of_tls_port_is_named() {
+    let files = Files::new("plain");
+    let authority = Authority::new(&files, "authority");
+    let (_server, port) = server(&files, &authority, "localhost");
+    for url in
+        [format!("redis://localhost:{port}/"), format!("redis://:sesame7@localhost:{port}/1")]
+    {
+        let said = said(&url).await;
+        let expected = format!(
+            "cannot connect to redis at localhost:{port}: the server hung up during the handshake; a \
+             port that speaks TLS needs rediss://"
+        );
+        assert_eq!(said, expected);
+    }
+}
+
+#[tokio::test]
+async fn tls_address_of_plain_port_is_named() {
+    let server = RedisServer::start();
+    let said = said(&format!("rediss://localhost:{}/", server.port())).await;
+    let expected = "no answer to the TLS handshake in 400ms; if the server does not speak TLS, the \
+                    address needs redis://";
+    assert!(said.ends_with(expected), "{said}");
+}
+
+/// A server that says this to everybody, and hears nothing.
+async fn talker(says: &'static [u8]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(says).await.unwrap();
+            open.push(stream);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn answer_in_wrong_protocol_is_named() {
+    // What TLS says to what is none of it: a fatal alert.
+    let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
+    let plain = said(&format!("redis://localhost:{port}/")).await;
+    assert!(plain.ends_with("the server speaks TLS there: use rediss://"), "{plain}");
+    let port = talker(b"-ERR Protocol error: unbalanced quotes in request\r\n").await;
+    let tls = said(&format!("rediss://localhost:{port}/")).await;
+    assert!(tls.ends_with("the server does not speak TLS there: use redis://"), "{tls}");
 }
 
 /// Where the certificates are looked for is told by the environment, which a process should not
@@ -103,25 +189,38 @@ async fn verbs(store: &dyn Store) -> Result<(), Error> {
 
 /// A server with a certificate of the authority for the name, and its port for TLS.
 fn server(files: &Files, authority: &Authority, name: &str) -> (RedisServer, u16) {
+    tls_server(&certificate(files, authority, name, |_| ()), "no")
+}
+
+/// The arguments that give a server a certificate of the authority for the name.
+fn certificate(
+    files: &Files,
+    authority: &Authority,
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Vec<String> {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new([name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    change(&mut params);
     let certificate = params.signed_by(&key, &authority.issuer).unwrap();
     let certificate = files.write("server.crt", &certificate.pem());
     let key = files.write("server.key", &key.serialize_pem());
+    let files = [
+        ("--tls-cert-file", &certificate),
+        ("--tls-key-file", &key),
+        ("--tls-ca-cert-file", &authority.file),
+    ];
+    let words = files.map(|(name, file)| [name.to_owned(), file.to_str().unwrap().to_owned()]);
+    words.concat()
+}
+
+/// A server with these further arguments, and its port for TLS.
+fn tls_server(arguments: &[String], asks_for_certificates: &str) -> (RedisServer, u16) {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port();
-    let server = RedisServer::start_with(&[
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        certificate.to_str().unwrap(),
-        "--tls-key-file",
-        key.to_str().unwrap(),
-        "--tls-ca-cert-file",
-        authority.file.to_str().unwrap(),
-        "--tls-auth-clients",
-        "no",
-    ]);
-    (server, port)
+    let port_text = port.to_string();
+    let mut all = vec!["--tls-port", &port_text, "--tls-auth-clients", asks_for_certificates];
+    all.extend(arguments.iter().map(String::as_str));
+    (RedisServer::start_with(&all), port)
 }
 
 struct Authority {

@@ -196,3 +196,188 @@ async fn store_holds_no_usable_token() {
         assert_eq!(stand.who(&forged).await, None);
     }
 }
+
+/// Servers and proxies that repeat what they were told, in every way that is thinkable.
+#[cfg(feature = "redis")]
+mod repeating_server {
+    use std::time::Duration;
+
+    use base64::Engine as _;
+    use bytes::Bytes;
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use unsticky::Sessions;
+    use unsticky::store::{RedisStore, Store, Stored, Version};
+    use unsticky::testing::random_key;
+
+    use super::support::visit::visit;
+    use super::{Printed, VALUE, WORD};
+
+    const PASSWORD: &str = "hunter2-sesame";
+    const USER: &str = "somebody9";
+
+    /// One word of a command, in one form.
+    type Form = fn(&[u8]) -> Vec<u8>;
+
+    const FORMS: [Form; 5] = [
+        |word| word.to_vec(),
+        |word| word.escape_ascii().collect(),
+        |word| word.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect(),
+        |word| base64::engine::general_purpose::STANDARD.encode(word).into_bytes(),
+        |word| word.to_ascii_uppercase(),
+    ];
+
+    /// Answers in which `WORDS` is replaced by all words of the command and `LAST` by a secret one.
+    const ANSWERS: [&str; 18] = [
+        "-ERR unknown command 'WORDS', with args beginning with: WORDS\r\n",
+        "-ERR unknown command WORDS\r\n",
+        "-ERR wrong number of arguments for 'LAST' command\r\n",
+        "-ERR cannot forward WORDS\r\n",
+        "-ERR Error running script (call to f_5f): @user_script:2: -LAST WORDS\r\n",
+        "-ERR Error running script (call to f_5f): @user_script:2: -OOM WORDS\r\n",
+        "-ERR ACL failure in script: User LAST has no permissions script: LAST on @user_script:1.\r\n",
+        "-NOPERM User LAST has no permissions to run the 'LAST' command\r\n",
+        "-READONLY WORDS\r\n",
+        "-MOVED LAST LAST\r\n",
+        "-WRONGPASS LAST\r\n",
+        "-NOAUTH Authentication required. LAST\r\n",
+        "-LAST WORDS\r\n",
+        "-LASTWORDS\r\n",
+        "+WORDS\r\n",
+        "*2\r\n+LAST\r\n-ERR LAST\r\n",
+        "LAST\r\n",
+        ":LAST\r\n",
+    ];
+
+    /// A server that takes the greeting, or does not, and answers like this in this form.
+    async fn server(answer: &'static str, form: Form, takes_greeting: bool) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    while let Some(words) = command(&mut stream).await {
+                        let greets = ["AUTH", "SELECT", "CLIENT", "HELLO"]
+                            .iter()
+                            .any(|name| name.as_bytes() == words[0]);
+                        let answer = match takes_greeting && greets {
+                            true => b"+OK\r\n".to_vec(),
+                            false => repeated(answer, &words, form),
+                        };
+                        if stream.write_all(&answer).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    fn repeated(answer: &str, words: &[Vec<u8>], form: Form) -> Vec<u8> {
+        let words: Vec<_> = words.iter().map(|word| form(word)).collect();
+        let longest = words.iter().max_by_key(|word| word.len()).unwrap();
+        let mut bytes = Vec::new();
+        for part in answer.split_inclusive("LAST") {
+            let (part, last) = match part.strip_suffix("LAST") {
+                Some(part) => (part, &longest[..]),
+                None => (part, &b""[..]),
+            };
+            for part in part.split_inclusive("WORDS") {
+                match part.strip_suffix("WORDS") {
+                    Some(part) => {
+                        bytes.extend([part.as_bytes(), &words.join(&b"' '"[..])].concat())
+                    }
+                    None => bytes.extend(part.as_bytes()),
+                }
+            }
+            bytes.extend(last);
+        }
+        bytes
+    }
+
+    async fn command(stream: &mut BufReader<TcpStream>) -> Option<Vec<Vec<u8>>> {
+        async fn number(stream: &mut BufReader<TcpStream>) -> Option<usize> {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.ok()?;
+            line.get(1..)?.trim_end().parse().ok()
+        }
+        let mut words = Vec::new();
+        for _ in 0..number(stream).await? {
+            let mut word = vec![0; number(stream).await? + 2];
+            stream.read_exact(&mut word).await.ok()?;
+            word.truncate(word.len() - 2);
+            words.push(word);
+        }
+        Some(words)
+    }
+
+    #[tokio::test]
+    async fn repeated_record_and_password_are_printed_nowhere() {
+        let printed = Printed::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(printed.clone())
+            .finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+
+        let record = Bytes::from([&b"\xff\xfe\x01234567"[..], VALUE.as_bytes()].concat());
+        let mut secrets = Vec::new();
+        for secret in [VALUE.as_bytes(), PASSWORD.as_bytes(), USER.as_bytes(), &record] {
+            for form in FORMS {
+                // Enough of it to be recognized.
+                let form = String::from_utf8_lossy(&form(secret)).into_owned();
+                secrets.extend([
+                    form.to_lowercase(),
+                    form.chars().take(8).collect::<String>().to_lowercase(),
+                ]);
+            }
+        }
+        for (answer, takes_greeting, protocol) in ANSWERS.iter().flat_map(|answer| {
+            [(answer, true, 2), (answer, false, 2), (answer, true, 3), (answer, false, 3)]
+        }) {
+            for form in FORMS {
+                let port = server(answer, form, takes_greeting).await;
+                let url =
+                    format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}/3?protocol={protocol}");
+                let patience = Duration::from_millis(60);
+                let store = RedisStore::builder(&url)
+                    .unwrap()
+                    .connect_timeout(patience)
+                    .response_timeout(patience)
+                    .build();
+                let (key, hour) = (random_key(), Duration::from_secs(3600));
+                let expected = Stored::new(record.clone(), Version::new(7));
+                for error in [
+                    store.load(&key).await.err(),
+                    store.create(&key, record.clone(), hour).await.err(),
+                    store.replace(&key, record.clone(), hour, &expected).await.err(),
+                    store.delete(&key, Some(&expected)).await.err(),
+                ] {
+                    let error = error.unwrap_or_else(|| panic!("{answer:?} is no error"));
+                    printed.add_error(&error);
+                }
+                let sessions = Sessions::builder(store).build().unwrap();
+                let change =
+                    async |session: unsticky::Session| session.insert(WORD, &VALUE.to_owned());
+                printed.add(visit(&sessions, "", change).await);
+            }
+        }
+        let text = printed.text().to_lowercase();
+        for expected in
+            ["store_failed", "answered evalsha with oom", "answered auth with err unknown"]
+        {
+            assert!(text.contains(expected), "{expected} was not printed: the test sees nothing");
+        }
+        for secret in secrets {
+            if let Some(at) = text.find(&secret) {
+                panic!(
+                    "{secret} was printed: {}",
+                    &text[at.saturating_sub(200)..at + secret.len()]
+                );
+            }
+        }
+    }
+}

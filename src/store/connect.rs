@@ -12,6 +12,7 @@ use crate::store::contract::Store;
 /// | `memory:` | `MemoryStore` with its defaults | `memory` |
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
 /// | `rediss://…`, the same over TLS | `RedisStore` | `redis-tls` |
+/// | `valkey://…` and `valkeys://…`, the same as `redis://…` and `rediss://…` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///
@@ -23,7 +24,7 @@ use crate::store::contract::Store;
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     match scheme(url) {
         "memory" => memory(url),
-        "redis" | "rediss" | "redis+unix" | "unix" => redis(url),
+        "redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix" => redis(url),
         "memcached" => memcached(url),
         _ => Err(ConnectError::UnknownScheme),
     }
@@ -49,7 +50,8 @@ fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
 
 #[cfg(not(feature = "redis"))]
 fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    Err(ConnectError::feature(if scheme(url) == "rediss" { "redis-tls" } else { "redis" }))
+    let is_tls = matches!(scheme(url), "rediss" | "valkeys");
+    Err(ConnectError::feature(if is_tls { "redis-tls" } else { "redis" }))
 }
 
 #[cfg(feature = "memcached")]
@@ -92,7 +94,13 @@ mod tests {
     #[cfg(feature = "redis")]
     #[test]
     fn redis_address_is_validated_without_server() {
-        for url in ["redis://h", "redis://u:p@h:1/3", "redis+unix:///r.sock", "unix:///r.sock"] {
+        for url in [
+            "redis://h",
+            "redis://u:p@h:1/3",
+            "valkey://u:p@h:1/3",
+            "redis+unix:///r.sock",
+            "unix:///r.sock",
+        ] {
             assert!(connect(url).is_ok(), "{url}");
         }
         for url in ["redis:", "redis://:hunter2@", "redis://:hunter2@h/x", "redis://:hunter2@h:x"] {
@@ -100,11 +108,12 @@ mod tests {
             assert!(matches!(error, ConnectError::Address { .. }), "{url}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
-        let tls = connect("rediss://h");
-        if cfg!(feature = "redis-tls") {
-            assert!(tls.is_ok());
-        } else {
-            assert_eq!(tls.unwrap_err(), ConnectError::feature("redis-tls"));
+        for tls in [connect("rediss://h"), connect("valkeys://h")] {
+            if cfg!(feature = "redis-tls") {
+                assert!(tls.is_ok());
+            } else {
+                assert_eq!(tls.unwrap_err(), ConnectError::feature("redis-tls"));
+            }
         }
     }
 }

@@ -42,22 +42,41 @@ impl RedisServer {
         let password = arguments
             .windows(2)
             .find_map(|pair| (pair[0] == "--requirepass").then(|| pair[1].to_owned()));
-        let mut process = Process::new(program, install, arguments);
-        let asked = password.clone();
-        process.start(
-            |port, dir| {
-                ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
-                    .into_iter()
-                    .chain(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-                    .map(str::to_owned)
-                    .collect()
-            },
-            move |port| {
-                let info = redis(port, asked.as_deref(), &["INFO", "server"]).ok()?;
-                field(&info, "process_id:")
-            },
-        );
-        Self { process, password }
+        let process = Process::new(program, install, arguments);
+        Self { process, password }.started(|port, dir| {
+            ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
+                .into_iter()
+                .chain(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+                .map(str::to_owned)
+                .collect()
+        })
+    }
+
+    /// A Sentinel that watches nothing.
+    pub fn sentinel() -> Self {
+        let process = Process::new("redis-server", "apt-get install redis-server", &[]);
+        // It keeps what it knows in its configuration.
+        let file = process.dir.join("sentinel.conf");
+        fs::write(&file, "").unwrap();
+        Self { process, password: None }.started(move |port, dir| {
+            [file.to_str().unwrap(), "--sentinel", "--port", port, "--bind", "127.0.0.1"]
+                .into_iter()
+                .chain(["--dir", dir, "--daemonize", "no"])
+                .map(str::to_owned)
+                .collect()
+        })
+    }
+
+    fn started(
+        mut self,
+        arguments: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        let password = self.password.clone();
+        self.process.start(arguments, move |port| {
+            let info = redis(port, password.as_deref(), &["INFO", "server"]).ok()?;
+            field(&info, "process_id:")
+        });
+        self
     }
 
     pub fn port(&self) -> u16 {
@@ -82,14 +101,22 @@ impl RedisServer {
         }
     }
 
-    /// How often the server has run the command, by its own count.
+    /// How often the server was sent the command, by its own count.
     pub fn calls(&self, command: &str) -> u64 {
+        self.command_stat(command, "calls")
+    }
+
+    /// How often it answered the command with an error, or did not run it at all.
+    pub fn failures(&self, command: &str) -> u64 {
+        self.command_stat(command, "failed_calls") + self.command_stat(command, "rejected_calls")
+    }
+
+    fn command_stat(&self, command: &str, name: &str) -> u64 {
         let stats = self.cli(&["INFO", "commandstats"]);
-        let Some(line) = field(&stats, &format!("cmdstat_{}:calls=", command.to_lowercase()))
-        else {
-            return 0;
-        };
-        line.split(',').next().and_then(|calls| calls.parse().ok()).unwrap_or(0)
+        let stats = field(&stats, &format!("cmdstat_{}:", command.to_lowercase()));
+        let stats = stats.unwrap_or_default();
+        let stat = stats.split(',').find_map(|stat| stat.strip_prefix(name)?.strip_prefix('='));
+        stat.and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
     /// Kills the server at once; its port is free until [`restart`](Self::restart).

@@ -1,6 +1,5 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,19 +8,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value};
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
+    Value, cmd,
+};
 use futures_util::future::try_join3;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
 use crate::store::heartbeat::Heartbeat;
+use crate::store::redis::address::Address;
+use crate::store::redis::answer::Answer;
+use crate::store::redis::greeting::{Refusal, greet};
 use crate::store::redis::native::Native;
+use crate::store::redis::sanitize::Sanitized;
 
 /// Where to connect to, and how long to wait.
 #[derive(Clone)]
@@ -35,12 +41,10 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn new(info: ConnectionInfo, tls: bool) -> Self {
-        let named =
-            info.redis_settings().clone().set_lib_name("unsticky", env!("CARGO_PKG_VERSION"));
+    pub(super) fn new(address: Address) -> Self {
         Self {
-            info: info.set_redis_settings(named),
-            tls,
+            info: address.info,
+            tls: address.tls,
             connect_timeout: limits::CONNECT,
             response_timeout: limits::RESPONSE,
             max_waiting: limits::WAITING,
@@ -67,78 +71,11 @@ pub(super) enum Failure {
 impl Failure {
     /// What a connection that is not ours says. It may have sent the command, and more than once,
     /// whatever it says in the end: only an answer of the server is certain.
-    pub(super) fn of_foreign(error: &RedisError) -> Self {
-        match Answer::of(error) {
+    pub(super) fn of_foreign(command: &Cmd, error: &RedisError) -> Self {
+        match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
             None => Self::Lost(format!("redis: {}", reason(error))),
         }
-    }
-}
-
-/// An error that the server answered with.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) code: String,
-    detail: String,
-}
-
-impl Answer {
-    fn of(error: &RedisError) -> Option<Self> {
-        let mut code = error.code()?;
-        let mut detail = error.detail().unwrap_or_default();
-        // Redis before 7 wraps what a command inside a script answered.
-        if code == "ERR"
-            && let Some((_, inner)) = detail.split_once(": -")
-        {
-            (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
-        }
-        // What follows would repeat the command, which holds a record.
-        let detail = detail.split(", with args beginning with").next().unwrap_or_default();
-        Some(Self { code: code.to_owned(), detail: detail.to_owned() })
-    }
-
-    /// Whether the server will do the same thing later.
-    pub(super) fn is_passing(&self) -> bool {
-        matches!(
-            self.code.as_str(),
-            "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
-        )
-    }
-
-    /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
-    /// also where it has sent the command on.
-    pub(super) fn is_of_nothing_written(&self) -> bool {
-        match self.code.as_str() {
-            "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
-            | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK"
-            | "CROSSSLOT" | "NOSCRIPT" => true,
-            "ERR" => ["unknown command", "wrong number", "syntax error"]
-                .into_iter()
-                .any(|beginning| self.detail.starts_with(beginning)),
-            _ => false,
-        }
-    }
-
-    /// Whether the server does not know such a command, or does not permit it.
-    pub(super) fn is_of_no_such_command(&self) -> bool {
-        match self.code.as_str() {
-            "NOPERM" => true,
-            "ERR" => ["unknown command", "syntax error"]
-                .into_iter()
-                .any(|beginning| self.detail.starts_with(beginning)),
-            _ => false,
-        }
-    }
-
-    /// Whether another server may stand behind the same name by now.
-    fn is_of_the_wrong_server(&self) -> bool {
-        matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
-    }
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis answered {} {}", self.code, self.detail)
     }
 }
 
@@ -158,12 +95,45 @@ struct State {
 
 enum Phase {
     Idle,
-    Connecting(Outcome),
+    Connecting(watch::Receiver<Attempt>),
     Connected(Arc<Connection>),
 }
 
-/// What an attempt came to, for everybody who waits for it.
-type Outcome = watch::Receiver<Option<Result<Arc<Connection>, String>>>;
+/// How far an attempt to connect has come, for everybody who waits for it.
+enum Attempt {
+    Underway(Step),
+    Over(Result<Arc<Connection>, String>),
+}
+
+impl Attempt {
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Over(_))
+    }
+}
+
+/// What an attempt to connect waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Connection,
+    #[cfg(feature = "redis-tls")]
+    Encryption,
+    Greeting,
+}
+
+impl Step {
+    /// Why an attempt failed that waited for this until its time was used up.
+    fn timed_out(self, limit: Duration) -> String {
+        match self {
+            Self::Connection => format!("no connection in {limit:?}"),
+            #[cfg(feature = "redis-tls")]
+            Self::Encryption => format!(
+                "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
+                 address needs redis://"
+            ),
+            Self::Greeting => format!("no answer to the greeting in {limit:?}"),
+        }
+    }
+}
 
 impl SharedConnection {
     pub(super) fn new(settings: Settings) -> Self {
@@ -196,8 +166,9 @@ impl SharedConnection {
         (before < self.settings.max_waiting).then_some(place)
     }
 
-    fn failed(&self, link: &Connection, error: &RedisError) -> Failure {
-        let Some(answer) = Answer::of(error) else {
+    fn failed(&self, link: &Connection, command: &Cmd, error: &RedisError) -> Failure {
+        let server = Some(format!("redis at {}", self.at()));
+        let Some(answer) = Answer::of(server, command, error) else {
             self.discard(link.generation);
             return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
         };
@@ -217,16 +188,16 @@ impl SharedConnection {
 
     /// The current connection, or the one that is being made.
     async fn connect_or_join(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
-        let (generation, mut outcome, begun) = {
+        let (generation, mut attempt, begun) = {
             let mut state = self.state();
             match &state.phase {
                 Phase::Connected(link) => return Ok(Arc::clone(link)),
-                Phase::Connecting(outcome) => (state.generation, outcome.clone(), None),
+                Phase::Connecting(attempt) => (state.generation, attempt.clone(), None),
                 Phase::Idle => {
-                    let (sender, outcome) = watch::channel(None);
+                    let (sender, attempt) = watch::channel(Attempt::Underway(Step::Connection));
                     state.generation += 1;
-                    state.phase = Phase::Connecting(outcome.clone());
-                    (state.generation, outcome, Some(sender))
+                    state.phase = Phase::Connecting(attempt.clone());
+                    (state.generation, attempt, Some(sender))
                 }
             }
         };
@@ -236,18 +207,17 @@ impl SharedConnection {
             tokio::spawn(connect(self.settings.clone(), release, sender));
         }
         let limit = self.settings.connect_timeout;
-        let reason = match timeout(limit, outcome.wait_for(Option::is_some)).await {
-            Ok(Ok(outcome)) => match outcome.as_ref() {
-                Some(Ok(link)) => return Ok(Arc::clone(link)),
-                Some(Err(reason)) => reason.clone(),
-                None => "no outcome".to_owned(),
-            },
+        let waited =
+            timeout(limit, attempt.wait_for(Attempt::is_over)).await.map(|over| over.map(drop));
+        let reason = match (waited, &*attempt.borrow()) {
+            (_, Attempt::Over(Ok(link))) => return Ok(Arc::clone(link)),
+            (_, Attempt::Over(Err(reason))) => reason.clone(),
             // The runtime that the attempt ran on was shut down.
-            Ok(Err(_)) => "the attempt was abandoned".to_owned(),
-            Err(_) => {
+            (Ok(_), _) => "the attempt was abandoned".to_owned(),
+            (Err(_), Attempt::Underway(step)) => {
                 // An attempt on a runtime that nobody drives any more would stand here for ever.
                 self.discard(generation);
-                format!("no connection in {limit:?}")
+                step.timed_out(limit)
             }
         };
         Err(format!("cannot connect to redis at {}: {reason}", self.at()))
@@ -293,16 +263,33 @@ pub(super) struct Lease<'a> {
 impl Lease<'_> {
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        let deadline = Instant::now() + self.shared.settings.response_timeout;
+        match self.exchange(command, deadline).await {
+            Err(Failure::Answered(answer)) if answer.is_unknown_command() => {
+                let connection = self.link.connection.clone();
+                Err(Failure::Answered(Box::pin(at_sentinel(connection, answer, deadline)).await))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Sends a command that the server need not know.
+    pub(super) async fn try_to(&self, command: &Cmd) -> Result<Value, Failure> {
+        self.exchange(command, Instant::now() + self.shared.settings.response_timeout).await
+    }
+
+    async fn exchange(&self, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
         let Self { shared, link, .. } = self;
         let mut connection = link.connection.clone();
         let waiting = Waiting::new(shared, link);
-        let limit = shared.settings.response_timeout;
-        match timeout(limit, connection.send_packed_command(command)).await {
+        match timeout_at(deadline, connection.send_packed_command(command)).await {
             Ok(answer) => {
                 waiting.answered();
-                answer.and_then(Value::extract_error).map_err(|error| shared.failed(link, &error))
+                let answer = answer.and_then(Value::extract_error);
+                answer.map_err(|error| shared.failed(link, command, &error))
             }
             Err(_) => {
+                let limit = shared.settings.response_timeout;
                 Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", shared.at())))
             }
         }
@@ -315,7 +302,7 @@ impl Lease<'_> {
 
     async fn try_out(&self, key: &StoreKey) -> Result<Native, Failure> {
         let answers = Native::trials(key).map(|trial| async move {
-            match self.send(&trial).await {
+            match self.try_to(&trial).await {
                 Ok(answer) => Ok(Some(answer)),
                 Err(Failure::Answered(_)) => Ok(None),
                 // No record was touched, so the command that waits for this was not sent.
@@ -453,23 +440,21 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-async fn connect(
-    settings: Settings,
-    release: ReleaseOnDrop,
-    outcome: watch::Sender<Option<Result<Arc<Connection>, String>>>,
-) {
+async fn connect(settings: Settings, release: ReleaseOnDrop, attempt: watch::Sender<Attempt>) {
     let limit = settings.connect_timeout;
     let (shared, generation) = (release.shared.clone(), release.generation);
-    let (connection, driver) = match timeout(limit, dial(&settings)).await {
+    let (connection, driver) = match timeout(limit, dial(&settings, &attempt)).await {
         Ok(Ok(connected)) => connected,
         failed => {
             // First, so that whoever is told of the failure can try again at once.
             drop(release);
-            let reason = match failed {
-                Ok(Err(error)) => handshake_reason(&error),
-                _ => format!("no connection in {limit:?}"),
-            };
-            outcome.send_replace(Some(Err(reason)));
+            attempt.send_modify(|attempt| {
+                *attempt = Attempt::Over(Err(match (failed, &*attempt) {
+                    (Ok(Err(reason)), _) => reason,
+                    (_, Attempt::Underway(step)) => step.timed_out(limit),
+                    (_, Attempt::Over(_)) => return,
+                }));
+            });
             return;
         }
     };
@@ -487,27 +472,32 @@ async fn connect(
     if let Some(shared) = shared.upgrade() {
         shared.install(&link);
     }
-    outcome.send_replace(Some(Ok(link)));
+    attempt.send_replace(Attempt::Over(Ok(link)));
 }
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Connected = (MultiplexedConnection, Driver);
 
-async fn dial(settings: &Settings) -> Result<Connected, RedisError> {
+/// Connects; the error says why not, without any secret.
+async fn dial(settings: &Settings, attempt: &watch::Sender<Attempt>) -> Result<Connected, String> {
     match settings.info.addr() {
         ConnectionAddr::Tcp(host, port) => {
-            let stream = dial_tcp(host, *port, settings.connect_timeout).await?;
+            let stream = dial_tcp(host, *port, settings.connect_timeout).await;
+            let stream = stream.map_err(|error| error.to_string())?;
             #[cfg(feature = "redis-tls")]
             if settings.tls {
-                return handshake(settings, encrypt(host, stream).await?).await;
+                attempt.send_replace(Attempt::Underway(Step::Encryption));
+                let stream = encrypt(host, stream).await.map_err(|error| untrusted(&error))?;
+                return handshake(settings, stream, attempt, "").await;
             }
-            handshake(settings, stream).await
+            handshake(settings, stream, attempt, "; a port that speaks TLS needs rediss://").await
         }
         #[cfg(unix)]
         ConnectionAddr::Unix(path) => {
-            handshake(settings, tokio::net::UnixStream::connect(path).await?).await
+            let stream = tokio::net::UnixStream::connect(path).await;
+            handshake(settings, stream.map_err(|error| error.to_string())?, attempt, "").await
         }
-        _ => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        _ => Err(io::Error::from(io::ErrorKind::Unsupported).to_string()),
     }
 }
 
@@ -536,6 +526,23 @@ async fn encrypt(
         .with_no_client_auth();
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Why the server was not trusted, or is none that speaks TLS.
+#[cfg(feature = "redis-tls")]
+fn untrusted(error: &io::Error) -> String {
+    use tokio_rustls::rustls::Error::InvalidMessage;
+
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    if matches!(cause, Some(InvalidMessage(_))) {
+        return "the server does not speak TLS there: use redis://".to_owned();
+    }
+    if is_end(error) {
+        return "the server hung up during the TLS handshake; if it does not speak TLS, the address \
+                needs redis://"
+            .to_owned();
+    }
+    format!("the TLS handshake failed: {error}")
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
@@ -569,14 +576,43 @@ fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
 }
 
-async fn handshake<S>(settings: &Settings, stream: S) -> Result<Connected, RedisError>
+/// Greets the server; `hint` says what a server may want that hangs up.
+async fn handshake<S>(
+    settings: &Settings,
+    mut stream: S,
+    attempt: &watch::Sender<Attempt>,
+    hint: &str,
+) -> Result<Connected, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    attempt.send_replace(Attempt::Underway(Step::Greeting));
     let info = settings.info.redis_settings();
+    greet(&mut stream, info).await.map_err(|refusal| match refusal {
+        Refusal::Answered(reason) => reason,
+        Refusal::Broken(error) if is_end(&error) => {
+            format!("the server hung up during the handshake{hint}")
+        }
+        Refusal::Broken(error) => error.to_string(),
+    })?;
+    // The greeting has said all but the version of the protocol.
+    let info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(info.protocol());
+    let stream = Sanitized::new(stream);
     let (connection, driver) =
-        MultiplexedConnection::new_with_config(info, stream, configuration()).await?;
+        MultiplexedConnection::new_with_config(&info, stream, configuration()).await.map_err(
+            |error| match Answer::of(Some("it".to_owned()), &cmd("HELLO"), &error) {
+                Some(answer) => answer.to_string(),
+                None => reason(&error),
+            },
+        )?;
     Ok((connection, Box::pin(driver)))
+}
+
+/// Whether the other side has ended the connection.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
@@ -614,76 +650,24 @@ impl Future for Batching {
     }
 }
 
+/// The answer with the word of a Sentinel that it is one: none of them knows our commands.
+async fn at_sentinel(
+    mut connection: MultiplexedConnection,
+    answer: Answer,
+    deadline: Instant,
+) -> Answer {
+    let role = cmd("ROLE");
+    match timeout_at(deadline, connection.send_packed_command(&role)).await {
+        Ok(Ok(Value::Array(role)))
+            if role.first() == Some(&Value::BulkString(b"sentinel".to_vec())) =>
+        {
+            answer.of_sentinel()
+        }
+        _ => answer,
+    }
+}
+
 /// What happened, without anything that the server may have repeated.
 fn reason(error: &RedisError) -> String {
     if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
-}
-
-/// Some servers repeat the sign-in that they do not understand, password and all.
-fn handshake_reason(error: &RedisError) -> String {
-    match error.code() {
-        Some(code) => format!("redis answered {code}"),
-        None => reason(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ::redis::parse_redis_value;
-
-    use super::*;
-
-    fn answer(line: &str) -> Answer {
-        let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        Answer::of(&value.extract_error().unwrap_err()).unwrap()
-    }
-
-    #[test]
-    fn error_code_is_found_inside_script_error() {
-        for (line, code) in [
-            ("OOM command not allowed", "OOM"),
-            ("OOM command not allowed script: 5f, on @user_script:2.", "OOM"),
-            ("READONLY You can't write", "READONLY"),
-            ("ERR Error running script (call to f_5f): @user_script:2: -READONLY You", "READONLY"),
-            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", "OOM"),
-            ("LOADING Redis is loading", "LOADING"),
-            ("ERR something else: no", "ERR"),
-        ] {
-            assert_eq!(answer(line).code, code, "{line}");
-        }
-    }
-
-    #[test]
-    fn only_known_errors_prove_that_nothing_was_written() {
-        for (line, certain) in [
-            ("OOM command not allowed", true),
-            ("READONLY You can't write", true),
-            ("MOVED 3999 127.0.0.1:6381", true),
-            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", true),
-            ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", true),
-            ("ERR wrong number of arguments for 'set' command", true),
-            ("ERR syntax error", true),
-            ("ERR upstream connection lost after the request was sent", false),
-            ("ERR", false),
-            ("EXECABORT Transaction discarded", false),
-            ("UPSTREAM failure", false),
-        ] {
-            assert_eq!(answer(line).is_of_nothing_written(), certain, "{line}");
-        }
-    }
-
-    #[test]
-    fn error_answer_does_not_repeat_command() {
-        let printed = answer(
-            "ERR unknown command 'EVALSHA', with args beginning with: '5f' '1' 'k' 'private'",
-        );
-        let printed = format!("{printed} {printed:?}");
-        assert!(printed.contains("unknown command"), "{printed}");
-        assert!(!printed.contains("private"), "{printed}");
-        let error = parse_redis_value(
-            b"-ERR unknown command `HELLO`, with args beginning with: `3`, `hunter2`\r\n",
-        );
-        let error = error.unwrap().extract_error().unwrap_err();
-        assert!(!handshake_reason(&error).contains("hunter2"));
-    }
 }

@@ -1,8 +1,12 @@
 //! Redis and Valkey: a record is one string, its version the string's first eight bytes.
 
+mod address;
+mod answer;
 mod compare;
 mod connection;
+mod greeting;
 mod native;
+mod sanitize;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, IntoConnectionInfo as _, RedisFuture, Value, cmd};
+use ::redis::{Cmd, RedisFuture, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::store::address::{ConnectError, scheme};
+use crate::store::address::ConnectError;
 use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN};
 use crate::store::per_runtime::PerRuntime;
 use crate::store::redis::compare::{Change, CompareAndSet, version};
@@ -79,7 +83,15 @@ pub struct RedisStore {
 impl RedisStore {
     /// A store at `redis://[user:password@]host[:port][/database]`, `rediss://…` (feature
     /// `redis-tls`), `redis+unix:///path?db=0&user=…&pass=…` or `unix://…`, with the defaults
-    /// of [`RedisBuilder`].
+    /// of [`RedisBuilder`]. `valkey://` and `valkeys://` are other names for `redis://` and
+    /// `rediss://`.
+    ///
+    /// Each may end with `?protocol=resp3`; any other option, and a fragment, is refused. The
+    /// characters `#`, `?`, `/`, `@` and `%` in a user's name or a password must be
+    /// percent-encoded.
+    ///
+    /// The address is that of one server, a master: neither a node of a Redis Cluster nor a
+    /// Sentinel nor a replica. Where one of these stands, the error says so.
     ///
     /// Nothing is sent and no name is resolved here. The first command must run inside a tokio
     /// runtime that has I/O and time enabled.
@@ -97,24 +109,11 @@ impl RedisStore {
     ///
     /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
     pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
-        let scheme = scheme(url);
-        if !matches!(scheme, "redis" | "rediss" | "redis+unix" | "unix") {
-            return Err(ConnectError::address(
-                "a redis address begins with redis://, rediss://, redis+unix:// or unix://",
-            ));
-        }
-        if scheme == "rediss" && cfg!(not(feature = "redis-tls")) {
+        let address = address::parse(url)?;
+        if address.tls && cfg!(not(feature = "redis-tls")) {
             return Err(ConnectError::feature("redis-tls"));
         }
-        // The crate `redis` knows the scheme with its own TLS only, which is not what we use.
-        let tls = scheme == "rediss";
-        let plain = if tls { url.replacen("rediss:", "redis:", 1) } else { url.to_owned() };
-        let info = plain.into_connection_info().map_err(|error| {
-            // What stands before the dash is a fixed text; what follows may repeat the address.
-            let text = error.to_string().to_ascii_lowercase();
-            ConnectError::address(text.split(" - ").next().unwrap_or_default().to_owned())
-        })?;
-        Ok(RedisBuilder { settings: Settings::new(info, tls) })
+        Ok(RedisBuilder { settings: Settings::new(address) })
     }
 
     /// A store on a connection of the application's own: `MultiplexedConnection`,
@@ -129,6 +128,11 @@ impl RedisStore {
     /// - a `ClusterConnection` repeats commands on its own. Repeated writes do no harm to a record,
     ///   but one that was answered with an error after such a repetition is reported as not written
     ///   also where the lost answer to the first one said otherwise.
+    ///
+    /// A server that does not know a command repeats the record in its error. The crate `redis` takes
+    /// that for the end of the connection, so where `SET`, `EVALSHA` or `EVAL` is renamed or disabled,
+    /// other commands on the same connection fail as well, and the outcome of the write is unknown. The
+    /// connection that [`connect`](Self::connect) opens does not break.
     ///
     /// Set `TCP_NODELAY`, which the crate `redis` leaves off.
     pub fn from_connection<C>(connection: C) -> Self
@@ -176,7 +180,7 @@ impl RedisStore {
             let lease = connection.lease().await?;
             let native = lease.native(operation.key).await?;
             let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
-            let outcome = lease.send(&command).await;
+            let outcome = lease.try_to(&command).await;
             if let Err(Failure::Answered(answer)) = &outcome
                 && answer.is_of_no_such_command()
             {
@@ -208,7 +212,7 @@ impl RedisStore {
             }
             Route::Foreign(connection) => {
                 let answer = connection.send(command).await.and_then(Value::extract_error);
-                answer.map_err(|error| Failure::of_foreign(&error))
+                answer.map_err(|error| Failure::of_foreign(command, &error))
             }
         }
     }

@@ -1,0 +1,345 @@
+//! What an error of the server means, and how much of it may be printed.
+
+use std::fmt;
+
+use ::redis::{Arg, Cmd, RedisError};
+
+/// An error that the server answered with.
+///
+/// A server may repeat a command in its error, and a proxy in words of its own, so a record or a
+/// password may stand anywhere in the text. Of the text only what stands in [`KNOWN`] is kept.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Who answered; none where the connection is the application's, which knows better what it means.
+    server: Option<String>,
+    /// The name of the command that was answered.
+    command: String,
+    pub(super) code: String,
+    known: Option<&'static Known>,
+    certainty: Certainty,
+    is_from_sentinel: bool,
+}
+
+/// What an error says of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    NothingWritten,
+    Unknown,
+}
+
+/// A code, the beginning or middle of a text that a server answers with it, and what that means.
+type Known = (&'static str, &'static str, &'static str);
+
+const UNKNOWN_COMMAND: &str = "unknown command";
+const SYNTAX_ERROR: &str = "syntax error";
+
+const CLUSTER: &str = "the server is a node of a Redis Cluster, which an address of one server does not \
+                       serve; RedisStore::from_connection takes a connection to the cluster";
+const REPLICA: &str =
+    "the server is a replica, which takes no writes; the address must lead to its master";
+const RENAMED: &str = "the command is disabled or renamed there, or what stands there is no Redis";
+const PERMISSION: &str =
+    "the server's access control list (ACL) does not permit the user to do that";
+const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not permit the user to run \
+                                 a command that the script runs: GETRANGE, GET, SET or DEL";
+const SCRIPT_RENAMED: &str = "a command that the script runs is disabled or renamed there: GETRANGE, GET, \
+                              SET or DEL";
+const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address must lead to the master \
+                        that it watches";
+
+/// The first that fits counts. A code whose text is another one than the known has an empty text.
+const KNOWN: &[Known] = &[
+    ("ERR", UNKNOWN_COMMAND, RENAMED),
+    ("ERR", "unknown subcommand", RENAMED),
+    ("ERR", "wrong number of arguments", "what stands there is no Redis of 6.2 or newer"),
+    ("ERR", SYNTAX_ERROR, "the server does not know this form of the command"),
+    ("ERR", "max number of clients reached", "raise maxclients there, or open fewer connections"),
+    ("ERR", "DB index is out of range", "the server has no database of that number"),
+    ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
+    (
+        "ERR",
+        "called without any password configured for the default user",
+        "the server has no password for its default user, and the address has one",
+    ),
+    ("ERR", "The user executing the script can't run this command", SCRIPT_PERMISSION),
+    ("ERR", "The user executing the script can't access at least one of the keys", PERMISSION),
+    ("ERR", "ACL failure in script", SCRIPT_PERMISSION),
+    ("ERR", "Unknown Redis command called from", SCRIPT_RENAMED),
+    ("ERR", "Unknown command called from script", SCRIPT_RENAMED),
+    ("ERR", "no upstream host", "a proxy has no server to send the command to"),
+    ("ERR", "upstream failure", "a proxy has lost the server"),
+    ("NOPERM", "no permissions to run", PERMISSION),
+    ("NOPERM", "no permissions to access", PERMISSION),
+    ("NOPERM", "No permissions to access", PERMISSION),
+    ("NOPERM", "", PERMISSION),
+    (
+        "WRONGPASS",
+        "invalid username-password pair or user is disabled",
+        "the user's name or the password in the address is wrong",
+    ),
+    (
+        "NOAUTH",
+        "Authentication required",
+        "the server asks for a password, and the address has none",
+    ),
+    ("NOAUTH", "", "the server asks for a password"),
+    (
+        "DENIED",
+        "protected mode",
+        "the server takes connections from its own machine only; give it a password (requirepass), \
+         or turn its protected-mode off",
+    ),
+    ("READONLY", "You can't write against a read only replica", REPLICA),
+    ("READONLY", "", REPLICA),
+    (
+        "MASTERDOWN",
+        "Link with MASTER is down",
+        "the server is a replica that has lost its master; the address must lead to a master",
+    ),
+    ("MOVED", "", CLUSTER),
+    ("ASK", "", CLUSTER),
+    ("TRYAGAIN", "", CLUSTER),
+    ("CROSSSLOT", "", CLUSTER),
+    ("CLUSTERDOWN", "Hash slot not served", CLUSTER),
+    ("CLUSTERDOWN", "The cluster is down", CLUSTER),
+    ("CLUSTERDOWN", "", CLUSTER),
+    ("LOADING", "loading the dataset in memory", "the server is starting and reads its data"),
+    ("OOM", "command not allowed when used memory", "the server's memory is full (maxmemory)"),
+    (
+        "MISCONF",
+        "unable to persist to disk",
+        "the server cannot write to its disk, and takes no writes until it can",
+    ),
+    (
+        "MISCONF",
+        "Errors writing to the AOF file",
+        "the server cannot write to its disk, and takes no writes until it can",
+    ),
+    (
+        "NOREPLICAS",
+        "Not enough good replicas to write",
+        "fewer replicas follow than min-replicas-to-write asks for",
+    ),
+    ("BUSY", "busy running a script", "a script of somebody else holds the server up"),
+    (
+        "WRONGTYPE",
+        "Operation against a key holding the wrong kind of value",
+        "another program keeps something else under the key",
+    ),
+    ("NOSCRIPT", "No matching script", "the script was forgotten before it could be run"),
+];
+
+impl Answer {
+    /// The error that a command was answered with, if it was.
+    pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
+        let code = error.code()?;
+        let command = match command.args_iter().next() {
+            Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+            _ => String::new(),
+        };
+        Some(Self::new(server, command, code, error.detail().unwrap_or_default()))
+    }
+
+    /// The error of a line, without its minus sign, while the connection is made.
+    pub(super) fn of_line(command: &str, line: &str) -> Self {
+        let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
+        Self::new(Some("it".to_owned()), command.to_owned(), code, detail)
+    }
+
+    fn new<'a>(
+        server: Option<String>,
+        command: String,
+        mut code: &'a str,
+        mut detail: &'a str,
+    ) -> Self {
+        // Redis and Valkey say so of every error that ends a script. Whatever it was: the only write of
+        // a script of ours is its last step, so it was not made.
+        let ended_script = detail.contains("@user_script:");
+        // Redis before 7 wraps what a command inside a script answered.
+        if ended_script
+            && code == "ERR"
+            && let Some((_, inner)) = detail.split_once(": -")
+        {
+            (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
+        }
+        let is_code =
+            (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase());
+        let certainty = if ended_script || proves_nothing_written(code, detail) {
+            Certainty::NothingWritten
+        } else {
+            Certainty::Unknown
+        };
+        Self {
+            server,
+            command,
+            code: if is_code { code.to_owned() } else { String::new() },
+            known: KNOWN.iter().find(|known| known.0 == code && detail.contains(known.1)),
+            certainty,
+            is_from_sentinel: false,
+        }
+    }
+
+    /// Whether the server will do the same thing later.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
+        )
+    }
+
+    /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
+    /// also where it has sent the command on.
+    pub(super) fn is_of_nothing_written(&self) -> bool {
+        self.certainty == Certainty::NothingWritten
+    }
+
+    /// Whether another server may stand behind the same name by now.
+    pub(super) fn is_of_the_wrong_server(&self) -> bool {
+        matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
+    }
+
+    /// Whether the server does not know the command at all, as a Sentinel does not know ours.
+    pub(super) fn is_unknown_command(&self) -> bool {
+        self.known.is_some_and(|known| known.1 == UNKNOWN_COMMAND)
+    }
+
+    /// Whether the server does not know this form of the command, or does not permit it.
+    pub(super) fn is_of_no_such_command(&self) -> bool {
+        let is_unknown = |known: &Known| [UNKNOWN_COMMAND, SYNTAX_ERROR].contains(&known.1);
+        self.code == "NOPERM" || self.known.is_some_and(is_unknown)
+    }
+
+    /// The same answer, from a server that has said that it is a Sentinel.
+    pub(super) fn of_sentinel(self) -> Self {
+        Self { is_from_sentinel: true, ..self }
+    }
+}
+
+/// Whether the server says so before it does anything.
+fn proves_nothing_written(code: &str, detail: &str) -> bool {
+    match code {
+        "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
+        | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK"
+        | "CROSSSLOT" | "NOSCRIPT" => true,
+        "ERR" => [UNKNOWN_COMMAND, SYNTAX_ERROR, "wrong number"]
+            .into_iter()
+            .any(|beginning| detail.starts_with(beginning)),
+        _ => false,
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = self.server.as_deref().unwrap_or("redis");
+        write!(f, "{server} answered {} with ", self.command)?;
+        f.write_str(if self.code.is_empty() { "an unknown error" } else { &self.code })?;
+        let Some((_, text, meaning)) = self.known else { return Ok(()) };
+        if !text.is_empty() {
+            write!(f, " {text}")?;
+        }
+        match self.server {
+            None => Ok(()),
+            Some(_) if self.is_from_sentinel => write!(f, ": {SENTINEL}"),
+            Some(_) => write!(f, ": {meaning}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::{cmd, parse_redis_value};
+
+    use super::*;
+
+    fn answer(line: &str) -> Answer {
+        let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        let error = value.extract_error().unwrap_err();
+        Answer::of(Some("it".to_owned()), cmd("SET").arg("k").arg("private"), &error).unwrap()
+    }
+
+    #[test]
+    fn error_code_is_found_inside_script_error() {
+        for (line, code) in [
+            ("OOM command not allowed", "OOM"),
+            ("OOM command not allowed script: 5f, on @user_script:2.", "OOM"),
+            ("READONLY You can't write", "READONLY"),
+            ("ERR Error running script (call to f_5f): @user_script:2: -READONLY You", "READONLY"),
+            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", "OOM"),
+            ("LOADING Redis is loading", "LOADING"),
+            ("ERR something else: no", "ERR"),
+            ("ERR upstream: -OOM no", "ERR"),
+        ] {
+            assert_eq!(answer(line).code, code, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_known_errors_prove_that_nothing_was_written() {
+        for (line, certain) in [
+            ("OOM command not allowed", true),
+            ("READONLY You can't write", true),
+            ("MOVED 3999 127.0.0.1:6381", true),
+            ("ERR Error running script (call to f_5f): @user_script:2: -OOM", true),
+            ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", true),
+            ("ERR wrong number of arguments for 'set' command", true),
+            ("ERR syntax error", true),
+            ("NOPERM User app has no permissions to run the 'evalsha' command", true),
+            // Redis 7, 6.2, Valkey 9.
+            (
+                "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:2.",
+                true,
+            ),
+            ("ERR Unknown Redis command called from script script: 5f, on @user_script:2.", true),
+            (
+                "ERR Error running script (call to f_5f): @user_script:2: @user_script: 2: The user executing the script can't run this command or subcommand",
+                true,
+            ),
+            (
+                "ERR Error running script (call to f_5f): @user_script:2: @user_script: 2: Unknown Redis command called from Lua script",
+                true,
+            ),
+            (
+                "ERR ACL failure in script: User app has no permissions to run the 'set' command script: on @user_script:1.",
+                true,
+            ),
+            ("ERR Unknown command called from script script: on @user_script:1.", true),
+            ("ERR upstream connection lost after the request was sent", false),
+            ("ERR the server said: unknown command", false),
+            ("ERR upstream: -OOM no", false),
+            ("ERR", false),
+            ("EXECABORT Transaction discarded", false),
+            ("UPSTREAM failure", false),
+        ] {
+            assert_eq!(answer(line).is_of_nothing_written(), certain, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_known_texts_are_printed() {
+        for (line, printed) in [
+            (
+                "ERR unknown command 'EVALSHA', with args beginning with: '5f' 'private'",
+                "it answered SET with ERR unknown command: the command is disabled",
+            ),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                "OOM command not allowed when",
+            ),
+            ("MOVED 3999 private:6381", "it answered SET with MOVED: the server is a node of"),
+            ("READONLY private", "it answered SET with READONLY: the server is a replica"),
+            ("ERR cannot send SET k private", "it answered SET with ERR"),
+            ("UPSTREAM private", "it answered SET with UPSTREAM"),
+            ("private", "it answered SET with an unknown error"),
+            ("PRIVATEPRIVATEPRIVATEPRIVATE x", "it answered SET with an unknown error"),
+            (
+                "NOPERM User private has no permissions to run the 'set' command",
+                "NOPERM no permissions to run:",
+            ),
+        ] {
+            let answer = answer(line);
+            let text = format!("{answer} {answer:?}");
+            assert!(text.contains(printed), "{text}");
+            assert!(!text.to_lowercase().contains("private"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is said first on a new connection: who we are, and which database we want.
+//!
+//! The crate `redis` does this too, and loses what the server answers: a wrong password, a server that
+//! has too many clients and a port that speaks TLS would all read the same.
+
+use std::io;
+
+use ::redis::{Cmd, RedisConnectionInfo, cmd};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
+
+use crate::store::redis::answer::Answer;
+
+/// No line that we wait for is as long.
+const LONGEST_LINE: u64 = 16 * 1024;
+
+/// Why a greeting failed.
+pub(super) enum Refusal {
+    /// The connection ended, and the server had not said why.
+    Broken(io::Error),
+    /// What the server said, without anything that it may have repeated.
+    Answered(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Signs in, chooses the database and names this library, in one write.
+pub(super) async fn greet<S>(stream: &mut S, info: &RedisConnectionInfo) -> Result<(), Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (needed, wished) = (needed(info), wished());
+    let mut packed = Vec::new();
+    for (_, command) in needed.iter().chain(&wished) {
+        command.write_packed_command(&mut packed);
+    }
+    // A server that turns everybody away closes the connection, and says why before that: what it said
+    // can be read although nothing can be written.
+    let _ = stream.write_all(&packed).await;
+    let _ = stream.flush().await;
+
+    let mut link = BufReader::new(stream);
+    let mut answers = Vec::new();
+    for (name, _) in needed.iter().chain(&wished) {
+        match reply(&mut link).await {
+            Ok(None) => answers.push(None),
+            Ok(Some(line)) => answers.push(Some(Answer::of_line(name, &line))),
+            Err(Refusal::Broken(error)) => {
+                return Err(match answers.into_iter().flatten().next() {
+                    Some(answer) => Refusal::Answered(format!("{answer}, and hung up")),
+                    None => Refusal::Broken(error),
+                });
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    if !link.buffer().is_empty() {
+        // Whatever it is, it would be taken for the answer to the next command.
+        return Err(Refusal::Answered("the server says more than it was asked".to_owned()));
+    }
+    match answers.into_iter().take(needed.len()).flatten().next() {
+        None => Ok(()),
+        Some(answer)
+            if answer.is_unknown_command() && is_sentinel(&mut link).await.unwrap_or(false) =>
+        {
+            Err(Refusal::Answered(answer.of_sentinel().to_string()))
+        }
+        Some(answer) => Err(Refusal::Answered(answer.to_string())),
+    }
+}
+
+/// Commands by their names.
+type Commands = Vec<(&'static str, Cmd)>;
+
+/// Without these the connection is of no use.
+fn needed(info: &RedisConnectionInfo) -> Commands {
+    let mut commands = Commands::new();
+    if let Some(password) = info.password() {
+        let mut sign_in = cmd("AUTH");
+        if let Some(user) = info.username() {
+            sign_in.arg(user);
+        }
+        sign_in.arg(password);
+        commands.push(("AUTH", sign_in));
+    }
+    if info.db() != 0 {
+        commands.push(("SELECT", cmd("SELECT").arg(info.db()).take()));
+    }
+    commands
+}
+
+/// These make the connection recognizable in the server's list; older servers do not know them.
+fn wished() -> Commands {
+    [("LIB-NAME", "unsticky"), ("LIB-VER", env!("CARGO_PKG_VERSION"))]
+        .map(|(name, value)| {
+            ("CLIENT SETINFO", cmd("CLIENT").arg("SETINFO").arg(name).arg(value).take())
+        })
+        .into()
+}
+
+/// Reads the answer to one command: nothing, or the line of an error.
+async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<String>, Refusal> {
+    let line = line(link).await?;
+    match &line[..] {
+        [0x15 | 0x16, 0x03, ..] => {
+            Err(Refusal::Answered("the server speaks TLS there: use rediss://".to_owned()))
+        }
+        [b'+', .., b'\n'] => Ok(None),
+        [b'-', error @ .., b'\n'] => Ok(Some(String::from_utf8_lossy(error).trim_end().to_owned())),
+        [b'+' | b'-', ..] => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        _ => Err(Refusal::Answered(
+            "what stands there does not speak the protocol of Redis".to_owned(),
+        )),
+    }
+}
+
+/// Reads a line, its end included where there is one.
+async fn line<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    match link.take(LONGEST_LINE).read_until(b'\n', &mut line).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line),
+    }
+}
+
+/// Asks the server for its role.
+async fn is_sentinel<S>(link: &mut BufReader<&mut S>) -> io::Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    link.write_all(&cmd("ROLE").get_packed_command()).await?;
+    link.flush().await?;
+    for expected in ["*", "$8\r\n", "sentinel\r\n"] {
+        if !line(link).await?.starts_with(expected.as_bytes()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

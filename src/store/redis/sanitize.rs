@@ -1,0 +1,279 @@
+//! Makes the server's error lines readable to the client.
+//!
+//! A server repeats the arguments of a command that it does not know in its error, and ours are
+//! binary. The crate `redis` takes a line that is not UTF-8 for the end of the connection, and every
+//! other command that waits on it fails as well.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream on which each byte of an error line that is not printable ASCII reads as `?`.
+pub(super) struct Sanitized<S> {
+    stream: S,
+    framing: Framing,
+}
+
+impl<S> Sanitized<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, framing: Framing::Type }
+    }
+}
+
+/// What the next byte is part of. An aggregate's elements follow its length as if they stood alone, so
+/// nothing needs to be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// The byte that says of which type the next element is.
+    Type,
+    /// A line, and whether its last byte so far was a carriage return.
+    Line(Line, bool),
+    /// So many bytes that mean nothing here, the line's end behind them included.
+    Payload(u64),
+    /// This is not the protocol; everything passes unchanged.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// A value, or the length of an aggregate.
+    Text,
+    Error,
+    /// The length of a payload, as far as it has been read.
+    Length(Option<u64>),
+    /// A negative length: there is no payload.
+    Nothing,
+}
+
+impl Framing {
+    fn of_type(byte: u8) -> Self {
+        let line = match byte {
+            b'-' => Line::Error,
+            b'$' | b'=' | b'!' => Line::Length(None),
+            b'+' | b':' | b'_' | b',' | b'#' | b'(' | b'*' | b'%' | b'~' | b'>' | b'|' => {
+                Line::Text
+            }
+            _ => return Self::Unknown,
+        };
+        Self::Line(line, false)
+    }
+
+    /// What follows the end of a line.
+    fn after(line: Line) -> Self {
+        match line {
+            Line::Text | Line::Error | Line::Nothing => Self::Type,
+            Line::Length(Some(length)) => {
+                length.checked_add(2).map_or(Self::Unknown, Self::Payload)
+            }
+            Line::Length(None) => Self::Unknown,
+        }
+    }
+
+    /// Goes on with the bytes that were read next.
+    fn clean(&mut self, mut bytes: &mut [u8]) {
+        while let Some(&first) = bytes.first() {
+            let used = match *self {
+                Self::Unknown => return,
+                Self::Type => {
+                    *self = Self::of_type(first);
+                    1
+                }
+                Self::Payload(left) => {
+                    let used =
+                        usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                    *self = match left - used as u64 {
+                        0 => Self::Type,
+                        left => Self::Payload(left),
+                    };
+                    used
+                }
+                Self::Line(line, ends) => self.clean_line(line, ends, bytes),
+            };
+            bytes = &mut bytes[used..];
+        }
+    }
+
+    /// Goes on with a line; how many bytes belong to it.
+    fn clean_line(&mut self, mut line: Line, mut ends: bool, bytes: &mut [u8]) -> usize {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            if ends && *byte == b'\n' {
+                *self = Self::after(line);
+                return at + 1;
+            }
+            ends = *byte == b'\r';
+            match &mut line {
+                Line::Text | Line::Nothing => {}
+                Line::Error if ends || matches!(byte, b' '..=b'~') => {}
+                Line::Error => *byte = b'?',
+                Line::Length(_) if ends => {}
+                Line::Length(length) => match (*byte, *length) {
+                    (digit @ b'0'..=b'9', so_far) => {
+                        let so_far = so_far.unwrap_or(0).checked_mul(10);
+                        *length =
+                            so_far.and_then(|so_far| so_far.checked_add((digit - b'0').into()));
+                        if length.is_none() {
+                            *self = Self::Unknown;
+                            return bytes.len();
+                        }
+                    }
+                    (b'-', None) => line = Line::Nothing,
+                    _ => {
+                        *self = Self::Unknown;
+                        return bytes.len();
+                    }
+                },
+            }
+        }
+        *self = Self::Line(line, ends);
+        bytes.len()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Sanitized<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.framing.clean(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Sanitized<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::parse_redis_value;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What becomes of bytes that are read in pieces of these lengths, and then in one.
+    fn cleaned(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
+        let mut cleaned = bytes.to_vec();
+        let mut framing = Framing::Type;
+        let mut rest = &mut cleaned[..];
+        for piece in pieces {
+            let (now, later) = rest.split_at_mut((*piece).min(rest.len()));
+            framing.clean(now);
+            rest = later;
+        }
+        framing.clean(rest);
+        cleaned
+    }
+
+    #[test]
+    fn only_error_lines_are_changed() {
+        for (sent, read) in [
+            (&b"-ERR unknown 'SET' \xff\x00\n\x7f\t\r\n"[..], &b"-ERR unknown 'SET' ?????\r\n"[..]),
+            (b"+\xff\r\n-\xff\r\n+\xff\r\n", b"+\xff\r\n-?\r\n+\xff\r\n"),
+            (b"$4\r\n-\xff\r\n\r\n-\xff\r\n", b"$4\r\n-\xff\r\n\r\n-?\r\n"),
+            (b"$0\r\n\r\n-\xff\r\n", b"$0\r\n\r\n-?\r\n"),
+            (b"$-1\r\n-\xff\r\n", b"$-1\r\n-?\r\n"),
+            (b"=2\r\n-\xff\r\n!1\r\n\xff\r\n-\xff\r\n", b"=2\r\n-\xff\r\n!1\r\n\xff\r\n-?\r\n"),
+            (
+                b"*2\r\n*-1\r\n*2\r\n:-1\r\n-\xff\r\n-\xff\r\n",
+                b"*2\r\n*-1\r\n*2\r\n:-1\r\n-?\r\n-?\r\n",
+            ),
+            (
+                b"%1\r\n+k\r\n-\xff\r\n>1\r\n-\xff\r\n|1\r\n_\r\n#t\r\n~1\r\n,1\r\n(1\r\n-\xff\r\n",
+                b"%1\r\n+k\r\n-?\r\n>1\r\n-?\r\n|1\r\n_\r\n#t\r\n~1\r\n,1\r\n(1\r\n-?\r\n",
+            ),
+            (b"-a\rb\xff\r\r\n-\xff\r\n", b"-a\rb?\r\r\n-?\r\n"),
+        ] {
+            assert_eq!(
+                cleaned(sent, &[]).escape_ascii().to_string(),
+                read.escape_ascii().to_string()
+            );
+        }
+    }
+
+    #[test]
+    fn other_protocols_pass_unchanged() {
+        for bytes in [
+            &b"\x15\x03\x01\x00\x02\x02\x46-\xff\r\n"[..],
+            b"HTTP/1.1 400 Bad Request\r\n-\xff\r\n",
+            b"$\r\n-\xff\r\n",
+            b"$1x\r\n-\xff\r\n",
+            b"$99999999999999999999\r\n-\xff\r\n",
+            b"$18446744073709551615\r\n-\xff\r\n",
+        ] {
+            assert_eq!(cleaned(bytes, &[]), bytes);
+        }
+    }
+
+    /// Pieces of the protocol, whole and broken.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let payload = |mark: &'static str| {
+            vec(any::<u8>(), 0..20).prop_map(move |bytes| {
+                [format!("{mark}{}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat()
+            })
+        };
+        let piece = prop_oneof![
+            vec(any::<u8>(), 0..20).prop_map(|text| [&b"-"[..], &text, b"\r\n"].concat()),
+            prop_oneof![payload("$"), payload("="), payload("!")],
+            "[+:*%~>|,#(_][0-9a-z]{0,3}\r\n".prop_map(String::into_bytes),
+            Just(b"$-1\r\n".to_vec()),
+            vec(any::<u8>(), 0..4),
+        ];
+        vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_read_like_the_whole(bytes in stream(), pieces in vec(0..9_usize, 0..60)) {
+            prop_assert_eq!(cleaned(&bytes, &pieces), cleaned(&bytes, &[]));
+        }
+
+        /// Whatever an error repeats, the client can read it, and what stands behind it is as it was.
+        #[test]
+        fn client_reads_every_error(
+            text in vec(any::<u8>().prop_filter("the line's end", |byte| *byte != b'\r'), 0..60),
+            payload in vec(any::<u8>(), 0..60),
+        ) {
+            let length = payload.len();
+            let sent = [
+                &b"*3\r\n-ERR "[..], &text, b"\r\n",
+                format!("${length}\r\n").as_bytes(), &payload, b"\r\n-ERR ", &text, b"\r\n",
+            ]
+            .concat();
+            let read = parse_redis_value(&cleaned(&sent, &[])).unwrap();
+            let ::redis::Value::Array(elements) = read else { panic!("{read:?}") };
+            prop_assert_eq!(&elements[1], &::redis::Value::BulkString(payload));
+        }
+    }
+}
