@@ -1,14 +1,16 @@
 //! One server and the client that talks to it.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use memcache::exp::{AsyncMetaClient, Operation};
+use memcache::exp::{self, AsyncMetaClient, Operation};
 
 use super::answer;
 use super::answer::Effect;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::store::dial::dial;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -31,8 +33,8 @@ pub(super) struct Node {
     slot: Mutex<Slot>,
 }
 
-/// The client resolves the server's name once, so it is given up when the server stops answering,
-/// and the next call looks for the server anew.
+/// The client knows one address of the server, so it is given up when the server stops answering, and
+/// the next call resolves the name anew.
 struct Slot {
     client: Option<Client>,
     /// The last generation given to a client.
@@ -73,7 +75,7 @@ impl Node {
             // Nothing of a batch is sent where a part of it is not well-formed.
             Err(error) => {
                 doubt.cleared = true;
-                let error = Error::refused(error);
+                let error = answer::malformed(&self.address, &error);
                 (0..count).map(|_| Err(error.clone())).collect()
             }
         }
@@ -84,12 +86,11 @@ impl Node {
         if let Some(client) = &self.slot().client {
             return Ok(client.clone());
         }
-        let limit = self.limits.connect;
-        let opened = tokio::time::timeout(limit, self.open()).await.map_err(|_| {
-            let address = &self.address;
-            Error::unavailable(format!("no connection to memcached at {address} in {limit:?}"))
-        })?;
-        let inner = opened.map_err(|error| answer::connect_error(&self.address, error))?;
+        let opened = dial(self.address.as_str(), self.limits.connect, |at| self.open(at)).await;
+        let inner = match opened {
+            Ok(answered) => answered.map_err(|error| answer::connect_error(&self.address, error))?,
+            Err(reason) => return Err(answer::unreachable(&self.address, &reason)),
+        };
         let mut slot = self.slot();
         slot.generation += 1;
         let client = Client { inner, generation: slot.generation };
@@ -97,17 +98,27 @@ impl Node {
         Ok(client)
     }
 
-    async fn open(&self) -> memcache::exp::Result<AsyncMetaClient> {
-        let client = AsyncMetaClient::builder()
-            .max_idle(MAX_IDLE)
-            .connect_timeout(Some(self.limits.connect))
-            .io_timeout(Some(self.limits.response))
-            .connect_async(self.address.as_str())
-            .await?;
-        // A server that does not know the protocol would read a record as commands, and one that
-        // hangs would leave a write in doubt. Here nothing is at stake yet.
-        client.noop().await?;
-        Ok(client)
+    /// A client of this address alone, so that all its connections lead to where the first one did.
+    ///
+    /// What the server answered is final, a refusal too; where it did not answer, and where no
+    /// Memcached server did, another address may be tried.
+    async fn open(&self, at: SocketAddr) -> Result<exp::Result<AsyncMetaClient>, String> {
+        let greeted = async {
+            let client = AsyncMetaClient::builder()
+                .max_idle(MAX_IDLE)
+                .connect_timeout(Some(self.limits.connect))
+                .io_timeout(Some(self.limits.response))
+                .connect_async(at)
+                .await?;
+            // A server that does not know the protocol would read a record as commands, and one
+            // that hangs would leave a write in doubt. Here nothing is at stake yet.
+            client.noop().await?;
+            Ok(client)
+        };
+        match greeted.await {
+            Err(error) if answer::is_transport(&error) => Err(answer::greeting_reason(&error)),
+            answered => Ok(answered),
+        }
     }
 
     fn give_up(&self, generation: u64) {
