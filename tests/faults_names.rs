@@ -119,6 +119,7 @@ struct Silent {
 impl Silent {
     async fn open(host: &str, port: u16) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
         socket.bind(SocketAddr::new(host.parse().unwrap(), port)).unwrap();
         let listener = socket.listen(0).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -141,7 +142,7 @@ async fn is_served(visitors: &Sessions) {
     }
 }
 
-/// The name has two addresses, and the first one, of another host, swallows packets.
+/// The name has two addresses, and the first one swallows packets.
 async fn has_silent_address(hosts: &Hosts, server: Server) {
     let place = Place::open("127.0.0.1", 0, server.port()).await;
     let port = place.port;
@@ -152,13 +153,14 @@ async fn has_silent_address(hosts: &Hosts, server: Server) {
     let url = server.url_at(port).replace("127.0.0.1", "store.test");
     let visitors = sessions(&url);
     is_served(&visitors).await;
-    // Where the one that answered does so no more, the name is resolved anew.
+    // When the address that worked fails, the name is resolved anew.
     drop(silent);
     place.close().await;
     let lost = request(&visitors, "", Deed::SignIn("alice")).await;
     assert!(lost.failure.is_some(), "{lost:?}");
     let silent = Silent::open("127.0.0.1", port).await;
     let place = Place::open("127.0.0.2", port, server.port()).await;
+    hosts.lead_to(&["127.0.0.1", "127.0.0.2"]);
     is_served(&visitors).await;
     place.close().await;
     drop(silent);

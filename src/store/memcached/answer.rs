@@ -291,13 +291,8 @@ mod tests {
     fn refusal_is_assigned_to_first_unanswered_write() {
         use ErrorKind::{OutcomeUnknown, Refused};
         let refused = || ambiguous(server("out of memory storing object"));
-        let answers = vec![
-            Ok(()),
-            Err(protocol("x")),
-            Err(refused()),
-            Err(refused()),
-            Err(refused()),
-        ];
+        let answers =
+            vec![Ok(()), Err(protocol("x")), Err(refused()), Err(refused()), Err(refused())];
         let found: Vec<_> = classify("h:1", Effect::Write, answers)
             .into_iter()
             .map(|answer| answer.err().map(|error| error.kind()))
@@ -321,10 +316,7 @@ mod tests {
             (ambiguous(timeout()), "it did not answer in time"),
             (server("backend timed out"), "it answered with an error: backend timed out"),
             (rejected("unauthenticated"), "it rejected the command: unauthenticated"),
-            (
-                rejected("ERROR"),
-                "it has reached its limit of connections, or is older than 1.6",
-            ),
+            (rejected("ERROR"), "it has reached its limit of connections, or is older than 1.6"),
             (
                 protocol(r#"unknown return code "HTTP/1.1""#),
                 "its answer is not memcached's: unknown return code …",

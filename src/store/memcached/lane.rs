@@ -270,3 +270,117 @@ impl<O: Operation> Drop for Drainer<O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memcache::exp::{Get, GetStatus};
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    type Answer = oneshot::Receiver<Result<<Get as Operation>::Output>>;
+
+    /// A lane to a server that has no record, and the keys that the server is asked for.
+    async fn lane(limits: Limits) -> (Arc<Lane<Get>>, mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, asked) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    let mut lines = BufReader::new(stream).lines();
+                    while let Ok(Some(line)) = lines.next_line().await {
+                        let words: Vec<_> = line.split(' ').collect();
+                        let answer = match *words {
+                            ["mg", key, .., opaque] => {
+                                sender.send(key.to_owned()).unwrap();
+                                format!("EN {opaque}\r\n")
+                            }
+                            _ => "MN\r\n".to_owned(),
+                        };
+                        lines.get_mut().write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let node = Arc::new(Node::new(address, limits));
+        (Arc::new(Lane::new(node, Effect::Read, 256)), asked)
+    }
+
+    fn queue(lane: &Arc<Lane<Get>>, key: &str, since: Instant) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        lane.push(Waiting { operation: Get::new(key), since, reply }).unwrap();
+        answer
+    }
+
+    fn refused(answer: Result<<Get as Operation>::Output>) -> String {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        std::error::Error::source(&error).unwrap().to_string()
+    }
+
+    /// Nobody is counted who is not there.
+    fn is_idle(lane: &Lane<Get>) -> bool {
+        let state = lane.state();
+        state.waiting.is_empty() && state.drainers == 0 && !state.gathering && !state.solo
+    }
+
+    #[tokio::test]
+    async fn operation_of_caller_who_has_left_is_not_sent() {
+        let (lane, mut asked) = lane(Limits::default()).await;
+        let left = queue(&lane, "left", Instant::now());
+        let stayed = queue(&lane, "stayed", Instant::now());
+        drop(left);
+        assert_eq!(stayed.await.unwrap().unwrap().status, GetStatus::Miss);
+        assert_eq!(asked.recv().await.unwrap(), "stayed");
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn operation_that_waited_too_long_is_given_up_unsent() {
+        let limits = Limits {
+            connect: Duration::from_secs(2),
+            response: Duration::from_secs(3),
+            ..Limits::default()
+        };
+        let (lane, mut asked) = lane(limits).await;
+        let since = |ago| Instant::now().checked_sub(Duration::from_millis(ago)).unwrap();
+        let late = queue(&lane, "late", since(3001));
+        let in_time = queue(&lane, "in-time", since(2500));
+        assert!(refused(late.await.unwrap()).contains("does not keep up"));
+        assert_eq!(in_time.await.unwrap().unwrap().status, GetStatus::Miss);
+        // A batch of which nothing is left is not sent either.
+        let late = queue(&lane, "late", since(3001));
+        assert!(refused(late.await.unwrap()).contains("does not keep up"));
+        let last = queue(&lane, "last", Instant::now());
+        assert_eq!(last.await.unwrap().unwrap().status, GetStatus::Miss);
+        assert_eq!(asked.recv().await.unwrap(), "in-time");
+        assert_eq!(asked.recv().await.unwrap(), "last");
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn callers_are_told_when_runtime_shuts_down() {
+        let (lane, mut asked) = lane(Limits::default()).await;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut answers = {
+            let _inside = runtime.enter();
+            [(); 3].map(|()| queue(&lane, "key", Instant::now()))
+        };
+        runtime.shutdown_background();
+        for answer in &mut answers {
+            assert!(refused(answer.try_recv().unwrap()).contains("shutting down"));
+        }
+        assert!(is_idle(&lane));
+        // The lane goes on elsewhere.
+        let next = queue(&lane, "next", Instant::now());
+        assert_eq!(next.await.unwrap().unwrap().status, GetStatus::Miss);
+        assert_eq!(asked.recv().await.unwrap(), "next");
+        tokio::task::yield_now().await;
+        assert!(is_idle(&lane));
+    }
+}

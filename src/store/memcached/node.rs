@@ -8,7 +8,7 @@ use memcache::exp::{self, AsyncMetaClient, Operation};
 
 use super::answer;
 use super::answer::Effect;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits;
 use crate::store::dial::dial;
 
@@ -88,7 +88,9 @@ impl Node {
         }
         let opened = dial(self.address.as_str(), self.limits.connect, |at| self.open(at)).await;
         let inner = match opened {
-            Ok(answered) => answered.map_err(|error| answer::connect_error(&self.address, error))?,
+            Ok(answered) => {
+                answered.map_err(|error| answer::connect_error(&self.address, error))?
+            }
             Err(reason) => return Err(answer::unreachable(&self.address, &reason)),
         };
         let mut slot = self.slot();
