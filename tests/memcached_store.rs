@@ -561,6 +561,24 @@ async fn write_at_connection_limit_is_unavailable_and_not_in_doubt() {
 }
 
 #[tokio::test]
+async fn any_timeout_is_accepted() {
+    let server = MemcachedServer::start();
+    for timeout in [Duration::ZERO, Duration::MAX] {
+        let builder = MemcachedStore::builder(&server.url()).unwrap();
+        let store = builder.connect_timeout(timeout).response_timeout(timeout).build();
+        let loads = join_all((0..10).map(|_| async { store.load(&random_key()).await }));
+        for read in timed(loads).await.0 {
+            match read {
+                Ok(read) => assert_eq!(read, None),
+                Err(error) => {
+                    assert_eq!((error.kind(), timeout), (ErrorKind::Unavailable, Duration::ZERO))
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn error_names_server_once_and_reason_once() {
     let mut server = MemcachedServer::start();
     let store = store(&server);

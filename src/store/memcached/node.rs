@@ -109,7 +109,7 @@ impl Node {
             let client = AsyncMetaClient::builder()
                 .max_idle(MAX_IDLE)
                 .connect_timeout(Some(self.limits.connect))
-                .io_timeout(Some(self.limits.response))
+                .io_timeout(Some(self.limits.response.min(LONGEST)))
                 .connect_async(at)
                 .await?;
             // A server that does not know the protocol would read a record as commands, and one
@@ -158,6 +158,9 @@ pub(super) const DRAINERS: usize = 2;
 
 /// As many as are ever in use at once: each lane has its drainers and one caller on its own.
 const MAX_IDLE: usize = 2 * (DRAINERS + 1);
+
+/// The client adds the time limit to the current time, which panics where the sum has no form.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
