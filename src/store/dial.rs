@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 ///
 /// Each address gets an equal share of the time that is left of `limit`, so one that swallows
 /// packets does not hide the others.
-pub(super) async fn dial<T, F>(
+pub(super) async fn dial_name<T, F>(
     name: impl ToSocketAddrs,
     limit: Duration,
     open: impl Fn(SocketAddr) -> F,
@@ -86,7 +86,7 @@ mod tests {
     async fn silent_address_takes_no_more_than_its_share() {
         let begun = Instant::now();
         let tried = RefCell::new(Vec::new());
-        let opened = dial(&ADDRESSES[..], LIMIT, async |address: SocketAddr| {
+        let opened = dial_name(&ADDRESSES[..], LIMIT, async |address: SocketAddr| {
             tried.borrow_mut().push(begun.elapsed().as_millis());
             match address.ip().to_string().as_str() {
                 // It leaves its share to the others.
@@ -106,7 +106,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn error_says_why_each_address_failed() {
         let begun = Instant::now();
-        let failed = dial(&ADDRESSES[..], LIMIT, async |address: SocketAddr| {
+        let failed = dial_name(&ADDRESSES[..], LIMIT, async |address: SocketAddr| {
             match address.ip().to_string().as_str() {
                 "10.0.0.1" => Err::<(), _>("refused".to_owned()),
                 "10.0.0.4" => Err("no route".to_owned()),
@@ -123,16 +123,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_address_gets_all_the_time_and_is_not_repeated() {
         let begun = Instant::now();
-        let failed = dial(&ADDRESSES[..1], LIMIT, async |_| pending::<Result<(), _>>().await);
+        let failed = dial_name(&ADDRESSES[..1], LIMIT, async |_| pending::<Result<(), _>>().await);
         assert_eq!(failed.await.unwrap_err(), "it did not answer in time");
         assert!(begun.elapsed() >= LIMIT, "{:?}", begun.elapsed());
-        let failed = dial(&ADDRESSES[..0], LIMIT, async |_| pending::<Result<(), _>>().await);
+        let failed = dial_name(&ADDRESSES[..0], LIMIT, async |_| pending::<Result<(), _>>().await);
         assert_eq!(failed.await.unwrap_err(), "its name has no address");
     }
 
     #[tokio::test]
     async fn unknown_name_is_an_error_that_says_so() {
-        let failed = dial("unsticky.invalid:1", LIMIT, async |_| Ok(()));
+        let failed = dial_name("unsticky.invalid:1", LIMIT, async |_| Ok(()));
         let error = failed.await.unwrap_err();
         assert!(error.starts_with("its name was not resolved"), "{error}");
     }

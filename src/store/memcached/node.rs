@@ -10,7 +10,7 @@ use super::answer;
 use super::answer::Effect;
 use crate::error::Result;
 use crate::limits;
-use crate::store::dial::dial;
+use crate::store::dial::dial_name;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -86,7 +86,8 @@ impl Node {
         if let Some(client) = &self.slot().client {
             return Ok(client.clone());
         }
-        let opened = dial(self.address.as_str(), self.limits.connect, |at| self.open(at)).await;
+        let opened =
+            dial_name(self.address.as_str(), self.limits.connect, |at| self.open(at)).await;
         let inner = match opened {
             Ok(answered) => {
                 answered.map_err(|error| answer::connect_error(&self.address, error))?
