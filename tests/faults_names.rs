@@ -200,7 +200,9 @@ macro_rules! scenarios {
 
 scenarios! {
     memcached_store_reaches_server_behind_silent_address: has_silent_address, memcached;
+    redis_store_reaches_server_behind_silent_address: has_silent_address, redis;
     memcached_error_says_why_each_address_failed: has_no_working_address, memcached;
+    redis_error_says_why_each_address_failed: has_no_working_address, redis;
 }
 
 /// The old server is closed, or stands still and keeps its connections; the name leads to a new one.

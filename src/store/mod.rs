@@ -3,7 +3,7 @@
 mod address;
 mod connect;
 mod contract;
-#[cfg(feature = "memcached")]
+#[cfg(any(feature = "redis", feature = "memcached"))]
 mod dial;
 #[cfg(feature = "redis")]
 mod heartbeat;
