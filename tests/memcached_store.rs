@@ -190,6 +190,23 @@ async fn server_without_cas_is_refused_with_remedy() {
 }
 
 #[tokio::test]
+async fn item_that_another_program_has_marked_is_not_a_record() {
+    let server = MemcachedServer::start();
+    let store = store(&server);
+    let [stale, leased, empty] = [random_key(), random_key(), random_key()];
+    created(&store, &stale, record(100)).await;
+    server.cli(&format!("md {stale} I T60"));
+    // The first reader of a stale item is told to renew it, the second that somebody does.
+    for _ in 0..2 {
+        assert_eq!(store.load(&stale).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    server.cli(&format!("mg {leased} N60"));
+    assert_eq!(store.load(&leased).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    server.cli(&format!("ms {empty} 0 T60\r\n"));
+    assert_eq!(bytes(&store, &empty).await, Some(Bytes::new()));
+}
+
+#[tokio::test]
 async fn ttl_over_thirty_days_is_honoured() {
     let server = MemcachedServer::start();
     let store = store(&server);

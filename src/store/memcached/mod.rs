@@ -353,6 +353,31 @@ mod tests {
     }
 
     #[test]
+    fn ttl_that_ends_in_2038_is_relative_once_that_is_near() {
+        let month_before = after_epoch(LAST_MOMENT - MAX_RELATIVE);
+        let month = Duration::from_secs(MAX_RELATIVE);
+        assert_eq!(expiry(month, month_before), Ttl::secs(MAX_RELATIVE as u32));
+    }
+
+    #[test]
+    fn key_that_server_would_misread_is_refused() {
+        use crate::error::ErrorKind;
+        use crate::store::contract::Kind;
+        let key = |length: usize, end: &str| {
+            let prefix = StoreKey::new("", Kind::Session, "").as_str().len();
+            let id = format!("{}{end}", "x".repeat(length - prefix - end.len()));
+            StoreKey::new("", Kind::Session, &id)
+        };
+        assert_eq!(key(250, "").as_str().len(), 250);
+        check_key(&key(250, "")).unwrap();
+        assert_eq!(check_key(&key(251, "")).unwrap_err().kind(), ErrorKind::TooLarge);
+        for end in [" ", "\r\n", "\0", "é", "\u{7f}"] {
+            let error = check_key(&key(100, end)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{end:?}");
+        }
+    }
+
+    #[test]
     fn debug_prints_server_addresses() {
         let store = MemcachedStore::connect("memcached://A,[::1]:2").unwrap();
         assert_eq!(format!("{store:?}"), r#"MemcachedStore["a:11211", "[::1]:2"]"#);
