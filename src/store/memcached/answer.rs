@@ -308,6 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn only_transport_failure_puts_server_in_doubt() {
+        for (error, expected) in [
+            (reset as fn() -> Client, true),
+            (timeout, true),
+            (|| protocol("x"), true),
+            (|| server("out of memory storing object"), false),
+            (|| rejected("ERROR"), false),
+            (|| Client::Usage("x"), false),
+        ] {
+            assert_eq!(is_transport(&error()), expected, "{}", error());
+            assert_eq!(is_transport(&ambiguous(error())), expected, "{}", error());
+        }
+    }
+
+    #[test]
     fn error_says_what_happened() {
         for (error, reason) in [
             (reset(), "connection reset"),

@@ -161,7 +161,7 @@ pub(super) const DRAINERS: usize = 2;
 const MAX_IDLE: usize = 2 * (DRAINERS + 1);
 
 /// The client adds the time limit to the current time, which panics where the sum has no form.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 #[cfg(test)]
 mod tests {
@@ -170,18 +170,25 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     /// On a server that answers the question whether it is one, and nothing else.
     async fn node() -> Node {
+        answering(b"").await
+    }
+
+    /// On a server that has this answer to everything else.
+    async fn answering(answer: &'static [u8]) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    let mut question = [0; 4];
-                    stream.read_exact(&mut question).await.unwrap();
-                    stream.write_all(b"MN\r\n").await.unwrap();
-                    while let Ok(1..) = stream.read(&mut question).await {}
+                    let mut question = [0; 64];
+                    while let Ok(1..) = stream.read(&mut question).await {
+                        let answer = if question.starts_with(b"mn") { b"MN\r\n" } else { answer };
+                        stream.write_all(answer).await.unwrap();
+                    }
                 });
             }
         });
@@ -209,5 +216,44 @@ mod tests {
         assert!(answers[0].is_err());
         let current = node.slot().client.as_ref().map(|client| client.generation);
         assert_eq!(current, Some(new.generation));
+    }
+
+    #[tokio::test]
+    async fn answered_exchange_keeps_its_client() {
+        for answer in [&b"EN O0\r\n"[..], b"SERVER_ERROR out of memory\r\n"] {
+            let node = answering(answer).await;
+            let client = node.client().await.unwrap();
+            let answers = node.exchange(&client, Effect::Read, vec![Get::new("key")]).await;
+            assert_eq!(answers.len(), 1);
+            assert_eq!(answers[0].is_ok(), answer.starts_with(b"EN"));
+            let again = node.client().await.unwrap();
+            assert_eq!(again.generation, client.generation);
+        }
+    }
+
+    #[tokio::test]
+    async fn malformed_operation_is_refused_and_its_client_kept() {
+        let node = node().await;
+        let client = node.client().await.unwrap();
+        let operations = vec![Get::new("key"), Get::new("k".repeat(251))];
+        let answers = node.exchange(&client, Effect::Read, operations).await;
+        assert_eq!(answers.len(), 2);
+        for answer in answers {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Refused);
+        }
+        assert!(node.slot().client.is_some());
+    }
+
+    #[tokio::test]
+    async fn client_of_server_that_does_not_answer_is_not_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let limits = Limits { connect: Duration::from_millis(20), ..Limits::default() };
+        let node = Node::new(address.clone(), limits);
+        let error = node.client().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, format!("memcached at {address}: it did not answer in time"));
+        assert!(node.slot().client.is_none());
     }
 }
