@@ -399,6 +399,10 @@ mod tests {
         assert_eq!(prose(&longest), longest);
         assert_eq!(prose(""), "");
         assert_eq!(prose(&"x".repeat(25)), "…");
+        let full = format!("{}{}", "123456789 ".repeat(18), "y".repeat(18));
+        assert_eq!(prose(&full), full);
+        assert_eq!(prose(&format!("{full} and more")).chars().count(), 200);
+        assert_eq!(prose(&format!("{full}y")), format!("{}…", "123456789 ".repeat(18)));
         for word in ["a", "ab", "a b", "word", &longest] {
             let text = prose(&format!("{word} ").repeat(100_000));
             assert!((160..=203).contains(&text.len()), "{}: {text}", text.len());
