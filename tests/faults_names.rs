@@ -8,17 +8,24 @@
 
 mod support;
 
+use std::error::Error as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use support::backend::Server;
 use support::faults::{BACK, Deed, first, request, sessions};
+use support::stopwatch::Stopwatch;
 use support::visit::sent_back;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use unsticky::testing::random_key;
+use unsticky::{ErrorKind, Sessions};
 
 /// Names the file of host names to a process that is to run one of the tests.
 const HOSTS: &str = "NSS_WRAPPER_HOSTS";
@@ -61,9 +68,12 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn lead_to(&self, address: &str) {
+    /// To these addresses, in this order.
+    fn lead_to(&self, addresses: &[&str]) {
         let changed = fs::metadata(&self.path).unwrap().modified().unwrap();
-        fs::write(&self.path, format!("{address} store.test\n")).unwrap();
+        let lines: String =
+            addresses.iter().map(|address| format!("{address} store.test\n")).collect();
+        fs::write(&self.path, lines).unwrap();
         // Changes are noticed by the second.
         let file = fs::File::options().write(true).open(&self.path).unwrap();
         file.set_modified(changed + Duration::from_secs(2)).unwrap();
@@ -99,11 +109,107 @@ impl Place {
     }
 }
 
+/// An address and port that swallow packets: whoever would accept there has no room for more.
+struct Silent {
+    port: u16,
+    _listener: TcpListener,
+    _filling: Vec<TcpStream>,
+}
+
+impl Silent {
+    async fn open(host: &str, port: u16) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::new(host.parse().unwrap(), port)).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut filling = Vec::new();
+        let wait = Duration::from_millis(100);
+        while let Ok(stream) = timeout(wait, TcpStream::connect((host, port))).await {
+            filling.push(stream.unwrap());
+        }
+        Self { port, _listener: listener, _filling: filling }
+    }
+}
+
+/// One request, and then many at once, which need further connections.
+async fn is_served(visitors: &Sessions) {
+    let answer = request(visitors, "", Deed::SignIn("alice")).await;
+    assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
+    let crowd = (0..100).map(|_| request(visitors, "", Deed::Insert));
+    for answer in join_all(crowd).await {
+        assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
+    }
+}
+
+/// The name has two addresses, and the first one swallows packets.
+async fn has_silent_address(hosts: &Hosts, server: Server) {
+    let place = Place::open("127.0.0.1", 0, server.port()).await;
+    let port = place.port;
+    let silent = Silent::open("127.0.0.2", port).await;
+    hosts.lead_to(&["127.0.0.2", "127.0.0.1"]);
+    let first = tokio::net::lookup_host(("store.test", port)).await.unwrap().next();
+    assert_eq!(first.unwrap().ip().to_string(), "127.0.0.2", "it would be tried in vain");
+    let url = server.url_at(port).replace("127.0.0.1", "store.test");
+    let visitors = sessions(&url);
+    is_served(&visitors).await;
+    // When the address that worked fails, the name is resolved anew.
+    drop(silent);
+    place.close().await;
+    let lost = request(&visitors, "", Deed::SignIn("alice")).await;
+    assert!(lost.failure.is_some(), "{lost:?}");
+    let silent = Silent::open("127.0.0.1", port).await;
+    let place = Place::open("127.0.0.2", port, server.port()).await;
+    hosts.lead_to(&["127.0.0.1", "127.0.0.2"]);
+    is_served(&visitors).await;
+    place.close().await;
+    drop(silent);
+}
+
+/// No address answers: why, of each.
+async fn has_no_working_address(hosts: &Hosts, server: Server) {
+    let silent = Silent::open("127.0.0.2", 0).await;
+    hosts.lead_to(&["127.0.0.2", "127.0.0.1"]);
+    let url = server.url_at(silent.port).replace("127.0.0.1", "store.test");
+    let store = unsticky::connect(&url).unwrap();
+    let begun = Stopwatch::start();
+    let error = store.load(&random_key()).await.unwrap_err();
+    let took = begun.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(took < Duration::from_millis(600), "{took:?}");
+    let text = error.source().unwrap().to_string();
+    for part in [
+        &format!("store.test:{}: ", silent.port),
+        "127.0.0.2: it did not answer in time",
+        "127.0.0.1: Connection refused",
+    ] {
+        assert_eq!(text.matches(part).count(), 1, "{text}");
+    }
+}
+
+macro_rules! scenarios {
+    ($($test:ident: $scenario:ident, $server:ident;)*) => {$(
+        #[test]
+        fn $test() {
+            with_names(stringify!($test), async |hosts: &Hosts| {
+                $scenario(hosts, Server::$server()).await;
+            });
+        }
+    )*};
+}
+
+scenarios! {
+    memcached_store_reaches_server_behind_silent_address: has_silent_address, memcached;
+    redis_store_reaches_server_behind_silent_address: has_silent_address, redis;
+    memcached_error_says_why_each_address_failed: has_no_working_address, memcached;
+    redis_error_says_why_each_address_failed: has_no_working_address, redis;
+}
+
 /// The old server is closed, or stands still and keeps its connections; the name leads to a new one.
 async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     let old_place = Place::open("127.0.0.1", 0, old.port()).await;
     let port = old_place.port;
-    hosts.lead_to("127.0.0.1");
+    hosts.lead_to(&["127.0.0.1"]);
     let url = old.url_at(port).replace("127.0.0.1", "store.test");
     let visitors = sessions(&url);
     for _ in 0..20 {
@@ -121,7 +227,7 @@ async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     let lost = request(&visitors, "", Deed::SignIn("alice")).await;
     assert!(lost.failure.is_some(), "{lost:?}");
     let new_place = Place::open("127.0.0.2", port, new.port()).await;
-    hosts.lead_to("127.0.0.2");
+    hosts.lead_to(&["127.0.0.2"]);
     let answer = request(&visitors, "", Deed::SignIn("alice")).await;
     assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
     // The new server has it.

@@ -3,6 +3,8 @@
 mod address;
 mod connect;
 mod contract;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+mod dial;
 #[cfg(feature = "redis")]
 mod heartbeat;
 #[cfg(feature = "memcached")]

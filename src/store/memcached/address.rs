@@ -15,6 +15,9 @@ pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     if list.contains('@') {
         return Err(ConnectError::address("memcached has no user and no password here"));
     }
+    if list.split(',').any(has_weight) {
+        return Err(ConnectError::address(WEIGHTS));
+    }
     if list.contains(['/', '?', '#']) {
         return Err(ConnectError::address("a memcached address has no path and no options"));
     }
@@ -22,11 +25,36 @@ pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     for entry in list.split(',') {
         let server = server(entry)?;
         if servers.contains(&server) {
-            return Err(ConnectError::address(format!("the server {server} is named twice")));
+            return Err(ConnectError::address("a server is named twice"));
         }
         servers.push(server);
     }
     Ok(servers)
+}
+
+const WEIGHTS: &str = "weights are not supported, every server gets an equal share of the sessions: \
+                       leave the weights out, and let a larger machine run several servers";
+
+/// Whether a weight follows the server, in one of the forms that other clients have for it:
+/// `host:port:2`, `host=2`, `host:port 2`, `host:port?weight=2`, `host:port/?2`.
+fn has_weight(entry: &str) -> bool {
+    if entry.to_ascii_lowercase().contains("weight=") {
+        return true;
+    }
+    let Some((server, weight)) = entry.rsplit_once([':', '=', '?', ' ']) else {
+        return false;
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let may_follow = match entry.as_bytes().get(server.len()) {
+        // After a port only: without one it is the port itself.
+        Some(b':') => server.rsplit_once(':').is_some_and(|(host, port)| {
+            is_number(port) && (host.ends_with(']') || !host.contains(':'))
+        }),
+        // Not the value of some other option.
+        Some(b'=') => !server.contains('?'),
+        _ => true,
+    };
+    may_follow && weight.split('.').all(is_number)
 }
 
 fn server(entry: &str) -> Result<String, ConnectError> {
@@ -101,6 +129,29 @@ mod tests {
             ("memcached://a:65536", "port"),
             ("memcached://a:+1", "port"),
             ("memcached://a:", "port"),
+            ("memcached://hunter2:11211:3", "weights"),
+            ("memcached://a,hunter2:11211:0.5", "weights"),
+            ("memcached://[::1]:11211:3", "weights"),
+            ("memcached://hunter2=3", "weights"),
+            ("memcached://hunter2:11211=3,b", "weights"),
+            ("memcached://[::1]=3", "weights"),
+            ("memcached://hunter2:11211 3", "weights"),
+            ("memcached://hunter2:11211 weight=3", "weights"),
+            ("memcached://hunter2:11211?weight=2", "weights"),
+            ("memcached://hunter2:11211?Weight=x", "weights"),
+            ("memcached://hunter2:11211?3", "weights"),
+            ("memcached://hunter2:11211/?3", "weights"),
+            ("memcached://user:hunter2:3", "brackets"),
+            ("memcached://user:3:hunter2", "brackets"),
+            ("memcached://user:3:hunter2@a", "password"),
+            ("memcached://a:11211:", "brackets"),
+            ("memcached://a:11211:1.", "brackets"),
+            ("memcached://1::2", "brackets"),
+            ("memcached://1:2:3:4:5:6:7:8", "brackets"),
+            ("memcached://a::3", "brackets"),
+            ("memcached://:11211:3", "weights"),
+            ("memcached://a?timeout=3", "path"),
+            ("memcached://hunter2,hunter2", "twice"),
         ] {
             let error = parse(url).unwrap_err().to_string();
             assert!(error.contains(reason), "{url}: {error}");

@@ -1,6 +1,8 @@
 //! What an error of the client says about the operation: was it applied, was it not, or is that
 //! unknown.
 
+use std::io;
+
 use memcache::exp;
 
 use crate::error::{Error, Result};
@@ -58,12 +60,21 @@ pub(super) fn is_transport(error: &exp::Error) -> bool {
     }
 }
 
+/// For a server that could be reached under none of its addresses.
+pub(super) fn unreachable(address: &str, reason: &str) -> Error {
+    Error::unavailable(named(address, reason))
+}
+
+/// For a batch of which nothing was sent.
+pub(super) fn malformed(address: &str, error: &exp::Error) -> Error {
+    Error::refused(text(address, error))
+}
+
 /// For a failure before any operation was sent.
 pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
-        exp::Error::Rejected(line) if line == BARE_ERROR => turned_away(address),
-        exp::Error::Rejected(_) => Error::refused(reason),
+        exp::Error::Rejected(line) if line != BARE_ERROR => Error::refused(reason),
         _ => Error::unavailable(reason),
     }
 }
@@ -71,18 +82,83 @@ pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
 /// All that the client keeps of `ERROR` and of `ERROR Too many open connections`.
 const BARE_ERROR: &str = "ERROR";
 
-fn turned_away(address: &str) -> Error {
-    Error::unavailable(format!(
-        "memcached at {address} has reached its limit of connections, or is older than 1.6"
-    ))
-}
-
 /// The whole of it in one line: the client's errors repeat their sources and name no server.
 fn text(address: &str, error: &exp::Error) -> String {
+    named(address, &reason(error))
+}
+
+fn named(address: &str, reason: &str) -> String {
+    format!("memcached at {address}: {reason}")
+}
+
+/// Why there was no answer to the first question of a connection.
+pub(super) fn greeting_reason(error: &exp::Error) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error {
-        exp::Error::Io(error) => format!("memcached at {address}: {error}"),
-        error => format!("memcached at {address}: {error}"),
+        exp::Error::Io(error)
+            if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) =>
+        {
+            "it closed the connection without an answer; this store does not speak TLS, so is this \
+             a port for TLS?"
+                .to_owned()
+        }
+        error => reason(error),
     }
+}
+
+/// What happened, without the key, and without anything that the server may have repeated.
+fn reason(error: &exp::Error) -> String {
+    match error {
+        exp::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it closed the connection".to_owned()
+        }
+        exp::Error::Io(error) => error.to_string(),
+        exp::Error::Timeout { .. } => "it did not answer in time".to_owned(),
+        exp::Error::Ambiguous { source, .. } => reason(source),
+        exp::Error::Rejected(line) if line == BARE_ERROR => {
+            "it has reached its limit of connections, or is older than 1.6".to_owned()
+        }
+        exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
+        exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
+        // The client prints what it could not read.
+        exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
+            "it answered in TLS, which this store does not speak".to_owned()
+        }
+        exp::Error::Protocol(line) => format!("its answer is not memcached's: {}", prose(line)),
+        exp::Error::Usage(reason) => format!("the command is not well-formed: {reason}"),
+        _ => "the client failed".to_owned(),
+    }
+}
+
+/// The first bytes of a TLS alert, as the client prints them.
+const TLS_ALERT: &str = r#""\u{15}\u{3}"#;
+
+/// The words that a server's line begins with, as long as they are prose: a server may go on with the
+/// command, which holds a record. A record begins with random bytes, so it does not pass for prose.
+fn prose(line: &str) -> String {
+    const MAX_LENGTH: usize = 200;
+    let mut text = String::new();
+    for word in line.split(' ') {
+        // With a space before and the mark of the cut behind it.
+        if !is_prose(word) || text.len() + word.len() + 2 > MAX_LENGTH {
+            text.push('…');
+            break;
+        }
+        text.push_str(word);
+        text.push(' ');
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn is_prose(word: &str) -> bool {
+    const COMMANDS: [&str; 4] = ["mg", "ms", "md", "mn"];
+    // Keys and encoded bytes are longer.
+    const MAX_LENGTH: usize = 24;
+    let bare = word.trim_matches(|char: char| !char.is_ascii_alphanumeric());
+    word.len() <= MAX_LENGTH
+        && !COMMANDS.contains(&bare)
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.,:;()/".contains(&byte))
 }
 
 fn read_error(address: &str, error: exp::Error) -> Error {
@@ -110,25 +186,22 @@ fn write_error(address: &str, error: exp::Error) -> Error {
 ///
 /// Other server errors do not: a proxy says `SERVER_ERROR` where it lost the answer itself.
 fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
+    let reason = text(address, answer);
     match answer {
         exp::Error::Server(line) if line.starts_with("object too large") => {
-            Some(Error::too_large(format!("memcached at {address} refused the write: {line}")))
+            Some(Error::too_large(reason))
         }
         exp::Error::Server(line) if line.starts_with("out of memory") => {
-            Some(Error::refused(format!("memcached at {address} refused the write: {line}")))
+            Some(Error::refused(reason))
         }
-        exp::Error::Rejected(line) if line == BARE_ERROR => Some(turned_away(address)),
-        exp::Error::Rejected(line) => {
-            Some(Error::refused(format!("memcached at {address} rejected the command: {line}")))
-        }
+        exp::Error::Rejected(line) if line == BARE_ERROR => Some(Error::unavailable(reason)),
+        exp::Error::Rejected(_) => Some(Error::refused(reason)),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use memcache::exp::Error as Client;
 
     use super::*;
@@ -154,6 +227,10 @@ mod tests {
         Client::Rejected(text.to_owned())
     }
 
+    fn protocol(text: &str) -> Client {
+        Client::Protocol(text.to_owned())
+    }
+
     fn kinds(effect: Effect, errors: Vec<Client>) -> Vec<ErrorKind> {
         let answers = errors.into_iter().map(Err::<(), _>).collect();
         classify("h:1", effect, answers)
@@ -173,7 +250,7 @@ mod tests {
             (rejected("ERROR"), Unavailable),
             (rejected("unauthenticated"), Refused),
             (Client::Usage("x"), Refused),
-            (Client::Protocol("x".to_owned()), Corrupt),
+            (protocol("x"), Corrupt),
         ] {
             let text = error.to_string();
             assert_eq!(kinds(Effect::Read, vec![error]), [kind], "{text}");
@@ -187,10 +264,10 @@ mod tests {
             (reset(), Unavailable),
             (timeout(), Unavailable),
             (Client::Usage("x"), Refused),
-            (Client::Protocol("x".to_owned()), OutcomeUnknown),
+            (protocol("x"), OutcomeUnknown),
             (ambiguous(reset()), OutcomeUnknown),
             (ambiguous(timeout()), OutcomeUnknown),
-            (ambiguous(Client::Protocol("x".to_owned())), OutcomeUnknown),
+            (ambiguous(protocol("x")), OutcomeUnknown),
             (ambiguous(server("out of memory storing object")), Refused),
             (ambiguous(server("object too large for cache")), TooLarge),
             (ambiguous(server("backend timed out")), OutcomeUnknown),
@@ -214,18 +291,139 @@ mod tests {
     fn refusal_is_assigned_to_first_unanswered_write() {
         use ErrorKind::{OutcomeUnknown, Refused};
         let refused = || ambiguous(server("out of memory storing object"));
-        let answers = vec![
-            Ok(()),
-            Err(Client::Protocol("x".to_owned())),
-            Err(refused()),
-            Err(refused()),
-            Err(refused()),
-        ];
+        let answers =
+            vec![Ok(()), Err(protocol("x")), Err(refused()), Err(refused()), Err(refused())];
         let found: Vec<_> = classify("h:1", Effect::Write, answers)
             .into_iter()
             .map(|answer| answer.err().map(|error| error.kind()))
             .collect();
         let unknown = Some(OutcomeUnknown);
         assert_eq!(found, [None, unknown, Some(Refused), unknown, unknown]);
+    }
+
+    /// Everything that the error prints, and its sources.
+    fn printed(error: &Error) -> String {
+        let source = std::error::Error::source(error).unwrap();
+        format!("{error} {error:?} {source} {source:?}")
+    }
+
+    #[test]
+    fn only_transport_failure_puts_server_in_doubt() {
+        for (error, expected) in [
+            (reset as fn() -> Client, true),
+            (timeout, true),
+            (|| protocol("x"), true),
+            (|| server("out of memory storing object"), false),
+            (|| rejected("ERROR"), false),
+            (|| Client::Usage("x"), false),
+        ] {
+            assert_eq!(is_transport(&error()), expected, "{}", error());
+            assert_eq!(is_transport(&ambiguous(error())), expected, "{}", error());
+        }
+    }
+
+    #[test]
+    fn error_says_what_happened() {
+        for (error, reason) in [
+            (reset(), "connection reset"),
+            (Client::Io(io::ErrorKind::UnexpectedEof.into()), "it closed the connection"),
+            (timeout(), "it did not answer in time"),
+            (ambiguous(timeout()), "it did not answer in time"),
+            (server("backend timed out"), "it answered with an error: backend timed out"),
+            (rejected("unauthenticated"), "it rejected the command: unauthenticated"),
+            (rejected("ERROR"), "it has reached its limit of connections, or is older than 1.6"),
+            (
+                protocol(r#"unknown return code "HTTP/1.1""#),
+                "its answer is not memcached's: unknown return code …",
+            ),
+            (Client::Usage("no key"), "the command is not well-formed: no key"),
+            (Client::Conflict, "the client failed"),
+        ] {
+            assert_eq!(text("h:1", &error), format!("memcached at h:1: {reason}"));
+        }
+    }
+
+    #[test]
+    fn refusal_repeats_servers_own_words() {
+        for (line, own) in [
+            ("object too large for cache", "object too large for cache"),
+            ("out of memory storing object", "out of memory storing object"),
+        ] {
+            let error = write_error("h:1", ambiguous(server(line)));
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, format!("memcached at h:1: it answered with an error: {own}"));
+        }
+    }
+
+    #[test]
+    fn error_repeats_nothing_of_command_and_record() {
+        let record = "\u{7}Tag\u{fffd}\u{1}{\"password\":\"hunter2\"}";
+        for tail in [
+            "(ms hunter2".to_owned(),
+            "ms app:0:s:id 60 T60 hunter2".to_owned(),
+            "mg hunter2".to_owned(),
+            "md hunter2".to_owned(),
+            "mn hunter2".to_owned(),
+            record.to_owned(),
+            format!("b{record}"),
+            "'hunter2'".to_owned(),
+            "\"hunter2\"".to_owned(),
+            "`hunter2`".to_owned(),
+            "=hunter2".to_owned(),
+            "\thunter2".to_owned(),
+            "\rhunter2".to_owned(),
+            "\u{1b}[31mhunter2".to_owned(),
+            "\\x00hunter2".to_owned(),
+            "\u{e9}hunter2".to_owned(),
+            format!("{} hunter2", "A".repeat(25)),
+        ] {
+            let line = format!("bad thing (error 7, at a/b-c_d.e; see: manual) {tail} hunter2");
+            for error in [server, rejected, protocol] {
+                for effect in [Effect::Read, Effect::Write] {
+                    let errors = vec![Err::<(), _>(error(&line)), Err(ambiguous(error(&line)))];
+                    for answer in classify("h:1", effect, errors) {
+                        let printed = printed(&answer.unwrap_err());
+                        let own = "bad thing (error 7, at a/b-c_d.e; see: manual) …";
+                        assert!(printed.contains(own), "{line:?}: {printed}");
+                        assert!(!printed.contains("hunter2"), "{line:?}: {printed}");
+                        assert!(!printed.contains("s:id"), "{line:?}: {printed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn error_is_short_however_long_the_answer() {
+        let longest = "x".repeat(24);
+        assert_eq!(prose(&longest), longest);
+        assert_eq!(prose(""), "");
+        assert_eq!(prose(&"x".repeat(25)), "…");
+        let full = format!("{}{}", "123456789 ".repeat(18), "y".repeat(18));
+        assert_eq!(prose(&full), full);
+        assert_eq!(prose(&format!("{full} and more")).chars().count(), 200);
+        assert_eq!(prose(&format!("{full}y")), format!("{}…", "123456789 ".repeat(18)));
+        for word in ["a", "ab", "a b", "word", &longest] {
+            let text = prose(&format!("{word} ").repeat(100_000));
+            assert!((160..=203).contains(&text.len()), "{}: {text}", text.len());
+            assert!(text.chars().count() <= 200, "{text}");
+            assert!(text.ends_with(" …"), "{text}");
+        }
+    }
+
+    #[test]
+    fn tls_port_is_recognized() {
+        let alert = protocol(r#"unknown return code "\u{15}\u{3}\u{1}""#);
+        assert!(greeting_reason(&alert).contains("answered in TLS"));
+        for kind in [
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+        ] {
+            let closed = Client::Io(kind.into());
+            assert!(greeting_reason(&closed).contains("a port for TLS?"), "{kind:?}");
+        }
+        let refused = Client::Io(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(greeting_reason(&refused), "connection refused");
     }
 }

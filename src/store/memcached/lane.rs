@@ -270,3 +270,292 @@ impl<O: Operation> Drop for Drainer<O> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use memcache::exp::{Get, GetResult, GetStatus};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    type Answer = oneshot::Receiver<Result<GetResult>>;
+
+    /// A lane of batches of three at most, to a server that has no record.
+    struct Subject {
+        lane: Arc<Lane<Get>>,
+        /// The keys that the server was asked for, each with its place in its batch.
+        asked: mpsc::UnboundedReceiver<String>,
+        /// Whether the server answers.
+        answers: watch::Sender<bool>,
+    }
+
+    impl Subject {
+        async fn new(limits: Limits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (sender, asked) = mpsc::unbounded_channel();
+            let (answers, may_answer) = watch::channel(true);
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let (sender, mut may_answer) = (sender.clone(), may_answer.clone());
+                    tokio::spawn(async move {
+                        let mut buffer = [0; 4096];
+                        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                            // A batch is small enough to come in one piece.
+                            let batch = str::from_utf8(&buffer[..length]).unwrap();
+                            let mut answers = String::new();
+                            for line in batch.lines() {
+                                let words: Vec<_> = line.split(' ').collect();
+                                if let ["mg", key, .., place] = *words {
+                                    sender.send(format!("{key} {place}")).unwrap();
+                                    answers += &format!("EN {place}\r\n");
+                                } else {
+                                    answers += "MN\r\n";
+                                }
+                            }
+                            if batch.starts_with("mg") {
+                                may_answer.wait_for(|may| *may).await.unwrap();
+                            }
+                            stream.write_all(answers.as_bytes()).await.unwrap();
+                        }
+                    });
+                }
+            });
+            let node = Arc::new(Node::new(address, limits));
+            // So that no test measures how long it takes to connect.
+            node.client().await.unwrap();
+            Self { lane: Arc::new(Lane::new(node, Effect::Read, 3)), asked, answers }
+        }
+
+        /// On a server that does not answer before it is told to.
+        async fn silent() -> Self {
+            let patient = Limits { response: Duration::from_secs(60), ..Limits::default() };
+            let subject = Self::new(patient).await;
+            subject.answers.send_replace(false);
+            subject
+        }
+
+        fn queue_since(&self, key: &str, since: Instant) -> Answer {
+            let (reply, answer) = oneshot::channel();
+            self.lane.push(Waiting { operation: Get::new(key), since, reply }).unwrap();
+            answer
+        }
+
+        fn queue(&self, key: &str) -> Answer {
+            self.queue_since(key, Instant::now())
+        }
+
+        async fn is_asked(&mut self, expected: &[&str]) {
+            for expected in expected {
+                assert_eq!(self.asked.recv().await.unwrap(), *expected);
+            }
+            self.asked.try_recv().unwrap_err();
+        }
+
+        /// How many drainers there are, and how many operations that nobody has taken yet.
+        fn counts(&self) -> (usize, usize) {
+            let state = self.lane.state();
+            (state.drainers, state.waiting.len())
+        }
+
+        fn is_idle(&self) {
+            let state = self.lane.state();
+            assert_eq!((state.drainers, state.waiting.len()), (0, 0));
+            assert!(!state.gathering && !state.solo);
+        }
+    }
+
+    async fn succeeds(answer: Answer) {
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("it hangs");
+        assert_eq!(answer.unwrap().unwrap().status, GetStatus::Miss);
+    }
+
+    fn unsent(answer: Result<GetResult>) -> String {
+        let error = answer.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        std::error::Error::source(&error).unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn operation_of_caller_who_has_left_is_not_sent() {
+        let mut subject = Subject::new(Limits::default()).await;
+        let left = subject.queue("left");
+        let stayed = subject.queue("stayed");
+        drop(left);
+        succeeds(stayed).await;
+        subject.is_asked(&["stayed O0"]).await;
+    }
+
+    #[tokio::test]
+    async fn operation_that_waited_too_long_is_given_up_unsent() {
+        let limits = Limits {
+            connect: Duration::from_secs(2),
+            response: Duration::from_secs(30),
+            ..Limits::default()
+        };
+        let mut subject = Subject::new(limits).await;
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        let late = subject.queue_since("late", ago(31));
+        let in_time = subject.queue_since("in-time", ago(20));
+        assert!(unsent(late.await.unwrap()).contains("does not keep up"));
+        succeeds(in_time).await;
+        // A batch of which nothing is left is not sent either.
+        let late = subject.queue_since("late", ago(31));
+        assert!(unsent(late.await.unwrap()).contains("does not keep up"));
+        succeeds(subject.queue("last")).await;
+        subject.is_asked(&["in-time O0", "last O0"]).await;
+        subject.is_idle();
+    }
+
+    #[tokio::test]
+    async fn operations_over_limit_are_refused() {
+        let subject = Subject::new(Limits { waiting: 2, ..Limits::default() }).await;
+        let queued = [subject.queue("one"), subject.queue("two")];
+        let refused = subject.lane.submit(Get::new("three")).now_or_never();
+        // The first caller would send it itself, were nobody waiting.
+        assert!(unsent(refused.unwrap()).contains("too many"));
+        for answer in queued {
+            succeeds(answer).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_are_told_when_runtime_shuts_down() {
+        let mut subject = Subject::new(Limits::default()).await;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut answers = {
+            let _inside = runtime.enter();
+            ["a", "b", "c", "d"].map(|key| subject.queue(key))
+        };
+        runtime.shutdown_background();
+        for answer in &mut answers {
+            assert!(unsent(answer.try_recv().unwrap()).contains("shutting down"));
+        }
+        subject.is_idle();
+        // The lane goes on elsewhere.
+        succeeds(subject.queue("next")).await;
+        subject.is_asked(&["next O0"]).await;
+        subject.is_idle();
+    }
+
+    #[tokio::test]
+    async fn another_drainer_serves_those_whose_drainer_was_dropped() {
+        let mut subject = Subject::silent().await;
+        let first = subject.queue("first");
+        subject.is_asked(&["first O0"]).await;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let others = {
+            let _inside = runtime.enter();
+            [subject.queue("second"), subject.queue("third")]
+        };
+        assert_eq!(subject.counts(), (2, 2));
+        runtime.shutdown_background();
+        assert_eq!(subject.counts(), (1, 2));
+        subject.answers.send_replace(true);
+        succeeds(first).await;
+        for answer in others {
+            succeeds(answer).await;
+        }
+        subject.is_asked(&["second O0", "third O1"]).await;
+        subject.is_idle();
+    }
+
+    #[tokio::test]
+    async fn drainer_dropped_while_sending_gives_its_place_back() {
+        let subject = Subject::silent().await;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = {
+            let _inside = runtime.enter();
+            subject.queue("first")
+        };
+        let lane = Arc::clone(&subject.lane);
+        let until_sent = move || {
+            while !lane.state().waiting.is_empty() {
+                runtime.block_on(tokio::task::yield_now());
+            }
+            runtime
+        };
+        let runtime = std::thread::spawn(until_sent).join().unwrap();
+        assert_eq!(subject.counts(), (1, 0), "it is sending");
+        let next = subject.queue("next");
+        assert_eq!(subject.counts(), (2, 1));
+        runtime.shutdown_background();
+        answer.await.unwrap_err();
+        assert_eq!(subject.counts(), (1, 1));
+        assert!(subject.lane.state().gathering, "the other drainer's");
+        subject.answers.send_replace(true);
+        succeeds(next).await;
+        subject.is_idle();
+    }
+
+    #[tokio::test]
+    async fn batches_are_bounded_and_at_most_two_are_on_their_way() {
+        let mut subject = Subject::silent().await;
+        let mut answers: Vec<_> = ["a", "b", "c", "d"].map(|key| subject.queue(key)).into();
+        assert_eq!(subject.counts(), (1, 4), "one drainer gathers");
+        subject.is_asked(&["a O0", "b O1", "c O2", "d O0"]).await;
+        assert_eq!(subject.counts(), (2, 0));
+        answers.extend(["e", "f"].map(|key| subject.queue(key)));
+        assert_eq!(subject.counts(), (2, 2), "no third drainer");
+        subject.answers.send_replace(true);
+        for answer in answers {
+            succeeds(answer).await;
+        }
+        subject.is_asked(&["e O0", "f O1"]).await;
+        subject.is_idle();
+    }
+
+    #[tokio::test]
+    async fn lone_caller_sends_its_operation_itself() {
+        let mut subject = Subject::silent().await;
+        let lane = Arc::clone(&subject.lane);
+        let mut first = Box::pin(lane.submit(Get::new("first")));
+        assert!((&mut first).now_or_never().is_none());
+        assert!(lane.state().solo);
+        assert_eq!(subject.counts(), (0, 0));
+        let mut second = Box::pin(lane.submit(Get::new("second")));
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(subject.counts(), (1, 1), "only one is on its own");
+        subject.answers.send_replace(true);
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(
+            (first.unwrap().status, second.unwrap().status),
+            (GetStatus::Miss, GetStatus::Miss)
+        );
+        subject.is_idle();
+        let asked = [subject.asked.recv().await.unwrap(), subject.asked.recv().await.unwrap()];
+        assert!(asked.contains(&"first O0".to_owned()), "{asked:?}");
+
+        // Where several came together, the next ones are expected to do so, too.
+        let pair = [subject.queue("a"), subject.queue("b")];
+        for answer in pair {
+            succeeds(answer).await;
+        }
+        for goes_alone in [false, true] {
+            let mut next = Box::pin(lane.submit(Get::new("next")));
+            assert!((&mut next).now_or_never().is_none());
+            assert_eq!(lane.state().solo, goes_alone);
+            assert_eq!(subject.counts(), if goes_alone { (0, 0) } else { (1, 1) });
+            next.await.unwrap();
+            subject.is_idle();
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_is_looked_after_following_a_pause() {
+        let subject = Subject::new(Limits::default()).await;
+        let is_first = |last| {
+            subject.lane.state().last_solo = last;
+            subject.lane.solo().unwrap().is_first
+        };
+        let now = Instant::now();
+        assert!(is_first(None));
+        assert!(is_first(now.checked_sub(PAUSE * 2)));
+        assert!(!is_first(Some(now + PAUSE * 1000)));
+        assert!(subject.lane.state().last_solo.unwrap() < now + PAUSE * 1000);
+    }
+}

@@ -42,13 +42,16 @@ use crate::store::per_runtime::PerRuntime;
 /// configured, the host in lower case. The order in the address does not matter. Give every process
 /// the same names: `localhost:11211` and `127.0.0.1:11211` are two servers here.
 ///
+/// Servers have no weights. Let a larger machine run several servers, each on a port of its own.
+///
 /// A server that is down is not taken out: its sessions are unavailable until it is back, and the
 /// others are not affected. Adding or removing a server moves, and so ends, only the sessions that
 /// score highest on it.
 ///
 /// # Limits
 ///
-/// - No TLS, no authentication, no unix socket: the network between must be trusted.
+/// - No TLS, no authentication, no unix socket: the network between must be trusted. A port for TLS
+///   closes the connection, or waits and looks like a server that does not answer.
 /// - Memcached keeps everything in memory and evicts what was used least when that is full. A
 ///   restart, or an eviction, ends sessions; watch `evictions` in the server's statistics.
 /// - **A write that the server itself refuses loses the session.** Memcached deletes what stands
@@ -101,7 +104,8 @@ pub struct MemcachedBuilder {
 
 impl MemcachedBuilder {
     /// How long resolving the name, connecting and the server's first answer may take together;
-    /// 400 ms by default.
+    /// 400 ms by default. If the name has several addresses, each one gets an equal share of what is
+    /// left.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.limits.connect = timeout;
@@ -152,7 +156,7 @@ impl MemcachedStore {
     /// # Errors
     ///
     /// [`ConnectError`] where the address is not of that form, names a server twice, or holds a
-    /// user, a password or a path.
+    /// user, a password, a weight or a path.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Ok(Self::builder(url)?.build())
     }
@@ -346,6 +350,31 @@ mod tests {
         // From then on there is nothing better than a relative time.
         let late = after_epoch(LAST_MOMENT);
         assert_eq!(expiry(Duration::MAX, late), Ttl::secs(MAX_RELATIVE as u32));
+    }
+
+    #[test]
+    fn ttl_that_ends_in_2038_is_relative_once_that_is_near() {
+        let month_before = after_epoch(LAST_MOMENT - MAX_RELATIVE);
+        let month = Duration::from_secs(MAX_RELATIVE);
+        assert_eq!(expiry(month, month_before), Ttl::secs(MAX_RELATIVE as u32));
+    }
+
+    #[test]
+    fn key_that_server_would_misread_is_refused() {
+        use crate::error::ErrorKind;
+        use crate::store::contract::Kind;
+        let key = |length: usize, end: &str| {
+            let prefix = StoreKey::new("", Kind::Session, "").as_str().len();
+            let id = format!("{}{end}", "x".repeat(length - prefix - end.len()));
+            StoreKey::new("", Kind::Session, &id)
+        };
+        assert_eq!(key(250, "").as_str().len(), 250);
+        check_key(&key(250, "")).unwrap();
+        assert_eq!(check_key(&key(251, "")).unwrap_err().kind(), ErrorKind::TooLarge);
+        for end in [" ", "\r\n", "\0", "é", "\u{7f}"] {
+            let error = check_key(&key(100, end)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{end:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! One server and the client that talks to it.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use memcache::exp::{AsyncMetaClient, Operation};
+use memcache::exp::{self, AsyncMetaClient, Operation};
 
 use super::answer;
 use super::answer::Effect;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits;
+use crate::store::dial::dial_name;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -31,8 +33,8 @@ pub(super) struct Node {
     slot: Mutex<Slot>,
 }
 
-/// The client resolves the server's name once, so it is given up when the server stops answering,
-/// and the next call looks for the server anew.
+/// The client knows one address of the server, so it is given up when the server stops answering, and
+/// the next call resolves the name anew.
 struct Slot {
     client: Option<Client>,
     /// The last generation given to a client.
@@ -73,7 +75,7 @@ impl Node {
             // Nothing of a batch is sent where a part of it is not well-formed.
             Err(error) => {
                 doubt.cleared = true;
-                let error = Error::refused(error);
+                let error = answer::malformed(&self.address, &error);
                 (0..count).map(|_| Err(error.clone())).collect()
             }
         }
@@ -84,12 +86,14 @@ impl Node {
         if let Some(client) = &self.slot().client {
             return Ok(client.clone());
         }
-        let limit = self.limits.connect;
-        let opened = tokio::time::timeout(limit, self.open()).await.map_err(|_| {
-            let address = &self.address;
-            Error::unavailable(format!("no connection to memcached at {address} in {limit:?}"))
-        })?;
-        let inner = opened.map_err(|error| answer::connect_error(&self.address, error))?;
+        let opened =
+            dial_name(self.address.as_str(), self.limits.connect, |at| self.open(at)).await;
+        let inner = match opened {
+            Ok(answered) => {
+                answered.map_err(|error| answer::connect_error(&self.address, error))?
+            }
+            Err(reason) => return Err(answer::unreachable(&self.address, &reason)),
+        };
         let mut slot = self.slot();
         slot.generation += 1;
         let client = Client { inner, generation: slot.generation };
@@ -97,17 +101,27 @@ impl Node {
         Ok(client)
     }
 
-    async fn open(&self) -> memcache::exp::Result<AsyncMetaClient> {
-        let client = AsyncMetaClient::builder()
-            .max_idle(MAX_IDLE)
-            .connect_timeout(Some(self.limits.connect))
-            .io_timeout(Some(self.limits.response))
-            .connect_async(self.address.as_str())
-            .await?;
-        // A server that does not know the protocol would read a record as commands, and one that
-        // hangs would leave a write in doubt. Here nothing is at stake yet.
-        client.noop().await?;
-        Ok(client)
+    /// A client of this address alone, so that all its connections lead to where the first one did.
+    ///
+    /// What the server answered is final, a refusal too; where it did not answer, and where no
+    /// Memcached server did, another address may be tried.
+    async fn open(&self, at: SocketAddr) -> Result<exp::Result<AsyncMetaClient>, String> {
+        let greeted = async {
+            let client = AsyncMetaClient::builder()
+                .max_idle(MAX_IDLE)
+                .connect_timeout(Some(self.limits.connect))
+                .io_timeout(Some(self.limits.response.min(LONGEST)))
+                .connect_async(at)
+                .await?;
+            // A server that does not know the protocol would read a record as commands, and one
+            // that hangs would leave a write in doubt. Here nothing is at stake yet.
+            client.noop().await?;
+            Ok(client)
+        };
+        match greeted.await {
+            Err(error) if answer::is_transport(&error) => Err(answer::greeting_reason(&error)),
+            answered => Ok(answered),
+        }
     }
 
     fn give_up(&self, generation: u64) {
@@ -146,6 +160,9 @@ pub(super) const DRAINERS: usize = 2;
 /// As many as are ever in use at once: each lane has its drainers and one caller on its own.
 const MAX_IDLE: usize = 2 * (DRAINERS + 1);
 
+/// The client adds the time limit to the current time, which panics where the sum has no form.
+const LONGEST: Duration = Duration::from_secs(31_536_000);
+
 #[cfg(test)]
 mod tests {
     use memcache::exp::Get;
@@ -153,18 +170,25 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     /// On a server that answers the question whether it is one, and nothing else.
     async fn node() -> Node {
+        answering(b"").await
+    }
+
+    /// On a server that has this answer to everything else.
+    async fn answering(answer: &'static [u8]) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    let mut question = [0; 4];
-                    stream.read_exact(&mut question).await.unwrap();
-                    stream.write_all(b"MN\r\n").await.unwrap();
-                    while let Ok(1..) = stream.read(&mut question).await {}
+                    let mut question = [0; 64];
+                    while let Ok(1..) = stream.read(&mut question).await {
+                        let answer = if question.starts_with(b"mn") { b"MN\r\n" } else { answer };
+                        stream.write_all(answer).await.unwrap();
+                    }
                 });
             }
         });
@@ -192,5 +216,44 @@ mod tests {
         assert!(answers[0].is_err());
         let current = node.slot().client.as_ref().map(|client| client.generation);
         assert_eq!(current, Some(new.generation));
+    }
+
+    #[tokio::test]
+    async fn answered_exchange_keeps_its_client() {
+        for answer in [&b"EN O0\r\n"[..], b"SERVER_ERROR out of memory\r\n"] {
+            let node = answering(answer).await;
+            let client = node.client().await.unwrap();
+            let answers = node.exchange(&client, Effect::Read, vec![Get::new("key")]).await;
+            assert_eq!(answers.len(), 1);
+            assert_eq!(answers[0].is_ok(), answer.starts_with(b"EN"));
+            let again = node.client().await.unwrap();
+            assert_eq!(again.generation, client.generation);
+        }
+    }
+
+    #[tokio::test]
+    async fn malformed_operation_is_refused_and_its_client_kept() {
+        let node = node().await;
+        let client = node.client().await.unwrap();
+        let operations = vec![Get::new("key"), Get::new("k".repeat(251))];
+        let answers = node.exchange(&client, Effect::Read, operations).await;
+        assert_eq!(answers.len(), 2);
+        for answer in answers {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Refused);
+        }
+        assert!(node.slot().client.is_some());
+    }
+
+    #[tokio::test]
+    async fn client_of_server_that_does_not_answer_is_not_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let limits = Limits { connect: Duration::from_millis(20), ..Limits::default() };
+        let node = Node::new(address.clone(), limits);
+        let error = node.client().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, format!("memcached at {address}: it did not answer in time"));
+        assert!(node.slot().client.is_none());
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
+use crate::store::dial::dial_name;
 use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::address::Address;
 use crate::store::redis::answer::Answer;
@@ -546,25 +547,18 @@ fn untrusted(error: &io::Error) -> String {
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    // Each address gets a share, so that one which swallows packets does not hide the others.
-    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in addresses {
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                let socket = SockRef::from(&stream);
-                socket.set_tcp_keepalive(&keepalive())?;
-                #[cfg(target_os = "linux")]
-                socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => failure = error,
-            Err(_) => failure = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(failure)
+    // The rest is for the handshake, and for the error that says why no address answered.
+    let limit = limit / 4 * 3;
+    let connected = dial_name((host, port), limit, |address| async move {
+        TcpStream::connect(address).await.map_err(|error| error.to_string())
+    });
+    let stream = connected.await.map_err(io::Error::other)?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive())?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(stream)
 }
 
 /// For how long sent bytes may stay unacknowledged.
