@@ -334,7 +334,7 @@ struct Connection {
     generation: u64,
     silence: Mutex<Silence>,
     native: OnceCell<Native>,
-    /// Ended with the last user: it would wait for the answers on a silent connection for ever.
+    /// Ended with the last user: it would go on to write what nobody waits for any more.
     driver: AbortHandle,
 }
 
