@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use support::servers::RedisServer;
 use support::{blocked_runtime_delays_no_other_one, runtime};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -409,6 +409,58 @@ async fn repeated_early_cancellations_replace_silent_connection() {
 }
 
 #[tokio::test]
+async fn command_that_was_given_up_is_not_sent_to_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = RedisStore::connect(&format!("redis://{}/", listener.local_addr().unwrap()));
+    let (store, key, length) = (store.unwrap(), random_key(), 32 << 20);
+    // The server reads nothing before its client has given up.
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+        stream
+    };
+    let (create, mut stream) = join(store.create(&key, record(1, length), HOUR), server).await;
+    assert_eq!(create.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let mut sent = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut sent)).await;
+    assert!(ended.is_ok() && sent.len() < length, "{ended:?} after {}", sent.len());
+}
+
+#[tokio::test]
+async fn end_of_silent_connection_leaves_newer_one_alone() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let port = fake(&accepted, |connection, _| (connection > 0).then_some("$-1\r\n")).await;
+    let store = RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap();
+    let key = random_key();
+    // The first one gives the connection up, on which the second one still waits.
+    let first = async {
+        assert!(store.load(&key).await.is_err());
+        store.load(&key).await.unwrap();
+    };
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        store.load(&key).await
+    };
+    let ((), second) = join(first, second).await;
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Unavailable);
+    tokio::task::yield_now().await;
+    store.load(&key).await.unwrap();
+    assert_eq!(accepted.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn server_silent_from_the_start_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let patience = Duration::from_millis(60);
+    let store = RedisStore::builder(&url).unwrap().connect_timeout(patience).build();
+    let error = store.load(&random_key()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let text = everything(&error);
+    assert!(text.contains("no answer to the greeting in 60ms"), "{text}");
+}
+
+#[tokio::test]
 async fn first_write_after_failover_succeeds() {
     const SCRIPT_ANSWER: &str = ":1\r\n";
     for verb in ["SET", "EVALSHA", "DEL"] {
@@ -486,6 +538,46 @@ async fn server_that_turns_out_older_is_sent_script() {
     let refused = ["SET", "EVALSHA", "DELIFEQ", "EVALSHA"];
     let script = ["EVALSHA", "EVALSHA"];
     assert_eq!(*sent.lock().unwrap(), [&trial[..], &native, &refused, &script].concat());
+}
+
+#[tokio::test]
+async fn full_server_is_sent_comparison_again_later() {
+    const FULL: &str = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    let (store, sent) = scripted(&[
+        ("SET", &["$-1\r\n", FULL, "+OK\r\n"]),
+        ("DELIFEQ", &[":0\r\n"]),
+        ("DELEX", &[UNKNOWN]),
+        ("EVALSHA", &[":1\r\n"]),
+    ])
+    .await;
+    let key = random_key();
+    for _ in 0..2 {
+        replace(&store, &key, &record(1, 8), &never_stored()).await;
+    }
+    let (trial, refused) = (["SET", "DELIFEQ", "DELEX"], ["SET", "EVALSHA"]);
+    assert_eq!(*sent.lock().unwrap(), [&trial[..], &refused, &["SET"]].concat());
+}
+
+#[tokio::test]
+async fn write_with_unknown_outcome_is_sent_once() {
+    let (store, sent) = scripted(&[
+        ("SET", &["-UPSTREAM failure\r\n"]),
+        ("DEL", &["-UPSTREAM failure\r\n"]),
+        ("DELIFEQ", &[UNKNOWN]),
+        ("DELEX", &[UNKNOWN]),
+        ("EVALSHA", &["-UPSTREAM failure\r\n"]),
+    ])
+    .await;
+    let key = random_key();
+    for error in [
+        store.create(&key, record(1, 8), HOUR).await.unwrap_err(),
+        store.delete(&key, None).await.unwrap_err(),
+        store.replace(&key, record(1, 8), HOUR, &never_stored()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+    }
+    let trial = ["SET", "DELIFEQ", "DELEX"];
+    assert_eq!(*sent.lock().unwrap(), [&["SET", "DEL"][..], &trial, &["EVALSHA"]].concat());
 }
 
 #[tokio::test]

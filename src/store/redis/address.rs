@@ -243,7 +243,11 @@ mod tests {
             ("redis://:p%40%23%3f%25@h:7/3", "h:7", 3, None, Some("p@#?%")),
             ("rediss://u%3A:p@[::1]:7/15", "::1:7", 15, Some("u:"), Some("p")),
             ("valkey://u:p%C3%A4@10.0.0.1", "10.0.0.1:6379", 0, Some("u"), Some("pä")),
+            ("redis://[::1]", "::1:6379", 0, None, None),
             ("valkeys://h/2?protocol=resp3", "h:6379", 2, None, None),
+            ("redis://h?protocol=3", "h:6379", 0, None, None),
+            ("redis://h?protocol=resp2", "h:6379", 0, None, None),
+            ("unix:///r?protocol=2", "/r", 0, None, None),
             ("redis+unix:///run/r.sock", "/run/r.sock", 0, None, None),
             ("redis://u:p:=+&@h", "h:6379", 0, Some("u"), Some("p:=+&")),
             ("unix:///r%20r?db=3&user=u&pass=a%2Bb=", "/r r", 3, Some("u"), Some("a+b=")),
@@ -256,7 +260,7 @@ mod tests {
             assert_eq!(settings.password(), password, "{url}");
             assert_eq!(tls, url.starts_with("rediss") || url.starts_with("valkeys"), "{url}");
             let resp3 = matches!(settings.protocol(), ProtocolVersion::RESP3);
-            assert_eq!(resp3, url.contains("resp3"), "{url}");
+            assert_eq!(resp3, url.ends_with("resp3") || url.ends_with("protocol=3"), "{url}");
         }
     }
 

@@ -268,6 +268,11 @@ mod tests {
             ("LOADING Redis is loading", "LOADING"),
             ("ERR something else: no", "ERR"),
             ("ERR upstream: -OOM no", "ERR"),
+            ("MISCONF @user_script:2: -OOM no", "MISCONF"),
+            ("TWENTYLETTERSLONGCODE x", ""),
+            ("TWENTYLETTERLONGCODE x", "TWENTYLETTERLONGCODE"),
+            ("Err x", ""),
+            ("ERR2 x", ""),
         ] {
             assert_eq!(answer(line).code, code, "{line}");
         }
@@ -279,6 +284,18 @@ mod tests {
             ("OOM command not allowed", true),
             ("READONLY You can't write", true),
             ("MOVED 3999 127.0.0.1:6381", true),
+            ("ASK 3999 127.0.0.1:6381", true),
+            ("CROSSSLOT Keys in request don't hash to the same slot", true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", true),
+            ("CLUSTERDOWN Hash slot not served", true),
+            ("MASTERDOWN Link with MASTER is down", true),
+            ("MISCONF Redis is configured to save RDB snapshots", true),
+            ("NOREPLICAS Not enough good replicas to write.", true),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("NOAUTH Authentication required.", true),
+            ("LOADING Redis is loading the dataset in memory", true),
+            ("BUSY Redis is busy running a script.", true),
+            ("NOSCRIPT No matching script. Please use EVAL.", true),
             ("ERR Error running script (call to f_5f): @user_script:2: -OOM", true),
             ("ERR unknown command 'EVALSHA', with args beginning with: 'x'", true),
             ("ERR wrong number of arguments for 'set' command", true),
@@ -341,5 +358,102 @@ mod tests {
             assert!(text.contains(printed), "{text}");
             assert!(!text.to_lowercase().contains("private"), "{text}");
         }
+    }
+    #[test]
+    fn codes_decide_what_happens_next() {
+        for (line, meanings) in [
+            ("NOAUTH Authentication required.", "passing elsewhere"),
+            ("LOADING Redis is loading the dataset in memory", "passing elsewhere"),
+            ("MASTERDOWN Link with MASTER is down", "passing elsewhere"),
+            ("CLUSTERDOWN The cluster is down", "passing"),
+            ("BUSY Redis is busy running a script.", "passing"),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", "passing"),
+            ("READONLY You can't write against a read only replica.", "elsewhere"),
+            ("NOPERM User app has no permissions to run the 'delex' command", "impossible"),
+            ("NOPERM something else", "impossible"),
+            ("ERR syntax error", "impossible"),
+            ("ERR unknown command 'DELEX', with args", "unknown impossible"),
+            ("ERR unknown subcommand 'SETINFO'", ""),
+            ("ERR wrong number of arguments for 'delex' command", ""),
+            ("ERR something else", ""),
+            ("OOM command not allowed when used memory > 'maxmemory'.", ""),
+            ("MISCONF Redis is configured to save RDB snapshots", ""),
+            ("WRONGPASS invalid username-password pair or user is disabled.", ""),
+            ("UPSTREAM unknown command", ""),
+        ] {
+            let answer = answer(line);
+            let found = [
+                (answer.is_passing(), "passing"),
+                (answer.is_of_the_wrong_server(), "elsewhere"),
+                (answer.is_unknown_command(), "unknown"),
+                (answer.is_of_no_such_command(), "impossible"),
+            ];
+            let found: Vec<_> =
+                found.into_iter().filter_map(|(is_so, name)| is_so.then_some(name)).collect();
+            assert_eq!(found.join(" "), meanings, "{line}");
+        }
+    }
+
+    /// What Redis, Valkey and proxies answer, word for word.
+    #[test]
+    fn meaning_of_error_is_printed() {
+        for (line, printed) in [
+            ("ERR unknown subcommand 'SETINFO'. Try CLIENT HELP.", RENAMED),
+            ("ERR wrong number of arguments for 'set' command", "no Redis of 6.2 or newer"),
+            ("ERR syntax error", "does not know this form"),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: 5f, on @user_script:2.",
+                PERMISSION,
+            ),
+            ("ERR no upstream host", "a proxy has no server"),
+            ("ERR upstream failure", "a proxy has lost the server"),
+            ("NOPERM this user has no permissions to access one of the keys", PERMISSION),
+            ("NOPERM No permissions to access a key", PERMISSION),
+            ("NOPERM private", PERMISSION),
+            (
+                "NOAUTH HELLO must be called with the client already authenticated",
+                "asks for a password",
+            ),
+            ("ASK 3999 127.0.0.1:6381", CLUSTER),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", CLUSTER),
+            ("CROSSSLOT Keys in request don't hash to the same slot", CLUSTER),
+            ("CLUSTERDOWN The cluster is down", CLUSTER),
+            ("CLUSTERDOWN private", CLUSTER),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+                "cannot write to its disk",
+            ),
+            (
+                "MISCONF Errors writing to the AOF file: No space left on device",
+                "cannot write to its disk",
+            ),
+            ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
+            (
+                "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
+                "holds the server up",
+            ),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                "keeps something else under the key",
+            ),
+            ("NOSCRIPT No matching script. Please use EVAL.", "forgotten before it could be run"),
+        ] {
+            let text = answer(line).to_string();
+            assert!(text.starts_with("it answered SET with ") && text.contains(printed), "{text}");
+            assert!(!text.contains("private"), "{text}");
+        }
+        let sentinel = answer("ERR unknown command 'SET'").of_sentinel().to_string();
+        assert_eq!(sentinel, format!("it answered SET with ERR unknown command: {SENTINEL}"));
+    }
+
+    /// What an address should say is of no use to whoever has given a connection.
+    #[test]
+    fn answer_on_application_connection_is_not_explained() {
+        let error =
+            parse_redis_value(b"-READONLY You can't write against a read only replica.\r\n");
+        let error = error.unwrap().extract_error().unwrap_err();
+        let answer = Answer::of(None, &cmd("SET"), &error).unwrap();
+        let text = "redis answered SET with READONLY You can't write against a read only replica";
+        assert_eq!(answer.to_string(), text);
     }
 }

@@ -334,7 +334,7 @@ struct Connection {
     generation: u64,
     silence: Mutex<Silence>,
     native: OnceCell<Native>,
-    /// Ended with the last user: it would wait for the answers on a silent connection for ever.
+    /// Ended with the last user: it would go on to write what nobody waits for any more.
     driver: AbortHandle,
 }
 
@@ -664,4 +664,193 @@ async fn at_sentinel(
 /// What happened, without anything that the server may have repeated.
 fn reason(error: &RedisError) -> String {
     if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
+    };
+
+    use ::redis::ErrorKind as Said;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::store::redis::address;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// After a second attempt to connect.
+    fn shared(phase: Phase) -> SharedConnection {
+        let shared = SharedConnection::new(Settings::new(address::parse("redis://h").unwrap()));
+        *shared.state() = State { generation: 2, phase };
+        shared
+    }
+
+    fn connecting() -> Phase {
+        Phase::Connecting(watch::channel(Attempt::Underway(Step::Connection)).1)
+    }
+
+    /// A connection that nobody drives.
+    async fn link(generation: u64) -> Arc<Connection> {
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (stream, _) = tokio::io::duplex(1);
+        let connected = MultiplexedConnection::new_with_config(&info, stream, configuration());
+        Arc::new(Connection {
+            connection: connected.await.unwrap().0,
+            generation,
+            silence: Mutex::new(Silence::new()),
+            native: OnceCell::new(),
+            driver: tokio::spawn(async {}).abort_handle(),
+        })
+    }
+
+    /// The attempt that made the current connection.
+    fn current(shared: &SharedConnection) -> Option<u64> {
+        shared.connected().map(|link| link.generation)
+    }
+
+    #[tokio::test]
+    async fn connection_of_attempt_that_was_given_up_is_not_used() {
+        for (phase, made, used) in [
+            (connecting(), 2, Some(2)),
+            // Another attempt was begun meanwhile, or has been successful.
+            (connecting(), 1, None),
+            (Phase::Connected(link(2).await), 1, Some(2)),
+            // It has ended by now.
+            (Phase::Idle, 2, None),
+        ] {
+            let shared = shared(phase);
+            shared.install(&link(made).await);
+            assert_eq!(current(&shared), used);
+        }
+    }
+
+    #[tokio::test]
+    async fn end_of_older_connection_leaves_newer_one() {
+        let shared = shared(Phase::Connected(link(2).await));
+        shared.discard(1);
+        assert_eq!(current(&shared), Some(2));
+        shared.discard(2);
+        assert_eq!(current(&shared), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_adds_up_until_an_answer_comes() {
+        let mut silence = Silence::new();
+        // Nobody waits at first, and in between.
+        for (waits, length) in [(30, 30), (40, 70)] {
+            advance(ms(1000)).await;
+            silence.begin();
+            advance(ms(waits)).await;
+            assert_eq!(silence.given_up(), ms(length));
+        }
+        silence.begin();
+        advance(ms(10)).await;
+        silence.answered();
+        advance(ms(1000)).await;
+        silence.begin();
+        advance(ms(20)).await;
+        assert_eq!(silence.given_up(), ms(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_counted_once_where_several_wait() {
+        let mut silence = Silence::new();
+        silence.begin();
+        advance(ms(10)).await;
+        silence.begin();
+        advance(ms(10)).await;
+        assert_eq!(silence.given_up(), ms(20));
+        advance(ms(10)).await;
+        silence.begin();
+        assert_eq!(silence.given_up(), ms(30));
+        // An answer to one of them ends the silence for all.
+        silence.begin();
+        silence.answered();
+        advance(ms(5)).await;
+        assert_eq!(silence.given_up(), ms(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_long_silence_costs_the_connection() {
+        for (response_timeout, waited, is_answered, kept) in [
+            (400, 99, false, true),
+            (400, 100, false, false),
+            (20, 19, false, true),
+            (20, 20, false, false),
+            // It was slow, and is not silent.
+            (400, 399, true, true),
+        ] {
+            let link = link(2).await;
+            let mut shared = shared(Phase::Connected(Arc::clone(&link)));
+            shared.settings.response_timeout = ms(response_timeout);
+            let waiting = Waiting::new(&shared, &link);
+            advance(ms(waited)).await;
+            if is_answered {
+                waiting.answered();
+            } else {
+                drop(waiting);
+            }
+            assert_eq!(current(&shared).is_some(), kept, "{waited} of {response_timeout}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_address_leaves_time_to_say_so() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // It swallows packets when it has no room for more.
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(stream) = timeout(ms(100), TcpStream::connect(address)).await {
+            filling.push(stream.unwrap());
+        }
+        let (begun, limit) = (Instant::now(), ms(400));
+        let dialled = timeout(limit, dial_tcp("127.0.0.1", address.port(), limit)).await;
+        let error = dialled.expect("an error before the limit").unwrap_err();
+        assert_eq!(error.to_string(), "it did not answer in time");
+        assert!(begun.elapsed() >= ms(300), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn idle_connection_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = dial_tcp("127.0.0.1", port, ms(400)).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), ms(15_000));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), ms(5_000));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(ms(5_000)));
+    }
+
+    #[test]
+    fn reason_repeats_nothing_of_the_server() {
+        let error = io::Error::other("the network is gone");
+        assert_eq!(reason(&error.into()), "the network is gone");
+        let error = RedisError::from((Said::Parse, "no valid answer", "private".to_owned()));
+        assert_eq!(reason(&error), error.category());
+        assert!(!error.category().is_empty());
+        assert!(error.to_string().contains("private"));
+    }
+
+    #[test]
+    fn ended_connection_is_told_from_other_failures() {
+        for (kind, is_ended) in [
+            (BrokenPipe, true),
+            (ConnectionAborted, true),
+            (ConnectionReset, true),
+            (UnexpectedEof, true),
+            (TimedOut, false),
+        ] {
+            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
+        }
+    }
 }

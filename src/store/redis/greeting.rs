@@ -142,3 +142,121 @@ where
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::address;
+
+    const OK: &[u8] = b"+OK\r\n";
+    const UNKNOWN: &[u8] = b"-ERR unknown command 'private'\r\n";
+
+    /// What a server hears that answers so, and what becomes of the greeting. It says its role when it is
+    /// asked, and hangs up if it has none.
+    async fn greeted(url: &str, answers: &[&[u8]], role: Option<&[u8]>) -> (Vec<u8>, String) {
+        let info = address::parse(url).unwrap().info;
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let client = async move { greet(&mut ours, info.redis_settings()).await };
+        let server = async {
+            theirs.write_all(&answers.concat()).await.unwrap();
+            if role.is_none() {
+                theirs.shutdown().await.unwrap();
+            }
+            let mut heard = Vec::new();
+            while theirs.read_buf(&mut heard).await.unwrap() > 0 {
+                if let (Some(role), true) = (role, heard.ends_with(b"ROLE\r\n")) {
+                    theirs.write_all(role).await.unwrap();
+                }
+            }
+            heard
+        };
+        let (outcome, heard) = tokio::join!(client, server);
+        let said = match outcome {
+            Ok(()) => "welcome".to_owned(),
+            Err(Refusal::Broken(error)) => format!("broken: {:?}", error.kind()),
+            Err(Refusal::Answered(reason)) => reason,
+        };
+        assert!(!said.contains("private"), "{said}");
+        (heard, said)
+    }
+
+    #[tokio::test]
+    async fn greeting_says_what_the_address_does() {
+        let library = [
+            cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg("unsticky").get_packed_command(),
+            cmd("CLIENT")
+                .arg("SETINFO")
+                .arg("LIB-VER")
+                .arg(env!("CARGO_PKG_VERSION"))
+                .get_packed_command(),
+        ]
+        .concat();
+        let all = [cmd("AUTH").arg("app").arg("pass").take(), cmd("SELECT").arg(3).take()];
+        for (url, commands) in [
+            ("redis://h", &[][..]),
+            ("redis://h/0", &[]),
+            ("redis://:pass@h", &[cmd("AUTH").arg("pass").take()]),
+            ("redis://h/3", &all[1..]),
+            ("redis://app:pass@h/3", &all),
+        ] {
+            let answers = vec![OK; commands.len() + 2];
+            let mut expected: Vec<u8> = Vec::new();
+            for command in commands {
+                command.write_packed_command(&mut expected);
+            }
+            expected.extend_from_slice(&library);
+            let (heard, said) = greeted(url, &answers, None).await;
+            assert_eq!(heard.escape_ascii().to_string(), expected.escape_ascii().to_string());
+            assert_eq!(said, "welcome", "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_greeting_says_why() {
+        const CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
+        const WRONG: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+        let long =
+            [b"-OOM command not allowed when used memory", &[b'x'; 8000][..], b"\r\n"].concat();
+        let endless = [b"-OOM ", &[b'x'; 20_000][..]].concat();
+        for (answers, expected) in [
+            (&[OK, OK, OK][..], "welcome"),
+            // An older server cannot be told a library's name.
+            (&[OK, UNKNOWN, UNKNOWN], "welcome"),
+            (&[OK, OK, OK, OK], "the server says more than it was asked"),
+            (&[WRONG, OK, OK], "it answered SELECT with WRONGPASS invalid username-password pair"),
+            (&[CLIENTS], "open fewer connections, and hung up"),
+            (&[OK, CLIENTS], "open fewer connections, and hung up"),
+            (&[], "broken: UnexpectedEof"),
+            (&[OK], "broken: UnexpectedEof"),
+            (&[b"+O"], "broken: UnexpectedEof"),
+            (&[b"-ERR max number of cl"], "broken: UnexpectedEof"),
+            (&[b"\x15\x03\x01\x00\x02\x02\x46"], "the server speaks TLS there: use rediss://"),
+            (&[b"\x16\x03\x01\n"], "the server speaks TLS there: use rediss://"),
+            (&[b"HTTP/1.1 400 private\r\n"], "does not speak the protocol of Redis"),
+            (&[b":1\r\n", OK, OK], "does not speak the protocol of Redis"),
+            (&[&long, OK, OK], "the server's memory is full"),
+            (&[&endless], "broken: UnexpectedEof"),
+        ] {
+            let (_, said) = greeted("redis://h/3", answers, None).await;
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_sentinel_is_called_one() {
+        for (role, is_sentinel) in [
+            (&b"*2\r\n$8\r\nsentinel\r\n*0\r\n"[..], true),
+            (b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n", false),
+            (UNKNOWN, false),
+        ] {
+            let answers = [UNKNOWN, UNKNOWN, UNKNOWN];
+            let (_, said) = greeted("redis://h/3", &answers, Some(role)).await;
+            assert!(said.starts_with("it answered SELECT with ERR unknown command: "), "{said}");
+            assert_eq!(said.contains("the server is a Sentinel"), is_sentinel, "{said}");
+        }
+        // No other error raises the question.
+        let answers = [&b"-NOPERM private\r\n"[..], OK, OK];
+        let (heard, _) = greeted("redis://h/3", &answers, None).await;
+        assert!(!heard.ends_with(b"ROLE\r\n"));
+    }
+}

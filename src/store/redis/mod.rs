@@ -422,6 +422,14 @@ mod tests {
         assert_eq!(milliseconds(Duration::MAX), 315_360_000_000);
     }
 
+    #[test]
+    fn address_of_tls_needs_its_feature() {
+        for url in ["rediss://h", "valkeys://h"] {
+            assert_eq!(RedisStore::connect(url).is_ok(), cfg!(feature = "redis-tls"));
+        }
+        assert!(RedisStore::connect("redis://h").is_ok());
+    }
+
     #[tokio::test]
     async fn failed_write_on_application_connection_is_always_in_doubt() {
         use std::io::ErrorKind::ConnectionRefused;

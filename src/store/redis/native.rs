@@ -100,12 +100,62 @@ fn trial_key(key: &StoreKey) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ::redis::Arg;
+    use bytes::Bytes;
+
     use super::*;
-    use crate::store::contract::Kind;
+    use crate::store::contract::{Kind, Stored, Version};
 
     #[test]
     fn trial_key_lies_in_namespace_and_is_no_session() {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(trial_key(&key), "app:7:s:compare-and-set");
+    }
+    #[test]
+    fn only_commands_with_right_answers_are_used() {
+        const UNUSED: &str = "";
+        let (nil, zero, one) = (Some(Value::Nil), Some(Value::Int(0)), Some(Value::Int(1)));
+        for (set, delifeq, delex, used) in [
+            (&nil, &zero, &zero, ["SET", "DELIFEQ"]),
+            (&nil, &None, &zero, ["SET", "DELEX"]),
+            (&nil, &None, &None, ["SET", UNUSED]),
+            (&None, &zero, &None, [UNUSED, "DELIFEQ"]),
+            (&None, &None, &None, [UNUSED, UNUSED]),
+            // A server that ignores the condition.
+            (&Some(Value::Okay), &one, &one, [UNUSED, UNUSED]),
+            (&zero, &nil, &nil, [UNUSED, UNUSED]),
+        ] {
+            let native = Native::judged([set, delifeq, delex].map(Clone::clone));
+            assert_eq!(commands(&native), used);
+        }
+    }
+
+    /// The names of the commands that it has for a replace and for a delete.
+    fn commands(native: &Native) -> [String; 2] {
+        let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
+        let bytes = Bytes::from_static(b"12345678");
+        let expected = Stored::new(bytes.clone(), Version::new(1));
+        changes(&bytes).map(|change| {
+            let command = native.command(&CompareAndSet { key: &key, expected: &expected, change });
+            match command.as_ref().and_then(|command| command.args_iter().next()) {
+                Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+                _ => String::new(),
+            }
+        })
+    }
+
+    fn changes(bytes: &Bytes) -> [Change<'_>; 2] {
+        [Change::Replace { bytes, ttl: 1 }, Change::Delete]
+    }
+
+    #[test]
+    fn only_the_command_that_was_refused_is_forgotten() {
+        let known = || Native::judged([Some(Value::Nil), Some(Value::Int(0)), Some(Value::Int(0))]);
+        let bytes = Bytes::new();
+        for (refused, left) in changes(&bytes).iter().zip([["", "DELIFEQ"], ["SET", ""]]) {
+            let native = known();
+            native.forget(refused);
+            assert_eq!(commands(&native), left);
+        }
     }
 }

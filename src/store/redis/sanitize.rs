@@ -179,6 +179,7 @@ mod tests {
     use ::redis::parse_redis_value;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter};
 
     use super::*;
 
@@ -234,6 +235,26 @@ mod tests {
         ] {
             assert_eq!(cleaned(bytes, &[]), bytes);
         }
+    }
+
+    #[tokio::test]
+    async fn stream_is_read_cleaned_and_written_unchanged() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut ours = Sanitized::new(BufWriter::new(ours));
+        theirs.write_all(b"-ERR \xff").await.unwrap();
+        let mut read = b"\xff before".to_vec();
+        ours.read_buf(&mut read).await.unwrap();
+        assert_eq!(read, b"\xff before-ERR ?");
+
+        ours.write_all(b"-\xff").await.unwrap();
+        let slices = [IoSlice::new(b"\r\n"), IoSlice::new(b"-\xff\r\n")];
+        assert_eq!(ours.write_vectored(&slices).await.unwrap(), 6);
+        let mut written = [0; 8];
+        ours.flush().await.unwrap();
+        theirs.read_exact(&mut written).await.unwrap();
+        assert_eq!(written, *b"-\xff\r\n-\xff\r\n");
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.read(&mut written).await.unwrap(), 0);
     }
 
     /// Pieces of the protocol, whole and broken.
