@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use support::stand::{A, B, Backend, SEED, Stand, eventually, on_every_store};
 use support::stopwatch::Stopwatch;
 use support::visit::{finish, rotate, sign_in, sign_out, visit};
 use tokio::time::Instant;
-use unsticky::store::{MemoryStore, StoreKey};
+use unsticky::store::{MemoryStore, Store as _, StoreKey};
 use unsticky::testing::{Fault, Verb, random_record};
-use unsticky::{Entropy, ErrorKind, Key, Lifetime, Result, Session};
+use unsticky::{Entropy, Error, ErrorKind, Key, Lifetime, Result, Session, Transaction};
 
 async fn concurrent_writes_to_different_keys_all_survive(on: Backend) {
     let stand = on.stand();
@@ -324,15 +324,88 @@ async fn commit_fails_with_gone_when_session_has_expired(on: Backend) {
 }
 
 async fn save_error_ignored_by_handler_still_fails_response(on: Backend) {
+    for goes_on in [false, true] {
+        let stand = on.stand();
+        let cookie = stand.seeded().await;
+        let careless = async |session: Session| {
+            session.insert(A, &1)?;
+            let _ = session.save().await;
+            if goes_on { session.insert(B, &1) } else { Ok(()) }
+        };
+        let late = stand.overtaken(&cookie, careless, async || stand.sign_out(&cookie).await).await;
+        assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None), "{goes_on}");
+    }
+}
+
+async fn save_of_nothing_keeps_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
-    let careless = async |session: Session| {
-        session.insert(A, &1)?;
-        let _ = session.save().await;
-        session.insert(B, &1)
+    let save_first = async |session: Session| {
+        session.save().await?;
+        session.insert(A, &1)
     };
-    let late = stand.overtaken(&cookie, careless, async || stand.sign_out(&cookie).await).await;
-    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+    let saved = stand.visit(&cookie, save_first).await;
+    assert_eq!((saved.failure(), saved.set_cookie), (None, None));
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+    assert_eq!(stand.read(&cookie, SEED).await, Some(1));
+}
+
+/// Both requests may have taken it: the one whose answer was lost, and another one that ended the session.
+async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    stand.store.inject(Verb::Delete, Fault::LoseAnswer);
+    let ended = stand.visit(&cookie, async |session: Session| {
+        assert_eq!(session.take(SEED)?, Some(1));
+        sign_out(session).await
+    });
+    let ended = ended.await;
+    assert_eq!((ended.failure(), ended.set_cookie), (Some(ErrorKind::OutcomeUnknown), None));
+    assert_eq!(stand.read(&cookie, SEED).await, None);
+}
+
+/// Only a refresh that has a cookie to confirm is worth a second write.
+async fn refresh_that_meets_conflict_is_not_repeated(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    stand.clock.advance(Duration::from_secs(300));
+    let late = stand.overtaken(
+        &cookie,
+        async |_| Ok(()),
+        async || {
+            stand.write(&cookie, A, 1).await;
+            stand.spy.take();
+        },
+    );
+    late.await.ok();
+    assert_eq!(stand.spy.verbs(), [Verb::Replace]);
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+}
+
+/// One load shows that the record was the newest one, or brings the newest one.
+async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    for is_overtaken in [false, true] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let decide = async |session: Session| {
+            let calls = calls.clone();
+            let read = move |values: &mut Transaction<'_>| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                values.get(SEED)
+            };
+            session.transact(read).await
+        };
+        let decided = stand.overtaken(&cookie, decide, async || {
+            if is_overtaken {
+                stand.write(&cookie, SEED, 9).await;
+            }
+            stand.spy.take();
+        });
+        assert_eq!(decided.await.ok(), Some(if is_overtaken { 9 } else { 1 }));
+        assert_eq!(calls.load(Ordering::Relaxed), if is_overtaken { 2 } else { 1 });
+        assert_eq!(stand.spy.verbs(), [Verb::Load], "{is_overtaken}");
+    }
 }
 
 async fn failed_or_read_only_transaction_writes_nothing(on: Backend) {
@@ -445,6 +518,23 @@ async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     stand.sign_out(&cookie).await;
     postponed.deliver().await;
     assert_eq!(stand.read(&cookie, A).await, None);
+}
+
+/// The write is sent again because its first copy was not there yet, and that one comes first after all.
+async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let postponed = stand.late.postpone(Verb::Replace);
+    drop(stand.store.hold(Verb::Replace));
+    let retry = stand.store.hold(Verb::Replace);
+    let increment = async |session: Session| session.update(A, |number| *number += 1);
+    let (visited, ()) = tokio::join!(stand.visit(&cookie, increment), async {
+        retry.reached().await;
+        assert!(postponed.deliver().await);
+        retry.release();
+    });
+    visited.ok();
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
 /// The first copy may still arrive, so that nobody can say that nothing was done.
@@ -722,6 +812,151 @@ impl Entropy for Repeating {
     }
 }
 
+/// A source that always gives the same bytes.
+#[derive(Debug)]
+struct Constant;
+
+impl Entropy for Constant {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(7);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn broken_randomness_is_reported_and_touches_no_other_session() {
+    let stand = Backend::memory().stand_with(|builder| builder.entropy(Constant));
+    let first = stand.seeded().await;
+    let second = stand.visit("", async |session: Session| session.insert(SEED, &2)).await;
+    assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Randomness), None));
+    assert_eq!(stand.read(&first, SEED).await, Some(1));
+}
+
+/// A store whose loads fail with this error while there is one.
+#[derive(Default)]
+struct FailingLoads(Mutex<Option<fn(&'static str) -> Error>>);
+
+impl Interceptor for FailingLoads {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        _: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        let error = *self.0.lock().unwrap();
+        match error {
+            Some(error) if verb == Verb::Load => Err(error("as the test says")),
+            _ => call().await,
+        }
+    }
+}
+
+/// A load changes nothing, so there is nothing to be unsure about, and a server that answers with nonsense
+/// is no better than one that is down. A refusal stays one.
+#[tokio::test]
+async fn failed_load_is_an_outage_or_a_refusal() {
+    let store = Intercepted::new(Arc::new(MemoryStore::new()), FailingLoads::default());
+    let fails = store.interceptor.clone();
+    let stand = Stand::over(Arc::new(store), |builder| builder);
+    let cookie = stand.seeded().await;
+    let cases: [(fn(&'static str) -> Error, _); 4] = [
+        (|text| Error::unavailable(text), ErrorKind::Unavailable),
+        (|text| Error::outcome_unknown(text), ErrorKind::Unavailable),
+        (|text| Error::corrupt(text), ErrorKind::Unavailable),
+        (|text| Error::refused(text), ErrorKind::Refused),
+    ];
+    for (error, kind) in cases {
+        *fails.0.lock().unwrap() = Some(error);
+        let visited = stand.visit(&cookie, async |session: Session| session.get(SEED)).await;
+        assert_eq!((visited.failure(), visited.set_cookie), (Some(kind), None));
+    }
+    *fails.0.lock().unwrap() = None;
+    assert_eq!(stand.read(&cookie, SEED).await, Some(1));
+}
+
+/// A store in which another writer is always faster, and what was sent to it.
+struct AlwaysOvertaken {
+    inner: MemoryStore,
+    sent: Mutex<Vec<(Verb, Instant)>>,
+}
+
+impl Interceptor for AlwaysOvertaken {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        key: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        self.sent.lock().unwrap().push((verb, Instant::now()));
+        if matches!(verb, Verb::Replace | Verb::Delete) {
+            let stored = self.inner.load(key).await?.unwrap();
+            let bytes = stored.bytes.clone();
+            self.inner.replace(key, bytes, Duration::from_secs(3600), &stored).await?;
+        }
+        call().await
+    }
+}
+
+/// A source whose pauses are as long as they may be.
+#[derive(Debug)]
+struct LongestPauses;
+
+impl Entropy for LongestPauses {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        match bytes.len() {
+            2 => bytes.fill(0xff),
+            length => bytes.copy_from_slice(&random_record(length)[..length]),
+        }
+        Ok(())
+    }
+}
+
+/// The first attempts follow each other at once. The later ones let the writers of other processes pass, each
+/// eight of them for twice as long, and start from what those have written.
+#[tokio::test(start_paused = true)]
+async fn pauses_between_attempts_grow() {
+    const PROMPT: usize = 8;
+    for verb in [Verb::Replace, Verb::Delete] {
+        let inner = MemoryStore::new();
+        let overtaken = AlwaysOvertaken { inner: inner.clone(), sent: Mutex::default() };
+        let store = Intercepted::new(Arc::new(inner), overtaken);
+        let overtaken = store.interceptor.clone();
+        let stand = Stand::over(Arc::new(store), |builder| builder.entropy(LongestPauses));
+        let cookie = stand.seeded().await;
+        let failing = async |session: Session| {
+            overtaken.sent.lock().unwrap().clear();
+            match verb {
+                Verb::Replace => session.insert(A, &1),
+                _ => sign_out(session).await,
+            }
+        };
+        assert_eq!(stand.visit(&cookie, failing).await.failure(), Some(ErrorKind::Contended));
+        let sent = overtaken.sent.lock().unwrap().clone();
+        let attempts: Vec<_> = sent.iter().filter(|(sent, _)| *sent == verb).collect();
+        assert_eq!(attempts.len(), 64, "{verb:?}");
+        for (number, pair) in attempts.windows(2).enumerate() {
+            let pause = pair[1].1 - pair[0].1;
+            let longest = Duration::from_micros(500) * (1 << (number / PROMPT).min(5));
+            match number < PROMPT {
+                true => assert_eq!(pause, Duration::ZERO, "{verb:?} {number}"),
+                // The runtime's clock counts milliseconds.
+                false => assert!(
+                    pause + Duration::from_millis(1) >= longest
+                        && pause < longest + Duration::from_millis(1),
+                    "{verb:?} {number}: {pause:?}"
+                ),
+            }
+        }
+        if verb == Verb::Replace {
+            let verbs: Vec<_> = sent.iter().map(|(verb, _)| *verb).collect();
+            let (prompt, later) = verbs.split_at(PROMPT + 1);
+            assert_eq!(prompt, [Verb::Replace; PROMPT + 1]);
+            let (pairs, _) = later.as_chunks();
+            assert!(pairs.iter().all(|pair| *pair == [Verb::Load, Verb::Replace]), "{later:?}");
+        }
+    }
+}
+
 async fn commit_attempts_and_command_retries_follow_configuration(on: Backend) {
     let increment = async |session: Session| session.update(A, |number| *number += 1);
     for (attempts, failure) in [(1, Some(ErrorKind::Contended)), (2, None)] {
@@ -761,12 +996,17 @@ on_every_store! {
     sign_out_then_insert_fails_after_concurrent_sign_in,
     commit_fails_with_gone_when_session_has_expired,
     save_error_ignored_by_handler_still_fails_response,
+    save_of_nothing_keeps_session,
+    in_doubt_end_of_session_leaves_outcome_of_take_unknown,
+    refresh_that_meets_conflict_is_not_repeated,
+    read_only_transaction_decides_once_on_each_record,
     failed_or_read_only_transaction_writes_nothing,
     transact_decides_on_newest_record,
     in_doubt_update_is_settled_and_applied_once,
     in_doubt_creates_and_deletes_are_settled,
     in_doubt_write_is_settled_after_up_to_seven_later_writes,
     late_copy_of_settled_write_has_no_effect,
+    late_copy_that_overtakes_its_retry_is_applied_once,
     refusal_of_retried_command_leaves_outcome_unknown,
     replaced_secret_of_settled_write_is_not_sent,
     unsettled_write_is_reported_and_not_retried,

@@ -17,10 +17,11 @@ use std::time::Duration;
 use support::app::{Gates, both_with};
 use support::runtime;
 use support::stand::{A, B, Backend, C, SEED, Stand, eventually, on_every_store, save_in_a_task};
-use support::visit::{cookie_of, finish, sign_out};
+use support::visit::{cookie_of, finish, rotate, sign_out};
+use unsticky::exchange::Finish;
 use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, Verb};
-use unsticky::{Cookie, ErrorKind, Session, Sessions};
+use unsticky::{Cookie, ErrorKind, Lifetime, Result, Session, Sessions};
 
 async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     let stand = on.stand();
@@ -408,6 +409,181 @@ async fn sign_in_recovers_request_whose_session_was_lost(on: Backend) {
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
 }
 
+/// What changes nothing is done by that, and no later commit of a handle writes it over what others write.
+async fn change_without_effect_is_not_saved_after_response(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(SEED, &1).unwrap();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+    stand.write(&cookie, SEED, 2).await;
+    session.insert(A, &1).unwrap();
+    session.save().await.unwrap();
+    assert_eq!((stand.read(&cookie, SEED).await, stand.read(&cookie, A).await), (Some(2), Some(1)));
+}
+
+/// The browser may hold the newer cookie, which that of a new session would replace.
+async fn write_with_old_secret_starts_no_new_session(on: Backend) {
+    let stand = on.stand();
+    let old = stand.seeded().await;
+    let newer = stand.visit(&old, rotate).await.cookie();
+    let late = stand.visit(&old, async |session: Session| session.insert(A, &1)).await;
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+    assert_eq!((stand.read(&newer, SEED).await, stand.read(&newer, A).await), (Some(1), None));
+}
+
+/// A session that has ended needs no other end; one that somebody else has signed in on does not get one.
+async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend) {
+    for lives in [false, true] {
+        let stand = on.stand();
+        let overtake = async |cookie: &str| match lives {
+            true => drop(stand.sign_in(cookie).await),
+            false => stand.sign_out(cookie).await,
+        };
+        let gone = lives.then_some(ErrorKind::Gone);
+        let cookie = stand.seeded().await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        overtake(&cookie).await;
+        assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
+        session.set_lifetime(Lifetime::nist_aal2());
+        let reply = finish(exchange, 200).await;
+        assert_eq!((reply.error.map(|error| error.kind()), reply.set_cookie), (gone, None));
+        // Also where an end has found that out, after the response.
+        let cookie = stand.seeded().await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        overtake(&cookie).await;
+        session.sign_out();
+        session.insert(A, &1).unwrap();
+        assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::Gone);
+        session.set_lifetime(Lifetime::nist_aal2());
+        assert_eq!(session.save().await.err().map(|error| error.kind()), gone, "{lives}");
+    }
+}
+
+/// Whoever acts by a secret that was replaced does not keep the session alive.
+async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    stand.clock.advance(Duration::from_secs(600));
+    let rotate_passively = async |session: Session| {
+        session.mark_passive();
+        rotate(session).await
+    };
+    let (exchange, session) = stand.begin(&cookie).await;
+    let newer = stand.visit(&cookie, rotate_passively).await.cookie();
+    session.insert(A, &1).unwrap();
+    session.save().await.unwrap();
+    stand.spy.take();
+    assert_eq!(finish(exchange, 200).await.error.map(|error| error.kind()), None);
+    assert_eq!(stand.spy.verbs(), []);
+    stand.clock.advance(Duration::from_secs(1200));
+    assert_eq!(stand.read(&newer, A).await, None);
+}
+
+/// What a commit whose outcome is unknown had is not shown any more, and what came after it is.
+async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    session.insert(A, &1).unwrap();
+    let _lost = stand.late.postpone(Verb::Replace);
+    let gate = stand.store.hold(Verb::Replace);
+    stand.store.fail_always(Verb::Load, Fault::Unavailable);
+    let (saved, ()) = tokio::join!(session.save(), async {
+        gate.reached().await;
+        session.insert(B, &2).unwrap();
+        gate.release();
+    });
+    assert_eq!(saved.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    stand.store.heal();
+    assert_eq!((session.get(SEED).unwrap(), session.get(B).unwrap()), (Some(1), Some(2)));
+    assert_eq!(session.get(A).unwrap(), None);
+    assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::OutcomeUnknown);
+}
+
+/// Until the record is read again, whoever commits is told.
+async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
+    let stand = on.stand();
+    let cookie = stand.seeded().await;
+    let (exchange, session) = stand.begin(&cookie).await;
+    finish(exchange, 200).await;
+    session.insert(A, &1).unwrap();
+    drop(stand.store.hold(Verb::Load));
+    stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+    stand.store.fail_always(Verb::Load, Fault::Unavailable);
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    stand.store.heal();
+    session.insert(B, &2).unwrap();
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    session.reload().await.unwrap();
+    session.insert(C, &3).unwrap();
+    session.save().await.unwrap();
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, C).await), (Some(1), Some(3)));
+}
+
+/// The request is anonymous, and its handle goes on with the session that it has made.
+async fn value_taken_from_session_made_beside_several_tokens_is_handed_out_once(on: Backend) {
+    let stand = on.stand();
+    let (one, two) = (stand.seeded().await, stand.seeded().await);
+    let (exchange, session) = stand.begin(&format!("{one}; {two}")).await;
+    session.insert(A, &7).unwrap();
+    let cookie = cookie_of(&finish(exchange, 200).await).unwrap();
+    assert_eq!(session.take(A).unwrap(), Some(7));
+    let take = async |session: Session| session.take(A);
+    assert_eq!(stand.visit(&cookie, take).await.ok(), Some(7));
+    session.sign_out();
+    assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::ValueChanged);
+}
+
+/// A function that panics leaves a session that goes on as if it had not been called.
+async fn panic_in_transaction_leaves_session_usable(on: Backend) {
+    let stand = on.stand();
+    let (exchange, session) = stand.begin("").await;
+    session.insert(A, &1).unwrap();
+    let panicking = tokio::spawn({
+        let session = session.clone();
+        async move { session.transact(|_| -> Result<()> { panic!("as the test says") }).await }
+    });
+    assert!(panicking.await.unwrap_err().is_panic());
+    assert_eq!(session.take(A).unwrap(), Some(1));
+    session.insert(A, &2).unwrap();
+    session.save().await.unwrap();
+    session.insert(B, &3).unwrap();
+    let reply = finish(exchange, 200).await;
+    let cookie = cookie_of(&reply).unwrap();
+    assert_eq!(reply.error.map(|error| error.kind()), None);
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(2), Some(3)));
+}
+
+/// The commit has moved to a task of a runtime that ended before the commit did.
+#[test]
+fn response_whose_runtime_ends_is_an_error() {
+    let (one, two) = (runtime(), runtime());
+    let stand = Backend::memory().stand();
+    let (exchange, session, cookie) = one.block_on(async {
+        let cookie = stand.seeded().await;
+        let (exchange, session) = stand.begin(&cookie).await;
+        (exchange, session, cookie)
+    });
+    session.insert(A, &1).unwrap();
+    let gate = stand.store.hold(Verb::Replace);
+    let within = one.enter();
+    let Finish::Pending(mut reply) = exchange.finish(200) else { panic!("nothing to do") };
+    drop(within);
+    two.block_on(async {
+        assert!(futures_util::poll!(&mut reply).is_pending());
+        gate.reached().await;
+        // Another commit waits for it, so that it goes on in a task of its own.
+        let mut other = Box::pin(session.save());
+        assert!(futures_util::poll!(&mut other).is_pending());
+    });
+    drop(one);
+    let reply = two.block_on(reply);
+    assert_eq!(reply.error.map(|error| error.kind()), Some(ErrorKind::OutcomeUnknown));
+    assert_eq!(reply.set_cookie, None);
+    assert_eq!(two.block_on(stand.read(&cookie, A)), None);
+}
+
 on_every_store! {
     write_after_settled_write_keeps_concurrent_write,
     write_after_settled_write_does_not_undo_sign_in,
@@ -430,4 +606,12 @@ on_every_store! {
     failed_transact_leaves_pending_sign_out_for_response,
     insert_after_sign_out_is_not_compared_with_old_session,
     sign_in_recovers_request_whose_session_was_lost,
+    change_without_effect_is_not_saved_after_response,
+    write_with_old_secret_starts_no_new_session,
+    lifetime_change_of_lost_session_fails_only_if_session_lives,
+    request_with_replaced_secret_does_not_extend_idle_timeout,
+    change_during_in_doubt_commit_stays_visible,
+    outcome_unknown_after_response_is_reported_until_reload,
+    value_taken_from_session_made_beside_several_tokens_is_handed_out_once,
+    panic_in_transaction_leaves_session_usable,
 }

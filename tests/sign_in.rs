@@ -12,8 +12,8 @@ use support::visit::{Visit, cookie_of, finish, rotate, sign_in, sign_out, visit}
 use unsticky::store::Kind;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Builder, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Session,
-    Sessions,
+    Builder, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Key, Lifetime,
+    Session, Sessions,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -461,6 +461,87 @@ async fn label_is_ignored_without_directory(on: Backend) {
     assert!(cookie_of(&finish(exchange, 200).await).is_some());
 }
 
+const CART: Key<u32> = Key::new("cart").survives_sign_in();
+
+/// What survives a sign-in is of the anonymous visitor who signs in, and of nobody who was signed in before.
+async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Backend) {
+    let stand = on.stand();
+    let fill = async |session: Session| session.insert(CART, &1);
+    let alice = stand.signed_in("alice").await;
+    stand.visit(&alice, fill).await.ok();
+    assert_eq!(stand.read(&alice, CART).await, Some(1));
+    let bob = stand.visit(&alice, async |session: Session| session.sign_in("bob")).await.cookie();
+    assert_eq!(
+        (stand.who(&bob).await.as_deref(), stand.read(&bob, CART).await),
+        (Some("bob"), None)
+    );
+    // Nor from one that the same request has ended.
+    let anonymous = stand.visit("", fill).await.cookie();
+    let start_over = async |session: Session| {
+        session.sign_out();
+        sign_in(session).await
+    };
+    let renewed = stand.visit(&anonymous, start_over).await.cookie();
+    assert_eq!(stand.read(&renewed, CART).await, None);
+    // But from one that it has made itself, beside several others.
+    let (one, two) = (stand.seeded().await, stand.seeded().await);
+    let fill_and_sign_in = async |session: Session| {
+        session.insert(CART, &2)?;
+        session.save().await?;
+        sign_in(session).await
+    };
+    let signed_in = stand.visit(&format!("{one}; {two}"), fill_and_sign_in).await.cookie();
+    assert_eq!(stand.who(&signed_in).await.as_deref(), Some("alice"));
+    assert_eq!(stand.read(&signed_in, CART).await, Some(2));
+}
+
+/// What the request of a sign-in writes after its response does not show that the response arrived.
+async fn own_write_does_not_confirm_sign_in(on: Backend) {
+    let stand = on.stand_with(rejects);
+    let (exchange, session) = stand.begin("").await;
+    session.sign_in("alice").unwrap();
+    assert!(cookie_of(&finish(exchange, 200).await).is_some());
+    session.insert(A, &1).unwrap();
+    session.save().await.unwrap();
+    let again = stand.visit("", sign_in).await;
+    assert_eq!(again.failure(), None);
+    assert!(stand.who(&again.cookie()).await.is_some());
+}
+
+/// The sign-in's own request writes at the same time as its cookie comes back.
+async fn confirmation_is_repeated_after_conflict(on: Backend) {
+    let stand = on.stand_with(rejects);
+    let (exchange, session) = stand.begin("").await;
+    session.sign_in("alice").unwrap();
+    let cookie = cookie_of(&finish(exchange, 200).await).unwrap();
+    let first_use = stand.overtaken(
+        &cookie,
+        async |_| Ok(()),
+        async || {
+            session.insert(A, &1).unwrap();
+            session.save().await.unwrap();
+        },
+    );
+    first_use.await.ok();
+    assert_eq!(stand.visit("", sign_in).await.failure(), Some(ErrorKind::TooManySessions));
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+}
+
+/// Somebody has signed in on one of the presented sessions, and that has expired since.
+#[tokio::test]
+async fn sign_in_succeeds_beside_expired_session_that_is_still_stored() {
+    let stand = Stand::over(Backend::memory().store(), |builder| builder);
+    let (one, two) = (stand.seeded().await, stand.seeded().await);
+    let both = format!("{one}; {two}");
+    let late = stand.overtaken(&both, sign_in, async || {
+        stand.sign_in(&one).await;
+        stand.clock.advance(Duration::from_secs(1800));
+    });
+    let late = late.await;
+    assert_eq!(late.failure(), None);
+    assert_eq!(stand.who(&late.cookie()).await.as_deref(), Some("alice"));
+}
+
 on_every_store! {
     sign_in_ends_every_presented_session,
     sessions_ended_by_sign_in_do_not_count_against_limit,
@@ -481,4 +562,7 @@ on_every_store! {
     process_with_fast_clock_unlists_no_live_session,
     sign_in_at_large_limit_checks_only_sixteen_sessions,
     label_is_ignored_without_directory,
+    surviving_value_is_carried_over_from_own_anonymous_session_only,
+    own_write_does_not_confirm_sign_in,
+    confirmation_is_repeated_after_conflict,
 }
