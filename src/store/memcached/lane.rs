@@ -351,7 +351,7 @@ mod tests {
 
         async fn is_asked(&mut self, expected: &[&str]) {
             for expected in expected {
-                assert_eq!(self.asked.recv().await.unwrap(), *expected);
+                assert_eq!(bounded(self.asked.recv()).await.unwrap(), *expected);
             }
             self.asked.try_recv().unwrap_err();
         }
@@ -369,8 +369,13 @@ mod tests {
         }
     }
 
+    /// What takes longer than this hangs.
+    async fn bounded<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(5), future).await.expect("it hangs")
+    }
+
     async fn succeeds(answer: Answer) {
-        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("it hangs");
+        let answer = bounded(answer).await;
         assert_eq!(answer.unwrap().unwrap().status, GetStatus::Miss);
     }
 
@@ -401,11 +406,11 @@ mod tests {
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         let late = subject.queue_since("late", ago(31));
         let in_time = subject.queue_since("in-time", ago(20));
-        assert!(unsent(late.await.unwrap()).contains("does not keep up"));
+        assert!(unsent(bounded(late).await.unwrap()).contains("does not keep up"));
         succeeds(in_time).await;
         // A batch of which nothing is left is not sent either.
         let late = subject.queue_since("late", ago(31));
-        assert!(unsent(late.await.unwrap()).contains("does not keep up"));
+        assert!(unsent(bounded(late).await.unwrap()).contains("does not keep up"));
         succeeds(subject.queue("last")).await;
         subject.is_asked(&["in-time O0", "last O0"]).await;
         subject.is_idle();
@@ -484,7 +489,7 @@ mod tests {
         let next = subject.queue("next");
         assert_eq!(subject.counts(), (2, 1));
         runtime.shutdown_background();
-        answer.await.unwrap_err();
+        bounded(answer).await.unwrap_err();
         assert_eq!(subject.counts(), (1, 1));
         assert!(subject.lane.state().gathering, "the other drainer's");
         subject.answers.send_replace(true);
@@ -521,7 +526,7 @@ mod tests {
         assert!((&mut second).now_or_never().is_none());
         assert_eq!(subject.counts(), (1, 1), "only one is on its own");
         subject.answers.send_replace(true);
-        let (first, second) = tokio::join!(first, second);
+        let (first, second) = bounded(async { tokio::join!(first, second) }).await;
         assert_eq!(
             (first.unwrap().status, second.unwrap().status),
             (GetStatus::Miss, GetStatus::Miss)
@@ -540,7 +545,7 @@ mod tests {
             assert!((&mut next).now_or_never().is_none());
             assert_eq!(lane.state().solo, goes_alone);
             assert_eq!(subject.counts(), if goes_alone { (0, 0) } else { (1, 1) });
-            next.await.unwrap();
+            bounded(next).await.unwrap();
             subject.is_idle();
         }
     }
