@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer, ser};
 use serde_json::error::Category;
-use serde_json::ser::Formatter;
+use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -61,13 +61,20 @@ fn place(error: &serde_json::Error) -> String {
     }
 }
 
-/// Writes an `f32` as the `f64` that it equals. Under `flatten` and in untagged enums it is read as an
-/// `f64`, and the shortest text of an `f32` may then be rounded twice: that of 7.038531e-26 is.
+/// Writes an `f32` so that it is read as the same one also where it is read as an `f64` first: under
+/// `flatten` and in untagged enums. Its shortest text may be rounded twice there, as that of 7.038531e-26
+/// is; the `f64` that it equals is not.
 struct Exact;
 
 impl Formatter for Exact {
     fn write_f32<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f32) -> io::Result<()> {
-        self.write_f64(writer, value.into())
+        let mut shortest = Vec::with_capacity(16);
+        CompactFormatter.write_f32(&mut shortest, value)?;
+        let read = serde_json::from_slice::<f64>(&shortest).map(|read| read as f32);
+        match read {
+            Ok(read) if read.to_bits() == value.to_bits() => writer.write_all(&shortest),
+            _ => self.write_f64(writer, value.into()),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ use std::marker::PhantomData;
 ///
 /// A value is any type that serde can serialize and deserialize. It is stored as JSON: a type may change
 /// while sessions live, and an operator can read it. Every number comes back exactly, each finite `f32`
-/// and `f64` bit for bit.
+/// and `f64` bit for bit; for integers beyond 64 bits there is the exception below.
 ///
 /// A value that could not be read again is refused when it is written, with [`ErrorKind::Encode`] and the
 /// reason: each new value is read back once, as the key's type, before it is accepted. This refuses

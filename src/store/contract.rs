@@ -25,9 +25,11 @@ use crate::error::Result;
 ///   [`TAG_LEN`] bytes of `bytes` differ in every write that the core makes, so a backend
 ///   without versions of its own may use them.
 /// - **Compare-and-set.** `replace` and the conditional `delete` are given the record that they
-///   expect to find: bytes and version together, as one call of this store gave them or was given
-///   them. A store compares either, whichever its backend compares best: a version number, the write
-///   tag, or the whole value.
+///   expect to find: the version that this store gave it, and the bytes that this store gave or was
+///   given with that version. A store compares either, whichever its backend compares best: a
+///   version number, the write tag, or the whole value. A decorator that stores other bytes than it is
+///   given, such as an encrypting one, hands on bytes that its inner store does not hold, so it needs
+///   an inner store that compares versions, as all stores of this crate do.
 /// - **Time to live.** `ttl` is at least one millisecond. A key is not readable after it, and a
 ///   store that counts in coarser units rounds *up*. The core enforces deadlines itself, so a store
 ///   may keep a key a little longer, never shorter, and never for ever. `replace` sets the time to

@@ -169,7 +169,7 @@ fn server_of(text: &str) -> Result<ConnectionAddr, ConnectError> {
     Ok(ConnectionAddr::Tcp(host, port))
 }
 
-const WILDCARD: &str = "it names every address of a machine and no server";
+const WILDCARD: &str = "its host means every address of a machine, not a server";
 
 fn database(text: &str) -> Result<i64, ConnectError> {
     let database = number::<u32>(text).map(i64::from);
@@ -203,7 +203,7 @@ fn pairs(options: Option<&str>) -> Result<Vec<(String, String)>, ConnectError> {
         }
         let name = decoded(name)?;
         if pairs.iter().any(|(other, _)| *other == name) {
-            return Err(ConnectError::address("an option stands there twice"));
+            return Err(ConnectError::address("an option is given twice"));
         }
         pairs.push((name, decoded(value)?));
     }

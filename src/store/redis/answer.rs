@@ -37,7 +37,7 @@ const CLUSTER: &str = "the server is a node of a Redis Cluster, which an address
                        serve; RedisStore::from_connection takes a connection to the cluster";
 const REPLICA: &str =
     "the server is a replica, which takes no writes; the address must lead to its master";
-const RENAMED: &str = "the command is disabled or renamed there, or what stands there is no Redis";
+const RENAMED: &str = "the command is disabled or renamed there, or the server is not Redis";
 const PERMISSION: &str =
     "the server's access control list (ACL) does not permit the user to do that";
 const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not permit the user to run \
@@ -51,9 +51,9 @@ const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the addre
 const KNOWN: &[Known] = &[
     ("ERR", UNKNOWN_COMMAND, RENAMED),
     ("ERR", "unknown subcommand", RENAMED),
-    ("ERR", "wrong number of arguments", "what stands there is no Redis of 6.2 or newer"),
+    ("ERR", "wrong number of arguments", "the server is not Redis 6.2 or newer"),
     ("ERR", SYNTAX_ERROR, "the server does not know this form of the command"),
-    ("ERR", "max number of clients reached", "raise maxclients there, or open fewer connections"),
+    ("ERR", "max number of clients", "raise maxclients there, or open fewer connections"),
     ("ERR", "DB index is out of range", "the server has no database of that number"),
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (
@@ -66,8 +66,10 @@ const KNOWN: &[Known] = &[
     ("ERR", "ACL failure in script", SCRIPT_PERMISSION),
     ("ERR", "Unknown Redis command called from", SCRIPT_RENAMED),
     ("ERR", "Unknown command called from script", SCRIPT_RENAMED),
-    ("ERR", "no upstream host", "a proxy has no server to send the command to"),
-    ("ERR", "upstream failure", "a proxy has lost the server"),
+    // Envoy answers without a code.
+    ("", "no upstream host", "a proxy has no server for the command"),
+    ("", "upstream failure", "a proxy has lost its connection to the server"),
+    ("", "upstream protocol error", "a proxy did not understand the server's answer"),
     ("NOPERM", "no permissions to run", PERMISSION),
     ("NOPERM", "no permissions to access", PERMISSION),
     ("NOPERM", "No permissions to access", PERMISSION),
@@ -120,7 +122,7 @@ const KNOWN: &[Known] = &[
         "Not enough good replicas to write",
         "fewer replicas follow than min-replicas-to-write asks for",
     ),
-    ("BUSY", "busy running a script", "a script of somebody else holds the server up"),
+    ("BUSY", "busy running a script", "another client's script is blocking the server"),
     (
         "WRONGTYPE",
         "Operation against a key holding the wrong kind of value",
@@ -152,15 +154,21 @@ impl Answer {
         mut code: &'a str,
         mut detail: &'a str,
     ) -> Self {
-        // Redis and Valkey say so of every error that ends a script. Whatever it was: the only write of
-        // a script of ours is its last step, so it was not made.
-        let ended_script = detail.contains("@user_script:");
-        // Redis before 7 wraps what a command inside a script answered.
-        if ended_script
-            && code == "ERR"
-            && let Some((_, inner)) = detail.split_once(": -")
-        {
-            (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
+        // Whatever it was that ended a script: the only write of a script of ours is its last step, so it
+        // was not made. A proxy may repeat a record in a text of its own, so only the exact forms count,
+        // and only after a script.
+        let is_script = matches!(command.as_str(), "EVAL" | "EVALSHA");
+        let mut ended_script = false;
+        if is_script && code == "ERR" {
+            if let Some(inner) = error_before_redis_7(detail) {
+                ended_script = true;
+                if let Some(inner) = inner.strip_prefix('-') {
+                    (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
+                }
+            } else {
+                ended_script = SCRIPT_ERRORS.iter().any(|error| detail.starts_with(error))
+                    && ends_with_place_in_script(detail);
+            }
         }
         let is_code =
             (1..=20).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -173,13 +181,19 @@ impl Answer {
             server,
             command,
             code: if is_code { code.to_owned() } else { String::new() },
-            known: KNOWN.iter().find(|known| known.0 == code && detail.contains(known.1)),
+            known: match is_code {
+                true => KNOWN.iter().find(|known| known.0 == code && detail.contains(known.1)),
+                false => {
+                    let line = format!("{code} {detail}");
+                    KNOWN.iter().find(|known| known.0.is_empty() && line.starts_with(known.1))
+                }
+            },
             certainty,
             is_from_sentinel: false,
         }
     }
 
-    /// Whether the server will do the same thing later.
+    /// Whether the same command may succeed later.
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self.code.as_str(),
@@ -215,6 +229,35 @@ impl Answer {
     }
 }
 
+/// With these the server ends a script at a command that it does not run.
+const SCRIPT_ERRORS: &[&str] = &[
+    "The user executing the script can't run this command",
+    "The user executing the script can't access at least one of the keys",
+    "ACL failure in script",
+    "Unknown Redis command called from",
+    "Unknown command called from script",
+];
+
+/// What a command inside a script answered, as Redis before 7 wraps it:
+/// `Error running script (call to f_HASH): @user_script:LINE: ERROR`.
+fn error_before_redis_7(detail: &str) -> Option<&str> {
+    let (hash, rest) = detail.strip_prefix("Error running script (call to f_")?.split_once(')')?;
+    let (line, error) = rest.strip_prefix(": @user_script:")?.split_once(": ")?;
+    let is_hash = hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_hash && is_number(line)).then_some(error)
+}
+
+/// Whether the text ends as Redis 7 and Valkey end the error of a script: `on @user_script:LINE.`.
+fn ends_with_place_in_script(detail: &str) -> bool {
+    let line =
+        detail.trim_end().strip_suffix('.').and_then(|text| text.rsplit_once("on @user_script:"));
+    line.is_some_and(|(_, line)| is_number(line))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether the server says so before it does anything.
 fn proves_nothing_written(code: &str, detail: &str) -> bool {
     match code {
@@ -232,11 +275,11 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = self.server.as_deref().unwrap_or("redis");
         write!(f, "{server} answered {} with ", self.command)?;
-        f.write_str(if self.code.is_empty() { "an unknown error" } else { &self.code })?;
-        let Some((_, text, meaning)) = self.known else { return Ok(()) };
-        if !text.is_empty() {
-            write!(f, " {text}")?;
-        }
+        let Some((_, text, meaning)) = self.known else {
+            return f.write_str(if self.code.is_empty() { "an unknown error" } else { &self.code });
+        };
+        let between = if self.code.is_empty() || text.is_empty() { "" } else { " " };
+        write!(f, "{}{between}{text}", self.code)?;
         match self.server {
             None => Ok(()),
             Some(_) if self.is_from_sentinel => write!(f, ": {SENTINEL}"),
@@ -252,9 +295,13 @@ mod tests {
     use super::*;
 
     fn answer(line: &str) -> Answer {
+        answer_to("SET", line)
+    }
+
+    fn answer_to(command: &str, line: &str) -> Answer {
         let value = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         let error = value.extract_error().unwrap_err();
-        Answer::of(Some("it".to_owned()), cmd("SET").arg("k").arg("private"), &error).unwrap()
+        Answer::of(Some("it".to_owned()), cmd(command).arg("k").arg("private"), &error).unwrap()
     }
 
     #[test]
@@ -274,7 +321,7 @@ mod tests {
             ("Err x", ""),
             ("ERR2 x", ""),
         ] {
-            assert_eq!(answer(line).code, code, "{line}");
+            assert_eq!(answer_to("EVALSHA", line).code, code, "{line}");
         }
     }
 
@@ -327,7 +374,37 @@ mod tests {
             ("EXECABORT Transaction discarded", false),
             ("UPSTREAM failure", false),
         ] {
-            assert_eq!(answer(line).is_of_nothing_written(), certain, "{line}");
+            assert_eq!(answer_to("EVAL", line).is_of_nothing_written(), certain, "{line}");
+        }
+    }
+
+    /// A proxy may repeat a record, and so whatever a visitor has chosen.
+    #[test]
+    fn repeated_record_does_not_pass_for_end_of_script() {
+        const DENIED: &str = "The user executing the script can't run this command";
+        for line in [
+            "ERR lost after sending SET k @user_script: : -READONLY x".to_owned(),
+            "ERR lost after sending SET k @user_script:2: -READONLY x".to_owned(),
+            "ERR lost after sending SET k script: 5f, on @user_script:2.".to_owned(),
+            format!("ERR lost after sending {DENIED} script: 5f, on @user_script:2."),
+            format!("ERR {DENIED} was lost"),
+            format!("ERR {DENIED} on @user_script:2. and on"),
+            format!("ERR {DENIED} on @user_script:x."),
+            format!("UPSTREAM {DENIED} script: 5f, on @user_script:2."),
+            "ERR lost: Error running script (call to f_5f): @user_script:2: -OOM".to_owned(),
+            "ERR Error running script (call to f_x): @user_script:2: -OOM".to_owned(),
+            "ERR Error running script (call to f_5f): @user_script:x: -OOM".to_owned(),
+            "ERR Error running script (call to f_5f): lost @user_script:2: -OOM".to_owned(),
+        ] {
+            assert!(!answer_to("EVALSHA", &line).is_of_nothing_written(), "{line}");
+        }
+        // After a command that is no script, none of these forms means anything.
+        for line in [
+            format!("ERR {DENIED} script: 5f, on @user_script:2."),
+            "ERR Error running script (call to f_5f): @user_script:2: -OOM".to_owned(),
+        ] {
+            assert!(answer_to("EVALSHA", &line).is_of_nothing_written(), "{line}");
+            assert!(!answer_to("SET", &line).is_of_nothing_written(), "{line}");
         }
     }
 
@@ -346,6 +423,9 @@ mod tests {
             ("READONLY private", "it answered SET with READONLY: the server is a replica"),
             ("ERR cannot send SET k private", "it answered SET with ERR"),
             ("UPSTREAM private", "it answered SET with UPSTREAM"),
+            ("ERR max number of clients + cluster", "ERR max number of clients: raise maxclients"),
+            ("no upstream host", "it answered SET with no upstream host: a proxy has no server"),
+            ("upstream failure private", "SET with upstream failure: a proxy has lost"),
             ("private", "it answered SET with an unknown error"),
             ("PRIVATEPRIVATEPRIVATEPRIVATE x", "it answered SET with an unknown error"),
             (
@@ -359,6 +439,7 @@ mod tests {
             assert!(!text.to_lowercase().contains("private"), "{text}");
         }
     }
+
     #[test]
     fn codes_decide_what_happens_next() {
         for (line, meanings) in [
@@ -399,14 +480,14 @@ mod tests {
     fn meaning_of_error_is_printed() {
         for (line, printed) in [
             ("ERR unknown subcommand 'SETINFO'. Try CLIENT HELP.", RENAMED),
-            ("ERR wrong number of arguments for 'set' command", "no Redis of 6.2 or newer"),
+            ("ERR wrong number of arguments for 'set' command", "the server is not Redis 6.2 or newer"),
             ("ERR syntax error", "does not know this form"),
             (
                 "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: 5f, on @user_script:2.",
                 PERMISSION,
             ),
-            ("ERR no upstream host", "a proxy has no server"),
-            ("ERR upstream failure", "a proxy has lost the server"),
+            ("no upstream host", "a proxy has no server"),
+            ("upstream failure", "a proxy has lost its connection"),
             ("NOPERM this user has no permissions to access one of the keys", PERMISSION),
             ("NOPERM No permissions to access a key", PERMISSION),
             ("NOPERM private", PERMISSION),
@@ -430,7 +511,7 @@ mod tests {
             ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write"),
             (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
-                "holds the server up",
+                "script is blocking the server",
             ),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",

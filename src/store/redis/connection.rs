@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use ::redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
     Value, cmd,
 };
-use futures_util::future::try_join3;
+use futures_util::future::join3;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
@@ -27,7 +27,7 @@ use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::address::Address;
 use crate::store::redis::answer::Answer;
 use crate::store::redis::greeting::{Refusal, greet};
-use crate::store::redis::native::Native;
+use crate::store::redis::native::{Native, Trial};
 use crate::store::redis::sanitize::Sanitized;
 
 /// Where to connect to, and how long to wait.
@@ -85,6 +85,8 @@ pub(super) struct SharedConnection {
     settings: Settings,
     /// How many commands wait, for a connection or for their answer.
     waiting: AtomicUsize,
+    /// How many connections in a row have broken while the server was tried out.
+    lost_trials: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -139,7 +141,7 @@ impl Step {
 impl SharedConnection {
     pub(super) fn new(settings: Settings) -> Self {
         let state = Mutex::new(State { generation: 0, phase: Phase::Idle });
-        Self { settings, waiting: AtomicUsize::new(0), state }
+        Self { settings, waiting: AtomicUsize::new(0), lost_trials: AtomicUsize::new(0), state }
     }
 
     /// Sends a command, once, and waits for its answer.
@@ -157,6 +159,20 @@ impl SharedConnection {
             None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
         };
         Ok(Lease { shared: self, link, _permit: permit })
+    }
+
+    /// Sends a command on this connection; `None` where no answer comes within the time.
+    async fn exchange(
+        &self,
+        link: &Connection,
+        command: &Cmd,
+        limit: Duration,
+    ) -> Option<Result<Value, RedisError>> {
+        let mut connection = link.connection.clone();
+        let waiting = Waiting::new(self, link);
+        let answer = timeout(limit, connection.send_packed_command(command)).await.ok()?;
+        waiting.answered();
+        Some(answer.and_then(Value::extract_error))
     }
 
     /// One more command that waits, unless there are too many.
@@ -256,7 +272,7 @@ impl SharedConnection {
 
 /// A connection, and the place of a command that waits on it.
 pub(super) struct Lease<'a> {
-    shared: &'a SharedConnection,
+    shared: &'a Arc<SharedConnection>,
     link: Arc<Connection>,
     _permit: WaitingPermit<'a>,
 }
@@ -264,11 +280,10 @@ pub(super) struct Lease<'a> {
 impl Lease<'_> {
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
-        let deadline = Instant::now() + self.shared.settings.response_timeout;
-        match self.exchange(command, deadline).await {
+        match self.try_to(command).await {
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => {
-                let connection = self.link.connection.clone();
-                Err(Failure::Answered(Box::pin(at_sentinel(connection, answer, deadline)).await))
+                let is_sentinel = Box::pin(self.is_sentinel()).await;
+                Err(Failure::Answered(if is_sentinel { answer.of_sentinel() } else { answer }))
             }
             outcome => outcome,
         }
@@ -276,47 +291,76 @@ impl Lease<'_> {
 
     /// Sends a command that the server need not know.
     pub(super) async fn try_to(&self, command: &Cmd) -> Result<Value, Failure> {
-        self.exchange(command, Instant::now() + self.shared.settings.response_timeout).await
-    }
-
-    async fn exchange(&self, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
         let Self { shared, link, .. } = self;
-        let mut connection = link.connection.clone();
-        let waiting = Waiting::new(shared, link);
-        match timeout_at(deadline, connection.send_packed_command(command)).await {
-            Ok(answer) => {
-                waiting.answered();
-                let answer = answer.and_then(Value::extract_error);
-                answer.map_err(|error| shared.failed(link, command, &error))
-            }
-            Err(_) => {
-                let limit = shared.settings.response_timeout;
+        let limit = shared.settings.response_timeout;
+        match shared.exchange(link, command, limit).await {
+            Some(answer) => answer.map_err(|error| shared.failed(link, command, &error)),
+            None => {
                 Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", shared.at())))
             }
         }
     }
 
-    /// What the server can compare by itself. It is tried out once for each connection.
-    pub(super) async fn native(&self, key: &StoreKey) -> Result<&Native, Failure> {
-        self.link.native.get_or_try_init(|| self.try_out(key)).await
+    /// Whether the server is a Sentinel: none of them knows our commands.
+    async fn is_sentinel(&self) -> bool {
+        if let Some(is_sentinel) = self.link.is_sentinel.get() {
+            return *is_sentinel;
+        }
+        let role = self.try_to(&cmd("ROLE")).await;
+        let sentinel = Value::BulkString(b"sentinel".to_vec());
+        let is_sentinel = matches!(role, Ok(Value::Array(role)) if role.first() == Some(&sentinel));
+        *self.link.is_sentinel.get_or_init(|| is_sentinel)
     }
 
-    async fn try_out(&self, key: &StoreKey) -> Result<Native, Failure> {
-        let answers = Native::trials(key).map(|trial| async move {
-            match self.try_to(&trial).await {
-                Ok(answer) => Ok(Some(answer)),
-                Err(Failure::Answered(_)) => Ok(None),
-                // No record was touched, so the command that waits for this was not sent.
-                Err(Failure::Lost(reason) | Failure::NotSent(reason)) => {
-                    Err(Failure::NotSent(reason))
-                }
-            }
-        });
-        let [set, delifeq, delex] = answers;
-        // All of them at once, in one round trip.
-        let (set, delifeq, delex) = try_join3(set, delifeq, delex).await?;
-        Ok(Native::judged([set, delifeq, delex]))
+    /// What the server can compare by itself, if that is known. It is tried out by a task of its own, so no
+    /// command waits for that.
+    pub(super) fn native(&self, key: &StoreKey) -> Option<&Native> {
+        let Self { shared, link, .. } = self;
+        let native = link.native.get();
+        if native.is_none()
+            && shared.lost_trials.load(Ordering::Relaxed) < MAX_LOST_TRIALS
+            && !link.is_tried.swap(true, Ordering::Relaxed)
+        {
+            let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+            tokio::spawn(try_out(shared, link, Native::trials(key)));
+        }
+        native
     }
+}
+
+/// After so many connections in a row that did not survive it, nothing is tried out any more: there are
+/// proxies that end a connection at a command that they do not know.
+const MAX_LOST_TRIALS: usize = 2;
+
+/// Finds out what the server can compare by itself.
+async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [Cmd; 3]) {
+    // A connection must not be kept by this for as long as an application may wait.
+    let limit = shared.settings.response_timeout.min(limits::RESPONSE);
+    let [set, delifeq, delex] = &trials;
+    let try_to = async |trial| match shared.exchange(&link, trial, limit).await {
+        Some(Ok(answer)) => Trial::Answered(answer),
+        Some(Err(error)) => match Answer::of(None, trial, &error) {
+            Some(answer) if answer.is_of_no_such_command() => Trial::Unknown,
+            Some(_) => Trial::Refused,
+            None => Trial::Lost,
+        },
+        None => Trial::Lost,
+    };
+    // All of them at once, in one round trip.
+    let (set, delifeq, delex) = join3(try_to(set), try_to(delifeq), try_to(delex)).await;
+    let trials = [set, delifeq, delex];
+    if trials.contains(&Trial::Lost) {
+        shared.lost_trials.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    shared.lost_trials.store(0, Ordering::Relaxed);
+    if trials.contains(&Trial::Refused) {
+        // Its memory may be full, for example: that says nothing of what it can do.
+        link.is_tried.store(false, Ordering::Relaxed);
+        return;
+    }
+    // Nobody else has set it: one trial runs at a time, until one sets it.
+    let _ = link.native.set(Native::judged(trials));
 }
 
 /// The place of a command that waits.
@@ -333,7 +377,11 @@ struct Connection {
     connection: MultiplexedConnection,
     generation: u64,
     silence: Mutex<Silence>,
-    native: OnceCell<Native>,
+    /// What the server can compare by itself, once that is known.
+    native: OnceLock<Native>,
+    /// That is being tried out, or was.
+    is_tried: AtomicBool,
+    is_sentinel: OnceLock<bool>,
     /// Ended with the last user: it would go on to write what nobody waits for any more.
     driver: AbortHandle,
 }
@@ -467,7 +515,9 @@ async fn connect(settings: Settings, release: ReleaseOnDrop, attempt: watch::Sen
         connection,
         generation,
         silence: Mutex::new(Silence::new()),
-        native: OnceCell::new(),
+        native: OnceLock::new(),
+        is_tried: AtomicBool::new(false),
+        is_sentinel: OnceLock::new(),
         driver: task.abort_handle(),
     });
     if let Some(shared) = shared.upgrade() {
@@ -644,23 +694,6 @@ impl Future for Batching {
     }
 }
 
-/// The answer with the word of a Sentinel that it is one: none of them knows our commands.
-async fn at_sentinel(
-    mut connection: MultiplexedConnection,
-    answer: Answer,
-    deadline: Instant,
-) -> Answer {
-    let role = cmd("ROLE");
-    match timeout_at(deadline, connection.send_packed_command(&role)).await {
-        Ok(Ok(Value::Array(role)))
-            if role.first() == Some(&Value::BulkString(b"sentinel".to_vec())) =>
-        {
-            answer.of_sentinel()
-        }
-        _ => answer,
-    }
-}
-
 /// What happened, without anything that the server may have repeated.
 fn reason(error: &RedisError) -> String {
     if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
@@ -703,7 +736,9 @@ mod tests {
             connection: connected.await.unwrap().0,
             generation,
             silence: Mutex::new(Silence::new()),
-            native: OnceCell::new(),
+            native: OnceLock::new(),
+            is_tried: AtomicBool::new(false),
+            is_sentinel: OnceLock::new(),
             driver: tokio::spawn(async {}).abort_handle(),
         })
     }

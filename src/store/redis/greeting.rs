@@ -61,7 +61,7 @@ where
     }
     if !link.buffer().is_empty() {
         // Whatever it is, it would be taken for the answer to the next command.
-        return Err(Refusal::Answered("the server says more than it was asked".to_owned()));
+        return Err(Refusal::Answered("the server sent more than it was asked for".to_owned()));
     }
     match answers.into_iter().take(needed.len()).flatten().next() {
         None => Ok(()),
@@ -113,9 +113,7 @@ async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<S
         [b'+', .., b'\n'] => Ok(None),
         [b'-', error @ .., b'\n'] => Ok(Some(String::from_utf8_lossy(error).trim_end().to_owned())),
         [b'+' | b'-', ..] => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        _ => Err(Refusal::Answered(
-            "what stands there does not speak the protocol of Redis".to_owned(),
-        )),
+        _ => Err(Refusal::Answered("the server does not speak the protocol of Redis".to_owned())),
     }
 }
 
@@ -222,7 +220,7 @@ mod tests {
             (&[OK, OK, OK][..], "welcome"),
             // An older server cannot be told a library's name.
             (&[OK, UNKNOWN, UNKNOWN], "welcome"),
-            (&[OK, OK, OK, OK], "the server says more than it was asked"),
+            (&[OK, OK, OK, OK], "the server sent more than it was asked for"),
             (&[WRONG, OK, OK], "it answered SELECT with WRONGPASS invalid username-password pair"),
             (&[CLIENTS], "open fewer connections, and hung up"),
             (&[OK, CLIENTS], "open fewer connections, and hung up"),

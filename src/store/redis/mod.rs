@@ -33,17 +33,19 @@ use crate::store::redis::connection::{Failure, Settings, SharedConnection};
 ///
 /// `replace` and the conditional `delete` compare inside the server. A server that has a command for
 /// it is sent that command: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey 9) and
-/// `DELEX … IFEQ` (Redis 8.4), which take about half of the server's time. Other servers run a script
-/// of three lines, which compares the record's write tag; their script cache may be flushed at any
-/// time. So does every server
+/// `DELEX … IFEQ` (Redis 8.4), which take about half of the server's time. Otherwise the store runs a
+/// short script, which compares the record's write tag:
 ///
-/// - for a record of more than 4 KiB, which would have to be sent twice to be compared,
-/// - where its user may not run the command,
-/// - to tell a conflict from a missing key when the comparison fails,
+/// - on other servers, and if the user may not run the command;
+/// - for records of more than 4 KiB, which would have to be sent along to be compared;
+/// - to tell a conflict from a missing key when the comparison fails;
 /// - on a connection of the application's own.
 ///
-/// The store finds out what a server can do when a connection first compares something, by trying the
-/// three commands on the key `NAMESPACE:EPOCH:KIND:compare-and-set`, which holds nothing.
+/// The server's script cache may be flushed at any time.
+///
+/// The store finds out what a server can do when a connection first compares something, beside the script
+/// that this command still runs: it tries the three commands on the key
+/// `NAMESPACE:EPOCH:KIND:compare-and-set`, which holds nothing.
 ///
 /// # Permissions
 ///
@@ -178,7 +180,7 @@ impl RedisStore {
         let outcome = async {
             let connection = own.connection()?;
             let lease = connection.lease().await?;
-            let native = lease.native(operation.key).await?;
+            let Some(native) = lease.native(operation.key) else { return Ok(Value::Nil) };
             let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
             let outcome = lease.try_to(&command).await;
             if let Err(Failure::Answered(answer)) = &outcome

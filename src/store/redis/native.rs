@@ -25,6 +25,18 @@ pub(super) struct Native {
     delex: AtomicBool,
 }
 
+/// What became of a command that was tried.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Trial {
+    Answered(Value),
+    /// The server does not know such a command, or does not permit it.
+    Unknown,
+    /// The server does not take it now.
+    Refused,
+    /// No answer came.
+    Lost,
+}
+
 impl Native {
     /// Commands that tell by their answers what a server can do. They are tried on a key that is no
     /// record's and holds nothing: the server's version would not tell, for its permissions and the names
@@ -43,13 +55,12 @@ impl Native {
         [set, delifeq, delex]
     }
 
-    /// What the answers to the trials tell; an error is none.
-    pub(super) fn judged(answers: [Option<Value>; 3]) -> Self {
-        let [set, delifeq, delex] = answers;
+    /// What the trials tell.
+    pub(super) fn judged([set, delifeq, delex]: [Trial; 3]) -> Self {
         Self {
-            set: AtomicBool::new(set == Some(Value::Nil)),
-            delifeq: AtomicBool::new(delifeq == Some(Value::Int(0))),
-            delex: AtomicBool::new(delex == Some(Value::Int(0))),
+            set: AtomicBool::new(set == Trial::Answered(Value::Nil)),
+            delifeq: AtomicBool::new(delifeq == Trial::Answered(Value::Int(0))),
+            delex: AtomicBool::new(delex == Trial::Answered(Value::Int(0))),
         }
     }
 
@@ -111,18 +122,21 @@ mod tests {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(trial_key(&key), "app:7:s:compare-and-set");
     }
+
     #[test]
     fn only_commands_with_right_answers_are_used() {
         const UNUSED: &str = "";
-        let (nil, zero, one) = (Some(Value::Nil), Some(Value::Int(0)), Some(Value::Int(1)));
+        let answered = Trial::Answered;
+        let (nil, zero) = (answered(Value::Nil), answered(Value::Int(0)));
+        let (one, okay, unknown) = (answered(Value::Int(1)), answered(Value::Okay), Trial::Unknown);
         for (set, delifeq, delex, used) in [
             (&nil, &zero, &zero, ["SET", "DELIFEQ"]),
-            (&nil, &None, &zero, ["SET", "DELEX"]),
-            (&nil, &None, &None, ["SET", UNUSED]),
-            (&None, &zero, &None, [UNUSED, "DELIFEQ"]),
-            (&None, &None, &None, [UNUSED, UNUSED]),
+            (&nil, &unknown, &zero, ["SET", "DELEX"]),
+            (&nil, &unknown, &unknown, ["SET", UNUSED]),
+            (&unknown, &zero, &unknown, [UNUSED, "DELIFEQ"]),
+            (&unknown, &unknown, &unknown, [UNUSED, UNUSED]),
             // A server that ignores the condition.
-            (&Some(Value::Okay), &one, &one, [UNUSED, UNUSED]),
+            (&okay, &one, &one, [UNUSED, UNUSED]),
             (&zero, &nil, &nil, [UNUSED, UNUSED]),
         ] {
             let native = Native::judged([set, delifeq, delex].map(Clone::clone));
@@ -150,7 +164,8 @@ mod tests {
 
     #[test]
     fn only_the_command_that_was_refused_is_forgotten() {
-        let known = || Native::judged([Some(Value::Nil), Some(Value::Int(0)), Some(Value::Int(0))]);
+        let known =
+            || Native::judged([Value::Nil, Value::Int(0), Value::Int(0)].map(Trial::Answered));
         let bytes = Bytes::new();
         for (refused, left) in changes(&bytes).iter().zip([["", "DELIFEQ"], ["SET", ""]]) {
             let native = known();
