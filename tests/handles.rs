@@ -546,13 +546,18 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     });
     assert!(panicking.await.unwrap_err().is_panic());
     assert_eq!(session.take(A).unwrap(), Some(1));
-    session.insert(A, &2).unwrap();
-    session.save().await.unwrap();
-    session.insert(B, &3).unwrap();
+    session.insert(B, &2).unwrap();
+    let gate = stand.store.hold(Verb::Create);
+    let (saved, ()) = tokio::join!(session.save(), async {
+        gate.reached().await;
+        session.insert(A, &3).unwrap();
+        gate.release();
+    });
+    saved.unwrap();
     let reply = finish(exchange, 200).await;
     let cookie = cookie_of(&reply).unwrap();
     assert_eq!(reply.error.map(|error| error.kind()), None);
-    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(2), Some(3)));
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
 }
 
 /// The commit has moved to a task of a runtime that ended before the commit did.
