@@ -1512,6 +1512,44 @@ async fn refused_write_for_directory_is_reported_and_not_repeated(on: Backend) {
     stand.store.inject(Verb::Create, Fault::Refused);
     let directory = stand.sessions.of(ALICE);
     assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Refused);
+    // A lost answer is no refusal: it is looked at again.
+    stand.store.inject(Verb::Create, Fault::LoseAnswer);
+    assert!(directory.revoke_all().await.unwrap().complete);
+}
+
+/// Alice's sign-in on it failed, and could not be taken off her directory before Bob signed in.
+async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend) {
+    let stand = on.stand_with(|builder| builder.command_retries(0));
+    empty_directory(&stand).await;
+    let anonymous = stand.seeded().await;
+    // The directory is written, the session is not, and then the directory cannot be read.
+    drop(stand.store.hold(Verb::Replace));
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    (0..2).for_each(|_| drop(stand.store.hold(Verb::Load)));
+    stand.store.inject(Verb::Load, Fault::Unavailable);
+    let sign_in = async |session: Session| session.sign_in(ALICE);
+    assert_eq!(stand.visit(&anonymous, sign_in).await.failure(), Some(ErrorKind::Refused));
+    let as_bob = async |session: Session| session.sign_in("bob");
+    let bob = stand.visit(&anonymous, as_bob).await.cookie();
+    assert!(list(&stand).await.is_empty());
+    let id = stand.visit(&bob, async |session: Session| Ok(session.id())).await.ok().unwrap();
+    let directory = stand.sessions.of(ALICE);
+    stand.spy.take();
+    assert!(!directory.revoke(id).await.unwrap());
+    assert!(stand.spy.verbs().contains(&Verb::Replace), "it is on her directory");
+    assert_eq!(directory.revoke_all().await.unwrap().count, 0);
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
+}
+
+/// A session that no directory listed may live for its absolute timeout, by a clock that is five minutes off.
+async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expired(on: Backend) {
+    let hour = Duration::from_secs(3600);
+    let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hour, 2 * hour)));
+    let directory = stand.sessions.of(ALICE);
+    assert!(!directory.revoke_all().await.unwrap().complete);
+    stand.clock.advance(2 * hour + Duration::from_secs(299));
+    assert!(!directory.revoke_all().await.unwrap().complete);
+    stand.clock.advance(Duration::from_secs(1));
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
@@ -1768,6 +1806,8 @@ on_every_store! {
     directory_operations_match_command_budget,
     list_loads_all_sessions_concurrently,
     refused_write_for_directory_is_reported_and_not_repeated,
+    revoke_all_spares_session_that_another_principal_has_taken,
+    revoke_all_without_directory_is_incomplete_until_every_session_has_expired,
     sign_in_revoked_twice_before_it_is_written_fails,
     session_of_lost_directory_can_revoke_others_unless_mode_is_strict,
     lifetime_that_directory_expects_is_not_written_to_it,

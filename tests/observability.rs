@@ -450,6 +450,22 @@ fn event_happens_only_for_its_own_reason() {
         assert!(visit(&strict, &cookie, read).await.ok());
     };
     assert_eq!(count_of("unlisted", listed), 0);
+    let saved = async {
+        let stand = stand();
+        increment(&stand, &arrive(&stand).await).await;
+    };
+    assert_eq!(count_of("rotated", saved), 0);
+    for (fault, count) in [(Fault::LoseAnswer, 1), (Fault::Refused, 0)] {
+        let unsettled = async {
+            let stand = stand();
+            let cookie = arrive(&stand).await;
+            drop(stand.store.hold(Verb::Load));
+            stand.store.inject(Verb::Replace, fault);
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            increment(&stand, &cookie).await;
+        };
+        assert_eq!(count_of("outcome_unknown", unsettled), count, "{fault:?}");
+    }
     // A reload that finds the session gone, with something to lose and with nothing.
     for (changes, count) in [(true, 1), (false, 0)] {
         let gone = async {
