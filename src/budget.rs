@@ -112,3 +112,37 @@ impl Wake for Woken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use tokio::sync::oneshot;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nothing_is_polled_does_not_count() {
+        let budget = Budget::new(SECOND);
+        let (wake, woken) = oneshot::channel();
+        let (_wake_later, woken_later) = oneshot::channel::<()>();
+        let work = async { (woken.await, woken_later.await) };
+        let mut work = pin!(budget.limited(SECOND / 2, work));
+        assert!(poll!(&mut work).is_pending());
+        advance(SECOND / 10).await;
+        wake.send(()).unwrap();
+        // It could go on, and nobody polls it.
+        advance(9 * SECOND).await;
+        assert!(poll!(&mut work).is_pending());
+        assert_eq!(budget.deadline(), budget.fixed_deadline + 9 * SECOND);
+        assert_eq!(budget.used(None), SECOND / 10);
+        // It waits for the rest of its time.
+        advance(SECOND * 39 / 100).await;
+        assert!(poll!(&mut work).is_pending());
+        advance(SECOND / 50).await;
+        assert!(poll!(&mut work).is_ready());
+        assert_eq!(budget.deadline(), budget.fixed_deadline + 9 * SECOND);
+    }
+}

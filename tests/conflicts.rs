@@ -17,7 +17,7 @@ use support::stand::{A, B, Backend, SEED, Stand, eventually, on_every_store};
 use support::stopwatch::Stopwatch;
 use support::visit::{finish, rotate, sign_in, sign_out, visit};
 use tokio::time::Instant;
-use unsticky::store::{MemoryStore, Store as _, StoreKey};
+use unsticky::store::{Kind, MemoryStore, Store as _, StoreKey};
 use unsticky::testing::{Fault, Verb, random_record};
 use unsticky::{Entropy, Error, ErrorKind, Key, Lifetime, Result, Session, Transaction};
 
@@ -812,61 +812,107 @@ impl Entropy for Repeating {
     }
 }
 
-/// A source that always gives the same bytes.
-#[derive(Debug)]
-struct Constant;
+/// A store in which somebody has every new id before its session is created.
+struct Taken(MemoryStore);
 
-impl Entropy for Constant {
-    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
-        bytes.fill(7);
-        Ok(())
+impl Interceptor for Taken {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        key: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        if verb == Verb::Create && key.kind() == Kind::Session {
+            self.0.create(key, random_record(64), Duration::from_secs(60)).await?;
+        }
+        call().await
     }
 }
 
+/// Nobody gets a session that is not their own. A sign-in whose ids were all revoked may be tried again.
 #[tokio::test]
-async fn broken_randomness_is_reported_and_touches_no_other_session() {
-    let stand = Backend::memory().stand_with(|builder| builder.entropy(Constant));
-    let first = stand.seeded().await;
-    let second = stand.visit("", async |session: Session| session.insert(SEED, &2)).await;
-    assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Randomness), None));
-    assert_eq!(stand.read(&first, SEED).await, Some(1));
+async fn session_is_not_created_under_id_that_is_taken() {
+    let store = MemoryStore::new();
+    let store = Intercepted::new(Arc::new(store.clone()), Taken(store));
+    let stand = Stand::over(Arc::new(store), |builder| builder);
+    let insert = stand.visit("", async |session: Session| session.insert(A, &1)).await;
+    assert_eq!((insert.failure(), insert.set_cookie), (Some(ErrorKind::Randomness), None));
+    let signed_in = stand.visit("", sign_in).await;
+    assert_eq!((signed_in.failure(), signed_in.set_cookie), (Some(ErrorKind::Contended), None));
 }
 
-/// A store whose loads fail with this error while there is one.
-#[derive(Default)]
-struct FailingLoads(Mutex<Option<fn(&'static str) -> Error>>);
+/// The end stands, and the answer says that what came after it was not kept.
+#[tokio::test]
+async fn failed_create_after_sign_out_is_reported() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.signed_in("alice").await;
+    let start_over = async |session: Session| {
+        session.sign_out();
+        session.insert(A, &1)
+    };
+    stand.store.inject(Verb::Create, Fault::Refused);
+    let visited = stand.visit(&cookie, start_over).await;
+    assert!(visited.removes_cookie());
+    assert_eq!(visited.failure(), Some(ErrorKind::Refused));
+    assert_eq!(stand.who(&cookie).await, None);
+}
 
-impl Interceptor for FailingLoads {
+/// How an error is made.
+type Make = fn(&'static str) -> Error;
+
+/// A store whose commands of this verb are applied and answered with this error.
+#[derive(Default)]
+struct Failing(Mutex<Option<(Verb, Make)>>);
+
+impl Interceptor for Failing {
     async fn intercept<T: Send + 'static>(
         &self,
         verb: Verb,
         _: &StoreKey,
         call: Call<T>,
     ) -> Result<T> {
-        let error = *self.0.lock().unwrap();
-        match error {
-            Some(error) if verb == Verb::Load => Err(error("as the test says")),
-            _ => call().await,
+        let answer = call().await;
+        match *self.0.lock().unwrap() {
+            Some((failing, error)) if verb == failing => Err(error("as the test says")),
+            _ => answer,
         }
     }
+}
+
+/// Sessions over such a store.
+fn failing_stand() -> (Stand, Arc<Failing>) {
+    let store = Intercepted::new(Arc::new(MemoryStore::new()), Failing::default());
+    let fails = store.interceptor.clone();
+    (Stand::over(Arc::new(store), |builder| builder), fails)
+}
+
+/// A server whose answer to a write is nonsense may have done it.
+#[tokio::test]
+async fn nonsense_answer_to_write_is_settled() {
+    let (stand, fails) = failing_stand();
+    let cookie = stand.seeded().await;
+    let increment = async |session: Session| {
+        *fails.0.lock().unwrap() = Some((Verb::Replace, |text| Error::corrupt(text)));
+        session.update(A, |number| *number += 1)
+    };
+    assert_eq!(stand.visit(&cookie, increment).await.failure(), None);
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
 /// A load changes nothing, so there is nothing to be unsure about, and a server that answers with nonsense
 /// is no better than one that is down. A refusal stays one.
 #[tokio::test]
 async fn failed_load_is_an_outage_or_a_refusal() {
-    let store = Intercepted::new(Arc::new(MemoryStore::new()), FailingLoads::default());
-    let fails = store.interceptor.clone();
-    let stand = Stand::over(Arc::new(store), |builder| builder);
+    let (stand, fails) = failing_stand();
     let cookie = stand.seeded().await;
-    let cases: [(fn(&'static str) -> Error, _); 4] = [
+    let cases: [(Make, _); 4] = [
         (|text| Error::unavailable(text), ErrorKind::Unavailable),
         (|text| Error::outcome_unknown(text), ErrorKind::Unavailable),
         (|text| Error::corrupt(text), ErrorKind::Unavailable),
         (|text| Error::refused(text), ErrorKind::Refused),
     ];
     for (error, kind) in cases {
-        *fails.0.lock().unwrap() = Some(error);
+        *fails.0.lock().unwrap() = Some((Verb::Load, error));
         let visited = stand.visit(&cookie, async |session: Session| session.get(SEED)).await;
         assert_eq!((visited.failure(), visited.set_cookie), (Some(kind), None));
     }
@@ -916,38 +962,42 @@ impl Entropy for LongestPauses {
 #[tokio::test(start_paused = true)]
 async fn pauses_between_attempts_grow() {
     const PROMPT: usize = 8;
-    for verb in [Verb::Replace, Verb::Delete] {
+    let deeds = [(Verb::Replace, "save"), (Verb::Delete, "sign-out"), (Verb::Replace, "sign-in")];
+    for (verb, deed) in deeds {
         let inner = MemoryStore::new();
         let overtaken = AlwaysOvertaken { inner: inner.clone(), sent: Mutex::default() };
         let store = Intercepted::new(Arc::new(inner), overtaken);
         let overtaken = store.interceptor.clone();
         let stand = Stand::over(Arc::new(store), |builder| builder.entropy(LongestPauses));
+        // There is a directory.
+        stand.signed_in("alice").await;
         let cookie = stand.seeded().await;
         let failing = async |session: Session| {
             overtaken.sent.lock().unwrap().clear();
-            match verb {
-                Verb::Replace => session.insert(A, &1),
-                _ => sign_out(session).await,
+            match deed {
+                "save" => session.insert(A, &1),
+                "sign-out" => sign_out(session).await,
+                _ => sign_in(session).await,
             }
         };
         assert_eq!(stand.visit(&cookie, failing).await.failure(), Some(ErrorKind::Contended));
         let sent = overtaken.sent.lock().unwrap().clone();
         let attempts: Vec<_> = sent.iter().filter(|(sent, _)| *sent == verb).collect();
-        assert_eq!(attempts.len(), 64, "{verb:?}");
+        assert_eq!(attempts.len(), 64, "{deed}");
         for (number, pair) in attempts.windows(2).enumerate() {
             let pause = pair[1].1 - pair[0].1;
             let longest = Duration::from_micros(500) * (1 << (number / PROMPT).min(5));
             match number < PROMPT {
-                true => assert_eq!(pause, Duration::ZERO, "{verb:?} {number}"),
+                true => assert_eq!(pause, Duration::ZERO, "{deed} {number}"),
                 // The runtime's clock counts milliseconds.
                 false => assert!(
                     pause + Duration::from_millis(1) >= longest
                         && pause < longest + Duration::from_millis(1),
-                    "{verb:?} {number}: {pause:?}"
+                    "{deed} {number}: {pause:?}"
                 ),
             }
         }
-        if verb == Verb::Replace {
+        if deed == "save" {
             let verbs: Vec<_> = sent.iter().map(|(verb, _)| *verb).collect();
             let (prompt, later) = verbs.split_at(PROMPT + 1);
             assert_eq!(prompt, [Verb::Replace; PROMPT + 1]);
@@ -973,6 +1023,10 @@ async fn commit_attempts_and_command_retries_follow_configuration(on: Backend) {
             stand.store.inject(verb, Fault::Unavailable);
             assert_eq!(stand.visit(&cookie, increment).await.failure(), failure);
         }
+        stand.store.inject(Verb::Create, Fault::Unavailable);
+        assert_eq!(stand.visit("", increment).await.failure(), failure);
+        stand.store.inject(Verb::Delete, Fault::Unavailable);
+        assert_eq!(stand.visit(&cookie, sign_out).await.failure(), failure);
     }
 }
 

@@ -778,6 +778,9 @@ async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
         stand.store.heal();
         assert_eq!(stored_as_alices(&stand).await, 0, "{fault:?}");
         assert_eq!(stand.read(&anonymous, SEED).await, (!is_written).then_some(1), "{fault:?}");
+        stand.spy.take();
+        assert!(list(&stand).await.is_empty());
+        assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory: {fault:?}");
         let new = arrives(&stand, "new").await;
         assert!(is_alice(&stand, &new).await);
         assert_eq!(list(&stand).await.len(), 1);
@@ -936,6 +939,46 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
     assert!(!is_valid(&sessions, &old).await);
 }
 
+/// Whoever signs in, and whoever fails to, waits half of the time at the most for a session that does not
+/// answer.
+#[tokio::test(start_paused = true)]
+async fn hanging_session_takes_half_of_sign_ins_time() {
+    let stand = Backend::memory()
+        .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
+    arrives(&stand, "old").await;
+    let half = Duration::from_millis(500);
+    let begun = tokio::time::Instant::now();
+    stand.store.fail_always(Verb::Delete, Fault::Hang);
+    let new = arrives(&stand, "new").await;
+    assert!(begun.elapsed() <= half, "{:?}", begun.elapsed());
+    stand.store.heal();
+    assert!(is_alice(&stand, &new).await);
+
+    let anonymous = stand.seeded().await;
+    let begun = tokio::time::Instant::now();
+    // The directory is created, and the session cannot be written.
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    // Both are read, the directory once more to release the reservation, and then the session hangs.
+    (0..3).for_each(|_| drop(stand.store.hold(Verb::Load)));
+    stand.store.fail_always(Verb::Load, Fault::Hang);
+    let sign_in = async |session: Session| session.sign_in("bob");
+    assert_eq!(stand.visit(&anonymous, sign_in).await.failure(), Some(ErrorKind::Refused));
+    assert!(begun.elapsed() <= half, "{:?}", begun.elapsed());
+    stand.store.heal();
+    assert!(stand.sessions.of("bob").list().await.unwrap().is_empty());
+}
+
+/// The store still holds it; the record says that it is over.
+#[tokio::test]
+async fn list_leaves_out_expired_session_that_is_still_stored() {
+    let stand = Stand::over(Backend::memory().store(), |builder| builder);
+    arrives(&stand, "old").await;
+    assert_eq!(labels(&stand).await, ["old"]);
+    stand.clock.advance(Duration::from_secs(1800));
+    assert!(list(&stand).await.is_empty());
+    assert_eq!(stored_as_alices(&stand).await, 1);
+}
+
 /// A process that stands still until its request's time is over must not let anybody in: what keeps
 /// sign-ins that were ended from coming late does not stand for ever.
 #[tokio::test]
@@ -983,6 +1026,10 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
     }
     // One that takes longer than a revocation is remembered; the directory is there for longer.
     arrives(&stand, "another").await;
+    let just_in_time = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+    stand.clock.advance(Duration::from_secs(3600));
+    let finish_it = async |session: Session| session.sign_in_with(just_in_time);
+    assert_eq!(stand.visit("", finish_it).await.failure(), None);
     let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3601));
     let finish_it = async |session: Session| session.sign_in_with(sign_in);
@@ -1453,6 +1500,144 @@ async fn undecodable_directory_record_is_reported_and_kept(on: Backend) {
     }
 }
 
+/// What the store refuses is an error, and not another writer that was faster.
+async fn refused_write_for_directory_is_reported_and_not_repeated(on: Backend) {
+    let stand = on.stand();
+    stand.store.inject(Verb::Create, Fault::Refused);
+    let first = arrival(&stand.sessions, "first").await;
+    assert_eq!((first.failure(), first.set_cookie), (Some(ErrorKind::Refused), None));
+    // A session on the directory is missing: its sign-in may be under way, and has to be kept from coming.
+    let cookie = arrives(&stand, "second").await;
+    stand.sign_out(&cookie).await;
+    stand.store.inject(Verb::Create, Fault::Refused);
+    let directory = stand.sessions.of(ALICE);
+    assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Refused);
+    // A lost answer is no refusal: it is looked at again.
+    stand.store.inject(Verb::Create, Fault::LoseAnswer);
+    assert!(directory.revoke_all().await.unwrap().complete);
+}
+
+/// Alice's sign-in on it failed, and could not be taken off her directory before Bob signed in.
+async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend) {
+    let stand = on.stand_with(|builder| builder.command_retries(0));
+    empty_directory(&stand).await;
+    let anonymous = stand.seeded().await;
+    // The directory is written, the session is not, and then the directory cannot be read.
+    drop(stand.store.hold(Verb::Replace));
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    (0..2).for_each(|_| drop(stand.store.hold(Verb::Load)));
+    stand.store.inject(Verb::Load, Fault::Unavailable);
+    let sign_in = async |session: Session| session.sign_in(ALICE);
+    assert_eq!(stand.visit(&anonymous, sign_in).await.failure(), Some(ErrorKind::Refused));
+    let as_bob = async |session: Session| session.sign_in("bob");
+    let bob = stand.visit(&anonymous, as_bob).await.cookie();
+    assert!(list(&stand).await.is_empty());
+    let id = stand.visit(&bob, async |session: Session| Ok(session.id())).await.ok().unwrap();
+    let directory = stand.sessions.of(ALICE);
+    stand.spy.take();
+    assert!(!directory.revoke(id).await.unwrap());
+    assert!(stand.spy.verbs().contains(&Verb::Replace), "it is on her directory");
+    assert_eq!(directory.revoke_all().await.unwrap().count, 0);
+    assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
+}
+
+/// A session that no directory listed may live for its absolute timeout, by a clock that is five minutes off.
+async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expired(on: Backend) {
+    let hour = Duration::from_secs(3600);
+    let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hour, 2 * hour)));
+    let directory = stand.sessions.of(ALICE);
+    assert!(!directory.revoke_all().await.unwrap().complete);
+    stand.clock.advance(2 * hour + Duration::from_secs(299));
+    assert!(!directory.revoke_all().await.unwrap().complete);
+    stand.clock.advance(Duration::from_secs(1));
+    assert!(directory.revoke_all().await.unwrap().complete);
+}
+
+/// A sign-in that was revoked before it was written stays out, however often its session is looked at.
+async fn sign_in_revoked_twice_before_it_is_written_fails(on: Backend) {
+    let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
+    empty_directory(&stand).await;
+    let writes = stand.store.hold(Verb::Create);
+    let late = sign_in_apart(&stand, "");
+    writes.reached().await;
+    // The first time, its entry cannot be taken off.
+    drop(stand.store.hold(Verb::Replace));
+    (0..3).for_each(|_| stand.store.inject(Verb::Replace, Fault::Unavailable));
+    let directory = stand.sessions.of(ALICE);
+    for _ in 0..2 {
+        assert!(directory.revoke_all().await.unwrap().complete);
+    }
+    stand.clock.advance(Duration::from_secs(60));
+    writes.release();
+    let late = late.await.unwrap();
+    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Revoked), None));
+    assert_eq!(stored_as_alices(&stand).await, 0);
+}
+
+/// Nobody can say any more that it was revoked, and only strict mode takes that for an end.
+async fn session_of_lost_directory_can_revoke_others_unless_mode_is_strict(on: Backend) {
+    for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
+        let namespace = format!("lost-{mode:?}");
+        let stand = on.stand_with(|builder| builder.directory(mode).namespace(namespace));
+        let cookie = arrives(&stand, "phone").await;
+        let key = stand.directory_key(ALICE).await;
+        let revoke_others =
+            async |session: Session| session.directory()?.revoke_others(&session).await;
+        let visit = stand.overtaken(&cookie, revoke_others, async || {
+            stand.spy.delete(&key, None).await.unwrap();
+        });
+        let visit = visit.await;
+        match mode {
+            DirectoryMode::Strict => assert_eq!(visit.failure(), Some(ErrorKind::Gone)),
+            _ => {
+                assert_eq!(visit.failure(), None);
+                assert!(is_alice(&stand, &visit.cookie()).await);
+            }
+        }
+    }
+}
+
+/// The directory is written only if a session will live longer than it expects.
+async fn lifetime_that_directory_expects_is_not_written_to_it(on: Backend) {
+    use Verb::{Load, Replace};
+    let stand = on.stand();
+    let mut cookie = arrives(&stand, "phone").await;
+    let (short, long) = (Lifetime::owasp_low_risk(), Lifetime::nist_aal1());
+    for (lifetime, verbs) in [
+        (long, vec![Load, Load, Replace, Replace]),
+        (short, vec![Load, Replace]),
+        (long, vec![Load, Load, Replace]),
+    ] {
+        let choose = async |session: Session| {
+            session.set_lifetime(lifetime);
+            Ok(())
+        };
+        stand.spy.take();
+        cookie = stand.visit(&cookie, choose).await.cookie();
+        assert_eq!(stand.taken_verbs(), verbs, "{lifetime:?}");
+        assert!(is_alice(&stand, &cookie).await);
+    }
+}
+
+/// Nobody waits for a session whose sign-in cannot be under way any more.
+async fn session_that_ended_long_ago_is_looked_at_once(on: Backend) {
+    let stand =
+        on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
+    let old = arrives(&stand, "old").await;
+    stand.sign_out(&old).await;
+    // Twice the time that a request has for its store.
+    stand.clock.advance(Duration::from_secs(2));
+    stand.spy.take();
+    let new = arrives(&stand, "new").await;
+    let commands = stand.spy.take();
+    let looks = commands
+        .iter()
+        .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
+    // And once more before its id is occupied.
+    assert_eq!(looks.count(), 2);
+    assert!(is_alice(&stand, &new).await);
+}
+
 /// As many as a directory holds, and no more; all of them end in one call.
 async fn directory_holds_at_most_one_thousand_sessions(on: Backend) {
     let stand = on.stand_with(|builder| {
@@ -1620,4 +1805,11 @@ on_every_store! {
     cookie_with_directory_id_makes_request_anonymous,
     directory_operations_match_command_budget,
     list_loads_all_sessions_concurrently,
+    refused_write_for_directory_is_reported_and_not_repeated,
+    revoke_all_spares_session_that_another_principal_has_taken,
+    revoke_all_without_directory_is_incomplete_until_every_session_has_expired,
+    sign_in_revoked_twice_before_it_is_written_fails,
+    session_of_lost_directory_can_revoke_others_unless_mode_is_strict,
+    lifetime_that_directory_expects_is_not_written_to_it,
+    session_that_ended_long_ago_is_looked_at_once,
 }

@@ -18,7 +18,7 @@ use support::app::{Gates, both_with};
 use support::runtime;
 use support::stand::{A, B, Backend, C, SEED, Stand, eventually, on_every_store, save_in_a_task};
 use support::visit::{cookie_of, finish, rotate, sign_out};
-use unsticky::exchange::Finish;
+use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, ErrorKind, Lifetime, Result, Session, Sessions};
@@ -192,6 +192,8 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
             }
             _ => assert_eq!(s.reload().await.unwrap_err().kind(), ErrorKind::Gone),
         }
+        // With nothing to save, which is no reason to forget it.
+        s.save().await.unwrap();
         s.insert(A, &1).unwrap();
         let r = finish(e, 200).await;
         assert_eq!(r.error.map(|error| error.kind()), Some(ErrorKind::Gone), "{how}");
@@ -546,13 +548,32 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     });
     assert!(panicking.await.unwrap_err().is_panic());
     assert_eq!(session.take(A).unwrap(), Some(1));
-    session.insert(A, &2).unwrap();
-    session.save().await.unwrap();
-    session.insert(B, &3).unwrap();
+    session.insert(B, &2).unwrap();
+    let gate = stand.store.hold(Verb::Create);
+    let (saved, ()) = tokio::join!(session.save(), async {
+        gate.reached().await;
+        session.insert(A, &3).unwrap();
+        gate.release();
+    });
+    saved.unwrap();
     let reply = finish(exchange, 200).await;
     let cookie = cookie_of(&reply).unwrap();
     assert_eq!(reply.error.map(|error| error.kind()), None);
-    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(2), Some(3)));
+    assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
+}
+
+async fn vary_field_is_added_unless_response_has_it(on: Backend) {
+    let stand = on.stand();
+    let (exchange, _session) = stand.begin("").await;
+    let reply = finish(exchange, 200).await;
+    for fields in [&[][..], &["accept"], &["accept, x-cookie", "origin"]] {
+        assert!(reply.adds_vary(fields.iter().map(|field| field.as_bytes())), "{fields:?}");
+    }
+    for fields in [&["*"][..], &["Cookie"], &["accept,  COOKIE"], &["accept", "origin, cookie"]] {
+        assert!(!reply.adds_vary(fields.iter().map(|field| field.as_bytes())), "{fields:?}");
+    }
+    let unused = Exchange::begin(&stand.sessions, [], None);
+    assert!(!finish(unused, 200).await.adds_vary([]));
 }
 
 /// The commit has moved to a task of a runtime that ended before the commit did.
@@ -614,4 +635,5 @@ on_every_store! {
     outcome_unknown_after_response_is_reported_until_reload,
     value_taken_from_session_made_beside_several_tokens_is_handed_out_once,
     panic_in_transaction_leaves_session_usable,
+    vary_field_is_added_unless_response_has_it,
 }

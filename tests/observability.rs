@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::stand::{Backend, Stand};
-use support::visit::{cookie_of, finish};
+use support::visit::{cookie_of, finish, visit};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::exchange::Exchange;
 use unsticky::testing::{Fault, Verb};
-use unsticky::{ConcurrentSessions, DirectoryMode, Key, Lifetime, Session, SignIn, Store as _};
+use unsticky::{
+    ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Key, Lifetime, Session, SignIn,
+    Store as _,
+};
 
 const COUNT: Key<u64> = Key::new("count");
 
@@ -403,6 +406,129 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         request(&stand, "", async |session| session.insert(COUNT, &1).unwrap()).await;
     });
     assert_eq!(dropped(&counted), (None, Some(1)));
+}
+
+/// How often an event happens in a scenario.
+fn count_of(name: &str, scenario: impl Future<Output = ()>) -> u64 {
+    counted(scenario).get(&format!("unsticky_{name}_total")).copied().unwrap_or(0)
+}
+
+#[test]
+fn event_happens_only_for_its_own_reason() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let several_tokens = async {
+        let stand = stand();
+        let (one, two) = (arrive(&stand).await, arrive(&stand).await);
+        read(&stand, &one).await;
+        read(&stand, &format!("{one}; {two}")).await;
+    };
+    assert_eq!(count_of("several_valid_tokens", several_tokens), 1);
+    for (fault, count) in [(Fault::LoseAnswer, 1), (Fault::Refused, 0), (Fault::TooLarge, 0)] {
+        let created = async {
+            let stand = stand();
+            stand.store.inject(Verb::Create, fault);
+            arrive(&stand).await;
+        };
+        assert_eq!(count_of("outcome_in_doubt", created), count, "{fault:?}");
+    }
+    for (name, count) in [("__Host-id", 1), ("__Host-admin", 0)] {
+        let nested = async {
+            let stand = stand();
+            let outer = Exchange::begin(&stand.sessions, [], None);
+            let inner = stand.process(|builder| builder.cookie(Cookie::new(name)));
+            let inner = Exchange::begin(&inner, [], Some(outer.handle()));
+            drop((inner.finish(200), outer.finish(200)));
+        };
+        assert_eq!(count_of("cookie_name_shared", nested), count, "{name}");
+    }
+    let listed = async {
+        let stand = stand();
+        let strict = stand.process(|builder| builder.directory(DirectoryMode::Strict));
+        let sign_in = async |session: Session| session.sign_in("alice");
+        let cookie = visit(&strict, "", sign_in).await.cookie();
+        let read = async |session: Session| Ok(session.is_signed_in());
+        assert!(visit(&strict, &cookie, read).await.ok());
+    };
+    assert_eq!(count_of("unlisted", listed), 0);
+    let saved = async {
+        let stand = stand();
+        increment(&stand, &arrive(&stand).await).await;
+    };
+    assert_eq!(count_of("rotated", saved), 0);
+    for (fault, count) in [(Fault::LoseAnswer, 1), (Fault::Refused, 0)] {
+        let unsettled = async {
+            let stand = stand();
+            let cookie = arrive(&stand).await;
+            drop(stand.store.hold(Verb::Load));
+            stand.store.inject(Verb::Replace, fault);
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            increment(&stand, &cookie).await;
+        };
+        assert_eq!(count_of("outcome_unknown", unsettled), count, "{fault:?}");
+    }
+    // A reload that finds the session gone, with something to lose and with nothing.
+    for (changes, count) in [(true, 1), (false, 0)] {
+        let gone = async {
+            let stand = stand();
+            let cookie = arrive(&stand).await;
+            let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+            let session = exchange.handle().session().await.unwrap();
+            request(&stand, &cookie, async |session| session.sign_out()).await;
+            if changes {
+                session.insert(COUNT, &2).unwrap();
+            }
+            assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
+            finished(exchange).await;
+        };
+        assert_eq!(count_of("gone", gone), count, "{changes}");
+    }
+}
+
+/// What a failed commit has dropped is reported with the response, unless it was reported as gone.
+#[test]
+fn changes_dropped_by_failed_commit_are_reported_with_response() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let unknown = async {
+        let stand = stand();
+        let cookie = arrive(&stand).await;
+        request(&stand, &cookie, async |session| {
+            session.insert(COUNT, &2).unwrap();
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+        })
+        .await;
+    };
+    assert_eq!(count_of("changes_discarded", unknown), 1);
+    let gone = async {
+        let stand = stand();
+        let cookie = arrive(&stand).await;
+        request(&stand, &cookie, async |session| {
+            session.insert(COUNT, &2).unwrap();
+            request(&stand, &cookie, async |session| session.sign_out()).await;
+            assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone);
+        })
+        .await;
+    };
+    assert_eq!(count_of("changes_discarded", gone), 0);
+    // A refused sign-in, to which the handler answers with an error of its own.
+    let refused = async {
+        let stand = Stand::over(Backend::memory().store(), |builder| {
+            builder.concurrent_sessions(ConcurrentSessions::Reject(1))
+        });
+        let sign_in = async |session: Session| session.sign_in("alice").unwrap();
+        let first = request(&stand, "", sign_in).await;
+        read(&stand, &first).await;
+        let exchange = Exchange::begin(&stand.sessions, [], None);
+        let session = exchange.handle().session().await.unwrap();
+        session.sign_in("alice").unwrap();
+        assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::TooManySessions);
+        finish(exchange, 500).await;
+    };
+    assert_eq!(count_of("changes_discarded", refused), 1);
+    // No request is there to lose anything.
+    let detached = async { Session::detached().insert(COUNT, &1).unwrap() };
+    assert_eq!(count_of("changes_dropped", detached), 0);
 }
 
 /// An outage is counted whatever it looks like, and a record that is too large is none.
