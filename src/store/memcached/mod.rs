@@ -266,11 +266,11 @@ fn stored(result: GetResult) -> Result<Option<Stored>> {
     // Leases and stale items are the work of another program on the same keys.
     let plain = result.lease_state == LeaseState::None && result.value_state != ValueState::Stale;
     match (result.status, result.value, result.item.cas) {
-        (GetStatus::Miss, None, _) if plain => Ok(None),
-        (GetStatus::Hit, Some(bytes), Some(cas @ 1..)) if plain => {
+        (GetStatus::Miss, None, _) => Ok(None),
+        (GetStatus::Hit, Some(_), None | Some(0)) => Err(Error::refused(NO_VERSIONS)),
+        (GetStatus::Hit, Some(bytes), Some(cas)) if plain => {
             Ok(Some(Stored { bytes: Bytes::from(bytes), version: Version::new(cas) }))
         }
-        (GetStatus::Hit, Some(_), None | Some(0)) if plain => Err(Error::refused(NO_VERSIONS)),
         (status, _, _) => Err(Error::corrupt(format!(
             "memcached gave an unexpected answer to a read: {status:?}"
         ))),
