@@ -317,7 +317,7 @@ fn expiry(ttl: Duration, now: SystemTime) -> Ttl {
     let seconds = seconds.saturating_add(1);
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let moment = now.saturating_add(seconds).min(LAST_MOMENT);
-    if seconds > MAX_RELATIVE && moment > now.saturating_add(MAX_RELATIVE) {
+    if moment > now.saturating_add(MAX_RELATIVE) {
         Ttl::at(UNIX_EPOCH + Duration::from_secs(moment))
     } else {
         Ttl::secs(seconds.min(MAX_RELATIVE) as u32)
