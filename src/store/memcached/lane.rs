@@ -479,7 +479,8 @@ mod tests {
         };
         let lane = Arc::clone(&subject.lane);
         let until_sent = move || {
-            while !lane.state().waiting.is_empty() {
+            let mut polls = 0..1000;
+            while !lane.state().waiting.is_empty() && polls.next().is_some() {
                 runtime.block_on(tokio::task::yield_now());
             }
             runtime

@@ -266,11 +266,11 @@ fn stored(result: GetResult) -> Result<Option<Stored>> {
     // Leases and stale items are the work of another program on the same keys.
     let plain = result.lease_state == LeaseState::None && result.value_state != ValueState::Stale;
     match (result.status, result.value, result.item.cas) {
-        (GetStatus::Miss, None, _) if plain => Ok(None),
-        (GetStatus::Hit, Some(bytes), Some(cas @ 1..)) if plain => {
+        (GetStatus::Miss, None, _) => Ok(None),
+        (GetStatus::Hit, Some(_), None | Some(0)) => Err(Error::refused(NO_VERSIONS)),
+        (GetStatus::Hit, Some(bytes), Some(cas)) if plain => {
             Ok(Some(Stored { bytes: Bytes::from(bytes), version: Version::new(cas) }))
         }
-        (GetStatus::Hit, Some(_), None | Some(0)) if plain => Err(Error::refused(NO_VERSIONS)),
         (status, _, _) => Err(Error::corrupt(format!(
             "memcached gave an unexpected answer to a read: {status:?}"
         ))),
@@ -317,7 +317,7 @@ fn expiry(ttl: Duration, now: SystemTime) -> Ttl {
     let seconds = seconds.saturating_add(1);
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let moment = now.saturating_add(seconds).min(LAST_MOMENT);
-    if seconds > MAX_RELATIVE && moment > now.saturating_add(MAX_RELATIVE) {
+    if moment > now.saturating_add(MAX_RELATIVE) {
         Ttl::at(UNIX_EPOCH + Duration::from_secs(moment))
     } else {
         Ttl::secs(seconds.min(MAX_RELATIVE) as u32)
