@@ -342,6 +342,20 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
 }
 
 #[tokio::test]
+async fn slow_answer_is_waited_for_as_long_as_configured() {
+    let server = RedisServer::start();
+    let builder = RedisStore::builder(&server.url()).unwrap();
+    let store = builder.response_timeout(Duration::from_secs(5)).build();
+    let key = random_key();
+    create(&store, &key, &record(1, 100)).await;
+    let before = connections(&server);
+    server.cli(&["CLIENT", "PAUSE", "700"]);
+    assert!(store.load(&key).await.unwrap().is_some());
+    // Both questions, and nothing for the answer that was late.
+    assert_eq!(connections(&server), before + 2);
+}
+
+#[tokio::test]
 async fn commands_over_waiting_limit_are_refused_at_once() {
     let server = RedisServer::start();
     let store = RedisStore::builder(&server.url()).unwrap().max_waiting(4).build();
