@@ -645,7 +645,8 @@ async fn no_command_waits_for_the_trial() {
         tokio::task::yield_now().await;
     }
     for _ in 0..10 {
-        let replaced = replace(&store, &random_key(), &record(1, 8), &never_stored());
+        let (key, record) = (random_key(), record(1, 8));
+        let replaced = replace(&store, &key, &record, &expected);
         tokio::time::timeout(Duration::from_secs(5), replaced).await.unwrap();
     }
     kept.await.unwrap();

@@ -480,7 +480,10 @@ mod tests {
     fn meaning_of_error_is_printed() {
         for (line, printed) in [
             ("ERR unknown subcommand 'SETINFO'. Try CLIENT HELP.", RENAMED),
-            ("ERR wrong number of arguments for 'set' command", "the server is not Redis 6.2 or newer"),
+            (
+                "ERR wrong number of arguments for 'set' command",
+                "the server is not Redis 6.2 or newer",
+            ),
             ("ERR syntax error", "does not know this form"),
             (
                 "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: 5f, on @user_script:2.",
