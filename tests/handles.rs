@@ -562,6 +562,19 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
 }
 
+/// No task, no lock and no wait for a request that has only read.
+async fn request_without_changes_is_finished_at_once(on: Backend) {
+    let stand = on.stand();
+    for cookie in [stand.seeded().await, String::new()] {
+        for status in [200, 500] {
+            let (exchange, session) = stand.begin(&cookie).await;
+            session.get(SEED).unwrap();
+            let Finish::Ready(reply) = exchange.finish(status) else { panic!("{status}") };
+            assert!(reply.vary && reply.set_cookie.is_none() && reply.error.is_none());
+        }
+    }
+}
+
 async fn vary_field_is_added_unless_response_has_it(on: Backend) {
     let stand = on.stand();
     let (exchange, _session) = stand.begin("").await;
@@ -636,4 +649,5 @@ on_every_store! {
     value_taken_from_session_made_beside_several_tokens_is_handed_out_once,
     panic_in_transaction_leaves_session_usable,
     vary_field_is_added_unless_response_has_it,
+    request_without_changes_is_finished_at_once,
 }
