@@ -143,6 +143,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
     use crate::store::redis::address;
 
@@ -233,11 +237,15 @@ mod tests {
             (&[b"HTTP/1.1 400 private\r\n"], "does not speak the protocol of Redis"),
             (&[b":1\r\n", OK, OK], "does not speak the protocol of Redis"),
             (&[&long, OK, OK], "the server's memory is full"),
-            (&[&endless], "broken: UnexpectedEof"),
         ] {
             let (_, said) = greeted("redis://h/3", answers, None).await;
             assert!(said.contains(expected), "{expected}: {said}");
         }
+        // Nobody listens for ever to a line without an end.
+        let answers = [&endless[..]];
+        let greeting = greeted("redis://h/3", &answers, Some(OK));
+        let (_, said) = timeout(Duration::from_secs(5), greeting).await.unwrap();
+        assert_eq!(said, "broken: UnexpectedEof");
     }
 
     #[tokio::test]
