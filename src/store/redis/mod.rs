@@ -399,7 +399,7 @@ impl Failure {
 /// short for a write tag is not ours to change.
 ///
 /// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers, against the script: up to 4 KiB a
-/// replace takes 0.25 to 0.4 of the server's time, a delete 0.3 to 0.9. From there on a delete loses, at
+/// replace takes 0.25 to 0.45 of the server's time, a delete 0.3 to 0.9. From there on a delete loses, at
 /// 8 KiB half of the throughput; a replace gains up to 16 KiB at least, where the network costs nothing.
 const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 
