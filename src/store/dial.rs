@@ -118,6 +118,8 @@ mod tests {
             "10.0.0.1: refused; 10.0.0.2, 10.0.0.3: it did not answer in time; 10.0.0.4: no route"
         );
         assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+        let failed = dial_name(&ADDRESSES[..2], LIMIT, async |_| Err::<(), _>("no".to_owned()));
+        assert_eq!(failed.await.unwrap_err(), "10.0.0.1, 10.0.0.2: no");
     }
 
     #[tokio::test(start_paused = true)]
