@@ -165,6 +165,10 @@ const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
     use memcache::exp::Get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -172,28 +176,34 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
+    const GREETING: &[u8] = b"MN\r\n";
+
     /// On a server that answers the question whether it is one, and nothing else.
     async fn node() -> Node {
-        answering(b"").await
+        answering(GREETING, b"").await.0
     }
 
-    /// On a server that has this answer to everything else.
-    async fn answering(answer: &'static [u8]) -> Node {
+    /// On a server that has one answer to the first question and one to everything else, and how many
+    /// connections it has accepted.
+    async fn answering(greeting: &'static [u8], answer: &'static [u8]) -> (Node, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let mut question = [0; 64];
                     while let Ok(1..) = stream.read(&mut question).await {
-                        let answer = if question.starts_with(b"mn") { b"MN\r\n" } else { answer };
+                        let answer = if question.starts_with(b"mn") { greeting } else { answer };
                         stream.write_all(answer).await.unwrap();
                     }
                 });
             }
         });
         let limits = Limits { response: Duration::from_millis(100), ..Limits::default() };
-        Node::new(address, limits)
+        (Node::new(address, limits), accepted)
     }
 
     #[tokio::test]
@@ -221,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn answered_exchange_keeps_its_client() {
         for answer in [&b"EN O0\r\n"[..], b"SERVER_ERROR out of memory\r\n"] {
-            let node = answering(answer).await;
+            let (node, _) = answering(GREETING, answer).await;
             let client = node.client().await.unwrap();
             let answers = node.exchange(&client, Effect::Read, vec![Get::new("key")]).await;
             assert_eq!(answers.len(), 1);
@@ -255,5 +265,45 @@ mod tests {
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(source, format!("memcached at {address}: it did not answer in time"));
         assert!(node.slot().client.is_none());
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_not_final_and_every_answer_is() {
+        for (greeting, is_final) in [
+            (GREETING, true),
+            (b"CLIENT_ERROR unauthenticated\r\n", true),
+            (b"HTTP/1.1 400 Bad Request\r\n", false),
+        ] {
+            let (node, _) = answering(greeting, b"").await;
+            let opened = node.open(node.address.parse().unwrap()).await;
+            assert_eq!(opened.is_ok(), is_final);
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_greeting_is_a_refusal() {
+        for (greeting, kind) in [
+            (&b"CLIENT_ERROR unauthenticated\r\n"[..], ErrorKind::Refused),
+            (b"ERROR Too many open connections\r\n", ErrorKind::Unavailable),
+            (b"SERVER_ERROR busy\r\n", ErrorKind::Unavailable),
+            (b"HTTP/1.1 400 Bad Request\r\n", ErrorKind::Unavailable),
+        ] {
+            let (node, _) = answering(greeting, b"").await;
+            assert_eq!(node.client().await.err().unwrap().kind(), kind);
+            assert!(node.slot().client.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn as_many_connections_stay_open_as_are_ever_in_use() {
+        let (node, accepted) = answering(GREETING, b"EN O0\r\n").await;
+        let client = node.client().await.unwrap();
+        for _ in 0..3 {
+            let exchange = || node.exchange(&client, Effect::Read, vec![Get::new("key")]);
+            for answers in join_all((0..6).map(|_| exchange())).await {
+                assert!(answers[0].is_ok(), "{answers:?}");
+            }
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 6);
     }
 }
