@@ -26,6 +26,15 @@ const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
 impl Printed {
+    /// Collects all that is logged.
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(self.clone())
+            .finish()
+    }
+
     fn add(&self, text: impl std::fmt::Debug) {
         writeln!(self.clone(), "{text:?} {text:#?}").unwrap();
     }
@@ -81,13 +90,8 @@ fn forms(cookie: &str) -> Vec<String> {
 #[tokio::test]
 async fn logs_errors_and_debug_output_contain_no_secret() {
     let printed = Printed::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(printed.clone())
-        .finish();
     // For the whole process: events are cached for all threads together.
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    tracing::subscriber::set_global_default(printed.subscriber()).unwrap();
 
     let memory = MemoryStore::new();
     let stand = Stand::over(Arc::new(memory.clone()), |builder| {
@@ -316,12 +320,7 @@ mod repeating_server {
     #[tokio::test]
     async fn repeated_record_and_password_are_printed_nowhere() {
         let printed = Printed::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(printed.clone())
-            .finish();
-        let _default = tracing::subscriber::set_default(subscriber);
+        let _default = tracing::subscriber::set_default(printed.subscriber());
 
         let record = Bytes::from([&b"\xff\xfe\x01234567"[..], VALUE.as_bytes()].concat());
         let mut secrets = Vec::new();

@@ -7,7 +7,7 @@ use ::redis::{Arg, Cmd, RedisError};
 /// An error that the server answered with.
 ///
 /// A server may repeat a command in its error, and a proxy in words of its own, so a record or a
-/// password may stand anywhere in the text. Of the text only what stands in [`KNOWN`] is kept.
+/// password may stand anywhere in the text. Of the text only what stands in [`KNOWN`] and [`SCRIPT_ERRORS`] is kept.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// Who answered; none where the connection is the application's, which knows better what it means.
@@ -61,11 +61,6 @@ const KNOWN: &[Known] = &[
         "called without any password configured for the default user",
         "the server has no password for its default user, and the address has one",
     ),
-    ("ERR", "The user executing the script can't run this command", SCRIPT_PERMISSION),
-    ("ERR", "The user executing the script can't access at least one of the keys", PERMISSION),
-    ("ERR", "ACL failure in script", SCRIPT_PERMISSION),
-    ("ERR", "Unknown Redis command called from", SCRIPT_RENAMED),
-    ("ERR", "Unknown command called from script", SCRIPT_RENAMED),
     // Envoy answers without a code.
     ("", "no upstream host", "a proxy has no server for the command"),
     ("", "upstream failure", "a proxy has lost its connection to the server"),
@@ -131,6 +126,15 @@ const KNOWN: &[Known] = &[
     ("NOSCRIPT", "No matching script", "the script was forgotten before it could be run"),
 ];
 
+/// With these the server ends a script at a command that it does not run.
+const SCRIPT_ERRORS: &[Known] = &[
+    ("ERR", "The user executing the script can't run this command", SCRIPT_PERMISSION),
+    ("ERR", "The user executing the script can't access at least one of the keys", PERMISSION),
+    ("ERR", "ACL failure in script", SCRIPT_PERMISSION),
+    ("ERR", "Unknown Redis command called from", SCRIPT_RENAMED),
+    ("ERR", "Unknown command called from script", SCRIPT_RENAMED),
+];
+
 impl Answer {
     /// The error that a command was answered with, if it was.
     pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
@@ -166,7 +170,7 @@ impl Answer {
                     (code, detail) = inner.split_once(' ').unwrap_or((inner, ""));
                 }
             } else {
-                ended_script = SCRIPT_ERRORS.iter().any(|error| detail.starts_with(error))
+                ended_script = SCRIPT_ERRORS.iter().any(|error| detail.starts_with(error.1))
                     && ends_with_place_in_script(detail);
             }
         }
@@ -182,7 +186,10 @@ impl Answer {
             command,
             code: if is_code { code.to_owned() } else { String::new() },
             known: match is_code {
-                true => KNOWN.iter().find(|known| known.0 == code && detail.contains(known.1)),
+                true => KNOWN
+                    .iter()
+                    .chain(SCRIPT_ERRORS)
+                    .find(|known| known.0 == code && detail.contains(known.1)),
                 false => {
                     let line = format!("{code} {detail}");
                     KNOWN.iter().find(|known| known.0.is_empty() && line.starts_with(known.1))
@@ -228,15 +235,6 @@ impl Answer {
         Self { is_from_sentinel: true, ..self }
     }
 }
-
-/// With these the server ends a script at a command that it does not run.
-const SCRIPT_ERRORS: &[&str] = &[
-    "The user executing the script can't run this command",
-    "The user executing the script can't access at least one of the keys",
-    "ACL failure in script",
-    "Unknown Redis command called from",
-    "Unknown command called from script",
-];
 
 /// What a command inside a script answered, as Redis before 7 wraps it:
 /// `Error running script (call to f_HASH): @user_script:LINE: ERROR`.
