@@ -1,5 +1,6 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use async_trait::async_trait;
-use futures_util::future::join3;
+use futures_util::future::{Either, join3, select};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
@@ -591,9 +592,10 @@ async fn reach(
                 |reason| format!("the Sentinels name {} as the master: {reason}", server.place);
             let stream = open(settings, &server, at).await.map_err(named)?;
             let (connection, mut driver) = multiplex(settings, stream).await.map_err(named)?;
-            tokio::select! {
-                is_master = must_be_master(connection.clone()) => is_master.map_err(named)?,
-                () = &mut driver => return Err(named("it hung up".to_owned())),
+            let role = pin!(must_be_master(connection.clone()));
+            match select(role, &mut driver).await {
+                Either::Left((is_master, _)) => is_master.map_err(named)?,
+                Either::Right(_) => return Err(named("it hung up".to_owned())),
             }
             Ok((server, connection, driver))
         }
