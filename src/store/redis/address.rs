@@ -11,6 +11,7 @@ use ::redis::{
 };
 
 use crate::store::address::ConnectError;
+use crate::store::redis::tls::Tls;
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -18,7 +19,7 @@ const DEFAULT_PORT: u16 = 6379;
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) info: ConnectionInfo,
-    pub(super) tls: bool,
+    pub(super) tls: Option<Tls>,
 }
 
 /// Takes an address apart. An error repeats nothing of it.
@@ -41,21 +42,35 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     }
     let (place, options) =
         rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
-    let tls = matches!(scheme, "rediss" | "valkeys");
+    let is_encrypted = matches!(scheme, "rediss" | "valkeys");
+    if is_encrypted && options.is_some_and(|options| options.contains('@')) {
+        // Otherwise the end of a password would be taken for a file's name, which errors repeat.
+        return Err(ConnectError::address(ENCODE));
+    }
+    let (tls, options): (Vec<_>, Vec<_>) = pairs(options)?
+        .into_iter()
+        .partition(|(name, _)| matches!(name.as_str(), "cacert" | "cert" | "key" | "sni"));
+    if !is_encrypted && !tls.is_empty() {
+        return Err(ConnectError::address(
+            "the options cacert, cert, key and sni need TLS: rediss:// or valkeys://",
+        ));
+    }
     let (addr, settings) = match scheme {
         "redis+unix" | "unix" => unix(place, options)?,
         _ => tcp(place, options)?,
     };
     let info = addr.into_connection_info();
     let info = info.map_err(|_| ConnectError::address("the crate redis does not take it"))?;
+    let tls = is_encrypted.then(|| Tls::of_options(tls)).transpose()?;
     Ok(Address { info: info.set_redis_settings(settings), tls })
 }
 
 const ENCODE: &str = "`#`, `?`, `/`, `@` and `%` in a password must be percent-encoded";
 
 type Parts = (ConnectionAddr, RedisConnectionInfo);
+type Options = Vec<(String, String)>;
 
-fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
+fn tcp(place: &str, options: Options) -> Result<Parts, ConnectError> {
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     let mut settings = RedisConnectionInfo::default();
     let server = match authority.rsplit_once('@') {
@@ -79,12 +94,13 @@ fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
     if !path.is_empty() {
         settings = settings.set_db(database(path)?);
     }
-    for (name, value) in pairs(options)? {
+    for (name, value) in options {
         settings = match name.as_str() {
             "protocol" => settings.set_protocol(protocol(&value)?),
             _ => {
                 return Err(ConnectError::address(format!(
-                    "it has an option other than protocol; {ENCODE}"
+                    "it has an option other than protocol and, for TLS, cacert, cert, key and sni; \
+                     {ENCODE}"
                 )));
             }
         };
@@ -92,7 +108,7 @@ fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
     Ok((addr, settings))
 }
 
-fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
+fn unix(path: &str, options: Options) -> Result<Parts, ConnectError> {
     if !path.starts_with('/') {
         return Err(ConnectError::address(
             "three slashes begin the path of a socket: unix:///path",
@@ -102,7 +118,7 @@ fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
         return Err(ConnectError::address("it has no path of a socket"));
     }
     let mut settings = RedisConnectionInfo::default();
-    for (name, value) in pairs(options)? {
+    for (name, value) in options {
         settings = match name.as_str() {
             "db" => settings.set_db(database(&value)?),
             "user" => settings.set_username(value),
@@ -190,8 +206,8 @@ fn protocol(text: &str) -> Result<ProtocolVersion, ConnectError> {
 }
 
 /// The options' names and values.
-fn pairs(options: Option<&str>) -> Result<Vec<(String, String)>, ConnectError> {
-    let mut pairs: Vec<(String, String)> = Vec::new();
+fn pairs(options: Option<&str>) -> Result<Options, ConnectError> {
+    let mut pairs = Options::new();
     for option in options.into_iter().flat_map(|options| options.split('&')) {
         let (name, value) = option
             .split_once('=')
@@ -252,13 +268,18 @@ mod tests {
             ("redis://u:p:=+&@h", "h:6379", 0, Some("u"), Some("p:=+&")),
             ("unix:///r%20r?db=3&user=u&pass=a%2Bb=", "/r r", 3, Some("u"), Some("a+b=")),
         ] {
+            let is_encrypted = url.starts_with("rediss") || url.starts_with("valkeys");
+            if is_encrypted && cfg!(not(feature = "redis-tls")) {
+                assert_eq!(parse(url).unwrap_err(), ConnectError::feature("redis-tls"));
+                continue;
+            }
             let Address { info, tls } = parse(url).unwrap();
             let settings = info.redis_settings();
             assert_eq!(info.addr().to_string(), server, "{url}");
             assert_eq!(settings.db(), database, "{url}");
             assert_eq!(settings.username(), user, "{url}");
             assert_eq!(settings.password(), password, "{url}");
-            assert_eq!(tls, url.starts_with("rediss") || url.starts_with("valkeys"), "{url}");
+            assert_eq!(tls.is_some(), is_encrypted, "{url}");
             let resp3 = matches!(settings.protocol(), ProtocolVersion::RESP3);
             assert_eq!(resp3, url.ends_with("resp3") || url.ends_with("protocol=3"), "{url}");
         }

@@ -26,16 +26,16 @@ use crate::store::dial::dial_name;
 use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::address::Address;
 use crate::store::redis::answer::Answer;
-use crate::store::redis::greeting::{Refusal, greet};
+use crate::store::redis::greeting::{Refusal, greet, is_end};
 use crate::store::redis::native::{Native, Trial};
 use crate::store::redis::sanitize::Sanitized;
+use crate::store::redis::tls::{self, Tls};
 
 /// Where to connect to, and how long to wait.
 #[derive(Clone)]
 pub(super) struct Settings {
     info: ConnectionInfo,
-    #[cfg_attr(not(feature = "redis-tls"), allow(dead_code, reason = "there is none"))]
-    tls: bool,
+    pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     pub(super) max_waiting: usize,
@@ -118,7 +118,6 @@ impl Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Connection,
-    #[cfg(feature = "redis-tls")]
     Encryption,
     Greeting,
 }
@@ -128,7 +127,6 @@ impl Step {
     fn timed_out(self, limit: Duration) -> String {
         match self {
             Self::Connection => format!("no connection in {limit:?}"),
-            #[cfg(feature = "redis-tls")]
             Self::Encryption => format!(
                 "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
                  address needs redis://"
@@ -535,10 +533,9 @@ async fn dial(settings: &Settings, attempt: &watch::Sender<Attempt>) -> Result<C
         ConnectionAddr::Tcp(host, port) => {
             let stream = dial_tcp(host, *port, settings.connect_timeout).await;
             let stream = stream.map_err(|error| error.to_string())?;
-            #[cfg(feature = "redis-tls")]
-            if settings.tls {
+            if let Some(tls) = &settings.tls {
                 attempt.send_replace(Attempt::Underway(Step::Encryption));
-                let stream = encrypt(host, stream).await.map_err(|error| untrusted(&error))?;
+                let stream = tls.encrypt(host, stream).await?;
                 return handshake(settings, stream, attempt, "").await;
             }
             handshake(settings, stream, attempt, "; a port that speaks TLS needs rediss://").await
@@ -550,50 +547,6 @@ async fn dial(settings: &Settings, attempt: &watch::Sender<Attempt>) -> Result<C
         }
         _ => Err(io::Error::from(io::ErrorKind::Unsupported).to_string()),
     }
-}
-
-/// TLS with a provider that we name: the process's default may be missing or ambiguous, which
-/// rustls answers with a panic.
-#[cfg(feature = "redis-tls")]
-async fn encrypt(
-    host: &str,
-    stream: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    use tokio_rustls::rustls::crypto::ring::default_provider;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-    // Reading the certificates takes a while. Anew each time, so that renewed ones are found.
-    let roots = tokio::task::spawn_blocking(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
-    });
-    let roots = roots.await.map_err(io::Error::other)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
-
-/// Why the server was not trusted, or is none that speaks TLS.
-#[cfg(feature = "redis-tls")]
-fn untrusted(error: &io::Error) -> String {
-    use tokio_rustls::rustls::Error::InvalidMessage;
-
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    if matches!(cause, Some(InvalidMessage(_))) {
-        return "the server does not speak TLS there: use redis://".to_owned();
-    }
-    if is_end(error) {
-        return "the server hung up during the TLS handshake; if it does not speak TLS, the address \
-                needs redis://"
-            .to_owned();
-    }
-    format!("the TLS handshake failed: {error}")
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
@@ -637,7 +590,7 @@ where
         Refusal::Broken(error) if is_end(&error) => {
             format!("the server hung up during the handshake{hint}")
         }
-        Refusal::Broken(error) => error.to_string(),
+        Refusal::Broken(error) => tls::reason(&error),
     })?;
     // The greeting has said all but the version of the protocol.
     let info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(info.protocol());
@@ -650,13 +603,6 @@ where
             },
         )?;
     Ok((connection, Box::pin(driver)))
-}
-
-/// Whether the other side has ended the connection.
-fn is_end(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
@@ -701,10 +647,6 @@ fn reason(error: &RedisError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
-    };
-
     use ::redis::ErrorKind as Said;
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::advance;
@@ -874,18 +816,5 @@ mod tests {
         assert_eq!(reason(&error), error.category());
         assert!(!error.category().is_empty());
         assert!(error.to_string().contains("private"));
-    }
-
-    #[test]
-    fn ended_connection_is_told_from_other_failures() {
-        for (kind, is_ended) in [
-            (BrokenPipe, true),
-            (ConnectionAborted, true),
-            (ConnectionReset, true),
-            (UnexpectedEof, true),
-            (TimedOut, false),
-        ] {
-            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
-        }
     }
 }
