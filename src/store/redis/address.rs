@@ -285,6 +285,32 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn tls_options_are_read() {
+        for (options, expected) in [
+            ("", "authority: None, client: None, server_name: None"),
+            (
+                "?sni=redis.example&protocol=3&cacert=/a%20b%2B%40.pem",
+                "authority: Some(/a b+@.pem), client: None, server_name: Some(\"redis.example\")",
+            ),
+            (
+                "?key=k.pem&cert=c.pem",
+                "authority: None, client: Some(Client { certificate: c.pem, key: k.pem }), server_name: None",
+            ),
+        ] {
+            let Address { info, tls } = parse(&format!("rediss://u:p@h/{options}")).unwrap();
+            assert_eq!(format!("{:?}", tls.unwrap()), format!("Tls {{ {expected} }}"));
+            let resp3 = matches!(info.redis_settings().protocol(), ProtocolVersion::RESP3);
+            assert_eq!(resp3, options.contains("protocol"));
+        }
+        for options in ["cert=/hunter2", "key=/hunter2"] {
+            let error = parse(&format!("rediss://h?{options}")).unwrap_err().to_string();
+            assert!(error.contains("belong together"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
     #[test]
     fn unusable_address_is_refused_without_repeating_it() {
         for (url, reason) in [
@@ -303,6 +329,13 @@ mod tests {
             ("redis://h?protocol=3&protocol=3", "twice"),
             ("redis://h?protocol", "no value"),
             ("redis://h?", "no value"),
+            ("redis://h?cacert=/hunter2", "need TLS"),
+            ("valkey://h?sni=hunter2", "need TLS"),
+            ("unix:///r?cert=/hunter2&key=/hunter2", "need TLS"),
+            ("rediss://user:1234?cacert=hunter2@host", "percent-encoded"),
+            ("rediss://h?cacert=/hunter2&cacert=/b", "twice"),
+            ("rediss://h?key=", "no value"),
+            ("rediss://h?insecure=hunter2", "other than protocol"),
             ("redis://user:1234/hunter2@host", "database"),
             ("redis://user:hunter2/1@host", "port"),
             ("redis://user:hunt@er2@host", "percent-encoded"),
