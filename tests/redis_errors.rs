@@ -364,8 +364,7 @@ async fn sentinel_is_named() {
     use ErrorKind::{Refused, Unavailable};
 
     let sentinel = RedisServer::sentinel();
-    let text =
-        "with ERR unknown command: the server is a Sentinel, which keeps no data; the address must";
+    let text = "with ERR unknown command: the server is a Sentinel, which keeps no data; the address of what it watches";
     says(&sentinel.url(), Refused, Refused, &[text]).await;
     let text = format!("it answered SELECT {text}");
     says(&format!("{}1", sentinel.url()), Unavailable, Unavailable, &[&text]).await;

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 pub enum ConnectError {
     /// The address does not begin with a scheme that is known.
     #[error(
-        "the store's address must begin with memory:, redis://, rediss://, valkey://, valkeys://, \
-         redis+unix://, unix:// or memcached://"
+        "the store's address must begin with memory:, redis://, redis+cluster:// or redis+sentinel:// \
+         (or rediss, valkey or valkeys in place of redis), redis+unix://, unix:// or memcached://"
     )]
     UnknownScheme,
     /// The address is one of a store that this build does not have.

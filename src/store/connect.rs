@@ -22,9 +22,10 @@ use crate::store::contract::Store;
 ///
 /// [`ConnectError`] where the address is not one of these, or where its feature is not enabled.
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    match scheme(url) {
+    // As in `redis+cluster`: the same store in another place.
+    match scheme(url).split('+').next().unwrap_or_default() {
         "memory" => memory(url),
-        "redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix" => redis(url),
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" => redis(url),
         "memcached" => memcached(url),
         _ => Err(ConnectError::UnknownScheme),
     }
@@ -50,7 +51,7 @@ fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
 
 #[cfg(not(feature = "redis"))]
 fn redis(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    let is_tls = matches!(scheme(url), "rediss" | "valkeys");
+    let is_tls = matches!(scheme(url).split('+').next(), Some("rediss" | "valkeys"));
     Err(ConnectError::feature(if is_tls { "redis-tls" } else { "redis" }))
 }
 

@@ -149,7 +149,7 @@ fn all_threads_are_stopped(pid: u32) -> bool {
 pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
     match url.split_once(':').unwrap().0 {
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "valkeys" => {
+        "redis" | "rediss" | "valkeys" | "redis+cluster" | "redis+sentinel" => {
             let builder = unsticky::store::RedisStore::builder(url).unwrap();
             Arc::new(builder.connect_timeout(patience).response_timeout(patience).build())
         }

@@ -4,32 +4,70 @@
 //! user without a password. What is ignored is a mistake that nobody is told of, and a password that is
 //! not percent-encoded may end up as a host's name and in a log.
 
+use std::fmt;
 use std::net::Ipv6Addr;
 
-use ::redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
-};
+use ::redis::{ProtocolVersion, RedisConnectionInfo};
 
 use crate::store::address::ConnectError;
+use crate::store::redis::place::Place;
 
 const DEFAULT_PORT: u16 = 6379;
+const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
 /// What an address says.
 #[derive(Debug)]
 pub(super) struct Address {
-    pub(super) info: ConnectionInfo,
+    pub(super) servers: Servers,
+    pub(super) login: RedisConnectionInfo,
     pub(super) tls: bool,
+}
+
+/// Whom an address names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Servers {
+    One(Place),
+    /// Nodes of a cluster, of which each knows the others.
+    Cluster(Vec<Place>),
+    /// Sentinels, and the name of the master that they watch.
+    Sentinel {
+        sentinels: Vec<Place>,
+        master: String,
+    },
+}
+
+impl Servers {
+    /// For debugging: no name of a user, no password.
+    pub(super) fn describe(&self, debug: &mut fmt::DebugStruct<'_, '_>) {
+        let list =
+            |places: &[Place]| -> Vec<String> { places.iter().map(Place::to_string).collect() };
+        match self {
+            Self::One(place) => debug.field("server", &place.to_string()),
+            Self::Cluster(nodes) => debug.field("cluster", &list(nodes)),
+            Self::Sentinel { sentinels, master } => {
+                debug.field("master", master).field("sentinels", &list(sentinels))
+            }
+        };
+    }
 }
 
 /// Takes an address apart. An error repeats nothing of it.
 pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
-    let Some((scheme @ ("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "unix"), rest)) =
-        url.split_once("://")
-    else {
-        return Err(ConnectError::address(
-            "a redis address begins with redis://, rediss://, valkey://, valkeys://, redis+unix:// \
-             or unix://",
-        ));
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let (kind, tls) = match scheme {
+        "redis" | "valkey" => (Kind::One, false),
+        "rediss" | "valkeys" => (Kind::One, true),
+        "redis+cluster" | "valkey+cluster" => (Kind::Cluster, false),
+        "rediss+cluster" | "valkeys+cluster" => (Kind::Cluster, true),
+        "redis+sentinel" | "valkey+sentinel" => (Kind::Sentinel, false),
+        "rediss+sentinel" | "valkeys+sentinel" => (Kind::Sentinel, true),
+        "redis+unix" | "unix" => (Kind::Unix, false),
+        _ => {
+            return Err(ConnectError::address(
+                "a redis address begins with redis://, redis+cluster:// or redis+sentinel://, with \
+                 rediss or valkey in place of redis, or with redis+unix:// or unix://",
+            ));
+        }
     };
     if rest.contains(|char: char| char.is_whitespace() || char.is_control()) {
         return Err(ConnectError::address("it has a space or a line break in it"));
@@ -41,26 +79,31 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     }
     let (place, options) =
         rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
-    let tls = matches!(scheme, "rediss" | "valkeys");
-    let (addr, settings) = match scheme {
-        "redis+unix" | "unix" => unix(place, options)?,
-        _ => tcp(place, options)?,
+    let (servers, login) = match kind {
+        Kind::Unix => unix(place, options)?,
+        _ => tcp(kind, place, options)?,
     };
-    let info = addr.into_connection_info();
-    let info = info.map_err(|_| ConnectError::address("the crate redis does not take it"))?;
-    Ok(Address { info: info.set_redis_settings(settings), tls })
+    Ok(Address { servers, login, tls })
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    One,
+    Cluster,
+    Sentinel,
+    Unix,
 }
 
 const ENCODE: &str = "`#`, `?`, `/`, `@` and `%` in a password must be percent-encoded";
 
-type Parts = (ConnectionAddr, RedisConnectionInfo);
+type Parts = (Servers, RedisConnectionInfo);
 
-fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
+fn tcp(kind: Kind, place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    let mut settings = RedisConnectionInfo::default();
-    let server = match authority.rsplit_once('@') {
+    let mut login = RedisConnectionInfo::default();
+    let hosts = match authority.rsplit_once('@') {
         None => authority,
-        Some((credentials, server)) => {
+        Some((credentials, hosts)) => {
             let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
             if credentials.contains('@') {
                 return Err(ConnectError::address(ENCODE));
@@ -69,19 +112,48 @@ fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
                 return Err(ConnectError::address("it has a user's name and no password"));
             }
             if !user.is_empty() {
-                settings = settings.set_username(decoded(user)?);
+                login = login.set_username(decoded(user)?);
             }
-            settings = settings.set_password(decoded(password)?);
-            server
+            login = login.set_password(decoded(password)?);
+            hosts
         }
     };
-    let addr = server_of(server)?;
+    let (servers, path) = match kind {
+        Kind::Cluster => {
+            let places = server_list(hosts, DEFAULT_PORT)?;
+            if !path.is_empty() {
+                return Err(ConnectError::address(format!(
+                    "a cluster has no numbered databases, so nothing may follow its nodes; {ENCODE}"
+                )));
+            }
+            (Servers::Cluster(places), "")
+        }
+        Kind::Sentinel => {
+            let sentinels = server_list(hosts, DEFAULT_SENTINEL_PORT)?;
+            let (master, path) = path.split_once('/').unwrap_or((path, ""));
+            if master.is_empty() {
+                return Err(ConnectError::address(
+                    "the name of the master that the Sentinels watch is missing: \
+                     redis+sentinel://host,host/name",
+                ));
+            }
+            (Servers::Sentinel { sentinels, master: master_name(master)? }, path)
+        }
+        Kind::One | Kind::Unix => {
+            if hosts.contains(',') {
+                return Err(ConnectError::address(
+                    "it names more than one server, which redis+cluster:// and redis+sentinel:// do",
+                ));
+            }
+            (Servers::One(server(hosts, DEFAULT_PORT)?), path)
+        }
+    };
     if !path.is_empty() {
-        settings = settings.set_db(database(path)?);
+        login = login.set_db(database(path)?);
     }
     for (name, value) in pairs(options)? {
-        settings = match name.as_str() {
-            "protocol" => settings.set_protocol(protocol(&value)?),
+        login = match name.as_str() {
+            "protocol" => login.set_protocol(protocol(&value)?),
             _ => {
                 return Err(ConnectError::address(format!(
                     "it has an option other than protocol; {ENCODE}"
@@ -89,7 +161,29 @@ fn tcp(place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
             }
         };
     }
-    Ok((addr, settings))
+    Ok((servers, login))
+}
+
+/// The servers between commas, each once.
+fn server_list(text: &str, default_port: u16) -> Result<Vec<Place>, ConnectError> {
+    let mut places = Vec::new();
+    for text in text.split(',') {
+        let place = server(text, default_port)?;
+        if places.contains(&place) {
+            return Err(ConnectError::address("it names a server twice"));
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// What Sentinel takes for a name.
+fn master_name(text: &str) -> Result<String, ConnectError> {
+    let name = decoded(text)?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    is_name.then_some(name).ok_or_else(|| {
+        ConnectError::address("the name of a master is made of letters, digits, `.`, `-` and `_`")
+    })
 }
 
 fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
@@ -118,10 +212,10 @@ fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
     if settings.username().is_some() && settings.password().is_none() {
         return Err(ConnectError::address("it has a user's name and no password"));
     }
-    Ok((ConnectionAddr::Unix(decoded(path)?.into()), settings))
+    Ok((Servers::One(Place::Unix(decoded(path)?.into())), settings))
 }
 
-fn server_of(text: &str) -> Result<ConnectionAddr, ConnectError> {
+fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) =
             rest.split_once(']').ok_or_else(|| ConnectError::address("a bracket is not closed"))?;
@@ -146,9 +240,6 @@ fn server_of(text: &str) -> Result<ConnectionAddr, ConnectError> {
         if host.is_empty() {
             return Err(ConnectError::address("the server has no name"));
         }
-        if host.contains(',') {
-            return Err(ConnectError::address("it names more than one server"));
-        }
         if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
             return Err(ConnectError::address("the server's name is not a host name"));
         }
@@ -158,7 +249,7 @@ fn server_of(text: &str) -> Result<ConnectionAddr, ConnectError> {
         (host.to_ascii_lowercase(), port)
     };
     let port = match port.map(number::<u16>) {
-        None => DEFAULT_PORT,
+        None => default_port,
         Some(Some(port @ 1..)) => port,
         Some(_) => {
             return Err(ConnectError::address(format!(
@@ -166,7 +257,7 @@ fn server_of(text: &str) -> Result<ConnectionAddr, ConnectError> {
             )));
         }
     };
-    Ok(ConnectionAddr::Tcp(host, port))
+    Ok(Place::Tcp { host, port })
 }
 
 const WILDCARD: &str = "its host means every address of a machine, not a server";
@@ -241,9 +332,9 @@ mod tests {
             ("redis://h", "h:6379", 0, None, None),
             ("redis://Cache-1.internal:1/", "cache-1.internal:1", 0, None, None),
             ("redis://:p%40%23%3f%25@h:7/3", "h:7", 3, None, Some("p@#?%")),
-            ("rediss://u%3A:p@[::1]:7/15", "::1:7", 15, Some("u:"), Some("p")),
+            ("rediss://u%3A:p@[::1]:7/15", "[::1]:7", 15, Some("u:"), Some("p")),
             ("valkey://u:p%C3%A4@10.0.0.1", "10.0.0.1:6379", 0, Some("u"), Some("pä")),
-            ("redis://[::1]", "::1:6379", 0, None, None),
+            ("redis://[::1]", "[::1]:6379", 0, None, None),
             ("valkeys://h/2?protocol=resp3", "h:6379", 2, None, None),
             ("redis://h?protocol=3", "h:6379", 0, None, None),
             ("redis://h?protocol=resp2", "h:6379", 0, None, None),
@@ -252,15 +343,49 @@ mod tests {
             ("redis://u:p:=+&@h", "h:6379", 0, Some("u"), Some("p:=+&")),
             ("unix:///r%20r?db=3&user=u&pass=a%2Bb=", "/r r", 3, Some("u"), Some("a+b=")),
         ] {
-            let Address { info, tls } = parse(url).unwrap();
-            let settings = info.redis_settings();
-            assert_eq!(info.addr().to_string(), server, "{url}");
+            let Address { servers, login: settings, tls } = parse(url).unwrap();
+            let Servers::One(place) = servers else { panic!("{url}: {servers:?}") };
+            assert_eq!(place.to_string(), server, "{url}");
             assert_eq!(settings.db(), database, "{url}");
             assert_eq!(settings.username(), user, "{url}");
             assert_eq!(settings.password(), password, "{url}");
             assert_eq!(tls, url.starts_with("rediss") || url.starts_with("valkeys"), "{url}");
             let resp3 = matches!(settings.protocol(), ProtocolVersion::RESP3);
             assert_eq!(resp3, url.ends_with("resp3") || url.ends_with("protocol=3"), "{url}");
+        }
+    }
+
+    #[test]
+    fn address_of_several_servers_is_read() {
+        let places = |list: &[(&str, u16)]| {
+            list.iter().map(|(host, port)| Place::tcp(*host, *port)).collect::<Vec<_>>()
+        };
+        let (ab, abc) = (
+            places(&[("a", 7000), ("b", 6379)]),
+            places(&[("a", 7000), ("::1", 26379), ("c", 26379)]),
+        );
+        let cluster =
+            |scheme: &str| (format!("{scheme}://u:p%40@A:7000,b/"), Servers::Cluster(ab.clone()));
+        let sentinel = |scheme: &str| {
+            let servers =
+                Servers::Sentinel { sentinels: abc.clone(), master: "my-1.x_y".to_owned() };
+            (format!("{scheme}://u:p%40@a:7000,[::1],c/my-1.x_y/3"), servers)
+        };
+        for (scheme, tls) in
+            [("redis", false), ("rediss", true), ("valkey", false), ("valkeys", true)]
+        {
+            let several = [
+                (cluster(&format!("{scheme}+cluster")), 0),
+                (sentinel(&format!("{scheme}+sentinel")), 3),
+            ];
+            for ((url, servers), database) in several {
+                let address = parse(&url).unwrap();
+                assert_eq!(address.servers, servers, "{url}");
+                assert_eq!(address.tls, tls, "{url}");
+                assert_eq!(address.login.db(), database, "{url}");
+                assert_eq!(address.login.username(), Some("u"), "{url}");
+                assert_eq!(address.login.password(), Some("p@"), "{url}");
+            }
         }
     }
 
@@ -318,6 +443,23 @@ mod tests {
             ("redis://hö", "host name"),
             ("redis://h x", "space"),
             ("redis://:hunter2@h\n", "line break"),
+            ("redis+cluster://", "no name"),
+            ("redis+cluster://:hunter2@a,", "no name"),
+            ("redis+cluster://a,a", "twice"),
+            ("redis+cluster://a,A:6379", "twice"),
+            ("redis+cluster://a:7000,b/1", "numbered"),
+            ("redis+cluster://:hunter2@a,b/x?db=1", "numbered"),
+            ("redis+cluster://u:hunter2@a,v:hunter2@b", "percent-encoded"),
+            ("redis+cluster:///run/r.sock", "no name"),
+            ("redis+cluster+tls://a", "begins with"),
+            ("redis+sentinel://a,b", "name of the master"),
+            ("redis+sentinel://a,b/", "name of the master"),
+            ("redis+sentinel://:hunter2@a,b//1", "name of the master"),
+            ("redis+sentinel://a/my%20master", "letters"),
+            ("redis+sentinel://a/mymaster/x", "database"),
+            ("redis+sentinel://a/mymaster/1/2", "database"),
+            ("redis+sentinel://a:x/mymaster", "port"),
+            ("redis+sentinel://a/mymaster?master=b", "other than protocol"),
             ("unix://hunter2", "three slashes"),
             ("unix://u:hunter2@/r.sock", "three slashes"),
             ("unix://", "three slashes"),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use ::redis::{Arg, Cmd, RedisError};
 
+use crate::store::redis::place::Place;
+
 /// An error that the server answered with.
 ///
 /// A server may repeat a command in its error, and a proxy in words of its own, so a record or a
@@ -17,7 +19,60 @@ pub(super) struct Answer {
     pub(super) code: String,
     known: Option<&'static Known>,
     certainty: Certainty,
-    is_from_sentinel: bool,
+    /// The node of the cluster that has the key.
+    redirect: Option<Redirect>,
+    source: Source,
+}
+
+/// What answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Server,
+    Sentinel,
+    /// A node of a cluster that the address names as one.
+    ClusterNode,
+}
+
+/// The node of a cluster that has a key, or to which its slot is being moved.
+pub(super) struct Redirect {
+    /// The slot is being moved, and the node takes this one command behind an `ASKING`.
+    pub(super) is_ask: bool,
+    host: Option<String>,
+    port: u16,
+}
+
+/// A host is printed only once somebody connects to it.
+impl fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redirect").field("is_ask", &self.is_ask).finish_non_exhaustive()
+    }
+}
+
+impl Redirect {
+    fn of(error: &RedisError) -> Option<Self> {
+        let (node, _) = error.redirect_node()?;
+        let (host, port) = node.rsplit_once(':')?;
+        let host = announced_host(host)?;
+        Some(Self { is_ask: error.code() == Some("ASK"), host, port: port.parse().ok()? })
+    }
+
+    /// The node's place; a node without a host is on the one that has answered.
+    pub(super) fn place(&self, answered: &Place) -> Option<Place> {
+        let host = self.host.as_deref().or_else(|| answered.host())?;
+        Some(Place::tcp(host, self.port))
+    }
+}
+
+/// The host that a node of a cluster announces: none where it does not know its own, or means every
+/// address of its machine. Only the characters of a host are accepted, so no other part of an error can be
+/// taken for one and be printed.
+pub(super) fn announced_host(host: &str) -> Option<Option<String>> {
+    const UNKNOWN: [&str; 4] = ["", "?", "0.0.0.0", "::"];
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+    if UNKNOWN.contains(&host) {
+        return Some(None);
+    }
+    host.bytes().all(is_host).then(|| Some(host.to_ascii_lowercase()))
 }
 
 /// What an error says of a write.
@@ -33,8 +88,12 @@ type Known = (&'static str, &'static str, &'static str);
 const UNKNOWN_COMMAND: &str = "unknown command";
 const SYNTAX_ERROR: &str = "syntax error";
 
-const CLUSTER: &str = "the server is a node of a Redis Cluster, which an address of one server does not \
-                       serve; RedisStore::from_connection takes a connection to the cluster";
+const CLUSTER: &str = "the server is a node of a Redis Cluster; the address of a cluster begins with \
+                       redis+cluster:// or rediss+cluster://";
+const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or nobody \
+                         has its slot";
+const SLOT_MOVING: &str = "the cluster is moving the key's slot";
+const NO_DATABASES: &str = "a cluster has one database";
 const REPLICA: &str =
     "the server is a replica, which takes no writes; the address must lead to its master";
 const RENAMED: &str = "the command is disabled or renamed there, or the server is not Redis";
@@ -44,8 +103,9 @@ const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not
                                  a command that the script runs: GETRANGE, GET, SET or DEL";
 const SCRIPT_RENAMED: &str = "a command that the script runs is disabled or renamed there: GETRANGE, GET, \
                               SET or DEL";
-const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address must lead to the master \
-                        that it watches";
+const NO_SENTINEL: &str = "the server is no Sentinel";
+const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address of what it watches \
+                        begins with redis+sentinel://";
 
 /// The first that fits counts. A code whose text is another one than the known has an empty text.
 const KNOWN: &[Known] = &[
@@ -143,7 +203,8 @@ impl Answer {
             Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
             _ => String::new(),
         };
-        Some(Self::new(server, command, code, error.detail().unwrap_or_default()))
+        let answer = Self::new(server, command, code, error.detail().unwrap_or_default());
+        Some(Self { redirect: Redirect::of(error), ..answer })
     }
 
     /// The error of a line, without its minus sign, while the connection is made.
@@ -196,7 +257,8 @@ impl Answer {
                 }
             },
             certainty,
-            is_from_sentinel: false,
+            redirect: None,
+            source: Source::Server,
         }
     }
 
@@ -219,6 +281,21 @@ impl Answer {
         matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
     }
 
+    /// Whether a server that is the master no longer might say so: its replicas follow another one.
+    pub(super) fn is_of_perhaps_the_wrong_server(&self) -> bool {
+        self.code == "NOREPLICAS"
+    }
+
+    /// The node of the cluster that the command belongs to, in place of the one that answered.
+    pub(super) fn redirect(&self) -> Option<&Redirect> {
+        self.redirect.as_ref()
+    }
+
+    /// Whether other nodes of the cluster may know better which one has the key.
+    pub(super) fn is_of_changing_cluster(&self) -> bool {
+        self.is_of_the_wrong_server() || matches!(self.code.as_str(), "CLUSTERDOWN" | "TRYAGAIN")
+    }
+
     /// Whether the server does not know the command at all, as a Sentinel does not know ours.
     pub(super) fn is_unknown_command(&self) -> bool {
         self.known.is_some_and(|known| known.1 == UNKNOWN_COMMAND)
@@ -232,7 +309,27 @@ impl Answer {
 
     /// The same answer, from a server that has said that it is a Sentinel.
     pub(super) fn of_sentinel(self) -> Self {
-        Self { is_from_sentinel: true, ..self }
+        Self { source: Source::Sentinel, ..self }
+    }
+
+    /// The same answer, from a node of a cluster that is known to be one.
+    pub(super) fn of_cluster_node(self) -> Self {
+        Self { source: Source::ClusterNode, ..self }
+    }
+
+    /// What it means for whoever has written the address.
+    fn meaning(&self, meaning: &'static str) -> &'static str {
+        match (self.source, self.code.as_str()) {
+            (Source::Sentinel, _) => SENTINEL,
+            (Source::Server, "ERR") if self.command == "SENTINEL" && meaning == RENAMED => {
+                NO_SENTINEL
+            }
+            (Source::ClusterNode, "MOVED" | "ASK") => "the nodes of the cluster name each other",
+            (Source::ClusterNode, "TRYAGAIN") => SLOT_MOVING,
+            (Source::ClusterNode, "CLUSTERDOWN") => SLOT_DOWN,
+            (Source::ClusterNode, _) if meaning == CLUSTER => NO_DATABASES,
+            _ => meaning,
+        }
     }
 }
 
@@ -269,6 +366,11 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
     }
 }
 
+/// What happened, without anything that the server may have repeated.
+pub(super) fn reason(error: &RedisError) -> String {
+    if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
+}
+
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = self.server.as_deref().unwrap_or("redis");
@@ -280,15 +382,16 @@ impl fmt::Display for Answer {
         write!(f, "{}{between}{text}", self.code)?;
         match self.server {
             None => Ok(()),
-            Some(_) if self.is_from_sentinel => write!(f, ": {SENTINEL}"),
-            Some(_) => write!(f, ": {meaning}"),
+            Some(_) => write!(f, ": {}", self.meaning(meaning)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ::redis::{cmd, parse_redis_value};
+    use std::io;
+
+    use ::redis::{ErrorKind as Said, cmd, parse_redis_value};
 
     use super::*;
 
@@ -555,5 +658,15 @@ mod tests {
         let answer = Answer::of(None, &cmd("SET"), &error).unwrap();
         let text = "redis answered SET with READONLY You can't write against a read only replica";
         assert_eq!(answer.to_string(), text);
+    }
+
+    #[test]
+    fn reason_repeats_nothing_of_the_server() {
+        let error = io::Error::other("the network is gone");
+        assert_eq!(reason(&error.into()), "the network is gone");
+        let error = RedisError::from((Said::Parse, "no valid answer", "private".to_owned()));
+        assert_eq!(reason(&error), error.category());
+        assert!(!error.category().is_empty());
+        assert!(error.to_string().contains("private"));
     }
 }

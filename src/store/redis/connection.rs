@@ -1,61 +1,53 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
-use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, RedisError,
-    Value, cmd,
-};
-use futures_util::future::join3;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use ::redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use async_trait::async_trait;
+use futures_util::future::{Either, join3, select};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
-use crate::store::dial::dial_name;
-use crate::store::heartbeat::Heartbeat;
-use crate::store::redis::address::Address;
-use crate::store::redis::answer::Answer;
-use crate::store::redis::greeting::{Refusal, greet};
+use crate::store::redis::answer::{Answer, reason};
+use crate::store::redis::dialing::{Driver, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};
-use crate::store::redis::sanitize::Sanitized;
 
-/// Where to connect to, and how long to wait.
+/// The server that a connection leads to.
 #[derive(Clone)]
-pub(super) struct Settings {
-    info: ConnectionInfo,
-    #[cfg_attr(not(feature = "redis-tls"), allow(dead_code, reason = "there is none"))]
-    tls: bool,
-    pub(super) connect_timeout: Duration,
-    pub(super) response_timeout: Duration,
-    pub(super) max_waiting: usize,
+pub(super) enum Target {
+    Server(Server),
+    /// Whichever server is the master when the connection is made.
+    Master(Arc<dyn FindMaster>),
 }
 
-impl Settings {
-    pub(super) fn new(address: Address) -> Self {
-        Self {
-            info: address.info,
-            tls: address.tls,
-            connect_timeout: limits::CONNECT,
-            response_timeout: limits::RESPONSE,
-            max_waiting: limits::WAITING,
+impl Target {
+    /// What it is called in errors.
+    fn name(&self) -> String {
+        match self {
+            Self::Server(server) => format!("redis at {}", server.place),
+            Self::Master(master) => format!("the redis master {}", master.name()),
         }
     }
+}
 
-    /// Host and port or the socket's path: no name, no password.
-    pub(super) fn server(&self) -> String {
-        self.info.addr().to_string()
-    }
+/// Knows which server is the master.
+#[async_trait]
+pub(super) trait FindMaster: Send + Sync {
+    /// What the master is called, whichever server it is.
+    fn name(&self) -> &str;
+
+    /// The server that is the master now, or why that is not known.
+    async fn find(&self) -> Result<Server, String>;
+
+    /// The server that was found may have ceased to be the master.
+    fn suspect(&self);
 }
 
 /// Why a command has no answer that is a value.
@@ -83,6 +75,9 @@ impl Failure {
 /// The place of the current connection.
 pub(super) struct SharedConnection {
     settings: Settings,
+    target: Target,
+    /// What the target is called in errors.
+    name: String,
     /// How many commands wait, for a connection or for their answer.
     waiting: AtomicUsize,
     /// How many connections in a row have broken while the server was tried out.
@@ -114,34 +109,16 @@ impl Attempt {
     }
 }
 
-/// What an attempt to connect waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Connection,
-    #[cfg(feature = "redis-tls")]
-    Encryption,
-    Greeting,
-}
-
-impl Step {
-    /// Why an attempt failed that waited for this until its time was used up.
-    fn timed_out(self, limit: Duration) -> String {
-        match self {
-            Self::Connection => format!("no connection in {limit:?}"),
-            #[cfg(feature = "redis-tls")]
-            Self::Encryption => format!(
-                "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
-                 address needs redis://"
-            ),
-            Self::Greeting => format!("no answer to the greeting in {limit:?}"),
-        }
-    }
-}
-
 impl SharedConnection {
-    pub(super) fn new(settings: Settings) -> Self {
-        let state = Mutex::new(State { generation: 0, phase: Phase::Idle });
-        Self { settings, waiting: AtomicUsize::new(0), lost_trials: AtomicUsize::new(0), state }
+    pub(super) fn new(settings: Settings, target: Target) -> Self {
+        Self {
+            settings,
+            name: target.name(),
+            target,
+            waiting: AtomicUsize::new(0),
+            lost_trials: AtomicUsize::new(0),
+            state: Mutex::new(State { generation: 0, phase: Phase::Idle }),
+        }
     }
 
     /// Sends a command, once, and waits for its answer.
@@ -149,11 +126,17 @@ impl SharedConnection {
         self.lease().await?.send(command).await
     }
 
+    /// Sends a command to the node of a cluster that a slot is being moved to. The node takes it only
+    /// right behind an `ASKING`.
+    pub(super) async fn send_asking(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
+        self.lease().await?.send_asking(command).await
+    }
+
     /// The current connection, or a new one, for commands that one server must answer.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
-        let permit = self.permit().ok_or_else(|| {
-            Failure::NotSent(format!("too many commands wait for redis at {}", self.at()))
-        })?;
+        let permit = self
+            .permit()
+            .ok_or_else(|| Failure::NotSent(format!("too many commands wait for {}", self.name)))?;
         let link = match self.connected() {
             Some(link) => link,
             None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
@@ -169,10 +152,21 @@ impl SharedConnection {
         limit: Duration,
     ) -> Option<Result<Value, RedisError>> {
         let mut connection = link.connection.clone();
-        let waiting = Waiting::new(self, link);
-        let answer = timeout(limit, connection.send_packed_command(command)).await.ok()?;
-        waiting.answered();
+        let answer = self.in_time(link, limit, connection.send_packed_command(command)).await?;
         Some(answer.and_then(Value::extract_error))
+    }
+
+    /// Waits for the answer to what is sent on this connection; `None` where none comes within the time.
+    async fn in_time<T>(
+        &self,
+        link: &Connection,
+        limit: Duration,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        let waiting = Waiting::new(self, link);
+        let answer = timeout(limit, answer).await.ok()?;
+        waiting.answered();
+        Some(answer)
     }
 
     /// One more command that waits, unless there are too many.
@@ -184,13 +178,14 @@ impl SharedConnection {
     }
 
     fn failed(&self, link: &Connection, command: &Cmd, error: &RedisError) -> Failure {
-        let server = Some(format!("redis at {}", self.at()));
-        let Some(answer) = Answer::of(server, command, error) else {
+        let Some(answer) = Answer::of(Some(link.name.clone()), command, error) else {
             self.discard(link.generation);
-            return Failure::Lost(format!("redis at {}: {}", self.at(), reason(error)));
+            return Failure::Lost(format!("{}: {}", link.name, reason(error)));
         };
         if answer.is_of_the_wrong_server() {
             self.discard(link.generation);
+        } else if answer.is_of_perhaps_the_wrong_server() {
+            self.suspect();
         }
         Failure::Answered(answer)
     }
@@ -221,7 +216,8 @@ impl SharedConnection {
         if let Some(sender) = begun {
             let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
             // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
-            tokio::spawn(connect(self.settings.clone(), release, sender));
+            let (settings, target) = (self.settings.clone(), self.target.clone());
+            tokio::spawn(connect(settings, target, release, sender));
         }
         let limit = self.settings.connect_timeout;
         let waited =
@@ -237,7 +233,7 @@ impl SharedConnection {
                 step.timed_out(limit)
             }
         };
-        Err(format!("cannot connect to redis at {}: {reason}", self.at()))
+        Err(format!("cannot connect to {}: {reason}", self.name))
     }
 
     /// Makes `link` the current connection, unless its attempt was given up meanwhile.
@@ -261,8 +257,24 @@ impl SharedConnection {
         }
     }
 
-    fn at(&self) -> &ConnectionAddr {
-        self.settings.info.addr()
+    /// Has the next command connect anew, if the current connection leads to another server than this
+    /// one. Commands that wait on it keep it until they have their answer.
+    pub(super) fn leave_unless_at(&self, server: &Server) {
+        if let Some(link) = self.connected()
+            && link.server != *server
+        {
+            self.discard(link.generation);
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected().is_some()
+    }
+
+    fn suspect(&self) {
+        if let Target::Master(master) = &self.target {
+            master.suspect();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -296,8 +308,26 @@ impl Lease<'_> {
         match shared.exchange(link, command, limit).await {
             Some(answer) => answer.map_err(|error| shared.failed(link, command, &error)),
             None => {
-                Err(Failure::Lost(format!("redis at {} did not answer in {limit:?}", shared.at())))
+                shared.suspect();
+                Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name)))
             }
+        }
+    }
+
+    async fn send_asking(&self, command: &Cmd) -> Result<Value, Failure> {
+        let Self { shared, link, .. } = self;
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(cmd("ASKING")).add_command(command.clone());
+        let mut connection = link.connection.clone();
+        let limit = shared.settings.response_timeout;
+        let answers = connection.send_packed_commands(&pipeline, 1, 1);
+        match shared.in_time(link, limit, answers).await {
+            Some(answers) => answers
+                .and_then(|answers| {
+                    answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
+                })
+                .map_err(|error| shared.failed(link, command, &error)),
+            None => Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name))),
         }
     }
 
@@ -375,6 +405,9 @@ impl Drop for WaitingPermit<'_> {
 /// A connection.
 struct Connection {
     connection: MultiplexedConnection,
+    server: Server,
+    /// What the server is called in errors.
+    name: String,
     generation: u64,
     silence: Mutex<Silence>,
     /// What the server can compare by itself, once that is known.
@@ -489,11 +522,17 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-async fn connect(settings: Settings, release: ReleaseOnDrop, attempt: watch::Sender<Attempt>) {
+async fn connect(
+    settings: Settings,
+    target: Target,
+    release: ReleaseOnDrop,
+    attempt: watch::Sender<Attempt>,
+) {
     let limit = settings.connect_timeout;
     let (shared, generation) = (release.shared.clone(), release.generation);
-    let (connection, driver) = match timeout(limit, dial(&settings, &attempt)).await {
-        Ok(Ok(connected)) => connected,
+    let at = |step| drop(attempt.send_replace(Attempt::Underway(step)));
+    let (server, connection, driver) = match timeout(limit, reach(&settings, &target, at)).await {
+        Ok(Ok(reached)) => reached,
         failed => {
             // First, so that whoever is told of the failure can try again at once.
             drop(release);
@@ -509,10 +548,16 @@ async fn connect(settings: Settings, release: ReleaseOnDrop, attempt: watch::Sen
     };
     let task = tokio::spawn(async move {
         let _release = release;
-        Batching { driver, yielded: false, heartbeat: Heartbeat::new() }.await;
+        driver.await;
     });
+    let name = match &target {
+        Target::Server(_) => target.name(),
+        Target::Master(_) => format!("{} at {}", target.name(), server.place),
+    };
     let link = Arc::new(Connection {
         connection,
+        server,
+        name,
         generation,
         silence: Mutex::new(Silence::new()),
         native: OnceLock::new(),
@@ -522,195 +567,65 @@ async fn connect(settings: Settings, release: ReleaseOnDrop, attempt: watch::Sen
     });
     if let Some(shared) = shared.upgrade() {
         shared.install(&link);
+        // Another server may have become the master while this one was greeted.
+        shared.suspect();
     }
     attempt.send_replace(Attempt::Over(Ok(link)));
 }
 
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Connected = (MultiplexedConnection, Driver);
-
-/// Connects; the error says why not, without any secret.
-async fn dial(settings: &Settings, attempt: &watch::Sender<Attempt>) -> Result<Connected, String> {
-    match settings.info.addr() {
-        ConnectionAddr::Tcp(host, port) => {
-            let stream = dial_tcp(host, *port, settings.connect_timeout).await;
-            let stream = stream.map_err(|error| error.to_string())?;
-            #[cfg(feature = "redis-tls")]
-            if settings.tls {
-                attempt.send_replace(Attempt::Underway(Step::Encryption));
-                let stream = encrypt(host, stream).await.map_err(|error| untrusted(&error))?;
-                return handshake(settings, stream, attempt, "").await;
-            }
-            handshake(settings, stream, attempt, "; a port that speaks TLS needs rediss://").await
-        }
-        #[cfg(unix)]
-        ConnectionAddr::Unix(path) => {
-            let stream = tokio::net::UnixStream::connect(path).await;
-            handshake(settings, stream.map_err(|error| error.to_string())?, attempt, "").await
-        }
-        _ => Err(io::Error::from(io::ErrorKind::Unsupported).to_string()),
-    }
-}
-
-/// TLS with a provider that we name: the process's default may be missing or ambiguous, which
-/// rustls answers with a panic.
-#[cfg(feature = "redis-tls")]
-async fn encrypt(
-    host: &str,
-    stream: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    use tokio_rustls::rustls::crypto::ring::default_provider;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-    // Reading the certificates takes a while. Anew each time, so that renewed ones are found.
-    let roots = tokio::task::spawn_blocking(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
-    });
-    let roots = roots.await.map_err(io::Error::other)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
-
-/// Why the server was not trusted, or is none that speaks TLS.
-#[cfg(feature = "redis-tls")]
-fn untrusted(error: &io::Error) -> String {
-    use tokio_rustls::rustls::Error::InvalidMessage;
-
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    if matches!(cause, Some(InvalidMessage(_))) {
-        return "the server does not speak TLS there: use redis://".to_owned();
-    }
-    if is_end(error) {
-        return "the server hung up during the TLS handshake; if it does not speak TLS, the address \
-                needs redis://"
-            .to_owned();
-    }
-    format!("the TLS handshake failed: {error}")
-}
-
-async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    // The rest is for the handshake, and for the error that says why no address answered.
-    let limit = limit / 4 * 3;
-    let connected = dial_name((host, port), limit, |address| async move {
-        TcpStream::connect(address).await.map_err(|error| error.to_string())
-    });
-    let stream = connected.await.map_err(io::Error::other)?;
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(&keepalive())?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(stream)
-}
-
-/// For how long sent bytes may stay unacknowledged.
-#[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Keeps middleboxes from forgetting an idle connection, and notices when one has.
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
-}
-
-/// Greets the server; `hint` says what a server may want that hangs up.
-async fn handshake<S>(
+/// Connects to the target; the error says why not, without any secret.
+async fn reach(
     settings: &Settings,
-    mut stream: S,
-    attempt: &watch::Sender<Attempt>,
-    hint: &str,
-) -> Result<Connected, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    attempt.send_replace(Attempt::Underway(Step::Greeting));
-    let info = settings.info.redis_settings();
-    greet(&mut stream, info).await.map_err(|refusal| match refusal {
-        Refusal::Answered(reason) => reason,
-        Refusal::Broken(error) if is_end(&error) => {
-            format!("the server hung up during the handshake{hint}")
+    target: &Target,
+    at: impl Fn(Step),
+) -> Result<(Server, MultiplexedConnection, Driver), String> {
+    match target {
+        Target::Server(server) => {
+            let stream = open(settings, server, at).await?;
+            let (connection, driver) = multiplex(settings, stream).await?;
+            Ok((server.clone(), connection, driver))
         }
-        Refusal::Broken(error) => error.to_string(),
-    })?;
-    // The greeting has said all but the version of the protocol.
-    let info = RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(info.protocol());
-    let stream = Sanitized::new(stream);
-    let (connection, driver) =
-        MultiplexedConnection::new_with_config(&info, stream, configuration()).await.map_err(
-            |error| match Answer::of(Some("it".to_owned()), &cmd("HELLO"), &error) {
-                Some(answer) => answer.to_string(),
-                None => reason(&error),
-            },
-        )?;
-    Ok((connection, Box::pin(driver)))
-}
-
-/// Whether the other side has ended the connection.
-fn is_end(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-}
-
-/// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
-/// few large ones, leave in one write.
-fn configuration() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(1024)
-        .set_write_backpressure_boundary(1024 * 1024)
-}
-
-/// Steps back once before each poll of the driver.
-///
-/// The runtime likes to run the driver right after the task that woke it, so each command would be
-/// a write of its own. Stepping back lets the other tasks that are ready add theirs first, which
-/// makes several times as many commands a second out of the same processor.
-struct Batching {
-    driver: Driver,
-    yielded: bool,
-    heartbeat: Heartbeat,
-}
-
-impl Future for Batching {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.yielded = !self.yielded;
-        if self.yielded {
-            self.heartbeat.poll(cx);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        Target::Master(master) => {
+            at(Step::Sentinels);
+            let server = master.find().await?;
+            let named =
+                |reason| format!("the Sentinels name {} as the master: {reason}", server.place);
+            let stream = open(settings, &server, at).await.map_err(named)?;
+            let (connection, mut driver) = multiplex(settings, stream).await.map_err(named)?;
+            let role = pin!(must_be_master(connection.clone()));
+            match select(role, &mut driver).await {
+                Either::Left((is_master, _)) => is_master.map_err(named)?,
+                Either::Right(_) => return Err(named("it hung up".to_owned())),
+            }
+            Ok((server, connection, driver))
         }
-        self.driver.as_mut().poll(cx)
     }
 }
 
-/// What happened, without anything that the server may have repeated.
-fn reason(error: &RedisError) -> String {
-    if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
+/// A server knows better than the Sentinels whether it takes writes.
+async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), String> {
+    let command = cmd("ROLE");
+    let role = connection.send_packed_command(&command).await.and_then(Value::extract_error);
+    match role {
+        Ok(Value::Array(role)) => match role.first() {
+            Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+            _ => Err("it says that it is a replica".to_owned()),
+        },
+        Ok(_) => Err("it does not say whether it is a master".to_owned()),
+        Err(error) => Err(match Answer::of(Some("it".to_owned()), &command, &error) {
+            Some(answer) => answer.to_string(),
+            None => reason(&error),
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
-    };
-
-    use ::redis::ErrorKind as Said;
-    use tokio::net::{TcpListener, TcpSocket};
+    use ::redis::{AsyncConnectionConfig, RedisConnectionInfo};
     use tokio::time::advance;
 
     use super::*;
-    use crate::store::redis::address;
+    use crate::store::redis::place::Place;
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -718,7 +633,9 @@ mod tests {
 
     /// After a second attempt to connect.
     fn shared(phase: Phase) -> SharedConnection {
-        let shared = SharedConnection::new(Settings::new(address::parse("redis://h").unwrap()));
+        let settings = Settings::new(RedisConnectionInfo::default(), false);
+        let target = Target::Server(Place::tcp("h", 6379).into());
+        let shared = SharedConnection::new(settings, target);
         *shared.state() = State { generation: 2, phase };
         shared
     }
@@ -731,9 +648,12 @@ mod tests {
     async fn link(generation: u64) -> Arc<Connection> {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (stream, _) = tokio::io::duplex(1);
-        let connected = MultiplexedConnection::new_with_config(&info, stream, configuration());
+        let connected =
+            MultiplexedConnection::new_with_config(&info, stream, AsyncConnectionConfig::new());
         Arc::new(Connection {
             connection: connected.await.unwrap().0,
+            server: Place::tcp("h", 6379).into(),
+            name: "redis at h:6379".to_owned(),
             generation,
             silence: Mutex::new(Silence::new()),
             native: OnceLock::new(),
@@ -831,61 +751,6 @@ mod tests {
                 drop(waiting);
             }
             assert_eq!(current(&shared).is_some(), kept, "{waited} of {response_timeout}");
-        }
-    }
-
-    #[tokio::test]
-    async fn silent_address_leaves_time_to_say_so() {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        // It swallows packets when it has no room for more.
-        let listener = socket.listen(0).unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut filling = Vec::new();
-        while let Ok(stream) = timeout(ms(100), TcpStream::connect(address)).await {
-            filling.push(stream.unwrap());
-        }
-        tokio::time::pause();
-        let begun = Instant::now();
-        let error = dial_tcp("127.0.0.1", address.port(), ms(400)).await.unwrap_err();
-        assert_eq!(error.to_string(), "it did not answer in time");
-        assert!((ms(300)..ms(310)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    }
-
-    #[tokio::test]
-    async fn idle_connection_is_kept_alive() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let stream = dial_tcp("127.0.0.1", port, ms(400)).await.unwrap();
-        assert!(stream.nodelay().unwrap());
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), ms(15_000));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), ms(5_000));
-        #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(ms(5_000)));
-    }
-
-    #[test]
-    fn reason_repeats_nothing_of_the_server() {
-        let error = io::Error::other("the network is gone");
-        assert_eq!(reason(&error.into()), "the network is gone");
-        let error = RedisError::from((Said::Parse, "no valid answer", "private".to_owned()));
-        assert_eq!(reason(&error), error.category());
-        assert!(!error.category().is_empty());
-        assert!(error.to_string().contains("private"));
-    }
-
-    #[test]
-    fn ended_connection_is_told_from_other_failures() {
-        for (kind, is_ended) in [
-            (BrokenPipe, true),
-            (ConnectionAborted, true),
-            (ConnectionReset, true),
-            (UnexpectedEof, true),
-            (TimedOut, false),
-        ] {
-            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
         }
     }
 }

@@ -156,9 +156,9 @@ mod tests {
     /// What a server hears that answers so, and what becomes of the greeting. It says its role when it is
     /// asked, and hangs up if it has none.
     async fn greeted(url: &str, answers: &[&[u8]], role: Option<&[u8]>) -> (Vec<u8>, String) {
-        let info = address::parse(url).unwrap().info;
+        let login = address::parse(url).unwrap().login;
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let client = async move { greet(&mut ours, info.redis_settings()).await };
+        let client = async move { greet(&mut ours, &login).await };
         let server = async {
             theirs.write_all(&answers.concat()).await.unwrap();
             if role.is_none() {

@@ -2,11 +2,16 @@
 
 mod address;
 mod answer;
+mod cluster;
 mod compare;
 mod connection;
+mod dialing;
 mod greeting;
 mod native;
+mod place;
 mod sanitize;
+mod sentinel;
+mod topology;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, RedisFuture, Value, cmd};
+use ::redis::{Cmd, RedisConnectionInfo, RedisFuture, Value, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -22,8 +27,11 @@ use crate::error::{Error, Result};
 use crate::store::address::ConnectError;
 use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN};
 use crate::store::per_runtime::PerRuntime;
+use crate::store::redis::address::{Address, Servers};
 use crate::store::redis::compare::{Change, CompareAndSet, version};
-use crate::store::redis::connection::{Failure, Settings, SharedConnection};
+use crate::store::redis::connection::Failure;
+use crate::store::redis::dialing::Settings;
+use crate::store::redis::topology::Topology;
 
 /// Sessions in Redis (6.2 or newer) or Valkey.
 ///
@@ -111,11 +119,12 @@ impl RedisStore {
     ///
     /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
     pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
-        let address = address::parse(url)?;
-        if address.tls && cfg!(not(feature = "redis-tls")) {
+        let Address { servers, login, tls } = address::parse(url)?;
+        if tls && cfg!(not(feature = "redis-tls")) {
             return Err(ConnectError::feature("redis-tls"));
         }
-        Ok(RedisBuilder { settings: Settings::new(address) })
+        let sentinel_login = RedisConnectionInfo::default().set_protocol(login.protocol());
+        Ok(RedisBuilder { servers, settings: Settings::new(login, tls), sentinel_login })
     }
 
     /// A store on a connection of the application's own: `MultiplexedConnection`,
@@ -145,13 +154,13 @@ impl RedisStore {
     }
 
     /// Runs a command that reads.
-    async fn read(&self, command: &Cmd) -> Result<Value> {
-        self.send(command).await.map_err(|failure| failure.into_error(Access::Read))
+    async fn read(&self, key: &StoreKey, command: &Cmd) -> Result<Value> {
+        self.send(key, command).await.map_err(|failure| failure.into_error(Access::Read))
     }
 
     /// Runs a command that writes, once.
-    async fn write(&self, command: &Cmd) -> Result<Value> {
-        self.send(command).await.map_err(|failure| failure.into_error(Access::Write))
+    async fn write(&self, key: &StoreKey, command: &Cmd) -> Result<Value> {
+        self.send(key, command).await.map_err(|failure| failure.into_error(Access::Write))
     }
 
     /// Carries out a change, at most once. The answer is the script's: 1 if it was made, nothing if there
@@ -160,10 +169,10 @@ impl RedisStore {
         if self.is_done_natively(operation).await? {
             return Ok(Value::Int(1));
         }
-        match self.send(&operation.by_hash()).await {
+        match self.send(operation.key, &operation.by_hash()).await {
             // The server has answered that it ran nothing; EVAL runs the script and keeps it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
-                Box::pin(self.write(&operation.by_source())).await
+                Box::pin(self.write(operation.key, &operation.by_source())).await
             }
             outcome => outcome.map_err(|failure| failure.into_error(Access::Write)),
         }
@@ -178,7 +187,8 @@ impl RedisStore {
             return Ok(false);
         }
         let outcome = async {
-            let connection = own.connection()?;
+            let connection = own.topology()?.connection(operation.key.as_str());
+            let Some(connection) = connection else { return Ok(Value::Nil) };
             let lease = connection.lease().await?;
             let Some(native) = lease.native(operation.key) else { return Ok(Value::Nil) };
             let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
@@ -199,19 +209,9 @@ impl RedisStore {
         }
     }
 
-    async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+    async fn send(&self, key: &StoreKey, command: &Cmd) -> Result<Value, Failure> {
         match &self.route {
-            Route::Own(own) => {
-                let connection = own.connection()?;
-                match connection.send(command).await {
-                    // The server has answered that it wrote nothing, and the connection is given
-                    // up: after a failover another server stands behind the name.
-                    Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
-                        Box::pin(connection.send(command)).await
-                    }
-                    outcome => outcome,
-                }
-            }
+            Route::Own(own) => own.topology()?.send(key.as_str(), command).await,
             Route::Foreign(connection) => {
                 let answer = connection.send(command).await.and_then(Value::extract_error);
                 answer.map_err(|error| Failure::of_foreign(command, &error))
@@ -226,7 +226,7 @@ impl Store for RedisStore {
         let mut command = Cmd::with_capacity(6, key.as_str().len() + bytes.len() + 40);
         command.arg("SET").arg(key.as_str()).arg(&bytes[..]);
         command.arg("PX").arg(milliseconds(ttl)).arg("NX");
-        match self.write(&command).await? {
+        match self.write(key, &command).await? {
             Value::Okay => Ok(Created::Created(version(&bytes))),
             Value::Nil => Ok(Created::Occupied),
             _ => Err(Error::outcome_unknown("redis gave a strange answer to SET")),
@@ -236,7 +236,7 @@ impl Store for RedisStore {
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
         let mut command = Cmd::with_capacity(2, key.as_str().len() + 3);
         command.arg("GET").arg(key.as_str());
-        match self.read(&command).await? {
+        match self.read(key, &command).await? {
             Value::BulkString(bytes) => Ok(Some(stored(bytes))),
             Value::Nil => Ok(None),
             _ => Err(Error::corrupt("redis gave a strange answer to GET")),
@@ -265,7 +265,7 @@ impl Store for RedisStore {
                 let change = Change::Delete;
                 self.compare_and_set(&CompareAndSet { key, expected, change }).await?
             }
-            None => self.write(cmd("DEL").arg(key.as_str())).await?,
+            None => self.write(key, cmd("DEL").arg(key.as_str())).await?,
         };
         match answer {
             Value::Int(1) => Ok(Deleted::Deleted),
@@ -280,7 +280,7 @@ impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RedisStore");
         if let Route::Own(own) = &self.route {
-            debug.field("server", &own.settings.server());
+            own.servers.describe(&mut debug);
         }
         debug.finish_non_exhaustive()
     }
@@ -290,7 +290,9 @@ impl fmt::Debug for RedisStore {
 #[derive(Clone)]
 #[must_use = "call `build` to have the store"]
 pub struct RedisBuilder {
+    servers: Servers,
     settings: Settings,
+    sentinel_login: RedisConnectionInfo,
 }
 
 impl RedisBuilder {
@@ -310,7 +312,18 @@ impl RedisBuilder {
         self
     }
 
-    /// How many commands may wait in one runtime, for a connection or for their answers; those beyond fail at once with
+    /// The user and the password for the Sentinels; those of the address are for the servers that they
+    /// watch. None by default. An address without Sentinels has no use for them.
+    pub fn sentinel_credentials(mut self, user: Option<&str>, password: &str) -> Self {
+        let mut login = self.sentinel_login.set_password(password);
+        if let Some(user) = user {
+            login = login.set_username(user);
+        }
+        self.sentinel_login = login;
+        self
+    }
+
+    /// How many commands may wait for one server in one runtime, for a connection or for their answers; those beyond fail at once with
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default; at least one
     /// always may.
     pub fn max_waiting(mut self, commands: usize) -> Self {
@@ -321,15 +334,17 @@ impl RedisBuilder {
     /// The store; nothing is sent yet.
     #[must_use]
     pub fn build(self) -> RedisStore {
-        let own = Own { settings: self.settings, connections: PerRuntime::new() };
+        let Self { servers, settings, sentinel_login } = self;
+        let own = Own { servers, settings, sentinel_login, topologies: PerRuntime::new() };
         RedisStore { route: Route::Own(Arc::new(own)) }
     }
 }
 
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisBuilder")
-            .field("server", &self.settings.server())
+        let mut debug = f.debug_struct("RedisBuilder");
+        self.servers.describe(&mut debug);
+        debug
             .field("connect_timeout", &self.settings.connect_timeout)
             .field("response_timeout", &self.settings.response_timeout)
             .field("max_waiting", &self.settings.max_waiting)
@@ -344,15 +359,18 @@ enum Route {
 }
 
 struct Own {
+    servers: Servers,
     settings: Settings,
-    connections: PerRuntime<SharedConnection>,
+    sentinel_login: RedisConnectionInfo,
+    topologies: PerRuntime<Topology>,
 }
 
 impl Own {
     /// That of the runtime which runs this.
-    fn connection(&self) -> Result<Arc<SharedConnection>, Failure> {
-        let connection = self.connections.get(|| SharedConnection::new(self.settings.clone()));
-        connection.ok_or_else(|| Failure::NotSent("there is no tokio runtime here".to_owned()))
+    fn topology(&self) -> Result<Arc<Topology>, Failure> {
+        let make = || Topology::new(&self.settings, &self.servers, &self.sentinel_login);
+        let topology = self.topologies.get(make);
+        topology.ok_or_else(|| Failure::NotSent("there is no tokio runtime here".to_owned()))
     }
 }
 

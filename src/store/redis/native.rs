@@ -103,10 +103,12 @@ impl Native {
     }
 }
 
-/// A key under the namespace of a record's, which the permissions of the application cover.
+/// A key under the namespace of a record's, which the permissions of the application cover, and in the
+/// same slot of a cluster: for that the braces stand there.
 fn trial_key(key: &StoreKey) -> String {
-    let prefix = key.as_str().rsplit_once(':').map_or("", |(prefix, _)| prefix);
-    format!("{prefix}:compare-and-set")
+    let key = key.as_str();
+    let prefix = key.rsplit_once(':').map_or("", |(prefix, _)| prefix);
+    format!("{prefix}:compare-and-set:{{{key}}}")
 }
 
 #[cfg(test)]
@@ -120,7 +122,8 @@ mod tests {
     #[test]
     fn trial_key_lies_in_namespace_and_is_no_session() {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
-        assert_eq!(trial_key(&key), "app:7:s:compare-and-set");
+        let expected = "app:7:s:compare-and-set:{app:7:s:AAAAAAAAAAAAAAAAAAAAAA}";
+        assert_eq!(trial_key(&key), expected);
     }
 
     #[test]

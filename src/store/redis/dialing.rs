@@ -1,0 +1,335 @@
+//! Makes a connection to one server: reaches it, encrypts, signs in.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, cmd};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::limits;
+use crate::store::dial::dial_name;
+use crate::store::heartbeat::Heartbeat;
+use crate::store::redis::answer::{Answer, reason};
+use crate::store::redis::greeting::{Refusal, greet};
+use crate::store::redis::place::Place;
+use crate::store::redis::sanitize::Sanitized;
+
+/// How to connect, and how long to wait.
+#[derive(Clone)]
+pub(super) struct Settings {
+    /// Who signs in, to which database, and by which version of the protocol.
+    pub(super) login: RedisConnectionInfo,
+    #[cfg_attr(not(feature = "redis-tls"), allow(dead_code, reason = "there is none"))]
+    pub(super) tls: bool,
+    pub(super) connect_timeout: Duration,
+    pub(super) response_timeout: Duration,
+    pub(super) max_waiting: usize,
+}
+
+impl Settings {
+    pub(super) fn new(login: RedisConnectionInfo, tls: bool) -> Self {
+        Self {
+            login,
+            tls,
+            connect_timeout: limits::CONNECT,
+            response_timeout: limits::RESPONSE,
+            max_waiting: limits::WAITING,
+        }
+    }
+}
+
+/// One server to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Server {
+    pub(super) place: Place,
+    /// Whom the certificate must name, where that is not the host.
+    pub(super) tls_name: Option<String>,
+}
+
+impl From<Place> for Server {
+    fn from(place: Place) -> Self {
+        Self { place, tls_name: None }
+    }
+}
+
+/// What an attempt to connect waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The Sentinels are asked which server is the master.
+    Sentinels,
+    Connection,
+    #[cfg(feature = "redis-tls")]
+    Encryption,
+    Greeting,
+}
+
+impl Step {
+    /// Why an attempt failed that waited for this until its time was used up.
+    pub(super) fn timed_out(self, limit: Duration) -> String {
+        match self {
+            Self::Sentinels => format!("no answer from a Sentinel in {limit:?}"),
+            Self::Connection => format!("no connection in {limit:?}"),
+            #[cfg(feature = "redis-tls")]
+            Self::Encryption => format!(
+                "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
+                 address needs redis://"
+            ),
+            Self::Greeting => format!("no answer to the greeting in {limit:?}"),
+        }
+    }
+}
+
+/// A connection on which the server has been greeted.
+pub(super) type Stream = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
+
+/// Connects and signs in; the error says why not, without any secret.
+pub(super) async fn open(
+    settings: &Settings,
+    server: &Server,
+    at: impl Fn(Step),
+) -> Result<Stream, String> {
+    at(Step::Connection);
+    let (mut stream, hint): (Stream, _) = match &server.place {
+        Place::Tcp { host, port } => {
+            let stream = dial_tcp(host, *port, settings.connect_timeout).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            #[cfg(feature = "redis-tls")]
+            if settings.tls {
+                at(Step::Encryption);
+                let name = server.tls_name.as_ref().unwrap_or(host);
+                let stream = encrypt(name, stream).await.map_err(|error| untrusted(&error))?;
+                (Box::new(stream), "")
+            } else {
+                (Box::new(stream), TLS_HINT)
+            }
+            #[cfg(not(feature = "redis-tls"))]
+            (Box::new(stream), TLS_HINT)
+        }
+        #[cfg(unix)]
+        Place::Unix(path) => {
+            let stream = tokio::net::UnixStream::connect(path).await;
+            (Box::new(stream.map_err(|error| error.to_string())?), "")
+        }
+        #[cfg(not(unix))]
+        Place::Unix(_) => return Err(io::Error::from(io::ErrorKind::Unsupported).to_string()),
+    };
+    at(Step::Greeting);
+    greet(&mut stream, &settings.login).await.map_err(|refusal| match refusal {
+        Refusal::Answered(reason) => reason,
+        Refusal::Broken(error) if is_end(&error) => {
+            format!("the server hung up during the handshake{hint}")
+        }
+        Refusal::Broken(error) => error.to_string(),
+    })?;
+    Ok(Box::new(Sanitized::new(stream)))
+}
+
+/// What a server may want that hangs up.
+const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
+
+/// Drives a connection that many share.
+pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Lets many commands share the connection.
+pub(super) async fn multiplex(
+    settings: &Settings,
+    stream: Stream,
+) -> Result<(MultiplexedConnection, Driver), String> {
+    let info = unspoken(settings);
+    let connected = MultiplexedConnection::new_with_config(&info, stream, configuration()).await;
+    let (connection, driver) = connected.map_err(|error| {
+        match Answer::of(Some("it".to_owned()), &cmd("HELLO"), &error) {
+            Some(answer) => answer.to_string(),
+            None => reason(&error),
+        }
+    })?;
+    let driver = Batching { driver: Box::pin(driver), yielded: false, heartbeat: Heartbeat::new() };
+    Ok((connection, Box::pin(driver)))
+}
+
+/// The greeting has said all but the version of the protocol.
+pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
+    RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
+}
+
+/// TLS with a provider that we name: the process's default may be missing or ambiguous, which
+/// rustls answers with a panic.
+#[cfg(feature = "redis-tls")]
+async fn encrypt(
+    host: &str,
+    stream: TcpStream,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    use std::sync::Arc;
+
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    // Reading the certificates takes a while. Anew each time, so that renewed ones are found.
+    let roots = tokio::task::spawn_blocking(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    });
+    let roots = roots.await.map_err(io::Error::other)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Why the server was not trusted, or is none that speaks TLS.
+#[cfg(feature = "redis-tls")]
+fn untrusted(error: &io::Error) -> String {
+    use tokio_rustls::rustls::Error::InvalidMessage;
+
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    if matches!(cause, Some(InvalidMessage(_))) {
+        return "the server does not speak TLS there: use redis://".to_owned();
+    }
+    if is_end(error) {
+        return "the server hung up during the TLS handshake; if it does not speak TLS, the address \
+                needs redis://"
+            .to_owned();
+    }
+    format!("the TLS handshake failed: {error}")
+}
+
+async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    // The rest is for the handshake, and for the error that says why no address answered.
+    let limit = limit / 4 * 3;
+    let connected = dial_name((host, port), limit, |address| async move {
+        TcpStream::connect(address).await.map_err(|error| error.to_string())
+    });
+    let stream = connected.await.map_err(io::Error::other)?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive())?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+/// For how long sent bytes may stay unacknowledged.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps middleboxes from forgetting an idle connection, and notices when one has.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
+}
+
+/// Whether the other side has ended the connection.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
+/// few large ones, leave in one write.
+fn configuration() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(1024)
+        .set_write_backpressure_boundary(1024 * 1024)
+}
+
+/// Steps back once before each poll of the driver.
+///
+/// The runtime likes to run the driver right after the task that woke it, so each command would be
+/// a write of its own. Stepping back lets the other tasks that are ready add theirs first, which
+/// makes several times as many commands a second out of the same processor.
+struct Batching {
+    driver: Driver,
+    yielded: bool,
+    heartbeat: Heartbeat,
+}
+
+impl Future for Batching {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.yielded = !self.yielded;
+        if self.yielded {
+            self.heartbeat.poll(cx);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.driver.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
+    };
+
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[tokio::test]
+    async fn silent_address_leaves_time_to_say_so() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // It swallows packets when it has no room for more.
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(stream) = timeout(ms(100), TcpStream::connect(address)).await {
+            filling.push(stream.unwrap());
+        }
+        tokio::time::pause();
+        let begun = Instant::now();
+        let error = dial_tcp("127.0.0.1", address.port(), ms(400)).await.unwrap_err();
+        assert_eq!(error.to_string(), "it did not answer in time");
+        assert!((ms(300)..ms(310)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn idle_connection_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stream = dial_tcp("127.0.0.1", port, ms(400)).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), ms(15_000));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), ms(5_000));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(ms(5_000)));
+    }
+
+    #[test]
+    fn ended_connection_is_told_from_other_failures() {
+        for (kind, is_ended) in [
+            (BrokenPipe, true),
+            (ConnectionAborted, true),
+            (ConnectionReset, true),
+            (UnexpectedEof, true),
+            (TimedOut, false),
+        ] {
+            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The servers behind an address, as one runtime reaches them.
+
+use std::sync::Arc;
+
+use ::redis::{Cmd, RedisConnectionInfo, Value};
+
+use crate::store::redis::address::Servers;
+use crate::store::redis::cluster::Cluster;
+use crate::store::redis::connection::{Failure, SharedConnection, Target};
+use crate::store::redis::dialing::Settings;
+use crate::store::redis::sentinel::Master;
+
+/// The servers behind an address.
+pub(super) enum Topology {
+    One(Arc<SharedConnection>),
+    Master(Master),
+    Cluster(Arc<Cluster>),
+}
+
+impl Topology {
+    /// To be called inside of a runtime.
+    pub(super) fn new(
+        settings: &Settings,
+        servers: &Servers,
+        sentinel_login: &RedisConnectionInfo,
+    ) -> Self {
+        match servers.clone() {
+            Servers::One(place) => {
+                let target = Target::Server(place.into());
+                Self::One(Arc::new(SharedConnection::new(settings.clone(), target)))
+            }
+            Servers::Cluster(seeds) => {
+                Self::Cluster(Arc::new(Cluster::new(settings.clone(), seeds)))
+            }
+            Servers::Sentinel { sentinels, master } => {
+                Self::Master(Master::new(settings, sentinels, sentinel_login.clone(), master))
+            }
+        }
+    }
+
+    /// The connection to the server that has the key, if that is known.
+    pub(super) fn connection(&self, key: &str) -> Option<Arc<SharedConnection>> {
+        match self {
+            Self::One(connection) | Self::Master(Master { connection, .. }) => {
+                Some(Arc::clone(connection))
+            }
+            Self::Cluster(cluster) => cluster.connection(key),
+        }
+    }
+
+    /// Sends a command to the server that has its key. It is carried out once at most.
+    pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
+        let connection = match self {
+            Self::One(connection) | Self::Master(Master { connection, .. }) => connection,
+            Self::Cluster(cluster) => return cluster.send(key, command).await,
+        };
+        match connection.send(command).await {
+            // The server has answered that it wrote nothing, and the connection is given up: after a
+            // failover another server stands behind the name.
+            Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
+                Box::pin(connection.send(command)).await
+            }
+            outcome => outcome,
+        }
+    }
+}
