@@ -109,9 +109,9 @@ fn planned_failover_makes_replica_master() {
 fn single_node_serves_all_slots_and_announces_another_port() {
     let cluster = RedisCluster::single(Some(7));
     let announced = || cluster.nodes()[0].cli(&["CLUSTER", "SLOTS"]);
-    assert!(announced().starts_with("0\n16383\n127.0.0.1\n7\n"), "{}", announced());
+    assert!(announced().starts_with("0\n16383\n\n7\n"), "{}", announced());
     cluster.announce(8);
-    assert!(announced().starts_with("0\n16383\n127.0.0.1\n8\n"), "{}", announced());
+    assert!(announced().starts_with("0\n16383\n\n8\n"), "{}", announced());
     assert!(cluster.takes_writes(0, 0) && cluster.takes_writes(0, SLOTS - 1));
 }
 
