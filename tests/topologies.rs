@@ -21,7 +21,7 @@ fn fill(server: &RedisServer, slots: impl Iterator<Item = u16>) -> Vec<String> {
 
 #[test]
 fn keys_hash_to_slots_as_servers_do() {
-    let cluster = RedisCluster::single(None);
+    let cluster = RedisCluster::single(&[]);
     for key in
         ["", "123456789", "unsticky:0:s:abc", "{tag}rest", "a{tag}b{other}", "{}rest", "{open"]
     {
@@ -107,7 +107,8 @@ fn planned_failover_makes_replica_master() {
 
 #[test]
 fn single_node_serves_all_slots_and_announces_another_port() {
-    let cluster = RedisCluster::single(Some(7));
+    let cluster = RedisCluster::single(&[]);
+    cluster.announce(7);
     let announced = || cluster.nodes()[0].cli(&["CLUSTER", "SLOTS"]);
     assert!(announced().starts_with("0\n16383\n\n7\n"), "{}", announced());
     cluster.announce(8);
@@ -148,21 +149,21 @@ fn planned_failover_names_another_master_also_without_one_sentinel() {
 
 #[test]
 fn single_sentinel_names_another_port() {
-    let set = SentinelSet::single(Some(7));
-    let named = || set.sentinels()[0].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"]);
-    assert_eq!(named(), "127.0.0.1\n7");
-    set.announce(8);
-    assert_eq!(named(), "127.0.0.1\n8");
-    let set = SentinelSet::single(None);
+    let set = SentinelSet::single(&[]);
     assert_eq!(set.master(), 0);
     assert!(set.takes_writes(0));
     let sentinel = set.sentinels()[0].port();
     assert_eq!(set.url(), format!("redis+sentinel://127.0.0.1:{sentinel}/mymaster"));
+    let named = || set.sentinels()[0].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"]);
+    set.announce(7);
+    assert_eq!(named(), "127.0.0.1\n7");
+    set.announce(8);
+    assert_eq!(named(), "127.0.0.1\n8");
 }
 
 #[test]
 fn processes_end_with_their_cluster() {
-    let cluster = RedisCluster::single(None);
+    let cluster = RedisCluster::single(&[]);
     let pid = cluster.nodes()[0].pid();
     let exists = || Path::new(&format!("/proc/{pid}")).exists();
     assert!(exists());

@@ -78,11 +78,9 @@ impl RedisCluster {
         cluster
     }
 
-    /// One node that serves all slots. It says that it is at the other port if one is named, which is
-    /// that of a proxy before it.
-    pub fn single(announced_port: Option<u16>) -> Self {
-        let port = announced_port.unwrap_or(0).to_string();
-        let cluster = Self::of(1, &["--cluster-announce-port", &port]);
+    /// One node that serves all slots, with further arguments.
+    pub fn single(arguments: &[&str]) -> Self {
+        let cluster = Self::of(1, arguments);
         cluster.nodes[0].cli(&["CLUSTER", "ADDSLOTSRANGE", "0", &(SLOTS - 1).to_string()]);
         cluster.settle();
         cluster
@@ -119,7 +117,7 @@ impl RedisCluster {
         &mut self.nodes[node]
     }
 
-    /// Has a single node say from now on that it is at this port.
+    /// Has a single node say from now on that it is at this port, which is that of a proxy before it.
     pub fn announce(&self, port: u16) {
         self.nodes[0].cli(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
     }
@@ -323,12 +321,11 @@ impl SentinelSet {
         set
     }
 
-    /// One server, and one Sentinel that says that the server is at the other port if one is named, which
-    /// is that of a proxy before it. It never finds the server down.
-    pub fn single(announced_port: Option<u16>) -> Self {
-        let servers = vec![RedisServer::start()];
+    /// One server with further arguments, and one Sentinel, which never finds it down.
+    pub fn single(arguments: &[&str]) -> Self {
+        let servers = vec![RedisServer::start_with(arguments)];
         let set = Self { servers, sentinels: vec![RedisServer::sentinel()] };
-        set.announce(announced_port.unwrap_or_else(|| set.servers[0].port()));
+        set.announce(set.servers[0].port());
         set
     }
 
@@ -346,7 +343,8 @@ impl SentinelSet {
         format!("redis+sentinel://{}/{MASTER}", hosts(&self.sentinels))
     }
 
-    /// Has a single Sentinel say from now on that the master is at this port.
+    /// Has a single Sentinel say from now on that the master is at this port, which is that of a proxy
+    /// before it.
     pub fn announce(&self, port: u16) {
         let sentinel = &self.sentinels[0];
         if self.named_by(0) != Some(port) {
