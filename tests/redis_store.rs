@@ -345,7 +345,7 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
 async fn slow_answer_is_waited_for_as_long_as_configured() {
     let server = RedisServer::start();
     let builder = RedisStore::builder(&server.url()).unwrap();
-    let store = builder.response_timeout(Duration::from_secs(5)).build();
+    let store = builder.response_timeout(Duration::from_secs(5)).build().unwrap();
     let key = random_key();
     create(&store, &key, &record(1, 100)).await;
     let before = connections(&server);
@@ -358,7 +358,7 @@ async fn slow_answer_is_waited_for_as_long_as_configured() {
 #[tokio::test]
 async fn commands_over_waiting_limit_are_refused_at_once() {
     let server = RedisServer::start();
-    let store = RedisStore::builder(&server.url()).unwrap().max_waiting(4).build();
+    let store = RedisStore::builder(&server.url()).unwrap().max_waiting(4).build().unwrap();
     let key = random_key();
     assert!(store.load(&key).await.unwrap().is_none());
     server.pause();
@@ -464,7 +464,7 @@ async fn server_silent_from_the_start_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/", listener.local_addr().unwrap());
     let patience = Duration::from_millis(60);
-    let store = RedisStore::builder(&url).unwrap().connect_timeout(patience).build();
+    let store = RedisStore::builder(&url).unwrap().connect_timeout(patience).build().unwrap();
     let error = store.load(&random_key()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     let text = everything(&error);
@@ -657,7 +657,7 @@ async fn any_time_limit_is_accepted() {
     let server = RedisServer::start();
     for limit in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
         let store = RedisStore::builder(&server.url()).unwrap();
-        let store = store.connect_timeout(limit).response_timeout(limit).build();
+        let store = store.connect_timeout(limit).response_timeout(limit).build().unwrap();
         let key = random_key();
         let stored = create(&store, &key, &record(1, 8)).await;
         replace(&store, &key, &record(2, 8), &stored).await;

@@ -9,18 +9,20 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::backend::patient;
 use support::servers::RedisServer;
 use tokio::io::AsyncWriteExt as _;
-use unsticky::store::{Created, Deleted, Replaced, Store, Stored};
+use unsticky::store::{
+    ConnectError, Created, Deleted, RedisBuilder, RedisStore, Replaced, Store, Stored,
+};
 use unsticky::testing::random_key;
 use unsticky::{Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Names the address to [`tls_client_process`].
 const URL: &str = "UNSTICKY_TEST_URL";
@@ -31,7 +33,7 @@ fn certificate_trusted_by_system_is_accepted() {
     let (authority, certificate) = (Authority::new(&files, "authority"), "localhost");
     let (server, port) = server(&files, &authority, certificate);
     let said = in_another_process(&authority.file, &format!("rediss://localhost:{port}/"));
-    assert_eq!(said, "all is well");
+    assert_eq!(said, WELL);
     assert_eq!(
         server.calls("set") - server.failures("set"),
         2,
@@ -81,6 +83,285 @@ fn server_that_wants_certificate_of_client_is_named() {
     let (_server, port) = tls_server(&arguments, "yes");
     let said = in_another_process(&authority.file, &format!("valkeys://localhost:{port}/"));
     assert!(said.contains("CertificateRequired"), "{said}");
+}
+
+#[tokio::test]
+async fn private_authority_is_trusted_for_one_store() {
+    let files = Files::new("private");
+    let authority = Authority::new(&files, "authority");
+    let (_server, port) = server(&files, &authority, "localhost");
+    let (url, file) = (format!("rediss://localhost:{port}/"), authority.file.display());
+    let pem = fs::read(&authority.file).unwrap();
+    let named = format!("{url}?protocol=3&cacert={file}");
+    for store in [
+        store(&url, |builder| builder.tls_ca_file(&authority.file)),
+        store(&url, |builder| builder.tls_ca_pem(&pem)),
+        store(&named, |builder| builder),
+    ] {
+        assert_eq!(outcome(&store.unwrap()).await, WELL);
+    }
+    let said = outcome(&store(&url, |builder| builder).unwrap()).await;
+    assert!(
+        said.contains("UnknownIssuer; if the server's certificate is right, name its CA"),
+        "{said}"
+    );
+}
+
+#[test]
+fn private_authority_replaces_trust_of_system() {
+    let files = Files::new("replaced");
+    let (authority, stranger) =
+        (Authority::new(&files, "authority"), Authority::new(&files, "stranger"));
+    let (server, port) = server(&files, &authority, "localhost");
+    let url = format!("rediss://localhost:{port}/?cacert={}", stranger.file.display());
+    let said = in_another_process(&authority.file, &url);
+    assert!(said.contains("UnknownIssuer"), "{said}");
+    assert_eq!(server.calls("set") + server.calls("get"), 0);
+}
+
+#[test]
+fn system_without_certificates_is_refused_at_build() {
+    let files = Files::new("system");
+    let garbage = files.write("garbage", "no certificate");
+    for (trusted, reason) in [(files.0.join("missing"), "No such file"), (garbage, "trusts")] {
+        let said = in_another_process(&trusted, "rediss://localhost/");
+        assert!(said.contains("the system has no certificates that it trusts"), "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn client_certificate_is_presented() {
+    let files = Files::new("client");
+    let authority = Authority::new(&files, "authority");
+    let arguments = certificate(&files, &authority, "localhost", |_| ());
+    let (server, port) = tls_server(&arguments, "yes");
+    let (certificate, key) = authority.client(&files);
+    let url = format!("valkeys://localhost:{port}/?cacert={}", authority.file.display());
+    let pem = [&certificate, &key].map(|file| fs::read(file).unwrap());
+    let named = format!("{url}&cert={}&key={}", certificate.display(), key.display());
+    for store in [
+        store(&url, |builder| builder.tls_client_files(&certificate, &key)),
+        store(&url, |builder| builder.tls_client_pem(&pem[0], &pem[1])),
+        store(&named, |builder| builder),
+    ] {
+        assert_eq!(outcome(&store.unwrap()).await, WELL);
+    }
+    let sent = server.calls("set");
+    let none = outcome(&store(&url, |builder| builder).unwrap()).await;
+    assert!(none.ends_with("or cert and key in the address)"), "{none}");
+    let (certificate, key) = Authority::new(&files, "stranger").client(&files);
+    let strange = store(&url, |builder| builder.tls_client_files(certificate, key)).unwrap();
+    let said = outcome(&strange).await;
+    assert!(said.ends_with("; the server does not accept the client certificate"), "{said}");
+    assert_eq!(server.calls("set"), sent);
+}
+
+#[tokio::test]
+async fn certificate_for_configured_name_is_accepted() {
+    let files = Files::new("sni");
+    let authority = Authority::new(&files, "authority");
+    let (_server, port) = server(&files, &authority, "redis.example");
+    let url = format!("rediss://127.0.0.1:{port}/?cacert={}", authority.file.display());
+    let named = format!("{url}&sni=redis.example");
+    for store in [
+        store(&url, |builder| builder.tls_server_name("redis.example")),
+        store(&named, |builder| builder),
+    ] {
+        assert_eq!(outcome(&store.unwrap()).await, WELL);
+    }
+    for said in [
+        outcome(&store(&url, |builder| builder).unwrap()).await,
+        outcome(&store(&named, |builder| builder.tls_server_name("localhost")).unwrap()).await,
+    ] {
+        assert!(said.contains("certificate not valid for name"), "{said}");
+        assert!(said.contains("tls_server_name"), "{said}");
+        assert!(said.contains("cluster-announce-hostname"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn renewed_authority_is_used_by_next_connection() {
+    let files = Files::new("renewed-ca");
+    let old = Authority::new(&files, "authority");
+    let (mut server, port) = server(&files, &old, "localhost");
+    let trusted = files.copy(&old.file, "trusted.crt");
+    let url = format!("rediss://localhost:{port}/");
+    let store = store(&url, |builder| builder.tls_ca_file(&trusted)).unwrap();
+    assert_eq!(outcome(&store).await, WELL);
+
+    let new = Authority::new(&files, "authority");
+    certificate(&files, &new, "localhost", |_| ());
+    server.restart();
+    loads_until(&store, |loaded| loaded.as_ref().is_err_and(|it| it.contains("name its CA"))).await;
+    files.copy(&new.file, "trusted.crt");
+    loads_until(&store, Result::is_ok).await;
+    assert_eq!(outcome(&store).await, WELL);
+}
+
+#[tokio::test]
+async fn renewed_client_certificate_is_used_by_next_connection() {
+    let files = Files::new("renewed-client");
+    let (authority, old) = (Authority::new(&files, "authority"), Authority::new(&files, "clients"));
+    let mut arguments = certificate(&files, &authority, "localhost", |_| ());
+    arguments.extend(["--tls-ca-cert-file".to_owned(), old.file.display().to_string()]);
+    let (mut server, port) = tls_server(&arguments, "yes");
+    let (certificate, key) = old.client(&files);
+    let url = format!("rediss://localhost:{port}/?cacert={}", authority.file.display());
+    let store = store(&url, |builder| builder.tls_client_files(certificate, key)).unwrap();
+    assert_eq!(outcome(&store).await, WELL);
+
+    let new = Authority::new(&files, "clients");
+    server.restart();
+    loads_until(&store, |loaded| loaded.as_ref().is_err_and(|it| it.contains("not accept"))).await;
+    new.client(&files);
+    loads_until(&store, Result::is_ok).await;
+    assert_eq!(outcome(&store).await, WELL);
+}
+
+#[tokio::test]
+async fn file_that_goes_missing_is_named_until_it_is_back() {
+    let files = Files::new("missing");
+    let authority = Authority::new(&files, "authority");
+    let arguments = certificate(&files, &authority, "localhost", |_| ());
+    let (server, port) = tls_server(&arguments, "yes");
+    let trusted = files.copy(&authority.file, "trusted.crt");
+    let (certificate, key) = authority.client(&files);
+    let url = format!("rediss://localhost:{port}/");
+    let store =
+        store(&url, |builder| builder.tls_ca_file(&trusted).tls_client_files(&certificate, &key));
+    let store = store.unwrap();
+    for file in [trusted, certificate, key] {
+        loads_until(&store, Result::is_ok).await;
+        let away = file.with_extension("away");
+        fs::rename(&file, &away).unwrap();
+        // What is connected goes on.
+        assert_eq!(outcome(&store).await, WELL);
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        let expected = format!("{} cannot be read: No such file", file.display());
+        loads_until(&store, |loaded| loaded.as_ref().is_err_and(|it| it.contains(&expected))).await;
+        fs::rename(&away, &file).unwrap();
+    }
+    loads_until(&store, Result::is_ok).await;
+}
+
+#[test]
+fn unusable_file_is_refused_at_build_and_named() {
+    let files = Files::new("unusable");
+    let authority = Authority::new(&files, "authority");
+    let ca = &authority.file;
+    let (certificate, key) = &authority.client(&files);
+    let (_, other_key) = &authority.sign(&files, "other", "other", |_| ());
+    let pem = fs::read_to_string(key).unwrap();
+    let secret = pem.lines().nth(1).unwrap();
+    let missing = &files.0.join("missing");
+    let garbage = &files.write("garbage", secret);
+    let cut = &files.write("cut", &pem[..pem.len() - 40]);
+    let text = |what| format!("-----BEGIN {what}-----\naGk=\n-----END {what}-----\n");
+    let no_der = &files.write("no-der", &text("CERTIFICATE"));
+    let no_key = &files.write("no-key", &text("PRIVATE KEY"));
+    let encrypted = &files.write("encrypted", &pem.replace("PRIVATE", "ENCRYPTED PRIVATE"));
+    let pem_path = &PathBuf::from(&pem);
+    for (ca, client, named, reason) in [
+        (missing, None, missing, "cannot be read: No such file"),
+        (&files.0, None, &files.0, "cannot be read: Is a directory"),
+        (garbage, None, garbage, "no certificate"),
+        (key, None, key, "no certificate"),
+        (cut, None, cut, "damaged"),
+        (no_der, None, no_der, "BadEncoding"),
+        (ca, Some((missing, key)), missing, "the client's certificate: "),
+        (ca, Some((garbage, key)), garbage, "no certificate"),
+        (ca, Some((no_der, key)), no_der, "BadEncoding"),
+        (ca, Some((certificate, missing)), missing, "the client's key: "),
+        (ca, Some((certificate, garbage)), garbage, "no unencrypted private key"),
+        (ca, Some((certificate, encrypted)), encrypted, "no unencrypted private key"),
+        (ca, Some((certificate, cut)), cut, "damaged"),
+        (ca, Some((certificate, no_key)), no_key, "private key"),
+        (ca, Some((certificate, other_key)), other_key, "does not belong to the certificate"),
+        (ca, Some((certificate, pem_path)), &PathBuf::from("PEM text"), "cannot be read"),
+    ] {
+        let built = store("rediss://localhost/", |builder| match client {
+            None => builder.tls_ca_file(ca),
+            Some((certificate, key)) => builder.tls_ca_file(ca).tls_client_files(certificate, key),
+        });
+        let mut url = format!("rediss://localhost/?cacert={}", encoded(ca));
+        if let Some((certificate, key)) = client {
+            url = format!("{url}&cert={}&key={}", encoded(certificate), encoded(key));
+        }
+        for error in [built.unwrap_err(), unsticky::connect(&url).unwrap_err()] {
+            assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
+            let said = format!("{error} {error:?}");
+            assert!(said.contains(named.to_str().unwrap()), "{said}");
+            assert!(said.contains(reason), "{said}");
+            assert!(!said.contains(secret), "{said}");
+        }
+    }
+}
+
+/// Each byte percent-encoded.
+fn encoded(path: &Path) -> String {
+    path.to_str().unwrap().bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+#[test]
+fn unusable_bytes_and_names_are_refused_at_build() {
+    let files = Files::new("bytes");
+    let authority = Authority::new(&files, "authority");
+    let (certificate, key) = authority.client(&files);
+    let [certificate, key] = [certificate, key].map(|file| fs::read_to_string(file).unwrap());
+    let settings: [(&str, &dyn Fn(RedisBuilder) -> RedisBuilder); 4] = [
+        ("the given text has no certificate", &|builder| builder.tls_ca_pem("")),
+        ("the given text has no certificate", &|builder| builder.tls_client_pem(&key, &key)),
+        ("the given text has no unencrypted", &|builder| {
+            builder.tls_client_pem(&certificate, &certificate)
+        }),
+        ("neither a host name", &|builder| builder.tls_server_name("a b")),
+    ];
+    for (reason, configure) in settings {
+        let error = store("rediss://localhost/", configure).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let error = unsticky::connect("rediss://localhost/?sni=a%20b").unwrap_err();
+    assert!(error.to_string().contains("neither a host name"), "{error}");
+}
+
+#[test]
+fn tls_settings_without_tls_are_refused_at_build() {
+    let settings: [&dyn Fn(RedisBuilder) -> RedisBuilder; 5] = [
+        &|builder| builder.tls_ca_file("/ca.pem"),
+        &|builder| builder.tls_ca_pem("ca"),
+        &|builder| builder.tls_client_files("/certificate.pem", "/key.pem"),
+        &|builder| builder.tls_client_pem("certificate", "key"),
+        &|builder| builder.tls_server_name("redis.example"),
+    ];
+    for url in ["redis://localhost", "valkey://localhost", "unix:///r.sock"] {
+        assert!(store(url, |builder| builder).is_ok());
+        for configure in settings {
+            let error = store(url, configure).unwrap_err();
+            assert!(error.to_string().contains("must begin with rediss://"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn debug_prints_no_keys() {
+    let files = Files::new("debug");
+    let authority = Authority::new(&files, "authority");
+    let (certificate, key) = authority.client(&files);
+    let [certificate_pem, key_pem] =
+        [&certificate, &key].map(|file| fs::read_to_string(file).unwrap());
+    let builder =
+        || RedisStore::builder("rediss://localhost").unwrap().tls_ca_file(&authority.file);
+    let by_bytes = builder().tls_client_pem(&certificate_pem, &key_pem);
+    let by_path = builder().tls_client_files(&certificate, &key_pem);
+    let store = by_bytes.clone().build().unwrap();
+    let printed = format!("{by_bytes:?} {by_path:?} {store:?}");
+    assert!(printed.contains(authority.file.to_str().unwrap()), "{printed}");
+    for secret in key_pem.lines().chain(certificate_pem.lines()) {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+    let bytes = format!("{:?}", &key_pem.as_bytes()[40..60]);
+    assert!(!printed.contains(bytes.trim_matches(['[', ']'])), "{printed}");
 }
 
 /// What the error of a load says.
@@ -164,13 +445,46 @@ fn in_another_process(trusted: &Path, url: &str) -> String {
 #[allow(clippy::print_stdout, reason = "the other tests read it")]
 async fn tls_client_process() {
     let Ok(url) = std::env::var(URL) else { return };
-    let patience = Duration::from_secs(5);
-    match verbs(&patient(&url, patience)).await {
-        Ok(()) => println!("said: all is well"),
+    match store(&url, |builder| builder) {
+        Ok(store) => println!("said: {}", outcome(&store).await),
+        Err(error) => println!("said: {error}"),
+    }
+}
+
+/// A store that waits for long.
+fn store(
+    url: &str,
+    configure: impl FnOnce(RedisBuilder) -> RedisBuilder,
+) -> Result<RedisStore, ConnectError> {
+    let builder = configure(RedisStore::builder(url)?);
+    builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()
+}
+
+/// What the store says when all verbs are used.
+async fn outcome(store: &dyn Store) -> String {
+    match verbs(store).await {
+        Ok(()) => WELL.to_owned(),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-            println!("said: {}", std::error::Error::source(&error).unwrap());
+            std::error::Error::source(&error).unwrap().to_string()
         }
+    }
+}
+
+const WELL: &str = "all is well";
+
+/// Loads until the answer is as wanted; a connection that has just ended may fail one more command.
+async fn loads_until(store: &dyn Store, wanted: impl Fn(&Result<(), String>) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let loaded = store.load(&random_key()).await.map(drop).map_err(|error| {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            std::error::Error::source(&error).unwrap().to_string()
+        });
+        if wanted(&loaded) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{loaded:?}");
     }
 }
 
@@ -199,12 +513,7 @@ fn certificate(
     name: &str,
     change: impl FnOnce(&mut CertificateParams),
 ) -> Vec<String> {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-    change(&mut params);
-    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
-    let certificate = files.write("server.crt", &certificate.pem());
-    let key = files.write("server.key", &key.serialize_pem());
+    let (certificate, key) = authority.sign(files, "server", name, change);
     let files = [
         ("--tls-cert-file", &certificate),
         ("--tls-key-file", &key),
@@ -237,6 +546,27 @@ impl Authority {
         let file = files.write(&format!("{name}.crt"), &issuer.pem());
         Self { issuer, file }
     }
+
+    /// Writes a certificate for the name, and its key.
+    fn sign(
+        &self,
+        files: &Files,
+        file: &str,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = files.write(&format!("{file}.crt"), &certificate.pem());
+        (certificate, files.write(&format!("{file}.key"), &key.serialize_pem()))
+    }
+
+    /// Writes a client certificate and its key.
+    fn client(&self, files: &Files) -> (PathBuf, PathBuf) {
+        self.sign(files, "client", "shop", |_| ())
+    }
 }
 
 /// A directory that is removed at the end.
@@ -254,6 +584,10 @@ impl Files {
         let file = self.0.join(name);
         fs::write(&file, text).unwrap();
         file
+    }
+
+    fn copy(&self, from: &Path, name: &str) -> PathBuf {
+        self.write(name, &fs::read_to_string(from).unwrap())
     }
 }
 

@@ -346,7 +346,8 @@ mod repeating_server {
                     .unwrap()
                     .connect_timeout(patience)
                     .response_timeout(patience)
-                    .build();
+                    .build()
+                    .unwrap();
                 let (key, hour) = (random_key(), Duration::from_secs(3600));
                 let expected = Stored::new(record.clone(), Version::new(7));
                 for error in [

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Why an address names no store. It repeats nothing of the address, which may hold a password.
+/// Why there is no store at an address. It repeats nothing of the address, which may hold a password, but
+/// the names of files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -26,6 +27,13 @@ pub enum ConnectError {
         /// What is wrong with it.
         reason: Cow<'static, str>,
     },
+    /// A certificate, a key or another setting of TLS cannot be used.
+    #[error("TLS to the store cannot be used: {reason}")]
+    #[non_exhaustive]
+    Tls {
+        /// What is wrong with it. A file is named, and nothing of its contents.
+        reason: Cow<'static, str>,
+    },
 }
 
 #[allow(dead_code, reason = "which of these is used depends on the features")]
@@ -33,6 +41,11 @@ impl ConnectError {
     /// `reason` must hold no password, so it should not repeat the address.
     pub(crate) fn address(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Address { reason: reason.into() }
+    }
+
+    /// `reason` must hold nothing of a key.
+    pub(crate) fn tls(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Tls { reason: reason.into() }
     }
 
     pub(crate) const fn feature(feature: &'static str) -> Self {

@@ -217,7 +217,7 @@ pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "valkeys" | "redis+cluster" | "redis+sentinel" => {
             let builder = unsticky::store::RedisStore::builder(url).unwrap();
-            Arc::new(builder.connect_timeout(patience).response_timeout(patience).build())
+            Arc::new(builder.connect_timeout(patience).response_timeout(patience).build().unwrap())
         }
         #[cfg(feature = "memcached")]
         "memcached" => {

@@ -11,6 +11,7 @@ use ::redis::{ProtocolVersion, RedisConnectionInfo};
 
 use crate::store::address::ConnectError;
 use crate::store::redis::place::Place;
+use crate::store::redis::tls::Tls;
 
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
@@ -20,7 +21,7 @@ const DEFAULT_SENTINEL_PORT: u16 = 26379;
 pub(super) struct Address {
     pub(super) servers: Servers,
     pub(super) login: RedisConnectionInfo,
-    pub(super) tls: bool,
+    pub(super) tls: Option<Tls>,
 }
 
 /// Whom an address names.
@@ -54,7 +55,7 @@ impl Servers {
 /// Takes an address apart. An error repeats nothing of it.
 pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    let (kind, tls) = match scheme {
+    let (kind, is_encrypted) = match scheme {
         "redis" | "valkey" => (Kind::One, false),
         "rediss" | "valkeys" => (Kind::One, true),
         "redis+cluster" | "valkey+cluster" => (Kind::Cluster, false),
@@ -79,10 +80,23 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     }
     let (place, options) =
         rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
+    if is_encrypted && options.is_some_and(|options| options.contains('@')) {
+        // Otherwise the end of a password would be taken for a file's name, which errors repeat.
+        return Err(ConnectError::address(ENCODE));
+    }
+    let (tls, options): (Vec<_>, Vec<_>) = pairs(options)?
+        .into_iter()
+        .partition(|(name, _)| matches!(name.as_str(), "cacert" | "cert" | "key" | "sni"));
+    if !is_encrypted && !tls.is_empty() {
+        return Err(ConnectError::address(
+            "the options cacert, cert, key and sni need TLS: rediss:// or valkeys://",
+        ));
+    }
     let (servers, login) = match kind {
         Kind::Unix => unix(place, options)?,
         _ => tcp(kind, place, options)?,
     };
+    let tls = is_encrypted.then(|| Tls::of_options(tls)).transpose()?;
     Ok(Address { servers, login, tls })
 }
 
@@ -97,8 +111,9 @@ enum Kind {
 const ENCODE: &str = "`#`, `?`, `/`, `@` and `%` in a password must be percent-encoded";
 
 type Parts = (Servers, RedisConnectionInfo);
+type Options = Vec<(String, String)>;
 
-fn tcp(kind: Kind, place: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
+fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError> {
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     let mut login = RedisConnectionInfo::default();
     let hosts = match authority.rsplit_once('@') {
@@ -151,12 +166,13 @@ fn tcp(kind: Kind, place: &str, options: Option<&str>) -> Result<Parts, ConnectE
     if !path.is_empty() {
         login = login.set_db(database(path)?);
     }
-    for (name, value) in pairs(options)? {
+    for (name, value) in options {
         login = match name.as_str() {
             "protocol" => login.set_protocol(protocol(&value)?),
             _ => {
                 return Err(ConnectError::address(format!(
-                    "it has an option other than protocol; {ENCODE}"
+                    "it has an option other than protocol and, for TLS, cacert, cert, key and sni; \
+                     {ENCODE}"
                 )));
             }
         };
@@ -186,7 +202,7 @@ fn master_name(text: &str) -> Result<String, ConnectError> {
     })
 }
 
-fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
+fn unix(path: &str, options: Options) -> Result<Parts, ConnectError> {
     if !path.starts_with('/') {
         return Err(ConnectError::address(
             "three slashes begin the path of a socket: unix:///path",
@@ -196,7 +212,7 @@ fn unix(path: &str, options: Option<&str>) -> Result<Parts, ConnectError> {
         return Err(ConnectError::address("it has no path of a socket"));
     }
     let mut settings = RedisConnectionInfo::default();
-    for (name, value) in pairs(options)? {
+    for (name, value) in options {
         settings = match name.as_str() {
             "db" => settings.set_db(database(&value)?),
             "user" => settings.set_username(value),
@@ -281,8 +297,8 @@ fn protocol(text: &str) -> Result<ProtocolVersion, ConnectError> {
 }
 
 /// The options' names and values.
-fn pairs(options: Option<&str>) -> Result<Vec<(String, String)>, ConnectError> {
-    let mut pairs: Vec<(String, String)> = Vec::new();
+fn pairs(options: Option<&str>) -> Result<Options, ConnectError> {
+    let mut pairs = Options::new();
     for option in options.into_iter().flat_map(|options| options.split('&')) {
         let (name, value) = option
             .split_once('=')
@@ -343,15 +359,46 @@ mod tests {
             ("redis://u:p:=+&@h", "h:6379", 0, Some("u"), Some("p:=+&")),
             ("unix:///r%20r?db=3&user=u&pass=a%2Bb=", "/r r", 3, Some("u"), Some("a+b=")),
         ] {
+            let is_encrypted = url.starts_with("rediss") || url.starts_with("valkeys");
+            if is_encrypted && cfg!(not(feature = "redis-tls")) {
+                assert_eq!(parse(url).unwrap_err(), ConnectError::feature("redis-tls"));
+                continue;
+            }
             let Address { servers, login: settings, tls } = parse(url).unwrap();
             let Servers::One(place) = servers else { panic!("{url}: {servers:?}") };
             assert_eq!(place.to_string(), server, "{url}");
             assert_eq!(settings.db(), database, "{url}");
             assert_eq!(settings.username(), user, "{url}");
             assert_eq!(settings.password(), password, "{url}");
-            assert_eq!(tls, url.starts_with("rediss") || url.starts_with("valkeys"), "{url}");
+            assert_eq!(tls.is_some(), is_encrypted, "{url}");
             let resp3 = matches!(settings.protocol(), ProtocolVersion::RESP3);
             assert_eq!(resp3, url.ends_with("resp3") || url.ends_with("protocol=3"), "{url}");
+        }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn tls_options_are_read() {
+        for (options, expected) in [
+            ("", "authority: None, client: None, server_name: None"),
+            (
+                "?sni=redis.example&protocol=3&cacert=/a%20b%2B%40.pem",
+                "authority: Some(/a b+@.pem), client: None, server_name: Some(\"redis.example\")",
+            ),
+            (
+                "?key=k.pem&cert=c.pem",
+                "authority: None, client: Some(Client { certificate: c.pem, key: k.pem }), server_name: None",
+            ),
+        ] {
+            let Address { login, tls, .. } = parse(&format!("rediss://u:p@h/{options}")).unwrap();
+            assert_eq!(format!("{:?}", tls.unwrap()), format!("Tls {{ {expected} }}"));
+            let resp3 = matches!(login.protocol(), ProtocolVersion::RESP3);
+            assert_eq!(resp3, options.contains("protocol"));
+        }
+        for options in ["cert=/hunter2", "key=/hunter2"] {
+            let error = parse(&format!("rediss://h?{options}")).unwrap_err().to_string();
+            assert!(error.contains("belong together"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
@@ -379,9 +426,13 @@ mod tests {
                 (sentinel(&format!("{scheme}+sentinel")), 3),
             ];
             for ((url, servers), database) in several {
+                if tls && cfg!(not(feature = "redis-tls")) {
+                    assert_eq!(parse(&url).unwrap_err(), ConnectError::feature("redis-tls"));
+                    continue;
+                }
                 let address = parse(&url).unwrap();
                 assert_eq!(address.servers, servers, "{url}");
-                assert_eq!(address.tls, tls, "{url}");
+                assert_eq!(address.tls.is_some(), tls, "{url}");
                 assert_eq!(address.login.db(), database, "{url}");
                 assert_eq!(address.login.username(), Some("u"), "{url}");
                 assert_eq!(address.login.password(), Some("p@"), "{url}");
@@ -407,6 +458,13 @@ mod tests {
             ("redis://h?protocol=3&protocol=3", "twice"),
             ("redis://h?protocol", "no value"),
             ("redis://h?", "no value"),
+            ("redis://h?cacert=/hunter2", "need TLS"),
+            ("valkey://h?sni=hunter2", "need TLS"),
+            ("unix:///r?cert=/hunter2&key=/hunter2", "need TLS"),
+            ("rediss://user:1234?cacert=hunter2@host", "percent-encoded"),
+            ("rediss://h?cacert=/hunter2&cacert=/b", "twice"),
+            ("rediss://h?key=", "no value"),
+            ("rediss://h?insecure=hunter2", "other than protocol"),
             ("redis://user:1234/hunter2@host", "database"),
             ("redis://user:hunter2/1@host", "port"),
             ("redis://user:hunt@er2@host", "percent-encoded"),

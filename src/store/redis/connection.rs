@@ -633,7 +633,7 @@ mod tests {
 
     /// After a second attempt to connect.
     fn shared(phase: Phase) -> SharedConnection {
-        let settings = Settings::new(RedisConnectionInfo::default(), false);
+        let settings = Settings::new(RedisConnectionInfo::default(), None);
         let target = Target::Server(Place::tcp("h", 6379).into());
         let shared = SharedConnection::new(settings, target);
         *shared.state() = State { generation: 2, phase };

@@ -15,24 +15,24 @@ use crate::limits;
 use crate::store::dial::dial_name;
 use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::answer::{Answer, reason};
-use crate::store::redis::greeting::{Refusal, greet};
+use crate::store::redis::greeting::{Refusal, greet, is_end};
 use crate::store::redis::place::Place;
 use crate::store::redis::sanitize::Sanitized;
+use crate::store::redis::tls::{self, Tls};
 
 /// How to connect, and how long to wait.
 #[derive(Clone)]
 pub(super) struct Settings {
     /// Who signs in, to which database, and by which version of the protocol.
     pub(super) login: RedisConnectionInfo,
-    #[cfg_attr(not(feature = "redis-tls"), allow(dead_code, reason = "there is none"))]
-    pub(super) tls: bool,
+    pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     pub(super) max_waiting: usize,
 }
 
 impl Settings {
-    pub(super) fn new(login: RedisConnectionInfo, tls: bool) -> Self {
+    pub(super) fn new(login: RedisConnectionInfo, tls: Option<Tls>) -> Self {
         Self {
             login,
             tls,
@@ -63,7 +63,6 @@ pub(super) enum Step {
     /// The Sentinels are asked which server is the master.
     Sentinels,
     Connection,
-    #[cfg(feature = "redis-tls")]
     Encryption,
     Greeting,
 }
@@ -74,7 +73,6 @@ impl Step {
         match self {
             Self::Sentinels => format!("no answer from a Sentinel in {limit:?}"),
             Self::Connection => format!("no connection in {limit:?}"),
-            #[cfg(feature = "redis-tls")]
             Self::Encryption => format!(
                 "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
                  address needs redis://"
@@ -102,17 +100,13 @@ pub(super) async fn open(
         Place::Tcp { host, port } => {
             let stream = dial_tcp(host, *port, settings.connect_timeout).await;
             let stream = stream.map_err(|error| error.to_string())?;
-            #[cfg(feature = "redis-tls")]
-            if settings.tls {
+            if let Some(tls) = &settings.tls {
                 at(Step::Encryption);
                 let name = server.tls_name.as_ref().unwrap_or(host);
-                let stream = encrypt(name, stream).await.map_err(|error| untrusted(&error))?;
-                (Box::new(stream), "")
+                (Box::new(tls.encrypt(name, stream).await?), "")
             } else {
                 (Box::new(stream), TLS_HINT)
             }
-            #[cfg(not(feature = "redis-tls"))]
-            (Box::new(stream), TLS_HINT)
         }
         #[cfg(unix)]
         Place::Unix(path) => {
@@ -128,7 +122,7 @@ pub(super) async fn open(
         Refusal::Broken(error) if is_end(&error) => {
             format!("the server hung up during the handshake{hint}")
         }
-        Refusal::Broken(error) => error.to_string(),
+        Refusal::Broken(error) => tls::reason(&error),
     })?;
     Ok(Box::new(Sanitized::new(stream)))
 }
@@ -161,52 +155,6 @@ pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
 }
 
-/// TLS with a provider that we name: the process's default may be missing or ambiguous, which
-/// rustls answers with a panic.
-#[cfg(feature = "redis-tls")]
-async fn encrypt(
-    host: &str,
-    stream: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    use std::sync::Arc;
-
-    use tokio_rustls::rustls::crypto::ring::default_provider;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-    // Reading the certificates takes a while. Anew each time, so that renewed ones are found.
-    let roots = tokio::task::spawn_blocking(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
-    });
-    let roots = roots.await.map_err(io::Error::other)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
-
-/// Why the server was not trusted, or is none that speaks TLS.
-#[cfg(feature = "redis-tls")]
-fn untrusted(error: &io::Error) -> String {
-    use tokio_rustls::rustls::Error::InvalidMessage;
-
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    if matches!(cause, Some(InvalidMessage(_))) {
-        return "the server does not speak TLS there: use redis://".to_owned();
-    }
-    if is_end(error) {
-        return "the server hung up during the TLS handshake; if it does not speak TLS, the address \
-                needs redis://"
-            .to_owned();
-    }
-    format!("the TLS handshake failed: {error}")
-}
-
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     // The rest is for the handshake, and for the error that says why no address answered.
     let limit = limit / 4 * 3;
@@ -229,13 +177,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keeps middleboxes from forgetting an idle connection, and notices when one has.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
-}
-
-/// Whether the other side has ended the connection.
-fn is_end(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
@@ -275,10 +216,6 @@ impl Future for Batching {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
-    };
-
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::{Instant, timeout};
 
@@ -318,18 +255,5 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), ms(5_000));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(ms(5_000)));
-    }
-
-    #[test]
-    fn ended_connection_is_told_from_other_failures() {
-        for (kind, is_ended) in [
-            (BrokenPipe, true),
-            (ConnectionAborted, true),
-            (ConnectionReset, true),
-            (UnexpectedEof, true),
-            (TimedOut, false),
-        ] {
-            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
-        }
     }
 }

@@ -29,6 +29,13 @@ impl From<io::Error> for Refusal {
     }
 }
 
+/// Whether the other side has ended the connection.
+pub(super) fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
 /// Signs in, chooses the database and names this library, in one write.
 pub(super) async fn greet<S>(stream: &mut S, info: &RedisConnectionInfo) -> Result<(), Refusal>
 where
@@ -148,15 +155,21 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::store::redis::address;
 
     const OK: &[u8] = b"+OK\r\n";
     const UNKNOWN: &[u8] = b"-ERR unknown command 'private'\r\n";
 
+    fn nobody() -> RedisConnectionInfo {
+        RedisConnectionInfo::default()
+    }
+
     /// What a server hears that answers so, and what becomes of the greeting. It says its role when it is
     /// asked, and hangs up if it has none.
-    async fn greeted(url: &str, answers: &[&[u8]], role: Option<&[u8]>) -> (Vec<u8>, String) {
-        let login = address::parse(url).unwrap().login;
+    async fn greeted(
+        login: RedisConnectionInfo,
+        answers: &[&[u8]],
+        role: Option<&[u8]>,
+    ) -> (Vec<u8>, String) {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let client = async move { greet(&mut ours, &login).await };
         let server = async {
@@ -194,12 +207,12 @@ mod tests {
         ]
         .concat();
         let all = [cmd("AUTH").arg("app").arg("pass").take(), cmd("SELECT").arg(3).take()];
-        for (url, commands) in [
-            ("redis://h", &[][..]),
-            ("redis://h/0", &[]),
-            ("redis://:pass@h", &[cmd("AUTH").arg("pass").take()]),
-            ("redis://h/3", &all[1..]),
-            ("redis://app:pass@h/3", &all),
+        for (login, commands) in [
+            (nobody(), &[][..]),
+            (nobody().set_db(0), &[]),
+            (nobody().set_password("pass"), &[cmd("AUTH").arg("pass").take()]),
+            (nobody().set_db(3), &all[1..]),
+            (nobody().set_username("app").set_password("pass").set_db(3), &all),
         ] {
             let answers = vec![OK; commands.len() + 2];
             let mut expected: Vec<u8> = Vec::new();
@@ -207,9 +220,9 @@ mod tests {
                 command.write_packed_command(&mut expected);
             }
             expected.extend_from_slice(&library);
-            let (heard, said) = greeted(url, &answers, None).await;
+            let (heard, said) = greeted(login, &answers, None).await;
             assert_eq!(heard.escape_ascii().to_string(), expected.escape_ascii().to_string());
-            assert_eq!(said, "welcome", "{url}");
+            assert_eq!(said, "welcome");
         }
     }
 
@@ -238,12 +251,12 @@ mod tests {
             (&[b":1\r\n", OK, OK], "does not speak the protocol of Redis"),
             (&[&long, OK, OK], "the server's memory is full"),
         ] {
-            let (_, said) = greeted("redis://h/3", answers, None).await;
+            let (_, said) = greeted(nobody().set_db(3), answers, None).await;
             assert!(said.contains(expected), "{expected}: {said}");
         }
         // Nobody listens for ever to a line without an end.
         let answers = [&endless[..]];
-        let greeting = greeted("redis://h/3", &answers, Some(OK));
+        let greeting = greeted(nobody().set_db(3), &answers, Some(OK));
         let (_, said) = timeout(Duration::from_secs(5), greeting).await.unwrap();
         assert_eq!(said, "broken: UnexpectedEof");
     }
@@ -256,13 +269,30 @@ mod tests {
             (UNKNOWN, false),
         ] {
             let answers = [UNKNOWN, UNKNOWN, UNKNOWN];
-            let (_, said) = greeted("redis://h/3", &answers, Some(role)).await;
+            let (_, said) = greeted(nobody().set_db(3), &answers, Some(role)).await;
             assert!(said.starts_with("it answered SELECT with ERR unknown command: "), "{said}");
             assert_eq!(said.contains("the server is a Sentinel"), is_sentinel, "{said}");
         }
         // No other error raises the question.
         let answers = [&b"-NOPERM private\r\n"[..], OK, OK];
-        let (heard, _) = greeted("redis://h/3", &answers, None).await;
+        let (heard, _) = greeted(nobody().set_db(3), &answers, None).await;
         assert!(!heard.ends_with(b"ROLE\r\n"));
+    }
+
+    #[test]
+    fn ended_connection_is_told_from_other_failures() {
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
+        };
+
+        for (kind, is_ended) in [
+            (BrokenPipe, true),
+            (ConnectionAborted, true),
+            (ConnectionReset, true),
+            (UnexpectedEof, true),
+            (TimedOut, false),
+        ] {
+            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
+        }
     }
 }

@@ -8,13 +8,19 @@ mod connection;
 mod dialing;
 mod greeting;
 mod native;
+#[cfg(not(feature = "redis-tls"))]
+mod no_tls;
 mod place;
 mod sanitize;
 mod sentinel;
+#[cfg(feature = "redis-tls")]
+mod tls;
 mod topology;
 
 use std::fmt;
 use std::ops::RangeInclusive;
+#[cfg(feature = "redis-tls")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +37,10 @@ use crate::store::redis::address::{Address, Servers};
 use crate::store::redis::compare::{Change, CompareAndSet, version};
 use crate::store::redis::connection::Failure;
 use crate::store::redis::dialing::Settings;
+#[cfg(not(feature = "redis-tls"))]
+use crate::store::redis::no_tls as tls;
+#[cfg(feature = "redis-tls")]
+use crate::store::redis::tls::{Client, Pem, Tls};
 use crate::store::redis::topology::Topology;
 
 /// Sessions in Redis (6.2 or newer) or Valkey.
@@ -71,10 +81,28 @@ use crate::store::redis::topology::Topology;
 ///   connection that the server closed is replaced before the next command, one that has gone
 ///   silent after the first command that waits in vain, and host names are resolved anew each time.
 ///   There is no back-off: the first command after the server is back succeeds, and a write that a
-///   server refuses because it has become a replica is sent again, once, on a new connection. TLS
-///   trusts the system's certificates, or those that `SSL_CERT_FILE` names.
+///   server refuses because it has become a replica is sent again, once, on a new connection.
 /// - [`from_connection`](Self::from_connection) takes any connection of the crate `redis`: for a
 ///   cluster, Sentinel, or settings that an address cannot express.
+///
+/// # TLS
+///
+/// With the feature `redis-tls`, an address that begins with `rediss://` or `valkeys://` means TLS. The
+/// server must present a certificate for the host in the address, from an authority that the system
+/// trusts, or that the file in the environment variable `SSL_CERT_FILE` holds. The builder changes
+/// that for one store, and so do options of the address, which are named as those of `redis-cli`:
+///
+/// | builder | address | what |
+/// |---|---|---|
+/// | `tls_ca_file`, `tls_ca_pem` | `cacert=/path` | the authority to trust **in place of** the system's |
+/// | `tls_client_files`, `tls_client_pem` | `cert=/path&key=/path` | the client certificate to present, and its key |
+/// | `tls_server_name` | `sni=name` | the name that the server's certificate must have, and that is sent as SNI |
+///
+/// Everything is in PEM format. `build` and `connect` read the files once and refuse what cannot be
+/// used. Each new connection reads them again, so a renewed certificate is used from the next
+/// connection on, without a restart. If a file cannot be used at that moment, the connection fails with
+/// an error that names the file, and the store recovers when the file is usable again. Replace a file by
+/// renaming a complete one, so that no connection reads half of it.
 ///
 /// # Foreign bytes
 ///
@@ -96,9 +124,10 @@ impl RedisStore {
     /// of [`RedisBuilder`]. `valkey://` and `valkeys://` are other names for `redis://` and
     /// `rediss://`.
     ///
-    /// Each may end with `?protocol=resp3`; any other option, and a fragment, is refused. The
-    /// characters `#`, `?`, `/`, `@` and `%` in a user's name or a password must be
-    /// percent-encoded.
+    /// Each may end with `?protocol=resp3`, and one with TLS also with the options of the
+    /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`; any other option, and a
+    /// fragment, is refused. The characters `#`, `?`, `/`, `@` and `%` in a user's name or a password
+    /// must be percent-encoded, and so must `%`, `&`, `+`, `@` and `#` in an option's value.
     ///
     /// The address is that of one server, a master: neither a node of a Redis Cluster nor a
     /// Sentinel nor a replica. Where one of these stands, the error says so.
@@ -108,9 +137,10 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
+    /// [`ConnectError`] where the address is not one of these, its feature is not enabled, or a file for
+    /// TLS cannot be used.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
-        Ok(Self::builder(url)?.build())
+        Self::builder(url)?.build()
     }
 
     /// Like [`connect`](Self::connect), with settings.
@@ -120,11 +150,9 @@ impl RedisStore {
     /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
     pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
         let Address { servers, login, tls } = address::parse(url)?;
-        if tls && cfg!(not(feature = "redis-tls")) {
-            return Err(ConnectError::feature("redis-tls"));
-        }
         let sentinel_login = RedisConnectionInfo::default().set_protocol(login.protocol());
-        Ok(RedisBuilder { servers, settings: Settings::new(login, tls), sentinel_login })
+        let settings = Settings::new(login, tls);
+        Ok(RedisBuilder { servers, settings, sentinel_login, has_tls_in_vain: false })
     }
 
     /// A store on a connection of the application's own: `MultiplexedConnection`,
@@ -293,6 +321,8 @@ pub struct RedisBuilder {
     servers: Servers,
     settings: Settings,
     sentinel_login: RedisConnectionInfo,
+    /// There are settings of TLS, and the address is one without it.
+    has_tls_in_vain: bool,
 }
 
 impl RedisBuilder {
@@ -331,12 +361,81 @@ impl RedisBuilder {
         self
     }
 
-    /// The store; nothing is sent yet.
-    #[must_use]
-    pub fn build(self) -> RedisStore {
-        let Self { servers, settings, sentinel_login } = self;
+    /// The store. The files for TLS are read, and nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Tls`] where a certificate, a key or the server's name cannot be used, where the key
+    /// does not belong to the certificate, where the system has no certificates that it trusts and no other
+    /// authority is named, and where the address is one without TLS.
+    pub fn build(self) -> Result<RedisStore, ConnectError> {
+        if self.has_tls_in_vain {
+            return Err(ConnectError::tls("the address must begin with rediss:// or valkeys://"));
+        }
+        if self.sentinel_login.password().is_some()
+            && !matches!(self.servers, Servers::Sentinel { .. })
+        {
+            return Err(ConnectError::address(
+                "it names no Sentinels, and there are credentials for them",
+            ));
+        }
+        if let Some(tls) = &self.settings.tls {
+            tls.check()?;
+        }
+        let Self { servers, settings, sentinel_login, .. } = self;
         let own = Own { servers, settings, sentinel_login, topologies: PerRuntime::new() };
-        RedisStore { route: Route::Own(Arc::new(own)) }
+        Ok(RedisStore { route: Route::Own(Arc::new(own)) })
+    }
+}
+
+/// TLS, with the feature `redis-tls`: see [`RedisStore`](RedisStore#tls).
+#[cfg(feature = "redis-tls")]
+impl RedisBuilder {
+    /// Trusts the certificates in this file **in place of** those that the system trusts.
+    #[doc(alias = "cacert")]
+    pub fn tls_ca_file(self, certificates: impl Into<PathBuf>) -> Self {
+        self.with_tls(|tls| tls.authority = Some(Pem::File(certificates.into())))
+    }
+
+    /// Trusts these certificates **in place of** those that the system trusts.
+    pub fn tls_ca_pem(self, certificates: impl AsRef<[u8]>) -> Self {
+        self.with_tls(|tls| tls.authority = Some(Pem::Bytes(certificates.as_ref().into())))
+    }
+
+    /// Presents the certificate in the first file, with its chain if it has one, to a server that
+    /// asks for it. The second file has its key, unencrypted.
+    #[doc(alias = "mtls")]
+    pub fn tls_client_files(
+        self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        let (certificate, key) = (Pem::File(certificate.into()), Pem::File(key.into()));
+        self.with_tls(|tls| tls.client = Some(Client { certificate, key }))
+    }
+
+    /// Presents this certificate, with its chain if it has one, to a server that asks for it. The
+    /// key is unencrypted.
+    #[doc(alias = "mtls")]
+    pub fn tls_client_pem(self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        let certificate = Pem::Bytes(certificate.as_ref().into());
+        let key = Pem::Bytes(key.as_ref().into());
+        self.with_tls(|tls| tls.client = Some(Client { certificate, key }))
+    }
+
+    /// Expects a certificate for this host name or IP address, in place of the host in the address, and
+    /// sends a host name as SNI.
+    #[doc(alias = "sni")]
+    pub fn tls_server_name(self, name: impl Into<String>) -> Self {
+        self.with_tls(|tls| tls.server_name = Some(name.into()))
+    }
+
+    fn with_tls(mut self, set: impl FnOnce(&mut Tls)) -> Self {
+        match &mut self.settings.tls {
+            Some(tls) => set(tls),
+            None => self.has_tls_in_vain = true,
+        }
+        self
     }
 }
 
@@ -348,6 +447,7 @@ impl fmt::Debug for RedisBuilder {
             .field("connect_timeout", &self.settings.connect_timeout)
             .field("response_timeout", &self.settings.response_timeout)
             .field("max_waiting", &self.settings.max_waiting)
+            .field("tls", &self.settings.tls)
             .finish_non_exhaustive()
     }
 }
@@ -512,7 +612,7 @@ mod tests {
     #[test]
     fn debug_prints_no_credentials() {
         let builder = RedisStore::builder("redis://user:hunter2@h.example:7/1").unwrap();
-        let store = builder.clone().build();
+        let store = builder.clone().build().unwrap();
         let printed = format!("{builder:?} {store:?}");
         assert!(printed.contains("h.example:7"), "{printed}");
         assert!(!printed.contains("hunter2"), "{printed}");

@@ -2,9 +2,11 @@
 //!
 //! Sentinels learn of a failover one after the other, and the greater configuration epoch is right
 //! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). So all of them are
-//! asked, and the address with the greatest epoch counts.
+//! asked, and the newest view counts. The one that leads a failover names the replica that it has
+//! promoted up to a second late, so that replica is asked whether it is a master already: what the old
+//! master still accepts is lost.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ::redis::aio::PubSub;
@@ -29,11 +31,14 @@ const GRACE: Duration = Duration::from_millis(50);
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// However many commands fail, the Sentinels are asked no more often than this.
-const SHORTEST_REVIEW_INTERVAL: Duration = Duration::from_millis(20);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a Sentinel publishes when another server becomes the master: first the one that has promoted it,
-/// then all of them.
-const EVENTS: [&str; 2] = ["+promoted-slave", "+switch-master"];
+/// For how long a view counts that no Sentinel has confirmed: they tell each other within seconds.
+const MEMORY: Duration = Duration::from_secs(10);
+
+/// What a Sentinel publishes when another server becomes the master: first the one that leads the
+/// failover, in the end all of them.
+const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
 /// The connection to whichever server is the master.
 pub(super) struct Master {
@@ -51,15 +56,12 @@ impl Master {
     ) -> Self {
         let sentinel_settings = Settings { login, ..settings.clone() };
         let servers: Vec<Server> = sentinels.into_iter().map(Server::from).collect();
+        let connect = |server: &Server| connect(&sentinel_settings, server.clone());
         let sentinels = Arc::new(Sentinels {
             name,
-            connections: servers
-                .iter()
-                .map(|server| {
-                    let target = Target::Server(server.clone());
-                    Arc::new(SharedConnection::new(sentinel_settings.clone(), target))
-                })
-                .collect(),
+            connections: servers.iter().map(connect).collect(),
+            settings: settings.clone(),
+            state: Mutex::new(State::default()),
             suspicion: Notify::new(),
         });
         let finder: Arc<dyn FindMaster> = sentinels.clone();
@@ -83,12 +85,46 @@ impl Drop for Master {
     }
 }
 
+fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
+    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+}
+
+/// The Sentinels of a master.
 struct Sentinels {
     /// Of the master.
     name: String,
     connections: Vec<Arc<SharedConnection>>,
+    /// For the servers that they watch.
+    settings: Settings,
+    state: Mutex<State>,
     /// The master may be another server by now.
     suspicion: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The newest view so far, and when a Sentinel had it last.
+    newest: Option<(Instant, View)>,
+    /// The last answer, and when it was given.
+    found: Option<(Instant, Result<Server, String>)>,
+    /// The replica that is being promoted.
+    candidate: Option<(Place, Arc<SharedConnection>)>,
+}
+
+/// What a Sentinel knows, in the order of its age.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct View {
+    epoch: u64,
+    /// The place is that of a promoted replica, which the Sentinel does not call the master yet.
+    is_ahead: bool,
+    place: Place,
+}
+
+/// What is found at one time.
+struct Found {
+    master: Result<Server, String>,
+    /// A replica is about to be promoted.
+    is_changing: bool,
 }
 
 #[async_trait]
@@ -98,35 +134,12 @@ impl FindMaster for Sentinels {
     }
 
     async fn find(&self) -> Result<Server, String> {
-        let mut answers: FuturesUnordered<_> =
-            self.connections.iter().map(|sentinel| ask(sentinel, &self.name)).collect();
-        let mut newest: Option<View> = None;
-        let mut is_unknown = false;
-        let mut reasons: Vec<String> = Vec::new();
-        let mut until = None;
-        loop {
-            let answer = match until {
-                None => answers.next().await,
-                Some(until) => timeout_at(until, answers.next()).await.unwrap_or(None),
-            };
-            match answer {
-                None => break,
-                Some(Ok(Some(view))) => {
-                    if newest.as_ref().is_none_or(|newest| newest.epoch < view.epoch) {
-                        newest = Some(view);
-                    }
-                    until = until.or_else(|| Some(Instant::now() + GRACE));
-                }
-                Some(Ok(None)) => is_unknown = true,
-                Some(Err(reason)) if reasons.contains(&reason) => {}
-                Some(Err(reason)) => reasons.push(reason),
-            }
+        if let Some((at, found)) = &self.state().found
+            && at.elapsed() < SHORTEST_INTERVAL
+        {
+            return found.clone();
         }
-        match newest {
-            Some(view) => Ok(view.place.into()),
-            None if is_unknown => Err("no Sentinel watches a master of this name".to_owned()),
-            None => Err(format!("no Sentinel answered: {}", reasons.join("; "))),
-        }
+        self.ask_all().await.master
     }
 
     fn suspect(&self) {
@@ -134,34 +147,133 @@ impl FindMaster for Sentinels {
     }
 }
 
-/// What a Sentinel knows.
+impl Sentinels {
+    async fn ask_all(&self) -> Found {
+        let mut answers: FuturesUnordered<_> =
+            self.connections.iter().map(|sentinel| ask(sentinel, &self.name)).collect();
+        let mut opinions = Vec::new();
+        let mut is_unknown = false;
+        let mut reasons: Vec<String> = Vec::new();
+        let mut until = None;
+        let is_complete = loop {
+            let answer = match until {
+                None => answers.next().await,
+                Some(until) => match timeout_at(until, answers.next()).await {
+                    Ok(answer) => answer,
+                    Err(_) => break false,
+                },
+            };
+            match answer {
+                None => break true,
+                Some(Ok(Some(opinion))) => {
+                    opinions.push(opinion);
+                    until = until.or_else(|| Some(Instant::now() + GRACE));
+                }
+                Some(Ok(None)) => is_unknown = true,
+                Some(Err(reason)) if reasons.contains(&reason) => {}
+                Some(Err(reason)) => reasons.push(reason),
+            }
+        };
+        let promoted = opinions.iter().filter_map(Opinion::promoted).max();
+        let is_promoted = match &promoted {
+            Some(view) => self.is_master(&view.place).await,
+            None => false,
+        };
+        let is_changing = promoted.is_some() && !is_promoted;
+        let views = opinions.into_iter().map(|opinion| opinion.view);
+        let newest = views.chain(promoted.filter(|_| is_promoted)).max();
+        let mut state = self.state();
+        let now = Instant::now();
+        let remembered = state.newest.take().filter(|(at, _)| now.duration_since(*at) < MEMORY);
+        state.newest = newest_of(newest.map(|view| (now, view)), remembered, is_complete);
+        let master = match &state.newest {
+            Some((_, view)) => Ok(view.place.clone().into()),
+            None if is_unknown => Err("no Sentinel watches a master of this name".to_owned()),
+            None => Err(format!("no Sentinel answered: {}", reasons.join("; "))),
+        };
+        state.found = Some((now, master.clone()));
+        Found { master, is_changing }
+    }
+
+    /// Whether a replica that is being promoted is a master by now.
+    async fn is_master(&self, place: &Place) -> bool {
+        let connection = {
+            let mut state = self.state();
+            match &state.candidate {
+                Some((known, connection)) if known == place => Arc::clone(connection),
+                _ => {
+                    let connection = connect(&self.settings, place.clone().into());
+                    state.candidate = Some((place.clone(), Arc::clone(&connection)));
+                    connection
+                }
+            }
+        };
+        let role = timeout(GRACE, connection.send(&cmd("ROLE"))).await;
+        matches!(role, Ok(Ok(Value::Array(role))) if is_text(role.first(), b"master"))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The view that counts, and when it was heard. If not all Sentinels have answered, the one that knows
+/// more may be missing.
+fn newest_of(
+    newest: Option<(Instant, View)>,
+    remembered: Option<(Instant, View)>,
+    is_complete: bool,
+) -> Option<(Instant, View)> {
+    match (newest, remembered) {
+        (Some(newest), Some(remembered)) if !is_complete && newest.1 < remembered.1 => {
+            Some(remembered)
+        }
+        (None, remembered) if !is_complete => remembered,
+        (newest, _) => newest,
+    }
+}
+
+/// What one Sentinel says.
 #[derive(Debug, PartialEq, Eq)]
-struct View {
-    epoch: u64,
-    place: Place,
+struct Opinion {
+    view: View,
+    /// Where the replica is that it has chosen to be the next master.
+    chosen: Option<Place>,
+}
+
+impl Opinion {
+    /// The view that will be true once the chosen replica is a master.
+    fn promoted(&self) -> Option<View> {
+        let place = self.chosen.clone()?;
+        (place != self.view.place).then_some(View { epoch: self.view.epoch, is_ahead: true, place })
+    }
 }
 
 /// Asks one Sentinel; `Ok(None)` where it watches no such master.
-async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<View>, String> {
-    let (mut master, mut address) = (cmd("SENTINEL"), cmd("SENTINEL"));
-    master.arg("MASTER").arg(name);
-    address.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opinion>, String> {
+    let command = |verb: &str| cmd("SENTINEL").arg(verb).arg(name).take();
+    let (master, address) = (command("MASTER"), command("GET-MASTER-ADDR-BY-NAME"));
     // In this order, so that an epoch never stands with an address that is older. The first one names
     // the old address for longer during a failover.
     let (master, address) = join(sentinel.send(&master), sentinel.send(&address)).await;
-    match address.map_err(text_of)? {
-        Value::Nil => Ok(None),
-        Value::Array(parts) => {
-            let place = match &parts[..] {
-                [host, port] => place(host, port),
-                _ => None,
-            };
-            let epoch = master.ok().and_then(|master| epoch(&master)).unwrap_or(0);
-            let view = place.map(|place| View { epoch, place });
-            view.map(Some).ok_or_else(|| "a Sentinel gave a strange address".to_owned())
-        }
-        _ => Err("a Sentinel gave a strange answer".to_owned()),
-    }
+    let place = match address.map_err(text_of)? {
+        Value::Nil => return Ok(None),
+        Value::Array(parts) => match &parts[..] {
+            [host, port] => place(Some(host), Some(port)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
+    let master = master.unwrap_or(Value::Nil);
+    let epoch = text(field(&master, b"config-epoch")).and_then(|epoch| epoch.parse().ok());
+    let chosen = if has_flag(&master, "failover_in_progress") {
+        chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
+    } else {
+        None
+    };
+    let view = View { epoch: epoch.unwrap_or(0), is_ahead: false, place };
+    Ok(Some(Opinion { view, chosen }))
 }
 
 fn text_of(failure: Failure) -> String {
@@ -171,36 +283,64 @@ fn text_of(failure: Failure) -> String {
     }
 }
 
-fn place(host: &Value, port: &Value) -> Option<Place> {
-    let (Value::BulkString(host), Value::BulkString(port)) = (host, port) else { return None };
-    let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty())?;
-    Some(Place::tcp(host, std::str::from_utf8(port).ok()?.parse().ok()?))
+/// The replica that the Sentinel has chosen to be the next master.
+fn chosen(replicas: &Value) -> Option<Place> {
+    let Value::Array(replicas) = replicas else { return None };
+    let chosen = replicas.iter().find(|replica| has_flag(replica, "promoted"))?;
+    place(field(chosen, b"ip"), field(chosen, b"port"))
 }
 
-/// The field `config-epoch` of a master.
-fn epoch(master: &Value) -> Option<u64> {
-    let is_epoch = |name: &Value| *name == Value::BulkString(b"config-epoch".to_vec());
-    let value = match master {
-        Value::Array(fields) => fields.chunks_exact(2).find(|pair| is_epoch(&pair[0]))?.get(1)?,
-        Value::Map(fields) => &fields.iter().find(|(name, _)| is_epoch(name))?.1,
-        _ => return None,
-    };
-    let Value::BulkString(value) = value else { return None };
-    std::str::from_utf8(value).ok()?.parse().ok()
+fn place(host: Option<&Value>, port: Option<&Value>) -> Option<Place> {
+    let host = text(host).filter(|host| !host.is_empty())?;
+    Some(Place::tcp(host, text(port)?.parse().ok()?))
+}
+
+fn has_flag(instance: &Value, flag: &str) -> bool {
+    text(field(instance, b"flags")).is_some_and(|flags| flags.split(',').any(|is| is == flag))
+}
+
+/// A field of what a Sentinel says of an instance.
+fn field<'a>(instance: &'a Value, name: &[u8]) -> Option<&'a Value> {
+    match instance {
+        Value::Array(fields) => {
+            fields.chunks_exact(2).find(|pair| is_text(pair.first(), name))?.get(1)
+        }
+        Value::Map(fields) => {
+            fields.iter().find(|(field, _)| is_text(Some(field), name)).map(|(_, value)| value)
+        }
+        _ => None,
+    }
+}
+
+fn text(value: Option<&Value>) -> Option<&str> {
+    match value? {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+fn is_text(value: Option<&Value>, expected: &[u8]) -> bool {
+    matches!(value, Some(Value::BulkString(bytes)) if bytes == expected)
 }
 
 /// Leaves a server that is the master no longer.
 async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
+    let mut is_changing = false;
     loop {
-        let _ = timeout(REVIEW_INTERVAL, sentinels.suspicion.notified()).await;
-        let is_connected = connection.upgrade().is_some_and(|connection| connection.is_connected());
-        if is_connected
-            && let Ok(master) = sentinels.find().await
-            && let Some(connection) = connection.upgrade()
-        {
-            connection.leave_unless_at(&master);
+        let interval = if is_changing { SHORTEST_INTERVAL } else { REVIEW_INTERVAL };
+        let _ = timeout(interval, sentinels.suspicion.notified()).await;
+        is_changing = false;
+        if connection.upgrade().is_some_and(|connection| connection.is_connected()) {
+            let found = sentinels.ask_all().await;
+            is_changing = found.is_changing;
+            if let (Ok(master), Some(connection)) = (found.master, connection.upgrade()) {
+                connection.leave_unless_at(&master);
+            }
         }
-        sleep(SHORTEST_REVIEW_INTERVAL).await;
+        if !is_changing {
+            sentinels.state().candidate = None;
+            sleep(SHORTEST_INTERVAL).await;
+        }
     }
 }
 

@@ -1,0 +1,31 @@
+//! Stands in for `tls` where the feature `redis-tls` is off: there is no configuration of TLS.
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+use crate::store::address::ConnectError;
+
+/// None can be made.
+#[derive(Debug, Clone)]
+pub(super) enum Tls {}
+
+impl Tls {
+    pub(super) fn of_options(_: Vec<(String, String)>) -> Result<Self, ConnectError> {
+        Err(ConnectError::feature("redis-tls"))
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConnectError> {
+        match *self {}
+    }
+
+    #[allow(clippy::unused_async, reason = "the other one waits")]
+    pub(super) async fn encrypt(&self, _: &str, _: TcpStream) -> Result<TcpStream, String> {
+        match *self {}
+    }
+}
+
+/// Why a connection broke.
+pub(super) fn reason(error: &io::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,243 @@
+//! TLS: whom a store trusts, as whom it presents itself, and why a handshake failed.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject as _};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InconsistentKeys, RootCertStore,
+};
+
+use crate::store::address::ConnectError;
+use crate::store::redis::greeting::is_end;
+
+/// What an application has configured. Without it: the system's trust, no client certificate, and the
+/// name of the host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tls {
+    pub(super) authority: Option<Pem>,
+    pub(super) client: Option<Client>,
+    pub(super) server_name: Option<String>,
+}
+
+/// As whom a store presents itself.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) certificate: Pem,
+    pub(super) key: Pem,
+}
+
+/// Where certificates or a key are.
+#[derive(Clone)]
+pub(super) enum Pem {
+    File(PathBuf),
+    Bytes(Arc<[u8]>),
+}
+
+impl Tls {
+    /// From the options of an address.
+    pub(super) fn of_options(options: Vec<(String, String)>) -> Result<Self, ConnectError> {
+        let mut tls = Self::default();
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in options {
+            match name.as_str() {
+                "cacert" => tls.authority = Some(Pem::File(value.into())),
+                "cert" => certificate = Some(Pem::File(value.into())),
+                "key" => key = Some(Pem::File(value.into())),
+                _ => tls.server_name = Some(value),
+            }
+        }
+        tls.client = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(Client { certificate, key }),
+            (None, None) => None,
+            _ => return Err(ConnectError::address("the options cert and key belong together")),
+        };
+        Ok(tls)
+    }
+
+    /// Whether all of it can be used now.
+    pub(super) fn check(&self) -> Result<(), ConnectError> {
+        let name = self.server_name.as_deref().map_or(Ok(()), |name| server_name(name).map(drop));
+        name.and_then(|()| self.config().map(drop)).map_err(ConnectError::tls)
+    }
+
+    /// Has the server prove who it is; the error says why it did not.
+    pub(super) async fn encrypt(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let name = server_name(self.server_name.as_deref().unwrap_or(host))?;
+        // Files are read anew each time, so that renewed ones are found, and reading takes a while.
+        let tls = self.clone();
+        let config = spawn_blocking(move || tls.config()).await.map_err(|error| error.to_string());
+        let connector = TlsConnector::from(Arc::new(config??));
+        connector.connect(name, stream).await.map_err(|error| {
+            if is_end(&error) {
+                "the server hung up during the TLS handshake; if it does not speak TLS, the address \
+                 needs redis://"
+                    .to_owned()
+            } else {
+                reason(&error)
+            }
+        })
+    }
+
+    /// Reads everything.
+    ///
+    /// The provider of cryptography is one that we name: the process's default may be missing or
+    /// ambiguous, which rustls answers with a panic.
+    fn config(&self) -> Result<ClientConfig, String> {
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let config = config.with_root_certificates(match &self.authority {
+            Some(authority) => authority.roots()?,
+            None => system_roots()?,
+        });
+        let Some(Client { certificate, key }) = &self.client else {
+            return Ok(config.with_no_client_auth());
+        };
+        let chain = certificate.certificates("the client's certificate")?;
+        config.with_client_auth_cert(chain, key.private_key()?).map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                format!("the key from {key} does not belong to the certificate from {certificate}")
+            }
+            error => format!("the certificate from {certificate} and the key from {key}: {error}"),
+        })
+    }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        "the server's name for TLS is neither a host name nor an IP address".to_owned()
+    })
+}
+
+/// What the system trusts.
+fn system_roots() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    let reasons: Vec<_> = found.errors.iter().map(|error| format!(": {error}")).collect();
+    Err(format!("the system has no certificates that it trusts{}", reasons.concat()))
+}
+
+impl Pem {
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates("the CA's certificate")? {
+            roots
+                .add(certificate)
+                .map_err(|error| format!("the CA's certificate from {self}: {error}"))?;
+        }
+        Ok(roots)
+    }
+
+    /// All of them; there is at least one.
+    fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+        let text = self.read(what)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        match certificates {
+            Ok(certificates) if certificates.is_empty() => {
+                Err(format!("{what}: {self} has no certificate in PEM format"))
+            }
+            Ok(certificates) => Ok(certificates),
+            // It would repeat what it has read.
+            Err(_) => Err(format!("{what}: {self} is damaged PEM text")),
+        }
+    }
+
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, String> {
+        let what = "the client's key";
+        PrivateKeyDer::from_pem_slice(&self.read(what)?).map_err(|error| match error {
+            PemError::NoItemsFound => {
+                format!("{what}: {self} has no unencrypted private key in PEM format")
+            }
+            _ => format!("{what}: {self} is damaged PEM text"),
+        })
+    }
+
+    fn read(&self, what: &str) -> Result<Arc<[u8]>, String> {
+        match self {
+            Self::File(path) => match fs::read(path) {
+                Ok(bytes) => Ok(bytes.into()),
+                Err(error) => Err(format!("{what}: {self} cannot be read: {error}")),
+            },
+            Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
+        }
+    }
+}
+
+/// The place, and nothing of what is there.
+impl fmt::Display for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The key itself, where its file was asked for.
+            Self::File(path) if path.to_string_lossy().contains("-----") => {
+                f.write_str("a file whose name is PEM text")
+            }
+            Self::File(path) => path.display().fmt(f),
+            Self::Bytes(_) => f.write_str("the given text"),
+        }
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a connection broke, and what to do if that was TLS.
+pub(super) fn reason(error: &io::Error) -> String {
+    use AlertDescription::{
+        BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, DecryptError, UnknownCA, UnsupportedCertificate,
+    };
+    use CertificateError::{BadSignature, NotValidForName, NotValidForNameContext, UnknownIssuer};
+
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref()) else {
+        return error.to_string();
+    };
+    let remedy = match cause {
+        Error::InvalidMessage(_) => {
+            return "the server does not speak TLS there: use redis://".to_owned();
+        }
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "; give the server a certificate for that name, or name the one to expect (tls_server_name, \
+             or sni in the address); a node of a cluster announces its name if cluster-announce-hostname \
+             is set"
+        }
+        // The signature is bad if another CA of the same name is known.
+        Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
+            "; if the server's certificate is right, name its CA (tls_ca_file, or cacert in the address)"
+        }
+        Error::AlertReceived(CertificateRequired) => {
+            "; the server wants a client certificate (tls_client_files, or cert and key in the address)"
+        }
+        Error::AlertReceived(
+            BadCertificate
+            | CertificateExpired
+            | CertificateRevoked
+            | CertificateUnknown
+            | DecryptError
+            | UnknownCA
+            | UnsupportedCertificate,
+        ) => "; the server does not accept the client certificate",
+        _ => "",
+    };
+    format!("the TLS handshake failed: {cause}{remedy}")
+}
