@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::future::join_all;
-use support::backend::{self, Server, on_each_server};
+use support::backend::{self, Server, on_servers};
 use support::faults::{
     Deed, NUMBER, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
 };
@@ -178,7 +178,7 @@ async fn requests_succeed_when_bytes_arrive_one_at_a_time(server: Server) {
 /// What the server says is replaced by something that it cannot have meant.
 async fn requests_recover_after_garbage_answers(server: Server) {
     let garbage: &[&[u8]] = match server {
-        Server::Redis(_) => &[
+        Server::Redis(_) | Server::Cluster(_) | Server::Sentinel(_) => &[
             b"\r\n",
             b"HTTP/1.1 400 Bad Request\r\n\r\n",
             b"\0\xff\xfe\r\n",
@@ -276,7 +276,7 @@ async fn load_commit_and_settlement_share_one_deadline(server: Server) {
 /// Increments, one after the other and many at once, while connections are closed and forgotten at
 /// random times: what was answered with success is there, and nothing is there twice.
 async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
-    let direct = sessions(&server.url());
+    let direct = sessions(&server.direct_url());
     let (proxy, sessions) = linked(&server).await;
     let (proxy, done) = (Arc::new(proxy), Arc::new(AtomicBool::new(false)));
     let chaos = tokio::spawn({
@@ -379,7 +379,7 @@ async fn late_answer_never_reaches_another_request(server: Server) {
     assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
 }
 
-on_each_server! {
+on_servers! { [redis, memcached, cluster, sentinel]: {
     requests_recover_after_server_restart,
     requests_recover_after_server_pause,
     requests_recover_when_server_starts_after_application,
@@ -395,4 +395,4 @@ on_each_server! {
     load_commit_and_settlement_share_one_deadline,
     acknowledged_writes_survive_random_connection_faults,
     late_answer_never_reaches_another_request,
-}
+}}

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use unsticky::Store;
 
 use super::servers::{MemcachedServer, RedisServer};
+use super::topologies::{RedisCluster, SentinelSet};
 
 /// A store to test on, and what keeps it running.
 pub struct Backend {
@@ -38,6 +39,8 @@ impl Backend {
             None => "memory",
             Some(Server::Redis(_)) => "redis",
             Some(Server::Memcached(_)) => "memcached",
+            Some(Server::Cluster(_)) => "cluster",
+            Some(Server::Sentinel(_)) => "sentinel",
         }
     }
 
@@ -65,33 +68,88 @@ impl From<Server> for Backend {
 pub enum Server {
     Redis(RedisServer),
     Memcached(MemcachedServer),
+    /// One node.
+    Cluster(RedisCluster),
+    /// One server, with one Sentinel.
+    Sentinel(SentinelSet),
 }
 
 impl Server {
     pub fn redis() -> Self {
-        Self::Redis(RedisServer::start())
+        Self::redis_with(&[])
+    }
+
+    pub fn redis_with(arguments: &[&str]) -> Self {
+        Self::Redis(RedisServer::start_with(arguments))
     }
 
     pub fn memcached() -> Self {
         Self::Memcached(MemcachedServer::start())
     }
 
+    pub fn cluster() -> Self {
+        Self::cluster_with(&[])
+    }
+
+    pub fn cluster_with(arguments: &[&str]) -> Self {
+        Self::Cluster(RedisCluster::single(arguments))
+    }
+
+    pub fn sentinel() -> Self {
+        Self::sentinel_with(&[])
+    }
+
+    pub fn sentinel_with(arguments: &[&str]) -> Self {
+        Self::Sentinel(SentinelSet::single(arguments))
+    }
+
+    /// The Redis server that has the data.
+    pub fn as_redis(&self) -> &RedisServer {
+        match self {
+            Self::Redis(server) => server,
+            Self::Cluster(cluster) => &cluster.nodes()[0],
+            Self::Sentinel(set) => &set.servers()[0],
+            Self::Memcached(_) => panic!("it is no Redis server"),
+        }
+    }
+
     pub fn port(&self) -> u16 {
         match self {
-            Self::Redis(server) => server.port(),
             Self::Memcached(server) => server.port(),
+            _ => self.as_redis().port(),
         }
     }
 
     pub fn url(&self) -> String {
-        self.url_at(self.port())
+        match self {
+            Self::Redis(server) => server.url(),
+            Self::Memcached(server) => server.url(),
+            Self::Cluster(cluster) => cluster.url(),
+            Self::Sentinel(set) => set.url(),
+        }
     }
 
-    /// The address of a proxy before the server.
+    /// The address of the server itself, where nobody else names it.
+    pub fn direct_url(&self) -> String {
+        match self {
+            Self::Memcached(server) => server.url(),
+            _ => self.as_redis().url(),
+        }
+    }
+
+    /// The address of a proxy before the server. Whoever names the server names the proxy from now on.
     pub fn url_at(&self, port: u16) -> String {
         match self {
             Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
             Self::Memcached(_) => format!("memcached://127.0.0.1:{port}"),
+            Self::Cluster(cluster) => {
+                cluster.announce(port);
+                format!("redis+cluster://127.0.0.1:{port}")
+            }
+            Self::Sentinel(set) => {
+                set.announce(port);
+                set.url()
+            }
         }
     }
 
@@ -99,26 +157,34 @@ impl Server {
         match self {
             Self::Redis(server) => server.stop(),
             Self::Memcached(server) => server.stop(),
+            Self::Cluster(cluster) => cluster.kill(0),
+            Self::Sentinel(set) => set.server_mut(0).stop(),
         }
     }
 
+    /// Starts the server that has the data anew; returns when it serves.
     pub fn restart(&mut self) {
         match self {
             Self::Redis(server) => server.restart(),
             Self::Memcached(server) => server.restart(),
+            Self::Cluster(cluster) => {
+                cluster.restart(0);
+                cluster.settle();
+            }
+            Self::Sentinel(set) => set.restart(0),
         }
     }
 
     /// Has the server keep its connections and do nothing; returns when each of its threads does so.
     pub async fn pause(&self) {
         let pid = match self {
-            Self::Redis(server) => {
-                server.pause();
-                server.pid()
-            }
             Self::Memcached(server) => {
                 server.pause();
                 server.pid()
+            }
+            _ => {
+                self.as_redis().pause();
+                self.as_redis().pid()
             }
         };
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -130,8 +196,8 @@ impl Server {
 
     pub fn resume(&self) {
         match self {
-            Self::Redis(server) => server.resume(),
             Self::Memcached(server) => server.resume(),
+            _ => self.as_redis().resume(),
         }
     }
 }
@@ -171,13 +237,13 @@ pub async fn accepted(port: u16) -> Option<TcpStream> {
     (answer == *b"MN\r\n").then_some(stream)
 }
 
-/// Runs tests that take a [`Server`] or a [`Backend`] on each of the servers.
-macro_rules! on_each_server {
-    ($($test:ident),* $(,)?) => {
-        crate::support::backend::on_each_server!(@on redis: $($test)*);
-        crate::support::backend::on_each_server!(@on memcached: $($test)*);
+/// Runs tests that take a [`Server`] or a [`Backend`] on each of these servers, which are named as the
+/// functions that start them.
+macro_rules! on_servers {
+    ([$($server:ident),*]: $tests:tt) => {
+        $(crate::support::backend::on_servers!(@on $server: $tests);)*
     };
-    (@on $server:ident: $($test:ident)*) => {
+    (@on $server:ident: { $($test:ident),* $(,)? }) => {
         mod $server {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,6 +252,14 @@ macro_rules! on_each_server {
                 }
             )*
         }
+    };
+}
+pub(crate) use on_servers;
+
+/// Runs tests on one server of each kind.
+macro_rules! on_each_server {
+    ($($test:ident),* $(,)?) => {
+        crate::support::backend::on_servers!([redis, memcached]: { $($test),* });
     };
 }
 pub(crate) use on_each_server;

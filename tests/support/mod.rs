@@ -17,6 +17,7 @@ pub mod servers;
 #[cfg(feature = "testing")]
 pub mod stand;
 pub mod stopwatch;
+pub mod topologies;
 pub mod visit;
 
 /// How many times as long a randomized test is as usual.

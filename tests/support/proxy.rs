@@ -1,7 +1,7 @@
 //! A small TCP proxy on loopback that can do to a connection what networks do.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -40,8 +40,10 @@ pub struct Proxy {
     forget: watch::Sender<u64>,
     half_close: watch::Sender<u64>,
     accepted: Arc<AtomicUsize>,
-    /// Has a receiver for each connection that is open.
-    open: watch::Sender<()>,
+    /// Has a receiver for each connection that is open and was not cut.
+    open: Arc<Mutex<watch::Sender<()>>>,
+    /// Has one for each that was cut at last and is still open.
+    closing: Mutex<watch::Sender<()>>,
     acceptor: tokio::task::JoinHandle<()>,
 }
 
@@ -56,8 +58,8 @@ impl Proxy {
         let (half_close, half_closes) = watch::channel(0);
         let accepted = Arc::new(AtomicUsize::new(0));
         let orders = Orders { mode: modes, cut: cuts, forget: forgets, half_close: half_closes };
-        let (open, closed) = watch::channel(());
-        drop(closed);
+        let open = Arc::new(Mutex::new(watch::Sender::new(())));
+        let closing = Mutex::new(watch::Sender::new(()));
         let (counter, port, connections) = (accepted.clone(), target.clone(), open.clone());
         let acceptor = tokio::spawn(async move {
             let mut links = JoinSet::new();
@@ -66,7 +68,7 @@ impl Proxy {
                 if *orders.mode.borrow() == Mode::Refuse {
                     continue;
                 }
-                let is_open = connections.subscribe();
+                let is_open = connections.lock().unwrap().subscribe();
                 let link = link(client, port.load(Ordering::Relaxed), orders.clone());
                 links.spawn(async move {
                     link.await;
@@ -75,7 +77,7 @@ impl Proxy {
                 while links.try_join_next().is_some() {}
             }
         });
-        Self { address, target, mode, cut, forget, half_close, accepted, open, acceptor }
+        Self { address, target, mode, cut, forget, half_close, accepted, open, closing, acceptor }
     }
 
     pub fn port(&self) -> u16 {
@@ -93,6 +95,8 @@ impl Proxy {
 
     /// Closes every connection there is.
     pub fn cut(&self) {
+        let cut = std::mem::replace(&mut *self.open.lock().unwrap(), watch::Sender::new(()));
+        *self.closing.lock().unwrap() = cut;
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
@@ -108,9 +112,10 @@ impl Proxy {
         self.half_close.send_modify(|half_closes| *half_closes += 1);
     }
 
-    /// Waits until no connection is open.
+    /// Waits until no connection is open any more that was cut.
     pub async fn all_closed(&self) {
-        self.open.closed().await;
+        let closing = self.closing.lock().unwrap().clone();
+        closing.closed().await;
     }
 
     /// How many connections were ever accepted.

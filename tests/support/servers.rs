@@ -6,12 +6,14 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,9 +35,7 @@ impl RedisServer {
 
     /// With further arguments, as in `["--maxmemory", "2mb"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let program = std::env::var("UNSTICKY_REDIS_SERVER");
-        let program = program.unwrap_or_else(|_| "redis-server".to_owned());
-        Self::of(&program, "apt-get install redis-server", arguments)
+        Self::of(&redis_program(), "apt-get install redis-server", arguments)
     }
 
     fn of(program: &str, install: &'static str, arguments: &[&str]) -> Self {
@@ -43,18 +43,29 @@ impl RedisServer {
             .windows(2)
             .find_map(|pair| (pair[0] == "--requirepass").then(|| pair[1].to_owned()));
         let process = Process::new(program, install, arguments);
-        Self { process, password }.started(|port, dir| {
-            ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
-                .into_iter()
-                .chain(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-                .map(str::to_owned)
-                .collect()
+        Self { process, password }.started(data_server)
+    }
+
+    /// A node of a cluster that knows no other node and serves no slot. It comes back as itself.
+    pub(super) fn cluster_node(arguments: &[&str]) -> Self {
+        let install = "a cluster needs Redis 7.0 or newer: apt-get install redis-server, or name one \
+                       in UNSTICKY_REDIS_SERVER";
+        let process = Process::new(&redis_program(), install, arguments);
+        // The nodes talk to each other on a second port, which stays the same as long as the first.
+        let buses = Mutex::new(HashMap::new());
+        Self { process, password: None }.started(move |port, dir| {
+            let mut buses = buses.lock().unwrap();
+            let bus = *buses.entry(port.to_owned()).or_insert_with(free_port);
+            let mut arguments = data_server(port, dir);
+            let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()];
+            arguments.extend(cluster.map(str::to_owned));
+            arguments
         })
     }
 
     /// A Sentinel that watches nothing.
     pub fn sentinel() -> Self {
-        let process = Process::new("redis-server", "apt-get install redis-server", &[]);
+        let process = Process::new(&redis_program(), "apt-get install redis-server", &[]);
         // It keeps what it knows in its configuration.
         let file = process.dir.join("sentinel.conf");
         fs::write(&file, "").unwrap();
@@ -95,10 +106,21 @@ impl RedisServer {
     /// Runs an administrator's command on a connection of its own and gives its answer as text,
     /// an array as one line for each element.
     pub fn cli(&self, command: &[&str]) -> String {
-        match redis(self.port(), self.password.as_deref(), command) {
-            Ok(answer) => answer,
-            Err(error) => panic!("{command:?}: {error}"),
-        }
+        self.ask(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// The same, where the server may be down or may refuse it.
+    pub fn ask(&self, command: &[&str]) -> Result<String, String> {
+        redis(self.port(), self.password.as_deref(), command)
+    }
+
+    /// A connection for many commands.
+    pub(super) fn dial(&self) -> Link {
+        Link(dial(self.port()).unwrap_or_else(|error| panic!("port {}: {error}", self.port())))
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.child.is_some()
     }
 
     /// How often the server was sent the command, by its own count.
@@ -137,6 +159,28 @@ impl RedisServer {
     pub fn resume(&self) {
         self.process.signal("CONT");
     }
+}
+
+/// An administrator's connection.
+pub(super) struct Link(BufReader<TcpStream>);
+
+impl Link {
+    pub(super) fn cli(&mut self, command: &[&str]) -> String {
+        request(&mut self.0, command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+}
+
+fn redis_program() -> String {
+    std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// The arguments of a server that keeps nothing on disk.
+fn data_server(port: &str, dir: &str) -> Vec<String> {
+    ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
+        .into_iter()
+        .chain(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A server that speaks the protocol of Redis, from this variable or else from the path.
@@ -310,13 +354,12 @@ impl Process {
         self.arguments = Box::new(arguments);
         self.ask_pid = Box::new(ask_pid);
         for _ in 0..10 {
-            self.port =
-                TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port();
+            self.port = free_port();
             if self.spawn() {
                 return;
             }
         }
-        panic!("{} did not start on any of ten ports", self.program);
+        panic!("{} did not start on any of ten ports; {}", self.program, self.install);
     }
 
     fn restart(&mut self) {
@@ -379,6 +422,10 @@ impl Drop for Process {
         self.stop();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port()
 }
 
 fn dial(port: u16) -> Result<BufReader<TcpStream>, String> {
@@ -459,6 +506,6 @@ fn line(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
 }
 
 /// What follows `name` at the beginning of a line.
-fn field(text: &str, name: &str) -> Option<String> {
+pub(super) fn field(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
