@@ -91,11 +91,13 @@ async fn private_authority_is_trusted_for_one_store() {
     let authority = Authority::new(&files, "authority");
     let (_server, port) = server(&files, &authority, "localhost");
     let (url, file) = (format!("rediss://localhost:{port}/"), authority.file.display());
-    let pem = fs::read(&authority.file).unwrap();
+    let pem = fs::read_to_string(&authority.file).unwrap();
+    let together = Authority::new(&files, "stranger").issuer.pem() + &pem;
     let named = format!("{url}?protocol=3&cacert={file}");
     for store in [
         store(&url, |builder| builder.tls_ca_file(&authority.file)),
         store(&url, |builder| builder.tls_ca_pem(&pem)),
+        store(&url, |builder| builder.tls_ca_pem(&together)),
         store(&named, |builder| builder),
     ] {
         assert_eq!(outcome(&store.unwrap()).await, WELL);

@@ -11,16 +11,21 @@ use crate::store::contract::Store;
 /// |---|---|---|
 /// | `memory:` | `MemoryStore` with its defaults | `memory` |
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
-/// | `rediss://…`, the same over TLS | `RedisStore` | `redis-tls` |
+/// | `rediss://…`, the same over TLS; options name a CA, a client certificate, the server's name | `RedisStore` | `redis-tls` |
 /// | `valkey://…` and `valkeys://…`, the same as `redis://…` and `rediss://…` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///
-/// Nothing is sent and no name is resolved here: the application starts while the backend is down.
+/// Nothing is sent and no name is resolved here: the application starts while the backend is down. The
+/// files for TLS are read.
+///
+/// A changed list of Memcached servers needs another [`Builder::epoch`](crate::Builder::epoch) in the same
+/// release; the documentation of `MemcachedStore` says why.
 ///
 /// # Errors
 ///
-/// [`ConnectError`] where the address is not one of these, or where its feature is not enabled.
+/// [`ConnectError`] where the address is not one of these, where its feature is not enabled, or where a
+/// file for TLS cannot be used.
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     match scheme(url) {
         "memory" => memory(url),

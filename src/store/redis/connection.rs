@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
-use crate::store::dial::dial_name;
+use crate::store::dial::{dial_name, is_end};
 use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::address::Address;
 use crate::store::redis::answer::Answer;
-use crate::store::redis::greeting::{Refusal, greet, is_end};
+use crate::store::redis::greeting::{Refusal, greet};
 use crate::store::redis::native::{Native, Trial};
 use crate::store::redis::sanitize::Sanitized;
 use crate::store::redis::tls::{self, Tls};
