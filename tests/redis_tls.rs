@@ -417,10 +417,11 @@ async fn talker(says: &'static [u8]) -> u16 {
 async fn answer_in_wrong_protocol_is_named() {
     // What TLS says to what is none of it: a fatal alert.
     let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
-    let plain = said(&format!("redis://localhost:{port}/")).await;
+    let of = async |url: String| outcome(&store(&url, |builder| builder).unwrap()).await;
+    let plain = of(format!("redis://localhost:{port}/")).await;
     assert!(plain.ends_with("the server speaks TLS there: use rediss://"), "{plain}");
     let port = talker(b"-ERR Protocol error: unbalanced quotes in request\r\n").await;
-    let tls = said(&format!("rediss://localhost:{port}/")).await;
+    let tls = of(format!("rediss://localhost:{port}/")).await;
     assert!(tls.ends_with("the server does not speak TLS there: use redis://"), "{tls}");
 }
 
