@@ -33,6 +33,9 @@ enum Source {
     ClusterNode,
 }
 
+/// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
+pub(super) const SLOTS: u16 = 16384;
+
 /// The node of a cluster that has a key, or to which its slot is being moved.
 pub(super) struct Redirect {
     /// The slot is being moved, and the node takes this one command behind an `ASKING`.
@@ -50,10 +53,11 @@ impl fmt::Debug for Redirect {
 
 impl Redirect {
     fn of(error: &RedisError) -> Option<Self> {
-        let (node, _) = error.redirect_node()?;
+        let (node, slot) = error.redirect_node()?;
         let (host, port) = node.rsplit_once(':')?;
-        let host = announced_host(host)?;
-        Some(Self { is_ask: error.code() == Some("ASK"), host, port: port.parse().ok()? })
+        let (host, port) = (announced_host(host)?, port.parse().ok()?);
+        let is_ask = error.code() == Some("ASK");
+        (slot < SLOTS && port > 0).then_some(Self { is_ask, host, port })
     }
 
     /// The node's place; a node without a host is on the one that has answered.
@@ -87,6 +91,7 @@ type Known = (&'static str, &'static str, &'static str);
 
 const UNKNOWN_COMMAND: &str = "unknown command";
 const SYNTAX_ERROR: &str = "syntax error";
+const NO_CLUSTER: &str = "This instance has cluster support disabled";
 
 const CLUSTER: &str = "the server is a node of a Redis Cluster; the address of a cluster begins with \
                        redis+cluster:// or rediss+cluster://";
@@ -118,8 +123,13 @@ const KNOWN: &[Known] = &[
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (
         "ERR",
+        NO_CLUSTER,
+        "the server is no node of a cluster; the address of one server begins with redis:// or rediss://",
+    ),
+    (
+        "ERR",
         "called without any password configured for the default user",
-        "the server has no password for its default user, and the address has one",
+        "the server has no password for its default user, and one is given",
     ),
     // Envoy answers without a code.
     ("", "no upstream host", "a proxy has no server for the command"),
@@ -132,12 +142,12 @@ const KNOWN: &[Known] = &[
     (
         "WRONGPASS",
         "invalid username-password pair or user is disabled",
-        "the user's name or the password in the address is wrong",
+        "the user's name or the password is wrong",
     ),
     (
         "NOAUTH",
         "Authentication required",
-        "the server asks for a password, and the address has none",
+        "the server asks for a password, and none is given",
     ),
     ("NOAUTH", "", "the server asks for a password"),
     (
@@ -267,7 +277,17 @@ impl Answer {
         matches!(
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
-        )
+        ) || (self.source == Source::ClusterNode && self.is_redirect())
+    }
+
+    /// Whether it is that of a node of a cluster, which does not have the key.
+    pub(super) fn is_redirect(&self) -> bool {
+        matches!(self.code.as_str(), "MOVED" | "ASK")
+    }
+
+    /// Whether the server says that it is no node of a cluster.
+    pub(super) fn is_of_no_cluster(&self) -> bool {
+        self.known.is_some_and(|known| known.1 == NO_CLUSTER)
     }
 
     /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
@@ -323,6 +343,9 @@ impl Answer {
             (Source::Sentinel, _) => SENTINEL,
             (Source::Server, "ERR") if self.command == "SENTINEL" && meaning == RENAMED => {
                 NO_SENTINEL
+            }
+            (Source::ClusterNode, "MOVED" | "ASK") if self.redirect.is_none() => {
+                "the node names no place that one could connect to"
             }
             (Source::ClusterNode, "MOVED" | "ASK") => "the nodes of the cluster name each other",
             (Source::ClusterNode, "TRYAGAIN") => SLOT_MOVING,
@@ -607,7 +630,7 @@ mod tests {
             ("ERR ACL failure in script: User app has no permissions", SCRIPT_PERMISSION),
             ("ERR Unknown Redis command called from script script: 5f", SCRIPT_RENAMED),
             ("ERR Unknown command called from script script: on", SCRIPT_RENAMED),
-            ("NOAUTH Authentication required.", "and the address has none"),
+            ("NOAUTH Authentication required.", "and none is given"),
             ("DENIED Redis is running in protected mode", "connections from its own machine"),
             ("MASTERDOWN Link with MASTER is down", "has lost its master"),
             ("LOADING Redis is loading the dataset in memory", "is starting and reads its data"),

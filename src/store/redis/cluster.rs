@@ -12,13 +12,10 @@ use ::redis::{Cmd, Value, cmd};
 use futures_util::future::select_ok;
 use tokio::time::sleep;
 
-use crate::store::redis::answer::announced_host;
+use crate::store::redis::answer::{SLOTS, announced_host};
 use crate::store::redis::connection::{Failure, SharedConnection, Target};
 use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
-
-/// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
-const SLOTS: u16 = 16384;
 
 /// How often a command goes on to another node. More than one while slots move: a node that the map
 /// names wrongly, the one that it names, and the one to which the slot is moved.
@@ -34,8 +31,8 @@ const ASKED_AT_ONCE: usize = 3;
 pub(super) struct Cluster {
     settings: Settings,
     /// Those that the address names.
-    seeds: Vec<Node>,
-    /// Every node that has been named since.
+    seeds: Vec<Place>,
+    /// Every node that somebody has named lately.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
@@ -54,10 +51,8 @@ type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
-        let places = seeds.iter().cloned();
-        let seeds: Vec<_> = seeds.iter().map(|seed| node(&settings, seed.clone().into())).collect();
         Self {
-            nodes: Mutex::new(places.zip(seeds.iter().cloned()).collect()),
+            nodes: Mutex::default(),
             map: RwLock::new(Arc::new(Map::empty())),
             renewal: AtomicU8::new(IDLE),
             turn: AtomicUsize::new(0),
@@ -80,7 +75,7 @@ impl Cluster {
     ) -> Result<Value, Failure> {
         self.renew();
         let mut failure = Failure::NotSent("the cluster has no node".to_owned());
-        for node in self.candidates() {
+        for node in self.candidates().into_iter().flatten() {
             let node = self.node(key).unwrap_or(node);
             failure = match node.send(command).await {
                 Ok(value) => return Ok(value),
@@ -142,29 +137,29 @@ impl Cluster {
     }
 
     /// Has the map renewed by a task that no command waits for.
-    fn renew(self: &Arc<Self>) {
+    pub(super) fn renew(self: &Arc<Self>) {
         if self.renewal.swap(WANTED, Ordering::AcqRel) == IDLE {
             tokio::spawn(renew(Arc::downgrade(self)));
         }
     }
 
-    /// All nodes, those first that are most likely to know the map.
-    fn candidates(&self) -> Vec<Node> {
-        let map = self.map();
-        let mut candidates = map.nodes.clone();
+    /// All nodes: first the masters of the map, then the others, among which may be some that have left
+    /// the cluster.
+    fn candidates(&self) -> [Vec<Node>; 2] {
+        let mut masters = self.map().nodes.clone();
+        let seeds: Vec<_> = self.seeds.iter().map(|seed| self.node_at(seed.clone())).collect();
+        let mut others: Vec<Node> = Vec::new();
+        for node in seeds.iter().chain(self.nodes().values()) {
+            if !masters.iter().chain(&others).any(|known| Arc::ptr_eq(known, node)) {
+                others.push(Arc::clone(node));
+            }
+        }
         let turn = self.turn.load(Ordering::Relaxed);
-        let mut others: Vec<_> = self.seeds.clone();
-        others.extend(self.nodes().values().cloned());
-        for group in [&mut candidates, &mut others] {
+        for group in [&mut masters, &mut others] {
             let middle = turn.checked_rem(group.len()).unwrap_or(0);
             group.rotate_left(middle);
         }
-        for node in others {
-            if !candidates.iter().any(|known| Arc::ptr_eq(known, &node)) {
-                candidates.push(node);
-            }
-        }
-        candidates
+        [masters, others]
     }
 
     /// The node at a place that another one has named.
@@ -211,7 +206,7 @@ impl Cluster {
 }
 
 fn node(settings: &Settings, server: Server) -> Node {
-    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+    Arc::new(SharedConnection::new(settings.clone(), Target::Node(server)))
 }
 
 /// Renews the map as long as somebody wants it newer.
@@ -243,8 +238,8 @@ async fn renew(cluster: Weak<Cluster>) {
 }
 
 /// What the first node says that can be asked.
-async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
-    for nodes in candidates.chunks(ASKED_AT_ONCE) {
+async fn ask(candidates: [Vec<Node>; 2]) -> Option<Vec<Range>> {
+    for nodes in candidates.iter().flat_map(|group| group.chunks(ASKED_AT_ONCE)) {
         let answers = nodes.iter().map(|node| {
             Box::pin(async {
                 let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.map_err(drop)?;
@@ -303,8 +298,9 @@ struct Range {
 /// no cluster.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
-    let ranges: Option<Vec<_>> = ranges.iter().map(|range| parse_range(range, answered)).collect();
-    ranges.filter(|ranges| !ranges.is_empty())
+    // The slots of a range that makes no sense are left to the redirects.
+    let ranges: Vec<_> = ranges.iter().filter_map(|range| parse_range(range, answered)).collect();
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 fn parse_range(range: &Value, answered: &Place) -> Option<Range> {
@@ -314,7 +310,6 @@ fn parse_range(range: &Value, answered: &Place) -> Option<Range> {
     if first > last || last >= SLOTS {
         return None;
     }
-    // A replica is only asked where no master answers, so one that makes no sense does not matter.
     let replicas = replicas.iter().filter_map(|replica| parse_node(replica, answered)).collect();
     Some(Range { first, last, master: parse_node(master, answered)?, replicas })
 }
@@ -338,7 +333,9 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
         let (_, name) = pairs.into_iter().find(|(name, _)| text(name) == Some("hostname"))?;
         announced_host(text(name)?)?
     });
-    Some(Server { place: Place::tcp(host, number(port)?), tls_name })
+    // One that speaks no TLS has no port for those who do.
+    let port = number(port).filter(|port| *port > 0)?;
+    Some(Server { place: Place::tcp(host, port), tls_name })
 }
 
 fn number(value: &Value) -> Option<u16> {

@@ -276,16 +276,19 @@ impl RedisStore {
             return Ok(false);
         }
         let outcome = async {
-            let connection = own.topology()?.connection(operation.key.as_str());
+            let topology = own.topology()?;
+            let connection = topology.connection(operation.key.as_str());
             let Some(connection) = connection else { return Ok(Value::Nil) };
-            let lease = connection.lease().await?;
+            let lease = connection.lease().await.inspect_err(|_| topology.suspect())?;
             let Some(native) = lease.native(operation.key) else { return Ok(Value::Nil) };
             let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
             let outcome = lease.try_to(&command).await;
-            if let Err(Failure::Answered(answer)) = &outcome
-                && answer.is_of_no_such_command()
-            {
-                native.forget(&operation.change);
+            match &outcome {
+                Err(Failure::Answered(answer)) if answer.is_of_no_such_command() => {
+                    native.forget(&operation.change);
+                }
+                Err(Failure::NotSent(_) | Failure::Lost(_)) => topology.suspect(),
+                _ => {}
             }
             outcome
         };

@@ -86,7 +86,7 @@ impl Drop for Master {
 }
 
 fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
-    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+    Arc::new(SharedConnection::new(settings.clone(), Target::Sentinel(server)))
 }
 
 /// The Sentinels of a master.
@@ -164,7 +164,7 @@ impl Sentinels {
                 },
             };
             match answer {
-                None => break true,
+                None => break reasons.is_empty(),
                 Some(Ok(Some(opinion))) => {
                     opinions.push(opinion);
                     until = until.or_else(|| Some(Instant::now() + GRACE));
@@ -202,7 +202,9 @@ impl Sentinels {
             match &state.candidate {
                 Some((known, connection)) if known == place => Arc::clone(connection),
                 _ => {
-                    let connection = connect(&self.settings, place.clone().into());
+                    let target = Target::Server(place.clone().into());
+                    let connection = SharedConnection::new(self.settings.clone(), target);
+                    let connection = Arc::new(connection);
                     state.candidate = Some((place.clone(), Arc::clone(&connection)));
                     connection
                 }
@@ -265,7 +267,8 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
         _ => None,
     };
     let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
-    let master = master.unwrap_or(Value::Nil);
+    // Without its epoch nobody could tell whether the address is older than another Sentinel's.
+    let master = master.map_err(text_of)?;
     let epoch = text(field(&master, b"config-epoch")).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
         chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
