@@ -304,6 +304,14 @@ async fn any_node_that_answers_leads_to_the_others() {
     }
 }
 
+#[tokio::test]
+async fn replica_leads_to_the_masters() {
+    let cluster = RedisCluster::start_with(PATIENT_NODES);
+    let replica = &cluster.nodes()[SHARDS];
+    every_shard_is_reached(&store(&url(&[replica.port()]))).await;
+    assert_eq!(replica.failures("set") + replica.failures("get"), replica.calls("get"));
+}
+
 /// A server that belongs to no cluster would keep what it is sent.
 #[tokio::test]
 async fn server_without_cluster_is_refused_as_node() {
@@ -314,7 +322,8 @@ async fn server_without_cluster_is_refused_as_node() {
         alone.create(&random_key(), random_record(100), HOUR).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-        let text = "the server is no node of a cluster; the address of one server begins with redis://";
+        let text =
+            "the server is no node of a cluster; the address of one server begins with redis://";
         assert!(all(&error).contains(text), "{error:?}");
     }
     for shard in 0..SHARDS {
@@ -417,6 +426,27 @@ async fn removed_node_is_left_and_its_connection_closed() {
     assert_eq!(removed.calls("cluster|slots"), asked);
 }
 
+/// A comparison is tried on the node that the map names, and goes nowhere else.
+#[tokio::test]
+async fn replacing_alone_finds_the_new_node() {
+    let mut cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
+    let store = store(&cluster.url());
+    let key = key_of(2);
+    let stored = created(&store, &key).await;
+    let stored = replaced(&store, &key, &stored).await;
+    cluster.hand_over(slots_at_first(2), 0);
+    cluster.kill(2);
+    let begun = Instant::now();
+    let outcome = loop {
+        match store.replace(&key, random_record(100), HOUR, &stored).await {
+            Ok(outcome) => break outcome,
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(5), "the node is not found"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(outcome, Replaced::Missing);
+}
+
 #[tokio::test]
 async fn keys_that_nobody_serves_are_unavailable_and_nothing_is_written() {
     let mut cluster = RedisCluster::masters(&redis_program(), &[]);
@@ -446,9 +476,9 @@ async fn keys_that_nobody_serves_are_unavailable_and_nothing_is_written() {
         node.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
     }
     eventually("the cluster does not go on", || {
-        cluster.nodes()[1..].iter().all(|node| {
-            node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-        })
+        cluster.nodes()[1..]
+            .iter()
+            .all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
     });
     for shard in 1..SHARDS {
         created(&*store, &key_of(shard)).await;

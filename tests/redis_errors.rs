@@ -242,9 +242,8 @@ async fn wrong_missing_and_needless_passwords_are_told_apart() {
     says(&format!("redis://:sesame7@{at}/"), Unavailable, Unavailable, &wrong).await;
     says(&format!("redis://app:sesame7@{at}/?protocol=resp3"), Unavailable, Unavailable, &wrong)
         .await;
-    let missing = [
-        "with NOAUTH Authentication required: the server asks for a password, and none is given",
-    ];
+    let missing =
+        ["with NOAUTH Authentication required: the server asks for a password, and none is given"];
     says(&format!("redis://{at}/"), Unavailable, Unavailable, &missing).await;
     let server = RedisServer::start();
     let needless = [

@@ -73,7 +73,9 @@ async fn sentinel(says: &Says) -> Fake {
             ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER] => list(["127.0.0.1", &port]),
             ["SUBSCRIBE", ref channels @ ..] => channels
                 .iter()
-                .map(|channel| format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len()))
+                .map(|channel| {
+                    format!("*3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len())
+                })
                 .collect(),
             _ => "-ERR unknown command\r\n".to_owned(),
         }
@@ -90,7 +92,8 @@ async fn wrong_name_and_server_that_is_no_sentinel_are_named() {
     let (set, server) = (SentinelSet::single(&[]), RedisServer::start());
     let sentinel = set.sentinels()[0].port();
     let text = said(&store(&url(&[sentinel]).replace(MASTER, "another"))).await;
-    let expected = "cannot connect to the redis master another: no Sentinel watches a master of this name";
+    let expected =
+        "cannot connect to the redis master another: no Sentinel watches a master of this name";
     assert!(text.ends_with(expected), "{text}");
     let text = said(&store(&url(&[server.port()]))).await;
     let expected = format!(

@@ -144,11 +144,7 @@ const KNOWN: &[Known] = &[
         "invalid username-password pair or user is disabled",
         "the user's name or the password is wrong",
     ),
-    (
-        "NOAUTH",
-        "Authentication required",
-        "the server asks for a password, and none is given",
-    ),
+    ("NOAUTH", "Authentication required", "the server asks for a password, and none is given"),
     ("NOAUTH", "", "the server asks for a password"),
     (
         "DENIED",
@@ -562,6 +558,64 @@ mod tests {
             assert!(text.contains(printed), "{text}");
             assert!(!text.to_lowercase().contains("private"), "{text}");
         }
+    }
+
+    #[test]
+    fn redirect_names_a_place() {
+        let answered = Place::tcp("seed.example", 1);
+        for (line, expected) in [
+            ("MOVED 3999 127.0.0.1:6381", Some((false, "127.0.0.1:6381"))),
+            ("ASK 3999 Node-1.example:6381", Some((true, "node-1.example:6381"))),
+            ("MOVED 16383 2001:db8::1:6381", Some((false, "[2001:db8::1]:6381"))),
+            ("MOVED 0 :6381", Some((false, "seed.example:6381"))),
+            ("MOVED 0 ?:6381", Some((false, "seed.example:6381"))),
+            ("MOVED 0 0.0.0.0:6381", Some((false, "seed.example:6381"))),
+            ("MOVED 16384 h:6381", None),
+            ("MOVED 70000 h:6381", None),
+            ("MOVED h:6381", None),
+            ("MOVED 0 h", None),
+            ("MOVED 0 h:0", None),
+            ("MOVED 0 h:65536", None),
+            ("MOVED 0 u:p@h:6381", None),
+            ("MOVED 0 h%00:6381", None),
+            ("MOVED", None),
+            ("ERR MOVED 0 h:6381", None),
+        ] {
+            let answer = answer(line);
+            let redirect = answer
+                .redirect()
+                .map(|redirect| (redirect.is_ask, redirect.place(&answered).unwrap().to_string()));
+            let expected = expected.map(|(is_ask, place)| (is_ask, place.to_owned()));
+            assert_eq!(redirect, expected, "{line}");
+            let unix = Place::Unix("/r.sock".into());
+            let has_host = line.contains("127") || line.contains("Node") || line.contains("db8");
+            let place = answer.redirect().and_then(|redirect| redirect.place(&unix));
+            assert_eq!(place.is_some(), has_host, "{line}");
+        }
+    }
+
+    #[test]
+    fn node_of_cluster_is_understood_as_one() {
+        for (line, is_passing, printed) in [
+            ("MOVED 1 h:1", true, "MOVED: the nodes of the cluster name each other"),
+            ("ASK 1 h:1", true, "ASK: the nodes of the cluster name each other"),
+            ("MOVED 1 h:0", true, "MOVED: the node names no place that one could connect to"),
+            ("TRYAGAIN x", true, SLOT_MOVING),
+            ("CLUSTERDOWN Hash slot not served", true, SLOT_DOWN),
+            ("CLUSTERDOWN The cluster is down", true, SLOT_DOWN),
+            ("ERR SELECT is not allowed in cluster mode", false, NO_DATABASES),
+            ("CROSSSLOT x", false, "CROSSSLOT"),
+            ("OOM command not allowed when used memory", false, "memory is full"),
+        ] {
+            let answer = answer(line).of_cluster_node();
+            assert!(answer.to_string().contains(printed), "{answer}");
+            assert_eq!(answer.is_passing(), is_passing, "{line}");
+        }
+        assert!(!answer("MOVED 1 h:1").is_passing());
+        let no_cluster = answer("ERR This instance has cluster support disabled");
+        assert!(no_cluster.is_of_no_cluster());
+        assert!(no_cluster.to_string().contains("the server is no node of a cluster"));
+        assert!(!answer("ERR syntax error").is_of_no_cluster());
     }
 
     #[test]

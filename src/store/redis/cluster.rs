@@ -362,3 +362,152 @@ fn slot(key: &[u8]) -> u16 {
     });
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS
 }
+
+#[cfg(test)]
+mod tests {
+    use ::redis::{RedisConnectionInfo, parse_redis_value};
+
+    use super::*;
+
+    fn seed() -> Place {
+        Place::tcp("seed.example", 7000)
+    }
+
+    fn server(host: &str, port: u16, tls_name: Option<&str>) -> Server {
+        Server { place: Place::tcp(host, port), tls_name: tls_name.map(str::to_owned) }
+    }
+
+    /// Redis Cluster specification, "Hash tags", and its appendix with the check value of the CRC.
+    #[test]
+    fn slot_is_that_of_specification() {
+        assert_eq!(slot(b"123456789"), 0x31c3);
+        assert_eq!(slot(b""), 0);
+        for (key, hashed) in [
+            ("{user1000}.following", "user1000"),
+            ("{user1000}.followers", "user1000"),
+            ("foo{}{bar}", "foo{}{bar}"),
+            ("foo{{bar}}zap", "{bar"),
+            ("foo{bar}{zap}", "bar"),
+            ("foo{bar", "foo{bar"),
+            ("foo}bar{zap}", "zap"),
+        ] {
+            let crc = crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes());
+            assert_eq!(slot(key.as_bytes()), crc % SLOTS, "{key}");
+        }
+        assert!(slot(&[0xff; 64]) < SLOTS);
+    }
+
+    /// By either version of the protocol.
+    #[test]
+    fn answer_to_cluster_slots_is_read() {
+        let resp2 = b"*2\r\n\
+            *4\r\n:0\r\n:99\r\n\
+            *4\r\n$9\r\n127.0.0.1\r\n:7001\r\n$2\r\nid\r\n*2\r\n$8\r\nhostname\r\n$3\r\nn.X\r\n\
+            *4\r\n$-1\r\n:7002\r\n$2\r\nid\r\n*0\r\n\
+            *3\r\n:100\r\n:100\r\n*3\r\n$1\r\n?\r\n:7003\r\n$2\r\nid\r\n";
+        let resp3 = b"*2\r\n\
+            *4\r\n:0\r\n:99\r\n\
+            *4\r\n$9\r\n127.0.0.1\r\n:7001\r\n$2\r\nid\r\n%1\r\n$8\r\nhostname\r\n$3\r\nn.X\r\n\
+            *4\r\n_\r\n:7002\r\n$2\r\nid\r\n%0\r\n\
+            *3\r\n:100\r\n:100\r\n*3\r\n$0\r\n\r\n:7003\r\n$2\r\nid\r\n";
+        for answer in [&resp2[..], resp3] {
+            let ranges = parse(&parse_redis_value(answer).unwrap(), &seed()).unwrap();
+            let expected = [
+                Range {
+                    first: 0,
+                    last: 99,
+                    master: server("127.0.0.1", 7001, Some("n.x")),
+                    replicas: vec![server("seed.example", 7002, None)],
+                },
+                Range {
+                    first: 100,
+                    last: 100,
+                    master: server("seed.example", 7003, None),
+                    replicas: Vec::new(),
+                },
+            ];
+            assert_eq!(ranges, expected);
+        }
+    }
+
+    #[test]
+    fn range_that_makes_no_sense_is_left_out() {
+        let sound = "*3\r\n:7\r\n:7\r\n*2\r\n$1\r\nh\r\n:7\r\n";
+        for garbage in [
+            "*3\r\n:9\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:0\r\n:16384\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:-1\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:0\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:65536\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$3\r\nu@h\r\n:7\r\n",
+            "*3\r\n:0\r\n:8\r\n*1\r\n$1\r\nh\r\n",
+            "*2\r\n:0\r\n:8\r\n",
+            ":1\r\n",
+            "$-1\r\n",
+        ] {
+            let parsed =
+                |answer: String| parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed());
+            assert_eq!(parsed(format!("*1\r\n{garbage}")), None, "{garbage}");
+            let ranges = parsed(format!("*2\r\n{garbage}{sound}")).unwrap();
+            assert_eq!(ranges.len(), 1, "{garbage}");
+            assert_eq!((ranges[0].first, ranges[0].last), (7, 7));
+        }
+        // A replica is left out alone.
+        let answer = "*1\r\n*4\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n*2\r\n$1\r\nh\r\n:0\r\n";
+        let ranges = parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed()).unwrap();
+        assert_eq!((ranges[0].last, ranges[0].replicas.len()), (8, 0));
+        assert_eq!(parse(&Value::Array(Vec::new()), &seed()), None);
+        assert_eq!(parse(&Value::Okay, &seed()), None);
+    }
+
+    fn settings() -> Settings {
+        Settings::new(RedisConnectionInfo::default(), None)
+    }
+
+    #[test]
+    fn map_knows_the_node_of_each_slot() {
+        let nodes = [7001, 7002].map(|port| node(&settings(), server("h", port, None)));
+        let mut map = Map::empty();
+        assert!(map.node(0).is_none());
+        map.assign(0, 99, Arc::clone(&nodes[0]));
+        map.assign(100, SLOTS - 1, Arc::clone(&nodes[1]));
+        map.assign(50, 50, Arc::clone(&nodes[1]));
+        for (slot, expected) in [(0, 0), (49, 0), (50, 1), (51, 0), (99, 0), (100, 1), (16383, 1)] {
+            assert!(Arc::ptr_eq(map.node(slot).unwrap(), &nodes[expected]), "{slot}");
+        }
+        assert!(map.node(SLOTS).is_none());
+        assert_eq!(map.nodes.len(), 2);
+        // It is no map of this cluster, and nothing comes of it.
+        map.assign(0, SLOTS, Arc::clone(&nodes[1]));
+        assert!(Arc::ptr_eq(map.node(0).unwrap(), &nodes[0]));
+    }
+
+    #[test]
+    fn nodes_that_are_named_again_are_kept_and_others_are_left() {
+        let range = |port, tls_name, replicas: &[u16]| Range {
+            first: 0,
+            last: SLOTS - 1,
+            master: server("h", port, tls_name),
+            replicas: replicas.iter().map(|port| server("h", *port, None)).collect(),
+        };
+        let cluster = Cluster::new(settings(), vec![seed(), Place::tcp("h", 1)]);
+        let known = || {
+            let mut ports: Vec<_> = cluster.nodes().keys().map(Place::to_string).collect();
+            ports.sort();
+            ports.join(" ")
+        };
+        cluster.install(vec![range(1, None, &[2])]);
+        let first = cluster.node("key").unwrap();
+        assert_eq!(known(), "h:1 h:2");
+        cluster.install(vec![range(2, None, &[1])]);
+        assert!(Arc::ptr_eq(&cluster.node_at(Place::tcp("h", 1)), &first));
+        // Its certificate has another name.
+        cluster.install(vec![range(1, Some("n"), &[])]);
+        assert!(!Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
+        assert_eq!(known(), "h:1");
+        // Seeds are asked only after the masters, and no node twice.
+        let [masters, others] = cluster.candidates();
+        assert_eq!((masters.len(), others.len()), (1, 1));
+        assert_eq!(others[0].fixed_server().unwrap().place, seed());
+    }
+}

@@ -276,7 +276,9 @@ impl SharedConnection {
     /// The server that it always leads to, if there is one.
     pub(super) fn fixed_server(&self) -> Option<&Server> {
         match &self.target {
-            Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => Some(server),
+            Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => {
+                Some(server)
+            }
             Target::Master(_) => None,
         }
     }

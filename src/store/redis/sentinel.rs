@@ -370,3 +370,87 @@ async fn subscribe(settings: &Settings, sentinel: &Server) -> Option<PubSub> {
     subscription.subscribe(&EVENTS).await.ok()?;
     Some(subscription)
 }
+
+#[cfg(test)]
+mod tests {
+    use ::redis::parse_redis_value;
+
+    use super::*;
+
+    fn view(epoch: u64, is_ahead: bool, host: &str) -> View {
+        View { epoch, is_ahead, place: Place::tcp(host, 6379) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn older_view_counts_only_if_all_sentinels_have_it() {
+        let then = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = Instant::now();
+        let (old, new) = (view(1, false, "old"), view(2, false, "new"));
+        for (said, remembered, is_complete, counts) in [
+            (Some(&old), None, false, Some((now, &old))),
+            (Some(&new), Some(&old), false, Some((now, &new))),
+            // Confirmed.
+            (Some(&new), Some(&new), false, Some((now, &new))),
+            (Some(&old), Some(&new), false, Some((then, &new))),
+            (Some(&old), Some(&new), true, Some((now, &old))),
+            (None, Some(&new), false, Some((then, &new))),
+            (None, Some(&new), true, None),
+            (None, None, false, None),
+        ] {
+            let said = said.map(|view| (now, view.clone()));
+            let remembered = remembered.map(|view| (then, view.clone()));
+            let counts = counts.map(|(at, view)| (at, view.clone()));
+            assert_eq!(newest_of(said, remembered, is_complete), counts);
+        }
+    }
+
+    #[test]
+    fn epoch_decides_between_views() {
+        let in_order = [view(1, false, "z"), view(1, true, "a"), view(2, false, "a")];
+        assert!(in_order.is_sorted());
+    }
+
+    #[test]
+    fn chosen_replica_is_ahead_until_it_is_named() {
+        let place = |host: &str| Place::tcp(host, 6379);
+        let opinion = |chosen: Option<&str>| Opinion {
+            view: view(3, false, "old"),
+            chosen: chosen.map(place),
+        };
+        assert_eq!(opinion(Some("new")).promoted(), Some(view(3, true, "new")));
+        assert_eq!(opinion(Some("old")).promoted(), None);
+        assert_eq!(opinion(None).promoted(), None);
+    }
+
+    /// A list of names and values, or a map.
+    #[test]
+    fn fields_are_found_by_either_version_of_the_protocol() {
+        let fields = |ip: &str, flags: &str| {
+            let pairs = ["ip", ip, "port", "6380", "flags", flags];
+            pairs.map(|word| format!("${}\r\n{word}\r\n", word.len())).concat()
+        };
+        for header in ["*6", "%3"] {
+            let replica = |ip: &str, flags: &str| format!("{header}\r\n{}", fields(ip, flags));
+            let read = |text: String| parse_redis_value(text.as_bytes()).unwrap();
+            let one = read(replica("h", "slave,promoted,disconnected"));
+            assert_eq!(text(field(&one, b"port")), Some("6380"));
+            assert_eq!(field(&one, b"6380"), None);
+            assert!(has_flag(&one, "slave") && has_flag(&one, "promoted"));
+            assert!(!has_flag(&one, "promote") && !has_flag(&Value::Nil, "promoted"));
+            for (ip, flags, expected) in [
+                ("h", "slave,promoted", Some(Place::tcp("h", 6380))),
+                ("h", "slave", None),
+                ("", "promoted", None),
+            ] {
+                let replicas = format!("*2\r\n{}{}", replica("x", "slave"), replica(ip, flags));
+                assert_eq!(chosen(&read(replicas)), expected, "{ip} {flags}");
+            }
+        }
+        assert_eq!(chosen(&Value::Nil), None);
+        let bytes = |text: &str| Value::BulkString(text.into());
+        assert_eq!(place(Some(&bytes("h")), Some(&bytes("65536"))), None);
+        assert_eq!(place(Some(&bytes("h")), None), None);
+        assert_eq!(place(Some(&Value::BulkString(vec![0xff])), Some(&bytes("1"))), None);
+    }
+}
