@@ -86,7 +86,7 @@ impl Drop for Master {
 }
 
 fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
-    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+    Arc::new(SharedConnection::new(settings.clone(), Target::Sentinel(server)))
 }
 
 /// The Sentinels of a master.
@@ -164,7 +164,7 @@ impl Sentinels {
                 },
             };
             match answer {
-                None => break true,
+                None => break reasons.is_empty(),
                 Some(Ok(Some(opinion))) => {
                     opinions.push(opinion);
                     until = until.or_else(|| Some(Instant::now() + GRACE));
@@ -202,7 +202,9 @@ impl Sentinels {
             match &state.candidate {
                 Some((known, connection)) if known == place => Arc::clone(connection),
                 _ => {
-                    let connection = connect(&self.settings, place.clone().into());
+                    let target = Target::Server(place.clone().into());
+                    let connection = SharedConnection::new(self.settings.clone(), target);
+                    let connection = Arc::new(connection);
                     state.candidate = Some((place.clone(), Arc::clone(&connection)));
                     connection
                 }
@@ -265,7 +267,8 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
         _ => None,
     };
     let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
-    let master = master.unwrap_or(Value::Nil);
+    // Without its epoch nobody could tell whether the address is older than another Sentinel's.
+    let master = master.map_err(text_of)?;
     let epoch = text(field(&master, b"config-epoch")).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
         chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
@@ -366,4 +369,88 @@ async fn subscribe(settings: &Settings, sentinel: &Server) -> Option<PubSub> {
     let mut subscription = PubSub::new(&unspoken(settings), stream).await.ok()?;
     subscription.subscribe(&EVENTS).await.ok()?;
     Some(subscription)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::parse_redis_value;
+
+    use super::*;
+
+    fn view(epoch: u64, is_ahead: bool, host: &str) -> View {
+        View { epoch, is_ahead, place: Place::tcp(host, 6379) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn older_view_counts_only_if_all_sentinels_have_it() {
+        let then = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = Instant::now();
+        let (old, new) = (view(1, false, "old"), view(2, false, "new"));
+        for (said, remembered, is_complete, counts) in [
+            (Some(&old), None, false, Some((now, &old))),
+            (Some(&new), Some(&old), false, Some((now, &new))),
+            // Confirmed.
+            (Some(&new), Some(&new), false, Some((now, &new))),
+            (Some(&old), Some(&new), false, Some((then, &new))),
+            (Some(&old), Some(&new), true, Some((now, &old))),
+            (None, Some(&new), false, Some((then, &new))),
+            (None, Some(&new), true, None),
+            (None, None, false, None),
+        ] {
+            let said = said.map(|view| (now, view.clone()));
+            let remembered = remembered.map(|view| (then, view.clone()));
+            let counts = counts.map(|(at, view)| (at, view.clone()));
+            assert_eq!(newest_of(said, remembered, is_complete), counts);
+        }
+    }
+
+    #[test]
+    fn epoch_decides_between_views() {
+        let in_order = [view(1, false, "z"), view(1, true, "a"), view(2, false, "a")];
+        assert!(in_order.is_sorted());
+    }
+
+    #[test]
+    fn chosen_replica_is_ahead_until_it_is_named() {
+        let place = |host: &str| Place::tcp(host, 6379);
+        let opinion = |chosen: Option<&str>| Opinion {
+            view: view(3, false, "old"),
+            chosen: chosen.map(place),
+        };
+        assert_eq!(opinion(Some("new")).promoted(), Some(view(3, true, "new")));
+        assert_eq!(opinion(Some("old")).promoted(), None);
+        assert_eq!(opinion(None).promoted(), None);
+    }
+
+    /// A list of names and values, or a map.
+    #[test]
+    fn fields_are_found_by_either_version_of_the_protocol() {
+        let fields = |ip: &str, flags: &str| {
+            let pairs = ["ip", ip, "port", "6380", "flags", flags];
+            pairs.map(|word| format!("${}\r\n{word}\r\n", word.len())).concat()
+        };
+        for header in ["*6", "%3"] {
+            let replica = |ip: &str, flags: &str| format!("{header}\r\n{}", fields(ip, flags));
+            let read = |text: String| parse_redis_value(text.as_bytes()).unwrap();
+            let one = read(replica("h", "slave,promoted,disconnected"));
+            assert_eq!(text(field(&one, b"port")), Some("6380"));
+            assert_eq!(field(&one, b"6380"), None);
+            assert!(has_flag(&one, "slave") && has_flag(&one, "promoted"));
+            assert!(!has_flag(&one, "promote") && !has_flag(&Value::Nil, "promoted"));
+            for (ip, flags, expected) in [
+                ("h", "slave,promoted", Some(Place::tcp("h", 6380))),
+                ("h", "slave", None),
+                ("", "promoted", None),
+            ] {
+                let replicas = format!("*2\r\n{}{}", replica("x", "slave"), replica(ip, flags));
+                assert_eq!(chosen(&read(replicas)), expected, "{ip} {flags}");
+            }
+        }
+        assert_eq!(chosen(&Value::Nil), None);
+        let bytes = |text: &str| Value::BulkString(text.into());
+        assert_eq!(place(Some(&bytes("h")), Some(&bytes("65536"))), None);
+        assert_eq!(place(Some(&bytes("h")), None), None);
+        assert_eq!(place(Some(&Value::BulkString(vec![0xff])), Some(&bytes("1"))), None);
+    }
 }

@@ -48,6 +48,13 @@ impl Topology {
         }
     }
 
+    /// The connection that was chosen for a key did not carry out a command.
+    pub(super) fn suspect(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.renew();
+        }
+    }
+
     /// Sends a command to the server that has its key. It is carried out once at most.
     pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let Some(connection) = self.connection(key) else {
