@@ -31,6 +31,8 @@ enum Source {
     Sentinel,
     /// A node of a cluster that the address names as one.
     ClusterNode,
+    /// A server that Sentinels have named as the master.
+    Master,
 }
 
 /// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
@@ -95,8 +97,8 @@ const NO_CLUSTER: &str = "This instance has cluster support disabled";
 
 const CLUSTER: &str = "the server is a node of a Redis Cluster; the address of a cluster begins with \
                        redis+cluster:// or rediss+cluster://";
-const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or nobody \
-                         has its slot";
+const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or no node \
+                         serves its slot";
 const SLOT_MOVING: &str = "the cluster is moving the key's slot";
 const NO_DATABASES: &str = "a cluster has one database";
 const REPLICA: &str =
@@ -108,7 +110,7 @@ const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not
                                  a command that the script runs: GETRANGE, GET, SET or DEL";
 const SCRIPT_RENAMED: &str = "a command that the script runs is disabled or renamed there: GETRANGE, GET, \
                               SET or DEL";
-const NO_SENTINEL: &str = "the server is no Sentinel";
+const NO_SENTINEL: &str = "the server is not a Sentinel";
 const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address of what it watches \
                         begins with redis+sentinel://";
 
@@ -124,7 +126,7 @@ const KNOWN: &[Known] = &[
     (
         "ERR",
         NO_CLUSTER,
-        "the server is no node of a cluster; the address of one server begins with redis:// or rediss://",
+        "the server is not a node of a cluster; the address of one server begins with redis:// or rediss://",
     ),
     (
         "ERR",
@@ -273,7 +275,12 @@ impl Answer {
         matches!(
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
-        ) || (self.source == Source::ClusterNode && self.is_redirect())
+        ) || match self.source {
+            Source::ClusterNode => self.is_redirect(),
+            // Another server is the master by now, or will be.
+            Source::Master => matches!(self.code.as_str(), "READONLY" | "NOREPLICAS"),
+            Source::Server | Source::Sentinel => false,
+        }
     }
 
     /// Whether it is that of a node of a cluster, which does not have the key.
@@ -333,7 +340,12 @@ impl Answer {
         Self { source: Source::ClusterNode, ..self }
     }
 
-    /// What it means for whoever has written the address.
+    /// The same answer, from the server that Sentinels have named as the master.
+    pub(super) fn of_master(self) -> Self {
+        Self { source: Source::Master, ..self }
+    }
+
+    /// What it means for the reader of the error.
     fn meaning(&self, meaning: &'static str) -> &'static str {
         match (self.source, self.code.as_str()) {
             (Source::Sentinel, _) => SENTINEL,
@@ -341,9 +353,11 @@ impl Answer {
                 NO_SENTINEL
             }
             (Source::ClusterNode, "MOVED" | "ASK") if self.redirect.is_none() => {
-                "the node names no place that one could connect to"
+                "the node redirected to an address that cannot be used"
             }
-            (Source::ClusterNode, "MOVED" | "ASK") => "the nodes of the cluster name each other",
+            (Source::ClusterNode, "MOVED" | "ASK") => {
+                "the nodes of the cluster redirect to each other"
+            }
             (Source::ClusterNode, "TRYAGAIN") => SLOT_MOVING,
             (Source::ClusterNode, "CLUSTERDOWN") => SLOT_DOWN,
             (Source::ClusterNode, _) if meaning == CLUSTER => NO_DATABASES,
@@ -597,9 +611,9 @@ mod tests {
     #[test]
     fn node_of_cluster_is_understood_as_one() {
         for (line, is_passing, printed) in [
-            ("MOVED 1 h:1", true, "MOVED: the nodes of the cluster name each other"),
-            ("ASK 1 h:1", true, "ASK: the nodes of the cluster name each other"),
-            ("MOVED 1 h:0", true, "MOVED: the node names no place that one could connect to"),
+            ("MOVED 1 h:1", true, "MOVED: the nodes of the cluster redirect to each other"),
+            ("ASK 1 h:1", true, "ASK: the nodes of the cluster redirect to each other"),
+            ("MOVED 1 h:0", true, "MOVED: the node redirected to an address that cannot be used"),
             ("TRYAGAIN x", true, SLOT_MOVING),
             ("CLUSTERDOWN Hash slot not served", true, SLOT_DOWN),
             ("CLUSTERDOWN The cluster is down", true, SLOT_DOWN),
@@ -614,7 +628,7 @@ mod tests {
         assert!(!answer("MOVED 1 h:1").is_passing());
         let no_cluster = answer("ERR This instance has cluster support disabled");
         assert!(no_cluster.is_of_no_cluster());
-        assert!(no_cluster.to_string().contains("the server is no node of a cluster"));
+        assert!(no_cluster.to_string().contains("the server is not a node of a cluster"));
         assert!(!answer("ERR syntax error").is_of_no_cluster());
     }
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
-use futures_util::future::select_ok;
-use tokio::time::sleep;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{sleep, timeout};
 
 use crate::store::redis::answer::{SLOTS, announced_host};
 use crate::store::redis::connection::{Failure, SharedConnection, Target};
@@ -21,17 +22,18 @@ use crate::store::redis::place::Place;
 /// names wrongly, the one that it names, and the one to which the slot is moved.
 const MAX_REDIRECTS: usize = 4;
 
-/// The map is renewed no more often than this.
-const RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
+/// The map is renewed no more often than this, and while it stays the same at longer intervals.
+const SHORTEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
+const LONGEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How many nodes are asked for the map at a time.
-const ASKED_AT_ONCE: usize = 3;
+/// How long a node may take to answer before the next one is asked for the map as well.
+const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The nodes of a cluster, and which of them has which slot.
 pub(super) struct Cluster {
     settings: Settings,
-    /// Those that the address names.
-    seeds: Vec<Place>,
+    /// Those that the address names, by the names in it.
+    seeds: Vec<Node>,
     /// Every node that somebody has named lately.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
@@ -51,6 +53,7 @@ type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
+        let seeds = seeds.into_iter().map(|seed| node(&settings, seed.into())).collect();
         Self {
             nodes: Mutex::default(),
             map: RwLock::new(Arc::new(Map::empty())),
@@ -75,11 +78,14 @@ impl Cluster {
     ) -> Result<Value, Failure> {
         self.renew();
         let mut failure = Failure::NotSent("the cluster has no node".to_owned());
-        for node in self.candidates().into_iter().flatten() {
-            let node = self.node(key).unwrap_or(node);
+        for node in self.candidates() {
+            let (node, is_known) = match self.node(key) {
+                Some(node) => (node, true),
+                None => (node, false),
+            };
             failure = match node.send(command).await {
+                Err(failure @ Failure::NotSent(_)) if !is_known => failure,
                 Ok(value) => return Ok(value),
-                Err(failure @ Failure::NotSent(_)) => failure,
                 Err(failure) => return self.go_on(key, command, node, failure).await,
             };
             self.turn.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +113,7 @@ impl Cluster {
                 Failure::NotSent(_) => {
                     self.node(key).filter(|current| !Arc::ptr_eq(current, &node))
                 }
-                Failure::Lost(_) => None,
+                Failure::Lost(_) | Failure::Full(_) => None,
             };
             let Some(next) = next else { break };
             node = next;
@@ -122,18 +128,15 @@ impl Cluster {
                 Err(failure) => failure,
             };
         }
-        Err(match failure {
-            Failure::Answered(answer) => {
-                if answer.is_of_changing_cluster() || answer.redirect().is_some() {
-                    self.renew();
-                }
-                Failure::Answered(answer.of_cluster_node())
-            }
-            failure => {
-                self.renew();
-                failure
-            }
-        })
+        let is_of_other_map = match &failure {
+            Failure::Answered(answer) => answer.is_of_changing_cluster() || answer.is_redirect(),
+            Failure::NotSent(_) | Failure::Lost(_) => true,
+            Failure::Full(_) => false,
+        };
+        if is_of_other_map {
+            self.renew();
+        }
+        Err(failure)
     }
 
     /// Has the map renewed by a task that no command waits for.
@@ -145,11 +148,10 @@ impl Cluster {
 
     /// All nodes: first the masters of the map, then the others, among which may be some that have left
     /// the cluster.
-    fn candidates(&self) -> [Vec<Node>; 2] {
+    fn candidates(&self) -> Vec<Node> {
         let mut masters = self.map().nodes.clone();
-        let seeds: Vec<_> = self.seeds.iter().map(|seed| self.node_at(seed.clone())).collect();
         let mut others: Vec<Node> = Vec::new();
-        for node in seeds.iter().chain(self.nodes().values()) {
+        for node in self.seeds.iter().chain(self.nodes().values()) {
             if !masters.iter().chain(&others).any(|known| Arc::ptr_eq(known, node)) {
                 others.push(Arc::clone(node));
             }
@@ -159,7 +161,8 @@ impl Cluster {
             let middle = turn.checked_rem(group.len()).unwrap_or(0);
             group.rotate_left(middle);
         }
-        [masters, others]
+        masters.append(&mut others);
+        masters
     }
 
     /// The node at a place that another one has named.
@@ -170,12 +173,15 @@ impl Cluster {
     }
 
     /// Takes over what a node has said; nodes that nobody names any more are left.
-    fn install(&self, ranges: Vec<Range>) {
+    fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
         {
             let mut known = self.nodes();
-            let mut node_at = |server: Server| {
+            let mut node_at = |mut server: Server| {
+                if self.settings.tls.is_none() {
+                    server.tls_name = None;
+                }
                 let known_or_new = nodes.entry(server.place.clone()).or_insert_with(|| match known
                     .get(&server.place)
                 {
@@ -185,10 +191,10 @@ impl Cluster {
                 Arc::clone(known_or_new)
             };
             for range in ranges {
-                let master = node_at(range.master);
+                let master = node_at(range.master.clone());
                 map.assign(range.first, range.last, master);
-                for replica in range.replicas {
-                    node_at(replica);
+                for replica in &range.replicas {
+                    node_at(replica.clone());
                 }
             }
             *known = nodes;
@@ -209,48 +215,83 @@ fn node(settings: &Settings, server: Server) -> Node {
     Arc::new(SharedConnection::new(settings.clone(), Target::Node(server)))
 }
 
-/// Renews the map as long as somebody wants it newer.
+/// Renews the map as long as a command wants a newer one, and less often while it stays the same.
 async fn renew(cluster: Weak<Cluster>) {
-    loop {
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        cluster_now.renewal.store(UNDERWAY, Ordering::Release);
-        let candidates = cluster_now.candidates();
-        cluster_now.turn.fetch_add(1, Ordering::Relaxed);
-        drop(cluster_now);
+    let mut release = ReleaseOnDrop(Some(cluster));
+    let (mut before, mut interval) = (None, SHORTEST_RENEWAL_INTERVAL);
+    while let Some(cluster) = release.cluster() {
+        cluster.renewal.store(UNDERWAY, Ordering::Release);
+        let candidates = cluster.candidates();
+        cluster.turn.fetch_add(1, Ordering::Relaxed);
+        drop(cluster);
         let ranges = ask(candidates).await;
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        if let Some(ranges) = ranges {
-            cluster_now.install(ranges);
+        let Some(cluster) = release.cluster() else { return };
+        if ranges.is_none() || ranges == before {
+            interval = (2 * interval).min(LONGEST_RENEWAL_INTERVAL);
+        } else if let Some(ranges) = &ranges {
+            interval = SHORTEST_RENEWAL_INTERVAL;
+            cluster.install(ranges);
         }
-        drop(cluster_now);
-        sleep(RENEWAL_INTERVAL).await;
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        let outcome = cluster_now.renewal.compare_exchange(
-            UNDERWAY,
-            IDLE,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        before = ranges.or(before);
+        drop(cluster);
+        sleep(interval).await;
+        let Some(cluster) = release.cluster() else { return };
+        let (from, to) = (UNDERWAY, IDLE);
+        let outcome =
+            cluster.renewal.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         if outcome.is_ok() {
-            return;
+            // Another renewal may have begun by now.
+            release.0 = None;
         }
     }
 }
 
-/// What the first node says that can be asked.
-async fn ask(candidates: [Vec<Node>; 2]) -> Option<Vec<Range>> {
-    for nodes in candidates.iter().flat_map(|group| group.chunks(ASKED_AT_ONCE)) {
-        let answers = nodes.iter().map(|node| {
-            Box::pin(async {
-                let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.map_err(drop)?;
-                node.fixed_server().and_then(|server| parse(&slots, &server.place)).ok_or(())
-            })
-        });
-        if let Ok((ranges, _)) = select_ok(answers).await {
-            return Some(ranges);
+/// Makes room for another renewal when one ends with its runtime.
+struct ReleaseOnDrop(Option<Weak<Cluster>>);
+
+impl ReleaseOnDrop {
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.0.as_ref()?.upgrade()
+    }
+}
+
+impl Drop for ReleaseOnDrop {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.cluster() {
+            cluster.renewal.store(IDLE, Ordering::Release);
         }
     }
-    None
+}
+
+/// What the first node says that can be asked. Each may take a while before the next one is asked too.
+async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
+    let mut answers = FuturesUnordered::new();
+    let mut candidates = candidates.into_iter();
+    loop {
+        let next = candidates.next();
+        let is_last = next.is_none();
+        answers.extend(next.map(ask_node));
+        loop {
+            let answer = match is_last {
+                true => answers.next().await,
+                false => match timeout(HEAD_START, answers.next()).await {
+                    Ok(answer) => answer,
+                    Err(_) => break,
+                },
+            };
+            match answer {
+                Some(Some(ranges)) => return Some(ranges),
+                Some(None) => {}
+                None if is_last => return None,
+                None => break,
+            }
+        }
+    }
+}
+
+async fn ask_node(node: Node) -> Option<Vec<Range>> {
+    let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.ok()?;
+    parse(&slots, &node.fixed_server()?.place)
 }
 
 /// Which node has which slot.
@@ -368,6 +409,8 @@ mod tests {
     use ::redis::{RedisConnectionInfo, parse_redis_value};
 
     use super::*;
+    #[cfg(feature = "redis-tls")]
+    use crate::store::redis::tls::Tls;
 
     fn seed() -> Place {
         Place::tcp("seed.example", 7000)
@@ -496,18 +539,31 @@ mod tests {
             ports.sort();
             ports.join(" ")
         };
-        cluster.install(vec![range(1, None, &[2])]);
+        cluster.install(&[range(1, None, &[2])]);
         let first = cluster.node("key").unwrap();
         assert_eq!(known(), "h:1 h:2");
-        cluster.install(vec![range(2, None, &[1])]);
+        cluster.install(&[range(2, None, &[1])]);
         assert!(Arc::ptr_eq(&cluster.node_at(Place::tcp("h", 1)), &first));
-        // Its certificate has another name.
-        cluster.install(vec![range(1, Some("n"), &[])]);
-        assert!(!Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
+        // Without TLS, nobody looks at the name of a certificate.
+        cluster.install(&[range(1, Some("n"), &[])]);
+        assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
         assert_eq!(known(), "h:1");
-        // Seeds are asked only after the masters, and no node twice.
-        let [masters, others] = cluster.candidates();
-        assert_eq!((masters.len(), others.len()), (1, 1));
-        assert_eq!(others[0].fixed_server().unwrap().place, seed());
+        // Seeds are asked after the masters, by the names in the address.
+        let candidates = cluster.candidates();
+        let servers = candidates.iter().map(|node| node.fixed_server().unwrap().clone());
+        let expected = [server("h", 1, None), seed().into(), server("h", 1, None)];
+        assert_eq!(servers.collect::<Vec<_>>(), expected);
+    }
+
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn seeds_keep_the_name_in_the_address_whatever_nodes_announce() {
+        let settings = Settings { tls: Some(Tls::default()), ..settings() };
+        let cluster = Cluster::new(settings, vec![Place::tcp("h", 1)]);
+        let master = server("h", 1, Some("n"));
+        cluster.install(&[Range { first: 0, last: SLOTS - 1, master, replicas: Vec::new() }]);
+        let names = |node: &Node| node.fixed_server().unwrap().tls_name.clone();
+        let names: Vec<_> = cluster.candidates().iter().map(names).collect();
+        assert_eq!(names, [Some("n".to_owned()), None]);
     }
 }

@@ -60,6 +60,8 @@ pub(super) trait FindMaster: Send + Sync {
 pub(super) enum Failure {
     /// It was not sent.
     NotSent(String),
+    /// It was not sent, because too many others wait.
+    Full(String),
     /// It may have been sent, and what became of it is unknown.
     Lost(String),
     /// The server answered with an error.
@@ -141,7 +143,7 @@ impl SharedConnection {
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
         let permit = self
             .permit()
-            .ok_or_else(|| Failure::NotSent(format!("too many commands wait for {}", self.name)))?;
+            .ok_or_else(|| Failure::Full(format!("too many commands wait for {}", self.name)))?;
         let link = match self.connected() {
             Some(link) => link,
             None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
@@ -193,7 +195,11 @@ impl SharedConnection {
         } else if answer.is_of_perhaps_the_wrong_server() {
             self.suspect();
         }
-        Failure::Answered(answer)
+        Failure::Answered(match &self.target {
+            Target::Server(_) | Target::Sentinel(_) => answer,
+            Target::Node(_) => answer.of_cluster_node(),
+            Target::Master(_) => answer.of_master(),
+        })
     }
 
     /// The current connection, if there is one.

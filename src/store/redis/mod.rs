@@ -585,7 +585,7 @@ enum Access {
 impl Failure {
     fn into_error(self, access: Access) -> Error {
         match self {
-            Self::NotSent(reason) => Error::unavailable(reason),
+            Self::NotSent(reason) | Self::Full(reason) => Error::unavailable(reason),
             Self::Lost(reason) if access == Access::Read => Error::unavailable(reason),
             Self::Lost(reason) => Error::outcome_unknown(reason),
             Self::Answered(answer)
