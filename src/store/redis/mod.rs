@@ -171,11 +171,14 @@ use crate::store::redis::topology::Topology;
 /// | `tls_client_files`, `tls_client_pem` | `cert=/path&key=/path` | the client certificate to present, and its key |
 /// | `tls_server_name` | `sni=name` | the name that the server's certificate must have, and that is sent as SNI |
 ///
-/// Everything is in PEM format. `build` and `connect` read the files once and refuse what cannot be
-/// used. Each new connection reads them again, so a renewed certificate is used from the next
-/// connection on, without a restart. If a file cannot be used at that moment, the connection fails with
-/// an error that names the file, and the store recovers when the file is usable again. Replace a file by
-/// renaming a complete one, so that no connection reads half of it.
+/// Everything is in PEM format. A setting of the builder replaces the option of the address.
+///
+/// `build` and `connect` read the files once and refuse what cannot be used. Each new connection reads
+/// them again, so a renewed certificate is used from the next connection on, without a restart. If a file
+/// cannot be used at that moment, the connection fails with an error that names the file, and the store
+/// recovers when the file is usable again. Replace a file by renaming a complete one, so that no connection
+/// reads half of it. To replace the authority without an interruption, keep the old and the new one in the
+/// file for a while.
 ///
 /// # Foreign bytes
 ///
