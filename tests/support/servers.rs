@@ -170,7 +170,8 @@ impl Link {
     }
 }
 
-fn redis_program() -> String {
+/// The program of Redis servers and Sentinels.
+pub fn redis_program() -> String {
     std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::balancer::Framework;
+use crate::topology::Topology;
 
 /// A file of its own, so that `scripts/fleet --help` need not build anything.
 pub(crate) const HELP: &str = include_str!("../help.txt");
@@ -29,6 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Debug)]
 pub(crate) enum Target {
     Auto,
+    Topology(Topology),
     Store(String),
 }
 
@@ -54,9 +56,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
             "--json" => run.json = true,
             "--chaos" => run.chaos = true,
             "--store" => {
-                run.target = match value()?.as_str() {
-                    "auto" => Target::Auto,
-                    url => Target::Store(url.to_owned()),
+                let store = value()?;
+                let topology = Topology::ALL.into_iter().find(|one| one.address() == store);
+                run.target = match topology {
+                    _ if store == "auto" => Target::Auto,
+                    Some(topology) => Target::Topology(topology),
+                    None => Target::Store(store),
                 }
             }
             "--processes" => run.processes = number(&flag, &value()?, 1..=32)?,
@@ -68,12 +73,18 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
             _ => return Err(format!("{flag} is unknown; --help lists the options")),
         }
     }
-    if run.chaos && matches!(run.target, Target::Store(_)) {
-        return Err("--chaos stops and kills the store, so it is for the private servers of \
-                    --store auto only, not for a store of your own"
-            .to_owned());
+    match run.target {
+        Target::Store(_) if run.chaos => {
+            Err("--chaos stops and kills the store, so it is for the private servers of \
+                 --store auto only, not for a store of your own"
+                .to_owned())
+        }
+        Target::Topology(topology) if run.chaos => Err(format!(
+            "--chaos is for --store auto only; the servers of --store {} are disturbed without it",
+            topology.address()
+        )),
+        _ => Ok(Command::Run(run)),
     }
-    Ok(Command::Run(run))
 }
 
 fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
