@@ -493,6 +493,11 @@ pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
 }
 
+/// Has the server answer writes again, those first that have waited.
+pub fn release_writes(server: &RedisServer) {
+    server.cli(&["CLIENT", "UNPAUSE"]);
+}
+
 /// By the server's own word; false where it gives none.
 fn is_master(server: &RedisServer) -> bool {
     server.ask(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))

@@ -142,7 +142,7 @@ impl Loss {
             Self::AliveAfterSignIn => "old cookies alive after sign-in",
             Self::Doubled => "cart items doubled",
             Self::SomebodyElses => "sessions mixed up",
-            Self::NoAnswer => "users without an answer at the end",
+            Self::NoAnswer => "users left without an answer",
         }
     }
 
@@ -154,7 +154,7 @@ impl Loss {
             Self::AliveAfterSignIn => "alive_after_sign_in",
             Self::Doubled => "items_doubled",
             Self::SomebodyElses => "mixed_up",
-            Self::NoAnswer => "without_answer_at_the_end",
+            Self::NoAnswer => "left_without_answer",
         }
     }
 }

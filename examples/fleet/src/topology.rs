@@ -13,11 +13,16 @@ use tokio::time::sleep;
 use crate::Result;
 use crate::chaos::milliseconds;
 use crate::support::servers::redis_program;
-use crate::support::topologies::{RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, slot_of};
+use crate::support::topologies::{
+    RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, release_writes, slot_of,
+};
 use crate::tally::{Disturbance, Tally};
 
 /// How many slots are moved at a time, all of them with sessions in them.
 const SLOTS_MOVED: usize = 40;
+
+/// How long clients have to leave a master that another server has replaced.
+const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// How long the servers may take to agree again.
 const AGREEMENT: Duration = Duration::from_secs(60);
@@ -92,7 +97,7 @@ impl Group {
         }
         Ok(Some(match topology {
             Topology::Cluster => Self::Cluster(Aside::start(RedisCluster::start).await?),
-            Topology::Sentinel => Self::Sentinel(Aside::start(SentinelSet::start).await?),
+            Topology::Sentinel => Self::Sentinel(Aside::start(start_sentinels).await?),
         }))
     }
 
@@ -186,6 +191,20 @@ fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
     count
 }
 
+fn start_sentinels() -> SentinelSet {
+    let set = SentinelSet::start();
+    // They agree in two seconds and not in twenty, so more happens.
+    set.hasten();
+    set
+}
+
+/// Has the master answer no write any more until it is gone. The replicas have the others.
+fn hold_writes_of_master(set: &SentinelSet) -> usize {
+    let master = set.master();
+    hold_writes(&set.servers()[master], "key", set.servers().len() - 1);
+    master
+}
+
 async fn disturb_sentinel(
     set: &Aside<SentinelSet>,
     kind: Disturbance,
@@ -195,14 +214,17 @@ async fn disturb_sentinel(
     match kind {
         Disturbance::PlannedFailover => {
             tally.disturbed(kind, 1);
+            let old = set.with(|set| hold_writes_of_master(set)).await?;
             set.with(|set| set.fail_over()).await?;
             tally.store_was_away(since.elapsed());
+            // It goes on as a master for some time, and whoever stays with it loses what they write.
+            sleep(TIME_TO_LEAVE).await;
+            set.with(move |set| release_writes(&set.servers()[old])).await?;
         }
         Disturbance::MasterKilled => {
             let master = set
                 .with(|set| {
-                    let master = &set.servers()[set.master()];
-                    hold_writes(master, "key", set.servers().len() - 1);
+                    hold_writes_of_master(set);
                     set.kill_master()
                 })
                 .await?;
@@ -223,7 +245,11 @@ async fn disturb_sentinel(
                 .await?;
             tally.disturbed(kind, 1);
             sleep(milliseconds(500..1500)).await;
-            set.with(move |set| set.restart_sentinel(sentinel)).await?;
+            set.with(move |set| {
+                set.restart_sentinel(sentinel);
+                set.hasten();
+            })
+            .await?;
         }
     }
     set.until("the servers and Sentinels do not agree", |set| set.is_settled()).await
