@@ -97,7 +97,7 @@ fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Loss;
+    use crate::tally::{Disturbance, Loss};
     use crate::verdict::Word;
 
     #[test]
@@ -109,6 +109,45 @@ mod tests {
             assert!(HELP.contains(&format!("\n    {:<17}", word.text())), "{}", word.text());
             let exit_status = format!("\n    {:<4}{}\n", word.exit_status(), word.text());
             assert!(HELP.contains(&exit_status), "{exit_status}");
+        }
+    }
+
+    #[test]
+    fn help_explains_every_disturbance() {
+        for disturbance in Disturbance::ALL {
+            assert!(HELP.contains(disturbance.label()), "{}", disturbance.label());
+        }
+        for topology in Topology::ALL {
+            assert!(HELP.contains(&format!("--store {}\n", topology.address())));
+        }
+    }
+
+    fn target(store: &str) -> Target {
+        match parse(["--store", store].map(str::to_owned)) {
+            Ok(Command::Run(arguments)) => arguments.target,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_auto_addresses_start_servers() {
+        for topology in Topology::ALL {
+            assert!(
+                matches!(target(topology.address()), Target::Topology(found) if found == topology)
+            );
+        }
+        assert!(matches!(target("auto"), Target::Auto));
+        for own in ["redis+cluster://auto:7000", "redis+sentinel://auto/main", "redis://auto"] {
+            assert!(matches!(target(own), Target::Store(url) if url == own));
+        }
+    }
+
+    #[test]
+    fn chaos_is_refused_for_servers_that_are_disturbed_anyway() {
+        for topology in Topology::ALL {
+            let arguments = ["--chaos", "--store", topology.address()].map(str::to_owned);
+            let refused = parse(arguments).unwrap_err();
+            assert!(refused.contains(topology.address()), "{refused}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::chaos::milliseconds;
 use crate::support::servers::redis_program;
 use crate::support::topologies::{
-    RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, release_writes, slot_of,
+    MASTER, RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, release_writes, slot_of,
 };
 use crate::tally::{Disturbance, Tally};
 
@@ -118,6 +118,7 @@ impl Group {
     /// Brings about one disturbance after the other, each as soon as the servers have got over the
     /// one before.
     pub(crate) async fn disturb(&self, until: Instant, tally: &Tally) -> Result<Infallible> {
+        let mut masters = self.masters().await?;
         let mut kinds = self.topology().disturbances().to_vec();
         loop {
             fastrand::shuffle(&mut kinds);
@@ -126,11 +127,47 @@ impl Group {
                 if Instant::now() >= until {
                     return Ok(std::future::pending().await);
                 }
+                self.settle(&masters).await?;
                 match self {
-                    Self::Cluster(cluster) => disturb_cluster(cluster, *kind, tally).await?,
-                    Self::Sentinel(set) => disturb_sentinel(set, *kind, tally).await?,
+                    Self::Cluster(cluster) => {
+                        disturb_cluster(cluster, *kind, &mut masters, tally).await?;
+                    }
+                    Self::Sentinel(set) => {
+                        disturb_sentinel(set, *kind, &mut masters, tally).await?;
+                    }
                 }
+                self.settle(&masters).await?;
             }
+        }
+    }
+
+    /// The master of each shard.
+    async fn masters(&self) -> Result<Vec<usize>> {
+        match self {
+            Self::Cluster(cluster) => {
+                cluster
+                    .with(|cluster| (0..SHARDS).map(|shard| cluster.master_of(shard)).collect())
+                    .await
+            }
+            Self::Sentinel(set) => set.with(|set| vec![set.master()]).await,
+        }
+    }
+
+    /// Waits until the servers agree. What a master had not passed on before the others replaced it is lost
+    /// without the fault of any client, so they must not have done that by themselves.
+    async fn settle(&self, masters: &[usize]) -> Result<()> {
+        match self {
+            Self::Cluster(cluster) => {
+                cluster.until("the nodes do not agree", |cluster| cluster.is_settled()).await?;
+            }
+            Self::Sentinel(set) => {
+                set.until("the Sentinels do not agree", |set| set.is_settled()).await?;
+            }
+        }
+        if self.masters().await? == masters {
+            Ok(())
+        } else {
+            Err("a master that was only slow was replaced; this machine is too busy".into())
         }
     }
 }
@@ -138,6 +175,7 @@ impl Group {
 async fn disturb_cluster(
     cluster: &Aside<RedisCluster>,
     kind: Disturbance,
+    masters: &mut [usize],
     tally: &Tally,
 ) -> Result<()> {
     let shard = fastrand::usize(..SHARDS);
@@ -150,7 +188,12 @@ async fn disturb_cluster(
         Disturbance::PlannedFailover => {
             tally.disturbed(kind, 1);
             let since = Instant::now();
-            cluster.with(move |cluster| cluster.fail_over(shard)).await?;
+            masters[shard] = cluster
+                .with(move |cluster| {
+                    cluster.fail_over(shard);
+                    cluster.master_of(shard)
+                })
+                .await?;
             tally.store_was_away(since.elapsed());
         }
         _ => {
@@ -171,12 +214,13 @@ async fn disturb_cluster(
                 })
                 .await?;
             tally.store_was_away(since.elapsed());
+            masters[shard] = replica;
             // It has lost everything, so it must not be back any sooner.
             sleep(milliseconds(0..1000)).await;
             cluster.with(move |cluster| cluster.restart(master)).await?;
         }
     }
-    cluster.until("the nodes do not agree", |cluster| cluster.is_settled()).await
+    Ok(())
 }
 
 /// Moves slots that hold sessions; tells how many.
@@ -193,6 +237,10 @@ fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
 
 fn start_sentinels() -> SentinelSet {
     let set = SentinelSet::start();
+    for sentinel in set.sentinels() {
+        // They ask once a second, so a shorter time has them replace masters that are well.
+        sentinel.cli(&["SENTINEL", "SET", MASTER, "down-after-milliseconds", "2000"]);
+    }
     // They agree in two seconds and not in twenty, so more happens.
     set.hasten();
     set
@@ -208,6 +256,7 @@ fn hold_writes_of_master(set: &SentinelSet) -> usize {
 async fn disturb_sentinel(
     set: &Aside<SentinelSet>,
     kind: Disturbance,
+    masters: &mut [usize],
     tally: &Tally,
 ) -> Result<()> {
     let since = Instant::now();
@@ -215,7 +264,7 @@ async fn disturb_sentinel(
         Disturbance::PlannedFailover => {
             tally.disturbed(kind, 1);
             let old = set.with(|set| hold_writes_of_master(set)).await?;
-            set.with(|set| set.fail_over()).await?;
+            masters[0] = set.with(|set| set.fail_over()).await?;
             tally.store_was_away(since.elapsed());
             // It goes on as a master for some time, and whoever stays with it loses what they write.
             sleep(TIME_TO_LEAVE).await;
@@ -229,7 +278,7 @@ async fn disturb_sentinel(
                 })
                 .await?;
             tally.disturbed(kind, 1);
-            set.with(move |set| set.succeeded(master)).await?;
+            masters[0] = set.with(move |set| set.succeeded(master)).await?;
             tally.store_was_away(since.elapsed());
             // It has lost everything, so it must not be back any sooner.
             sleep(milliseconds(0..1000)).await;
@@ -252,7 +301,7 @@ async fn disturb_sentinel(
             .await?;
         }
     }
-    set.until("the servers and Sentinels do not agree", |set| set.is_settled()).await
+    Ok(())
 }
 
 /// Something whose methods block and panic, kept away from the threads of the runtime.

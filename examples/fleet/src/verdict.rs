@@ -233,6 +233,22 @@ mod tests {
     }
 
     #[test]
+    fn tells_what_was_done_to_the_stores() {
+        let disturbed = |count: u64| {
+            let mut figures = Figures { kills: 2, ..WELL };
+            for disturbance in [Disturbance::SlotMoved, Disturbance::MasterKilled] {
+                figures.disturbances.0[disturbance as usize] = count;
+            }
+            Outcome::Tested(figures)
+        };
+        let (_, text) = verdict(disturbed(3), disturbed(4));
+        assert!(
+            text.contains("lost, 4 processes killed, 7 slots moved, 7 masters killed, on Redis"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn fails_if_anything_was_lost_on_one_store() {
         let losses = [
             Figures { users_signed_out: 1, ..WELL },
