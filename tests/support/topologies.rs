@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
 
 use std::ops::RangeInclusive;
+use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -526,7 +527,8 @@ fn hosts(servers: &[RedisServer]) -> String {
 fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisServer> {
     thread::scope(|scope| {
         let starting: Vec<_> = (0..count).map(|_| scope.spawn(&start)).collect();
-        starting.into_iter().map(|server| server.join().unwrap()).collect()
+        let started = starting.into_iter().map(|server| server.join());
+        started.map(|server| server.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 

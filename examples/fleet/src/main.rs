@@ -85,6 +85,7 @@ fn run(arguments: &Arguments) -> ExitCode {
         Target::Auto => Program::ALL.map(Store::Private).to_vec(),
         Target::Topology(topology) => vec![Store::Several(*topology)],
     };
+    tell_panics_in_the_verdict();
     let mut outcomes = Vec::new();
     let mut interrupted = false;
     match tokio::runtime::Runtime::new() {
@@ -107,6 +108,16 @@ fn run(arguments: &Arguments) -> ExitCode {
         false => println!("\n{verdict}"),
     }
     ExitCode::from(if interrupted { 130 } else { verdict.exit_status() })
+}
+
+/// Panics of tasks become errors, and are not printed besides.
+fn tell_panics_in_the_verdict() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() == Some("main") {
+            print(panic);
+        }
+    }));
 }
 
 /// A store to test on.
