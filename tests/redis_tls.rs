@@ -91,11 +91,13 @@ async fn private_authority_is_trusted_for_one_store() {
     let authority = Authority::new(&files, "authority");
     let (_server, port) = server(&files, &authority, "localhost");
     let (url, file) = (format!("rediss://localhost:{port}/"), authority.file.display());
-    let pem = fs::read(&authority.file).unwrap();
+    let pem = fs::read_to_string(&authority.file).unwrap();
+    let together = Authority::new(&files, "stranger").issuer.pem() + &pem;
     let named = format!("{url}?protocol=3&cacert={file}");
     for store in [
         store(&url, |builder| builder.tls_ca_file(&authority.file)),
         store(&url, |builder| builder.tls_ca_pem(&pem)),
+        store(&url, |builder| builder.tls_ca_pem(&together)),
         store(&named, |builder| builder),
     ] {
         assert_eq!(outcome(&store.unwrap()).await, WELL);
@@ -415,10 +417,11 @@ async fn talker(says: &'static [u8]) -> u16 {
 async fn answer_in_wrong_protocol_is_named() {
     // What TLS says to what is none of it: a fatal alert.
     let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
-    let plain = said(&format!("redis://localhost:{port}/")).await;
+    let of = async |url: String| outcome(&store(&url, |builder| builder).unwrap()).await;
+    let plain = of(format!("redis://localhost:{port}/")).await;
     assert!(plain.ends_with("the server speaks TLS there: use rediss://"), "{plain}");
     let port = talker(b"-ERR Protocol error: unbalanced quotes in request\r\n").await;
-    let tls = said(&format!("rediss://localhost:{port}/")).await;
+    let tls = of(format!("rediss://localhost:{port}/")).await;
     assert!(tls.ends_with("the server does not speak TLS there: use redis://"), "{tls}");
 }
 
