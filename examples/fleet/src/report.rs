@@ -339,6 +339,54 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 mod tests {
     use super::*;
 
+    fn report(trouble: Option<Trouble>, change: impl Fn(&mut Counts)) -> Report {
+        let mut counts = Counts { kills: 1, items: 1, sign_ins: 1, ..Counts::default() };
+        change(&mut counts);
+        Report {
+            store: "redis+cluster://a".to_owned(),
+            trouble,
+            processes: 1,
+            users: 1,
+            elapsed: Duration::from_secs(1),
+            counts,
+            instances: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn store_that_nothing_happened_to_is_not_tested() {
+        let trouble = Some(Trouble::Topology(Topology::Cluster));
+        assert!(matches!(report(trouble, |_| ()).outcome(), Outcome::NotTested(_)));
+        let moved = |counts: &mut Counts| {
+            counts.disturbances.0[Disturbance::SlotMoved as usize] = 1;
+        };
+        assert!(matches!(report(trouble, moved).outcome(), Outcome::Tested(_)));
+        assert!(matches!(report(None, |_| ()).outcome(), Outcome::Tested(_)));
+    }
+
+    #[test]
+    fn user_without_an_answer_is_a_loss() {
+        let left = |counts: &mut Counts| counts.losses[Loss::NoAnswer as usize] = 1;
+        assert_eq!(report(None, left).figures().other_losses, 1);
+        assert!(!report(None, left).figures().nothing_lost());
+    }
+
+    #[test]
+    fn report_tells_what_was_done_to_the_servers() {
+        let moved = |counts: &mut Counts| {
+            counts.disturbances.0[Disturbance::SlotMoved as usize] = 40;
+        };
+        let report = report(Some(Trouble::Topology(Topology::Cluster)), moved);
+        let text = report.to_string();
+        for (label, count) in [("slots moved", 40), ("planned failovers", 0), ("masters killed", 0)]
+        {
+            assert!(text.contains(&format!("\n{label:35} {count}\n")), "{text}");
+        }
+        assert!(!text.contains("store pauses") && !text.contains("Sentinels killed"), "{text}");
+        assert_eq!(report.json()["slots_moved"], 40);
+        assert_eq!(report.json()["sentinels_killed"], 0);
+    }
+
     #[test]
     fn shown_address_has_no_password() {
         for (address, shown) in [

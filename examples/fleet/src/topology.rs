@@ -172,6 +172,7 @@ impl Group {
     }
 }
 
+/// Returns once the cluster serves all slots again, with what its masters then are in `masters`.
 async fn disturb_cluster(
     cluster: &Aside<RedisCluster>,
     kind: Disturbance,
@@ -196,7 +197,7 @@ async fn disturb_cluster(
                 .await?;
             tally.store_was_away(since.elapsed());
         }
-        _ => {
+        Disturbance::MasterKilled => {
             let since = Instant::now();
             let (master, replica, slot) = cluster
                 .with(move |cluster| {
@@ -219,6 +220,7 @@ async fn disturb_cluster(
             sleep(milliseconds(0..1000)).await;
             cluster.with(move |cluster| cluster.restart(master)).await?;
         }
+        _ => {}
     }
     Ok(())
 }
@@ -253,6 +255,7 @@ fn hold_writes_of_master(set: &SentinelSet) -> usize {
     master
 }
 
+/// Returns once there is a master again, which then is in `masters`.
 async fn disturb_sentinel(
     set: &Aside<SentinelSet>,
     kind: Disturbance,
@@ -284,7 +287,7 @@ async fn disturb_sentinel(
             sleep(milliseconds(0..1000)).await;
             set.with(move |set| set.restart(master)).await?;
         }
-        _ => {
+        Disturbance::SentinelKilled => {
             let sentinel = set
                 .with(|set| {
                     let sentinel = fastrand::usize(..set.sentinels().len());
@@ -300,6 +303,7 @@ async fn disturb_sentinel(
             })
             .await?;
         }
+        _ => {}
     }
     Ok(())
 }
