@@ -266,12 +266,24 @@ async fn disturb_sentinel(
     match kind {
         Disturbance::PlannedFailover => {
             tally.disturbed(kind, 1);
-            let old = set.with(|set| hold_writes_of_master(set)).await?;
+            let old = set
+                .with(|set| {
+                    let old = hold_writes_of_master(set);
+                    // What it would still let clients read is out of date as soon as one of them
+                    // has written to its successor.
+                    set.servers()[old].pause();
+                    old
+                })
+                .await?;
             masters[0] = set.with(|set| set.fail_over()).await?;
             tally.store_was_away(since.elapsed());
             // It goes on as a master for some time, and whoever stays with it loses what they write.
             sleep(TIME_TO_LEAVE).await;
-            set.with(move |set| release_writes(&set.servers()[old])).await?;
+            set.with(move |set| {
+                set.servers()[old].resume();
+                release_writes(&set.servers()[old]);
+            })
+            .await?;
         }
         Disturbance::MasterKilled => {
             let master = set
