@@ -227,7 +227,8 @@ impl RedisCluster {
     /// it sees something amiss, or is behind its own master.
     fn agreed(&self, node: usize) -> Option<Vec<Seen>> {
         let server = &self.nodes[node];
-        let info = server.cli(&["CLUSTER", "INFO"]);
+        // It answers nothing while it reads its data.
+        let info = server.ask(&["CLUSTER", "INFO"]).ok()?;
         let replication = server.cli(&["INFO", "replication"]);
         let link = field(&replication, "master_link_status:");
         let mut view = self.view(node);
