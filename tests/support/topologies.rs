@@ -156,6 +156,11 @@ impl RedisCluster {
     /// Moves slots from one master to another one while both serve them, as `redis-cli --cluster
     /// reshard` does.
     pub fn move_slots(&self, slots: Range<u16>, from: usize, to: usize) {
+        self.move_slots_in_steps(slots, from, to, Duration::ZERO);
+    }
+
+    /// The same, with a pause before each step, in which the keys of the slot are at two places.
+    pub fn move_slots_in_steps(&self, slots: Range<u16>, from: usize, to: usize, pause: Duration) {
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
         let (mut source, mut target) = (self.nodes[from].dial(), self.nodes[to].dial());
@@ -168,6 +173,7 @@ impl RedisCluster {
             target.cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", source_id]);
             source.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", target_id]);
             loop {
+                thread::sleep(pause);
                 let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "10"]);
                 if keys.is_empty() {
                     break;
