@@ -1,0 +1,280 @@
+//! What visitors see while the servers of a cluster, or behind Sentinels, change places or die: on real
+//! servers, under load from several processes' stores.
+
+#![cfg(all(feature = "testing", feature = "redis"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![allow(clippy::print_stdout, reason = "the figures are for the documentation")]
+
+mod support;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use support::faults::{BACK, Deed, TIMEOUT, UNWRITTEN, first, request, sessions};
+use support::load::{Command, Load, Report};
+use support::runtime;
+use support::stopwatch::Stopwatch;
+use support::topologies::{RedisCluster, SHARDS, SentinelSet, eventually, slot_of, slots_at_first};
+use support::visit::sent_back;
+
+/// How long the load goes on where nothing is waited for.
+const WHILE: Duration = Duration::from_secs(1);
+
+/// No failover because a busy machine stands still.
+const STEADY: [&str; 2] = ["--cluster-node-timeout", "60000"];
+
+/// Two at once would measure each other.
+fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What may never happen, wherever the server has kept its data.
+#[track_caller]
+fn is_kept(report: &Report) {
+    assert_eq!(report.lost(), 0, "{report}");
+    is_sound(report);
+}
+
+/// What may never happen at all.
+#[track_caller]
+fn is_sound(report: &Report) {
+    assert_eq!((report.hangs, report.doubled_updates), (0, 0), "{report}");
+    assert!(report.requests > 500 && report.sign_outs > 20, "{report}");
+}
+
+#[test]
+fn no_request_fails_while_slots_move() {
+    const AT_ONCE: u16 = 150;
+    let _turn = turn();
+    let cluster = RedisCluster::start_with(&STEADY);
+    let load = Load::start(&cluster.url());
+    // Many slots, of which most hold nothing.
+    for from in 0..SHARDS {
+        let first = *slots_at_first(from).start();
+        cluster.move_slots(first..first + AT_ONCE, from, (from + 1) % SHARDS);
+    }
+    // And those that somebody uses.
+    let (begun, mut moved) = (Instant::now(), 0);
+    for from in (0..SHARDS).cycle() {
+        if begun.elapsed() > 4 * WHILE {
+            break;
+        }
+        if let Some(key) = fastrand::choice(cluster.keys_of(from)) {
+            let (slot, to) = (slot_of(&key), (from + 1) % SHARDS);
+            cluster.move_slots_in_steps(slot..slot + 1, from, to, Duration::from_millis(1));
+            moved += 1;
+        }
+    }
+    let report = load.end();
+    let asked: u64 = cluster.nodes().iter().map(|node| node.calls("asking")).sum();
+    let many = usize::from(AT_ONCE) * SHARDS;
+    println!("moved slots: {many} and {moved}, {asked} commands met one on its way: {report}");
+    is_kept(&report);
+    assert!(report.failures.is_empty(), "{report}");
+    assert!(moved > 20 && asked > 0, "{moved} {asked}");
+}
+
+/// Waits until another server takes writes in place of one that is gone.
+fn succeeded(takes_writes: impl Fn() -> bool) -> Stopwatch {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !takes_writes() {
+        assert!(Instant::now() < deadline, "nobody takes the master's place");
+        sleep(Duration::from_millis(2));
+    }
+    Stopwatch::start()
+}
+
+/// When the last of the commands that failed had begun, counted from this moment.
+fn last_failure(failed: &[Command], since: Instant) -> Option<Duration> {
+    failed.iter().map(|command| command.begun.saturating_duration_since(since)).max()
+}
+
+/// The master of the first shard is killed, and comes back when its replica has taken its place. What was
+/// written after the replica had confirmed all before may be lost with it, and nothing else.
+fn master_is_killed(arguments: &[&str], disturbs_others: bool) {
+    let _turn = turn();
+    let mut cluster = RedisCluster::start_with(arguments);
+    let load = Load::start(&cluster.url());
+    sleep(WHILE);
+    let confirmed = Instant::now();
+    assert_eq!(cluster.nodes()[0].cli(&["WAIT", "1", "4000"]), "1");
+    cluster.kill(0);
+    let killed = Instant::now();
+    let replica = SHARDS;
+    let back = succeeded(|| cluster.takes_writes(replica, 0));
+    let back_at = Instant::now();
+    sleep(2 * WHILE);
+    let stalled = back.stalled();
+    cluster.restart(0);
+    cluster.settle();
+    assert_eq!(cluster.master_of(0), replica);
+    sleep(WHILE);
+    let report = load.end();
+    let is_here = |slot| slots_at_first(0).contains(&slot);
+    let last = last_failure(&report.failed(is_here), back_at).unwrap();
+    let elsewhere = report.failed(|slot| !is_here(slot));
+    let unconfirmed = report.written_between(confirmed, killed);
+    println!(
+        "master killed, {arguments:?}: promoted after {:.1?}, the last command failed {last:.1?} \
+         after that, {} elsewhere; {unconfirmed} writes not confirmed by the replica: {report}",
+        back_at - killed,
+        elsewhere.len(),
+    );
+    is_sound(&report);
+    assert!(last < BACK + stalled, "{last:?}");
+    assert!(report.lost() <= unconfirmed as u64, "{report}");
+    match last_failure(&elsewhere, back_at) {
+        Some(last) => assert!(disturbs_others && last < BACK + stalled, "{last:?}"),
+        None => assert!(!disturbs_others),
+    }
+}
+
+#[test]
+fn killed_master_costs_its_own_shard_half_a_second_after_promotion() {
+    master_is_killed(&["--cluster-require-full-coverage", "no"], false);
+}
+
+#[test]
+fn killed_master_stops_whole_cluster_that_requires_full_coverage() {
+    master_is_killed(&[], true);
+}
+
+#[test]
+fn planned_failover_of_cluster_loses_nothing() {
+    let _turn = turn();
+    let cluster = RedisCluster::start_with(&STEADY);
+    let load = Load::start(&cluster.url());
+    for shard in 0..SHARDS {
+        sleep(WHILE / 2);
+        cluster.fail_over(shard);
+    }
+    sleep(WHILE);
+    let report = load.end();
+    println!("planned failovers of all shards: {report}");
+    is_kept(&report);
+    assert!(report.failures.is_empty(), "{report}");
+}
+
+/// The old master does not know that it was replaced, and goes on to take writes until the Sentinels tell
+/// it, which takes ten seconds. Only writes from before the clients have left it are undone.
+#[test]
+fn planned_failover_with_sentinels_undoes_no_write_after_clients_have_left() {
+    for arguments in [&[][..], &["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]] {
+        let _turn = turn();
+        let set = SentinelSet::start_with(arguments);
+        let old = set.master();
+        let load = Load::start(&set.url());
+        sleep(WHILE);
+        let begun = Instant::now();
+        let new = set.fail_over();
+        let named = Stopwatch::start();
+        let named_at = Instant::now();
+        sleep(WHILE);
+        let stalled = named.stalled();
+        eventually("the old master does not hear of it", || {
+            set.servers()[old].cli(&["ROLE"]).starts_with("slave")
+        });
+        let demoted = Instant::now();
+        sleep(WHILE);
+        assert_eq!(set.master(), new);
+        let report = load.end();
+        let failed = report.failed(|_| true);
+        let last = last_failure(&failed, named_at).unwrap_or_default();
+        let within = report.written_between(begun, named_at + BACK + stalled);
+        println!(
+            "planned failover, {arguments:?}: named after {:.1?}, the old master demoted after {:.1?}; \
+             {} commands failed, the last {last:.1?} after the new one was named; {within} writes \
+             until the clients had to have left: {report}",
+            named_at - begun,
+            demoted - begun,
+            failed.len(),
+        );
+        is_sound(&report);
+        assert!(last < BACK + stalled, "{last:?}");
+        assert!(report.lost() <= within as u64, "{report}");
+    }
+}
+
+#[test]
+fn sentinels_that_die_disturb_nobody_and_killed_master_costs_half_a_second_after_promotion() {
+    let _turn = turn();
+    let mut set = SentinelSet::start();
+    let load = Load::start(&set.url());
+    // Nobody has to hear of anything from this one.
+    set.kill_sentinel(0);
+    sleep(WHILE);
+    let confirmed = Instant::now();
+    assert_eq!(set.servers()[0].cli(&["WAIT", "2", "4000"]), "2");
+    assert_eq!(set.kill_master(), 0);
+    let killed = Instant::now();
+    let back = succeeded(|| set.takes_writes(1) || set.takes_writes(2));
+    let back_at = Instant::now();
+    sleep(2 * WHILE);
+    let stalled = back.stalled();
+    set.restart_sentinel(0);
+    set.restart(0);
+    eventually("the old master does not become a replica", || {
+        set.servers()[0].cli(&["ROLE"]).starts_with("slave")
+    });
+    sleep(WHILE);
+    let report = load.end();
+    let failed = report.failed(|_| true);
+    let early = failed.iter().filter(|command| command.ended < confirmed).count();
+    let last = last_failure(&failed, back_at).unwrap();
+    let unconfirmed = report.written_between(confirmed, killed);
+    println!(
+        "master killed without one Sentinel: promoted after {:.1?}, the last command failed {last:.1?} \
+         after that; {early} failed before; {unconfirmed} writes not confirmed by the replicas: {report}",
+        back_at - killed,
+    );
+    is_sound(&report);
+    assert_eq!(early, 0);
+    assert!(last < BACK + stalled, "{last:?}");
+    assert!(report.lost() <= unconfirmed as u64, "{report}");
+}
+
+/// An application that starts while nothing answers fails in time, and works when the servers do.
+fn starts_first(url: &str, start_servers: impl FnOnce()) {
+    runtime().block_on(async {
+        let sessions = sessions(url);
+        for _ in 0..3 {
+            let answer = request(&sessions, "", Deed::SignIn("alice")).await;
+            answer.is_failure(UNWRITTEN, TIMEOUT + Duration::from_millis(300));
+        }
+        start_servers();
+        assert_eq!(first(&sessions, "").await, None);
+        let answer = request(&sessions, "", Deed::SignIn("alice")).await;
+        assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
+        let cookie = answer.set_cookie.unwrap();
+        assert_eq!(first(&sessions, &sent_back(&cookie)).await.as_deref(), Some("alice"));
+    });
+}
+
+#[test]
+fn application_starts_before_cluster() {
+    let _turn = turn();
+    let mut cluster = RedisCluster::start_with(&STEADY);
+    let nodes = 0..cluster.nodes().len();
+    nodes.clone().for_each(|node| cluster.kill(node));
+    let url = cluster.url();
+    starts_first(&url, || {
+        nodes.for_each(|node| cluster.restart(node));
+        cluster.settle();
+    });
+}
+
+#[test]
+fn application_starts_before_sentinels_and_their_master() {
+    let _turn = turn();
+    let mut set = SentinelSet::start();
+    let url = set.url();
+    (0..3).for_each(|sentinel| set.kill_sentinel(sentinel));
+    (0..3).for_each(|server| set.server_mut(server).stop());
+    starts_first(&url, || {
+        // A replica that starts anew knows no master, which the Sentinels would replace it with.
+        set.restart(0);
+        (0..3).for_each(|sentinel| set.restart_sentinel(sentinel));
+    });
+}
