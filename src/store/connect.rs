@@ -11,8 +11,10 @@ use crate::store::contract::Store;
 /// |---|---|---|
 /// | `memory:` | `MemoryStore` with its defaults | `memory` |
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
-/// | `rediss://…`, the same over TLS | `RedisStore` | `redis-tls` |
-/// | `valkey://…` and `valkeys://…`, the same as `redis://…` and `rediss://…` | `RedisStore` | `redis`, `redis-tls` |
+/// | `redis+cluster://[user:password@]host[:port],…` | `RedisStore` in a Redis Cluster | `redis` |
+/// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that Sentinels name | `redis` |
+/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS | `RedisStore` | `redis-tls` |
+/// | `valkey` and `valkeys` in place of `redis` and `rediss` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///

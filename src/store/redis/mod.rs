@@ -43,9 +43,8 @@ use crate::store::redis::no_tls as tls;
 use crate::store::redis::tls::{Client, Pem, Tls};
 use crate::store::redis::topology::Topology;
 
-/// Sessions in Redis (6.2 or newer) or Valkey.
-///
-/// Every verb is one command on one key, so a cluster needs nothing special.
+/// Sessions in Redis (6.2 or newer) or Valkey: on one server, in a Redis Cluster, or on the master that
+/// Sentinels name.
 ///
 /// # Compare-and-set
 ///
@@ -63,7 +62,7 @@ use crate::store::redis::topology::Topology;
 ///
 /// The store finds out what a server can do when a connection first compares something, beside the script
 /// that this command still runs: it tries the three commands on the key
-/// `NAMESPACE:EPOCH:KIND:compare-and-set`, which holds nothing.
+/// `NAMESPACE:EPOCH:KIND:compare-and-set:{KEY}`, which holds nothing.
 ///
 /// # Permissions
 ///
@@ -74,16 +73,68 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Which constructor
 ///
-/// - [`connect`](Self::connect) and [`builder`](Self::builder) open a connection of this crate's
-///   own: the **fast path**. There is one for each runtime that uses the store (actix has one for
-///   each worker), so a runtime that is blocked delays no other one's commands. It is made at the
-///   first command and shared by all; commands that are ready together leave in one write. A
+/// - [`connect`](Self::connect) and [`builder`](Self::builder) open connections of this crate's own: the
+///   **fast path**. Each runtime that uses the store has one to each server (actix has a runtime for
+///   each worker), so a runtime that is blocked delays no other one's commands. A connection is made at
+///   the first command and shared by all; commands that are ready together leave in one write. A
 ///   connection that the server closed is replaced before the next command, one that has gone
 ///   silent after the first command that waits in vain, and host names are resolved anew each time.
 ///   There is no back-off: the first command after the server is back succeeds, and a write that a
 ///   server refuses because it has become a replica is sent again, once, on a new connection.
-/// - [`from_connection`](Self::from_connection) takes any connection of the crate `redis`: for a
-///   cluster, Sentinel, or settings that an address cannot express.
+/// - [`from_connection`](Self::from_connection) takes a connection of the crate `redis`, for settings
+///   that an address and the builder cannot express.
+///
+/// # Redis Cluster
+///
+/// `redis+cluster://a:7000,b:7001` names some nodes; any of them tells the store of the others. Every
+/// command has one key, so the store computes the key's slot and sends the command to the node that has
+/// it.
+///
+/// - A node that does not have the key answers `MOVED` or `ASK`, and has done nothing. The command is then
+///   sent to the node that was named, at most four times. **Slots can be moved under load**: no request
+///   fails or loses anything by it.
+/// - The map of slots is renewed in the background, at most every 100 ms, from the first node that answers.
+///   No command waits for it, and a map that is out of date costs a detour and nothing else.
+/// - While a master is down, its share of the keys is unavailable until the cluster has promoted a
+///   replica, and the store follows within about 100 ms. **By default a cluster stops as a whole**
+///   while a slot has no master. `cluster-require-full-coverage no` keeps the other shards at work.
+/// - A person's directory and sessions lie on different shards. While the shard of the directory is
+///   down, the person cannot sign in and their sessions cannot be listed or revoked together; the
+///   sessions go on. While the shard of a session is down, that session is unavailable; the person can
+///   sign in again.
+/// - Replication is asynchronous, so a failover loses the last writes: see below.
+/// - Nodes must announce hosts that the application can reach. A node that announces none is taken to be
+///   on the host that answered. With TLS, the certificate must be valid for the announced host, or for the
+///   host name that stands beside an announced IP address (`cluster-announce-hostname`), or for
+///   [`tls_server_name`](RedisBuilder::tls_server_name).
+///
+/// # Redis Sentinel
+///
+/// `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they watch. The
+/// credentials in the address are for the master and its replicas; those for the Sentinels are set with
+/// [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the Sentinels
+/// must speak TLS as well.
+///
+/// - For each new connection all Sentinels are asked, and the one that knows the newest failover counts
+///   (the greatest configuration epoch). One that is down or late does not matter. The server must then
+///   confirm with `ROLE` that it is a master.
+/// - Each runtime subscribes to the Sentinels' events, and asks them every second besides. Once another
+///   server is the master, the next command goes there. During a failover, the store asks the promoted
+///   replica itself whether it is a master already, because Sentinels notice that up to a second late.
+/// - `READONLY`, `MASTERDOWN` and `NOREPLICAS` make the store ask again.
+///
+/// # What a failover loses
+///
+/// Redis answers a write before its replicas have it. What an old master has answered, and its successor
+/// never got, is lost: a sign-in, a change, or **a sign-out, so that the session lives again**. No client can
+/// mend that. An operator can narrow it:
+///
+/// - `min-replicas-to-write 1` with `min-replicas-max-lag 2` has a master refuse writes once no replica
+///   follows. The requests fail, and nothing that was answered later is lost.
+/// - A planned failover in a cluster (`CLUSTER FAILOVER`) waits until the replica has everything.
+/// - `WAIT` and an append-only file do not help: the successor counts, not the disk of the old master.
+///
+/// `docs/scaling.md` has measured figures.
 ///
 /// # TLS
 ///
@@ -119,18 +170,25 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// A store at `redis://[user:password@]host[:port][/database]`, `rediss://…` (feature
-    /// `redis-tls`), `redis+unix:///path?db=0&user=…&pass=…` or `unix://…`, with the defaults
-    /// of [`RedisBuilder`]. `valkey://` and `valkeys://` are other names for `redis://` and
-    /// `rediss://`.
+    /// A store at an address, with the defaults of [`RedisBuilder`].
+    ///
+    /// | address | servers |
+    /// |---|---|
+    /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
+    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | a [cluster](Self#redis-cluster), by some of its nodes, by default on port 6379 |
+    /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; they are by default on port 26379 |
+    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a socket |
+    ///
+    /// `rediss` in place of `redis`, as in `rediss+cluster://`, means [TLS](Self#tls) (feature
+    /// `redis-tls`); `valkey` and `valkeys` are other names for `redis` and `rediss`.
     ///
     /// Each may end with `?protocol=resp3`, and one with TLS also with the options of the
     /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`; any other option, and a
     /// fragment, is refused. The characters `#`, `?`, `/`, `@` and `%` in a user's name or a password
     /// must be percent-encoded, and so must `%`, `&`, `+`, `@` and `#` in an option's value.
     ///
-    /// The address is that of one server, a master: neither a node of a Redis Cluster nor a
-    /// Sentinel nor a replica. Where one of these stands, the error says so.
+    /// An address that begins with `redis://` must lead to a master. If a node of a cluster, a Sentinel or
+    /// a replica stands there, the error says so.
     ///
     /// Nothing is sent and no name is resolved here. The first command must run inside a tokio
     /// runtime that has I/O and time enabled.
@@ -164,9 +222,12 @@ impl RedisStore {
     /// - a `ConnectionManager` needs few retries with short delays (by default one command can wait
     ///   for more than nine seconds while Redis is down) and does not replace a connection that
     ///   has gone silent;
-    /// - a `ClusterConnection` repeats commands on its own. Repeated writes do no harm to a record,
-    ///   but one that was answered with an error after such a repetition is reported as not written
-    ///   also where the lost answer to the first one said otherwise.
+    /// - **a `ClusterConnection` can hang for good.** Measured with `redis` 1.8.1 on a cluster of three
+    ///   masters: with 64 concurrent callers it stopped answering, for all shards, in three of three
+    ///   runs in which slots were moved, and in three of three in which a master was killed. It also
+    ///   repeats commands on its own: a write that was answered with an error after such a repetition is
+    ///   reported as not written even if an earlier copy was carried out. Use a `redis+cluster://`
+    ///   address instead.
     ///
     /// A server that does not know a command repeats the record in its error. The crate `redis` takes
     /// that for the end of the connection, so where `SET`, `EVALSHA` or `EVAL` is renamed or disabled,
