@@ -27,7 +27,7 @@ const NUMBER: Key<u64> = Key::new("number");
 const PROCESSES: usize = 3;
 
 /// Each comes to all processes at once.
-const USERS: usize = 12;
+pub const USERS: usize = 12;
 
 /// How many requests of the user's first process lie between a sign-in and the sign-out.
 const STAY: usize = 8;
@@ -200,6 +200,12 @@ impl Report {
             command.is_write && command.is_answered && (begin..end).contains(&command.ended)
         };
         self.commands.iter().filter(is_one).count()
+    }
+
+    /// Whether nothing failed but what may succeed later.
+    pub fn is_told_to_come_again(&self) -> bool {
+        let kinds = ["Unavailable", "OutcomeUnknown", "Contended"];
+        self.failures.keys().all(|kind| kinds.contains(&&**kind))
     }
 
     /// The commands that failed, and that concern these slots.

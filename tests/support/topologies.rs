@@ -390,13 +390,19 @@ impl SentinelSet {
     }
 
     /// Has the Sentinels put another server in the master's place, as planned; returns which one when
-    /// the Sentinels name it. The old master does not know of it for some seconds.
+    /// they name it. The old master does not know of it for some seconds.
     pub fn fail_over(&self) -> usize {
-        let (old, sentinel) = (self.master(), self.running_sentinels().next().unwrap());
-        eventually("the Sentinel begins no failover", || {
-            self.sentinels[sentinel].ask(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
-        });
+        let old = self.master();
+        self.begin_fail_over();
         self.succeeded(old)
+    }
+
+    /// Has a Sentinel begin with that.
+    pub fn begin_fail_over(&self) {
+        let sentinel = &self.sentinels[self.running_sentinels().next().unwrap()];
+        eventually("the Sentinel begins no failover", || {
+            sentinel.ask(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
+        });
     }
 
     /// Kills the master at once; returns which server that was.
@@ -436,8 +442,8 @@ impl SentinelSet {
         takes_write(&self.servers[server], "key")
     }
 
-    /// Waits until all servers and Sentinels that run know each other and the replicas have the data of
-    /// the master.
+    /// Waits until all servers and Sentinels that run know each other, the replicas have the data of the
+    /// master, and the master takes writes.
     pub fn settle(&self) {
         let running = self.servers.iter().filter(|server| server.is_running()).count();
         eventually("the servers and Sentinels do not agree", || {
@@ -445,7 +451,9 @@ impl SentinelSet {
             let replicas = server.cli(&["INFO", "replication"]).matches("state=online").count();
             let port = server.port().to_string();
             let agrees = |sentinel: usize| self.agrees(sentinel, &port, replicas);
-            replicas == running - 1 && self.running_sentinels().all(agrees)
+            replicas == running - 1
+                && self.running_sentinels().all(agrees)
+                && self.takes_writes(self.master())
         });
     }
 
