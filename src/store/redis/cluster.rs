@@ -34,9 +34,9 @@ const ASKED_AT_ONCE: usize = 3;
 pub(super) struct Cluster {
     settings: Settings,
     /// Those that the address names.
-    seeds: Vec<Arc<Node>>,
+    seeds: Vec<Node>,
     /// Every node that has been named since.
-    nodes: Mutex<HashMap<Place, Arc<Node>>>,
+    nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
     /// Moves on with each node that cannot be reached, so that the next one is tried first.
@@ -49,18 +49,15 @@ const UNDERWAY: u8 = 1;
 /// Another one has been asked for since the current one began.
 const WANTED: u8 = 2;
 
-struct Node {
-    server: Server,
-    connection: Arc<SharedConnection>,
-}
+/// A node, by the connection to it.
+type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
-        let seeds: Vec<_> =
-            seeds.into_iter().map(|seed| Arc::new(Node::new(&settings, seed.into()))).collect();
-        let nodes = seeds.iter().map(|node| (node.server.place.clone(), Arc::clone(node)));
+        let places = seeds.iter().cloned();
+        let seeds: Vec<_> = seeds.iter().map(|seed| node(&settings, seed.clone().into())).collect();
         Self {
-            nodes: Mutex::new(nodes.collect()),
+            nodes: Mutex::new(places.zip(seeds.iter().cloned()).collect()),
             map: RwLock::new(Arc::new(Map::empty())),
             renewal: AtomicU8::new(IDLE),
             turn: AtomicUsize::new(0),
@@ -69,37 +66,26 @@ impl Cluster {
         }
     }
 
-    /// The connection to the node that has the key, as far as that is known.
-    pub(super) fn connection(&self, key: &str) -> Option<Arc<SharedConnection>> {
-        let node = self.map().node(slot(key.as_bytes()))?.connection.clone();
-        Some(node)
-    }
-
-    /// Sends a command to the node that has its key, and on where that node says. It is carried out once
-    /// at most.
-    pub(super) async fn send(self: &Arc<Self>, key: &str, command: &Cmd) -> Result<Value, Failure> {
-        let slot = slot(key.as_bytes());
-        let node = self.map().node(slot).cloned();
-        let Some(node) = node else {
-            return Box::pin(self.send_to_any(slot, command)).await;
-        };
-        match node.connection.send(command).await {
-            Ok(value) => Ok(value),
-            Err(failure) => Box::pin(self.go_on(slot, command, node, failure)).await,
-        }
+    /// The node that has the key, as far as that is known.
+    pub(super) fn node(&self, key: &str) -> Option<Node> {
+        self.map().node(slot(key.as_bytes())).cloned()
     }
 
     /// Sends a command to the first node that can be reached, where the map has none for its slot. Every
     /// node knows the right one.
-    async fn send_to_any(self: &Arc<Self>, slot: u16, command: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn send_to_any(
+        self: &Arc<Self>,
+        key: &str,
+        command: &Cmd,
+    ) -> Result<Value, Failure> {
         self.renew();
         let mut failure = Failure::NotSent("the cluster has no node".to_owned());
         for node in self.candidates() {
-            let node = self.map().node(slot).cloned().unwrap_or(node);
-            failure = match node.connection.send(command).await {
+            let node = self.node(key).unwrap_or(node);
+            failure = match node.send(command).await {
                 Ok(value) => return Ok(value),
                 Err(failure @ Failure::NotSent(_)) => failure,
-                Err(failure) => return self.go_on(slot, command, node, failure).await,
+                Err(failure) => return self.go_on(key, command, node, failure).await,
             };
             self.turn.fetch_add(1, Ordering::Relaxed);
         }
@@ -108,11 +94,11 @@ impl Cluster {
 
     /// After a command failed at a node: goes on as long as it is certain that nothing has been done and
     /// another node is known to have the key.
-    async fn go_on(
+    pub(super) async fn go_on(
         self: &Arc<Self>,
-        slot: u16,
+        key: &str,
         command: &Cmd,
-        mut node: Arc<Node>,
+        mut node: Node,
         mut failure: Failure,
     ) -> Result<Value, Failure> {
         for _ in 0..MAX_REDIRECTS {
@@ -120,21 +106,21 @@ impl Cluster {
             let next = match &failure {
                 Failure::Answered(answer) => answer.redirect().and_then(|redirect| {
                     is_ask = redirect.is_ask;
-                    Some(self.node_at(redirect.place(&node.server.place)?))
+                    Some(self.node_at(redirect.place(&node.fixed_server()?.place)?))
                 }),
                 // It may be gone for good, and the map may say so by now.
                 Failure::NotSent(_) => {
-                    self.map().node(slot).filter(|current| !Arc::ptr_eq(current, &node)).cloned()
+                    self.node(key).filter(|current| !Arc::ptr_eq(current, &node))
                 }
                 Failure::Lost(_) => None,
             };
             let Some(next) = next else { break };
             node = next;
             let outcome = if is_ask {
-                node.connection.send_asking(command).await
+                node.send_asking(command).await
             } else {
                 self.renew();
-                node.connection.send(command).await
+                node.send(command).await
             };
             failure = match outcome {
                 Ok(value) => return Ok(value),
@@ -163,7 +149,7 @@ impl Cluster {
     }
 
     /// All nodes, those first that are most likely to know the map.
-    fn candidates(&self) -> Vec<Arc<Node>> {
+    fn candidates(&self) -> Vec<Node> {
         let map = self.map();
         let mut candidates = map.nodes.clone();
         let turn = self.turn.load(Ordering::Relaxed);
@@ -182,12 +168,10 @@ impl Cluster {
     }
 
     /// The node at a place that another one has named.
-    fn node_at(&self, place: Place) -> Arc<Node> {
+    fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
-        let node = nodes
-            .entry(place.clone())
-            .or_insert_with(|| Arc::new(Node::new(&self.settings, place.into())));
-        Arc::clone(node)
+        let known = nodes.entry(place.clone());
+        Arc::clone(known.or_insert_with(|| node(&self.settings, place.into())))
     }
 
     /// Takes over what a node has said; nodes that nobody names any more are left.
@@ -197,13 +181,13 @@ impl Cluster {
         {
             let mut known = self.nodes();
             let mut node_at = |server: Server| {
-                let node = nodes.entry(server.place.clone()).or_insert_with(|| {
-                    match known.get(&server.place) {
-                        Some(node) if node.server == server => Arc::clone(node),
-                        _ => Arc::new(Node::new(&self.settings, server)),
-                    }
+                let known_or_new = nodes.entry(server.place.clone()).or_insert_with(|| match known
+                    .get(&server.place)
+                {
+                    Some(node) if node.fixed_server() == Some(&server) => Arc::clone(node),
+                    _ => node(&self.settings, server),
                 });
-                Arc::clone(node)
+                Arc::clone(known_or_new)
             };
             for range in ranges {
                 let master = node_at(range.master);
@@ -221,16 +205,13 @@ impl Cluster {
         Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn nodes(&self) -> MutexGuard<'_, HashMap<Place, Arc<Node>>> {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Place, Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Node {
-    fn new(settings: &Settings, server: Server) -> Self {
-        let target = Target::Server(server.clone());
-        Self { server, connection: Arc::new(SharedConnection::new(settings.clone(), target)) }
-    }
+fn node(settings: &Settings, server: Server) -> Node {
+    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
 }
 
 /// Renews the map as long as somebody wants it newer.
@@ -262,13 +243,12 @@ async fn renew(cluster: Weak<Cluster>) {
 }
 
 /// What the first node says that can be asked.
-async fn ask(candidates: Vec<Arc<Node>>) -> Option<Vec<Range>> {
+async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
     for nodes in candidates.chunks(ASKED_AT_ONCE) {
         let answers = nodes.iter().map(|node| {
             Box::pin(async {
-                let slots =
-                    node.connection.send(cmd("CLUSTER").arg("SLOTS")).await.map_err(drop)?;
-                parse(&slots, &node.server.place).ok_or(())
+                let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.map_err(drop)?;
+                node.fixed_server().and_then(|server| parse(&slots, &server.place)).ok_or(())
             })
         });
         if let Ok((ranges, _)) = select_ok(answers).await {
@@ -282,7 +262,7 @@ async fn ask(candidates: Vec<Arc<Node>>) -> Option<Vec<Range>> {
 struct Map {
     /// The place in `nodes` for each slot, and [`NOBODY`] for those that no node has.
     slots: Box<[u16]>,
-    nodes: Vec<Arc<Node>>,
+    nodes: Vec<Node>,
 }
 
 const NOBODY: u16 = u16::MAX;
@@ -292,12 +272,12 @@ impl Map {
         Self { slots: vec![NOBODY; usize::from(SLOTS)].into_boxed_slice(), nodes: Vec::new() }
     }
 
-    fn node(&self, slot: u16) -> Option<&Arc<Node>> {
+    fn node(&self, slot: u16) -> Option<&Node> {
         let index = *self.slots.get(usize::from(slot))?;
         self.nodes.get(usize::from(index))
     }
 
-    fn assign(&mut self, first: u16, last: u16, node: Arc<Node>) {
+    fn assign(&mut self, first: u16, last: u16, node: Node) {
         let known = self.nodes.iter().position(|known| Arc::ptr_eq(known, &node));
         let index = known.unwrap_or_else(|| {
             self.nodes.push(node);

@@ -1,6 +1,6 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::limits;
 use crate::store::contract::StoreKey;
 use crate::store::redis::answer::{Answer, reason};
-use crate::store::redis::dialing::{Driver, Server, Settings, Step, multiplex, open};
+use crate::store::redis::dialing::{Batching, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};
 
 /// The server that a connection leads to.
@@ -152,7 +152,8 @@ impl SharedConnection {
         limit: Duration,
     ) -> Option<Result<Value, RedisError>> {
         let mut connection = link.connection.clone();
-        let answer = self.in_time(link, limit, connection.send_packed_command(command)).await?;
+        let answer = pin!(connection.send_packed_command(command));
+        let answer = self.in_time(link, limit, answer).await?;
         Some(answer.and_then(Value::extract_error))
     }
 
@@ -161,7 +162,7 @@ impl SharedConnection {
         &self,
         link: &Connection,
         limit: Duration,
-        answer: impl Future<Output = T>,
+        answer: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
         let waiting = Waiting::new(self, link);
         let answer = timeout(limit, answer).await.ok()?;
@@ -267,6 +268,14 @@ impl SharedConnection {
         }
     }
 
+    /// The server that it always leads to, if there is one.
+    pub(super) fn fixed_server(&self) -> Option<&Server> {
+        match &self.target {
+            Target::Server(server) => Some(server),
+            Target::Master(_) => None,
+        }
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.connected().is_some()
     }
@@ -320,7 +329,7 @@ impl Lease<'_> {
         pipeline.add_command(cmd("ASKING")).add_command(command.clone());
         let mut connection = link.connection.clone();
         let limit = shared.settings.response_timeout;
-        let answers = connection.send_packed_commands(&pipeline, 1, 1);
+        let answers = pin!(connection.send_packed_commands(&pipeline, 1, 1));
         match shared.in_time(link, limit, answers).await {
             Some(answers) => answers
                 .and_then(|answers| {
@@ -578,7 +587,7 @@ async fn reach(
     settings: &Settings,
     target: &Target,
     at: impl Fn(Step),
-) -> Result<(Server, MultiplexedConnection, Driver), String> {
+) -> Result<(Server, MultiplexedConnection, Batching), String> {
     match target {
         Target::Server(server) => {
             let stream = open(settings, server, at).await?;

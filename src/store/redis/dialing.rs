@@ -83,7 +83,9 @@ impl Step {
 }
 
 /// A connection on which the server has been greeted.
-pub(super) type Stream = Box<dyn Duplex>;
+pub(super) type Stream = Sanitized<Transport>;
+
+type Transport = Box<dyn Duplex>;
 
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
@@ -96,7 +98,7 @@ pub(super) async fn open(
     at: impl Fn(Step),
 ) -> Result<Stream, String> {
     at(Step::Connection);
-    let (mut stream, hint): (Stream, _) = match &server.place {
+    let (mut stream, hint): (Transport, _) = match &server.place {
         Place::Tcp { host, port } => {
             let stream = dial_tcp(host, *port, settings.connect_timeout).await;
             let stream = stream.map_err(|error| error.to_string())?;
@@ -124,20 +126,17 @@ pub(super) async fn open(
         }
         Refusal::Broken(error) => tls::reason(&error),
     })?;
-    Ok(Box::new(Sanitized::new(stream)))
+    Ok(Sanitized::new(stream))
 }
 
 /// What a server may want that hangs up.
 const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
 
-/// Drives a connection that many share.
-pub(super) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// Lets many commands share the connection.
 pub(super) async fn multiplex(
     settings: &Settings,
     stream: Stream,
-) -> Result<(MultiplexedConnection, Driver), String> {
+) -> Result<(MultiplexedConnection, Batching), String> {
     let info = unspoken(settings);
     let connected = MultiplexedConnection::new_with_config(&info, stream, configuration()).await;
     let (connection, driver) = connected.map_err(|error| {
@@ -147,7 +146,7 @@ pub(super) async fn multiplex(
         }
     })?;
     let driver = Batching { driver: Box::pin(driver), yielded: false, heartbeat: Heartbeat::new() };
-    Ok((connection, Box::pin(driver)))
+    Ok((connection, driver))
 }
 
 /// The greeting has said all but the version of the protocol.
@@ -189,13 +188,13 @@ fn configuration() -> AsyncConnectionConfig {
         .set_write_backpressure_boundary(1024 * 1024)
 }
 
-/// Steps back once before each poll of the driver.
+/// Drives a connection that many share: steps back once before each poll of the driver.
 ///
 /// The runtime likes to run the driver right after the task that woke it, so each command would be
 /// a write of its own. Stepping back lets the other tasks that are ready add theirs first, which
 /// makes several times as many commands a second out of the same processor.
-struct Batching {
-    driver: Driver,
+pub(super) struct Batching {
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     yielded: bool,
     heartbeat: Heartbeat,
 }

@@ -44,23 +44,49 @@ impl Topology {
             Self::One(connection) | Self::Master(Master { connection, .. }) => {
                 Some(Arc::clone(connection))
             }
-            Self::Cluster(cluster) => cluster.connection(key),
+            Self::Cluster(cluster) => cluster.node(key),
         }
     }
 
     /// Sends a command to the server that has its key. It is carried out once at most.
     pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
-        let connection = match self {
-            Self::One(connection) | Self::Master(Master { connection, .. }) => connection,
-            Self::Cluster(cluster) => return cluster.send(key, command).await,
+        let Some(connection) = self.connection(key) else {
+            return Box::pin(self.send_to_any(key, command)).await;
         };
         match connection.send(command).await {
-            // The server has answered that it wrote nothing, and the connection is given up: after a
-            // failover another server stands behind the name.
-            Err(Failure::Answered(answer)) if answer.code == "READONLY" => {
-                Box::pin(connection.send(command)).await
+            Ok(value) => Ok(value),
+            Err(failure) => Box::pin(self.go_on(key, command, connection, failure)).await,
+        }
+    }
+
+    /// Sends a command whose server is not known.
+    async fn send_to_any(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
+        match self {
+            Self::Cluster(cluster) => cluster.send_to_any(key, command).await,
+            Self::One(connection) | Self::Master(Master { connection, .. }) => {
+                connection.send(command).await
             }
-            outcome => outcome,
+        }
+    }
+
+    /// After a command failed: sends it once more where it is certain that nothing has been done and
+    /// another server takes it.
+    async fn go_on(
+        &self,
+        key: &str,
+        command: &Cmd,
+        connection: Arc<SharedConnection>,
+        failure: Failure,
+    ) -> Result<Value, Failure> {
+        match (self, failure) {
+            (Self::Cluster(cluster), failure) => {
+                cluster.go_on(key, command, connection, failure).await
+            }
+            // The connection is given up: after a failover another server stands behind the name.
+            (_, Failure::Answered(answer)) if answer.code == "READONLY" => {
+                connection.send(command).await
+            }
+            (_, failure) => Err(failure),
         }
     }
 }
