@@ -130,9 +130,9 @@ impl Load {
     }
 
     /// Ends, looks at every session that was ended, and says what was seen.
-    pub fn end(self) -> Report {
+    pub fn end(mut self) -> Report {
         self.is_over.store(true, Ordering::Relaxed);
-        for process in self.processes {
+        for process in self.processes.drain(..) {
             process.join().unwrap();
         }
         let journal = &*self.journal;
@@ -166,6 +166,13 @@ impl Load {
             doubled_updates: number(&journal.doubled_updates),
             resurrected: number(&journal.resurrected),
         }
+    }
+}
+
+/// Where a test fails, the load must not go on beside the next one.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
