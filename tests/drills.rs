@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -55,18 +56,21 @@ fn no_request_fails_while_slots_move() {
         let first = *slots_at_first(from).start();
         cluster.move_slots(first..first + AT_ONCE, from, (from + 1) % SHARDS);
     }
-    // And those that somebody uses.
-    let (begun, mut moved) = (Instant::now(), 0);
+    // And those that somebody uses, each to a node that has not had it before.
+    let (begun, mut moves) = (Instant::now(), HashMap::new());
     for from in (0..SHARDS).cycle() {
         if begun.elapsed() > 4 * WHILE {
             break;
         }
-        if let Some(key) = fastrand::choice(cluster.keys_of(from)) {
-            let (slot, to) = (slot_of(&key), (from + 1) % SHARDS);
+        let slots = cluster.keys_of(from).into_iter().map(|key| slot_of(&key));
+        let slots = slots.filter(|slot| moves.get(slot).is_none_or(|count| *count < SHARDS));
+        if let Some(slot) = fastrand::choice(slots.collect::<Vec<_>>()) {
+            let to = (from + 1) % SHARDS;
             cluster.move_slots_in_steps(slot..slot + 1, from, to, Duration::from_millis(1));
-            moved += 1;
+            *moves.entry(slot).or_insert(0) += 1;
         }
     }
+    let moved: usize = moves.values().sum();
     let report = load.end();
     let asked: u64 = cluster.nodes().iter().map(|node| node.calls("asking")).sum();
     let many = usize::from(AT_ONCE) * SHARDS;
