@@ -13,7 +13,7 @@ use support::faults::{
     BACK, Deed, NUMBER, TIMEOUT, UNREAD, UNWRITTEN, Visitors, bounded, first, request, sessions,
 };
 use support::servers::MemcachedServer;
-use support::visit::{Visit, visit};
+use support::visit::{Visit, sign_out, visit};
 use unsticky::{DirectoryMode, ErrorKind, Key, Session, Sessions};
 
 const TEXT: Key<String> = Key::new("text");
@@ -236,4 +236,53 @@ async fn paused_pool_server_affects_only_its_own_sessions() {
     pool.is_half_down().await;
     pool.second.resume();
     pool.is_whole(Some("alice")).await;
+}
+
+/// A directory is a record like any other: it is on one of the servers, wherever the sessions are that
+/// it lists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_whose_directory_is_on_killed_pool_server_keep_sessions_and_cannot_sign_in() {
+    let (first, mut second) = (MemcachedServer::start(), MemcachedServer::start());
+    let url = format!("memcached://{},{}", first.address(), second.address());
+    let of_mode = |mode| {
+        let builder = Sessions::builder(unsticky::connect(&url).unwrap()).timeout(TIMEOUT);
+        builder.directory(mode).build().unwrap()
+    };
+    let (sessions, strict) = (of_mode(DirectoryMode::default()), of_mode(DirectoryMode::Strict));
+    let mut people = Vec::new();
+    for number in 0..60 {
+        let person = format!("person {number}");
+        let cookie = arrives(&sessions, &person, 100).await.cookie();
+        people.push((person, cookie));
+    }
+    second.stop();
+    let (mut without_directory, mut with_session) = (0, 0);
+    for (person, cookie) in &people {
+        if sessions.of(person).begin_sign_in().await.is_ok() {
+            continue;
+        }
+        without_directory += 1;
+        let sign_ins = (0..8).map(|_| arrives(&sessions, person, 100));
+        for sign_in in bounded(join_all(sign_ins)).await {
+            assert!(UNWRITTEN.contains(&sign_in.failure().unwrap()), "{sign_in:?}");
+            assert_eq!(sign_in.set_cookie, None);
+        }
+        assert!(sessions.of(person).list().await.is_err());
+        assert!(sessions.of(person).revoke_all().await.is_err());
+        if request(&sessions, cookie, Deed::Increment).await.failure.is_none() {
+            with_session += 1;
+            assert_eq!(finds(&sessions, cookie).await, (Some(person.clone()), 100));
+            let read = visit(&strict, cookie, async |session: Session| session.get(TEXT)).await;
+            assert_eq!(read.failure(), Some(ErrorKind::Unavailable), "its directory must list it");
+            assert!(visit(&sessions, cookie, sign_out).await.removes_cookie());
+            assert_eq!(finds(&sessions, cookie).await, (None, 0));
+        }
+    }
+    assert!((10..50).contains(&without_directory), "{without_directory}");
+    assert!((1..without_directory).contains(&with_session), "{with_session}");
+    // The server comes back empty, and everybody can sign in.
+    second.restart();
+    for (person, _) in &people {
+        assert_eq!(arrives(&sessions, person, 100).await.failure(), None, "{person}");
+    }
 }

@@ -237,19 +237,18 @@ async fn wrong_missing_and_needless_passwords_are_told_apart() {
     let at = format!("127.0.0.1:{}", server.port());
     let wrong = [
         "it answered AUTH with WRONGPASS invalid username-password pair or user is disabled: ",
-        "the user's name or the password in the address is wrong",
+        "the user's name or the password is wrong",
     ];
     says(&format!("redis://:sesame7@{at}/"), Unavailable, Unavailable, &wrong).await;
     says(&format!("redis://app:sesame7@{at}/?protocol=resp3"), Unavailable, Unavailable, &wrong)
         .await;
-    let missing = [
-        "with NOAUTH Authentication required: the server asks for a password, and the address has none",
-    ];
+    let missing =
+        ["with NOAUTH Authentication required: the server asks for a password, and none is given"];
     says(&format!("redis://{at}/"), Unavailable, Unavailable, &missing).await;
     let server = RedisServer::start();
     let needless = [
         "it answered AUTH with ERR",
-        "the server has no password for its default user, and the address has",
+        "the server has no password for its default user, and one is given",
     ];
     let url = format!("redis://:sesame7@127.0.0.1:{}/", server.port());
     says(&url, Unavailable, Unavailable, &needless).await;

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::servers::RedisServer;
+use support::servers::{RedisServer, redis_program};
+use support::topologies::{RedisCluster, SHARDS, eventually};
 use tokio::io::AsyncWriteExt as _;
 use unsticky::store::{
     ConnectError, Created, Deleted, RedisBuilder, RedisStore, Replaced, Store, Stored,
@@ -91,11 +92,13 @@ async fn private_authority_is_trusted_for_one_store() {
     let authority = Authority::new(&files, "authority");
     let (_server, port) = server(&files, &authority, "localhost");
     let (url, file) = (format!("rediss://localhost:{port}/"), authority.file.display());
-    let pem = fs::read(&authority.file).unwrap();
+    let pem = fs::read_to_string(&authority.file).unwrap();
+    let together = Authority::new(&files, "stranger").issuer.pem() + &pem;
     let named = format!("{url}?protocol=3&cacert={file}");
     for store in [
         store(&url, |builder| builder.tls_ca_file(&authority.file)),
         store(&url, |builder| builder.tls_ca_pem(&pem)),
+        store(&url, |builder| builder.tls_ca_pem(&together)),
         store(&named, |builder| builder),
     ] {
         assert_eq!(outcome(&store.unwrap()).await, WELL);
@@ -178,6 +181,86 @@ async fn certificate_for_configured_name_is_accepted() {
         assert!(said.contains("tls_server_name"), "{said}");
         assert!(said.contains("cluster-announce-hostname"), "{said}");
     }
+}
+
+/// Nodes announce IP addresses, and have certificates for names.
+#[tokio::test]
+async fn nodes_of_cluster_are_verified_by_their_names() {
+    let files = Files::new("cluster");
+    let authority = Authority::new(&files, "authority");
+    let arguments = certificate(&files, &authority, "localhost", |_| ());
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let tls = ["--tls-cluster", "yes", "--tls-auth-clients", "no"];
+    let cluster = RedisCluster::masters(&redis_program(), &[&arguments[..], &tls].concat());
+    let ports: Vec<u16> = cluster.nodes().iter().map(|_| free_port()).collect();
+    for (node, port) in cluster.nodes().iter().zip(&ports) {
+        for name in ["tls-port", "cluster-announce-tls-port"] {
+            node.cli(&["CONFIG", "SET", name, &port.to_string()]);
+        }
+    }
+    let configure = |name: &str, value: &str| {
+        for node in cluster.nodes() {
+            node.cli(&["CONFIG", "SET", name, value]);
+        }
+    };
+    let knows = |word: &str| {
+        cluster
+            .nodes()
+            .iter()
+            .all(|node| node.cli(&["CLUSTER", "NODES"]).matches(word).count() == SHARDS)
+    };
+    let url =
+        format!("rediss+cluster://localhost:{}/?cacert={}", ports[0], authority.file.display());
+    eventually("the nodes do not hear of their ports", || {
+        cluster.nodes().iter().all(|node| {
+            let nodes = node.cli(&["CLUSTER", "NODES"]);
+            ports.iter().all(|port| nodes.contains(&format!(":{port}@")))
+        })
+    });
+    let named = store(&url, |builder| builder.tls_server_name("localhost")).unwrap();
+    for _ in 0..20 {
+        assert_eq!(outcome(&named).await, WELL);
+    }
+    let unnamed = store(&url, |builder| builder).unwrap();
+    loads_until(&unnamed, |loaded| {
+        loaded.as_ref().is_err_and(|said| {
+            said.contains("redis at 127.0.0.1:")
+                && said.contains("certificate not valid for name")
+                && said.contains("cluster-announce-hostname")
+                && said.contains("tls_server_name")
+        })
+    })
+    .await;
+    configure("cluster-announce-hostname", "localhost");
+    eventually("the nodes do not hear of their names", || knows(",localhost"));
+    // Also the first command is sent on to nodes by their names.
+    for _ in 0..20 {
+        assert_eq!(outcome(&store(&url, |builder| builder).unwrap()).await, WELL);
+    }
+}
+
+#[tokio::test]
+async fn sentinel_and_its_master_are_reached_over_tls() {
+    let files = Files::new("sentinel");
+    let authority = Authority::new(&files, "authority");
+    let arguments = certificate(&files, &authority, "127.0.0.1", |_| ());
+    let (server, port) = tls_server(&arguments, "no");
+    let sentinel_port = free_port().to_string();
+    let mut all = vec!["--tls-port", &sentinel_port, "--tls-auth-clients", "no"];
+    all.extend(["--tls-replication", "yes"]);
+    all.extend(arguments.iter().map(String::as_str));
+    let sentinel = RedisServer::sentinel_with(&all);
+    sentinel.cli(&["SENTINEL", "MONITOR", "mymaster", "127.0.0.1", &port.to_string(), "1"]);
+    let url = format!(
+        "rediss+sentinel://127.0.0.1:{sentinel_port}/mymaster?cacert={}",
+        authority.file.display()
+    );
+    assert_eq!(outcome(&store(&url, |builder| builder).unwrap()).await, WELL);
+    assert!(server.calls("set") > 0);
+    let wrong = store(&url, |builder| builder.tls_server_name("redis.example")).unwrap();
+    let said = outcome(&wrong).await;
+    assert!(said.contains("cannot connect to the Sentinel at 127.0.0.1:"), "{said}");
+    assert!(said.contains("certificate not valid for name"), "{said}");
 }
 
 #[tokio::test]
@@ -415,10 +498,11 @@ async fn talker(says: &'static [u8]) -> u16 {
 async fn answer_in_wrong_protocol_is_named() {
     // What TLS says to what is none of it: a fatal alert.
     let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
-    let plain = said(&format!("redis://localhost:{port}/")).await;
+    let of = async |url: String| outcome(&store(&url, |builder| builder).unwrap()).await;
+    let plain = of(format!("redis://localhost:{port}/")).await;
     assert!(plain.ends_with("the server speaks TLS there: use rediss://"), "{plain}");
     let port = talker(b"-ERR Protocol error: unbalanced quotes in request\r\n").await;
-    let tls = said(&format!("rediss://localhost:{port}/")).await;
+    let tls = of(format!("rediss://localhost:{port}/")).await;
     assert!(tls.ends_with("the server does not speak TLS there: use redis://"), "{tls}");
 }
 
@@ -525,11 +609,15 @@ fn certificate(
 
 /// A server with these further arguments, and its port for TLS.
 fn tls_server(arguments: &[String], asks_for_certificates: &str) -> (RedisServer, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port();
+    let port = free_port();
     let port_text = port.to_string();
     let mut all = vec!["--tls-port", &port_text, "--tls-auth-clients", asks_for_certificates];
     all.extend(arguments.iter().map(String::as_str));
     (RedisServer::start_with(&all), port)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port()
 }
 
 struct Authority {

@@ -25,6 +25,8 @@ mod request;
 #[path = "../../tests/support/servers.rs"]
 mod servers;
 mod stores;
+#[path = "../../tests/support/topologies.rs"]
+mod topologies;
 
 use criterion::{criterion_group, criterion_main};
 

@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(600);
 
 pub fn verbs(criterion: &mut Criterion) {
     let runtime = runtime();
-    for backend in Backend::all() {
+    for backend in Backend::of_verbs() {
         for bytes in PAYLOADS {
             let mut group = group(criterion, &format!("stores/{}/{bytes} B", backend.name));
             for callers in CALLERS {

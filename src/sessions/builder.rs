@@ -91,6 +91,9 @@ impl Builder {
 
     /// The second part of every key. Default: 0. Another number ends every session of the
     /// deployment at no cost for any request; the old records are never read again and expire.
+    ///
+    /// A changed list of Memcached servers needs another number in the same release; the documentation of
+    /// `MemcachedStore` says why.
     pub fn epoch(self, epoch: u32) -> Self {
         Self { epoch, ..self }
     }

@@ -13,16 +13,21 @@ use crate::store::contract::Store;
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
 /// | `redis+cluster://[user:password@]host[:port],…` | `RedisStore` in a Redis Cluster | `redis` |
 /// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that Sentinels name | `redis` |
-/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS | `RedisStore` | `redis-tls` |
+/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS; options name a CA, a client certificate, the server's name | `RedisStore` | `redis-tls` |
 /// | `valkey` and `valkeys` in place of `redis` and `rediss` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///
-/// Nothing is sent and no name is resolved here: the application starts while the backend is down.
+/// Nothing is sent and no name is resolved here: the application starts while the backend is down. The
+/// files for TLS are read.
+///
+/// A changed list of Memcached servers needs another [`Builder::epoch`](crate::Builder::epoch) in the same
+/// release; the documentation of `MemcachedStore` says why.
 ///
 /// # Errors
 ///
-/// [`ConnectError`] where the address is not one of these, or where its feature is not enabled.
+/// [`ConnectError`] where the address is not one of these, where its feature is not enabled, or where a
+/// file for TLS cannot be used.
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     // As in `redis+cluster`: the same store in another place.
     match scheme(url).split('+').next().unwrap_or_default() {

@@ -1,5 +1,7 @@
 //! Reaches a server by its name, which may have several addresses.
 
+#[cfg(feature = "redis")]
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -64,6 +66,14 @@ impl Failures {
             }
         }
     }
+}
+
+/// Whether the other side has ended the connection.
+#[cfg(feature = "redis")]
+pub(super) fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 #[cfg(test)]
@@ -137,5 +147,23 @@ mod tests {
         let failed = dial_name("unsticky.invalid:1", LIMIT, async |_| Ok(()));
         let error = failed.await.unwrap_err();
         assert!(error.starts_with("its name was not resolved"), "{error}");
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn ended_connection_is_told_from_other_failures() {
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
+        };
+
+        for (kind, is_ended) in [
+            (BrokenPipe, true),
+            (ConnectionAborted, true),
+            (ConnectionReset, true),
+            (UnexpectedEof, true),
+            (TimedOut, false),
+        ] {
+            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
 pub mod backend;
+pub mod fake;
 #[cfg(feature = "testing")]
 pub mod faults;
 #[cfg(feature = "testing")]

@@ -47,10 +47,10 @@ impl RedisServer {
     }
 
     /// A node of a cluster that knows no other node and serves no slot. It comes back as itself.
-    pub(super) fn cluster_node(arguments: &[&str]) -> Self {
+    pub(super) fn cluster_node(program: &str, arguments: &[&str]) -> Self {
         let install = "a cluster needs Redis 7.0 or newer: apt-get install redis-server, or name one \
                        in UNSTICKY_REDIS_SERVER";
-        let process = Process::new(&redis_program(), install, arguments);
+        let process = Process::new(program, install, arguments);
         // The nodes talk to each other on a second port, which stays the same as long as the first.
         let buses = Mutex::new(HashMap::new());
         Self { process, password: None }.started(move |port, dir| {
@@ -65,7 +65,12 @@ impl RedisServer {
 
     /// A Sentinel that watches nothing.
     pub fn sentinel() -> Self {
-        let process = Process::new(&redis_program(), "apt-get install redis-server", &[]);
+        Self::sentinel_with(&[])
+    }
+
+    /// With further arguments, as in `["--tls-port", "26380"]`.
+    pub fn sentinel_with(arguments: &[&str]) -> Self {
+        let process = Process::new(&redis_program(), "apt-get install redis-server", arguments);
         // It keeps what it knows in its configuration.
         let file = process.dir.join("sentinel.conf");
         fs::write(&file, "").unwrap();
@@ -170,7 +175,7 @@ impl Link {
     }
 }
 
-fn redis_program() -> String {
+pub fn redis_program() -> String {
     std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
@@ -195,10 +200,12 @@ macro_rules! other_server {
             }
 
             pub fn start_with(arguments: &[&str]) -> Self {
-                let program = std::env::var($variable);
-                let program = program.unwrap_or_else(|_| $program.to_owned());
                 let install = concat!($install, ", or name one in ", $variable);
-                Self(RedisServer::of(&program, install, arguments))
+                Self(RedisServer::of(&Self::program(), install, arguments))
+            }
+
+            pub fn program() -> String {
+                std::env::var($variable).unwrap_or_else(|_| $program.to_owned())
             }
         }
 

@@ -10,7 +10,7 @@ use std::ops::{Range, RangeInclusive};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::servers::{RedisServer, field};
+use super::servers::{RedisServer, field, redis_program};
 
 /// How many slots a cluster has.
 pub const SLOTS: u16 = 16384;
@@ -58,16 +58,8 @@ impl RedisCluster {
 
     /// With further arguments for each node, as in `["--cluster-require-full-coverage", "no"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let cluster = Self::of(2 * SHARDS, arguments);
-        for shard in 0..SHARDS {
-            let node = &cluster.nodes[shard];
-            // A number of its own, so that no two of them have to settle whose slots count.
-            node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(shard + 1).to_string()]);
-            let slots = slots_at_first(shard);
-            let (first, last) = (slots.start().to_string(), slots.end().to_string());
-            node.cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
-        }
-        cluster.introduce();
+        let cluster = Self::of(&redis_program(), 2 * SHARDS, arguments);
+        cluster.share_out();
         for shard in 0..SHARDS {
             let (master, replica) = (&cluster.ids[shard], &cluster.nodes[shard + SHARDS]);
             eventually("the replica does not hear of its master", || {
@@ -78,19 +70,40 @@ impl RedisCluster {
         cluster
     }
 
+    /// The three masters alone, whose program this is. A master that dies has no successor.
+    pub fn masters(program: &str, arguments: &[&str]) -> Self {
+        let cluster = Self::of(program, SHARDS, arguments);
+        cluster.share_out();
+        cluster.settle();
+        cluster
+    }
+
     /// One node that serves all slots, with further arguments.
     pub fn single(arguments: &[&str]) -> Self {
-        let cluster = Self::of(1, arguments);
+        let cluster = Self::of(&redis_program(), 1, arguments);
         cluster.nodes[0].cli(&["CLUSTER", "ADDSLOTSRANGE", "0", &(SLOTS - 1).to_string()]);
         cluster.settle();
         cluster
     }
 
-    fn of(count: usize, arguments: &[&str]) -> Self {
+    fn of(program: &str, count: usize, arguments: &[&str]) -> Self {
         let arguments = [&["--cluster-node-timeout", "1000"], &EAGER, arguments].concat();
-        let nodes = at_once(count, || RedisServer::cluster_node(&arguments));
+        let nodes = at_once(count, || RedisServer::cluster_node(program, &arguments));
         let ids = nodes.iter().map(|node| node.cli(&["CLUSTER", "MYID"])).collect();
         Self { nodes, ids }
+    }
+
+    /// Gives each master its slots, and tells all nodes of each other.
+    fn share_out(&self) {
+        for shard in 0..SHARDS {
+            let node = &self.nodes[shard];
+            // A number of its own, so that no two of them have to settle whose slots count.
+            node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(shard + 1).to_string()]);
+            let slots = slots_at_first(shard);
+            let (first, last) = (slots.start().to_string(), slots.end().to_string());
+            node.cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        }
+        self.introduce();
     }
 
     /// Each is told of each, which is sooner than hearsay.
@@ -187,6 +200,38 @@ impl RedisCluster {
                 node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]);
             }
         }
+    }
+
+    /// Begins to move a slot from one master to another one, and leaves it at that.
+    pub fn open_slot(&self, slot: u16, from: usize, to: usize) {
+        let slot = &*slot.to_string();
+        self.nodes[to].cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &self.ids[from]]);
+        self.nodes[from].cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &self.ids[to]]);
+    }
+
+    /// Moves one key of such a slot.
+    pub fn move_key(&self, key: &str, from: usize, to: usize) {
+        let port = self.nodes[to].port().to_string();
+        let moved = self.nodes[from].cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        assert_eq!(moved, "OK");
+    }
+
+    /// Takes slots that hold nothing away from one master and gives them to another one.
+    pub fn hand_over(&self, slots: RangeInclusive<u16>, to: usize) {
+        let (first, last) = (slots.start().to_string(), slots.end().to_string());
+        for node in &self.nodes {
+            // It may know of no owner.
+            let _ = node.ask(&["CLUSTER", "DELSLOTSRANGE", &first, &last]);
+        }
+        self.nodes[to].cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+    }
+
+    /// Has the other nodes forget a node, which then belongs to no cluster.
+    pub fn remove(&self, node: usize) {
+        for other in (0..self.nodes.len()).filter(|&other| other != node) {
+            self.nodes[other].cli(&["CLUSTER", "FORGET", &self.ids[node]]);
+        }
+        self.nodes[node].cli(&["CLUSTER", "RESET"]);
     }
 
     /// Kills the node at once.

@@ -44,9 +44,46 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// Servers have no weights. Let a larger machine run several servers, each on a port of its own.
 ///
-/// A server that is down is not taken out: its sessions are unavailable until it is back, and the
-/// others are not affected. Adding or removing a server moves, and so ends, only the sessions that
-/// score highest on it.
+/// A server that is down is not taken out: its records are unavailable until it is back, and the others
+/// are not affected. The directory of an account is a record of its own. If it is on a server that is
+/// down, the user cannot sign in, and the account's sessions cannot be listed or revoked. The user's
+/// sessions on other servers go on, and the user can sign out of them. In strict mode
+/// ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)) they are unavailable, too.
+///
+/// # Changing the list of servers
+///
+/// **If you add, remove or rename a server, change [`Builder::epoch`](crate::Builder::epoch) in the same
+/// release**, to a number that was never used before. The same holds when you roll such a release back.
+/// Every user then has to sign in once more.
+///
+/// ```
+/// use unsticky::Sessions;
+/// use unsticky::store::MemcachedStore;
+///
+/// // The release before had epoch 1 and the servers a, b and c. If this one is rolled back, the next
+/// // release has epoch 3.
+/// const EPOCH: u32 = 2;
+/// const SERVERS: &str = "memcached://a:11211,b:11211,c:11211,d:11211";
+///
+/// let sessions = Sessions::builder(MemcachedStore::connect(SERVERS)?).epoch(EPOCH).build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// With the same epoch, a server that joins *n* others takes over 1/(*n* + 1) of the keys, a quarter if
+/// there were three. Processes with the old list and processes with the new list look for these records
+/// on different servers, and neither an error nor an event reports it:
+///
+/// - Users whose session moved are signed out at the new processes. If they sign out there, or if their
+///   session is revoked there, it stays signed in at the old processes.
+/// - Accounts whose directory moved have two of them. `revoke_all` through one of them misses the
+///   sessions in the other, even after the last old process has stopped.
+/// - A roll-back makes sessions valid again that had ended.
+///
+/// With another epoch, every record that a process knows was written under its own list. Until they stop,
+/// the old processes go on to serve the sessions of the old epoch, which the new processes cannot end.
+/// If that must not be, stop the old processes before you start the new ones.
+///
+/// The example `memcached_rollout` runs both kinds of rollout on servers of yours, and counts.
 ///
 /// # Limits
 ///

@@ -31,7 +31,12 @@ enum Source {
     Sentinel,
     /// A node of a cluster that the address names as one.
     ClusterNode,
+    /// A server that Sentinels have named as the master.
+    Master,
 }
+
+/// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
+pub(super) const SLOTS: u16 = 16384;
 
 /// The node of a cluster that has a key, or to which its slot is being moved.
 pub(super) struct Redirect {
@@ -50,10 +55,11 @@ impl fmt::Debug for Redirect {
 
 impl Redirect {
     fn of(error: &RedisError) -> Option<Self> {
-        let (node, _) = error.redirect_node()?;
+        let (node, slot) = error.redirect_node()?;
         let (host, port) = node.rsplit_once(':')?;
-        let host = announced_host(host)?;
-        Some(Self { is_ask: error.code() == Some("ASK"), host, port: port.parse().ok()? })
+        let (host, port) = (announced_host(host)?, port.parse().ok()?);
+        let is_ask = error.code() == Some("ASK");
+        (slot < SLOTS && port > 0).then_some(Self { is_ask, host, port })
     }
 
     /// The node's place; a node without a host is on the one that has answered.
@@ -87,11 +93,12 @@ type Known = (&'static str, &'static str, &'static str);
 
 const UNKNOWN_COMMAND: &str = "unknown command";
 const SYNTAX_ERROR: &str = "syntax error";
+const NO_CLUSTER: &str = "This instance has cluster support disabled";
 
 const CLUSTER: &str = "the server is a node of a Redis Cluster; the address of a cluster begins with \
                        redis+cluster:// or rediss+cluster://";
-const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or nobody \
-                         has its slot";
+const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or no node \
+                         serves its slot";
 const SLOT_MOVING: &str = "the cluster is moving the key's slot";
 const NO_DATABASES: &str = "a cluster has one database";
 const REPLICA: &str =
@@ -103,7 +110,7 @@ const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not
                                  a command that the script runs: GETRANGE, GET, SET or DEL";
 const SCRIPT_RENAMED: &str = "a command that the script runs is disabled or renamed there: GETRANGE, GET, \
                               SET or DEL";
-const NO_SENTINEL: &str = "the server is no Sentinel";
+const NO_SENTINEL: &str = "the server is not a Sentinel";
 const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address of what it watches \
                         begins with redis+sentinel://";
 
@@ -118,8 +125,13 @@ const KNOWN: &[Known] = &[
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (
         "ERR",
+        NO_CLUSTER,
+        "the server is not a node of a cluster; the address of one server begins with redis:// or rediss://",
+    ),
+    (
+        "ERR",
         "called without any password configured for the default user",
-        "the server has no password for its default user, and the address has one",
+        "the server has no password for its default user, and one is given",
     ),
     // Envoy answers without a code.
     ("", "no upstream host", "a proxy has no server for the command"),
@@ -132,13 +144,9 @@ const KNOWN: &[Known] = &[
     (
         "WRONGPASS",
         "invalid username-password pair or user is disabled",
-        "the user's name or the password in the address is wrong",
+        "the user's name or the password is wrong",
     ),
-    (
-        "NOAUTH",
-        "Authentication required",
-        "the server asks for a password, and the address has none",
-    ),
+    ("NOAUTH", "Authentication required", "the server asks for a password, and none is given"),
     ("NOAUTH", "", "the server asks for a password"),
     (
         "DENIED",
@@ -267,7 +275,22 @@ impl Answer {
         matches!(
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
-        )
+        ) || match self.source {
+            Source::ClusterNode => self.is_redirect(),
+            // Another server is the master by now, or will be.
+            Source::Master => matches!(self.code.as_str(), "READONLY" | "NOREPLICAS"),
+            Source::Server | Source::Sentinel => false,
+        }
+    }
+
+    /// Whether it is that of a node of a cluster, which does not have the key.
+    pub(super) fn is_redirect(&self) -> bool {
+        matches!(self.code.as_str(), "MOVED" | "ASK")
+    }
+
+    /// Whether the server says that it is no node of a cluster.
+    pub(super) fn is_of_no_cluster(&self) -> bool {
+        self.known.is_some_and(|known| known.1 == NO_CLUSTER)
     }
 
     /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
@@ -317,14 +340,24 @@ impl Answer {
         Self { source: Source::ClusterNode, ..self }
     }
 
-    /// What it means for whoever has written the address.
+    /// The same answer, from the server that Sentinels have named as the master.
+    pub(super) fn of_master(self) -> Self {
+        Self { source: Source::Master, ..self }
+    }
+
+    /// What it means for the reader of the error.
     fn meaning(&self, meaning: &'static str) -> &'static str {
         match (self.source, self.code.as_str()) {
             (Source::Sentinel, _) => SENTINEL,
             (Source::Server, "ERR") if self.command == "SENTINEL" && meaning == RENAMED => {
                 NO_SENTINEL
             }
-            (Source::ClusterNode, "MOVED" | "ASK") => "the nodes of the cluster name each other",
+            (Source::ClusterNode, "MOVED" | "ASK") if self.redirect.is_none() => {
+                "the node redirected to an address that cannot be used"
+            }
+            (Source::ClusterNode, "MOVED" | "ASK") => {
+                "the nodes of the cluster redirect to each other"
+            }
             (Source::ClusterNode, "TRYAGAIN") => SLOT_MOVING,
             (Source::ClusterNode, "CLUSTERDOWN") => SLOT_DOWN,
             (Source::ClusterNode, _) if meaning == CLUSTER => NO_DATABASES,
@@ -542,6 +575,64 @@ mod tests {
     }
 
     #[test]
+    fn redirect_names_a_place() {
+        let answered = Place::tcp("seed.example", 1);
+        for (line, expected) in [
+            ("MOVED 3999 127.0.0.1:6381", Some((false, "127.0.0.1:6381"))),
+            ("ASK 3999 Node-1.example:6381", Some((true, "node-1.example:6381"))),
+            ("MOVED 16383 2001:db8::1:6381", Some((false, "[2001:db8::1]:6381"))),
+            ("MOVED 0 :6381", Some((false, "seed.example:6381"))),
+            ("MOVED 0 ?:6381", Some((false, "seed.example:6381"))),
+            ("MOVED 0 0.0.0.0:6381", Some((false, "seed.example:6381"))),
+            ("MOVED 16384 h:6381", None),
+            ("MOVED 70000 h:6381", None),
+            ("MOVED h:6381", None),
+            ("MOVED 0 h", None),
+            ("MOVED 0 h:0", None),
+            ("MOVED 0 h:65536", None),
+            ("MOVED 0 u:p@h:6381", None),
+            ("MOVED 0 h%00:6381", None),
+            ("MOVED", None),
+            ("ERR MOVED 0 h:6381", None),
+        ] {
+            let answer = answer(line);
+            let redirect = answer
+                .redirect()
+                .map(|redirect| (redirect.is_ask, redirect.place(&answered).unwrap().to_string()));
+            let expected = expected.map(|(is_ask, place)| (is_ask, place.to_owned()));
+            assert_eq!(redirect, expected, "{line}");
+            let unix = Place::Unix("/r.sock".into());
+            let has_host = line.contains("127") || line.contains("Node") || line.contains("db8");
+            let place = answer.redirect().and_then(|redirect| redirect.place(&unix));
+            assert_eq!(place.is_some(), has_host, "{line}");
+        }
+    }
+
+    #[test]
+    fn node_of_cluster_is_understood_as_one() {
+        for (line, is_passing, printed) in [
+            ("MOVED 1 h:1", true, "MOVED: the nodes of the cluster redirect to each other"),
+            ("ASK 1 h:1", true, "ASK: the nodes of the cluster redirect to each other"),
+            ("MOVED 1 h:0", true, "MOVED: the node redirected to an address that cannot be used"),
+            ("TRYAGAIN x", true, SLOT_MOVING),
+            ("CLUSTERDOWN Hash slot not served", true, SLOT_DOWN),
+            ("CLUSTERDOWN The cluster is down", true, SLOT_DOWN),
+            ("ERR SELECT is not allowed in cluster mode", false, NO_DATABASES),
+            ("CROSSSLOT x", false, "CROSSSLOT"),
+            ("OOM command not allowed when used memory", false, "memory is full"),
+        ] {
+            let answer = answer(line).of_cluster_node();
+            assert!(answer.to_string().contains(printed), "{answer}");
+            assert_eq!(answer.is_passing(), is_passing, "{line}");
+        }
+        assert!(!answer("MOVED 1 h:1").is_passing());
+        let no_cluster = answer("ERR This instance has cluster support disabled");
+        assert!(no_cluster.is_of_no_cluster());
+        assert!(no_cluster.to_string().contains("the server is not a node of a cluster"));
+        assert!(!answer("ERR syntax error").is_of_no_cluster());
+    }
+
+    #[test]
     fn codes_decide_what_happens_next() {
         for (line, meanings) in [
             ("NOAUTH Authentication required.", "passing elsewhere"),
@@ -607,7 +698,7 @@ mod tests {
             ("ERR ACL failure in script: User app has no permissions", SCRIPT_PERMISSION),
             ("ERR Unknown Redis command called from script script: 5f", SCRIPT_RENAMED),
             ("ERR Unknown command called from script script: on", SCRIPT_RENAMED),
-            ("NOAUTH Authentication required.", "and the address has none"),
+            ("NOAUTH Authentication required.", "and none is given"),
             ("DENIED Redis is running in protected mode", "connections from its own machine"),
             ("MASTERDOWN Link with MASTER is down", "has lost its master"),
             ("LOADING Redis is loading the dataset in memory", "is starting and reads its data"),

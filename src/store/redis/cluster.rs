@@ -9,33 +9,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
-use futures_util::future::select_ok;
-use tokio::time::sleep;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{sleep, timeout};
 
-use crate::store::redis::answer::announced_host;
+use crate::store::redis::answer::{SLOTS, announced_host};
 use crate::store::redis::connection::{Failure, SharedConnection, Target};
 use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
-
-/// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
-const SLOTS: u16 = 16384;
 
 /// How often a command goes on to another node. More than one while slots move: a node that the map
 /// names wrongly, the one that it names, and the one to which the slot is moved.
 const MAX_REDIRECTS: usize = 4;
 
-/// The map is renewed no more often than this.
-const RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
+/// The map is renewed no more often than this, and while it stays the same at longer intervals.
+const SHORTEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
+const LONGEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How many nodes are asked for the map at a time.
-const ASKED_AT_ONCE: usize = 3;
+/// How long a node may take to answer before the next one is asked for the map as well.
+const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The nodes of a cluster, and which of them has which slot.
 pub(super) struct Cluster {
     settings: Settings,
-    /// Those that the address names.
+    /// Those that the address names, by the names in it.
     seeds: Vec<Node>,
-    /// Every node that has been named since.
+    /// Every node that somebody has named lately.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
@@ -54,10 +53,9 @@ type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
-        let places = seeds.iter().cloned();
-        let seeds: Vec<_> = seeds.iter().map(|seed| node(&settings, seed.clone().into())).collect();
+        let seeds = seeds.into_iter().map(|seed| node(&settings, seed.into())).collect();
         Self {
-            nodes: Mutex::new(places.zip(seeds.iter().cloned()).collect()),
+            nodes: Mutex::default(),
             map: RwLock::new(Arc::new(Map::empty())),
             renewal: AtomicU8::new(IDLE),
             turn: AtomicUsize::new(0),
@@ -81,10 +79,13 @@ impl Cluster {
         self.renew();
         let mut failure = Failure::NotSent("the cluster has no node".to_owned());
         for node in self.candidates() {
-            let node = self.node(key).unwrap_or(node);
+            let (node, is_known) = match self.node(key) {
+                Some(node) => (node, true),
+                None => (node, false),
+            };
             failure = match node.send(command).await {
+                Err(failure @ Failure::NotSent(_)) if !is_known => failure,
                 Ok(value) => return Ok(value),
-                Err(failure @ Failure::NotSent(_)) => failure,
                 Err(failure) => return self.go_on(key, command, node, failure).await,
             };
             self.turn.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +113,7 @@ impl Cluster {
                 Failure::NotSent(_) => {
                     self.node(key).filter(|current| !Arc::ptr_eq(current, &node))
                 }
-                Failure::Lost(_) => None,
+                Failure::Lost(_) | Failure::Full(_) => None,
             };
             let Some(next) = next else { break };
             node = next;
@@ -127,44 +128,41 @@ impl Cluster {
                 Err(failure) => failure,
             };
         }
-        Err(match failure {
-            Failure::Answered(answer) => {
-                if answer.is_of_changing_cluster() || answer.redirect().is_some() {
-                    self.renew();
-                }
-                Failure::Answered(answer.of_cluster_node())
-            }
-            failure => {
-                self.renew();
-                failure
-            }
-        })
+        let is_of_other_map = match &failure {
+            Failure::Answered(answer) => answer.is_of_changing_cluster() || answer.is_redirect(),
+            Failure::NotSent(_) | Failure::Lost(_) => true,
+            Failure::Full(_) => false,
+        };
+        if is_of_other_map {
+            self.renew();
+        }
+        Err(failure)
     }
 
     /// Has the map renewed by a task that no command waits for.
-    fn renew(self: &Arc<Self>) {
+    pub(super) fn renew(self: &Arc<Self>) {
         if self.renewal.swap(WANTED, Ordering::AcqRel) == IDLE {
             tokio::spawn(renew(Arc::downgrade(self)));
         }
     }
 
-    /// All nodes, those first that are most likely to know the map.
+    /// All nodes: first the masters of the map, then the others, among which may be some that have left
+    /// the cluster.
     fn candidates(&self) -> Vec<Node> {
-        let map = self.map();
-        let mut candidates = map.nodes.clone();
+        let mut masters = self.map().nodes.clone();
+        let mut others: Vec<Node> = Vec::new();
+        for node in self.seeds.iter().chain(self.nodes().values()) {
+            if !masters.iter().chain(&others).any(|known| Arc::ptr_eq(known, node)) {
+                others.push(Arc::clone(node));
+            }
+        }
         let turn = self.turn.load(Ordering::Relaxed);
-        let mut others: Vec<_> = self.seeds.clone();
-        others.extend(self.nodes().values().cloned());
-        for group in [&mut candidates, &mut others] {
+        for group in [&mut masters, &mut others] {
             let middle = turn.checked_rem(group.len()).unwrap_or(0);
             group.rotate_left(middle);
         }
-        for node in others {
-            if !candidates.iter().any(|known| Arc::ptr_eq(known, &node)) {
-                candidates.push(node);
-            }
-        }
-        candidates
+        masters.append(&mut others);
+        masters
     }
 
     /// The node at a place that another one has named.
@@ -175,12 +173,15 @@ impl Cluster {
     }
 
     /// Takes over what a node has said; nodes that nobody names any more are left.
-    fn install(&self, ranges: Vec<Range>) {
+    fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
         {
             let mut known = self.nodes();
-            let mut node_at = |server: Server| {
+            let mut node_at = |mut server: Server| {
+                if self.settings.tls.is_none() {
+                    server.tls_name = None;
+                }
                 let known_or_new = nodes.entry(server.place.clone()).or_insert_with(|| match known
                     .get(&server.place)
                 {
@@ -190,10 +191,10 @@ impl Cluster {
                 Arc::clone(known_or_new)
             };
             for range in ranges {
-                let master = node_at(range.master);
+                let master = node_at(range.master.clone());
                 map.assign(range.first, range.last, master);
-                for replica in range.replicas {
-                    node_at(replica);
+                for replica in &range.replicas {
+                    node_at(replica.clone());
                 }
             }
             *known = nodes;
@@ -211,51 +212,86 @@ impl Cluster {
 }
 
 fn node(settings: &Settings, server: Server) -> Node {
-    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+    Arc::new(SharedConnection::new(settings.clone(), Target::Node(server)))
 }
 
-/// Renews the map as long as somebody wants it newer.
+/// Renews the map as long as a command wants a newer one, and less often while it stays the same.
 async fn renew(cluster: Weak<Cluster>) {
-    loop {
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        cluster_now.renewal.store(UNDERWAY, Ordering::Release);
-        let candidates = cluster_now.candidates();
-        cluster_now.turn.fetch_add(1, Ordering::Relaxed);
-        drop(cluster_now);
+    let mut release = ReleaseOnDrop(Some(cluster));
+    let (mut before, mut interval) = (None, SHORTEST_RENEWAL_INTERVAL);
+    while let Some(cluster) = release.cluster() {
+        cluster.renewal.store(UNDERWAY, Ordering::Release);
+        let candidates = cluster.candidates();
+        cluster.turn.fetch_add(1, Ordering::Relaxed);
+        drop(cluster);
         let ranges = ask(candidates).await;
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        if let Some(ranges) = ranges {
-            cluster_now.install(ranges);
+        let Some(cluster) = release.cluster() else { return };
+        if ranges.is_none() || ranges == before {
+            interval = (2 * interval).min(LONGEST_RENEWAL_INTERVAL);
+        } else if let Some(ranges) = &ranges {
+            interval = SHORTEST_RENEWAL_INTERVAL;
+            cluster.install(ranges);
         }
-        drop(cluster_now);
-        sleep(RENEWAL_INTERVAL).await;
-        let Some(cluster_now) = cluster.upgrade() else { return };
-        let outcome = cluster_now.renewal.compare_exchange(
-            UNDERWAY,
-            IDLE,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        before = ranges.or(before);
+        drop(cluster);
+        sleep(interval).await;
+        let Some(cluster) = release.cluster() else { return };
+        let (from, to) = (UNDERWAY, IDLE);
+        let outcome =
+            cluster.renewal.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         if outcome.is_ok() {
-            return;
+            // Another renewal may have begun by now.
+            release.0 = None;
         }
     }
 }
 
-/// What the first node says that can be asked.
-async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
-    for nodes in candidates.chunks(ASKED_AT_ONCE) {
-        let answers = nodes.iter().map(|node| {
-            Box::pin(async {
-                let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.map_err(drop)?;
-                node.fixed_server().and_then(|server| parse(&slots, &server.place)).ok_or(())
-            })
-        });
-        if let Ok((ranges, _)) = select_ok(answers).await {
-            return Some(ranges);
+/// Makes room for another renewal when one ends with its runtime.
+struct ReleaseOnDrop(Option<Weak<Cluster>>);
+
+impl ReleaseOnDrop {
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.0.as_ref()?.upgrade()
+    }
+}
+
+impl Drop for ReleaseOnDrop {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.cluster() {
+            cluster.renewal.store(IDLE, Ordering::Release);
         }
     }
-    None
+}
+
+/// What the first node says that can be asked. Each may take a while before the next one is asked too.
+async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
+    let mut answers = FuturesUnordered::new();
+    let mut candidates = candidates.into_iter();
+    loop {
+        let next = candidates.next();
+        let is_last = next.is_none();
+        answers.extend(next.map(ask_node));
+        loop {
+            let answer = match is_last {
+                true => answers.next().await,
+                false => match timeout(HEAD_START, answers.next()).await {
+                    Ok(answer) => answer,
+                    Err(_) => break,
+                },
+            };
+            match answer {
+                Some(Some(ranges)) => return Some(ranges),
+                Some(None) => {}
+                None if is_last => return None,
+                None => break,
+            }
+        }
+    }
+}
+
+async fn ask_node(node: Node) -> Option<Vec<Range>> {
+    let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.ok()?;
+    parse(&slots, &node.fixed_server()?.place)
 }
 
 /// Which node has which slot.
@@ -303,8 +339,9 @@ struct Range {
 /// no cluster.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
-    let ranges: Option<Vec<_>> = ranges.iter().map(|range| parse_range(range, answered)).collect();
-    ranges.filter(|ranges| !ranges.is_empty())
+    // The slots of a range that makes no sense are left to the redirects.
+    let ranges: Vec<_> = ranges.iter().filter_map(|range| parse_range(range, answered)).collect();
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 fn parse_range(range: &Value, answered: &Place) -> Option<Range> {
@@ -314,7 +351,6 @@ fn parse_range(range: &Value, answered: &Place) -> Option<Range> {
     if first > last || last >= SLOTS {
         return None;
     }
-    // A replica is only asked where no master answers, so one that makes no sense does not matter.
     let replicas = replicas.iter().filter_map(|replica| parse_node(replica, answered)).collect();
     Some(Range { first, last, master: parse_node(master, answered)?, replicas })
 }
@@ -338,7 +374,9 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
         let (_, name) = pairs.into_iter().find(|(name, _)| text(name) == Some("hostname"))?;
         announced_host(text(name)?)?
     });
-    Some(Server { place: Place::tcp(host, number(port)?), tls_name })
+    // One that speaks no TLS has no port for those who do.
+    let port = number(port).filter(|port| *port > 0)?;
+    Some(Server { place: Place::tcp(host, port), tls_name })
 }
 
 fn number(value: &Value) -> Option<u16> {
@@ -364,4 +402,168 @@ fn slot(key: &[u8]) -> u16 {
         (close > 0).then(|| &rest[..close])
     });
     crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key)) % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::{RedisConnectionInfo, parse_redis_value};
+
+    use super::*;
+    #[cfg(feature = "redis-tls")]
+    use crate::store::redis::tls::Tls;
+
+    fn seed() -> Place {
+        Place::tcp("seed.example", 7000)
+    }
+
+    fn server(host: &str, port: u16, tls_name: Option<&str>) -> Server {
+        Server { place: Place::tcp(host, port), tls_name: tls_name.map(str::to_owned) }
+    }
+
+    /// Redis Cluster specification, "Hash tags", and its appendix with the check value of the CRC.
+    #[test]
+    fn slot_is_that_of_specification() {
+        assert_eq!(slot(b"123456789"), 0x31c3);
+        assert_eq!(slot(b""), 0);
+        for (key, hashed) in [
+            ("{user1000}.following", "user1000"),
+            ("{user1000}.followers", "user1000"),
+            ("foo{}{bar}", "foo{}{bar}"),
+            ("foo{{bar}}zap", "{bar"),
+            ("foo{bar}{zap}", "bar"),
+            ("foo{bar", "foo{bar"),
+            ("foo}bar{zap}", "zap"),
+        ] {
+            let crc = crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes());
+            assert_eq!(slot(key.as_bytes()), crc % SLOTS, "{key}");
+        }
+        assert!(slot(&[0xff; 64]) < SLOTS);
+    }
+
+    /// By either version of the protocol.
+    #[test]
+    fn answer_to_cluster_slots_is_read() {
+        let resp2 = b"*2\r\n\
+            *4\r\n:0\r\n:99\r\n\
+            *4\r\n$9\r\n127.0.0.1\r\n:7001\r\n$2\r\nid\r\n*2\r\n$8\r\nhostname\r\n$3\r\nn.X\r\n\
+            *4\r\n$-1\r\n:7002\r\n$2\r\nid\r\n*0\r\n\
+            *3\r\n:100\r\n:100\r\n*3\r\n$1\r\n?\r\n:7003\r\n$2\r\nid\r\n";
+        let resp3 = b"*2\r\n\
+            *4\r\n:0\r\n:99\r\n\
+            *4\r\n$9\r\n127.0.0.1\r\n:7001\r\n$2\r\nid\r\n%1\r\n$8\r\nhostname\r\n$3\r\nn.X\r\n\
+            *4\r\n_\r\n:7002\r\n$2\r\nid\r\n%0\r\n\
+            *3\r\n:100\r\n:100\r\n*3\r\n$0\r\n\r\n:7003\r\n$2\r\nid\r\n";
+        for answer in [&resp2[..], resp3] {
+            let ranges = parse(&parse_redis_value(answer).unwrap(), &seed()).unwrap();
+            let expected = [
+                Range {
+                    first: 0,
+                    last: 99,
+                    master: server("127.0.0.1", 7001, Some("n.x")),
+                    replicas: vec![server("seed.example", 7002, None)],
+                },
+                Range {
+                    first: 100,
+                    last: 100,
+                    master: server("seed.example", 7003, None),
+                    replicas: Vec::new(),
+                },
+            ];
+            assert_eq!(ranges, expected);
+        }
+    }
+
+    #[test]
+    fn range_that_makes_no_sense_is_left_out() {
+        let sound = "*3\r\n:7\r\n:7\r\n*2\r\n$1\r\nh\r\n:7\r\n";
+        for garbage in [
+            "*3\r\n:9\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:0\r\n:16384\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:-1\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:0\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:65536\r\n",
+            "*3\r\n:0\r\n:8\r\n*2\r\n$3\r\nu@h\r\n:7\r\n",
+            "*3\r\n:0\r\n:8\r\n*1\r\n$1\r\nh\r\n",
+            "*2\r\n:0\r\n:8\r\n",
+            ":1\r\n",
+            "$-1\r\n",
+        ] {
+            let parsed =
+                |answer: String| parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed());
+            assert_eq!(parsed(format!("*1\r\n{garbage}")), None, "{garbage}");
+            let ranges = parsed(format!("*2\r\n{garbage}{sound}")).unwrap();
+            assert_eq!(ranges.len(), 1, "{garbage}");
+            assert_eq!((ranges[0].first, ranges[0].last), (7, 7));
+        }
+        // A replica is left out alone.
+        let answer = "*1\r\n*4\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n*2\r\n$1\r\nh\r\n:0\r\n";
+        let ranges = parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed()).unwrap();
+        assert_eq!((ranges[0].last, ranges[0].replicas.len()), (8, 0));
+        assert_eq!(parse(&Value::Array(Vec::new()), &seed()), None);
+        assert_eq!(parse(&Value::Okay, &seed()), None);
+    }
+
+    fn settings() -> Settings {
+        Settings::new(RedisConnectionInfo::default(), None)
+    }
+
+    #[test]
+    fn map_knows_the_node_of_each_slot() {
+        let nodes = [7001, 7002].map(|port| node(&settings(), server("h", port, None)));
+        let mut map = Map::empty();
+        assert!(map.node(0).is_none());
+        map.assign(0, 99, Arc::clone(&nodes[0]));
+        map.assign(100, SLOTS - 1, Arc::clone(&nodes[1]));
+        map.assign(50, 50, Arc::clone(&nodes[1]));
+        for (slot, expected) in [(0, 0), (49, 0), (50, 1), (51, 0), (99, 0), (100, 1), (16383, 1)] {
+            assert!(Arc::ptr_eq(map.node(slot).unwrap(), &nodes[expected]), "{slot}");
+        }
+        assert!(map.node(SLOTS).is_none());
+        assert_eq!(map.nodes.len(), 2);
+        // It is no map of this cluster, and nothing comes of it.
+        map.assign(0, SLOTS, Arc::clone(&nodes[1]));
+        assert!(Arc::ptr_eq(map.node(0).unwrap(), &nodes[0]));
+    }
+
+    #[test]
+    fn nodes_that_are_named_again_are_kept_and_others_are_left() {
+        let range = |port, tls_name, replicas: &[u16]| Range {
+            first: 0,
+            last: SLOTS - 1,
+            master: server("h", port, tls_name),
+            replicas: replicas.iter().map(|port| server("h", *port, None)).collect(),
+        };
+        let cluster = Cluster::new(settings(), vec![seed(), Place::tcp("h", 1)]);
+        let known = || {
+            let mut ports: Vec<_> = cluster.nodes().keys().map(Place::to_string).collect();
+            ports.sort();
+            ports.join(" ")
+        };
+        cluster.install(&[range(1, None, &[2])]);
+        let first = cluster.node("key").unwrap();
+        assert_eq!(known(), "h:1 h:2");
+        cluster.install(&[range(2, None, &[1])]);
+        assert!(Arc::ptr_eq(&cluster.node_at(Place::tcp("h", 1)), &first));
+        // Without TLS, nobody looks at the name of a certificate.
+        cluster.install(&[range(1, Some("n"), &[])]);
+        assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
+        assert_eq!(known(), "h:1");
+        // Seeds are asked after the masters, by the names in the address.
+        let candidates = cluster.candidates();
+        let servers = candidates.iter().map(|node| node.fixed_server().unwrap().clone());
+        let expected = [server("h", 1, None), seed().into(), server("h", 1, None)];
+        assert_eq!(servers.collect::<Vec<_>>(), expected);
+    }
+
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn seeds_keep_the_name_in_the_address_whatever_nodes_announce() {
+        let settings = Settings { tls: Some(Tls::default()), ..settings() };
+        let cluster = Cluster::new(settings, vec![Place::tcp("h", 1)]);
+        let master = server("h", 1, Some("n"));
+        cluster.install(&[Range { first: 0, last: SLOTS - 1, master, replicas: Vec::new() }]);
+        let names = |node: &Node| node.fixed_server().unwrap().tls_name.clone();
+        let names: Vec<_> = cluster.candidates().iter().map(names).collect();
+        assert_eq!(names, [Some("n".to_owned()), None]);
+    }
 }

@@ -23,6 +23,10 @@ use crate::store::redis::native::{Native, Trial};
 #[derive(Clone)]
 pub(super) enum Target {
     Server(Server),
+    /// One that must be a node of a cluster.
+    Node(Server),
+    /// One that is asked for another one.
+    Sentinel(Server),
     /// Whichever server is the master when the connection is made.
     Master(Arc<dyn FindMaster>),
 }
@@ -31,7 +35,8 @@ impl Target {
     /// What it is called in errors.
     fn name(&self) -> String {
         match self {
-            Self::Server(server) => format!("redis at {}", server.place),
+            Self::Server(server) | Self::Node(server) => format!("redis at {}", server.place),
+            Self::Sentinel(server) => format!("the Sentinel at {}", server.place),
             Self::Master(master) => format!("the redis master {}", master.name()),
         }
     }
@@ -55,6 +60,8 @@ pub(super) trait FindMaster: Send + Sync {
 pub(super) enum Failure {
     /// It was not sent.
     NotSent(String),
+    /// It was not sent, because too many others wait.
+    Full(String),
     /// It may have been sent, and what became of it is unknown.
     Lost(String),
     /// The server answered with an error.
@@ -136,7 +143,7 @@ impl SharedConnection {
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
         let permit = self
             .permit()
-            .ok_or_else(|| Failure::NotSent(format!("too many commands wait for {}", self.name)))?;
+            .ok_or_else(|| Failure::Full(format!("too many commands wait for {}", self.name)))?;
         let link = match self.connected() {
             Some(link) => link,
             None => Box::pin(self.connect_or_join()).await.map_err(Failure::NotSent)?,
@@ -188,7 +195,11 @@ impl SharedConnection {
         } else if answer.is_of_perhaps_the_wrong_server() {
             self.suspect();
         }
-        Failure::Answered(answer)
+        Failure::Answered(match &self.target {
+            Target::Server(_) | Target::Sentinel(_) => answer,
+            Target::Node(_) => answer.of_cluster_node(),
+            Target::Master(_) => answer.of_master(),
+        })
     }
 
     /// The current connection, if there is one.
@@ -271,7 +282,9 @@ impl SharedConnection {
     /// The server that it always leads to, if there is one.
     pub(super) fn fixed_server(&self) -> Option<&Server> {
         match &self.target {
-            Target::Server(server) => Some(server),
+            Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => {
+                Some(server)
+            }
             Target::Master(_) => None,
         }
     }
@@ -325,18 +338,25 @@ impl Lease<'_> {
 
     async fn send_asking(&self, command: &Cmd) -> Result<Value, Failure> {
         let Self { shared, link, .. } = self;
+        let asking = cmd("ASKING");
         let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(cmd("ASKING")).add_command(command.clone());
+        pipeline.add_command(asking.clone()).add_command(command.clone());
         let mut connection = link.connection.clone();
         let limit = shared.settings.response_timeout;
-        let answers = pin!(connection.send_packed_commands(&pipeline, 1, 1));
-        match shared.in_time(link, limit, answers).await {
-            Some(answers) => answers
-                .and_then(|answers| {
-                    answers.into_iter().next().unwrap_or(Value::Nil).extract_error()
-                })
-                .map_err(|error| shared.failed(link, command, &error)),
-            None => Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name))),
+        let answers = pin!(connection.send_packed_commands(&pipeline, 0, 2));
+        let Some(answers) = shared.in_time(link, limit, answers).await else {
+            return Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name)));
+        };
+        let failed = |command, error| shared.failed(link, command, &error);
+        let answers = answers.map_err(|error| failed(command, error))?;
+        let mut answers = answers.into_iter().map(Value::extract_error);
+        let (asked, answer) = (answers.next(), answers.next().unwrap_or(Ok(Value::Nil)));
+        match (asked, answer.map_err(|error| failed(command, error))) {
+            // It was not carried out, since what makes the node take it was refused.
+            (Some(Err(error)), Err(Failure::Answered(answer))) if answer.is_redirect() => {
+                Err(failed(&asking, error))
+            }
+            (_, outcome) => outcome,
         }
     }
 
@@ -560,8 +580,8 @@ async fn connect(
         driver.await;
     });
     let name = match &target {
-        Target::Server(_) => target.name(),
         Target::Master(_) => format!("{} at {}", target.name(), server.place),
+        _ => target.name(),
     };
     let link = Arc::new(Connection {
         connection,
@@ -589,9 +609,19 @@ async fn reach(
     at: impl Fn(Step),
 ) -> Result<(Server, MultiplexedConnection, Batching), String> {
     match target {
-        Target::Server(server) => {
+        Target::Server(server) | Target::Sentinel(server) => {
             let stream = open(settings, server, at).await?;
             let (connection, driver) = multiplex(settings, stream).await?;
+            Ok((server.clone(), connection, driver))
+        }
+        Target::Node(server) => {
+            let stream = open(settings, server, at).await?;
+            let (connection, mut driver) = multiplex(settings, stream).await?;
+            let member = pin!(must_be_node(connection.clone()));
+            match select(member, &mut driver).await {
+                Either::Left((is_node, _)) => is_node?,
+                Either::Right(_) => return Err("it hung up".to_owned()),
+            }
             Ok((server.clone(), connection, driver))
         }
         Target::Master(master) => {
@@ -608,6 +638,17 @@ async fn reach(
             }
             Ok((server, connection, driver))
         }
+    }
+}
+
+/// A server that belongs to no cluster would take every command, whoever has the key.
+async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), String> {
+    let command = cmd("CLUSTER").arg("SLOTS").take();
+    let slots = connection.send_packed_command(&command).await.and_then(Value::extract_error);
+    match slots.as_ref().map_err(|error| Answer::of(Some("it".to_owned()), &command, error)) {
+        Err(Some(answer)) if answer.is_of_no_cluster() => Err(answer.to_string()),
+        // Whatever else is wrong with it, or not permitted, the first command says.
+        _ => Ok(()),
     }
 }
 

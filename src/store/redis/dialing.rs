@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::limits;
-use crate::store::dial::dial_name;
+use crate::store::dial::{dial_name, is_end};
 use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::answer::{Answer, reason};
-use crate::store::redis::greeting::{Refusal, greet, is_end};
+use crate::store::redis::greeting::{Refusal, greet};
 use crate::store::redis::place::Place;
 use crate::store::redis::sanitize::Sanitized;
 use crate::store::redis::tls::{self, Tls};

@@ -29,13 +29,6 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Whether the other side has ended the connection.
-pub(super) fn is_end(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-}
-
 /// Signs in, chooses the database and names this library, in one write.
 pub(super) async fn greet<S>(stream: &mut S, info: &RedisConnectionInfo) -> Result<(), Refusal>
 where
@@ -277,22 +270,5 @@ mod tests {
         let answers = [&b"-NOPERM private\r\n"[..], OK, OK];
         let (heard, _) = greeted(nobody().set_db(3), &answers, None).await;
         assert!(!heard.ends_with(b"ROLE\r\n"));
-    }
-
-    #[test]
-    fn ended_connection_is_told_from_other_failures() {
-        use std::io::ErrorKind::{
-            BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof,
-        };
-
-        for (kind, is_ended) in [
-            (BrokenPipe, true),
-            (ConnectionAborted, true),
-            (ConnectionReset, true),
-            (UnexpectedEof, true),
-            (TimedOut, false),
-        ] {
-            assert_eq!(is_end(&kind.into()), is_ended, "{kind:?}");
-        }
     }
 }

@@ -66,10 +66,32 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Permissions
 ///
-/// A user of the server's access control list needs the keys of the namespace (`~NAMESPACE:*`) and
-/// the commands `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL` and `EVALSHA`; on Valkey 9 also `DELIFEQ`, and
-/// on Redis 8.4 `DELEX`, without which these servers run the script. A database other than 0 needs
-/// `SELECT`.
+/// These are all the permissions that a user of the access control list (ACL) needs. `NAMESPACE` is that of
+/// the [builder](crate::Builder::namespace).
+///
+/// ```text
+/// # one server
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha
+/// # each node of a cluster
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha +cluster|slots +asking
+/// # each server that Sentinels watch
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha +role
+/// # each Sentinel
+/// ACL SETUSER watcher on >PASSWORD &+switch-master &+selected-slave &+promoted-slave -@all +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas +subscribe
+/// ```
+///
+/// | command | without it |
+/// |---|---|
+/// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions cannot be kept |
+/// | `SELECT`, for a database other than 0 | no connection |
+/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the script deletes, which takes the server longer |
+/// | `CLUSTER SLOTS` | most commands are sent twice, and a server without a cluster is not recognized |
+/// | `ASKING` | an error for each key that has been moved while its slot has not |
+/// | `ROLE` | no connection to a server that Sentinels watch |
+/// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel is not believed |
+/// | `SENTINEL REPLICAS` | after a planned failover, up to a second more of writes goes to the old master |
+/// | `SUBSCRIBE`, with the three channels | failovers are noticed up to a second later |
+/// | `CLIENT SETINFO` | nothing changes, but newer servers note in `ACL LOG` that it was refused |
 ///
 /// # Which constructor
 ///
@@ -149,11 +171,14 @@ use crate::store::redis::topology::Topology;
 /// | `tls_client_files`, `tls_client_pem` | `cert=/path&key=/path` | the client certificate to present, and its key |
 /// | `tls_server_name` | `sni=name` | the name that the server's certificate must have, and that is sent as SNI |
 ///
-/// Everything is in PEM format. `build` and `connect` read the files once and refuse what cannot be
-/// used. Each new connection reads them again, so a renewed certificate is used from the next
-/// connection on, without a restart. If a file cannot be used at that moment, the connection fails with
-/// an error that names the file, and the store recovers when the file is usable again. Replace a file by
-/// renaming a complete one, so that no connection reads half of it.
+/// Everything is in PEM format. A setting of the builder replaces the option of the address.
+///
+/// `build` and `connect` read the files once and refuse what cannot be used. Each new connection reads
+/// them again, so a renewed certificate is used from the next connection on, without a restart. If a file
+/// cannot be used at that moment, the connection fails with an error that names the file, and the store
+/// recovers when the file is usable again. Replace a file by renaming a complete one, so that no connection
+/// reads half of it. To replace the authority without an interruption, keep the old and the new one in the
+/// file for a while.
 ///
 /// # Foreign bytes
 ///
@@ -276,16 +301,19 @@ impl RedisStore {
             return Ok(false);
         }
         let outcome = async {
-            let connection = own.topology()?.connection(operation.key.as_str());
+            let topology = own.topology()?;
+            let connection = topology.connection(operation.key.as_str());
             let Some(connection) = connection else { return Ok(Value::Nil) };
-            let lease = connection.lease().await?;
+            let lease = connection.lease().await.inspect_err(|_| topology.suspect())?;
             let Some(native) = lease.native(operation.key) else { return Ok(Value::Nil) };
             let Some(command) = native.command(operation) else { return Ok(Value::Nil) };
             let outcome = lease.try_to(&command).await;
-            if let Err(Failure::Answered(answer)) = &outcome
-                && answer.is_of_no_such_command()
-            {
-                native.forget(&operation.change);
+            match &outcome {
+                Err(Failure::Answered(answer)) if answer.is_of_no_such_command() => {
+                    native.forget(&operation.change);
+                }
+                Err(Failure::NotSent(_) | Failure::Lost(_)) => topology.suspect(),
+                _ => {}
             }
             outcome
         };
@@ -557,7 +585,7 @@ enum Access {
 impl Failure {
     fn into_error(self, access: Access) -> Error {
         match self {
-            Self::NotSent(reason) => Error::unavailable(reason),
+            Self::NotSent(reason) | Self::Full(reason) => Error::unavailable(reason),
             Self::Lost(reason) if access == Access::Read => Error::unavailable(reason),
             Self::Lost(reason) => Error::outcome_unknown(reason),
             Self::Answered(answer)

@@ -23,18 +23,29 @@ use crate::store::redis::connection::{Failure, FindMaster, SharedConnection, Tar
 use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
 
-/// How long the other Sentinels may take after the first one has answered.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long the other Sentinels may take after the first one has answered: while commands wait for a
+/// connection, and while none does.
+const GRACE: Duration = Duration::from_millis(100);
+const LONG_GRACE: Duration = Duration::from_millis(250);
+
+/// How long a replica may take to say whether it has been promoted.
+const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How often the Sentinels are asked although nothing seems to have happened: a subscription may be
 /// dead without anybody noticing.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// However many commands fail, the Sentinels are asked no more often than this.
+/// However many commands fail, the Sentinels are asked no more often than this: while a replica is being
+/// promoted, and while nothing is known to change.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
+const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// For how long a view counts that no Sentinel has confirmed: they tell each other within seconds.
+/// For how long a view counts that no Sentinel confirms: they tell each other within seconds.
 const MEMORY: Duration = Duration::from_secs(10);
+
+/// The same for a view that no Sentinel has had yet. It is confirmed within about a second, unless the
+/// Sentinel that leads the failover has died; the others then undo the promotion.
+const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
 /// What a Sentinel publishes when another server becomes the master: first the one that leads the
 /// failover, in the end all of them.
@@ -86,7 +97,7 @@ impl Drop for Master {
 }
 
 fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
-    Arc::new(SharedConnection::new(settings.clone(), Target::Server(server)))
+    Arc::new(SharedConnection::new(settings.clone(), Target::Sentinel(server)))
 }
 
 /// The Sentinels of a master.
@@ -103,21 +114,27 @@ struct Sentinels {
 
 #[derive(Default)]
 struct State {
-    /// The newest view so far, and when a Sentinel had it last.
+    /// The newest view so far, and when it was confirmed last.
     newest: Option<(Instant, View)>,
-    /// The last answer, and when it was given.
+    /// The last answer, and until when it may be given again.
     found: Option<(Instant, Result<Server, String>)>,
     /// The replica that is being promoted.
     candidate: Option<(Place, Arc<SharedConnection>)>,
 }
 
-/// What a Sentinel knows, in the order of its age.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// What a Sentinel knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
+    age: Age,
+    place: Place,
+}
+
+/// The newer view has the greater one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
     epoch: u64,
     /// The place is that of a promoted replica, which the Sentinel does not call the master yet.
     is_ahead: bool,
-    place: Place,
 }
 
 /// What is found at one time.
@@ -134,12 +151,12 @@ impl FindMaster for Sentinels {
     }
 
     async fn find(&self) -> Result<Server, String> {
-        if let Some((at, found)) = &self.state().found
-            && at.elapsed() < SHORTEST_INTERVAL
+        if let Some((until, found)) = &self.state().found
+            && Instant::now() < *until
         {
             return found.clone();
         }
-        self.ask_all().await.master
+        self.ask_all(GRACE).await.master
     }
 
     fn suspect(&self) {
@@ -148,7 +165,8 @@ impl FindMaster for Sentinels {
 }
 
 impl Sentinels {
-    async fn ask_all(&self) -> Found {
+    async fn ask_all(&self, grace: Duration) -> Found {
+        let begun = Instant::now();
         let mut answers: FuturesUnordered<_> =
             self.connections.iter().map(|sentinel| ask(sentinel, &self.name)).collect();
         let mut opinions = Vec::new();
@@ -164,52 +182,64 @@ impl Sentinels {
                 },
             };
             match answer {
-                None => break true,
+                None => break reasons.is_empty(),
                 Some(Ok(Some(opinion))) => {
                     opinions.push(opinion);
-                    until = until.or_else(|| Some(Instant::now() + GRACE));
+                    until = until.or_else(|| Some(Instant::now() + grace));
                 }
                 Some(Ok(None)) => is_unknown = true,
                 Some(Err(reason)) if reasons.contains(&reason) => {}
                 Some(Err(reason)) => reasons.push(reason),
             }
         };
-        let promoted = opinions.iter().filter_map(Opinion::promoted).max();
+        let promoted = opinions.iter().filter_map(Opinion::promoted).max_by_key(|view| view.age);
         let is_promoted = match &promoted {
             Some(view) => self.is_master(&view.place).await,
-            None => false,
+            None => Some(false),
         };
-        let is_changing = promoted.is_some() && !is_promoted;
-        let views = opinions.into_iter().map(|opinion| opinion.view);
-        let newest = views.chain(promoted.filter(|_| is_promoted)).max();
-        let mut state = self.state();
+        let is_changing = promoted.is_some() && is_promoted != Some(true);
+        let mut views: Vec<View> = opinions.into_iter().map(|opinion| opinion.view).collect();
+        views.extend(promoted.filter(|_| is_promoted == Some(true)));
         let now = Instant::now();
-        let remembered = state.newest.take().filter(|(at, _)| now.duration_since(*at) < MEMORY);
-        state.newest = newest_of(newest.map(|view| (now, view)), remembered, is_complete);
+        let mut state = self.state();
+        let remembered = state.newest.take().filter(|(at, view)| {
+            let memory = if view.age.is_ahead { MEMORY_AHEAD } else { MEMORY };
+            now.duration_since(*at) < memory
+        });
+        // What was heard while these answers were on their way is no older than they are.
+        let is_complete = is_complete
+            && is_promoted.is_some()
+            && remembered.as_ref().is_none_or(|(at, _)| *at <= begun);
+        let heard = newest_of(views).map(|view| (now, view));
+        state.newest = believed(heard, remembered, is_complete);
         let master = match &state.newest {
             Some((_, view)) => Ok(view.place.clone().into()),
             None if is_unknown => Err("no Sentinel watches a master of this name".to_owned()),
             None => Err(format!("no Sentinel answered: {}", reasons.join("; "))),
         };
-        state.found = Some((now, master.clone()));
+        let interval = if is_changing { SHORTEST_INTERVAL } else { SHORT_INTERVAL };
+        state.found = Some((now + interval, master.clone()));
         Found { master, is_changing }
     }
 
-    /// Whether a replica that is being promoted is a master by now.
-    async fn is_master(&self, place: &Place) -> bool {
+    /// Whether a replica that is being promoted is a master by now, if it says so in time.
+    async fn is_master(&self, place: &Place) -> Option<bool> {
         let connection = {
             let mut state = self.state();
             match &state.candidate {
                 Some((known, connection)) if known == place => Arc::clone(connection),
                 _ => {
-                    let connection = connect(&self.settings, place.clone().into());
+                    let target = Target::Server(place.clone().into());
+                    let connection = Arc::new(SharedConnection::new(self.settings.clone(), target));
                     state.candidate = Some((place.clone(), Arc::clone(&connection)));
                     connection
                 }
             }
         };
-        let role = timeout(GRACE, connection.send(&cmd("ROLE"))).await;
-        matches!(role, Ok(Ok(Value::Array(role))) if is_text(role.first(), b"master"))
+        match timeout(ROLE_TIMEOUT, connection.send(&cmd("ROLE"))).await {
+            Ok(Ok(Value::Array(role))) => Some(is_text(role.first(), b"master")),
+            _ => None,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -217,19 +247,25 @@ impl Sentinels {
     }
 }
 
+/// The newest view; of several at one age the one that most Sentinels have.
+fn newest_of(views: Vec<View>) -> Option<View> {
+    let votes = |view: &View| views.iter().filter(|other| *other == view).count();
+    views.iter().max_by_key(|view| (view.age, votes(view))).cloned()
+}
+
 /// The view that counts, and when it was heard. If not all Sentinels have answered, the one that knows
 /// more may be missing.
-fn newest_of(
-    newest: Option<(Instant, View)>,
+fn believed(
+    heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,
     is_complete: bool,
 ) -> Option<(Instant, View)> {
-    match (newest, remembered) {
-        (Some(newest), Some(remembered)) if !is_complete && newest.1 < remembered.1 => {
+    match (heard, remembered) {
+        (Some(heard), Some(remembered)) if !is_complete && heard.1.age < remembered.1.age => {
             Some(remembered)
         }
         (None, remembered) if !is_complete => remembered,
-        (newest, _) => newest,
+        (heard, _) => heard,
     }
 }
 
@@ -245,7 +281,8 @@ impl Opinion {
     /// The view that will be true once the chosen replica is a master.
     fn promoted(&self) -> Option<View> {
         let place = self.chosen.clone()?;
-        (place != self.view.place).then_some(View { epoch: self.view.epoch, is_ahead: true, place })
+        let age = Age { is_ahead: true, ..self.view.age };
+        (place != self.view.place).then_some(View { age, place })
     }
 }
 
@@ -265,20 +302,22 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
         _ => None,
     };
     let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
-    let master = master.unwrap_or(Value::Nil);
+    // Without its epoch nobody could tell whether the address is older than another Sentinel's.
+    let master = master.map_err(text_of)?;
     let epoch = text(field(&master, b"config-epoch")).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
         chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
     } else {
         None
     };
-    let view = View { epoch: epoch.unwrap_or(0), is_ahead: false, place };
+    let age = Age { epoch: epoch.unwrap_or(0), is_ahead: false };
+    let view = View { age, place };
     Ok(Some(Opinion { view, chosen }))
 }
 
 fn text_of(failure: Failure) -> String {
     match failure {
-        Failure::NotSent(reason) | Failure::Lost(reason) => reason,
+        Failure::NotSent(reason) | Failure::Full(reason) | Failure::Lost(reason) => reason,
         Failure::Answered(answer) => answer.to_string(),
     }
 }
@@ -327,20 +366,19 @@ fn is_text(value: Option<&Value>, expected: &[u8]) -> bool {
 async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     let mut is_changing = false;
     loop {
-        let interval = if is_changing { SHORTEST_INTERVAL } else { REVIEW_INTERVAL };
-        let _ = timeout(interval, sentinels.suspicion.notified()).await;
+        if !is_changing {
+            sentinels.state().candidate = None;
+            let _ = timeout(REVIEW_INTERVAL, sentinels.suspicion.notified()).await;
+        }
         is_changing = false;
         if connection.upgrade().is_some_and(|connection| connection.is_connected()) {
-            let found = sentinels.ask_all().await;
+            let found = sentinels.ask_all(LONG_GRACE).await;
             is_changing = found.is_changing;
             if let (Ok(master), Some(connection)) = (found.master, connection.upgrade()) {
                 connection.leave_unless_at(&master);
             }
         }
-        if !is_changing {
-            sentinels.state().candidate = None;
-            sleep(SHORTEST_INTERVAL).await;
-        }
+        sleep(SHORTEST_INTERVAL).await;
     }
 }
 
@@ -366,4 +404,95 @@ async fn subscribe(settings: &Settings, sentinel: &Server) -> Option<PubSub> {
     let mut subscription = PubSub::new(&unspoken(settings), stream).await.ok()?;
     subscription.subscribe(&EVENTS).await.ok()?;
     Some(subscription)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::parse_redis_value;
+
+    use super::*;
+
+    fn view(epoch: u64, is_ahead: bool, host: &str) -> View {
+        View { age: Age { epoch, is_ahead }, place: Place::tcp(host, 6379) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn older_view_counts_only_if_all_sentinels_have_it() {
+        let then = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = Instant::now();
+        let (old, new) = (view(1, false, "old"), view(2, false, "new"));
+        for (said, remembered, is_complete, counts) in [
+            (Some(&old), None, false, Some((now, &old))),
+            (Some(&new), Some(&old), false, Some((now, &new))),
+            // Confirmed.
+            (Some(&new), Some(&new), false, Some((now, &new))),
+            (Some(&old), Some(&new), false, Some((then, &new))),
+            (Some(&old), Some(&new), true, Some((now, &old))),
+            (None, Some(&new), false, Some((then, &new))),
+            (None, Some(&new), true, None),
+            (None, None, false, None),
+        ] {
+            let said = said.map(|view| (now, view.clone()));
+            let remembered = remembered.map(|view| (then, view.clone()));
+            let counts = counts.map(|(at, view)| (at, view.clone()));
+            assert_eq!(believed(said, remembered, is_complete), counts);
+        }
+    }
+
+    #[test]
+    fn newest_view_counts_and_of_several_the_one_that_most_have() {
+        let newest = |views: &[View]| newest_of(views.to_vec());
+        let (old, ahead, new) = (view(1, false, "z"), view(1, true, "a"), view(2, false, "a"));
+        assert_eq!(newest(&[]), None);
+        assert_eq!(newest(&[ahead.clone(), old.clone()]), Some(ahead.clone()));
+        assert_eq!(newest(&[old.clone(), new.clone(), ahead]), Some(new));
+        let other = view(1, false, "a");
+        for views in [[&old, &other, &other], [&other, &old, &other], [&other, &other, &old]] {
+            assert_eq!(newest(&views.map(Clone::clone)), Some(other.clone()));
+        }
+    }
+
+    #[test]
+    fn chosen_replica_is_ahead_until_it_is_named() {
+        let place = |host: &str| Place::tcp(host, 6379);
+        let opinion = |chosen: Option<&str>| Opinion {
+            view: view(3, false, "old"),
+            chosen: chosen.map(place),
+        };
+        assert_eq!(opinion(Some("new")).promoted(), Some(view(3, true, "new")));
+        assert_eq!(opinion(Some("old")).promoted(), None);
+        assert_eq!(opinion(None).promoted(), None);
+    }
+
+    /// A list of names and values, or a map.
+    #[test]
+    fn fields_are_found_by_either_version_of_the_protocol() {
+        let fields = |ip: &str, flags: &str| {
+            let pairs = ["ip", ip, "port", "6380", "flags", flags];
+            pairs.map(|word| format!("${}\r\n{word}\r\n", word.len())).concat()
+        };
+        for header in ["*6", "%3"] {
+            let replica = |ip: &str, flags: &str| format!("{header}\r\n{}", fields(ip, flags));
+            let read = |text: String| parse_redis_value(text.as_bytes()).unwrap();
+            let one = read(replica("h", "slave,promoted,disconnected"));
+            assert_eq!(text(field(&one, b"port")), Some("6380"));
+            assert_eq!(field(&one, b"6380"), None);
+            assert!(has_flag(&one, "slave") && has_flag(&one, "promoted"));
+            assert!(!has_flag(&one, "promote") && !has_flag(&Value::Nil, "promoted"));
+            for (ip, flags, expected) in [
+                ("h", "slave,promoted", Some(Place::tcp("h", 6380))),
+                ("h", "slave", None),
+                ("", "promoted", None),
+            ] {
+                let replicas = format!("*2\r\n{}{}", replica("x", "slave"), replica(ip, flags));
+                assert_eq!(chosen(&read(replicas)), expected, "{ip} {flags}");
+            }
+        }
+        assert_eq!(chosen(&Value::Nil), None);
+        let bytes = |text: &str| Value::BulkString(text.into());
+        assert_eq!(place(Some(&bytes("h")), Some(&bytes("65536"))), None);
+        assert_eq!(place(Some(&bytes("h")), None), None);
+        assert_eq!(place(Some(&Value::BulkString(vec![0xff])), Some(&bytes("1"))), None);
+    }
 }

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 };
 
 use crate::store::address::ConnectError;
-use crate::store::redis::greeting::is_end;
+use crate::store::dial::is_end;
 
 /// What an application has configured. Without it: the system's trust, no client certificate, and the
 /// name of the host.
@@ -185,7 +185,7 @@ impl Pem {
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The key itself, where its file was asked for.
+            // It may be a key, given in place of a path.
             Self::File(path) if path.to_string_lossy().contains("-----") => {
                 f.write_str("a file whose name is PEM text")
             }

@@ -48,10 +48,17 @@ impl Topology {
         }
     }
 
+    /// The connection that was chosen for a key did not carry out a command.
+    pub(super) fn suspect(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.renew();
+        }
+    }
+
     /// Sends a command to the server that has its key. It is carried out once at most.
     pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let Some(connection) = self.connection(key) else {
-            return Box::pin(self.send_to_any(key, command)).await;
+            return Box::pin(self.search(key, command)).await;
         };
         match connection.send(command).await {
             Ok(value) => Ok(value),
@@ -60,11 +67,11 @@ impl Topology {
     }
 
     /// Sends a command whose server is not known.
-    async fn send_to_any(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
+    async fn search(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         match self {
             Self::Cluster(cluster) => cluster.send_to_any(key, command).await,
-            Self::One(connection) | Self::Master(Master { connection, .. }) => {
-                connection.send(command).await
+            Self::One(_) | Self::Master(_) => {
+                Err(Failure::NotSent("there is no connection to redis".to_owned()))
             }
         }
     }

@@ -1,0 +1,159 @@
+//! One Memcached server more, while the application runs: what goes wrong if a release changes only the
+//! list of servers, and what another epoch changes about that.
+//!
+//! `MEMCACHED_SERVERS` names at least two servers; the new release adds the last one.
+//!
+//! ```sh
+//! export MEMCACHED_SERVERS=127.0.0.1:11211,127.0.0.1:11212,127.0.0.1:11213,127.0.0.1:11214
+//! cargo run --features memcached --example memcached_rollout
+//! cargo test --features memcached --example memcached_rollout
+//! ```
+
+#![allow(clippy::print_stdout, reason = "it shows what it does")]
+
+use std::env;
+use std::error::Error;
+
+use unsticky::exchange::{Exchange, Finish};
+use unsticky::{Session, Sessions};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// How many users there are of each kind.
+const USERS: usize = 200;
+
+/// A process of a release. The list of servers and the epoch are one setting: whoever changes the
+/// list changes the epoch as well, to a number that was never used before.
+fn process(servers: &[&str], epoch: u32) -> Result<Sessions> {
+    let store = unsticky::connect(&format!("memcached://{}", servers.join(",")))?;
+    Ok(Sessions::builder(store).namespace("rollout").epoch(epoch).build()?)
+}
+
+/// For how many users something happened.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    /// The new release did not know their session.
+    unknown: usize,
+    /// The new release revoked all of their sessions, and one is still signed in there.
+    not_revoked: usize,
+    /// They signed out at the new release. The old one still serves their session.
+    served_by_old: usize,
+    /// They signed out at the new release. Once that was rolled back, they were signed in again.
+    revived: usize,
+}
+
+/// Processes of the old and the new release run side by side; then the new release is rolled back.
+async fn roll_out(old: &Sessions, new: &Sessions, back: &Sessions) -> Result<Outcome> {
+    let mut outcome = Outcome { unknown: 0, not_revoked: 0, served_by_old: 0, revived: 0 };
+    for number in 0..USERS {
+        // This user's account is closed by an administrator, at the new release.
+        let user = format!("closed account {number}");
+        let cookie = sign_in(old, &user).await?;
+        outcome.unknown += usize::from(!is_signed_in(new, &cookie).await?);
+        new.of(&user).revoke_all().await?;
+        outcome.not_revoked += usize::from(is_signed_in(new, &cookie).await?);
+        // And this one signs out.
+        let cookie = sign_in(old, &format!("user {number}")).await?;
+        request(new, &cookie, async |session: Session| {
+            session.sign_out();
+            Ok(())
+        })
+        .await?;
+        outcome.served_by_old += usize::from(is_signed_in(old, &cookie).await?);
+        outcome.revived += usize::from(is_signed_in(back, &cookie).await?);
+    }
+    Ok(outcome)
+}
+
+/// The cookie of a user who signs in.
+async fn sign_in(process: &Sessions, user: &str) -> Result<String> {
+    let (_, cookie) = request(process, "", async |session: Session| session.sign_in(user)).await?;
+    cookie.ok_or_else(|| "a sign-in sets a cookie".into())
+}
+
+async fn is_signed_in(process: &Sessions, cookie: &str) -> Result<bool> {
+    let ask = async |session: Session| Ok(session.is_signed_in());
+    Ok(request(process, cookie, ask).await?.0)
+}
+
+/// What the handler returns for a request with this cookie, and the new cookie if there is one.
+async fn request<T>(
+    process: &Sessions,
+    cookie: &str,
+    handler: impl AsyncFnOnce(Session) -> unsticky::Result<T>,
+) -> Result<(T, Option<String>)> {
+    let exchange = Exchange::begin(process, [cookie.as_bytes()], None);
+    let output = handler(exchange.handle().session().await?).await?;
+    let reply = match exchange.finish(200) {
+        Finish::Ready(reply) => reply,
+        Finish::Pending(reply) => reply.await,
+    };
+    if let Some(error) = reply.error {
+        return Err(error.into());
+    }
+    let cookie = reply.set_cookie.map(|cookie| cookie.split(';').next().unwrap_or("").to_owned());
+    Ok((output, cookie))
+}
+
+/// The outcome of a rollout that keeps the epoch, and of one that does not.
+async fn both(servers: &[&str]) -> Result<[Outcome; 2]> {
+    let Some((_, before @ [_, ..])) = servers.split_last() else {
+        return Err("MEMCACHED_SERVERS names fewer than two servers".into());
+    };
+    // Everything here runs within minutes, so the first epoch must be another one each time, too.
+    let first = std::process::id();
+    let old = process(before, first)?;
+    let kept = roll_out(&old, &process(servers, first)?, &old).await?;
+    let changed =
+        roll_out(&old, &process(servers, first + 1)?, &process(before, first + 2)?).await?;
+    Ok([kept, changed])
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let servers = env::var("MEMCACHED_SERVERS").map_err(|_| "MEMCACHED_SERVERS is not set")?;
+    let servers: Vec<_> = servers.split(',').collect();
+    let [kept, changed] = both(&servers).await?;
+    println!("{:47}  {:>10}  {:>13}", format!("of {USERS} users"), "same epoch", "another epoch");
+    for (what, kept, changed) in [
+        ("unknown to the new release: they sign in again", kept.unknown, changed.unknown),
+        ("revoked by the new release, and alive there", kept.not_revoked, changed.not_revoked),
+        (
+            "signed out there, alive while old processes run",
+            kept.served_by_old,
+            changed.served_by_old,
+        ),
+        ("signed out there, signed in after a roll-back", kept.revived, changed.revived),
+    ] {
+        println!("{what:47}  {kept:10}  {changed:13}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "../tests/support/servers.rs"]
+mod servers;
+
+#[cfg(test)]
+mod tests {
+    use super::servers::MemcachedServer;
+    use super::{USERS, both};
+
+    #[tokio::test]
+    async fn another_epoch_keeps_sign_outs_and_revocations() {
+        let servers: Vec<_> = (0..4).map(|_| MemcachedServer::start()).collect();
+        let addresses: Vec<_> = servers.iter().map(|server| server.address()).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let [kept, changed] = both(&addresses).await.unwrap();
+        // A quarter of the sessions moves, and a quarter of the directories: five deviations each way.
+        assert!((20..=80).contains(&kept.unknown), "{kept:?}");
+        assert!((10..=65).contains(&kept.not_revoked), "{kept:?}");
+        assert!((20..=80).contains(&kept.revived), "{kept:?}");
+        assert_eq!(kept.served_by_old, kept.revived);
+        // With another epoch everybody signs in again, and then nothing is astray.
+        assert_eq!(changed.unknown, USERS);
+        assert_eq!((changed.not_revoked, changed.revived), (0, 0));
+        // An end of the old epoch's sessions comes with the last of its processes.
+        assert_eq!(changed.served_by_old, USERS);
+    }
+}

@@ -1,0 +1,529 @@
+//! The corners of the route to a Redis Cluster, on real nodes, and on scripted ones where no real node
+//! would do.
+
+#![cfg(all(feature = "testing", feature = "redis"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use support::backend::patient;
+use support::fake::Fake;
+use support::servers::{RedisServer, ValkeyServer, redis_program};
+use support::topologies::{RedisCluster, SHARDS, eventually, slot_of, slots_at_first};
+use tokio::time::sleep;
+use unsticky::store::{Created, Deleted, RedisStore, Replaced, Store, StoreKey, Stored};
+use unsticky::testing::{random_key, random_record};
+use unsticky::{Error, ErrorKind};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A master that does not answer for a while on a busy machine is not taken for dead.
+const PATIENT_NODES: &[&str] = &["--cluster-node-timeout", "30000"];
+
+/// How long one call may take, whatever becomes of it: the request's own time limit.
+const BOUND: Duration = Duration::from_secs(1);
+
+fn url(ports: &[u16]) -> String {
+    let nodes: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    format!("redis+cluster://{}", nodes.join(","))
+}
+
+fn store(url: &str) -> RedisStore {
+    RedisStore::connect(url).unwrap()
+}
+
+/// Three masters that the tests share which leave them as they are.
+fn shared_masters() -> Arc<RedisCluster> {
+    static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    shared.upgrade().unwrap_or_else(|| {
+        let cluster = Arc::new(RedisCluster::masters(&redis_program(), PATIENT_NODES));
+        *shared = Arc::downgrade(&cluster);
+        cluster
+    })
+}
+
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port()
+}
+
+/// A key of the shard, as long as no slot was moved.
+fn key_of(shard: usize) -> StoreKey {
+    loop {
+        let key = random_key();
+        if slots_at_first(shard).contains(&slot_of(key.as_str())) {
+            return key;
+        }
+    }
+}
+
+/// The error and why.
+fn all(error: &Error) -> String {
+    let source = std::error::Error::source(error).unwrap();
+    format!("{error}: {source}")
+}
+
+async fn created(store: &dyn Store, key: &StoreKey) -> Stored {
+    let bytes = random_record(100);
+    match store.create(key, bytes.clone(), HOUR).await.unwrap() {
+        Created::Created(version) => Stored::new(bytes, version),
+        Created::Occupied => panic!("{key} is occupied"),
+    }
+}
+
+async fn replaced(store: &dyn Store, key: &StoreKey, expected: &Stored) -> Stored {
+    let bytes = random_record(100);
+    match store.replace(key, bytes.clone(), HOUR, expected).await.unwrap() {
+        Replaced::Replaced(version) => Stored::new(bytes, version),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A record for each shard is created, read, changed and deleted.
+async fn every_shard_is_reached(store: &dyn Store) {
+    for shard in 0..SHARDS {
+        let key = key_of(shard);
+        let stored = created(store, &key).await;
+        let stored = replaced(store, &key, &stored).await;
+        assert_eq!(store.load(&key).await.unwrap().as_ref(), Some(&stored));
+        assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+    }
+}
+
+/// Each verb with each outcome, on a record that is there.
+async fn every_outcome_is_right(store: &dyn Store, key: &StoreKey, stored: &Stored) {
+    let other = Stored::new(random_record(100), unsticky::store::Version::new(7));
+    let conflict = Some(stored.clone());
+    assert_eq!(store.load(key).await.unwrap(), conflict);
+    assert_eq!(store.create(key, random_record(100), HOUR).await.unwrap(), Created::Occupied);
+    let outcome = store.replace(key, random_record(100), HOUR, &other).await.unwrap();
+    assert_eq!(outcome, Replaced::Conflict(conflict));
+    let stored = replaced(store, key, stored).await;
+    assert_eq!(store.load(key).await.unwrap().as_ref(), Some(&stored));
+    let outcome = store.delete(key, Some(&other)).await.unwrap();
+    assert_eq!(outcome, Deleted::Conflict(Some(stored.clone())));
+    assert_eq!(store.delete(key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+    // Six more, of what is not there.
+    assert_eq!(store.load(key).await.unwrap(), None);
+    let outcome = store.replace(key, random_record(100), HOUR, &stored).await.unwrap();
+    assert_eq!(outcome, Replaced::Missing);
+    assert_eq!(store.delete(key, Some(&stored)).await.unwrap(), Deleted::Missing);
+    assert_eq!(store.delete(key, None).await.unwrap(), Deleted::Missing);
+    created(store, key).await;
+    assert_eq!(store.delete(key, None).await.unwrap(), Deleted::Deleted);
+}
+
+/// While a slot is moved, what it holds is on either side.
+async fn half_moved_slots_take_every_verb(cluster: &RedisCluster) {
+    let (source, target) = (&cluster.nodes()[0], &cluster.nodes()[1]);
+    let store = patient(&cluster.url(), Duration::from_secs(5));
+    // Both are known and connected.
+    every_shard_is_reached(&*store).await;
+    let (moved, kept) = (key_of(0), key_of(0));
+    let at_source = [created(&*store, &moved).await, created(&*store, &kept).await];
+    for key in [&moved, &kept] {
+        cluster.open_slot(slot_of(key.as_str()), 0, 1);
+    }
+    cluster.move_key(moved.as_str(), 0, 1);
+    target.cli(&["SCRIPT", "FLUSH"]);
+    for node in [source, target] {
+        node.cli(&["CONFIG", "RESETSTAT"]);
+    }
+    every_outcome_is_right(&*store, &moved, &at_source[0]).await;
+    // Thirteen calls, and the two scripts that the target did not have were sent twice.
+    assert_eq!((target.calls("asking"), target.calls("eval")), (13 + 2, 2));
+    every_outcome_is_right(&*store, &kept, &at_source[1]).await;
+    assert_eq!(target.calls("asking"), 13 + 2 + 6, "the last six find nothing at the source");
+    // A server that is asked without it sends the command back.
+    let user = ["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "+@all", "-asking"];
+    for node in cluster.nodes() {
+        node.cli(&user);
+    }
+    let denied = cluster.url().replace("://", "://app:sesame7@");
+    let error = RedisStore::connect(&denied).unwrap().load(&moved).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    assert!(all(&error).contains("answered ASKING with NOPERM"), "{error:?}");
+}
+
+#[tokio::test]
+async fn half_moved_slots_take_every_verb_by_script() {
+    half_moved_slots_take_every_verb(&RedisCluster::masters(&redis_program(), PATIENT_NODES)).await;
+}
+
+mod valkey {
+    use super::*;
+
+    fn scripts(node: &RedisServer) -> u64 {
+        node.calls("evalsha") + node.calls("eval")
+    }
+
+    #[tokio::test]
+    async fn nodes_compare_by_themselves_also_while_slots_move() {
+        let cluster = RedisCluster::masters(&ValkeyServer::program(), PATIENT_NODES);
+        let store = patient(&cluster.url(), Duration::from_secs(5));
+        for (shard, node) in cluster.nodes().iter().enumerate() {
+            let (begun, key) = (Instant::now(), key_of(shard));
+            let mut stored = created(&*store, &key).await;
+            loop {
+                let before = scripts(node);
+                stored = replaced(&*store, &key, &stored).await;
+                if scripts(node) == before {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(5), "the node does not compare");
+            }
+            // What it was tried out with belongs to the node.
+            assert_eq!(node.failures("set"), 0);
+            let before = (scripts(node), node.calls("set"), node.calls("delifeq"));
+            let stored = replaced(&*store, &key, &stored).await;
+            assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
+            let after = (scripts(node), node.calls("set"), node.calls("delifeq"));
+            assert_eq!(after, (before.0, before.1 + 1, before.2 + 1));
+        }
+        drop(store);
+        half_moved_slots_take_every_verb(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_are_found_however_they_announce_themselves() {
+    let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
+    let seed = [cluster.nodes()[0].port()];
+    let configure = |name: &str, value: &str| {
+        for node in cluster.nodes() {
+            node.cli(&["CONFIG", "SET", name, value]);
+        }
+    };
+    let named = || cluster.nodes()[0].cli(&["CLUSTER", "SLOTS"]);
+    configure("cluster-preferred-endpoint-type", "unknown-endpoint");
+    every_shard_is_reached(&store(&url(&seed))).await;
+    // Where no name is known, a `?` stands in its place.
+    configure("cluster-preferred-endpoint-type", "hostname");
+    assert!(named().contains('?'), "{}", named());
+    every_shard_is_reached(&store(&url(&seed))).await;
+    configure("cluster-announce-hostname", "localhost");
+    eventually("the nodes do not hear of their names", || {
+        named().matches("\nlocalhost\n").count() == SHARDS
+    });
+    every_shard_is_reached(&store(&url(&seed))).await;
+
+    // Of a node that cannot be reached at its place, only the keys are missing.
+    let closed = closed_port();
+    cluster.nodes()[1].cli(&["CONFIG", "SET", "cluster-announce-port", &closed.to_string()]);
+    eventually("the nodes do not hear of the port", || named().contains(&closed.to_string()));
+    let store = store(&url(&seed));
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let error = store.create(&key_of(1), random_record(100), HOUR).await.unwrap_err();
+        assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        let text = format!("cannot connect to redis at localhost:{closed}: Connection refused");
+        assert!(all(&error).contains(&text), "{error:?}");
+        created(&store, &key_of(0)).await;
+        created(&store, &key_of(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_name_each_other_are_given_up() {
+    for (redirect, tries) in [("MOVED", 5), ("ASK", 5)] {
+        let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
+        let fake = async |other: usize| {
+            let ports = Arc::clone(&ports);
+            Fake::start(move |command| match command {
+                "ASKING" => "+OK\r\n".to_owned(),
+                "CLUSTER SLOTS" => "-NOPERM no\r\n".to_owned(),
+                _ => format!("-{redirect} 1 127.0.0.1:{}\r\n", ports.get().unwrap()[other]),
+            })
+            .await
+        };
+        let nodes = [fake(1).await, fake(0).await];
+        ports.set([nodes[0].port(), nodes[1].port()]).unwrap();
+        let begun = Instant::now();
+        let store = store(&url(&[nodes[0].port()]));
+        let error = store.create(&random_key(), random_record(100), HOUR).await.unwrap_err();
+        assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(all(&error).contains("the nodes of the cluster name each other"), "{error:?}");
+        assert_eq!(nodes[0].heard("SET") + nodes[1].heard("SET"), tries);
+    }
+}
+
+#[tokio::test]
+async fn redirect_to_nowhere_is_not_followed() {
+    let stranger = Fake::start(|_| "+OK\r\n".to_owned()).await;
+    let port = stranger.port();
+    for redirect in [
+        "MOVED".to_owned(),
+        "MOVED 1".to_owned(),
+        "MOVED 1 127.0.0.1".to_owned(),
+        "MOVED 1 127.0.0.1:".to_owned(),
+        "MOVED 1 127.0.0.1:0".to_owned(),
+        "MOVED 1 127.0.0.1:65536".to_owned(),
+        format!("MOVED 16384 127.0.0.1:{port}"),
+        format!("MOVED -1 127.0.0.1:{port}"),
+        format!("MOVED x 127.0.0.1:{port}"),
+        format!("MOVED 1 hunter2@127.0.0.1:{port}"),
+        format!("MOVED 1 127.0.0.1%00hunter2:{port}"),
+        format!("ASK 1 127.0.0.1/hunter2:{port}"),
+        format!("ASK 1 h\u{e9}:{port}"),
+    ] {
+        let answer = format!("-{redirect}\r\n");
+        let node = Fake::start(move |command| match command {
+            "CLUSTER SLOTS" => "-NOPERM no\r\n".to_owned(),
+            _ => answer.clone(),
+        })
+        .await;
+        let store = store(&url(&[node.port()]));
+        let error = store.create(&random_key(), random_record(100), HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{redirect}: {error:?}");
+        assert!(all(&error).contains("names no place"), "{redirect}: {error:?}");
+        assert!(!all(&error).contains("hunter2"), "{redirect}: {error:?}");
+        assert_eq!(node.heard("SET"), 1, "{redirect}");
+    }
+    assert_eq!(stranger.heard(""), 0);
+}
+
+#[tokio::test]
+async fn any_node_that_answers_leads_to_the_others() {
+    let cluster = shared_masters();
+    let ports: Vec<_> = cluster.nodes().iter().map(RedisServer::port).collect();
+    // It accepts connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().map(|address| (silent, address.port())).unwrap();
+    for first in [closed_port(), silent.1] {
+        let begun = Instant::now();
+        let store = store(&url(&[first, ports[2]]));
+        created(&store, &key_of(0)).await;
+        assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+        every_shard_is_reached(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn replica_leads_to_the_masters() {
+    let cluster = RedisCluster::start_with(PATIENT_NODES);
+    every_shard_is_reached(&store(&url(&[cluster.nodes()[SHARDS].port()]))).await;
+}
+
+/// A server that belongs to no cluster would keep what it is sent.
+#[tokio::test]
+async fn server_without_cluster_is_refused_as_node() {
+    let (server, cluster) = (RedisServer::start(), shared_masters());
+    let alone = store(&url(&[server.port()]));
+    for error in [
+        alone.load(&random_key()).await.unwrap_err(),
+        alone.create(&random_key(), random_record(100), HOUR).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        let text =
+            "the server is no node of a cluster; the address of one server begins with redis://";
+        assert!(all(&error).contains(text), "{error:?}");
+    }
+    for shard in 0..SHARDS {
+        let store = store(&url(&[server.port(), cluster.nodes()[shard].port()]));
+        every_shard_is_reached(&store).await;
+    }
+    assert_eq!((server.calls("set"), server.calls("get")), (0, 0));
+    // The other way round.
+    let node = RedisStore::connect(&cluster.nodes()[0].url()).unwrap();
+    let error = node.load(&key_of(1)).await.unwrap_err();
+    assert!(all(&error).contains("begins with redis+cluster://"), "{error:?}");
+}
+
+#[tokio::test]
+async fn user_who_may_not_ask_for_slots_is_redirected() {
+    let cluster = shared_masters();
+    let user = ["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "-@all"];
+    let commands = ["+get", "+set", "+del", "+getrange", "+eval", "+evalsha"];
+    for node in cluster.nodes() {
+        node.cli(&[&user[..], &commands].concat());
+    }
+    let store = store(&cluster.url().replace("://", "://app:sesame7@"));
+    for _ in 0..3 {
+        every_shard_is_reached(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_password_is_named() {
+    let cluster = shared_masters();
+    let store = store(&cluster.url().replace("://", "://app:wrong8@"));
+    let error = store.load(&random_key()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let text = all(&error);
+    assert!(text.contains("it answered AUTH with WRONGPASS"), "{text}");
+    assert!(!text.contains("wrong8"), "{text}");
+}
+
+#[test]
+fn each_runtime_has_its_own_connections_and_dropped_store_leaves_no_task() {
+    // Another cluster than the tests share that run beside this one.
+    let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
+    let connections = || -> Vec<usize> {
+        // The one that asks is not counted.
+        let clients = |node: &RedisServer| node.cli(&["CLIENT", "LIST"]).lines().count() - 1;
+        cluster.nodes().iter().map(clients).collect()
+    };
+    let runtimes = [support::runtime(), support::runtime()];
+    let store = store(&cluster.url());
+    for (count, runtime) in (1..).zip(&runtimes) {
+        runtime.block_on(async {
+            every_shard_is_reached(&store).await;
+            assert_eq!(connections(), [count; SHARDS]);
+        });
+    }
+    drop(store);
+    for runtime in &runtimes {
+        runtime.block_on(async {
+            let begun = Instant::now();
+            while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+                assert!(begun.elapsed() < Duration::from_secs(5), "tasks are left");
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    eventually("connections are left", || connections() == [0; SHARDS]);
+}
+
+#[tokio::test]
+async fn removed_node_is_left_and_its_connection_closed() {
+    let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
+    let store = store(&cluster.url());
+    every_shard_is_reached(&store).await;
+    cluster.hand_over(slots_at_first(2), 0);
+    eventually("the slots are not handed over", || {
+        cluster.nodes()[..2].iter().all(|node| {
+            let slots = node.cli(&["CLUSTER", "SLOTS"]);
+            !slots.contains(&cluster.nodes()[2].port().to_string())
+                && node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        })
+    });
+    cluster.remove(2);
+    let begun = Instant::now();
+    while store.load(&key_of(2)).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the node is not left");
+        sleep(Duration::from_millis(10)).await;
+    }
+    every_shard_is_reached(&store).await;
+    let removed = &cluster.nodes()[2];
+    eventually("the connection is not closed", || {
+        removed.cli(&["CLIENT", "LIST"]).lines().count() == 1
+    });
+    // Nor is it asked again, although the address names it.
+    let asked = |nodes: &[RedisServer]| -> u64 {
+        nodes.iter().map(|node| node.calls("cluster|slots")).sum()
+    };
+    let (others, before) = (&cluster.nodes()[..2], removed.calls("cluster|slots"));
+    let others_before = asked(others);
+    let key = key_of(1);
+    let slot = slot_of(key.as_str());
+    cluster.hand_over(slot..=slot, 0);
+    let begun = Instant::now();
+    while store.load(&key).await.is_err() || asked(others) == others_before {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the others are not asked");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(removed.calls("cluster|slots"), before);
+}
+
+/// A comparison is tried on the node that the map names, and goes nowhere else.
+#[tokio::test]
+async fn replacing_alone_finds_the_new_node() {
+    let mut cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
+    let store = store(&cluster.url());
+    let key = key_of(2);
+    let stored = created(&store, &key).await;
+    let stored = replaced(&store, &key, &stored).await;
+    // The map is not being renewed any more on account of these.
+    sleep(Duration::from_millis(300)).await;
+    cluster.hand_over(slots_at_first(2), 0);
+    cluster.kill(2);
+    // The end of the connection is noticed before anything is sent on it.
+    sleep(Duration::from_millis(50)).await;
+    let begun = Instant::now();
+    let outcome = loop {
+        match store.replace(&key, random_record(100), HOUR, &stored).await {
+            Ok(outcome) => break outcome,
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(5), "the node is not found"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(outcome, Replaced::Missing);
+}
+
+#[tokio::test]
+async fn keys_that_nobody_serves_are_unavailable_and_nothing_is_written() {
+    let mut cluster = RedisCluster::masters(&redis_program(), &[]);
+    let store = patient(&cluster.url(), Duration::from_secs(2));
+    every_shard_is_reached(&*store).await;
+    for shard in 1..SHARDS {
+        created(&*store, &key_of(shard)).await;
+    }
+
+    // By default all shards are down with one of them.
+    cluster.kill(0);
+    for node in &cluster.nodes()[1..] {
+        eventually("the cluster does not notice", || {
+            node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:fail")
+        });
+    }
+    for shard in 1..SHARDS {
+        let key = key_of(shard);
+        let error = store.create(&key, random_record(100), HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        let text = "CLUSTERDOWN The cluster is down: the cluster does not serve the key now";
+        assert!(all(&error).contains(text), "{error:?}");
+        assert_eq!(cluster.nodes()[shard].cli(&["DBSIZE"]), "1");
+    }
+    // And otherwise that one alone.
+    for node in &cluster.nodes()[1..] {
+        node.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    eventually("the cluster does not go on", || {
+        cluster.nodes()[1..]
+            .iter()
+            .all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+    });
+    for shard in 1..SHARDS {
+        created(&*store, &key_of(shard)).await;
+    }
+    let error = store.create(&key_of(0), random_record(100), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let text = format!("redis at 127.0.0.1:{}", cluster.nodes()[0].port());
+    assert!(all(&error).contains(&text), "{error:?}");
+
+    // A slot that nobody has.
+    let key = key_of(1);
+    let slot = slot_of(key.as_str()).to_string();
+    for node in &cluster.nodes()[1..] {
+        let _ = node.ask(&["CLUSTER", "DELSLOTS", &slot]);
+    }
+    let begun = Instant::now();
+    let error = store.create(&key, random_record(100), HOUR).await.unwrap_err();
+    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let text = "CLUSTERDOWN Hash slot not served: the cluster does not serve the key now";
+    assert!(all(&error).contains(text), "{error:?}");
+
+    // All are down at the start of an application, and come later.
+    cluster.kill(1);
+    cluster.kill(2);
+    let store = patient(&cluster.url(), Duration::from_secs(2));
+    let error = store.load(&key_of(2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    for node in 0..SHARDS {
+        cluster.restart(node);
+        let full_coverage = "cluster-require-full-coverage";
+        cluster.nodes()[node].cli(&["CONFIG", "SET", full_coverage, "no"]);
+    }
+    let begun = Instant::now();
+    while store.load(&key_of(2)).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not come back");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,85 @@
+//! A server that speaks the protocol of Redis and answers as a test wants, where a real one would not.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub struct Fake {
+    port: u16,
+    heard: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Fake {
+    /// It answers each command, whose words stand between spaces; greetings are answered with `OK`.
+    pub async fn start(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (heard, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(answer));
+        let all_heard = Arc::clone(&heard);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (heard, answer) = (Arc::clone(&all_heard), Arc::clone(&answer));
+                connections.spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    while let Ok(command) = command(&mut stream).await {
+                        let answer = if command.starts_with("CLIENT ") {
+                            "+OK\r\n".to_owned()
+                        } else {
+                            heard.lock().unwrap().push(command.clone());
+                            answer(&command)
+                        };
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, heard, task }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many commands it was sent that begin so.
+    pub fn heard(&self, beginning: &str) -> usize {
+        self.heard.lock().unwrap().iter().filter(|command| command.starts_with(beginning)).count()
+    }
+}
+
+/// Its connections end with it.
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An array of strings.
+pub fn list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<_> =
+        words.into_iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    format!("*{}\r\n{}", words.len(), words.concat())
+}
+
+async fn command(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut words = Vec::new();
+    for _ in 0..number(stream).await? {
+        let mut word = vec![0; number(stream).await? + 2];
+        stream.read_exact(&mut word).await?;
+        words.push(String::from_utf8_lossy(&word).trim_end().to_owned());
+    }
+    Ok(words.join(" "))
+}
+
+async fn number(stream: &mut BufReader<TcpStream>) -> io::Result<usize> {
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let number = line.get(1..).and_then(|number| number.trim_end().parse().ok());
+    number.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
