@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use support::backend::Server;
 use support::faults::{Deed, TIMEOUT, Visitors, bounded, first, request, sessions};
 use support::proxy::Proxy;
 use support::servers::RedisServer;
@@ -19,6 +20,9 @@ use tokio::task::JoinSet;
 use unsticky::ErrorKind;
 use unsticky::redis::aio::MultiplexedConnection;
 use unsticky::redis::{Client, cmd};
+
+/// Starts a server with these arguments.
+type Start = fn(&[&str]) -> Server;
 
 /// Every answered write is on the disk before its answer leaves.
 const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
@@ -64,12 +68,12 @@ fn writes(visitors: &Visitors) -> Vec<(&str, Deed)> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_server_refuses_writes_and_keeps_other_sessions() {
-    let server = RedisServer::start();
-    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+async fn full_server_refuses_writes_and_keeps_other_sessions(start: Start) {
+    let route = start(&[]);
+    let server = route.as_redis();
+    let mut visitors = Visitors::arrive(&sessions(&route.url())).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    are_refused(&server, &visitors, &writes(&visitors)).await;
+    are_refused(server, &visitors, &writes(&visitors)).await;
     // What needs no memory is done: nobody is kept signed in against their will.
     let carol = visitors.carol.cookie.clone();
     let sign_out = visit(&visitors.sessions, &carol, sign_out);
@@ -94,9 +98,8 @@ async fn read_only_server_refuses_writes_and_keeps_sessions() {
     visitors.go_on().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_survive_restart_of_server_with_persistence() {
-    let mut server = RedisServer::start_with(KEPT);
+async fn sessions_survive_restart_of_server_with_persistence(start: Start) {
+    let mut server = start(KEPT);
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.increment().await;
     visitors.begin().await;
@@ -110,9 +113,8 @@ async fn sessions_survive_restart_of_server_with_persistence() {
 }
 
 /// Many write at once while the server is killed, again and again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_writes_survive_repeated_server_kills() {
-    let mut server = RedisServer::start_with(KEPT);
+async fn acknowledged_writes_survive_repeated_server_kills(start: Start) {
+    let mut server = start(KEPT);
     let sessions = sessions(&server.url());
     let mut visitors = Visitors::arrive(&sessions).await;
     let done = Arc::new(AtomicBool::new(false));
@@ -152,9 +154,8 @@ async fn acknowledged_writes_survive_repeated_server_kills() {
 }
 
 /// A server that has started and is still reading its data answers everything with an error.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_recover_after_server_finishes_loading() {
-    let mut server = RedisServer::start_with(&[
+async fn requests_recover_after_server_finishes_loading(start: Start) {
+    let mut server = start(&[
         "--key-load-delay",
         "1000",
         "--loading-process-events-interval-bytes",
@@ -165,11 +166,14 @@ async fn requests_recover_after_server_finishes_loading() {
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
     visitors.increment().await;
     let fill = "for i = 1, 3000 do redis.call('SET', 'filler' .. i, string.rep('x', 500)) end";
-    server.cli(&["EVAL", fill, "0"]);
-    server.cli(&["SAVE"]);
+    server.as_redis().cli(&["EVAL", fill, "0"]);
+    server.as_redis().cli(&["SAVE"]);
     visitors.begin().await;
     server.restart();
-    let is_loading = || server.cli(&["INFO", "persistence"]).contains("\nloading:1");
+    let is_loading = || {
+        let info = server.as_redis().cli(&["INFO", "persistence"]);
+        info.contains("\nloading:1")
+    };
     visitors.are_told().await;
     assert!(is_loading(), "it was ready too early");
     let begun = Instant::now();
@@ -202,10 +206,10 @@ async fn requests_recover_after_password_requirement_is_lifted() {
     visitors.go_on().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_succeed_after_script_cache_flush() {
-    let server = RedisServer::start();
-    let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
+async fn requests_succeed_after_script_cache_flush(start: Start) {
+    let route = start(&[]);
+    let server = route.as_redis();
+    let mut visitors = Visitors::arrive(&sessions(&route.url())).await;
     for _ in 0..20 {
         server.cli(&["SCRIPT", "FLUSH"]);
         visitors.increment().await;
@@ -274,4 +278,43 @@ async fn requests_succeed_after_server_is_demoted_to_replica() {
     proxy.lead_to(replica.port());
     visitors.succeed().await;
     visitors.alice_goes_on().await;
+}
+
+/// Runs tests on a server that is named directly, by a cluster of one node and by a Sentinel.
+macro_rules! on_each_route {
+    ($($test:ident),* $(,)?) => {
+        on_each_route!(@ redis, redis_with: $($test)*);
+        on_each_route!(@ cluster, cluster_with: $($test)*);
+        on_each_route!(@ sentinel, sentinel_with: $($test)*);
+    };
+    (@ $route:ident, $start:ident: $($test:ident)*) => {
+        mod $route {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(super::Server::$start).await;
+                }
+            )*
+        }
+    };
+}
+
+on_each_route! {
+    full_server_refuses_writes_and_keeps_other_sessions,
+    sessions_survive_restart_of_server_with_persistence,
+    acknowledged_writes_survive_repeated_server_kills,
+    requests_succeed_after_script_cache_flush,
+}
+
+/// A node of a cluster does not say how it is until it has read its data.
+mod while_loading {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn requests_recover_after_server_finishes_loading() {
+        super::requests_recover_after_server_finishes_loading(super::Server::redis_with).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn requests_recover_after_named_master_finishes_loading() {
+        super::requests_recover_after_server_finishes_loading(super::Server::sentinel_with).await;
+    }
 }

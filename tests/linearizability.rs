@@ -11,7 +11,7 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, Seque
 use support::backend::{Backend, Server, patient};
 use support::late::{Late, Postponed, faulty};
 use support::proxy::{Mode, Proxy};
+use support::topologies::{RedisCluster, SHARDS, slot_of};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
@@ -613,6 +614,8 @@ impl Bench {
                 break;
             }
         }
+        // The keys that are left are those of histories that go on.
+        let _ = stores[0].delete(&history.key, None).await;
         (total, None)
     }
 
@@ -628,10 +631,13 @@ fn histories(calls: usize) -> usize {
     calls.div_ceil(CALLS_IN_ALL) * usize::from(support::length())
 }
 
+/// So many calls as find what is rare.
+const MANY: usize = 100_000;
+
 /// A server that nothing is the matter with.
-async fn calm(name: &str, bench: Bench) {
+async fn calm(name: &str, bench: Bench, calls: usize) {
     let started = Instant::now();
-    let count = histories(100_000);
+    let count = histories(calls);
     let (tally, violation) = bench.run(count, 8).await;
     println!("{name}, calm: {tally:?} in {:?}", started.elapsed());
     assert_eq!(violation, None);
@@ -679,7 +685,7 @@ async fn weather(proxy: &Proxy) {
 const PATIENCE: Duration = Duration::from_millis(40);
 
 async fn calm_on(on: Backend) {
-    calm(on.name(), Bench::calm([on.store(), on.store()])).await;
+    calm(on.name(), Bench::calm([on.store(), on.store()]), MANY).await;
 }
 
 async fn rough_on(server: Server) {
@@ -695,7 +701,7 @@ async fn rough_on(server: Server) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_linearizable() {
-    calm("memory", Bench::calm([Backend::memory().store()])).await;
+    calm("memory", Bench::calm([Backend::memory().store()]), MANY).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -712,6 +718,62 @@ async fn redis_is_linearizable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_linearizable_when_answers_are_lost() {
     rough_on(Server::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_linearizable_when_answers_of_cluster_node_are_lost() {
+    rough_on(Server::cluster()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_linearizable_when_answers_of_named_master_are_lost() {
+    rough_on(Server::sentinel()).await;
+}
+
+/// How often a slot is moved: no node takes it twice. One that does cannot tell a command that another
+/// node has sent to it the first time from one of the second, and may make a record anew that has not
+/// arrived yet.
+const MOVES: usize = SHARDS;
+
+/// Moves the slots of the keys that there are from one master to the next, until it is told that it is
+/// done; returns how often it has moved one.
+fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
+    let mut moves = HashMap::new();
+    for from in (0..SHARDS).cycle() {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        let slots = cluster.keys_of(from).into_iter().map(|key| slot_of(&key));
+        let slot = slots.filter(|slot| moves.get(slot).is_none_or(|count| *count < MOVES)).next();
+        if let Some(slot) = slot {
+            let to = (from + 1) % SHARDS;
+            cluster.move_slots_in_steps(slot..slot + 1, from, to, Duration::from_millis(1));
+            *moves.entry(slot).or_insert(0) += 1;
+        }
+    }
+    moves.values().sum()
+}
+
+/// No call fails, either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_cluster_is_linearizable_while_slots_move() {
+    // A replica that takes its master's place may lack the last writes.
+    let cluster = RedisCluster::start_with(&["--cluster-node-timeout", "60000"]);
+    let (cluster, done) = (Arc::new(cluster), Arc::new(AtomicBool::new(false)));
+    let mover = tokio::task::spawn_blocking({
+        let (cluster, done) = (cluster.clone(), done.clone());
+        move || move_slots(&cluster, &done)
+    });
+    let store = || patient(&cluster.url(), Duration::from_secs(5));
+    let bench = Bench::calm([store(), store()]);
+    // In a task of its own, so that the slots come to rest also when it fails.
+    let judged = tokio::spawn(async { calm("cluster", bench, 20_000).await }).await;
+    done.store(true, Ordering::Relaxed);
+    let moved = mover.await.unwrap();
+    judged.unwrap();
+    let asked: u64 = cluster.nodes().iter().map(|node| node.calls("asking")).sum();
+    println!("{moved} slots were moved, and {asked} commands met one on its way");
+    assert!(moved > 100 && asked > 20, "{moved}, {asked}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

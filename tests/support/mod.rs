@@ -13,6 +13,8 @@ pub mod faults;
 pub mod interceptor;
 #[cfg(feature = "testing")]
 pub mod late;
+#[cfg(feature = "testing")]
+pub mod load;
 pub mod proxy;
 pub mod servers;
 #[cfg(feature = "testing")]

@@ -177,6 +177,17 @@ impl RedisCluster {
     /// Moves slots from one master to another one while both serve them, as `redis-cli --cluster
     /// reshard` does.
     pub fn move_slots(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
+        self.move_slots_in_steps(slots, from, to, Duration::ZERO);
+    }
+
+    /// The same, with a pause before each step, in which the keys of the slot are at two places.
+    pub fn move_slots_in_steps(
+        &self,
+        slots: impl IntoIterator<Item = u16>,
+        from: usize,
+        to: usize,
+        pause: Duration,
+    ) {
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
         let (mut source, mut target) = (self.nodes[from].dial(), self.nodes[to].dial());
@@ -189,6 +200,7 @@ impl RedisCluster {
             target.cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", source_id]);
             source.cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", target_id]);
             loop {
+                thread::sleep(pause);
                 let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", slot, "10"]);
                 if keys.is_empty() {
                     break;
@@ -283,7 +295,8 @@ impl RedisCluster {
     /// it sees something amiss, or is behind its own master.
     fn agreed(&self, node: usize) -> Option<Vec<Seen>> {
         let server = &self.nodes[node];
-        let info = server.cli(&["CLUSTER", "INFO"]);
+        // It answers nothing while it reads its data.
+        let info = server.ask(&["CLUSTER", "INFO"]).ok()?;
         let replication = server.cli(&["INFO", "replication"]);
         let link = field(&replication, "master_link_status:");
         let mut view = self.view(node);
@@ -439,13 +452,19 @@ impl SentinelSet {
     }
 
     /// Has the Sentinels put another server in the master's place, as planned; returns which one when
-    /// the Sentinels name it. The old master does not know of it for some seconds.
+    /// they name it. The old master does not know of it for some seconds.
     pub fn fail_over(&self) -> usize {
-        let (old, sentinel) = (self.master(), self.running_sentinels().next().unwrap());
-        eventually("the Sentinel begins no failover", || {
-            self.sentinels[sentinel].ask(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
-        });
+        let old = self.master();
+        self.begin_fail_over();
         self.succeeded(old)
+    }
+
+    /// Has a Sentinel begin with that.
+    pub fn begin_fail_over(&self) {
+        let sentinel = &self.sentinels[self.running_sentinels().next().unwrap()];
+        eventually("the Sentinel begins no failover", || {
+            sentinel.ask(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
+        });
     }
 
     /// Kills the master at once; returns which server that was.
@@ -490,15 +509,17 @@ impl SentinelSet {
         eventually("the servers and Sentinels do not agree", || self.is_settled());
     }
 
-    /// Whether all servers and Sentinels that run know each other and the replicas have the data of the
-    /// master.
+    /// Whether all servers and Sentinels that run know each other, the replicas have the data of the
+    /// master, and the master takes writes.
     pub fn is_settled(&self) -> bool {
         let running = self.servers.iter().filter(|server| server.is_running()).count();
         let server = &self.servers[self.master()];
         let replicas = server.cli(&["INFO", "replication"]).matches("state=online").count();
         let port = server.port().to_string();
         let agrees = |sentinel: usize| self.agrees(sentinel, &port, replicas);
-        replicas == running - 1 && self.running_sentinels().all(agrees)
+        replicas == running - 1
+            && self.running_sentinels().all(agrees)
+            && self.takes_writes(self.master())
     }
 
     /// Whether the Sentinel finds all well: the master at this port, as many replicas, the others.
