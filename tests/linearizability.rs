@@ -744,7 +744,8 @@ fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
             break;
         }
         let slots = cluster.keys_of(from).into_iter().map(|key| slot_of(&key));
-        let slot = slots.filter(|slot| moves.get(slot).is_none_or(|count| *count < MOVES)).next();
+        let mut slots = slots.filter(|slot| moves.get(slot).is_none_or(|count| *count < MOVES));
+        let slot = slots.next();
         if let Some(slot) = slot {
             let to = (from + 1) % SHARDS;
             cluster.move_slots_in_steps(slot..slot + 1, from, to, Duration::from_millis(1));
