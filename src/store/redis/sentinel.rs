@@ -116,8 +116,8 @@ struct Sentinels {
 struct State {
     /// The newest view so far, and when it was confirmed last.
     newest: Option<(Instant, View)>,
-    /// The last answer, and until when it may be given again.
-    found: Option<(Instant, Result<Server, String>)>,
+    /// The server that was found last, and until when it may be named again.
+    found: Option<(Instant, Server)>,
     /// The replica that is being promoted.
     candidate: Option<(Place, Arc<SharedConnection>)>,
 }
@@ -140,6 +140,8 @@ struct Age {
 /// What is found at one time.
 struct Found {
     master: Result<Server, String>,
+    /// Every Sentinel has answered, or has refused to.
+    is_complete: bool,
     /// A replica is about to be promoted.
     is_changing: bool,
 }
@@ -154,7 +156,7 @@ impl FindMaster for Sentinels {
         if let Some((until, found)) = &self.state().found
             && Instant::now() < *until
         {
-            return found.clone();
+            return Ok(found.clone());
         }
         self.ask_all(GRACE).await.master
     }
@@ -218,8 +220,8 @@ impl Sentinels {
             None => Err(format!("no Sentinel answered: {}", reasons.join("; "))),
         };
         let interval = if is_changing { SHORTEST_INTERVAL } else { SHORT_INTERVAL };
-        state.found = Some((now + interval, master.clone()));
-        Found { master, is_changing }
+        state.found = master.clone().ok().map(|server| (now + interval, server));
+        Found { master, is_complete, is_changing }
     }
 
     /// Whether a replica that is being promoted is a master by now, if it says so in time.
@@ -365,15 +367,20 @@ fn is_text(value: Option<&Value>, expected: &[u8]) -> bool {
 /// Leaves a server that is the master no longer.
 async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     let mut is_changing = false;
+    let mut last_event: Option<Instant> = None;
     loop {
         if !is_changing {
             sentinels.state().candidate = None;
-            let _ = timeout(REVIEW_INTERVAL, sentinels.suspicion.notified()).await;
+            if timeout(REVIEW_INTERVAL, sentinels.suspicion.notified()).await.is_ok() {
+                last_event = Some(Instant::now());
+            }
         }
         is_changing = false;
         if connection.upgrade().is_some_and(|connection| connection.is_connected()) {
             let found = sentinels.ask_all(LONG_GRACE).await;
-            is_changing = found.is_changing;
+            // The one that leads a failover may be among those that have not answered.
+            let is_recent = last_event.is_some_and(|at| at.elapsed() < REVIEW_INTERVAL);
+            is_changing = found.is_changing || (is_recent && !found.is_complete);
             if let (Ok(master), Some(connection)) = (found.master, connection.upgrade()) {
                 connection.leave_unless_at(&master);
             }
