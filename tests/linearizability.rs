@@ -743,9 +743,9 @@ fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
         if done.load(Ordering::Relaxed) {
             break;
         }
-        let slots = cluster.keys_of(from).into_iter().map(|key| slot_of(&key));
-        let slot = slots.filter(|slot| moves.get(slot).is_none_or(|count| *count < MOVES)).next();
-        if let Some(slot) = slot {
+        let mut slots = cluster.keys_of(from).into_iter().map(|key| slot_of(&key));
+        let may_move = |slot: &u16| moves.get(slot).is_none_or(|count| *count < MOVES);
+        if let Some(slot) = slots.find(may_move) {
             let to = (from + 1) % SHARDS;
             cluster.move_slots_in_steps(slot..slot + 1, from, to, Duration::from_millis(1));
             *moves.entry(slot).or_insert(0) += 1;
