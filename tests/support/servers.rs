@@ -175,6 +175,7 @@ impl Link {
     }
 }
 
+/// The program of Redis servers and Sentinels.
 pub fn redis_program() -> String {
     std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }

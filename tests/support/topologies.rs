@@ -6,7 +6,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
+use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,6 +156,13 @@ impl RedisCluster {
         self.ids.iter().position(|id| *id == node.id).unwrap()
     }
 
+    /// A slot that the master serves.
+    pub fn slot_of_master(&self, master: usize) -> u16 {
+        let view = self.view(master);
+        let seen = view.iter().find(|seen| seen.id == self.ids[master]);
+        *seen.and_then(|seen| seen.slots.first()).unwrap().start()
+    }
+
     /// The keys of the slot that its server has.
     pub fn keys_in(&self, slot: u16) -> Vec<String> {
         let node = &self.nodes[self.server_of(slot)];
@@ -168,12 +176,18 @@ impl RedisCluster {
 
     /// Moves slots from one master to another one while both serve them, as `redis-cli --cluster
     /// reshard` does.
-    pub fn move_slots(&self, slots: Range<u16>, from: usize, to: usize) {
+    pub fn move_slots(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
         self.move_slots_in_steps(slots, from, to, Duration::ZERO);
     }
 
     /// The same, with a pause before each step, in which the keys of the slot are at two places.
-    pub fn move_slots_in_steps(&self, slots: Range<u16>, from: usize, to: usize, pause: Duration) {
+    pub fn move_slots_in_steps(
+        &self,
+        slots: impl IntoIterator<Item = u16>,
+        from: usize,
+        to: usize,
+        pause: Duration,
+    ) {
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
         let (mut source, mut target) = (self.nodes[from].dial(), self.nodes[to].dial());
@@ -264,14 +278,17 @@ impl RedisCluster {
         takes_write(&self.nodes[node], &key_in(slot))
     }
 
-    /// Waits until all nodes that run serve, agree who serves what, and have the data of their masters.
+    /// Waits until the cluster [is settled](Self::is_settled).
     pub fn settle(&self) {
+        eventually("the nodes of the cluster do not agree", || self.is_settled());
+    }
+
+    /// Whether all nodes that run serve, agree who serves what, and have the data of their masters.
+    pub fn is_settled(&self) -> bool {
         let running = || (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running());
         let views = || running().map(|node| self.agreed(node));
-        eventually("the nodes of the cluster do not agree", || {
-            let first = views().next().unwrap();
-            first.is_some() && views().all(|view| view == first)
-        });
+        let first = views().next().unwrap();
+        first.is_some() && views().all(|view| view == first)
     }
 
     /// How the node sees the cluster: who has which role and serves which slots. `None` while
@@ -487,19 +504,22 @@ impl SentinelSet {
         takes_write(&self.servers[server], "key")
     }
 
-    /// Waits until all servers and Sentinels that run know each other, the replicas have the data of the
-    /// master, and the master takes writes.
+    /// Waits until the servers and Sentinels [are settled](Self::is_settled).
     pub fn settle(&self) {
+        eventually("the servers and Sentinels do not agree", || self.is_settled());
+    }
+
+    /// Whether all servers and Sentinels that run know each other, the replicas have the data of the
+    /// master, and the master takes writes.
+    pub fn is_settled(&self) -> bool {
         let running = self.servers.iter().filter(|server| server.is_running()).count();
-        eventually("the servers and Sentinels do not agree", || {
-            let server = &self.servers[self.master()];
-            let replicas = server.cli(&["INFO", "replication"]).matches("state=online").count();
-            let port = server.port().to_string();
-            let agrees = |sentinel: usize| self.agrees(sentinel, &port, replicas);
-            replicas == running - 1
-                && self.running_sentinels().all(agrees)
-                && self.takes_writes(self.master())
-        });
+        let server = &self.servers[self.master()];
+        let replicas = server.cli(&["INFO", "replication"]).matches("state=online").count();
+        let port = server.port().to_string();
+        let agrees = |sentinel: usize| self.agrees(sentinel, &port, replicas);
+        replicas == running - 1
+            && self.running_sentinels().all(agrees)
+            && self.takes_writes(self.master())
     }
 
     /// Whether the Sentinel finds all well: the master at this port, as many replicas, the others.
@@ -524,6 +544,25 @@ impl SentinelSet {
 fn watch(sentinel: &RedisServer, port: u16, quorum: u8) {
     let (port, quorum) = (port.to_string(), quorum.to_string());
     sentinel.cli(&["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port, &quorum]);
+}
+
+/// Has a master answer no write for ten seconds, and returns when so many replicas have all that it has
+/// answered before. What they do not have is lost with it, and no client can do anything about that.
+pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
+    let mut link = master.dial();
+    // `WAIT` is about what its own connection has written last, so that has to be the last of all.
+    link.cli(&["MULTI"]);
+    link.cli(&["SET", key, "the last one", "PX", "1"]);
+    link.cli(&["CLIENT", "PAUSE", "10000", "WRITE"]);
+    link.cli(&["EXEC"]);
+    let replicas = replicas.to_string();
+    let confirmed = link.cli(&["WAIT", &replicas, "4000"]);
+    assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
+}
+
+/// Has the server answer writes again, those first that have waited.
+pub fn release_writes(server: &RedisServer) {
+    server.cli(&["CLIENT", "UNPAUSE"]);
 }
 
 /// By the server's own word; false where it gives none.
@@ -554,7 +593,8 @@ fn hosts(servers: &[RedisServer]) -> String {
 fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisServer> {
     thread::scope(|scope| {
         let starting: Vec<_> = (0..count).map(|_| scope.spawn(&start)).collect();
-        starting.into_iter().map(|server| server.join().unwrap()).collect()
+        let started = starting.into_iter().map(|server| server.join());
+        started.map(|server| server.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 

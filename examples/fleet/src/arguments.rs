@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::balancer::Framework;
+use crate::topology::Topology;
 
 /// A file of its own, so that `scripts/fleet --help` need not build anything.
 pub(crate) const HELP: &str = include_str!("../help.txt");
@@ -29,6 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Debug)]
 pub(crate) enum Target {
     Auto,
+    Topology(Topology),
     Store(String),
 }
 
@@ -54,9 +56,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
             "--json" => run.json = true,
             "--chaos" => run.chaos = true,
             "--store" => {
-                run.target = match value()?.as_str() {
-                    "auto" => Target::Auto,
-                    url => Target::Store(url.to_owned()),
+                let store = value()?;
+                let topology = Topology::ALL.into_iter().find(|one| one.address() == store);
+                run.target = match topology {
+                    _ if store == "auto" => Target::Auto,
+                    Some(topology) => Target::Topology(topology),
+                    None => Target::Store(store),
                 }
             }
             "--processes" => run.processes = number(&flag, &value()?, 1..=32)?,
@@ -68,12 +73,18 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
             _ => return Err(format!("{flag} is unknown; --help lists the options")),
         }
     }
-    if run.chaos && matches!(run.target, Target::Store(_)) {
-        return Err("--chaos stops and kills the store, so it is for the private servers of \
-                    --store auto only, not for a store of your own"
-            .to_owned());
+    match run.target {
+        Target::Store(_) if run.chaos => {
+            Err("--chaos stops and kills the store, so it is for the private servers of \
+                 --store auto only, not for a store of your own"
+                .to_owned())
+        }
+        Target::Topology(topology) if run.chaos => Err(format!(
+            "--chaos is for --store auto only; the servers of --store {} are disturbed without it",
+            topology.address()
+        )),
+        _ => Ok(Command::Run(run)),
     }
-    Ok(Command::Run(run))
 }
 
 fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
@@ -86,7 +97,7 @@ fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Loss;
+    use crate::tally::{Disturbance, Loss};
     use crate::verdict::Word;
 
     #[test]
@@ -98,6 +109,45 @@ mod tests {
             assert!(HELP.contains(&format!("\n    {:<17}", word.text())), "{}", word.text());
             let exit_status = format!("\n    {:<4}{}\n", word.exit_status(), word.text());
             assert!(HELP.contains(&exit_status), "{exit_status}");
+        }
+    }
+
+    #[test]
+    fn help_explains_every_disturbance() {
+        for disturbance in Disturbance::ALL {
+            assert!(HELP.contains(disturbance.label()), "{}", disturbance.label());
+        }
+        for topology in Topology::ALL {
+            assert!(HELP.contains(&format!("--store {}\n", topology.address())));
+        }
+    }
+
+    fn target(store: &str) -> Target {
+        match parse(["--store", store].map(str::to_owned)) {
+            Ok(Command::Run(arguments)) => arguments.target,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_auto_addresses_start_servers() {
+        for topology in Topology::ALL {
+            assert!(
+                matches!(target(topology.address()), Target::Topology(found) if found == topology)
+            );
+        }
+        assert!(matches!(target("auto"), Target::Auto));
+        for own in ["redis+cluster://auto:7000", "redis+sentinel://auto/main", "redis://auto"] {
+            assert!(matches!(target(own), Target::Store(url) if url == own));
+        }
+    }
+
+    #[test]
+    fn chaos_is_refused_for_servers_that_are_disturbed_anyway() {
+        for topology in Topology::ALL {
+            let arguments = ["--chaos", "--store", topology.address()].map(str::to_owned);
+            let refused = parse(arguments).unwrap_err();
+            assert!(refused.contains(topology.address()), "{refused}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Trouble with the store: what happens to servers sooner or later, every few seconds.
+//! Trouble with a single server: what happens to servers sooner or later, every few seconds.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::Result;
 use crate::servers::Server;
-use crate::tally::Tally;
+use crate::tally::{Disturbance, Tally};
 
 /// Pauses the server every two or three seconds, or kills and restarts it if it keeps its data, or
 /// kills it while it is paused. It always runs again soon.
@@ -31,12 +31,12 @@ pub(crate) async fn disturb(
         let away_since = Instant::now();
         if pauses {
             server.pause().await?;
-            tally.store_paused();
+            tally.disturbed(Disturbance::Pause, 1);
             sleep(milliseconds(300..1500)).await;
         }
         if kills {
             server.kill()?;
-            tally.store_restarted();
+            tally.disturbed(Disturbance::Restart, 1);
             sleep(milliseconds(0..500)).await;
             server.start_again().await?;
         } else {
@@ -46,6 +46,6 @@ pub(crate) async fn disturb(
     }
 }
 
-fn milliseconds(range: std::ops::Range<u64>) -> Duration {
+pub(crate) fn milliseconds(range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(fastrand::u64(range))
 }

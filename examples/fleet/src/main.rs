@@ -9,7 +9,7 @@
 //! and none of them gets a chance to say goodbye (SIGKILL). The users know which of their requests
 //! were answered, and compare what they then see with what they were told. With `--chaos` the store is
 //! stopped and killed too, as far as it keeps its data, and the users put up with an outage now and
-//! then, but with nothing else.
+//! then, but with nothing else. A Redis Cluster and a Redis Sentinel of its own are always disturbed.
 
 #![allow(
     clippy::print_stdout,
@@ -31,10 +31,13 @@ mod shop_actix;
 #[allow(dead_code, reason = "its main is for running it alone")]
 #[path = "../../shop_axum.rs"]
 mod shop_axum;
+mod support;
 mod tally;
+mod topology;
 mod user;
 mod verdict;
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +49,7 @@ use process::Fleet;
 use report::{Report, Trouble};
 use servers::{Program, Server};
 use tally::Tally;
+use topology::{Group, Topology};
 use user::{Network, User};
 use verdict::{Outcome, Verdict};
 
@@ -79,7 +83,9 @@ fn run(arguments: &Arguments) -> ExitCode {
     let stores = match &arguments.target {
         Target::Store(url) => vec![Store::Yours(url.clone())],
         Target::Auto => Program::ALL.map(Store::Private).to_vec(),
+        Target::Topology(topology) => vec![Store::Several(*topology)],
     };
+    tell_panics_in_the_verdict();
     let mut outcomes = Vec::new();
     let mut interrupted = false;
     match tokio::runtime::Runtime::new() {
@@ -104,10 +110,21 @@ fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::from(if interrupted { 130 } else { verdict.exit_status() })
 }
 
+/// Panics of tasks become errors, and are not printed besides.
+fn tell_panics_in_the_verdict() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() == Some("main") {
+            print(panic);
+        }
+    }));
+}
+
 /// A store to test on.
 #[derive(Debug, Clone)]
 enum Store {
     Private(Program),
+    Several(Topology),
     Yours(String),
 }
 
@@ -115,6 +132,7 @@ impl Store {
     fn name(&self) -> String {
         match self {
             Self::Private(program) => program.title().to_owned(),
+            Self::Several(topology) => topology.title().to_owned(),
             Self::Yours(url) => report::without_password(url),
         }
     }
@@ -128,6 +146,7 @@ async fn on_every_store(
     for store in stores {
         let outcome = match store {
             Store::Private(program) => on_private_server(arguments, *program).await,
+            Store::Several(topology) => on_private_servers(arguments, *topology).await,
             Store::Yours(url) => on_store(arguments, url, None).await,
         };
         let outcome = outcome.unwrap_or_else(|error| Outcome::NotTested(one_line(&*error)));
@@ -145,14 +164,43 @@ async fn on_private_server(arguments: &Arguments, program: Program) -> Result<Ou
         return Ok(Outcome::NotInstalled(program));
     };
     let url = server.url().to_owned();
-    let disturbed = arguments.chaos.then_some(&mut server);
+    let disturbed = arguments.chaos.then_some(Disturbed::Server(program, &mut server));
     on_store(arguments, &url, disturbed).await
+}
+
+async fn on_private_servers(arguments: &Arguments, topology: Topology) -> Result<Outcome> {
+    let Some(group) = Group::start(topology).await? else {
+        return Ok(Outcome::NotInstalled(Program::Redis));
+    };
+    on_store(arguments, &group.url().await?, Some(Disturbed::Group(&group))).await
+}
+
+/// What is disturbed while it is used.
+enum Disturbed<'a> {
+    Server(Program, &'a mut Server),
+    Group(&'a Group),
+}
+
+impl Disturbed<'_> {
+    fn trouble(&self) -> Trouble {
+        match self {
+            Self::Server(program, _) => Trouble::Server(*program),
+            Self::Group(group) => Trouble::Topology(group.topology()),
+        }
+    }
+
+    async fn disturb(self, until: Instant, tally: &Tally) -> Result<Infallible> {
+        match self {
+            Self::Server(_, server) => chaos::disturb(server, until, tally).await,
+            Self::Group(group) => group.disturb(until, tally).await,
+        }
+    }
 }
 
 async fn on_store(
     arguments: &Arguments,
     url: &str,
-    disturbed: Option<&mut Server>,
+    disturbed: Option<Disturbed<'_>>,
 ) -> Result<Outcome> {
     process::reach(url).await?;
     let balancer = Arc::new(Balancer::default());
@@ -167,7 +215,7 @@ async fn on_store(
         arguments.users,
         arguments.duration.as_secs(),
     );
-    let trouble = disturbed.as_ref().map(|server| Trouble::of(server));
+    let trouble = disturbed.as_ref().map(Disturbed::trouble);
     if let Some(trouble) = trouble {
         eprintln!("{}", trouble.announcement());
     }
@@ -189,11 +237,11 @@ async fn on_store(
         result = fleet.harass(until, &tally) => result.map(|never| match never {}),
         result = async {
             match disturbed {
-                Some(server) => chaos::disturb(server, until, &tally).await,
+                Some(disturbed) => disturbed.disturb(until, &tally).await,
                 None => std::future::pending().await,
             }
         } => result.map(|never| match never {}),
-        never = report::live(started, &tally, trouble.is_some()) => match never {},
+        never = report::live(started, &tally, trouble) => match never {},
     };
 
     let processes = fleet.stop().await?;

@@ -11,12 +11,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::arguments::Arguments;
 use crate::balancer::Instance;
-use crate::servers::{Program, Server};
-use crate::tally::{Counts, Loss, Tally};
+use crate::servers::Program;
+use crate::tally::{Counts, Disturbance, Loss, Tally};
+use crate::topology::Topology;
 use crate::verdict::{Figures, Outcome};
 
 /// Says every second how it goes.
-pub(crate) async fn live(started: Instant, tally: &Tally, trouble: bool) -> Infallible {
+pub(crate) async fn live(started: Instant, tally: &Tally, trouble: Option<Trouble>) -> Infallible {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first tick is at once.
@@ -24,15 +25,14 @@ pub(crate) async fn live(started: Instant, tally: &Tally, trouble: bool) -> Infa
     loop {
         seconds.tick().await;
         let counts = tally.counts();
-        let of_the_store = match trouble {
-            true => format!(
-                "{:3} pauses  {:3} restarts  {:5} x 503  ",
-                counts.store_pauses,
-                counts.store_restarts,
-                counts.answers_503()
-            ),
-            false => String::new(),
-        };
+        let mut of_the_store = String::new();
+        if let Some(trouble) = trouble {
+            for disturbance in trouble.disturbances() {
+                let count = counts.disturbances.of(*disturbance);
+                of_the_store += &format!("{count:3} {}  ", disturbance.label());
+            }
+            of_the_store += &format!("{:5} x 503  ", counts.answers_503());
+        }
         eprintln!(
             "{:4} s  {:7} requests  {:3} kills  {of_the_store}{} signed out, {} lost, {} alive \
              after sign-out",
@@ -48,31 +48,51 @@ pub(crate) async fn live(started: Instant, tally: &Tally, trouble: bool) -> Infa
 
 /// An address as it may be shown: without user, password and parameters.
 pub(crate) fn without_password(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    format!("{scheme}://{host}")
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    // In this order: a password that is not written as it should be may have any of these in it.
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let host = rest.split(['?', '#']).next().unwrap_or_default();
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
-/// What is done to the store.
+/// The store that something is done to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trouble {
-    program: Program,
-    restarts: bool,
+pub(crate) enum Trouble {
+    Server(Program),
+    Topology(Topology),
 }
 
 impl Trouble {
-    pub(crate) fn of(server: &Server) -> Self {
-        Self { program: server.program(), restarts: server.keeps_data() }
+    pub(crate) fn announcement(self) -> String {
+        match self {
+            Self::Server(program) if program.can_keep_data() => format!(
+                "{} is stopped for a while, or killed and restarted with its data",
+                program.name()
+            ),
+            Self::Server(program) => format!(
+                "{} is stopped for a while, and not restarted{}",
+                program.name(),
+                Self::NO_RESTART
+            ),
+            Self::Topology(topology) => topology.announcement().to_owned(),
+        }
     }
 
-    pub(crate) fn announcement(self) -> String {
-        let name = self.program.name();
-        match self.restarts {
-            true => format!("{name} is stopped for a while, or killed and restarted with its data"),
-            false => {
-                format!("{name} is stopped for a while, and not restarted{}", Self::NO_RESTART)
+    /// Those that there may be.
+    const fn disturbances(self) -> &'static [Disturbance] {
+        match self {
+            Self::Server(_) => &[Disturbance::Pause, Disturbance::Restart],
+            Self::Topology(topology) => topology.disturbances(),
+        }
+    }
+
+    /// Why there is none of this kind.
+    const fn note(self, disturbance: Disturbance) -> &'static str {
+        match (self, disturbance) {
+            (Self::Server(program), Disturbance::Restart) if !program.can_keep_data() => {
+                Self::NO_RESTART
             }
+            _ => "",
         }
     }
 
@@ -122,6 +142,9 @@ impl Report {
         if figures.nothing_lost() && counts.kills == 0 {
             return Outcome::NotTested("no process was killed in so short a time".to_owned());
         }
+        if figures.nothing_lost() && self.trouble.is_some() && counts.disturbances.is_none() {
+            return Outcome::NotTested("the store was not disturbed in so short a time".to_owned());
+        }
         Outcome::Tested(figures)
     }
 
@@ -135,8 +158,7 @@ impl Report {
             items_lost: counts.of(Loss::Item),
             other_losses: losses - counts.of(Loss::Item) - counts.of(Loss::SignedOut),
             kills: counts.kills,
-            store_pauses: counts.store_pauses,
-            store_restarts: counts.store_restarts,
+            disturbances: counts.disturbances.clone(),
         }
     }
 
@@ -166,7 +188,7 @@ impl Report {
             Loss::Item => format!("{count} of {}", counts.items),
             Loss::AliveAfterSignOut => format!("{count} of {}", counts.sign_outs),
             Loss::AliveAfterSignIn => format!("{count} of {}", counts.sign_ins),
-            Loss::Doubled | Loss::SomebodyElses => count.to_string(),
+            Loss::Doubled | Loss::SomebodyElses | Loss::NoAnswer => count.to_string(),
         };
         if count == 0 { text } else { text + "  (must be 0)" }
     }
@@ -194,8 +216,6 @@ impl Report {
             "requests_by_process": instances,
             "kills": counts.kills,
             "chaos": self.trouble.is_some(),
-            "store_pauses": counts.store_pauses,
-            "store_restarts": counts.store_restarts,
             "longest_store_outage_ms": in_milliseconds(counts.longest_store_outage),
             "longest_outage_seen_ms": in_milliseconds(counts.longest_outage),
             "answers_503": counts.answers_503(),
@@ -219,6 +239,9 @@ impl Report {
             },
             "nothing_lost": self.figures().nothing_lost(),
         });
+        for disturbance in Disturbance::ALL {
+            report[disturbance.json_name()] = counts.disturbances.of(disturbance).into();
+        }
         for loss in Loss::ALL {
             report[loss.json_name()] = counts.of(loss).into();
         }
@@ -248,9 +271,11 @@ impl fmt::Display for Report {
             format!("{scenarios}; {sign_ins} sign-ins, {items} cart items, {sign_outs} sign-outs");
         line(f, "visits", &visits)?;
         if let Some(trouble) = self.trouble {
-            line(f, "store pauses", &counts.store_pauses)?;
-            let note = if trouble.restarts { "" } else { Trouble::NO_RESTART };
-            line(f, "store restarts", &format!("{}{note}", counts.store_restarts))?;
+            for disturbance in trouble.disturbances() {
+                let (count, note) =
+                    (counts.disturbances.of(*disturbance), trouble.note(*disturbance));
+                line(f, disturbance.label(), &format!("{count}{note}"))?;
+            }
             let outages = format!(
                 "{:.0} ms for a user, {:.0} ms of the store",
                 in_milliseconds(counts.longest_outage),
@@ -308,4 +333,74 @@ fn in_milliseconds(duration: Duration) -> f64 {
 fn listed(counts: &BTreeMap<String, u64>) -> String {
     let list: Vec<_> = counts.iter().map(|(what, count)| format!("{count} x {what}")).collect();
     if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(trouble: Option<Trouble>, change: impl Fn(&mut Counts)) -> Report {
+        let mut counts = Counts { kills: 1, items: 1, sign_ins: 1, ..Counts::default() };
+        change(&mut counts);
+        Report {
+            store: "redis+cluster://a".to_owned(),
+            trouble,
+            processes: 1,
+            users: 1,
+            elapsed: Duration::from_secs(1),
+            counts,
+            instances: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn store_that_nothing_happened_to_is_not_tested() {
+        let trouble = Some(Trouble::Topology(Topology::Cluster));
+        assert!(matches!(report(trouble, |_| ()).outcome(), Outcome::NotTested(_)));
+        let moved = |counts: &mut Counts| {
+            counts.disturbances.0[Disturbance::SlotMoved as usize] = 1;
+        };
+        assert!(matches!(report(trouble, moved).outcome(), Outcome::Tested(_)));
+        assert!(matches!(report(None, |_| ()).outcome(), Outcome::Tested(_)));
+    }
+
+    #[test]
+    fn user_without_an_answer_is_a_loss() {
+        let left = |counts: &mut Counts| counts.losses[Loss::NoAnswer as usize] = 1;
+        assert_eq!(report(None, left).figures().other_losses, 1);
+        assert!(!report(None, left).figures().nothing_lost());
+    }
+
+    #[test]
+    fn report_tells_what_was_done_to_the_servers() {
+        let moved = |counts: &mut Counts| {
+            counts.disturbances.0[Disturbance::SlotMoved as usize] = 40;
+        };
+        let report = report(Some(Trouble::Topology(Topology::Cluster)), moved);
+        let text = report.to_string();
+        for (label, count) in [("slots moved", 40), ("planned failovers", 0), ("masters killed", 0)]
+        {
+            assert!(text.contains(&format!("\n{label:35} {count}\n")), "{text}");
+        }
+        assert!(!text.contains("store pauses") && !text.contains("Sentinels killed"), "{text}");
+        assert_eq!(report.json()["slots_moved"], 40);
+        assert_eq!(report.json()["sentinels_killed"], 0);
+    }
+
+    #[test]
+    fn shown_address_has_no_password() {
+        for (address, shown) in [
+            ("redis://10.0.0.1:6379/2", "redis://10.0.0.1:6379/2"),
+            ("rediss://app:s3cret@host?ca=/etc/ca.pem", "rediss://host"),
+            ("redis+cluster://app:s3cret@a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
+            ("redis+sentinel://:s3cret@s1,s2/mymaster/1", "redis+sentinel://s1,s2/mymaster/1"),
+            // Mistakes, which are refused with this name.
+            ("redis://:s3c?ret@host", "redis://host"),
+            ("redis://:s3c#r@et@host", "redis://host"),
+            ("app:s3cret@host", "host"),
+            ("memory:", "memory:"),
+        ] {
+            assert_eq!(without_password(address), shown);
+        }
+    }
 }

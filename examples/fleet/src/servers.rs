@@ -112,10 +112,6 @@ impl Server {
         Err(format!("{name} did not start").into())
     }
 
-    pub(crate) fn program(&self) -> Program {
-        self.program
-    }
-
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

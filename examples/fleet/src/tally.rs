@@ -1,6 +1,7 @@
 //! What is counted.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,7 @@ pub(crate) struct Tally(Mutex<Counts>);
 pub(crate) struct Counts {
     pub(crate) requests: u64,
     pub(crate) kills: u64,
-    pub(crate) store_pauses: u64,
-    pub(crate) store_restarts: u64,
+    pub(crate) disturbances: Disturbances,
     /// From the moment the store was disturbed until it could answer again.
     pub(crate) longest_store_outage: Duration,
     /// From the first request of a user that failed until the next one that did not.
@@ -45,6 +45,72 @@ pub(crate) struct Counts {
     pub(crate) latencies: Vec<u32>,
 }
 
+/// What is done to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disturbance {
+    Pause,
+    Restart,
+    SlotMoved,
+    PlannedFailover,
+    MasterKilled,
+    SentinelKilled,
+}
+
+impl Disturbance {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Pause,
+        Self::Restart,
+        Self::SlotMoved,
+        Self::PlannedFailover,
+        Self::MasterKilled,
+        Self::SentinelKilled,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Pause => "store pauses",
+            Self::Restart => "store restarts",
+            Self::SlotMoved => "slots moved",
+            Self::PlannedFailover => "planned failovers",
+            Self::MasterKilled => "masters killed",
+            Self::SentinelKilled => "Sentinels killed",
+        }
+    }
+
+    pub(crate) const fn json_name(self) -> &'static str {
+        match self {
+            Self::Pause => "store_pauses",
+            Self::Restart => "store_restarts",
+            Self::SlotMoved => "slots_moved",
+            Self::PlannedFailover => "planned_failovers",
+            Self::MasterKilled => "masters_killed",
+            Self::SentinelKilled => "sentinels_killed",
+        }
+    }
+}
+
+/// How often each of them was done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disturbances(pub(crate) [u64; Disturbance::ALL.len()]);
+
+impl Disturbances {
+    pub(crate) fn of(&self, disturbance: Disturbance) -> u64 {
+        self.0[disturbance as usize]
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.iter().all(|count| *count == 0)
+    }
+}
+
+impl AddAssign<&Self> for Disturbances {
+    fn add_assign(&mut self, other: &Self) {
+        for (count, other) in self.0.iter_mut().zip(other.0) {
+            *count += other;
+        }
+    }
+}
+
 /// What must not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
@@ -54,16 +120,18 @@ pub(crate) enum Loss {
     AliveAfterSignIn,
     Doubled,
     SomebodyElses,
+    NoAnswer,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::SignedOut,
         Self::Item,
         Self::AliveAfterSignOut,
         Self::AliveAfterSignIn,
         Self::Doubled,
         Self::SomebodyElses,
+        Self::NoAnswer,
     ];
 
     pub(crate) const fn label(self) -> &'static str {
@@ -74,6 +142,7 @@ impl Loss {
             Self::AliveAfterSignIn => "old cookies alive after sign-in",
             Self::Doubled => "cart items doubled",
             Self::SomebodyElses => "sessions mixed up",
+            Self::NoAnswer => "users left without an answer",
         }
     }
 
@@ -85,6 +154,7 @@ impl Loss {
             Self::AliveAfterSignIn => "alive_after_sign_in",
             Self::Doubled => "items_doubled",
             Self::SomebodyElses => "mixed_up",
+            Self::NoAnswer => "left_without_answer",
         }
     }
 }
@@ -98,12 +168,8 @@ impl Tally {
         self.counts().kills += 1;
     }
 
-    pub(crate) fn store_paused(&self) {
-        self.counts().store_pauses += 1;
-    }
-
-    pub(crate) fn store_restarted(&self) {
-        self.counts().store_restarts += 1;
+    pub(crate) fn disturbed(&self, disturbance: Disturbance, count: u64) {
+        self.counts().disturbances.0[disturbance as usize] += count;
     }
 
     pub(crate) fn store_was_away(&self, outage: Duration) {

@@ -174,14 +174,22 @@ impl User {
             match self.scenario().await {
                 Ok(()) => self.tally.counts().scenarios += 1,
                 Err(Stop::StartOver) => {}
-                Err(Stop::GiveUp) => return self.tally.error("gave up"),
+                Err(Stop::GiveUp) => return self.give_up(),
                 Err(Stop::TimeIsUp) => {
                     // What was promised until now must still be there.
-                    let _ = self.check().await;
+                    if let Err(Stop::GiveUp) = self.check().await {
+                        self.give_up();
+                    }
                     return;
                 }
             }
         }
+    }
+
+    fn give_up(&self) {
+        self.tally.lost(Loss::NoAnswer, 1, || {
+            format!("user {} in scenario {}: no good answer any more", self.number, self.scenario)
+        });
     }
 
     async fn scenario(&mut self) -> Result<(), Stop> {

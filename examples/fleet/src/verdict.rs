@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 use serde_json::json;
 
 use crate::servers::Program;
+use crate::tally::{Disturbance, Disturbances};
 
 /// What became of the test on one store.
 #[derive(Debug)]
@@ -28,8 +29,7 @@ pub(crate) struct Figures {
     /// Everything else that must not happen.
     pub(crate) other_losses: u64,
     pub(crate) kills: u64,
-    pub(crate) store_pauses: u64,
-    pub(crate) store_restarts: u64,
+    pub(crate) disturbances: Disturbances,
 }
 
 impl Figures {
@@ -46,8 +46,7 @@ impl AddAssign<&Self> for Figures {
         self.items_lost += other.items_lost;
         self.other_losses += other.other_losses;
         self.kills += other.kills;
-        self.store_pauses += other.store_pauses;
-        self.store_restarts += other.store_restarts;
+        self.disturbances += &other.disturbances;
     }
 }
 
@@ -60,9 +59,11 @@ impl fmt::Display for Figures {
             write!(f, "{} other losses, ", self.other_losses)?;
         }
         write!(f, "{} processes killed", self.kills)?;
-        if self.store_pauses + self.store_restarts > 0 {
-            write!(f, ", {} store pauses", self.store_pauses)?;
-            write!(f, ", {} store restarts", self.store_restarts)?;
+        for disturbance in Disturbance::ALL {
+            let count = self.disturbances.of(disturbance);
+            if count > 0 {
+                write!(f, ", {count} {}", disturbance.label())?;
+            }
         }
         Ok(())
     }
@@ -207,8 +208,7 @@ mod tests {
         items_lost: 0,
         other_losses: 0,
         kills: 9,
-        store_pauses: 0,
-        store_restarts: 0,
+        disturbances: Disturbances([0; Disturbance::ALL.len()]),
     };
 
     fn verdict(redis: Outcome, memcached: Outcome) -> (u8, String) {
@@ -229,6 +229,22 @@ mod tests {
                  Redis and Memcached"
                     .to_owned()
             )
+        );
+    }
+
+    #[test]
+    fn tells_what_was_done_to_the_stores() {
+        let disturbed = |count: u64| {
+            let mut figures = Figures { kills: 2, ..WELL };
+            for disturbance in [Disturbance::SlotMoved, Disturbance::MasterKilled] {
+                figures.disturbances.0[disturbance as usize] = count;
+            }
+            Outcome::Tested(figures)
+        };
+        let (_, text) = verdict(disturbed(3), disturbed(4));
+        assert!(
+            text.contains("lost, 4 processes killed, 7 slots moved, 7 masters killed, on Redis"),
+            "{text}"
         );
     }
 

@@ -288,7 +288,7 @@ impl Answer {
         matches!(self.code.as_str(), "MOVED" | "ASK")
     }
 
-    /// Whether the server says that it is no node of a cluster.
+    /// Whether the server says that it is not a node of a cluster.
     pub(super) fn is_of_no_cluster(&self) -> bool {
         self.known.is_some_and(|known| known.1 == NO_CLUSTER)
     }

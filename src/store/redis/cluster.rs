@@ -33,7 +33,7 @@ const HEAD_START: Duration = Duration::from_millis(50);
 pub(super) struct Cluster {
     settings: Settings,
     /// Those that the address names, by the names in it.
-    seeds: Vec<Node>,
+    seeds: Vec<Place>,
     /// Every node that somebody has named lately.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
@@ -53,7 +53,6 @@ type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
-        let seeds = seeds.into_iter().map(|seed| node(&settings, seed.into())).collect();
         Self {
             nodes: Mutex::default(),
             map: RwLock::new(Arc::new(Map::empty())),
@@ -150,8 +149,9 @@ impl Cluster {
     /// the cluster.
     fn candidates(&self) -> Vec<Node> {
         let mut masters = self.map().nodes.clone();
+        let seeds: Vec<_> = self.seeds.iter().map(|seed| self.seed_at(seed)).collect();
         let mut others: Vec<Node> = Vec::new();
-        for node in self.seeds.iter().chain(self.nodes().values()) {
+        for node in seeds.iter().chain(self.nodes().values()) {
             if !masters.iter().chain(&others).any(|known| Arc::ptr_eq(known, node)) {
                 others.push(Arc::clone(node));
             }
@@ -163,6 +163,16 @@ impl Cluster {
         }
         masters.append(&mut others);
         masters
+    }
+
+    /// The node at a place in the address. Its certificate is to have the name in the address, also where the
+    /// node announces another one, or nobody could correct what it announces.
+    fn seed_at(&self, place: &Place) -> Node {
+        let known = self.node_at(place.clone());
+        match known.fixed_server() {
+            Some(Server { tls_name: None, .. }) => known,
+            _ => node(&self.settings, place.clone().into()),
+        }
     }
 
     /// The node at a place that another one has named.
@@ -551,7 +561,7 @@ mod tests {
         // Seeds are asked after the masters, by the names in the address.
         let candidates = cluster.candidates();
         let servers = candidates.iter().map(|node| node.fixed_server().unwrap().clone());
-        let expected = [server("h", 1, None), seed().into(), server("h", 1, None)];
+        let expected = [server("h", 1, None), seed().into()];
         assert_eq!(servers.collect::<Vec<_>>(), expected);
     }
 

@@ -1,0 +1,6 @@
+//! Servers that the tests of the crate start too.
+
+#[path = "../../../tests/support/servers.rs"]
+pub(crate) mod servers;
+#[path = "../../../tests/support/topologies.rs"]
+pub(crate) mod topologies;
