@@ -36,7 +36,7 @@ const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// However many commands fail, the Sentinels are asked no more often than this: while a replica is being
-/// promoted, and while nothing is known to change.
+/// promoted or no Sentinel answers, and while nothing is known to change.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -217,7 +217,8 @@ impl Sentinels {
             None if is_unknown => Err("no Sentinel watches a master of this name".to_owned()),
             None => Err(format!("no Sentinel answered: {}", reasons.join("; "))),
         };
-        let interval = if is_changing { SHORTEST_INTERVAL } else { SHORT_INTERVAL };
+        let is_passing = is_changing || master.is_err();
+        let interval = if is_passing { SHORTEST_INTERVAL } else { SHORT_INTERVAL };
         state.found = Some((now + interval, master.clone()));
         Found { master, is_changing }
     }
