@@ -71,13 +71,13 @@ use crate::store::redis::topology::Topology;
 ///
 /// ```text
 /// # one server
-/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* resetchannels -@all +get +set +del +getrange +eval +evalsha
 /// # each node of a cluster
-/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha +cluster|slots +asking
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* resetchannels -@all +get +set +del +getrange +eval +evalsha +cluster|slots +asking
 /// # each server that Sentinels watch
-/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* -@all +get +set +del +getrange +eval +evalsha +role
+/// ACL SETUSER app on >PASSWORD ~NAMESPACE:* resetchannels -@all +get +set +del +getrange +eval +evalsha +role
 /// # each Sentinel
-/// ACL SETUSER watcher on >PASSWORD &+switch-master &+selected-slave &+promoted-slave -@all +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas +subscribe
+/// ACL SETUSER watcher on >PASSWORD resetchannels &+switch-master &+selected-slave &+promoted-slave -@all +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas +subscribe
 /// ```
 ///
 /// | command | without it |
@@ -88,7 +88,7 @@ use crate::store::redis::topology::Topology;
 /// | `CLUSTER SLOTS` | most commands are sent twice, and a server without a cluster is not recognized |
 /// | `ASKING` | an error for each key that has been moved while its slot has not |
 /// | `ROLE` | no connection to a server that Sentinels watch |
-/// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel is not believed |
+/// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel's answer is ignored |
 /// | `SENTINEL REPLICAS` | after a planned failover, up to a second more of writes goes to the old master |
 /// | `SUBSCRIBE`, with the three channels | failovers are noticed up to a second later |
 /// | `CLIENT SETINFO` | nothing changes, but newer servers note in `ACL LOG` that it was refused |
@@ -126,16 +126,21 @@ use crate::store::redis::topology::Topology;
 ///   sign in again.
 /// - Replication is asynchronous, so a failover loses the last writes: see below.
 /// - Nodes must announce hosts that the application can reach. A node that announces none is taken to be
-///   on the host that answered. With TLS, the certificate must be valid for the announced host, or for the
-///   host name that stands beside an announced IP address (`cluster-announce-hostname`), or for
-///   [`tls_server_name`](RedisBuilder::tls_server_name).
+///   on the host that answered.
+/// - With TLS, a node's certificate must be valid for the host that it announces, or, where it announces a
+///   host name beside an IP address, for that name (`cluster-announce-hostname`). Set
+///   `cluster-preferred-endpoint-type hostname` as well: a redirect to a node that has no slots yet names
+///   nothing but its endpoint. [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names.
+///   Nodes tell each other what they announce over the cluster bus, so protect it (`tls-cluster yes`) and
+///   trust an authority of your own.
 ///
 /// # Redis Sentinel
 ///
 /// `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they watch. The
 /// credentials in the address are for the master and its replicas; those for the Sentinels are set with
 /// [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the Sentinels
-/// must speak TLS as well.
+/// must speak TLS as well, and the settings for TLS are for both. Where certificates have host names, have the
+/// Sentinels announce them (`sentinel resolve-hostnames yes` and `sentinel announce-hostnames yes`).
 ///
 /// - For each new connection all Sentinels are asked, and the one that knows the newest failover counts
 ///   (the greatest configuration epoch). One that is down or late does not matter. The server must then
@@ -151,10 +156,10 @@ use crate::store::redis::topology::Topology;
 /// never got, is lost: a sign-in, a change, or **a sign-out, so that the session lives again**. No client can
 /// mend that. An operator can narrow it:
 ///
-/// - `min-replicas-to-write 1` with `min-replicas-max-lag 2` has a master refuse writes once no replica
-///   follows. The requests fail, and nothing that was answered later is lost.
-/// - A planned failover in a cluster (`CLUSTER FAILOVER`) waits until the replica has everything.
-/// - `WAIT` and an append-only file do not help: the successor counts, not the disk of the old master.
+/// - Before a planned failover with Sentinel, hold the writes: `CLIENT PAUSE 10000 WRITE` on the master.
+/// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) holds them by itself.
+/// - `min-replicas-to-write 1` with `min-replicas-max-lag 2` has a master refuse writes two seconds after its
+///   last replica has left it. What it answered in that time may still be lost.
 ///
 /// `docs/scaling.md` has measured figures.
 ///
