@@ -16,7 +16,10 @@ use support::faults::{BACK, Deed, TIMEOUT, UNWRITTEN, first, request, sessions};
 use support::load::{Command, Load, Report, USERS};
 use support::runtime;
 use support::stopwatch::Stopwatch;
-use support::topologies::{RedisCluster, SHARDS, SentinelSet, eventually, slot_of, slots_at_first};
+use support::topologies::{
+    RedisCluster, SHARDS, SentinelSet, eventually, key_in, slot_of, slots_at_first,
+    wait_for_replicas,
+};
 use support::visit::sent_back;
 
 /// How long the load goes on where nothing is waited for.
@@ -103,7 +106,7 @@ fn master_is_killed(arguments: &[&str], disturbs_others: bool) {
     let load = Load::start(&cluster.url());
     sleep(WHILE);
     let confirmed = Instant::now();
-    assert_eq!(cluster.nodes()[0].cli(&["WAIT", "1", "4000"]), "1");
+    wait_for_replicas(&cluster.nodes()[0], &key_in(0), 1);
     cluster.kill(0);
     let killed = Instant::now();
     let replica = SHARDS;
@@ -250,7 +253,7 @@ fn dead_sentinel_disturbs_nobody_and_killed_master_costs_half_a_second_after_pro
     set.kill_sentinel(0);
     sleep(WHILE);
     let confirmed = Instant::now();
-    assert_eq!(set.servers()[0].cli(&["WAIT", "2", "4000"]), "2");
+    wait_for_replicas(&set.servers()[0], "key", 2);
     assert_eq!(set.kill_master(), 0);
     let killed = Instant::now();
     let back = succeeded(|| set.takes_writes(1) || set.takes_writes(2));

@@ -15,6 +15,7 @@ use support::backend::Server;
 use support::faults::{Deed, TIMEOUT, Visitors, bounded, first, request, sessions};
 use support::proxy::Proxy;
 use support::servers::RedisServer;
+use support::topologies::wait_for_replicas;
 use support::visit::{sign_out, visit};
 use tokio::task::JoinSet;
 use unsticky::ErrorKind;
@@ -255,7 +256,7 @@ async fn sessions_survive_failover_to_promoted_replica() {
         Visitors::arrive(&sessions(&format!("redis://127.0.0.1:{}/", proxy.port()))).await;
     visitors.increment().await;
     visitors.begin().await;
-    assert_eq!(master.cli(&["WAIT", "1", "4000"]), "1");
+    wait_for_replicas(&master, "key", 1);
     master.stop();
     visitors.are_told().await;
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
@@ -272,7 +273,7 @@ async fn requests_succeed_after_server_is_demoted_to_replica() {
         Visitors::arrive(&sessions(&format!("redis://127.0.0.1:{}/", proxy.port()))).await;
     visitors.increment().await;
     visitors.begin().await;
-    assert_eq!(master.cli(&["WAIT", "1", "4000"]), "1");
+    wait_for_replicas(&master, "key", 1);
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
     master.cli(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);
     proxy.lead_to(replica.port());

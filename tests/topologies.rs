@@ -8,7 +8,9 @@ mod support;
 use std::path::Path;
 
 use support::servers::RedisServer;
-use support::topologies::{RedisCluster, SHARDS, SLOTS, SentinelSet, eventually, key_in, slot_of};
+use support::topologies::{
+    RedisCluster, SHARDS, SLOTS, SentinelSet, eventually, key_in, slot_of, wait_for_replicas,
+};
 
 /// Stores a key in each of the slots.
 fn fill(server: &RedisServer, slots: impl Iterator<Item = u16>) -> Vec<String> {
@@ -80,7 +82,7 @@ fn moved_slots_take_their_keys_along() {
 fn replica_succeeds_killed_master_which_comes_back_as_replica() {
     let mut cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
     let keys = fill(&cluster.nodes()[0], 0..5);
-    assert_eq!(cluster.nodes()[0].cli(&["WAIT", "1", "4000"]), "1");
+    wait_for_replicas(&cluster.nodes()[0], &key_in(0), 1);
     cluster.kill(0);
     assert!(!cluster.takes_writes(0, 0));
     eventually("the replica stays a replica", || cluster.takes_writes(3, 0));
@@ -123,7 +125,7 @@ fn sentinels_replace_killed_master_which_comes_back_as_replica() {
     assert_eq!(set.master(), 0);
     assert!(set.takes_writes(0) && !set.takes_writes(1) && !set.takes_writes(2));
     set.servers()[0].cli(&["SET", "kept", "yes"]);
-    assert_eq!(set.servers()[0].cli(&["WAIT", "2", "4000"]), "2");
+    wait_for_replicas(&set.servers()[0], "key", 2);
     assert_eq!(set.kill_master(), 0);
     let new = set.succeeded(0);
     assert_ne!(new, 0);

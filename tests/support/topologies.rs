@@ -11,7 +11,7 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::servers::{RedisServer, field, redis_program};
+use super::servers::{Link, RedisServer, field, redis_program};
 
 /// How many slots a cluster has.
 pub const SLOTS: u16 = 16384;
@@ -550,11 +550,24 @@ fn watch(sentinel: &RedisServer, port: u16, quorum: u8) {
 /// answered before. What they do not have is lost with it, and no client can do anything about that.
 pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     let mut link = master.dial();
-    // `WAIT` is about what its own connection has written last, so that has to be the last of all.
+    // One step, so that nothing is written behind the one that is confirmed.
     link.cli(&["MULTI"]);
     link.cli(&["SET", key, "the last one", "PX", "1"]);
     link.cli(&["CLIENT", "PAUSE", "10000", "WRITE"]);
     link.cli(&["EXEC"]);
+    confirmed(&mut link, replicas);
+}
+
+/// Returns when so many replicas have all that their master has answered until now. The key is one that the
+/// master serves.
+pub fn wait_for_replicas(master: &RedisServer, key: &str, replicas: usize) {
+    let mut link = master.dial();
+    link.cli(&["SET", key, "the last one", "PX", "1"]);
+    confirmed(&mut link, replicas);
+}
+
+/// `WAIT` is about what its own connection has written last, and returns at once where that is nothing.
+fn confirmed(link: &mut Link, replicas: usize) {
     let replicas = replicas.to_string();
     let confirmed = link.cli(&["WAIT", &replicas, "4000"]);
     assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
