@@ -193,11 +193,14 @@ fn server_list(text: &str, default_port: u16) -> Result<Vec<Place>, ConnectError
     Ok(places)
 }
 
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
 /// What Sentinel takes for a name.
 fn master_name(text: &str) -> Result<String, ConnectError> {
     let name = decoded(text)?;
-    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    is_name.then_some(name).ok_or_else(|| {
+    is_name(&name).then_some(name).ok_or_else(|| {
         ConnectError::address("the name of a master is made of letters, digits, `.`, `-` and `_`")
     })
 }
@@ -256,7 +259,7 @@ fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
         if host.is_empty() {
             return Err(ConnectError::address("the server has no name"));
         }
-        if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+        if !is_name(host) {
             return Err(ConnectError::address("the server's name is not a host name"));
         }
         if host == "0.0.0.0" {

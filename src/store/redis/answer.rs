@@ -316,7 +316,9 @@ impl Answer {
 
     /// Whether other nodes of the cluster may know better which one has the key.
     pub(super) fn is_of_changing_cluster(&self) -> bool {
-        self.is_of_the_wrong_server() || matches!(self.code.as_str(), "CLUSTERDOWN" | "TRYAGAIN")
+        self.is_of_the_wrong_server()
+            || self.is_redirect()
+            || matches!(self.code.as_str(), "CLUSTERDOWN" | "TRYAGAIN")
     }
 
     /// Whether the server does not know the command at all, as a Sentinel does not know ours.
@@ -396,6 +398,14 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
             .into_iter()
             .any(|beginning| detail.starts_with(beginning)),
         _ => false,
+    }
+}
+
+/// Why a command failed while its connection was made, without anything that the server may have repeated.
+pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
+    match Answer::of(Some("it".to_owned()), command, error) {
+        Some(answer) => answer.to_string(),
+        None => reason(error),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::store::redis::answer::{SLOTS, announced_host};
 use crate::store::redis::connection::{Failure, SharedConnection, Target};
 use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
+use crate::store::redis::reply::{field, text};
 
 /// How often a command goes on to another node. More than one while slots move: a node that the map
 /// names wrongly, the one that it names, and the one to which the slot is moved.
@@ -78,10 +79,9 @@ impl Cluster {
         self.renew();
         let mut failure = Failure::NotSent("the cluster has no node".to_owned());
         for node in self.candidates() {
-            let (node, is_known) = match self.node(key) {
-                Some(node) => (node, true),
-                None => (node, false),
-            };
+            let known = self.node(key);
+            let is_known = known.is_some();
+            let node = known.unwrap_or(node);
             failure = match node.send(command).await {
                 Err(failure @ Failure::NotSent(_)) if !is_known => failure,
                 Ok(value) => return Ok(value),
@@ -128,7 +128,7 @@ impl Cluster {
             };
         }
         let is_of_other_map = match &failure {
-            Failure::Answered(answer) => answer.is_of_changing_cluster() || answer.is_redirect(),
+            Failure::Answered(answer) => answer.is_of_changing_cluster(),
             Failure::NotSent(_) | Failure::Lost(_) => true,
             Failure::Full(_) => false,
         };
@@ -161,8 +161,7 @@ impl Cluster {
             let middle = turn.checked_rem(group.len()).unwrap_or(0);
             group.rotate_left(middle);
         }
-        masters.append(&mut others);
-        masters
+        [masters, others].concat()
     }
 
     /// The node at a place in the address. Its certificate is to have the name in the address, also where the
@@ -375,15 +374,10 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
     };
     let host = host.as_deref().or_else(|| answered.host())?;
     // Where nodes announce IP addresses, their certificates have the host name that stands beside it.
-    let tls_name = rest.get(1).and_then(|metadata| {
-        let pairs: Vec<(&Value, &Value)> = match metadata {
-            Value::Array(list) => list.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect(),
-            Value::Map(map) => map.iter().map(|(name, value)| (name, value)).collect(),
-            _ => Vec::new(),
-        };
-        let (_, name) = pairs.into_iter().find(|(name, _)| text(name) == Some("hostname"))?;
-        announced_host(text(name)?)?
-    });
+    let tls_name = rest
+        .get(1)
+        .and_then(|metadata| field(metadata, "hostname"))
+        .and_then(|name| announced_host(text(name)?)?);
     // One that speaks no TLS has no port for those who do.
     let port = number(port).filter(|port| *port > 0)?;
     Some(Server { place: Place::tcp(host, port), tls_name })
@@ -392,14 +386,6 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
 fn number(value: &Value) -> Option<u16> {
     match value {
         Value::Int(number) => u16::try_from(*number).ok(),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
         _ => None,
     }
 }

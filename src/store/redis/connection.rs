@@ -15,9 +15,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::limits;
 use crate::store::contract::StoreKey;
-use crate::store::redis::answer::{Answer, reason};
+use crate::store::redis::answer::{Answer, explained, reason};
 use crate::store::redis::dialing::{Batching, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};
+use crate::store::redis::reply::role;
 
 /// The server that a connection leads to.
 #[derive(Clone)]
@@ -350,10 +351,12 @@ impl Lease<'_> {
         let failed = |command, error| shared.failed(link, command, &error);
         let answers = answers.map_err(|error| failed(command, error))?;
         let mut answers = answers.into_iter().map(Value::extract_error);
-        let (asked, answer) = (answers.next(), answers.next().unwrap_or(Ok(Value::Nil)));
+        let (Some(asked), Some(answer)) = (answers.next(), answers.next()) else {
+            return Err(Failure::Lost(format!("{} gave too few answers", link.name)));
+        };
         match (asked, answer.map_err(|error| failed(command, error))) {
             // It was not carried out, since what makes the node take it was refused.
-            (Some(Err(error)), Err(Failure::Answered(answer))) if answer.is_redirect() => {
+            (Err(error), Err(Failure::Answered(answer))) if answer.is_redirect() => {
                 Err(failed(&asking, error))
             }
             (_, outcome) => outcome,
@@ -365,9 +368,8 @@ impl Lease<'_> {
         if let Some(is_sentinel) = self.link.is_sentinel.get() {
             return *is_sentinel;
         }
-        let role = self.try_to(&cmd("ROLE")).await;
-        let sentinel = Value::BulkString(b"sentinel".to_vec());
-        let is_sentinel = matches!(role, Ok(Value::Array(role)) if role.first() == Some(&sentinel));
+        let answer = self.try_to(&cmd("ROLE")).await;
+        let is_sentinel = answer.is_ok_and(|answer| role(&answer) == Some("sentinel"));
         *self.link.is_sentinel.get_or_init(|| is_sentinel)
     }
 
@@ -608,36 +610,33 @@ async fn reach(
     target: &Target,
     at: impl Fn(Step),
 ) -> Result<(Server, MultiplexedConnection, Batching), String> {
-    match target {
-        Target::Server(server) | Target::Sentinel(server) => {
-            let stream = open(settings, server, at).await?;
-            let (connection, driver) = multiplex(settings, stream).await?;
-            Ok((server.clone(), connection, driver))
-        }
-        Target::Node(server) => {
-            let stream = open(settings, server, at).await?;
-            let (connection, mut driver) = multiplex(settings, stream).await?;
-            let member = pin!(must_be_node(connection.clone()));
-            match select(member, &mut driver).await {
-                Either::Left((is_node, _)) => is_node?,
-                Either::Right(_) => return Err("it hung up".to_owned()),
-            }
-            Ok((server.clone(), connection, driver))
-        }
+    let server = match target {
+        Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => server.clone(),
         Target::Master(master) => {
             at(Step::Sentinels);
-            let server = master.find().await?;
-            let named =
-                |reason| format!("the Sentinels name {} as the master: {reason}", server.place);
-            let stream = open(settings, &server, at).await.map_err(named)?;
-            let (connection, mut driver) = multiplex(settings, stream).await.map_err(named)?;
-            let role = pin!(must_be_master(connection.clone()));
-            match select(role, &mut driver).await {
-                Either::Left((is_master, _)) => is_master.map_err(named)?,
-                Either::Right(_) => return Err(named("it hung up".to_owned())),
-            }
-            Ok((server, connection, driver))
+            master.find().await?
         }
+    };
+    let named = |reason| match target {
+        Target::Master(_) => format!("the Sentinels name {} as the master: {reason}", server.place),
+        _ => reason,
+    };
+    let stream = open(settings, &server, at).await.map_err(named)?;
+    let (connection, mut driver) = multiplex(settings, stream).await.map_err(named)?;
+    let is_right = pin!(must_be(target, connection.clone()));
+    match select(is_right, &mut driver).await {
+        Either::Left((is_right, _)) => is_right.map_err(named)?,
+        Either::Right(_) => return Err(named("it hung up".to_owned())),
+    }
+    Ok((server, connection, driver))
+}
+
+/// Whether the server is what the target is to be.
+async fn must_be(target: &Target, connection: MultiplexedConnection) -> Result<(), String> {
+    match target {
+        Target::Server(_) | Target::Sentinel(_) => Ok(()),
+        Target::Node(_) => must_be_node(connection).await,
+        Target::Master(_) => must_be_master(connection).await,
     }
 }
 
@@ -655,17 +654,14 @@ async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), Strin
 /// A server knows better than the Sentinels whether it takes writes.
 async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("ROLE");
-    let role = connection.send_packed_command(&command).await.and_then(Value::extract_error);
-    match role {
-        Ok(Value::Array(role)) => match role.first() {
-            Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-            _ => Err("it says that it is a replica".to_owned()),
+    let answer = connection.send_packed_command(&command).await.and_then(Value::extract_error);
+    match answer {
+        Ok(answer) => match role(&answer) {
+            Some("master") => Ok(()),
+            Some(_) => Err("it says that it is a replica".to_owned()),
+            None => Err("it does not say whether it is a master".to_owned()),
         },
-        Ok(_) => Err("it does not say whether it is a master".to_owned()),
-        Err(error) => Err(match Answer::of(Some("it".to_owned()), &command, &error) {
-            Some(answer) => answer.to_string(),
-            None => reason(&error),
-        }),
+        Err(error) => Err(explained(&command, &error)),
     }
 }
 

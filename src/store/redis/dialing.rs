@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::limits;
 use crate::store::dial::{dial_name, is_end};
 use crate::store::heartbeat::Heartbeat;
-use crate::store::redis::answer::{Answer, reason};
+use crate::store::redis::answer::explained;
 use crate::store::redis::greeting::{Refusal, greet};
 use crate::store::redis::place::Place;
 use crate::store::redis::sanitize::Sanitized;
@@ -139,12 +139,7 @@ pub(super) async fn multiplex(
 ) -> Result<(MultiplexedConnection, Batching), String> {
     let info = unspoken(settings);
     let connected = MultiplexedConnection::new_with_config(&info, stream, configuration()).await;
-    let (connection, driver) = connected.map_err(|error| {
-        match Answer::of(Some("it".to_owned()), &cmd("HELLO"), &error) {
-            Some(answer) => answer.to_string(),
-            None => reason(&error),
-        }
-    })?;
+    let (connection, driver) = connected.map_err(|error| explained(&cmd("HELLO"), &error))?;
     let driver = Batching { driver: Box::pin(driver), yielded: false, heartbeat: Heartbeat::new() };
     Ok((connection, driver))
 }

@@ -11,6 +11,7 @@ mod native;
 #[cfg(not(feature = "redis-tls"))]
 mod no_tls;
 mod place;
+mod reply;
 mod sanitize;
 mod sentinel;
 #[cfg(feature = "redis-tls")]

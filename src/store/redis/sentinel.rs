@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::store::redis::connection::{Failure, FindMaster, SharedConnection, Target};
 use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
+use crate::store::redis::reply::{field, role, text};
 
 /// How long the other Sentinels may take after the first one has answered: while commands wait for a
 /// connection, and while none does.
@@ -239,7 +240,7 @@ impl Sentinels {
             }
         };
         match timeout(ROLE_TIMEOUT, connection.send(&cmd("ROLE"))).await {
-            Ok(Ok(Value::Array(role))) => Some(is_text(role.first(), b"master")),
+            Ok(Ok(answer)) => role(&answer).map(|role| role == "master"),
             _ => None,
         }
     }
@@ -306,7 +307,7 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
     // Without its epoch nobody could tell whether the address is older than another Sentinel's.
     let master = master.map_err(text_of)?;
-    let epoch = text(field(&master, b"config-epoch")).and_then(|epoch| epoch.parse().ok());
+    let epoch = field(&master, "config-epoch").and_then(text).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
         chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
     } else {
@@ -328,40 +329,17 @@ fn text_of(failure: Failure) -> String {
 fn chosen(replicas: &Value) -> Option<Place> {
     let Value::Array(replicas) = replicas else { return None };
     let chosen = replicas.iter().find(|replica| has_flag(replica, "promoted"))?;
-    place(field(chosen, b"ip"), field(chosen, b"port"))
+    place(field(chosen, "ip"), field(chosen, "port"))
 }
 
 fn place(host: Option<&Value>, port: Option<&Value>) -> Option<Place> {
-    let host = text(host).filter(|host| !host.is_empty())?;
-    Some(Place::tcp(host, text(port)?.parse().ok()?))
+    let host = text(host?).filter(|host| !host.is_empty())?;
+    Some(Place::tcp(host, text(port?)?.parse().ok()?))
 }
 
 fn has_flag(instance: &Value, flag: &str) -> bool {
-    text(field(instance, b"flags")).is_some_and(|flags| flags.split(',').any(|is| is == flag))
-}
-
-/// A field of what a Sentinel says of an instance.
-fn field<'a>(instance: &'a Value, name: &[u8]) -> Option<&'a Value> {
-    match instance {
-        Value::Array(fields) => {
-            fields.chunks_exact(2).find(|pair| is_text(pair.first(), name))?.get(1)
-        }
-        Value::Map(fields) => {
-            fields.iter().find(|(field, _)| is_text(Some(field), name)).map(|(_, value)| value)
-        }
-        _ => None,
-    }
-}
-
-fn text(value: Option<&Value>) -> Option<&str> {
-    match value? {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        _ => None,
-    }
-}
-
-fn is_text(value: Option<&Value>, expected: &[u8]) -> bool {
-    matches!(value, Some(Value::BulkString(bytes)) if bytes == expected)
+    let flags = field(instance, "flags").and_then(text);
+    flags.is_some_and(|flags| flags.split(',').any(|is| is == flag))
 }
 
 /// Leaves a server that is the master no longer.
@@ -483,8 +461,8 @@ mod tests {
             let replica = |ip: &str, flags: &str| format!("{header}\r\n{}", fields(ip, flags));
             let read = |text: String| parse_redis_value(text.as_bytes()).unwrap();
             let one = read(replica("h", "slave,promoted,disconnected"));
-            assert_eq!(text(field(&one, b"port")), Some("6380"));
-            assert_eq!(field(&one, b"6380"), None);
+            assert_eq!(field(&one, "port").and_then(text), Some("6380"));
+            assert_eq!(field(&one, "6380"), None);
             assert!(has_flag(&one, "slave") && has_flag(&one, "promoted"));
             assert!(!has_flag(&one, "promote") && !has_flag(&Value::Nil, "promoted"));
             for (ip, flags, expected) in [

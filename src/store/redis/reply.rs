@@ -1,0 +1,30 @@
+//! What the values of an answer say.
+
+use ::redis::Value;
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The value behind a name: in a list of names and values, or in the map that newer versions of the
+/// protocol have for it.
+pub(super) fn field<'a>(fields: &'a Value, name: &str) -> Option<&'a Value> {
+    let is_named = |field: &Value| text(field) == Some(name);
+    match fields {
+        Value::Array(list) => list.chunks_exact(2).find(|pair| is_named(&pair[0]))?.get(1),
+        Value::Map(map) => map.iter().find(|(field, _)| is_named(field)).map(|(_, value)| value),
+        _ => None,
+    }
+}
+
+/// Which role a server has, by its answer to `ROLE`.
+pub(super) fn role(answer: &Value) -> Option<&str> {
+    match answer {
+        Value::Array(role) => text(role.first()?),
+        _ => None,
+    }
+}
