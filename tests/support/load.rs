@@ -1,7 +1,9 @@
 //! Visitors of several processes who come all the time: what they were answered, and what of it is true.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fmt;
+use std::iter::{once, successors};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -49,6 +51,8 @@ pub struct Load {
 struct Journal {
     requests: Mutex<Vec<Request>>,
     commands: Mutex<Vec<Command>>,
+    /// Why commands failed, each reason once, with the number of its commands.
+    reasons: Mutex<BTreeMap<String, usize>>,
     ended: Mutex<Vec<String>>,
     sign_ins: AtomicU64,
     lost_sessions: AtomicU64,
@@ -153,6 +157,7 @@ impl Load {
         for failure in requests.iter().filter_map(|request| request.failure) {
             *failures.entry(format!("{failure:?}")).or_insert(0) += 1;
         }
+        let reasons = std::mem::take(&mut *journal.reasons.lock().unwrap());
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Report {
             requests: requests.len(),
@@ -160,6 +165,7 @@ impl Load {
             hangs: requests.iter().filter(|request| request.took > HANG).count(),
             longest: requests.iter().map(|request| request.took).max().unwrap_or_default(),
             commands,
+            reasons,
             sign_outs: ended.len(),
             lost_sessions: number(&journal.lost_sessions),
             lost_updates: number(&journal.lost_updates),
@@ -184,6 +190,8 @@ pub struct Report {
     pub hangs: usize,
     pub longest: Duration,
     pub commands: Vec<Command>,
+    /// Why commands failed, with the number of those that did.
+    pub reasons: BTreeMap<String, usize>,
     pub sign_outs: usize,
     /// Sessions that were gone although nobody had ended them.
     pub lost_sessions: u64,
@@ -228,11 +236,12 @@ impl fmt::Display for Report {
         write!(
             f,
             "{requests} requests, {} commands, failures {failures:?}, longest {longest:.1?}, \
-             {sign_outs} sign-outs; lost: {} sessions, {} updates, {} sign-outs",
+             {sign_outs} sign-outs; lost: {} sessions, {} updates, {} sign-outs; commands failed: {:?}",
             commands.len(),
             self.lost_sessions,
             self.lost_updates,
             self.resurrected,
+            self.reasons,
         )
     }
 }
@@ -272,8 +281,17 @@ impl Interceptor for Observer {
         let mut underway = Underway { journal: &self.0, command };
         let answer = call().await;
         underway.command.is_answered = answer.is_ok();
+        if let Err(error) = &answer {
+            *self.0.reasons.lock().unwrap().entry(reason(error)).or_insert(0) += 1;
+        }
         answer
     }
+}
+
+/// The error and what is behind it.
+fn reason(error: &unsticky::Error) -> String {
+    let causes = successors(error.source(), |&cause| cause.source());
+    once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 /// A user at one of the processes.

@@ -150,7 +150,7 @@ impl RedisCluster {
 
     /// The node that serves the slot, as the first node that runs sees it.
     pub fn server_of(&self, slot: u16) -> usize {
-        let view = self.view(self.nodes.iter().position(RedisServer::is_running).unwrap());
+        let view = self.view(self.running().next().unwrap());
         let node = view.iter().find(|seen| seen.slots.iter().any(|slots| slots.contains(&slot)));
         let node = node.unwrap_or_else(|| panic!("nobody serves slot {slot}"));
         self.ids.iter().position(|id| *id == node.id).unwrap()
@@ -188,6 +188,13 @@ impl RedisCluster {
         to: usize,
         pause: Duration,
     ) {
+        // A node that has not heard of another one's newest epoch takes a slot under an older one. What was
+        // sent before the move then counts as newer, and the two nodes redirect to each other.
+        eventually("the nodes do not agree who serves the slots", || {
+            let mut claims = self.running().map(|node| self.claims(node));
+            let first = claims.next().unwrap();
+            claims.all(|claim| claim == first)
+        });
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
         let (mut source, mut target) = (self.nodes[from].dial(), self.nodes[to].dial());
@@ -214,6 +221,22 @@ impl RedisCluster {
                 node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]);
             }
         }
+    }
+
+    /// Who serves which slots since which epoch, as the node sees it.
+    fn claims(&self, node: usize) -> Vec<(String, u64, Vec<RangeInclusive<u16>>)> {
+        let mut claims: Vec<_> = self
+            .view(node)
+            .into_iter()
+            .filter(|seen| !seen.slots.is_empty())
+            .map(|seen| (seen.id, seen.epoch, seen.slots))
+            .collect();
+        claims.sort_by(|one, other| one.0.cmp(&other.0));
+        claims
+    }
+
+    fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running())
     }
 
     /// Begins to move a slot from one master to another one, and leaves it at that.
@@ -285,8 +308,7 @@ impl RedisCluster {
 
     /// Whether all nodes that run serve, agree who serves what, and have the data of their masters.
     pub fn is_settled(&self) -> bool {
-        let running = || (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running());
-        let views = || running().map(|node| self.agreed(node));
+        let views = || self.running().map(|node| self.agreed(node));
         let first = views().next().unwrap();
         first.is_some() && views().all(|view| view == first)
     }
@@ -322,6 +344,8 @@ struct Seen {
     id: String,
     /// The identity of its master, or `-`.
     replicates: String,
+    /// Since when it serves its slots, as the cluster counts.
+    epoch: u64,
     is_well: bool,
     slots: Vec<RangeInclusive<u16>>,
 }
@@ -341,6 +365,7 @@ impl Seen {
         Self {
             id: words[0].to_owned(),
             replicates: words[3].to_owned(),
+            epoch: words[6].parse().unwrap(),
             is_well: !is_failing && words[7] == "connected",
             slots: slots.collect(),
         }
