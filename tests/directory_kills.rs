@@ -1,5 +1,6 @@
 //! Processes that die between any two commands of a sign-in or of an end of sessions, and several
-//! processes at once: every live session is listed, every revoked one is dead, and nothing hangs.
+//! processes at once: every session whose cookie was sent is listed, every revoked one is dead, and nothing
+//! hangs.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -64,6 +65,9 @@ enum Deed {
     SignIn,
     /// On the session of an anonymous visitor.
     SignInHere,
+    /// With `begin_sign_in`.
+    BegunSignIn,
+    BegunSignInHere,
     /// One more than are allowed.
     Evict,
     StepUp,
@@ -78,9 +82,19 @@ enum Deed {
     List,
 }
 
-const DEEDS: [Deed; 11] = [
+impl Deed {
+    /// Whether it makes a new session of Alice's.
+    fn makes_new_session(self) -> bool {
+        use Deed::{BegunSignIn, Evict, SignIn, StartOver, Switch};
+        matches!(self, SignIn | BegunSignIn | Evict | Switch | StartOver)
+    }
+}
+
+const DEEDS: [Deed; 13] = [
     Deed::SignIn,
     Deed::SignInHere,
+    Deed::BegunSignIn,
+    Deed::BegunSignInHere,
     Deed::Evict,
     Deed::StepUp,
     Deed::LongerLife,
@@ -103,9 +117,21 @@ async fn arrives(sessions: &Sessions) -> String {
     visit(sessions, "", async |session: Session| session.sign_in(ALICE)).await.cookie()
 }
 
-async fn is_alice(sessions: &Sessions, cookie: &str) -> bool {
-    let who = async |session: Session| Ok(session.principal().as_deref() == Some(ALICE));
+/// The session of this cookie, if Alice is signed in there.
+async fn alices(sessions: &Sessions, cookie: &str) -> Option<SessionId> {
+    let who = async |session: Session| {
+        Ok(session.id().filter(|_| session.principal().as_deref() == Some(ALICE)))
+    };
     visit(sessions, cookie, who).await.ok()
+}
+
+async fn is_alice(sessions: &Sessions, cookie: &str) -> bool {
+    alices(sessions, cookie).await.is_some()
+}
+
+async fn begun_sign_in(sessions: &Sessions, cookie: &str) {
+    let begun = sessions.of(ALICE).begin_sign_in().await.unwrap();
+    drop(visit(sessions, cookie, async |session: Session| session.sign_in_with(begun)).await);
 }
 
 async fn carry_out(sessions: &Sessions, deed: Deed, cookies: &[String], anonymous: &str) {
@@ -114,6 +140,8 @@ async fn carry_out(sessions: &Sessions, deed: Deed, cookies: &[String], anonymou
     match deed {
         Deed::SignIn | Deed::Evict => drop(visit(sessions, "", sign_in).await),
         Deed::SignInHere => drop(visit(sessions, anonymous, sign_in).await),
+        Deed::BegunSignIn => begun_sign_in(sessions, "").await,
+        Deed::BegunSignInHere => begun_sign_in(sessions, anonymous).await,
         Deed::StepUp => {
             drop(visit(sessions, &cookies[0], async |session: Session| session.step_up()).await);
         }
@@ -230,19 +258,30 @@ fn dies_at(
         let listed: HashSet<_> = list.iter().map(|listed| listed.id).collect();
         let keys_seen = keys.lock().unwrap().clone();
         let alive = stored(&survivor, &keys_seen).await;
-        assert_eq!(listed, alive, "{place}: listed, and alive");
+        assert!(listed.is_subset(&alive), "{place}: {listed:?} of {alive:?}");
+        // A sign-in that died before it was listed leaves the record of a session that nobody can open.
+        let orphans: HashSet<_> = alive.difference(&listed).copied().collect();
+        let most = usize::from(deed.makes_new_session() && !survived);
+        assert!(orphans.len() <= most, "{place}: {orphans:?}");
         // Whoever starts over has two for a moment, for a refused write must change nothing.
         let spare = usize::from(deed == Deed::StartOver && !survived);
-        assert!(alive.len() <= usize::from(LIMIT) + spare, "{place}");
+        assert!(listed.len() <= usize::from(LIMIT) + spare, "{place}");
         let mut usable = 0;
         for cookie in &cookies {
-            usable += usize::from(timeout(bounded, is_alice(&own, cookie)).await.expect(place));
+            if let Some(id) = timeout(bounded, alices(&own, cookie)).await.expect(place) {
+                assert!(listed.contains(&id), "{place}: {id:?}");
+                usable += 1;
+            }
         }
         match deed {
             // All of them, or none.
             Deed::RevokeAll => assert!(alive.is_empty() || usable == 2, "{place}: {usable}"),
             // A dead sign-in costs nobody a session, unless one had to go.
-            Deed::SignIn | Deed::SignInHere | Deed::List => assert_eq!(usable, 2, "{place}"),
+            Deed::SignIn
+            | Deed::SignInHere
+            | Deed::BegunSignIn
+            | Deed::BegunSignInHere
+            | Deed::List => assert_eq!(usable, 2, "{place}"),
             Deed::Evict => assert!(usable >= usize::from(LIMIT) - 1, "{place}"),
             Deed::StepUp | Deed::LongerLife | Deed::Switch | Deed::StartOver => {
                 assert!(usable >= 1, "{place}")
@@ -259,15 +298,172 @@ fn dies_at(
         assert!(is_alice(&own, &newest).await, "{place}");
         timeout(bounded, directory.revoke_all()).await.expect(place).expect(place);
         let keys_seen = keys.lock().unwrap().clone();
-        assert!(stored(&survivor, &keys_seen).await.is_empty(), "{place}");
+        assert_eq!(stored(&survivor, &keys_seen).await, orphans, "{place}");
         assert!(!is_alice(&own, &newest).await, "{place}");
     });
     survived
 }
 
+/// How far a command has come when its process dies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Progress {
+    NotSent,
+    /// And not answered.
+    Applied,
+    Answered,
+}
+
+/// How far the commands of a sign-in on a new session have come when its process dies: the session's create
+/// and the directory's load, which are under way at once, and the directory's write, which follows them.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    is_begun: bool,
+    create: Progress,
+    load: Progress,
+    write: Progress,
+}
+
+impl Point {
+    fn every() -> Vec<Self> {
+        use Progress::{Answered, Applied, NotSent};
+        let mut points = Vec::new();
+        for create in [NotSent, Applied, Answered] {
+            for load in [NotSent, Applied, Answered] {
+                points.push(Self { is_begun: false, create, load, write: NotSent });
+            }
+            // One that was begun has read the directory before.
+            points.push(Self { is_begun: true, create, load: Answered, write: NotSent });
+        }
+        for is_begun in [false, true] {
+            points.push(Self { is_begun, create: Answered, load: Answered, write: Applied });
+        }
+        points
+    }
+}
+
+/// A process that dies at a point of its sign-in.
+struct Doomed {
+    point: Point,
+    /// How many commands have not come as far as the point says.
+    left: AtomicUsize,
+    died: Notify,
+    keys: Arc<Mutex<HashSet<StoreKey>>>,
+}
+
+impl Interceptor for Doomed {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        key: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        self.keys.lock().unwrap().insert(key.clone());
+        let progress = match (verb, key.kind()) {
+            (Verb::Create, Kind::Session) => self.point.create,
+            (Verb::Load, Kind::Directory) => self.point.load,
+            (Verb::Create | Verb::Replace, Kind::Directory) => self.point.write,
+            _ => panic!("{verb:?} of {key:?}"),
+        };
+        let answer = match progress {
+            Progress::NotSent => None,
+            Progress::Applied => {
+                call().await?;
+                None
+            }
+            Progress::Answered => Some(call().await),
+        };
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.died.notify_one();
+        }
+        match answer {
+            Some(answer) => answer,
+            None => pending().await,
+        }
+    }
+}
+
+/// At each of these points a process signs in and dies. The sessions that were there stay and are listed,
+/// the new one is listed if the directory was written, and otherwise no directory ever lists it.
+fn dies_at_every_point(open: &dyn Fn() -> Arc<dyn Store>, mode: DirectoryMode) {
+    for (number, point) in Point::every().into_iter().enumerate() {
+        for has_directory in [false, true] {
+            let namespace = format!("{mode:?}-{number}-{has_directory}");
+            dies_at_point(open, mode, point, has_directory, &namespace);
+        }
+    }
+}
+
+fn dies_at_point(
+    open: &dyn Fn() -> Arc<dyn Store>,
+    mode: DirectoryMode,
+    point: Point,
+    has_directory: bool,
+    namespace: &str,
+) {
+    let Point { is_begun, create, load, write } = point;
+    let place = &format!("{mode:?} {point:?}, directory: {has_directory}");
+    let (survivor, keys) = (open(), Arc::new(Mutex::new(HashSet::new())));
+    let own = sessions(survivor.clone(), mode, namespace);
+    let here = runtime();
+    let mut cookies = Vec::new();
+    if has_directory {
+        cookies.push(here.block_on(arrives(&own)));
+    }
+    let there = runtime();
+    there.block_on(async {
+        let is_listing = create == Progress::Answered && load == Progress::Answered;
+        let doomed = Doomed {
+            point,
+            left: AtomicUsize::new(2 + usize::from(is_listing)),
+            died: Notify::new(),
+            keys: keys.clone(),
+        };
+        let doomed = Intercepted::new(open(), doomed);
+        let others = sessions(doomed.clone(), mode, namespace);
+        let sign_in = async {
+            match is_begun {
+                true => begun_sign_in(&others, "").await,
+                false => drop(arrives(&others).await),
+            }
+        };
+        tokio::select! {
+            () = sign_in => panic!("{place}: it survived"),
+            () = doomed.interceptor.died.notified() => {}
+        }
+    });
+    // With everything that was under way.
+    there.shutdown_background();
+    here.block_on(async {
+        let keys = keys.lock().unwrap().clone();
+        let is_created = create != Progress::NotSent;
+        let is_listed = write == Progress::Applied;
+        let new = stored(&survivor, &keys).await;
+        assert_eq!(new.len(), usize::from(is_created), "{place}");
+        let list = own.of(ALICE).list().await.expect(place);
+        let mut listed: HashSet<_> = list.iter().map(|listed| listed.id).collect();
+        assert_eq!(new.is_subset(&listed), is_listed || !is_created, "{place}");
+        for cookie in &cookies {
+            let id = alices(&own, cookie).await.expect(place);
+            assert!(listed.remove(&id), "{place}");
+        }
+        assert_eq!(listed.len(), usize::from(is_listed), "{place}");
+        let newest = arrives(&own).await;
+        assert!(is_alice(&own, &newest).await, "{place}");
+        let revoked = own.of(ALICE).revoke_all().await.expect(place);
+        let count = cookies.len() + usize::from(is_listed) + 1;
+        assert_eq!((revoked.count, revoked.complete), (count, true), "{place}");
+        for cookie in cookies.iter().chain([&newest]) {
+            assert!(!is_alice(&own, cookie).await, "{place}");
+        }
+        let left = stored(&survivor, &keys).await.len();
+        assert_eq!(left, usize::from(is_created && !is_listed), "{place}");
+    });
+}
+
 fn everywhere(open: &dyn Fn() -> Arc<dyn Store>) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         dies_everywhere(open, mode);
+        dies_at_every_point(open, mode);
     }
 }
 

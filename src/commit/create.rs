@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use futures_util::future::{OptionFuture, join};
+use tokio::time::timeout;
+
 use crate::clock::Millis;
 use crate::commands::Write;
 use crate::commit::end::EndOutcome;
 use crate::commit::{Commit, Committed};
+use crate::directory::DirectoryHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::NEW_IDS;
@@ -137,11 +141,13 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Deletes a session whose sign-in has failed after all. Should that fail too, nobody can use the
-    /// session, for its cookie is never sent.
+    /// Deletes a session whose sign-in has failed after all, within half of the time left. Should that fail
+    /// too, nobody can use the session, for its cookie is never sent.
     async fn undo_create(&mut self, created: &Committed) {
         if let Some(created) = &created.loaded {
-            let _ = self.commands.delete(&created.key, Some(&created.stored())).await;
+            let stored = created.stored();
+            let delete = self.commands.delete(&created.key, Some(&stored));
+            let _ = timeout(self.commands.time_left() / 2, delete).await;
         }
     }
 
@@ -161,21 +167,57 @@ impl Commit<'_, '_> {
         let mut in_doubt = None;
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
-            if self.needs_enrolment(None, &new.record.header) {
-                self.enrol(new.token.id, None, &new.record.header).await?;
-            }
-            match self.commands.create(&new.key, &new.write).await {
-                Ok(Created::Created(version)) => return Ok(self.created(new, version)),
-                // The id is occupied: by the tombstone of a request that revoked the session, or by an
-                // earlier copy of this command.
-                Ok(Created::Occupied) => {}
-                // If it was stored after all, nobody can use it: its secret is never sent.
+            match self.create(new).await {
+                Ok(Some(created)) => return self.list_created(created).await,
+                Ok(None) => {}
+                // If it was stored after all, nobody can use it: its secret is never sent. It is in no
+                // directory, and the store drops it after its idle timeout.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => in_doubt = Some(error),
                 Err(error) => return Err(error),
             }
-            self.enrolment.abandoned = self.enrolment.reservation.take();
         }
-        Err(self.creation_failed(in_doubt))
+        Err(in_doubt.map_or_else(
+            || Error::new(ErrorKind::Randomness, "every new session id is taken"),
+            Error::unavailable,
+        ))
+    }
+
+    /// Writes the record of a new session, and reads the directory that has to list it, both at once.
+    /// Returns `None` if the id is occupied: by an earlier copy of this command, or by chance.
+    async fn create(&mut self, new: NewSession) -> Result<Option<Committed>> {
+        let (created, read) = {
+            let directory = self.unread_directory(&new.record.header);
+            let read = OptionFuture::from(directory.as_ref().map(DirectoryHandle::read));
+            join(self.commands.create(&new.key, &new.write), read).await
+        };
+        let created = created.map(|created| match created {
+            Created::Created(version) => Some(self.created(new, version)),
+            Created::Occupied => None,
+        });
+        match read {
+            None => {}
+            Some(Ok(read)) => self.keep_directory(read),
+            Some(Err(error)) => {
+                if let Ok(Some(created)) = created {
+                    self.undo_create(&created).await;
+                }
+                return Err(error);
+            }
+        }
+        created
+    }
+
+    /// Lists the session that was created, if somebody is signed in there. A session that cannot be listed
+    /// is deleted.
+    async fn list_created(&mut self, created: Committed) -> Result<Committed> {
+        if let Some(session) = &created.loaded
+            && self.needs_enrolment(None, &session.record.header)
+            && let Err(error) = self.enrol(session.id, None, &session.record.header).await
+        {
+            self.undo_create(&created).await;
+            return Err(error);
+        }
+        Ok(created)
     }
 
     /// A new session with a random id and secret.
@@ -199,16 +241,6 @@ impl Commit<'_, '_> {
         let cookie = Some(self.cookie(&record.header, &token, now));
         let loaded = Loaded::new(token.id, key, record, version, false);
         Committed { cookie, ..Committed::at(Arc::new(loaded)) }
-    }
-
-    /// The error of a session that could not be written under any id.
-    fn creation_failed(&self, in_doubt: Option<Error>) -> Error {
-        match in_doubt {
-            Some(error) => Error::unavailable(error),
-            // Concurrent sign-ins have revoked the sessions before they were written.
-            None if self.enrolment.listed.is_some() => Error::new(ErrorKind::Contended, ""),
-            None => Error::new(ErrorKind::Randomness, "every new session id is taken"),
-        }
     }
 
     fn report_created(&self, created: &Committed) {

@@ -1,11 +1,15 @@
-//! Enrolment: a session is listed in its principal's directory before it is written.
+//! Enrolment: a session is listed in its principal's directory before its cookie is sent.
+//!
+//! A session that is there already is listed before it is written, so that a sign-in that cannot be listed
+//! leaves it as it was. A new one is written first, while the directory is read: until its cookie is sent,
+//! nobody can use it.
 
 use crate::commit::Commit;
-use crate::directory::DirectoryHandle;
 use crate::directory::record::{Enrolment, Purpose, Reservation};
-use crate::error::{Error, ErrorKind, Result};
+use crate::directory::{DirectoryHandle, DirectorySnapshot};
+use crate::error::{ErrorKind, Result};
 use crate::record::header::{Authentication, Header};
-use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
+use crate::record::sign_in::{Mark, SignInStart};
 use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
@@ -28,26 +32,56 @@ impl Commit<'_, '_> {
         header: &Header,
     ) -> Result<()> {
         let Some(principal) = &header.principal else { return Ok(()) };
-        self.check_sign_in_window(header)?;
         let enrolment_request = self.enrolment_request(id, header);
         let expected = self.expected_mark();
-        let abandoned = self.enrolment.abandoned.map(|reservation| reservation.id);
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
-        let (mark, is_new) = directory.enrol(&enrolment_request, expected, abandoned).await?;
+        let read = match (self.enrolment.directory.take(), self.unused_start()) {
+            (None, Some(start)) => Some(directory.snapshot(start.directory.clone())?),
+            (read, _) => read,
+        };
+        if base.is_none() {
+            // Should the outcome be unknown, the entry of a new session can only be this sign-in's.
+            self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
+        }
+        let (mark, is_new) = match directory.enrol(&enrolment_request, expected, read).await {
+            Ok(enrolled) => enrolled,
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
+                    // It was refused, so there is no entry.
+                    self.enrolment.reservation = None;
+                }
+                return Err(error);
+            }
+        };
         self.enrolment.reservation = self.reservation(&enrolment_request, base, header, is_new);
         self.enrolment.mark = Some(mark);
         self.enrolment.listed = Some(id);
-        self.enrolment.abandoned = None;
         Ok(())
     }
 
-    /// A sign-in must be completed in time after it was begun.
-    fn check_sign_in_window(&self, header: &Header) -> Result<()> {
-        let begun = self.changes.signing_in().and_then(|sign_in| sign_in.begun);
-        if begun.is_some_and(|begun| header.clocks.last_seen.since(begun.at) > SIGN_IN_WINDOW) {
-            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
-        }
-        Ok(())
+    /// The directory that has to be read before a new session with this header can be listed in it, if it
+    /// was not read before.
+    pub(super) fn unread_directory<'b>(
+        &'b self,
+        header: &'b Header,
+    ) -> Option<DirectoryHandle<'b>> {
+        let principal = header.principal.as_ref()?;
+        let is_read = self.enrolment.directory.is_some() || self.unused_start().is_some();
+        (self.needs_enrolment(None, header) && !is_read)
+            .then(|| DirectoryHandle::new(self.settings, self.commands, principal))
+    }
+
+    /// Keeps the directory as it was read for a new session. If all sessions are revoked before the session
+    /// is listed, its sign-in fails.
+    pub(super) fn keep_directory(&mut self, read: DirectorySnapshot) {
+        self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
+        self.enrolment.directory = Some(read);
+    }
+
+    /// What the sign-in found in the directory when it began, until it was used.
+    fn unused_start(&self) -> Option<&SignInStart> {
+        let start = self.changes.signing_in()?.begun.as_ref()?;
+        self.enrolment.mark.is_none().then_some(start)
     }
 
     fn enrolment_request(&self, id: SessionId, header: &Header) -> Enrolment {
@@ -58,6 +92,7 @@ impl Commit<'_, '_> {
         Enrolment {
             id,
             signed_in,
+            begun: sign_in.and_then(|sign_in| Some(sign_in.begun.as_ref()?.at)),
             purpose: match sign_in {
                 None => Purpose::LongerLife,
                 Some(sign_in) if sign_in.is_step_up => Purpose::StepUp,
@@ -75,7 +110,7 @@ impl Commit<'_, '_> {
     /// session first. `None` if any mark will do.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
-        self.enrolment.mark.or(sign_in.begun.map(|begun| begun.mark))
+        self.enrolment.mark.or(sign_in.begun.as_ref().map(|begun| begun.mark))
     }
 
     /// The reservation of a session that was listed just now, if this sign-in made the reservation.
@@ -99,13 +134,11 @@ impl Commit<'_, '_> {
         is_own.then(|| Reservation { id, signed_in, tag: header.tags.newest() })
     }
 
-    /// Releases the reservations of sessions that could not be written, as far as the store allows.
-    pub(super) async fn release_reservations(&mut self) {
-        let reservations = [self.enrolment.reservation, self.enrolment.abandoned];
+    /// Releases the reservation of a session whose sign-in failed, as far as the store allows.
+    pub(super) async fn release_reservation(&mut self) {
+        let Some(reservation) = self.enrolment.reservation else { return };
         let Some(principal) = self.changes.principal() else { return };
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
-        for reservation in reservations.into_iter().flatten() {
-            let _ = directory.release(reservation).await;
-        }
+        let _ = directory.release(reservation).await;
     }
 }

@@ -5,8 +5,8 @@
 //! - `save`: one of these attempts.
 //! - `refresh`: the idle timeout is extended, and the session's cookie is confirmed.
 //! - `end`: sessions are ended.
-//! - `enrol`: a session is listed in its principal's directory before it is written, and its reservation is
-//!   released if that fails.
+//! - `enrol`: a session is listed in its principal's directory before its cookie is sent, and its
+//!   reservation is released if the sign-in fails.
 
 mod create;
 mod end;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::clock::Millis;
 use crate::commands::{Commands, Write};
+use crate::directory::DirectorySnapshot;
 use crate::directory::record::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
@@ -98,15 +99,15 @@ pub(crate) struct Commit<'a, 'd> {
 /// How far a sign-in has come with its principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolmentProgress {
-    /// The mark that the directory had when the session was listed: `None` before that, `Some(None)` if
-    /// nothing was ever revoked there.
+    /// The mark that the directory had when a session was listed, or when it was read for a new one: `None`
+    /// before that, `Some(None)` if nothing was ever revoked there.
     mark: Option<Option<Mark>>,
+    /// The directory as it was read for a new session that is not listed so far.
+    directory: Option<DirectorySnapshot>,
     /// The session that was listed.
     listed: Option<SessionId>,
     /// The reservation that this sign-in made for it. `None` if the session was listed before.
     reservation: Option<Reservation>,
-    /// The reservation of a session that may or may not have been written.
-    abandoned: Option<Reservation>,
     /// Sessions of the same principal that end with this sign-in.
     replacing: Vec<SessionId>,
 }
@@ -119,7 +120,7 @@ impl Commit<'_, '_> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
         if has_failed && self.changes.signing_in().is_some() {
-            Box::pin(self.release_reservations()).await;
+            Box::pin(self.release_reservation()).await;
         }
         outcome
     }

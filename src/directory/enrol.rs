@@ -1,4 +1,4 @@
-//! Enrolment: a session is listed in its principal's directory before it is written.
+//! Enrolment: a session is listed in its principal's directory before anybody can use it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::time::{sleep, timeout};
 use crate::directory::record::{
     DirectoryRecord, Enrolment, EnrolmentOutcome, Entry, Purpose, Reservation,
 };
-use crate::directory::{DirectoryHandle, StoredDirectory};
+use crate::directory::{DirectoryHandle, DirectorySnapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::record::loaded::Loaded;
-use crate::record::sign_in::Mark;
+use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
 use crate::record::token::SessionId;
 use crate::store::Deleted;
 
@@ -37,8 +37,6 @@ struct EnrolmentAttempt<'a> {
     enrolment: &'a Enrolment,
     /// The mark that the sign-in found first; `None` if it has not read the directory.
     expected: Option<Option<Mark>>,
-    /// A session that the same sign-in created or tried to create, and gave up.
-    abandoned: Option<SessionId>,
     /// The previous attempt wrote a new entry, and that write may have been applied.
     may_have_added_entry: bool,
     probed: ProbedSessions,
@@ -62,24 +60,27 @@ struct PreparedRecord {
 }
 
 impl DirectoryHandle<'_> {
-    /// Lists a session in the directory before the session is written. Returns the mark of the directory and
-    /// whether the entry is a new one.
+    /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
+    /// one.
     ///
-    /// `expected` is the mark that the sign-in found first, `abandoned` a session that the same sign-in gave
-    /// up because it could not tell whether it was written.
+    /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
+    /// enrolment, if it was. An outdated one costs a conflict.
     pub(crate) async fn enrol(
         &self,
         enrolment: &Enrolment,
         expected: Option<Option<Mark>>,
-        abandoned: Option<SessionId>,
+        mut read: Option<DirectorySnapshot>,
     ) -> Result<(Option<Mark>, bool)> {
         let probed = HashMap::new();
         let may_have_added_entry = false;
-        let mut state =
-            EnrolmentAttempt { enrolment, expected, abandoned, may_have_added_entry, probed };
+        let mut state = EnrolmentAttempt { enrolment, expected, may_have_added_entry, probed };
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            match self.try_enrol(&mut state).await? {
+            let snapshot = match read.take() {
+                Some(snapshot) => snapshot,
+                None => self.read().await?,
+            };
+            match self.try_enrol(&mut state, snapshot).await? {
                 AttemptOutcome::Listed { mark, is_new } => return Ok((mark, is_new)),
                 AttemptOutcome::Overtaken { is_new } => state.may_have_added_entry = is_new,
             }
@@ -88,9 +89,13 @@ impl DirectoryHandle<'_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    async fn try_enrol(&self, attempt: &mut EnrolmentAttempt<'_>) -> Result<AttemptOutcome> {
-        let stored = self.read().await?;
-        let mut prepared = self.prepare(attempt, stored.as_ref()).await?;
+    async fn try_enrol(
+        &self,
+        attempt: &mut EnrolmentAttempt<'_>,
+        snapshot: DirectorySnapshot,
+    ) -> Result<AttemptOutcome> {
+        let stored = snapshot.stored.clone();
+        let mut prepared = self.prepare(attempt, snapshot).await?;
         let evicted = self.admit(attempt, &mut prepared).await?;
         let PreparedRecord { record, mark, is_new, .. } = prepared;
         let Some(evicted) = evicted else { return Ok(AttemptOutcome::Listed { mark, is_new }) };
@@ -99,7 +104,7 @@ impl DirectoryHandle<'_> {
         };
         if !evicted.is_empty() {
             let ended = self.end_within_part(&evicted, 2).await;
-            self.remove_entries(&written, &ended).await;
+            self.remove_entries(written, &ended).await;
         }
         Ok(AttemptOutcome::Listed { mark, is_new })
     }
@@ -109,18 +114,21 @@ impl DirectoryHandle<'_> {
     async fn prepare(
         &self,
         attempt: &EnrolmentAttempt<'_>,
-        stored: Option<&StoredDirectory>,
+        snapshot: DirectorySnapshot,
     ) -> Result<PreparedRecord> {
-        let EnrolmentAttempt { enrolment, expected, abandoned, .. } = *attempt;
-        let mut record = self.record_of(stored);
-        let mark = record.generation.map(|generation| generation.mark);
+        let EnrolmentAttempt { enrolment, expected, .. } = *attempt;
+        let now = self.settings.now();
+        // For longer than that, the directory may not remember a revocation.
+        if enrolment.begun.is_some_and(|begun| now.since(begun) > SIGN_IN_WINDOW) {
+            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
+        }
+        let mark = snapshot.mark();
+        let DirectorySnapshot { mut record, stored } = snapshot;
         // A directory that is missing remembers no revocation, so there is nothing to compare.
         if stored.is_some() && expected.is_some_and(|expected| expected != mark) {
             return Err(self.sign_in_overtaken());
         }
-        // The abandoned session must not count, even if it cannot be ended now.
-        record.mark_revoked(|listed| Some(listed) == abandoned);
-        let revoked: HashSet<_> = record.revoked().into_iter().chain(abandoned).collect();
+        let revoked: HashSet<_> = record.revoked().into_iter().collect();
         record.remove(&self.end_within_part(&revoked, 4).await);
         // An earlier attempt of this enrolment may have added the entry without learning of it.
         let is_new = !record.lists(enrolment.id)
@@ -269,14 +277,14 @@ impl DirectoryHandle<'_> {
     pub(crate) async fn release(&self, reservation: Reservation) -> Result<()> {
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            let Some(stored) = self.read().await? else { return Ok(()) };
-            if !stored.record.has_reservation(reservation.id, reservation.signed_in) {
+            let DirectorySnapshot { record, stored } = self.read().await?;
+            if !record.has_reservation(reservation.id, reservation.signed_in) {
                 return Ok(());
             }
-            let Some(record) = self.without_reservation(&stored, reservation).await else {
+            let Some(record) = self.without_reservation(record, reservation).await else {
                 return Ok(());
             };
-            if self.write(Some(&stored), record).await?.is_some() {
+            if self.write(stored.as_ref(), record).await?.is_some() {
                 return Ok(());
             }
             self.back_off(&mut guard, attempt).await?;
@@ -288,11 +296,10 @@ impl DirectoryHandle<'_> {
     /// revoked otherwise. Returns `None` if another sign-in uses the session.
     async fn without_reservation(
         &self,
-        stored: &StoredDirectory,
+        mut record: DirectoryRecord,
         reservation: Reservation,
     ) -> Option<DirectoryRecord> {
         let Reservation { id, tag, .. } = reservation;
-        let mut record = stored.record.clone();
         let left = self.commands.time_left();
         // If the failed sign-in's own write was applied after all, no client has the secret.
         let is_of_another = |loaded: &Loaded| loaded.record.header.tags.newest() != tag;

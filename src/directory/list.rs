@@ -13,9 +13,9 @@ impl DirectoryHandle<'_> {
     /// The sessions that are alive, the newest sign-in first, with their labels. Removes from the record the
     /// sessions that have ended.
     pub(crate) async fn list(&self) -> Result<Vec<(Arc<Loaded>, Option<Arc<str>>)>> {
-        let Some(stored) = self.read().await? else { return Ok(Vec::new()) };
+        let snapshot = self.read().await?;
         let now = self.settings.now();
-        let probes = stored.record.listed().rev().map(async |entry| {
+        let probes = snapshot.record.listed().rev().map(async |entry| {
             let state = self.probe(entry.id).await?;
             Ok((entry, state))
         });
@@ -33,9 +33,9 @@ impl DirectoryHandle<'_> {
             }
         }
         let mut ended = self.ensure_ended(&missing).await;
-        let revoked = stored.record.revoked().into_iter().collect();
+        let revoked = snapshot.record.revoked().into_iter().collect();
         ended.extend(self.end_within_part(&revoked, 4).await);
-        self.remove_entries(&stored, &ended).await;
+        self.remove_entries(snapshot, &ended).await;
         Ok(alive)
     }
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `record` | the directory record and the rules of an enrolment, without I/O |
 //! | `codec` | the record as bytes |
-//! | `enrol` | a session is added before it is written; its reservation is released if that fails |
+//! | `enrol` | a session is added before its cookie is sent; its reservation is released if that fails |
 //! | `revoke` | sessions are marked as revoked, deleted, and removed from the record |
 //! | `list` | the sessions that are alive |
 //! | `probe` | what the store holds under a listed id |
@@ -30,7 +30,7 @@ use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::load::decoded;
 use crate::record::loaded::Loaded;
-use crate::record::sign_in::SignInStart;
+use crate::record::sign_in::{Mark, SignInStart};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::{SessionId, digest_under};
 use crate::settings::{DirectoryMode, Settings};
@@ -44,10 +44,18 @@ pub(crate) struct DirectoryHandle<'a> {
     key: StoreKey,
 }
 
-/// A directory record, decoded and as the store holds it.
-struct StoredDirectory {
+/// A directory as it was read or written.
+#[derive(Debug)]
+pub(crate) struct DirectorySnapshot {
+    /// The record; an empty one if the store has none.
     record: DirectoryRecord,
-    stored: Stored,
+    stored: Option<Stored>,
+}
+
+impl DirectorySnapshot {
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.record.generation.map(|generation| generation.mark)
+    }
 }
 
 impl<'a> DirectoryHandle<'a> {
@@ -58,51 +66,46 @@ impl<'a> DirectoryHandle<'a> {
 
     /// Whether a session is listed.
     pub(crate) async fn lists(&self, id: SessionId) -> Result<bool> {
-        let stored = self.read().await?;
-        Ok(stored.is_some_and(|stored| stored.record.lists(id)))
+        Ok(self.read().await?.record.lists(id))
     }
 
     /// What a sign-in that begins now has to remember of the directory.
     pub(crate) async fn sign_in_start(&self) -> Result<SignInStart> {
-        let stored = self.read().await?;
-        let generation = stored.and_then(|stored| stored.record.generation);
-        Ok(SignInStart {
-            mark: generation.map(|generation| generation.mark),
-            at: self.settings.now(),
-        })
+        let snapshot = self.read().await?;
+        let (mark, at) = (snapshot.mark(), self.settings.now());
+        Ok(SignInStart { mark, at, directory: snapshot.stored })
     }
 
-    async fn read(&self) -> Result<Option<StoredDirectory>> {
-        let Some(stored) = self.commands.load(&self.key).await? else { return Ok(None) };
-        let record = decoded(&self.key, codec::decode(&stored.bytes))?;
-        Ok(Some(StoredDirectory { record, stored }))
+    pub(crate) async fn read(&self) -> Result<DirectorySnapshot> {
+        self.snapshot(self.commands.load(&self.key).await?)
     }
 
-    /// A copy of the record that was read, or an empty one if the store has none.
-    fn record_of(&self, stored: Option<&StoredDirectory>) -> DirectoryRecord {
-        match stored {
-            Some(stored) => stored.record.clone(),
+    /// The directory, if the store holds this as its record.
+    pub(crate) fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
+        let record = match &stored {
+            Some(stored) => decoded(&self.key, codec::decode(&stored.bytes))?,
             // `write` sets the tags.
             None => DirectoryRecord::new(Tags::first(Tag([0; TAG_LEN]))),
-        }
+        };
+        Ok(DirectorySnapshot { record, stored })
     }
 
-    /// Writes `record` by compare-and-set over what was read. Returns `None` if another write came first,
-    /// or if it may have.
+    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read. Returns
+    /// `None` if another write came first, or if it may have.
     async fn write(
         &self,
-        stored: Option<&StoredDirectory>,
+        stored: Option<&Stored>,
         mut record: DirectoryRecord,
-    ) -> Result<Option<StoredDirectory>> {
+    ) -> Result<Option<DirectorySnapshot>> {
         let tag = self.settings.tag()?;
         record.tags = match stored {
-            Some(stored) => stored.record.tags.followed_by(tag),
+            Some(_) => record.tags.followed_by(tag),
             None => Tags::first(tag),
         };
         let ttl = record.ttl(self.settings.options.lifetime.absolute());
         let write = Write { bytes: codec::encode(&record), ttl, tag };
         let version = match stored {
-            Some(StoredDirectory { stored, .. }) => {
+            Some(stored) => {
                 match self.commands.replace(&self.key, &write, stored).await? {
                     Settled::Applied(version) => version,
                     // The write may have been applied, but another one has followed it.
@@ -119,7 +122,8 @@ impl<'a> DirectoryHandle<'a> {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Some(StoredDirectory { record, stored: Stored::new(write.bytes, version) }))
+        let stored = Some(Stored::new(write.bytes, version));
+        Ok(Some(DirectorySnapshot { record, stored }))
     }
 
     /// Waits after a conflict. After the first one, other commits of this process that met a conflict on the

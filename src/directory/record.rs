@@ -57,11 +57,13 @@ impl Entry {
     }
 }
 
-/// A request to list a session before it is written.
+/// A request to list a session before anybody can use what is written for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
+    /// When the sign-in began, if that was before its commit.
+    pub(crate) begun: Option<Millis>,
     /// The longest time that the session may live from its sign-in on.
     pub(crate) life: Duration,
     pub(crate) purpose: Purpose,
@@ -73,7 +75,7 @@ pub(crate) struct Enrolment {
     pub(crate) must_be_listed: bool,
 }
 
-/// An entry that a sign-in has made for a session it is about to write.
+/// An entry that a sign-in has made for a session that nobody can use so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,
@@ -300,6 +302,7 @@ mod tests {
         Enrolment {
             id: SessionId::random(&OsEntropy).unwrap(),
             signed_in: NOW,
+            begun: None,
             life: HOUR,
             purpose: Purpose::SignIn,
             label: None,

@@ -13,7 +13,7 @@ use crate::clock::Millis;
 use crate::commands::{Settled, Write, pause};
 use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
-use crate::directory::{DirectoryHandle, StoredDirectory};
+use crate::directory::{DirectoryHandle, DirectorySnapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
@@ -47,8 +47,7 @@ impl DirectoryHandle<'_> {
     pub(crate) async fn revoke(&self, target: RevocationTarget) -> Result<Revocation> {
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            let stored = self.read().await?;
-            let mut record = self.record_of(stored.as_ref());
+            let DirectorySnapshot { mut record, stored } = self.read().await?;
             let now = self.settings.now();
             match target {
                 RevocationTarget::One(id) => {
@@ -67,7 +66,7 @@ impl DirectoryHandle<'_> {
             let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = record.revoked().into_iter().collect();
             if let Some(written) = self.write(stored.as_ref(), record).await? {
-                let ended = self.carry_out(&written, &revoked, target).await?;
+                let ended = self.carry_out(written, &revoked, target).await?;
                 return Ok(Revocation { ended, is_complete });
             }
             self.back_off(&mut guard, attempt).await?;
@@ -108,7 +107,7 @@ impl DirectoryHandle<'_> {
     /// a session of `target` could not be ended; the others are left over from earlier revocations.
     async fn carry_out(
         &self,
-        stored: &StoredDirectory,
+        written: DirectorySnapshot,
         revoked: &HashSet<SessionId>,
         target: RevocationTarget,
     ) -> Result<HashSet<SessionId>> {
@@ -128,7 +127,7 @@ impl DirectoryHandle<'_> {
                 Err(error) => failure = Some(error),
             }
         }
-        self.remove_entries(stored, &ended).await;
+        self.remove_entries(written, &ended).await;
         failure.map_or(Ok(were_alive), Err)
     }
 
@@ -151,13 +150,13 @@ impl DirectoryHandle<'_> {
     /// them.
     pub(super) async fn remove_entries(
         &self,
-        stored: &StoredDirectory,
+        snapshot: DirectorySnapshot,
         ended: &HashSet<SessionId>,
     ) {
         if !ended.is_empty() {
-            let mut record = stored.record.clone();
+            let DirectorySnapshot { mut record, stored } = snapshot;
             record.remove(ended);
-            let _ = self.write(Some(stored), record).await;
+            let _ = self.write(stored.as_ref(), record).await;
         }
     }
 

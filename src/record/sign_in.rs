@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Millis;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Stored;
 
 /// How many bytes a label may have.
 pub(crate) const LABEL_BYTES: usize = 128;
@@ -60,11 +61,13 @@ pub struct SignIn {
 }
 
 /// What a sign-in found in the directory when it began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct SignInStart {
     /// The mark of the last revocation; `None` where nothing was revoked.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
+    /// The directory's record, if there was one.
+    pub(crate) directory: Option<Stored>,
 }
 
 impl SignIn {

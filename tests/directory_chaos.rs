@@ -1,0 +1,436 @@
+//! Sign-ins, sign-outs, lists and revocations of one account at random and at once, from two processes, over
+//! a store whose commands and answers are lost, arrive late or are never answered.
+//!
+//! `UNSTICKY_LONG=1` makes it ten times as long.
+
+#![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::future::pending;
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream;
+use support::backend::{Backend, on_each_server};
+use support::interceptor::{Call, Intercepted, Interceptor};
+use support::length;
+use support::stand::SEED;
+use support::visit::{Visit, sign_out, visit};
+use tokio::time::{Instant, sleep, timeout};
+use unsticky::store::{MemoryStore, StoreKey};
+use unsticky::testing::Verb;
+use unsticky::{
+    Clock, ConcurrentSessions, DirectoryMode, Entropy, Error, Result, Revoked, Session, SessionId,
+    Sessions, SignIn, Store,
+};
+
+const ALICE: &str = "alice";
+const LIMIT: usize = 3;
+const EXACT: ConcurrentSessions = ConcurrentSessions::Reject(LIMIT as u16);
+const CLIENTS: usize = 5;
+/// Of each client.
+const DEEDS: usize = 8;
+/// What a request of the application has for the store.
+const TIMEOUT: Duration = Duration::from_millis(200);
+/// How late a command arrives at most.
+const LATEST: Duration = Duration::from_millis(600);
+
+/// What becomes of a command.
+#[derive(Clone, Copy)]
+enum Fate {
+    Answered,
+    Unavailable,
+    RequestLost,
+    AnswerLost,
+    /// Its sender gives it up, and it arrives after that.
+    Late,
+    /// The same, and its sender waits as long as it can.
+    Unanswered,
+}
+
+/// The way to the store.
+struct Chaos {
+    rng: Mutex<Rng>,
+    is_over: AtomicBool,
+}
+
+impl Chaos {
+    fn draw(&self) -> (Fate, [Duration; 3]) {
+        let mut rng = self.rng.lock().unwrap();
+        let fate = match rng.u8(..100) {
+            0..3 => Fate::Unavailable,
+            3..6 => Fate::RequestLost,
+            6..12 => Fate::AnswerLost,
+            12..18 => Fate::Late,
+            18..20 => Fate::Unanswered,
+            _ => Fate::Answered,
+        };
+        let mut within = |most: Duration| Duration::from_micros(rng.u64(..most.as_micros() as u64));
+        (fate, [within(TIMEOUT / 40), within(TIMEOUT / 40), within(LATEST)])
+    }
+}
+
+impl Interceptor for Chaos {
+    async fn intercept<T: Send + 'static>(
+        &self,
+        verb: Verb,
+        _: &StoreKey,
+        call: Call<T>,
+    ) -> Result<T> {
+        if self.is_over.load(Ordering::SeqCst) {
+            return call().await;
+        }
+        let lost = || match verb {
+            Verb::Load => Error::unavailable("lost"),
+            _ => Error::outcome_unknown("lost"),
+        };
+        let (fate, [there, back, late]) = self.draw();
+        sleep(there).await;
+        match fate {
+            Fate::Answered => {
+                let answer = call().await;
+                sleep(back).await;
+                answer
+            }
+            Fate::Unavailable => Err(Error::unavailable("down")),
+            Fate::RequestLost => Err(lost()),
+            Fate::AnswerLost => {
+                call().await?;
+                Err(lost())
+            }
+            Fate::Late | Fate::Unanswered => {
+                let command = call();
+                tokio::spawn(async move {
+                    sleep(late).await;
+                    drop(command.await);
+                });
+                match fate {
+                    Fate::Late => Err(lost()),
+                    _ => pending().await,
+                }
+            }
+        }
+    }
+}
+
+/// Ids, secrets and pauses of the same seed are the same.
+#[derive(Debug, Clone)]
+struct Seeded(Arc<Mutex<Rng>>);
+
+impl Entropy for Seeded {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        self.0.lock().unwrap().fill(bytes);
+        Ok(())
+    }
+}
+
+/// The time of the runtime, which is paused where the store is in memory.
+#[derive(Debug, Clone)]
+struct RuntimeClock(time::OffsetDateTime, Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> time::OffsetDateTime {
+        self.0 + self.1.elapsed()
+    }
+}
+
+/// A cookie of Alice's that reached a browser.
+struct Sent {
+    cookie: String,
+    at: usize,
+}
+
+/// How often something happened.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    sign_ins: usize,
+    failed: usize,
+    revocations: usize,
+    alive: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.sign_ins += other.sign_ins;
+        self.failed += other.failed;
+        self.revocations += other.revocations;
+        self.alive += other.alive;
+    }
+}
+
+/// What happened so far, in the order of these numbers.
+#[derive(Default)]
+struct Log {
+    number: usize,
+    sent: Vec<Sent>,
+    /// When those revocations began that have ended every session, or every other one.
+    revocations: Vec<usize>,
+    /// Those that `revoke` has ended.
+    ended: HashSet<SessionId>,
+    tally: Tally,
+}
+
+struct History {
+    place: String,
+    policy: ConcurrentSessions,
+    is_paused: bool,
+    /// Two processes on the way of chaos.
+    processes: [Sessions; 2],
+    /// A process that reaches the store as it is.
+    quiet: Sessions,
+    log: Mutex<Log>,
+}
+
+impl History {
+    fn number(&self) -> usize {
+        let mut log = self.log.lock().unwrap();
+        log.number += 1;
+        log.number
+    }
+
+    /// The session of this cookie, if Alice is signed in there.
+    async fn alices(&self, cookie: &str) -> Option<SessionId> {
+        let who = async |session: Session| {
+            Ok(session.id().filter(|_| session.principal().as_deref() == Some(ALICE)))
+        };
+        visit(&self.quiet, cookie, who).await.ok()
+    }
+
+    /// The sessions that are alive of those whose cookie was sent before that.
+    async fn alive(&self, before: usize) -> HashSet<SessionId> {
+        let cookies: Vec<_> = {
+            let log = self.log.lock().unwrap();
+            let sent = log.sent.iter().filter(|sent| sent.at < before);
+            sent.map(|sent| sent.cookie.clone()).collect()
+        };
+        let mut alive = HashSet::new();
+        for cookie in cookies {
+            alive.extend(self.alices(&cookie).await);
+        }
+        alive
+    }
+
+    /// One request. The browser keeps the cookie, unless it has gone away before that.
+    async fn request<T>(
+        &self,
+        rng: &mut Rng,
+        cookie: &str,
+        handler: impl AsyncFnOnce(Session) -> Result<T>,
+    ) -> Option<Visit<T>> {
+        let sessions = &self.processes[rng.usize(..2)];
+        let patience = match rng.u8(..10) {
+            0 => TIMEOUT.mul_f64(rng.f64() / 5.0),
+            _ => 100 * TIMEOUT,
+        };
+        let visit = timeout(patience, visit(sessions, cookie, handler)).await.ok()?;
+        let at = self.number();
+        if visit.set_cookie.is_some() && !visit.removes_cookie() {
+            self.log.lock().unwrap().sent.push(Sent { cookie: visit.cookie(), at });
+        }
+        Some(visit)
+    }
+
+    async fn signs_in(&self, rng: &mut Rng, cookie: &str, is_begun: bool) {
+        let directory = self.processes[rng.usize(..2)].of(ALICE);
+        let sign_in = match is_begun {
+            false => SignIn::new(ALICE),
+            true => {
+                let Ok(sign_in) = directory.begin_sign_in().await else { return };
+                sign_in
+            }
+        };
+        let begun = self.number();
+        if is_begun {
+            sleep(TIMEOUT.mul_f64(rng.f64() / 5.0)).await;
+        }
+        let handler = async |session: Session| session.sign_in_with(sign_in);
+        let Some(visit) = self.request(rng, cookie, handler).await else { return };
+        let has_failed = visit.failure().is_some();
+        let mut log = self.log.lock().unwrap();
+        match has_failed {
+            true => log.tally.failed += 1,
+            false => log.tally.sign_ins += 1,
+        }
+        let is_overtaken = is_begun && log.revocations.iter().any(|revocation| *revocation > begun);
+        drop(log);
+        if is_overtaken && !has_failed {
+            let alive = self.alices(&visit.cookie()).await;
+            assert_eq!(alive, None, "{}: a sign-in of before a revocation", self.place);
+        }
+    }
+
+    /// Sessions were revoked: nothing lives that had its cookie before.
+    async fn was_revoked(&self, begun: usize, revoked: Revoked) {
+        assert!(revoked.complete, "{}", self.place);
+        let alive = self.alive(begun).await;
+        assert!(alive.is_empty(), "{}: revoked and alive: {alive:?}", self.place);
+        let mut log = self.log.lock().unwrap();
+        log.revocations.push(begun);
+        log.tally.revocations += 1;
+    }
+
+    async fn acts(&self, rng: &mut Rng) {
+        let directory = self.processes[rng.usize(..2)].of(ALICE);
+        let known = {
+            let log = self.log.lock().unwrap();
+            match log.sent.len() {
+                0 => String::new(),
+                // One of the last.
+                count => log.sent[count - 1 - rng.usize(..count.min(4))].cookie.clone(),
+            }
+        };
+        match rng.u8(..100) {
+            0..25 => self.signs_in(rng, "", false).await,
+            25..40 => self.signs_in(rng, "", true).await,
+            40..48 => {
+                let seed = async |session: Session| session.insert(SEED, &1);
+                let anonymous = visit(&self.quiet, "", seed).await.cookie();
+                let is_begun = rng.bool();
+                self.signs_in(rng, &anonymous, is_begun).await;
+            }
+            48..58 => {
+                let is_begun = rng.bool();
+                self.signs_in(rng, &known, is_begun).await;
+            }
+            58..66 => drop(self.request(rng, &known, sign_out).await),
+            66..76 => drop(directory.list().await),
+            76..84 => {
+                let Ok(list) = directory.list().await else { return };
+                let Some(one) = rng.choice(list) else { return };
+                if directory.revoke(one.id).await.is_ok_and(|was_alive| was_alive) {
+                    self.log.lock().unwrap().ended.insert(one.id);
+                }
+            }
+            84..92 => {
+                let begun = self.number();
+                let others =
+                    async |session: Session| session.directory()?.revoke_others(&session).await;
+                let Some(visit) = self.request(rng, &known, others).await else { return };
+                if let Ok(revoked) = visit.output {
+                    // The one that is kept has a new secret.
+                    self.was_revoked(begun, revoked).await;
+                }
+            }
+            _ => {
+                let begun = self.number();
+                if let Ok(revoked) = directory.revoke_all().await {
+                    self.was_revoked(begun, revoked).await;
+                }
+            }
+        }
+        if self.policy == EXACT && self.is_paused {
+            // At every moment. With the clock paused, nobody else runs in between.
+            let alive = self.alive(usize::MAX).await;
+            assert!(alive.len() <= LIMIT, "{}: {alive:?}", self.place);
+        }
+    }
+
+    /// Nothing goes wrong any more, and nothing is under way.
+    async fn ends(&self) -> Tally {
+        let directory = self.quiet.of(ALICE);
+        let list = directory.list().await.unwrap();
+        let listed: HashSet<_> = list.iter().map(|listed| listed.id).collect();
+        let alive = self.alive(usize::MAX).await;
+        let place = &self.place;
+        assert!(alive.is_subset(&listed), "{place}: {listed:?} listed of {alive:?}");
+        assert!(listed.len() <= LIMIT, "{place}: {listed:?}");
+        assert!(alive.is_disjoint(&self.log.lock().unwrap().ended), "{place}");
+        let revoked = directory.revoke_all().await.unwrap();
+        assert_eq!((revoked.count, revoked.complete), (listed.len(), true), "{place}");
+        assert!(self.alive(usize::MAX).await.is_empty(), "{place}");
+        Tally { alive: alive.len(), ..self.log.lock().unwrap().tally }
+    }
+}
+
+/// The histories of these seeds under each policy and mode, so many at once.
+async fn histories(on: &Backend, count: u64, at_once: usize) -> Tally {
+    let is_paused = on.server().is_none();
+    let mut histories = Vec::new();
+    for seed in 0..count {
+        for policy in [ConcurrentSessions::EvictOldest(LIMIT as u16), EXACT] {
+            for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
+                histories.push(history(on, is_paused, seed, policy, mode));
+            }
+        }
+    }
+    let mut histories = stream::iter(histories).buffer_unordered(at_once);
+    let mut total = Tally::default();
+    while let Some(tally) = histories.next().await {
+        total += tally;
+    }
+    total
+}
+
+async fn history(
+    on: &Backend,
+    is_paused: bool,
+    seed: u64,
+    policy: ConcurrentSessions,
+    mode: DirectoryMode,
+) -> Tally {
+    let mut rng = Rng::with_seed(seed);
+    let clock = RuntimeClock(time::OffsetDateTime::now_utc(), Instant::now());
+    let store: Arc<dyn Store> = match is_paused {
+        true => Arc::new(MemoryStore::with_clock(clock.clone())),
+        false => on.store(),
+    };
+    let chaos = Chaos { rng: Mutex::new(rng.fork()), is_over: AtomicBool::new(false) };
+    let chaotic = Intercepted::new(store.clone(), chaos);
+    let entropy = Seeded(Arc::new(Mutex::new(rng.fork())));
+    let process = |store: Arc<dyn Store>, timeout| {
+        let builder = Sessions::builder(store).clock(clock.clone()).entropy(entropy.clone());
+        let namespace = format!("{seed}-{mode:?}-{}", policy == EXACT);
+        let builder = builder.namespace(namespace).timeout(timeout);
+        builder.concurrent_sessions(policy).directory(mode).build().unwrap()
+    };
+    let history = History {
+        place: format!("seed {seed}, {policy:?}, {mode:?}"),
+        policy,
+        is_paused,
+        processes: [(); 2].map(|()| process(Arc::new(chaotic.clone()), TIMEOUT)),
+        quiet: process(store, 50 * TIMEOUT),
+        log: Mutex::default(),
+    };
+    // Without a directory, no revocation can say that it was complete.
+    let first = visit(&history.quiet, "", async |session: Session| session.sign_in(ALICE)).await;
+    let at = history.number();
+    history.log.lock().unwrap().sent.push(Sent { cookie: first.cookie(), at });
+    let clients: Vec<_> = (0..CLIENTS).map(|_| rng.fork()).collect();
+    join_all(clients.into_iter().map(async |mut rng| {
+        for _ in 0..DEEDS {
+            sleep(TIMEOUT.mul_f64(rng.f64() / 10.0)).await;
+            history.acts(&mut rng).await;
+        }
+    }))
+    .await;
+    chaotic.interceptor.is_over.store(true, Ordering::SeqCst);
+    // What was given up is over by then, and what is late has arrived.
+    sleep(LATEST + 5 * TIMEOUT).await;
+    history.ends().await
+}
+
+/// Whatever is lost or late: every session whose cookie was sent is listed while it lives, what was revoked
+/// is dead, a sign-in that began before a revocation lets nobody in, and the limit holds; where new sign-ins
+/// are refused, at every moment.
+#[tokio::test(start_paused = true)]
+async fn directory_keeps_its_promises_in_chaos_in_memory() {
+    let tally = histories(&Backend::memory(), 25 * u64::from(length()), 1).await;
+    // They are not kept because nothing happens.
+    assert!(tally.sign_ins > 800 && tally.failed > 400, "{tally:?}");
+    assert!(tally.revocations > 200 && tally.alive > 100, "{tally:?}");
+}
+
+async fn directory_keeps_its_promises_in_chaos(on: Backend) {
+    let tally = histories(&on, 10 * u64::from(length()), 40).await;
+    assert!(tally.sign_ins > 100 && tally.revocations > 20, "{tally:?}");
+}
+
+on_each_server!(directory_keeps_its_promises_in_chaos);
