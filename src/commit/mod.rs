@@ -87,6 +87,8 @@ pub(crate) struct Commit<'a, 'd> {
     /// The sessions of a request with several valid tokens.
     pub(crate) others: Vec<Arc<Loaded>>,
     pub(crate) changes: Changes,
+    /// The view of the changes could not be computed on `loaded`.
+    pub(crate) is_stale: bool,
     pub(crate) is_activity: bool,
     /// The response has been sent. What was read for it is too old to decide on.
     pub(crate) outlived: bool,
@@ -116,7 +118,7 @@ impl Commit<'_, '_> {
     /// Carries out a plan. An error means that the session is as it was before, unless its outcome is
     /// unknown. Of several sessions that were to end, some may have ended then; sessions that were revoked
     /// to make room for the sign-in stay revoked.
-    pub(crate) async fn run(mut self, plan: Plan) -> Result<Committed> {
+    pub(crate) async fn run(&mut self, plan: Plan) -> Result<Committed> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
         if has_failed && self.changes.signing_in().is_some() {
@@ -216,8 +218,7 @@ impl Commit<'_, '_> {
         base: &Values,
         now: Millis,
     ) -> Result<(Record, Write)> {
-        let values = view.values(base);
-        let (bytes, index) = codec::encode_indexed(&header, &values);
+        let (bytes, index) = codec::encode_indexed(&header, &view.items(base));
         let (size, max) = (bytes.len(), self.settings.options.max_record);
         let Some(index) = index.filter(|_| size <= max) else {
             let context = format!("{size} bytes, and at most {max} are allowed");

@@ -49,7 +49,10 @@ impl<'a> Commit<'a, '_> {
         let mut drawn = None;
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            let living = current.take().filter(|session| !self.is_expired(session));
+            // What was read before this commit has just been found alive.
+            let is_known_alive = attempt == 0 && !is_reread;
+            let living =
+                current.take().filter(|session| is_known_alive || !self.is_expired(session));
             let new_secret = match self.decide_on_newer(living.as_deref(), &last)? {
                 Merge::Write { new_secret } => new_secret,
                 Merge::StartFresh => return Box::pin(self.create_alone()).await,
@@ -138,7 +141,7 @@ impl<'a> Commit<'a, '_> {
     fn lost_during_save(&self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
         let base = self.changes.base_values(Some(&loaded));
         let fails = fails || self.decide.is_some();
-        let failure = (fails || self.changes.delta.view().differs_from(&base)).then(|| {
+        let failure = (fails || self.changes.delta.view().differs_from(base)).then(|| {
             event::gone(loaded.id);
             self.settings.gone("")
         });

@@ -37,11 +37,10 @@ impl Commit<'_, '_> {
         secret: Option<Secret>,
         is_fresh: bool,
     ) -> Result<SaveAttempt> {
-        let view = self.changes_on(&current.record)?;
-        if secret.is_none() && !view.differs_from(&current.record.values) {
-            return self.skip_write(current, is_fresh).await;
-        }
-        let prepared = self.prepare_save(current, secret, &view)?;
+        let Some(prepared) = self.prepare_save(current, secret)? else {
+            // Boxed: rare, and this future would make that of every commit larger.
+            return Box::pin(self.skip_write(current, is_fresh)).await;
+        };
         let (base, header) = (&current.record.header, &prepared.record.header);
         if self.needs_enrolment(Some(base), header) {
             Box::pin(self.enrol(current.id, Some(base), header)).await?;
@@ -51,23 +50,27 @@ impl Commit<'_, '_> {
         self.settle_save(current, prepared, settled)
     }
 
-    /// The record that the save writes, and the cookie for its secret if that is a new one.
+    /// The record that the save writes, and the cookie for its secret if that is a new one. `None` if
+    /// nothing would change.
     fn prepare_save(
-        &self,
-        current: &Loaded,
+        &mut self,
+        current: &Arc<Loaded>,
         secret: Option<Secret>,
-        view: &View,
-    ) -> Result<PreparedSave> {
+    ) -> Result<Option<PreparedSave>> {
+        let view = self.changes_on(current)?;
         let Record { header, values } = &current.record;
+        if secret.is_none() && !view.differs_from(values) {
+            return Ok(None);
+        }
         let now = self.settings.now();
         let tag = self.settings.tag()?;
         let digest = secret.map(|secret| secret.digest(self.settings.cookie.name()));
         let update = Update { digest, ..Update::plain(now, tag, &self.settings.options.lifetime) };
         let header = header.updated(&self.header_update(Some(current), update));
-        let (record, write) = self.encode(header, view, values, now)?;
+        let (record, write) = self.encode(header, &view, values, now)?;
         let cookie = secret
             .map(|secret| self.cookie(&record.header, &Token { id: current.id, secret }, now));
-        Ok(PreparedSave { record, write, cookie })
+        Ok(Some(PreparedSave { record, write, cookie }))
     }
 
     /// The outcome of the attempt, by the store's answer.
@@ -100,11 +103,16 @@ impl Commit<'_, '_> {
     }
 
     /// The changes of this request on the values of the record that was read last.
-    fn changes_on(&mut self, base: &Record) -> Result<View> {
-        self.changes.delta.check_taken(&base.values)?;
-        let only_surviving = self.changes.only_surviving(&base.header);
-        let mut view = self.changes.delta.replay(&base.values, only_surviving)?;
-        self.transact(&base.values, &mut view)?;
+    fn changes_on(&mut self, current: &Arc<Loaded>) -> Result<View> {
+        let Record { header, values } = &current.record;
+        self.changes.delta.check_taken(values)?;
+        let is_seen = self.loaded.as_ref().is_some_and(|loaded| Arc::ptr_eq(loaded, current));
+        let mut view = match is_seen && !self.is_stale {
+            // As the handler has seen it: no function is called again.
+            true => self.changes.delta.view().clone(),
+            false => self.changes.delta.replay(values, self.changes.only_surviving(header))?,
+        };
+        self.transact(values, &mut view)?;
         Ok(view)
     }
 

@@ -253,7 +253,7 @@ impl DirectoryHandle<'_> {
         let (tag, now) = (self.settings.tag()?, self.settings.now());
         let update = Update::plain(now, tag, &self.settings.options.lifetime);
         let header = loaded.record.header.updated(&update);
-        let values: Vec<_> = loaded.record.values.iter().collect();
+        let values: Vec<_> = loaded.record.values.items().collect();
         let bytes = session_codec::encode_indexed(&header, &values).0;
         Ok(Write { bytes, ttl: header.clocks.ttl(now), tag })
     }

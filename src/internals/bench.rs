@@ -47,7 +47,7 @@ impl Decoded {
 
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        codec::encode(&self.0.header, &self.0.values.iter().collect::<Vec<_>>())
+        codec::encode_indexed(&self.0.header, &self.0.values.items().collect::<Vec<_>>()).0
     }
 
     #[must_use]

@@ -65,7 +65,7 @@ pub fn record_decode(data: &[u8]) {
         let encoded = encoded(&record);
         let again = codec::decode(encoded.clone()).unwrap();
         assert_eq!(again.header, record.header);
-        assert!(again.values.iter().eq(record.values.iter()));
+        assert!(again.values.items().eq(record.values.items()));
         assert_eq!(self::encoded(&again), encoded);
         // The encoding is the shortest there is, so nothing was made up.
         assert!(encoded.len() <= bytes.len());
@@ -76,7 +76,7 @@ pub fn record_decode(data: &[u8]) {
 }
 
 fn encoded(record: &Record) -> Bytes {
-    codec::encode(&record.header, &record.values.iter().collect::<Vec<_>>())
+    codec::encode_indexed(&record.header, &record.values.items().collect::<Vec<_>>()).0
 }
 
 fn header() -> Header {
@@ -127,7 +127,7 @@ pub fn delta_replay(data: &[u8]) {
             }
         };
         changes.push(Some((key.clone(), change.clone())));
-        delta.push(key, change, value);
+        delta.push((&*key).into(), change, value);
     }
     let model = |base: &Model, only_surviving: bool| {
         let mut model = base.clone();
@@ -166,9 +166,12 @@ pub fn delta_replay(data: &[u8]) {
 
 fn agrees(view: &View, base: &Values, before: &Model, model: &Model) {
     let values: Model = view
-        .values(base)
+        .items(base)
         .into_iter()
-        .map(|(key, value)| (key.to_owned(), (value.bytes.to_vec(), value.survives_sign_in())))
+        .map(|item| {
+            let key = String::from_utf8(item.key.to_vec()).unwrap();
+            (key, (item.bytes.to_vec(), item.survives_sign_in()))
+        })
         .collect();
     assert_eq!(values, *model);
     assert_eq!(view.differs_from(base), before != model);

@@ -11,7 +11,7 @@ use crate::record::loaded::Loaded;
 use crate::record::plan;
 use crate::record::plan::{KnownSession, Plan, Refresh, Requested, SignInTarget, Situation};
 use crate::record::sign_in::SignIn;
-use crate::record::values::Values;
+use crate::record::values::{NO_VALUES, Values};
 
 /// Something that the handler asked for, and when: the number of the change.
 #[derive(Debug, Clone)]
@@ -147,7 +147,7 @@ impl Changes {
 
     /// Whether there is to be a new session after an end.
     pub(crate) fn begins_a_session(&self) -> bool {
-        self.sign_in.is_some() || self.delta.view().differs_from(&Values::default())
+        self.sign_in.is_some() || self.delta.view().differs_from(&NO_VALUES)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -214,8 +214,8 @@ impl Changes {
     }
 
     /// The values that the delta stands on.
-    pub(crate) fn base_values(&self, loaded: Option<&Loaded>) -> Values {
-        self.base(loaded).map(|base| base.record.values.clone()).unwrap_or_default()
+    pub(crate) fn base_values<'a>(&self, loaded: Option<&'a Loaded>) -> &'a Values {
+        self.base(loaded).map_or(&NO_VALUES, |base| &base.record.values)
     }
 
     /// Whether a sign-in leaves only marked values of the record: it was anybody's before.
@@ -230,7 +230,7 @@ impl Changes {
         let values = self.base_values(loaded);
         let only_surviving =
             self.base(loaded).is_some_and(|base| self.only_surviving(&base.record.header));
-        let view = self.delta.replay(&values, only_surviving)?;
+        let view = self.delta.replay(values, only_surviving)?;
         self.delta.show(view);
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Changes {
         };
         let outlived =
             outlived && !self.is_ended() && !matches!(session, KnownSession::Nothing { .. });
-        let differs = || self.delta.view().differs_from(&self.base_values(loaded));
+        let differs = || self.delta.view().differs_from(self.base_values(loaded));
         plan::decide(Situation {
             session,
             // What a decision will change is not known before it is made; and what a handle that

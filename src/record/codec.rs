@@ -37,7 +37,9 @@ use crate::record::lifetime::{Chosen, Clocks, Persistence};
 use crate::record::loaded::Record;
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SecretDigest;
-use crate::record::values::{Entry, Value, Values};
+use crate::record::values::{Entry, Item, Values};
+#[cfg(any(test, fuzzing, feature = "testing"))]
+use crate::record::values::{Items, Value};
 use crate::store::{Kind, TAG_LEN};
 
 /// What the header of a signed-in session usually needs.
@@ -168,32 +170,31 @@ fn read_entry(mut content: Reader<'_>, bytes: &[u8]) -> Option<Entry> {
 /// The bytes of a record. `values` must come in ascending order of their keys.
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
-    encode_indexed(header, values).0
+    let items: Items<'_> = values.iter().map(|(key, value)| Item::new(key, value)).collect();
+    encode_indexed(header, &items).0
 }
 
-/// The bytes of a record, and where in them the values lie: what decoding them would find out.
-pub(crate) fn encode_indexed(
-    header: &Header,
-    values: &[(&str, Value)],
-) -> (Bytes, Option<Vec<Entry>>) {
-    let values_size: usize =
-        values.iter().map(|(key, value)| key.len() + value.bytes.len() + 16).sum();
-    let mut out = BytesMut::with_capacity(HEADER_SIZE + values_size);
+/// The bytes of a record, and where in them the values lie: what decoding them would find out. `values`
+/// must come in ascending order of their keys.
+pub(crate) fn encode_indexed(header: &Header, values: &[Item<'_>]) -> (Bytes, Option<Vec<Entry>>) {
+    let sizes = values.iter().map(|value| value.key.len() + value.bytes.len() + 16);
+    let mut out = BytesMut::with_capacity(HEADER_SIZE + sizes.sum::<usize>());
+    let mut index = Vec::with_capacity(values.len());
     put_header(&mut out, header);
-    let index = values.iter().map(|(key, value)| {
-        let key_length = number_length(key.len() as u64) + key.len();
+    for value in values {
+        let key_length = number_length(value.key.len() as u64) + value.key.len();
         out.put_u8(VALUE);
         put_number(&mut out, (1 + key_length + value.bytes.len()) as u64);
         out.put_u8(value.flags);
-        put_number(&mut out, key.len() as u64);
+        put_number(&mut out, value.key.len() as u64);
         let key_start = out.len();
-        out.put_slice(key.as_bytes());
+        out.put_slice(value.key);
         let value_start = out.len();
-        out.put_slice(&value.bytes);
-        Entry::new(key_start..value_start, value.flags, value_start..out.len())
-    });
-    let index = index.collect();
-    (out.freeze(), index)
+        out.put_slice(value.bytes);
+        index.extend(Entry::new(key_start..value_start, value.flags, value_start..out.len()));
+    }
+    let is_whole = index.len() == values.len();
+    (out.freeze(), is_whole.then_some(index))
 }
 
 fn put_header(out: &mut BytesMut, header: &Header) {
@@ -286,10 +287,10 @@ mod tests {
             let record =
                 decode(encoded(&header, &[("a", "1"), ("b", "[2]"), ("bb", "\"x\"")])).unwrap();
             assert_eq!(record.header, header);
-            let values: Vec<_> = record.values.iter().collect();
-            let (bytes, index) = encode_indexed(&header, &values);
+            let (bytes, index) =
+                encode_indexed(&header, &record.values.items().collect::<Vec<_>>());
             let indexed = Values::new(bytes, index.unwrap());
-            assert!(indexed.iter().eq(record.values.iter()), "the index is another one");
+            assert!(indexed.items().eq(record.values.items()), "the index is another one");
             assert_eq!(record.values.len(), 3);
             assert_eq!(record.values.get("a"), Some(value("1")));
             assert_eq!(record.values.get("bb"), Some(value("\"x\"")));
@@ -321,7 +322,10 @@ mod tests {
         put_field(&mut bytes, VALUE, b"\xf0\x01k1");
         let record = decode(bytes.clone().freeze()).unwrap();
         assert_eq!(record.header.unknown, [(200, Bytes::from_static(b"later"))]);
-        assert_eq!(encode(&record.header, &record.values.iter().collect::<Vec<_>>()), bytes);
+        assert_eq!(
+            encode_indexed(&record.header, &record.values.items().collect::<Vec<_>>()).0,
+            bytes
+        );
     }
 
     #[test]
@@ -396,7 +400,7 @@ mod tests {
             }
             if let Ok(record) = decode(Bytes::from(bytes.clone())) {
                 // What was understood is written back without a loss.
-                let again = encode(&record.header, &record.values.iter().collect::<Vec<_>>());
+                let again = encode_indexed(&record.header, &record.values.items().collect::<Vec<_>>()).0;
                 prop_assert_eq!(decode(again).unwrap().header, record.header);
             }
         }

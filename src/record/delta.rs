@@ -1,15 +1,17 @@
 //! What a request changed: a list of changes that can be replayed on a newer record, and the view of
 //! the values that results.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::values::{Value, Values};
+use crate::record::key::Name;
+use crate::record::small_map::SmallMap;
+use crate::record::values::{Item, Items, Value, Values};
 
 /// The function of an `update`, over encoded values.
 pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
@@ -35,21 +37,26 @@ impl Change {
     }
 }
 
+/// The changes of one key in order, with the number of each.
+type KeyChanges = SmallVec<[(u64, Change); 1]>;
+
+/// Functions that were dropped: what they capture is the application's, and must not be dropped while the
+/// session is locked.
+pub(crate) type Dropped = Vec<Arc<UpdateFn>>;
+
 /// The changes of a request, and the view they lead to.
 ///
 /// Changes of different keys do not depend on each other, so they are kept by key and each is
 /// found without looking at the others.
 #[derive(Clone, Default)]
 pub(crate) struct Delta {
-    /// Of each key in order, with the number of each change. No list is empty.
-    keys: BTreeMap<Arc<str>, Vec<(u64, Change)>>,
+    /// No list is empty.
+    keys: SmallMap<KeyChanges>,
     /// All values of the record were removed first; the number of that change.
     cleared: Option<u64>,
     made: u64,
     view: View,
-    /// What was dropped: the captures of functions are the application's, and must not be dropped
-    /// while the session is locked.
-    dropped: Vec<Change>,
+    dropped: Dropped,
 }
 
 impl Delta {
@@ -73,19 +80,17 @@ impl Delta {
     }
 
     /// What was dropped since this was asked last.
-    pub(crate) fn take_dropped(&mut self) -> Vec<Change> {
+    pub(crate) fn take_dropped(&mut self) -> Dropped {
         std::mem::take(&mut self.dropped)
     }
 
     /// The one way in which a handler changes a value; `value` is what the key has after it.
-    pub(crate) fn push(&mut self, key: Arc<str>, change: Change, value: Option<Value>) {
+    pub(crate) fn push(&mut self, key: Name, change: Change, value: Option<Value>) {
         self.made += 1;
-        let earlier = self.keys.entry(key.clone()).or_default();
+        let earlier = self.keys.get_or_default(key.clone());
         if !matches!(change, Change::Update { .. }) {
             // What was handed out is checked at the commit whatever comes after.
-            self.dropped.extend(
-                earlier.extract_if(.., |(_, change)| !change.is_take()).map(|(_, change)| change),
-            );
+            drop_changes(earlier, &mut self.dropped, |_, change| !change.is_take());
         }
         // A key's stored value is handed out once: after that it is the request's own.
         let change = match change {
@@ -103,10 +108,10 @@ impl Delta {
     }
 
     /// A value that was removed from this list was stored meanwhile, so that it was handed out for good.
-    pub(crate) fn taken_early(&mut self, key: &Arc<str>, seen: Bytes) {
-        if let Some(changes) = self.keys.get_mut(key) {
-            let number = changes.first().map_or(self.made, |(number, _)| *number);
-            changes.insert(0, (number, Change::Take { seen }));
+    pub(crate) fn taken_early(&mut self, key: Name, seen: Bytes) {
+        if let Some((number, _)) = self.keys.get(&key).and_then(|changes| changes.first()) {
+            let taken = (*number, Change::Take { seen });
+            self.keys.get_or_default(key).insert(0, taken);
         }
     }
 
@@ -142,10 +147,8 @@ impl Delta {
     }
 
     fn drop_changes(&mut self, is_dropped: impl Fn(u64, &Change) -> bool) {
-        let dropped = &mut self.dropped;
-        self.keys.retain(|_, changes| {
-            let gone = changes.extract_if(.., |(number, change)| is_dropped(*number, change));
-            dropped.extend(gone.map(|(_, change)| change));
+        self.keys.retain(|changes| {
+            drop_changes(changes, &mut self.dropped, &is_dropped);
             !changes.is_empty()
         });
     }
@@ -164,7 +167,7 @@ impl Delta {
 
     /// Whether every value that was handed out still stands in `base` as it was.
     pub(crate) fn check_taken(&self, base: &Values) -> Result<()> {
-        for (key, changes) in &self.keys {
+        for (key, changes) in self.keys.iter() {
             for (_, change) in changes {
                 if let Change::Take { seen } = change
                     && base.get(key).is_none_or(|value| value.bytes != *seen)
@@ -180,7 +183,7 @@ impl Delta {
     pub(crate) fn replay(&self, base: &Values, only_surviving: bool) -> Result<View> {
         let cleared = self.cleared.is_some();
         let mut view = View { cleared, only_surviving, ..View::default() };
-        for (key, changes) in &self.keys {
+        for (key, changes) in self.keys.iter() {
             for (_, change) in changes {
                 let value = view.changed(base, key, change)?;
                 view.put(key.clone(), value);
@@ -206,12 +209,29 @@ impl fmt::Debug for Delta {
     }
 }
 
+/// Drops some of a key's changes. Their functions come to `dropped`.
+fn drop_changes(
+    changes: &mut KeyChanges,
+    dropped: &mut Dropped,
+    is_dropped: impl Fn(u64, &Change) -> bool,
+) {
+    changes.retain(|(number, change)| {
+        let is_dropped = is_dropped(*number, change);
+        if let Change::Update { function, .. } = change
+            && is_dropped
+        {
+            dropped.push(function.clone());
+        }
+        !is_dropped
+    });
+}
+
 /// The values as the handler sees them: what was changed, over what was read.
 #[derive(Clone, Default)]
 pub(crate) struct View {
     cleared: bool,
     only_surviving: bool,
-    slots: BTreeMap<Arc<str>, Option<Value>>,
+    slots: SmallMap<Option<Value>>,
     /// Bytes of the keys and values in the slots that have a value.
     size: usize,
 }
@@ -220,18 +240,13 @@ impl View {
     pub(crate) fn get(&self, base: &Values, key: &str) -> Option<Value> {
         match self.slots.get(key) {
             Some(slot) => slot.clone(),
-            None => base.get(key).filter(|value| self.shows(value)),
+            None => base.get(key).filter(|value| self.shows(value.survives_sign_in())),
         }
     }
 
     /// Whether a value of the record is still there where nothing was said of its key.
-    fn shows(&self, value: &Value) -> bool {
-        !self.cleared && (!self.only_surviving || value.survives_sign_in())
-    }
-
-    /// Whether the key was not touched, so that its value is the record's.
-    pub(crate) fn is_untouched(&self, key: &str) -> bool {
-        !self.slots.contains_key(key)
+    fn shows(&self, survives: bool) -> bool {
+        !self.cleared && (!self.only_surviving || survives)
     }
 
     /// Refuses a value with which the changed values alone would be over the size of a record.
@@ -245,16 +260,16 @@ impl View {
     }
 
     /// Gives a key a value, or none.
-    pub(crate) fn put(&mut self, key: Arc<str>, value: Option<Value>) {
-        self.size += room(&key, value.as_ref());
-        let replaced = self.slots.get(&key).map_or(0, |slot| room(&key, slot.as_ref()));
-        self.size -= replaced;
-        self.slots.insert(key, value);
+    pub(crate) fn put(&mut self, key: Name, value: Option<Value>) {
+        let added = room(&key, value.as_ref());
+        let slot = self.slots.get_or_default(key.clone());
+        let replaced = std::mem::replace(slot, value);
+        self.size = self.size + added - room(&key, replaced.as_ref());
     }
 
     pub(crate) fn clear(&mut self) {
         self.cleared = true;
-        self.slots.clear();
+        self.slots = SmallMap::default();
         self.size = 0;
     }
 
@@ -275,23 +290,32 @@ impl View {
 
     /// Whether a record with these values would differ from one with `base`.
     pub(crate) fn differs_from(&self, base: &Values) -> bool {
-        self.slots.iter().any(|(key, slot)| base.get(key) != *slot)
-            || base.iter().any(|(key, value)| self.is_untouched(key) && !self.shows(&value))
+        self.slots.iter().any(|(key, slot)| !base.holds(key, slot.as_ref()))
+            || ((self.cleared || self.only_surviving) && self.items(base).len() < base.len())
     }
 
     /// The values in ascending order of their keys.
-    pub(crate) fn values<'a>(&'a self, base: &'a Values) -> Vec<(&'a str, Value)> {
-        let kept = base.iter().filter(|(key, value)| self.is_untouched(key) && self.shows(value));
-        let changed =
-            self.slots.iter().filter_map(|(key, slot)| slot.clone().map(|value| (&**key, value)));
-        let mut values: Vec<_> = kept.chain(changed).collect();
-        values.sort_unstable_by_key(|(key, _)| *key);
-        values
+    pub(crate) fn items<'a>(&'a self, base: &'a Values) -> Items<'a> {
+        let changed = |(key, slot): (&'a Name, &'a Option<Value>)| {
+            slot.as_ref().map(|value| Item::new(key, value))
+        };
+        let mut items = Items::new();
+        let mut slots = self.slots.iter().peekable();
+        for item in base.items() {
+            let is_before = |(key, _): &(&Name, _)| key.as_bytes() < item.key;
+            items.extend(std::iter::from_fn(|| slots.next_if(is_before)).filter_map(changed));
+            match slots.next_if(|(key, _)| key.as_bytes() == item.key) {
+                Some(slot) => items.extend(changed(slot)),
+                None if self.shows(item.survives_sign_in()) => items.push(item),
+                None => {}
+            }
+        }
+        items.extend(slots.filter_map(changed));
+        items
     }
 
     pub(crate) fn is_empty(&self, base: &Values) -> bool {
-        self.slots.values().all(Option::is_none)
-            && !base.iter().any(|(key, value)| self.is_untouched(key) && self.shows(&value))
+        self.items(base).is_empty()
     }
 }
 
@@ -356,10 +380,11 @@ mod tests {
     }
 
     fn shown(view: &View, base: &Values) -> String {
-        let values = view.values(base);
-        let texts = values
-            .iter()
-            .map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(&value.bytes)));
+        let text = String::from_utf8_lossy;
+        let texts = view
+            .items(base)
+            .into_iter()
+            .map(|item| format!("{}={}", text(item.key), text(item.bytes)));
         texts.collect::<Vec<_>>().join(" ")
     }
 
@@ -504,7 +529,8 @@ mod tests {
         append(&mut delta, &none, "a");
         append(&mut delta, &none, "b");
         delta.clear();
-        assert_eq!((held(&mut delta), delta.pending_after(0)), (3, 1));
+        // All but the text, which is not the application's.
+        assert_eq!((held(&mut delta), delta.pending_after(0)), (2, 1));
         append(&mut delta, &none, "a");
         delta.forget(delta.made());
         assert_eq!((held(&mut delta), delta.is_empty()), (1, true));

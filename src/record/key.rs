@@ -1,7 +1,11 @@
 //! The name and the type of a value.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// The name of a session value together with its type.
 ///
@@ -174,12 +178,84 @@ pub trait AsKey: sealed::Sealed {
     fn survives(&self) -> bool;
 }
 
-mod sealed {
-    pub trait Sealed {}
+/// A key's name, to be kept: one that is constant is not copied.
+#[derive(Debug, Clone)]
+pub(crate) enum Name {
+    Constant(&'static str),
+    Shared(Arc<str>),
+}
 
-    impl<T> Sealed for super::Key<T> {}
-    impl<T> Sealed for super::RuntimeKey<T> {}
-    impl<K: Sealed + ?Sized> Sealed for &K {}
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Constant(name) => name,
+            Self::Shared(name) => name,
+        }
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl From<&str> for Name {
+    fn from(name: &str) -> Self {
+        Self::Shared(name.into())
+    }
+}
+
+mod sealed {
+    use super::{Key, Name, RuntimeKey};
+
+    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
+    pub trait Sealed {
+        fn to_name(&self) -> Name;
+    }
+
+    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
+    impl<T> Sealed for Key<T> {
+        fn to_name(&self) -> Name {
+            Name::Constant(self.name)
+        }
+    }
+
+    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
+    impl<T> Sealed for RuntimeKey<T> {
+        fn to_name(&self) -> Name {
+            self.name.as_str().into()
+        }
+    }
+
+    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
+    impl<K: Sealed + ?Sized> Sealed for &K {
+        fn to_name(&self) -> Name {
+            (**self).to_name()
+        }
+    }
 }
 
 impl<T> AsKey for Key<T> {

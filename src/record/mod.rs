@@ -13,6 +13,7 @@ pub(crate) mod lifetime;
 pub(crate) mod loaded;
 pub(crate) mod plan;
 pub(crate) mod sign_in;
+pub(crate) mod small_map;
 pub(crate) mod tag;
 pub(crate) mod token;
 pub(crate) mod transaction;

@@ -56,13 +56,13 @@ impl<'a> Transaction<'a> {
     {
         let value = Value::new(encoded(key.name(), value, self.max_record)?, key.survives());
         self.view.check_room(key.name(), &value, self.max_record)?;
-        self.view.put(key.name().into(), Some(value));
+        self.view.put(key.to_name(), Some(value));
         Ok(())
     }
 
     /// Removes a value, if it is there.
     pub fn remove(&mut self, key: impl AsKey) {
-        self.view.put(key.name().into(), None);
+        self.view.put(key.to_name(), None);
     }
 
     /// Removes a value and returns it. Only one of several concurrent transactions gets it.

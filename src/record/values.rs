@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only
 /// when it is read, and copied as bytes when the record is written again.
@@ -40,6 +41,27 @@ impl Entry {
     }
 }
 
+/// One value where it lies, with its key. Keys are text, whose order is that of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Item<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) bytes: &'a [u8],
+    pub(crate) flags: u8,
+}
+
+/// The values of a record, in ascending order of their keys.
+pub(crate) type Items<'a> = SmallVec<[Item<'a>; 16]>;
+
+impl<'a> Item<'a> {
+    pub(crate) fn new(key: &'a str, value: &'a Value) -> Self {
+        Self { key: key.as_bytes(), bytes: &value.bytes, flags: value.flags }
+    }
+
+    pub(crate) const fn survives_sign_in(&self) -> bool {
+        self.flags & Value::SURVIVES_SIGN_IN != 0
+    }
+}
+
 /// One value: its encoded bytes and its flags.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Value {
@@ -54,6 +76,9 @@ impl Value {
         Self { bytes, flags: if survives { Self::SURVIVES_SIGN_IN } else { 0 } }
     }
 }
+
+/// What a session has that is not stored.
+pub(crate) static NO_VALUES: Values = Values { source: Bytes::new(), entries: Vec::new() };
 
 impl Values {
     /// The entries must lie inside `source`, the keys must be text and in ascending order.
@@ -70,26 +95,29 @@ impl Values {
         self.entries.len()
     }
 
-    fn key(&self, entry: &Entry) -> &str {
-        self.source
-            .get(entry.key())
-            .and_then(|bytes| std::str::from_utf8(bytes).ok())
-            .unwrap_or_default()
-    }
-
-    fn value(&self, entry: &Entry) -> Value {
-        Value { bytes: self.source.slice(entry.value()), flags: entry.flags }
+    fn find(&self, key: &str) -> Option<&Entry> {
+        let found =
+            self.entries.binary_search_by(|entry| self.source[entry.key()].cmp(key.as_bytes()));
+        found.ok().and_then(|index| self.entries.get(index))
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Value> {
-        // The order of UTF-8 text is the order of its bytes.
-        let found =
-            self.entries.binary_search_by(|entry| self.source[entry.key()].cmp(key.as_bytes()));
-        found.ok().and_then(|index| self.entries.get(index)).map(|entry| self.value(entry))
+        let entry = self.find(key)?;
+        Some(Value { bytes: self.source.slice(entry.value()), flags: entry.flags })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Value)> {
-        self.entries.iter().map(|entry| (self.key(entry), self.value(entry)))
+    /// Whether a key has this value, or none.
+    pub(crate) fn holds(&self, key: &str, value: Option<&Value>) -> bool {
+        self.find(key).map(|entry| self.item(entry)) == value.map(|value| Item::new(key, value))
+    }
+
+    fn item(&self, entry: &Entry) -> Item<'_> {
+        let (key, bytes) = (&self.source[entry.key()], &self.source[entry.value()]);
+        Item { key, bytes, flags: entry.flags }
+    }
+
+    pub(crate) fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        self.entries.iter().map(|entry| self.item(entry))
     }
 }
 

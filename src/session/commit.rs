@@ -38,7 +38,7 @@ impl Session {
         let context = self.context();
         let _under_way = CommitInProgress(self);
         let budget = self.budget();
-        let (start, commit) = {
+        let (start, mut commit) = {
             let mut state = self.state();
             let start = state.begin_commit(context, failed, decide.is_some())?;
             let commit = Commit {
@@ -48,6 +48,7 @@ impl Session {
                 lost: state.lost.clone(),
                 others: state.others.clone(),
                 changes: state.changes.clone(),
+                is_stale: state.is_stale,
                 is_activity: !state.is_passive && !start.failed,
                 outlived: state.head_sent,
                 is_removable: state.is_removable(context),
@@ -142,16 +143,11 @@ impl Session {
         Err(contended())
     }
 
-    /// Marks the response as begun. What it does not stand for is dropped: of a handler that failed, or
+    /// Marks the response as begun. What it does not stand for is dropped: of a handler that `failed`, or
     /// whose response is replaced.
-    fn close(
-        &self,
-        mut state: StateGuard<'_>,
-        failed: bool,
-        context: Context<'_>,
-    ) -> ResponseEffects {
+    fn close(&self, mut state: StateGuard<'_>, failed: Option<Context<'_>>) -> ResponseEffects {
         let mut discarded = 0;
-        if failed {
+        if let Some(context) = failed {
             discarded = state.discarded + state.changes_lost(context);
             state.changes.discard();
             state.is_stale = false;
@@ -188,16 +184,16 @@ impl Session {
         if is_busy(&state) || state.plan(context, failed, false) != Plan::Nothing {
             return None;
         }
-        if !failed {
+        if !failed && !state.changes.is_empty() {
             state.changes.discard();
         }
-        Some(self.close(state, failed, context))
+        Some(self.close(state, failed.then_some(context)))
     }
 
     /// The end of a request whose response cannot wait for a commit.
     pub(crate) fn close_failed(&self) -> ResponseEffects {
         let context = self.context();
-        self.close(self.state(), true, context)
+        self.close(self.state(), Some(context))
     }
 
     /// Commits at the end of a request, and marks the response as begun before any other commit.
@@ -213,8 +209,8 @@ impl Session {
         };
         // A response that says that something failed stays as it is.
         let result = if failed { Ok(()) } else { result };
-        let context = self.context();
-        let closed = self.close(self.state(), failed || result.is_err(), context);
+        let failed = (failed || result.is_err()).then(|| self.context());
+        let closed = self.close(self.state(), failed);
         drop(guard);
         (result, closed)
     }

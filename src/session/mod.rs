@@ -172,13 +172,13 @@ impl Session {
         let value = Value::new(encoded(key.name(), value, max_record)?, key.survives());
         let mut state = self.state();
         state.changes.delta.view().check_room(key.name(), &value, max_record)?;
-        state.changed().push(key.name().into(), Change::Set(value.clone()), Some(value));
+        state.changed().push(key.to_name(), Change::Set(value.clone()), Some(value));
         Ok(())
     }
 
     /// Removes a value, if it is there.
     pub fn remove(&self, key: impl AsKey) {
-        self.state().changed().push(key.name().into(), Change::Remove, None);
+        self.state().changed().push(key.to_name(), Change::Remove, None);
     }
 
     /// Removes a value and returns it: for values that may be used once.
@@ -215,14 +215,14 @@ impl Session {
             let stored = state.with_values(|_, values| values.get(name));
             let change = match (stored, value) {
                 (_, Some(value)) if is_being_stored => {
-                    state.taken_early.push((name.into(), value.bytes));
+                    state.taken_early.push((key.to_name(), value.bytes));
                     Change::Remove
                 }
                 (Some(stored), _) => Change::Take { seen: stored.bytes },
                 // This request put it there itself.
                 (None, _) => Change::Remove,
             };
-            state.changed().push(name.into(), change, None);
+            state.changed().push(key.to_name(), change, None);
             return Ok(Some(taken));
         }
         Err(contended())
@@ -247,7 +247,7 @@ impl Session {
         K::Value: Serialize + DeserializeOwned + Default,
         F: Fn(&mut K::Value) + Send + Sync + 'static,
     {
-        let name: Arc<str> = key.name().into();
+        let name = key.to_name();
         let survives = key.survives();
         let max_record = self.settings().options.max_record;
         let function: Arc<UpdateFn> = Arc::new({

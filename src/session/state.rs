@@ -17,7 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::record::authority::SecretStatus;
 use crate::record::changes::{Changes, RequestFacts};
-use crate::record::delta::{Change, Delta, View};
+use crate::record::delta::{Delta, Dropped, View};
+use crate::record::key::Name;
 use crate::record::loaded::{Loaded, Lost};
 use crate::record::plan::{KnownSession, Plan, Refresh, Requested};
 use crate::record::values::{Value, Values};
@@ -57,7 +58,7 @@ pub(super) struct State {
     /// The last change that a commit under way has.
     pub(super) under_way: Option<u64>,
     /// What was taken of the values that it is about to store.
-    pub(super) taken_early: Vec<(Arc<str>, Bytes)>,
+    pub(super) taken_early: Vec<(Name, Bytes)>,
     pub(super) time_left: Duration,
     /// The view could not be computed on the record that was read last.
     pub(super) is_stale: bool,
@@ -93,7 +94,7 @@ pub(super) fn contended() -> Error {
 pub(super) struct StateGuard<'a> {
     // Fields are dropped in this order.
     state: MutexGuard<'a, State>,
-    dropped: Vec<Change>,
+    dropped: Dropped,
 }
 
 impl Deref for StateGuard<'_> {
@@ -133,7 +134,7 @@ impl Shared {
     pub(super) fn lock(&self) -> StateGuard<'_> {
         // No code of the application runs under this lock, so a panic leaves the state whole.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        StateGuard { state, dropped: Vec::new() }
+        StateGuard { state, dropped: Dropped::default() }
     }
 
     /// The clock is the application's, so the state must not be locked.
@@ -185,9 +186,7 @@ impl State {
     }
 
     pub(super) fn with_values<T>(&self, read: impl FnOnce(&View, &Values) -> T) -> T {
-        let nothing = Values::default();
-        let values = self.base().map_or(&nothing, |base| &base.record.values);
-        read(self.changes.delta.view(), values)
+        read(self.changes.delta.view(), self.changes.base_values(self.loaded.as_deref()))
     }
 
     /// The changes, for one that a handle asks for.
@@ -396,7 +395,7 @@ impl State {
         }
         self.changes.forget(commit.bookmark);
         for (key, seen) in std::mem::take(&mut self.taken_early) {
-            self.changes.delta.taken_early(&key, seen);
+            self.changes.delta.taken_early(key, seen);
         }
         if self.changes.is_empty() {
             self.changes.delta.discard();

@@ -200,7 +200,7 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     kind: Kind,
-    text: Arc<str>,
+    text: Box<str>,
 }
 
 impl StoreKey {
