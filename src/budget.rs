@@ -45,19 +45,22 @@ impl Budget {
         self.fixed_deadline + self.unpolled()
     }
 
+    pub(crate) fn time_left(&self, now: Instant) -> Duration {
+        self.deadline().saturating_duration_since(now)
+    }
+
     /// How much was used up of the time after `since`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
         since.elapsed().saturating_sub(self.unpolled())
     }
 
-    /// What a future comes to, if it does so within this time.
+    /// What a future comes to, if it does so before this moment.
     pub(crate) async fn limited<T>(
         &self,
-        time: Duration,
+        mut limit: Instant,
         future: impl Future<Output = T>,
     ) -> Option<T> {
-        let mut limit = Instant::now() + time;
         let (mut future, mut sleep) = (pin!(future), pin!(sleep_until(limit)));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
@@ -129,7 +132,7 @@ mod tests {
         let (wake, woken) = oneshot::channel();
         let (_wake_later, woken_later) = oneshot::channel::<()>();
         let work = async { (woken.await, woken_later.await) };
-        let mut work = pin!(budget.limited(SECOND / 2, work));
+        let mut work = pin!(budget.limited(Instant::now() + SECOND / 2, work));
         assert!(poll!(&mut work).is_pending());
         advance(SECOND / 10).await;
         wake.send(()).unwrap();

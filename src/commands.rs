@@ -69,12 +69,12 @@ impl<'a> Commands<'a> {
     }
 
     pub(crate) fn time_left(&self) -> Duration {
-        self.budget.deadline().saturating_duration_since(Instant::now())
+        self.budget.time_left(Instant::now())
     }
 
     /// Half of what is left, so that something always remains for settling a lost answer.
-    fn share(&self) -> Option<Duration> {
-        let left = self.time_left();
+    fn share(&self, now: Instant) -> Option<Duration> {
+        let left = self.budget.time_left(now);
         (left >= Duration::from_millis(2)).then_some(left / 2)
     }
 
@@ -87,11 +87,11 @@ impl<'a> Commands<'a> {
         command: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let begun = Instant::now();
-        let Some(share) = self.share() else {
+        let Some(share) = self.share(begun) else {
             return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
         };
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
-        let answer = self.budget.limited(share, command).await;
+        let answer = self.budget.limited(begun + share, command).await;
         event::store_answered(verb, begun);
         let answer = match answer {
             // An answer that makes no sense says nothing of what was done.

@@ -5,8 +5,6 @@ mod connect;
 mod contract;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 mod dial;
-#[cfg(feature = "redis")]
-mod heartbeat;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]

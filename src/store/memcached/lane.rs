@@ -70,17 +70,22 @@ where
     /// Sends the operation, alone or with the next batch, and waits for its answer.
     pub(super) async fn submit(self: &Arc<Self>, operation: O) -> Result<O::Output> {
         if let Some(solo) = self.solo() {
-            if solo.is_first {
-                // Has the runtime look whether the server has closed the idle connection.
-                tokio::task::yield_now().await;
-            }
-            let client = self.node.client().await?;
-            let answers = self.node.exchange(&client, self.effect, vec![operation]).await;
-            return answers.into_iter().next().unwrap_or_else(|| Err(self.effect.lost()));
+            // In a box: it is far larger than what the others need.
+            return Box::pin(self.send_alone(solo, operation)).await;
         }
         let (reply, answer) = oneshot::channel();
         self.push(Waiting { operation, since: Instant::now(), reply })?;
         answer.await.unwrap_or_else(|_| Err(self.effect.lost()))
+    }
+
+    async fn send_alone(&self, solo: Solo<'_, O>, operation: O) -> Result<O::Output> {
+        if solo.is_first {
+            // Has the runtime look whether the server has closed the idle connection.
+            tokio::task::yield_now().await;
+        }
+        let client = self.node.client().await?;
+        let answers = self.node.exchange(&client, self.effect, vec![operation]).await;
+        answers.into_iter().next().unwrap_or_else(|| Err(self.effect.lost()))
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting<O>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use memcache::exp::{self, AsyncMetaClient, Operation};
+use memcache::exp::{self, AsyncMetaClient, Operation, Router};
 
 use super::answer;
 use super::answer::Effect;
@@ -111,6 +111,7 @@ impl Node {
                 .max_idle(MAX_IDLE)
                 .connect_timeout(Some(self.limits.connect))
                 .io_timeout(Some(self.limits.response.min(LONGEST)))
+                .router(OnlyServer)
                 .connect_async(at)
                 .await?;
             // A server that does not know the protocol would read a record as commands, and one
@@ -151,6 +152,15 @@ impl Drop for Doubt<'_> {
         if !self.cleared {
             self.node.give_up(self.generation);
         }
+    }
+}
+
+/// A client has one server, so no key needs a hash.
+struct OnlyServer;
+
+impl Router for OnlyServer {
+    fn route(&self, _: &[u8], _: &[String]) -> usize {
+        0
     }
 }
 

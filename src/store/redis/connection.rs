@@ -1,8 +1,10 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -11,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::future::{Either, join3, select};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::limits;
 use crate::store::contract::StoreKey;
@@ -19,6 +21,7 @@ use crate::store::redis::answer::{Answer, explained, reason};
 use crate::store::redis::dialing::{Batching, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};
 use crate::store::redis::reply::role;
+use crate::store::redis::waits::Waits;
 
 /// The server that a connection leads to.
 #[derive(Clone)]
@@ -166,16 +169,26 @@ impl SharedConnection {
     }
 
     /// Waits for the answer to what is sent on this connection; `None` where none comes within the time.
-    async fn in_time<T>(
-        &self,
-        link: &Connection,
+    fn in_time<'a, T>(
+        &'a self,
+        link: &'a Connection,
         limit: Duration,
-        answer: Pin<&mut impl Future<Output = T>>,
-    ) -> Option<T> {
-        let waiting = Waiting::new(self, link);
-        let answer = timeout(limit, answer).await.ok()?;
-        waiting.answered();
-        Some(answer)
+        mut answer: Pin<&'a mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> {
+        let mut waiting: Option<Waiting<'_>> = None;
+        poll_fn(move |cx| {
+            let began_before = waiting.is_some();
+            let waiting =
+                waiting.get_or_insert_with(|| Waiting::new(self, link, limit, cx.waker()));
+            match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => {
+                    waiting.answered();
+                    Poll::Ready(Some(answer))
+                }
+                Poll::Pending if began_before && waiting.is_over(cx.waker()) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
     }
 
     /// One more command that waits, unless there are too many.
@@ -440,7 +453,8 @@ struct Connection {
     /// What the server is called in errors.
     name: String,
     generation: u64,
-    silence: Mutex<Silence>,
+    /// The commands that wait for their answer.
+    waits: Arc<Waits>,
     /// What the server can compare by itself, once that is known.
     native: OnceLock<Native>,
     /// That is being tried out, or was.
@@ -450,89 +464,49 @@ struct Connection {
     driver: AbortHandle,
 }
 
-impl Connection {
-    fn silence(&self) -> MutexGuard<'_, Silence> {
-        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-/// For how long a connection has owed an answer, without having given any.
-///
-/// Only the time in which somebody waited counts. It is the connection's and not a caller's, since
-/// callers who all give up early would never wait for long enough to notice.
-struct Silence {
-    /// How many commands wait for their answer.
-    waiting: usize,
-    /// When the first of them began to wait, or when the last answer came.
-    since: Instant,
-    /// What had been waited in vain before that.
-    before: Duration,
-}
-
 /// Clients that disconnect all the time must not cost a connection each.
 const LONG: Duration = Duration::from_millis(100);
-
-impl Silence {
-    fn new() -> Self {
-        Self { waiting: 0, since: Instant::now(), before: Duration::ZERO }
-    }
-
-    fn begin(&mut self) {
-        if self.waiting == 0 {
-            self.since = Instant::now();
-        }
-        self.waiting += 1;
-    }
-
-    fn answered(&mut self) {
-        self.waiting -= 1;
-        self.since = Instant::now();
-        self.before = Duration::ZERO;
-    }
-
-    /// How long the silence is when somebody stops waiting.
-    fn given_up(&mut self) -> Duration {
-        self.waiting -= 1;
-        let waited = self.before + self.since.elapsed();
-        if self.waiting == 0 {
-            self.before = waited;
-        }
-        waited
-    }
-}
 
 /// A command that waits for its answer. When it is given up, at the end of the time limit or because
 /// the caller goes away, a connection that has long been silent is taken for dead.
 struct Waiting<'a> {
     shared: &'a SharedConnection,
     link: &'a Connection,
-    done: bool,
+    /// Its place among those that wait, until the answer is there.
+    place: Option<usize>,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(shared: &'a SharedConnection, link: &'a Connection) -> Self {
-        link.silence().begin();
-        Self { shared, link, done: false }
+    fn new(
+        shared: &'a SharedConnection,
+        link: &'a Connection,
+        limit: Duration,
+        waker: &Waker,
+    ) -> Self {
+        Self { shared, link, place: Some(link.waits.begin(limit, waker)) }
     }
 
-    fn answered(mut self) {
-        self.done = true;
-        self.link.silence().answered();
+    fn is_over(&self, waker: &Waker) -> bool {
+        self.place.is_some_and(|place| self.link.waits.is_over(place, waker))
+    }
+
+    fn answered(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.link.waits.answered(place);
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let silence = self.link.silence().given_up();
+        let Some(place) = self.place else { return };
+        let silence = self.link.waits.given_up(place);
         if silence >= LONG.min(self.shared.settings.response_timeout) {
             self.shared.discard(self.link.generation);
         }
@@ -577,6 +551,7 @@ async fn connect(
             return;
         }
     };
+    let waits = driver.waits();
     let task = tokio::spawn(async move {
         let _release = release;
         driver.await;
@@ -590,7 +565,7 @@ async fn connect(
         server,
         name,
         generation,
-        silence: Mutex::new(Silence::new()),
+        waits,
         native: OnceLock::new(),
         is_tried: AtomicBool::new(false),
         is_sentinel: OnceLock::new(),
@@ -668,10 +643,16 @@ async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), Str
 #[cfg(test)]
 mod tests {
     use ::redis::{AsyncConnectionConfig, RedisConnectionInfo};
-    use tokio::time::advance;
+    use futures_util::future::join_all;
+    use futures_util::poll;
+    use futures_util::task::noop_waker_ref;
+    use tokio::io::DuplexStream;
+    use tokio::time::{Instant, advance, sleep};
 
     use super::*;
+    use crate::store::redis::dialing::Duplex;
     use crate::store::redis::place::Place;
+    use crate::store::redis::sanitize::Sanitized;
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -701,7 +682,7 @@ mod tests {
             server: Place::tcp("h", 6379).into(),
             name: "redis at h:6379".to_owned(),
             generation,
-            silence: Mutex::new(Silence::new()),
+            waits: Arc::new(Waits::new()),
             native: OnceLock::new(),
             is_tried: AtomicBool::new(false),
             is_sentinel: OnceLock::new(),
@@ -740,43 +721,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_adds_up_until_an_answer_comes() {
-        let mut silence = Silence::new();
-        // Nobody waits at first, and in between.
-        for (waits, length) in [(30, 30), (40, 70)] {
-            advance(ms(1000)).await;
-            silence.begin();
-            advance(ms(waits)).await;
-            assert_eq!(silence.given_up(), ms(length));
-        }
-        silence.begin();
-        advance(ms(10)).await;
-        silence.answered();
-        advance(ms(1000)).await;
-        silence.begin();
-        advance(ms(20)).await;
-        assert_eq!(silence.given_up(), ms(20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_counted_once_where_several_wait() {
-        let mut silence = Silence::new();
-        silence.begin();
-        advance(ms(10)).await;
-        silence.begin();
-        advance(ms(10)).await;
-        assert_eq!(silence.given_up(), ms(20));
-        advance(ms(10)).await;
-        silence.begin();
-        assert_eq!(silence.given_up(), ms(30));
-        // An answer to one of them ends the silence for all.
-        silence.begin();
-        silence.answered();
-        advance(ms(5)).await;
-        assert_eq!(silence.given_up(), ms(5));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn only_long_silence_costs_the_connection() {
         for (response_timeout, waited, is_answered, kept) in [
             (400, 99, false, true),
@@ -789,14 +733,65 @@ mod tests {
             let link = link(2).await;
             let mut shared = shared(Phase::Connected(Arc::clone(&link)));
             shared.settings.response_timeout = ms(response_timeout);
-            let waiting = Waiting::new(&shared, &link);
+            let limit = ms(response_timeout);
+            let mut waiting = Waiting::new(&shared, &link, limit, noop_waker_ref());
             advance(ms(waited)).await;
             if is_answered {
                 waiting.answered();
-            } else {
-                drop(waiting);
             }
+            drop(waiting);
             assert_eq!(current(&shared).is_some(), kept, "{waited} of {response_timeout}");
         }
+    }
+
+    /// A connection to a server that reads nothing and answers nothing.
+    async fn silent(
+        response_timeout: Duration,
+    ) -> (SharedConnection, Arc<Connection>, DuplexStream) {
+        let mut link = link(2).await;
+        let mut shared = shared(Phase::Connected(Arc::clone(&link)));
+        shared.settings.response_timeout = response_timeout;
+        *shared.state() = State { generation: 2, phase: Phase::Idle };
+        let (stream, server) = tokio::io::duplex(1);
+        let stream = Sanitized::new(Box::new(stream) as Box<dyn Duplex>);
+        let (connection, driver) = multiplex(&shared.settings, stream).await.unwrap();
+        let own = Arc::get_mut(&mut link).unwrap();
+        (own.connection, own.waits) = (connection, driver.waits());
+        own.driver = tokio::spawn(driver).abort_handle();
+        (shared, link, server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn command_without_answer_fails_one_beat_after_its_limit_at_latest() {
+        for (limit, beat) in [(400, 50), (120, 50), (20, 20), (0, 1)] {
+            let (shared, link, _server) = silent(ms(limit)).await;
+            let ping = cmd("PING");
+            // While it beats and while it rests; together, and one after the other.
+            let starts = [0, 7, 31, 49, 50, 75, 99, 1_000, 1_030, 1_999];
+            let commands = starts.map(async |start| {
+                sleep(ms(start)).await;
+                let begun = Instant::now();
+                assert!(shared.exchange(&link, &ping, ms(limit)).await.is_none());
+                let late = begun.elapsed().checked_sub(ms(limit)).expect("it fails too early");
+                assert!(late <= ms(beat + 1), "{late:?} after {limit}, begun at {start}");
+            });
+            join_all(commands).await;
+        }
+    }
+
+    /// Nothing that is sent reaches the connection's task.
+    #[tokio::test(start_paused = true)]
+    async fn time_limit_holds_where_no_command_can_be_written() {
+        let (shared, link, _server) = silent(ms(400)).await;
+        let (large, ping) = (cmd("PING").arg(vec![0; 2 << 20]).take(), cmd("PING"));
+        assert!(poll!(Box::pin(shared.exchange(&link, &large, ms(400)))).is_pending());
+        sleep(ms(10)).await;
+        for _ in 0..2_000 {
+            assert!(poll!(Box::pin(shared.exchange(&link, &ping, ms(400)))).is_pending());
+        }
+        sleep(ms(1_000)).await;
+        let begun = Instant::now();
+        assert!(shared.exchange(&link, &ping, ms(400)).await.is_none());
+        assert!(begun.elapsed() <= ms(451), "{:?}", begun.elapsed());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use tokio::net::TcpStream;
 
 use crate::limits;
 use crate::store::dial::{dial_name, is_end};
-use crate::store::heartbeat::Heartbeat;
 use crate::store::redis::answer::explained;
 use crate::store::redis::greeting::{Refusal, greet};
+use crate::store::redis::heartbeat::Heartbeat;
 use crate::store::redis::place::Place;
 use crate::store::redis::sanitize::Sanitized;
 use crate::store::redis::tls::{self, Tls};
+use crate::store::redis::waits::Waits;
 
 /// How to connect, and how long to wait.
 #[derive(Clone)]
@@ -140,8 +142,8 @@ pub(super) async fn multiplex(
     let info = unspoken(settings);
     let connected = MultiplexedConnection::new_with_config(&info, stream, configuration()).await;
     let (connection, driver) = connected.map_err(|error| explained(&cmd("HELLO"), &error))?;
-    let driver = Batching { driver: Box::pin(driver), yielded: false, heartbeat: Heartbeat::new() };
-    Ok((connection, driver))
+    let heartbeat = Heartbeat::new(Arc::new(Waits::new()), settings.response_timeout);
+    Ok((connection, Batching { driver: Box::pin(driver), yielded: false, heartbeat }))
 }
 
 /// The greeting has said all but the version of the protocol.
@@ -194,17 +196,30 @@ pub(super) struct Batching {
     heartbeat: Heartbeat,
 }
 
+impl Batching {
+    /// The commands that wait on the connection.
+    pub(super) fn waits(&self) -> Arc<Waits> {
+        Arc::clone(self.heartbeat.waits())
+    }
+}
+
 impl Future for Batching {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.yielded = !self.yielded;
         if self.yielded {
-            self.heartbeat.poll(cx);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.driver.as_mut().poll(cx)
+        // Not before stepping back: a beat that is due meanwhile would wake nobody.
+        let is_due = self.heartbeat.poll(cx);
+        let driven = self.driver.as_mut().poll(cx);
+        if is_due {
+            // What has been answered by now is in time, however late the runtime comes to it.
+            self.heartbeat.waits().end_overdue();
+        }
+        driven
     }
 }
 

@@ -7,6 +7,7 @@ mod compare;
 mod connection;
 mod dialing;
 mod greeting;
+mod heartbeat;
 mod native;
 #[cfg(not(feature = "redis-tls"))]
 mod no_tls;
@@ -17,6 +18,7 @@ mod sentinel;
 #[cfg(feature = "redis-tls")]
 mod tls;
 mod topology;
+mod waits;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -429,6 +431,9 @@ impl RedisBuilder {
 
     /// How long a command may wait for its answer. 400 ms by default. Keep it under half of the
     /// sessions' own [`timeout`](crate::Builder::timeout).
+    ///
+    /// A command that has no answer by then fails at the connection's next beat: up to 50 ms later, or up
+    /// to this long where it is less.
     ///
     /// A connection on which nothing at all was answered for 100 ms, or for this long where it is
     /// less, is replaced when a command that waits on it is given up.

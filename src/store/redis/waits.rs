@@ -1,0 +1,282 @@
+//! The commands that wait for their answer on one connection: how long each of them may, and for how
+//! long the connection has been silent.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The commands that wait for their answer on a connection.
+///
+/// None of them has a timer of its own: the connection's task looks at all of them with each beat.
+pub(super) struct Waits(Mutex<State>);
+
+struct State {
+    silence: Silence,
+    places: Vec<Place>,
+    /// Those of the places that nobody has.
+    free: Vec<usize>,
+    /// The connection's task, while it does not beat.
+    resting: Option<Waker>,
+}
+
+struct Place {
+    /// When the time of the command is over; a limit may be too long for that.
+    until: Option<Instant>,
+    /// Nothing once its time is over.
+    waker: Option<Waker>,
+}
+
+impl Waits {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(State {
+            silence: Silence::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            resting: None,
+        }))
+    }
+
+    /// One more command waits, in the place that this gives. The waker is woken when the time is over.
+    pub(super) fn begin(&self, limit: Duration, waker: &Waker) -> usize {
+        let now = Instant::now();
+        let place = Place { until: now.checked_add(limit), waker: Some(waker.clone()) };
+        let mut state = self.state();
+        state.silence.begin(now);
+        let index = if let Some(index) = state.free.pop() {
+            state.places[index] = place;
+            index
+        } else {
+            state.places.push(place);
+            state.places.len() - 1
+        };
+        let resting = state.resting.take();
+        drop(state);
+        if let Some(task) = resting {
+            task.wake();
+        }
+        index
+    }
+
+    /// Whether the time of a command is over; if not, this waker is woken when it is.
+    pub(super) fn is_over(&self, index: usize, waker: &Waker) -> bool {
+        let mut state = self.state();
+        let place = &mut state.places[index];
+        match &place.waker {
+            None => true,
+            Some(known) if known.will_wake(waker) => false,
+            Some(_) => {
+                let old = place.waker.replace(waker.clone());
+                // Not under the lock, since whatever it belongs to may go with it.
+                drop(state);
+                drop(old);
+                false
+            }
+        }
+    }
+
+    /// The answer to a command has come.
+    pub(super) fn answered(&self, index: usize) {
+        self.leave(index, |silence| silence.answered(Instant::now()));
+    }
+
+    /// Nobody waits for this answer any more; says for how long the connection has been silent.
+    pub(super) fn given_up(&self, index: usize) -> Duration {
+        self.leave(index, Silence::given_up)
+    }
+
+    fn leave<T>(&self, index: usize, note: impl FnOnce(&mut Silence) -> T) -> T {
+        let mut state = self.state();
+        let noted = note(&mut state.silence);
+        state.free.push(index);
+        let waker = state.places[index].waker.take();
+        drop(state);
+        drop(waker);
+        noted
+    }
+
+    /// Wakes the commands whose time is over.
+    pub(super) fn end_overdue(&self) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let over = state.places.iter_mut().filter(|place| place.until.is_some_and(|at| at <= now));
+        let over: Vec<_> = over.filter_map(|place| place.waker.take()).collect();
+        drop(state);
+        over.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether nobody waits; if so, this task of the connection is woken when somebody does.
+    pub(super) fn rest(&self, task: &Waker) -> bool {
+        let mut state = self.state();
+        let may_rest = state.silence.waiting == 0;
+        if may_rest {
+            state.resting = Some(task.clone());
+        }
+        may_rest
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For how long a connection has owed an answer, without having given any.
+///
+/// Only the time in which somebody waited counts. It is the connection's and not a caller's, since
+/// callers who all give up early would never wait for long enough to notice.
+struct Silence {
+    /// How many commands wait for their answer.
+    waiting: usize,
+    /// When the first of them began to wait, or when the last answer came.
+    since: Instant,
+    /// What had been waited in vain before that.
+    before: Duration,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { waiting: 0, since: Instant::now(), before: Duration::ZERO }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        if self.waiting == 0 {
+            self.since = now;
+        }
+        self.waiting += 1;
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.waiting -= 1;
+        self.since = now;
+        self.before = Duration::ZERO;
+    }
+
+    /// How long the silence is when somebody stops waiting.
+    fn given_up(&mut self) -> Duration {
+        self.waiting -= 1;
+        let waited = self.before + self.since.elapsed();
+        if self.waiting == 0 {
+            self.before = waited;
+        }
+        waited
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::task::{ArcWake, waker};
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_adds_up_until_an_answer_comes() {
+        let mut silence = Silence::new();
+        // Nobody waits at first, and in between.
+        for (waits, length) in [(30, 30), (40, 70)] {
+            advance(ms(1000)).await;
+            silence.begin(Instant::now());
+            advance(ms(waits)).await;
+            assert_eq!(silence.given_up(), ms(length));
+        }
+        silence.begin(Instant::now());
+        advance(ms(10)).await;
+        silence.answered(Instant::now());
+        advance(ms(1000)).await;
+        silence.begin(Instant::now());
+        advance(ms(20)).await;
+        assert_eq!(silence.given_up(), ms(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_counted_once_where_several_wait() {
+        let mut silence = Silence::new();
+        silence.begin(Instant::now());
+        advance(ms(10)).await;
+        silence.begin(Instant::now());
+        advance(ms(10)).await;
+        assert_eq!(silence.given_up(), ms(20));
+        advance(ms(10)).await;
+        silence.begin(Instant::now());
+        assert_eq!(silence.given_up(), ms(30));
+        // An answer to one of them ends the silence for all.
+        silence.begin(Instant::now());
+        silence.answered(Instant::now());
+        advance(ms(5)).await;
+        assert_eq!(silence.given_up(), ms(5));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(Mutex<usize>);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(woken: &Arc<Self>) {
+            *woken.0.lock().unwrap() += 1;
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_overdue_commands_are_woken_and_only_once() {
+        let waits = Waits::new();
+        let [short, long, moved, endless] = [(); 4].map(|()| Arc::new(Woken::default()));
+        let wakers = [&short, &long, &moved, &endless].map(|woken| waker(Arc::clone(woken)));
+        let first = waits.begin(ms(100), &wakers[0]);
+        let second = waits.begin(ms(200), &wakers[1]);
+        waits.begin(Duration::MAX, &wakers[3]);
+        advance(ms(99)).await;
+        waits.end_overdue();
+        assert!(!waits.is_over(first, &wakers[0]));
+        advance(ms(1)).await;
+        waits.end_overdue();
+        waits.end_overdue();
+        assert!(waits.is_over(first, &wakers[0]) && !waits.is_over(second, &wakers[2]));
+        advance(ms(100)).await;
+        waits.end_overdue();
+        assert!(waits.is_over(second, &wakers[2]));
+        let times = [short, long, moved, endless].map(|woken| woken.times());
+        assert_eq!(times, [1, 0, 1, 0], "the second one is awaited by another task at last");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn place_of_command_that_has_left_is_used_again() {
+        let waits = Waits::new();
+        let woken = Arc::new(Woken::default());
+        let waker = waker(Arc::clone(&woken));
+        for _ in 0..10 {
+            let [first, second] = [(); 2].map(|()| waits.begin(ms(10), &waker));
+            assert_ne!(first, second);
+            waits.answered(first);
+            waits.given_up(second);
+        }
+        advance(ms(10)).await;
+        waits.end_overdue();
+        assert_eq!((waits.state().places.len(), woken.times()), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resting_task_is_woken_by_next_command() {
+        let waits = Waits::new();
+        let (task, command) = (Arc::new(Woken::default()), waker(Arc::new(Woken::default())));
+        assert!(waits.rest(&waker(Arc::clone(&task))));
+        let place = waits.begin(ms(10), &command);
+        assert_eq!(task.times(), 1);
+        assert!(!waits.rest(&waker(Arc::clone(&task))), "somebody waits");
+        waits.begin(ms(10), &command);
+        waits.answered(place);
+        assert_eq!(task.times(), 1);
+    }
+}
