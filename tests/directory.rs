@@ -1037,6 +1037,70 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
     assert_eq!(stand.visit("", finish_it).await.failure(), Some(ErrorKind::Revoked));
 }
 
+/// What a sign-in has read when it began may be out of date: it is read again then, and decided on anew.
+async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
+    use Verb::{Create, Load, Replace};
+    let stand = on.stand();
+    let begin = async || stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+    let sign_in = async |begun: SignIn| {
+        stand.spy.take();
+        let finish_it = async |session: Session| session.sign_in_with(begun);
+        let cookie = stand.visit("", finish_it).await.cookie();
+        let verbs = stand.taken_verbs();
+        assert!(is_alice(&stand, &cookie).await);
+        verbs
+    };
+    // There was none, and now there is one.
+    let begun = begin().await;
+    arrives(&stand, "meanwhile").await;
+    assert_eq!(sign_in(begun.clone()).await, [Create, Create, Load, Replace]);
+    let begun = begin().await;
+    arrives(&stand, "meanwhile").await;
+    assert_eq!(sign_in(begun).await, [Create, Replace, Load, Replace]);
+    assert_eq!(list(&stand).await.len(), 4);
+    // The store has evicted it.
+    let begun = begin().await;
+    let key = stand.directory_key(ALICE).await;
+    stand.spy.delete(&key, None).await.unwrap();
+    assert_eq!(sign_in(begun).await, [Create, Replace, Load, Create]);
+    assert_eq!(list(&stand).await.len(), 1);
+}
+
+/// A session that was written and cannot be listed is deleted.
+async fn refused_sign_in_leaves_no_session(on: Backend) {
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
+    confirmed(&stand, "first").await;
+    let refused = arrival(&stand.sessions, "second").await;
+    assert_eq!((refused.failure(), refused.set_cookie), (Some(ErrorKind::TooManySessions), None));
+    assert_eq!(stored_as_alices(&stand).await, 1);
+    (0..3).for_each(|_| stand.store.inject(Verb::Load, Fault::Unavailable));
+    let unread = arrival(&stand.sessions, "third").await;
+    assert_eq!((unread.failure(), unread.set_cookie), (Some(ErrorKind::Unavailable), None));
+    assert_eq!(stored_as_alices(&stand).await, 1);
+    stand.sessions.of(ALICE).revoke_all().await.unwrap();
+    stand.store.inject(Verb::Replace, Fault::Refused);
+    let unlisted = arrival(&stand.sessions, "fourth").await;
+    assert_eq!((unlisted.failure(), unlisted.set_cookie), (Some(ErrorKind::Refused), None));
+    assert_eq!(stored_as_alices(&stand).await, 0);
+}
+
+/// Where it cannot be deleted, the sign-in is refused as always, and in time.
+#[tokio::test(start_paused = true)]
+async fn hanging_delete_delays_refused_sign_in_by_half_of_its_time() {
+    let stand = Backend::memory()
+        .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
+    confirmed(&stand, "first").await;
+    stand.store.fail_always(Verb::Delete, Fault::Hang);
+    let begun = tokio::time::Instant::now();
+    let refused = arrival(&stand.sessions, "second").await;
+    assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
+    assert!(begun.elapsed() <= Duration::from_millis(500), "{:?}", begun.elapsed());
+    stand.store.heal();
+    // Nobody has its secret, and it is not listed.
+    assert_eq!(stored_as_alices(&stand).await, 2);
+    assert_eq!(labels(&stand).await, ["first"]);
+}
+
 /// A new sign-in takes the place of one that was enrolled and never written, as if its process had
 /// died; where it goes on nevertheless, it is decided on anew. That is a sign-in on a session that was there
 /// before: a new session is written before it is enrolled.
@@ -1813,6 +1877,8 @@ on_every_store! {
     revoke_all_spares_session_that_another_principal_has_taken,
     revoke_all_without_directory_is_incomplete_until_every_session_has_expired,
     sign_in_revoked_twice_before_it_is_written_fails,
+    begun_sign_in_reads_directory_again_if_it_has_changed,
+    refused_sign_in_leaves_no_session,
     session_of_lost_directory_can_revoke_others_unless_mode_is_strict,
     lifetime_that_directory_expects_is_not_written_to_it,
     session_that_ended_long_ago_is_looked_at_once,

@@ -426,10 +426,13 @@ fn dies_at_point(
                 false => drop(arrives(&others).await),
             }
         };
-        tokio::select! {
-            () = sign_in => panic!("{place}: it survived"),
-            () = doomed.interceptor.died.notified() => {}
-        }
+        let dies = async {
+            tokio::select! {
+                () = sign_in => panic!("{place}: it survived"),
+                () = doomed.interceptor.died.notified() => {}
+            }
+        };
+        timeout(Duration::from_secs(4), dies).await.expect(place);
     });
     // With everything that was under way.
     there.shutdown_background();

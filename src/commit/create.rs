@@ -9,7 +9,7 @@ use crate::clock::Millis;
 use crate::commands::Write;
 use crate::commit::end::EndOutcome;
 use crate::commit::{Commit, Committed};
-use crate::directory::DirectoryHandle;
+use crate::directory::{DirectoryHandle, DirectorySnapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::NEW_IDS;
@@ -164,11 +164,11 @@ impl Commit<'_, '_> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
-        let mut in_doubt = None;
+        let (mut in_doubt, mut directory) = (None, None);
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
-            match self.create(new).await {
-                Ok(Some(created)) => return self.list_created(created).await,
+            match self.create(new, &mut directory).await {
+                Ok(Some(created)) => return self.list_created(created, directory).await,
                 Ok(None) => {}
                 // If it was stored after all, nobody can use it: its secret is never sent. It is in no
                 // directory, and the store drops it after its idle timeout.
@@ -182,12 +182,17 @@ impl Commit<'_, '_> {
         ))
     }
 
-    /// Writes the record of a new session, and reads the directory that has to list it, both at once.
-    /// Returns `None` if the id is occupied: by an earlier copy of this command, or by chance.
-    async fn create(&mut self, new: NewSession) -> Result<Option<Committed>> {
+    /// Writes the record of a new session, and reads the directory that has to list it, both at once, unless
+    /// that was read before. Returns `None` if the id is occupied: by an earlier copy of this command, or by
+    /// chance.
+    async fn create(
+        &mut self,
+        new: NewSession,
+        directory: &mut Option<DirectorySnapshot>,
+    ) -> Result<Option<Committed>> {
         let (created, read) = {
-            let directory = self.unread_directory(&new.record.header);
-            let read = OptionFuture::from(directory.as_ref().map(DirectoryHandle::read));
+            let unread = self.unread_directory(&new.record.header).filter(|_| directory.is_none());
+            let read = OptionFuture::from(unread.as_ref().map(DirectoryHandle::read));
             join(self.commands.create(&new.key, &new.write), read).await
         };
         let created = created.map(|created| match created {
@@ -196,7 +201,10 @@ impl Commit<'_, '_> {
         });
         match read {
             None => {}
-            Some(Ok(read)) => self.keep_directory(read),
+            Some(Ok(read)) => {
+                self.keep_mark_of(&read);
+                *directory = Some(read);
+            }
             Some(Err(error)) => {
                 if let Ok(Some(created)) = created {
                     self.undo_create(&created).await;
@@ -209,10 +217,15 @@ impl Commit<'_, '_> {
 
     /// Lists the session that was created, if somebody is signed in there. A session that cannot be listed
     /// is deleted.
-    async fn list_created(&mut self, created: Committed) -> Result<Committed> {
+    async fn list_created(
+        &mut self,
+        created: Committed,
+        directory: Option<DirectorySnapshot>,
+    ) -> Result<Committed> {
         if let Some(session) = &created.loaded
-            && self.needs_enrolment(None, &session.record.header)
-            && let Err(error) = self.enrol(session.id, None, &session.record.header).await
+            && let header = &session.record.header
+            && self.needs_enrolment(None, header)
+            && let Err(error) = self.enrol(session.id, None, header, directory).await
         {
             self.undo_create(&created).await;
             return Err(error);

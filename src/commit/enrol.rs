@@ -24,18 +24,20 @@ impl Commit<'_, '_> {
                 || base.is_none_or(|base| base.clocks.absolute_deadline < deadline))
     }
 
-    /// Lists the session in its principal's directory. `base` is the header that `header` replaces.
+    /// Lists the session in its principal's directory. `base` is the header that `header` replaces, and
+    /// `read` the directory as it was read for this, if it was.
     pub(super) async fn enrol(
         &mut self,
         id: SessionId,
         base: Option<&Header>,
         header: &Header,
+        read: Option<DirectorySnapshot>,
     ) -> Result<()> {
         let Some(principal) = &header.principal else { return Ok(()) };
         let enrolment_request = self.enrolment_request(id, header);
         let expected = self.expected_mark();
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
-        let read = match (self.enrolment.directory.take(), self.unused_start()) {
+        let read = match (read, self.unused_start()) {
             (None, Some(start)) => Some(directory.snapshot(start.directory.clone())?),
             (read, _) => read,
         };
@@ -59,23 +61,21 @@ impl Commit<'_, '_> {
         Ok(())
     }
 
-    /// The directory that has to be read before a new session with this header can be listed in it, if it
-    /// was not read before.
+    /// The directory that has to be read before a new session with this header can be listed in it. `None`
+    /// if the sign-in brings it along, as it was read when it began.
     pub(super) fn unread_directory<'b>(
         &'b self,
         header: &'b Header,
     ) -> Option<DirectoryHandle<'b>> {
         let principal = header.principal.as_ref()?;
-        let is_read = self.enrolment.directory.is_some() || self.unused_start().is_some();
-        (self.needs_enrolment(None, header) && !is_read)
+        (self.needs_enrolment(None, header) && self.unused_start().is_none())
             .then(|| DirectoryHandle::new(self.settings, self.commands, principal))
     }
 
-    /// Keeps the directory as it was read for a new session. If all sessions are revoked before the session
-    /// is listed, its sign-in fails.
-    pub(super) fn keep_directory(&mut self, read: DirectorySnapshot) {
+    /// The directory was read for a new session: if all sessions are revoked before that one is listed, its
+    /// sign-in fails.
+    pub(super) fn keep_mark_of(&mut self, read: &DirectorySnapshot) {
         self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
-        self.enrolment.directory = Some(read);
     }
 
     /// What the sign-in found in the directory when it began, until it was used.

@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use crate::clock::Millis;
 use crate::commands::{Commands, Write};
-use crate::directory::DirectorySnapshot;
 use crate::directory::record::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
@@ -104,8 +103,6 @@ pub(crate) struct EnrolmentProgress {
     /// The mark that the directory had when a session was listed, or when it was read for a new one: `None`
     /// before that, `Some(None)` if nothing was ever revoked there.
     mark: Option<Option<Mark>>,
-    /// The directory as it was read for a new session that is not listed so far.
-    directory: Option<DirectorySnapshot>,
     /// The session that was listed.
     listed: Option<SessionId>,
     /// The reservation that this sign-in made for it. `None` if the session was listed before.

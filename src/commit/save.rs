@@ -43,7 +43,7 @@ impl Commit<'_, '_> {
         };
         let (base, header) = (&current.record.header, &prepared.record.header);
         if self.needs_enrolment(Some(base), header) {
-            Box::pin(self.enrol(current.id, Some(base), header)).await?;
+            Box::pin(self.enrol(current.id, Some(base), header, None)).await?;
         }
         let settled =
             self.commands.replace(&current.key, &prepared.write, &current.stored()).await?;

@@ -1,9 +1,9 @@
 //! The sessions of a principal: listed, counted, limited and ended.
 //!
 //! The directory of a principal is a record of its own, in the same store and under the same four
-//! verbs. A sign-in is entered there before the session is written, so no live session is unlisted;
-//! what is to end is marked there before it is deleted, so whoever reads the directory next finishes
-//! what a process that died has left.
+//! verbs. A session is entered there before its cookie is sent, so every session that a browser can
+//! open is listed; what is to end is marked there before it is deleted, so whoever reads the directory
+//! next finishes what a process that died has left.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,9 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # What is promised
 ///
-/// - No live session of a principal is unlisted, also where processes die between any two commands.
+/// - Every session of a principal whose cookie was sent is listed while it lives, also where processes die
+///   between any two commands. A sign-in that dies before may leave a record that is not listed: nobody
+///   can open it, and the store drops it after its idle timeout.
 /// - What [`revoke_all`](Self::revoke_all) and the others have ended when they return is dead, whatever
 ///   was under way: a sign-in, a rotation, a slow save, a refresh.
 /// - What a process that died has left half done is finished by whoever uses the directory next.
@@ -42,7 +44,10 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # What it costs
 ///
-/// A sign-in sends two more commands. Sessions that have ended stay in the directory until it is listed,
+/// A sign-in sends two more commands, a load and a write, and only the write after
+/// [`begin_sign_in`](Self::begin_sign_in) if the directory has not changed since. Without a session before,
+/// the load is sent together with the new session's record: three commands in two round trips. A sign-in
+/// that is refused sends one more, to delete that record. Sessions that have ended stay in the directory until it is listed,
 /// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have ended,
 /// with one load of the whole record each: under `EvictOldest` at up to 16 of them, under `Reject` and
 /// `Allow` at 16 at a time until there is room. Under `EvictOldest` with a limit over 16, a session that has
@@ -231,7 +236,8 @@ impl Directory {
 
     /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
     /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
-    /// changed lets nobody in who was slow. One command.
+    /// changed lets nobody in who was slow. One command, which the sign-in saves later: it starts from
+    /// the directory as it was read here, and reads it again only if it has changed.
     ///
     /// It has an hour to its end. A store that evicts the directory between the revocation and the
     /// sign-in forgets the revocation for it.
