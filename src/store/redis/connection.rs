@@ -646,7 +646,8 @@ mod tests {
     use futures_util::future::join_all;
     use futures_util::poll;
     use futures_util::task::noop_waker_ref;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::task::yield_now;
     use tokio::time::{Instant, advance, sleep};
 
     use super::*;
@@ -744,7 +745,7 @@ mod tests {
         }
     }
 
-    /// A connection to a server that reads nothing and answers nothing.
+    /// A connection to a server that does nothing by itself.
     async fn silent(
         response_timeout: Duration,
     ) -> (SharedConnection, Arc<Connection>, DuplexStream) {
@@ -752,7 +753,7 @@ mod tests {
         let mut shared = shared(Phase::Connected(Arc::clone(&link)));
         shared.settings.response_timeout = response_timeout;
         *shared.state() = State { generation: 2, phase: Phase::Idle };
-        let (stream, server) = tokio::io::duplex(1);
+        let (stream, server) = tokio::io::duplex(64);
         let stream = Sanitized::new(Box::new(stream) as Box<dyn Duplex>);
         let (connection, driver) = multiplex(&shared.settings, stream).await.unwrap();
         let own = Arc::get_mut(&mut link).unwrap();
@@ -779,15 +780,34 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn answer_that_has_arrived_counts_after_a_standstill() {
+        let (shared, link, mut server) = silent(ms(400)).await;
+        let ping = cmd("PING");
+        let mut answer = pin!(shared.exchange(&link, &ping, ms(400)));
+        assert!(poll!(&mut answer).is_pending());
+        sleep(ms(10)).await;
+        server.write_all(b"+PONG\r\n").await.unwrap();
+        advance(ms(1_000)).await;
+        // Both the answer and the end of its time find the command.
+        for _ in 0..5 {
+            yield_now().await;
+        }
+        assert!(answer.await.unwrap().is_ok());
+    }
+
     /// Nothing that is sent reaches the connection's task.
     #[tokio::test(start_paused = true)]
     async fn time_limit_holds_where_no_command_can_be_written() {
         let (shared, link, _server) = silent(ms(400)).await;
         let (large, ping) = (cmd("PING").arg(vec![0; 2 << 20]).take(), cmd("PING"));
-        assert!(poll!(Box::pin(shared.exchange(&link, &large, ms(400)))).is_pending());
+        let mut first = Box::pin(shared.exchange(&link, &large, ms(400)));
+        assert!(poll!(&mut first).is_pending());
         sleep(ms(10)).await;
+        drop(first);
         for _ in 0..2_000 {
             assert!(poll!(Box::pin(shared.exchange(&link, &ping, ms(400)))).is_pending());
+            yield_now().await;
         }
         sleep(ms(1_000)).await;
         let begun = Instant::now();
