@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sessions = Sessions::builder(MapStore::default()).build()?;
     let mut cookie = String::new();
     for _ in 0..3 {
-        let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+        let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await?;
         session.update(VISITS, |visits| *visits += 1)?;
         println!("visit {}", session.get(VISITS)?.unwrap_or_default());

@@ -82,7 +82,7 @@ async fn request<T>(
     cookie: &str,
     handler: impl AsyncFnOnce(Session) -> unsticky::Result<T>,
 ) -> Result<(T, Option<String>)> {
-    let exchange = Exchange::begin(process, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(process, [cookie.to_owned()], None);
     let output = handler(exchange.handle().session().await?).await?;
     let reply = match exchange.finish(200) {
         Finish::Ready(reply) => reply,

@@ -3,9 +3,9 @@
 //! The tower layer and the actix-web middleware of this crate are thin shells around this module, and
 //! an adapter for another framework can be one too:
 //!
-//! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O;
-//! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] reads the record when a
-//!    handler first asks;
+//! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O, and nothing is parsed;
+//! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] parses the fields and reads
+//!    the record when a handler first asks;
 //! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response.
 //!
 //! ```
@@ -18,7 +18,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
-//! let exchange = Exchange::begin(&sessions, [&b"theme=dark"[..]], None);
+//! let exchange = Exchange::begin(&sessions, ["theme=dark"], None);
 //! let session = exchange.handle().session().await?;
 //! session.update(VISITS, |visits| *visits += 1)?;
 //! let reply = match exchange.finish(200) {
@@ -35,7 +35,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::completion::RunToCompletion;
@@ -50,60 +50,57 @@ use crate::settings::Sessions;
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
 /// an end of the session.
 ///
-/// Nothing is allocated before somebody asks for the [`handle`](Self::handle).
+/// It costs one small allocation, which its handles share. The cookie is parsed and the session made
+/// when a handler first asks for it.
 #[derive(Debug)]
 #[must_use = "what the handler changed is kept only by `finish`"]
 pub struct Exchange {
-    sessions: Sessions,
-    presented: Presented,
-    outer: Option<Arc<SessionHandle>>,
-    /// A layer further out has the same [`Sessions`]: its session is used here and finished there.
-    shared: Option<Session>,
-    session: OnceLock<Session>,
+    handle: SessionHandle,
+    /// Nothing is left to do here: it is finished, or a layer further out has the same [`Sessions`],
+    /// whose session is used here and finished there.
+    is_over: bool,
 }
 
 impl Exchange {
-    /// Begins with the values of the request's Cookie header fields, as they came.
+    /// Begins with the values of the request's Cookie header fields, as they came. They are kept for as
+    /// long as there is a handle, so pass what is cheap to keep: a clone of the framework's header value, a
+    /// `Bytes`, or a `String`. For a request without the field pass nothing, or an empty value.
     ///
     /// `outer` is the handle of a layer further out, where several are nested. If one of them has the
     /// same `Sessions`, this exchange uses its session, and finishing it does nothing.
-    pub fn begin<'a>(
+    pub fn begin<C>(
         sessions: &Sessions,
-        cookies: impl IntoIterator<Item = &'a [u8]>,
+        cookies: impl IntoIterator<Item = C>,
         outer: Option<SessionHandle>,
-    ) -> Self {
-        let cookie = &sessions.settings().cookie;
-        let shared = outer
-            .as_ref()
-            .and_then(|outer| outer.find(sessions))
-            .map(|handle| handle.session.clone());
-        let presented = match shared {
-            Some(_) => Presented::default(),
-            None => {
-                if outer.as_ref().is_some_and(|outer| outer.has_cookie(cookie.name())) {
-                    event::cookie_name_shared(cookie.name());
-                }
-                Presented::parse(cookies, cookie.name_and_equals())
-            }
-        };
+    ) -> Self
+    where
+        C: AsRef<[u8]> + Send + Sync + 'static,
+    {
         let outer = outer.map(Arc::new);
-        Self { sessions: sessions.clone(), presented, outer, shared, session: OnceLock::new() }
+        let shared = outer.as_ref().and_then(|outer| outer.find(sessions));
+        let shared = shared.map(|handle| handle.session.clone());
+        let is_over = shared.is_some();
+        let session = shared.unwrap_or_else(|| {
+            let name = sessions.settings().cookie.name();
+            if outer.as_ref().is_some_and(|outer| outer.has_cookie(name)) {
+                event::cookie_name_shared(name);
+            }
+            LazySession::new(sessions.clone(), cookies)
+        });
+        Self { handle: SessionHandle { session, outer }, is_over }
     }
 
     /// What extractors get the session from.
     #[must_use]
     pub fn handle(&self) -> SessionHandle {
-        let session = self.shared.as_ref().unwrap_or_else(|| {
-            self.session.get_or_init(|| Session::new(self.sessions.clone(), self.presented.clone()))
-        });
-        SessionHandle { session: session.clone(), outer: self.outer.clone() }
+        self.handle.clone()
     }
 
     /// Commits what the handler changed; `status` is its response's.
     ///
     /// Must be called inside a tokio runtime: a commit that is dropped unfinished goes on there.
     pub fn finish(mut self, status: u16) -> Finish {
-        let Some(session) = self.session.take() else {
+        let Some(session) = self.close() else {
             return Finish::Ready(Reply::default());
         };
         let failed = session.sessions().settings().options.on_failed_response.discards(status);
@@ -119,13 +116,75 @@ impl Exchange {
             Reply::of(closed, committed.err())
         })))
     }
+
+    /// The session that is left to be finished, if somebody has asked for it.
+    fn close(&mut self) -> Option<Session> {
+        if std::mem::replace(&mut self.is_over, true) { None } else { self.handle.session.close() }
+    }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(session) = self.close() {
             session.abandon();
         }
+    }
+}
+
+/// The session of a request, which is made when a handle is first asked for it.
+struct LazySession<C: ?Sized = dyn CookieFields> {
+    sessions: Sessions,
+    asked: Mutex<Asked>,
+    cookies: C,
+}
+
+#[derive(Default)]
+struct Asked {
+    session: Option<Session>,
+    /// The exchange is over: a session that is made now comes too late for its response.
+    is_closed: bool,
+}
+
+/// The values of a request's Cookie header fields. There is nearly always one.
+trait CookieFields: Send + Sync {
+    fn parse(&self, name_and_equals: &[u8]) -> Presented;
+}
+
+impl<C: AsRef<[u8]> + Send + Sync> CookieFields for (Option<C>, Vec<C>) {
+    fn parse(&self, name_and_equals: &[u8]) -> Presented {
+        Presented::parse(self.0.iter().chain(&self.1).map(AsRef::as_ref), name_and_equals)
+    }
+}
+
+impl LazySession {
+    fn new<C>(sessions: Sessions, cookies: impl IntoIterator<Item = C>) -> Arc<Self>
+    where
+        C: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        let mut cookies = cookies.into_iter();
+        let cookies = (cookies.next(), cookies.collect::<Vec<_>>());
+        Arc::new(LazySession { sessions, asked: Mutex::default(), cookies })
+    }
+
+    fn session(&self) -> Session {
+        let Asked { session, is_closed } = &mut *self.asked();
+        let make = || {
+            let presented = self.cookies.parse(self.sessions.settings().cookie.name_and_equals());
+            let session = Session::new(self.sessions.clone(), presented);
+            if *is_closed { session.after_response() } else { session }
+        };
+        session.get_or_insert_with(make).clone()
+    }
+
+    /// The session, if it was made; from now on it comes too late.
+    fn close(&self) -> Option<Session> {
+        let mut asked = self.asked();
+        asked.is_closed = true;
+        asked.session.clone()
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,6 +233,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Whether the response stays as it is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.vary && self.set_cookie.is_none() && self.error.is_none()
+    }
+
     fn of(closed: ResponseEffects, error: Option<Error>) -> Self {
         Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
@@ -232,9 +297,13 @@ pub const REPLACED_FIELDS: [&str; 26] = [
 ];
 
 /// The session of a request before anybody has asked for it.
+///
+/// A handle that is kept, and asked only after the response has begun, gets a session as it is
+/// [after the response](Session#after-the-response): nothing is committed without
+/// [`save`](Session::save), and what needs a cookie fails with [`ErrorKind::HeadSent`].
 #[derive(Clone)]
 pub struct SessionHandle {
-    session: Session,
+    session: Arc<LazySession>,
     /// That of the next layer further out.
     outer: Option<Arc<SessionHandle>>,
 }
@@ -249,8 +318,9 @@ impl SessionHandle {
     /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. Never an empty session
     /// in place of an error.
     pub async fn session(self) -> Result<Session> {
-        self.session.load().await?;
-        Ok(self.session)
+        let session = self.session.session();
+        session.load().await?;
+        Ok(session)
     }
 
     /// The handle that belongs to `sessions`, where layers with different cookies are nested; the
@@ -263,7 +333,7 @@ impl SessionHandle {
     /// The configuration of the layer.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
-        self.session.sessions()
+        &self.session.sessions
     }
 
     /// From the innermost layer outwards.

@@ -7,7 +7,7 @@
 //! is lost, no session comes back from the dead, and there are never two valid secrets.
 //!
 //! ```text
-//! request  -> layer | middleware    finds the token in the Cookie header    no command
+//! request  -> layer | middleware    keeps the Cookie header                 no command
 //!          -> handler(session)      the extractor reads the record, once    0..1 commands, 2 in strict mode
 //!                                   get, insert, update, sign_in, sign_out
 //! response <- layer | middleware    commits what was changed                0..1 commands, 3 for a sign-in

@@ -1,43 +1,140 @@
-//! A request that has nothing to do with sessions allocates nothing for them.
+//! How many allocations each kind of request costs, exactly: one more is a failing test, and so is one less,
+//! so that the tables stay true.
 
-#![cfg(feature = "memory")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-use std::hint::black_box;
+#[path = "../benches/sessions/canned.rs"]
+#[allow(unreachable_pub, reason = "the benchmarks use it too")]
+mod canned;
+#[path = "../benches/sessions/request.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmarks use more of it")]
+mod request;
 
+use actix_web::dev::Service as _;
+use actix_web::{App, web};
 use allocation_counter::measure;
-use unsticky::Sessions;
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tower::ServiceExt as _;
+use unsticky::actix::SessionMiddleware;
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::MemoryStore;
+use unsticky::tower::SessionLayer;
+use unsticky::{DirectoryMode, Session, Sessions};
 
-#[test]
-fn request_without_cookie_allocates_nothing() {
-    let sessions = Sessions::builder(MemoryStore::new()).build().unwrap();
-    for (headers, status) in [
-        (&[][..], 200),
-        (&[&b"theme=dark; lang=en"[..]][..], 200),
-        (&[&b"a=1"[..], b"b=\"2\"; __Host-identity=3"][..], 503),
-    ] {
-        let allocated = measure(|| {
-            let exchange = Exchange::begin(&sessions, headers.iter().copied(), None);
-            let Finish::Ready(reply) = black_box(exchange).finish(status) else {
-                panic!("there is something to do");
-            };
-            assert!(reply.set_cookie.is_none() && !reply.vary && reply.error.is_none());
-        });
-        assert_eq!(allocated.count_total, 0, "{headers:?}");
-    }
+use canned::canned;
+use request::{increment, read, request, sign_out};
+
+/// Without a framework, over a store that answers at once: directory off, and on.
+const REQUESTS: &[(&str, [u64; 2])] = &[
+    ("no cookie", [1, 1]),
+    ("cookie, unused", [1, 1]),
+    ("no cookie, session asked for", [2, 2]),
+    ("read", [10, 10]),
+    ("increment", [36, 36]),
+    ("sign-in", [16, 32]),
+    ("re-sign-in", [24, 40]),
+    ("sign-out", [19, 19]),
+];
+
+/// What a session layer around a route that takes no session adds to a layer that does nothing:
+/// in axum and in actix-web.
+const LAYERS: &[(&str, [u64; 2])] = &[("no cookie", [3, 2]), ("cookie, unused", [3, 2])];
+
+const OTHER_COOKIES: &[u8] = b"theme=dark; lang=en";
+
+/// Of something that ends without waiting; the first times are not counted, which fill what is kept.
+fn allocations(mut work: impl FnMut()) -> u64 {
+    (0..3).for_each(|_| work());
+    measure(work).count_total
 }
 
-/// One that could ask for its session costs one allocation: the handle.
+/// The allocations of a request of this kind.
+fn of_request(kind: &str, sessions: &Sessions, cookie: &Bytes) -> u64 {
+    let other = Bytes::from_static(OTHER_COOKIES);
+    let sign_in = async |session: Session| session.sign_in("account-4711");
+    allocations(|| match kind {
+        "no cookie" | "cookie, unused" => {
+            let cookie = if kind == "no cookie" { &other } else { cookie };
+            let exchange = Exchange::begin(sessions, [cookie.clone()], None);
+            let handle = exchange.handle();
+            assert!(matches!(exchange.finish(200), Finish::Ready(reply) if reply.is_empty()));
+            drop(handle);
+        }
+        "no cookie, session asked for" => {
+            let unused = request(sessions, &other, async |_| Ok(()));
+            assert!(unused.now_or_never().unwrap().is_none());
+        }
+        "read" => read(sessions, cookie).now_or_never().unwrap(),
+        "increment" => increment(sessions, cookie).now_or_never().unwrap(),
+        "sign-in" => drop(request(sessions, &other, sign_in).now_or_never().unwrap().unwrap()),
+        "re-sign-in" => drop(request(sessions, cookie, sign_in).now_or_never().unwrap().unwrap()),
+        "sign-out" => sign_out(sessions, cookie).now_or_never().unwrap(),
+        _ => panic!("there is no {kind}"),
+    })
+}
+
 #[test]
-fn handle_costs_one_allocation() {
-    let sessions = Sessions::builder(MemoryStore::new()).build().unwrap();
-    let allocated = measure(|| {
-        let exchange = Exchange::begin(&sessions, [&b"theme=dark"[..]], None);
-        let handle = exchange.handle();
-        assert!(matches!(exchange.finish(200), Finish::Ready(_)));
-        drop(handle);
+fn each_kind_of_request_costs_its_allocations() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stands = [DirectoryMode::Off, DirectoryMode::Listed];
+    let stands = stands.map(|mode| runtime.block_on(canned(mode)));
+    let _within = runtime.enter();
+    let counted = REQUESTS.iter().map(|(kind, _)| {
+        let counts = stands.each_ref().map(|(sessions, cookie)| of_request(kind, sessions, cookie));
+        (*kind, counts)
     });
-    assert_eq!(allocated.count_total, 1);
+    assert_eq!(counted.collect::<Vec<_>>(), REQUESTS);
+}
+
+fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
+    let request = || {
+        let cookie = axum::http::HeaderValue::from_maybe_shared(cookie.clone()).unwrap();
+        axum::http::Request::get("/").header("cookie", cookie).body(Body::empty()).unwrap()
+    };
+    // As a server does it once: otherwise the layers are put around the route for each request.
+    let app = app.clone().with_state::<()>(());
+    let mut prepared: Vec<_> = (0..4).map(|_| (app.clone(), request())).collect();
+    allocations(|| {
+        let (app, request) = prepared.pop().unwrap();
+        let response = app.oneshot(request).now_or_never().unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+    })
+}
+
+/// The same with actix-web; a macro, as the type of an application names its middlewares.
+macro_rules! in_actix {
+    ($app:expr, $cookie:expr) => {{
+        let app = actix_web::test::init_service($app.route("/", web::get().to(async || ""))).await;
+        let request = || {
+            let value = actix_web::http::header::HeaderValue::from_maybe_shared($cookie.clone());
+            let request = actix_web::test::TestRequest::get();
+            request.insert_header(("cookie", value.unwrap())).to_request()
+        };
+        let mut prepared: Vec<_> = (0..4).map(|_| request()).collect();
+        allocations(|| {
+            let response = app.call(prepared.pop().unwrap()).now_or_never().unwrap().unwrap();
+            assert_eq!(response.status(), 200);
+        })
+    }};
+}
+
+#[tokio::test]
+async fn layer_costs_its_allocations_where_no_session_is_asked_for() {
+    let (sessions, cookie) = canned(DirectoryMode::Off).await;
+    let mut counted = Vec::new();
+    for (kind, _) in LAYERS {
+        let other = Bytes::from_static(OTHER_COOKIES);
+        let cookie = if *kind == "no cookie" { &other } else { &cookie };
+        let route = || Router::new().route("/", axum::routing::get(async || ""));
+        let nothing = tower::util::MapRequestLayer::new(|request: axum::extract::Request| request);
+        let without = in_axum(&route().layer(nothing), cookie);
+        let axum = in_axum(&route().layer(SessionLayer::new(sessions.clone())), cookie) - without;
+        let without = in_actix!(App::new(), cookie);
+        let app = App::new().wrap(SessionMiddleware::new(sessions.clone()));
+        counted.push((*kind, [axum, in_actix!(app, cookie) - without]));
+    }
+    assert_eq!(counted, LAYERS);
 }

@@ -330,7 +330,7 @@ async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backe
 async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_millis(200)));
     let cookie = stand.seeded().await;
-    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
     let gate = stand.store.hold_answer(Verb::Load);
     let mut kept = Box::pin(exchange.handle().session());
     while poll!(Box::pin(gate.reached())).is_pending() {
@@ -360,7 +360,7 @@ async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
 async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
     let cookie = stand.seeded().await;
-    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
     let gates: Vec<_> = (0..8).map(|_| stand.store.hold(Verb::Load)).collect();
     let open = async {
         for gate in &gates {

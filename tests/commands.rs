@@ -142,7 +142,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     let cookie = stand.seeded().await;
     let before = server();
     for cookie in [cookie.as_str(), "", garbage, &unknown] {
-        let exchange = unsticky::exchange::Exchange::begin(sessions, [cookie.as_bytes()], None);
+        let exchange = unsticky::exchange::Exchange::begin(sessions, [cookie.to_owned()], None);
         assert!(matches!(exchange.finish(200), unsticky::exchange::Finish::Ready(_)));
     }
     for _ in 0..10_000 {

@@ -777,7 +777,7 @@ impl Client {
         bench.make_trouble(&self.history, &mut self.rng).await;
         let loaded = history.now();
         let sessions = &bench.sessions[self.number % bench.sessions.len()];
-        let exchange = Exchange::begin(sessions, [self.cookie.as_bytes()], None);
+        let exchange = Exchange::begin(sessions, [self.cookie.to_owned()], None);
         let session = match exchange.handle().session().await {
             Ok(session) if session.id().is_some() => session,
             Ok(_) => return history.nonsense("the session is gone"),

@@ -1482,11 +1482,7 @@ impl Real {
 
     fn begin(&self, cookies: &[&str]) -> Exchange {
         let header = cookies.join("; ");
-        Exchange::begin(
-            &self.stand.sessions,
-            (!cookies.is_empty()).then_some(header.as_bytes()),
-            None,
-        )
+        Exchange::begin(&self.stand.sessions, (!cookies.is_empty()).then_some(header), None)
     }
 
     fn make(&self, trouble: Trouble) {

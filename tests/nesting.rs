@@ -14,7 +14,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use support::stand::{Backend, Stand};
 use support::visit::{finish, sent_back};
-use tower::ServiceExt as _;
+use tower::{Layer as _, ServiceExt as _};
 use unsticky::actix::SessionMiddleware;
 use unsticky::exchange::{Exchange, Finish, REPLACED_FIELDS, SessionHandle};
 use unsticky::testing::{Fault, Verb};
@@ -110,7 +110,7 @@ async fn both(outer: &Sessions, inner: &Sessions, cookie: &str) -> [(&'static st
 }
 
 async fn read(sessions: &Sessions, cookie: &str) -> (Option<String>, Option<u32>, Option<u32>) {
-    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(sessions, [cookie.to_owned()], None);
     let session = exchange.handle().session().await.unwrap();
     let principal = session.principal().map(|principal| principal.to_string());
     (principal, session.get(SEEN).unwrap(), session.get(VISITS).unwrap())
@@ -143,9 +143,9 @@ async fn nested_layer_of_same_sessions_shares_session_of_outer_layer() {
 async fn nested_layer_finds_same_sessions_beyond_intermediate_layer() {
     let stand = Backend::memory().stand();
     let (customers, admins) = (sessions(&stand, "__Host-id"), sessions(&stand, "__Host-admin"));
-    let outer = Exchange::begin(&customers, [], None);
-    let middle = Exchange::begin(&admins, [], Some(outer.handle()));
-    let inner = Exchange::begin(&customers, [], Some(middle.handle()));
+    let outer = Exchange::begin(&customers, [""], None);
+    let middle = Exchange::begin(&admins, [""], Some(outer.handle()));
+    let inner = Exchange::begin(&customers, [""], Some(middle.handle()));
     let session = inner.handle().session().await.unwrap();
     session.insert(SEEN, &1).unwrap();
     let admin = inner.handle().of(&admins).unwrap().session().await.unwrap();
@@ -165,8 +165,8 @@ async fn nested_layer_finds_same_sessions_beyond_intermediate_layer() {
 async fn dropped_inner_exchange_keeps_changes_of_outer_exchange() {
     let stand = Backend::memory().stand();
     let sessions = sessions(&stand, "__Host-id");
-    let outer = Exchange::begin(&sessions, [], None);
-    let inner = Exchange::begin(&sessions, [], Some(outer.handle()));
+    let outer = Exchange::begin(&sessions, [""], None);
+    let inner = Exchange::begin(&sessions, [""], Some(outer.handle()));
     inner.handle().session().await.unwrap().insert(SEEN, &1).unwrap();
     drop(inner);
     let Finish::Pending(reply) = outer.finish(200) else { panic!("nothing to write") };
@@ -260,20 +260,41 @@ async fn replaced_response_keeps_headers_unrelated_to_its_body() {
     assert_eq!(REPLACED_FIELDS, sorted, "in the order of the alphabet, in small letters");
 }
 
+/// Any body that can be made from bytes; a plain one here.
+#[tokio::test]
+async fn tower_layer_keeps_body_type_of_inner_service() {
+    for (fails, expected) in [(false, "the handler's"), (true, "the session store is unavailable")]
+    {
+        let stand = Backend::memory().stand();
+        if fails {
+            stand.store.fail_always(Verb::Create, Fault::Unavailable);
+        }
+        let inner = tower::service_fn(async |request: Request| {
+            let handle = request.extensions().get::<SessionHandle>().unwrap().clone();
+            handle.session().await?.insert(SEEN, &1)?;
+            Ok::<_, unsticky::Error>(axum::http::Response::new(b"the handler's".to_vec()))
+        });
+        let service = SessionLayer::new(stand.sessions).layer(inner);
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let response: axum::http::Response<Vec<u8>> = service.oneshot(request).await.unwrap();
+        assert_eq!(std::str::from_utf8(response.body()).unwrap(), expected);
+    }
+}
+
 /// A time limit further in cuts the handler off: what it did half is not kept, in either framework.
 #[tokio::test]
 async fn timed_out_or_failed_request_commits_only_sign_out() {
     let stand = Backend::memory().stand();
     let sessions = sessions(&stand, "__Host-id");
     for (status, keeps) in [(408, false), (500, false), (599, false), (404, true), (409, true)] {
-        let exchange = Exchange::begin(&sessions, [], None);
+        let exchange = Exchange::begin(&sessions, [""], None);
         let session = exchange.handle().session().await.unwrap();
         session.sign_in("alice").unwrap();
         let reply = finish(exchange, status).await;
         assert_eq!(reply.set_cookie.is_some(), keeps, "{status}");
     }
     // What must count although the answer is an error is written at once.
-    let exchange = Exchange::begin(&sessions, [], None);
+    let exchange = Exchange::begin(&sessions, [""], None);
     let session = exchange.handle().session().await.unwrap();
     session.transact(|values| values.insert(SEEN, &1)).await.unwrap();
     session.sign_in("alice").unwrap();
@@ -281,7 +302,7 @@ async fn timed_out_or_failed_request_commits_only_sign_out() {
     let cookie = reply.set_cookie.unwrap();
     let cookie = sent_back(&cookie);
     assert_eq!(read(&sessions, &cookie).await, (None, Some(1), None));
-    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     exchange.handle().session().await.unwrap().sign_out();
     let Finish::Pending(reply) = exchange.finish(408) else { panic!("the end is not kept") };
     assert!(reply.await.set_cookie.unwrap().contains("Max-Age=0"));

@@ -93,7 +93,7 @@ fn stand() -> Stand {
 }
 
 async fn request(stand: &Stand, cookie: &str, handler: impl AsyncFnOnce(Session)) -> String {
-    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
     if let Ok(session) = exchange.handle().session().await {
         handler(session).await;
     }
@@ -129,14 +129,14 @@ async fn directories(stand: &Stand) {
     });
     let alice = sessions.of("alice");
     let sign_in = async |sign_in: SignIn| {
-        let exchange = Exchange::begin(&sessions, [], None);
+        let exchange = Exchange::begin(&sessions, [""], None);
         exchange.handle().session().await.unwrap().sign_in_with(sign_in).unwrap();
         finished(exchange).await
     };
     let early = alice.begin_sign_in().await.unwrap();
     let cookie = sign_in(SignIn::new("alice")).await;
     // Its first use confirms it, so that the next sign-in is refused.
-    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     assert!(exchange.handle().session().await.unwrap().is_signed_in());
     finished(exchange).await;
     sign_in(SignIn::new("alice")).await;
@@ -146,7 +146,7 @@ async fn directories(stand: &Stand) {
     let stored = stand.stored(&directory).await;
     // As if it had been evicted, and then brought back.
     stand.spy.delete(&directory, None).await.unwrap();
-    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     assert!(!exchange.handle().session().await.unwrap().is_signed_in());
     drop(exchange);
     stand.put(&directory, stored).await;
@@ -174,7 +174,7 @@ async fn everything_happens() {
 
     // Two requests at once: one is overtaken by a write, the other one by the end of the session.
     for overtaking in [false, true] {
-        let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+        let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
         session.update(COUNT, |count| *count += 1).unwrap();
         match overtaking {
@@ -187,7 +187,7 @@ async fn everything_happens() {
     // A lost answer that is settled, and one that cannot be: the store is gone when it is read back.
     let cookie = arrive(&stand).await;
     for failed_loads in [0, 3] {
-        let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+        let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
         session.update(COUNT, |count| *count += 1).unwrap();
         stand.store.inject(Verb::Replace, Fault::LoseAnswer);
@@ -206,7 +206,7 @@ async fn everything_happens() {
     }
     read(&stand, &cookie).await;
 
-    let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
     let session = exchange.handle().session().await.unwrap();
     session.insert(COUNT, &7).unwrap();
     drop(exchange);
@@ -222,12 +222,12 @@ async fn everything_happens() {
     let _ = unsticky::exchange::missing_layer("add the layer");
 
     // A handler that failed, and two layers that share a cookie.
-    let exchange = Exchange::begin(&stand.sessions, [], None);
+    let exchange = Exchange::begin(&stand.sessions, [""], None);
     exchange.handle().session().await.unwrap().insert(COUNT, &7).unwrap();
     drop(exchange.finish(500));
-    let outer = Exchange::begin(&stand.sessions, [], None);
+    let outer = Exchange::begin(&stand.sessions, [""], None);
     let others = stand.process(|builder| builder);
-    let inner = Exchange::begin(&others, [], Some(outer.handle()));
+    let inner = Exchange::begin(&others, [""], Some(outer.handle()));
     drop((inner.finish(200), outer.finish(200)));
 }
 
@@ -367,10 +367,10 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         for status in [200, 500] {
             let counted = counted(async {
                 let stand = stand();
-                let exchange = Exchange::begin(&stand.sessions, [], None);
+                let exchange = Exchange::begin(&stand.sessions, [""], None);
                 deed(&exchange.handle().session().await.unwrap());
                 finish(exchange, status).await;
-                let exchange = Exchange::begin(&stand.sessions, [], None);
+                let exchange = Exchange::begin(&stand.sessions, [""], None);
                 deed(&exchange.handle().session().await.unwrap());
                 drop(exchange);
             });
@@ -382,7 +382,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         let counted = counted(async {
             let stand = stand();
             let cookie = arrive(&stand).await;
-            let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+            let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
             let session = exchange.handle().session().await.unwrap();
             finished(exchange).await;
             session.insert(COUNT, &value).unwrap();
@@ -390,11 +390,20 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         });
         assert_eq!(dropped(&counted), (lost, None), "{value}");
     }
+    // Of a handle that was first asked after the response.
+    let counted_late = counted(async {
+        let stand = stand();
+        let exchange = Exchange::begin(&stand.sessions, [arrive(&stand).await], None);
+        let handle = exchange.handle();
+        finished(exchange).await;
+        handle.session().await.unwrap().insert(COUNT, &2).unwrap();
+    });
+    assert_eq!(dropped(&counted_late), (Some(1), None));
     // Discarded by the response, and by the error that took its place.
     for status in [500, 408] {
         let counted = counted(async {
             let stand = stand();
-            let exchange = Exchange::begin(&stand.sessions, [], None);
+            let exchange = Exchange::begin(&stand.sessions, [""], None);
             exchange.handle().session().await.unwrap().insert(COUNT, &1).unwrap();
             drop(exchange.finish(status));
         });
@@ -434,9 +443,9 @@ fn event_happens_only_for_its_own_reason() {
     for (name, count) in [("__Host-id", 1), ("__Host-admin", 0)] {
         let nested = async {
             let stand = stand();
-            let outer = Exchange::begin(&stand.sessions, [], None);
+            let outer = Exchange::begin(&stand.sessions, [""], None);
             let inner = stand.process(|builder| builder.cookie(Cookie::new(name)));
-            let inner = Exchange::begin(&inner, [], Some(outer.handle()));
+            let inner = Exchange::begin(&inner, [""], Some(outer.handle()));
             drop((inner.finish(200), outer.finish(200)));
         };
         assert_eq!(count_of("cookie_name_shared", nested), count, "{name}");
@@ -471,7 +480,7 @@ fn event_happens_only_for_its_own_reason() {
         let gone = async {
             let stand = stand();
             let cookie = arrive(&stand).await;
-            let exchange = Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+            let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
             let session = exchange.handle().session().await.unwrap();
             request(&stand, &cookie, async |session| session.sign_out()).await;
             if changes {
@@ -519,7 +528,7 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
         let sign_in = async |session: Session| session.sign_in("alice").unwrap();
         let first = request(&stand, "", sign_in).await;
         read(&stand, &first).await;
-        let exchange = Exchange::begin(&stand.sessions, [], None);
+        let exchange = Exchange::begin(&stand.sessions, [""], None);
         let session = exchange.handle().session().await.unwrap();
         session.sign_in("alice").unwrap();
         assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::TooManySessions);

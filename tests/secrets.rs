@@ -151,7 +151,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
     clock.advance(Duration::from_secs(3600));
     note(visit(&sessions, &last, change).await, &mut secrets);
 
-    let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     printed.add((&exchange, exchange.handle()));
     let session = exchange.handle().session().await.unwrap();
     session.insert(WORD, &VALUE.to_owned()).unwrap();

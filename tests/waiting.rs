@@ -113,7 +113,7 @@ async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
 async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
-    let exchange = unsticky::exchange::Exchange::begin(&stand.sessions, [cookie.as_bytes()], None);
+    let exchange = unsticky::exchange::Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
     let (gate, kept) = stand.held(Verb::Load, exchange.handle().session()).await;
     let session = in_time("another load", exchange.handle().session()).await.unwrap();
     assert_eq!(session.get(SEED).unwrap(), Some(1));

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use unsticky::store::{Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::store::{
+    Created, Deleted, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, Version,
+};
 use unsticky::testing::SpyStore;
 use unsticky::{Builder, DirectoryMode, Result, Sessions};
 
@@ -11,7 +13,10 @@ use crate::request::arrive;
 
 /// Says that everything was done, and does nothing.
 #[derive(Debug)]
-struct Canned(Bytes);
+struct Canned {
+    session: Bytes,
+    directory: Option<Bytes>,
+}
 
 #[async_trait::async_trait]
 impl Store for Canned {
@@ -19,8 +24,12 @@ impl Store for Canned {
         Ok(Created::Created(Version::new(2)))
     }
 
-    async fn load(&self, _: &StoreKey) -> Result<Option<Stored>> {
-        Ok(Some(Stored::new(self.0.clone(), Version::new(1))))
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let bytes = match key.kind() {
+            Kind::Session => Some(&self.session),
+            _ => self.directory.as_ref(),
+        };
+        Ok(bytes.map(|bytes| Stored::new(bytes.clone(), Version::new(1))))
     }
 
     async fn replace(&self, _: &StoreKey, _: Bytes, _: Duration, _: &Stored) -> Result<Replaced> {
@@ -34,12 +43,18 @@ impl Store for Canned {
 
 /// Sessions in such a store, and the cookie of the one that it has: of somebody who is signed in, with
 /// a text of 1024 bytes.
-pub async fn canned() -> (Sessions, String) {
+pub async fn canned(mode: DirectoryMode) -> (Sessions, Bytes) {
     let spy = SpyStore::new(MemoryStore::new());
-    let without = |builder: Builder| builder.directory(DirectoryMode::Off).build().unwrap();
-    let sessions = without(Sessions::builder(spy.clone()));
-    let cookie = arrive(&sessions, 1024).await;
-    let key = spy.commands().pop().unwrap().key;
-    let bytes = spy.load(&key).await.unwrap().unwrap().bytes;
-    (without(Sessions::builder(Canned(bytes))), cookie)
+    let sessions = |builder: Builder| builder.directory(mode).build().unwrap();
+    let cookie = arrive(&sessions(Sessions::builder(spy.clone())), 1024).await;
+    let (mut session, mut directory) = (None, None);
+    for command in spy.commands() {
+        let stored = spy.load(&command.key).await.unwrap().map(|stored| stored.bytes);
+        match command.key.kind() {
+            Kind::Session => session = stored,
+            _ => directory = stored,
+        }
+    }
+    let store = Canned { session: session.unwrap(), directory };
+    (sessions(Sessions::builder(store)), cookie)
 }

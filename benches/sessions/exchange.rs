@@ -2,27 +2,29 @@
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use criterion::Criterion;
-use unsticky::Session;
 use unsticky::exchange::{Exchange, Finish};
+use unsticky::{DirectoryMode, Session};
 
 use crate::canned::canned;
 use crate::request::{COUNT, increment, read, request};
 
 pub fn exchange(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (sessions, cookie) = runtime.block_on(canned());
+    let (sessions, cookie) = runtime.block_on(canned(DirectoryMode::Off));
     let mut group = criterion.benchmark_group("exchange");
-    for (name, header) in [("no cookie", "theme=dark; lang=en"), ("cookie, unused", &cookie[..])] {
+    let other = Bytes::from_static(b"theme=dark; lang=en");
+    for (name, header) in [("no cookie", &other), ("cookie, unused", &cookie)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let exchange = Exchange::begin(&sessions, [black_box(header).as_bytes()], None);
+                let exchange = Exchange::begin(&sessions, [black_box(header).clone()], None);
                 assert!(matches!(exchange.finish(200), Finish::Ready(_)));
             });
         });
         group.bench_function(format!("{name}, with a handle"), |bencher| {
             bencher.iter(|| {
-                let exchange = Exchange::begin(&sessions, [black_box(header).as_bytes()], None);
+                let exchange = Exchange::begin(&sessions, [black_box(header).clone()], None);
                 let handle = exchange.handle();
                 assert!(matches!(exchange.finish(200), Finish::Ready(_)));
                 handle
@@ -41,7 +43,7 @@ pub fn exchange(criterion: &mut Criterion) {
             .iter(|| request(&sessions, &cookie, async |session| session.sign_in("account-4711")));
     });
     let session = runtime.block_on(async {
-        let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+        let exchange = Exchange::begin(&sessions, [cookie.clone()], None);
         let session: Session = exchange.handle().session().await.unwrap();
         session
     });

@@ -1,5 +1,6 @@
 //! One request without a framework.
 
+use bytes::Bytes;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::{Key, Result, Session, Sessions};
 
@@ -9,10 +10,10 @@ pub const TEXT: Key<String> = Key::new("text");
 /// One request; returns the cookie that it set, as the browser sends it back.
 pub async fn request(
     sessions: &Sessions,
-    cookie: &str,
+    cookie: &Bytes,
     handler: impl AsyncFnOnce(Session) -> Result<()>,
-) -> Option<String> {
-    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+) -> Option<Bytes> {
+    let exchange = Exchange::begin(sessions, [cookie.clone()], None);
     let session = exchange.handle().session().await.unwrap();
     handler(session).await.unwrap();
     let reply = match exchange.finish(200) {
@@ -22,31 +23,31 @@ pub async fn request(
     assert!(reply.error.is_none(), "{:?}", reply.error);
     reply.set_cookie.map(|mut cookie| {
         cookie.truncate(cookie.find(';').unwrap());
-        cookie
+        cookie.into()
     })
 }
 
 /// A new session of somebody who is signed in, with a text of so many bytes.
-pub async fn arrive(sessions: &Sessions, bytes: usize) -> String {
+pub async fn arrive(sessions: &Sessions, bytes: usize) -> Bytes {
     let sign_in = async |session: Session| {
         session.insert(TEXT, &"x".repeat(bytes))?;
         session.insert(COUNT, &0)?;
         session.sign_in("account-4711")
     };
-    request(sessions, "", sign_in).await.unwrap()
+    request(sessions, &Bytes::new(), sign_in).await.unwrap()
 }
 
-pub async fn read(sessions: &Sessions, cookie: &str) {
+pub async fn read(sessions: &Sessions, cookie: &Bytes) {
     let read = async |session: Session| session.get(COUNT).map(drop);
     request(sessions, cookie, read).await;
 }
 
-pub async fn increment(sessions: &Sessions, cookie: &str) {
+pub async fn increment(sessions: &Sessions, cookie: &Bytes) {
     let update = async |session: Session| session.update(COUNT, |count| *count += 1);
     request(sessions, cookie, update).await;
 }
 
-pub async fn sign_out(sessions: &Sessions, cookie: &str) {
+pub async fn sign_out(sessions: &Sessions, cookie: &Bytes) {
     let sign_out = async |session: Session| {
         session.sign_out();
         Ok(())

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tokio::runtime::Runtime;
 use unsticky::store::{Created, Replaced, Store, StoreKey, Stored};
@@ -119,7 +120,7 @@ pub fn mix(criterion: &mut Criterion) {
     let count = if is_test() { 100 } else { SESSIONS };
     for backend in Backend::all() {
         let sessions = backend.sessions();
-        let cookies: Arc<[String]> = runtime.block_on(async {
+        let cookies: Arc<[Bytes]> = runtime.block_on(async {
             let mut cookies = Vec::with_capacity(count);
             while cookies.len() < count {
                 let arrivals = (0..100).map(|_| arrive(&sessions, 512));
@@ -136,7 +137,7 @@ pub fn mix(criterion: &mut Criterion) {
                         let (sessions, cookies) = (sessions.clone(), Arc::clone(&cookies));
                         async move {
                             let mut random = fastrand::Rng::with_seed(caller);
-                            let mut mine: Vec<String> = Vec::new();
+                            let mut mine: Vec<Bytes> = Vec::new();
                             for _ in 0..rounds {
                                 let cookie = &cookies[zipf(&mut random, cookies.len())];
                                 match (random.u8(..100), mine.pop()) {

@@ -1,16 +1,12 @@
 use std::future::{Ready, ready};
-use std::pin::Pin;
-use std::rc::Rc;
 
+use actix_web::HttpMessage as _;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
-use actix_web::error::InternalError;
-use actix_web::http::header::{
-    CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY,
-};
-use actix_web::{HttpMessage as _, HttpResponse};
+use actix_web::http::header::COOKIE;
 
-use crate::exchange::{Exchange, Finish, REPLACED_FIELDS, Reply, SessionHandle};
+use super::future::ResponseFuture;
+use crate::exchange::{Exchange, SessionHandle};
 use crate::settings::Sessions;
 
 /// The actix-web middleware that gives requests their session.
@@ -96,14 +92,14 @@ where
     type Future = Ready<Result<Self::Transform, Self::InitError>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(SessionService { inner: Rc::new(service), sessions: self.sessions.clone() }))
+        ready(Ok(SessionService { inner: service, sessions: self.sessions.clone() }))
     }
 }
 
 /// The service that [`SessionMiddleware`] makes.
 #[derive(Debug)]
 pub struct SessionService<S> {
-    inner: Rc<S>,
+    inner: S,
     sessions: Sessions,
 }
 
@@ -114,76 +110,15 @@ where
 {
     type Response = ServiceResponse<EitherBody<B>>;
     type Error = actix_web::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+    type Future = ResponseFuture<S::Future, B>;
 
     forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let outer = request.extensions().get::<SessionHandle>().cloned();
-        let cookies = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
+        let cookies = request.headers().get_all(COOKIE).cloned();
         let exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
         request.extensions_mut().insert(exchange.handle());
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            match response.await {
-                Ok(response) => {
-                    let reply = finished(exchange, response.status().as_u16()).await;
-                    // Requests share their extensions with what is further out.
-                    if let Some(outer) = outer {
-                        response.request().extensions_mut().insert(outer);
-                    }
-                    let (request, response) = response.into_parts();
-                    Ok(ServiceResponse::new(request, replied(response, reply)))
-                }
-                // A middleware further in failed; as a response it is what a handler's failure is.
-                Err(error) => {
-                    let status = error.as_response_error().status_code().as_u16();
-                    let reply = finished(exchange, status).await;
-                    if !reply.vary && reply.set_cookie.is_none() && reply.error.is_none() {
-                        return Err(error);
-                    }
-                    let response = replied(error.error_response(), reply);
-                    Err(InternalError::from_response(error, response.map_into_boxed_body()).into())
-                }
-            }
-        })
-    }
-}
-
-async fn finished(exchange: Exchange, status: u16) -> Reply {
-    match exchange.finish(status) {
-        Finish::Ready(reply) => reply,
-        Finish::Pending(commit) => commit.await,
-    }
-}
-
-/// The response with what the exchange adds to it, or the error that takes its place.
-fn replied<B: MessageBody>(
-    response: HttpResponse<B>,
-    mut reply: Reply,
-) -> HttpResponse<EitherBody<B>> {
-    let mut response = match reply.error.take() {
-        Some(error) => {
-            let mut replaced = HttpResponse::from_error(error).map_into_right_body();
-            let is_replaced = |name: &HeaderName| REPLACED_FIELDS.contains(&name.as_str());
-            for (name, value) in response.headers().iter().filter(|(name, _)| !is_replaced(name)) {
-                replaced.headers_mut().append(name.clone(), value.clone());
-            }
-            replaced
-        }
-        None => response.map_into_left_body(),
-    };
-    add_headers(response.headers_mut(), reply);
-    response
-}
-
-fn add_headers(headers: &mut HeaderMap, reply: Reply) {
-    if reply.adds_vary(headers.get_all(VARY).map(HeaderValue::as_bytes)) {
-        headers.append(VARY, HeaderValue::from_static("cookie"));
-    }
-    if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
-        // Added: the handler's own cookies stay.
-        headers.append(SET_COOKIE, cookie);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        ResponseFuture::new(self.inner.call(request), exchange, outer)
     }
 }

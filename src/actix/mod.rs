@@ -1,8 +1,8 @@
 //! Sessions in actix-web.
 //!
 //! ```text
-//! request  --> SessionMiddleware: finds the token in the Cookie header, no I/O
-//!          --> handler: the `Session` extractor reads the record, once
+//! request  --> SessionMiddleware: keeps the Cookie header, no I/O
+//!          --> handler: the `Session` extractor finds the token and reads the record, once
 //! response <-- SessionMiddleware: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
@@ -10,6 +10,8 @@
 //! `error()` is then an [`Error`](crate::Error), for `ErrorHandlers` and other middleware further out.
 
 mod extract;
+mod future;
 mod middleware;
 
+pub use self::future::ResponseFuture;
 pub use self::middleware::{SessionMiddleware, SessionService};

@@ -128,6 +128,12 @@ impl Session {
         Self(Arc::new(Shared::new(sessions, presented)))
     }
 
+    /// A session that is first asked for when the response has begun already.
+    pub(crate) fn after_response(self) -> Self {
+        self.state().head_sent = true;
+        self
+    }
+
     /// The value of a key; `None` where there is none.
     ///
     /// # Errors

@@ -5,10 +5,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, VARY};
 use http::{HeaderValue, Response, StatusCode};
-use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::body::SessionBody;
 use crate::exchange::{Commit, ErrorResponse, Exchange, Finish, REPLACED_FIELDS, Reply};
 
 pin_project! {
@@ -34,10 +32,9 @@ impl<F, B> ResponseFuture<F, B> {
 impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
-    B::Data: From<Bytes>,
+    B: From<Bytes>,
 {
-    type Output = Result<Response<SessionBody<B>>, E>;
+    type Output = Result<Response<B>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -61,7 +58,7 @@ where
                     Some(Finish::Ready(reply)) => {
                         return Poll::Ready(Ok(replied(response, reply)));
                     }
-                    None => return Poll::Ready(Ok(response.map(SessionBody::inner))),
+                    None => return Poll::Ready(Ok(response)),
                 }
             }
         };
@@ -81,14 +78,14 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-fn replied<B>(response: Response<B>, mut reply: Reply) -> Response<SessionBody<B>>
-where
-    B: Body,
-    B::Data: From<Bytes>,
-{
+/// The response with what the exchange adds to it, or the error that takes its place.
+fn replied<B: From<Bytes>>(response: Response<B>, mut reply: Reply) -> Response<B> {
+    if reply.is_empty() {
+        return response;
+    }
     let mut response = match reply.error.take() {
         Some(error) => {
-            let mut replaced = rendered((&error).into()).map(SessionBody::text);
+            let mut replaced = rendered((&error).into()).map(B::from);
             replaced.extensions_mut().insert(error);
             let mut kept = response.into_parts().0.headers;
             for name in REPLACED_FIELDS {
@@ -98,7 +95,7 @@ where
             *replaced.headers_mut() = kept;
             replaced
         }
-        None => response.map(SessionBody::inner),
+        None => response,
     };
     let headers = response.headers_mut();
     if reply.adds_vary(headers.get_all(VARY).into_iter().map(HeaderValue::as_bytes)) {

@@ -5,7 +5,8 @@ use crate::settings::Sessions;
 
 /// The tower layer that gives requests their session.
 ///
-/// Neither the inner service has to be `Clone` nor its body `Default`.
+/// The inner service need not be `Clone`. Its body must be `From<Bytes>`, because a response whose session
+/// changes could not be kept is replaced by an error; see [below](#the-body-of-a-response).
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -74,6 +75,31 @@ use crate::settings::Sessions;
 /// tracing, may be on either side: a response that is replaced because its session changes could not be
 /// kept keeps all header fields but [these](crate::exchange::REPLACED_FIELDS). Tracing further out also sees
 /// the status of the replaced response.
+///
+/// # The body of a response
+///
+/// The layer keeps the body type of the service inside it. axum's `Body` and `http_body_util::Full<Bytes>`
+/// are `From<Bytes>`. Layers such as compression make a body of their own, and hyper services often have a
+/// `BoxBody`. `Router::layer` turns them into axum's `Body` by itself; elsewhere, such as in a
+/// `ServiceBuilder`, turn a body that is not `From<Bytes>` into one that is before it gets to this layer:
+///
+/// ```
+/// # #[cfg(feature = "axum")]
+/// # fn example(sessions: unsticky::Sessions) {
+/// use axum::body::Body;
+/// use http::Response;
+/// use tower::ServiceBuilder;
+/// use unsticky::tower::SessionLayer;
+///
+/// # type CompressedBody = Body;
+/// # let compression = tower::layer::util::Identity::new();
+/// let layers = ServiceBuilder::new()
+///     .layer(SessionLayer::new(sessions))
+///     .map_response(|response: Response<CompressedBody>| response.map(Body::new))
+///     .layer(compression);
+/// # let app: axum::Router = axum::Router::new().layer(layers);
+/// # }
+/// ```
 #[doc(alias = "SessionManagerLayer")]
 #[derive(Debug, Clone)]
 pub struct SessionLayer {

@@ -1,8 +1,8 @@
 //! Sessions in axum and in any other tower stack.
 //!
 //! ```text
-//! request  --> SessionLayer: finds the token in the Cookie header, no I/O
-//!          --> handler: the `Session` extractor reads the record, once
+//! request  --> SessionLayer: keeps the Cookie header, no I/O
+//!          --> handler: the `Session` extractor finds the token and reads the record, once
 //! response <-- SessionLayer: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
@@ -28,14 +28,12 @@
 //! # }
 //! ```
 
-mod body;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
 mod layer;
 mod service;
 
-pub use self::body::SessionBody;
 pub use self::future::ResponseFuture;
 pub use self::layer::SessionLayer;
 pub use self::service::SessionService;

@@ -1,11 +1,10 @@
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::header::COOKIE;
-use http::{HeaderValue, Request, Response};
-use http_body::Body;
+use http::{Request, Response};
 use tower_service::Service;
 
-use super::body::SessionBody;
 use super::future::ResponseFuture;
 use crate::exchange::{Exchange, SessionHandle};
 use crate::settings::Sessions;
@@ -26,10 +25,9 @@ impl<S> SessionService<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body,
-    ResBody::Data: From<bytes::Bytes>,
+    ResBody: From<Bytes>,
 {
-    type Response = Response<SessionBody<ResBody>>;
+    type Response = Response<ResBody>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, ResBody>;
 
@@ -39,7 +37,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let outer = request.extensions().get::<SessionHandle>().cloned();
-        let cookies = request.headers().get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
+        let cookies = request.headers().get_all(COOKIE).into_iter().cloned();
         let exchange = Exchange::begin(&self.sessions, cookies, outer);
         request.extensions_mut().insert(exchange.handle());
         ResponseFuture::new(self.inner.call(request), exchange)

@@ -373,7 +373,7 @@ pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
 
 /// A route that does not use the session answers at once: without waiting for anything.
 pub fn does_without(sessions: &Sessions, cookie: &str) {
-    let exchange = Exchange::begin(sessions, [cookie.as_bytes()], None);
+    let exchange = Exchange::begin(sessions, [cookie.to_owned()], None);
     match exchange.finish(200) {
         Finish::Ready(reply) => {
             assert!(reply.error.is_none() && reply.set_cookie.is_none(), "{reply:?}");

@@ -175,7 +175,7 @@ impl Stand {
 
     /// A request that goes on by hand.
     pub async fn begin(&self, cookie: &str) -> (Exchange, Session) {
-        let exchange = Exchange::begin(&self.sessions, [cookie.as_bytes()], None);
+        let exchange = Exchange::begin(&self.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
         (exchange, session)
     }

@@ -50,7 +50,7 @@ pub async fn visit_with<T>(
     cookie: &[u8],
     handler: impl AsyncFnOnce(Session) -> Result<T>,
 ) -> Visit<T> {
-    let exchange = Exchange::begin(sessions, [cookie], None);
+    let exchange = Exchange::begin(sessions, [cookie.to_vec()], None);
     let output = match exchange.handle().session().await {
         Ok(session) => handler(session).await,
         Err(error) => Err(error),

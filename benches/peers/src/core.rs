@@ -5,12 +5,13 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
 
+use bytes::Bytes;
 use cookie::Cookie;
 use serde_json::Value;
 use tokio::runtime::Builder;
-use unsticky::Session;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::internals::bench::{Decoded, record};
+use unsticky::{DirectoryMode, Session};
 
 use crate::canned::canned;
 use crate::request::{COUNT, increment, read, request};
@@ -35,28 +36,30 @@ pub const WORK: [&str; 11] = [
 pub fn work(name: &str, times: usize) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (sessions, cookie) = canned().await;
+        let (sessions, cookie) = canned(DirectoryMode::Off).await;
+        let other = Bytes::from_static(b"theme=dark; lang=en");
         let ten = record(10, 20);
         let as_map: HashMap<_, _> =
             (0..10).map(|number| (format!("key-{number:03}"), "x".repeat(18))).collect();
         let as_json = serde_json::to_vec(&as_map).unwrap();
-        let handle = Exchange::begin(&sessions, [cookie.as_bytes()], None).handle();
+        let handle = Exchange::begin(&sessions, [cookie.clone()], None).handle();
         let session: Session = handle.session().await.unwrap();
         for _ in 0..times {
             match name {
-                "no cookie" | "cookie, unused" => {
-                    let header = if name == "no cookie" { "theme=dark; lang=en" } else { &cookie };
-                    let exchange = Exchange::begin(&sessions, [black_box(header).as_bytes()], None);
+                "no cookie" => {
+                    let exchange = Exchange::begin(&sessions, [black_box(&other).clone()], None);
                     assert!(matches!(exchange.finish(200), Finish::Ready(_)));
                 }
-                "no cookie, with a handle" => {
-                    let header = black_box("theme=dark; lang=en");
-                    let exchange = Exchange::begin(&sessions, [header.as_bytes()], None);
+                // What the layers do for each request.
+                "no cookie, with a handle" | "cookie, unused" => {
+                    let header = if name == "cookie, unused" { &cookie } else { &other };
+                    let exchange = Exchange::begin(&sessions, [black_box(header).clone()], None);
                     black_box(exchange.handle());
                     assert!(matches!(exchange.finish(200), Finish::Ready(_)));
                 }
                 "cookie, found by the crate cookie" => {
-                    let mut cookies = Cookie::split_parse(black_box(&*cookie));
+                    let header = std::str::from_utf8(black_box(&cookie)).unwrap();
+                    let mut cookies = Cookie::split_parse(header);
                     let name = |found: &Cookie| found.name() == "__Host-id";
                     assert!(cookies.any(|found| found.as_ref().is_ok_and(name)));
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use unsticky::store::{Created, Replaced, Store, StoreKey, Stored};
@@ -55,7 +56,7 @@ fn memory(runtime: &Runtime, results: &mut Results) {
                         session.insert(TEXT, &text)?;
                         session.sign_in("account-4711")
                     };
-                    let cookie = request(&sessions, "", sign_in).await.unwrap();
+                    let cookie = request(&sessions, &Bytes::new(), sign_in).await.unwrap();
                     let rewrites = if written == "once" { 0 } else { 9 };
                     for rewrite in 0..rewrites {
                         let text = format!("{rewrite}{}", &text[1..]);
@@ -179,7 +180,7 @@ fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) 
     let memcached = MemcachedServer::start_with(&["-m", "2048"]);
     for (backend, url) in [("redis", redis.url()), ("memcached", memcached.url())] {
         let sessions = sessions(&url, DirectoryMode::Off);
-        let mut cookies: Vec<String> = Vec::new();
+        let mut cookies: Vec<Bytes> = Vec::new();
         for count in [1_000, 10_000, 100_000, 1_000_000] {
             if count > most {
                 continue;
@@ -190,7 +191,7 @@ fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) 
                     cookies.extend(futures_util::future::join_all(arrivals).await);
                 }
             });
-            let live: Arc<[String]> = cookies.clone().into();
+            let live: Arc<[Bytes]> = cookies.clone().into();
             for _ in 0..effort.rounds {
                 for workload in ["read", "increment"] {
                     let rate = requests(runtime, &sessions, &live, workload, effort.duration);
@@ -215,7 +216,7 @@ fn directories(runtime: &Runtime, effort: Effort, results: &mut Results) {
         let modes = [DirectoryMode::Off, DirectoryMode::Listed, DirectoryMode::Strict];
         let stands = modes.map(|mode| {
             let sessions = sessions(&url, mode);
-            let cookies: Arc<[String]> = runtime.block_on(async {
+            let cookies: Arc<[Bytes]> = runtime.block_on(async {
                 let names = (0..1000).map(|number| format!("account-{number}"));
                 let arrivals = names.map(async |name| sign_in(&sessions, &name).await);
                 futures_util::future::join_all(arrivals).await.into()
@@ -254,18 +255,18 @@ fn directories(runtime: &Runtime, effort: Effort, results: &mut Results) {
     eprintln!("costs: directories");
 }
 
-async fn sign_in(sessions: &Sessions, principal: &str) -> String {
+async fn sign_in(sessions: &Sessions, principal: &str) -> Bytes {
     let sign_in = async |session: Session| {
         session.insert(COUNT, &0)?;
         session.sign_in_with(SignIn::new(principal).label("Firefox on Linux"))
     };
-    request(sessions, "", sign_in).await.unwrap()
+    request(sessions, &Bytes::new(), sign_in).await.unwrap()
 }
 
 fn requests(
     runtime: &Runtime,
     sessions: &Sessions,
-    cookies: &Arc<[String]>,
+    cookies: &Arc<[Bytes]>,
     workload: &'static str,
     duration: Duration,
 ) -> f64 {

@@ -24,7 +24,7 @@ pub(crate) async fn reach(url: &str) -> Result<()> {
     let cookie = Cookie::for_plain_http();
     let presented = format!("{}={}", cookie.name(), "A".repeat(43));
     let sessions = Sessions::builder(unsticky::connect(url)?).cookie(cookie).build()?;
-    let exchange = Exchange::begin(&sessions, [presented.as_bytes()], None);
+    let exchange = Exchange::begin(&sessions, [presented], None);
     exchange.handle().session().await.map_err(|error| {
         let reasons = std::iter::successors(std::error::Error::source(&error), |e| e.source());
         reasons.fold(error.to_string(), |all, reason| format!("{all}: {reason}"))
