@@ -1,4 +1,4 @@
-//! A request that has nothing to do with sessions allocates nothing for them.
+//! A request that has nothing to do with sessions allocates nothing for them, and others not much.
 
 #![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -6,9 +6,9 @@
 use std::hint::black_box;
 
 use allocation_counter::measure;
-use unsticky::Sessions;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::MemoryStore;
+use unsticky::{Key, Session, Sessions};
 
 #[test]
 fn request_without_cookie_allocates_nothing() {
@@ -40,4 +40,32 @@ fn handle_costs_one_allocation() {
         drop(handle);
     });
     assert_eq!(allocated.count_total, 1);
+}
+
+/// With those of the memory store. The first request of a kind may make what later ones find.
+#[test]
+fn reading_and_changing_a_value_cost_few_allocations() {
+    const COUNT: Key<u64> = Key::new("count");
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let sessions = Sessions::builder(MemoryStore::new()).build().unwrap();
+    let visit = |cookie: &str, handle: fn(&Session)| {
+        runtime.block_on(async {
+            let exchange = Exchange::begin(&sessions, [cookie.as_bytes()], None);
+            handle(&exchange.handle().session().await.unwrap());
+            match exchange.finish(200) {
+                Finish::Ready(reply) => reply.set_cookie,
+                Finish::Pending(reply) => reply.await.set_cookie,
+            }
+        })
+    };
+    let read = |session: &Session| assert!(session.get(COUNT).unwrap().is_some());
+    let increment = |session: &Session| session.update(COUNT, |count| *count += 1).unwrap();
+    let cookie = visit("", increment).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    for (name, handle, most) in [("read", read as fn(&Session), 7), ("increment", increment, 21)] {
+        visit(cookie, handle);
+        let allocated = measure(|| drop(visit(cookie, handle)));
+        assert!(allocated.count_total <= most, "{name}: {}", allocated.count_total);
+    }
 }
