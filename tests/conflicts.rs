@@ -1071,6 +1071,26 @@ on_every_store! {
     save_after_response_head_fails_only_if_it_needs_cookie,
 }
 
+/// What the handler has seen is written as it is, as long as the record is the one that it was seen on.
+#[tokio::test]
+async fn update_is_computed_again_only_after_conflict() {
+    let stand = Backend::memory().stand();
+    let cookie = stand.seeded().await;
+    let computed = Arc::new(AtomicUsize::new(0));
+    let increment = async |session: Session| {
+        let computed = computed.clone();
+        session.update(A, move |number| {
+            computed.fetch_add(1, Ordering::Relaxed);
+            *number += 1;
+        })
+    };
+    stand.visit(&cookie, increment).await.ok();
+    assert_eq!((stand.read(&cookie, A).await, computed.load(Ordering::Relaxed)), (Some(1), 1));
+    let other = async || stand.write(&cookie, A, 10).await;
+    stand.overtaken(&cookie, increment, other).await.ok();
+    assert_eq!((stand.read(&cookie, A).await, computed.load(Ordering::Relaxed)), (Some(11), 3));
+}
+
 /// What a request has left is not what a stream has after it.
 #[tokio::test(start_paused = true)]
 async fn handle_that_outlives_its_response_has_the_whole_time_again() {

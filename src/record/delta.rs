@@ -326,6 +326,10 @@ fn room(key: &str, value: Option<&Value>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::Millis;
     use crate::error::{Error, ErrorKind};
@@ -539,6 +543,35 @@ mod tests {
         append(&mut delta, &none, "a");
         delta.discard();
         assert_eq!((held(&mut delta), delta.is_empty()), (2, true));
+    }
+
+    proptest! {
+        /// Changed values between those of the record, before and behind them.
+        #[test]
+        fn view_lists_changed_and_unchanged_values_in_order_of_keys(
+            stored in prop::collection::btree_map("[a-f]{1,2}", any::<bool>(), 0..20),
+            changed in prop::collection::btree_map("[a-f]{1,2}", any::<bool>(), 0..20),
+            cleared in any::<bool>(),
+            only_surviving in any::<bool>(),
+        ) {
+            let triples: Vec<_> =
+                stored.iter().map(|(key, survives)| (&**key, "old", *survives)).collect();
+            let base = flagged(&triples);
+            let mut view = View { cleared, only_surviving, ..View::default() };
+            let shows = |survives: bool| !cleared && (survives || !only_surviving);
+            let kept = stored.iter().filter(|(_, survives)| shows(**survives));
+            let mut model: BTreeMap<&str, &str> = kept.map(|(key, _)| (&**key, "old")).collect();
+            for (key, is_set) in &changed {
+                view.put((&**key).into(), is_set.then(|| value("new")));
+                model.remove(&**key);
+                model.extend(is_set.then_some((&**key, "new")));
+            }
+            let listed: Vec<_> = model.iter().map(|(key, text)| format!("{key}={text}")).collect();
+            prop_assert_eq!(shown(&view, &base), listed.join(" "));
+            prop_assert_eq!(view.is_empty(&base), model.is_empty());
+            let before: Vec<_> = stored.keys().map(|key| format!("{key}=old")).collect();
+            prop_assert_eq!(view.differs_from(&base), listed != before);
+        }
     }
 
     #[test]
