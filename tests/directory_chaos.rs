@@ -254,13 +254,14 @@ impl History {
         let handler = async |session: Session| session.sign_in_with(sign_in);
         let Some(visit) = self.request(rng, cookie, handler).await else { return };
         let has_failed = visit.failure().is_some();
-        let mut log = self.log.lock().unwrap();
-        match has_failed {
-            true => log.tally.failed += 1,
-            false => log.tally.sign_ins += 1,
-        }
-        let is_overtaken = is_begun && log.revocations.iter().any(|revocation| *revocation > begun);
-        drop(log);
+        let is_overtaken = {
+            let mut log = self.log.lock().unwrap();
+            match has_failed {
+                true => log.tally.failed += 1,
+                false => log.tally.sign_ins += 1,
+            }
+            is_begun && log.revocations.iter().any(|revocation| *revocation > begun)
+        };
         if is_overtaken && !has_failed {
             let alive = self.alices(&visit.cookie()).await;
             assert_eq!(alive, None, "{}: a sign-in of before a revocation", self.place);
