@@ -1,9 +1,11 @@
-//! A store that answers at once, always with the same record.
+//! A store that answers at once, always with the same records.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use unsticky::store::{Created, Deleted, MemoryStore, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::store::{
+    Created, Deleted, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, Version,
+};
 use unsticky::testing::SpyStore;
 use unsticky::{Builder, DirectoryMode, Result, Sessions};
 
@@ -11,7 +13,10 @@ use crate::request::arrive;
 
 /// Says that everything was done, and does nothing.
 #[derive(Debug)]
-struct Canned(Bytes);
+struct Canned {
+    session: Option<Bytes>,
+    directory: Option<Bytes>,
+}
 
 #[async_trait::async_trait]
 impl Store for Canned {
@@ -19,8 +24,9 @@ impl Store for Canned {
         Ok(Created::Created(Version::new(2)))
     }
 
-    async fn load(&self, _: &StoreKey) -> Result<Option<Stored>> {
-        Ok(Some(Stored::new(self.0.clone(), Version::new(1))))
+    async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+        let record = if key.kind() == Kind::Session { &self.session } else { &self.directory };
+        Ok(record.clone().map(|bytes| Stored::new(bytes, Version::new(1))))
     }
 
     async fn replace(&self, _: &StoreKey, _: Bytes, _: Duration, _: &Stored) -> Result<Replaced> {
@@ -34,12 +40,16 @@ impl Store for Canned {
 
 /// Sessions in such a store, and the cookie of the one that it has: of somebody who is signed in, with
 /// a text of 1024 bytes.
-pub async fn canned() -> (Sessions, String) {
+pub async fn canned(mode: DirectoryMode) -> (Sessions, String) {
     let spy = SpyStore::new(MemoryStore::new());
-    let without = |builder: Builder| builder.directory(DirectoryMode::Off).build().unwrap();
-    let sessions = without(Sessions::builder(spy.clone()));
-    let cookie = arrive(&sessions, 1024).await;
-    let key = spy.commands().pop().unwrap().key;
-    let bytes = spy.load(&key).await.unwrap().unwrap().bytes;
-    (without(Sessions::builder(Canned(bytes))), cookie)
+    let with_mode = |builder: Builder| builder.directory(mode).build().unwrap();
+    let cookie = arrive(&with_mode(Sessions::builder(spy.clone())), 1024).await;
+    let record = async |kind| {
+        let key =
+            spy.commands().into_iter().map(|command| command.key).find(|key| key.kind() == kind);
+        Some(spy.load(&key?).await.unwrap()?.bytes)
+    };
+    let store =
+        Canned { session: record(Kind::Session).await, directory: record(Kind::Directory).await };
+    (with_mode(Sessions::builder(store)), cookie)
 }

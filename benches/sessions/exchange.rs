@@ -3,15 +3,15 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use unsticky::Session;
 use unsticky::exchange::{Exchange, Finish};
+use unsticky::{DirectoryMode, Session};
 
 use crate::canned::canned;
 use crate::request::{COUNT, increment, read, request};
 
 pub fn exchange(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (sessions, cookie) = runtime.block_on(canned());
+    let (sessions, cookie) = runtime.block_on(canned(DirectoryMode::Off));
     let mut group = criterion.benchmark_group("exchange");
     for (name, header) in [("no cookie", "theme=dark; lang=en"), ("cookie, unused", &cookie[..])] {
         group.bench_function(name, |bencher| {
