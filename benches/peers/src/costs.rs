@@ -14,13 +14,12 @@ use unsticky::{DirectoryMode, Session, Sessions, SignIn};
 
 use crate::load::cpu_time;
 use crate::request::{COUNT, TEXT, arrive, increment, read, request};
-use crate::results::{Results, labels};
+use crate::results::{Results, labels, valkey};
 use crate::servers::{MemcachedServer, RedisServer};
-use crate::trips;
 use crate::web::Effort;
 
 const TTL: Duration = Duration::from_secs(3600);
-const CALLERS: usize = 64;
+pub const CALLERS: usize = 64;
 
 pub fn run(effort: Effort, most_sessions: usize) -> Results {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -32,7 +31,6 @@ pub fn run(effort: Effort, most_sessions: usize) -> Results {
     eprintln!("costs: servers");
     scale(&runtime, effort, most_sessions, &mut results);
     directories(&runtime, effort, &mut results);
-    trips::run(effort, &mut results);
     results
 }
 
@@ -96,8 +94,10 @@ enum Verb {
 /// The server's processor time for each command, with as many at once as make it work in batches.
 fn server_time(runtime: &Runtime, duration: Duration, results: &mut Results) {
     let (redis, memcached) = (RedisServer::start(), MemcachedServer::start_with(&["-m", "512"]));
-    let servers =
-        [("redis", redis.url(), redis.pid()), ("memcached", memcached.url(), memcached.pid())];
+    let valkey = valkey();
+    let mut servers =
+        vec![("redis", redis.url(), redis.pid()), ("memcached", memcached.url(), memcached.pid())];
+    servers.extend(valkey.as_ref().map(|valkey| ("valkey", valkey.url(), valkey.pid())));
     for (backend, url, pid) in servers {
         let store = unsticky::connect(&url).unwrap();
         for bytes in [256, 1024, 8192] {

@@ -5,12 +5,15 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
+use futures_util::future::join_all;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Barrier;
+use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
-
-use std::sync::Arc;
 
 pub type Jar = Vec<(String, String)>;
 
@@ -134,7 +137,7 @@ impl Workload {
         match self {
             Self::Empty => "empty route",
             Self::NoCookie => "no cookie",
-            Self::Unused => "cookie, unused",
+            Self::Unused => "unused",
             Self::Read => "read",
             Self::ReadLong => "read 1 KiB",
             Self::Increment => "increment",
@@ -155,7 +158,11 @@ impl Workload {
         let mut jars = Vec::new();
         for _ in 0..sessions {
             browser.jar.clear();
-            assert_eq!(browser.post(path).await.status, 200, "{path}");
+            let mut tries = 0;
+            while browser.post(path).await.status != 200 {
+                tries += 1;
+                assert!(tries < 10, "{path} is never answered");
+            }
             jars.push(browser.jar.clone());
         }
         jars
@@ -198,7 +205,31 @@ impl Round {
     }
 }
 
-/// Puts so many browsers to work for so long.
+/// A browser that is ready for its workload, and the sessions that it has for it.
+struct Visitor {
+    browser: Browser,
+    jars: Vec<Jar>,
+    workload: Workload,
+}
+
+impl Visitor {
+    async fn prepared(port: u16, workload: Workload, sign_outs: usize) -> Self {
+        let mut browser = Browser::open(port).await.unwrap();
+        let jars = workload.prepare(&mut browser, sign_outs).await;
+        Self { browser, jars, workload }
+    }
+
+    /// One request; `false` where there is nothing left to do.
+    async fn request(&mut self) -> bool {
+        let Some(answer) = self.workload.request(&mut self.browser, &mut self.jars).await else {
+            return false;
+        };
+        assert_eq!(answer.status, 200, "{:?}", self.workload);
+        true
+    }
+}
+
+/// Puts so many browsers to work for so long: the next request of each follows its last answer.
 pub async fn round(
     port: u16,
     pid: u32,
@@ -206,43 +237,119 @@ pub async fn round(
     browsers: usize,
     duration: Duration,
 ) -> Round {
-    // Every browser begins when all are ready.
-    let (ready, begun) =
-        (Arc::new(Barrier::new(browsers + 1)), Arc::new(Barrier::new(browsers + 1)));
-    let mut tasks = JoinSet::new();
-    for _ in 0..browsers {
-        let (ready, begun) = (ready.clone(), begun.clone());
-        tasks.spawn(async move {
-            let mut browser = Browser::open(port).await.unwrap();
-            // A quarter of a second of them at a rate that no contender reaches.
-            let sign_outs = (duration.as_millis() as usize * 12 / browsers).max(2);
-            let mut jars = workload.prepare(&mut browser, sign_outs).await;
-            ready.wait().await;
-            begun.wait().await;
-            let start = Instant::now();
-            let mut latencies = Vec::with_capacity(16_384);
-            let mut now = start;
-            while now.duration_since(start) < duration {
-                let Some(answer) = workload.request(&mut browser, &mut jars).await else { break };
-                assert_eq!(answer.status, 200, "{workload:?}");
-                let then = now;
-                now = Instant::now();
-                latencies.push(now.duration_since(then).as_nanos() as f64 / 1000.0);
-            }
-            latencies
-        });
-    }
-    ready.wait().await;
+    // Enough of them at a rate that no contender reaches.
+    let sign_outs = (duration.as_millis() as usize * 12 / browsers).max(2);
+    together(port, pid, workload, browsers, sign_outs, |_, mut visitor, start| async move {
+        let mut latencies = Vec::with_capacity(16_384);
+        let mut now = start;
+        while now.duration_since(start) < duration && visitor.request().await {
+            let then = now;
+            now = Instant::now();
+            latencies.push(micros(now.duration_since(then)));
+        }
+        latencies
+    })
+    .await
+}
+
+/// The same at a fixed rate: every request is due at a moment of its own, whatever became of those
+/// before, and its latency counts from that moment.
+pub async fn at_rate(
+    port: u16,
+    pid: u32,
+    workload: Workload,
+    browsers: usize,
+    rate: f64,
+    duration: Duration,
+) -> Round {
+    let each = (rate * duration.as_secs_f64() / browsers as f64).ceil() as usize;
+    together(port, pid, workload, browsers, each, |number, mut visitor, start| async move {
+        let mut latencies = Vec::with_capacity(each);
+        let mut alarm = Alarm::new();
+        for turn in 0..each {
+            let order = turn * browsers + number;
+            let due = start + Duration::from_secs_f64(order as f64 / rate);
+            alarm.wait_until(due).await;
+            assert!(visitor.request().await);
+            latencies.push(micros(due.elapsed()));
+        }
+        latencies
+    })
+    .await
+}
+
+/// Browsers that begin when all are ready.
+async fn together<F: Future<Output = Vec<f64>> + Send + 'static>(
+    port: u16,
+    pid: u32,
+    workload: Workload,
+    browsers: usize,
+    sign_outs: usize,
+    work: impl Fn(usize, Visitor, Instant) -> F,
+) -> Round {
+    let ready = join_all((0..browsers).map(|_| Visitor::prepared(port, workload, sign_outs))).await;
     let cpu = cpu_time(pid);
     let start = Instant::now();
-    begun.wait().await;
-    let mut latencies = Vec::new();
-    while let Some(task) = tasks.join_next().await {
-        latencies.extend(task.unwrap());
+    let mut tasks = JoinSet::new();
+    for (number, visitor) in ready.into_iter().enumerate() {
+        tasks.spawn(work(number, visitor, start));
     }
+    let mut latencies = tasks.join_all().await.concat();
     let elapsed = start.elapsed();
     latencies.sort_by(f64::total_cmp);
     Round { requests: latencies.len(), elapsed, latencies, cpu: cpu_time(pid) - cpu }
+}
+
+/// So many requests, divided among eight browsers that are prepared for `most` of them.
+pub async fn requests(port: u16, workload: Workload, times: usize, most: usize) {
+    const BROWSERS: usize = 8;
+    // Under valgrind, on a busy machine, a request may run into its time limit, and most of all the first
+    // ones; then it is sent again.
+    let request = async |browser: &mut Browser, jars: &mut Vec<Jar>| {
+        for _ in 0..10 {
+            if workload.request(browser, jars).await.unwrap().status == 200 {
+                return;
+            }
+        }
+        panic!("{workload:?} is never answered");
+    };
+    let mut first = Browser::open(port).await.unwrap();
+    let mut jars = workload.prepare(&mut first, 10).await;
+    request(&mut first, &mut jars).await;
+    let work = async |_| {
+        let mut browser = Browser::open(port).await.unwrap();
+        let mut jars = workload.prepare(&mut browser, most / BROWSERS + 10).await;
+        for _ in 0..times / BROWSERS {
+            request(&mut browser, &mut jars).await;
+        }
+    };
+    join_all((0..BROWSERS).map(work)).await;
+}
+
+/// A timer of the kernel, which rings to the microsecond; tokio's own rings to the millisecond. To tokio
+/// it is a pipe, from which each ring is read as eight bytes.
+struct Alarm(pipe::Receiver);
+
+impl Alarm {
+    fn new() -> Self {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK).unwrap();
+        Self(pipe::Receiver::from_owned_fd_unchecked(timer).unwrap())
+    }
+
+    async fn wait_until(&mut self, due: Instant) {
+        let wait = due.saturating_duration_since(Instant::now());
+        if wait.is_zero() {
+            return;
+        }
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval: never, it_value: wait.try_into().unwrap() };
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once).unwrap();
+        self.0.read_u64().await.unwrap();
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1000.0
 }
 
 /// The time that a process has spent on a processor, by the kernel's account in nanoseconds.

@@ -1,19 +1,24 @@
 //! Compares the crate with hand-written code and with its peers. `scripts/bench-peers` runs all of it.
 //!
 //! ```text
-//! peers web|stores|costs|core [--quick | --check]   measures, and writes benches/results/*.json
-//! peers report [--quick | --check]                  writes benches/RESULTS.md and its plots
-//! peers one <contender> <workload>                  one of them, for a profiler
+//! peers web|stores|costs|core|choices [--quick | --check]   measures, and writes benches/results/*.json
+//! peers report [--quick | --check]                          writes benches/RESULTS.md and its pictures
+//! peers choices <word> …                                    some of them only, and prints the table
+//! peers one <contender> <workload>                          one of them, for a profiler
+//! peers work <name> <times>                                 the crate's own work, for callgrind
 //! ```
 //!
-//! With `--quick` the results go to `target/results`. With `--check` everything runs just long enough to
+//! With `--quick` the results and the page go to `target/results`. With `--check` everything runs just long enough to
 //! see that it works and nothing is written; the report is compared with the one that is there.
 
 mod app;
 #[path = "../../sessions/canned.rs"]
 mod canned;
+mod chart;
+mod choices;
 mod core;
 mod costs;
+mod goals;
 mod load;
 #[path = "../../../tests/support/proxy.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -26,7 +31,6 @@ mod results;
 #[path = "../../../tests/support/servers.rs"]
 mod servers;
 mod stores;
-mod trips;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -45,9 +49,9 @@ enum Mode {
 impl Mode {
     fn effort(self) -> Effort {
         let (rounds, millis) = match self {
-            Self::Full => (9, 400),
-            Self::Quick => (3, 200),
-            Self::Check => (1, 20),
+            Self::Full => (11, 200),
+            Self::Quick => (3, 100),
+            Self::Check => (1, 10),
         };
         Effort { rounds, duration: Duration::from_millis(millis) }
     }
@@ -77,17 +81,24 @@ fn main() {
     };
     arguments.retain(|argument| !argument.starts_with("--"));
     let effort = mode.effort();
-    let measured = match arguments[..] {
+    let mut measured = match arguments[..] {
         ["serve", contender, redis] => return app::serve(contender, redis),
         ["work", name, times] => return core::work(name, times.parse().unwrap()),
         ["one", contender, workload] => return web::one(contender, workload, effort),
-        ["report"] => return report::report(&mode.directory(), mode == Mode::Check),
+        ["report"] => return report::report(&mode.directory(), mode),
         ["web"] => web::run(effort),
         ["stores"] => stores::run(effort),
         ["costs"] => costs::run(effort, mode.most_sessions()),
-        ["core"] => core::run(effort),
+        ["core"] => core::run(mode),
+        ["choices"] => choices::run(effort, &[]),
+        ["choices", ref wanted @ ..] => {
+            print!("{}", report::choices(&choices::run(effort, wanted)));
+            return;
+        }
         _ => panic!("see the beginning of benches/peers/src/main.rs"),
     };
+    let rounds = format!("{} of {} ms", effort.rounds, effort.duration.as_millis());
+    measured.about.insert("rounds".to_owned(), rounds);
     if mode != Mode::Check {
         measured.save(&mode.directory(), arguments[0]);
     }

@@ -1,635 +1,502 @@
-//! The results as a page: tables, plots, and the goals with what was measured beside them.
+//! The results as a page: what a reader wants to know first, with pictures, and then the rest.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use plotters::coord::ranged1d::{IntoSegmentedCoord as _, SegmentValue};
-use plotters::prelude::*;
-
-use crate::app::{CONTENDERS, baseline};
+use crate::Mode;
+use crate::app::{AT_RATE, CONTENDERS, COUNTED, baseline};
+use crate::chart::bars;
+use crate::choices::{CHOICES, WORKLOADS};
 use crate::core::WORK;
+use crate::goals::goals;
 use crate::load::Workload;
 use crate::results::{Record, Results};
-use crate::trips::WAYS;
+use crate::stores::{CALLERS, WAYS};
 
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 90, 181),
-    RGBColor(220, 50, 32),
-    RGBColor(120, 120, 120),
-    RGBColor(230, 150, 0),
-    RGBColor(90, 170, 90),
-    RGBColor(150, 90, 170),
-    RGBColor(0, 0, 0),
-];
+pub const FRAMEWORKS: [&str; 2] = ["axum", "actix"];
+const LOST: &str = "lost updates of 200";
+const BEFORE_FIGURES: &str = "<!-- figures -->\n";
+const AFTER_FIGURES: &str = "<!-- end of figures -->\n";
 
-/// Writes the page beside the directory of the results, or says that the one there is another.
-pub fn report(directory: &Path, only_check: bool) {
+/// Those of which every table has a column: all but the framework's own.
+pub fn routes() -> Vec<&'static str> {
+    Workload::ALL[1..].iter().map(|it| it.name()).collect()
+}
+
+/// Writes the page and its pictures, or says which of them no longer follows from the results.
+pub fn report(directory: &Path, mode: Mode) {
     let load = |name: &str| {
         let missing = || panic!("{name}.json is missing: measure it first");
         Results::load(directory, name).unwrap_or_else(missing)
     };
-    let (web, stores, costs, core) = (load("web"), load("stores"), load("costs"), load("core"));
-    let page = Page { web, stores, costs, core };
-    let path = directory.join("../RESULTS.md");
-    if only_check {
-        let is_up_to_date = fs::read_to_string(path).is_ok_and(|text| text == page.text());
-        assert!(
-            is_up_to_date,
-            "benches/RESULTS.md does not follow from benches/results: write it anew"
-        );
-    } else {
-        page.plots(directory);
-        fs::write(path, page.text()).unwrap();
+    let [web, stores, costs, core, choices] =
+        ["web", "stores", "costs", "core", "choices"].map(load);
+    let is_of_run = |results: &Results| results.about["run"] == web.about["run"];
+    assert!(
+        [&stores, &costs, &core, &choices].into_iter().all(is_of_run),
+        "the results are of several runs: scripts/bench-peers measures all of them"
+    );
+    let base = Results::load(&Mode::Full.directory(), "base").unwrap();
+    let page = Page { web, stores, costs, core, choices, base };
+    for (path, text) in page.files(directory, mode) {
+        if mode == Mode::Check {
+            let is_same = fs::read_to_string(&path).is_ok_and(|found| found == text);
+            assert!(is_same, "{} does not follow from benches/results", path.display());
+        } else {
+            fs::write(path, text).unwrap();
+        }
     }
 }
 
-struct Page {
+pub struct Page {
     web: Results,
     stores: Results,
     costs: Results,
     core: Results,
-}
-
-/// What a goal says, what was measured, and whether that is enough.
-struct Goal {
-    what: String,
-    wanted: String,
-    measured: f64,
-    /// The same against a hand-written application with `nodelay`.
-    nodelay: Option<f64>,
-    met: bool,
-}
-
-impl Goal {
-    fn at_least(what: String, wanted: f64, measured: f64) -> Self {
-        let met = measured >= wanted - 0.005;
-        Self { what, wanted: format!("≥ {wanted}"), measured, nodelay: None, met }
-    }
-
-    fn at_most(what: String, wanted: f64, unit: &str, measured: f64) -> Self {
-        let met = measured <= wanted * 1.005;
-        let wanted = format!("≤ {} {unit}", digits(wanted));
-        Self { what, wanted, measured, nodelay: None, met }
-    }
+    choices: Results,
+    /// Counts of the crate as it was before.
+    base: Results,
 }
 
 impl Page {
+    fn files(&self, directory: &Path, mode: Mode) -> Vec<(PathBuf, String)> {
+        let picture = |name: String| directory.join(name).with_extension("svg");
+        let mut files = vec![
+            (directory.join("../RESULTS.md"), self.text()),
+            (picture("stores".to_owned()), self.stores_picture()),
+        ];
+        for framework in FRAMEWORKS {
+            let name = long_name(framework);
+            let title = format!("{name}: requests a second, over by hand (higher is better)");
+            let plain = |it: &&str| is_of(framework, it) && !it.contains(',');
+            let shown = CONTENDERS.into_iter().filter(plain).collect();
+            let svg = self.picture(&title, shown, |one, route| self.over_hand(one, route));
+            files.push((picture(format!("throughput-{framework}")), svg));
+
+            let title =
+                format!("{name}: 99th percentile of latency at a fixed rate, µs (lower is better)");
+            let shown = AT_RATE.into_iter().filter(plain).collect();
+            let svg = self.picture(&title, shown, |one, route| self.web("p99", one, route).clone());
+            files.push((picture(format!("latency-{framework}")), svg));
+        }
+        if mode != Mode::Quick {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance.md");
+            let text = fs::read_to_string(&path).unwrap();
+            let (before, rest) = text.split_once(BEFORE_FIGURES).unwrap();
+            let (_, after) = rest.split_once(AFTER_FIGURES).unwrap();
+            let figures = choices(&self.choices);
+            files.push((path, [before, BEFORE_FIGURES, &figures, AFTER_FIGURES, after].concat()));
+        }
+        files
+    }
+
     fn text(&self) -> String {
-        let mut page = String::from(
-            "# Results\n\n\
-             Written by `scripts/bench-peers` from `benches/results/*.json`; do not edit. Run that command to\n\
-             measure on your machine, with `--quick` for a first impression. Ratios are medians over rounds in\n\
-             which all contenders took turns; absolute figures are of one small machine, shared with others.\n\n",
-        );
-        self.machine(&mut page);
-        self.goals(&mut page);
-        self.web(&mut page);
-        self.stores(&mut page);
-        self.costs(&mut page);
-        self.core(&mut page);
-        page.push_str(include_str!("notes.md"));
-        page
+        let sections = [
+            self.opening(),
+            self.safety(),
+            goals(self),
+            self.latency(),
+            self.stores(),
+            self.counts(),
+            self.costs(),
+            format!(
+                "## What is the application's to choose\n\n\
+                 [docs/performance.md](../docs/performance.md) says what to make of it.\n\n{}",
+                choices(&self.choices)
+            ),
+            include_str!("notes.md").to_owned(),
+        ];
+        sections.map(|section| section.trim_end().to_owned()).join("\n\n") + "\n"
     }
 
-    fn machine(&self, page: &mut String) {
+    fn web(&self, figure: &str, contender: &str, workload: &str) -> &Record {
+        self.web.get(figure, &[("contender", contender), ("workload", workload)])
+    }
+
+    /// Throughput over the hand-written application's, in each round.
+    pub fn over_hand(&self, contender: &str, workload: &str) -> Record {
+        let own = self.web("throughput", contender, workload);
+        own.over(self.web("throughput", baseline(contender), workload))
+    }
+
+    /// Throughput over the best peer's of the same framework.
+    pub fn over_best_peer(&self, framework: &str, workload: &str) -> f64 {
+        let own = self.web("throughput", &format!("unsticky-{framework}"), workload);
+        let is_peer = |it: &&str| {
+            // axum_session answers from a process to which its users have to come back.
+            let is_other =
+                it.starts_with("unsticky") || it.starts_with("hand") || *it == "axum_session";
+            is_of(framework, it) && !is_other
+        };
+        let over = |peer| own.over(self.web("throughput", peer, workload)).median();
+        CONTENDERS.into_iter().filter(is_peer).map(over).fold(f64::MAX, f64::min)
+    }
+
+    pub fn p99_over_hand(&self, framework: &str, workload: &str) -> Record {
+        let own = self.web("p99", &format!("unsticky-{framework}"), workload);
+        own.over(self.web("p99", &format!("hand-{framework}"), workload))
+    }
+
+    fn label(&self, contender: &str) -> String {
+        let (name, variant) = contender.split_once(',').unwrap_or((contender, ""));
+        let name = match name.split('-').next() {
+            Some("unsticky") => "unsticky".to_owned(),
+            Some("hand") => "by hand, no safety".to_owned(),
+            _ => format!("{name} {}", self.web.about[name]),
+        };
+        if variant.is_empty() { name } else { format!("{name},{variant}") }
+    }
+
+    fn opening(&self) -> String {
+        let shown = CONTENDERS.iter().filter(|name| !name.ends_with("nodelay"));
+        let rows = shown.map(|it| (format!("{} | {}", framework(it), self.label(it)), *it));
+        let columns: Vec<_> = routes().into_iter().chain([LOST]).map(|it| (it, it)).collect();
+        let table = table(" | ", &columns, rows, |contender, column| match *column {
+            LOST => digits(self.web.get("lost updates", &[("contender", contender)]).median()),
+            route => spread(&self.over_hand(contender, route)),
+        });
         let about = &self.web.about;
-        let line: Vec<_> = about.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        let _ = writeln!(page, "Measured with: {}.\n", line.join("; "));
+        let machine = about.iter().filter(|(name, value)| *name != "run" && !value.is_empty());
+        let machine: Vec<_> = machine.map(|(name, value)| format!("{name} {value}")).collect();
+        format!(
+            "# Results\n\n\
+             Requests a second over those of an application that is written by hand in the same framework, without\n\
+             any safety: 1.00 is as fast. All run with their defaults: unsticky with its directory of sessions, the peers\n\
+             as their READMEs wire them, by hand the crate redis as it comes.\n\n{table}\n\
+             ![Throughput in axum](results/throughput-axum.svg)\n\n\
+             ![Throughput in actix-web](results/throughput-actix.svg)\n\n\
+             Medians of rounds in which all took turns; the middle half of the rounds stands below where it is wider than 0.05.\n\
+             Lost updates: 40 browsers increment one session at once, 200 times in all. axum_session also keeps every session\n\
+             in the process and answers from there, so its users must always come back to the same process, where it loses\n\
+             nothing; with its \"memory off\" it asks Redis.\n\n\
+             Measured with: {}. The application has one core, the load generator the other one, with 32\n\
+             browsers; Redis runs where there is time left. Written by `scripts/bench-peers` from `benches/results/*.json`:\n\
+             run it to measure on your machine, with `--quick` for a first impression.\n",
+            machine.join("; "),
+        )
     }
 
-    fn web_figure(&self, figure: &str, contender: &str, workload: &str) -> &Record {
-        let wanted = [("contender", contender), ("workload", workload)];
-        self.web
-            .one(figure, &wanted)
-            .unwrap_or_else(|| panic!("{figure} of {contender} is missing"))
-    }
-
-    /// Throughput, as a ratio to the hand-written application's of the same rounds.
-    fn ratio(&self, contender: &str, baseline: &str, workload: &str) -> f64 {
-        let own = self.web_figure("throughput", contender, workload);
-        own.over(self.web_figure("throughput", baseline, workload))
-    }
-
-    /// Processor time over that of the framework's empty route, in microseconds.
-    fn extra_cpu(&self, contender: &str, workload: &str) -> f64 {
-        let empty = self.web_figure("cpu", baseline(contender), "empty route").median();
-        self.web_figure("cpu", contender, workload).median() - empty
-    }
-
-    fn goals(&self, page: &mut String) {
-        page.push_str(
-            "## Goals\n\nBy hand means the hand-written application with the crate redis' default connection, and it decides; what the same\n\
-             figure is against the one with `nodelay` stands beside it.\n\n\
-             | goal | wanted | measured | against `nodelay` | |\n|---|---|---|---|---|\n",
+    fn safety(&self) -> String {
+        let mut text = String::from(
+            "## What safety costs\n\n\
+             The hand-written application is a cookie scan and GET, SET and DEL of a JSON blob. It overwrites concurrent\n\
+             changes, a slow request brings a session back that was signed out, a copy of its Redis is a list of valid\n\
+             cookies, nothing has a time limit, and nobody's sessions can be listed or revoked. unsticky checks the secret,\n\
+             decides every change by a compare-and-set (a script in Redis 7), reads a session before it ends it, and enters\n\
+             every sign-in in the account's directory. That takes processor time and commands. By hand → unsticky:\n\n",
         );
-        for Goal { what, wanted, measured, nodelay, met } in self.list_goals() {
-            let verdict = if met { "met" } else { "**missed**" };
-            let (measured, nodelay) = (digits(measured), nodelay.map_or(String::new(), digits));
-            let _ = writeln!(page, "| {what} | {wanted} | {measured} | {nodelay} | {verdict} |");
-        }
-        page.push('\n');
-    }
-
-    fn list_goals(&self) -> Vec<Goal> {
-        let mut goals = Vec::new();
-        for framework in ["axum", "actix"] {
-            self.list_web_goals(framework, &mut goals);
-        }
-        for (workers, wanted) in [("1", 0.6), ("2", 0.75)] {
-            for callers in ["64", "256"] {
-                let ratio = self.load_ratio("redis", "by hand", "1024", callers, workers, "0");
-                let what = format!(
-                    "Redis load, {callers} callers, {workers} worker(s): over the limit by hand"
-                );
-                goals.push(Goal::at_least(what, wanted, ratio));
-            }
-        }
-        for callers in ["64", "256"] {
-            let ratio = self.load_ratio("redis", REDIS, "1024", callers, "1", "0");
-            let what =
-                format!("Redis load, {callers} callers, 1 worker: over the crate redis, nodelay");
-            goals.push(Goal::at_least(what, 2.0, ratio));
-        }
-        for (callers, wanted) in [("64", 3.0), ("256", 4.0)] {
-            for workers in ["1", "2"] {
-                let ratio = self.load_ratio("memcached", MEMCACHE, "1024", callers, workers, "0");
-                let what = format!(
-                    "Memcached load, {callers} callers, {workers} worker(s): over AsyncMetaClient"
-                );
-                goals.push(Goal::at_least(what, wanted, ratio));
-            }
-        }
-        for (backend, other) in [("redis", REDIS), ("memcached", MEMCACHE)] {
-            for workers in ["1", "2"] {
-                let ratio = self.load_ratio(backend, other, "1024", "1", workers, "0");
-                let what = format!("{backend} load, 1 caller, {workers} worker(s): over {other}");
-                goals.push(Goal::at_least(what, 0.95, ratio));
-            }
-        }
-        for (work, wanted) in [
-            ("no cookie, with a handle", 150.0),
-            ("decode ten values", 120.0),
-            ("one value", 250.0),
-            ("signed-in read", 1000.0),
-        ] {
-            let time = self.core.one("time", &[("work", work)]).map_or(f64::NAN, Record::median);
-            goals.push(Goal::at_most(format!("core: {work}"), wanted, "ns", time));
-        }
-        for payload in ["200", "1024", "8192"] {
-            let wanted = [("backend", "redis"), ("payload", payload), ("written", "once")];
-            let bytes = self.costs.one("memory", &wanted).map_or(f64::NAN, Record::median);
-            let over = bytes - payload.parse::<f64>().unwrap_or(0.0);
-            let what = format!("Redis, a session of {payload} B: bytes over its payload");
-            goals.push(Goal::at_most(what, 200.0, "B", over));
-        }
-        for backend in ["redis", "memcached"] {
-            for workload in ["read", "increment"] {
-                let rate = |sessions| {
-                    let wanted =
-                        [("backend", backend), ("sessions", sessions), ("workload", workload)];
-                    self.costs.one("requests", &wanted).map_or(f64::NAN, Record::median)
-                };
-                let what = format!("{backend}, {workload}: a million sessions over a thousand");
-                goals.push(Goal::at_least(what, 0.9, rate("1000000") / rate("1000")));
-            }
-        }
-        goals
-    }
-
-    fn list_web_goals(&self, framework: &str, goals: &mut Vec<Goal>) {
-        let own = format!("unsticky-{framework}");
-        let (hand, nodelay) = (format!("hand-{framework}"), format!("hand-{framework}-nodelay"));
-        let wanted = [
-            ("no cookie", 0.99),
-            ("cookie, unused", 0.99),
-            ("read", 1.15),
-            ("read 1 KiB", 1.15),
-            ("increment", 1.0),
-            ("sign-in", 0.9),
-            ("re-sign-in", 0.9),
-            ("sign-out", 0.9),
+        let columns = [
+            ("requests a second", "throughput"),
+            ("CPU of the application, µs", "cpu"),
+            ("commands", "commands"),
+            ("round trips", "round trips"),
         ];
-        for (workload, wanted) in wanted {
-            let what = format!("{framework}, {workload}: throughput over by hand");
-            goals.push(Goal {
-                nodelay: Some(self.ratio(&own, &nodelay, workload)),
-                ..Goal::at_least(what, wanted, self.ratio(&own, &hand, workload))
+        for framework in FRAMEWORKS {
+            text += &table(framework, &columns, rows(routes()), |route, figure| {
+                let median = |who| self.web(figure, &format!("{who}-{framework}"), route).median();
+                format!("{} → {}", digits(median("hand")), digits(median("unsticky")))
             });
+            text.push('\n');
         }
-        for (workload, _) in wanted {
-            let p99 = self.web_figure("p99", &own, workload);
-            let over = |hand| p99.over(self.web_figure("p99", hand, workload));
-            let what = format!("{framework}, {workload}: p99 over by hand");
-            goals.push(Goal {
-                nodelay: Some(over(&nodelay)),
-                ..Goal::at_most(what, 1.0, "", over(&hand))
+        let nodelay = |framework: &str, route| {
+            ratio(&self.over_hand(&format!("hand-{framework}, nodelay"), route))
+        };
+        text + &format!(
+            "By default the crate redis leaves Nagle's algorithm on, which batches commands on a loopback interface and waits\n\
+             for acknowledgements over a network. unsticky turns it off. By hand with `nodelay` the rates of a read and an\n\
+             increment are {} and {} of those above in axum, {} and {} in actix-web.\n",
+            nodelay("axum", "read"),
+            nodelay("axum", "increment"),
+            nodelay("actix", "read"),
+            nodelay("actix", "increment"),
+        )
+    }
+
+    fn latency(&self) -> String {
+        const RATE: &str = "requests a second";
+        const OVER: &str = "p99 over by hand";
+        let mut text = String::from(
+            "## Latency at a fixed rate\n\n\
+             Requests are due at fixed moments, at 0.3 of the hand-written application's throughput. A latency counts from\n\
+             the moment when its request was due, so it includes the wait for those before it. Microseconds: p50, p99, p99.9.\n\n\
+             ![Latency in axum](results/latency-axum.svg)\n\n![Latency in actix-web](results/latency-actix.svg)\n\n",
+        );
+        for framework in FRAMEWORKS {
+            let shown = AT_RATE.into_iter().filter(|it| is_of(framework, it));
+            let shown = shown.map(|it| (self.label(it), it));
+            let others = |name: &'static str| [(name.to_owned(), name)];
+            let columns: Vec<_> =
+                others(RATE).into_iter().chain(shown).chain(others(OVER)).collect();
+            text += &table(framework, &columns, rows(routes()), |route, column| match *column {
+                RATE => digits(self.web("rate", baseline(framework), route).median()),
+                OVER => spread(&self.p99_over_hand(framework, route)),
+                contender => ["p50", "p99", "p99.9"]
+                    .map(|figure| digits(self.web(figure, contender, route).median()))
+                    .join(", "),
             });
+            text.push('\n');
         }
-        let over = |hand| self.extra_cpu(&own, "read") / self.extra_cpu(hand, "read");
-        let what = format!("{framework}, read: CPU over the empty route, over by hand");
-        goals.push(Goal {
-            nodelay: Some(over(&nodelay)),
-            ..Goal::at_most(what, 1.0, "", over(&hand))
+        text
+    }
+
+    fn counts(&self) -> String {
+        let both = [("instructions", "instructions"), ("allocations", "allocations")];
+        let change = |figure: &str, labels: &[(&str, &str)]| {
+            let [before, now] =
+                [&self.base, &self.core].map(|it| digits(it.median(figure, labels)));
+            format!("{before} → {now}")
+        };
+        let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
+        let mut text = format!(
+            "## Instructions and allocations\n\n\
+             Counted by valgrind, they repeat where time does not. The first figure is from before the middleware and the\n\
+             commit were made lean. The crate's own work, with a store that answers at once:\n\n{work}\n\
+             Whole applications, for each request. Valgrind's processor has no instructions for SHA-256, so about 3,400 of\n\
+             every count with a session do not happen on a real one:\n\n",
+        );
+        let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
+            ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
         });
-        let what = format!("{framework}, cookie, unused: CPU over the empty route");
-        goals.push(Goal::at_most(what, 1.0, "µs", self.extra_cpu(&own, "cookie, unused")));
+        let columns: Vec<_> = columns.collect();
+        for framework in FRAMEWORKS {
+            text += &table(framework, &columns, rows(routes()), |route, (figure, who)| {
+                let own = format!("unsticky-{framework}");
+                let labels = |contender| [("contender", contender), ("workload", *route)];
+                match *who {
+                    "by hand" => digits(self.core.median(figure, &labels(baseline(framework)))),
+                    _ => change(figure, &labels(&own)),
+                }
+            });
+            text.push('\n');
+        }
+        text
     }
 
-    fn web(&self, page: &mut String) {
-        page.push_str(
-            "## Whole applications\n\nThe application has one core, the load generator the other one, Redis runs where there is time left;\n\
-             32 browsers with one request at a time. `hand-…` is what an engineer writes without any safety: a cookie\n\
-             scan, the crate redis' multiplexed connection, GET and SET of a JSON blob, with that crate's default\n\
-             (Nagle's algorithm on) and with `nodelay`, which a network with a real round trip needs. unsticky runs\n\
-             without its directory of sessions, which the others do not have; what that costs is measured further down.\n\n\
-             Throughput over the hand-written application of the same framework (default connection):\n\n",
-        );
-        let header: Vec<_> = Workload::ALL.iter().skip(1).map(|it| it.name()).collect();
-        let _ = writeln!(page, "| | {} | lost updates of 200 |", header.join(" | "));
-        let _ = writeln!(page, "|---{}|---|", "|---".repeat(header.len()));
-        for contender in CONTENDERS {
-            let _ = write!(page, "| {contender}");
-            for workload in &header {
-                let _ =
-                    write!(page, " | {:.2}", self.ratio(contender, baseline(contender), workload));
-            }
-            let lost = self.web.one("lost updates", &[("contender", contender)]);
-            let _ = writeln!(page, " | {} |", lost.map_or(f64::NAN, Record::median));
-        }
-        page.push_str(
-            "\n![CPU of a request](results/cpu.svg)\n\n![Latency](results/latency.svg)\n\n",
-        );
-        let tables = [
-            ("Requests a second:", "throughput"),
-            ("Latency, median, µs:", "p50"),
-            ("Latency, 99th percentile, µs:", "p99"),
-            ("CPU of the application for each request, µs:", "cpu"),
-            ("Commands to Redis for each request:", "commands"),
-            ("Round trips to Redis for each request:", "round trips"),
+    /// The rates of a client.
+    fn loads(&self, backend: &str, client: &str, callers: usize, way: (u64, usize)) -> &Record {
+        let (callers, delay, workers) = (callers.to_string(), way.0.to_string(), way.1.to_string());
+        let labels = [("delay", &*delay), ("workers", &*workers), ("callers", &*callers)];
+        let who = [("backend", backend), ("client", client)];
+        self.stores.get("load", &[&who[..], &labels].concat())
+    }
+
+    /// With one worker and no delay.
+    pub fn loads_over_hand(&self, backend: &str, callers: usize) -> f64 {
+        let own = self.loads(backend, "unsticky", callers, WAYS[0]);
+        own.over(self.loads(backend, "by hand", callers, WAYS[0])).median()
+    }
+
+    /// What there was to measure, by its name and version.
+    fn backends(&self) -> Vec<(String, &'static str)> {
+        let about = |name: &str| self.stores.about[name].clone();
+        let servers = [
+            (format!("Redis {}", about("redis-server")), "redis"),
+            (format!("Valkey {}", about("valkey-server")), "valkey"),
+            (about("memcached").replacen('m', "M", 1), "memcached"),
         ];
-        for (title, figure) in tables {
-            let names: Vec<_> = Workload::ALL.iter().map(|it| it.name()).collect();
-            let _ = writeln!(page, "{title}\n\n| | {} |", names.join(" | "));
-            let _ = writeln!(page, "|---{}|", "|---".repeat(names.len()));
-            for contender in CONTENDERS {
-                let _ = write!(page, "| {contender}");
-                for workload in &names {
-                    let value = self.web_figure(figure, contender, workload).median();
-                    let _ = write!(page, " | {}", digits(value));
-                }
-                page.push_str(" |\n");
-            }
-            page.push('\n');
-        }
+        let is_there = |name| self.stores.all("load", &[("backend", name)]).next().is_some();
+        servers.into_iter().filter(|(_, name)| is_there(name)).collect()
     }
 
-    fn load_record(
-        &self,
-        backend: &str,
-        client: &str,
-        bytes: &str,
-        callers: &str,
-        workers: &str,
-        delay: &str,
-    ) -> &Record {
-        let wanted = [
-            ("backend", backend),
-            ("client", client),
-            ("bytes", bytes),
-            ("callers", callers),
-            ("workers", workers),
-            ("delay", delay),
-        ];
-        self.stores.one("load", &wanted).unwrap_or_else(|| panic!("{wanted:?} is missing"))
-    }
-
-    fn load_ratio(
-        &self,
-        backend: &str,
-        other: &str,
-        bytes: &str,
-        callers: &str,
-        workers: &str,
-        delay: &str,
-    ) -> f64 {
-        let own = self.load_record(backend, "unsticky", bytes, callers, workers, delay);
-        own.over(self.load_record(backend, other, bytes, callers, workers, delay))
-    }
-
-    fn stores(&self, page: &mut String) {
-        page.push_str(
-            "## The stores alone\n\nLoads a second. \"By hand\" is a pipelined client for this one command, without reconnecting, time limits\n\
-             or errors: the limit. A delay is that of each direction, added by a proxy.\n\n\
-             ![Loads against callers](results/throughput.svg)\n\n\
-             | backend | bytes | delay, ms | workers | callers | unsticky, 1/s | over by hand | over the library's client |\n\
-             |---|---|---|---|---|---|---|---|\n",
-        );
-        for (backend, library) in [("redis", REDIS), ("memcached", MEMCACHE)] {
-            for bytes in ["1024", "8192"] {
-                for delay in ["0", "1"] {
-                    for workers in ["1", "2"] {
-                        for callers in ["1", "64", "256"] {
-                            let own = self
-                                .load_record(backend, "unsticky", bytes, callers, workers, delay);
-                            let by_hand =
-                                self.load_ratio(backend, "by hand", bytes, callers, workers, delay);
-                            let other =
-                                self.load_ratio(backend, library, bytes, callers, workers, delay);
-                            let _ = writeln!(
-                                page,
-                                "| {backend} | {bytes} | {delay} | {workers} | {callers} | {} | {by_hand:.2} | {other:.2} |",
-                                digits(own.median())
-                            );
-                        }
-                    }
-                }
-            }
-        }
-        page.push('\n');
-    }
-
-    fn costs(&self, page: &mut String) {
-        page.push_str(
-            "## What sessions cost the servers\n\nBytes for each session of somebody who is signed in, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
-             session that was written more often remembers the tags of its last eight writes.\n\n\
-             | backend | payload | written once | written ten times |\n|---|---|---|---|\n",
-        );
-        for backend in ["redis", "memcached"] {
-            for payload in ["200", "1024", "8192"] {
-                let bytes = |written| {
-                    let wanted = [("backend", backend), ("payload", payload), ("written", written)];
-                    self.costs.one("memory", &wanted).map_or(f64::NAN, Record::median)
-                };
-                let (once, often) = (bytes("once"), bytes("ten times"));
-                let _ = writeln!(page, "| {backend} | {payload} | {once} | {often} |");
-            }
-        }
-        page.push_str(
-            "\nThe server's own processor time for a command, in microseconds, with 64 callers:\n\n\
-             | backend | bytes | load | replace | create | delete |\n|---|---|---|---|---|---|\n",
-        );
-        for backend in ["redis", "memcached"] {
-            for bytes in ["256", "1024", "8192"] {
-                let _ = write!(page, "| {backend} | {bytes}");
-                for verb in ["load", "replace", "create", "delete"] {
-                    let wanted = [("backend", backend), ("bytes", bytes), ("verb", verb)];
-                    let time =
-                        self.costs.one("server time", &wanted).map_or(f64::NAN, Record::median);
-                    let _ = write!(page, " | {}", digits(time));
-                }
-                page.push_str(" |\n");
-            }
-        }
-        page.push_str("\nRequests a second, outside of a framework, with so many sessions alive:\n\n![Requests against sessions](results/scale.svg)\n\n| backend | workload |");
-        let counts = ["1000", "10000", "100000", "1000000"];
-        let _ =
-            writeln!(page, " {} |\n|---|---{}|", counts.join(" | "), "|---".repeat(counts.len()));
-        for backend in ["redis", "memcached"] {
-            for workload in ["read", "increment"] {
-                let _ = write!(page, "| {backend} | {workload}");
-                for sessions in counts {
-                    let wanted =
-                        [("backend", backend), ("sessions", sessions), ("workload", workload)];
-                    let rate = self.costs.one("requests", &wanted).map(Record::median);
-                    let _ = write!(page, " | {}", rate.map_or("–".to_owned(), digits));
-                }
-                page.push_str(" |\n");
-            }
-        }
-        page.push_str(
-            "\nThe directory of an account's sessions, requests a second outside of a framework with 64 callers: a\n\
-             sign-in is one command without it and three with it; a read in strict mode is two, one after the other.\n\n\
-             | backend | workload | off | listed | strict | listed over off | strict over off |\n|---|---|---|---|---|---|---|\n",
-        );
-        for backend in ["redis", "memcached"] {
-            for workload in ["read", "sign-in"] {
-                let rate = |mode| {
-                    let wanted = [("backend", backend), ("mode", mode), ("workload", workload)];
-                    self.costs.one("directory", &wanted).map_or(f64::NAN, Record::median)
-                };
-                let [off, listed, strict] = ["off", "listed", "strict"].map(rate);
-                let _ = writeln!(
-                    page,
-                    "| {backend} | {workload} | {} | {} | {} | {:.2} | {:.2} |",
-                    digits(off),
-                    digits(listed),
-                    digits(strict),
-                    listed / off,
-                    strict / off
-                );
-            }
-        }
-        let bytes = ["1", "10", "100"].map(|sessions| {
-            let usage = self.costs.one("directory memory", &[("sessions", sessions)]);
-            digits(usage.map_or(f64::NAN, Record::median))
+    fn stores(&self) -> String {
+        let columns = CALLERS.map(|callers| (format!("{callers} at once"), callers));
+        let ways = self.backends().into_iter().flat_map(|(name, backend)| {
+            WAYS.map(|way| (format!("{name} | {} | {}", way.1, way.0), (backend, way)))
         });
-        let _ = writeln!(
-            page,
-            "\nA directory in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
-            bytes.join(", ")
-        );
-        page.push_str(
-            "The same change of a record of 1 KiB, by the crate redis' own connection, changes a second: as it is made here,\n\
-             and as it could be made by a script that knows where a record keeps its secret. A refresh is a compare and set;\n\
-             a bare `PEXPIRE` is what it would be without its promises.\n\n\
-             | | 1 caller | 64 callers |\n|---|---|---|\n",
-        );
-        for way in WAYS {
-            let rate = |callers| {
-                let trips = self.costs.one("trips", &[("way", way), ("callers", callers)]);
-                digits(trips.map_or(f64::NAN, Record::median))
-            };
-            let _ = writeln!(page, "| {way} | {} | {} |", rate("1"), rate("64"));
-        }
-        page.push('\n');
+        let loads = table(" | workers | delay, ms", &columns, ways, |(backend, way), callers| {
+            let load = |client| self.loads(backend, client, *callers, *way);
+            let own = load("unsticky");
+            let [by_hand, library] =
+                ["by hand", "library"].map(|other| ratio(&own.over(load(other))));
+            format!("{} ({by_hand}, {library})", digits(own.median()))
+        });
+        let backends = self.backends().into_iter();
+        let changes = table("", &columns, backends, |backend, callers| {
+            let labels = [("backend", *backend), ("callers", &*callers.to_string())];
+            digits(self.stores.median("change", &labels))
+        });
+        let has_valkey = self.backends().iter().any(|(_, name)| *name == "valkey");
+        let without = "\nValkey was not measured: no program of it was found, neither in `UNSTICKY_VALKEY_SERVER` nor as\n\
+                       `valkey-server`.\n";
+        format!(
+            "## The stores alone\n\n\
+             Loads of 1 KiB a second, outside of a framework; in brackets over a pipelined client by hand, and over the\n\
+             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The client by hand knows one command\n\
+             and neither reconnects nor has time limits: the limit, not a thing to use. A delay is that of each direction,\n\
+             added by a proxy.\n\n\
+             ![Loads of 1 KiB](results/stores.svg)\n\n{loads}\n\
+             Changes a second, each of them a load and a compare-and-set, which is a script in Redis 7 and a command of its\n\
+             own in Valkey 9:\n\n{changes}{}",
+            if has_valkey { "" } else { without },
+        )
     }
 
-    fn core(&self, page: &mut String) {
-        page.push_str("## The crate's own work\n\nWithout a server and a framework; the store answers at once.\n\n| | ns | instructions |\n|---|---|---|\n");
-        for work in WORK {
-            let figure = |figure| self.core.one(figure, &[("work", work)]).map(Record::median);
-            let time = figure("time").map_or("–".to_owned(), digits);
-            let count = figure("instructions").map_or("–".to_owned(), digits);
-            let _ = writeln!(page, "| {work} | {time} | {count} |");
-        }
-        page.push('\n');
+    fn costs(&self) -> String {
+        let cost =
+            |figure: &str, labels: &[(&str, &str)]| digits(self.costs.median(figure, labels));
+        let all = self.backends();
+        let both = all.iter().filter(|(_, name)| *name != "valkey").cloned().collect::<Vec<_>>();
+        let same = |names: &[&'static str]| names.iter().map(|it| (*it, *it)).collect::<Vec<_>>();
+
+        let columns = [("written once", "once"), ("ten times", "ten times")];
+        let rows = cross(&both, &["200", "1024", "8192"]);
+        let memory = table(" | payload", &columns, rows, |(backend, payload), written| {
+            let labels = [("backend", *backend), ("payload", *payload), ("written", *written)];
+            cost("memory", &labels)
+        });
+        let columns = same(&["load", "replace", "create", "delete"]);
+        let rows = cross(&all, &["256", "1024", "8192"]);
+        let time = table(" | bytes", &columns, rows, |(backend, bytes), verb| {
+            cost("server time", &[("backend", *backend), ("bytes", *bytes), ("verb", *verb)])
+        });
+        let columns = same(&["1000", "10000", "100000", "1000000"]);
+        let rows = cross(&both, &["read", "increment"]);
+        let scale = table(" | ", &columns, rows, |(backend, workload), count| {
+            cost(
+                "requests",
+                &[("backend", *backend), ("workload", *workload), ("sessions", *count)],
+            )
+        });
+        let columns = same(&["off", "listed", "strict"]);
+        let rows = cross(&both, &["read", "sign-in"]);
+        let directory = table(" | ", &columns, rows, |(backend, workload), mode| {
+            cost("directory", &[("backend", *backend), ("workload", *workload), ("mode", *mode)])
+        });
+        let sizes =
+            ["1", "10", "100"].map(|count| cost("directory memory", &[("sessions", count)]));
+        format!(
+            "## What sessions cost the servers\n\n\
+             Bytes for each session of a user who is signed in, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
+             session that was written more often remembers the tags of its last eight writes.\n\n{memory}\n\
+             The server's own processor time for a command, in microseconds, with 64 callers:\n\n{time}\n\
+             Requests a second, outside of a framework, with so many live sessions:\n\n{scale}\n\
+             Requests a second, outside of a framework, by what the directory of sessions does; \"listed\" is the default:\n\n\
+             {directory}\n\
+             A directory in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
+            sizes.join(", "),
+        )
     }
 
-    fn plots(&self, directory: &Path) {
-        let mut series = Vec::new();
-        for (backend, library) in [("redis", REDIS), ("memcached", MEMCACHE)] {
-            for client in ["unsticky", "by hand", library] {
-                let points = [1.0, 64.0, 256.0].map(|callers: f64| {
-                    let record =
-                        self.load_record(backend, client, "1024", &callers.to_string(), "1", "0");
-                    (callers, record.median() / 1000.0)
-                });
-                series.push((format!("{backend}: {client}"), points.to_vec()));
-            }
-        }
-        let path = directory.join("throughput.svg");
-        lines(&path, "Loads of 1 KiB, one worker", "callers", "thousand loads a second", &series);
+    fn picture(
+        &self,
+        title: &str,
+        shown: Vec<&str>,
+        value: impl Fn(&str, &str) -> Record,
+    ) -> String {
+        let groups: Vec<_> = routes().into_iter().map(str::to_owned).collect();
+        let labels: Vec<_> = shown.iter().map(|contender| self.label(contender)).collect();
+        bars(title, &groups, &labels, |group, one| value(shown[one], &groups[group]))
+    }
 
-        let mut series = Vec::new();
-        for backend in ["redis", "memcached"] {
-            for workload in ["read", "increment"] {
-                let mut points: Vec<_> = self
-                    .costs
-                    .all("requests", &[("backend", backend), ("workload", workload)])
-                    .into_iter()
-                    .map(|record| {
-                        let sessions: f64 = record.labels["sessions"].parse().unwrap_or(1.0);
-                        (sessions, 1e6 / record.median())
-                    })
-                    .collect();
-                points.sort_by(|one, other| one.0.total_cmp(&other.0));
-                series.push((format!("{backend}: {workload}"), points));
-            }
-        }
-        let path = directory.join("scale.svg");
-        lines(&path, "Cost of a request", "live sessions", "microseconds", &series);
-
-        let shown: Vec<_> =
-            CONTENDERS.iter().filter(|name| **name != "axum_session").copied().collect();
-        let bars_of =
-            |value: &dyn Fn(&str, &str) -> f64, workloads: [&str; 3]| -> Vec<(String, Vec<f64>)> {
-                shown
-                    .iter()
-                    .map(|name| {
-                        (name.to_string(), workloads.map(|workload| value(name, workload)).to_vec())
-                    })
-                    .collect()
-            };
-        let cpu = bars_of(
-            &|name, workload| self.extra_cpu(name, workload),
-            ["read", "increment", "re-sign-in"],
-        );
-        let path = directory.join("cpu.svg");
-        bars(
-            &path,
-            "CPU of a request over the empty route, µs (axum_session: over 50)",
-            &["read", "increment", "re-sign-in"],
-            &cpu,
-        );
-        let latency = bars_of(
-            &|name, which| {
-                let (figure, workload) = which.split_once(' ').unwrap_or_default();
-                self.web_figure(figure, name, workload).median()
-            },
-            ["p50 read", "p99 read", "p99 increment"],
-        );
-        let path = directory.join("latency.svg");
-        bars(
-            &path,
-            "Latency with 32 browsers, µs (axum_session: over 3000)",
-            &["read, p50", "read, p99", "increment, p99"],
-            &latency,
-        );
+    fn stores_picture(&self) -> String {
+        let stands = self.backends().into_iter();
+        let stands: Vec<_> = stands.flat_map(|one| [64, 256].map(|it| (one.clone(), it))).collect();
+        let groups = stands.iter().map(|((name, _), callers)| {
+            // Without the last part of the version.
+            let name = name.rsplit_once('.').map_or(&**name, |(short, _)| short);
+            format!("{name}\n{callers} callers")
+        });
+        let groups: Vec<_> = groups.collect();
+        let series = ["unsticky", "the library's own client", "by hand, one command only"];
+        let title =
+            "Stores alone: thousands of loads of 1 KiB a second, one worker (higher is better)";
+        bars(title, &groups, &series.map(String::from), |group, one| {
+            let ((_, backend), callers) = &stands[group];
+            let client = ["unsticky", "library", "by hand"][one];
+            let record = self.loads(backend, client, *callers, WAYS[0]);
+            let values = record.values.iter().map(|value| value / 1000.0).collect();
+            Record { values, ..record.clone() }
+        })
     }
 }
 
-const REDIS: &str = "redis, multiplexed, nodelay";
-const MEMCACHE: &str = "memcache, AsyncMetaClient";
+/// What each choice makes of the throughput.
+pub fn choices(results: &Results) -> String {
+    let shown = |choice: &&str| results.all("throughput", &[("choice", choice)]).count() > 0;
+    let columns: Vec<_> = CHOICES.into_iter().filter(shown).map(|it| (it, it)).collect();
+    let rows = COUNTED.into_iter().flat_map(|who| {
+        let name = if who.starts_with("hand") { "by hand" } else { "unsticky" };
+        let name = format!("{name}, {}", framework(who));
+        WORKLOADS.map(|it| (format!("{name} | {}", it.name()), (who, it.name())))
+    });
+    table(" | ", &columns, rows, |(who, workload), choice| {
+        let rate = |choice| {
+            let labels = [("contender", *who), ("workload", *workload), ("choice", choice)];
+            results.get("throughput", &labels)
+        };
+        let as_is = rate(CHOICES[0]);
+        if *choice == CHOICES[0] {
+            digits(as_is.median())
+        } else {
+            spread(&rate(choice).over(as_is))
+        }
+    })
+}
+
+fn framework(contender: &str) -> &str {
+    baseline(contender).trim_start_matches("hand-")
+}
+
+fn is_of(wanted: &str, contender: &str) -> bool {
+    framework(contender) == wanted
+}
+
+fn long_name(framework: &str) -> &str {
+    if framework == "actix" { "actix-web" } else { framework }
+}
+
+/// Rows that are called what they are.
+fn rows<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (String, &'a str)> {
+    names.into_iter().map(|name| (name.to_owned(), name))
+}
+
+/// A row for each of these backends and each of these others.
+fn cross(
+    backends: &[(String, &'static str)],
+    others: &[&'static str],
+) -> impl Iterator<Item = (String, (&'static str, &'static str))> {
+    backends.iter().flat_map(move |(name, backend)| {
+        others.iter().map(move |other| (format!("{name} | {other}"), (*backend, *other)))
+    })
+}
+
+/// Columns and rows by their names. A name with a `|` in it takes two columns, as the corner has to.
+fn table<R, C>(
+    corner: &str,
+    columns: &[(impl AsRef<str>, C)],
+    rows: impl Iterator<Item = (String, R)>,
+    cell: impl Fn(&R, &C) -> String,
+) -> String {
+    let names: Vec<_> = columns.iter().map(|(name, _)| name.as_ref()).collect();
+    let first = corner.matches('|').count() + 1;
+    let mut text = format!("| {corner} | {} |\n", names.join(" | "));
+    text += &format!("|{}\n", "---|".repeat(first + columns.len()));
+    for (name, row) in rows {
+        let cells: Vec<_> = columns.iter().map(|(_, column)| cell(&row, column)).collect();
+        text += &format!("| {name} | {} |\n", cells.join(" | "));
+    }
+    text
+}
+
+fn ratio(ratio: &Record) -> String {
+    format!("{:.2}", ratio.median())
+}
+
+/// The median, and the middle half of the rounds where they differ.
+fn spread(rounds: &Record) -> String {
+    let [low, high] = [0.25, 0.75].map(|part| rounds.quantile(part));
+    let range = format!("<br><sub>{low:.2}–{high:.2}</sub>");
+    ratio(rounds) + if high - low > 0.05 { &range } else { "" }
+}
 
 /// Three digits that mean something.
 fn digits(value: f64) -> String {
-    match value.abs() {
+    match value {
+        none if none.is_nan() => "–".to_owned(),
+        whole if whole.fract() == 0.0 && whole < 1000.0 => format!("{whole}"),
         large if large >= 1000.0 => format!("{:.0}", (value / 10.0).round() * 10.0),
         middle if middle >= 100.0 => format!("{value:.0}"),
         small if small >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
-}
-
-fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[(String, Vec<(f64, f64)>)]) {
-    let all = || series.iter().flat_map(|(_, points)| points.iter().copied());
-    let most = all().map(|point| point.1).fold(0.0, f64::max);
-    let (first, last) =
-        all().fold((f64::MAX, 1.0_f64), |(low, high), (x, _)| (low.min(x), high.max(x)));
-    let root = SVGBackend::new(path, (860, 460)).into_drawing_area();
-    root.fill(&WHITE).unwrap();
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
-        .margin(12)
-        .margin_right(36)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d((first..last).log_scale(), 0.0..most * 1.45)
-        .unwrap();
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .y_desc(y)
-        .label_style(("sans-serif", 14))
-        .light_line_style(TRANSPARENT)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .draw()
-        .unwrap();
-    for (number, (name, points)) in series.iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
-        let style = colour.stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points.clone(), style).point_size(4))
-            .unwrap()
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 13))
-        .draw()
-        .unwrap();
-    root.present().unwrap();
-}
-
-/// A group of horizontal bars for each name.
-fn bars(path: &Path, title: &str, kinds: &[&str], rows: &[(String, Vec<f64>)]) {
-    let most = rows.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max);
-    let height = 110 + 52 * rows.len() as u32;
-    let root = SVGBackend::new(path, (860, height)).into_drawing_area();
-    root.fill(&WHITE).unwrap();
-    let names: Vec<_> = rows.iter().map(|(name, _)| name.clone()).collect();
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(30)
-        .y_label_area_size(190)
-        .build_cartesian_2d(0.0..most * 1.08, (0..rows.len()).into_segmented())
-        .unwrap();
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .light_line_style(TRANSPARENT)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_labels(rows.len())
-        .label_style(("sans-serif", 14))
-        .y_label_formatter(&|row| match row {
-            SegmentValue::CenterOf(row) => names.get(*row).cloned().unwrap_or_default(),
-            _ => String::new(),
-        })
-        .draw()
-        .unwrap();
-    let area = chart.plotting_area();
-    for (kind, name) in kinds.iter().enumerate() {
-        let colour = COLOURS[kind];
-        for (row, (_, values)) in rows.iter().enumerate() {
-            let (left, centre) = area.map_coordinate(&(0.0, SegmentValue::CenterOf(row)));
-            let (right, _) =
-                area.map_coordinate(&(values[kind].max(0.0), SegmentValue::CenterOf(row)));
-            let top = centre + (kind as i32 - 1) * 14 - 6;
-            root.draw(&Rectangle::new([(left, top), (right, top + 12)], colour.filled())).unwrap();
-            let text = Text::new(digits(values[kind]), (right + 4, top), ("sans-serif", 11));
-            root.draw(&text).unwrap();
-        }
-        let x = 240 + kind as i32 * 160;
-        let y = height as i32 - 22;
-        root.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())).unwrap();
-        root.draw(&Text::new(*name, (x + 18, y), ("sans-serif", 13))).unwrap();
-    }
-    root.present().unwrap();
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::servers::{ValkeyServer, redis_program};
+
 /// One figure, measured once in each round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
@@ -65,42 +67,65 @@ impl Results {
     }
 
     /// The records of this figure that have all these labels.
-    pub fn all(&self, figure: &str, wanted: &[(&str, &str)]) -> Vec<&Record> {
-        let has = |record: &Record| {
+    pub fn all(&self, figure: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Record> {
+        let has = move |record: &&Record| {
             let is = |(label, value): &(&str, &str)| {
                 record.labels.get(*label).is_some_and(|it| it == value)
             };
-            record.figure == figure && wanted.iter().all(is)
+            record.figure == figure && labels.iter().all(is)
         };
-        self.records.iter().filter(|record| has(record)).collect()
+        self.records.iter().filter(has)
     }
 
-    pub fn one(&self, figure: &str, wanted: &[(&str, &str)]) -> Option<&Record> {
-        self.all(figure, wanted).into_iter().next()
+    pub fn one(&self, figure: &str, labels: &[(&str, &str)]) -> Option<&Record> {
+        self.all(figure, labels).next()
+    }
+
+    /// The one that has to be there.
+    pub fn get(&self, figure: &str, labels: &[(&str, &str)]) -> &Record {
+        self.one(figure, labels).unwrap_or_else(|| panic!("{figure} of {labels:?} is missing"))
+    }
+
+    /// Of one that may have been left out; not a number then.
+    pub fn median(&self, figure: &str, labels: &[(&str, &str)]) -> f64 {
+        self.one(figure, labels).map_or(f64::NAN, Record::median)
     }
 }
 
 impl Record {
     pub fn median(&self) -> f64 {
-        median(&self.values)
+        self.quantile(0.5)
     }
 
-    /// The median of the ratios of the rounds: both sides of each ran at nearly the same time.
-    pub fn over(&self, other: &Self) -> f64 {
-        let ratios: Vec<_> =
-            self.values.iter().zip(&other.values).map(|(one, other)| one / other).collect();
-        median(&ratios)
+    /// The ratios of the rounds: both sides of each ran at nearly the same time.
+    pub fn over(&self, other: &Self) -> Self {
+        let ratios = self.values.iter().zip(&other.values).map(|(one, other)| one / other);
+        Self { values: ratios.collect(), ..self.clone() }
+    }
+
+    /// So large a part of the rounds was below it.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+        let place = part * last as f64;
+        let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+        low + (high - low) * place.fract()
     }
 }
 
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
-    }
+/// Empty where the program is missing.
+fn server_version(program: &str) -> String {
+    let output = std::process::Command::new(program).arg("--version").output();
+    let text =
+        output.map(|it| String::from_utf8_lossy(&it.stdout).into_owned()).unwrap_or_default();
+    let version = text.split(' ').find_map(|word| word.strip_prefix("v="));
+    version.unwrap_or_default().to_owned()
+}
+
+/// A Valkey server, where there is one to start.
+pub fn valkey() -> Option<ValkeyServer> {
+    (!server_version(&ValkeyServer::program()).is_empty()).then(ValkeyServer::start)
 }
 
 fn about() -> BTreeMap<String, String> {
@@ -128,11 +153,11 @@ fn about() -> BTreeMap<String, String> {
         ),
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
         ("date", run("date", &["-u", "+%Y-%m-%d"])),
+        // The script's own, so that figures of two runs are not mixed.
+        ("run", std::env::var("PEERS_RUN").unwrap_or_default()),
         ("rustc", run("rustc", &["--version"])),
-        (
-            "redis-server",
-            run("redis-server", &["--version"]).split(' ').nth(2).unwrap_or("").into(),
-        ),
+        ("redis-server", server_version(&redis_program())),
+        ("valkey-server", server_version(&ValkeyServer::program())),
         ("memcached", run("memcached", &["--version"])),
     ]);
     for name in [

@@ -1,11 +1,15 @@
 //! Whole applications against each other.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use crate::app::CONTENDERS;
-use crate::load::{Browser, Jar, Workload, round};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::app::{AT_RATE, CONTENDERS, baseline};
+use crate::load::{Browser, Jar, Round, Workload, at_rate, round};
 use crate::results::{Results, labels};
 use crate::servers::RedisServer;
 
@@ -16,6 +20,9 @@ const BROWSERS: usize = 32;
 const CROWD: usize = 40;
 const INCREMENTS: usize = 5;
 
+/// The share of the hand-written application's throughput at which latency is measured.
+const FIXED_RATE: f64 = 0.3;
+
 /// How long and how often.
 #[derive(Clone, Copy)]
 pub struct Effort {
@@ -23,7 +30,16 @@ pub struct Effort {
     pub duration: Duration,
 }
 
-struct App {
+/// What the application's owner chooses.
+#[derive(Clone, Copy)]
+pub struct Setup<'a> {
+    pub redis: &'a str,
+    /// A library that has another allocator.
+    pub allocator: Option<&'a Path>,
+    pub workers: usize,
+}
+
+pub struct App {
     name: &'static str,
     port: u16,
     process: Child,
@@ -32,17 +48,22 @@ struct App {
 }
 
 impl App {
-    /// On a core of its own, where there are two.
-    fn start(name: &'static str, redis: &str) -> Self {
+    /// With one worker it has a core of its own, where there are two.
+    pub fn start(name: &'static str, setup: Setup) -> Self {
         let own = std::env::current_exe().unwrap();
-        let mut command = match pin(0) {
+        let cores = if setup.workers == 1 { "0" } else { "0,1" };
+        let mut command = match pin(cores) {
             Some(mut command) => {
                 command.arg(own);
                 command
             }
             None => Command::new(own),
         };
-        command.args(["serve", name, redis]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["serve", name, setup.redis]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("TOKIO_WORKER_THREADS", setup.workers.to_string());
+        if let Some(library) = setup.allocator {
+            command.env("LD_PRELOAD", library);
+        }
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -53,6 +74,14 @@ impl App {
     fn pid(&self) -> u32 {
         self.process.id()
     }
+
+    fn labels(&self, workload: Workload) -> BTreeMap<String, String> {
+        labels([("contender", self.name.to_owned()), ("workload", workload.name().to_owned())])
+    }
+
+    pub async fn round(&self, workload: Workload, duration: Duration) -> Round {
+        round(self.port, self.pid(), workload, BROWSERS, duration).await
+    }
 }
 
 impl Drop for App {
@@ -62,29 +91,35 @@ impl Drop for App {
     }
 }
 
-/// A command that runs what follows on one core.
-fn pin(core: usize) -> Option<Command> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+/// A command that runs what follows on these cores.
+fn pin(cores: &str) -> Option<Command> {
     let mut command = Command::new("taskset");
-    command.arg("-c").arg(core.to_string());
-    let works = Command::new("taskset").args(["-c", "0", "true"]).status();
-    (cores > 1 && works.is_ok_and(|status| status.success())).then_some(command)
+    command.args(["-c", cores]);
+    let works = Command::new("taskset").args(["-c", "0,1", "true"]).stderr(Stdio::null()).status();
+    works.is_ok_and(|status| status.success()).then_some(command)
 }
 
-/// Moves this process, and the servers it starts from now on, to the other core.
-fn move_over() {
-    if pin(1).is_some() {
-        let own = std::process::id().to_string();
-        let _ = Command::new("taskset").args(["-cp", "1", &own]).stdout(Stdio::null()).status();
+/// Moves a process, and what it starts from now on, to one core.
+pub fn move_to(core: &str, process: u32) {
+    if pin(core).is_some() {
+        let process = process.to_string();
+        let _ =
+            Command::new("taskset").args(["-acp", core, &process]).stdout(Stdio::null()).status();
     }
+}
+
+/// The load generator's, on a core that is not the application's.
+pub fn runtime() -> Runtime {
+    move_to("1", std::process::id());
+    Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 pub fn run(effort: Effort) -> Results {
     // Redis may run on either core, wherever there is time left.
     let redis = RedisServer::start();
-    move_over();
-    let apps: Vec<_> = CONTENDERS.iter().map(|name| App::start(name, &redis.url())).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
+    let setup = Setup { redis: &redis.url(), allocator: None, workers: 1 };
+    let apps: Vec<_> = CONTENDERS.iter().map(|name| App::start(name, setup)).collect();
     let mut results = Results::new();
     runtime.block_on(async {
         for app in &apps {
@@ -93,29 +128,41 @@ pub fn run(effort: Effort) -> Results {
         }
         for number in 0..effort.rounds {
             for workload in Workload::ALL {
-                // Another one begins each time.
-                let first = (number * 3) % apps.len();
-                for app in apps[first..].iter().chain(&apps[..first]) {
+                for app in turn(&apps, number * 3) {
                     measure(app, workload, effort.duration, &mut results).await;
                     redis.cli(&["FLUSHALL"]);
                 }
             }
-            eprintln!("web: round {} of {}", number + 1, effort.rounds);
+            eprintln!("web: throughput, round {} of {}", number + 1, effort.rounds);
+        }
+        let apps: Vec<_> = apps.iter().filter(|app| AT_RATE.contains(&app.name)).collect();
+        for number in 0..effort.rounds {
+            for workload in Workload::ALL {
+                for app in turn(&apps, number) {
+                    latency(app, workload, effort.duration, &mut results).await;
+                    redis.cli(&["FLUSHALL"]);
+                }
+            }
+            eprintln!("web: latency, round {} of {}", number + 1, effort.rounds);
         }
     });
     results
 }
 
+/// All of them; another one begins each time.
+pub fn turn<T>(apps: &[T], number: usize) -> impl Iterator<Item = &T> {
+    let first = number % apps.len();
+    apps[first..].iter().chain(&apps[..first])
+}
+
 /// One workload on one contender, for a profiler that looks at the process.
 pub fn one(name: &str, workload: &str, effort: Effort) {
-    // Redis may run on either core, wherever there is time left.
     let redis = RedisServer::start();
-    move_over();
+    let runtime = runtime();
     let name = CONTENDERS.into_iter().find(|it| *it == name).unwrap();
-    let app = App::start(name, &redis.url());
+    let app = App::start(name, Setup { redis: &redis.url(), allocator: None, workers: 1 });
     println!("process {}", app.pid());
     let workload = Workload::ALL.into_iter().find(|it| it.name() == workload).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut results = Results::new();
     for _ in 0..effort.rounds {
         runtime.block_on(measure(&app, workload, effort.duration, &mut results));
@@ -126,16 +173,22 @@ pub fn one(name: &str, workload: &str, effort: Effort) {
 }
 
 async fn measure(app: &App, workload: Workload, duration: Duration, results: &mut Results) {
-    let round = round(app.port, app.pid(), workload, BROWSERS, duration).await;
-    let labels =
-        labels([("contender", app.name.to_owned()), ("workload", workload.name().to_owned())]);
+    let round = app.round(workload, duration).await;
     let requests = round.requests as f64;
-    let mut push = |figure, unit, value| results.push(figure, labels.clone(), unit, value);
+    let mut push = |figure, unit, value| results.push(figure, app.labels(workload), unit, value);
     push("throughput", "1/s", requests / round.elapsed.as_secs_f64());
+    push("cpu", "us/request", round.cpu.as_secs_f64() * 1e6 / requests);
+}
+
+async fn latency(app: &App, workload: Workload, duration: Duration, results: &mut Results) {
+    let wanted = [("contender", baseline(app.name)), ("workload", workload.name())];
+    let rate = FIXED_RATE * results.median("throughput", &wanted);
+    let round = at_rate(app.port, app.pid(), workload, BROWSERS, rate, duration).await;
+    let mut push = |figure, unit, value| results.push(figure, app.labels(workload), unit, value);
+    push("rate", "1/s", rate);
     push("p50", "us", round.quantile(0.5));
     push("p99", "us", round.quantile(0.99));
-    push("cpu", "us/request", round.cpu.as_secs_f64() * 1e6 / requests);
-    push("busy", "share of a core", round.cpu.as_secs_f64() / round.elapsed.as_secs_f64());
+    push("p99.9", "us", round.quantile(0.999));
 }
 
 /// How many commands a request sends to Redis, and how often Redis is waited for: counted with one
@@ -161,11 +214,9 @@ async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
         // And so does what was asked here: the reset itself, and this connection's read of it.
         let commands = number("total_commands_processed:") - inside as f64 - 1.0;
         let reads = number("total_reads_processed:") - 2.0;
-        let labels =
-            labels([("contender", app.name.to_owned()), ("workload", workload.name().to_owned())]);
         let per_request = |count: f64| (count / REQUESTS as f64 * 10.0).round().max(0.0) / 10.0;
-        results.push("commands", labels.clone(), "1/request", per_request(commands));
-        results.push("round trips", labels, "1/request", per_request(reads));
+        results.push("commands", app.labels(workload), "1/request", per_request(commands));
+        results.push("round trips", app.labels(workload), "1/request", per_request(reads));
     }
 }
 

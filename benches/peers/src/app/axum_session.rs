@@ -1,4 +1,5 @@
-//! axum_session with its Redis pool, and no session kept in the process.
+//! axum_session with its Redis pool. By default it keeps sessions in the process as well, so that users would
+//! have to come back to the same one.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -47,10 +48,12 @@ async fn sign_out(session: Handle) -> &'static str {
     "goodbye"
 }
 
-pub async fn app(url: &str) -> Router {
+pub async fn app(url: &str, memory: bool) -> Router {
     let pool = redis_pool::RedisPool::from(redis::Client::open(url).unwrap());
-    let config =
-        SessionConfig::default().with_memory_lifetime(Duration::ZERO).with_prefix_with_host(false);
+    let mut config = SessionConfig::default();
+    if !memory {
+        config = config.with_memory_lifetime(Duration::ZERO);
+    }
     let pool = SessionRedisPool::from(pool);
     let store = SessionStore::<SessionRedisPool>::new(Some(pool), config).await.unwrap();
     Router::new()

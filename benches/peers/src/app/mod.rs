@@ -18,21 +18,38 @@ mod unsticky;
 use std::io::Read as _;
 use std::net::TcpListener;
 
+use ::unsticky::DirectoryMode;
 use axum::Router;
 use tokio::runtime;
 
-pub const CONTENDERS: [&str; 10] = [
+/// In the order of the page: this crate, its peers as their READMEs wire them, by hand.
+pub const CONTENDERS: [&str; 12] = [
+    "unsticky-axum",
+    "unsticky-axum, directory off",
+    "tower-sessions",
+    "axum_session",
+    "axum_session, memory off",
     "hand-axum",
-    "hand-axum-nodelay",
+    "hand-axum, nodelay",
+    "unsticky-actix",
+    "unsticky-actix, directory off",
+    "actix-session",
+    "hand-actix",
+    "hand-actix, nodelay",
+];
+
+/// Those whose latency is measured at a fixed rate.
+pub const AT_RATE: [&str; 6] = [
     "unsticky-axum",
     "tower-sessions",
-    "tower-sessions, save always",
-    "axum_session",
-    "hand-actix",
-    "hand-actix-nodelay",
+    "hand-axum",
     "unsticky-actix",
     "actix-session",
+    "hand-actix",
 ];
+
+/// Those whose instructions and allocations are counted, and for whom the choices of the application are tried.
+pub const COUNTED: [&str; 4] = ["unsticky-axum", "hand-axum", "unsticky-actix", "hand-actix"];
 
 /// The hand-written application of the same framework.
 pub fn baseline(contender: &str) -> &'static str {
@@ -52,16 +69,18 @@ pub fn serve(contender: &str, redis: &str) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     println!("{}", listener.local_addr().unwrap().port());
     match contender {
+        "unsticky-axum" => axum(listener, unsticky::axum(redis, DirectoryMode::default())),
+        "unsticky-axum, directory off" => axum(listener, unsticky::axum(redis, DirectoryMode::Off)),
+        "tower-sessions" => axum(listener, tower_sessions::app(redis)),
+        "axum_session" => axum(listener, axum_session::app(redis, true)),
+        "axum_session, memory off" => axum(listener, axum_session::app(redis, false)),
         "hand-axum" => axum(listener, hand::axum(redis, false)),
-        "hand-axum-nodelay" => axum(listener, hand::axum(redis, true)),
-        "unsticky-axum" => axum(listener, unsticky::axum(redis)),
-        "tower-sessions" => axum(listener, tower_sessions::app(redis, false)),
-        "tower-sessions, save always" => axum(listener, tower_sessions::app(redis, true)),
-        "axum_session" => axum(listener, axum_session::app(redis)),
-        "hand-actix" => hand::actix(listener, redis, false),
-        "hand-actix-nodelay" => hand::actix(listener, redis, true),
-        "unsticky-actix" => unsticky::actix(listener, redis),
+        "hand-axum, nodelay" => axum(listener, hand::axum(redis, true)),
+        "unsticky-actix" => unsticky::actix(listener, redis, DirectoryMode::default()),
+        "unsticky-actix, directory off" => unsticky::actix(listener, redis, DirectoryMode::Off),
         "actix-session" => actix_session::serve(listener, redis),
+        "hand-actix" => hand::actix(listener, redis, false),
+        "hand-actix, nodelay" => hand::actix(listener, redis, true),
         _ => panic!("there is no {contender}"),
     }
 }
@@ -80,11 +99,16 @@ fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
     });
 }
 
-/// Serves what the macro below makes of an application, with one worker.
+/// How many workers actix-web has; tokio reads the same variable by itself.
+fn workers() -> usize {
+    std::env::var("TOKIO_WORKER_THREADS").map_or(1, |workers| workers.parse().unwrap())
+}
+
+/// Serves what `$app` makes.
 macro_rules! serve_actix {
     ($listener:expr, $app:expr) => {
         HttpServer::new($app)
-            .workers(1)
+            .workers(crate::app::workers())
             .listen($listener)
             .unwrap()
             .disable_signals()

@@ -55,12 +55,11 @@ async fn sign_out(session: Session) -> Answer<&'static str> {
     Ok("goodbye")
 }
 
-pub async fn app(url: &str, always_save: bool) -> Router {
+pub async fn app(url: &str) -> Router {
     let pool = Pool::new(Config::from_url(url).unwrap(), None, None, None, 6).unwrap();
     pool.connect();
     pool.wait_for_connect().await.unwrap();
     let layer = SessionManagerLayer::new(RedisStore::new(pool))
-        .with_always_save(always_save)
         .with_expiry(Expiry::OnInactivity(Duration::minutes(30)));
     Router::new()
         .route("/plain", get(async || "plain"))

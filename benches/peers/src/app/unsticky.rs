@@ -24,7 +24,9 @@ async fn increment(SignedIn { session, .. }: SignedIn) -> Result<String> {
 }
 
 fn arrive(session: &Session, size: usize) -> Result<&'static str> {
-    session.sign_in(USER)?;
+    // Everybody has an account, and so a directory, of their own.
+    let own = || format!("{USER}-{}", fastrand::u32(..)).into();
+    session.sign_in(session.principal().unwrap_or_else(own))?;
     session.insert(TEXT, &text(size))?;
     session.update(COUNT, |_| ())?;
     Ok("welcome")
@@ -43,13 +45,11 @@ async fn sign_out(session: Session) -> &'static str {
     "goodbye"
 }
 
-fn sessions(url: &str) -> Sessions {
-    // What the others do not have is measured apart.
-    let builder = Sessions::builder(unsticky::connect(url).unwrap());
-    builder.directory(DirectoryMode::Off).build().unwrap()
+fn sessions(url: &str, directory: DirectoryMode) -> Sessions {
+    Sessions::builder(unsticky::connect(url).unwrap()).directory(directory).build().unwrap()
 }
 
-pub async fn axum(url: &str) -> Router {
+pub async fn axum(url: &str, directory: DirectoryMode) -> Router {
     Router::new()
         .route("/plain", get(async || "plain"))
         .route("/read", get(read))
@@ -57,11 +57,11 @@ pub async fn axum(url: &str) -> Router {
         .route("/sign-in", post(sign_in))
         .route("/sign-in-1k", post(sign_in_1k))
         .route("/sign-out", post(sign_out))
-        .layer(SessionLayer::new(sessions(url)))
+        .layer(SessionLayer::new(sessions(url, directory)))
 }
 
-pub fn actix(listener: TcpListener, url: &str) {
-    let sessions = sessions(url);
+pub fn actix(listener: TcpListener, url: &str, directory: DirectoryMode) {
+    let sessions = sessions(url, directory);
     actix_web::rt::System::new().block_on(async {
         let app = move || {
             App::new()

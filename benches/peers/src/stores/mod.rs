@@ -11,13 +11,13 @@ use redis::IntoConnectionInfo as _;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use unsticky::store::{Store, StoreKey};
+use unsticky::store::{Replaced, Store, StoreKey};
 use unsticky::testing::{random_key, random_record};
 
 use crate::proxy::{Mode, Proxy};
-use crate::results::{Results, labels};
+use crate::results::{Results, labels, valkey};
 use crate::servers::{MemcachedServer, RedisServer};
-use crate::web::Effort;
+use crate::web::{Effort, turn};
 use pipelined::{Pipelined, Protocol};
 
 const TTL: Duration = Duration::from_secs(3600);
@@ -34,7 +34,7 @@ enum Client {
 }
 
 impl Client {
-    async fn load(&self, key: &StoreKey, bytes: usize) {
+    async fn load(&self, key: &StoreKey) {
         let found = match self {
             Self::Unsticky(store) => store.load(key).await.unwrap().unwrap().bytes.len(),
             Self::ByHand(client) => client.load(key.as_str()).await.unwrap().len(),
@@ -49,82 +49,99 @@ impl Client {
                 client.run(get).await.unwrap().value.unwrap().len()
             }
         };
-        assert_eq!(found, bytes);
+        assert_eq!(found, BYTES);
+    }
+
+    /// Reads a record, and puts another in its place.
+    async fn change(&self, key: &StoreKey) {
+        let Self::Unsticky(store) = self else { panic!("the others have no compare-and-set") };
+        let found = store.load(key).await.unwrap().unwrap();
+        let replaced = store.replace(key, random_record(BYTES), TTL, &found).await.unwrap();
+        assert!(matches!(replaced, Replaced::Replaced(_)), "{replaced:?}");
     }
 }
 
-const REDIS: [&str; 3] = ["unsticky", "by hand", "redis, multiplexed, nodelay"];
-const MEMCACHED: [&str; 3] = ["unsticky", "by hand", "memcache, AsyncMetaClient"];
+#[derive(Clone, Copy)]
+enum Verb {
+    Load,
+    Change,
+}
+
+/// Who is measured; "library" is the library's own client.
+pub const CLIENTS: [&str; 3] = ["unsticky", "library", "by hand"];
 
 async fn client(backend: &str, name: &str, port: u16) -> Client {
     match (backend, name) {
         (_, "unsticky") => {
-            let scheme = if backend == "redis" { "redis" } else { "memcached" };
-            Client::Unsticky(unsticky::connect(&format!("{scheme}://127.0.0.1:{port}")).unwrap())
+            Client::Unsticky(unsticky::connect(&format!("{backend}://127.0.0.1:{port}")).unwrap())
         }
-        ("redis", "by hand") => Client::ByHand(Pipelined::connect(port, Protocol::Redis).await),
-        (_, "by hand") => Client::ByHand(Pipelined::connect(port, Protocol::Memcached).await),
-        ("redis", _) => {
-            let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-            let info = ("127.0.0.1", port).into_connection_info().unwrap().set_tcp_settings(tcp);
-            let client = redis::Client::open(info).unwrap();
-            Client::Redis(client.get_multiplexed_async_connection().await.unwrap())
+        ("memcached", "by hand") => {
+            Client::ByHand(Pipelined::connect(port, Protocol::Memcached).await)
         }
-        _ => {
+        (_, "by hand") => Client::ByHand(Pipelined::connect(port, Protocol::Redis).await),
+        ("memcached", _) => {
             let patience = Duration::from_secs(10);
             let builder = AsyncMetaClient::builder()
                 .connect_timeout(Some(patience))
                 .io_timeout(Some(patience));
             Client::Memcache(builder.connect_async(("127.0.0.1", port)).await.unwrap())
         }
+        _ => {
+            let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+            let info = ("127.0.0.1", port).into_connection_info().unwrap().set_tcp_settings(tcp);
+            let client = redis::Client::open(info).unwrap();
+            Client::Redis(client.get_multiplexed_async_connection().await.unwrap())
+        }
     }
 }
 
+/// Milliseconds that each direction takes longer, and workers of the runtime.
+pub const WAYS: [(u64, usize); 3] = [(0, 1), (0, 2), (1, 1)];
+pub const CALLERS: [usize; 3] = [1, 64, 256];
+const BYTES: usize = 1024;
+
 pub fn run(effort: Effort) -> Results {
-    let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
+    let (redis, memcached, valkey) = (RedisServer::start(), MemcachedServer::start(), valkey());
     // Where the way to the server is longer, it leads through a proxy in a runtime of its own.
     let distance = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut results = Results::new();
-    let backends = [("redis", redis.port(), REDIS), ("memcached", memcached.port(), MEMCACHED)];
-    for (backend, port, names) in backends {
+    let mut backends = vec![("redis", redis.port()), ("memcached", memcached.port())];
+    backends.extend(valkey.as_ref().map(|valkey| ("valkey", valkey.port())));
+    for (backend, port) in backends {
         let far = distance.block_on(Proxy::start(port));
         far.set(Mode::Delay(Duration::from_millis(1)));
-        for bytes in [1024, 8192] {
-            let keys = store_records(backend, port, bytes);
-            for (delay, port) in [(0, port), (1, far.port())] {
-                for workers in [1, 2] {
-                    let runtimes: Vec<_> = names
-                        .iter()
-                        .map(|name| {
-                            let runtime = runtime(workers);
-                            let client = runtime.block_on(client(backend, name, port));
-                            (*name, runtime, client)
-                        })
-                        .collect();
-                    for callers in [1, 64, 256] {
-                        for number in 0..effort.rounds {
-                            let first = number % runtimes.len();
-                            for (name, runtime, client) in
-                                runtimes[first..].iter().chain(&runtimes[..first])
-                            {
-                                let rate =
-                                    rate(runtime, client, &keys, bytes, callers, effort.duration);
-                                let labels = labels([
-                                    ("backend", backend.to_owned()),
-                                    ("client", (*name).to_owned()),
-                                    ("bytes", bytes.to_string()),
-                                    ("callers", callers.to_string()),
-                                    ("workers", workers.to_string()),
-                                    ("delay", delay.to_string()),
-                                ]);
-                                results.push("load", labels, "1/s", rate);
-                            }
+        let keys = store_records(backend, port);
+        for (delay, workers) in WAYS {
+            let port = if delay == 0 { port } else { far.port() };
+            let stands = CLIENTS.map(|name| {
+                let runtime = runtime(workers);
+                let client = runtime.block_on(client(backend, name, port));
+                (name, runtime, client)
+            });
+            for callers in CALLERS {
+                for number in 0..effort.rounds {
+                    let mut push = |figure, client: &str, rate| {
+                        let labels = labels([
+                            ("backend", backend.to_owned()),
+                            ("client", client.to_owned()),
+                            ("callers", callers.to_string()),
+                            ("workers", workers.to_string()),
+                            ("delay", delay.to_string()),
+                        ]);
+                        results.push(figure, labels, "1/s", rate);
+                    };
+                    for (name, runtime, client) in turn(&stands, number) {
+                        let measure =
+                            |verb| rate(runtime, client, verb, &keys, callers, effort.duration);
+                        push("load", name, measure(Verb::Load));
+                        if *name == "unsticky" && (delay, workers) == (0, 1) {
+                            push("change", name, measure(Verb::Change));
                         }
                     }
                 }
             }
-            eprintln!("stores: {backend}, {bytes} bytes");
         }
+        eprintln!("stores: {backend}");
     }
     results
 }
@@ -133,25 +150,25 @@ fn runtime(workers: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap()
 }
 
-fn store_records(backend: &str, port: u16, bytes: usize) -> Arc<[StoreKey]> {
+fn store_records(backend: &str, port: u16) -> Arc<[StoreKey]> {
     runtime(1).block_on(async {
         let store = unsticky::connect(&format!("{backend}://127.0.0.1:{port}")).unwrap();
         let mut keys = Vec::new();
         for _ in 0..RECORDS {
             let key = random_key();
-            store.create(&key, random_record(bytes), TTL).await.unwrap();
+            store.create(&key, random_record(BYTES), TTL).await.unwrap();
             keys.push(key);
         }
         keys.into()
     })
 }
 
-/// Loads in a second, by so many callers at once.
+/// How often so many callers have done it in a second.
 fn rate(
     runtime: &Runtime,
     client: &Client,
+    verb: Verb,
     keys: &Arc<[StoreKey]>,
-    bytes: usize,
     callers: usize,
     duration: Duration,
 ) -> f64 {
@@ -164,7 +181,11 @@ fn rate(
             tasks.spawn(async move {
                 let mut count = 0;
                 for key in keys.iter().cycle().skip(caller) {
-                    client.load(key, bytes).await;
+                    match verb {
+                        Verb::Load => client.load(key).await,
+                        // Each caller has a record of its own.
+                        Verb::Change => client.change(&keys[caller]).await,
+                    }
                     count += 1;
                     if start.elapsed() >= duration {
                         break;
