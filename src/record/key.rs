@@ -228,29 +228,26 @@ impl From<&str> for Name {
     }
 }
 
+#[allow(private_interfaces, reason = "nobody else can implement or call it")]
 mod sealed {
     use super::{Key, Name, RuntimeKey};
 
-    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
     pub trait Sealed {
         fn to_name(&self) -> Name;
     }
 
-    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
     impl<T> Sealed for Key<T> {
         fn to_name(&self) -> Name {
             Name::Constant(self.name)
         }
     }
 
-    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
     impl<T> Sealed for RuntimeKey<T> {
         fn to_name(&self) -> Name {
             self.name.as_str().into()
         }
     }
 
-    #[allow(private_interfaces, reason = "nobody else can implement or call it")]
     impl<K: Sealed + ?Sized> Sealed for &K {
         fn to_name(&self) -> Name {
             (**self).to_name()
