@@ -6,7 +6,7 @@ use crate::record::token::Token;
 ///
 /// A browser sends several cookies of one name when they were set with different domains or paths.
 /// Three are kept: more is an attack or a defect, and each costs a command.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Presented {
     tokens: [Option<Token>; Self::MAX],
     named: bool,

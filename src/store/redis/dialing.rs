@@ -216,7 +216,7 @@ impl Future for Batching {
         let is_due = self.heartbeat.poll(cx);
         let driven = self.driver.as_mut().poll(cx);
         if is_due {
-            // What has been answered by now is in time, however late the runtime comes to it.
+            // After the driver, so that an answer that has arrived counts, however late the runtime reads it.
             self.heartbeat.waits().end_overdue();
         }
         driven

@@ -429,11 +429,11 @@ impl RedisBuilder {
         self
     }
 
-    /// How long a command may wait for its answer. 400 ms by default. Keep it under half of the
-    /// sessions' own [`timeout`](crate::Builder::timeout).
+    /// How long a command may wait for its answer. 400 ms by default. Keep it at least 50 ms under half of
+    /// the sessions' own [`timeout`](crate::Builder::timeout).
     ///
     /// A command that has no answer by then fails at the connection's next beat: up to 50 ms later, or up
-    /// to this long where it is less.
+    /// to this long where it is less; and later if the runtime is blocked.
     ///
     /// A connection on which nothing at all was answered for 100 ms, or for this long where it is
     /// less, is replaced when a command that waits on it is given up.

@@ -106,10 +106,12 @@ impl Waits {
         over.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether nobody waits; if so, this task of the connection is woken when somebody does.
+    /// Whether no command is left whose time will be over; if so, this task of the connection is woken when
+    /// one begins. An overdue command whose future is kept and not polled does not count.
     pub(super) fn rest(&self, task: &Waker) -> bool {
         let mut state = self.state();
-        let may_rest = state.silence.waiting == 0;
+        let may_rest =
+            !state.places.iter().any(|place| place.until.is_some() && place.waker.is_some());
         if may_rest {
             state.resting = Some(task.clone());
         }
@@ -278,5 +280,17 @@ mod tests {
         waits.begin(ms(10), &command);
         waits.answered(place);
         assert_eq!(task.times(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_rests_while_overdue_commands_are_kept() {
+        let waits = Waits::new();
+        let (task, command) =
+            (waker(Arc::new(Woken::default())), waker(Arc::new(Woken::default())));
+        waits.begin(ms(10), &command);
+        assert!(!waits.rest(&task));
+        advance(ms(10)).await;
+        waits.end_overdue();
+        assert!(waits.rest(&task), "its future is kept and not polled");
     }
 }
