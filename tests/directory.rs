@@ -805,6 +805,48 @@ async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Bac
     assert_eq!(list(&stand).await.len(), 1);
 }
 
+/// The answer to the directory's write is lost, and the new session is ended before the directory is read again:
+/// the sign-in does not list what is gone, nor is another session evicted for that.
+async fn sign_in_whose_session_was_ended_takes_another_id(on: Backend) {
+    for has_directory in [false, true] {
+        for is_revoked in [false, true] {
+            let namespace = format!("ended-{has_directory}-{is_revoked}");
+            let stand = on.stand_with(|builder| {
+                let builder = builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1));
+                builder.namespace(namespace).timeout(Duration::from_secs(20))
+            });
+            if has_directory {
+                empty_directory(&stand).await;
+                stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            } else {
+                drop(stand.store.hold(Verb::Create));
+                stand.store.inject(Verb::Create, Fault::LoseAnswer);
+            }
+            drop(stand.store.hold(Verb::Load));
+            let reads_again = stand.store.hold(Verb::Load);
+            let first = sign_in_apart(&stand, "");
+            reads_again.reached().await;
+            let place = format!("{has_directory} {is_revoked}");
+            let mut second = None;
+            if is_revoked {
+                let listed = list(&stand).await.pop().expect("its entry was written");
+                assert!(stand.sessions.of(ALICE).revoke(listed.id).await.unwrap(), "{place}");
+            } else {
+                second = Some(arrives(&stand, "second").await);
+            }
+            reads_again.release();
+            let first = first.await.unwrap();
+            assert_eq!(first.failure(), None, "{place}");
+            assert!(is_alice(&stand, &first.cookie()).await, "{place}");
+            if let Some(second) = second {
+                assert!(!is_alice(&stand, &second).await, "it made room: {place}");
+            }
+            assert_eq!(list(&stand).await.len(), 1, "{place}");
+            assert_eq!(stored_as_alices(&stand).await, 1, "{place}");
+        }
+    }
+}
+
 /// The answer to the session's create is lost, and then the directory's.
 async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
@@ -1853,6 +1895,7 @@ on_every_store! {
     end_by_applies_to_its_own_sign_in_only,
     in_doubt_sign_in_keeps_no_reservation,
     sign_in_keeps_no_reservation_when_directory_becomes_unreachable,
+    sign_in_whose_session_was_ended_takes_another_id,
     sign_in_with_two_lost_answers_is_listed_once,
     reservation_is_released_after_retried_enrolment,
     contested_reservation_leaves_exactly_one_session,

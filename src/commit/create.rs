@@ -164,22 +164,25 @@ impl Commit<'_, '_> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
-        let (mut in_doubt, mut directory) = (None, None);
+        let mut directory = None;
+        let mut failure = Error::new(ErrorKind::Randomness, "every new session id is taken");
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
             match self.create(new, &mut directory).await {
-                Ok(Some(created)) => return self.list_created(created, directory).await,
+                Ok(Some(created)) => match self.list_created(created, directory.take()).await? {
+                    Some(listed) => return Ok(listed),
+                    None => failure = Error::new(ErrorKind::Contended, ""),
+                },
                 Ok(None) => {}
                 // If it was stored after all, nobody can use it: its secret is never sent. It is in no
                 // directory, and the store drops it after its idle timeout.
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => in_doubt = Some(error),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    failure = Error::unavailable(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(in_doubt.map_or_else(
-            || Error::new(ErrorKind::Randomness, "every new session id is taken"),
-            Error::unavailable,
-        ))
+        Err(failure)
     }
 
     /// Writes the record of a new session, and reads the directory that has to list it, both at once, unless
@@ -216,21 +219,23 @@ impl Commit<'_, '_> {
     }
 
     /// Lists the session that was created, if somebody is signed in there. A session that cannot be listed
-    /// is deleted.
+    /// is deleted. Returns `None` if somebody else has ended it meanwhile.
     async fn list_created(
         &mut self,
         created: Committed,
         directory: Option<DirectorySnapshot>,
-    ) -> Result<Committed> {
+    ) -> Result<Option<Committed>> {
         if let Some(session) = &created.loaded
             && let header = &session.record.header
             && self.needs_enrolment(None, header)
-            && let Err(error) = self.enrol(session.id, None, header, directory).await
         {
-            self.undo_create(&created).await;
-            return Err(error);
+            let listed = self.enrol(session.id, None, header, directory).await;
+            if !matches!(listed, Ok(true)) {
+                self.undo_create(&created).await;
+                return listed.map(|_| None);
+            }
         }
-        Ok(created)
+        Ok(Some(created))
     }
 
     /// A new session with a random id and secret.

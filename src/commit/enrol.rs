@@ -25,16 +25,18 @@ impl Commit<'_, '_> {
     }
 
     /// Lists the session in its principal's directory. `base` is the header that `header` replaces, and
-    /// `read` the directory as it was read for this, if it was.
+    /// `read` the directory as it was read for this, if it was. Returns whether the session is listed: a new
+    /// one is not if somebody else has ended it meanwhile.
     pub(super) async fn enrol(
         &mut self,
         id: SessionId,
         base: Option<&Header>,
         header: &Header,
         read: Option<DirectorySnapshot>,
-    ) -> Result<()> {
-        let Some(principal) = &header.principal else { return Ok(()) };
-        let enrolment_request = self.enrolment_request(id, header);
+    ) -> Result<bool> {
+        let Some(principal) = &header.principal else { return Ok(true) };
+        let enrolment_request =
+            Enrolment { is_written: base.is_none(), ..self.enrolment_request(id, header) };
         let expected = self.expected_mark();
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
         let read = match (read, self.unused_start()) {
@@ -46,7 +48,12 @@ impl Commit<'_, '_> {
             self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
         }
         let (mark, is_new) = match directory.enrol(&enrolment_request, expected, read).await {
-            Ok(enrolled) => enrolled,
+            Ok(Some(enrolled)) => enrolled,
+            Ok(None) => {
+                self.enrolment.reservation = None;
+                self.enrolment.mark = expected;
+                return Ok(false);
+            }
             Err(error) => {
                 if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
                     // It was refused, so there is no entry.
@@ -58,7 +65,7 @@ impl Commit<'_, '_> {
         self.enrolment.reservation = self.reservation(&enrolment_request, base, header, is_new);
         self.enrolment.mark = Some(mark);
         self.enrolment.listed = Some(id);
-        Ok(())
+        Ok(true)
     }
 
     /// The directory that has to be read before a new session with this header can be listed in it. `None`
@@ -103,6 +110,7 @@ impl Commit<'_, '_> {
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             replacing: self.enrolment.replacing.clone(),
             must_be_listed: is_strict && !is_new_sign_in,
+            is_written: false,
         }
     }
 

@@ -44,6 +44,15 @@ pub(crate) struct DirectoryHandle<'a> {
     key: StoreKey,
 }
 
+/// What became of a write of a directory.
+pub(crate) enum DirectoryWrite {
+    Written(DirectorySnapshot),
+    /// It was applied, and another write has followed it.
+    Followed,
+    /// Another write came first. If this one was applied all the same, the record has its tag.
+    Overtaken(Tag),
+}
+
 /// A directory as it was read or written.
 #[derive(Debug)]
 pub(crate) struct DirectorySnapshot {
@@ -90,13 +99,12 @@ impl<'a> DirectoryHandle<'a> {
         Ok(DirectorySnapshot { record, stored })
     }
 
-    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read. Returns
-    /// `None` if another write came first, or if it may have.
+    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read.
     async fn write(
         &self,
         stored: Option<&Stored>,
         mut record: DirectoryRecord,
-    ) -> Result<Option<DirectorySnapshot>> {
+    ) -> Result<DirectoryWrite> {
         let tag = self.settings.tag()?;
         record.tags = match stored {
             Some(_) => record.tags.followed_by(tag),
@@ -105,25 +113,25 @@ impl<'a> DirectoryHandle<'a> {
         let ttl = record.ttl(self.settings.options.lifetime.absolute());
         let write = Write { bytes: codec::encode(&record), ttl, tag };
         let version = match stored {
-            Some(stored) => {
-                match self.commands.replace(&self.key, &write, stored).await? {
-                    Settled::Applied(version) => version,
-                    // The write may have been applied, but another one has followed it.
-                    Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => {
-                        return Ok(None);
-                    }
+            Some(stored) => match self.commands.replace(&self.key, &write, stored).await? {
+                Settled::Applied(version) => version,
+                Settled::Followed(_) => return Ok(DirectoryWrite::Followed),
+                Settled::Conflict(_) | Settled::Missing => {
+                    return Ok(DirectoryWrite::Overtaken(tag));
                 }
-            }
+            },
             None => match self.commands.create(&self.key, &write).await {
                 Ok(Created::Created(version)) => version,
-                Ok(Created::Occupied) => return Ok(None),
+                Ok(Created::Occupied) => return Ok(DirectoryWrite::Overtaken(tag)),
                 // The next attempt reads the record and decides again; the result is the same.
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    return Ok(DirectoryWrite::Overtaken(tag));
+                }
                 Err(error) => return Err(error),
             },
         };
         let stored = Some(Stored::new(write.bytes, version));
-        Ok(Some(DirectorySnapshot { record, stored }))
+        Ok(DirectoryWrite::Written(DirectorySnapshot { record, stored }))
     }
 
     /// Waits after a conflict. After the first one, other commits of this process that met a conflict on the

@@ -73,6 +73,8 @@ pub(crate) struct Enrolment {
     pub(crate) replacing: Vec<SessionId>,
     /// The session has to be listed already: in strict mode, unless it is a new sign-in.
     pub(crate) must_be_listed: bool,
+    /// The session is a new one and written already.
+    pub(crate) is_written: bool,
 }
 
 /// An entry that a sign-in has made for a session that nobody can use so far.
@@ -308,6 +310,7 @@ mod tests {
             label: None,
             replacing: Vec::new(),
             must_be_listed: false,
+            is_written: false,
         }
     }
 

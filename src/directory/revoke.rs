@@ -13,7 +13,7 @@ use crate::clock::Millis;
 use crate::commands::{Settled, Write, pause};
 use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
-use crate::directory::{DirectoryHandle, DirectorySnapshot};
+use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
@@ -65,7 +65,7 @@ impl DirectoryHandle<'_> {
             }
             let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = record.revoked().into_iter().collect();
-            if let Some(written) = self.write(stored.as_ref(), record).await? {
+            if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
                 let ended = self.carry_out(written, &revoked, target).await?;
                 return Ok(Revocation { ended, is_complete });
             }
