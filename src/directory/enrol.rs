@@ -245,7 +245,8 @@ impl DirectoryHandle<'_> {
         probed: &mut ProbedSessions,
     ) -> HashSet<SessionId> {
         let now = self.settings.now();
-        // A session is listed before it is written: if its sign-in may be under way, it gets a moment.
+        // A session that was there before is listed before its sign-in is written: if that may be under way, it
+        // gets a moment.
         let is_fresh =
             |entry: &&Entry| now.since(entry.signed_in) < 2 * self.settings.options.timeout;
         let mut missing: Vec<_> =

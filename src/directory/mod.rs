@@ -23,14 +23,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::commands::{Commands, Settled, Write, pause};
-use crate::directory::record::DirectoryRecord;
+use crate::directory::record::{DirectoryRecord, Enrolment};
 use crate::error::{ErrorKind, Result};
 use crate::event;
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::load::decoded;
 use crate::record::loaded::Loaded;
-use crate::record::sign_in::{Mark, SignInStart};
+use crate::record::sign_in::{BegunDirectory, KEPT_BYTES, Mark, SignInStart};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::{SessionId, digest_under};
 use crate::settings::{DirectoryMode, Settings};
@@ -79,10 +79,30 @@ impl<'a> DirectoryHandle<'a> {
     }
 
     /// What a sign-in that begins now has to remember of the directory.
-    pub(crate) async fn sign_in_start(&self) -> Result<SignInStart> {
+    pub(crate) async fn sign_in_start(self) -> Result<SignInStart> {
+        // Before the read, so that what is read is never older than that.
+        let at = self.settings.now();
         let snapshot = self.read().await?;
-        let (mark, at) = (snapshot.mark(), self.settings.now());
-        Ok(SignInStart { mark, at, directory: snapshot.stored })
+        let (mark, stored) = (snapshot.mark(), snapshot.stored);
+        let size = stored.as_ref().map_or(0, |stored| stored.bytes.len());
+        let (store, key) = (self.settings.store.clone(), self.key);
+        let directory = (size <= KEPT_BYTES).then_some(BegunDirectory { store, key, stored });
+        Ok(SignInStart { mark, at, directory })
+    }
+
+    /// The directory as a sign-in has read it when it began, if the enrolment can go on from there: a moment
+    /// ago, and it takes no more than to write the record. Otherwise sessions would be ended because of what
+    /// may be long out of date.
+    pub(crate) fn begun_snapshot(
+        &self,
+        start: &SignInStart,
+        enrolment: &Enrolment,
+    ) -> Option<DirectorySnapshot> {
+        let Settings { store, options, .. } = self.settings;
+        let begun = start.young_directory(store, &self.key, self.settings.now())?;
+        let snapshot = self.snapshot(begun.stored.clone()).ok()?;
+        let has_room = snapshot.record.has_room(enrolment, options.concurrent());
+        has_room.then_some(snapshot)
     }
 
     pub(crate) async fn read(&self) -> Result<DirectorySnapshot> {
@@ -90,7 +110,7 @@ impl<'a> DirectoryHandle<'a> {
     }
 
     /// The directory, if the store holds this as its record.
-    pub(crate) fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
+    fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
         let record = match &stored {
             Some(stored) => decoded(&self.key, codec::decode(&stored.bytes))?,
             // `write` sets the tags.

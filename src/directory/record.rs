@@ -179,6 +179,11 @@ impl DirectoryRecord {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
+    /// Whether a session can be listed without looking at others or ending them.
+    pub(crate) fn has_room(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> bool {
+        !self.entries.iter().any(Entry::is_revoked) && self.excess(enrolment, policy) == 0
+    }
+
     /// Marks the sessions that `is_chosen` selects as revoked, and returns them.
     pub(crate) fn mark_revoked(&mut self, is_chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
         let chosen = self.entries.iter_mut().filter(|entry| is_chosen(entry.id));
@@ -429,6 +434,21 @@ mod tests {
         record.mark_revoked(|id| id == second);
         let ending = Enrolment { id: second, ..enrolment() };
         assert_eq!(record.enrol(&ending, policy, true), EnrolmentOutcome::BeingRevoked);
+    }
+
+    #[test]
+    fn record_has_room_below_limit_and_without_revoked_sessions() {
+        let (mut record, listed, enrolment) = (record(), enrolment(), enrolment());
+        record.enrol(&listed, ConcurrentSessions::Allow, false);
+        let has_room = |record: &DirectoryRecord, enrolment: &Enrolment, most| {
+            record.has_room(enrolment, ConcurrentSessions::EvictOldest(most))
+        };
+        assert!(has_room(&record, &enrolment, 2));
+        assert!(!has_room(&record, &enrolment, 1));
+        let replacing = Enrolment { replacing: vec![listed.id], ..enrolment.clone() };
+        assert!(has_room(&record, &replacing, 1));
+        record.mark_revoked(|id| id == listed.id);
+        assert!(!has_room(&record, &enrolment, 2));
     }
 
     #[test]

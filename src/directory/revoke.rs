@@ -1,7 +1,8 @@
 //! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
 //!
-//! A session that is listed may not be written yet. Before it counts as ended, its creation is prevented:
-//! by a tombstone under its id, or by a conflict for the sign-in that is under way.
+//! The sign-in of a session that is listed may not be written yet. Before the session counts as ended, that
+//! write is prevented: by a conflict for the sign-in that is under way, or, where the session is missing, by a
+//! tombstone under its id, as earlier releases create sessions after they have listed them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
