@@ -74,11 +74,11 @@ pub enum ErrorKind {
     InvalidPrincipal,
     /// Something was asked for that only somebody who is signed in can have (401).
     NotSignedIn,
-    /// There are as many sessions of this principal already as are allowed at once. Nothing was
-    /// written (409).
+    /// There are as many sessions of this principal already as are allowed at once. No
+    /// session was changed or begun (409).
     TooManySessions,
     /// All sessions of the principal were ended after this sign-in had begun, or it has taken more
-    /// than an hour. Nothing was written (401).
+    /// than an hour. No session was changed or begun (401).
     Revoked,
     /// The directory of sessions is turned off (500).
     NoDirectory,

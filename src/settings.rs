@@ -181,8 +181,8 @@ pub enum DirectoryMode {
     /// Sessions that were signed in meanwhile stay unlisted when this is changed; another
     /// [`epoch`](crate::Builder::epoch) ends them.
     Off,
-    /// A sign-in enters its session in the directory of its principal, with two commands more. Other
-    /// requests cost the same. The default.
+    /// A sign-in enters its session in the directory of its principal, with two commands more, or one
+    /// after [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests cost the same. The default.
     #[default]
     Listed,
     /// A session in which somebody is signed in is valid only while the directory lists it: each
@@ -197,7 +197,7 @@ pub(crate) const CAPACITY: u16 = 1000;
 
 /// How many sessions of one principal there may be at once (ASVS 5.0 7.1.2).
 ///
-/// It is decided at the sign-in, before the session is changed. Sessions that ended do not count,
+/// It is decided at the sign-in, before a session is changed or a cookie sent. Sessions that ended do not count,
 /// however they ended.
 #[doc(alias("maximum_sessions", "SessionConcurrency"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -155,6 +155,8 @@ struct Tally {
     failed: usize,
     revocations: usize,
     alive: usize,
+    /// The sign-ins after which nothing could have ended their session.
+    checked: usize,
 }
 
 impl AddAssign for Tally {
@@ -163,6 +165,26 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.revocations += other.revocations;
         self.alive += other.alive;
+        self.checked += other.checked;
+    }
+}
+
+/// Deeds of a kind.
+#[derive(Debug, Default, Clone, Copy)]
+struct Deeds {
+    begun: usize,
+    under_way: usize,
+}
+
+impl Deeds {
+    fn begin(&mut self) {
+        self.begun += 1;
+        self.under_way += 1;
+    }
+
+    /// How many have been under way since `before`, besides the own one.
+    fn since(self, before: Self) -> usize {
+        before.under_way + self.begun - before.begun
     }
 }
 
@@ -175,6 +197,9 @@ struct Log {
     revocations: Vec<usize>,
     /// Those that `revoke` has ended.
     ended: HashSet<SessionId>,
+    /// The sign-ins that have begun, and the deeds that end sessions; and how many of each are not over.
+    sign_ins: Deeds,
+    ends: Deeds,
     tally: Tally,
 }
 
@@ -230,7 +255,11 @@ impl History {
             0 => TIMEOUT.mul_f64(rng.f64() / 5.0),
             _ => 100 * TIMEOUT,
         };
-        let visit = timeout(patience, visit(sessions, cookie, handler)).await.ok()?;
+        let Ok(visit) = timeout(patience, visit(sessions, cookie, handler)).await else {
+            // What it has begun is over by then.
+            sleep(3 * TIMEOUT).await;
+            return None;
+        };
         let at = self.number();
         if visit.set_cookie.is_some() && !visit.removes_cookie() {
             self.log.lock().unwrap().sent.push(Sent { cookie: visit.cookie(), at });
@@ -238,12 +267,36 @@ impl History {
         Some(visit)
     }
 
+    /// Signs in, and perhaps once more on the same session where that fails.
     async fn signs_in(&self, rng: &mut Rng, cookie: &str, is_begun: bool) {
+        for _ in 0..2 {
+            let before = {
+                let mut log = self.log.lock().unwrap();
+                let before = (log.sign_ins, log.ends);
+                log.sign_ins.begin();
+                before
+            };
+            let has_failed = self.tries_to_sign_in(rng, cookie, is_begun, before).await;
+            self.log.lock().unwrap().sign_ins.under_way -= 1;
+            if !has_failed {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether the sign-in failed.
+    async fn tries_to_sign_in(
+        &self,
+        rng: &mut Rng,
+        cookie: &str,
+        is_begun: bool,
+        before: (Deeds, Deeds),
+    ) -> bool {
         let directory = self.processes[rng.usize(..2)].of(ALICE);
         let sign_in = match is_begun {
             false => SignIn::new(ALICE),
             true => {
-                let Ok(sign_in) = directory.begin_sign_in().await else { return };
+                let Ok(sign_in) = directory.begin_sign_in().await else { return true };
                 sign_in
             }
         };
@@ -252,7 +305,8 @@ impl History {
             sleep(TIMEOUT.mul_f64(rng.f64() / 5.0)).await;
         }
         let handler = async |session: Session| session.sign_in_with(sign_in);
-        let Some(visit) = self.request(rng, cookie, handler).await else { return };
+        // A browser that has gone away does not know.
+        let Some(visit) = self.request(rng, cookie, handler).await else { return false };
         let has_failed = visit.failure().is_some();
         let is_overtaken = {
             let mut log = self.log.lock().unwrap();
@@ -266,6 +320,31 @@ impl History {
             let alive = self.alices(&visit.cookie()).await;
             assert_eq!(alive, None, "{}: a sign-in of before a revocation", self.place);
         }
+        if !has_failed && cookie.is_empty() && self.is_paused {
+            self.is_usable(&visit.cookie(), before).await;
+        }
+        has_failed
+    }
+
+    /// The cookie of a sign-in without a session works, unless other deeds since `before` may have ended its session.
+    async fn is_usable(&self, cookie: &str, before: (Deeds, Deeds)) {
+        let alive = self.alices(cookie).await;
+        let mut log = self.log.lock().unwrap();
+        // Each of them takes the place of one session at most; where they are refused, an unconfirmed one's.
+        let sign_ins = log.sign_ins.since(before.0) - 1;
+        let most = if self.policy == EXACT { 0 } else { LIMIT - 1 };
+        if sign_ins <= most && log.ends.since(before.1) == 0 {
+            log.tally.checked += 1;
+            assert!(alive.is_some(), "{}: a cookie that does not work", self.place);
+        }
+    }
+
+    /// A deed that may end any session.
+    async fn end<T>(&self, deed: impl Future<Output = T>) -> T {
+        self.log.lock().unwrap().ends.begin();
+        let output = deed.await;
+        self.log.lock().unwrap().ends.under_way -= 1;
+        output
     }
 
     /// Sessions were revoked: nothing lives that had its cookie before.
@@ -299,14 +378,14 @@ impl History {
             }
             48..58 => {
                 let is_begun = rng.bool();
-                self.signs_in(rng, &known, is_begun).await;
+                self.end(self.signs_in(rng, &known, is_begun)).await;
             }
-            58..66 => drop(self.request(rng, &known, sign_out).await),
+            58..66 => drop(self.end(self.request(rng, &known, sign_out)).await),
             66..76 => drop(directory.list().await),
             76..84 => {
                 let Ok(list) = directory.list().await else { return };
                 let Some(one) = rng.choice(list) else { return };
-                if directory.revoke(one.id).await.is_ok_and(|was_alive| was_alive) {
+                if self.end(directory.revoke(one.id)).await.is_ok_and(|was_alive| was_alive) {
                     self.log.lock().unwrap().ended.insert(one.id);
                 }
             }
@@ -314,7 +393,7 @@ impl History {
                 let begun = self.number();
                 let others =
                     async |session: Session| session.directory()?.revoke_others(&session).await;
-                let Some(visit) = self.request(rng, &known, others).await else { return };
+                let Some(visit) = self.end(self.request(rng, &known, others)).await else { return };
                 if let Ok(revoked) = visit.output {
                     // The one that is kept has a new secret.
                     self.was_revoked(begun, revoked).await;
@@ -322,7 +401,7 @@ impl History {
             }
             _ => {
                 let begun = self.number();
-                if let Ok(revoked) = directory.revoke_all().await {
+                if let Ok(revoked) = self.end(directory.revoke_all()).await {
                     self.was_revoked(begun, revoked).await;
                 }
             }
@@ -426,7 +505,7 @@ async fn directory_keeps_its_promises_in_chaos_in_memory() {
     let tally = histories(&Backend::memory(), 25 * u64::from(length()), 1).await;
     // They are not kept because nothing happens.
     assert!(tally.sign_ins > 800 && tally.failed > 400, "{tally:?}");
-    assert!(tally.revocations > 200 && tally.alive > 100, "{tally:?}");
+    assert!(tally.revocations > 200 && tally.alive > 100 && tally.checked > 20, "{tally:?}");
 }
 
 async fn directory_keeps_its_promises_in_chaos(on: Backend) {

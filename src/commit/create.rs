@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{OptionFuture, join};
+use futures_util::future::{OptionFuture, join3};
 use tokio::time::timeout;
 
 use crate::clock::Millis;
-use crate::commands::Write;
+use crate::commands::{Commands, Write};
 use crate::commit::end::EndOutcome;
 use crate::commit::{Commit, Committed};
 use crate::directory::{DirectoryHandle, DirectorySnapshot};
@@ -20,7 +20,7 @@ use crate::record::plan::EndReason;
 use crate::record::tag::Tags;
 use crate::record::token::{Secret, SessionId, Token};
 use crate::record::values::Values;
-use crate::store::{Created, StoreKey, Version};
+use crate::store::{Created, StoreKey, Stored, Version};
 
 /// A session that is not in the store yet.
 struct NewSession {
@@ -141,13 +141,10 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Deletes a session whose sign-in has failed after all, within half of the time left. Should that fail
-    /// too, nobody can use the session, for its cookie is never sent.
+    /// Deletes a session whose sign-in has failed after all.
     async fn undo_create(&mut self, created: &Committed) {
         if let Some(created) = &created.loaded {
-            let stored = created.stored();
-            let delete = self.commands.delete(&created.key, Some(&stored));
-            let _ = timeout(self.commands.time_left() / 2, delete).await;
+            delete_unused(self.commands, &created.key, Some(&created.stored())).await;
         }
     }
 
@@ -164,41 +161,55 @@ impl Commit<'_, '_> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
-        let (mut in_doubt, mut directory) = (None, None);
+        self.check_sign_in_window()?;
+        let (mut directory, mut orphan) = (None, None);
+        let mut failure = Error::new(ErrorKind::Randomness, "every new session id is taken");
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
-            match self.create(new, &mut directory).await {
-                Ok(Some(created)) => return self.list_created(created, directory).await,
+            match self.create(new, &mut directory, &mut orphan).await {
+                Ok(Some(created)) => match self.list_created(created, directory.take()).await? {
+                    Some(listed) => return Ok(listed),
+                    None => failure = Error::new(ErrorKind::Contended, ""),
+                },
                 Ok(None) => {}
-                // If it was stored after all, nobody can use it: its secret is never sent. It is in no
-                // directory, and the store drops it after its idle timeout.
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => in_doubt = Some(error),
+                // If it was stored after all, nobody can use it: its secret is never sent, and it is in no
+                // directory.
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    failure = Error::unavailable(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Err(in_doubt.map_or_else(
-            || Error::new(ErrorKind::Randomness, "every new session id is taken"),
-            Error::unavailable,
-        ))
+        delete_orphan(self.commands, orphan).await;
+        Err(failure)
     }
 
     /// Writes the record of a new session, and reads the directory that has to list it, both at once, unless
     /// that was read before. Returns `None` if the id is occupied: by an earlier copy of this command, or by
-    /// chance.
+    /// chance. `orphan` is the key of an earlier session whose create was not answered; it is deleted.
     async fn create(
         &mut self,
         new: NewSession,
         directory: &mut Option<DirectorySnapshot>,
+        orphan: &mut Option<StoreKey>,
     ) -> Result<Option<Committed>> {
-        let (created, read) = {
-            let unread = self.unread_directory(&new.record.header).filter(|_| directory.is_none());
+        if directory.is_none() {
+            *directory = self.begun_directory(new.token.id, &new.record.header);
+        }
+        let (created, read, ()) = {
+            let unread = self.directory_to_read(&new.record.header).filter(|_| directory.is_none());
             let read = OptionFuture::from(unread.as_ref().map(DirectoryHandle::read));
-            join(self.commands.create(&new.key, &new.write), read).await
+            let create = self.commands.create(&new.key, &new.write);
+            join3(create, read, delete_orphan(self.commands, orphan.take())).await
         };
-        let created = created.map(|created| match created {
-            Created::Created(version) => Some(self.created(new, version)),
-            Created::Occupied => None,
-        });
+        let created = match created {
+            Ok(Created::Created(version)) => Ok(Some(self.created(new, version))),
+            Ok(Created::Occupied) => Ok(None),
+            Err(error) => {
+                *orphan = Some(new.key).filter(|_| error.kind() == ErrorKind::OutcomeUnknown);
+                Err(error)
+            }
+        };
         match read {
             None => {}
             Some(Ok(read)) => {
@@ -206,8 +217,9 @@ impl Commit<'_, '_> {
                 *directory = Some(read);
             }
             Some(Err(error)) => {
-                if let Ok(Some(created)) = created {
-                    self.undo_create(&created).await;
+                match created {
+                    Ok(Some(created)) => self.undo_create(&created).await,
+                    Ok(None) | Err(_) => delete_orphan(self.commands, orphan.take()).await,
                 }
                 return Err(error);
             }
@@ -216,21 +228,23 @@ impl Commit<'_, '_> {
     }
 
     /// Lists the session that was created, if somebody is signed in there. A session that cannot be listed
-    /// is deleted.
+    /// is deleted. Returns `None` if somebody else has ended it meanwhile.
     async fn list_created(
         &mut self,
         created: Committed,
         directory: Option<DirectorySnapshot>,
-    ) -> Result<Committed> {
+    ) -> Result<Option<Committed>> {
         if let Some(session) = &created.loaded
             && let header = &session.record.header
             && self.needs_enrolment(None, header)
-            && let Err(error) = self.enrol(session.id, None, header, directory).await
         {
-            self.undo_create(&created).await;
-            return Err(error);
+            let listed = self.enrol(session.id, None, header, directory).await;
+            if !matches!(listed, Ok(true)) {
+                self.undo_create(&created).await;
+                return listed.map(|_| None);
+            }
         }
-        Ok(created)
+        Ok(Some(created))
     }
 
     /// A new session with a random id and secret.
@@ -263,5 +277,19 @@ impl Commit<'_, '_> {
                 event::signed_in(loaded.id);
             }
         }
+    }
+}
+
+/// Deletes a session whose cookie is never sent, within half of the time left. Should that fail, nobody can use
+/// the session.
+async fn delete_unused(commands: Commands<'_>, key: &StoreKey, expected: Option<&Stored>) {
+    let _ = timeout(commands.time_left() / 2, commands.delete(key, expected)).await;
+}
+
+/// Deletes the session of a create whose answer was lost, if there was one. A copy of that create which arrives
+/// later still leaves its record, which the store drops after the idle timeout.
+async fn delete_orphan(commands: Commands<'_>, orphan: Option<StoreKey>) {
+    if let Some(key) = orphan {
+        delete_unused(commands, &key, None).await;
     }
 }

@@ -7,15 +7,15 @@
 use crate::commit::Commit;
 use crate::directory::record::{Enrolment, Purpose, Reservation};
 use crate::directory::{DirectoryHandle, DirectorySnapshot};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::header::{Authentication, Header};
-use crate::record::sign_in::{Mark, SignInStart};
+use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
 use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
 impl Commit<'_, '_> {
-    /// Whether the directory has to know of a write beforehand: of a sign-in, and of a session that will
-    /// live longer than the directory expects.
+    /// Whether the directory has to know of a write: of a sign-in, and of a session that will live longer than
+    /// the directory expects.
     pub(super) fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.options.directory != DirectoryMode::Off
@@ -25,31 +25,38 @@ impl Commit<'_, '_> {
     }
 
     /// Lists the session in its principal's directory. `base` is the header that `header` replaces, and
-    /// `read` the directory as it was read for this, if it was.
+    /// `read` the directory as it was read for this, if it was. Returns whether the session is listed: a new
+    /// one is not if somebody else has ended it meanwhile.
     pub(super) async fn enrol(
         &mut self,
         id: SessionId,
         base: Option<&Header>,
         header: &Header,
         read: Option<DirectorySnapshot>,
-    ) -> Result<()> {
-        let Some(principal) = &header.principal else { return Ok(()) };
-        let enrolment_request = self.enrolment_request(id, header);
+    ) -> Result<bool> {
+        let Some(principal) = &header.principal else { return Ok(true) };
+        self.check_sign_in_window()?;
+        let read = match base {
+            Some(_) => self.begun_directory(id, header),
+            None => read,
+        };
+        let enrolment_request =
+            Enrolment { is_written: base.is_none(), ..self.enrolment_request(id, header) };
         let expected = self.expected_mark();
         let directory = DirectoryHandle::new(self.settings, self.commands, principal);
-        let read = match (read, self.unused_start()) {
-            (None, Some(start)) => Some(directory.snapshot(start.directory.clone())?),
-            (read, _) => read,
-        };
         if base.is_none() {
             // Should the outcome be unknown, the entry of a new session can only be this sign-in's.
             self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
         }
         let (mark, is_new) = match directory.enrol(&enrolment_request, expected, read).await {
-            Ok(enrolled) => enrolled,
+            Ok(Some(enrolled)) => enrolled,
+            Ok(None) => {
+                self.enrolment.reservation = None;
+                return Ok(false);
+            }
             Err(error) => {
-                if matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked) {
-                    // It was refused, so there is no entry.
+                if error.kind() == ErrorKind::TooManySessions {
+                    // There was no entry when it was refused.
                     self.enrolment.reservation = None;
                 }
                 return Err(error);
@@ -58,30 +65,48 @@ impl Commit<'_, '_> {
         self.enrolment.reservation = self.reservation(&enrolment_request, base, header, is_new);
         self.enrolment.mark = Some(mark);
         self.enrolment.listed = Some(id);
+        Ok(true)
+    }
+
+    /// Fails if the sign-in has taken too long: the directory may not remember a revocation any more.
+    pub(super) fn check_sign_in_window(&self) -> Result<()> {
+        let begun = self.changes.signing_in().and_then(|sign_in| sign_in.begun.as_ref());
+        if begun.is_some_and(|begun| self.settings.now().since(begun.at) > SIGN_IN_WINDOW) {
+            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
+        }
         Ok(())
     }
 
-    /// The directory that has to be read before a new session with this header can be listed in it. `None`
-    /// if the sign-in brings it along, as it was read when it began.
-    pub(super) fn unread_directory<'b>(
+    /// The directory that has to be read before a new session with this header can be listed in it.
+    pub(super) fn directory_to_read<'b>(
         &'b self,
         header: &'b Header,
     ) -> Option<DirectoryHandle<'b>> {
         let principal = header.principal.as_ref()?;
-        (self.needs_enrolment(None, header) && self.unused_start().is_none())
+        self.needs_enrolment(None, header)
             .then(|| DirectoryHandle::new(self.settings, self.commands, principal))
     }
 
-    /// The directory was read for a new session: if all sessions are revoked before that one is listed, its
-    /// sign-in fails.
-    pub(super) fn keep_mark_of(&mut self, read: &DirectorySnapshot) {
-        self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
+    /// The directory as the sign-in brings it along from its beginning, for its first attempt.
+    pub(super) fn begun_directory(
+        &mut self,
+        id: SessionId,
+        header: &Header,
+    ) -> Option<DirectorySnapshot> {
+        let start = self.changes.signing_in()?.begun.as_ref()?;
+        if self.enrolment.mark.is_some() {
+            return None;
+        }
+        let directory = self.directory_to_read(header)?;
+        let begun = directory.begun_snapshot(start, &self.enrolment_request(id, header))?;
+        self.keep_mark_of(&begun);
+        Some(begun)
     }
 
-    /// What the sign-in found in the directory when it began, until it was used.
-    fn unused_start(&self) -> Option<&SignInStart> {
-        let start = self.changes.signing_in()?.begun.as_ref()?;
-        self.enrolment.mark.is_none().then_some(start)
+    /// The directory was read for this sign-in: if all sessions are revoked before its session is listed, it
+    /// fails.
+    pub(super) fn keep_mark_of(&mut self, read: &DirectorySnapshot) {
+        self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
     }
 
     fn enrolment_request(&self, id: SessionId, header: &Header) -> Enrolment {
@@ -103,6 +128,7 @@ impl Commit<'_, '_> {
             label: sign_in.and_then(|sign_in| sign_in.label.clone()),
             replacing: self.enrolment.replacing.clone(),
             must_be_listed: is_strict && !is_new_sign_in,
+            is_written: false,
         }
     }
 

@@ -10,11 +10,12 @@ use tokio::time::{sleep, timeout};
 use crate::directory::record::{
     DirectoryRecord, Enrolment, EnrolmentOutcome, Entry, Purpose, Reservation,
 };
-use crate::directory::{DirectoryHandle, DirectorySnapshot};
+use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
+use crate::record::tag::Tag;
 use crate::record::token::SessionId;
 use crate::store::Deleted;
 
@@ -39,6 +40,10 @@ struct EnrolmentAttempt<'a> {
     expected: Option<Option<Mark>>,
     /// The previous attempt wrote a new entry, and that write may have been applied.
     may_have_added_entry: bool,
+    /// The tag of the previous attempt's write.
+    written: Option<Tag>,
+    /// An earlier attempt has listed the session.
+    was_listed: bool,
     probed: ProbedSessions,
 }
 
@@ -48,6 +53,8 @@ enum AttemptOutcome {
     Listed { mark: Option<Mark>, is_new: bool },
     /// Another write came first, or may have.
     Overtaken { is_new: bool },
+    /// The session was listed, and somebody else has ended it since.
+    Ended,
 }
 
 /// The record that was read, without the sessions that were revoked and have ended.
@@ -61,7 +68,7 @@ struct PreparedRecord {
 
 impl DirectoryHandle<'_> {
     /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
-    /// one.
+    /// one, or `None` if the session was new and somebody else has ended it meanwhile.
     ///
     /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
     /// enrolment, if it was. An outdated one costs a conflict.
@@ -70,10 +77,15 @@ impl DirectoryHandle<'_> {
         enrolment: &Enrolment,
         expected: Option<Option<Mark>>,
         mut read: Option<DirectorySnapshot>,
-    ) -> Result<(Option<Mark>, bool)> {
-        let probed = HashMap::new();
-        let may_have_added_entry = false;
-        let mut state = EnrolmentAttempt { enrolment, expected, may_have_added_entry, probed };
+    ) -> Result<Option<(Option<Mark>, bool)>> {
+        let mut state = EnrolmentAttempt {
+            enrolment,
+            expected,
+            may_have_added_entry: false,
+            written: None,
+            was_listed: false,
+            probed: HashMap::new(),
+        };
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
             let snapshot = match read.take() {
@@ -81,8 +93,9 @@ impl DirectoryHandle<'_> {
                 None => self.read().await?,
             };
             match self.try_enrol(&mut state, snapshot).await? {
-                AttemptOutcome::Listed { mark, is_new } => return Ok((mark, is_new)),
+                AttemptOutcome::Listed { mark, is_new } => return Ok(Some((mark, is_new))),
                 AttemptOutcome::Overtaken { is_new } => state.may_have_added_entry = is_new,
+                AttemptOutcome::Ended => return Ok(None),
             }
             self.back_off(&mut guard, attempt).await?;
         }
@@ -95,12 +108,22 @@ impl DirectoryHandle<'_> {
         snapshot: DirectorySnapshot,
     ) -> Result<AttemptOutcome> {
         let stored = snapshot.stored.clone();
-        let mut prepared = self.prepare(attempt, snapshot).await?;
+        let Some(mut prepared) = self.prepare(attempt, snapshot).await? else {
+            return Ok(AttemptOutcome::Ended);
+        };
         let evicted = self.admit(attempt, &mut prepared).await?;
         let PreparedRecord { record, mark, is_new, .. } = prepared;
         let Some(evicted) = evicted else { return Ok(AttemptOutcome::Listed { mark, is_new }) };
-        let Some(written) = self.write(stored.as_ref(), record).await? else {
-            return Ok(AttemptOutcome::Overtaken { is_new });
+        let written = match self.write(stored.as_ref(), record).await? {
+            DirectoryWrite::Written(written) => written,
+            DirectoryWrite::Followed => {
+                attempt.was_listed = true;
+                return Ok(AttemptOutcome::Overtaken { is_new });
+            }
+            DirectoryWrite::Overtaken(tag) => {
+                attempt.written = Some(tag);
+                return Ok(AttemptOutcome::Overtaken { is_new });
+            }
         };
         if !evicted.is_empty() {
             let ended = self.end_within_part(&evicted, 2).await;
@@ -110,12 +133,12 @@ impl DirectoryHandle<'_> {
     }
 
     /// Checks that no revocation has overtaken the sign-in, and removes from the record the revoked
-    /// sessions that could be ended.
+    /// sessions that could be ended. Returns `None` if somebody else has ended the new session.
     async fn prepare(
         &self,
-        attempt: &EnrolmentAttempt<'_>,
+        attempt: &mut EnrolmentAttempt<'_>,
         snapshot: DirectorySnapshot,
-    ) -> Result<PreparedRecord> {
+    ) -> Result<Option<PreparedRecord>> {
         let EnrolmentAttempt { enrolment, expected, .. } = *attempt;
         let now = self.settings.now();
         // For longer than that, the directory may not remember a revocation.
@@ -128,13 +151,20 @@ impl DirectoryHandle<'_> {
         if stored.is_some() && expected.is_some_and(|expected| expected != mark) {
             return Err(self.sign_in_overtaken());
         }
+        // A new session whose record is deleted must not be listed, and evict another one, again.
+        let is_listed = record.lists(enrolment.id);
+        attempt.was_listed |=
+            is_listed || attempt.written.is_some_and(|tag| record.tags.contains(tag));
+        if enrolment.is_written && attempt.was_listed && !is_listed {
+            return Ok(None);
+        }
         let revoked: HashSet<_> = record.revoked().into_iter().collect();
         record.remove(&self.end_within_part(&revoked, 4).await);
         // An earlier attempt of this enrolment may have added the entry without learning of it.
-        let is_new = !record.lists(enrolment.id)
+        let is_new = !is_listed
             || (attempt.may_have_added_entry
                 && record.has_reservation(enrolment.id, enrolment.signed_in));
-        Ok(PreparedRecord { record, mark, is_new, had_revoked: !revoked.is_empty() })
+        Ok(Some(PreparedRecord { record, mark, is_new, had_revoked: !revoked.is_empty() }))
     }
 
     /// Adds the session to the prepared record, and returns the sessions to evict for it. Returns `None` if
@@ -215,7 +245,8 @@ impl DirectoryHandle<'_> {
         probed: &mut ProbedSessions,
     ) -> HashSet<SessionId> {
         let now = self.settings.now();
-        // A session is listed before it is written: if its sign-in may be under way, it gets a moment.
+        // A session that was there before is listed before its sign-in is written: if that may be under way, it
+        // gets a moment.
         let is_fresh =
             |entry: &&Entry| now.since(entry.signed_in) < 2 * self.settings.options.timeout;
         let mut missing: Vec<_> =
@@ -284,7 +315,8 @@ impl DirectoryHandle<'_> {
             let Some(record) = self.without_reservation(record, reservation).await else {
                 return Ok(());
             };
-            if self.write(stored.as_ref(), record).await?.is_some() {
+            let write = self.write(stored.as_ref(), record).await?;
+            if matches!(write, DirectoryWrite::Written(_)) {
                 return Ok(());
             }
             self.back_off(&mut guard, attempt).await?;

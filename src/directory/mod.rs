@@ -23,14 +23,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::commands::{Commands, Settled, Write, pause};
-use crate::directory::record::DirectoryRecord;
+use crate::directory::record::{DirectoryRecord, Enrolment};
 use crate::error::{ErrorKind, Result};
 use crate::event;
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::load::decoded;
 use crate::record::loaded::Loaded;
-use crate::record::sign_in::{Mark, SignInStart};
+use crate::record::sign_in::{BegunDirectory, KEPT_BYTES, Mark, SignInStart};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::{SessionId, digest_under};
 use crate::settings::{DirectoryMode, Settings};
@@ -42,6 +42,15 @@ pub(crate) struct DirectoryHandle<'a> {
     commands: Commands<'a>,
     principal: &'a str,
     key: StoreKey,
+}
+
+/// What became of a write of a directory.
+pub(crate) enum DirectoryWrite {
+    Written(DirectorySnapshot),
+    /// It was applied, and another write has followed it.
+    Followed,
+    /// Another write came first. If this one was applied all the same, the record has its tag.
+    Overtaken(Tag),
 }
 
 /// A directory as it was read or written.
@@ -70,10 +79,30 @@ impl<'a> DirectoryHandle<'a> {
     }
 
     /// What a sign-in that begins now has to remember of the directory.
-    pub(crate) async fn sign_in_start(&self) -> Result<SignInStart> {
+    pub(crate) async fn sign_in_start(self) -> Result<SignInStart> {
+        // Before the read, so that what is read is never older than that.
+        let at = self.settings.now();
         let snapshot = self.read().await?;
-        let (mark, at) = (snapshot.mark(), self.settings.now());
-        Ok(SignInStart { mark, at, directory: snapshot.stored })
+        let (mark, stored) = (snapshot.mark(), snapshot.stored);
+        let size = stored.as_ref().map_or(0, |stored| stored.bytes.len());
+        let (store, key) = (self.settings.store.clone(), self.key);
+        let directory = (size <= KEPT_BYTES).then_some(BegunDirectory { store, key, stored });
+        Ok(SignInStart { mark, at, directory })
+    }
+
+    /// The directory as a sign-in has read it when it began, if the enrolment can go on from there: a moment
+    /// ago, and it takes no more than to write the record. Otherwise sessions would be ended because of what
+    /// may be long out of date.
+    pub(crate) fn begun_snapshot(
+        &self,
+        start: &SignInStart,
+        enrolment: &Enrolment,
+    ) -> Option<DirectorySnapshot> {
+        let Settings { store, options, .. } = self.settings;
+        let begun = start.young_directory(store, &self.key, self.settings.now())?;
+        let snapshot = self.snapshot(begun.stored.clone()).ok()?;
+        let has_room = snapshot.record.has_room(enrolment, options.concurrent());
+        has_room.then_some(snapshot)
     }
 
     pub(crate) async fn read(&self) -> Result<DirectorySnapshot> {
@@ -81,7 +110,7 @@ impl<'a> DirectoryHandle<'a> {
     }
 
     /// The directory, if the store holds this as its record.
-    pub(crate) fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
+    fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
         let record = match &stored {
             Some(stored) => decoded(&self.key, codec::decode(&stored.bytes))?,
             // `write` sets the tags.
@@ -90,13 +119,12 @@ impl<'a> DirectoryHandle<'a> {
         Ok(DirectorySnapshot { record, stored })
     }
 
-    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read. Returns
-    /// `None` if another write came first, or if it may have.
+    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read.
     async fn write(
         &self,
         stored: Option<&Stored>,
         mut record: DirectoryRecord,
-    ) -> Result<Option<DirectorySnapshot>> {
+    ) -> Result<DirectoryWrite> {
         let tag = self.settings.tag()?;
         record.tags = match stored {
             Some(_) => record.tags.followed_by(tag),
@@ -105,25 +133,25 @@ impl<'a> DirectoryHandle<'a> {
         let ttl = record.ttl(self.settings.options.lifetime.absolute());
         let write = Write { bytes: codec::encode(&record), ttl, tag };
         let version = match stored {
-            Some(stored) => {
-                match self.commands.replace(&self.key, &write, stored).await? {
-                    Settled::Applied(version) => version,
-                    // The write may have been applied, but another one has followed it.
-                    Settled::Followed(_) | Settled::Conflict(_) | Settled::Missing => {
-                        return Ok(None);
-                    }
+            Some(stored) => match self.commands.replace(&self.key, &write, stored).await? {
+                Settled::Applied(version) => version,
+                Settled::Followed(_) => return Ok(DirectoryWrite::Followed),
+                Settled::Conflict(_) | Settled::Missing => {
+                    return Ok(DirectoryWrite::Overtaken(tag));
                 }
-            }
+            },
             None => match self.commands.create(&self.key, &write).await {
                 Ok(Created::Created(version)) => version,
-                Ok(Created::Occupied) => return Ok(None),
+                Ok(Created::Occupied) => return Ok(DirectoryWrite::Overtaken(tag)),
                 // The next attempt reads the record and decides again; the result is the same.
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
+                    return Ok(DirectoryWrite::Overtaken(tag));
+                }
                 Err(error) => return Err(error),
             },
         };
         let stored = Some(Stored::new(write.bytes, version));
-        Ok(Some(DirectorySnapshot { record, stored }))
+        Ok(DirectoryWrite::Written(DirectorySnapshot { record, stored }))
     }
 
     /// Waits after a conflict. After the first one, other commits of this process that met a conflict on the

@@ -73,6 +73,8 @@ pub(crate) struct Enrolment {
     pub(crate) replacing: Vec<SessionId>,
     /// The session has to be listed already: in strict mode, unless it is a new sign-in.
     pub(crate) must_be_listed: bool,
+    /// The session is a new one and written already.
+    pub(crate) is_written: bool,
 }
 
 /// An entry that a sign-in has made for a session that nobody can use so far.
@@ -175,6 +177,11 @@ impl DirectoryRecord {
     /// How many of them must end to make room for one more.
     pub(crate) fn excess(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
+    }
+
+    /// Whether a session can be listed without looking at others or ending them.
+    pub(crate) fn has_room(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> bool {
+        !self.entries.iter().any(Entry::is_revoked) && self.excess(enrolment, policy) == 0
     }
 
     /// Marks the sessions that `is_chosen` selects as revoked, and returns them.
@@ -308,6 +315,7 @@ mod tests {
             label: None,
             replacing: Vec::new(),
             must_be_listed: false,
+            is_written: false,
         }
     }
 
@@ -426,6 +434,21 @@ mod tests {
         record.mark_revoked(|id| id == second);
         let ending = Enrolment { id: second, ..enrolment() };
         assert_eq!(record.enrol(&ending, policy, true), EnrolmentOutcome::BeingRevoked);
+    }
+
+    #[test]
+    fn record_has_room_below_limit_and_without_revoked_sessions() {
+        let (mut record, listed, enrolment) = (record(), enrolment(), enrolment());
+        record.enrol(&listed, ConcurrentSessions::Allow, false);
+        let has_room = |record: &DirectoryRecord, enrolment: &Enrolment, most| {
+            record.has_room(enrolment, ConcurrentSessions::EvictOldest(most))
+        };
+        assert!(has_room(&record, &enrolment, 2));
+        assert!(!has_room(&record, &enrolment, 1));
+        let replacing = Enrolment { replacing: vec![listed.id], ..enrolment.clone() };
+        assert!(has_room(&record, &replacing, 1));
+        record.mark_revoked(|id| id == listed.id);
+        assert!(!has_room(&record, &enrolment, 2));
     }
 
     #[test]

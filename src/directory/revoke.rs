@@ -1,7 +1,8 @@
 //! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
 //!
-//! A session that is listed may not be written yet. Before it counts as ended, its creation is prevented:
-//! by a tombstone under its id, or by a conflict for the sign-in that is under way.
+//! The sign-in of a session that is listed may not be written yet. Before the session counts as ended, that
+//! write is prevented: by a conflict for the sign-in that is under way, or, where the session is missing, by a
+//! tombstone under its id, as earlier releases create sessions after they have listed them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::clock::Millis;
 use crate::commands::{Settled, Write, pause};
 use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
-use crate::directory::{DirectoryHandle, DirectorySnapshot};
+use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
@@ -65,7 +66,7 @@ impl DirectoryHandle<'_> {
             }
             let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = record.revoked().into_iter().collect();
-            if let Some(written) = self.write(stored.as_ref(), record).await? {
+            if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
                 let ended = self.carry_out(written, &revoked, target).await?;
                 return Ok(Revocation { ended, is_complete });
             }

@@ -1,12 +1,12 @@
 //! Who signs in, as a request says it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, ptr};
 
 use crate::clock::Millis;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Stored;
+use crate::store::{Store, StoreKey, Stored};
 
 /// How many bytes a label may have.
 pub(crate) const LABEL_BYTES: usize = 128;
@@ -14,6 +14,12 @@ pub(crate) const LABEL_BYTES: usize = 128;
 /// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
 /// everything was revoked.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// How long a directory that was read when a sign-in began is acted on without being read again.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// How large a directory's record is at most that a sign-in keeps from its beginning.
+pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
 /// What a directory's last revocation of all sessions is recognised by.
 pub(crate) type Mark = [u8; 8];
@@ -29,6 +35,9 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
 }
 
 /// Who signs in; for [`Session::sign_in_with`](crate::Session::sign_in_with).
+///
+/// One of [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) holds up to 16 KiB: the directory as
+/// it was read.
 ///
 /// ```
 /// use unsticky::{Result, Session, Sessions};
@@ -66,8 +75,33 @@ pub(crate) struct SignInStart {
     /// The mark of the last revocation; `None` where nothing was revoked.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
-    /// The directory's record, if there was one.
-    pub(crate) directory: Option<Stored>,
+    /// The directory as it was read, unless it is large.
+    pub(crate) directory: Option<BegunDirectory>,
+}
+
+/// A directory as it was read when a sign-in began.
+#[derive(Debug, Clone)]
+pub(crate) struct BegunDirectory {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) key: StoreKey,
+    /// Its record, if there was one.
+    pub(crate) stored: Option<Stored>,
+}
+
+impl SignInStart {
+    /// The directory as it was read, if that was a moment ago, and from the place where this sign-in's is.
+    pub(crate) fn young_directory(
+        &self,
+        store: &Arc<dyn Store>,
+        key: &StoreKey,
+        now: Millis,
+    ) -> Option<&BegunDirectory> {
+        let is_young = (self.at..=self.at.plus(YOUNG)).contains(&now);
+        self.directory.as_ref().filter(|directory| {
+            let is_same_store = ptr::addr_eq(Arc::as_ptr(&directory.store), Arc::as_ptr(store));
+            is_young && is_same_store && directory.key == *key
+        })
+    }
 }
 
 impl SignIn {
@@ -98,5 +132,32 @@ impl SignIn {
 impl fmt::Debug for SignIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignIn").field("has_begun", &self.begun.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use crate::store::{Kind, MemoryStore};
+
+    use super::*;
+
+    #[test]
+    fn begun_directory_is_used_for_ten_seconds_where_it_was_read() {
+        let (read_at, store) = (Millis(50_000), Arc::new(MemoryStore::new()) as Arc<dyn Store>);
+        let key = |id| StoreKey::new("shop", Kind::Directory, id);
+        let directory = BegunDirectory { store: store.clone(), key: key("a"), stored: None };
+        let start = SignInStart { mark: None, at: read_at, directory: Some(directory) };
+        let is_used = |store: &Arc<dyn Store>, id, millis| {
+            start.young_directory(store, &key(id), Millis(millis)).is_some()
+        };
+        for (millis, expected) in [(49_999, false), (50_000, true), (60_000, true), (60_001, false)]
+        {
+            assert_eq!(is_used(&store, "a", millis), expected, "{millis}");
+        }
+        assert!(!is_used(&store, "b", 50_000), "another key");
+        let other = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
+        assert!(!is_used(&other, "a", 50_000), "another store");
+        let large = SignInStart { directory: None, ..start.clone() };
+        assert!(large.young_directory(&store, &key("a"), read_at).is_none());
     }
 }

@@ -372,7 +372,7 @@ impl Session {
     /// anonymous. Those that were ended by then stay ended; signing in again finishes it.
     ///
     /// The session is entered in the [directory](crate::Directory) of the principal's sessions, before
-    /// it is written.
+    /// its cookie is sent.
     ///
     /// # Errors
     ///
@@ -556,7 +556,7 @@ impl Session {
     ///   this request's response becomes this error unless it fails by itself.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
     ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
-    ///   nothing was written.
+    ///   no session was changed or begun.
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
     ///   directory, cannot be decoded; nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and

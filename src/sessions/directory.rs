@@ -44,15 +44,17 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # What it costs
 ///
-/// A sign-in sends two more commands, a load and a write, and only the write after
-/// [`begin_sign_in`](Self::begin_sign_in) if the directory has not changed since. Without a session before,
-/// the load is sent together with the new session's record: three commands in two round trips. A sign-in
-/// that is refused sends one more, to delete that record. Sessions that have ended stay in the directory until it is listed,
-/// or until the limit is reached. A sign-in that finds the limit reached looks whether sessions have ended,
-/// with one load of the whole record each: under `EvictOldest` at up to 16 of them, under `Reject` and
-/// `Allow` at 16 at a time until there is room. Under `EvictOldest` with a limit over 16, a session that has
-/// ended and is not among those looked at still counts, so the oldest one may be revoked although another
-/// had ended. A session counts until the store has removed its record, whatever a process's clock says.
+/// A sign-in sends two more commands, a load and a write, and only the write shortly after
+/// [`begin_sign_in`](Self::begin_sign_in), if the directory is below the limit and has not changed since.
+/// Without a session before, the load is sent together with the new session's record: three commands in
+/// two round trips. A sign-in that is refused sends one more, to delete that record.
+///
+/// Sessions that have ended stay in the directory until it is listed, or until the limit is reached. A
+/// sign-in that finds the limit reached looks whether sessions have ended, with one load of the whole
+/// record each: under `EvictOldest` at up to 16 of them, under `Reject` and `Allow` at 16 at a time until
+/// there is room. Under `EvictOldest` with a limit over 16, a session that has ended and is not among
+/// those looked at still counts, so the oldest one may be revoked although another had ended. A session
+/// counts until the store has removed its record, whatever a process's clock says.
 ///
 /// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
 /// one, and at least an hour, from its last change on; and five minutes longer.
@@ -236,8 +238,10 @@ impl Directory {
 
     /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
     /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
-    /// changed lets nobody in who was slow. One command, which the sign-in saves later: it starts from
-    /// the directory as it was read here, and reads it again only if it has changed.
+    /// changed lets nobody in who was slow. One command, which the sign-in saves later: if it is
+    /// committed within ten seconds by the same `Sessions`, and no session has to end for it, it starts
+    /// from the directory as it was read here, and reads it again only if it has changed. The [`SignIn`]
+    /// holds that record in memory, unless it is larger than 16 KiB.
     ///
     /// It has an hour to its end. A store that evicts the directory between the revocation and the
     /// sign-in forgets the revocation for it.
