@@ -34,8 +34,8 @@ const REQUESTS: &[(&str, [u64; 2])] = &[
     ("no cookie, session asked for", [2, 2]),
     ("read", [9, 9]),
     ("increment", [23, 23]),
-    ("sign-in", [15, 30]),
-    ("re-sign-in", [22, 36]),
+    ("sign-in", [16, 31]),
+    ("re-sign-in", [22, 37]),
     ("sign-out", [18, 18]),
 ];
 

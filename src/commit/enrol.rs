@@ -4,9 +4,11 @@
 //! leaves it as it was. A new one is written first, while the directory is read: until its cookie is sent,
 //! nobody can use it.
 
+use std::sync::Arc;
+
 use crate::commit::Commit;
 use crate::directory::record::{Enrolment, Purpose, Reservation};
-use crate::directory::{DirectoryHandle, DirectorySnapshot};
+use crate::directory::{DirectoryHandle, DirectorySnapshot, directory_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::header::{Authentication, Header};
 use crate::record::sign_in::{Mark, SIGN_IN_WINDOW};
@@ -43,11 +45,11 @@ impl Commit<'_, '_> {
         let enrolment_request =
             Enrolment { is_written: base.is_none(), ..self.enrolment_request(id, header) };
         let expected = self.expected_mark();
-        let directory = DirectoryHandle::new(self.settings, self.commands, principal);
         if base.is_none() {
             // Should the outcome be unknown, the entry of a new session can only be this sign-in's.
             self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
         }
+        let directory = self.directory(principal);
         let (mark, is_new) = match directory.enrol(&enrolment_request, expected, read).await {
             Ok(Some(enrolled)) => enrolled,
             Ok(None) => {
@@ -83,8 +85,15 @@ impl Commit<'_, '_> {
         header: &'b Header,
     ) -> Option<DirectoryHandle<'b>> {
         let principal = header.principal.as_ref()?;
-        self.needs_enrolment(None, header)
-            .then(|| DirectoryHandle::new(self.settings, self.commands, principal))
+        self.needs_enrolment(None, header).then(|| self.directory(principal))
+    }
+
+    /// The directory of a principal. The key is computed once for a commit, which has one principal.
+    fn directory<'b>(&'b self, principal: &'b Arc<str>) -> DirectoryHandle<'b> {
+        let key_of = || directory_key(self.settings, principal);
+        let (owner, key) = self.enrolment.key.get_or_init(|| (principal.clone(), key_of()));
+        let key = if owner == principal { key.clone() } else { key_of() };
+        DirectoryHandle::with_key(self.settings, self.commands, principal, key)
     }
 
     /// The directory as the sign-in brings it along from its beginning, for its first attempt.
@@ -164,7 +173,6 @@ impl Commit<'_, '_> {
     pub(super) async fn release_reservation(&mut self) {
         let Some(reservation) = self.enrolment.reservation else { return };
         let Some(principal) = self.changes.principal() else { return };
-        let directory = DirectoryHandle::new(self.settings, self.commands, principal);
-        let _ = directory.release(reservation).await;
+        let _ = self.directory(principal).release(reservation).await;
     }
 }

@@ -15,7 +15,7 @@ mod refresh;
 mod replay;
 mod save;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::Millis;
 use crate::commands::{Commands, Write};
@@ -34,7 +34,7 @@ use crate::record::token::{SessionId, Token};
 use crate::record::transaction::Transaction;
 use crate::record::values::Values;
 use crate::settings::Settings;
-use crate::store::Stored;
+use crate::store::{StoreKey, Stored};
 
 /// The function of a `transact`. Its result is kept by the caller of the commit.
 pub(crate) type Decide<'a> = dyn FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'a;
@@ -109,6 +109,8 @@ pub(crate) struct EnrolmentProgress {
     reservation: Option<Reservation>,
     /// Sessions of the same principal that end with this sign-in.
     replacing: Vec<SessionId>,
+    /// The principal and the key of its directory, which costs a digest.
+    key: OnceLock<(Arc<str>, StoreKey)>,
 }
 
 impl Commit<'_, '_> {

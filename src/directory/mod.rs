@@ -69,7 +69,16 @@ impl DirectorySnapshot {
 
 impl<'a> DirectoryHandle<'a> {
     pub(crate) fn new(settings: &'a Settings, commands: Commands<'a>, principal: &'a str) -> Self {
-        let key = directory_key(settings, principal);
+        Self::with_key(settings, commands, principal, directory_key(settings, principal))
+    }
+
+    /// The same, where the key of the principal's directory is known.
+    pub(crate) fn with_key(
+        settings: &'a Settings,
+        commands: Commands<'a>,
+        principal: &'a str,
+        key: StoreKey,
+    ) -> Self {
         Self { settings, commands, principal, key }
     }
 
