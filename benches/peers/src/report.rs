@@ -243,7 +243,7 @@ impl Page {
         let both = [("instructions", "instructions"), ("allocations", "allocations")];
         let change = |figure: &str, labels: &[(&str, &str)]| {
             let [before, now] =
-                [&self.base, &self.core].map(|it| digits(it.median(figure, labels)));
+                [&self.base, &self.core].map(|it| digits(it.median(figure, labels).round()));
             format!("{before} → {now}")
         };
         let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
@@ -251,8 +251,8 @@ impl Page {
             "## Instructions and allocations\n\n\
              Counted by valgrind, they repeat where time does not. The first figure is from before the middleware and the\n\
              commit were made lean. The crate's own work, with a store that answers at once:\n\n{work}\n\
-             Whole applications, for each request. Valgrind's processor has no instructions for SHA-256, so about 3,400 of\n\
-             every count with a session do not happen on a real one:\n\n",
+             Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
+             so about 3,400 of every count with a session do not happen on a real one:\n\n",
         );
         let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
             ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
@@ -263,7 +263,9 @@ impl Page {
                 let own = format!("unsticky-{framework}");
                 let labels = |contender| [("contender", contender), ("workload", *route)];
                 match *who {
-                    "by hand" => digits(self.core.median(figure, &labels(baseline(framework)))),
+                    "by hand" => {
+                        digits(self.core.median(figure, &labels(baseline(framework))).round())
+                    }
                     _ => change(figure, &labels(&own)),
                 }
             });
