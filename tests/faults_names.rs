@@ -10,7 +10,7 @@ mod support;
 
 use std::error::Error as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -58,7 +58,8 @@ fn with_names(test: &str, scenario: impl AsyncFnOnce(&Hosts)) {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains("1 passed"),
-        "{text}{}",
+        "{}: {text}{}",
+        output.status,
         String::from_utf8_lossy(&output.stderr)
     );
 }
@@ -77,6 +78,9 @@ impl Hosts {
         // Changes are noticed by the second.
         let file = fs::File::options().write(true).open(&self.path).unwrap();
         file.set_modified(changed + Duration::from_secs(2)).unwrap();
+        // The file is read anew at the next lookup. The library ends the process where two threads do so at
+        // once, as those of a read and a write that go out together.
+        assert!(("store.test", 0).to_socket_addrs().is_ok());
     }
 }
 
