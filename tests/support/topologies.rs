@@ -389,8 +389,9 @@ impl SentinelSet {
         let set = Self { servers, sentinels: at_once(3, RedisServer::sentinel) };
         for sentinel in &set.sentinels {
             watch(sentinel, port, 2);
+            // They ask once a second, so a shorter time has them replace masters that are well.
             for (setting, milliseconds) in
-                [("down-after-milliseconds", "1000"), ("failover-timeout", "3000")]
+                [("down-after-milliseconds", "2000"), ("failover-timeout", "3000")]
             {
                 sentinel.cli(&["SENTINEL", "SET", MASTER, setting, milliseconds]);
             }
