@@ -190,11 +190,7 @@ impl RedisCluster {
     ) {
         // A node that has not heard of another one's newest epoch takes a slot under an older one. What was
         // sent before the move then counts as newer, and the two nodes redirect to each other.
-        eventually("the nodes do not agree who serves the slots", || {
-            let mut claims = self.running().map(|node| self.claims(node));
-            let first = claims.next().unwrap();
-            claims.all(|claim| claim == first)
-        });
+        self.settle();
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
         let (mut source, mut target) = (self.nodes[from].dial(), self.nodes[to].dial());
@@ -221,18 +217,6 @@ impl RedisCluster {
                 node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]);
             }
         }
-    }
-
-    /// Who serves which slots since which epoch, as the node sees it.
-    fn claims(&self, node: usize) -> Vec<(String, u64, Vec<RangeInclusive<u16>>)> {
-        let mut claims: Vec<_> = self
-            .view(node)
-            .into_iter()
-            .filter(|seen| !seen.slots.is_empty())
-            .map(|seen| (seen.id, seen.epoch, seen.slots))
-            .collect();
-        claims.sort_by(|one, other| one.0.cmp(&other.0));
-        claims
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {
@@ -308,12 +292,12 @@ impl RedisCluster {
 
     /// Whether all nodes that run serve, agree who serves what, and have the data of their masters.
     pub fn is_settled(&self) -> bool {
-        let views = || self.running().map(|node| self.agreed(node));
-        let first = views().next().unwrap();
-        first.is_some() && views().all(|view| view == first)
+        let mut views = self.running().map(|node| self.agreed(node));
+        let first = views.next().unwrap();
+        first.is_some() && views.all(|view| view == first)
     }
 
-    /// How the node sees the cluster: who has which role and serves which slots. `None` while
+    /// How the node sees the cluster: who has which role and serves which slots since when. `None` while
     /// it sees something amiss, or is behind its own master.
     fn agreed(&self, node: usize) -> Option<Vec<Seen>> {
         let server = &self.nodes[node];
@@ -405,8 +389,9 @@ impl SentinelSet {
         let set = Self { servers, sentinels: at_once(3, RedisServer::sentinel) };
         for sentinel in &set.sentinels {
             watch(sentinel, port, 2);
+            // They ask once a second, so a shorter time has them replace masters that are well.
             for (setting, milliseconds) in
-                [("down-after-milliseconds", "1000"), ("failover-timeout", "3000")]
+                [("down-after-milliseconds", "2000"), ("failover-timeout", "3000")]
             {
                 sentinel.cli(&["SENTINEL", "SET", MASTER, setting, milliseconds]);
             }

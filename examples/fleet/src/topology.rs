@@ -14,7 +14,7 @@ use crate::Result;
 use crate::chaos::milliseconds;
 use crate::support::servers::redis_program;
 use crate::support::topologies::{
-    MASTER, RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, release_writes, slot_of,
+    RedisCluster, SHARDS, SentinelSet, hold_writes, key_in, release_writes, slot_of,
 };
 use crate::tally::{Disturbance, Tally};
 
@@ -239,10 +239,6 @@ fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
 
 fn start_sentinels() -> SentinelSet {
     let set = SentinelSet::start();
-    for sentinel in set.sentinels() {
-        // They ask once a second, so a shorter time has them replace masters that are well.
-        sentinel.cli(&["SENTINEL", "SET", MASTER, "down-after-milliseconds", "2000"]);
-    }
     // They agree in two seconds and not in twenty, so more happens.
     set.hasten();
     set
