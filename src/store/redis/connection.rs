@@ -168,7 +168,9 @@ impl SharedConnection {
         Some(answer.and_then(Value::extract_error))
     }
 
-    /// Waits for the answer to what is sent on this connection; `None` where none comes within the time.
+    /// Waits for the answer to what is sent on this connection; `None` where none comes within the time,
+    /// or where none can come any more. A command that is sent while the connection ends may stay in the
+    /// driver's queue, and its sender is told of nothing.
     fn in_time<'a, T>(
         &'a self,
         link: &'a Connection,
@@ -177,17 +179,31 @@ impl SharedConnection {
     ) -> impl Future<Output = Option<T>> {
         let mut waiting: Option<Waiting<'_>> = None;
         poll_fn(move |cx| {
-            let began_before = waiting.is_some();
-            let waiting =
-                waiting.get_or_insert_with(|| Waiting::new(self, link, limit, cx.waker()));
-            match answer.as_mut().poll(cx) {
-                Poll::Ready(answer) => {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                if let Some(mut waiting) = waiting.take() {
                     waiting.answered();
-                    Poll::Ready(Some(answer))
                 }
-                Poll::Pending if began_before && waiting.is_over(cx.waker()) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+                return Poll::Ready(Some(answer));
             }
+            let is_over = match &waiting {
+                Some(waiting) => waiting.is_over(cx.waker()),
+                None => {
+                    waiting = Waiting::begin(self, link, limit, cx.waker());
+                    waiting.is_none()
+                }
+            };
+            if is_over { Poll::Ready(None) } else { Poll::Pending }
+        })
+    }
+
+    /// Why a command has no answer on this connection.
+    fn unanswered(&self, link: &Connection, limit: Duration) -> Failure {
+        self.suspect();
+        let Connection { name, waits, .. } = link;
+        Failure::Lost(if waits.is_closed() {
+            format!("{name} hung up")
+        } else {
+            format!("{name} did not answer in {limit:?}")
         })
     }
 
@@ -343,10 +359,7 @@ impl Lease<'_> {
         let limit = shared.settings.response_timeout;
         match shared.exchange(link, command, limit).await {
             Some(answer) => answer.map_err(|error| shared.failed(link, command, &error)),
-            None => {
-                shared.suspect();
-                Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name)))
-            }
+            None => Err(shared.unanswered(link, limit)),
         }
     }
 
@@ -359,7 +372,7 @@ impl Lease<'_> {
         let limit = shared.settings.response_timeout;
         let answers = pin!(connection.send_packed_commands(&pipeline, 0, 2));
         let Some(answers) = shared.in_time(link, limit, answers).await else {
-            return Err(Failure::Lost(format!("{} did not answer in {limit:?}", link.name)));
+            return Err(shared.unanswered(link, limit));
         };
         let failed = |command, error| shared.failed(link, command, &error);
         let answers = answers.map_err(|error| failed(command, error))?;
@@ -483,13 +496,15 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(
+    /// `None` if the connection has ended.
+    fn begin(
         shared: &'a SharedConnection,
         link: &'a Connection,
         limit: Duration,
         waker: &Waker,
-    ) -> Self {
-        Self { shared, link, place: Some(link.waits.begin(limit, waker)) }
+    ) -> Option<Self> {
+        let place = link.waits.begin(limit, waker)?;
+        Some(Self { shared, link, place: Some(place) })
     }
 
     fn is_over(&self, waker: &Waker) -> bool {
@@ -643,7 +658,7 @@ async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), Str
 #[cfg(test)]
 mod tests {
     use ::redis::{AsyncConnectionConfig, RedisConnectionInfo};
-    use futures_util::future::join_all;
+    use futures_util::future::{join_all, pending};
     use futures_util::poll;
     use futures_util::task::noop_waker_ref;
     use tokio::io::{AsyncWriteExt as _, DuplexStream};
@@ -735,7 +750,7 @@ mod tests {
             let mut shared = shared(Phase::Connected(Arc::clone(&link)));
             shared.settings.response_timeout = ms(response_timeout);
             let limit = ms(response_timeout);
-            let mut waiting = Waiting::new(&shared, &link, limit, noop_waker_ref());
+            let mut waiting = Waiting::begin(&shared, &link, limit, noop_waker_ref()).unwrap();
             advance(ms(waited)).await;
             if is_answered {
                 waiting.answered();
@@ -790,6 +805,22 @@ mod tests {
         server.write_all(b"+PONG\r\n").await.unwrap();
         advance(ms(1_000)).await;
         assert!(answer.await.unwrap().unwrap().is_ok());
+    }
+
+    /// What is sent at that moment may stay in the driver's queue.
+    #[tokio::test(start_paused = true)]
+    async fn end_of_connection_ends_wait_for_answer_that_never_comes() {
+        let (shared, link, _server) = silent(ms(400)).await;
+        let never = || Box::pin(pending::<()>());
+        let (mut first, mut second) = (never(), never());
+        let mut waits = pin!(shared.in_time(&link, Duration::MAX, first.as_mut()));
+        assert!(poll!(&mut waits).is_pending());
+        link.driver.abort();
+        assert_eq!(timeout(ms(60_000), waits).await, Ok(None));
+        let begun_later = shared.in_time(&link, Duration::MAX, second.as_mut());
+        assert_eq!(timeout(ms(60_000), begun_later).await, Ok(None));
+        let failure = shared.unanswered(&link, ms(400));
+        assert!(matches!(failure, Failure::Lost(reason) if reason == "redis at h:6379 hung up"));
     }
 
     /// Nothing that is sent reaches the connection's task.

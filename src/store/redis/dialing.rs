@@ -193,6 +193,7 @@ fn configuration() -> AsyncConnectionConfig {
 pub(super) struct Batching {
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     yielded: bool,
+    /// Dropped after the driver, so that commands first learn from that how the connection ended.
     heartbeat: Heartbeat,
 }
 

@@ -55,3 +55,10 @@ impl Heartbeat {
         is_due
     }
 }
+
+impl Drop for Heartbeat {
+    /// Nobody else would end what still waits.
+    fn drop(&mut self) {
+        self.waits.close();
+    }
+}

@@ -19,12 +19,14 @@ struct State {
     free: Vec<usize>,
     /// The connection's task, while it does not beat.
     resting: Option<Waker>,
+    /// The connection has ended.
+    is_closed: bool,
 }
 
 struct Place {
     /// When the time of the command is over; a limit may be too long for that.
     until: Option<Instant>,
-    /// Nothing once its time is over.
+    /// Nothing once its time is over, or the connection has ended.
     waker: Option<Waker>,
 }
 
@@ -35,14 +37,19 @@ impl Waits {
             places: Vec::new(),
             free: Vec::new(),
             resting: None,
+            is_closed: false,
         }))
     }
 
-    /// One more command waits, in the place that this gives. The waker is woken when the time is over.
-    pub(super) fn begin(&self, limit: Duration, waker: &Waker) -> usize {
+    /// One more command waits, in the place that this gives. The waker is woken when the time is over, or
+    /// when the connection ends; nothing is given if it has ended.
+    pub(super) fn begin(&self, limit: Duration, waker: &Waker) -> Option<usize> {
         let now = Instant::now();
         let place = Place { until: now.checked_add(limit), waker: Some(waker.clone()) };
         let mut state = self.state();
+        if state.is_closed {
+            return None;
+        }
         state.silence.begin(now);
         let index = if let Some(index) = state.free.pop() {
             state.places[index] = place;
@@ -56,10 +63,10 @@ impl Waits {
         if let Some(task) = resting {
             task.wake();
         }
-        index
+        Some(index)
     }
 
-    /// Whether the time of a command is over; if not, this waker is woken when it is.
+    /// Whether a command has waited for long enough; if not, this waker is woken when it has.
     pub(super) fn is_over(&self, index: usize, waker: &Waker) -> bool {
         let mut state = self.state();
         let place = &mut state.places[index];
@@ -104,6 +111,21 @@ impl Waits {
         let over: Vec<_> = over.filter_map(|place| place.waker.take()).collect();
         drop(state);
         over.into_iter().for_each(Waker::wake);
+    }
+
+    /// The connection has ended: nobody waits on it any more, for no beat would ever end that.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        let left: Vec<_> = state.places.iter_mut().filter_map(|place| place.waker.take()).collect();
+        let resting = state.resting.take();
+        drop(state);
+        drop(resting);
+        left.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().is_closed
     }
 
     /// Whether no command is left whose time will be over; if so, this task of the connection is woken when
@@ -236,8 +258,8 @@ mod tests {
         let waits = Waits::new();
         let [short, long, moved, endless] = [(); 4].map(|()| Arc::new(Woken::default()));
         let wakers = [&short, &long, &moved, &endless].map(|woken| waker(Arc::clone(woken)));
-        let first = waits.begin(ms(100), &wakers[0]);
-        let second = waits.begin(ms(200), &wakers[1]);
+        let first = waits.begin(ms(100), &wakers[0]).unwrap();
+        let second = waits.begin(ms(200), &wakers[1]).unwrap();
         waits.begin(Duration::MAX, &wakers[3]);
         advance(ms(99)).await;
         waits.end_overdue();
@@ -259,7 +281,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = waker(Arc::clone(&woken));
         for _ in 0..10 {
-            let [first, second] = [(); 2].map(|()| waits.begin(ms(10), &waker));
+            let [first, second] = [(); 2].map(|()| waits.begin(ms(10), &waker).unwrap());
             assert_ne!(first, second);
             waits.answered(first);
             waits.given_up(second);
@@ -274,7 +296,7 @@ mod tests {
         let waits = Waits::new();
         let (task, command) = (Arc::new(Woken::default()), waker(Arc::new(Woken::default())));
         assert!(waits.rest(&waker(Arc::clone(&task))));
-        let place = waits.begin(ms(10), &command);
+        let place = waits.begin(ms(10), &command).unwrap();
         assert_eq!(task.times(), 1);
         assert!(!waits.rest(&waker(Arc::clone(&task))), "somebody waits");
         waits.begin(ms(10), &command);
