@@ -5,6 +5,7 @@
 
 mod support;
 
+use actix_web::body::BoxBody;
 use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, test, web};
@@ -184,6 +185,56 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
             .map(|cookie| cookie.split('=').next().unwrap().to_owned())
             .collect();
         assert_eq!(names, ["__Host-admin", "__Host-id"], "{framework}");
+    }
+}
+
+/// A middleware further in that fails where a handler would answer: it has signed out, or written a value.
+async fn fails_in_actix(script: &'static str, sessions: &Sessions, cookie: &str) -> Reply {
+    let fails = from_fn(
+        move |handle: SessionHandle, request: ServiceRequest, _: Next<BoxBody>| async move {
+            let session = handle.session().await?;
+            match script {
+                "sign-out" => session.sign_out(),
+                _ => session.update(SEEN, |seen| *seen += 1)?,
+            }
+            drop(request);
+            Err::<ServiceResponse<BoxBody>, _>(actix_web::error::ErrorBadRequest("no"))
+        },
+    );
+    let app = App::new()
+        .wrap(fails)
+        .wrap(SessionMiddleware::new(sessions.clone()))
+        .route("/", web::get().to(sign_in));
+    let service = test::init_service(app).await;
+    let request = test::TestRequest::get().uri("/").insert_header(("cookie", cookie));
+    let error = service.call(request.to_request()).await.unwrap_err();
+    let response = error.error_response();
+    let headers = response.headers().iter().map(|(name, value)| (name, value.as_bytes()));
+    reply(response.status().as_u16(), headers)
+}
+
+/// The error that a middleware returns has what a response would have: the removal of the cookie, `Vary`.
+#[tokio::test]
+async fn error_of_inner_middleware_carries_what_session_adds() {
+    let stand = Backend::memory().stand();
+    let sessions = sessions(&stand, "__Host-id");
+    for (script, removes, left) in [
+        ("sign-out", true, (None, None, None)),
+        ("write", false, (Some("alice".to_owned()), Some(1), Some(1))),
+    ] {
+        let first = axum_reply(&sessions, &sessions, "").await;
+        let cookie = &cookies(&first)[0];
+        let before = read(&sessions, cookie).await.1;
+        let (status, headers) = fails_in_actix(script, &sessions, cookie).await;
+        let has = |name: &str, value: &str| {
+            headers.iter().any(|(is, has)| is == name && has.contains(value))
+        };
+        assert_eq!(status, 400, "{script}");
+        assert_eq!(has("set-cookie", "Max-Age=0"), removes, "{script}: {headers:?}");
+        assert!(has("vary", "cookie"), "{script}: {headers:?}");
+        let (who, seen, visits) = read(&sessions, cookie).await;
+        let written = seen.zip(before).map(|(seen, before)| seen - before);
+        assert_eq!((who, written, visits), left, "{script}");
     }
 }
 

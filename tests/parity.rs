@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use support::app::{App, Gates, Reply, both, both_with, on_actix, on_axum};
@@ -446,6 +447,12 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
     }
 }
 
+async fn tasks_go_on() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn panic_and_disconnect_keep_only_sign_out() {
     let stand = Backend::memory().stand();
@@ -468,15 +475,39 @@ async fn panic_and_disconnect_keep_only_sign_out() {
                     assert_eq!(ended.is_err(), ending == "panic");
                 }
                 // The end is carried out in a task of its own.
-                for _ in 0..20 {
-                    tokio::task::yield_now().await;
-                }
+                tasks_go_on().await;
                 let verbs = stand.taken_verbs();
                 let expected: &[Verb] = if survives { &[Load] } else { &[Load, Delete] };
                 assert_eq!(verbs, expected, "{} {script} {ending}", app.framework);
                 let who = if survives { "alice -" } else { "- -" };
                 assert_eq!(app.run("who,get:a", &cookie).await.body, who);
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn client_that_leaves_during_commit_keeps_its_changes() {
+    let stand = Backend::memory().stand();
+    for app in both(&stand.sessions).await {
+        for (script, verb, who) in [
+            ("set:a=1", Replace, "alice 1"),
+            ("sign-out", Delete, "- -"),
+            ("sign-in:bob,set:a=1", Create, "- -"),
+        ] {
+            let cookie = app.sign_in("alice").await;
+            let gate = stand.store.hold(verb);
+            {
+                let mut request = pin!(app.run(script, &cookie));
+                tokio::select! {
+                    reply = &mut request => panic!("answered: {reply:?}"),
+                    () = gate.reached() => {}
+                }
+            }
+            gate.release();
+            tasks_go_on().await;
+            let left = app.run("who,get:a", &cookie).await.body;
+            assert_eq!(left, who, "{} {script}", app.framework);
         }
     }
 }
