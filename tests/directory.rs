@@ -465,15 +465,15 @@ async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// A sign-in on a new session that has read the directory and not written it yet, and one on an anonymous
-/// session that is listed and not written yet.
+/// A sign-in that has read the directory and not written it yet, on a new session and on an anonymous one, and
+/// one on an anonymous session that is listed and not written yet.
 async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
-    for is_new in [true, false] {
+    for (is_new, is_listed) in [(true, false), (false, false), (false, true)] {
         let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
         let cookie = if is_new { String::new() } else { stand.seeded().await };
         arrives(&stand, "first").await;
         stand.sessions.of(ALICE).revoke_all().await.unwrap();
-        if !is_new {
+        if is_listed {
             // The directory's own passes.
             drop(stand.store.hold(Verb::Replace));
         }
@@ -494,7 +494,7 @@ async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
         assert_eq!(revoked.count, 0);
         gate.release();
         let visit = sign_in.await.unwrap();
-        assert_eq!(visit.failure(), Some(ErrorKind::Revoked), "new: {is_new}");
+        assert_eq!(visit.failure(), Some(ErrorKind::Revoked), "{is_new} {is_listed}");
         assert_eq!(visit.set_cookie, None);
         assert!(list(&stand).await.is_empty());
         assert_eq!(stored_as_alices(&stand).await, 0);

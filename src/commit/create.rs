@@ -144,7 +144,7 @@ impl Commit<'_, '_> {
     /// Deletes a session whose sign-in has failed after all.
     async fn undo_create(&mut self, created: &Committed) {
         if let Some(created) = &created.loaded {
-            delete_unused(self.commands, &created.key, Some(&created.stored())).await;
+            delete_unused(self.commands, &created.key, Some(&created.stored()), 2).await;
         }
     }
 
@@ -280,16 +280,22 @@ impl Commit<'_, '_> {
     }
 }
 
-/// Deletes a session whose cookie is never sent, within half of the time left. Should that fail, nobody can use
-/// the session.
-async fn delete_unused(commands: Commands<'_>, key: &StoreKey, expected: Option<&Stored>) {
-    let _ = timeout(commands.time_left() / 2, commands.delete(key, expected)).await;
+/// Deletes a session whose cookie is never sent, within this part of the time left. Should that fail, nobody
+/// can use the session.
+async fn delete_unused(
+    commands: Commands<'_>,
+    key: &StoreKey,
+    expected: Option<&Stored>,
+    part: u32,
+) {
+    let _ = timeout(commands.time_left() / part, commands.delete(key, expected)).await;
 }
 
 /// Deletes the session of a create whose answer was lost, if there was one. A copy of that create which arrives
 /// later still leaves its record, which the store drops after the idle timeout.
 async fn delete_orphan(commands: Commands<'_>, orphan: Option<StoreKey>) {
     if let Some(key) = orphan {
-        delete_unused(commands, &key, None).await;
+        // The request waits for this, and the server did not answer the create either.
+        delete_unused(commands, &key, None, 8).await;
     }
 }

@@ -36,12 +36,12 @@ type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
 /// What an attempt to enrol starts from.
 struct EnrolmentAttempt<'a> {
     enrolment: &'a Enrolment,
-    /// The mark that the sign-in found first; `None` if it has not read the directory.
+    /// The mark that the sign-in found first; `None` if it has not read the directory, or if this is none.
     expected: Option<Option<Mark>>,
     /// The previous attempt wrote a new entry, and that write may have been applied.
     may_have_added_entry: bool,
-    /// The tag of the previous attempt's write.
-    written: Option<Tag>,
+    /// The tags of the writes that another one overtook, or may have: a copy may still arrive.
+    written: Vec<Tag>,
     /// An earlier attempt has listed the session.
     was_listed: bool,
     probed: ProbedSessions,
@@ -82,7 +82,7 @@ impl DirectoryHandle<'_> {
             enrolment,
             expected,
             may_have_added_entry: false,
-            written: None,
+            written: Vec::new(),
             was_listed: false,
             probed: HashMap::new(),
         };
@@ -121,7 +121,7 @@ impl DirectoryHandle<'_> {
                 return Ok(AttemptOutcome::Overtaken { is_new });
             }
             DirectoryWrite::Overtaken(tag) => {
-                attempt.written = Some(tag);
+                attempt.written.push(tag);
                 return Ok(AttemptOutcome::Overtaken { is_new });
             }
         };
@@ -151,10 +151,13 @@ impl DirectoryHandle<'_> {
         if stored.is_some() && expected.is_some_and(|expected| expected != mark) {
             return Err(self.sign_in_overtaken());
         }
+        if matches!(enrolment.purpose, Purpose::SignIn | Purpose::Again) {
+            attempt.expected.get_or_insert(mark);
+        }
         // A new session whose record is deleted must not be listed, and evict another one, again.
         let is_listed = record.lists(enrolment.id);
         attempt.was_listed |=
-            is_listed || attempt.written.is_some_and(|tag| record.tags.contains(tag));
+            is_listed || attempt.written.iter().any(|tag| record.tags.contains(*tag));
         if enrolment.is_written && attempt.was_listed && !is_listed {
             return Ok(None);
         }

@@ -94,7 +94,7 @@ impl<'a> DirectoryHandle<'a> {
         let snapshot = self.read().await?;
         let (mark, stored) = (snapshot.mark(), snapshot.stored);
         let size = stored.as_ref().map_or(0, |stored| stored.bytes.len());
-        let (store, key) = (self.settings.store.clone(), self.key);
+        let (store, key) = (Arc::downgrade(&self.settings.store), self.key);
         let directory = (size <= KEPT_BYTES).then_some(BegunDirectory { store, key, stored });
         Ok(SignInStart { mark, at, directory })
     }

@@ -1,6 +1,6 @@
 //! Who signs in, as a request says it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use std::{fmt, ptr};
 
@@ -82,7 +82,8 @@ pub(crate) struct SignInStart {
 /// A directory as it was read when a sign-in began.
 #[derive(Debug, Clone)]
 pub(crate) struct BegunDirectory {
-    pub(crate) store: Arc<dyn Store>,
+    /// Only to be compared: a sign-in that is kept must not keep a store.
+    pub(crate) store: Weak<dyn Store>,
     pub(crate) key: StoreKey,
     /// Its record, if there was one.
     pub(crate) stored: Option<Stored>,
@@ -98,7 +99,7 @@ impl SignInStart {
     ) -> Option<&BegunDirectory> {
         let is_young = (self.at..=self.at.plus(YOUNG)).contains(&now);
         self.directory.as_ref().filter(|directory| {
-            let is_same_store = ptr::addr_eq(Arc::as_ptr(&directory.store), Arc::as_ptr(store));
+            let is_same_store = ptr::addr_eq(directory.store.as_ptr(), Arc::as_ptr(store));
             is_young && is_same_store && directory.key == *key
         })
     }
@@ -145,7 +146,8 @@ mod tests {
     fn begun_directory_is_used_for_ten_seconds_where_it_was_read() {
         let (read_at, store) = (Millis(50_000), Arc::new(MemoryStore::new()) as Arc<dyn Store>);
         let key = |id| StoreKey::new("shop", Kind::Directory, id);
-        let directory = BegunDirectory { store: store.clone(), key: key("a"), stored: None };
+        let directory =
+            BegunDirectory { store: Arc::downgrade(&store), key: key("a"), stored: None };
         let start = SignInStart { mark: None, at: read_at, directory: Some(directory) };
         let is_used = |store: &Arc<dyn Store>, id, millis| {
             start.young_directory(store, &key(id), Millis(millis)).is_some()

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures_util::future::{Either, join3, select};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::timeout;
 
 use crate::limits;
@@ -179,6 +180,7 @@ impl SharedConnection {
     ) -> impl Future<Output = Option<T>> {
         let mut waiting: Option<Waiting<'_>> = None;
         poll_fn(move |cx| {
+            let may_answer = has_budget_remaining();
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 if let Some(mut waiting) = waiting.take() {
                     waiting.answered();
@@ -186,7 +188,8 @@ impl SharedConnection {
                 return Poll::Ready(Some(answer));
             }
             let is_over = match &waiting {
-                Some(waiting) => waiting.is_over(cx.waker()),
+                // Otherwise the runtime has held the answer back, and wakes the task again.
+                Some(waiting) => may_answer && waiting.is_over(cx.waker()),
                 None => {
                     waiting = Waiting::begin(self, link, limit, cx.waker());
                     waiting.is_none()
@@ -201,6 +204,8 @@ impl SharedConnection {
         self.suspect();
         let Connection { name, waits, .. } = link;
         Failure::Lost(if waits.is_closed() {
+            // Before its task does so, since whoever is told may try again at once.
+            self.discard(link.generation);
             format!("{name} hung up")
         } else {
             format!("{name} did not answer in {limit:?}")
@@ -662,6 +667,7 @@ mod tests {
     use futures_util::poll;
     use futures_util::task::noop_waker_ref;
     use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::task::coop::consume_budget;
     use tokio::task::yield_now;
     use tokio::time::{Instant, advance, sleep};
 
@@ -807,10 +813,30 @@ mod tests {
         assert!(answer.await.unwrap().unwrap().is_ok());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn answer_that_has_arrived_counts_when_task_has_used_up_its_budget() {
+        let (shared, link, mut server) = silent(ms(400)).await;
+        let task = tokio::spawn(async move {
+            let ping = cmd("PING");
+            let mut exchange = Box::pin(shared.exchange(&link, &ping, ms(400)));
+            assert!(poll!(&mut exchange).is_pending());
+            sleep(ms(1_000)).await;
+            while has_budget_remaining() {
+                assert!(poll!(Box::pin(consume_budget())).is_ready());
+            }
+            assert!(poll!(&mut exchange).is_pending());
+            exchange.await
+        });
+        sleep(ms(10)).await;
+        server.write_all(b"+PONG\r\n").await.unwrap();
+        assert!(task.await.unwrap().unwrap().is_ok());
+    }
+
     /// What is sent at that moment may stay in the driver's queue.
     #[tokio::test(start_paused = true)]
     async fn end_of_connection_ends_wait_for_answer_that_never_comes() {
         let (shared, link, _server) = silent(ms(400)).await;
+        shared.state().phase = Phase::Connected(Arc::clone(&link));
         let never = || Box::pin(pending::<()>());
         let (mut first, mut second) = (never(), never());
         let mut waits = pin!(shared.in_time(&link, Duration::MAX, first.as_mut()));
@@ -821,6 +847,7 @@ mod tests {
         assert_eq!(timeout(ms(60_000), begun_later).await, Ok(None));
         let failure = shared.unanswered(&link, ms(400));
         assert!(matches!(failure, Failure::Lost(reason) if reason == "redis at h:6379 hung up"));
+        assert_eq!(current(&shared), None);
     }
 
     /// Nothing that is sent reaches the connection's task.
