@@ -19,6 +19,8 @@ mod probe;
 pub(crate) mod record;
 pub(crate) mod revoke;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
