@@ -19,6 +19,7 @@ use support::faults::{
 };
 use support::proxy::{Mode, Proxy};
 use support::visit::visit;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
@@ -377,6 +378,21 @@ async fn late_answer_never_reaches_another_request(server: Server) {
     }
     println!("{answered} answered, {failed} failed, {given_up} given up");
     assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
+}
+
+/// A Sentinel connects to its master, through the proxy, whenever it likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxy_cuts_connections_that_are_being_made() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(server.local_addr().unwrap().port()).await;
+    for _ in 0..500 {
+        let client = tokio::spawn(TcpStream::connect(("127.0.0.1", proxy.port())));
+        let (accepted, _) = server.accept().await.unwrap();
+        proxy.cut();
+        let closed = tokio::time::timeout(Duration::from_secs(10), proxy.all_closed()).await;
+        assert!(closed.is_ok(), "a connection stays open that was cut");
+        drop((client.await.unwrap().unwrap(), accepted));
+    }
 }
 
 on_servers! { [redis, memcached, cluster, sentinel]: {

@@ -68,8 +68,12 @@ impl Proxy {
                 if *orders.mode.borrow() == Mode::Refuse {
                     continue;
                 }
-                let is_open = connections.lock().unwrap().subscribe();
-                let link = link(client, port.load(Ordering::Relaxed), orders.clone());
+                // At once, so that a connection that counts as open is cut and forgotten with the others.
+                let (is_open, orders) = {
+                    let open = connections.lock().unwrap();
+                    (open.subscribe(), orders.unmarked())
+                };
+                let link = link(client, port.load(Ordering::Relaxed), orders);
                 links.spawn(async move {
                     link.await;
                     drop(is_open);
@@ -95,8 +99,8 @@ impl Proxy {
 
     /// Closes every connection there is.
     pub fn cut(&self) {
-        let cut = std::mem::replace(&mut *self.open.lock().unwrap(), watch::Sender::new(()));
-        *self.closing.lock().unwrap() = cut;
+        let mut open = self.open.lock().unwrap();
+        *self.closing.lock().unwrap() = std::mem::replace(&mut open, watch::Sender::new(()));
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
@@ -140,6 +144,15 @@ struct Orders {
 }
 
 impl Orders {
+    /// For a connection that what was ordered before does not concern.
+    fn unmarked(&self) -> Self {
+        let mut orders = self.clone();
+        for order in [&mut orders.cut, &mut orders.forget, &mut orders.half_close] {
+            order.mark_unchanged();
+        }
+        orders
+    }
+
     fn mode(&self) -> Mode {
         match self.forget.has_changed() {
             Ok(false) => *self.mode.borrow(),
@@ -148,14 +161,11 @@ impl Orders {
     }
 }
 
-async fn link(client: TcpStream, target_port: u16, mut orders: Orders) {
+async fn link(client: TcpStream, target_port: u16, orders: Orders) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target_port)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
-    for order in [&mut orders.cut, &mut orders.forget, &mut orders.half_close] {
-        order.mark_unchanged();
-    }
     let mut cut = orders.cut.clone();
     tokio::select! {
         () = pump(client_reads, server_writes, orders.clone(), false) => {}
