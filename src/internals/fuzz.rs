@@ -17,7 +17,7 @@ use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Record;
 use crate::record::tag::Tag;
 use crate::record::token::{SecretDigest, Token};
-use crate::record::values::{Value, Values};
+use crate::record::values::{Item, Value, Values};
 
 /// Any header fields hold at most three tokens of ours, each of which stands there; and one more that
 /// is well-formed is found whatever stands before it.
@@ -69,8 +69,10 @@ pub fn record_decode(data: &[u8]) {
         assert_eq!(self::encoded(&again), encoded);
         // The encoding is the shortest there is, so nothing was made up.
         assert!(encoded.len() <= bytes.len());
-        for (key, value) in record.values.iter() {
-            assert!(record.values.get(key) == Some(value));
+        for item in record.values.items() {
+            let key = std::str::from_utf8(item.key).unwrap();
+            let value = record.values.get(key).unwrap();
+            assert!(Item::new(key, &value) == item);
         }
     }
 }
