@@ -21,7 +21,7 @@ text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fil
 .range{stroke:#e6edf3}.own{fill:#4493f8}.peer{fill:#e3893d}.peer2{fill:#b083d6}.hand{fill:#6e7681}}";
 
 /// One group for each name, which may have two lines, with a bar for each of `series`: the median of the rounds as its height, the
-/// middle half of them as a line over it.
+/// middle half of them as a line over it, with an arrowhead where that goes on beyond the picture.
 pub fn bars(
     title: &str,
     groups: &[String],
@@ -32,7 +32,8 @@ pub fn bars(
     let all: Vec<Vec<Record>> = (0..groups.len())
         .map(|group| (0..series.len()).map(|one| value(group, one)).collect())
         .collect();
-    let most = all.iter().flatten().map(Record::median).fold(0.0, f64::max) * 1.12;
+    let reach = |record: &Record| record.quantile(0.75).min(1.5 * record.median());
+    let most = all.iter().flatten().map(reach).fold(0.0, f64::max) * 1.04;
     let height = |value: f64| (value.min(most) / most) * (bottom - top);
     let step = step(most);
 
@@ -50,8 +51,12 @@ pub fn bars(
         let _ =
             writeln!(svg, "<rect class=\"{kind}\" x=\"{x}\" y=\"46\" width=\"12\" height=\"12\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"57\">{name}</text>", x + 18.0);
-        x += 48.0 + 7.2 * name.len() as f64;
+        x += 44.0 + 6.6 * name.len() as f64;
     }
+    let _ = writeln!(
+        svg,
+        "<text class=\"small end\" x=\"{right}\" y=\"57\">line: middle half of the rounds</text>"
+    );
     for line in 0..=(most / step) as usize {
         let (value, y) = (line as f64 * step, bottom - height(line as f64 * step));
         let _ = writeln!(svg, "<path class=\"grid\" d=\"M{left} {y:.1}H{right}\"/>");
@@ -90,6 +95,15 @@ pub fn bars(
                     bottom - low,
                     bottom - high
                 );
+                if record.quantile(0.75) > most {
+                    // It goes on beyond the picture.
+                    let _ = writeln!(
+                        svg,
+                        "<path class=\"range\" d=\"M{:.1} {:.1}h6l-3 -6z\"/>",
+                        centre - 3.0,
+                        bottom - high
+                    );
+                }
             }
         }
     }

@@ -120,7 +120,7 @@ impl Page {
     }
 
     /// Throughput over the best peer's of the same framework.
-    pub fn over_best_peer(&self, framework: &str, workload: &str) -> f64 {
+    pub fn over_best_peer(&self, framework: &str, workload: &str) -> Record {
         let own = self.web("throughput", &format!("unsticky-{framework}"), workload);
         let is_peer = |it: &&str| {
             // axum_session answers from a process to which its users have to come back.
@@ -128,8 +128,9 @@ impl Page {
                 it.starts_with("unsticky") || it.starts_with("hand") || *it == "axum_session";
             is_of(framework, it) && !is_other
         };
-        let over = |peer| own.over(self.web("throughput", peer, workload)).median();
-        CONTENDERS.into_iter().filter(is_peer).map(over).fold(f64::MAX, f64::min)
+        let over = |peer| own.over(self.web("throughput", peer, workload));
+        let by_median = |one: &Record, other: &Record| one.median().total_cmp(&other.median());
+        CONTENDERS.into_iter().filter(is_peer).map(over).min_by(by_median).unwrap()
     }
 
     pub fn p99_over_hand(&self, framework: &str, workload: &str) -> Record {
@@ -157,21 +158,31 @@ impl Page {
         });
         let about = &self.web.about;
         let machine = about.iter().filter(|(name, value)| *name != "run" && !value.is_empty());
-        let machine: Vec<_> = machine.map(|(name, value)| format!("{name} {value}")).collect();
+        let machine: Vec<_> = machine
+            .map(|(name, value)| {
+                format!("{name} {}", value.trim_start_matches(&format!("{name} ")))
+            })
+            .collect();
         format!(
             "# Results\n\n\
-             Requests a second over those of an application that is written by hand in the same framework, without\n\
-             any safety: 1.00 is as fast. All run with their defaults: unsticky with its directory of sessions, the peers\n\
-             as their READMEs wire them, by hand the crate redis as it comes.\n\n{table}\n\
+             Throughput relative to a hand-written application in the same framework that has no safety at all: 1.00 means\n\
+             equally fast, higher is better. Everything runs with its defaults, except in the rows that name a setting:\n\
+             unsticky keeps its directory of sessions, the peers are wired as their READMEs show, and the hand-written code\n\
+             uses the crate redis without options.\n\n\
+             The columns are requests. *No cookie* and *unused* do not touch the session, without and with a session cookie.\n\
+             *Read* returns one value of a session that also holds 100 bytes of text, *read 1 KiB* of one that holds 1 KiB.\n\
+             *Increment* changes one value. *Sign-in* starts a session for a browser without one, *re-sign-in* signs in again\n\
+             with a new secret, and *sign-out* ends the session.\n\n{table}\n\
              ![Throughput in axum](results/throughput-axum.svg)\n\n\
              ![Throughput in actix-web](results/throughput-actix.svg)\n\n\
-             Medians of rounds in which all took turns; the middle half of the rounds stands below where it is wider than 0.05.\n\
-             Lost updates: 40 browsers increment one session at once, 200 times in all. axum_session also keeps every session\n\
-             in the process and answers from there, so its users must always come back to the same process, where it loses\n\
-             nothing; with its \"memory off\" it asks Redis.\n\n\
-             Measured with: {}. The application has one core, the load generator the other one, with 32\n\
-             browsers; Redis runs where there is time left. Written by `scripts/bench-peers` from `benches/results/*.json`:\n\
-             run it to measure on your machine, with `--quick` for a first impression.\n",
+             Each figure is the median of the rounds, in which the applications were measured in turn. The small range below\n\
+             it, and the line on a bar, is the middle half of the rounds; the table shows it where it is wider than 0.05.\n\
+             *Lost updates*: 40 browsers increment the same session at once, 200 times in all, and this many increments are\n\
+             missing afterwards. axum_session also keeps every session in the memory of its process and reads it from there, so\n\
+             a user's requests must always reach the same process; with \"memory off\" it reads from Redis.\n\n\
+             The application is pinned to one core and the load generator, with 32 browsers, to the other one; Redis may run on\n\
+             either. Written by `scripts/bench-peers` from `benches/results/*.json`: run it to measure on your machine, with\n\
+             `--quick` for a first impression. Measured with: {}.\n",
             machine.join("; "),
         )
     }
@@ -183,13 +194,16 @@ impl Page {
              changes, a slow request brings a session back that was signed out, a copy of its Redis is a list of valid\n\
              cookies, nothing has a time limit, and nobody's sessions can be listed or revoked. unsticky checks the secret,\n\
              decides every change by a compare-and-set (a script in Redis 7), reads a session before it ends it, and enters\n\
-             every sign-in in the account's directory. That takes processor time and commands. By hand → unsticky:\n\n",
+             every sign-in in the account's directory.\n\n\
+             These checks cost processor time and commands. Each cell reads: by hand → unsticky. The rates are medians over all\n\
+             rounds. The first table takes the ratio within each round and then the median, so dividing two of these rates\n\
+             gives another number; where the two disagree, the rounds differ too much to tell.\n\n",
         );
         let columns = [
             ("requests a second", "throughput"),
-            ("CPU of the application, µs", "cpu"),
-            ("commands", "commands"),
-            ("round trips", "round trips"),
+            ("CPU of the application per request, µs", "cpu"),
+            ("commands per request", "commands"),
+            ("round trips per request", "round trips"),
         ];
         for framework in FRAMEWORKS {
             text += &table(framework, &columns, rows(routes()), |route, figure| {
@@ -202,9 +216,10 @@ impl Page {
             ratio(&self.over_hand(&format!("hand-{framework}, nodelay"), route))
         };
         text + &format!(
-            "By default the crate redis leaves Nagle's algorithm on, which batches commands on a loopback interface and waits\n\
-             for acknowledgements over a network. unsticky turns it off. By hand with `nodelay` the rates of a read and an\n\
-             increment are {} and {} of those above in axum, {} and {} in actix-web.\n",
+            "By default the crate redis leaves Nagle's algorithm on. On the loopback interface this happens to batch commands;\n\
+             over a network a command may wait for an acknowledgement. unsticky turns it off. With it turned off, the\n\
+             hand-written application reaches {} (read) and {} (increment) of its throughput above in axum, and {} and {} in\n\
+             actix-web.\n",
             nodelay("axum", "read"),
             nodelay("axum", "increment"),
             nodelay("actix", "read"),
@@ -218,7 +233,9 @@ impl Page {
         let mut text = String::from(
             "## Latency at a fixed rate\n\n\
              Requests are due at fixed moments, at 0.3 of the hand-written application's throughput. A latency counts from\n\
-             the moment when its request was due, so it includes the wait for those before it. Microseconds: p50, p99, p99.9.\n\n\
+             the moment when its request was due, so it includes the wait for those before it. The rate is the same for all\n\
+             applications of a framework, so the slower ones are closer to their limit. axum_session is left out, since it\n\
+             answers reads from its own memory. Microseconds: p50, p99, p99.9.\n\n\
              ![Latency in axum](results/latency-axum.svg)\n\n![Latency in actix-web](results/latency-actix.svg)\n\n",
         );
         for framework in FRAMEWORKS {
@@ -249,8 +266,9 @@ impl Page {
         let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
         let mut text = format!(
             "## Instructions and allocations\n\n\
-             Counted by valgrind, they repeat where time does not. The first figure is from before the middleware and the\n\
-             commit were made lean. The crate's own work, with a store that answers at once:\n\n{work}\n\
+             Counted by valgrind, so unlike times they are repeatable. Each cell reads: before → after the middleware and the\n\
+             commit were rewritten. That saves allocations most of all; some paths of the crate alone take slightly more\n\
+             instructions, and every whole application takes fewer. The crate's own work, with a store that answers at once:\n\n{work}\n\
              Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
              so about 3,400 of every count with a session do not happen on a real one:\n\n",
         );
@@ -283,9 +301,9 @@ impl Page {
     }
 
     /// With one worker and no delay.
-    pub fn loads_over_hand(&self, backend: &str, callers: usize) -> f64 {
+    pub fn loads_over_hand(&self, backend: &str, callers: usize) -> Record {
         let own = self.loads(backend, "unsticky", callers, WAYS[0]);
-        own.over(self.loads(backend, "by hand", callers, WAYS[0])).median()
+        own.over(self.loads(backend, "by hand", callers, WAYS[0]))
     }
 
     /// What there was to measure, by its name and version.
@@ -369,9 +387,12 @@ impl Page {
         format!(
             "## What sessions cost the servers\n\n\
              Bytes for each session of a user who is signed in, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
-             session that was written more often remembers the tags of its last eight writes.\n\n{memory}\n\
-             The server's own processor time for a command, in microseconds, with 64 callers:\n\n{time}\n\
-             Requests a second, outside of a framework, with so many live sessions:\n\n{scale}\n\
+             session that was written more often remembers the tags of its last eight writes; Redis rounds sizes up, so\n\
+             there this shows in the small session only. Valkey was not measured here.\n\n{memory}\n\
+             The server's own processor time for a command, in microseconds, with 64 callers. \"Replace\" and \"delete\" act only\n\
+             if the session is unchanged; in Redis 7 each of them is a script.\n\n{time}\n\
+             Requests a second, outside of a framework, with so many live sessions. Rounds differ by a factor of up to three,\n\
+             so differences below a third mean nothing:\n\n{scale}\n\
              Requests a second, outside of a framework, by what the directory of sessions does; \"listed\" is the default:\n\n\
              {directory}\n\
              A directory in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
@@ -443,7 +464,7 @@ fn is_of(wanted: &str, contender: &str) -> bool {
     framework(contender) == wanted
 }
 
-fn long_name(framework: &str) -> &str {
+pub fn long_name(framework: &str) -> &str {
     if framework == "actix" { "actix-web" } else { framework }
 }
 
@@ -463,7 +484,7 @@ fn cross(
 }
 
 /// Columns and rows by their names. A name with a `|` in it takes two columns, as the corner has to.
-fn table<R, C>(
+pub fn table<R, C>(
     corner: &str,
     columns: &[(impl AsRef<str>, C)],
     rows: impl Iterator<Item = (String, R)>,
