@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unsticky::exchange::SessionHandle;
-use unsticky::{Error, Key, Lifetime, Result, Session, Sessions, SignInRejection, SignedIn};
+use unsticky::{Error, ErrorKind, Key, Lifetime, Result, Session, Sessions, SignedIn};
 
 use super::visit::sent_back;
 
@@ -228,11 +228,11 @@ fn degraded(session: &Result<Session>) -> String {
 }
 
 /// `/maybe-profile`: a rejection that the application renders itself.
-fn rendered(signed_in: Result<SignedIn, SignInRejection>) -> (u16, String) {
+fn rendered(signed_in: Result<SignedIn>) -> (u16, String) {
     match signed_in {
         Ok(signed_in) => (200, format!("profile of {}", signed_in.principal)),
-        Err(SignInRejection::NotSignedIn { .. }) => (200, "please sign in".to_owned()),
-        Err(rejection) => (500, rejection.to_string()),
+        Err(error) if error.kind() == ErrorKind::NotSignedIn => (200, "please sign in".to_owned()),
+        Err(error) => (500, error.to_string()),
     }
 }
 
@@ -286,7 +286,7 @@ pub mod on_axum {
             .route("/profile", get(async |user: SignedIn| format!("profile of {}", user.principal)))
             .route(
                 "/maybe-profile",
-                get(async |user: Result<SignedIn, SignInRejection>| {
+                get(async |user: Result<SignedIn>| {
                     let (status, body) = rendered(user);
                     (StatusCode::from_u16(status).unwrap(), body)
                 }),
@@ -387,7 +387,7 @@ pub mod on_actix {
         format!("profile of {}", user.principal)
     }
 
-    async fn maybe_profile(user: Result<SignedIn, SignInRejection>) -> HttpResponse {
+    async fn maybe_profile(user: Result<SignedIn>) -> HttpResponse {
         let (status, body) = rendered(user);
         HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body)
     }
