@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event;
+use crate::head::origin;
 use crate::head::request::RequestHead;
 use crate::session::Session;
 use crate::session::signed_in::{SignedIn, admit};
@@ -19,7 +21,8 @@ use crate::settings::Pages;
 /// - [`signed_in`](Self::signed_in) as [`SignedIn`];
 /// - [`authenticated_within`](Self::authenticated_within) as
 ///   [`AuthenticatedWithin`](crate::AuthenticatedWithin);
-/// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`].
+/// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`];
+/// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], whoever the user is.
 ///
 /// A navigation of a browser is sent to the sign-in page, with its own address in the field `next`, which
 /// [`Next`](crate::Next) reads there; everything else gets a 401. So one configuration serves pages and an
@@ -34,17 +37,21 @@ use crate::settings::Pages;
 ///
 /// let staff = Guard::signed_in().permit(|user| Ok(user.session.get(ROLE)?.as_deref() == Some("staff")));
 /// let danger = Guard::authenticated_within(Duration::from_secs(600)).step_up_page("/confirm")?;
-/// # let _ = (staff, danger);
+/// let all_routes = Guard::same_origin();
+/// # let _ = (staff, danger, all_routes);
 /// # Ok::<_, unsticky::ConfigError>(())
 /// ```
 #[doc(alias("login_required", "require_login", "permission_required", "AuthorizeRequest"))]
 #[derive(Clone)]
 #[must_use]
 pub struct Guard {
+    needs_user: bool,
     /// How long ago the user may have authenticated.
     within: Option<Duration>,
     permits: Vec<Arc<Permit>>,
     pages: Pages,
+    /// Where other sites' requests are refused: those that are trusted.
+    trusted: Option<Vec<String>>,
 }
 
 type Permit = dyn Fn(&SignedIn) -> Result<bool> + Send + Sync;
@@ -52,12 +59,61 @@ type Permit = dyn Fn(&SignedIn) -> Result<bool> + Send + Sync;
 impl Guard {
     /// Requires a user who is signed in.
     pub fn signed_in() -> Self {
-        Self { within: None, permits: Vec::new(), pages: Pages::default() }
+        Self { needs_user: true, ..Self::nothing() }
     }
 
     /// Requires a user who is signed in and authenticated within this time (ASVS 5.0 7.5.1 and 7.5.3).
     pub fn authenticated_within(duration: Duration) -> Self {
         Self { within: Some(duration), ..Self::signed_in() }
+    }
+
+    /// Requires that no other site made the browser send the request (cross-site request forgery, ASVS 5.0
+    /// 3.5.1 to 3.5.3 and 4.4.2). It uses no session, so it may be around all routes; [`and_same_origin`]
+    /// adds it to another guard.
+    ///
+    /// A request passes if any of these holds, in this order:
+    ///
+    /// 1. its method is GET, HEAD or OPTIONS, and it asks for no upgrade, as the handshake of a WebSocket
+    ///    does;
+    /// 2. its `Origin` is one that you [`trust`](Self::trust);
+    /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is refused;
+    /// 4. it has neither `Sec-Fetch-Site` nor `Origin`: no browser has sent it;
+    /// 5. the host and port of its `Origin` are those of the request's target, or else of its `Host`.
+    ///
+    /// So GET routes must change nothing. Over plain http, and in browsers of before 2023, the fifth rule
+    /// decides: a proxy in front must then pass `Host` on as it came.
+    ///
+    /// [`and_same_origin`]: Self::and_same_origin
+    #[doc(alias("csrf", "xsrf", "CsrfLayer"))]
+    pub fn same_origin() -> Self {
+        Self::nothing().and_same_origin()
+    }
+
+    fn nothing() -> Self {
+        let (permits, pages) = (Vec::new(), Pages::default());
+        Self { needs_user: false, within: None, permits, pages, trusted: None }
+    }
+
+    /// Also requires what [`same_origin`](Self::same_origin) does.
+    pub fn and_same_origin(mut self) -> Self {
+        self.trusted.get_or_insert_default();
+        self
+    }
+
+    /// Also lets requests of this origin pass [`same_origin`](Self::same_origin), such as those of a sign-in
+    /// service that posts a form back. It is compared byte for byte with what browsers send:
+    /// `https://login.example`, in small letters, and with a port only if it is not the scheme's own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Origin`] if no browser would send this.
+    pub fn trust(mut self, origin: impl Into<String>) -> Result<Self, ConfigError> {
+        let origin = origin.into();
+        if !origin::is_origin(&origin) {
+            return Err(ConfigError::Origin);
+        }
+        self.trusted.get_or_insert_default().push(origin);
+        Ok(self)
     }
 
     /// Also requires that `permit` returns `true` for the user who is signed in; `false` is a 403,
@@ -70,6 +126,7 @@ impl Guard {
         mut self,
         permit: impl Fn(&SignedIn) -> Result<bool> + Send + Sync + 'static,
     ) -> Self {
+        self.needs_user = true;
         self.permits.push(Arc::new(permit));
         self
     }
@@ -96,6 +153,25 @@ impl Guard {
         Ok(self)
     }
 
+    /// What is decided without the session; for adapters.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::CrossOrigin`].
+    pub fn check_head(&self, head: &RequestHead<'_>) -> Result<()> {
+        let Some(trusted) = &self.trusted else { return Ok(()) };
+        origin::check(head, trusted).map_err(|foreign| {
+            event::cross_origin(foreign.as_str());
+            Error::decided_by(origin::VARY, ErrorKind::CrossOrigin, None)
+        })
+    }
+
+    /// Whether there is anything to [`check`](Self::check) of the session; for adapters.
+    #[must_use]
+    pub fn needs_session(&self) -> bool {
+        self.needs_user
+    }
+
     /// What the request's session must meet; for adapters.
     ///
     /// # Errors
@@ -119,6 +195,10 @@ fn checked(page: Cow<'static, str>) -> Result<Cow<'static, str>, ConfigError> {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("within", &self.within).finish_non_exhaustive()
+        f.debug_struct("Guard")
+            .field("needs_user", &self.needs_user)
+            .field("within", &self.within)
+            .field("trusted", &self.trusted)
+            .finish_non_exhaustive()
     }
 }

@@ -90,7 +90,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/wrong-type", get(wrong_type))
         .route("/itself", get(async |session: Result<Session>| degraded(&session)))
         .merge(guarded("/guarded", Guard::signed_in()))
-        .merge(guarded("/forbidden", forbids()));
+        .merge(guarded("/forbidden", forbids()))
+        .merge(guarded("/same-origin", Guard::same_origin()));
     let routes = |config: &mut web::ServiceConfig| {
         let guarded = |path: &str, guard: Guard| {
             web::resource(path).wrap(GuardMiddleware::new(guard)).route(web::get().to(used))
@@ -104,7 +105,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/wrong-type", web::get().to(wrong_type))
             .route("/itself", web::get().to(async |session: Result<Session>| degraded(&session)))
             .service(guarded("/guarded", Guard::signed_in()))
-            .service(guarded("/forbidden", forbids()));
+            .service(guarded("/forbidden", forbids()))
+            .service(guarded("/same-origin", Guard::same_origin()));
     };
     both_of(router, routes, layers).await
 }
@@ -209,6 +211,19 @@ async fn redirect_survives_rendering() {
             let reply = request(&app, path, "application/json", "").await;
             assert_eq!((reply.status, reply.all("location")), (401, vec![]));
         }
+    }
+}
+
+#[tokio::test]
+async fn refused_request_of_another_site_is_rendered() {
+    let stand = Backend::memory().stand_with(|builder| configured(builder, true));
+    for app in apps(std::slice::from_ref(&stand.sessions)).await {
+        let ask = Ask::post("/same-origin").header("sec-fetch-site", "cross-site");
+        let reply = app.ask(ask).await;
+        assert_eq!((reply.status, &*reply.body), (403, "{\"error\":\"cross_origin\"}"));
+        let mut vary = reply.all("vary");
+        vary.sort_unstable();
+        assert_eq!(vary, ["sec-fetch-mode, accept", "sec-fetch-site, origin"]);
     }
 }
 

@@ -50,6 +50,10 @@ async fn sign_in(next: Next) -> String {
     format!("{} then {}", next.page("/sign-in"), next.or("/home"))
 }
 
+async fn open() -> &'static str {
+    "done"
+}
+
 fn is_staff(user: &SignedIn) -> Result<bool> {
     Ok(user.session.get(ROLE)?.as_deref() == Some("staff"))
 }
@@ -68,11 +72,16 @@ fn guards() -> Vec<(&'static str, Guard)> {
         ("/elsewhere", Guard::signed_in().sign_in_page("https://login.example/?a").unwrap()),
         ("/told", Guard::signed_in().sign_in_page("/sign-in?next=/told-before").unwrap()),
         ("/staff", Guard::signed_in().permit(is_staff)),
+        ("/both", Guard::signed_in().and_same_origin()),
         (
             "/boss",
             Guard::signed_in().permit(is_staff).permit(|user| Ok(&*user.principal == "boss")),
         ),
     ]
+}
+
+fn same_origin() -> Guard {
+    Guard::same_origin().trust("https://login.example").unwrap()
 }
 
 /// The same routes in both frameworks, some of them in scopes with the guard inside or around.
@@ -87,6 +96,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/sign-in", any(sign_in))
         .route("/extract", any(welcome))
         .route("/extract/danger", any(confirmed))
+        .route("/same-origin", any(open).layer(GuardLayer::new(same_origin())))
         .nest("/nest/inside", inside)
         .merge(Router::new().nest("/nest/around", around).route_layer(GuardLayer::new(guard())))
         .nest(
@@ -112,6 +122,9 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/sign-in", web::route().to(sign_in))
             .route("/extract", web::route().to(welcome))
             .route("/extract/danger", web::route().to(confirmed))
+            .service(
+                web::resource("/same-origin").wrap(GuardMiddleware::new(same_origin())).to(open),
+            )
             .service(web::scope("/nest").service(inside).service(around))
             .service(
                 web::scope("/any")
@@ -445,5 +458,94 @@ async fn optional_extractor_is_none_for_nobody_and_error_in_outage() {
             }
             stand.store.heal();
         }
+    }
+}
+
+const SHOP: (&str, &str) = ("host", "shop.example");
+const OURS: (&str, &str) = ("origin", "https://shop.example");
+const EVIL: (&str, &str) = ("origin", "https://evil.example");
+const CROSS_SITE: (&str, &str) = ("sec-fetch-site", "cross-site");
+const SAME_ORIGIN: (&str, &str) = ("sec-fetch-site", "same-origin");
+const HANDSHAKE: (&str, &str) = ("upgrade", "websocket");
+
+/// What it shows, method, target, header fields, status
+const ORIGINS: &[(&str, &str, &str, Headers, u16)] = &[
+    ("cross-site POST", "POST", "", &[SHOP, EVIL, CROSS_SITE], 403),
+    ("same-origin POST", "POST", "", &[SHOP, OURS, SAME_ORIGIN], 200),
+    ("cross-site GET", "GET", "", &[SHOP, CROSS_SITE], 200),
+    ("WebSocket of another site", "GET", "", &[SHOP, HANDSHAKE, EVIL, CROSS_SITE], 403),
+    ("WebSocket of this site", "GET", "", &[SHOP, HANDSHAKE, OURS, SAME_ORIGIN], 200),
+    ("trusted origin", "POST", "", &[SHOP, ("origin", "https://login.example"), CROSS_SITE], 200),
+    ("no browser", "POST", "", &[SHOP], 200),
+    ("old browser", "POST", "", &[SHOP, OURS], 200),
+    ("old browser on another site", "POST", "", &[SHOP, EVIL], 403),
+    ("Host rewritten by a proxy", "POST", "", &[("host", "10.0.0.7:3000"), OURS], 403),
+    (
+        "Host rewritten by a proxy, with Sec-Fetch-Site",
+        "POST",
+        "",
+        &[("host", "10.0.0.7:3000"), OURS, SAME_ORIGIN],
+        200,
+    ),
+    (
+        "what a client says about a proxy",
+        "POST",
+        "",
+        &[SHOP, EVIL, ("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")],
+        403,
+    ),
+    ("authority of HTTP/2", "POST", "https://shop.example", &[OURS], 200),
+    ("another authority of HTTP/2", "POST", "https://shop.example", &[EVIL], 403),
+    ("repeated Origin", "POST", "", &[SHOP, OURS, OURS], 403),
+    ("repeated Sec-Fetch-Site", "POST", "", &[SHOP, OURS, SAME_ORIGIN, SAME_ORIGIN], 403),
+    ("repeated Host", "POST", "", &[SHOP, SHOP, OURS], 403),
+    ("repeated Upgrade", "GET", "", &[SHOP, HANDSHAKE, HANDSHAKE, EVIL], 403),
+];
+
+#[tokio::test]
+async fn requests_of_other_sites_are_refused() {
+    let (stand, ..) = stand().await;
+    // It asks for no session, so it needs no session layer.
+    for layers in [std::slice::from_ref(&stand.sessions), &[]] {
+        for app in apps(layers).await {
+            for (row, method, authority, headers, status) in ORIGINS.iter().copied() {
+                let row = format!("{} {row}", app.framework);
+                let reply =
+                    ask(&app, method, &format!("{authority}/same-origin"), headers, "").await;
+                assert_eq!(reply.status, status, "{row}: {reply:?}");
+                let expected = match status {
+                    200 => ("done", vec![], vec![]),
+                    _ => (
+                        "the request was sent by another site",
+                        vec!["sec-fetch-site, origin"],
+                        vec!["no-store"],
+                    ),
+                };
+                let answer = (&*reply.body, reply.all("vary"), reply.all("cache-control"));
+                assert_eq!(answer, expected, "{row}");
+            }
+        }
+    }
+    assert_eq!(stand.taken_verbs(), []);
+}
+
+/// Another site learns nothing of who is signed in.
+#[tokio::test]
+async fn origin_is_checked_before_the_session_is_read() {
+    let (stand, alice, _) = stand().await;
+    for app in apps(std::slice::from_ref(&stand.sessions)).await {
+        let foreign: Headers = &[SHOP, EVIL, CROSS_SITE, ("accept", "text/html")];
+        let own: Headers = &[SHOP, OURS, SAME_ORIGIN, ("accept", "text/html")];
+        for cookie in ["", &alice] {
+            assert_eq!(ask(&app, "POST", "/both", foreign, cookie).await.status, 403);
+        }
+        assert_eq!(stand.taken_verbs(), []);
+        assert_eq!(ask(&app, "POST", "/both", own, &alice).await.body, "welcome alice");
+        assert_eq!(ask(&app, "POST", "/both", own, "").await.all("location"), ["/sign-in"]);
+        assert_eq!(stand.taken_verbs(), [Load]);
+    }
+    let refused = ["https://Login.example", "https://login.example/", "login.example", "*"];
+    for origin in refused {
+        assert_eq!(Guard::same_origin().trust(origin).unwrap_err(), ConfigError::Origin);
     }
 }

@@ -92,13 +92,7 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let (inner, guard) = (self.inner.clone(), self.guard.clone());
         Box::pin(async move {
-            let handle = request.extensions().get::<SessionHandle>().cloned();
-            let session = match handle {
-                Some(handle) => handle.session().await,
-                None => Err(missing_layer(FIX)),
-            };
-            let head = head::of(request.request());
-            match session.and_then(|session| guard.check(session, &head)) {
+            match check(&guard, &request).await {
                 Ok(()) => inner.call(request).await.map(ServiceResponse::map_into_left_body),
                 // A response and not an error: whatever is further out sees what the visitor gets.
                 Err(error) => {
@@ -109,4 +103,14 @@ where
             }
         })
     }
+}
+
+async fn check(guard: &Guard, request: &ServiceRequest) -> Result<()> {
+    guard.check_head(&head::of(request.request()))?;
+    if !guard.needs_session() {
+        return Ok(());
+    }
+    let handle = request.extensions().get::<SessionHandle>().cloned();
+    let session = handle.ok_or_else(|| missing_layer(FIX))?.session().await?;
+    guard.check(session, &head::of(request.request()))
 }

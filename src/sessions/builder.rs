@@ -352,6 +352,11 @@ pub enum ConfigError {
     /// See [`Builder::sign_in_page`] and [`Builder::step_up_page`].
     #[error("page to sign in or to authenticate again: printable ASCII characters without spaces")]
     Page,
+    /// See [`Guard::trust`](crate::Guard::trust).
+    #[error(
+        "trusted origin: `scheme://host` or `scheme://host:port` as browsers write it, in small letters and without the scheme's own port"
+    )]
+    Origin,
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The layer for a group of routes.
 
+use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -72,8 +74,48 @@ pub struct GuardService<S> {
     guard: Arc<Guard>,
 }
 
-/// The response future of [`GuardService`].
-pub type GuardFuture<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+pin_project! {
+    /// The response future of [`GuardService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GuardFuture<F, B, E> {
+        #[pin]
+        state: State<F, B, E>,
+    }
+}
+
+/// A request that is answered by the routes once its session has been looked at.
+type Checking<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, B, E> {
+        Refused { #[pin] answer: Ready<Result<Response<B>, E>> },
+        // Most requests of a guard that uses no session: nothing is allocated for them.
+        Passing { #[pin] inner: F },
+        Checking { checking: Checking<B, E> },
+    }
+}
+
+impl<F, B, E> Future for GuardFuture<F, B, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Refused { answer } => answer.poll(cx),
+            StateProjection::Passing { inner } => inner.poll(cx),
+            StateProjection::Checking { checking } => checking.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, B, E> std::fmt::Debug for GuardFuture<F, B, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuardFuture").finish_non_exhaustive()
+    }
+}
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for GuardService<S>
 where
@@ -84,18 +126,24 @@ where
 {
     type Response = Response<ResBody>;
     type Error = S::Error;
-    type Future = GuardFuture<ResBody, S::Error>;
+    type Future = GuardFuture<S::Future, ResBody, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if let Err(error) = self.guard.check_head(&head::of(&request)) {
+            return GuardFuture { state: State::Refused { answer: ready(Ok(refused(error))) } };
+        }
+        if !self.guard.needs_session() {
+            return GuardFuture { state: State::Passing { inner: self.inner.call(request) } };
+        }
         let guard = self.guard.clone();
         // The one that is ready.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(async move {
+        let checking = Box::pin(async move {
             let handle = request.extensions().get::<SessionHandle>().cloned();
             let session = match handle {
                 Some(handle) => handle.session().await,
@@ -106,7 +154,8 @@ where
                 Ok(()) => inner.call(request).await,
                 Err(error) => Ok(refused(error)),
             }
-        })
+        });
+        GuardFuture { state: State::Checking { checking } }
     }
 }
 
