@@ -143,6 +143,8 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+    /// The browser drops the cookie of a page that it loaded over plain http from another machine.
+    warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
 }
 
 #[cfg(all(test, feature = "tracing"))]
