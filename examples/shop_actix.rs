@@ -18,7 +18,7 @@ use unsticky::{Result, Session, Sessions, SignedIn};
 
 mod shop;
 
-use shop::{Add, CART, Cart, End, Id, Password, SignIn, Text};
+use shop::{Add, CART, Cart, End, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "actix-web";
 
@@ -84,9 +84,8 @@ async fn your_sessions(user: SignedIn) -> Result<Html> {
 }
 
 async fn end(user: SignedIn, Form(form): Form<End>) -> Result<Redirect> {
-    let Id(id) = form.id;
     // Nothing happens if it is somebody else's, or has ended already.
-    user.session.directory()?.revoke(id).await?;
+    user.session.directory()?.revoke(form.id).await?;
     Ok(Redirect::to("/sessions").see_other())
 }
 
@@ -108,4 +107,44 @@ async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
     // Called again on the newer cart if another request has just changed it: no article is lost.
     session.update(CART, move |cart| cart.push(item.clone()))?;
     Ok(Redirect::to("/").see_other())
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "these are tests")]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::http::StatusCode;
+    use actix_web::test::{TestRequest, call_service, init_service, read_body};
+    use unsticky::store::MemoryStore;
+    use unsticky::testing::{self, ManualClock};
+
+    use super::*;
+
+    async fn get(sessions: &Sessions, path: &str, cookie: &str) -> (StatusCode, String) {
+        let app = App::new().wrap(SessionMiddleware::new(sessions.clone())).configure(routes);
+        let app = init_service(app).await;
+        let request = TestRequest::get().uri(path).insert_header(("cookie", cookie));
+        let response = call_service(&app, request.to_request()).await;
+        (response.status(), String::from_utf8(read_body(response).await.to_vec()).unwrap())
+    }
+
+    #[actix_web::test]
+    async fn signed_in_visitor_sees_cart_and_sessions_until_idle_timeout() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        let sessions = Sessions::builder(store).clock(clock.clone()).build().unwrap();
+        let cart = vec!["a book".to_owned()];
+        let cookie = testing::signed_in(&sessions, "alice", |it| it.insert(CART, &cart)).await;
+        let cookie = cookie.unwrap();
+
+        let (_, cart) = get(&sessions, "/cart.json", &cookie).await;
+        assert!(cart.contains("\"signed_in\":\"alice\",\"items\":[\"a book\"]"), "{cart}");
+        let (status, page) = get(&sessions, "/sessions", &cookie).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(page.contains("Signed in as <b>alice</b>") && page.contains("this device"));
+
+        clock.advance(Duration::from_secs(30 * 60));
+        assert_eq!(get(&sessions, "/sessions", &cookie).await.0, StatusCode::UNAUTHORIZED);
+    }
 }

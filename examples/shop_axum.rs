@@ -21,7 +21,7 @@ use unsticky::{Result, Session, Sessions, SignedIn};
 
 pub(crate) mod shop;
 
-use shop::{Add, CART, Cart, End, Id, Password, SignIn, Text};
+use shop::{Add, CART, Cart, End, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "axum";
 
@@ -83,9 +83,8 @@ async fn your_sessions(user: SignedIn) -> Result<Html<String>> {
 }
 
 async fn end(user: SignedIn, Form(form): Form<End>) -> Result<Redirect> {
-    let Id(id) = form.id;
     // Nothing happens if it is somebody else's, or has ended already.
-    user.session.directory()?.revoke(id).await?;
+    user.session.directory()?.revoke(form.id).await?;
     Ok(Redirect::to("/sessions"))
 }
 
@@ -107,4 +106,46 @@ async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
     // Called again on the newer cart if another request has just changed it: no article is lost.
     session.update(CART, move |cart| cart.push(item.clone()))?;
     Ok(Redirect::to("/"))
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "these are tests")]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, StatusCode};
+    use tower::ServiceExt as _;
+    use unsticky::store::MemoryStore;
+    use unsticky::testing::{self, ManualClock};
+
+    use super::*;
+
+    async fn get(app: &Router, path: &str, cookie: &str) -> (StatusCode, String) {
+        let request = Request::get(path).header("cookie", cookie).body(Body::empty()).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn signed_in_visitor_sees_cart_and_sessions_until_idle_timeout() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        let sessions = Sessions::builder(store).clock(clock.clone()).build().unwrap();
+        let app = app(sessions.clone());
+        let cart = vec!["a book".to_owned()];
+        let cookie = testing::signed_in(&sessions, "alice", |it| it.insert(CART, &cart)).await;
+        let cookie = cookie.unwrap();
+
+        let (_, cart) = get(&app, "/cart.json", &cookie).await;
+        assert!(cart.contains("\"signed_in\":\"alice\",\"items\":[\"a book\"]"), "{cart}");
+        let (status, page) = get(&app, "/sessions", &cookie).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(page.contains("Signed in as <b>alice</b>") && page.contains("this device"));
+
+        clock.advance(Duration::from_secs(30 * 60));
+        assert_eq!(get(&app, "/sessions", &cookie).await.0, StatusCode::UNAUTHORIZED);
+    }
 }

@@ -145,6 +145,8 @@ events! {
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
     /// A page of another site made a browser send a request that may change something.
     warn cross_origin(reason: &str) "a request of another site was refused";
+    /// The browser drops the cookie of a page that it loaded over plain http from another machine.
+    warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
 }
 
 #[cfg(all(test, feature = "tracing"))]

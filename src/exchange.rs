@@ -3,7 +3,8 @@
 //! The tower layer and the actix-web middleware of this crate are thin shells around this module, and
 //! an adapter for another framework can be one too:
 //!
-//! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O, and nothing is parsed;
+//! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O, and nothing is parsed; and
+//!    [`Exchange::note_origin`], which helps in development;
 //! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] parses the fields and reads
 //!    the record when a handler first asks;
 //! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response;
@@ -41,6 +42,7 @@ use std::task::{Context, Poll};
 
 use crate::completion::RunToCompletion;
 use crate::cookie::parse::Presented;
+use crate::cookie::plain_http::drops_secure_cookies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::session::Session;
@@ -59,6 +61,8 @@ pub use crate::head::request::{RequestHead, Wants};
 #[must_use = "what the handler changed is kept only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
+    /// The request came from a page whose browser drops a `Secure` cookie.
+    drops_cookie: bool,
     /// Nothing is left to do here: it is finished, or a layer further out has the same [`Sessions`],
     /// whose session is used here and finished there.
     is_over: bool,
@@ -90,7 +94,15 @@ impl Exchange {
             }
             LazySession::new(sessions.clone(), cookies)
         });
-        Self { handle: SessionHandle { session, outer }, is_over }
+        Self { handle: SessionHandle { session, outer }, drops_cookie: false, is_over }
+    }
+
+    /// Looks at the value of the request's Origin header field, if there is one. If it is a page on
+    /// [plain http](crate::Cookie#plain-http), and a `Secure` cookie is sent to it that its browser will drop, the
+    /// log says so, once for these [`Sessions`]. The response stays the same.
+    pub fn note_origin(&mut self, origin: Option<&[u8]>) {
+        let is_secure = self.handle.sessions().settings().cookie.is_secure;
+        self.drops_cookie = is_secure && origin.is_some_and(drops_secure_cookies);
     }
 
     /// What extractors get the session from.
@@ -107,16 +119,18 @@ impl Exchange {
             return Finish::Ready(Reply::default());
         };
         let failed = session.sessions().settings().options.on_failed_response.discards(status);
+        let drops_cookie = self.drops_cookie;
         if let Some(closed) = session.close_without_commit(failed) {
-            return Finish::Ready(Reply::of(closed, None));
+            return Finish::Ready(Reply::of(&session, closed, None, drops_cookie));
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             let error = Error::unavailable("a commit needs a tokio runtime");
-            return Finish::Ready(Reply::of(session.close_failed(), Some(error)));
+            let closed = session.close_failed();
+            return Finish::Ready(Reply::of(&session, closed, Some(error), drops_cookie));
         };
-        Finish::Pending(Commit(RunToCompletion::new(runtime, |driver| async move {
+        Finish::Pending(Commit(RunToCompletion::new(runtime, move |driver| async move {
             let (committed, closed) = session.commit_and_close(&driver, failed).await;
-            Reply::of(closed, committed.err())
+            Reply::of(&session, closed, committed.err(), drops_cookie)
         })))
     }
 
@@ -242,7 +256,15 @@ impl Reply {
         !self.vary && self.set_cookie.is_none() && self.error.is_none()
     }
 
-    fn of(closed: ResponseEffects, error: Option<Error>) -> Self {
+    fn of(
+        session: &Session,
+        closed: ResponseEffects,
+        error: Option<Error>,
+        drops_cookie: bool,
+    ) -> Self {
+        if let Some(header) = closed.cookie.as_deref().filter(|_| drops_cookie) {
+            session.sessions().settings().tell_of_dropped_cookie(header);
+        }
         Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
 

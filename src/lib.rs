@@ -70,12 +70,14 @@
 //!
 //! - [`Session`]: what a handler can do, and what each write promises.
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
+//! - [`Cookie`]: its name and attributes, and development over plain http.
 //! - [`connect`]: a store from an address, for configuration by environment.
 //! - [`SignedIn`]: for routes that need a user who is signed in; [`AuthenticatedWithin`]: and who
 //!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
 //! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
 //! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
+//! - `testing::signed_in`: somebody who is signed in, for the tests of your application.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
 //! - [`ErrorKind`]: what can go wrong, and which response it becomes; [`Builder::on_error`]: your own pages
 //!   for it.
@@ -95,7 +97,7 @@
 //! | `memory` | `MemoryStore`, for development and tests |
 //! | `tracing` | events for what goes wrong and what matters to security |
 //! | `metrics` | counters of the same events, and how long the store takes |
-//! | `testing` | the conformance suite, spy and fault doubles, the manual clock |
+//! | `testing` | signed-in visitors, the conformance suite, spy and fault doubles, the manual clock |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "actix")]
@@ -136,7 +138,7 @@ pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::guard::Guard;
 pub use crate::head::local_path::{LocalPath, Next};
-pub use crate::record::key::{AsKey, Key, RuntimeKey};
+pub use crate::record::key::{AsKey, Key, RuntimeKey, StoredAs};
 pub use crate::record::lifetime::{Lifetime, Persistence};
 pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::answer::OnError;
@@ -10,6 +11,7 @@ use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event;
 use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::authority::SecretStatus;
@@ -56,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) key_locks: KeyLocks,
     /// Namespace and epoch, as every key begins.
     pub(crate) key_prefix: String,
+    /// Whether it was told that browsers drop the cookie, because it is `Secure` and their page is not.
+    pub(crate) plain_http_told: AtomicBool,
 }
 
 /// What an application chooses, as it stands in the configuration.
@@ -132,6 +136,13 @@ impl Settings {
             && loaded.authority.is_presented
             && self.options.concurrent().rejects()
             && loaded.secret_status() == SecretStatus::Current
+    }
+
+    /// Tells, the first time, that the browser drops the token in this Set-Cookie header field.
+    pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
+        if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
+            event::secure_cookie_on_plain_http(self.cookie.name());
+        }
     }
 
     /// A new write's tag.

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use support::runtime;
 use support::stand::{Backend, SEED, Stand};
@@ -196,8 +198,8 @@ async fn value_of_wrong_type_returns_decode_error_and_is_kept() {
 #[tokio::test]
 async fn value_that_cannot_be_encoded_returns_error() {
     let stand = stand();
-    let key: Key<std::collections::HashMap<(u8, u8), u8>> = Key::new("map");
-    let insert = async |session: Session| session.insert(key, &[((1, 2), 3)].into());
+    let key: Key<HashMap<(u8, u8), u8>> = Key::new("map");
+    let insert = async |session: Session| session.insert(key, &HashMap::from([((1, 2), 3)]));
     let visit = stand.visit("", insert).await;
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Encode), None));
 }
@@ -209,7 +211,7 @@ async fn record_over_size_limit_is_rejected_and_left_unchanged() {
     let before = stand.stored(&key).await;
     let insert = async |session: Session| {
         for number in 0..10 {
-            session.insert(&Key::<String>::runtime(number.to_string()), &"x".repeat(10_000))?;
+            session.insert(Key::<String>::runtime(number.to_string()), &"x".repeat(10_000))?;
         }
         Ok(())
     };

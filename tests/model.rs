@@ -1415,7 +1415,7 @@ impl Real {
         let mut decided = Vec::new();
         let result = match act.clone() {
             Act::Edit(Edit::Insert { key, value, survives }) => {
-                session.insert(&marked(key, survives), &value).map(|()| None)
+                session.insert(marked(key, survives), &value).map(|()| None)
             }
             Act::Edit(Edit::Remove(index)) => {
                 session.remove(key(index));
@@ -1454,7 +1454,7 @@ impl Real {
                     for edit in &edits {
                         match *edit {
                             Edit::Insert { key, value, survives } => {
-                                values.insert(&marked(key, survives), &value)?;
+                                values.insert(marked(key, survives), &value)?;
                             }
                             Edit::Remove(index) => values.remove(key(index)),
                             Edit::Take(index) => {

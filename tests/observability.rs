@@ -232,6 +232,12 @@ async fn everything_happens() {
     let others = stand.process(|builder| builder);
     let inner = Exchange::begin(&others, [""], Some(outer.handle()));
     drop((inner.finish(200), outer.finish(200)));
+
+    // A sign-in on a page that was loaded over plain http.
+    let mut exchange = Exchange::begin(&stand.sessions, [""], None);
+    exchange.note_origin(Some(b"http://shop.test"));
+    exchange.handle().session().await.unwrap().sign_in("alice").unwrap();
+    finished(exchange).await;
 }
 
 /// On one thread, with a clock that jumps to the next time limit.

@@ -46,6 +46,7 @@ fn session_futures_are_send() {
     send(session.save());
     send(session.reload());
     send(session.transact(|_| Ok(())));
+    send(unsticky::testing::signed_in(session.sessions(), "alice", |_| Ok(())));
     fn finish(exchange: Exchange) {
         if let Finish::Pending(reply) = exchange.finish(200) {
             send(reply);

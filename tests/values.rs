@@ -168,7 +168,13 @@ async fn largest_integers_come_back(on: Backend) {
     assert_eq!(stored(&stand, NUMBERED, &numbered).await, numbered);
 }
 
-on_every_store!(notable_floats_come_back_bit_for_bit, largest_integers_come_back);
+on_every_store!(
+    notable_floats_come_back_bit_for_bit,
+    largest_integers_come_back,
+    text_is_stored_as_string,
+    keys_are_those_of_view_and_record,
+    json_is_text_as_stored,
+);
 
 proptest! {
     #[test]
@@ -395,4 +401,165 @@ async fn changes_that_only_the_type_could_notice_are_those_documented() {
     assert_read_as(Number::Wide(1 << 100), Number::Float(2_f64.powi(100))).await;
     assert_read_as(Skipping { skipped: 1 }, Skipping { skipped: 0 }).await;
     assert_read_as(json!(f64::NAN), json!(null)).await;
+}
+
+const NUMBER: Key<u64> = Key::new("number");
+const WORD: Key<String> = Key::new("word");
+
+/// Whatever the shape of a value, its type is the key's.
+#[tokio::test]
+async fn values_of_usual_shapes_are_inserted() {
+    const FLOAT: Key<f32> = Key::new("float");
+    const LIST: Key<Vec<u8>> = Key::new("list");
+    const MAYBE: Key<Option<u8>> = Key::new("maybe");
+    const PAIR: Key<(u8, String)> = Key::new("pair");
+    const MAP: Key<BTreeMap<String, u8>> = Key::new("map");
+    const ARRAY: Key<[u16; 2]> = Key::new("array");
+    const UNIT: Key<()> = Key::new("unit");
+
+    let session = Session::detached();
+    let (number, list, word) = (6_u64, vec![1_u8], "w".to_owned());
+    let all = [
+        session.insert(NUMBER, &1),
+        session.insert(NUMBER, &(number + 1)),
+        session.insert(NUMBER, &number),
+        session.insert(NUMBER, &"7".parse::<u64>().unwrap()),
+        session.insert(NUMBER, &u64::from(7_u8)),
+        session.insert(FLOAT, &1.5),
+        session.insert(FLOAT, &f32::MAX),
+        session.insert(LIST, &vec![]),
+        session.insert(LIST, &vec![1, 2]),
+        session.insert(LIST, &Vec::new()),
+        session.insert(LIST, &list),
+        session.insert(LIST, &[list.clone(), vec![3]].concat()),
+        session.insert(LIST, &list.iter().map(|item| item + 1).collect::<Vec<_>>()),
+        session.insert(MAYBE, &None),
+        session.insert(MAYBE, &Some(1)),
+        session.insert(PAIR, &(1, word.clone())),
+        session.insert(MAP, &BTreeMap::new()),
+        session.insert(MAP, &[("a".to_owned(), 1)].into_iter().collect::<BTreeMap<_, _>>()),
+        session.insert(ARRAY, &[1, 2]),
+        session.insert(UNIT, &()),
+        session.insert(WORD, &word),
+        session.insert(WORD, &format!("{word}!")),
+        session.insert(WORD, &String::new()),
+        session.insert(WORD, word.as_str()),
+        session.insert(WORD, &*word),
+        session.insert(WORD, "text"),
+        session.insert(Key::<String>::runtime("runtime"), "text"),
+    ];
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+}
+
+async fn text_is_stored_as_string(on: Backend) {
+    let stand = on.stand();
+    let texts = ["", "dark", "Ünïcode \"quoted\" \u{0}\u{1f600}"];
+    for text in texts {
+        let cookie =
+            stand.visit("", async |session: Session| session.insert(WORD, text)).await.cookie();
+        let read = async |session: Session| Ok((session.get(WORD)?, session.json("word")?));
+        let json = serde_json::to_string(text).unwrap();
+        assert_eq!(stand.visit(&cookie, read).await.ok(), (Some(text.to_owned()), Some(json)));
+        // It is the value that stands there already.
+        stand.spy.take();
+        stand.visit(&cookie, async |session: Session| session.insert(WORD, text)).await.ok();
+        assert_eq!(stand.taken_verbs(), [Verb::Load]);
+        let decided = async |session: Session| {
+            session.transact(move |values| values.insert(WORD, &*format!("{text}!"))).await?;
+            session.get(WORD)
+        };
+        assert_eq!(stand.visit(&cookie, decided).await.ok(), Some(format!("{text}!")));
+    }
+    let long = "x".repeat(70_000);
+    let failure = stand.visit("", async |session: Session| session.insert(WORD, &*long)).await;
+    assert_eq!(failure.failure(), Some(ErrorKind::TooLarge));
+}
+
+/// Of the record, and of what the request has changed of it.
+async fn keys_are_those_of_view_and_record(on: Backend) {
+    let stand = on.stand();
+    let write = async |session: Session| {
+        assert_eq!(session.keys(), [""; 0]);
+        for name in ["c", "a", "é", "A", "", "b"] {
+            session.insert(Key::<u32>::runtime(name), &1)?;
+        }
+        Ok(session.keys())
+    };
+    let written = stand.visit("", write).await;
+    let cookie = written.cookie();
+    assert_eq!(written.ok(), ["", "A", "a", "b", "c", "é"]);
+    let read = async |session: Session| {
+        let stored = session.keys();
+        session.remove(Key::<u32>::new("b"));
+        session.insert(Key::<u32>::new("aa"), &1)?;
+        session.insert(Key::<u32>::new("c"), &2)?;
+        let of_transaction = session.transact(|values| {
+            values.insert(Key::<u32>::new("z"), &1)?;
+            Ok(values.keys())
+        });
+        let changed = session.keys();
+        let of_transaction = of_transaction.await?;
+        session.clear();
+        let cleared = session.keys();
+        session.insert(Key::<u32>::new("new"), &1)?;
+        Ok([stored, changed, of_transaction, cleared, session.keys()])
+    };
+    let [stored, changed, of_transaction, cleared, new] = stand.visit(&cookie, read).await.ok();
+    assert_eq!(stored, ["", "A", "a", "b", "c", "é"]);
+    assert_eq!(changed, ["", "A", "a", "aa", "c", "é"]);
+    assert_eq!(of_transaction, ["", "A", "a", "aa", "c", "z", "é"]);
+    assert_eq!((cleared, new), (Vec::new(), vec!["new".to_owned()]));
+    let after = stand.visit(&cookie, async |session: Session| Ok(session.keys())).await.ok();
+    assert_eq!(after, ["new"]);
+}
+
+async fn json_is_text_as_stored(on: Backend) {
+    const FLOATS: Key<Vec<f32>> = Key::new("floats");
+    let stand = on.stand();
+    let write = async |session: Session| {
+        session.insert(FLOATS, &vec![1.5, 2.0])?;
+        session.insert(WORD, "a \"b\"")?;
+        Ok([session.json("floats")?, session.json("word")?, session.json("none")?])
+    };
+    let written = stand.visit("", write).await;
+    let cookie = written.cookie();
+    let expected = [Some("[1.5,2.0]".to_owned()), Some("\"a \\\"b\\\"\"".to_owned()), None];
+    assert_eq!(written.ok(), expected);
+    let read = async |session: Session| {
+        session
+            .transact(|values| {
+                Ok([values.json("floats")?, values.json("word")?, values.json("none")?])
+            })
+            .await
+    };
+    assert_eq!(stand.visit(&cookie, read).await.ok(), expected);
+}
+
+/// Bytes that another program has put there: what is no text is an error, and all else is passed on.
+#[tokio::test]
+async fn json_of_damaged_value_is_decode_error() {
+    let stand = Backend::memory().stand();
+    let write = async |session: Session| session.insert(WORD, SECRET);
+    let cookie = stand.visit("", write).await.cookie();
+    let key = stand.key(&cookie).await;
+    let mut bytes = stand.stored(&key).await.to_vec();
+    let place = bytes.windows(SECRET.len()).position(|part| part == SECRET.as_bytes()).unwrap();
+    let read = async |session: Session| {
+        let error = session.json("word").err();
+        Ok((session.keys(), error, session.transact(|values| values.json("word")).await.err()))
+    };
+    // The opening quote, which leaves text that is no JSON.
+    bytes[place - 1] = b'?';
+    stand.put(&key, bytes.clone()).await;
+    let (keys, error, of_transaction) = stand.visit(&cookie, read).await.ok();
+    assert_eq!((keys.as_slice(), error.is_none()), (&["word".to_owned()][..], true));
+    assert!(of_transaction.is_none());
+    bytes[place] = 0xff;
+    stand.put(&key, bytes).await;
+    let (keys, error, of_transaction) = stand.visit(&cookie, read).await.ok();
+    assert_eq!(keys, ["word"]);
+    for error in [error.unwrap(), of_transaction.unwrap()] {
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        assert_shows_no_secret(&error);
+    }
 }

@@ -293,10 +293,10 @@ fn pending_changes_are_bounded_by_record_size() {
     let session = Session::detached();
     let value = "x".repeat(98);
     let key = |number: usize| Key::<String>::runtime(format!("{number:08}"));
-    let kept = (0..).take_while(|number| session.insert(&key(*number), &value).is_ok()).count();
+    let kept = (0..).take_while(|number| session.insert(key(*number), &value).is_ok()).count();
     // 100 bytes of JSON and 8 of the key, in 65,536.
     assert_eq!(kept, 606);
-    let error = session.insert(&key(kept), &value).unwrap_err();
+    let error = session.insert(key(kept), &value).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(!session.contains(key(kept)));
     let longer = move |text: &mut String| text.push_str(&"y".repeat(1000));
@@ -304,10 +304,10 @@ fn pending_changes_are_bounded_by_record_size() {
     assert_eq!(session.get(&key(0)).unwrap().as_deref(), Some(&value[..]));
     // What is overwritten or removed makes room.
     for _ in 0..10_000 {
-        session.insert(&key(0), &value).unwrap();
+        session.insert(key(0), &value).unwrap();
     }
     session.remove(key(1));
-    session.insert(&key(kept), &value).unwrap();
+    session.insert(key(kept), &value).unwrap();
 }
 
 /// The work for a change must not grow with those before it: forty thousand took seconds.
@@ -320,7 +320,7 @@ fn cost_of_changes_grows_linearly() {
             session.remove(Key::<u32>::runtime(number.to_string()));
         }
         for number in 0..changes {
-            session.insert(&Key::<u32>::runtime((number % 1000).to_string()), &1).unwrap();
+            session.insert(Key::<u32>::runtime((number % 1000).to_string()), &1).unwrap();
         }
         begun.elapsed()
     };

@@ -3,6 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -50,7 +51,7 @@ pub(crate) struct Add {
 /// The form of `POST /sessions/end`.
 #[derive(Deserialize)]
 pub(crate) struct End {
-    pub(crate) id: Id,
+    pub(crate) id: SessionId,
 }
 
 /// The form of `POST /password`.
@@ -58,19 +59,6 @@ pub(crate) struct End {
 pub(crate) struct Password {
     pub(crate) old: Text,
     pub(crate) new: Text,
-}
-
-/// The public id of a session. It is no credential, so a page may show it.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Id(pub(crate) SessionId);
-
-impl TryFrom<String> for Id {
-    type Error = unsticky::ParseIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(Self)
-    }
 }
 
 /// What a visitor typed: something, and not too much of it. Anything else is a bad request.
@@ -93,7 +81,7 @@ impl TryFrom<String> for Text {
 /// The answer to `GET /cart.json`.
 #[derive(Serialize)]
 pub(crate) struct Cart {
-    signed_in: Option<String>,
+    signed_in: Option<Arc<str>>,
     items: Vec<String>,
     served_by: u32,
     framework: &'static str,
@@ -102,7 +90,7 @@ pub(crate) struct Cart {
 impl Cart {
     pub(crate) fn of(session: &Session, framework: &'static str) -> unsticky::Result<Self> {
         Ok(Self {
-            signed_in: session.principal().map(|name| name.to_string()),
+            signed_in: session.principal(),
             items: session.get(CART)?.unwrap_or_default(),
             served_by: std::process::id(),
             framework,

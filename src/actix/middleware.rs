@@ -3,7 +3,7 @@ use std::future::{Ready, ready};
 use actix_web::HttpMessage as _;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
-use actix_web::http::header::COOKIE;
+use actix_web::http::header::{COOKIE, HeaderValue, ORIGIN};
 
 use super::future::ResponseFuture;
 use super::head;
@@ -119,7 +119,8 @@ where
         let outer = request.extensions().get::<SessionHandle>().cloned();
         let renderer = ErrorRenderer::of(&self.sessions, || head::of(request.request()));
         let cookies = request.headers().get_all(COOKIE).cloned();
-        let exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
+        let mut exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
+        exchange.note_origin(request.headers().get(ORIGIN).map(HeaderValue::as_bytes));
         request.extensions_mut().insert(exchange.handle());
         ResponseFuture::new(self.inner.call(request), exchange, outer, renderer)
     }

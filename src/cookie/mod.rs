@@ -1,4 +1,5 @@
 //! The session cookie: what we send, and how we find ours.
 
 pub(crate) mod parse;
+pub(crate) mod plain_http;
 pub(crate) mod template;

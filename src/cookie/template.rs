@@ -46,9 +46,33 @@ impl SameSite {
 /// // One session for app.example.com and api.example.com.
 /// let shared = Cookie::new("__Secure-id").domain("example.com").same_site(SameSite::Strict);
 /// // Plain http on a developer's machine: a name without prefix, and not Secure.
-/// let development = Cookie::for_plain_http();
+/// let development = Cookie::new("shop").insecure();
 /// # let _ = (shared, development);
 /// ```
+///
+/// # Plain http
+///
+/// Whether a browser keeps a `Secure` cookie that it got over plain http depends on the host in its address
+/// bar. A name with the prefix `__Host-` makes no difference:
+///
+/// | page | Chromium, Firefox | Safari |
+/// |---|---|---|
+/// | `http://localhost`, `http://app.localhost` | kept | dropped |
+/// | `http://127.0.0.1` and all of `127.0.0.0/8`, `http://[::1]` | kept | dropped |
+/// | any other name, such as `http://laptop` or `http://shop.test` | dropped | dropped |
+/// | any other address, such as `http://192.168.1.5` | dropped | dropped |
+///
+/// Chromium 156 and Firefox 153 were measured. The column of Safari is from [WebKit's bug
+/// 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), where this is being changed.
+///
+/// A dropped cookie shows as a sign-in that has no effect. The first time that a `Secure` session cookie is
+/// sent to a page of the last two rows, the event `secure_cookie_on_plain_http` says so. So the default
+/// cookie serves for development on `localhost`; for Safari, for another device in the network and for a
+/// container's name, use [`insecure`](Self::insecure).
+///
+/// Browsers keep one set of cookies for each host and do not tell ports apart (RFC 6265 8.5): two
+/// applications on `localhost:3000` and `localhost:3001` that use the same name sign each other out. Give each
+/// of them its own name, as in `Cookie::new("shop")`, or its own host, as in `shop.localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookie {
     name: Cow<'static, str>,
@@ -79,14 +103,41 @@ impl Cookie {
         }
     }
 
-    /// The cookie for development over plain http: named `id`, without `Secure`.
+    /// The cookie for development over plain http: `Cookie::new("id").insecure()`.
     ///
-    /// Everybody on the network can read it: never use it in production. Browsers take `Secure`
-    /// cookies from `http://localhost`, so the default often works in development too.
-    #[doc(alias("with_secure", "cookie_secure"))]
+    /// Never use it in production; see [`insecure`](Self::insecure).
     #[must_use]
     pub fn for_plain_http() -> Self {
-        Self { secure: false, ..Self::new("id") }
+        Self::new("id").insecure()
+    }
+
+    /// Leaves out `Secure`, so that browsers also keep the cookie over [plain http](Self#plain-http).
+    ///
+    /// Everybody on the network can read it then: only for development. It needs a name without a prefix such
+    /// as `__Host-`, allows neither [`SameSite::None`] nor [`partitioned`](Self::partitioned), and
+    /// [`Builder::build`](crate::Builder::build) refuses it otherwise.
+    ///
+    /// ```
+    /// use unsticky::{Cookie, Sessions};
+    ///
+    /// # #[cfg(feature = "memory")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = unsticky::connect("memory:")?;
+    /// // Two applications on one developer's machine, or two layers in one application.
+    /// let shop = Sessions::builder(store.clone()).cookie(Cookie::new("shop").insecure()).build()?;
+    /// let admin = Sessions::builder(store.clone()).cookie(Cookie::new("admin").insecure()).build()?;
+    /// # let _ = (shop, admin);
+    ///
+    /// assert!(Sessions::builder(store).cookie(Cookie::new("__Host-id").insecure()).build().is_err());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "memory"))]
+    /// # fn main() {}
+    /// ```
+    #[doc(alias("secure", "plain_http", "with_secure", "cookie_secure"))]
+    #[must_use]
+    pub fn insecure(self) -> Self {
+        Self { secure: false, ..self }
     }
 
     /// The path under which the browser sends the cookie. Default: `/`.
@@ -195,6 +246,8 @@ pub(crate) struct CookieTemplate {
     start: String,
     /// `; Path=/; Secure; …`
     attributes: String,
+    /// Browsers drop it where they take plain http for plain http.
+    pub(crate) is_secure: bool,
 }
 
 impl CookieTemplate {
@@ -212,7 +265,7 @@ impl CookieTemplate {
         if cookie.partitioned {
             attributes.push_str("; Partitioned");
         }
-        Self { start: format!("{}=", cookie.name), attributes }
+        Self { start: format!("{}=", cookie.name), attributes, is_secure: cookie.secure }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -242,6 +295,11 @@ impl CookieTemplate {
     /// The header that removes it; browsers only obey where all attributes are the same.
     pub(crate) fn removal(&self) -> String {
         self.header(None, Some(0))
+    }
+
+    /// Whether this header sets a token and does not remove it.
+    pub(crate) fn is_set_by(&self, header: &str) -> bool {
+        header.strip_prefix(&self.start).is_some_and(|rest| !rest.starts_with(';'))
     }
 
     fn header(&self, token: Option<&Token>, age: Option<u128>) -> String {
@@ -321,6 +379,9 @@ mod tests {
                 format!("{start}{a}{attributes}")
             );
             assert_eq!(template.removal(), format!("{start}{attributes}; Max-Age=0"));
+            assert_eq!(template.is_secure, attributes.contains("; Secure"));
+            assert!(template.is_set_by(&template.set(&token(), age, Persistence::Persistent)));
+            assert!(!template.is_set_by(&template.removal()));
         }
     }
 
@@ -344,9 +405,9 @@ mod tests {
             (Cookie::default().domain("example.com"), "__Secure-"),
             (Cookie::new("__host-id").domain("example.com"), "__Secure-"),
             (Cookie::default().path("/a"), "path /"),
-            (Cookie { secure: false, ..Cookie::default() }, "Secure"),
-            (Cookie { secure: false, ..Cookie::new("__Secure-id") }, "Secure"),
-            (Cookie { secure: false, ..Cookie::new("__Host-Http-id") }, "Secure"),
+            (Cookie::default().insecure(), "Secure"),
+            (Cookie::new("__Secure-id").insecure(), "Secure"),
+            (Cookie::new("__Host-Http-id").insecure(), "Secure"),
             (plain().same_site(SameSite::None), "SameSite=None"),
             (plain().partitioned(), "Partitioned"),
         ] {

@@ -317,6 +317,12 @@ impl View {
     pub(crate) fn is_empty(&self, base: &Values) -> bool {
         self.items(base).is_empty()
     }
+
+    /// The keys of the values, in ascending order.
+    pub(crate) fn keys(&self, base: &Values) -> Vec<String> {
+        let items = self.items(base);
+        items.iter().map(|item| String::from_utf8_lossy(item.key).into_owned()).collect()
+    }
 }
 
 /// Bytes of a slot.

@@ -15,13 +15,14 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many arrays and objects `serde_json` reads inside each other.
 const MAX_DEPTH: u8 = 127;
 
-/// Encodes a value, and refuses one that [`decoded`] could not return.
+/// Encodes a value, and refuses one that [`decoded`] could not return as a `T`.
 ///
 /// No message of an encoder or a decoder is passed on: it may quote the value.
-pub(crate) fn encoded<T>(name: &str, value: &T, max: usize) -> Result<Bytes>
-where
-    T: Serialize + DeserializeOwned,
-{
+pub(crate) fn encoded<T: DeserializeOwned>(
+    name: &str,
+    value: &(impl Serialize + ?Sized),
+    max: usize,
+) -> Result<Bytes> {
     let refused = |reason: &dyn Display| {
         Error::new(ErrorKind::Encode, format!("the value of {name:?}: {reason}"))
     };
@@ -51,6 +52,12 @@ pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T
         let context = format!("the value of {name:?}{}", place(&error));
         Error::new(ErrorKind::Decode, context)
     })
+}
+
+/// The JSON of a value, as it stands there.
+pub(crate) fn text(name: &str, bytes: &[u8]) -> Result<String> {
+    let not_text = |_| Error::new(ErrorKind::Decode, format!("the value of {name:?} is not UTF-8"));
+    str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
 /// Where in the JSON, if the type's own `Deserialize` lets it be known.
@@ -247,10 +254,20 @@ mod tests {
 
     #[test]
     fn value_is_encoded_within_size_and_decoded_as_its_type() {
-        assert_eq!(encoded("a", &"12345678".to_owned(), 10).unwrap(), &b"\"12345678\""[..]);
-        let error = encoded("a", &"12345678".to_owned(), 9).unwrap_err();
+        assert_eq!(encoded::<String>("a", "12345678", 10).unwrap(), &b"\"12345678\""[..]);
+        let error = encoded::<String>("a", "12345678", 9).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         assert_eq!(decoded::<u32>("a", b"x").unwrap_err().kind(), ErrorKind::Decode);
         assert_eq!(decoded::<u32>("a", b"7").unwrap(), 7);
+        assert_eq!(encoded::<u32>("a", "7", 9).unwrap_err().kind(), ErrorKind::Encode);
+    }
+
+    #[test]
+    fn text_of_value_is_its_bytes() {
+        assert_eq!(text("a", b"[ 1, 2 ]").unwrap(), "[ 1, 2 ]");
+        let error = text("a", b"\"SWORD\xff\"").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("\"a\"") && !shown.contains("SWORD"), "{shown}");
     }
 }

@@ -7,6 +7,8 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// The name of a session value together with its type.
 ///
 /// Declare keys as constants; then no handler repeats a name or a type:
@@ -19,7 +21,7 @@ use std::sync::Arc;
 ///
 /// # fn main() -> unsticky::Result<()> {
 /// let session = Session::detached();
-/// session.insert(THEME, &"dark".to_owned())?;
+/// session.insert(THEME, "dark")?;
 /// session.update(CART, |cart| cart.push("a book".to_owned()))?;
 /// assert_eq!(session.get(THEME)?.as_deref(), Some("dark"));
 /// assert_eq!(session.get(CART)?, Some(vec!["a book".to_owned()]));
@@ -178,6 +180,20 @@ pub trait AsKey: sealed::Sealed {
     fn survives(&self) -> bool;
 }
 
+/// A value that can be stored under a key of `T`: a `T` itself, or a `str` under a key of `String`.
+///
+/// Sealed: there are no other implementations. [`Session::insert`](crate::Session::insert) takes them.
+#[diagnostic::on_unimplemented(
+    message = "a `{Self}` is not what a key of `{T}` holds",
+    label = "expected `&{T}`",
+    note = "a key of `String` also takes a `&str`"
+)]
+pub trait StoredAs<T>: Serialize + sealed::Stored<T> {}
+
+impl<T: Serialize> StoredAs<T> for T {}
+
+impl StoredAs<String> for str {}
+
 /// A key's name, to be kept: one that is constant is not copied.
 #[derive(Debug, Clone)]
 pub(crate) enum Name {
@@ -235,6 +251,12 @@ mod sealed {
     pub trait Sealed {
         fn to_name(&self) -> Name;
     }
+
+    pub trait Stored<T> {}
+
+    impl<T> Stored<T> for T {}
+
+    impl Stored<String> for str {}
 
     impl<T> Sealed for Key<T> {
         fn to_name(&self) -> Name {

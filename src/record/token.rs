@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -22,6 +24,19 @@ const _: () = assert!(SECRET_BYTES * 8 >= 128);
 ///
 /// It is the record's key in the store and **not** a credential. It may be logged, listed, and sent
 /// to an administrator's page; who knows it cannot use the session.
+///
+/// As text, in JSON and in forms it is 22 characters of base64url, and anything else is refused:
+///
+/// ```
+/// use unsticky::SessionId;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let id: SessionId = "AAECAwQFBgcICQoLDA0ODw".parse()?;
+/// assert_eq!(serde_json::to_string(&id)?, "\"AAECAwQFBgcICQoLDA0ODw\"");
+/// assert!(serde_json::from_str::<SessionId>("\"somebody's\"").is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; ID_BYTES]);
 
@@ -74,6 +89,32 @@ impl FromStr for SessionId {
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         decode(text.as_bytes()).map(Self).ok_or(ParseIdError)
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.encoded(&mut [0; Self::ENCODED_LEN]))
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = SessionId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the 22 characters of a session id")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SessionId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Result;
 use crate::record::delta::View;
-use crate::record::json::{decoded, encoded};
-use crate::record::key::AsKey;
+use crate::record::json::{decoded, encoded, text};
+use crate::record::key::{AsKey, StoredAs};
 use crate::record::values::{Value, Values};
 
 /// The values of a stored record, to decide on and to change; see
@@ -43,18 +43,37 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, key.name()).is_some()
     }
 
-    /// Sets a value.
+    /// The names of all keys that have a value, in ascending order; see
+    /// [`Session::keys`](crate::Session::keys).
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.view.keys(self.base)
+    }
+
+    /// The JSON of a value as it is stored; see [`Session::json`](crate::Session::json).
+    ///
+    /// # Errors
+    ///
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8.
+    pub fn json(&self, name: &str) -> Result<Option<String>> {
+        self.view.get(self.base, name).map(|value| text(name, &value.bytes)).transpose()
+    }
+
+    /// Sets a value, as [`Session::insert`](crate::Session::insert) does.
     ///
     /// # Errors
     ///
     /// [`Encode`](crate::ErrorKind::Encode) if the value cannot be encoded, or [could not be read
     /// again](crate::Key#values); [`TooLarge`](crate::ErrorKind::TooLarge) if the values changed so far would
     /// be over the size of a record with it.
-    pub fn insert<K: AsKey>(&mut self, key: K, value: &K::Value) -> Result<()>
+    pub fn insert<K, V>(&mut self, key: K, value: &V) -> Result<()>
     where
-        K::Value: Serialize + DeserializeOwned,
+        K: AsKey,
+        K::Value: DeserializeOwned,
+        V: StoredAs<K::Value> + ?Sized,
     {
-        let value = Value::new(encoded(key.name(), value, self.max_record)?, key.survives());
+        let encoded = encoded::<K::Value>(key.name(), value, self.max_record)?;
+        let value = Value::new(encoded, key.survives());
         self.view.check_room(key.name(), &value, self.max_record)?;
         self.view.put(key.to_name(), Some(value));
         Ok(())

@@ -1,6 +1,7 @@
 //! The session as a handler sees it.
 
 pub(crate) mod commit;
+mod keys;
 mod load;
 pub(crate) mod signed_in;
 mod state;
@@ -24,7 +25,7 @@ use crate::limits::VIEW_ATTEMPTS;
 use crate::record::changes::Rotation;
 use crate::record::delta::{Change, UpdateFn};
 use crate::record::json::{decoded, encoded};
-use crate::record::key::AsKey;
+use crate::record::key::{AsKey, StoredAs};
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::{SignIn, checked_principal};
@@ -164,18 +165,38 @@ impl Session {
 
     /// Sets a value. A value equal to the one that this request has read costs no write.
     ///
+    /// The value is the key's own type, or text in place of a `String`:
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const THEME: Key<String> = Key::new("theme");
+    /// const VISITS: Key<u32> = Key::new("visits");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(THEME, "dark")?;
+    /// session.insert(VISITS, &1)?;
+    /// assert_eq!(session.get(THEME)?.as_deref(), Some("dark"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Encode`] if the value cannot be encoded, or [could not be read
     /// again](crate::Key#values); [`ErrorKind::TooLarge`] if the values that this request has changed would
     /// be larger than a record with it. Nothing is changed then.
     #[doc(alias("set", "put"))]
-    pub fn insert<K: AsKey>(&self, key: K, value: &K::Value) -> Result<()>
+    pub fn insert<K, V>(&self, key: K, value: &V) -> Result<()>
     where
-        K::Value: Serialize + DeserializeOwned,
+        K: AsKey,
+        K::Value: DeserializeOwned,
+        V: StoredAs<K::Value> + ?Sized,
     {
         let max_record = self.settings().options.max_record;
-        let value = Value::new(encoded(key.name(), value, max_record)?, key.survives());
+        let encoded = encoded::<K::Value>(key.name(), value, max_record)?;
+        let value = Value::new(encoded, key.survives());
         let mut state = self.state();
         state.changes.delta.view().check_room(key.name(), &value, max_record)?;
         state.changed().push(key.to_name(), Change::Set(value.clone()), Some(value));
@@ -264,7 +285,7 @@ impl Session {
                     None => K::Value::default(),
                 };
                 function(&mut value);
-                encoded(&name, &value, max_record)
+                encoded::<K::Value>(&name, &value, max_record)
             }
         });
         let before = changes_on_this_thread();
@@ -300,7 +321,7 @@ impl Session {
         self.state().base().map(|loaded| loaded.id)
     }
 
-    /// Who is signed in.
+    /// Who is signed in. It can be answered as JSON as it is.
     #[doc(alias("user", "user_id", "username"))]
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -258,6 +259,7 @@ impl Builder {
             entropy: self.entropy,
             key_locks: KeyLocks::default(),
             key_prefix: format!("{namespace}:{}:", self.epoch),
+            plain_http_told: AtomicBool::new(false),
         })
     }
 }

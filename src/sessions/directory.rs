@@ -66,7 +66,8 @@ pub struct Directory {
     current: Option<SessionId>,
 }
 
-/// A session in its principal's directory. It holds nothing secret.
+/// A session in its principal's directory. It holds nothing secret, and can be answered as JSON: all fields
+/// under their names, the times as RFC 3339 in UTC and whole seconds.
 #[doc(alias = "SessionInformation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,7 +1,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::COOKIE;
+use http::header::{COOKIE, HeaderValue, ORIGIN};
 use http::{Request, Response};
 use tower_service::Service;
 
@@ -40,7 +40,8 @@ where
         let outer = request.extensions().get::<SessionHandle>().cloned();
         let renderer = ErrorRenderer::of(&self.sessions, || head::of(&request));
         let cookies = request.headers().get_all(COOKIE).into_iter().cloned();
-        let exchange = Exchange::begin(&self.sessions, cookies, outer);
+        let mut exchange = Exchange::begin(&self.sessions, cookies, outer);
+        exchange.note_origin(request.headers().get(ORIGIN).map(HeaderValue::as_bytes));
         request.extensions_mut().insert(exchange.handle());
         ResponseFuture::new(self.inner.call(request), exchange, renderer)
     }

@@ -23,8 +23,12 @@ use crate::process::Program;
 /// How long the browser may take for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A host over plain http that no browser takes for its own machine.
-pub(crate) const PLAIN_HOST: &str = "shop.test";
+/// A name and an address, over plain http, that no browser takes for its own machine.
+pub(crate) const PLAIN_HOSTS: [&str; 2] = ["shop.test", "192.168.1.5"];
+
+/// Names and addresses of the browser's own machine, wherever the servers listen.
+pub(crate) const OWN_HOSTS: [&str; 5] =
+    ["localhost", "app.localhost", "127.0.0.1", "127.0.0.2", "[::1]"];
 
 /// An empty jar.
 pub(crate) const NO_COOKIES: [Value; 0] = [];
@@ -86,7 +90,8 @@ impl Driver {
             "--remote-debugging-pipe".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=900,700".to_owned(),
-            format!("--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"),
+            // Whatever the address bar says, the servers listen there.
+            "--host-resolver-rules=MAP * 127.0.0.1".to_owned(),
         ];
         if let Some(profile) = profile {
             arguments.push(format!("--user-data-dir={}", profile.display()));

@@ -4,7 +4,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use unsticky::{Cookie, Lifetime, SameSite};
 
-use crate::browser::{Browser, Driver, ForeignCookies, NO_COOKIES, PLAIN_HOST};
+use crate::browser::{Browser, Driver, ForeignCookies, NO_COOKIES, OWN_HOSTS, PLAIN_HOSTS};
 use crate::site::Site;
 
 async fn who(browser: &Browser) -> String {
@@ -44,7 +44,7 @@ async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     let site = Site::start(Cookie::default()).await;
-    for host in ["localhost", "127.0.0.1", "app.localhost"] {
+    for host in OWN_HOSTS {
         let cookie = in_and_out(&browser, &site.at(host), "__Host-id").await;
         assert_eq!(cookie["secure"], true);
         assert_eq!(cookie["sameSite"], "Lax");
@@ -52,12 +52,35 @@ async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
         assert_eq!(cookie["domain"], host);
     }
 
-    browser.open(&site.at(PLAIN_HOST)).await;
-    browser.press("#usual").await;
-    assert_eq!(who(&browser).await, "nobody");
-    assert_eq!(browser.jar().await, NO_COOKIES);
-    let site = Site::start(Cookie::for_plain_http()).await;
-    in_and_out(&browser, &site.at(PLAIN_HOST), "id").await;
+    let (secure, insecure) = (Cookie::new("id"), Cookie::new("id").insecure());
+    let (secure, insecure) = (Site::start(secure).await, Site::start(insecure).await);
+    for host in PLAIN_HOSTS {
+        for site in [&site, &secure] {
+            browser.open(&site.at(host)).await;
+            browser.press("#usual").await;
+            assert_eq!(who(&browser).await, "nobody", "{host}");
+            assert_eq!(browser.jar().await, NO_COOKIES, "{host}");
+        }
+        in_and_out(&browser, &insecure.at(host), "id").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applications_on_one_host_need_two_names() {
+    let driver = Driver::start();
+    for (names, first_stays) in [(["shop", "blog"], true), (["id", "id"], false)] {
+        let browser = driver.browser().await;
+        let [shop, blog] = names.map(|name| Site::start(Cookie::new(name).insecure()));
+        let (shop, blog) = (shop.await.at("localhost"), blog.await.at("localhost"));
+        for site in [&shop, &blog] {
+            browser.open(site).await;
+            browser.press("#usual").await;
+            assert_eq!(who(&browser).await, "alice");
+        }
+        assert_eq!(browser.jar().await.len(), if first_stays { 2 } else { 1 });
+        browser.open(&shop).await;
+        assert_eq!(who(&browser).await, if first_stays { "alice" } else { "nobody" }, "{names:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,141 @@
+//! Visitors with a session, for an application's own tests.
+
+use crate::error::Result;
+use crate::exchange::{Exchange, Finish};
+use crate::session::Session;
+use crate::settings::Sessions;
+
+/// Signs a visitor in and returns their cookie, as the value of a request's `Cookie` header field.
+///
+/// `values` fills the new session after the sign-in; it can also choose its lifetime. The session is stored, listed and limited as
+/// any other, so `sessions` must be the one that the application under test has.
+///
+/// ```
+/// # #[cfg(all(feature = "axum", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::body::{Body, to_bytes};
+/// use axum::http::Request;
+/// use axum::{Router, routing::get};
+/// use tower::ServiceExt as _;
+/// use unsticky::{Key, Result, Sessions, SignedIn, testing, tower::SessionLayer};
+///
+/// const THEME: Key<String> = Key::new("theme");
+///
+/// async fn profile(user: SignedIn) -> Result<String> {
+///     let theme = user.session.get(THEME)?.unwrap_or_default();
+///     Ok(format!("{} likes it {theme}", user.principal))
+/// }
+///
+/// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+/// let app: Router =
+///     Router::new().route("/profile", get(profile)).layer(SessionLayer::new(sessions.clone()));
+///
+/// let cookie = testing::signed_in(&sessions, "alice", |it| it.insert(THEME, "dark")).await?;
+///
+/// let request = Request::get("/profile").header("cookie", &cookie).body(Body::empty())?;
+/// let response = app.oneshot(request).await?;
+/// assert_eq!(to_bytes(response.into_body(), 100).await?, "alice likes it dark");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "axum", feature = "memory")))]
+/// # fn main() {}
+/// ```
+///
+/// The same in actix-web:
+///
+/// ```
+/// # #[cfg(all(feature = "actix", feature = "memory"))]
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use actix_web::{App, test, web};
+/// use unsticky::{Sessions, SignedIn, actix::SessionMiddleware, testing};
+///
+/// async fn profile(user: SignedIn) -> String {
+///     format!("hello {}", user.principal)
+/// }
+///
+/// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+/// let app = App::new()
+///     .wrap(SessionMiddleware::new(sessions.clone()))
+///     .route("/profile", web::get().to(profile));
+/// let app = test::init_service(app).await;
+///
+/// let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await?;
+///
+/// let request = test::TestRequest::get().uri("/profile").insert_header(("cookie", cookie));
+/// assert_eq!(test::call_and_read_body(&app, request.to_request()).await, "hello alice");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "actix", feature = "memory")))]
+/// # fn main() {}
+/// ```
+///
+/// # Errors
+///
+/// Those of `values`, of [`Session::sign_in`] and of its commit, such as
+/// [`TooManySessions`](crate::ErrorKind::TooManySessions).
+#[doc(alias("login", "force_login", "act_as"))]
+pub async fn signed_in(
+    sessions: &Sessions,
+    principal: impl AsRef<str>,
+    values: impl FnOnce(&Session) -> Result<()>,
+) -> Result<String> {
+    let (exchange, session) = begin(sessions).await?;
+    session.sign_in(principal)?;
+    values(&session)?;
+    finish(exchange).await
+}
+
+/// Has a new visitor do something with their session and returns the cookie that this gave them, as the
+/// value of a request's `Cookie` header field: for everything but a plain [sign-in](signed_in). The text is
+/// empty if no session was begun, and means a visitor without a cookie when it is sent.
+///
+/// ```
+/// use unsticky::{Key, Sessions, testing};
+///
+/// const CART: Key<Vec<u32>> = Key::new("cart");
+///
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+/// let cookie = testing::cookie(&sessions, async |it| it.insert(CART, &vec![7])).await?;
+/// assert!(cookie.starts_with("__Host-id="));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+///
+/// # Errors
+///
+/// Those of `handler` and of the commit after it.
+pub async fn cookie(
+    sessions: &Sessions,
+    handler: impl AsyncFnOnce(&Session) -> Result<()>,
+) -> Result<String> {
+    let (exchange, session) = begin(sessions).await?;
+    handler(&session).await?;
+    finish(exchange).await
+}
+
+/// The request of a visitor without a cookie.
+async fn begin(sessions: &Sessions) -> Result<(Exchange, Session)> {
+    let exchange = Exchange::begin(sessions, [""; 0], None);
+    let session = exchange.handle().session().await?;
+    Ok((exchange, session))
+}
+
+/// The cookie that the response sets, as the browser sends it back.
+async fn finish(exchange: Exchange) -> Result<String> {
+    let reply = match exchange.finish(200) {
+        Finish::Ready(reply) => reply,
+        Finish::Pending(reply) => reply.await,
+    };
+    if let Some(error) = reply.error {
+        return Err(error);
+    }
+    let cookie = reply.set_cookie.unwrap_or_default();
+    Ok(cookie.split(';').next().unwrap_or_default().to_owned())
+}
