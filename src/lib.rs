@@ -131,6 +131,7 @@ pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::record::key::{AsKey, Key, RuntimeKey};
 pub use crate::record::lifetime::{Lifetime, Persistence};
+pub use crate::record::loaded::Loss;
 pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};
 pub use crate::record::transaction::Transaction;

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::authority::SecretStatus;
+use crate::record::header::Header;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::tag::Tag;
@@ -115,6 +116,11 @@ impl Settings {
             && loaded.authority.is_presented
             && self.options.concurrent().rejects()
             && loaded.secret_status() == SecretStatus::Current
+    }
+
+    /// Whether a use of a session that stands like this is worth a write.
+    pub(crate) fn refresh_due(&self, header: &Header, now: Millis) -> bool {
+        header.clocks.refresh_due(now, &header.effective_lifetime(&self.options.lifetime))
     }
 
     /// A new write's tag.

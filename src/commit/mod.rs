@@ -113,6 +113,30 @@ pub(crate) struct EnrolmentProgress {
     key: OnceLock<(Arc<str>, StoreKey)>,
 }
 
+impl<'a> Commit<'a, '_> {
+    /// A commit on a session to which nothing was done so far.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        commands: Commands<'a>,
+        loaded: Arc<Loaded>,
+    ) -> Self {
+        Self {
+            settings,
+            commands,
+            loaded: Some(loaded),
+            lost: None,
+            others: Vec::new(),
+            changes: Changes::default(),
+            is_stale: false,
+            is_activity: false,
+            outlived: false,
+            is_removable: false,
+            decide: None,
+            enrolment: EnrolmentProgress::default(),
+        }
+    }
+}
+
 impl Commit<'_, '_> {
     /// Carries out a plan. An error means that the session is as it was before, unless its outcome is
     /// unknown. Of several sessions that were to end, some may have ended then; sessions that were revoked
@@ -122,6 +146,11 @@ impl Commit<'_, '_> {
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
         if has_failed && self.changes.signing_in().is_some() {
             Box::pin(self.release_reservation()).await;
+        }
+        if let Err(error) = &outcome
+            && error.kind() == ErrorKind::OutcomeUnknown
+        {
+            event::outcome_unknown(error);
         }
         outcome
     }
