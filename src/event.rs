@@ -143,6 +143,8 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+    /// The application opened a session outside a request.
+    info opened(id: SessionId) "a session was opened outside a request";
 }
 
 #[cfg(all(test, feature = "tracing"))]

@@ -140,6 +140,7 @@ pub use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, Signed
 pub use crate::sessions::builder::{Builder, ConfigError};
 pub use crate::sessions::describe::Policy;
 pub use crate::sessions::directory::{Directory, ListedSession, Revoked};
+pub use crate::sessions::open::OpenSession;
 pub use crate::settings::{ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions};
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]

@@ -75,6 +75,18 @@ impl DirectoryHandle<'_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
+    /// Revokes a session of this principal, whether it is listed or the directory that listed it was lost.
+    /// Returns whether it was alive.
+    pub(crate) async fn revoke_owned(&self, id: SessionId) -> Result<bool> {
+        if self.revoke(RevocationTarget::One(id)).await?.ended.contains(&id) {
+            return Ok(true);
+        }
+        match self.load_owned(id).await? {
+            Some(unlisted) => self.delete(&unlisted).await,
+            None => Ok(false),
+        }
+    }
+
     /// Marks all sessions but one as revoked, and begins a new generation, so that sign-ins which have begun
     /// before fail.
     async fn mark_all_except(
@@ -163,12 +175,19 @@ impl DirectoryHandle<'_> {
 
     /// Ends a session, and returns whether it was alive.
     async fn end(&self, id: SessionId) -> Result<bool> {
-        let Some(loaded) = self.prevent_creation(id).await? else { return Ok(false) };
+        match self.prevent_creation(id).await? {
+            Some(loaded) => self.delete(&loaded).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Deletes a session of this principal, and returns whether it was alive.
+    async fn delete(&self, session: &Loaded) -> Result<bool> {
         // At any version: under this id, every later version is this principal's as well.
-        let (deleted, in_doubt) = self.commands.delete(&loaded.key, None).await?;
+        let (deleted, in_doubt) = self.commands.delete(&session.key, None).await?;
         let was_alive = deleted == Deleted::Deleted || in_doubt;
         if was_alive {
-            event::revoked(id);
+            event::revoked(session.id);
         }
         Ok(was_alive)
     }

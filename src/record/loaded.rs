@@ -56,6 +56,11 @@ impl Loaded {
         Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
     }
 
+    /// The same session for the application, which acts on it by no secret.
+    pub(crate) fn opened(&self) -> Arc<Self> {
+        Arc::new(Self { authority: Authority::over(&self.record.header), ..self.clone() })
+    }
+
     /// The record as the store holds it.
     pub(crate) fn stored(&self) -> Stored {
         Stored::new(self.record.values.source().clone(), self.version)

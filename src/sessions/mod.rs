@@ -4,3 +4,4 @@ pub(crate) mod builder;
 pub(crate) mod describe;
 pub(crate) mod detached;
 pub(crate) mod directory;
+pub(crate) mod open;
