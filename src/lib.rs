@@ -73,7 +73,7 @@
 //! - [`connect`]: a store from an address, for configuration by environment.
 //! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: and to have
 //!   proved it recently.
-//! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
+//! - [`Directory`]: somebody's sessions, to be listed, opened, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
 //! - [`ErrorKind`]: what can go wrong, and which response it becomes.
@@ -129,6 +129,7 @@ pub use crate::clock::{Clock, SystemClock};
 pub use crate::cookie::template::{Cookie, SameSite};
 pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::event::Audit;
 pub use crate::record::key::{AsKey, Key, RuntimeKey};
 pub use crate::record::lifetime::{Lifetime, Persistence};
 pub use crate::record::loaded::Loss;

@@ -9,6 +9,7 @@ use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Audit, Who};
 use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::authority::SecretStatus;
@@ -71,6 +72,7 @@ pub(crate) struct Options {
     pub(crate) on_failed_response: OnFailedResponse,
     pub(crate) gone_status: u16,
     pub(crate) sign_in_page: Option<Cow<'static, str>>,
+    pub(crate) audit: Audit,
 }
 
 impl Options {
@@ -92,6 +94,7 @@ impl Default for Options {
             on_failed_response: OnFailedResponse::default(),
             gone_status: 409,
             sign_in_page: None,
+            audit: Audit::default(),
         }
     }
 }
@@ -108,6 +111,16 @@ impl Settings {
     /// The error of a request whose session ended meanwhile.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
+    }
+
+    /// Who an event is about.
+    pub(crate) fn who<'a>(&'a self, principal: Option<&'a str>) -> Who<'a> {
+        Who { audit: self.options.audit, cookie_name: self.cookie.name(), principal }
+    }
+
+    /// Who an event of a session is about.
+    pub(crate) fn who_of<'a>(&'a self, session: &'a Loaded) -> Who<'a> {
+        self.who(session.record.header.principal.as_deref())
     }
 
     /// Whether a session's cookie came back for the first time, where that has to be noted.

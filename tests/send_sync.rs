@@ -3,9 +3,11 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+use std::str::FromStr as _;
+
 use unsticky::exchange::{Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
-    Builder, ConfigError, Cookie, Error, Key, Lifetime, Session, SessionId, Sessions,
+    Builder, ConfigError, Cookie, Error, Key, Lifetime, OpenSession, Session, SessionId, Sessions,
     SignInRejection, SignedIn, Store,
 };
 
@@ -18,6 +20,7 @@ fn public_types_are_send_and_sync() {
     send_and_sync::<Session>();
     send_and_sync::<Sessions>();
     send_and_sync::<Builder>();
+    send_and_sync::<OpenSession>();
     send_and_sync::<SessionHandle>();
     send_and_sync::<Exchange>();
     send_and_sync::<Reply>();
@@ -41,6 +44,7 @@ fn session_futures_are_send() {
     let session = Session::detached();
     send(session.save());
     send(session.reload());
+    send(session.touch());
     send(session.transact(|_| Ok(())));
     fn finish(exchange: Exchange) {
         if let Finish::Pending(reply) = exchange.finish(200) {
@@ -48,4 +52,11 @@ fn session_futures_are_send() {
         }
     }
     let _ = finish;
+    let directory = session.sessions().of("alice");
+    send(directory.open(SessionId::from_str("AAAAAAAAAAAAAAAAAAAAAA").unwrap()));
+    fn job(mut session: OpenSession) {
+        send(session.transact(|_| Ok(())));
+        send(session.revoke());
+    }
+    let _ = job;
 }

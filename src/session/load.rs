@@ -111,7 +111,7 @@ impl Session {
             return Ok(Found::Nothing);
         }
         if !header.digest.matches(&token.secret, settings.cookie.name()) {
-            event::wrong_secret(token.id);
+            event::wrong_secret(token.id, settings.who_of(&loaded));
             return Ok(Found::WrongSecret);
         }
         let is_listed = settings.is_listed(commands, &loaded).await?;
@@ -121,9 +121,9 @@ impl Session {
     /// Keeps the session alive while a stream or a WebSocket uses it: extends the idle timeout, as a request
     /// does. Counts as use also after [`mark_passive`](Self::mark_passive).
     ///
-    /// At most one write per [`refresh_after`](crate::Lifetime::refresh_after), and otherwise no command at
-    /// all, so call it as often as you like: for each message, or on a timer. It never extends the absolute
-    /// timeout, and it writes none of the pending changes. No effect on an unsaved session.
+    /// A handle sends at most one write per [`refresh_after`](crate::Lifetime::refresh_after), and otherwise no
+    /// command at all, so call it as often as you like: for each message, or on a timer. It never extends the
+    /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
     ///
     /// Most calls ask the store nothing, so a success does not say that the session is still valid. To learn
     /// that, [`reload`](Self::reload) first:
@@ -254,11 +254,10 @@ impl Session {
         if !state.changes.is_empty() {
             state.fail(&gone, u64::MAX, context);
         }
-        let id = session.id;
-        state.mark_lost(Lost { session, is_gone }, context);
+        state.mark_lost(Lost { session: session.clone(), is_gone }, context);
         drop(state);
         if would_change {
-            event::gone(id);
+            event::gone(session.id, self.settings().who_of(&session));
         }
         gone
     }

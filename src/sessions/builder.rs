@@ -13,6 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::template::{Cookie, CookieTemplate};
 use crate::entropy::{Entropy, OsEntropy};
 use crate::error::Result;
+use crate::event::Audit;
 use crate::key_lock::KeyLocks;
 use crate::record::lifetime::Lifetime;
 use crate::settings::{
@@ -164,6 +165,12 @@ impl Builder {
     /// they get a 401.
     pub fn sign_in_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
         self.options.sign_in_page = Some(location.into());
+        self
+    }
+
+    /// How events name the people whom they are about. Default: [`Audit::Digest`].
+    pub fn audit(mut self, audit: Audit) -> Self {
+        self.options.audit = audit;
         self
     }
 

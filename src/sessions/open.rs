@@ -83,7 +83,7 @@ impl Directory {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
             return Ok(None);
         };
-        event::opened(id);
+        event::opened(id, self.sessions.settings().who_of(&loaded));
         Ok(Some(OpenSession { directory: self.clone(), loaded }))
     }
 }
@@ -187,9 +187,7 @@ impl OpenSession {
             let committed = commit.run(Plan::Save { new_secret: false }).await?;
             match (committed, decided) {
                 (Committed { failure: None, loaded, .. }, Some(decided)) => Ok((decided, loaded)),
-                (Committed { failure, .. }, _) => {
-                    Err(failure.unwrap_or_else(|| settings.gone("")))
-                }
+                (Committed { failure, .. }, _) => Err(failure.unwrap_or_else(|| settings.gone(""))),
             }
         })
         .await?;
