@@ -3,14 +3,72 @@
 //!
 //! Without either feature every function here is empty.
 
-#[cfg(feature = "tracing")]
 use std::fmt::{self, Write as _};
 
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::record::token::SessionId;
+use crate::record::token::{SessionId, encoded_digest};
 use crate::store::StoreKey;
+
+/// How the events of feature `tracing` name the people whom they are about; see
+/// [`Builder::audit`](crate::Builder::audit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Audit {
+    /// By the digest of their principal that is also the last part of their directory's key: the same for
+    /// all events of one account. Whoever can guess the name of an account can recognise it. The default.
+    #[default]
+    Digest,
+    /// By their principal as it is, cut to 200 characters and with control characters replaced: for logs that
+    /// may hold what the application uses as a principal.
+    Principal,
+    /// Not at all.
+    Nothing,
+}
+
+/// Who an event is about, named as configured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who<'a> {
+    pub(crate) audit: Audit,
+    pub(crate) cookie_name: &'a str,
+    /// `None`: nobody is signed in there.
+    pub(crate) principal: Option<&'a str>,
+}
+
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.principal, self.audit) {
+            (None, _) | (_, Audit::Nothing) => f.write_str(NONE),
+            (Some(principal), Audit::Principal) => write_line(f, principal, LONGEST_NAME),
+            (Some(principal), Audit::Digest) => {
+                f.write_str(&encoded_digest(self.cookie_name, principal.as_bytes()))
+            }
+        }
+    }
+}
+
+/// What the application called a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Label<'a>(pub(crate) Option<&'a str>);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_line(f, self.0.unwrap_or(NONE), LONGEST_NAME)
+    }
+}
+
+/// The text of a field that has nothing to tell.
+const NONE: &str = "-";
+
+/// How many characters of a name or a label are told.
+const LONGEST_NAME: usize = 200;
+
+/// Writes a text that may come from anywhere as a part of one line.
+fn write_line(f: &mut fmt::Formatter<'_>, text: &str, longest: usize) -> fmt::Result {
+    let printable = |char: char| if char.is_control() { ' ' } else { char };
+    text.chars().take(longest).try_for_each(|char| f.write_char(printable(char)))
+}
 
 macro_rules! events {
     ($($(#[$doc:meta])* $level:ident $name:ident($($field:ident: $type:ty),*) $message:literal;)*) => {$(
@@ -50,7 +108,7 @@ macro_rules! printed_as_they_are {
 }
 
 #[cfg(feature = "tracing")]
-printed_as_they_are!(SessionId, &StoreKey, &str, usize);
+printed_as_they_are!(SessionId, &StoreKey, &str, usize, Who<'_>, Label<'_>);
 
 #[cfg(feature = "tracing")]
 impl Field for &Error {
@@ -80,8 +138,7 @@ impl fmt::Display for Causes<'_> {
             }
             source = cause.source();
         }
-        let printable = |char: char| if char.is_control() { ' ' } else { char };
-        text.chars().take(LONGEST).try_for_each(|char| f.write_char(printable(char)))
+        write_line(f, &text, LONGEST)
     }
 }
 
@@ -98,19 +155,19 @@ events! {
     /// A session was stored for the first time.
     debug created(id: SessionId) "a session was created";
     /// Somebody signed in, or proved once more who they are.
-    info signed_in(id: SessionId) "somebody signed in";
+    info signed_in(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "somebody signed in";
     /// The secret was replaced without a sign-in.
-    info rotated(id: SessionId) "a session has a new secret";
+    info rotated(id: SessionId, principal: Who<'_>, reason: &str) "a session has a new secret";
     /// A session was ended by its own request.
-    info signed_out(id: SessionId) "a session was ended";
+    info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended";
     /// A session was ended by its principal's directory.
-    info revoked(id: SessionId) "a session was revoked";
+    info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "a session was revoked";
     /// Strict mode: a session that its principal's directory does not list.
-    warn unlisted(id: SessionId) "a session was presented that is not listed any more";
+    warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that is not listed any more";
     /// There are as many sessions of a principal as are allowed.
-    info sign_in_refused(key: &StoreKey) "a sign-in was refused: too many sessions";
+    info sign_in_refused(key: &StoreKey, principal: Who<'_>) "a sign-in was refused: too many sessions";
     /// All sessions of a principal were ended after the sign-in had begun.
-    warn sign_in_overtaken(key: &StoreKey) "a sign-in was overtaken by the end of all sessions";
+    warn sign_in_overtaken(key: &StoreKey, principal: Who<'_>) "a sign-in was overtaken by the end of all sessions";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a key are no record; they are left as they are.
@@ -120,7 +177,7 @@ events! {
     /// The store knows no such id: a session that has ended, or a guess.
     debug unknown_session(id: SessionId) "a session was presented that is not stored";
     /// A known id came with a secret that is not its own: a stale cookie or an attack.
-    warn wrong_secret(id: SessionId) "a session id came with a wrong secret";
+    warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id came with a wrong secret";
     /// More than one valid token came with one request.
     warn several_valid_tokens(count: usize) "several valid session tokens came with one request";
     /// The record was past its deadline while the store still had it.
@@ -128,7 +185,7 @@ events! {
     /// Another request changed the session first.
     debug conflict(id: SessionId) "a commit met a newer record";
     /// The session ended, or was signed in anew, while a request was changing it.
-    warn gone(id: SessionId) "changes were dropped: their session is gone";
+    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session is gone";
     /// The answer to a write was lost and is being settled.
     warn outcome_in_doubt(key: &StoreKey) "the answer to a write was lost";
     /// Whether a write was applied could not be found out; its request failed.
@@ -147,6 +204,8 @@ events! {
     warn cross_origin(reason: &str) "a request of another site was refused";
     /// The browser drops the cookie of a page that it loaded over plain http from another machine.
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
+    /// The application opened a session outside a request.
+    info opened(id: SessionId, principal: Who<'_>) "a session was opened outside a request";
 }
 
 #[cfg(all(test, feature = "tracing"))]

@@ -75,7 +75,7 @@
 //! - [`SignedIn`]: for routes that need a user who is signed in; [`AuthenticatedWithin`]: and who
 //!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
 //! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
-//! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
+//! - [`Directory`]: somebody's sessions, to be listed, opened, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - `testing::signed_in`: somebody who is signed in, for the tests of your application.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
@@ -136,10 +136,12 @@ pub use crate::clock::{Clock, SystemClock};
 pub use crate::cookie::template::{Cookie, SameSite};
 pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::event::Audit;
 pub use crate::guard::Guard;
 pub use crate::head::local_path::{LocalPath, Next};
 pub use crate::record::key::{AsKey, Key, RuntimeKey, StoredAs};
 pub use crate::record::lifetime::{Lifetime, Persistence};
+pub use crate::record::loaded::Loss;
 pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};
 pub use crate::record::transaction::Transaction;
@@ -148,6 +150,7 @@ pub use crate::session::signed_in::{AuthenticatedWithin, Maybe, SignedIn};
 pub use crate::sessions::builder::{Builder, ConfigError};
 pub use crate::sessions::describe::Policy;
 pub use crate::sessions::directory::{Directory, ListedSession, Revoked};
+pub use crate::sessions::open::OpenSession;
 pub use crate::settings::{ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions};
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]

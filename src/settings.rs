@@ -11,10 +11,11 @@ use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Audit, Who};
 use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::authority::SecretStatus;
+use crate::record::header::Header;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Loaded;
 use crate::record::tag::Tag;
@@ -76,6 +77,7 @@ pub(crate) struct Options {
     pub(crate) gone_status: u16,
     pub(crate) pages: Pages,
     pub(crate) on_error: Option<Arc<OnError>>,
+    pub(crate) audit: Audit,
 }
 
 /// The pages for those who are turned away.
@@ -112,6 +114,7 @@ impl Default for Options {
             gone_status: 409,
             pages: Pages::default(),
             on_error: None,
+            audit: Audit::default(),
         }
     }
 }
@@ -130,6 +133,16 @@ impl Settings {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
 
+    /// Who an event is about.
+    pub(crate) fn who<'a>(&'a self, principal: Option<&'a str>) -> Who<'a> {
+        Who { audit: self.options.audit, cookie_name: self.cookie.name(), principal }
+    }
+
+    /// Who an event of a session is about.
+    pub(crate) fn who_of<'a>(&'a self, session: &'a Loaded) -> Who<'a> {
+        self.who(session.record.header.principal.as_deref())
+    }
+
     /// Whether a session's cookie came back for the first time, where that has to be noted.
     pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
         loaded.record.header.is_unconfirmed
@@ -143,6 +156,11 @@ impl Settings {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());
         }
+    }
+
+    /// Whether a use of a session that stands like this is worth a write.
+    pub(crate) fn refresh_due(&self, header: &Header, now: Millis) -> bool {
+        header.clocks.refresh_due(now, &header.effective_lifetime(&self.options.lifetime))
     }
 
     /// A new write's tag.

@@ -19,8 +19,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::exchange::{Exchange, RequestHead};
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Guard, Key, Lifetime, Session, SignIn,
-    Store as _,
+    Audit, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Guard, Key, Lifetime,
+    Session, SignIn, Store as _,
 };
 
 const COUNT: Key<u64> = Key::new("count");
@@ -238,6 +238,11 @@ async fn everything_happens() {
     exchange.note_origin(Some(b"http://shop.test"));
     exchange.handle().session().await.unwrap().sign_in("alice").unwrap();
     finished(exchange).await;
+
+    request(&stand, "", async |session| session.sign_in("alice").unwrap()).await;
+    let alice = stand.sessions.of("alice");
+    let listed = alice.list().await.unwrap();
+    assert!(alice.open(listed[0].id).await.unwrap().is_some());
 }
 
 /// On one thread, with a clock that jumps to the next time limit.
@@ -586,4 +591,181 @@ fn every_documented_alert_uses_existing_counter() {
         counters += 1;
     }
     assert!(counters >= 7, "the alerts are gone");
+}
+
+/// The fields of each event, in the order in which they happened.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+impl Told {
+    /// What a scenario tells.
+    fn of(scenario: impl Future<Output = ()>) -> Vec<BTreeMap<&'static str, String>> {
+        let told = Self::default();
+        let subscriber = tracing_subscriber::registry().with(told.clone());
+        tracing::subscriber::with_default(subscriber, || runtime().block_on(scenario));
+        std::mem::take(&mut *told.0.lock().unwrap())
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Texts<'a>(&'a mut BTreeMap<&'static str, String>);
+        impl Visit for Texts<'_> {
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
+            }
+        }
+        if event.metadata().target() == "unsticky" {
+            let mut fields = BTreeMap::new();
+            event.record(&mut Texts(&mut fields));
+            self.0.lock().unwrap().push(fields);
+        }
+    }
+}
+
+/// The digest that names a principal: the last part of its directory's key.
+async fn digest(stand: &Stand, principal: &str) -> String {
+    let key = stand.directory_key(principal).await;
+    key.as_str().rsplit(':').next().unwrap().to_owned()
+}
+
+#[test]
+fn principal_is_told_as_configured() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let long = "é".repeat(300);
+    for (audit, principal, name) in [
+        (None, "alice", None),
+        (Some(Audit::Digest), "alice", None),
+        (Some(Audit::Principal), "alice", Some("alice")),
+        (Some(Audit::Principal), "alice\r\nevent=\u{1b}", Some("alice  event= ")),
+        (Some(Audit::Principal), &*long, Some(&*"é".repeat(200))),
+        (Some(Audit::Nothing), "alice", Some("-")),
+    ] {
+        let expected = Mutex::new(String::new());
+        let told = Told::of(async {
+            let stand = Stand::over(Backend::memory().store(), |builder| match audit {
+                Some(audit) => builder.audit(audit),
+                None => builder,
+            });
+            let digest = digest(&stand, principal).await;
+            *expected.lock().unwrap() = name.map_or(digest, str::to_owned);
+            let label = SignIn::new(principal).label("Firefox\non Linux");
+            let sign_in = async |session: Session| session.sign_in_with(label).unwrap();
+            let cookie = request(&stand, "", sign_in).await;
+            let cookie = request(&stand, &cookie, async |session| session.rotate()).await;
+            let id = stand.visit(&cookie, async |session: Session| Ok(session.id())).await.ok();
+            assert!(stand.sessions.of(principal).open(id.unwrap()).await.unwrap().is_some());
+            request(&stand, &cookie, async |session| session.sign_out()).await;
+            request(&stand, "", async |session| session.sign_in(principal).unwrap()).await;
+            stand.sessions.of(principal).revoke_all().await.unwrap();
+            // Nobody is signed in there.
+            let anonymous = arrive(&stand).await;
+            request(&stand, &anonymous, async |session| session.sign_out()).await;
+        });
+        let expected = expected.into_inner().unwrap();
+        let named = |fields: &&BTreeMap<&str, String>| fields.contains_key("principal");
+        let of = |fields: &BTreeMap<&str, String>| {
+            (fields["event"].clone(), fields["principal"].clone(), fields.get("label").cloned())
+        };
+        let row = |event: &str, principal: &str, label: Option<&str>| {
+            (event.to_owned(), principal.to_owned(), label.map(str::to_owned))
+        };
+        assert_eq!(
+            told.iter().filter(named).map(of).collect::<Vec<_>>(),
+            [
+                row("signed_in", &expected, Some("Firefox on Linux")),
+                row("rotated", &expected, None),
+                row("opened", &expected, None),
+                row("signed_out", &expected, None),
+                row("signed_in", &expected, Some("-")),
+                row("revoked", &expected, Some("-")),
+                row("signed_out", "-", None),
+            ],
+            "{audit:?}"
+        );
+    }
+}
+
+/// Every reason of the documentation happens, for the sessions that it is the reason of.
+#[test]
+fn every_documented_reason_happens() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let told = Told::of(every_reason_happens());
+    let reasons: BTreeSet<_> = told
+        .iter()
+        .filter_map(|fields| Some((fields["event"].clone(), fields.get("reason")?.clone())))
+        .collect();
+    let text = include_str!("../docs/observability.md");
+    let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    for (name, expected) in [
+        ("signed_in", &["sign_in", "step_up"][..]),
+        ("rotated", &["rotation", "lifetime", "end", "others_revoked"]),
+        ("signed_out", &["sign_out", "replaced"]),
+        ("revoked", &["revoked", "all", "others", "limit", "unconfirmed", "unfinished"]),
+    ] {
+        let happened =
+            reasons.iter().filter(|(event, _)| event == name).map(|(_, reason)| &**reason);
+        assert_eq!(happened.collect::<BTreeSet<_>>(), expected.iter().copied().collect(), "{name}");
+        for reason in expected {
+            assert!(row(name).unwrap().contains(&format!("`{reason}`")), "{name} {reason}");
+        }
+    }
+    // What ended for a reason is named by its label.
+    for fields in told.iter().filter(|fields| fields["event"] == "revoked") {
+        assert_eq!(fields["label"], format!("to be {}", fields["reason"]));
+    }
+}
+
+async fn every_reason_happens() {
+    let stand = stand();
+    let labelled = |reason: &str| SignIn::new("alice").label(format!("to be {reason}"));
+    let sign_in = async |stand: &Stand, reason: &str| {
+        let sign_in = labelled(reason);
+        request(stand, "", async |session| session.sign_in_with(sign_in).unwrap()).await
+    };
+    let id = async |cookie: &str| {
+        stand.visit(cookie, async |session: Session| Ok(session.id().unwrap())).await.ok()
+    };
+    let alice = stand.sessions.of("alice");
+
+    let cookie = sign_in(&stand, "all").await;
+    let cookie = request(&stand, &cookie, async |session| session.step_up().unwrap()).await;
+    let cookie = request(&stand, &cookie, async |session| session.rotate()).await;
+    let remember = async |session: Session| session.set_lifetime(Lifetime::nist_aal1());
+    let cookie = request(&stand, &cookie, remember).await;
+    let end = stand.clock.now() + Duration::from_secs(3000);
+    let cookie = request(&stand, &cookie, async |session| session.end_by(end)).await;
+    sign_in(&stand, "others").await;
+    request(&stand, &cookie, async |session| {
+        let revoked = session.directory().unwrap().revoke_others(&session).await.unwrap();
+        assert_eq!(revoked.count, 1);
+    })
+    .await;
+    assert_eq!(alice.revoke_all().await.unwrap().count, 1);
+    let cookie = sign_in(&stand, "revoked").await;
+    assert!(alice.revoke(id(&cookie).await).await.unwrap());
+
+    // The store is down when it is to be ended.
+    let cookie = sign_in(&stand, "unfinished").await;
+    stand.store.fail_always(Verb::Delete, Fault::Unavailable);
+    assert!(alice.revoke(id(&cookie).await).await.is_err());
+    stand.store.heal();
+    assert!(alice.list().await.unwrap().is_empty());
+
+    // Somebody else signs in on the same browser, and out again.
+    let cookie = request(&stand, "", async |session| session.sign_in("bob").unwrap()).await;
+    let cookie = request(&stand, &cookie, async |session| session.sign_in("alice").unwrap()).await;
+    request(&stand, &cookie, async |session| session.sign_out()).await;
+
+    let store = Backend::memory().store();
+    for (reason, policy) in [
+        ("limit", ConcurrentSessions::EvictOldest(1)),
+        ("unconfirmed", ConcurrentSessions::Reject(1)),
+    ] {
+        let stand = Stand::over(store.clone(), |builder| {
+            builder.namespace(reason).concurrent_sessions(policy)
+        });
+        sign_in(&stand, reason).await;
+        sign_in(&stand, "kept").await;
+    }
 }

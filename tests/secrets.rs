@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::{MemoryStore, Store};
 use unsticky::testing::{Fault, Verb};
-use unsticky::{Key, Lifetime, Result, Session, SignedIn};
+use unsticky::{Audit, Key, Lifetime, Result, Session, SignedIn};
 
 const WORD: Key<String> = Key::new("word");
 const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
@@ -96,7 +96,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
     let memory = MemoryStore::new();
     let stand = Stand::over(Arc::new(memory.clone()), |builder| {
         printed.add(&builder);
-        builder.timeout(Duration::from_millis(40))
+        builder.timeout(Duration::from_millis(40)).audit(Audit::Principal)
     });
     let Stand { store, spy, clock, sessions, .. } = stand;
     let mut secrets = vec![VALUE.to_owned()];

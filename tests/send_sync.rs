@@ -3,10 +3,12 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+use std::str::FromStr as _;
+
 use unsticky::exchange::{ErrorRenderer, Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
-    Builder, ConfigError, Cookie, Error, Guard, Key, Lifetime, LocalPath, Maybe, Next, Session,
-    SessionId, Sessions, SignedIn, Store,
+    Builder, ConfigError, Cookie, Error, Guard, Key, Lifetime, LocalPath, Maybe, Next, OpenSession,
+    Session, SessionId, Sessions, SignedIn, Store,
 };
 
 fn send_and_sync<T: Send + Sync + 'static>() {}
@@ -18,6 +20,7 @@ fn public_types_are_send_and_sync() {
     send_and_sync::<Session>();
     send_and_sync::<Sessions>();
     send_and_sync::<Builder>();
+    send_and_sync::<OpenSession>();
     send_and_sync::<SessionHandle>();
     send_and_sync::<Exchange>();
     send_and_sync::<Reply>();
@@ -45,6 +48,7 @@ fn session_futures_are_send() {
     let session = Session::detached();
     send(session.save());
     send(session.reload());
+    send(session.touch());
     send(session.transact(|_| Ok(())));
     send(unsticky::testing::signed_in(session.sessions(), "alice", |_| Ok(())));
     fn finish(exchange: Exchange) {
@@ -53,4 +57,11 @@ fn session_futures_are_send() {
         }
     }
     let _ = finish;
+    let directory = session.sessions().of("alice");
+    send(directory.open(SessionId::from_str("AAAAAAAAAAAAAAAAAAAAAA").unwrap()));
+    fn job(mut session: OpenSession) {
+        send(session.transact(|_| Ok(())));
+        send(session.revoke());
+    }
+    let _ = job;
 }

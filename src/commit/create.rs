@@ -273,9 +273,7 @@ impl Commit<'_, '_> {
     fn report_created(&self, created: &Committed) {
         if let Some(loaded) = &created.loaded {
             event::created(loaded.id);
-            if self.changes.principal().is_some() {
-                event::signed_in(loaded.id);
-            }
+            self.report_signed_in(loaded.id);
         }
     }
 }

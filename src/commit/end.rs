@@ -74,7 +74,7 @@ impl Commit<'_, '_> {
         let mut newer;
         let mut current = loaded;
         for attempt in 0..self.settings.options.commit_attempts {
-            let standing = match self.delete_unchanged(loaded, current).await? {
+            let standing = match self.delete_unchanged(loaded, current, reason).await? {
                 DeleteAttempt::Done(outcome) => return Ok(outcome),
                 DeleteAttempt::Conflict(Some(stored)) => Some(loaded.newer(stored)?),
                 DeleteAttempt::Conflict(None) => loaded.reread(self.commands).await?,
@@ -99,18 +99,22 @@ impl Commit<'_, '_> {
         &mut self,
         loaded: &Loaded,
         current: &Loaded,
+        reason: EndReason,
     ) -> Result<DeleteAttempt> {
         self.check_taken_from(loaded, &current.record.values)?;
+        let ended = || {
+            event::signed_out(current.id, self.settings.who_of(current), reason.as_str());
+        };
         let outcome = match self.commands.delete(&current.key, Some(&current.stored())).await? {
             // An expired session is gone, even if the store still held it.
             (Deleted::Deleted, _) if self.is_expired(current) => EndOutcome::Missing,
             (Deleted::Deleted, _) => {
-                event::signed_out(current.id);
+                ended();
                 EndOutcome::Ended
             }
             // The answer to an earlier copy of this command was lost.
             (Deleted::Missing, true) => {
-                event::signed_out(current.id);
+                ended();
                 self.check_end_is_certain(loaded)?;
                 EndOutcome::Ended
             }

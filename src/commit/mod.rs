@@ -21,7 +21,7 @@ use crate::clock::Millis;
 use crate::commands::{Commands, Write};
 use crate::directory::record::Reservation;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Label};
 use crate::record::authority::SecretStatus;
 use crate::record::changes::Changes;
 use crate::record::codec;
@@ -113,6 +113,26 @@ pub(crate) struct EnrolmentProgress {
     key: OnceLock<(Arc<str>, StoreKey)>,
 }
 
+impl<'a> Commit<'a, '_> {
+    /// A commit on a session to which nothing was done so far.
+    pub(crate) fn new(settings: &'a Settings, commands: Commands<'a>, loaded: Arc<Loaded>) -> Self {
+        Self {
+            settings,
+            commands,
+            loaded: Some(loaded),
+            lost: None,
+            others: Vec::new(),
+            changes: Changes::default(),
+            is_stale: false,
+            is_activity: false,
+            outlived: false,
+            is_removable: false,
+            decide: None,
+            enrolment: EnrolmentProgress::default(),
+        }
+    }
+}
+
 impl Commit<'_, '_> {
     /// Carries out a plan. An error means that the session is as it was before, unless its outcome is
     /// unknown. Of several sessions that were to end, some may have ended then; sessions that were revoked
@@ -122,6 +142,11 @@ impl Commit<'_, '_> {
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
         if has_failed && self.changes.signing_in().is_some() {
             Box::pin(self.release_reservation()).await;
+        }
+        if let Err(error) = &outcome
+            && error.kind() == ErrorKind::OutcomeUnknown
+        {
+            event::outcome_unknown(error);
         }
         outcome
     }
@@ -162,7 +187,7 @@ impl Commit<'_, '_> {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
         if let Some(session) = self.known_sessions().next() {
-            event::gone(session.id);
+            event::gone(session.id, self.settings.who_of(session));
         }
         Committed { failure, ..self.known_session_lost(is_gone) }
     }
@@ -172,6 +197,15 @@ impl Commit<'_, '_> {
     fn known_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
         let lost = self.lost.as_ref().map(|lost| &lost.session);
         self.loaded.iter().chain(lost).chain(&self.others)
+    }
+
+    /// Tells of the sign-in of this request, if there is one.
+    fn report_signed_in(&self, id: SessionId) {
+        if let Some(sign_in) = self.changes.signing_in() {
+            let who = self.settings.who(Some(&sign_in.principal));
+            let reason = if sign_in.is_step_up { "step_up" } else { "sign_in" };
+            event::signed_in(id, who, Label(sign_in.label.as_deref()), reason);
+        }
     }
 
     /// Whether the session has expired, even if the store still holds it.

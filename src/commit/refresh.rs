@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use crate::commands::Settled;
-use crate::commit::{Commit, Committed};
-use crate::error::Result;
+use crate::commit::Commit;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::limits::PROMPT_ATTEMPTS;
+use crate::record::authority::SecretStatus;
 use crate::record::delta::View;
 use crate::record::header::Update;
-use crate::record::loaded::Loaded;
+use crate::record::loaded::{Loaded, Standing};
 
 /// How one attempt of a refresh went.
 enum RefreshAttempt {
+    /// It was written; the session as it stands now, perhaps with later writes of other requests.
     Done(Arc<Loaded>),
-    /// Another request wrote first.
-    Conflict(Arc<Loaded>),
+    /// Another request wrote first. `None`: the record must be read again.
+    Conflict(Option<Arc<Loaded>>),
     Gone,
 }
 
@@ -25,13 +27,23 @@ impl Commit<'_, '_> {
     pub(super) async fn refresh(&mut self, loaded: Arc<Loaded>) -> Arc<Loaded> {
         let mut current = loaded;
         for _ in 0..PROMPT_ATTEMPTS {
-            match self.try_refresh(&current).await {
-                Ok(RefreshAttempt::Done(refreshed)) => return refreshed,
+            let attempt = match self.try_refresh(&current).await {
                 // The other write may not have confirmed the cookie; only for that it is tried again.
-                Ok(RefreshAttempt::Conflict(newer)) if self.settings.confirms(&newer) => {
+                Ok(RefreshAttempt::Conflict(None)) if self.settings.confirms(&current) => {
+                    current.reread(self.commands).await.map(RefreshAttempt::Conflict)
+                }
+                attempt => attempt,
+            };
+            match attempt {
+                Ok(RefreshAttempt::Done(refreshed))
+                    if refreshed.secret_status() != SecretStatus::Superseded =>
+                {
+                    return refreshed;
+                }
+                Ok(RefreshAttempt::Conflict(Some(newer))) if self.settings.confirms(&newer) => {
                     current = newer;
                 }
-                Ok(RefreshAttempt::Conflict(_) | RefreshAttempt::Gone) => return current,
+                Ok(_) => return current,
                 Err(error) => {
                     event::refresh_failed(current.id, &error);
                     return current;
@@ -39,6 +51,37 @@ impl Commit<'_, '_> {
             }
         }
         current
+    }
+
+    /// Extends the idle timeout if that is due, and says how the session stands: unlike a
+    /// [refresh](Self::refresh), it was asked for.
+    pub(crate) async fn touch(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
+        // Another request may have kept alive a session that has expired as it was read.
+        let mut found = match self.is_expired(&loaded) {
+            true => loaded.reread(self.commands).await?,
+            false => Some(loaded),
+        };
+        for _ in 0..PROMPT_ATTEMPTS {
+            let now = self.settings.now();
+            let current = match Standing::of(found, now) {
+                Standing::Valid(current) => current,
+                lost => return Ok(lost),
+            };
+            let is_due = self.settings.refresh_due(&current.record.header, now);
+            if !is_due && !self.settings.confirms(&current) {
+                return Ok(Standing::Valid(current));
+            }
+            if !self.settings.is_listed(self.commands, &current).await? {
+                return Ok(Standing::Lost { is_gone: true });
+            }
+            found = match self.try_refresh(&current).await? {
+                RefreshAttempt::Done(refreshed) => return Ok(Standing::of(Some(refreshed), now)),
+                RefreshAttempt::Conflict(Some(newer)) => Some(newer),
+                RefreshAttempt::Conflict(None) => current.reread(self.commands).await?,
+                RefreshAttempt::Gone => return Ok(Standing::Lost { is_gone: true }),
+            };
+        }
+        Err(Error::new(ErrorKind::Contended, ""))
     }
 
     async fn try_refresh(&mut self, loaded: &Arc<Loaded>) -> Result<RefreshAttempt> {
@@ -56,17 +99,12 @@ impl Commit<'_, '_> {
         let (record, write) = self.encode(header, &View::default(), values, now)?;
         Ok(match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {
             Settled::Applied(version) => RefreshAttempt::Done(loaded.at(record, version)),
-            Settled::Followed(stored) => {
-                let refreshed = loaded.at(record, stored.version);
-                let committed = Committed::as_read_back(&refreshed, stored, None)?;
-                committed.loaded.map_or(RefreshAttempt::Gone, RefreshAttempt::Done)
+            Settled::Followed(stored) => RefreshAttempt::Done(loaded.newer(stored)?),
+            Settled::Conflict(Some(stored)) => {
+                RefreshAttempt::Conflict(Some(loaded.newer(stored)?))
             }
-            Settled::Conflict(Some(stored)) => RefreshAttempt::Conflict(loaded.newer(stored)?),
-            Settled::Conflict(None) if self.settings.confirms(loaded) => {
-                let newer = loaded.reread(self.commands).await?;
-                newer.map_or(RefreshAttempt::Gone, RefreshAttempt::Conflict)
-            }
-            Settled::Conflict(None) | Settled::Missing => RefreshAttempt::Gone,
+            Settled::Conflict(None) => RefreshAttempt::Conflict(None),
+            Settled::Missing => RefreshAttempt::Gone,
         })
     }
 }

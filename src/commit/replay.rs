@@ -142,7 +142,7 @@ impl<'a> Commit<'a, '_> {
         let base = self.changes.base_values(Some(&loaded));
         let fails = fails || self.decide.is_some();
         let failure = (fails || self.changes.delta.view().differs_from(base)).then(|| {
-            event::gone(loaded.id);
+            event::gone(loaded.id, self.settings.who_of(&loaded));
             self.settings.gone("")
         });
         Committed { failure, ..Committed::lost(loaded, is_gone) }

@@ -117,11 +117,11 @@ impl Commit<'_, '_> {
     }
 
     fn report_saved(&self, session: &Loaded, has_new_secret: bool) {
-        match self.changes.signing_in() {
-            Some(_) => event::signed_in(session.id),
-            None if has_new_secret => event::rotated(session.id),
-            None => {}
+        if has_new_secret && self.changes.signing_in().is_none() {
+            let reason = self.changes.rotation_reason(&session.record.header);
+            event::rotated(session.id, self.settings.who_of(session), reason);
         }
+        self.report_signed_in(session.id);
     }
 
     /// The changes leave the record as it is, so nothing is written. No conflict can show then that the

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::directory::record::{
     DirectoryRecord, Enrolment, EnrolmentOutcome, Entry, Purpose, Reservation,
 };
+use crate::directory::revoke::RevocationReason;
 use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
@@ -126,7 +127,8 @@ impl DirectoryHandle<'_> {
             }
         };
         if !evicted.is_empty() {
-            let ended = self.end_within_part(&evicted, 2).await;
+            let reason = RevocationReason::Limit;
+            let ended = self.end_within_part(&evicted, 2, reason, &written.record).await;
             self.remove_entries(written, &ended).await;
         }
         Ok(AttemptOutcome::Listed { mark, is_new })
@@ -162,7 +164,9 @@ impl DirectoryHandle<'_> {
             return Ok(None);
         }
         let revoked: HashSet<_> = record.revoked().into_iter().collect();
-        record.remove(&self.end_within_part(&revoked, 4).await);
+        let reason = RevocationReason::Unfinished;
+        let ended = self.end_within_part(&revoked, 4, reason, &record).await;
+        record.remove(&ended);
         // An earlier attempt of this enrolment may have added the entry without learning of it.
         let is_new = !is_listed
             || (attempt.may_have_added_entry
@@ -199,14 +203,14 @@ impl DirectoryHandle<'_> {
             }
             EnrolmentOutcome::NotListed => Err(self.settings.gone("")),
             EnrolmentOutcome::Full => {
-                event::sign_in_refused(&self.key);
+                event::sign_in_refused(&self.key, self.who());
                 Err(Error::new(ErrorKind::TooManySessions, ""))
             }
         }
     }
 
     fn sign_in_overtaken(&self) -> Error {
-        event::sign_in_overtaken(&self.key);
+        event::sign_in_overtaken(&self.key, self.who());
         Error::new(ErrorKind::Revoked, "")
     }
 
@@ -235,7 +239,8 @@ impl DirectoryHandle<'_> {
                 record.counted(enrolment).filter_map(|entry| probed.get(&entry.id)?.clone());
             let unconfirmed: Vec<_> = unconfirmed.collect();
             if unconfirmed.len() >= excess {
-                record.remove(&self.revoke_unconfirmed(&unconfirmed, excess).await);
+                let ended = self.revoke_unconfirmed(&unconfirmed, excess, record).await;
+                record.remove(&ended);
             }
         }
     }
@@ -289,6 +294,7 @@ impl DirectoryHandle<'_> {
         &self,
         unconfirmed: &[Arc<Loaded>],
         most: usize,
+        record: &DirectoryRecord,
     ) -> HashSet<SessionId> {
         let mut ended = HashSet::new();
         for session in unconfirmed {
@@ -297,7 +303,8 @@ impl DirectoryHandle<'_> {
             }
             match self.commands.delete(&session.key, Some(&session.stored())).await {
                 Ok((Deleted::Deleted, _)) => {
-                    event::revoked(session.id);
+                    let label = record.label(session.id);
+                    self.report_revoked(session.id, label, RevocationReason::Unconfirmed);
                     ended.insert(session.id);
                 }
                 Ok((Deleted::Missing, _)) => drop(ended.insert(session.id)),

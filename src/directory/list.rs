@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 
 use crate::directory::DirectoryHandle;
 use crate::directory::probe::EntryState;
+use crate::directory::revoke::RevocationReason;
 use crate::error::Result;
 use crate::record::loaded::Loaded;
 
@@ -34,7 +35,8 @@ impl DirectoryHandle<'_> {
         }
         let mut ended = self.ensure_ended(&missing).await;
         let revoked = snapshot.record.revoked().into_iter().collect();
-        ended.extend(self.end_within_part(&revoked, 4).await);
+        let reason = RevocationReason::Unfinished;
+        ended.extend(self.end_within_part(&revoked, 4, reason, &snapshot.record).await);
         self.remove_entries(snapshot, &ended).await;
         Ok(alive)
     }

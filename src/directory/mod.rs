@@ -21,20 +21,17 @@ pub(crate) mod revoke;
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use crate::commands::{Commands, Settled, Write, pause};
 use crate::directory::record::{DirectoryRecord, Enrolment};
 use crate::error::{ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Who};
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::load::decoded;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::{BegunDirectory, KEPT_BYTES, Mark, SignInStart};
 use crate::record::tag::{Tag, Tags};
-use crate::record::token::{SessionId, digest_under};
+use crate::record::token::{SessionId, encoded_digest};
 use crate::settings::{DirectoryMode, Settings};
 use crate::store::{Created, Kind, StoreKey, Stored, TAG_LEN};
 
@@ -82,6 +79,11 @@ impl<'a> DirectoryHandle<'a> {
         key: StoreKey,
     ) -> Self {
         Self { settings, commands, principal, key }
+    }
+
+    /// The principal, for events.
+    fn who(&self) -> Who<'_> {
+        self.settings.who(Some(self.principal))
     }
 
     /// Whether a session is listed.
@@ -180,8 +182,8 @@ impl<'a> DirectoryHandle<'a> {
 /// The key of a principal's directory under the configured cookie name. The principal is hashed, so that any
 /// principal makes a valid key and no two principals share one.
 pub(crate) fn directory_key(settings: &Settings, principal: &str) -> StoreKey {
-    let digest = digest_under(settings.cookie.name(), principal.as_bytes());
-    StoreKey::new(&settings.key_prefix, Kind::Directory, &URL_SAFE_NO_PAD.encode(digest))
+    let digest = encoded_digest(settings.cookie.name(), principal.as_bytes());
+    StoreKey::new(&settings.key_prefix, Kind::Directory, &digest)
 }
 
 impl Settings {
@@ -193,7 +195,7 @@ impl Settings {
         }
         let is_listed = DirectoryHandle::new(self, commands, principal).lists(loaded.id).await?;
         if !is_listed {
-            event::unlisted(loaded.id);
+            event::unlisted(loaded.id, self.who(Some(principal)));
         }
         Ok(is_listed)
     }

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::load::{self, Lookup};
 use crate::record::loaded::Loaded;
 use crate::record::token::SessionId;
+use crate::settings::DirectoryMode;
 
 /// The deadline of a tombstone: it has expired by every clock.
 pub(super) const TOMBSTONE_DEADLINE: Millis = Millis(0);
@@ -45,5 +46,19 @@ impl DirectoryHandle<'_> {
             EntryState::Owned(loaded) => Some(loaded),
             _ => None,
         })
+    }
+
+    /// The session for the application to act on: if it is this principal's and alive, and in strict mode
+    /// listed.
+    pub(crate) async fn open(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
+        let Some(loaded) = self.load_owned(id).await? else { return Ok(None) };
+        if loaded.record.header.clocks.expired(self.settings.now()) {
+            return Ok(None);
+        }
+        let is_strict = self.settings.options.directory == DirectoryMode::Strict;
+        if is_strict && !self.lists(id).await? {
+            return Ok(None);
+        }
+        Ok(Some(loaded.opened()))
     }
 }

@@ -155,6 +155,11 @@ impl DirectoryRecord {
         self.listed().any(|entry| entry.id == id)
     }
 
+    /// What the application called a session, whether it was revoked or not.
+    pub(crate) fn label(&self, id: SessionId) -> Option<&str> {
+        self.entries.iter().find(|entry| entry.id == id)?.label.as_deref()
+    }
+
     /// Whether the entry of this sign-in is there and no other sign-in has taken it over.
     pub(crate) fn has_reservation(&self, id: SessionId, signed_in: Millis) -> bool {
         self.listed().any(|entry| entry.id == id && entry.signed_in == signed_in)

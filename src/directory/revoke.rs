@@ -16,7 +16,7 @@ use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
 use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Label};
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
 use crate::record::codec as session_codec;
 use crate::record::header::{Header, Update};
@@ -41,6 +41,32 @@ pub(crate) struct Revocation {
 pub(crate) enum RevocationTarget {
     One(SessionId),
     AllExcept(Option<SessionId>),
+}
+
+/// Why sessions are ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RevocationReason {
+    Target(RevocationTarget),
+    /// They made room for a sign-in.
+    Limit,
+    /// They made room, because their cookies had never come back.
+    Unconfirmed,
+    /// They were revoked before, and could not be ended then.
+    Unfinished,
+}
+
+impl RevocationReason {
+    /// As events say it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Target(RevocationTarget::One(_)) => "revoked",
+            Self::Target(RevocationTarget::AllExcept(None)) => "all",
+            Self::Target(RevocationTarget::AllExcept(Some(_))) => "others",
+            Self::Limit => "limit",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Unfinished => "unfinished",
+        }
+    }
 }
 
 impl DirectoryHandle<'_> {
@@ -73,6 +99,19 @@ impl DirectoryHandle<'_> {
             self.back_off(&mut guard, attempt).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
+    }
+
+    /// Revokes a session of this principal, whether it is listed or the directory that listed it was lost.
+    /// Returns whether it was alive.
+    pub(crate) async fn revoke_owned(&self, id: SessionId) -> Result<bool> {
+        let target = RevocationTarget::One(id);
+        if self.revoke(target).await?.ended.contains(&id) {
+            return Ok(true);
+        }
+        match self.load_owned(id).await? {
+            Some(unlisted) => self.delete(&unlisted, RevocationReason::Target(target), None).await,
+            None => Ok(false),
+        }
     }
 
     /// Marks all sessions but one as revoked, and begins a new generation, so that sign-ins which have begun
@@ -116,8 +155,10 @@ impl DirectoryHandle<'_> {
             .iter()
             .partition(|id| !matches!(target, RevocationTarget::One(only) if only != **id));
         // A failure to end one session does not stop the others.
-        let results = join_all(targeted.iter().map(async |id| (*id, self.end(*id).await)));
-        let (results, mut ended) = join(results, self.end_within_part(&left_over, 4)).await;
+        let (record, reason) = (&written.record, RevocationReason::Target(target));
+        let ends = targeted.iter().map(async |id| (*id, self.end(*id, reason, record).await));
+        let left_over = self.end_within_part(&left_over, 4, RevocationReason::Unfinished, record);
+        let (results, mut ended) = join(join_all(ends), left_over).await;
         let (mut were_alive, mut failure) = (HashSet::new(), None);
         for (id, result) in results {
             match result {
@@ -134,15 +175,18 @@ impl DirectoryHandle<'_> {
 
     /// Ends sessions within `1 / divisor` of the time left, and returns those that have certainly ended. The
     /// others stay revoked. The time is limited because a sign-in must not fail when the server that holds
-    /// another session is down.
+    /// another session is down. `record` has their labels.
     pub(super) async fn end_within_part(
         &self,
         ids: &HashSet<SessionId>,
         divisor: u32,
+        reason: RevocationReason,
+        record: &DirectoryRecord,
     ) -> HashSet<SessionId> {
         let left = self.commands.time_left();
         let ends = ids.iter().map(async |id| {
-            timeout(left / divisor, self.end(*id)).await.is_ok_and(|end| end.is_ok()).then_some(*id)
+            let end = timeout(left / divisor, self.end(*id, reason, record)).await;
+            end.is_ok_and(|end| end.is_ok()).then_some(*id)
         });
         join_all(ends).await.into_iter().flatten().collect()
     }
@@ -162,15 +206,41 @@ impl DirectoryHandle<'_> {
     }
 
     /// Ends a session, and returns whether it was alive.
-    async fn end(&self, id: SessionId) -> Result<bool> {
-        let Some(loaded) = self.prevent_creation(id).await? else { return Ok(false) };
+    async fn end(
+        &self,
+        id: SessionId,
+        reason: RevocationReason,
+        record: &DirectoryRecord,
+    ) -> Result<bool> {
+        match self.prevent_creation(id).await? {
+            Some(loaded) => self.delete(&loaded, reason, record.label(id)).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Deletes a session of this principal, and returns whether it was alive.
+    async fn delete(
+        &self,
+        session: &Loaded,
+        reason: RevocationReason,
+        label: Option<&str>,
+    ) -> Result<bool> {
         // At any version: under this id, every later version is this principal's as well.
-        let (deleted, in_doubt) = self.commands.delete(&loaded.key, None).await?;
+        let (deleted, in_doubt) = self.commands.delete(&session.key, None).await?;
         let was_alive = deleted == Deleted::Deleted || in_doubt;
         if was_alive {
-            event::revoked(id);
+            self.report_revoked(session.id, label, reason);
         }
         Ok(was_alive)
+    }
+
+    pub(super) fn report_revoked(
+        &self,
+        id: SessionId,
+        label: Option<&str>,
+        reason: RevocationReason,
+    ) {
+        event::revoked(id, self.who(), Label(label), reason.as_str());
     }
 
     /// Makes sure that sessions which were found missing have ended and cannot be created any more.

@@ -188,6 +188,19 @@ impl Changes {
         self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
     }
 
+    /// Why a session that stood like this gets a new secret without a sign-in, for events.
+    pub(crate) fn rotation_reason(&self, before: &Header) -> &'static str {
+        if self.supersedes() {
+            "others_revoked"
+        } else if before.differs_in_lifetime(self.lifetime()) {
+            "lifetime"
+        } else if before.differs_in_end(self.end_by()) {
+            "end"
+        } else {
+            "rotation"
+        }
+    }
+
     /// What is wanted of a session that stands like this, besides its values.
     pub(crate) fn requested(&self, header: &Header) -> Requested {
         let proof = self.proof();

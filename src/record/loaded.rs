@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::Millis;
 use crate::record::authority::{Authority, SecretStatus};
 use crate::record::header::Header;
 use crate::record::token::SessionId;
@@ -55,6 +56,11 @@ impl Loaded {
         Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
     }
 
+    /// The same session for the application, which acts on it by no secret.
+    pub(crate) fn opened(&self) -> Arc<Self> {
+        Arc::new(Self { authority: Authority::over(&self.record.header), ..self.clone() })
+    }
+
     /// The record as the store holds it.
     pub(crate) fn stored(&self) -> Stored {
         Stored::new(self.record.values.source().clone(), self.version)
@@ -73,4 +79,52 @@ pub(crate) struct Lost {
     pub(crate) session: Arc<Loaded>,
     /// It is no more.
     pub(crate) is_gone: bool,
+}
+
+impl Lost {
+    /// Why it is lost, as far as this request can tell at this moment.
+    pub(crate) fn loss(&self, now: Millis) -> Loss {
+        match self.is_gone {
+            false => Loss::Superseded,
+            true if self.session.record.header.clocks.expired(now) => Loss::Expired,
+            true => Loss::Ended,
+        }
+    }
+}
+
+/// Why a request has lost its session; see [`Session::loss`](crate::Session::loss).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Loss {
+    /// The session has a new secret: another request rotated it, gave it another lifetime, or signed in
+    /// on it. The browser has the new cookie, so a client that connects again is let in.
+    Superseded,
+    /// The deadline that this handle knew has passed: nobody used the session for its idle timeout, or it
+    /// reached its absolute timeout. The user must sign in again.
+    Expired,
+    /// The session was signed out or revoked, or the store lost it. The user must sign in again.
+    Ended,
+}
+
+/// A session as its request finds it when it looks again.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    Valid(Arc<Loaded>),
+    Lost {
+        /// It is no more.
+        is_gone: bool,
+    },
+}
+
+impl Standing {
+    /// `found` is the session as the store has it.
+    pub(crate) fn of(found: Option<Arc<Loaded>>, now: Millis) -> Self {
+        match found.filter(|session| !session.record.header.clocks.expired(now)) {
+            None => Self::Lost { is_gone: true },
+            Some(session) if session.secret_status() == SecretStatus::Current => {
+                Self::Valid(session)
+            }
+            Some(_) => Self::Lost { is_gone: false },
+        }
+    }
 }

@@ -213,6 +213,16 @@ pub(crate) enum EndReason {
     SignIn,
 }
 
+impl EndReason {
+    /// As events say it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SignOut => "sign_out",
+            Self::SignIn => "replaced",
+        }
+    }
+}
+
 /// Whether the session may be ended as it stands now: by a sign-out where it is the same person's, also
 /// after a step-up, and never somebody else's sign-in; by a sign-in with its own secret only.
 pub(crate) fn ends(why: EndReason, authority: &Authority, header: &Header) -> bool {

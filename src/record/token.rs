@@ -143,6 +143,11 @@ pub(crate) fn digest_under(cookie_name: &str, content: &[u8]) -> [u8; 32] {
     name.chain_update(content).finalize().into()
 }
 
+/// The same in base64url: 43 characters.
+pub(crate) fn encoded_digest(cookie_name: &str, content: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(digest_under(cookie_name, content))
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")

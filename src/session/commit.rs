@@ -59,11 +59,8 @@ impl Session {
         };
         let outcome = commit.run(start.plan).await;
         self.record_store_time(&budget);
-        if let Err(error) = &outcome
-            && error.kind() == ErrorKind::OutcomeUnknown
-        {
-            event::outcome_unknown(error);
-        }
+        // Anew: a deadline may have passed meanwhile.
+        let context = self.context();
         let (result, is_stale) = self.state().apply_outcome(&start, outcome, context);
         if is_stale {
             // What fails here fails again at the next commit, which reports it.

@@ -1,14 +1,14 @@
-//! The record read: once for all handles of a request, and again on demand.
+//! The record read: once for all handles of a request, and again on demand; and kept alive.
 
 use std::sync::Arc;
 
 use crate::commands::Commands;
+use crate::commit::Commit;
 use crate::completion::Driver;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event;
 use crate::load::{self, Lookup};
-use crate::record::authority::SecretStatus;
-use crate::record::loaded::{Loaded, Lost};
+use crate::record::loaded::{Loaded, Loss, Lost, Standing};
 use crate::record::token::Token;
 use crate::session::Session;
 
@@ -23,7 +23,7 @@ enum Found {
 /// The session of the only valid token, or those of several; and whether there is a stale token.
 type FoundSessions = (Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool);
 
-/// What the exchange does with a session; handlers never see an unloaded one.
+/// Handlers never see an unloaded session.
 impl Session {
     /// Reads the record, once for all handles of the request.
     ///
@@ -111,74 +111,174 @@ impl Session {
             return Ok(Found::Nothing);
         }
         if !header.digest.matches(&token.secret, settings.cookie.name()) {
-            event::wrong_secret(token.id);
+            event::wrong_secret(token.id, settings.who_of(&loaded));
             return Ok(Found::WrongSecret);
         }
         let is_listed = settings.is_listed(commands, &loaded).await?;
         Ok(if is_listed { Found::Valid(loaded) } else { Found::Nothing })
     }
 
+    /// Keeps the session alive while a stream or a WebSocket uses it: extends the idle timeout, as a request
+    /// does. Counts as use also after [`mark_passive`](Self::mark_passive).
+    ///
+    /// A handle sends at most one write per [`refresh_after`](crate::Lifetime::refresh_after), and otherwise no
+    /// command at all, so call it as often as you like: for each message, or on a timer. It never extends the
+    /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
+    ///
+    /// Most calls ask the store nothing, so a success does not say that the session is still valid. To learn
+    /// that, [`reload`](Self::reload) first:
+    ///
+    /// ```
+    /// use unsticky::{Loss, Result, Session};
+    ///
+    /// /// Called every twenty seconds while a WebSocket is open; the close code if it must be closed.
+    /// async fn keep_alive(session: &Session) -> Result<Option<u16>> {
+    ///     let checked = match session.reload().await {
+    ///         Ok(()) => session.touch().await,
+    ///         error => error,
+    ///     };
+    ///     match (checked, session.loss()) {
+    ///         // The browser has a new cookie: connect again.
+    ///         (Err(_), Some(Loss::Superseded)) => Ok(Some(4001)),
+    ///         // Sign in again.
+    ///         (Err(_), Some(_)) => Ok(Some(4003)),
+    ///         // Such as a store that is down.
+    ///         (checked, _) => checked.map(|()| None),
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(keep_alive(&session).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, as for
+    ///   [`reload`](Self::reload); [`loss`](Self::loss) says which.
+    /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
+    ///   [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Randomness`]: the timeout was not extended, or it is
+    ///   unknown whether it was. The handle is as before; call it again.
+    /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] as for [`reload`](Self::reload).
+    ///
+    /// [`ErrorKind::Gone`]: crate::ErrorKind::Gone
+    /// [`ErrorKind::Unavailable`]: crate::ErrorKind::Unavailable
+    /// [`ErrorKind::Refused`]: crate::ErrorKind::Refused
+    /// [`ErrorKind::Contended`]: crate::ErrorKind::Contended
+    /// [`ErrorKind::OutcomeUnknown`]: crate::ErrorKind::OutcomeUnknown
+    /// [`ErrorKind::Randomness`]: crate::ErrorKind::Randomness
+    /// [`ErrorKind::Corrupt`]: crate::ErrorKind::Corrupt
+    /// [`ErrorKind::NewerFormat`]: crate::ErrorKind::NewerFormat
+    #[doc(alias("keep_alive", "refresh", "extend"))]
+    pub async fn touch(&self) -> Result<()> {
+        self.run_to_completion(|session, driver| async move { session.extend(&driver).await }).await
+    }
+
+    /// Why this request has lost its session; `None` while it has not found that out.
+    ///
+    /// It is found out by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit,
+    /// and stays as it was found out first. An end that this request asked for itself is no loss.
+    ///
+    /// [`Loss::Expired`] is said if the deadline has passed that this handle has seen. A handle that did not
+    /// look for a while cannot tell a session that expired from one that another request kept alive beyond
+    /// that deadline and that was signed out then.
+    #[must_use]
+    pub fn loss(&self) -> Option<Loss> {
+        self.state().loss
+    }
+
+    /// Extends the idle timeout; see [`Session::touch`].
+    async fn extend(&self, driver: &Driver) -> Result<()> {
+        let _one_at_a_time = self.lock_commits(driver).await?;
+        let Some(loaded) = self.not_lost()? else { return Ok(()) };
+        let budget = self.budget();
+        let commands = Commands::new(self.settings(), &budget).driven_by(driver);
+        let commit = Commit::new(self.settings(), commands, loaded.clone());
+        let standing = Commit { is_activity: true, ..commit }.touch(loaded.clone()).await;
+        self.record_store_time(&budget);
+        match standing? {
+            Standing::Valid(newer) if Arc::ptr_eq(&newer, &loaded) => Ok(()),
+            Standing::Valid(newer) => {
+                let mut state = self.state();
+                state.loaded = Some(newer);
+                state.changes.delta.mark();
+                drop(state);
+                // What fails here fails again at the next commit, which reports it.
+                let _ = self.rebase(|_, _| ());
+                Ok(())
+            }
+            Standing::Lost { is_gone } => Err(self.lose(loaded, is_gone)),
+        }
+    }
+
     /// Reads the record again; see [`Session::reload`].
     pub(super) async fn reread(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
-        let (loaded, lost) = {
-            let state = self.state();
-            (state.loaded.clone(), state.lost.clone())
+        let Some(loaded) = self.not_lost()? else { return Ok(()) };
+        let newer = match self.read_again(&loaded).await? {
+            Standing::Valid(newer) => newer,
+            Standing::Lost { is_gone } => return Err(self.lose(loaded, is_gone)),
         };
-        let gone = self.settings().gone("");
-        if lost.is_some() {
-            return Err(gone);
+        let mut state = self.state();
+        if state.head_sent {
+            // Whoever reads again knows what has become of an unknown outcome.
+            state.failed = None;
         }
-        let Some(loaded) = loaded else { return Ok(()) };
-        let (newer, is_gone) = self.read_again(&loaded).await?;
+        state.loaded = Some(newer);
+        state.changes.delta.mark();
+        drop(state);
+        self.rebase(|_, _| ())
+    }
+
+    /// The session of this request, if it has one; an error if it has lost it.
+    fn not_lost(&self) -> Result<Option<Arc<Loaded>>> {
+        let (loaded, is_lost) = {
+            let state = self.state();
+            (state.loaded.clone(), state.lost.is_some())
+        };
+        if is_lost { Err(self.settings().gone("")) } else { Ok(loaded) }
+    }
+
+    /// The session is lost, and with it the changes that were to be made to it. Returns the error that says
+    /// so.
+    fn lose(&self, session: Arc<Loaded>, is_gone: bool) -> Error {
+        let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        if let Some(newer) = newer {
-            if state.head_sent {
-                // Whoever reads again knows what has become of an unknown outcome.
-                state.failed = None;
-            }
-            state.loaded = Some(newer);
-            state.changes.delta.mark();
-            drop(state);
-            return self.rebase(|_, _| ());
-        }
         let would_change = state.would_change(context) > 0;
         if !state.changes.is_empty() {
             state.fail(&gone, u64::MAX, context);
         }
-        let id = loaded.id;
-        state.mark_lost(Lost { session: loaded, is_gone });
+        state.mark_lost(Lost { session: session.clone(), is_gone }, context);
         drop(state);
         if would_change {
-            event::gone(id);
+            event::gone(session.id, self.settings().who_of(&session));
         }
-        Err(gone)
+        gone
     }
 
-    /// The session as it stands now, if the request's secret is valid; and whether it is no more.
-    async fn read_again(&self, loaded: &Loaded) -> Result<(Option<Arc<Loaded>>, bool)> {
+    /// How the session stands now.
+    async fn read_again(&self, loaded: &Loaded) -> Result<Standing> {
         let budget = self.budget();
         let read = self.read_again_in(Commands::new(self.settings(), &budget), loaded).await;
         self.record_store_time(&budget);
         read
     }
 
-    async fn read_again_in(
-        &self,
-        commands: Commands<'_>,
-        loaded: &Loaded,
-    ) -> Result<(Option<Arc<Loaded>>, bool)> {
+    async fn read_again_in(&self, commands: Commands<'_>, loaded: &Loaded) -> Result<Standing> {
         let settings = self.settings();
-        let newer = loaded.reread(commands).await?;
-        let is_alive = |is: &Arc<Loaded>| !is.record.header.clocks.expired(settings.now());
-        let Some(newer) = newer.filter(is_alive) else { return Ok((None, true)) };
-        if newer.secret_status() != SecretStatus::Current {
-            return Ok((None, false));
+        let found = loaded.reread(commands).await?;
+        let standing = Standing::of(found, settings.now());
+        if let Standing::Valid(newer) = &standing
+            && !settings.is_listed(commands, newer).await?
+        {
+            return Ok(Standing::Lost { is_gone: true });
         }
-        match settings.is_listed(commands, &newer).await? {
-            true => Ok((Some(newer), false)),
-            false => Ok((None, true)),
-        }
+        Ok(standing)
     }
 }

@@ -41,7 +41,8 @@ use crate::settings::{Sessions, Settings};
 ///
 /// A handler gets it from its framework as an argument; the type is the same in axum and in
 /// actix-web. The extractor has read the record once, so everything but
-/// [`transact`](Self::transact), [`save`](Self::save) and [`reload`](Self::reload) is synchronous.
+/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload) and
+/// [`touch`](Self::touch) is synchronous.
 /// Changes are kept as changes and committed after the handler has answered, before the response
 /// leaves: concurrent requests that write different keys never lose each other's values.
 ///
@@ -119,6 +120,9 @@ use crate::settings::{Sessions, Settings};
 /// A handle that goes on after its response, in a stream or a WebSocket, decides each commit on the
 /// record as it is then, and its secret must still be valid: after a rotation by another request,
 /// `save` and `transact` fail with [`ErrorKind::Gone`].
+///
+/// An open stream does not count as use of the session by itself: [`touch`](Self::touch) keeps the session
+/// alive, [`reload`](Self::reload) says whether it is still valid, and [`loss`](Self::loss) why it is not.
 ///
 /// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
@@ -510,6 +514,8 @@ impl Session {
     /// fails, nothing is written and the error is returned. It may be called in another task, where
     /// task-local values are not there.
     ///
+    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive).
+    ///
     /// ```
     /// use unsticky::{Key, Session};
     ///
@@ -565,6 +571,10 @@ impl Session {
     /// Commits now what was changed so far, instead of after the handler: for streams, server-sent
     /// events and WebSockets, which go on after the response has begun.
     ///
+    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive). With
+    /// nothing to save it extends the idle timeout if that is due, as the end of a request does, and does not
+    /// tell whether it could: for a stream that is in use, call [`touch`](Self::touch).
+    ///
     /// # Errors
     ///
     /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
@@ -595,6 +605,8 @@ impl Session {
 
     /// Reads the record again: to see what other requests wrote, or whether the session is still valid.
     /// Changes that are not committed yet stay pending.
+    ///
+    /// Never counts as use of the session; [`touch`](Self::touch) does.
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ use crate::record::authority::SecretStatus;
 use crate::record::changes::{Changes, RequestFacts};
 use crate::record::delta::{Delta, Dropped, View};
 use crate::record::key::Name;
-use crate::record::loaded::{Loaded, Lost};
+use crate::record::loaded::{Loaded, Loss, Lost};
 use crate::record::plan::{KnownSession, Plan, Refresh, Requested};
 use crate::record::values::{Value, Values};
 use crate::settings::{Sessions, Settings};
@@ -39,6 +39,8 @@ pub(super) struct State {
     /// The session that was found gone, signed in anew or rotated: the browser may hold a newer
     /// cookie.
     pub(super) lost: Option<Lost>,
+    /// Why, as it was found out.
+    pub(super) loss: Option<Loss>,
     /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
     pub(super) others: Vec<Arc<Loaded>>,
     /// A token had the id of a session and not its secret.
@@ -163,6 +165,7 @@ impl State {
             is_read: false,
             loaded: None,
             lost: None,
+            loss: None,
             others: Vec::new(),
             has_stale_token: false,
             changes: Changes::default(),
@@ -257,10 +260,7 @@ impl State {
         if settings.confirms(loaded) {
             return Refresh::Confirms;
         }
-        let header = &loaded.record.header;
-        let is_due = header
-            .clocks
-            .refresh_due(context.now, &header.effective_lifetime(&settings.options.lifetime));
+        let is_due = settings.refresh_due(&loaded.record.header, context.now);
         if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
     }
 
@@ -338,7 +338,7 @@ impl State {
         let failure = match outcome {
             Ok(mut committed) => {
                 let failure = committed.failure.take();
-                self.apply_session(commit.plan, committed);
+                self.apply_session(commit.plan, committed, context);
                 failure.inspect(|failure| self.fail(failure, commit.bookmark, context))
             }
             Err(error) => {
@@ -355,12 +355,12 @@ impl State {
     }
 
     /// The session, and the cookie for it, as a commit left them.
-    fn apply_session(&mut self, plan: Plan, committed: Committed) {
+    fn apply_session(&mut self, plan: Plan, committed: Committed, context: Context<'_>) {
         let Committed { loaded, cookie, lost, .. } = committed;
         match lost {
-            Some(lost) => self.mark_lost(lost),
+            Some(lost) => self.mark_lost(lost, context),
             None => {
-                (self.loaded, self.lost) = (loaded, None);
+                (self.loaded, self.lost, self.loss) = (loaded, None, None);
                 self.cookie = cookie.or(self.cookie.take());
             }
         }
@@ -429,7 +429,9 @@ impl State {
     }
 
     /// The session is not this request's any more, and neither is the browser's cookie.
-    pub(super) fn mark_lost(&mut self, lost: Lost) {
+    pub(super) fn mark_lost(&mut self, lost: Lost, context: Context<'_>) {
+        // As it was found out first: what is done later, or comes to pass, is no reason.
+        self.loss.get_or_insert_with(|| lost.loss(context.now));
         self.lost = Some(lost);
         self.loaded = None;
         self.cookie = None;

@@ -15,6 +15,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cookie::template::{Cookie, CookieTemplate};
 use crate::entropy::{Entropy, OsEntropy};
 use crate::error::{Error, Result};
+use crate::event::Audit;
 use crate::head::request::Wants;
 use crate::key_lock::KeyLocks;
 use crate::record::lifetime::Lifetime;
@@ -215,6 +216,12 @@ impl Builder {
         render: impl Fn(ErrorResponse, &Error, Wants) -> ErrorResponse + Send + Sync + 'static,
     ) -> Self {
         self.options.on_error = Some(Arc::new(render));
+        self
+    }
+
+    /// How events name the people whom they are about. Default: [`Audit::Digest`].
+    pub fn audit(mut self, audit: Audit) -> Self {
+        self.options.audit = audit;
         self
     }
 

@@ -61,8 +61,8 @@ use crate::settings::{DirectoryMode, Sessions};
 #[doc(alias("SessionRegistry", "FindByIndexNameSessionRepository"))]
 #[derive(Clone)]
 pub struct Directory {
-    sessions: Sessions,
-    principal: Arc<str>,
+    pub(super) sessions: Sessions,
+    pub(super) principal: Arc<str>,
     current: Option<SessionId>,
 }
 
@@ -256,7 +256,7 @@ impl Directory {
     }
 
     /// The time that a method has.
-    fn budget(&self) -> Budget {
+    pub(super) fn budget(&self) -> Budget {
         Budget::new(self.sessions.settings().options.timeout)
     }
 
@@ -267,7 +267,7 @@ impl Directory {
         checked_principal(&self.principal)
     }
 
-    fn handle<'a>(
+    pub(super) fn handle<'a>(
         &'a self,
         budget: &'a Budget,
         driver: Option<&'a Driver>,

@@ -5,3 +5,4 @@ pub(crate) mod describe;
 pub(crate) mod detached;
 pub(crate) mod directory;
 mod listed;
+pub(crate) mod open;
