@@ -143,6 +143,9 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+    /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
+    /// cannot be decoded.
+    info flash_dropped(count: usize) "messages for the next page were dropped";
 }
 
 #[cfg(all(test, feature = "tracing"))]

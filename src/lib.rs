@@ -129,6 +129,7 @@ pub use crate::clock::{Clock, SystemClock};
 pub use crate::cookie::template::{Cookie, SameSite};
 pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::record::flash::{Flash, Level};
 pub use crate::record::key::{AsKey, Key, RuntimeKey};
 pub use crate::record::lifetime::{Lifetime, Persistence};
 pub use crate::record::sign_in::SignIn;

@@ -5,7 +5,7 @@
 
 use unsticky::exchange::{Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
-    Builder, ConfigError, Cookie, Error, Key, Lifetime, Session, SessionId, Sessions,
+    Builder, ConfigError, Cookie, Error, Flash, Key, Lifetime, Session, SessionId, Sessions,
     SignInRejection, SignedIn, Store,
 };
 
@@ -27,6 +27,7 @@ fn public_types_are_send_and_sync() {
     send_and_sync::<ConfigError>();
     send_and_sync::<Cookie>();
     send_and_sync::<Lifetime>();
+    send_and_sync::<Flash>();
     send_and_sync::<SessionId>();
     send_and_sync::<Key<std::rc::Rc<u8>>>();
     send_and_sync::<Box<dyn Store>>();
@@ -42,6 +43,7 @@ fn session_futures_are_send() {
     send(session.save());
     send(session.reload());
     send(session.transact(|_| Ok(())));
+    send(session.flashes());
     fn finish(exchange: Exchange) {
         if let Finish::Pending(reply) = exchange.finish(200) {
             send(reply);
