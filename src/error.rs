@@ -23,7 +23,15 @@ struct Inner {
     kind: ErrorKind,
     context: Cow<'static, str>,
     status: Option<u16>,
+    redirect: Option<Redirect>,
     source: Option<Source>,
+}
+
+/// Where an error sends its visitor.
+struct Redirect {
+    location: Option<Cow<'static, str>>,
+    /// The header fields of the request that decided it.
+    vary: &'static str,
 }
 
 /// The kinds of [`Error`], one for each thing a caller can branch on.
@@ -72,8 +80,17 @@ pub enum ErrorKind {
     Reentrant,
     /// A principal is empty or longer than 1024 bytes. Nothing was written (400).
     InvalidPrincipal,
-    /// Something was asked for that only somebody who is signed in can have (401).
+    /// The request needs a user who is signed in (401, or a 303 to the sign-in page).
     NotSignedIn,
+    /// The user is signed in, but authenticated too long ago for this request (401, or a 303 to the
+    /// step-up page).
+    StaleSignIn,
+    /// A [`Guard`](crate::Guard) does not permit the request (403).
+    Forbidden,
+    /// A page of another site made the browser send this request (403).
+    CrossOrigin,
+    /// The request's CSRF token is missing, or is not one of this session (403).
+    CsrfToken,
     /// There are as many sessions of this principal already as are allowed at once. No
     /// session was changed or begun (409).
     TooManySessions,
@@ -89,6 +106,43 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The kind's name, for answers in JSON and for labels: `unavailable`, `not_signed_in` and so on, the
+    /// variant's name in small letters with underscores. It stays as it is from release to release.
+    ///
+    /// ```
+    /// assert_eq!(unsticky::ErrorKind::NotSignedIn.as_str(), "not_signed_in");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Refused => "refused",
+            Self::Contended => "contended",
+            Self::NewerFormat => "newer_format",
+            Self::Randomness => "randomness",
+            Self::Gone => "gone",
+            Self::ValueChanged => "value_changed",
+            Self::TooLarge => "too_large",
+            Self::Encode => "encode",
+            Self::Decode => "decode",
+            Self::Corrupt => "corrupt",
+            Self::UpdatePanicked => "update_panicked",
+            Self::Reentrant => "reentrant",
+            Self::InvalidPrincipal => "invalid_principal",
+            Self::NotSignedIn => "not_signed_in",
+            Self::StaleSignIn => "stale_sign_in",
+            Self::Forbidden => "forbidden",
+            Self::CrossOrigin => "cross_origin",
+            Self::CsrfToken => "csrf_token",
+            Self::TooManySessions => "too_many_sessions",
+            Self::Revoked => "revoked",
+            Self::NoDirectory => "no_directory",
+            Self::MissingLayer => "missing_layer",
+            Self::HeadSent => "head_sent",
+        }
+    }
+
     /// The sentence that a visitor may see: it names no detail of the deployment.
     #[must_use]
     pub const fn message(self) -> &'static str {
@@ -109,6 +163,10 @@ impl ErrorKind {
             Self::Reentrant => "a function over the session changed the session",
             Self::InvalidPrincipal => "the account name is empty or too long",
             Self::NotSignedIn => "nobody is signed in",
+            Self::StaleSignIn => "the sign-in is too long ago",
+            Self::Forbidden => "this is not permitted",
+            Self::CrossOrigin => "the request was sent by another site",
+            Self::CsrfToken => "the form has expired: reload the page and try again",
             Self::TooManySessions => "too many sessions of this account at once",
             Self::Revoked => "the sign-in has been overtaken: sign in once more",
             Self::NoDirectory => "the directory of sessions is turned off",
@@ -126,7 +184,8 @@ impl ErrorKind {
             | Self::NewerFormat
             | Self::Randomness => 503,
             Self::Gone | Self::ValueChanged | Self::TooManySessions => 409,
-            Self::NotSignedIn | Self::Revoked => 401,
+            Self::NotSignedIn | Self::StaleSignIn | Self::Revoked => 401,
+            Self::Forbidden | Self::CrossOrigin | Self::CsrfToken => 403,
             Self::InvalidPrincipal => 400,
             Self::TooLarge
             | Self::Encode
@@ -145,7 +204,7 @@ impl Error {
     /// An error of this kind; `context` says what was being done, without any secret.
     #[cold]
     pub(crate) fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
-        Self(Arc::new(Inner { kind, context: context.into(), status: None, source: None }))
+        Self::made(kind, context.into(), None, None)
     }
 
     #[cold]
@@ -154,11 +213,31 @@ impl Error {
         context: impl Into<Cow<'static, str>>,
         source: impl Into<Source>,
     ) -> Self {
+        Self::made(kind, context.into(), None, Some(source.into()))
+    }
+
+    fn made(
+        kind: ErrorKind,
+        context: Cow<'static, str>,
+        status: Option<u16>,
+        source: Option<Source>,
+    ) -> Self {
+        Self(Arc::new(Inner { kind, context, status, redirect: None, source }))
+    }
+
+    /// The error of a visitor who was sent to another page, or not, by these header fields of the request.
+    #[cold]
+    pub(crate) fn decided_by(
+        vary: &'static str,
+        kind: ErrorKind,
+        location: Option<Cow<'static, str>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             kind,
-            context: context.into(),
-            status: None,
-            source: Some(source.into()),
+            context: Cow::Borrowed(""),
+            status: location.is_some().then_some(303),
+            redirect: Some(Redirect { location, vary }),
+            source: None,
         }))
     }
 
@@ -218,20 +297,28 @@ impl Error {
         )
     }
 
+    /// The page that the visitor is sent to, for the Location header field of a 303: one to sign in, or to
+    /// authenticate again. `None` where the response is the error itself.
+    #[must_use]
+    pub fn location(&self) -> Option<&str> {
+        self.0.redirect.as_ref()?.location.as_deref()
+    }
+
+    /// The header fields of the request that decided which response this error becomes.
+    pub(crate) fn vary(&self) -> Option<&'static str> {
+        self.0.redirect.as_ref().map(|redirect| redirect.vary)
+    }
+
     /// The HTTP status code of the response this error becomes: as the variants of [`ErrorKind`]
-    /// say, or as configured for a session that is gone.
+    /// say, as configured for a session that is gone, or 303 where there is a
+    /// [`location`](Self::location).
     #[must_use]
     pub fn status(&self) -> u16 {
         self.0.status.unwrap_or_else(|| self.kind().status())
     }
 
     pub(crate) fn answered_with(kind: ErrorKind, context: &'static str, status: u16) -> Self {
-        Self(Arc::new(Inner {
-            kind,
-            context: Cow::Borrowed(context),
-            status: Some(status),
-            source: None,
-        }))
+        Self::made(kind, Cow::Borrowed(context), Some(status), None)
     }
 }
 
@@ -262,5 +349,67 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ErrorKind;
+
+    /// Applications send these to their clients: a name that is here never changes.
+    const NAMES: &[(ErrorKind, &str, u16)] = &[
+        (ErrorKind::Unavailable, "unavailable", 503),
+        (ErrorKind::OutcomeUnknown, "outcome_unknown", 503),
+        (ErrorKind::Refused, "refused", 503),
+        (ErrorKind::Contended, "contended", 503),
+        (ErrorKind::NewerFormat, "newer_format", 503),
+        (ErrorKind::Randomness, "randomness", 503),
+        (ErrorKind::Gone, "gone", 409),
+        (ErrorKind::ValueChanged, "value_changed", 409),
+        (ErrorKind::TooLarge, "too_large", 500),
+        (ErrorKind::Encode, "encode", 500),
+        (ErrorKind::Decode, "decode", 500),
+        (ErrorKind::Corrupt, "corrupt", 500),
+        (ErrorKind::UpdatePanicked, "update_panicked", 500),
+        (ErrorKind::Reentrant, "reentrant", 500),
+        (ErrorKind::InvalidPrincipal, "invalid_principal", 400),
+        (ErrorKind::NotSignedIn, "not_signed_in", 401),
+        (ErrorKind::StaleSignIn, "stale_sign_in", 401),
+        (ErrorKind::Forbidden, "forbidden", 403),
+        (ErrorKind::CrossOrigin, "cross_origin", 403),
+        (ErrorKind::CsrfToken, "csrf_token", 403),
+        (ErrorKind::TooManySessions, "too_many_sessions", 409),
+        (ErrorKind::Revoked, "revoked", 401),
+        (ErrorKind::NoDirectory, "no_directory", 500),
+        (ErrorKind::MissingLayer, "missing_layer", 500),
+        (ErrorKind::HeadSent, "head_sent", 500),
+    ];
+
+    #[test]
+    fn names_and_statuses_are_those_of_the_table() {
+        for (kind, name, status) in NAMES {
+            assert_eq!((kind.as_str(), kind.status()), (*name, *status));
+            // The variant's name, so that nobody has to look it up.
+            let mut snake = String::new();
+            for (place, letter) in format!("{kind:?}").chars().enumerate() {
+                if letter.is_uppercase() && place > 0 {
+                    snake.push('_');
+                }
+                snake.extend(letter.to_lowercase());
+            }
+            assert_eq!(snake, *name);
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_own_name() {
+        let names: BTreeSet<_> = NAMES.iter().map(|(kind, ..)| kind.as_str()).collect();
+        // The match in `message` has an arm for each kind.
+        let source = include_str!("error.rs");
+        let (_, messages) = source.split_once("pub const fn message").unwrap_or_default();
+        let (messages, _) = messages.split_once("const fn status").unwrap_or_default();
+        assert_eq!(names.len(), messages.matches("Self::").count());
     }
 }

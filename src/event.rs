@@ -143,6 +143,8 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+    /// A page of another site made a browser send a request that may change something.
+    warn cross_origin(reason: &str) "a request of another site was refused";
     /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
     /// cannot be decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";

@@ -6,7 +6,9 @@
 //! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O, and nothing is parsed;
 //! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] parses the fields and reads
 //!    the record when a handler first asks;
-//! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response.
+//! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response;
+//! 4. errors of this crate are rendered as [`ErrorResponse`]s, or by the [`ErrorRenderer`] of the request if the
+//!    application [renders them itself](crate::Builder::on_error).
 //!
 //! ```
 //! use unsticky::exchange::{Exchange, Finish};
@@ -32,7 +34,6 @@
 //! # fn main() {}
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,8 +45,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::session::Session;
 use crate::session::commit::ResponseEffects;
-use crate::session::signed_in::SignInRejection;
 use crate::settings::Sessions;
+
+pub use crate::answer::ErrorResponse;
+pub use crate::head::request::{RequestHead, Wants};
 
 /// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
 /// an end of the session.
@@ -363,47 +366,43 @@ pub fn missing_layer(fix: &'static str) -> Error {
     Error::new(ErrorKind::MissingLayer, fix)
 }
 
-/// An error as a response: what every adapter renders.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ErrorResponse {
-    /// The status code.
-    pub status: u16,
-    /// The body, plain text.
-    pub body: Cow<'static, str>,
-    /// The Location header field.
-    pub location: Option<Cow<'static, str>>,
-    /// The Retry-After header field, in seconds.
-    pub retry_after: Option<&'static str>,
+/// Renders the errors of one request, where the application [does that
+/// itself](crate::Builder::on_error); for adapters.
+///
+/// When the response passes, the adapter replaces it by what [`render`](Self::render) makes of the reply's
+/// error, or, without one, of the [`Error`] that the response stands for already. It leaves [`Rendered`]
+/// with the response, so that a layer further out renders no error twice.
+pub struct ErrorRenderer {
+    sessions: Sessions,
+    wants: Wants,
 }
 
-impl From<&Error> for ErrorResponse {
-    fn from(error: &Error) -> Self {
-        let status = error.status();
-        Self {
-            status,
-            body: match error.kind() {
-                // A mistake in the program and no secret: whoever sees it should learn the fix.
-                ErrorKind::MissingLayer => error.to_string().into(),
-                kind => kind.message().into(),
-            },
-            location: None,
-            retry_after: (status == 503).then_some("1"),
-        }
+impl ErrorRenderer {
+    /// `None` if the application does not render errors itself. Then `head` is not called.
+    #[must_use]
+    pub fn of<'a>(sessions: &Sessions, head: impl FnOnce() -> RequestHead<'a>) -> Option<Self> {
+        let is_wanted = sessions.settings().options.on_error.is_some();
+        is_wanted.then(|| Self { sessions: sessions.clone(), wants: head().wants() })
+    }
+
+    /// The response of an error.
+    #[must_use]
+    pub fn render(&self, error: &Error) -> ErrorResponse {
+        let response = ErrorResponse::from(error);
+        let Some(on_error) = &self.sessions.settings().options.on_error else { return response };
+        let mut response = on_error(response, error, self.wants);
+        response.varies_by_wants();
+        response
     }
 }
 
-impl From<&SignInRejection> for ErrorResponse {
-    fn from(rejection: &SignInRejection) -> Self {
-        match rejection {
-            SignInRejection::NotSignedIn { sign_in_page }
-            | SignInRejection::Stale { sign_in_page } => Self {
-                status: if sign_in_page.is_some() { 303 } else { 401 },
-                body: rejection.to_string().into(),
-                location: sign_in_page.clone(),
-                retry_after: None,
-            },
-            SignInRejection::Session(error) => error.into(),
-        }
+impl fmt::Debug for ErrorRenderer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErrorRenderer").field("wants", &self.wants).finish_non_exhaustive()
     }
 }
+
+/// The mark of a response that an [`ErrorRenderer`] has made, in the response's extensions; for adapters.
+#[derive(Debug, Clone, Copy)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Rendered;

@@ -71,12 +71,14 @@
 //! - [`Session`]: what a handler can do, and what each write promises.
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
 //! - [`connect`]: a store from an address, for configuration by environment.
-//! - [`SignedIn`]: for routes that need somebody to be signed in; [`AuthenticatedWithin`]: and to have
-//!   proved it recently.
+//! - [`SignedIn`]: for routes that need a user who is signed in; [`AuthenticatedWithin`]: and who
+//!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
+//! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
 //! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
-//! - [`ErrorKind`]: what can go wrong, and which response it becomes.
+//! - [`ErrorKind`]: what can go wrong, and which response it becomes; [`Builder::on_error`]: your own pages
+//!   for it.
 //!
 //! # Features
 //!
@@ -98,6 +100,7 @@
 
 #[cfg(feature = "actix")]
 pub mod actix;
+mod answer;
 mod budget;
 mod clock;
 mod commands;
@@ -109,6 +112,8 @@ mod entropy;
 mod error;
 mod event;
 pub mod exchange;
+mod guard;
+mod head;
 #[cfg(any(fuzzing, feature = "testing"))]
 #[doc(hidden)]
 pub mod internals;
@@ -129,6 +134,8 @@ pub use crate::clock::{Clock, SystemClock};
 pub use crate::cookie::template::{Cookie, SameSite};
 pub use crate::entropy::Entropy;
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::guard::Guard;
+pub use crate::head::local_path::{LocalPath, Next};
 pub use crate::record::flash::{Flash, Level};
 pub use crate::record::key::{AsKey, Key, RuntimeKey};
 pub use crate::record::lifetime::{Lifetime, Persistence};
@@ -136,7 +143,7 @@ pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};
 pub use crate::record::transaction::Transaction;
 pub use crate::session::Session;
-pub use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+pub use crate::session::signed_in::{AuthenticatedWithin, Maybe, SignedIn};
 pub use crate::sessions::builder::{Builder, ConfigError};
 pub use crate::sessions::describe::Policy;
 pub use crate::sessions::directory::{Directory, ListedSession, Revoked};

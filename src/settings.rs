@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::answer::OnError;
 use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
@@ -69,7 +70,22 @@ pub(crate) struct Options {
     pub(crate) command_retries: u32,
     pub(crate) on_failed_response: OnFailedResponse,
     pub(crate) gone_status: u16,
-    pub(crate) sign_in_page: Option<Cow<'static, str>>,
+    pub(crate) pages: Pages,
+    pub(crate) on_error: Option<Arc<OnError>>,
+}
+
+/// The pages for those who are turned away.
+#[derive(Clone, Default)]
+pub(crate) struct Pages {
+    pub(crate) sign_in: Option<Cow<'static, str>>,
+    pub(crate) step_up: Option<Cow<'static, str>>,
+}
+
+impl Pages {
+    /// Whether an address can stand in a Location header field.
+    pub(crate) fn is_address(page: &str) -> bool {
+        !page.is_empty() && page.bytes().all(|byte| byte.is_ascii_graphic())
+    }
 }
 
 impl Options {
@@ -90,7 +106,8 @@ impl Default for Options {
             command_retries: limits::COMMAND_RETRIES,
             on_failed_response: OnFailedResponse::default(),
             gone_status: 409,
-            sign_in_page: None,
+            pages: Pages::default(),
+            on_error: None,
         }
     }
 }

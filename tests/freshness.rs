@@ -42,7 +42,11 @@ async fn on_axum(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
         .route("/sign-in", get(sign_in))
         .route("/step-up", get(step_up))
         .layer(SessionLayer::new(sessions.clone()));
-    let request = Request::get(path).header("cookie", cookie).body(Body::empty()).unwrap();
+    let request = Request::get(path)
+        .header("cookie", cookie)
+        .header("accept", "text/html")
+        .body(Body::empty())
+        .unwrap();
     let answer = app.oneshot(request).await.unwrap();
     let header = |name| Some(answer.headers().get(name)?.to_str().unwrap().to_owned());
     let (location, cookie) = (header("location"), header("set-cookie"));
@@ -59,6 +63,7 @@ async fn on_actix(sessions: &Sessions, path: &str, cookie: &str) -> Answer {
         .route("/step-up", web::get().to(step_up));
     let app = actix::init_service(app).await;
     let request = actix::TestRequest::get().uri(path).insert_header(("cookie", cookie));
+    let request = request.insert_header(("accept", "text/html"));
     let answer = actix::call_service(&app, request.to_request()).await;
     let header = |name| Some(answer.headers().get(name)?.to_str().unwrap().to_owned());
     let (location, cookie) = (header("location"), header("set-cookie"));
@@ -76,7 +81,8 @@ async fn scenario(visit: impl AsyncFn(&Sessions, &str, &str) -> Answer) {
         let turned_away = |answer: Answer, reason: &str| {
             let (status, location, body, cookie) = answer;
             assert_eq!(status, if page.is_some() { 303 } else { 401 });
-            assert_eq!((location.as_deref(), &*body, cookie), (page, reason, None));
+            let expected = page.map(|page| format!("{page}?next=/delete"));
+            assert_eq!((location, &*body, cookie), (expected, reason, None));
         };
         turned_away(visit(&sessions, "/delete", "").await, "nobody is signed in");
         assert_eq!(visit(&sessions, "/step-up", "").await.0, 401);

@@ -19,6 +19,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("testing", "For users' tests: the conformance suite, a spy and a store with faults."),
     ("tower", "The layer for tower stacks, and axum's extractors: a thin shell around `exchange`."),
     ("actix", "The middleware and extractors for actix-web: a thin shell around `exchange`."),
+    ("guard", "What a group of routes needs of its requests."),
     ("exchange", "One request and its response, without a framework."),
     (
         "sessions",
@@ -45,6 +46,8 @@ const ROOMS: &[(&str, &str)] = &[
     ("completion", "Work that runs to completion although nobody waits for it any more."),
     ("entropy", "Where randomness comes from."),
     ("clock", "Where the time comes from."),
+    ("answer", "What an error looks like as a response."),
+    ("head", "What is decided by a request's head alone: pure, over borrowed text and bytes."),
     ("error", "The error type and its kinds."),
     ("limits", "The defaults of everything that bounds waiting and trying."),
 ];

@@ -16,11 +16,11 @@ use support::stand::{Backend, Stand};
 use support::visit::{cookie_of, finish, visit};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use unsticky::exchange::Exchange;
+use unsticky::exchange::{Exchange, RequestHead};
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Key, Level, Lifetime, Session, SignIn,
-    Store as _,
+    ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Guard, Key, Level, Lifetime, Session,
+    SignIn, Store as _,
 };
 
 const COUNT: Key<u64> = Key::new("count");
@@ -220,6 +220,9 @@ async fn everything_happens() {
     stand.clock.advance(Duration::from_secs(600));
     read(&stand, &cookie).await;
     let _ = unsticky::exchange::missing_layer("add the layer");
+    let mut head = RequestHead::default();
+    (head.method, head.origin) = ("POST", Some(&b"https://evil.example"[..]));
+    Guard::same_origin().check_head(&head).unwrap_err();
 
     // A handler that failed, and two layers that share a cookie.
     let exchange = Exchange::begin(&stand.sessions, [""], None);

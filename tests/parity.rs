@@ -8,7 +8,7 @@ mod support;
 use std::pin::pin;
 use std::time::Duration;
 
-use support::app::{App, Gates, Reply, both, both_with, on_actix, on_axum};
+use support::app::{App, Ask, Gates, Reply, both, both_with, on_actix, on_axum};
 use support::stand::{Backend, Stand};
 use unsticky::store::{Kind, MemoryStore};
 use unsticky::testing::{Fault, Verb};
@@ -352,7 +352,7 @@ async fn signed_in_extractor_rejects_anonymous_request() {
     let sessions =
         Sessions::builder(MemoryStore::new()).sign_in_page("/sign-in?next=%2F").build().unwrap();
     for app in both(&sessions).await {
-        let reply = app.get("/profile", "").await;
+        let reply = app.ask(Ask::get("/profile").header("accept", "text/html")).await;
         assert_eq!((reply.status, reply.all("location")), (303, vec!["/sign-in?next=%2F"]));
     }
 }
@@ -390,10 +390,7 @@ async fn missing_layer_error_names_the_fix() {
     for app in apps {
         let reply = app.run("who", "").await;
         assert_eq!(reply.status, 500);
-        let fix =
-            if app.framework == "axum" { "SessionLayer::new" } else { "SessionMiddleware::new" };
-        assert!(reply.body.starts_with("no session layer wraps this route: add "), "{reply:?}");
-        assert!(reply.body.contains(fix), "{reply:?}");
+        assert_eq!(reply.body, "no session layer wraps this route", "the fix is for the log");
         assert_eq!(app.get("/sessions", "").await.status, 500);
         assert_eq!(app.get("/profile", "").await.status, 500);
         assert_eq!(app.get("/maybe", "").await.body, "without a session: MissingLayer");

@@ -3,10 +3,10 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
-use unsticky::exchange::{Exchange, Finish, Reply, SessionHandle};
+use unsticky::exchange::{ErrorRenderer, Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
-    Builder, ConfigError, Cookie, Error, Flash, Key, Lifetime, Session, SessionId, Sessions,
-    SignInRejection, SignedIn, Store,
+    Builder, ConfigError, Cookie, Error, Flash, Guard, Key, Lifetime, LocalPath, Maybe, Next,
+    Session, SessionId, Sessions, SignedIn, Store,
 };
 
 fn send_and_sync<T: Send + Sync + 'static>() {}
@@ -22,7 +22,11 @@ fn public_types_are_send_and_sync() {
     send_and_sync::<Exchange>();
     send_and_sync::<Reply>();
     send_and_sync::<SignedIn>();
-    send_and_sync::<SignInRejection>();
+    send_and_sync::<Maybe<SignedIn>>();
+    send_and_sync::<Guard>();
+    send_and_sync::<Next>();
+    send_and_sync::<LocalPath>();
+    send_and_sync::<ErrorRenderer>();
     send_and_sync::<Error>();
     send_and_sync::<ConfigError>();
     send_and_sync::<Cookie>();

@@ -1,23 +1,30 @@
 //! Extractors and responses for actix-web.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 
+use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY,
+};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
 
+use super::head;
 use crate::error::{Error, Result};
-use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
+use crate::exchange::{ErrorResponse, RequestHead, SessionHandle, missing_layer};
+use crate::head::local_path::Next;
 use crate::session::Session;
-use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::session::signed_in::{AuthenticatedWithin, Guarded, Maybe, SignedIn};
 use crate::settings::Sessions;
 
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App or to \
                    the scope of the routes that use the session";
 
-type Extracted<T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>>>>;
+type Extracted<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 
 fn handle(request: &HttpRequest) -> Result<SessionHandle> {
     request.extensions().get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
@@ -54,58 +61,83 @@ impl FromRequest for Sessions {
 }
 
 impl FromRequest for SignedIn {
-    type Error = SignInRejection;
-    type Future = Extracted<Self, SignInRejection>;
+    type Error = Error;
+    type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let handle = handle(request);
-        Box::pin(async move { handle?.session().await?.try_into() })
+        extracted(request, Self::of)
     }
 }
 
 impl<const SECONDS: u64> FromRequest for AuthenticatedWithin<SECONDS> {
-    type Error = SignInRejection;
-    type Future = Extracted<Self, SignInRejection>;
+    type Error = Error;
+    type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let handle = handle(request);
-        Box::pin(async move { handle?.session().await?.try_into() })
+        extracted(request, Self::of)
     }
+}
+
+impl<T: Guarded + 'static> FromRequest for Maybe<T> {
+    type Error = Error;
+    type Future = Extracted<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        extracted(request, Self::of)
+    }
+}
+
+impl FromRequest for Next {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::of(&head::of(request))))
+    }
+}
+
+/// What is decided by the session and the head of a request.
+fn extracted<T: 'static>(
+    request: &HttpRequest,
+    decide: fn(Session, &RequestHead<'_>) -> Result<T>,
+) -> Extracted<T> {
+    let (handle, request) = (handle(request), request.clone());
+    Box::pin(async move { decide(handle?.session().await?, &head::of(&request)) })
 }
 
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
-        status_code(&self.into())
+        status_code(self.status())
     }
 
     fn error_response(&self) -> HttpResponse {
-        rendered(self.into())
+        rendered(HttpResponse::new(StatusCode::OK), self.into())
     }
 }
 
-impl ResponseError for SignInRejection {
-    fn status_code(&self) -> StatusCode {
-        status_code(&self.into())
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        rendered(self.into())
-    }
+fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn status_code(rendered: &ErrorResponse) -> StatusCode {
-    StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-fn rendered(rendered: ErrorResponse) -> HttpResponse {
-    let mut response = HttpResponse::build(status_code(&rendered));
-    response.insert_header((CONTENT_TYPE, "text/plain; charset=utf-8"));
-    response.insert_header((CACHE_CONTROL, "no-store"));
-    if let Some(seconds) = rendered.retry_after {
-        response.insert_header((RETRY_AFTER, seconds));
+/// A response, but for the error that it stands for, as it is rendered.
+pub(super) fn rendered(mut response: HttpResponse, answer: ErrorResponse) -> HttpResponse {
+    *response.status_mut() = status_code(answer.status);
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut insert = |name: HeaderName, value: &str| {
+        if let Some(value) = HeaderValue::from_str(value).ok().filter(|value| !value.is_empty()) {
+            headers.insert(name, value);
+        }
+    };
+    insert(CONTENT_TYPE, &answer.content_type);
+    insert(RETRY_AFTER, answer.retry_after.unwrap_or_default());
+    insert(LOCATION, answer.location.as_deref().unwrap_or_default());
+    for names in answer.vary {
+        headers.append(VARY, HeaderValue::from_static(names));
     }
-    if let Some(location) = &rendered.location {
-        response.insert_header((LOCATION, location.as_ref()));
+    match answer.body {
+        Cow::Borrowed(body) => response.set_body(BoxBody::new(body)),
+        Cow::Owned(body) => response.set_body(BoxBody::new(body)),
     }
-    response.body(rendered.body.into_owned())
 }

@@ -4,13 +4,15 @@ use std::task::{Context, Poll, ready};
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::ServiceResponse;
 use actix_web::error::InternalError;
-use actix_web::http::header::{
-    CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY,
-};
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use actix_web::{HttpMessage as _, HttpResponse};
 use pin_project_lite::pin_project;
 
-use crate::exchange::{Commit, Exchange, Finish, REPLACED_FIELDS, Reply, SessionHandle};
+use super::extract::rendered;
+use crate::error::Error;
+use crate::exchange::{
+    Commit, ErrorRenderer, Exchange, Finish, REPLACED_FIELDS, Rendered, Reply, SessionHandle,
+};
 
 type Answer<B> = Result<ServiceResponse<B>, actix_web::Error>;
 
@@ -26,13 +28,19 @@ pin_project! {
         exchange: Option<Exchange>,
         // That of a middleware further out.
         outer: Option<SessionHandle>,
+        renderer: Option<ErrorRenderer>,
         answered: Option<(Answer<B>, Commit)>,
     }
 }
 
 impl<F, B> ResponseFuture<F, B> {
-    pub(super) fn new(inner: F, exchange: Exchange, outer: Option<SessionHandle>) -> Self {
-        Self { inner, exchange: Some(exchange), outer, answered: None }
+    pub(super) fn new(
+        inner: F,
+        exchange: Exchange,
+        outer: Option<SessionHandle>,
+        renderer: Option<ErrorRenderer>,
+    ) -> Self {
+        Self { inner, exchange: Some(exchange), outer, renderer, answered: None }
     }
 }
 
@@ -58,14 +66,18 @@ where
                 match finish {
                     Some(Finish::Pending(commit)) => (answer, commit),
                     Some(Finish::Ready(reply)) => {
-                        return Poll::Ready(answered(answer, reply, this.outer.take()));
+                        let renderer = this.renderer.as_ref();
+                        return Poll::Ready(answered(answer, reply, this.outer.take(), renderer));
                     }
                     None => return Poll::Ready(answer.map(ServiceResponse::map_into_left_body)),
                 }
             }
         };
         match Pin::new(&mut commit).poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(answered(answer, reply, this.outer.take())),
+            Poll::Ready(reply) => {
+                let renderer = this.renderer.as_ref();
+                Poll::Ready(answered(answer, reply, this.outer.take(), renderer))
+            }
             Poll::Pending => {
                 *this.answered = Some((answer, commit));
                 Poll::Pending
@@ -83,8 +95,9 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
 /// What goes on to the middleware further out.
 fn answered<B: MessageBody + 'static>(
     answer: Answer<B>,
-    reply: Reply,
+    mut reply: Reply,
     outer: Option<SessionHandle>,
+    renderer: Option<&ErrorRenderer>,
 ) -> Answer<EitherBody<B>> {
     match answer {
         Ok(response) => {
@@ -92,38 +105,66 @@ fn answered<B: MessageBody + 'static>(
             if let Some(outer) = outer {
                 response.request().extensions_mut().insert(outer);
             }
-            if reply.is_empty() {
+            if reply.is_empty() && renderer.is_none() {
                 return Ok(response.map_into_left_body());
             }
             let (request, response) = response.into_parts();
-            Ok(ServiceResponse::new(request, replied(response, reply)))
+            let error = reply.error.take().or_else(|| renderer.and_then(|_| unrendered(&response)));
+            let response = replied(response, reply, error, renderer);
+            Ok(ServiceResponse::new(request, response))
         }
-        Err(error) if reply.is_empty() => Err(error),
         Err(error) => {
-            let response = replied(error.error_response(), reply);
+            let ours = renderer.and_then(|_| error.as_error::<Error>().cloned());
+            if reply.is_empty() && ours.is_none() {
+                return Err(error);
+            }
+            let ours = reply.error.take().or(ours);
+            let response = replied(error.error_response(), reply, ours, renderer);
             Err(InternalError::from_response(error, response.map_into_boxed_body()).into())
         }
     }
 }
 
+/// The error that a response stands for, unless the application has rendered it already.
+fn unrendered<B>(response: &HttpResponse<B>) -> Option<Error> {
+    let is_rendered = response.extensions().get::<Rendered>().is_some();
+    response.error()?.as_error::<Error>().filter(|_| !is_rendered).cloned()
+}
+
 /// The response with what the exchange adds to it, or the error that takes its place.
 fn replied<B: MessageBody>(
     response: HttpResponse<B>,
-    mut reply: Reply,
+    reply: Reply,
+    error: Option<Error>,
+    renderer: Option<&ErrorRenderer>,
 ) -> HttpResponse<EitherBody<B>> {
-    let mut response = match reply.error.take() {
-        Some(error) => {
-            let mut replaced = HttpResponse::from_error(error).map_into_right_body();
-            let is_replaced = |name: &HeaderName| REPLACED_FIELDS.contains(&name.as_str());
-            for (name, value) in response.headers().iter().filter(|(name, _)| !is_replaced(name)) {
-                replaced.headers_mut().append(name.clone(), value.clone());
-            }
-            replaced
-        }
+    let mut response = match error {
+        Some(error) => replaced(&response, error, renderer).map_into_right_body(),
         None => response.map_into_left_body(),
     };
     add_headers(response.headers_mut(), reply);
     response
+}
+
+/// The response that an error puts in the place of this one.
+fn replaced<B>(
+    response: &HttpResponse<B>,
+    error: Error,
+    renderer: Option<&ErrorRenderer>,
+) -> HttpResponse {
+    let answer = renderer.map(|renderer| renderer.render(&error));
+    let mut replaced = HttpResponse::from_error(error);
+    if let Some(answer) = answer {
+        replaced = rendered(replaced, answer);
+        replaced.extensions_mut().insert(Rendered);
+    }
+    for (name, value) in response.headers() {
+        let is_there = || replaced.headers().get_all(name).any(|there| there == value);
+        if !REPLACED_FIELDS.contains(&name.as_str()) && !is_there() {
+            replaced.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    replaced
 }
 
 fn add_headers(headers: &mut HeaderMap, reply: Reply) {

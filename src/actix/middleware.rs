@@ -6,7 +6,8 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forwar
 use actix_web::http::header::COOKIE;
 
 use super::future::ResponseFuture;
-use crate::exchange::{Exchange, SessionHandle};
+use super::head;
+use crate::exchange::{ErrorRenderer, Exchange, SessionHandle};
 use crate::settings::Sessions;
 
 /// The actix-web middleware that gives requests their session.
@@ -116,9 +117,10 @@ where
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let outer = request.extensions().get::<SessionHandle>().cloned();
+        let renderer = ErrorRenderer::of(&self.sessions, || head::of(request.request()));
         let cookies = request.headers().get_all(COOKIE).cloned();
         let exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
         request.extensions_mut().insert(exchange.handle());
-        ResponseFuture::new(self.inner.call(request), exchange, outer)
+        ResponseFuture::new(self.inner.call(request), exchange, outer, renderer)
     }
 }

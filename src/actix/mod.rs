@@ -7,11 +7,20 @@
 //! ```
 //!
 //! A response is replaced only where the changes of its handler could not be kept; the new one's
-//! `error()` is then an [`Error`](crate::Error), for `ErrorHandlers` and other middleware further out.
+//! `error()` is then an [`Error`](crate::Error), as it is where an extractor, a [`GuardMiddleware`] or a
+//! handler failed with one. [`Builder::on_error`](crate::Builder::on_error) renders all of them;
+//! `ErrorHandlers` and other middleware further out can do so, too.
+//!
+//! **Do not take `Option<Session>` or `Option<SignedIn>`.** actix-web's own `Option` extractor turns every
+//! error into `None`: while the store is down, a user who is signed in would seem to be nobody. Take
+//! [`Maybe<SignedIn>`](crate::Maybe), or a `Result`.
 
 mod extract;
 mod future;
+mod guard;
+mod head;
 mod middleware;
 
 pub use self::future::ResponseFuture;
+pub use self::guard::{GuardMiddleware, GuardService};
 pub use self::middleware::{SessionMiddleware, SessionService};

@@ -9,14 +9,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
+use crate::answer::ErrorResponse;
 use crate::clock::{Clock, SystemClock};
 use crate::cookie::template::{Cookie, CookieTemplate};
 use crate::entropy::{Entropy, OsEntropy};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::head::request::Wants;
 use crate::key_lock::KeyLocks;
 use crate::record::lifetime::Lifetime;
 use crate::settings::{
-    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Options, Sessions, Settings,
+    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Options, Pages, Sessions,
+    Settings,
 };
 use crate::store::Store;
 
@@ -160,10 +163,57 @@ impl Builder {
         self
     }
 
-    /// Where the `SignedIn` extractor sends those who are not: a 303 to this address. Default: none,
-    /// they get a 401.
+    /// Where [`SignedIn`](crate::SignedIn), [`AuthenticatedWithin`](crate::AuthenticatedWithin) and
+    /// [`Guard`](crate::Guard) send those who are not signed in: a 303 to this address. Default: none, they
+    /// get a 401.
+    ///
+    /// Only navigations of a browser are sent there, by their `Sec-Fetch-Mode`, or if a browser does not
+    /// send that, by an `Accept` with `text/html`; everything else gets a 401. If the page is a path of this
+    /// site, a GET or a HEAD takes its own address along in the field `next`, which
+    /// [`Next`](crate::Next) reads on the page.
     pub fn sign_in_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
-        self.options.sign_in_page = Some(location.into());
+        self.options.pages.sign_in = Some(location.into());
+        self
+    }
+
+    /// Where [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) send those who
+    /// are signed in and authenticated too long ago, as in [`sign_in_page`](Self::sign_in_page): to the page
+    /// that calls [`step_up`](crate::Session::step_up). Default: the sign-in page.
+    pub fn step_up_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
+        self.options.pages.step_up = Some(location.into());
+        self
+    }
+
+    /// Renders every error of this crate that becomes a response: of extractors, of guards, of handlers that
+    /// return one, and of changes that could not be kept. Default: plain text.
+    ///
+    /// `render` gets the response as it would be sent, to which [`html`](ErrorResponse::html) and
+    /// [`json`](ErrorResponse::json) give another body, the error, and what the request wants. It is called
+    /// as the response passes the session layer. What a handler has rendered itself stays as it is, and
+    /// whether its changes are kept was decided by the error's own status. Where layers are nested, the
+    /// innermost one with a function renders.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    /// use unsticky::exchange::Wants;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
+    ///     .on_error(|response, error, wants| match wants {
+    ///         Wants::Page => response.html(format!("<h1>Sorry</h1><p>{}", error.kind().message())),
+    ///         Wants::Data => response.json(format!(r#"{{"error":"{}"}}"#, error.kind().as_str())),
+    ///     })
+    ///     .build()?;
+    /// # let _ = sessions;
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias("error_handler", "handle_error"))]
+    pub fn on_error(
+        mut self,
+        render: impl Fn(ErrorResponse, &Error, Wants) -> ErrorResponse + Send + Sync + 'static,
+    ) -> Self {
+        self.options.on_error = Some(Arc::new(render));
         self
     }
 
@@ -249,12 +299,9 @@ fn check(options: &Options) -> Result<(), ConfigError> {
     if !(400..=599).contains(&options.gone_status) {
         return Err(ConfigError::GoneStatus);
     }
-    if options
-        .sign_in_page
-        .as_ref()
-        .is_some_and(|page| page.is_empty() || !page.bytes().all(|byte| byte.is_ascii_graphic()))
-    {
-        return Err(ConfigError::SignInPage);
+    let Pages { sign_in, step_up } = &options.pages;
+    if ![sign_in, step_up].into_iter().flatten().all(|page| Pages::is_address(page)) {
+        return Err(ConfigError::Page);
     }
     Ok(())
 }
@@ -302,9 +349,14 @@ pub enum ConfigError {
     /// See [`Builder::gone_status`].
     #[error("status of a session that is gone: from 400 to 599")]
     GoneStatus,
-    /// See [`Builder::sign_in_page`].
-    #[error("sign-in page: one or more printable ASCII characters without spaces")]
-    SignInPage,
+    /// See [`Builder::sign_in_page`] and [`Builder::step_up_page`].
+    #[error("page to sign in or to authenticate again: printable ASCII characters without spaces")]
+    Page,
+    /// See [`Guard::trust`](crate::Guard::trust).
+    #[error(
+        "trusted origin: `scheme://host` or `scheme://host:port` as browsers write it, in small letters and without the scheme's own port"
+    )]
+    Origin,
 }
 
 #[cfg(test)]
@@ -356,8 +408,10 @@ mod tests {
             (builder().command_retries(101), ConfigError::CommandRetries),
             (builder().gone_status(200), ConfigError::GoneStatus),
             (builder().gone_status(600), ConfigError::GoneStatus),
-            (builder().sign_in_page(""), ConfigError::SignInPage),
-            (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::SignInPage),
+            (builder().sign_in_page(""), ConfigError::Page),
+            (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::Page),
+            (builder().step_up_page(""), ConfigError::Page),
+            (builder().sign_in_page("/a").step_up_page("/b c"), ConfigError::Page),
         ] {
             assert_eq!(builder.build().unwrap_err(), expected);
         }

@@ -1,11 +1,12 @@
 //! A configuration as a report.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use crate::record::lifetime::{Lifetime, Persistence};
 use crate::settings::{
-    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Sessions, Settings,
+    CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Pages, Sessions, Settings,
 };
 
 /// What a configuration amounts to; see [`Sessions::describe`]. Its [`Display`](fmt::Display) is the report,
@@ -112,9 +113,13 @@ impl Policy {
             },
         )?;
         line(f, "a session that is gone", &format_args!("status {}", options.gone_status))?;
-        let page = options.sign_in_page.as_deref();
-        let answer = page.map_or("status 401".to_owned(), |page| format!("303 to {page}"));
-        line(f, "not signed in", &answer)
+        let Pages { sign_in, step_up } = &options.pages;
+        let answer = |page: Option<&Cow<'_, str>>| match page {
+            Some(page) => format!("navigations: 303 to {page}; others: status 401"),
+            None => "status 401".to_owned(),
+        };
+        line(f, "not signed in", &answer(sign_in.as_ref()))?;
+        line(f, "sign-in too long ago", &answer(step_up.as_ref().or(sign_in.as_ref())))
     }
 }
 

@@ -1,15 +1,19 @@
 //! Extractors and responses for axum.
 
+use std::convert::Infallible;
+
 use axum_core::body::Body;
-use axum_core::extract::FromRequestParts;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use super::future::rendered;
+use super::head;
 use crate::error::{Error, Result};
-use crate::exchange::{SessionHandle, missing_layer};
+use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
+use crate::head::local_path::Next;
 use crate::session::Session;
-use crate::session::signed_in::{AuthenticatedWithin, SignInRejection, SignedIn};
+use crate::session::signed_in::{AuthenticatedWithin, Guarded, Maybe, SignedIn};
 use crate::settings::Sessions;
 
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
@@ -17,6 +21,10 @@ const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to
 
 fn handle(parts: &Parts) -> Result<SessionHandle> {
     parts.extensions.get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
+}
+
+async fn session(parts: &Parts) -> Result<Session> {
+    handle(parts)?.session().await
 }
 
 /// The session before it is read; for several layers, see [`SessionHandle::of`].
@@ -32,7 +40,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        handle(parts)?.session().await
+        session(parts).await
     }
 }
 
@@ -46,34 +54,63 @@ impl<S: Send + Sync> FromRequestParts<S> for Sessions {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
-    type Rejection = SignInRejection;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, SignInRejection> {
-        handle(parts)?.session().await?.try_into()
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Self::of(session(parts).await?, &head::of_parts(parts))
     }
 }
 
 impl<S: Send + Sync, const SECONDS: u64> FromRequestParts<S> for AuthenticatedWithin<SECONDS> {
-    type Rejection = SignInRejection;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, SignInRejection> {
-        handle(parts)?.session().await?.try_into()
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Self::of(session(parts).await?, &head::of_parts(parts))
+    }
+}
+
+impl<S: Send + Sync, T: Guarded> FromRequestParts<S> for Maybe<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Self::of(session(parts).await?, &head::of_parts(parts))
+    }
+}
+
+/// As [`Maybe<SignedIn>`](Maybe).
+impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>> {
+        let Maybe(user) = Maybe::<Self>::from_request_parts(parts, state).await?;
+        Ok(user)
+    }
+}
+
+/// As [`Maybe<AuthenticatedWithin>`](Maybe).
+impl<S: Send + Sync, const SECONDS: u64> OptionalFromRequestParts<S>
+    for AuthenticatedWithin<SECONDS>
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>> {
+        let Maybe(user) = Maybe::<Self>::from_request_parts(parts, state).await?;
+        Ok(user)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Next {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&head::of_parts(parts)))
     }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = rendered((&self).into()).map(Body::from);
+        let mut response = rendered(ErrorResponse::from(&self)).map(Body::from);
         response.extensions_mut().insert(self);
         response
-    }
-}
-
-impl IntoResponse for SignInRejection {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Session(error) => error.into_response(),
-            rejection => rendered((&rejection).into()).map(Body::from),
-        }
     }
 }

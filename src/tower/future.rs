@@ -4,10 +4,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, VARY};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use crate::exchange::{Commit, ErrorResponse, Exchange, Finish, REPLACED_FIELDS, Reply};
+use crate::error::Error;
+use crate::exchange::{
+    Commit, ErrorRenderer, ErrorResponse, Exchange, Finish, REPLACED_FIELDS, Rendered, Reply,
+};
 
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
@@ -19,13 +22,14 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
+        renderer: Option<ErrorRenderer>,
         answered: Option<(Response<B>, Commit)>,
     }
 }
 
 impl<F, B> ResponseFuture<F, B> {
-    pub(super) fn new(inner: F, exchange: Exchange) -> Self {
-        Self { inner, exchange: Some(exchange), answered: None }
+    pub(super) fn new(inner: F, exchange: Exchange, renderer: Option<ErrorRenderer>) -> Self {
+        Self { inner, exchange: Some(exchange), renderer, answered: None }
     }
 }
 
@@ -56,14 +60,14 @@ where
                 match finish {
                     Some(Finish::Pending(commit)) => (response, commit),
                     Some(Finish::Ready(reply)) => {
-                        return Poll::Ready(Ok(replied(response, reply)));
+                        return Poll::Ready(Ok(replied(response, reply, this.renderer.as_ref())));
                     }
                     None => return Poll::Ready(Ok(response)),
                 }
             }
         };
         match Pin::new(&mut commit).poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(Ok(replied(response, reply))),
+            Poll::Ready(reply) => Poll::Ready(Ok(replied(response, reply, this.renderer.as_ref()))),
             Poll::Pending => {
                 *this.answered = Some((response, commit));
                 Poll::Pending
@@ -79,22 +83,17 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
 }
 
 /// The response with what the exchange adds to it, or the error that takes its place.
-fn replied<B: From<Bytes>>(response: Response<B>, mut reply: Reply) -> Response<B> {
-    if reply.is_empty() {
+fn replied<B: From<Bytes>>(
+    response: Response<B>,
+    mut reply: Reply,
+    renderer: Option<&ErrorRenderer>,
+) -> Response<B> {
+    if reply.is_empty() && renderer.is_none() {
         return response;
     }
-    let mut response = match reply.error.take() {
-        Some(error) => {
-            let mut replaced = rendered((&error).into()).map(B::from);
-            replaced.extensions_mut().insert(error);
-            let mut kept = response.into_parts().0.headers;
-            for name in REPLACED_FIELDS {
-                kept.remove(name);
-            }
-            kept.extend(std::mem::take(replaced.headers_mut()));
-            *replaced.headers_mut() = kept;
-            replaced
-        }
+    let error = reply.error.take().or_else(|| renderer.and_then(|_| unrendered(&response)));
+    let mut response = match error {
+        Some(error) => replaced(&response, error, renderer),
         None => response,
     };
     let headers = response.headers_mut();
@@ -109,6 +108,34 @@ fn replied<B: From<Bytes>>(response: Response<B>, mut reply: Reply) -> Response<
     response
 }
 
+/// The error that a response stands for, unless the application has rendered it already.
+fn unrendered<B>(response: &Response<B>) -> Option<Error> {
+    let extensions = response.extensions();
+    let is_rendered = extensions.get::<Rendered>().is_some();
+    extensions.get::<Error>().filter(|_| !is_rendered).cloned()
+}
+
+/// The response that an error puts in the place of this one.
+fn replaced<B: From<Bytes>>(
+    response: &Response<B>,
+    error: Error,
+    renderer: Option<&ErrorRenderer>,
+) -> Response<B> {
+    let answer = renderer.map_or_else(|| (&error).into(), |renderer| renderer.render(&error));
+    let mut replaced = rendered(answer).map(B::from);
+    for (name, value) in response.headers() {
+        let is_there = || replaced.headers().get_all(name).iter().any(|there| there == value);
+        if !REPLACED_FIELDS.contains(&name.as_str()) && !is_there() {
+            replaced.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    if renderer.is_some() {
+        replaced.extensions_mut().insert(Rendered);
+    }
+    replaced.extensions_mut().insert(error);
+    replaced
+}
+
 /// The response that an error becomes.
 pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
     let mut response = Response::new(match rendered.body {
@@ -118,14 +145,17 @@ pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
     *response.status_mut() =
         StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(seconds) = rendered.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
-    }
-    let location = rendered.location.as_deref().and_then(|page| HeaderValue::from_str(page).ok());
-    if let Some(location) = location {
-        headers.insert(LOCATION, location);
+    let mut insert = |name: HeaderName, value: &str| {
+        if let Some(value) = HeaderValue::from_str(value).ok().filter(|value| !value.is_empty()) {
+            headers.insert(name, value);
+        }
+    };
+    insert(CONTENT_TYPE, &rendered.content_type);
+    insert(RETRY_AFTER, rendered.retry_after.unwrap_or_default());
+    insert(LOCATION, rendered.location.as_deref().unwrap_or_default());
+    for names in rendered.vary {
+        headers.append(VARY, HeaderValue::from_static(names));
     }
     response
 }

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A response is replaced only where the changes of its handler could not be kept. The
-//! [`Error`](crate::Error) is then in the response's extensions, so that a layer further out can render
-//! it in the application's own way:
+//! [`Error`](crate::Error) is then in the response's extensions, as it is where an extractor, a
+//! [`GuardLayer`] or a handler answered with one. [`Builder::on_error`](crate::Builder::on_error) renders all
+//! of them; a layer of your own further out can do so, too:
 //!
 //! ```
 //! # #[cfg(feature = "axum")]
@@ -31,9 +32,12 @@
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+mod guard;
+mod head;
 mod layer;
 mod service;
 
 pub use self::future::ResponseFuture;
+pub use self::guard::{GuardFuture, GuardLayer, GuardService};
 pub use self::layer::SessionLayer;
 pub use self::service::SessionService;

@@ -6,7 +6,8 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
-use crate::exchange::{Exchange, SessionHandle};
+use super::head;
+use crate::exchange::{ErrorRenderer, Exchange, SessionHandle};
 use crate::settings::Sessions;
 
 /// The service that [`SessionLayer`](super::SessionLayer) makes.
@@ -37,9 +38,10 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let outer = request.extensions().get::<SessionHandle>().cloned();
+        let renderer = ErrorRenderer::of(&self.sessions, || head::of(&request));
         let cookies = request.headers().get_all(COOKIE).into_iter().cloned();
         let exchange = Exchange::begin(&self.sessions, cookies, outer);
         request.extensions_mut().insert(exchange.handle());
-        ResponseFuture::new(self.inner.call(request), exchange)
+        ResponseFuture::new(self.inner.call(request), exchange, renderer)
     }
 }

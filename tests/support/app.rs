@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unsticky::exchange::SessionHandle;
-use unsticky::{Error, Key, Level, Lifetime, Result, Session, Sessions, SignInRejection, SignedIn};
+use unsticky::{Error, ErrorKind, Key, Level, Lifetime, Result, Session, Sessions, SignedIn};
 
 use super::visit::sent_back;
 
@@ -47,27 +47,73 @@ impl Reply {
     }
 }
 
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    method: String,
+    /// The request's target: a path with its query, or an absolute address, as HTTP/2 has it.
+    path: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl Ask {
+    pub fn new(method: &str, path: &str) -> Self {
+        let (method, path) = (method.to_owned(), path.to_owned());
+        Self { method, path, headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub fn post(path: &str) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// With one more header field.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// With one more Cookie header field, unless it is empty.
+    pub fn cookie(self, cookie: &str) -> Self {
+        if cookie.is_empty() { self } else { self.header("cookie", cookie) }
+    }
+
+    pub fn body(self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..self.header("content-type", content_type) }
+    }
+
+    /// With a form that is urlencoded already.
+    pub fn form(self, form: &str) -> Self {
+        self.body("application/x-www-form-urlencoded", form)
+    }
+}
+
 type Answer = Pin<Box<dyn Future<Output = Reply>>>;
 
 /// An application in one of the frameworks.
 #[derive(Clone)]
 pub struct App {
     pub framework: &'static str,
-    call: Rc<dyn Fn(String, Vec<Vec<u8>>) -> Answer>,
+    call: Rc<dyn Fn(Ask) -> Answer>,
 }
 
 impl App {
+    pub async fn ask(&self, ask: Ask) -> Reply {
+        (self.call)(ask).await
+    }
+
     /// A request with these Cookie header fields.
     pub async fn send(&self, path: &str, cookies: &[&[u8]]) -> Reply {
-        let cookies = cookies.iter().map(|cookie| cookie.to_vec()).collect();
-        (self.call)(path.to_owned(), cookies).await
+        let with = |ask: Ask, cookie: &&[u8]| ask.header("cookie", cookie);
+        self.ask(cookies.iter().fold(Ask::get(path), with)).await
     }
 
     pub async fn get(&self, path: &str, cookie: &str) -> Reply {
-        if cookie.is_empty() {
-            return self.send(path, &[]).await;
-        }
-        self.send(path, &[cookie.as_bytes()]).await
+        self.ask(Ask::get(path).cookie(cookie)).await
     }
 
     pub async fn run(&self, script: &str, cookie: &str) -> Reply {
@@ -184,11 +230,11 @@ fn degraded(session: &Result<Session>) -> String {
 }
 
 /// `/maybe-profile`: a rejection that the application renders itself.
-fn rendered(signed_in: Result<SignedIn, SignInRejection>) -> (u16, String) {
+fn rendered(signed_in: Result<SignedIn>) -> (u16, String) {
     match signed_in {
         Ok(signed_in) => (200, format!("profile of {}", signed_in.principal)),
-        Err(SignInRejection::NotSignedIn { .. }) => (200, "please sign in".to_owned()),
-        Err(rejection) => (500, rejection.to_string()),
+        Err(error) if error.kind() == ErrorKind::NotSignedIn => (200, "please sign in".to_owned()),
+        Err(error) => (500, error.to_string()),
     }
 }
 
@@ -242,7 +288,7 @@ pub mod on_axum {
             .route("/profile", get(async |user: SignedIn| format!("profile of {}", user.principal)))
             .route(
                 "/maybe-profile",
-                get(async |user: Result<SignedIn, SignInRejection>| {
+                get(async |user: Result<SignedIn>| {
                     let (status, body) = rendered(user);
                     (StatusCode::from_u16(status).unwrap(), body)
                 }),
@@ -273,21 +319,24 @@ pub mod on_axum {
 
     pub fn app(layers: &[Sessions], gates: Gates) -> App {
         let admins = Admins(layers.get(1).cloned());
-        let router = layers.iter().fold(router(gates), |router, sessions| {
-            router.layer(SessionLayer::new(sessions.clone()))
-        });
-        let router = router.layer(Extension(admins));
+        app_of(router(gates).layer(Extension(admins)), layers)
+    }
+
+    /// An application of these routes, with session layers from the inside to the outside.
+    pub fn app_of(router: Router, layers: &[Sessions]) -> App {
+        let router = layers
+            .iter()
+            .fold(router, |router, sessions| router.layer(SessionLayer::new(sessions.clone())));
         App {
             framework: "axum",
-            call: Rc::new(move |path, cookies| {
+            call: Rc::new(move |ask| {
                 let router = router.clone();
                 Box::pin(async move {
-                    let mut request = Request::builder().uri(path);
-                    for cookie in cookies {
-                        let value = HeaderValue::from_bytes(&cookie).unwrap();
-                        request = request.header(header::COOKIE, value);
+                    let mut request = Request::builder().method(&*ask.method).uri(ask.path);
+                    for (name, value) in ask.headers {
+                        request = request.header(name, HeaderValue::from_bytes(&value).unwrap());
                     }
-                    let request = request.body(axum::body::Body::empty()).unwrap();
+                    let request = request.body(axum::body::Body::from(ask.body)).unwrap();
                     let response = router.oneshot(request).await.unwrap();
                     let (parts, body) = response.into_parts();
                     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -307,7 +356,7 @@ pub mod on_axum {
 
 pub mod on_actix {
     use actix_web::body::{BoxBody, MessageBody as _};
-    use actix_web::http::{StatusCode, header};
+    use actix_web::http::{Method, StatusCode, header};
     use actix_web::middleware::Condition;
     use actix_web::{App as ActixApp, HttpResponse, test, web};
     use unsticky::actix::SessionMiddleware;
@@ -340,7 +389,7 @@ pub mod on_actix {
         format!("profile of {}", user.principal)
     }
 
-    async fn maybe_profile(user: Result<SignedIn, SignInRejection>) -> HttpResponse {
+    async fn maybe_profile(user: Result<SignedIn>) -> HttpResponse {
         let (status, body) = rendered(user);
         HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body)
     }
@@ -375,32 +424,38 @@ pub mod on_actix {
     }
 
     pub async fn app(layers: &[Sessions], gates: Gates) -> App {
+        let admins = web::Data::new(Admins(layers.get(1).cloned()));
+        let routes = |config: &mut web::ServiceConfig| {
+            routes(config.app_data(web::Data::new(gates)).app_data(admins));
+        };
+        app_of(routes, layers).await
+    }
+
+    /// An application of these routes, with session middlewares from the inside to the outside.
+    pub async fn app_of(routes: impl FnOnce(&mut web::ServiceConfig), layers: &[Sessions]) -> App {
         // The type of an actix application names its middlewares, so there are always two.
+        assert!(layers.len() <= 2);
         let middleware = |index: usize| {
             let sessions = layers.get(index).or(layers.first()).cloned();
             let spare = || Session::detached().sessions().clone();
             let middleware = SessionMiddleware::new(sessions.unwrap_or_else(spare));
             Condition::new(index < layers.len(), middleware)
         };
-        let service = test::init_service(
-            ActixApp::new()
-                .app_data(web::Data::new(gates))
-                .app_data(web::Data::new(Admins(layers.get(1).cloned())))
-                .configure(routes)
-                .wrap(middleware(0))
-                .wrap(middleware(1)),
-        )
-        .await;
-        let service = Rc::new(service);
+        let app = ActixApp::new().configure(routes).wrap(middleware(0)).wrap(middleware(1));
+        let service = Rc::new(test::init_service(app).await);
         App {
             framework: "actix",
-            call: Rc::new(move |path, cookies| {
+            call: Rc::new(move |ask| {
                 let service = service.clone();
                 Box::pin(async move {
-                    let mut request = test::TestRequest::with_uri(&path);
-                    for cookie in cookies {
-                        let value = header::HeaderValue::from_bytes(&cookie).unwrap();
-                        request = request.append_header((header::COOKIE, value));
+                    let mut request = test::TestRequest::with_uri(&ask.path)
+                        .method(Method::from_bytes(ask.method.as_bytes()).unwrap());
+                    for (name, value) in ask.headers {
+                        let value = header::HeaderValue::from_bytes(&value).unwrap();
+                        request = request.append_header((name, value));
+                    }
+                    if !ask.body.is_empty() {
+                        request = request.set_payload(ask.body);
                     }
                     let response =
                         match test::try_call_service(&*service, request.to_request()).await {
@@ -429,4 +484,14 @@ pub async fn both(sessions: &Sessions) -> [App; 2] {
 /// Both, with several layers from the inside to the outside.
 pub async fn both_with(layers: &[Sessions], gates: Gates) -> [App; 2] {
     [on_axum::app(layers, gates.clone()), on_actix::app(layers, gates).await]
+}
+
+/// An application of a test's own routes in both frameworks, with session layers from the inside to the
+/// outside.
+pub async fn both_of(
+    router: axum::Router,
+    routes: impl FnOnce(&mut actix_web::web::ServiceConfig),
+    layers: &[Sessions],
+) -> [App; 2] {
+    [on_axum::app_of(router, layers), on_actix::app_of(routes, layers).await]
 }

@@ -1,0 +1,116 @@
+//! The middleware for a group of routes.
+
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use actix_web::{HttpMessage as _, HttpResponse};
+
+use super::head;
+use crate::error::Result;
+use crate::exchange::{SessionHandle, missing_layer};
+use crate::guard::Guard;
+
+const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App, or to the \
+                   scope after its GuardMiddleware, which belongs inside";
+
+/// The actix-web middleware that puts a [`Guard`] around a group of routes, inside the
+/// [`SessionMiddleware`](super::SessionMiddleware).
+///
+/// The `error()` of the response to a request that is turned away is an [`Error`](crate::Error).
+///
+/// ```
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use actix_web::{App, web};
+/// use unsticky::actix::{GuardMiddleware, SessionMiddleware};
+/// use unsticky::{Guard, Next, Sessions};
+///
+/// let sessions =
+///     Sessions::builder(unsticky::connect("memory:")?).sign_in_page("/sign-in").build()?;
+/// let app = App::new()
+///     .wrap(SessionMiddleware::new(sessions))
+///     .route("/sign-in", web::get().to(async |next: Next| format!("then to {}", next.or("/"))))
+///     .service(
+///         web::scope("/account")
+///             .wrap(GuardMiddleware::new(Guard::signed_in()))
+///             .route("", web::get().to(async || "yours alone")),
+///     );
+/// # let _ = app;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct GuardMiddleware {
+    guard: Arc<Guard>,
+}
+
+impl GuardMiddleware {
+    /// A middleware of this guard.
+    #[must_use]
+    pub fn new(guard: Guard) -> Self {
+        Self { guard: Arc::new(guard) }
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for GuardMiddleware
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Transform = GuardService<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, Self::InitError>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        ready(Ok(GuardService { inner: Rc::new(service), guard: self.guard.clone() }))
+    }
+}
+
+/// The service that [`GuardMiddleware`] makes.
+#[derive(Debug)]
+pub struct GuardService<S> {
+    inner: Rc<S>,
+    guard: Arc<Guard>,
+}
+
+impl<S, B> Service<ServiceRequest> for GuardService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    forward_ready!(inner);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        let (inner, guard) = (self.inner.clone(), self.guard.clone());
+        Box::pin(async move {
+            match check(&guard, &request).await {
+                Ok(()) => inner.call(request).await.map(ServiceResponse::map_into_left_body),
+                // A response and not an error: whatever is further out sees what the visitor gets.
+                Err(error) => {
+                    let response = HttpResponse::from_error(error).map_into_right_body();
+                    // Not `into_response`, which drops the error.
+                    Ok(ServiceResponse::new(request.into_parts().0, response))
+                }
+            }
+        })
+    }
+}
+
+async fn check(guard: &Guard, request: &ServiceRequest) -> Result<()> {
+    guard.check_head(&head::of(request.request()))?;
+    if !guard.needs_session() {
+        return Ok(());
+    }
+    let handle = request.extensions().get::<SessionHandle>().cloned();
+    let session = handle.ok_or_else(|| missing_layer(FIX))?.session().await?;
+    guard.check(session, &head::of(request.request()))
+}

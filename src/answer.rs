@@ -1,0 +1,67 @@
+//! What an error looks like as a response.
+
+use std::borrow::Cow;
+
+use crate::error::Error;
+use crate::head::request::Wants;
+
+/// An error as a response: what every adapter renders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ErrorResponse {
+    /// The status code.
+    pub status: u16,
+    /// The body. Default: the kind's [`message`](crate::ErrorKind::message), which names no detail of the
+    /// deployment.
+    pub body: Cow<'static, str>,
+    /// The Content-Type header field. Default: plain text.
+    pub content_type: Cow<'static, str>,
+    /// The Location header field.
+    pub location: Option<Cow<'static, str>>,
+    /// The Retry-After header field, in seconds.
+    pub retry_after: Option<&'static str>,
+    /// The Vary header fields: what of the request decided this response. Each may name several fields.
+    pub vary: Vec<&'static str>,
+}
+
+impl ErrorResponse {
+    /// The same response with a page as its body: status and header fields stay.
+    #[must_use]
+    pub fn html(self, page: impl Into<String>) -> Self {
+        self.with_body("text/html; charset=utf-8", page.into())
+    }
+
+    /// The same response with a text in JSON as its body: status and header fields stay.
+    #[must_use]
+    pub fn json(self, text: impl Into<String>) -> Self {
+        self.with_body("application/json", text.into())
+    }
+
+    fn with_body(self, content_type: &'static str, body: String) -> Self {
+        Self { content_type: content_type.into(), body: body.into(), ..self }
+    }
+
+    /// Notes that the body was made for those who want a page, or for those who want data.
+    pub(crate) fn varies_by_wants(&mut self) {
+        if !self.vary.contains(&Wants::VARY) {
+            self.vary.push(Wants::VARY);
+        }
+    }
+}
+
+impl From<&Error> for ErrorResponse {
+    fn from(error: &Error) -> Self {
+        let status = error.status();
+        Self {
+            status,
+            body: error.kind().message().into(),
+            content_type: "text/plain; charset=utf-8".into(),
+            location: error.location().map(|page| page.to_owned().into()),
+            retry_after: (status == 503).then_some("1"),
+            vary: error.vary().into_iter().collect(),
+        }
+    }
+}
+
+/// How an application renders errors.
+pub(crate) type OnError = dyn Fn(ErrorResponse, &Error, Wants) -> ErrorResponse + Send + Sync;

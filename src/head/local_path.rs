@@ -1,0 +1,353 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use serde::{Serialize, Serializer};
+
+use crate::head::query::{encode_value, field, percent_decoded};
+use crate::head::request::{RequestHead, split_query};
+
+/// A path of this site with its query, fit for a redirect: whatever a client has sent, it leads to no
+/// other site (ASVS 5.0 3.7.2 and CWE-601, open redirect).
+///
+/// ```
+/// use unsticky::LocalPath;
+///
+/// let path = LocalPath::parse("/orders/17?page=2").unwrap();
+/// assert_eq!(path.as_str(), "/orders/17?page=2");
+/// assert_eq!(path.after("/sign-in"), "/sign-in?next=/orders/17%3Fpage%3D2");
+/// for evil in ["//evil.example", "/\\evil.example", "/%2fevil.example", "javascript:alert(1)"] {
+///     assert!(LocalPath::parse(evil).is_none());
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LocalPath(String);
+
+/// The longest text that is a local path, in bytes.
+const LONGEST: usize = 1024;
+
+/// How often a path may have been percent-encoded.
+const MOST_ENCODINGS: usize = 3;
+
+/// The name of the field that carries a local path.
+const NEXT: &str = "next";
+
+impl LocalPath {
+    /// Checks a text: `None` if it is not a path of this site, or if a browser, a proxy or a router could
+    /// take it for anything else.
+    ///
+    /// It has at most 1024 bytes, all of them printable ASCII but none of `\`, `"`, `<`, `>` and `#`. It
+    /// begins with one `/`, and no segment of its path is empty (but the last), `.` or `..`, or has a
+    /// backslash or a control character, also if it is percent-decoded up to three times; what is encoded
+    /// more often is refused. The query may hold anything.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"<>#".contains(&byte);
+        let is_local =
+            text.len() <= LONGEST && text.bytes().all(is_plain) && is_local(split_query(text).0);
+        is_local.then(|| Self(text.to_owned()))
+    }
+
+    /// The path with its query.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The address of a page that leads back here when it is done: `page` with the field `next` in its
+    /// query, which [`Next`] reads there. It needs no further escaping in an attribute of HTML, if `page`
+    /// needs none.
+    #[must_use]
+    pub fn after(&self, page: &str) -> String {
+        let mut address = String::with_capacity(page.len() + 3 * self.0.len());
+        address.push_str(page);
+        address.push(if page.contains('?') { '&' } else { '?' });
+        address.push_str(NEXT);
+        address.push('=');
+        encode_value(&self.0, &mut address);
+        address
+    }
+
+    /// Where a request for this target that is sent to a page comes back to.
+    pub(crate) fn of(head: &RequestHead<'_>) -> Option<Self> {
+        // Nobody comes back to a form that was sent.
+        if matches!(head.method, "GET" | "HEAD") { Self::parse(head.target) } else { None }
+    }
+
+    /// Whether a page can be told where to lead back to: it is one of this site, and does not say so
+    /// itself.
+    pub(crate) fn can_follow(page: &str) -> bool {
+        let is_told = || field(split_query(page).1.as_bytes(), NEXT).is_some();
+        Self::parse(page).is_some() && !is_told()
+    }
+}
+
+fn is_local(path: &str) -> bool {
+    let mut path = Cow::Borrowed(path.as_bytes());
+    for _ in 0..=MOST_ENCODINGS {
+        if !is_unambiguous(&path) {
+            return false;
+        }
+        match percent_decoded(&path) {
+            Cow::Borrowed(_) => return true,
+            Cow::Owned(decoded) => path = Cow::Owned(decoded),
+        }
+    }
+    false
+}
+
+/// Whether a path means the same to everybody: one that begins with two slashes is another site's.
+fn is_unambiguous(path: &[u8]) -> bool {
+    let Some(segments) = path.strip_prefix(b"/") else { return false };
+    let is_text = |byte: &u8| !byte.is_ascii_control() && *byte != b'\\';
+    let is_segment = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
+    let mut segments = segments.split(|byte| *byte == b'/').rev();
+    let last = segments.next().unwrap_or_default();
+    path.iter().all(is_text) && (last.is_empty() || is_segment(last)) && segments.all(is_segment)
+}
+
+impl fmt::Display for LocalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Deref for LocalPath {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for LocalPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Where a person wanted to go before they were sent here: the field `next` in this request's query. As an
+/// argument of a handler, in axum and in actix-web, it rejects nobody; what is no [`LocalPath`] counts as
+/// absent.
+///
+/// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and
+/// [`AuthenticatedWithin`](crate::AuthenticatedWithin) send it to the sign-in page.
+///
+/// ```
+/// use unsticky::{Next, Result, Session};
+///
+/// /// `GET /sign-in`: the form brings `next` along.
+/// async fn form(next: Next) -> String {
+///     format!("<form method=post action=\"{}\">…</form>", next.page("/sign-in"))
+/// }
+///
+/// /// `POST /sign-in`: where to redirect to.
+/// async fn sign_in(session: Session, next: Next) -> Result<String> {
+///     session.sign_in("alice")?;
+///     Ok(next.or("/").to_string())
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # let next = || Next::of_query("next=/orders");
+/// # assert!(form(next()).await.contains("action=\"/sign-in?next=/orders\""));
+/// # assert_eq!(sign_in(Session::detached(), next()).await.unwrap(), "/orders");
+/// # }
+/// ```
+#[doc(alias("return_to", "redirect_to", "continue"))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Next(Option<LocalPath>);
+
+impl Next {
+    /// What a query says, without its `?`: for extractors of your own.
+    #[must_use]
+    pub fn of_query(query: &str) -> Self {
+        Self(field(query.as_bytes(), NEXT).and_then(|next| LocalPath::parse(&next)))
+    }
+
+    /// What the query of a request says; for adapters.
+    #[must_use]
+    pub fn of(head: &RequestHead<'_>) -> Self {
+        Self::of_query(head.query())
+    }
+
+    /// The path, if the request brought one.
+    #[must_use]
+    pub fn path(&self) -> Option<&LocalPath> {
+        self.0.as_ref()
+    }
+
+    /// The path, or a default of yours; `/` if that is no [`LocalPath`].
+    #[must_use]
+    pub fn or(self, default: &str) -> LocalPath {
+        self.0.or_else(|| LocalPath::parse(default)).unwrap_or_else(|| LocalPath("/".to_owned()))
+    }
+
+    /// The address of a page of yours that is to lead on to the same path: for the action of a form, and
+    /// for the link to another way of signing in.
+    #[must_use]
+    pub fn page(&self, page: &str) -> String {
+        self.0.as_ref().map_or_else(|| page.to_owned(), |path| path.after(page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use url::Url;
+
+    const LOCAL: &[&str] = &[
+        "/",
+        "/a",
+        "/a/",
+        "/a?b",
+        "/a?next=//evil.example",
+        "/a?x=https://evil.example/../\u{7e}",
+        "/a?b=%0d%0a%00%5c",
+        "/@evil.example",
+        "/a:b@evil.example",
+        "/https:evil.example",
+        "/https:/evil.example",
+        "/javascript:alert(1)",
+        "/.well-known",
+        "/a..b/...",
+        "/caf%C3%A9",
+        "/a%20b",
+        "/100%",
+        "/%zz/%4",
+        "/a%252Db",
+        "/a%25252Db",
+        "/it's;v=1,2/(x)*!$&+~",
+    ];
+
+    const EVIL: &[&str] = &[
+        "",
+        "evil",
+        "@evil.example",
+        "?next=/",
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\/evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "/\r/evil.example",
+        "\t//evil.example",
+        " //evil.example",
+        "/ /evil.example",
+        "/%09/evil.example",
+        "/%0a/evil.example",
+        "/%0D%0ASet-Cookie:%20a=b",
+        "/a\r\nSet-Cookie: a=b",
+        "/a\0",
+        "/a%00",
+        "/%7f",
+        "/a%2500",
+        "/%2fevil.example",
+        "/%2Fevil.example",
+        "%2f%2fevil.example",
+        "/%2f%2fevil.example",
+        "/%252fevil.example",
+        "/%25%32%66evil.example",
+        "/%25252fevil.example",
+        "/%2525252Da",
+        "/%5cevil.example",
+        "/%255cevil.example",
+        "/.//evil.example",
+        "/..//evil.example",
+        "/./evil",
+        "/../evil",
+        "/a/..",
+        "/a/.",
+        "/%2e%2e/evil",
+        "/%2e",
+        "/a//b",
+        "/a//",
+        "https:evil.example",
+        "https://evil.example",
+        "https:/evil.example",
+        "http:///evil.example",
+        "javascript:alert(1)",
+        "/javascript:alert(1)#\"",
+        "data:text/html,x",
+        "/a#b",
+        "/\"onload=",
+        "/<script>",
+        "/a>b",
+        "/é",
+        "/\u{2028}",
+        "/\u{ff0f}evil.example",
+    ];
+
+    fn on_this_site(path: &str) -> bool {
+        let site = Url::parse("https://shop.example/sign-in?next=x").unwrap();
+        site.join(path).is_ok_and(|to| to.origin() == site.origin())
+    }
+
+    #[test]
+    fn local_paths_are_taken_as_they_are() {
+        for text in LOCAL {
+            let path = LocalPath::parse(text).map(|path| path.to_string());
+            assert_eq!(path.as_deref(), Some(*text));
+            assert!(on_this_site(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for text in EVIL {
+            assert_eq!(LocalPath::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn path_has_at_most_1024_bytes() {
+        let longest = format!("/{}", "a".repeat(1023));
+        assert!(LocalPath::parse(&longest).is_some());
+        assert!(LocalPath::parse(&format!("{longest}a")).is_none());
+    }
+
+    #[test]
+    fn next_leads_on_to_local_paths_only() {
+        for (query, path, page) in [
+            ("", "/home", "/sign-in"),
+            ("next=", "/home", "/sign-in"),
+            (
+                "next=/orders%3Fa%3D1%26b%3D2",
+                "/orders?a=1&b=2",
+                "/sign-in?next=/orders%3Fa%3D1%26b%3D2",
+            ),
+            ("next=/a&next=/a", "/home", "/sign-in"),
+            ("next=//evil.example", "/home", "/sign-in"),
+            ("next=%2F%2Fevil.example", "/home", "/sign-in"),
+            ("next=/%2509/evil.example", "/home", "/sign-in"),
+            ("next=/a%00", "/home", "/sign-in"),
+            ("next=%ff", "/home", "/sign-in"),
+        ] {
+            let next = Next::of_query(query);
+            assert_eq!(next.page("/sign-in"), page, "{query}");
+            assert_eq!(next.path().is_some(), page != "/sign-in", "{query}");
+            assert_eq!(&*next.or("/home"), path, "{query}");
+        }
+        assert_eq!(Next::of_query("").or("//evil.example").as_str(), "/");
+        let next = Next::of_query("next=/a");
+        assert_eq!(next.page("/sign-in?way=code"), "/sign-in?way=code&next=/a");
+        assert_eq!(Next::of_query(split_query(&next.page("/x")).1), next);
+    }
+
+    proptest! {
+        #[test]
+        fn local_path_stays_on_its_site(
+            text in "[/\\\\]{0,3}([%@:.#?a-f0-9/\\\\\\t\\r\\n ]|%2[fFeE5]|%5[cC]|%0[9aAdD]|\\PC){0,12}"
+        ) {
+            if let Some(path) = LocalPath::parse(&text) {
+                prop_assert!(on_this_site(&path), "{path}");
+                // As a proxy or a router may write it anew.
+                let decoded = String::from_utf8_lossy(&percent_decoded(path.as_bytes())).into_owned();
+                prop_assert!(on_this_site(split_query(&decoded).0), "{path}");
+                prop_assert_eq!(Next::of_query(split_query(&path.after("/s")).1).0, Some(path));
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Requests that pages of other sites made a browser send (cross-site request forgery).
+
+use crate::head::request::RequestHead;
+
+/// What gave a request away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// `Sec-Fetch-Site`.
+    Site,
+    /// `Origin`.
+    Origin,
+}
+
+impl Foreign {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Site => "site",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// The header fields that decide it, for Vary.
+pub(crate) const VARY: &str = "sec-fetch-site, origin";
+
+/// Whether a request may change something: what only reads passes, and so does what this site or a trusted
+/// origin has sent, and what no browser has sent.
+pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Foreign> {
+    // Not TRACE, which nobody needs. A WebSocket's handshake is a GET that any site may make a browser
+    // send, with cookies, and what comes after it is not checked (ASVS 5.0 4.4.2).
+    let only_reads = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
+    if only_reads && head.upgrade.is_none_or(<[u8]>::is_empty) {
+        return Ok(());
+    }
+    if head.origin.is_some_and(|origin| trusted.iter().any(|trusted| trusted.as_bytes() == origin))
+    {
+        return Ok(());
+    }
+    match head.sec_fetch_site.unwrap_or_default() {
+        b"same-origin" | b"none" => return Ok(()),
+        // A browser that does not send it, or a page over plain http.
+        b"" => {}
+        _ => return Err(Foreign::Site),
+    }
+    // Every browser sends the Origin of a request that is no GET, and of a WebSocket's handshake.
+    let Some(origin) = head.origin else { return Ok(()) };
+    let of_origin = [&b"https://"[..], b"http://"].iter().find_map(|it| origin.strip_prefix(*it));
+    // A browser writes both alike: in small letters, and without the scheme's own port.
+    let of_request = head.authority.map(str::as_bytes).or(head.host);
+    match of_origin {
+        Some(authority) if !authority.is_empty() && of_request == Some(authority) => Ok(()),
+        _ => Err(Foreign::Origin),
+    }
+}
+
+/// Whether a text is an origin as browsers write it: `scheme://host` or `scheme://host:port`.
+pub(crate) fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)
+        });
+    let own_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let is_plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+    is_scheme
+        && !authority.is_empty()
+        && authority.bytes().all(is_plain)
+        && (own_port.is_empty() || !authority.ends_with(own_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRUSTED: &str = "https://login.example";
+
+    /// A request: method, authority, Host, Origin, Sec-Fetch-Site, Upgrade.
+    type Row<'a> = (
+        &'a str,
+        Option<&'a str>,
+        Option<&'a str>,
+        Option<&'a str>,
+        Option<&'a str>,
+        Option<&'a str>,
+    );
+
+    fn verdict((method, authority, host, origin, site, upgrade): Row<'_>) -> Result<(), Foreign> {
+        let head = RequestHead {
+            method,
+            target: "/",
+            authority,
+            host: host.map(str::as_bytes),
+            origin: origin.map(str::as_bytes),
+            sec_fetch_site: site.map(str::as_bytes),
+            upgrade: upgrade.map(str::as_bytes),
+            ..RequestHead::default()
+        };
+        check(&head, &[TRUSTED.to_owned()])
+    }
+
+    const SHOP: Option<&str> = Some("shop.example");
+    const OURS: Option<&str> = Some("https://shop.example");
+    const EVIL: Option<&str> = Some("https://evil.example");
+    const SAME: Option<&str> = Some("same-origin");
+    const CROSS: Option<&str> = Some("cross-site");
+    const WS: Option<&str> = Some("websocket");
+
+    #[test]
+    fn requests_of_this_site_pass() {
+        for row in [
+            // What only reads.
+            ("GET", None, SHOP, None, None, None),
+            ("GET", None, SHOP, EVIL, CROSS, None),
+            ("HEAD", None, SHOP, EVIL, CROSS, None),
+            ("OPTIONS", None, SHOP, EVIL, CROSS, None),
+            ("GET", None, SHOP, EVIL, CROSS, Some("")),
+            // By Sec-Fetch-Site.
+            ("POST", None, SHOP, OURS, SAME, None),
+            ("POST", None, SHOP, None, SAME, None),
+            ("POST", None, None, None, SAME, None),
+            ("DELETE", None, SHOP, OURS, SAME, None),
+            ("GET", None, SHOP, OURS, SAME, WS),
+            // A proxy has written another Host.
+            ("POST", None, Some("10.0.0.7:3000"), OURS, SAME, None),
+            // Typed into the address bar, or a bookmark.
+            ("POST", None, SHOP, None, Some("none"), None),
+            // By Origin.
+            ("POST", None, SHOP, OURS, None, None),
+            ("POST", None, SHOP, OURS, Some(""), None),
+            ("PUT", None, SHOP, Some("http://shop.example"), None, None),
+            (
+                "PATCH",
+                None,
+                Some("shop.example:8443"),
+                Some("https://shop.example:8443"),
+                None,
+                None,
+            ),
+            ("POST", None, Some("[::1]:3000"), Some("http://[::1]:3000"), None, None),
+            ("POST", SHOP, None, OURS, None, None),
+            ("POST", SHOP, Some("other.example"), OURS, None, None),
+            ("GET", None, SHOP, OURS, None, WS),
+            ("CONNECT", SHOP, None, OURS, None, None),
+            // What no browser has sent.
+            ("POST", None, SHOP, None, None, None),
+            ("POST", None, None, None, None, None),
+            ("GET", None, SHOP, None, None, Some("h2c")),
+            // Of a trusted origin.
+            ("POST", None, SHOP, Some(TRUSTED), CROSS, None),
+            ("POST", None, SHOP, Some(TRUSTED), None, None),
+            ("GET", None, SHOP, Some(TRUSTED), CROSS, WS),
+        ] {
+            assert_eq!(verdict(row), Ok(()), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn requests_of_other_sites_are_refused() {
+        for (row, foreign) in [
+            (("POST", None, SHOP, EVIL, CROSS, None), Foreign::Site),
+            (("POST", None, SHOP, OURS, CROSS, None), Foreign::Site),
+            (("POST", None, SHOP, None, CROSS, None), Foreign::Site),
+            // A sibling domain may be somebody else's.
+            (("POST", None, SHOP, OURS, Some("same-site"), None), Foreign::Site),
+            (("POST", None, SHOP, OURS, Some("Same-Origin"), None), Foreign::Site),
+            (("POST", None, SHOP, OURS, Some("same-origin, none"), None), Foreign::Site),
+            // Repeated.
+            (("POST", None, SHOP, OURS, Some(","), None), Foreign::Site),
+            (("TRACE", None, SHOP, EVIL, CROSS, None), Foreign::Site),
+            (("get", None, SHOP, EVIL, CROSS, None), Foreign::Site),
+            (("GET", None, SHOP, EVIL, CROSS, WS), Foreign::Site),
+            (("GET", None, SHOP, EVIL, CROSS, Some("WebSocket")), Foreign::Site),
+            (("GET", None, SHOP, EVIL, CROSS, Some("x, websocket")), Foreign::Site),
+            (("GET", None, SHOP, EVIL, None, WS), Foreign::Origin),
+            (("GET", None, SHOP, EVIL, None, Some(",")), Foreign::Origin),
+            (("CONNECT", SHOP, None, EVIL, None, None), Foreign::Origin),
+            (("POST", None, SHOP, EVIL, None, None), Foreign::Origin),
+            (("POST", None, SHOP, EVIL, Some(""), None), Foreign::Origin),
+            (("POST", None, SHOP, Some("null"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some(""), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some(","), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("shop.example"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("ftp://shop.example"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://shop.example/"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://shop.example:443"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://SHOP.example"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://shop.example.evil"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://x@shop.example"), None, None), Foreign::Origin),
+            (("POST", None, None, OURS, None, None), Foreign::Origin),
+            (("POST", None, Some(""), Some("https://"), None, None), Foreign::Origin),
+            (("POST", None, Some(","), OURS, None, None), Foreign::Origin),
+            (("POST", Some("evil.example"), SHOP, OURS, None, None), Foreign::Origin),
+            // A proxy has written another Host, and the browser does not send Sec-Fetch-Site.
+            (("POST", None, Some("10.0.0.7:3000"), OURS, None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("https://login.example:8443"), None, None), Foreign::Origin),
+            (("POST", None, SHOP, Some("http://login.example"), CROSS, None), Foreign::Site),
+        ] {
+            assert_eq!(verdict(row), Err(foreign), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn trusted_origins_are_those_that_browsers_write() {
+        for origin in [
+            "https://a.example",
+            "http://localhost:3000",
+            "capacitor://localhost",
+            "https://[::1]:8",
+        ] {
+            assert!(is_origin(origin), "{origin}");
+        }
+        for text in [
+            "",
+            "null",
+            "*",
+            "a.example",
+            "https://",
+            "://a.example",
+            "https://a.example/",
+            "https://a.example:443",
+            "http://a.example:80",
+            "https://A.example",
+            "HTTPS://a.example",
+            "https://a.example?x",
+            "https://x@a.example",
+            "https://*.example",
+            "https://a.example https://b.example",
+            "https://b\u{fc}cher.example",
+        ] {
+            assert!(!is_origin(text), "{text}");
+        }
+    }
+}

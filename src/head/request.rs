@@ -1,0 +1,132 @@
+/// The parts of a request's head that this crate decides by; see [`exchange`](crate::exchange) for whom
+/// it is. An adapter fills in what its framework has:
+///
+/// ```
+/// use unsticky::exchange::{RequestHead, Wants};
+///
+/// let mut head = RequestHead::default();
+/// (head.method, head.target) = ("GET", "/cart?page=2");
+/// head.accept = RequestHead::field([&b"text/html,*/*;q=0.8"[..]]);
+/// assert_eq!(head.wants(), Wants::Page);
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct RequestHead<'a> {
+    /// The method, in capitals as it came.
+    pub method: &'a str,
+    /// Path and query as the browser sent them, whatever a router has taken off.
+    pub target: &'a str,
+    /// Host and port of the target, where it has them: HTTP/2, and HTTP/1 with an absolute target.
+    pub authority: Option<&'a str>,
+    /// The Host header field itself, not what a proxy says about it.
+    pub host: Option<&'a [u8]>,
+    /// The Origin header field.
+    pub origin: Option<&'a [u8]>,
+    /// The Sec-Fetch-Site header field.
+    pub sec_fetch_site: Option<&'a [u8]>,
+    /// The Sec-Fetch-Mode header field.
+    pub sec_fetch_mode: Option<&'a [u8]>,
+    /// The Accept header field.
+    pub accept: Option<&'a [u8]>,
+    /// The Upgrade header field.
+    pub upgrade: Option<&'a [u8]>,
+}
+
+/// What a request is to be answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Wants {
+    /// A page: a browser shows the answer to a person.
+    Page,
+    /// Data: a script, a program or a WebSocket gets the answer.
+    Data,
+}
+
+impl Wants {
+    /// The header fields that decide it, for Vary.
+    pub(crate) const VARY: &'static str = "sec-fetch-mode, accept";
+}
+
+impl<'a> RequestHead<'a> {
+    /// The value of a header field that may stand once, from the values of all fields of its name. Where it
+    /// stands several times it has a value that no rule accepts.
+    pub fn field(values: impl IntoIterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+        let mut values = values.into_iter();
+        let first = values.next()?;
+        // As fields that are joined to one begin or go on.
+        Some(if values.next().is_some() { b"," } else { first })
+    }
+
+    /// What the request is to be answered with. A navigation by its `Sec-Fetch-Mode` is a page, and any
+    /// other mode is not; a client that does not send the field gets a page if it accepts `text/html`.
+    #[must_use]
+    pub fn wants(&self) -> Wants {
+        let is_page = match self.sec_fetch_mode {
+            Some(mode) => mode == b"navigate",
+            None => self.accept.is_some_and(accepts_html),
+        };
+        if is_page { Wants::Page } else { Wants::Data }
+    }
+
+    /// The target without its query.
+    pub(crate) fn path(&self) -> &'a str {
+        split_query(self.target).0
+    }
+
+    /// The target's query.
+    pub(crate) fn query(&self) -> &'a str {
+        split_query(self.target).1
+    }
+}
+
+/// A path and its query, which may be empty.
+pub(crate) fn split_query(target: &str) -> (&str, &str) {
+    target.split_once('?').unwrap_or((target, ""))
+}
+
+fn accepts_html(accept: &[u8]) -> bool {
+    accept.split(|byte| *byte == b',').any(|range| {
+        let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(b"text/html")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn navigations_want_pages_and_everything_else_wants_data() {
+        for (mode, accept, expected) in [
+            (Some("navigate"), None, Wants::Page),
+            (Some("navigate"), Some("application/json"), Wants::Page),
+            (Some("cors"), Some("text/html"), Wants::Data),
+            (Some("no-cors"), Some("text/html"), Wants::Data),
+            (Some("websocket"), None, Wants::Data),
+            (Some("NAVIGATE"), Some("text/html"), Wants::Data),
+            (Some(""), Some("text/html"), Wants::Data),
+            (None, Some("text/html"), Wants::Page),
+            (None, Some("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"), Wants::Page),
+            (None, Some("*/* , TEXT/HTML ;q=0.5"), Wants::Page),
+            (None, Some("application/json"), Wants::Data),
+            (None, Some("*/*"), Wants::Data),
+            (None, Some("text/htmlx, x/text/html"), Wants::Data),
+            (None, Some(""), Wants::Data),
+            (None, None, Wants::Data),
+        ] {
+            let head = RequestHead {
+                sec_fetch_mode: mode.map(str::as_bytes),
+                accept: accept.map(str::as_bytes),
+                ..RequestHead::default()
+            };
+            assert_eq!(head.wants(), expected, "{mode:?} {accept:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_field_has_a_value_that_no_rule_accepts() {
+        assert_eq!(RequestHead::field([]), None);
+        assert_eq!(RequestHead::field([&b"navigate"[..]]), Some(&b"navigate"[..]));
+        assert_eq!(RequestHead::field([&b"navigate"[..], b"navigate"]), Some(&b","[..]));
+    }
+}

@@ -1,0 +1,166 @@
+//! The layer for a group of routes.
+
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::future::rendered;
+use super::head;
+use crate::error::{Error, Result};
+use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
+use crate::guard::Guard;
+
+const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
+                   the GuardLayer, which belongs inside";
+
+/// The tower layer that puts a [`Guard`] around a group of routes, inside the
+/// [`SessionLayer`](super::SessionLayer).
+///
+/// The inner service must be `Clone`, and its body `From<Bytes>`. The [`Error`] of a request that is turned
+/// away is in the response's extensions.
+///
+/// ```
+/// # #[cfg(all(feature = "axum", feature = "memory"))]
+/// # fn example() -> Result<axum::Router, Box<dyn std::error::Error>> {
+/// use axum::Router;
+/// use axum::routing::get;
+/// use unsticky::tower::{GuardLayer, SessionLayer};
+/// use unsticky::{Guard, Next, Sessions};
+///
+/// let sessions =
+///     Sessions::builder(unsticky::connect("memory:")?).sign_in_page("/sign-in").build()?;
+/// let account = Router::new()
+///     .route("/account", get(async || "yours alone"))
+///     .route_layer(GuardLayer::new(Guard::signed_in()));
+/// let app = Router::new()
+///     .route("/sign-in", get(async |next: Next| format!("then to {}", next.or("/"))))
+///     .merge(account)
+///     .layer(SessionLayer::new(sessions));
+/// # Ok(app)
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct GuardLayer {
+    guard: Arc<Guard>,
+}
+
+impl GuardLayer {
+    /// A layer of this guard.
+    #[must_use]
+    pub fn new(guard: Guard) -> Self {
+        Self { guard: Arc::new(guard) }
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = GuardService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        GuardService { inner, guard: self.guard.clone() }
+    }
+}
+
+/// The service that [`GuardLayer`] makes.
+#[derive(Debug, Clone)]
+pub struct GuardService<S> {
+    inner: S,
+    guard: Arc<Guard>,
+}
+
+pin_project! {
+    /// The response future of [`GuardService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GuardFuture<F, B, E> {
+        #[pin]
+        state: State<F, B, E>,
+    }
+}
+
+/// A request that is answered by the routes once its session has been looked at.
+type Checking<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, B, E> {
+        Refused { #[pin] answer: Ready<Result<Response<B>, E>> },
+        // Most requests of a guard that uses no session: nothing is allocated for them.
+        Passing { #[pin] inner: F },
+        Checking { checking: Checking<B, E> },
+    }
+}
+
+impl<F, B, E> Future for GuardFuture<F, B, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Refused { answer } => answer.poll(cx),
+            StateProjection::Passing { inner } => inner.poll(cx),
+            StateProjection::Checking { checking } => checking.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, B, E> std::fmt::Debug for GuardFuture<F, B, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuardFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for GuardService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    ReqBody: Send + 'static,
+    ResBody: From<Bytes>,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = GuardFuture<S::Future, ResBody, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if let Err(error) = self.guard.check_head(&head::of(&request)) {
+            return GuardFuture { state: State::Refused { answer: ready(Ok(refused(error))) } };
+        }
+        if !self.guard.needs_session() {
+            return GuardFuture { state: State::Passing { inner: self.inner.call(request) } };
+        }
+        let guard = self.guard.clone();
+        // The one that is ready.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let checking = Box::pin(async move {
+            let handle = request.extensions().get::<SessionHandle>().cloned();
+            let session = match handle {
+                Some(handle) => handle.session().await,
+                None => Err(missing_layer(FIX)),
+            };
+            let checked = session.and_then(|session| guard.check(session, &head::of(&request)));
+            match checked {
+                Ok(()) => inner.call(request).await,
+                Err(error) => Ok(refused(error)),
+            }
+        });
+        GuardFuture { state: State::Checking { checking } }
+    }
+}
+
+fn refused<B: From<Bytes>>(error: Error) -> Response<B> {
+    let mut response = rendered(ErrorResponse::from(&error)).map(B::from);
+    response.extensions_mut().insert(error);
+    response
+}

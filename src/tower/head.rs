@@ -1,0 +1,44 @@
+//! A request's head, as its rules read it.
+
+use http::header::{ACCEPT, HOST, HeaderName, ORIGIN, UPGRADE};
+#[cfg(feature = "axum")]
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri};
+
+use crate::exchange::RequestHead;
+
+pub(super) fn of<B>(request: &Request<B>) -> RequestHead<'_> {
+    head(request.method(), request.uri(), request.headers(), request.extensions())
+}
+
+#[cfg(feature = "axum")]
+pub(super) fn of_parts(parts: &Parts) -> RequestHead<'_> {
+    head(&parts.method, &parts.uri, &parts.headers, &parts.extensions)
+}
+
+fn head<'a>(
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+) -> RequestHead<'a> {
+    // A nested router takes off what it was nested under.
+    #[cfg(feature = "axum")]
+    let uri = extensions.get::<axum::extract::OriginalUri>().map_or(uri, |original| &original.0);
+    #[cfg(not(feature = "axum"))]
+    let _ = extensions;
+    let field = |name: HeaderName| {
+        RequestHead::field(headers.get_all(name).into_iter().map(HeaderValue::as_bytes))
+    };
+    RequestHead {
+        method: method.as_str(),
+        target: uri.path_and_query().map_or("", |target| target.as_str()),
+        authority: uri.authority().map(|authority| authority.as_str()),
+        host: field(HOST),
+        origin: field(ORIGIN),
+        sec_fetch_site: field(HeaderName::from_static("sec-fetch-site")),
+        sec_fetch_mode: field(HeaderName::from_static("sec-fetch-mode")),
+        accept: field(ACCEPT),
+        upgrade: field(UPGRADE),
+    }
+}
