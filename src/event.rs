@@ -52,6 +52,14 @@ macro_rules! printed_as_they_are {
 #[cfg(feature = "tracing")]
 printed_as_they_are!(SessionId, &StoreKey, &str, usize);
 
+/// A visitor has no session.
+#[cfg(feature = "tracing")]
+impl Field for Option<SessionId> {
+    fn text(&self) -> impl fmt::Display {
+        self.map_or_else(|| "-".to_owned(), |id| id.to_string())
+    }
+}
+
 #[cfg(feature = "tracing")]
 impl Field for &Error {
     fn text(&self) -> impl fmt::Display {
@@ -148,6 +156,8 @@ events! {
     /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
     /// cannot be decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";
+    /// A request had no CSRF token, or one that is not its session's.
+    info csrf_refused(id: Option<SessionId>, reason: &str) "a request had no valid CSRF token";
 }
 
 #[cfg(all(test, feature = "tracing"))]

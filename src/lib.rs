@@ -75,6 +75,7 @@
 //!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
 //! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
 //! - [`Directory`]: somebody's sessions, to be listed, limited and ended.
+//! - [`Session::flash`]: messages for the next page; [`CsrfToken`]: forms that only a page of this session can send.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
 //! - [`ErrorKind`]: what can go wrong, and which response it becomes; [`Builder::on_error`]: your own pages
@@ -143,6 +144,7 @@ pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};
 pub use crate::record::transaction::Transaction;
 pub use crate::session::Session;
+pub use crate::session::csrf::{Csrf, CsrfToken};
 pub use crate::session::signed_in::{AuthenticatedWithin, Maybe, SignedIn};
 pub use crate::sessions::builder::{Builder, ConfigError};
 pub use crate::sessions::describe::Policy;

@@ -146,6 +146,12 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("page of a visitor", String::new(), page, nothing);
     costs!("message", stand.seeded().await, says, Count { load: 1, replace: 1, ..nothing });
 
+    let form = async |session: Session| session.csrf_token().await.map(|_| ());
+    let with_token = async || stand.visit("", form).await.cookie();
+    costs!("first form of a visitor", String::new(), form, Count { create: 1, ..nothing });
+    costs!("first form", stand.seeded().await, form, Count { load: 1, replace: 1, ..nothing });
+    costs!("form", with_token().await, form, read);
+
     // A cookie alone, and visitors without one, cost nothing.
     let cookie = stand.seeded().await;
     let before = server();

@@ -237,6 +237,10 @@ async fn everything_happens() {
     let stale = arrive(&stand).await;
     request(&stand, &stale, async |session| session.rotate()).await;
     request(&stand, &stale, async |session| session.flash(Level::Info, "hello").unwrap()).await;
+
+    // A form of another session.
+    request(&stand, "", async |session| drop(session.verify_csrf_token("forged").unwrap_err()))
+        .await;
 }
 
 /// On one thread, with a clock that jumps to the next time limit.

@@ -99,6 +99,11 @@ impl Value {
     pub(crate) fn new(bytes: Bytes, survives: bool) -> Self {
         Self { bytes, flags: if survives { Self::SURVIVES_SIGN_IN } else { 0 } }
     }
+
+    /// One that every sign-in removes.
+    pub(crate) fn until_sign_in(bytes: Bytes) -> Self {
+        Self { bytes, flags: Self::ENDS_AT_SIGN_IN }
+    }
 }
 
 /// What a session has that is not stored.

@@ -1,6 +1,7 @@
 //! The session as a handler sees it.
 
 pub(crate) mod commit;
+pub(crate) mod csrf;
 mod flash;
 mod load;
 pub(crate) mod signed_in;
@@ -41,8 +42,8 @@ use crate::settings::{Sessions, Settings};
 ///
 /// A handler gets it from its framework as an argument; the type is the same in axum and in
 /// actix-web. The extractor has read the record once, so everything but
-/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload) and
-/// [`flashes`](Self::flashes) is synchronous.
+/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload),
+/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token) is synchronous.
 /// Changes are kept as changes and committed after the handler has answered, before the response
 /// leaves: concurrent requests that write different keys never lose each other's values.
 ///
