@@ -574,6 +574,9 @@ async fn clear_removes_messages(on: Backend) {
     };
     unharmed(stand.visit(&cookie, clear).await);
     assert_eq!(shown(&stand, &cookie).await, ["after"]);
+    unharmed(stand.visit(&cookie, say("waits")).await);
+    unharmed(stand.overtaken(&cookie, clear, async || stand.write(&cookie, A, 1).await).await);
+    assert_eq!(shown(&stand, &cookie).await, ["after"]);
 }
 
 async fn handle_after_its_response_stores_and_takes_messages(on: Backend) {

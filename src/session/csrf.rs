@@ -10,14 +10,13 @@ use subtle::ConstantTimeEq as _;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
+#[cfg(any(feature = "axum", feature = "actix"))]
 use crate::head::query;
 use crate::record::key::Name;
 use crate::record::values::Value;
 use crate::session::Session;
 
 const KEY: Name = Name::Constant("unsticky.csrf");
-
-const FORM: &[u8] = b"application/x-www-form-urlencoded";
 
 /// The value that the session keeps.
 type CsrfSecret = [u8; SECRET_BYTES];
@@ -248,6 +247,8 @@ impl Carrier {
 
 #[cfg(any(feature = "axum", feature = "actix"))]
 fn is_form(content_type: &[u8]) -> bool {
+    const FORM: &[u8] = b"application/x-www-form-urlencoded";
+
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(FORM)
 }
