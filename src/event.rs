@@ -110,6 +110,14 @@ macro_rules! printed_as_they_are {
 #[cfg(feature = "tracing")]
 printed_as_they_are!(SessionId, &StoreKey, &str, usize, Who<'_>, Label<'_>);
 
+/// A visitor has no session.
+#[cfg(feature = "tracing")]
+impl Field for Option<SessionId> {
+    fn text(&self) -> impl fmt::Display {
+        self.map_or_else(|| "-".to_owned(), |id| id.to_string())
+    }
+}
+
 #[cfg(feature = "tracing")]
 impl Field for &Error {
     fn text(&self) -> impl fmt::Display {
@@ -206,6 +214,11 @@ events! {
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
     info opened(id: SessionId, principal: Who<'_>) "a session was opened outside a request";
+    /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
+    /// cannot be decoded.
+    info flash_dropped(count: usize) "messages for the next page were dropped";
+    /// A request had no CSRF token, or one that is not its session's.
+    info csrf_refused(id: Option<SessionId>, reason: &str) "a request had no valid CSRF token";
 }
 
 #[cfg(all(test, feature = "tracing"))]

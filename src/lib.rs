@@ -76,6 +76,7 @@
 //!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
 //! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
 //! - [`Directory`]: somebody's sessions, to be listed, opened, limited and ended.
+//! - [`Session::flash`]: messages for the next page; [`CsrfToken`]: forms that only a page of this session can send.
 //! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
 //! - `testing::signed_in`: somebody who is signed in, for the tests of your application.
 //! - [`exchange`]: the request cycle without a framework, for adapters of your own.
@@ -139,6 +140,7 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::Audit;
 pub use crate::guard::Guard;
 pub use crate::head::local_path::{LocalPath, Next};
+pub use crate::record::flash::{Flash, Level};
 pub use crate::record::key::{AsKey, Key, RuntimeKey, StoredAs};
 pub use crate::record::lifetime::{Lifetime, Persistence};
 pub use crate::record::loaded::Loss;
@@ -146,6 +148,7 @@ pub use crate::record::sign_in::SignIn;
 pub use crate::record::token::{ParseIdError, SessionId};
 pub use crate::record::transaction::Transaction;
 pub use crate::session::Session;
+pub use crate::session::csrf::{Csrf, CsrfToken};
 pub use crate::session::signed_in::{AuthenticatedWithin, Maybe, SignedIn};
 pub use crate::sessions::builder::{Builder, ConfigError};
 pub use crate::sessions::describe::Policy;

@@ -13,7 +13,7 @@ use support::stand::{Backend, SEED, Stand, eventually};
 use support::visit::{rotate, sign_in, sign_out, visit};
 use tokio::time::timeout;
 use unsticky::testing::Verb;
-use unsticky::{ConcurrentSessions, DirectoryMode, Key, Result, Session, Store};
+use unsticky::{ConcurrentSessions, DirectoryMode, Key, Level, Result, Session, Store};
 
 const OTHER: Key<u32> = Key::new("other");
 
@@ -137,6 +137,20 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
         old
     };
     costs!("void secret", stale, used, read);
+
+    let page = async |session: Session| session.flashes().await.map(|_| ());
+    let says = async |session: Session| session.flash(Level::Info, "saved");
+    let told = async || stand.visit("", says).await.cookie();
+    costs!("page without a message", stand.seeded().await, page, read);
+    costs!("page with a message", told().await, page, Count { load: 1, replace: 1, ..nothing });
+    costs!("page of a visitor", String::new(), page, nothing);
+    costs!("message", stand.seeded().await, says, Count { load: 1, replace: 1, ..nothing });
+
+    let form = async |session: Session| session.csrf_token().await.map(|_| ());
+    let with_token = async || stand.visit("", form).await.cookie();
+    costs!("first form of a visitor", String::new(), form, Count { create: 1, ..nothing });
+    costs!("first form", stand.seeded().await, form, Count { load: 1, replace: 1, ..nothing });
+    costs!("form", with_token().await, form, read);
 
     // A cookie alone, and visitors without one, cost nothing.
     let cookie = stand.seeded().await;

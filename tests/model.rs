@@ -23,11 +23,15 @@ use unsticky::exchange::{Exchange, Reply};
 use unsticky::store::Deleted;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Builder, Clock as _, DirectoryMode, Error, ErrorKind, Key, Lifetime, Persistence, Result,
-    RuntimeKey, Session,
+    Builder, Clock as _, DirectoryMode, Error, ErrorKind, Key, Level, Lifetime, Persistence,
+    Result, RuntimeKey, Session,
 };
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Where the list of messages stands among the values. It is a number here: four times the list before, and
+/// the message, of which there are 1, 2 and 3.
+const MESSAGES: usize = NAMES.len();
+const LIST: Key<Vec<(String, String)>> = Key::new("unsticky.flash");
 const PEOPLE: [&str; 2] = ["alice", "bob"];
 const BROWSERS: usize = 2;
 
@@ -115,6 +119,8 @@ enum Act {
     Passive,
     Save,
     Reload,
+    Say(u64),
+    Flashes,
     Transact { edits: Vec<Edit>, fails: bool },
 }
 
@@ -158,6 +164,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Passive),
         2 => Just(Act::Save),
         1 => Just(Act::Reload),
+        3 => (1_u64..=3).prop_map(Act::Say),
+        3 => Just(Act::Flashes),
         2 => (prop::collection::vec(edit(), 0..3), prop::bool::weighted(0.2))
             .prop_map(|(edits, fails)| Act::Transact { edits, fails }),
     ]
@@ -576,6 +584,8 @@ enum Fate {
 #[derive(Debug, Clone)]
 enum Change {
     Edit(Edit),
+    /// A message for the next page.
+    Said(u64),
     /// A value of the record was handed out.
     Taken {
         key: usize,
@@ -621,9 +631,13 @@ impl Changes {
             && self.choice.is_none()
     }
 
-    /// Begins anew; what was handed out stays handed out.
+    /// Begins anew; what was handed out stays handed out, and what was said is for the next page.
     fn start_over(&mut self) {
-        self.values.retain(|change| matches!(change, Change::Taken { .. }));
+        self.values.retain(|change| matches!(change, Change::Taken { .. } | Change::Said(_)));
+    }
+
+    fn unsay(&mut self) {
+        self.values.retain(|change| !matches!(change, Change::Said(_)));
     }
 
     fn signs_in(&self) -> bool {
@@ -666,7 +680,7 @@ impl Changes {
     /// Whether what was handed out stands there as it was.
     fn check_taken(&self, values: &Values) -> Result<(), ErrorKind> {
         let is_there = |change: &Change| match change {
-            Change::Edit(_) => true,
+            Change::Edit(_) | Change::Said(_) => true,
             Change::Taken { key, seen } => values.get(key).is_some_and(|(value, _)| value == seen),
         };
         self.values.iter().all(is_there).then_some(()).ok_or(ErrorKind::ValueChanged)
@@ -685,6 +699,11 @@ impl Changes {
                 }
                 Change::Taken { key, .. } => {
                     values.remove(key);
+                }
+                Change::Said(message) => {
+                    let list = values.get(&MESSAGES).map_or(0, |(list, _)| *list);
+                    // The last sixteen.
+                    values.insert(MESSAGES, ((list * 4 + message) % (1 << 32), true));
                 }
             }
         }
@@ -712,14 +731,18 @@ fn apply(edit: &Edit, values: &mut Values) -> Option<u64> {
 }
 
 fn shown(values: &Values) -> Vec<Option<u64>> {
-    (0..NAMES.len()).map(|key| values.get(&key).map(|(value, _)| *value)).collect()
+    (0..=MESSAGES).map(|key| values.get(&key).map(|(value, _)| *value)).collect()
 }
 
 /// A transaction, and what it decided on at last.
+#[derive(Default)]
 struct Decide<'a> {
     edits: &'a [Edit],
     fails: bool,
     decided: Vec<Option<u64>>,
+    /// It only takes the messages, and is no error without a session.
+    shows: bool,
+    messages: u64,
 }
 
 /// A request of the reference.
@@ -794,6 +817,23 @@ impl Visit {
         self.values() != self.base().map(|base| base.values.clone()).unwrap_or_default()
     }
 
+    /// Whether more is changed than messages, which are not worth an error.
+    fn matters(&self) -> bool {
+        let without_messages = |mut values: Values| {
+            values.remove(&MESSAGES);
+            values
+        };
+        let base = self.base().map(|base| base.values.clone()).unwrap_or_default();
+        without_messages(self.values()) != without_messages(base)
+    }
+
+    /// Whether the session is lost, so that no cookie may be sent for another one.
+    fn is_lost(&self) -> bool {
+        self.loaded.is_none()
+            && (self.lost.is_some() || (self.stale && self.others.is_empty()))
+            && !self.changes.ended
+    }
+
     /// Every session that this request may end: the one that it goes on with or has lost, and those of
     /// several tokens.
     fn came_along(&self) -> Vec<Held> {
@@ -827,7 +867,29 @@ impl Visit {
                     });
                 }
             }
-            Act::Edit(edit) => self.changes.values.push(Change::Edit(edit.clone())),
+            Act::Edit(edit) => {
+                if matches!(edit, Edit::Clear) {
+                    self.changes.unsay();
+                }
+                self.changes.values.push(Change::Edit(edit.clone()));
+            }
+            Act::Say(message) => self.changes.values.push(Change::Said(*message)),
+            Act::Flashes => {
+                let list = self.values().get(&MESSAGES).map(|(list, _)| *list);
+                let is_stored = self.base().is_some_and(|base| base.values.contains_key(&MESSAGES));
+                result = match list {
+                    Some(list) if !is_stored => {
+                        self.changes.unsay();
+                        Ok(Some(list))
+                    }
+                    Some(_) => {
+                        let mut decide = Decide { shows: true, ..Decide::default() };
+                        let committed = self.commit(world, false, Some(&mut decide));
+                        committed.map(|()| Some(decide.messages))
+                    }
+                    None => Ok(Some(0)),
+                };
+            }
             Act::SignIn(who) => {
                 if self.principal().is_some_and(|signed_in| signed_in != *who) {
                     self.changes.start_over();
@@ -853,7 +915,7 @@ impl Visit {
             Act::Save => result = self.commit(world, false, None).map(|()| None),
             Act::Reload => result = self.reload(world).map(|()| None),
             Act::Transact { edits, fails } => {
-                let mut decide = Decide { edits, fails: *fails, decided: Vec::new() };
+                let mut decide = Decide { edits, fails: *fails, ..Decide::default() };
                 result = self.commit(world, false, Some(&mut decide)).map(|()| None);
                 if result.is_ok() {
                     decided = decide.decided;
@@ -938,7 +1000,9 @@ impl Visit {
         }
         let signs_in = self.changes.signs_in();
         // What a transaction changes is not known before it is made.
-        let changed = decide.is_some() || self.changes_values();
+        let decides = |decide: &&mut Decide<'_>| !decide.shows || self.loaded.is_some();
+        let changed = decide.as_ref().is_some_and(decides)
+            || if self.is_lost() { self.matters() } else { self.changes_values() };
         if self.outlived && ended && (signs_in || changed) {
             // The end is carried out, and what was to come after it is not.
             self.sign_out(world)?;
@@ -1072,6 +1136,10 @@ impl Visit {
 
     fn decide(values: &mut Values, decide: Option<&mut Decide<'_>>) -> Result<(), ErrorKind> {
         if let Some(decide) = decide {
+            if decide.shows {
+                decide.messages = values.remove(&MESSAGES).map_or(0, |(list, _)| list);
+                return Ok(());
+            }
             decide.edits.iter().for_each(|edit| {
                 apply(edit, values);
             });
@@ -1158,13 +1226,13 @@ impl Visit {
         world: &mut World,
         decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
-        let decides = decide.is_some();
+        let decides = decide.as_ref().is_some_and(|decide| !decide.shows);
         // It is decided before anything ends.
         let values = self.first_values(None, decide)?;
         let ending = self.came_along();
         let ended = self.end_all(world, &ending)?;
         if ended != Fate::Ended {
-            let fails = decides || !values.is_empty();
+            let fails = decides || values.keys().any(|key| *key != MESSAGES);
             return match ending.first() {
                 Some(first) => self.gone(first.clone(), ended == Fate::Missing, fails),
                 None if fails => Err(ErrorKind::Gone),
@@ -1173,9 +1241,16 @@ impl Visit {
         }
         self.remove_cookie();
         // The old session is no more, whatever becomes of the new one.
-        let created = self.stored(world, values).inspect_err(|kind| self.failed = Some(*kind))?;
-        if let Some(record) = created {
-            self.go_on_with(world, record);
+        let matters = decides || values.keys().any(|key| *key != MESSAGES);
+        match self.stored(world, values) {
+            Ok(Some(record)) => self.go_on_with(world, record),
+            Ok(None) => {}
+            // There is no session for a message, and that is all.
+            Err(_) if !matters => {}
+            Err(kind) => {
+                self.failed = Some(kind);
+                return Err(kind);
+            }
         }
         Ok(())
     }
@@ -1221,7 +1296,7 @@ impl Visit {
 
     /// The session is void for this request: not brought back, and no cookie.
     fn gone(&mut self, held: Held, is_gone: bool, fails: bool) -> Result<(), ErrorKind> {
-        let fails = fails || self.changes_values();
+        let fails = fails || self.matters();
         self.lose(held, is_gone);
         if fails { Err(ErrorKind::Gone) } else { Ok(()) }
     }
@@ -1247,7 +1322,11 @@ impl Visit {
             let living = now.filter(|record| world.now < record.deadline());
             last = living.clone().unwrap_or(last);
             let wishes = self.changes.wishes(&last);
-            let fails = self.outlived || decide.is_some();
+            let fails = self.outlived || decide.as_ref().is_some_and(|decide| !decide.shows);
+            if let Some(decide) = &mut decide {
+                // What was decided before is not stored.
+                decide.messages = 0;
+            }
             let needs_secret = match held.finds(living.as_ref()) {
                 Found::Own => wishes.needs_secret,
                 _ if wishes.signs_in => return self.begin(world, decide),
@@ -1379,6 +1458,14 @@ fn key(index: usize) -> RuntimeKey<u64> {
     Key::runtime(NAMES[index])
 }
 
+/// The list of messages as a number.
+fn as_number(list: Vec<(String, String)>) -> u64 {
+    list.iter().fold(0, |number, (level, text)| {
+        assert_eq!(level, "info");
+        number * 4 + text.parse::<u64>().unwrap()
+    })
+}
+
 fn marked(index: usize, survives: bool) -> RuntimeKey<u64> {
     if survives { key(index).survives_sign_in() } else { key(index) }
 }
@@ -1405,7 +1492,10 @@ impl Real {
         let since = |time: OffsetDateTime| (time - self.began).whole_milliseconds() as u64;
         Sight {
             principal: session.principal().map(|who| who.to_string()),
-            values: (0..NAMES.len()).map(|index| session.get(&key(index)).unwrap()).collect(),
+            values: (0..NAMES.len())
+                .map(|index| session.get(&key(index)).unwrap())
+                .chain([session.get(LIST).unwrap().map(as_number)])
+                .collect(),
             is_stored: session.id().is_some(),
             expires_at: session.expires_at().map(since),
         }
@@ -1449,6 +1539,11 @@ impl Real {
             }
             Act::Save => session.save().await.map(|()| None),
             Act::Reload => session.reload().await.map(|()| None),
+            Act::Say(message) => session.flash(Level::Info, message.to_string()).map(|()| None),
+            Act::Flashes => session.flashes().await.map(|flashes| {
+                let pairs = flashes.into_iter().map(|flash| (flash.level.to_string(), flash.text));
+                Some(as_number(pairs.collect()))
+            }),
             Act::Transact { edits, fails } => {
                 let transaction = session.transact(move |values| {
                     for edit in &edits {
@@ -1469,7 +1564,9 @@ impl Real {
                     if fails {
                         return Err(Error::too_large("as the test says"));
                     }
-                    (0..NAMES.len()).map(|index| values.get(&key(index))).collect()
+                    let list = values.get(LIST)?.map(as_number);
+                    let named = (0..NAMES.len()).map(|index| values.get(&key(index)));
+                    named.chain([Ok(list)]).collect()
                 });
                 transaction.await.map(|all: Vec<_>| {
                     decided = all;

@@ -19,8 +19,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::exchange::{Exchange, RequestHead};
 use unsticky::testing::{Fault, Verb};
 use unsticky::{
-    Audit, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Guard, Key, Lifetime,
-    Session, SignIn, Store as _,
+    Audit, Clock as _, ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Guard, Key, Level,
+    Lifetime, Session, SignIn, Store as _,
 };
 
 const COUNT: Key<u64> = Key::new("count");
@@ -243,6 +243,15 @@ async fn everything_happens() {
     let alice = stand.sessions.of("alice");
     let listed = alice.list().await.unwrap();
     assert!(alice.open(listed[0].id).await.unwrap().is_some());
+
+    // A message of a request whose cookie is stale.
+    let stale = arrive(&stand).await;
+    request(&stand, &stale, async |session| session.rotate()).await;
+    request(&stand, &stale, async |session| session.flash(Level::Info, "hello").unwrap()).await;
+
+    // A form of another session.
+    request(&stand, "", async |session| drop(session.verify_csrf_token("forged").unwrap_err()))
+        .await;
 }
 
 /// On one thread, with a clock that jumps to the next time limit.
@@ -429,6 +438,60 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         request(&stand, "", async |session| session.insert(COUNT, &1).unwrap()).await;
     });
     assert_eq!(dropped(&counted), (None, Some(1)));
+}
+
+/// Once for each request, with the number of its messages.
+#[test]
+fn dropped_message_is_reported_once() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    type Deed = fn(&Session);
+    let nothing: Deed = |_| ();
+    let says: Deed = |session| {
+        session.flash(Level::Info, "one").unwrap();
+        session.flash(Level::Info, "two").unwrap();
+    };
+    let says_and_clears: Deed = |session| {
+        session.flash(Level::Info, "one").unwrap();
+        session.clear();
+    };
+    let signs_out: Deed = |session| {
+        session.sign_out();
+        session.flash(Level::Info, "one").unwrap();
+    };
+    let with_value: Deed = |session| {
+        session.flash(Level::Info, "one").unwrap();
+        session.insert(COUNT, &7).unwrap();
+    };
+    let count = |handler: Deed, overtaking: Deed, saves: bool, status: u16| {
+        let counted = counted(async {
+            let stand = stand();
+            let cookie = arrive(&stand).await;
+            let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
+            let session = exchange.handle().session().await.unwrap();
+            request(&stand, &cookie, async |session| overtaking(&session)).await;
+            handler(&session);
+            if saves {
+                let _ = session.save().await;
+                let _ = session.save().await;
+            }
+            finish(exchange, status).await;
+        });
+        let of = |name: &str| counted.get(&format!("unsticky_{name}_total")).copied();
+        (of("flash_dropped"), of("gone"), of("changes_discarded"))
+    };
+    let signs_in: Deed = |session| session.sign_in("alice").unwrap();
+    for saves in [false, true] {
+        for overtaking in [Session::sign_out, signs_in] {
+            assert_eq!(count(nothing, overtaking, saves, 200), (None, None, None));
+            assert_eq!(count(says, overtaking, saves, 200), (Some(1), None, None));
+            assert_eq!(count(says_and_clears, overtaking, saves, 200), (None, Some(1), None));
+            assert_eq!(count(signs_out, overtaking, saves, 200), (Some(1), None, None));
+            assert_eq!(count(with_value, overtaking, saves, 200), (None, Some(1), None));
+        }
+        assert_eq!(count(says, nothing, saves, 200), (None, None, None));
+        assert_eq!(count(signs_out, nothing, saves, 200), (None, None, None));
+    }
+    assert_eq!(count(says, nothing, false, 500), (None, None, Some(1)));
 }
 
 /// How often an event happens in a scenario.

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::{MemoryStore, Store};
 use unsticky::testing::{Fault, Verb};
-use unsticky::{Audit, Key, Lifetime, Result, Session, SignedIn};
+use unsticky::{Audit, Key, Level, Lifetime, Result, Session, SignedIn};
 
 const WORD: Key<String> = Key::new("word");
 const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
@@ -123,6 +123,31 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
             })
             .await
     };
+    // The token of a form, the value that it stands for, and what is verified of a request.
+    let noted = secrets.len();
+    let csrf = std::cell::RefCell::new(Vec::new());
+    let with_token = async |session: Session| -> Result<()> {
+        let token = session.csrf_token().await?;
+        csrf.borrow_mut().push(token.to_string());
+        csrf.borrow_mut().extend(session.get(Key::<String>::new("unsticky.csrf"))?);
+        printed.add((&token, unsticky::Csrf(&token)));
+        session.flash(Level::Info, VALUE)?;
+        let refused = session.flash(Level::Info, VALUE.repeat(100)).unwrap_err();
+        printed.add_error(&refused);
+        session.verify_csrf_token(token.as_str())?;
+        let forged = token.as_str().to_lowercase();
+        csrf.borrow_mut().push(forged.clone());
+        session.verify_csrf_token(&forged)
+    };
+    for fault in [None, Some(Fault::LoseAnswer), Some(Fault::Refused)] {
+        if let Some(fault) = fault {
+            store.fail_always(Verb::Create, fault);
+        }
+        note(visit(&sessions, "", with_token).await, &mut secrets);
+        store.heal();
+    }
+    secrets.extend(csrf.into_inner());
+    assert!(secrets.len() > noted + 2);
     let old = note(visit(&sessions, "", change).await, &mut secrets);
     let cookie = note(visit(&sessions, &old, change).await, &mut secrets);
 

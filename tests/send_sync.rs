@@ -7,8 +7,8 @@ use std::str::FromStr as _;
 
 use unsticky::exchange::{ErrorRenderer, Exchange, Finish, Reply, SessionHandle};
 use unsticky::{
-    Builder, ConfigError, Cookie, Error, Guard, Key, Lifetime, LocalPath, Maybe, Next, OpenSession,
-    Session, SessionId, Sessions, SignedIn, Store,
+    Builder, ConfigError, Cookie, CsrfToken, Error, Flash, Guard, Key, Lifetime, LocalPath, Maybe,
+    Next, OpenSession, Session, SessionId, Sessions, SignedIn, Store,
 };
 
 fn send_and_sync<T: Send + Sync + 'static>() {}
@@ -34,6 +34,8 @@ fn public_types_are_send_and_sync() {
     send_and_sync::<ConfigError>();
     send_and_sync::<Cookie>();
     send_and_sync::<Lifetime>();
+    send_and_sync::<Flash>();
+    send_and_sync::<CsrfToken>();
     send_and_sync::<SessionId>();
     send_and_sync::<Key<std::rc::Rc<u8>>>();
     send_and_sync::<Box<dyn Store>>();
@@ -51,6 +53,8 @@ fn session_futures_are_send() {
     send(session.touch());
     send(session.transact(|_| Ok(())));
     send(unsticky::testing::signed_in(session.sessions(), "alice", |_| Ok(())));
+    send(session.flashes());
+    send(session.csrf_token());
     fn finish(exchange: Exchange) {
         if let Finish::Pending(reply) = exchange.finish(200) {
             send(reply);

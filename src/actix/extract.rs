@@ -24,7 +24,7 @@ use crate::settings::Sessions;
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App or to \
                    the scope of the routes that use the session";
 
-type Extracted<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
+pub(super) type Extracted<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 
 fn handle(request: &HttpRequest) -> Result<SessionHandle> {
     request.extensions().get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))

@@ -15,6 +15,7 @@
 //! error into `None`: while the store is down, a user who is signed in would seem to be nobody. Take
 //! [`Maybe<SignedIn>`](crate::Maybe), or a `Result`.
 
+mod csrf;
 mod extract;
 mod future;
 mod guard;

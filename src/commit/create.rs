@@ -19,7 +19,7 @@ use crate::record::loaded::{Loaded, Record};
 use crate::record::plan::EndReason;
 use crate::record::tag::Tags;
 use crate::record::token::{Secret, SessionId, Token};
-use crate::record::values::Values;
+use crate::record::values::{OnSignIn, Values};
 use crate::store::{Created, StoreKey, Stored, Version};
 
 /// A session that is not in the store yet.
@@ -55,8 +55,8 @@ impl Commit<'_, '_> {
         let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != EndOutcome::Ended {
-            let is_change = self.decide.is_some() || view.differs_from(&nothing);
-            let failure = if is_change { self.changes_rejected().failure } else { None };
+            let is_loss = self.is_loss(view.matters_to(&nothing));
+            let failure = if is_loss { self.changes_rejected().failure } else { None };
             let is_gone = ended == EndOutcome::Missing;
             return Ok(Committed { failure, ..self.known_session_lost(is_gone) });
         }
@@ -67,7 +67,10 @@ impl Commit<'_, '_> {
                 self.report_created(&created);
                 Ok(created)
             }
-            Err(error) => Ok(Committed { failure: Some(error), ..self.cookie_removed() }),
+            Err(error) => {
+                let failure = self.is_loss(view.matters_to(&nothing)).then_some(error);
+                Ok(Committed { failure, ..self.cookie_removed() })
+            }
         }
     }
 
@@ -150,7 +153,7 @@ impl Commit<'_, '_> {
 
     /// The changes of this request on the values with which a new session starts.
     fn initial_values(&mut self, base: &Values) -> Result<View> {
-        let mut view = self.changes.delta.replay(base, true)?;
+        let mut view = self.changes.delta.replay(base, OnSignIn::First)?;
         self.transact(base, &mut view)?;
         Ok(view)
     }

@@ -17,6 +17,8 @@ mod save;
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+
 use crate::clock::Millis;
 use crate::commands::{Commands, Write};
 use crate::directory::record::Reservation;
@@ -26,18 +28,39 @@ use crate::record::authority::SecretStatus;
 use crate::record::changes::Changes;
 use crate::record::codec;
 use crate::record::delta::View;
+use crate::record::flash;
 use crate::record::header::{Authentication, Header, Update};
 use crate::record::loaded::{Loaded, Lost, Record};
 use crate::record::plan::Plan;
 use crate::record::sign_in::Mark;
 use crate::record::token::{SessionId, Token};
 use crate::record::transaction::Transaction;
-use crate::record::values::Values;
+use crate::record::values::{Entry, Items, Values};
 use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
-/// The function of a `transact`. Its result is kept by the caller of the commit.
-pub(crate) type Decide<'a> = dyn FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'a;
+/// What is decided on the stored record, as by the function of a `transact`. What it comes to is kept by
+/// the caller of the commit.
+pub(crate) trait Decision {
+    /// Called again where another request wrote first; what it came to before does not count then.
+    fn decide(&mut self, values: &mut Transaction<'_>) -> Result<()>;
+
+    /// Whether it needs no session: with one that is lost there is nothing to decide, and no error.
+    fn is_optional(&self) -> bool {
+        false
+    }
+
+    /// Nothing of what it came to is stored.
+    fn give_up(&mut self) {}
+}
+
+impl<F: FnMut(&mut Transaction<'_>) -> Result<()>> Decision for F {
+    fn decide(&mut self, values: &mut Transaction<'_>) -> Result<()> {
+        self(values)
+    }
+}
+
+pub(crate) type Decide<'a> = dyn Decision + Send + 'a;
 
 /// What a commit led to.
 #[derive(Debug, Default)]
@@ -217,9 +240,26 @@ impl Commit<'_, '_> {
     fn transact(&mut self, base: &Values, view: &mut View) -> Result<()> {
         let max_record = self.settings.options.max_record;
         match &mut self.decide {
-            Some(decide) => decide(&mut Transaction::new(base, view, max_record)),
+            Some(decision) => decision.decide(&mut Transaction::new(base, view, max_record)),
             None => Ok(()),
         }
+    }
+
+    /// The changes are not kept, and neither is what was decided. Returns whether that is an error: always
+    /// where it `matters`, and not where these are only messages for the next page.
+    fn is_loss(&mut self, matters: bool) -> bool {
+        let is_decided = self.decide.as_mut().is_some_and(|decision| {
+            decision.give_up();
+            !decision.is_optional()
+        });
+        if matters || is_decided {
+            return true;
+        }
+        let messages = self.changes.delta.messages();
+        if messages > 0 {
+            event::flash_dropped(messages);
+        }
+        false
     }
 
     /// What this request does to the header of its session, or of a new one.
@@ -251,8 +291,13 @@ impl Commit<'_, '_> {
         base: &Values,
         now: Millis,
     ) -> Result<(Record, Write)> {
-        let (bytes, index) = codec::encode_indexed(&header, &view.items(base));
-        let (size, max) = (bytes.len(), self.settings.options.max_record);
+        let max = self.settings.options.max_record;
+        let mut items = view.items(base);
+        let (mut bytes, mut index) = codec::encode_indexed(&header, &items);
+        if bytes.len() > max {
+            (bytes, index) = self.without_messages(&header, &mut items).unwrap_or((bytes, index));
+        }
+        let size = bytes.len();
         let Some(index) = index.filter(|_| size <= max) else {
             let context = format!("{size} bytes, and at most {max} are allowed");
             return Err(Error::new(ErrorKind::TooLarge, context));
@@ -260,6 +305,22 @@ impl Commit<'_, '_> {
         let write =
             Write { bytes: bytes.clone(), ttl: header.clocks.ttl(now), tag: header.tags.newest() };
         Ok((Record { header, values: Values::new(bytes, index) }, write))
+    }
+
+    /// The record without the messages for the next page, if it is not too large then: the values of the
+    /// application come first.
+    fn without_messages(
+        &self,
+        header: &Header,
+        items: &mut Items<'_>,
+    ) -> Option<(Bytes, Option<Vec<Entry>>)> {
+        let place = items.iter().position(|item| item.key == flash::KEY.as_bytes())?;
+        let list = items.remove(place);
+        let encoded = codec::encode_indexed(header, items);
+        (encoded.0.len() <= self.settings.options.max_record).then(|| {
+            event::flash_dropped(flash::messages(list.bytes).0.len());
+            encoded
+        })
     }
 
     /// The Set-Cookie header that brings a token to the browser.

@@ -127,7 +127,12 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// The result of the save after an attempt failed.
-    fn failed_save(&self, loaded: Arc<Loaded>, last: &Loaded, error: Error) -> Result<Committed> {
+    fn failed_save(
+        &mut self,
+        loaded: Arc<Loaded>,
+        last: &Loaded,
+        error: Error,
+    ) -> Result<Committed> {
         if error.kind() != ErrorKind::Gone {
             return Err(error);
         }
@@ -138,10 +143,10 @@ impl<'a> Commit<'a, '_> {
 
     /// The session is gone, or this request may no longer change it. It is not brought back, and no cookie
     /// is sent. `fails`: it is an error even if no value was changed.
-    fn lost_during_save(&self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
+    fn lost_during_save(&mut self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
         let base = self.changes.base_values(Some(&loaded));
-        let fails = fails || self.decide.is_some();
-        let failure = (fails || self.changes.delta.view().differs_from(base)).then(|| {
+        let matters = fails || self.changes.delta.view().matters_to(base);
+        let failure = self.is_loss(matters).then(|| {
             event::gone(loaded.id, self.settings.who_of(&loaded));
             self.settings.gone("")
         });

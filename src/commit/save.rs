@@ -110,7 +110,7 @@ impl Commit<'_, '_> {
         let mut view = match is_seen && !self.is_stale {
             // As the handler has seen it: no function is called again.
             true => self.changes.delta.view().clone(),
-            false => self.changes.delta.replay(values, self.changes.only_surviving(header))?,
+            false => self.changes.delta.replay(values, self.changes.on_sign_in(header))?,
         };
         self.transact(values, &mut view)?;
         Ok(view)

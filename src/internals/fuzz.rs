@@ -12,12 +12,13 @@ use crate::cookie::parse::Presented;
 use crate::record::codec;
 use crate::record::delta::{Change, Delta, View};
 use crate::record::envelope::Undecodable;
+use crate::record::flash;
 use crate::record::header::Header;
 use crate::record::lifetime::Lifetime;
 use crate::record::loaded::Record;
 use crate::record::tag::Tag;
 use crate::record::token::{SecretDigest, Token};
-use crate::record::values::{Item, Value, Values};
+use crate::record::values::{Item, OnSignIn, Value, Values};
 
 /// Any header fields hold at most three tokens of ours, each of which stands there; and one more that
 /// is well-formed is found whatever stands before it.
@@ -98,7 +99,10 @@ pub fn delta_replay(data: &[u8]) {
             base.insert(key(letter), (vec![b'0' + letter % 10], letter & 0x80 != 0));
         }
     }
-    let only_surviving = data.next().unwrap_or(0) & 1 == 1;
+    let sign_in = match data.next().unwrap_or(0) & 1 {
+        1 => OnSignIn::First,
+        _ => OnSignIn::Nobody,
+    };
     let [here, there] = bases.each_ref().map(values);
     let mut delta = Delta::default();
     // `None` clears.
@@ -106,7 +110,7 @@ pub fn delta_replay(data: &[u8]) {
     while let (Some(deed), Some(letter)) = (data.next(), data.next()) {
         let key: Arc<str> = key(letter).into();
         let survives = letter & 0x80 != 0;
-        let (change, value) = match deed % 5 {
+        let (change, value) = match deed % 6 {
             0 => {
                 changes.push(None);
                 delta.clear();
@@ -121,6 +125,12 @@ pub fn delta_replay(data: &[u8]) {
                 let seen = here.get(&key).map(|value| value.bytes).unwrap_or_default();
                 (Change::Take { seen }, None)
             }
+            4 => {
+                let message = Bytes::from(format!("[\"info\",\"{deed}\"]"));
+                let change = Change::Append { message, most: 100 };
+                let value = delta.view().changed(&here, &key, &change).unwrap();
+                (change, value)
+            }
             _ => {
                 let function = Arc::new(|current: Option<&[u8]>| Ok(grown(current)));
                 let current = delta.view().get(&here, &key).map(|value| value.bytes);
@@ -131,9 +141,9 @@ pub fn delta_replay(data: &[u8]) {
         changes.push(Some((key.clone(), change.clone())));
         delta.push((&*key).into(), change, value);
     }
-    let model = |base: &Model, only_surviving: bool| {
+    let model = |base: &Model, sign_in: OnSignIn| {
         let mut model = base.clone();
-        model.retain(|_, (_, survives)| *survives || !only_surviving);
+        model.retain(|_, (_, survives)| *survives || sign_in == OnSignIn::Nobody);
         for change in &changes {
             let Some((key, change)) = change else {
                 model.clear();
@@ -141,7 +151,7 @@ pub fn delta_replay(data: &[u8]) {
             };
             match change {
                 Change::Set(value) => {
-                    let slot = (value.bytes.to_vec(), value.survives_sign_in());
+                    let slot = (value.bytes.to_vec(), value.outlives(OnSignIn::First));
                     model.insert(key.to_string(), slot);
                 }
                 Change::Remove | Change::Take { .. } => {
@@ -152,13 +162,18 @@ pub fn delta_replay(data: &[u8]) {
                     let bytes = grown(current).to_vec();
                     model.insert(key.to_string(), (bytes, *survives));
                 }
+                Change::Append { message, most } => {
+                    let current = model.get(&**key).map(|(bytes, _)| &bytes[..]);
+                    let bytes = flash::appended(current, message, *most).to_vec();
+                    model.insert(key.to_string(), (bytes, true));
+                }
             }
         }
         model
     };
-    agrees(delta.view(), &here, &bases[0], &model(&bases[0], false));
-    let replayed = delta.replay(&there, only_surviving).unwrap();
-    agrees(&replayed, &there, &bases[1], &model(&bases[1], only_surviving));
+    agrees(delta.view(), &here, &bases[0], &model(&bases[0], OnSignIn::Nobody));
+    let replayed = delta.replay(&there, sign_in).unwrap();
+    agrees(&replayed, &there, &bases[1], &model(&bases[1], sign_in));
     let is_untouched = changes.iter().flatten().all(|(key, change)| match change {
         Change::Take { seen } => there.get(key).is_some_and(|value| value.bytes == *seen),
         _ => true,
@@ -172,7 +187,7 @@ fn agrees(view: &View, base: &Values, before: &Model, model: &Model) {
         .into_iter()
         .map(|item| {
             let key = String::from_utf8(item.key.to_vec()).unwrap();
-            (key, (item.bytes.to_vec(), item.survives_sign_in()))
+            (key, (item.bytes.to_vec(), item.outlives(OnSignIn::First)))
         })
         .collect();
     assert_eq!(values, *model);

@@ -11,7 +11,7 @@ use crate::record::loaded::Loaded;
 use crate::record::plan;
 use crate::record::plan::{KnownSession, Plan, Refresh, Requested, SignInTarget, Situation};
 use crate::record::sign_in::SignIn;
-use crate::record::values::{NO_VALUES, Values};
+use crate::record::values::{NO_VALUES, OnSignIn, Values};
 
 /// Something that the handler asked for, and when: the number of the change.
 #[derive(Debug, Clone)]
@@ -231,9 +231,14 @@ impl Changes {
         self.base(loaded).map_or(&NO_VALUES, |base| &base.record.values)
     }
 
-    /// Whether a sign-in leaves only marked values of the record: it was anybody's before.
-    pub(crate) fn only_surviving(&self, header: &Header) -> bool {
-        self.sign_in.is_some() && header.principal.is_none()
+    /// Who signs in on a session that stands like this.
+    pub(crate) fn on_sign_in(&self, header: &Header) -> OnSignIn {
+        match self.proof() {
+            Authentication::None => OnSignIn::Nobody,
+            _ if header.principal.is_none() => OnSignIn::First,
+            Authentication::StepUp => OnSignIn::Nobody,
+            Authentication::SignIn(_) => OnSignIn::Again,
+        }
     }
 
     /// Computes the view anew: what it stands on has changed.
@@ -241,9 +246,9 @@ impl Changes {
     /// Calls the functions of updates, so no lock may be held.
     pub(crate) fn rebase(&mut self, loaded: Option<&Loaded>) -> Result<()> {
         let values = self.base_values(loaded);
-        let only_surviving =
-            self.base(loaded).is_some_and(|base| self.only_surviving(&base.record.header));
-        let view = self.delta.replay(values, only_surviving)?;
+        let base = self.base(loaded);
+        let sign_in = base.map(|base| self.on_sign_in(&base.record.header)).unwrap_or_default();
+        let view = self.delta.replay(values, sign_in)?;
         self.delta.show(view);
         Ok(())
     }
@@ -278,7 +283,10 @@ impl Changes {
         };
         let outlived =
             outlived && !self.is_ended() && !matches!(session, KnownSession::Nothing { .. });
-        let differs = || self.delta.view().differs_from(self.base_values(loaded));
+        let (view, values) = (self.delta.view(), self.base_values(loaded));
+        let is_lost = session == KnownSession::Lost && !self.is_ended();
+        // A message for the next page is dropped where no cookie may be sent; that fails no request.
+        let differs = || if is_lost { view.matters_to(values) } else { view.differs_from(values) };
         plan::decide(Situation {
             session,
             // What a decision will change is not known before it is made; and what a handle that

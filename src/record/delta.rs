@@ -9,9 +9,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::flash;
 use crate::record::key::Name;
 use crate::record::small_map::SmallMap;
-use crate::record::values::{Item, Items, Value, Values};
+use crate::record::values::{Item, Items, NO_VALUES, OnSignIn, Value, Values};
 
 /// The function of an `update`, over encoded values.
 pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
@@ -29,11 +30,20 @@ pub(crate) enum Change {
         survives: bool,
         function: Arc<UpdateFn>,
     },
+    /// A message is added to the list of a key, which has at most so many bytes then.
+    Append {
+        message: Bytes,
+        most: usize,
+    },
 }
 
 impl Change {
     fn is_take(&self) -> bool {
         matches!(self, Self::Take { .. })
+    }
+
+    fn is_append(&self) -> bool {
+        matches!(self, Self::Append { .. })
     }
 }
 
@@ -88,9 +98,11 @@ impl Delta {
     pub(crate) fn push(&mut self, key: Name, change: Change, value: Option<Value>) {
         self.made += 1;
         let earlier = self.keys.get_or_default(key.clone());
-        if !matches!(change, Change::Update { .. }) {
+        match change {
+            Change::Update { .. } => {}
+            Change::Append { .. } => drop_oldest_append(earlier),
             // What was handed out is checked at the commit whatever comes after.
-            drop_changes(earlier, &mut self.dropped, |_, change| !change.is_take());
+            _ => drop_changes(earlier, &mut self.dropped, |_, change| !change.is_take()),
         }
         // A key's stored value is handed out once: after that it is the request's own.
         let change = match change {
@@ -128,10 +140,26 @@ impl Delta {
         self.reset(|_| true);
     }
 
-    /// Drops every change but those that were handed out: whatever comes now, the commit has to find
-    /// the taken values untouched.
+    /// Drops every change but two kinds. Whatever comes now, the commit has to find the taken values
+    /// untouched; and a message is for the next page, whoever's it is.
     pub(crate) fn start_over(&mut self) {
-        self.reset(|change| !change.is_take());
+        self.reset(|change| !change.is_take() && !change.is_append());
+        // No function is left that could fail.
+        self.view = self.replay(&NO_VALUES, OnSignIn::Nobody).unwrap_or_default();
+    }
+
+    /// Drops the changes of a key of which the record has no value, so that it has none.
+    pub(crate) fn withdraw(&mut self, key: Name) {
+        self.made += 1;
+        drop_changes(self.keys.get_or_default(key.clone()), &mut self.dropped, |_, _| true);
+        self.keys.retain(|changes| !changes.is_empty());
+        self.view.put(key, None);
+    }
+
+    /// How many messages for the next page are pending.
+    pub(crate) fn messages(&self) -> usize {
+        let changes = self.keys.get(flash::KEY).into_iter().flatten();
+        changes.filter(|(_, change)| change.is_append()).count()
     }
 
     fn reset(&mut self, is_dropped: impl Fn(&Change) -> bool) {
@@ -180,9 +208,9 @@ impl Delta {
     }
 
     /// The view that the same changes lead to on other values.
-    pub(crate) fn replay(&self, base: &Values, only_surviving: bool) -> Result<View> {
+    pub(crate) fn replay(&self, base: &Values, sign_in: OnSignIn) -> Result<View> {
         let cleared = self.cleared.is_some();
-        let mut view = View { cleared, only_surviving, ..View::default() };
+        let mut view = View { cleared, sign_in, ..View::default() };
         for (key, changes) in self.keys.iter() {
             for (_, change) in changes {
                 let value = view.changed(base, key, change)?;
@@ -226,11 +254,21 @@ fn drop_changes(
     });
 }
 
+/// Makes room for one more message where the list holds no more than those that are pending.
+fn drop_oldest_append(changes: &mut KeyChanges) {
+    let is_append = |(_, change): &(u64, Change)| change.is_append();
+    if changes.iter().filter(|change| is_append(change)).count() >= flash::MESSAGES
+        && let Some(oldest) = changes.iter().position(is_append)
+    {
+        changes.remove(oldest);
+    }
+}
+
 /// The values as the handler sees them: what was changed, over what was read.
 #[derive(Clone, Default)]
 pub(crate) struct View {
     cleared: bool,
-    only_surviving: bool,
+    sign_in: OnSignIn,
     slots: SmallMap<Option<Value>>,
     /// Bytes of the keys and values in the slots that have a value.
     size: usize,
@@ -240,13 +278,8 @@ impl View {
     pub(crate) fn get(&self, base: &Values, key: &str) -> Option<Value> {
         match self.slots.get(key) {
             Some(slot) => slot.clone(),
-            None => base.get(key).filter(|value| self.shows(value.survives_sign_in())),
+            None => base.get(key).filter(|value| !self.cleared && value.outlives(self.sign_in)),
         }
-    }
-
-    /// Whether a value of the record is still there where nothing was said of its key.
-    fn shows(&self, survives: bool) -> bool {
-        !self.cleared && (!self.only_surviving || survives)
     }
 
     /// Refuses a value with which the changed values alone would be over the size of a record.
@@ -273,7 +306,13 @@ impl View {
         self.size = 0;
     }
 
-    fn changed(&self, base: &Values, key: &str, change: &Change) -> Result<Option<Value>> {
+    /// The value that a change gives to a key.
+    pub(crate) fn changed(
+        &self,
+        base: &Values,
+        key: &str,
+        change: &Change,
+    ) -> Result<Option<Value>> {
         Ok(match change {
             Change::Set(value) => Some(value.clone()),
             Change::Remove | Change::Take { .. } => None,
@@ -285,13 +324,32 @@ impl View {
                 .map_err(|_| Error::new(ErrorKind::UpdatePanicked, key.to_owned()))??;
                 Some(Value::new(bytes, *survives))
             }
+            Change::Append { message, most } => {
+                let list = self.get(base, key);
+                let list = list.as_ref().map(|list| &list.bytes[..]);
+                Some(Value::new(flash::appended(list, message, *most), true))
+            }
         })
     }
 
     /// Whether a record with these values would differ from one with `base`.
     pub(crate) fn differs_from(&self, base: &Values) -> bool {
-        self.slots.iter().any(|(key, slot)| !base.holds(key, slot.as_ref()))
-            || ((self.cleared || self.only_surviving) && self.items(base).len() < base.len())
+        self.differs_in(base, |_| true)
+    }
+
+    /// Whether it would differ in more than messages for the next page, which are not worth an error.
+    pub(crate) fn matters_to(&self, base: &Values) -> bool {
+        self.differs_in(base, |key| key != flash::KEY.as_bytes())
+    }
+
+    fn differs_in(&self, base: &Values, counts: impl Fn(&[u8]) -> bool) -> bool {
+        let is_changed = |(key, slot): (&Name, &Option<Value>)| {
+            counts(key.as_bytes()) && !base.holds(key, slot.as_ref())
+        };
+        let hides = self.cleared || self.sign_in != OnSignIn::Nobody;
+        let shown = || self.items(base).iter().filter(|item| counts(item.key)).count();
+        self.slots.iter().any(is_changed)
+            || (hides && shown() < base.items().filter(|item| counts(item.key)).count())
     }
 
     /// The values in ascending order of their keys.
@@ -306,7 +364,7 @@ impl View {
             items.extend(std::iter::from_fn(|| slots.next_if(is_before)).filter_map(changed));
             match slots.next_if(|(key, _)| key.as_bytes() == item.key) {
                 Some(slot) => items.extend(changed(slot)),
-                None if self.shows(item.survives_sign_in()) => items.push(item),
+                None if !self.cleared && item.outlives(self.sign_in) => items.push(item),
                 None => {}
             }
         }
@@ -325,9 +383,9 @@ impl View {
     }
 }
 
-/// Bytes of a slot.
+/// Bytes of a slot. The messages have a bound of their own, and take no room from the application's values.
 fn room(key: &str, value: Option<&Value>) -> usize {
-    value.map_or(0, |value| key.len() + value.bytes.len())
+    value.filter(|_| key != flash::KEY).map_or(0, |value| key.len() + value.bytes.len())
 }
 
 #[cfg(test)]
@@ -344,7 +402,7 @@ mod tests {
     use crate::record::lifetime::Lifetime;
     use crate::record::tag::Tag;
     use crate::record::token::SecretDigest;
-    use crate::record::values::{Value, Values};
+    use crate::record::values::{OnSignIn, Value, Values};
 
     fn value(text: &str) -> Value {
         Value::new(Bytes::copy_from_slice(text.as_bytes()), false)
@@ -407,7 +465,7 @@ mod tests {
         set(&mut delta, "c", "2");
         assert_eq!(shown(delta.view(), &old), "a=2 c=2");
         let newer = base(&[("a", "9"), ("b", "9"), ("z", "9")]);
-        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "a=2 c=2 z=9");
+        assert_eq!(shown(&delta.replay(&newer, OnSignIn::Nobody).unwrap(), &newer), "a=2 c=2 z=9");
     }
 
     #[test]
@@ -418,16 +476,17 @@ mod tests {
         append(&mut delta, &old, "n");
         assert_eq!(shown(delta.view(), &old), "n=x++");
         let newer = base(&[("n", "y")]);
-        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "n=y++");
+        assert_eq!(shown(&delta.replay(&newer, OnSignIn::Nobody).unwrap(), &newer), "n=y++");
         let none = Values::default();
-        assert_eq!(shown(&delta.replay(&none, false).unwrap(), &none), "n=++");
+        assert_eq!(shown(&delta.replay(&none, OnSignIn::Nobody).unwrap(), &none), "n=++");
     }
 
     #[test]
     fn failing_replay_returns_error() {
         let mut delta = Delta::default();
         append(&mut delta, &Values::default(), "n");
-        let failure = |text| delta.replay(&base(&[("n", text)]), false).map(|_| ()).unwrap_err();
+        let failure =
+            |text| delta.replay(&base(&[("n", text)]), OnSignIn::Nobody).map(|_| ()).unwrap_err();
         assert_eq!(failure("panic").kind(), ErrorKind::UpdatePanicked);
         assert_eq!(failure("bad").kind(), ErrorKind::Decode);
     }
@@ -442,7 +501,7 @@ mod tests {
         assert_eq!(shown(delta.view(), &old), "d=1");
         assert_eq!(delta.view().get(&old, "a"), None);
         let newer = base(&[("z", "9")]);
-        assert_eq!(shown(&delta.replay(&newer, false).unwrap(), &newer), "d=1");
+        assert_eq!(shown(&delta.replay(&newer, OnSignIn::Nobody).unwrap(), &newer), "d=1");
         assert!(!delta.view().is_empty(&old));
         remove(&mut delta, "d");
         assert!(delta.view().is_empty(&old));
@@ -471,7 +530,7 @@ mod tests {
         let mut delta = Delta::default();
         set(&mut delta, "own", "1");
         append(&mut delta, &old, "n");
-        delta.show(delta.replay(&old, true).unwrap());
+        delta.show(delta.replay(&old, OnSignIn::First).unwrap());
         // The update saw nothing of the planted value.
         assert_eq!(shown(delta.view(), &old), "cart=1 n=+ own=1");
         assert_eq!(delta.view().get(&old, "planted"), None);
@@ -524,7 +583,7 @@ mod tests {
         delta.forget(bookmark);
         assert_eq!(delta.pending_after(0), 1);
         let none = Values::default();
-        delta.show(delta.replay(&none, false).unwrap());
+        delta.show(delta.replay(&none, OnSignIn::Nobody).unwrap());
         assert_eq!(shown(delta.view(), &none), "b=1");
     }
 
@@ -563,7 +622,8 @@ mod tests {
             let triples: Vec<_> =
                 stored.iter().map(|(key, survives)| (&**key, "old", *survives)).collect();
             let base = flagged(&triples);
-            let mut view = View { cleared, only_surviving, ..View::default() };
+            let sign_in = if only_surviving { OnSignIn::First } else { OnSignIn::Nobody };
+            let mut view = View { cleared, sign_in, ..View::default() };
             let shows = |survives: bool| !cleared && (survives || !only_surviving);
             let kept = stored.iter().filter(|(_, survives)| shows(**survives));
             let mut model: BTreeMap<&str, &str> = kept.map(|(key, _)| (&**key, "old")).collect();
@@ -593,6 +653,116 @@ mod tests {
         assert!(delta.check_taken(&base(&[("otp", "8")])).is_err());
     }
 
+    fn say(delta: &mut Delta, base: &Values, text: &str) {
+        let message = Bytes::from(format!("[\"info\",\"{text}\"]"));
+        let change = Change::Append { message, most: 4096 };
+        let value = delta.view().changed(base, flash::KEY, &change).unwrap();
+        delta.push(flash::KEY.into(), change, value);
+    }
+
+    fn said(view: &View, base: &Values) -> Vec<String> {
+        let list = view.get(base, flash::KEY);
+        let messages = list.map(|list| flash::messages(&list.bytes).0).unwrap_or_default();
+        messages.into_iter().map(|flash| flash.text).collect()
+    }
+
+    #[test]
+    fn messages_are_added_to_newer_list_and_kept_after_end() {
+        let old = flagged(&[("a", "1", false), (flash::KEY, r#"[["info","old"]]"#, true)]);
+        let newer = flagged(&[(flash::KEY, r#"[["info","newer"]]"#, true)]);
+        let none = Values::default();
+        let mut delta = Delta::default();
+        say(&mut delta, &old, "one");
+        set(&mut delta, "a", "2");
+        say(&mut delta, &old, "two");
+        assert_eq!(said(delta.view(), &old), ["old", "one", "two"]);
+        assert_eq!((delta.messages(), delta.pending_after(0)), (2, 3));
+        for (sign_in, base, expected) in [
+            (OnSignIn::Nobody, &newer, &["newer", "one", "two"][..]),
+            (OnSignIn::First, &newer, &["newer", "one", "two"]),
+            (OnSignIn::Again, &newer, &["newer", "one", "two"]),
+            (OnSignIn::Nobody, &none, &["one", "two"]),
+        ] {
+            assert_eq!(said(&delta.replay(base, sign_in).unwrap(), base), expected);
+        }
+        delta.start_over();
+        assert_eq!(said(delta.view(), &none), ["one", "two"]);
+        assert_eq!(shown(delta.view(), &none).matches('=').count(), 1);
+        say(&mut delta, &none, "three");
+        assert_eq!(said(delta.view(), &none), ["one", "two", "three"]);
+        delta.clear();
+        assert_eq!((delta.messages(), said(delta.view(), &old)), (0, Vec::new()));
+        say(&mut delta, &old, "four");
+        assert_eq!(said(delta.view(), &old), ["four"]);
+        delta.discard();
+        assert!(delta.is_empty());
+    }
+
+    #[test]
+    fn messages_alone_do_not_matter() {
+        let old = flagged(&[("a", "1", false), (flash::KEY, "[]", true)]);
+        let mut delta = Delta::default();
+        say(&mut delta, &old, "one");
+        assert!(delta.view().differs_from(&old) && !delta.view().matters_to(&old));
+        set(&mut delta, "a", "1");
+        assert!(!delta.view().matters_to(&old));
+        set(&mut delta, "a", "2");
+        assert!(delta.view().matters_to(&old));
+        delta.discard();
+        delta.clear();
+        assert!(delta.view().matters_to(&old));
+        let list = flagged(&[(flash::KEY, "[]", true)]);
+        assert!(delta.view().differs_from(&list) && !delta.view().matters_to(&list));
+    }
+
+    #[test]
+    fn withdrawn_messages_leave_nothing() {
+        let none = Values::default();
+        let mut delta = Delta::default();
+        say(&mut delta, &none, "one");
+        set(&mut delta, "a", "1");
+        let made = delta.made();
+        delta.withdraw(flash::KEY.into());
+        assert_eq!((delta.messages(), delta.pending_after(0)), (0, 1));
+        assert!(delta.made() > made && said(delta.view(), &none).is_empty());
+        let newer = flagged(&[(flash::KEY, r#"[["info","newer"]]"#, true)]);
+        assert_eq!(said(&delta.replay(&newer, OnSignIn::Nobody).unwrap(), &newer), ["newer"]);
+        delta.forget(delta.made());
+        assert!(delta.is_empty());
+    }
+
+    #[test]
+    fn only_messages_that_fit_into_list_are_pending() {
+        let none = Values::default();
+        let mut delta = Delta::default();
+        for number in 0..1000 {
+            say(&mut delta, &none, &number.to_string());
+        }
+        assert_eq!((delta.messages(), said(delta.view(), &none).len()), (16, 16));
+        let replayed = delta.replay(&none, OnSignIn::Nobody).unwrap();
+        assert_eq!(said(&replayed, &none), said(delta.view(), &none));
+        assert_eq!(replayed.size, 0);
+    }
+
+    #[test]
+    fn sign_in_again_drops_only_values_that_end_with_it() {
+        let digest = SecretDigest::from_bytes([0; 32]);
+        let header = Header::new(digest, Millis(0), &Lifetime::default(), Tag([0; 8]));
+        let value = |flags| Value { bytes: Bytes::from_static(b"1"), flags };
+        let values = [("ends", value(2)), ("plain", value(0)), ("survives", value(1))];
+        let base = codec::decode(codec::encode(&header, &values)).unwrap().values;
+        for (sign_in, expected) in [
+            (OnSignIn::Nobody, "ends=1 plain=1 survives=1"),
+            (OnSignIn::First, "survives=1"),
+            (OnSignIn::Again, "plain=1 survives=1"),
+        ] {
+            let view = Delta::default().replay(&base, sign_in).unwrap();
+            assert_eq!(shown(&view, &base), expected);
+            assert_eq!(view.get(&base, "ends").is_some(), sign_in == OnSignIn::Nobody);
+            assert_eq!(view.differs_from(&base), sign_in != OnSignIn::Nobody);
+        }
+    }
+
     #[test]
     fn size_limit_counts_changed_values_only() {
         let mut delta = Delta::default();
@@ -605,7 +775,7 @@ mod tests {
         assert!(delta.view().check_room("c", &value("1"), 10).is_err());
         remove(&mut delta, "bb");
         assert_eq!(delta.view().size, 5);
-        assert_eq!(delta.replay(&Values::default(), false).unwrap().size, 5);
+        assert_eq!(delta.replay(&Values::default(), OnSignIn::Nobody).unwrap().size, 5);
         delta.clear();
         assert_eq!(delta.view().size, 0);
     }

@@ -6,6 +6,7 @@ pub(crate) mod changes;
 pub(crate) mod codec;
 pub(crate) mod delta;
 pub(crate) mod envelope;
+pub(crate) mod flash;
 pub(crate) mod header;
 pub(crate) mod json;
 pub(crate) mod key;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::record::delta::View;
 use crate::record::json::{decoded, encoded, text};
-use crate::record::key::{AsKey, StoredAs};
+use crate::record::key::{AsKey, Name, StoredAs};
 use crate::record::values::{Value, Values};
 
 /// The values of a stored record, to decide on and to change; see
@@ -111,6 +111,16 @@ impl<'a> Transaction<'a> {
         let mut value = self.get(&key)?.unwrap_or_default();
         function(&mut value);
         self.insert(key, &value)
+    }
+
+    /// A value as it is stored.
+    pub(crate) fn stored(&self, name: &str) -> Option<Value> {
+        self.view.get(self.base, name)
+    }
+
+    /// Gives a key a value as it is to be stored, or none.
+    pub(crate) fn put(&mut self, name: Name, value: Option<Value>) {
+        self.view.put(name, value);
     }
 
     /// Removes all values.

@@ -57,8 +57,29 @@ impl<'a> Item<'a> {
         Self { key: key.as_bytes(), bytes: &value.bytes, flags: value.flags }
     }
 
-    pub(crate) const fn survives_sign_in(&self) -> bool {
-        self.flags & Value::SURVIVES_SIGN_IN != 0
+    /// Whether it is still there after a sign-in.
+    pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
+        outlives(self.flags, sign_in)
+    }
+}
+
+/// Who signs in on a session, and so which of its values stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OnSignIn {
+    /// Nobody: all values stay.
+    #[default]
+    Nobody,
+    /// Somebody on an anonymous session, which was anybody's before.
+    First,
+    /// The one who is signed in already.
+    Again,
+}
+
+const fn outlives(flags: u8, sign_in: OnSignIn) -> bool {
+    match sign_in {
+        OnSignIn::Nobody => true,
+        OnSignIn::First => flags & Value::SURVIVES_SIGN_IN != 0,
+        OnSignIn::Again => flags & Value::ENDS_AT_SIGN_IN == 0,
     }
 }
 
@@ -70,10 +91,18 @@ pub(crate) struct Value {
 }
 
 impl Value {
+    /// It stays when somebody signs in on an anonymous session.
     const SURVIVES_SIGN_IN: u8 = 1;
+    /// It goes also when the one who is signed in signs in again.
+    const ENDS_AT_SIGN_IN: u8 = 2;
 
     pub(crate) fn new(bytes: Bytes, survives: bool) -> Self {
         Self { bytes, flags: if survives { Self::SURVIVES_SIGN_IN } else { 0 } }
+    }
+
+    /// One that every sign-in removes.
+    pub(crate) fn until_sign_in(bytes: Bytes) -> Self {
+        Self { bytes, flags: Self::ENDS_AT_SIGN_IN }
     }
 }
 
@@ -122,8 +151,9 @@ impl Values {
 }
 
 impl Value {
-    pub(crate) const fn survives_sign_in(&self) -> bool {
-        self.flags & Self::SURVIVES_SIGN_IN != 0
+    /// Whether it is still there after a sign-in.
+    pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
+        outlives(self.flags, sign_in)
     }
 }
 

@@ -38,9 +38,13 @@ impl Session {
         let context = self.context();
         let _under_way = CommitInProgress(self);
         let budget = self.budget();
-        let (start, mut commit) = {
+        let (start, messages_lost, mut commit) = {
             let mut state = self.state();
-            let start = state.begin_commit(context, failed, decide.is_some())?;
+            let decides = decide
+                .as_deref()
+                .is_some_and(|decision| !decision.is_optional() || state.loaded.is_some());
+            let start = state.begin_commit(context, failed, decides)?;
+            let messages_lost = state.messages_lost(context, start.plan, start.failed);
             let commit = Commit {
                 settings: context.settings,
                 commands: Commands::new(context.settings, &budget).driven_by(driver),
@@ -55,8 +59,11 @@ impl Session {
                 decide,
                 enrolment: EnrolmentProgress::default(),
             };
-            (start, commit)
+            (start, messages_lost, commit)
         };
+        if messages_lost > 0 {
+            event::flash_dropped(messages_lost);
+        }
         let outcome = commit.run(start.plan).await;
         self.record_store_time(&budget);
         // Anew: a deadline may have passed meanwhile.
@@ -181,10 +188,15 @@ impl Session {
         if is_busy(&state) || state.plan(context, failed, false) != Plan::Nothing {
             return None;
         }
+        let messages_lost = state.messages_lost(context, Plan::Nothing, failed);
         if !failed && !state.changes.is_empty() {
             state.changes.discard();
         }
-        Some(self.close(state, failed.then_some(context)))
+        let closed = self.close(state, failed.then_some(context));
+        if messages_lost > 0 {
+            event::flash_dropped(messages_lost);
+        }
+        Some(closed)
     }
 
     /// The end of a request whose response cannot wait for a commit.

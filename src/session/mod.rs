@@ -1,6 +1,8 @@
 //! The session as a handler sees it.
 
 pub(crate) mod commit;
+pub(crate) mod csrf;
+mod flash;
 mod keys;
 mod load;
 pub(crate) mod signed_in;
@@ -41,8 +43,8 @@ use crate::settings::{Sessions, Settings};
 ///
 /// A handler gets it from its framework as an argument; the type is the same in axum and in
 /// actix-web. The extractor has read the record once, so everything but
-/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload) and
-/// [`touch`](Self::touch) is synchronous.
+/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch),
+/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token) is synchronous.
 /// Changes are kept as changes and committed after the handler has answered, before the response
 /// leaves: concurrent requests that write different keys never lose each other's values.
 ///
@@ -113,7 +115,8 @@ use crate::settings::{Sessions, Settings};
 /// as well: the cookie of a new session would overwrite the newer one.
 ///
 /// [`Gone`] is [`ErrorKind::Gone`], a 409 unless configured otherwise, and drops all changes of the
-/// request. A lifetime or an end that the session has already is nothing to do.
+/// request. A lifetime or an end that the session has already is nothing to do. A message of
+/// [`flash`](Self::flash) is no reason for `Gone`: where nothing else would change, it is dropped.
 ///
 /// # After the response
 ///

@@ -302,6 +302,16 @@ impl State {
         later.min(self.would_change(context))
     }
 
+    /// How many messages for the next page go with a request that has nothing else to do: their session is
+    /// lost, and no cookie may be sent for another one.
+    pub(super) fn messages_lost(&self, context: Context<'_>, plan: Plan, failed: bool) -> usize {
+        let is_lost = || self.known(context) == KnownSession::Lost;
+        match plan {
+            Plan::Nothing if !failed && is_lost() => self.changes.delta.messages(),
+            _ => 0,
+        }
+    }
+
     /// What a commit that begins now has to do; an error where it would need a cookie after the response.
     pub(super) fn begin_commit(
         &mut self,

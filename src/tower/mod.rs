@@ -30,6 +30,8 @@
 //! ```
 
 #[cfg(feature = "axum")]
+mod csrf;
+#[cfg(feature = "axum")]
 mod extract;
 mod future;
 mod guard;

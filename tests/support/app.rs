@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unsticky::exchange::SessionHandle;
-use unsticky::{Error, ErrorKind, Key, Lifetime, Result, Session, Sessions, SignedIn};
+use unsticky::{Error, ErrorKind, Key, Level, Lifetime, Result, Session, Sessions, SignedIn};
 
 use super::visit::sent_back;
 
@@ -199,6 +199,8 @@ pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome 
             }
             "clear" => session.clear(),
             "empty" => print(&session.is_empty().to_string()),
+            "flash" => session.flash(Level::Info, argument)?,
+            "flashes" => session.flashes().await?.iter().for_each(|flash| print(&flash.text)),
             "rotate" => session.rotate(),
             "sign-in" => session.sign_in(argument)?,
             "sign-out" => session.sign_out(),
