@@ -190,17 +190,15 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
 
 /// A middleware further in that fails where a handler would answer: it has signed out, or written a value.
 async fn fails_in_actix(script: &'static str, sessions: &Sessions, cookie: &str) -> Reply {
-    let fails = from_fn(
-        move |handle: SessionHandle, request: ServiceRequest, _: Next<BoxBody>| async move {
+    let fails =
+        from_fn(move |handle: SessionHandle, _: ServiceRequest, _: Next<BoxBody>| async move {
             let session = handle.session().await?;
             match script {
                 "sign-out" => session.sign_out(),
                 _ => session.update(SEEN, |seen| *seen += 1)?,
             }
-            drop(request);
             Err::<ServiceResponse<BoxBody>, _>(actix_web::error::ErrorBadRequest("no"))
-        },
-    );
+        });
     let app = App::new()
         .wrap(fails)
         .wrap(SessionMiddleware::new(sessions.clone()))

@@ -69,14 +69,14 @@ const OVER_HAND: [[f64; 8]; 2] = [
     [0.98, 0.96, 1.0, 1.08, 0.75, 0.75, 0.65, 0.7],
 ];
 
-fn goal(page: &Page, kind: Kind, framework: &str, route: &str) -> Goal {
-    let place = routes().iter().position(|it| *it == route).unwrap_or_default();
-    let own = format!("unsticky-{framework}");
-    match kind {
+/// The goals of one row, by its name.
+type Row = (String, Vec<Goal>);
+
+fn of_routes(page: &Page) -> Vec<Row> {
+    let goal = |kind, framework, over_hand: f64, (place, route): (usize, &str)| match kind {
         Kind::OverHand => {
-            let of_framework = OVER_HAND[usize::from(framework != FRAMEWORKS[0])];
-            let rounds = page.over_hand(&own, route);
-            Goal { wanted: of_framework[place], rounds, is_limit: false }
+            let rounds = page.over_hand(&format!("unsticky-{framework}"), route);
+            Goal { wanted: over_hand, rounds, is_limit: false }
         }
         Kind::OverPeer => {
             // Where no command is sent, nobody need be ahead.
@@ -86,18 +86,36 @@ fn goal(page: &Page, kind: Kind, framework: &str, route: &str) -> Goal {
         Kind::Latency => {
             Goal { wanted: 1.0, rounds: page.p99_over_hand(framework, route), is_limit: true }
         }
+    };
+    let mut rows = Vec::new();
+    for kind in Kind::ALL {
+        for (framework, over_hand) in FRAMEWORKS.into_iter().zip(OVER_HAND) {
+            let routes = routes().into_iter().enumerate().zip(over_hand);
+            let goals = routes.map(|(route, over_hand)| goal(kind, framework, over_hand, route));
+            rows.push((format!("{} | {}", kind.name(), long_name(framework)), goals.collect()));
+        }
     }
+    rows
 }
 
-fn of_stores(page: &Page) -> Vec<(&'static str, [Goal; 2])> {
-    let goals = |backend, wanted: [f64; 2]| {
-        let of = |callers, wanted| {
+fn of_stores(page: &Page) -> Vec<Row> {
+    let row = |name: &str, backend, wanted: [f64; 2]| {
+        let goals = CALLERS.into_iter().zip(wanted).map(|(callers, wanted)| {
             let rounds = page.loads_over_hand(backend, callers);
             Goal { wanted, rounds, is_limit: false }
-        };
-        [of(64, wanted[0]), of(256, wanted[1])]
+        });
+        (name.to_owned(), goals.collect())
     };
-    vec![("Redis", goals("redis", [0.65, 0.5])), ("Memcached", goals("memcached", [0.5, 0.5]))]
+    vec![row("Redis", "redis", [0.65, 0.5]), row("Memcached", "memcached", [0.5, 0.5])]
+}
+
+/// How many callers the stores alone have.
+const CALLERS: [usize; 2] = [64, 256];
+
+fn marked(corner: &str, columns: impl IntoIterator<Item = String>, rows: &[Row]) -> String {
+    let columns: Vec<_> = columns.into_iter().zip(0_usize..).collect();
+    let rows = rows.iter().map(|(name, goals)| (name.clone(), goals));
+    table(corner, &columns, rows, |goals, place| goals[*place].text())
 }
 
 const REASONS: &str = "\
@@ -122,27 +140,13 @@ const REASONS: &str = "\
 ";
 
 pub fn goals(page: &Page) -> String {
-    let columns: Vec<_> = routes().into_iter().map(|it| (it, it)).collect();
-    let of_routes = Kind::ALL.into_iter().flat_map(|kind| {
-        FRAMEWORKS.map(|it| (format!("{} | {}", kind.name(), long_name(it)), (kind, it)))
-    });
-    let of_routes: Vec<_> = of_routes.collect();
-    let all = of_routes.iter().flat_map(|(_, (kind, framework))| {
-        columns.iter().map(|(_, route)| goal(page, *kind, framework, route))
-    });
-    let stores = of_stores(page);
-    let verdicts: Vec<_> = all.map(|goal| goal.verdict()).collect();
-    let of_stores = stores.iter().flat_map(|(_, goals)| goals).map(Goal::verdict);
-    let verdicts: Vec<_> = verdicts.into_iter().chain(of_stores).collect();
+    let (of_routes, of_stores) = (of_routes(page), of_stores(page));
+    let all = of_routes.iter().chain(&of_stores).flat_map(|(_, goals)| goals);
+    let verdicts: Vec<_> = all.map(Goal::verdict).collect();
     let count = |verdict| verdicts.iter().filter(|it| **it == verdict).count();
-    let stores = stores.iter().map(|(name, goals)| ((*name).to_owned(), goals));
-    let callers = [("64 callers", 0), ("256 callers", 1)];
-    let of_stores = table("loads over the client by hand", &callers, stores, |goals, place| {
-        goals[*place].text()
-    });
-    let of_routes = table(" | ", &columns, of_routes.into_iter(), |(kind, framework), route| {
-        goal(page, *kind, framework, route).text()
-    });
+    let of_routes = marked(" | ", routes().into_iter().map(str::to_owned), &of_routes);
+    let callers = CALLERS.map(|callers| format!("{callers} callers"));
+    let of_stores = marked("loads over the client by hand", callers, &of_stores);
     format!(
         "## Goals\n\n\
          The median of the rounds, with the goal in brackets: ✓ where at least three quarters of the rounds reach it, ✗ where\n\
