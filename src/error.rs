@@ -277,6 +277,30 @@ impl Error {
         Self::with_source(ErrorKind::Randomness, "", source)
     }
 
+    /// For handlers: the user who is signed in may not do this. The answer is that of
+    /// [`Guard::permit`](crate::Guard::permit), for what depends on more than the session.
+    ///
+    /// ```
+    /// use unsticky::{Error, ErrorKind, Result, SignedIn};
+    ///
+    /// async fn order(user: SignedIn, owner: &str) -> Result<String> {
+    ///     if *user.principal != *owner {
+    ///         return Err(Error::forbidden());
+    ///     }
+    ///     Ok("the order".to_owned())
+    /// }
+    /// # let session = unsticky::Session::detached();
+    /// # session.sign_in("alice").unwrap();
+    /// # let user = SignedIn::try_from(session).unwrap();
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    /// # let error = runtime.block_on(order(user, "bob")).unwrap_err();
+    /// # assert_eq!((error.kind(), error.status()), (ErrorKind::Forbidden, 403));
+    /// ```
+    #[must_use]
+    pub fn forbidden() -> Self {
+        Self::new(ErrorKind::Forbidden, "")
+    }
+
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -182,7 +182,7 @@ impl Guard {
         let user = admit(session, self.within, &self.pages, Some(head))?;
         for permit in &self.permits {
             if !permit(&user)? {
-                return Err(Error::new(ErrorKind::Forbidden, ""));
+                return Err(Error::forbidden());
             }
         }
         Ok(())

@@ -68,6 +68,8 @@
 //!
 //! # Where to go from here
 //!
+//! - [`guide`]: what applications build around a session, task by task: sign-in pages, guards, error pages, messages,
+//!   forms, OAuth, WebSockets, jobs, tests.
 //! - [`Session`]: what a handler can do, and what each write promises.
 //! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
 //! - [`Cookie`]: its name and attributes, and development over plain http.
@@ -158,6 +160,17 @@ pub use crate::settings::{ConcurrentSessions, DirectoryMode, OnFailedResponse, S
 pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;
+
+// Its examples are compiled where everything is there that they use.
+#[cfg(all(
+    doc,
+    any(
+        not(doctest),
+        all(feature = "axum", feature = "actix", feature = "memory", feature = "testing")
+    )
+))]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 
 /// The README's examples are compiled, too.
 #[cfg(all(doctest, feature = "axum", feature = "actix", feature = "memory"))]
