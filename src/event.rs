@@ -3,9 +3,9 @@
 //!
 //! Without either feature every function here is empty.
 
-use std::fmt::{self, Write as _};
-
 use tokio::time::Instant;
+#[cfg(feature = "tracing")]
+use tracing::field::{Value, display};
 
 use crate::error::Error;
 use crate::record::token::{SessionId, encoded_digest};
@@ -36,13 +36,14 @@ pub(crate) struct Who<'a> {
     pub(crate) principal: Option<&'a str>,
 }
 
-impl fmt::Display for Who<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+#[cfg(feature = "tracing")]
+impl Field for Who<'_> {
+    fn text(&self) -> impl Value {
         match (self.principal, self.audit) {
-            (None, _) | (_, Audit::Nothing) => f.write_str(NONE),
-            (Some(principal), Audit::Principal) => write_line(f, principal, LONGEST_NAME),
+            (None, _) | (_, Audit::Nothing) => NONE.to_owned(),
+            (Some(principal), Audit::Principal) => one_line(principal, LONGEST_NAME),
             (Some(principal), Audit::Digest) => {
-                f.write_str(&encoded_digest(self.cookie_name, principal.as_bytes()))
+                encoded_digest(self.cookie_name, principal.as_bytes())
             }
         }
     }
@@ -52,22 +53,30 @@ impl fmt::Display for Who<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Label<'a>(pub(crate) Option<&'a str>);
 
-impl fmt::Display for Label<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_line(f, self.0.unwrap_or(NONE), LONGEST_NAME)
+#[cfg(feature = "tracing")]
+impl Field for Label<'_> {
+    fn text(&self) -> impl Value {
+        one_line(self.0.unwrap_or(NONE), LONGEST_NAME)
     }
 }
 
 /// The text of a field that has nothing to tell.
+#[cfg(feature = "tracing")]
 const NONE: &str = "-";
 
 /// How many characters of a name or a label are told.
+#[cfg(feature = "tracing")]
 const LONGEST_NAME: usize = 200;
 
-/// Writes a text that may come from anywhere as a part of one line.
-fn write_line(f: &mut fmt::Formatter<'_>, text: &str, longest: usize) -> fmt::Result {
-    let printable = |char: char| if char.is_control() { ' ' } else { char };
-    text.chars().take(longest).try_for_each(|char| f.write_char(printable(char)))
+/// A text that may come from anywhere as a part of one line, which reads the way it is written: without
+/// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
+#[cfg(feature = "tracing")]
+fn one_line(text: &str, longest: usize) -> String {
+    let is_plain = |char: &char| {
+        !char.is_control()
+            && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().take(longest).map(|char| if is_plain(&char) { char } else { ' ' }).collect()
 }
 
 macro_rules! events {
@@ -79,7 +88,7 @@ macro_rules! events {
             tracing::$level!(
                 target: "unsticky",
                 event = stringify!($name),
-                $($field = %Field::text(&$field),)*
+                $($field = Field::text(&$field),)*
                 $message
             );
             #[cfg(feature = "metrics")]
@@ -90,64 +99,60 @@ macro_rules! events {
     )*};
 }
 
-/// What can be a field of an event, and its text there.
+/// What can be a field of an event, and its text there: one that the application has chosen is a string,
+/// which logs put in quotes, so that it cannot pass for another field.
 #[cfg(feature = "tracing")]
 trait Field {
-    fn text(&self) -> impl fmt::Display;
+    fn text(&self) -> impl Value;
 }
 
 #[cfg(feature = "tracing")]
 macro_rules! printed_as_they_are {
     ($($field:ty),*) => {$(
         impl Field for $field {
-            fn text(&self) -> impl fmt::Display {
-                self
+            fn text(&self) -> impl Value {
+                display(self)
             }
         }
     )*};
 }
 
 #[cfg(feature = "tracing")]
-printed_as_they_are!(SessionId, &StoreKey, &str, usize, Who<'_>, Label<'_>);
+printed_as_they_are!(SessionId, &StoreKey, &str, usize);
 
 /// A visitor has no session.
 #[cfg(feature = "tracing")]
 impl Field for Option<SessionId> {
-    fn text(&self) -> impl fmt::Display {
-        self.map_or_else(|| "-".to_owned(), |id| id.to_string())
+    fn text(&self) -> impl Value {
+        display(self.map_or_else(|| NONE.to_owned(), |id| id.to_string()))
     }
 }
 
 #[cfg(feature = "tracing")]
 impl Field for &Error {
-    fn text(&self) -> impl fmt::Display {
-        Causes(self)
+    fn text(&self) -> impl Value {
+        display(causes(self))
     }
 }
 
 /// An error and the chain of its sources, which say why, in one line.
 #[cfg(feature = "tracing")]
-struct Causes<'a>(&'a Error);
+fn causes(error: &Error) -> String {
+    /// Stores of applications may have sources of any length.
+    const LONGEST: usize = 1000;
 
-#[cfg(feature = "tracing")]
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Stores of applications may have sources of any length.
-        const LONGEST: usize = 1000;
-
-        let mut text = self.0.to_string();
-        let mut source = std::error::Error::source(self.0);
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            // Many errors print their source themselves.
-            if !text.contains(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
-            }
-            source = cause.source();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors print their source themselves.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
         }
-        write_line(f, &text, LONGEST)
+        source = cause.source();
     }
+    one_line(&text, LONGEST)
 }
 
 /// Tells how long a store took for a command that was begun then, whatever its answer was.
@@ -261,9 +266,9 @@ mod tests {
             ),
             (Error::outcome_unknown(""), "it is unknown whether the session was written"),
         ] {
-            assert_eq!(Field::text(&&error).to_string(), text);
+            assert_eq!(causes(&error), text);
         }
         let long = Error::unavailable("x".repeat(9000));
-        assert_eq!(Field::text(&&long).to_string().len(), 1000);
+        assert_eq!(causes(&long).len(), 1000);
     }
 }

@@ -97,12 +97,23 @@ impl Exchange {
         Self { handle: SessionHandle { session, outer }, drops_cookie: false, is_over }
     }
 
-    /// Looks at the value of the request's Origin header field, if there is one. If it is a page on
+    /// Looks at the value of the request's Origin header field, if there is one. If it is a page of this site on
     /// [plain http](crate::Cookie#plain-http), and a `Secure` cookie is sent to it that its browser will drop, the
-    /// log says so, once for these [`Sessions`]. The response stays the same.
-    pub fn note_origin(&mut self, origin: Option<&[u8]>) {
+    /// log says so, once for these [`Sessions`]. The response stays the same. `head` is called only for such an
+    /// origin.
+    pub fn note_origin<'a>(
+        &mut self,
+        origin: Option<&[u8]>,
+        head: impl FnOnce() -> RequestHead<'a>,
+    ) {
         let is_secure = self.handle.sessions().settings().cookie.is_secure;
-        self.drops_cookie = is_secure && origin.is_some_and(drops_secure_cookies);
+        // What another site's page is loaded over says nothing of this one.
+        let is_own = |origin: &[u8]| {
+            let authority = head().own_authority();
+            authority.is_some_and(|own| origin.strip_prefix(b"http://") == Some(own))
+        };
+        self.drops_cookie = is_secure
+            && origin.is_some_and(|origin| drops_secure_cookies(origin) && is_own(origin));
     }
 
     /// What extractors get the session from.

@@ -136,7 +136,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if the address cannot stand in a header field.
+    /// [`ConfigError::Page`] if the address cannot stand in a header field, or has a fragment.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)
@@ -147,7 +147,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if the address cannot stand in a header field.
+    /// [`ConfigError::Page`] if the address cannot stand in a header field, or has a fragment.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)

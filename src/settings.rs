@@ -88,9 +88,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Whether an address can stand in a Location header field.
+    /// Whether an address can stand in a Location header field, and be told where to lead back to: nothing
+    /// can be added after a fragment.
     pub(crate) fn is_address(page: &str) -> bool {
-        !page.is_empty() && page.bytes().all(|byte| byte.is_ascii_graphic())
+        !page.is_empty() && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
     }
 }
 

@@ -382,14 +382,20 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
         let verify = async |session: Session| session.verify_csrf_token(old.as_str());
         let refused = stand.visit(&signed_in, verify).await.failure();
         assert_eq!(refused, Some(ErrorKind::CsrfToken));
-        // The other way round there is no session any more for the token.
+        // The other way round the token is worth something with the old cookie only.
         let mut signed_in = String::new();
         let cookie = stand.seeded().await;
         let late = stand.overtaken(&cookie, token, async || {
             signed_in = stand.sign_in(&cookie).await;
         });
-        assert_eq!(late.await.failure(), Some(ErrorKind::Gone));
+        let late = late.await;
+        assert_eq!(late.set_cookie, None);
+        let old = late.ok();
         assert!(!stand.visit(&signed_in, contains).await.ok());
+        let verify = async |session: Session| session.verify_csrf_token(old.as_str());
+        assert_eq!(stand.visit(&signed_in, verify).await.failure(), Some(ErrorKind::CsrfToken));
+        let verify = async |session: Session| session.verify_csrf_token(old.as_str());
+        stand.visit(&cookie, verify).await.ok();
     }
 }
 
@@ -408,7 +414,74 @@ async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backen
         assert!(stand.visit(&cookie, sign_out).await.removes_cookie());
     });
     let late = late.await;
-    assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None));
+    assert_eq!((late.failure(), late.set_cookie), (None, None));
+}
+
+/// The browser never got the answer to a sign-in or a rotation, or it holds cookies of two sessions: the form
+/// can be loaded and sent, writes nothing, and signing in with it ends that.
+async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
+    let stand = on.stand();
+    let token = async |session: Session| session.csrf_token().await;
+    let first = async |session: Session| session.csrf_token().await.map(drop);
+    let both = |cookies: [&String; 2]| format!("{}; {}", cookies[0], cookies[1]);
+    let lost_sign_in = stand.visit("", first).await.cookie();
+    stand.sign_in(&lost_sign_in).await;
+    let lost_rotation = stand.seeded().await;
+    stand.visit(&lost_rotation, rotate).await.ok();
+    let [one, other] = [stand.seeded().await, stand.signed_in("bob").await];
+    let cases = [
+        (lost_sign_in.clone(), lost_sign_in.clone()),
+        (lost_rotation.clone(), lost_rotation.clone()),
+        (both([&one, &other]), both([&other, &one])),
+        (both([&one, &lost_rotation]), both([&lost_rotation, &one])),
+    ];
+    for (at, (cookies, in_another_order)) in cases.iter().enumerate() {
+        stand.spy.take();
+        let page = stand.visit(cookies, token).await;
+        assert_eq!(page.set_cookie, None);
+        let shown = page.ok();
+        assert!(stand.taken_verbs().iter().all(|verb| *verb == Verb::Load));
+        // Worth nothing with other cookies, or with none.
+        for cookies in cases.iter().map(|(cookies, _)| cookies).filter(|other| *other != cookies) {
+            let verify = async |session: Session| session.verify_csrf_token(shown.as_str());
+            let refused = stand.visit(cookies, verify).await.failure();
+            assert_eq!(refused, Some(ErrorKind::CsrfToken), "{at}");
+        }
+        let sends = async |session: Session| {
+            session.verify_csrf_token(shown.as_str())?;
+            session.sign_in("alice")
+        };
+        let signed_in = stand.visit(in_another_order, sends).await;
+        let cookie = signed_in.cookie();
+        signed_in.ok();
+        let verify = async |session: Session| {
+            assert_eq!(session.principal().as_deref(), Some("alice"));
+            session.verify_csrf_token(shown.as_str())
+        };
+        assert_eq!(stand.visit(&cookie, verify).await.failure(), Some(ErrorKind::CsrfToken));
+    }
+}
+
+/// Whoever was revoked may know what pages have shown.
+async fn token_is_new_when_others_are_revoked(on: Backend) {
+    let stand = on.stand();
+    let token = async |session: Session| session.csrf_token().await;
+    let cookie = stand.signed_in("alice").await;
+    let old = stand.visit(&cookie, token).await.ok();
+    let revoke = async |session: Session| {
+        session.insert(SEED, &7)?;
+        session.directory()?.revoke_others(&session).await?;
+        assert!(session.verify_csrf_token(old.as_str()).is_err());
+        session.csrf_token().await
+    };
+    let revoked = stand.visit(&cookie, revoke).await;
+    let (cookie, new) = (revoked.cookie(), revoked.ok());
+    let verify = async |session: Session| {
+        assert_eq!(session.get(SEED)?, Some(7));
+        assert!(session.verify_csrf_token(old.as_str()).is_err());
+        session.verify_csrf_token(new.as_str())
+    };
+    stand.visit(&cookie, verify).await.ok();
 }
 
 /// Something else stands under the key: it counts as none, and is replaced.
@@ -456,6 +529,8 @@ on_every_store!(
     token_made_at_once_with_sign_in_does_not_outlive_it,
     value_made_at_once_with_write_and_sign_out_is_merged_or_gone,
     value_of_another_form_is_replaced,
+    form_signs_in_whose_cookie_leads_astray,
+    token_is_new_when_others_are_revoked,
     token_whose_answer_was_lost_is_valid,
     token_after_response_needs_session,
 );

@@ -135,7 +135,7 @@ mod applications {
         sessions: &Sessions,
         path: &str,
         cookie: &str,
-        origin: &[u8],
+        [origin, host]: [&[u8]; 2],
     ) -> String {
         let app: Router = Router::new()
             .route("/in", get(sign_in))
@@ -144,6 +144,7 @@ mod applications {
             .layer(SessionLayer::new(sessions.clone()));
         let request = Request::get(path)
             .header("cookie", cookie)
+            .header("host", HeaderValue::from_bytes(host).unwrap())
             .header("origin", HeaderValue::from_bytes(origin).unwrap());
         let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -155,7 +156,7 @@ mod applications {
         sessions: &Sessions,
         path: &str,
         cookie: &str,
-        origin: &[u8],
+        [origin, host]: [&[u8]; 2],
     ) -> String {
         let app = ActixApp::new()
             .wrap(SessionMiddleware::new(sessions.clone()))
@@ -166,6 +167,7 @@ mod applications {
         let request = test::TestRequest::get()
             .uri(path)
             .insert_header(("cookie", cookie))
+            .insert_header(("host", ActixValue::from_bytes(host).unwrap()))
             .insert_header(("origin", ActixValue::from_bytes(origin).unwrap()));
         let response = test::call_service(&app, request.to_request()).await;
         assert_eq!(response.status(), 200);
@@ -180,11 +182,22 @@ enum Framework {
     Actix,
 }
 
-/// The Set-Cookie header field of a request from a page of this origin.
+/// The Set-Cookie header field of a request from a page of this site, whose origin this is.
 async fn ask(on: Framework, at: &Sessions, path: &str, cookie: &str, origin: &[u8]) -> String {
+    let host = origin.splitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
+    ask_host(on, at, path, cookie, [origin, host]).await
+}
+
+async fn ask_host(
+    on: Framework,
+    at: &Sessions,
+    path: &str,
+    cookie: &str,
+    origin_and_host: [&[u8]; 2],
+) -> String {
     match on {
-        Framework::Axum => applications::in_axum(at, path, cookie, origin).await,
-        Framework::Actix => applications::in_actix(at, path, cookie, origin).await,
+        Framework::Axum => applications::in_axum(at, path, cookie, origin_and_host).await,
+        Framework::Actix => applications::in_actix(at, path, cookie, origin_and_host).await,
     }
 }
 
@@ -239,6 +252,11 @@ async fn nothing_is_told_where_browsers_keep_the_cookie() {
         }
         ask(on, &sessions, "/in", "", b"http://shop\xff.test").await;
         assert!(told(&name).is_empty(), "{on:?}");
+        // A page of another site says nothing of this one, which may be on https.
+        for host in [&b"shop.example"[..], b"shop.test", b"shop.test:300", b""] {
+            ask_host(on, &sessions, "/in", "", [ELSEWHERE, host]).await;
+            assert!(told(&name).is_empty(), "{on:?}");
+        }
         let (insecure, insecure_name) = with_own_name(|name| Cookie::new(name).insecure());
         ask(on, &insecure, "/in", "", ELSEWHERE).await;
         assert!(told(&insecure_name).is_empty(), "{on:?}");

@@ -120,7 +120,8 @@ where
         let renderer = ErrorRenderer::of(&self.sessions, || head::of(request.request()));
         let cookies = request.headers().get_all(COOKIE).cloned();
         let mut exchange = Exchange::begin(&self.sessions, cookies, outer.clone());
-        exchange.note_origin(request.headers().get(ORIGIN).map(HeaderValue::as_bytes));
+        let origin = request.headers().get(ORIGIN).map(HeaderValue::as_bytes);
+        exchange.note_origin(origin, || head::of(request.request()));
         request.extensions_mut().insert(exchange.handle());
         ResponseFuture::new(self.inner.call(request), exchange, outer, renderer)
     }

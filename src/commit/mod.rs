@@ -15,6 +15,8 @@ mod refresh;
 mod replay;
 mod save;
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -118,6 +120,8 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: EnrolmentProgress,
+    /// For how many messages for the next page the record of the newest attempt had no room.
+    pub(crate) messages_dropped: AtomicUsize,
 }
 
 /// How far a sign-in has come with its principal's directory.
@@ -152,6 +156,7 @@ impl<'a> Commit<'a, '_> {
             is_removable: false,
             decide: None,
             enrolment: EnrolmentProgress::default(),
+            messages_dropped: AtomicUsize::new(0),
         }
     }
 }
@@ -171,7 +176,18 @@ impl Commit<'_, '_> {
         {
             event::outcome_unknown(error);
         }
+        if !has_failed {
+            self.report_dropped_messages();
+        }
         outcome
+    }
+
+    /// Tells of the messages that the record which was written had no room for.
+    fn report_dropped_messages(&self) {
+        let dropped = self.messages_dropped.load(Relaxed);
+        if dropped > 0 {
+            event::flash_dropped(dropped);
+        }
     }
 
     async fn carry_out(&mut self, plan: Plan) -> Result<Committed> {
@@ -294,9 +310,13 @@ impl Commit<'_, '_> {
         let max = self.settings.options.max_record;
         let mut items = view.items(base);
         let (mut bytes, mut index) = codec::encode_indexed(&header, &items);
-        if bytes.len() > max {
-            (bytes, index) = self.without_messages(&header, &mut items).unwrap_or((bytes, index));
+        let mut dropped = 0;
+        if bytes.len() > max
+            && let Some(shorter) = self.without_messages(&header, &mut items)
+        {
+            (bytes, index, dropped) = shorter;
         }
+        self.messages_dropped.store(dropped, Relaxed);
         let size = bytes.len();
         let Some(index) = index.filter(|_| size <= max) else {
             let context = format!("{size} bytes, and at most {max} are allowed");
@@ -308,19 +328,17 @@ impl Commit<'_, '_> {
     }
 
     /// The record without the messages for the next page, if it is not too large then: the values of the
-    /// application come first.
+    /// application come first. And how many messages these are.
     fn without_messages(
         &self,
         header: &Header,
         items: &mut Items<'_>,
-    ) -> Option<(Bytes, Option<Vec<Entry>>)> {
+    ) -> Option<(Bytes, Option<Vec<Entry>>, usize)> {
         let place = items.iter().position(|item| item.key == flash::KEY.as_bytes())?;
         let list = items.remove(place);
-        let encoded = codec::encode_indexed(header, items);
-        (encoded.0.len() <= self.settings.options.max_record).then(|| {
-            event::flash_dropped(flash::messages(list.bytes).0.len());
-            encoded
-        })
+        let (bytes, index) = codec::encode_indexed(header, items);
+        let fits = bytes.len() <= self.settings.options.max_record;
+        fits.then(|| (bytes, index, flash::messages(list.bytes).0.len()))
     }
 
     /// The Set-Cookie header that brings a token to the browser.

@@ -1,6 +1,6 @@
 //! Our tokens in the Cookie headers of a request: raw bytes in, at most three tokens out.
 
-use crate::record::token::Token;
+use crate::record::token::{Token, digest_under};
 
 /// The distinct well-formed tokens that came with a request.
 ///
@@ -50,6 +50,20 @@ impl Presented {
 
     pub(crate) fn tokens(&self) -> impl Iterator<Item = Token> {
         self.tokens.iter().flatten().copied()
+    }
+
+    /// A value that only those know who know all of these tokens, and that tells nothing of them. Browsers may
+    /// send them in any order.
+    pub(crate) fn digest(&self, cookie_name: &str, purpose: &str) -> Option<[u8; 32]> {
+        let encoded = |token: Token| {
+            let mut text = String::new();
+            token.encode_into(&mut text);
+            text
+        };
+        let mut texts: Vec<_> = self.tokens().map(encoded).collect();
+        texts.sort_unstable();
+        let content = format!("{purpose}:{}", texts.concat());
+        (!texts.is_empty()).then(|| digest_under(cookie_name, content.as_bytes()))
     }
 
     /// Whether a cookie of our name came along, well-formed or not.
@@ -112,6 +126,25 @@ mod tests {
         ] {
             assert_eq!(found(&[&header]), expected, "{header}");
         }
+    }
+
+    #[test]
+    fn digest_is_that_of_all_tokens_in_any_order() {
+        let (a, b) = (text('a'), text('b'));
+        let digest = |header: &str, name: &str, purpose: &str| {
+            Presented::parse([header.as_bytes()], b"id=").digest(name, purpose)
+        };
+        let of_a = digest(&format!("id={a}"), "id", "p");
+        let of_both = digest(&format!("id={a}; id={b}"), "id", "p");
+        assert_eq!(of_both, digest(&format!("id={b}; x=1; id={a}"), "id", "p"));
+        let others = [
+            digest(&format!("id={b}"), "id", "p"),
+            digest(&format!("id={a}"), "other", "p"),
+            digest(&format!("id={a}"), "id", "q"),
+            of_both,
+        ];
+        assert!(of_a.is_some() && others.iter().all(|other| other.is_some() && *other != of_a));
+        assert_eq!((digest("", "id", "p"), digest("id=x", "id", "p")), (None, None));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Fo
     let Some(origin) = head.origin else { return Ok(()) };
     let of_origin = [&b"https://"[..], b"http://"].iter().find_map(|it| origin.strip_prefix(*it));
     // A browser writes both alike: in small letters, and without the scheme's own port.
-    let of_request = head.authority.map(str::as_bytes).or(head.host);
+    let of_request = head.own_authority();
     match of_origin {
         Some(authority) if !authority.is_empty() && of_request == Some(authority) => Ok(()),
         _ => Err(Foreign::Origin),

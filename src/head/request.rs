@@ -69,6 +69,22 @@ impl<'a> RequestHead<'a> {
     }
 
     /// The target without its query.
+    /// The host and port that the request was sent to.
+    pub(crate) fn own_authority(&self) -> Option<&'a [u8]> {
+        self.authority.map(str::as_bytes).or(self.host)
+    }
+
+    /// Whether this is a request for a page, which is a path or a whole address.
+    pub(crate) fn is_for(&self, page: &str) -> bool {
+        let (page, _) = split_query(page);
+        let path = match (page.split_once("://"), self.own_authority()) {
+            (Some((_, rest)), Some(own)) => rest.as_bytes().strip_prefix(own),
+            (Some(_), None) => None,
+            (None, _) => Some(page.as_bytes()),
+        };
+        path == Some(self.path().as_bytes())
+    }
+
     pub(crate) fn path(&self) -> &'a str {
         split_query(self.target).0
     }
@@ -121,6 +137,33 @@ mod tests {
             };
             assert_eq!(head.wants(), expected, "{mode:?} {accept:?}");
         }
+    }
+
+    #[test]
+    fn request_for_page_is_recognised_by_path_and_whole_address() {
+        let http1 = RequestHead {
+            target: "/sign-in?next=/a",
+            host: Some(b"shop.example:8443"),
+            ..RequestHead::default()
+        };
+        let http2 = RequestHead { authority: Some("shop.example:8443"), host: None, ..http1 };
+        for head in [http1, http2] {
+            for (page, expected) in [
+                ("/sign-in", true),
+                ("/sign-in?way=code", true),
+                ("https://shop.example:8443/sign-in?way=code", true),
+                ("/sign-i", false),
+                ("/sign-in/", false),
+                ("https://shop.example/sign-in", false),
+                ("https://login.example/sign-in", false),
+                ("https://shop.example:8443", false),
+                ("sign-in", false),
+            ] {
+                assert_eq!(head.is_for(page), expected, "{page}");
+            }
+        }
+        let nowhere = RequestHead { target: "/sign-in", ..RequestHead::default() };
+        assert!(nowhere.is_for("/sign-in") && !nowhere.is_for("https:///sign-in"));
     }
 
     #[test]

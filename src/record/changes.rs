@@ -234,6 +234,8 @@ impl Changes {
     /// Who signs in on a session that stands like this.
     pub(crate) fn on_sign_in(&self, header: &Header) -> OnSignIn {
         match self.proof() {
+            // Whoever knows what the session has told its pages may be one of those who are revoked.
+            Authentication::None if self.supersedes() => OnSignIn::Again,
             Authentication::None => OnSignIn::Nobody,
             _ if header.principal.is_none() => OnSignIn::First,
             Authentication::StepUp => OnSignIn::Nobody,

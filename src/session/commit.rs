@@ -1,5 +1,7 @@
 //! The changes committed: in the handler, at the end of the request, and after it.
 
+use std::sync::atomic::AtomicUsize;
+
 use tokio::runtime::Handle;
 
 use crate::commands::Commands;
@@ -38,13 +40,12 @@ impl Session {
         let context = self.context();
         let _under_way = CommitInProgress(self);
         let budget = self.budget();
-        let (start, messages_lost, mut commit) = {
+        let (start, mut commit) = {
             let mut state = self.state();
             let decides = decide
                 .as_deref()
                 .is_some_and(|decision| !decision.is_optional() || state.loaded.is_some());
             let start = state.begin_commit(context, failed, decides)?;
-            let messages_lost = state.messages_lost(context, start.plan, start.failed);
             let commit = Commit {
                 settings: context.settings,
                 commands: Commands::new(context.settings, &budget).driven_by(driver),
@@ -58,11 +59,12 @@ impl Session {
                 is_removable: state.is_removable(context),
                 decide,
                 enrolment: EnrolmentProgress::default(),
+                messages_dropped: AtomicUsize::new(0),
             };
-            (start, messages_lost, commit)
+            (start, commit)
         };
-        if messages_lost > 0 {
-            event::flash_dropped(messages_lost);
+        if start.messages_lost > 0 {
+            event::flash_dropped(start.messages_lost);
         }
         let outcome = commit.run(start.plan).await;
         self.record_store_time(&budget);
@@ -89,6 +91,8 @@ impl Session {
             let mut state = self.state();
             // Under the lock, so that no other commit takes it along.
             state.intend().rotate(Rotation::Superseding);
+            // It drops what ends at a sign-in, too.
+            state.is_stale = true;
             authority(&state)
         };
         let committed = self.commit_locked(driver, false, None).await;

@@ -7,12 +7,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::ser::{Serialize, Serializer};
 use subtle::ConstantTimeEq as _;
 
+use crate::commit::Decision;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 #[cfg(any(feature = "axum", feature = "actix"))]
 use crate::head::query;
 use crate::record::key::Name;
+use crate::record::transaction::Transaction;
 use crate::record::values::Value;
 use crate::session::Session;
 
@@ -28,9 +30,14 @@ const SECRET_BYTES: usize = 32;
 /// session; [`Csrf`] verifies it when the form is sent.
 ///
 /// The session keeps a random value of 256 bits, made when a page first asks for a token, and a new one
-/// after each sign-in, also of the same person. The token is that value masked anew for each page, so that
+/// after each sign-in, also of the same person, and after [`revoke_others`](crate::Directory::revoke_others);
+/// [`clear`](Session::clear) removes it as well. The token is that value masked anew for each page, so that
 /// compression leaks nothing of it (BREACH). Tokens stay valid after a rotation and a
 /// [`step_up`](Session::step_up), as long as the value does.
+///
+/// A request whose cookie is stale, because the answer to a sign-in or a rotation never arrived, or that
+/// brings several, gets a token that is bound to those cookies instead: nothing is stored and no cookie is
+/// sent, and the form can be used to sign in.
 ///
 /// A visitor without a session gets one with the first token, and a cookie: ask for a token only on pages
 /// that have a form. Of two first pages that are loaded at once without a cookie, the session of one is lost;
@@ -105,7 +112,7 @@ fn unmasked(token: &str) -> Option<CsrfSecret> {
 }
 
 /// The value as it is stored: base64 as JSON.
-fn stored(secret: &CsrfSecret) -> Value {
+fn stored_form(secret: &CsrfSecret) -> Value {
     Value::until_sign_in(format!("\"{}\"", BASE64.encode(secret)).into())
 }
 
@@ -137,7 +144,8 @@ impl Serialize for CsrfToken {
 ///
 /// The token is looked for in the header field [`CsrfToken::HEADER`] and, if the request has none and its
 /// body is an urlencoded form, in the form's field [`CsrfToken::FIELD`]. A form is read whole for that,
-/// within the framework's limit for bodies. A type that denies unknown fields needs a field `csrf_token`.
+/// within the framework's limit for bodies: axum's `DefaultBodyLimit`, and in actix-web `PayloadConfig` besides
+/// the form's own. A type that denies unknown fields needs a field `csrf_token`.
 /// For other bodies, such as `multipart/form-data`, take the token out yourself and call
 /// [`Session::verify_csrf_token`].
 ///
@@ -174,21 +182,26 @@ impl Session {
         let known = self.csrf_secret();
         let secret = match known {
             Some(secret) => secret,
-            None => {
-                let mut fresh = [0; SECRET_BYTES];
-                entropy.fill(&mut fresh)?;
-                // Of two pages at once, the later one shows the value of the earlier one.
-                self.transact(move |values| {
-                    if let Some(secret) = values.stored(&KEY).as_ref().and_then(read) {
-                        return Ok(secret);
-                    }
-                    values.put(KEY, Some(stored(&fresh)));
-                    Ok(fresh)
-                })
-                .await?
-            }
+            None => self.shown_csrf_secret().await?,
         };
         CsrfToken::masked(&secret, entropy)
+    }
+
+    /// The value that the store has when this returns.
+    async fn shown_csrf_secret(&self) -> Result<CsrfSecret> {
+        let mut fresh = [0; SECRET_BYTES];
+        self.settings().entropy.fill(&mut fresh)?;
+        let has_session = self.state().loaded.is_some();
+        let shown = self
+            .run_to_completion(|session, driver| async move {
+                let mut decision = ShowValue { fresh, shown: None, has_session };
+                session.commit(&driver, false, Some(&mut decision)).await?;
+                Ok(decision.shown)
+            })
+            .await?;
+        // Otherwise the session was lost meanwhile, and that is no reason for a page to fail.
+        let shown = shown.or_else(|| self.csrf_secret());
+        shown.ok_or_else(|| self.settings().gone("the session was ended"))
     }
 
     /// Verifies a token that a request has brought: for carriers that [`Csrf`] does not read. It is
@@ -204,13 +217,50 @@ impl Session {
         if is_valid { Ok(()) } else { Err(self.refused_csrf("invalid")) }
     }
 
+    /// The value that tokens stand for, if there is one yet.
+    ///
+    /// Where the browser's tokens lead astray, no cookie may be sent and nothing can be stored, and yet a
+    /// sign-in must be possible, which ends that: those tokens themselves are what ties the page to the
+    /// browser then.
     fn csrf_secret(&self) -> Option<CsrfSecret> {
-        self.state().value(&KEY).as_ref().and_then(read)
+        let state = self.state();
+        if state.is_astray() {
+            drop(state);
+            return self.0.presented.digest(self.settings().cookie.name(), &KEY);
+        }
+        state.value(&KEY).as_ref().and_then(read)
     }
 
     fn refused_csrf(&self, reason: &'static str) -> Error {
         event::csrf_refused(self.id(), reason);
         Error::new(ErrorKind::CsrfToken, "")
+    }
+}
+
+/// Makes the value in the stored record, unless another page was earlier.
+struct ShowValue {
+    fresh: CsrfSecret,
+    shown: Option<CsrfSecret>,
+    /// A visitor gets a session for it. One that was lost gets none.
+    has_session: bool,
+}
+
+impl Decision for ShowValue {
+    fn decide(&mut self, values: &mut Transaction<'_>) -> Result<()> {
+        let stored = values.stored(&KEY).as_ref().and_then(read);
+        if stored.is_none() {
+            values.put(KEY, Some(stored_form(&self.fresh)));
+        }
+        self.shown = stored.or(Some(self.fresh));
+        Ok(())
+    }
+
+    fn is_optional(&self) -> bool {
+        self.has_session
+    }
+
+    fn give_up(&mut self) {
+        self.shown = None;
     }
 }
 
@@ -284,7 +334,7 @@ mod tests {
             assert!(tokens[..place].iter().all(|other| other.text[..43] != token.text[..43]));
             assert!(tokens[..place].iter().all(|other| other.text[43..] != token.text[43..]));
         }
-        assert_eq!(read(&stored(&secret)), Some(secret));
+        assert_eq!(read(&stored_form(&secret)), Some(secret));
     }
 
     #[test]

@@ -24,12 +24,16 @@ impl Session {
     /// application's own values are stored.
     ///
     /// After [`sign_out`](Self::sign_out), or before it in the same request, the message goes into a new
-    /// anonymous session. Messages that were waiting before that request end with the old session, since
-    /// they may be personal; the same holds for a sign-in as another person.
+    /// anonymous session. Messages that are stored by then, by earlier requests or by a
+    /// [`save`](Self::save), end with the old session, since they may be personal; the same holds for a
+    /// sign-in as another person. To end all sessions and say so, call
+    /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then this: after
+    /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
     /// If the session has ended or was signed in anew meanwhile, no cookie may be sent: the message is
     /// dropped with the event `flash_dropped`, and the request succeeds. So is the message of a sign-out
-    /// that the store has no room for.
+    /// that the store has no room for. After the response, a message that would begin a session fails at
+    /// [`save`](Self::save) with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent), as every value does.
     ///
     /// ```
     /// use unsticky::{Level, Session};

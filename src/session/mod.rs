@@ -314,7 +314,9 @@ impl Session {
         Err(contended())
     }
 
-    /// Removes all values. The session itself goes on, and whoever is signed in stays so.
+    /// Removes all values, and with them the messages that wait for a page and the value of a
+    /// [`CsrfToken`](crate::CsrfToken), so that forms which are open have to be loaded again. The session itself
+    /// goes on, and whoever is signed in stays so.
     #[doc(alias = "remove_all")]
     pub fn clear(&self) {
         self.state().changed().clear();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::head::local_path::LocalPath;
-use crate::head::request::{RequestHead, Wants, split_query};
+use crate::head::request::{RequestHead, Wants};
 use crate::session::Session;
 use crate::settings::Pages;
 
@@ -218,8 +218,7 @@ pub(crate) fn admit(
 fn turned_away(kind: ErrorKind, page: Option<&str>, head: Option<&RequestHead<'_>>) -> Error {
     let Some((page, head)) = page.zip(head) else { return Error::new(kind, "") };
     // Sent from the page to itself, a browser would go round in circles.
-    let is_page_itself = split_query(page).0 == head.path();
-    let location = (head.wants() == Wants::Page && !is_page_itself).then(|| {
+    let location = (head.wants() == Wants::Page && !head.is_for(page)).then(|| {
         let back = LocalPath::of(head).filter(|_| LocalPath::can_follow(page));
         Cow::Owned(back.map_or_else(|| page.to_owned(), |path| path.after(page)))
     });

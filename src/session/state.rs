@@ -157,6 +157,9 @@ pub(super) struct CommitStart {
     pub(super) earlier: Option<Error>,
     /// The end is carried out, and what was to come after it needs a cookie that cannot be sent.
     pub(super) is_cut_short: bool,
+    /// How many messages for the next page are dropped, because no cookie may be sent for a session that has
+    /// them.
+    pub(super) messages_lost: usize,
 }
 
 impl State {
@@ -219,6 +222,14 @@ impl State {
 
     pub(super) fn has_no_session(&self) -> bool {
         self.loaded.is_none() && self.lost.is_none() && self.others.is_empty()
+    }
+
+    /// Whether the browser's tokens lead to no session here that goes on or begins: they are stale or several,
+    /// or their session was lost meanwhile.
+    pub(super) fn is_astray(&self) -> bool {
+        let is_left_alone = !self.changes.is_ended() && self.changes.principal().is_none();
+        let leads_nowhere = self.lost.is_some() || self.has_stale_token || !self.others.is_empty();
+        self.loaded.is_none() && leads_nowhere && is_left_alone
     }
 
     /// Whether the browser may be told to forget what it sent: never where it may hold a newer token.
@@ -323,6 +334,7 @@ impl State {
         // After a failure nothing is kept any more but an end.
         let failed = failed || earlier.is_some();
         let mut plan = self.plan(context, failed, decides);
+        let messages_lost = self.messages_lost(context, plan, failed);
         let is_cut_short = self.head_sent && plan.sends_token();
         if is_cut_short {
             if !self.changes.is_ended() {
@@ -334,7 +346,7 @@ impl State {
         }
         let bookmark = self.changes.delta.made();
         self.under_way = Some(bookmark);
-        Ok(CommitStart { plan, bookmark, failed, earlier, is_cut_short })
+        Ok(CommitStart { plan, bookmark, failed, earlier, is_cut_short, messages_lost })
     }
 
     /// Takes over what a commit led to, and says whether the view must be computed anew.

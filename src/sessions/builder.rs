@@ -180,7 +180,8 @@ impl Builder {
 
     /// Where [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) send those who
     /// are signed in and authenticated too long ago, as in [`sign_in_page`](Self::sign_in_page): to the page
-    /// that calls [`step_up`](crate::Session::step_up). Default: the sign-in page.
+    /// that calls [`step_up`](crate::Session::step_up). Default: the sign-in page, which must then ask those who
+    /// are signed in as well: if it sends them back at once, the browser goes round in circles.
     pub fn step_up_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
         self.options.pages.step_up = Some(location.into());
         self
@@ -359,7 +360,9 @@ pub enum ConfigError {
     #[error("status of a session that is gone: from 400 to 599")]
     GoneStatus,
     /// See [`Builder::sign_in_page`] and [`Builder::step_up_page`].
-    #[error("page to sign in or to authenticate again: printable ASCII characters without spaces")]
+    #[error(
+        "page to sign in or to authenticate again: printable ASCII characters without spaces and `#`"
+    )]
     Page,
     /// See [`Guard::trust`](crate::Guard::trust).
     #[error(
@@ -418,6 +421,7 @@ mod tests {
             (builder().gone_status(200), ConfigError::GoneStatus),
             (builder().gone_status(600), ConfigError::GoneStatus),
             (builder().sign_in_page(""), ConfigError::Page),
+            (builder().sign_in_page("/sign-in#form"), ConfigError::Page),
             (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::Page),
             (builder().step_up_page(""), ConfigError::Page),
             (builder().sign_in_page("/a").step_up_page("/b c"), ConfigError::Page),

@@ -41,7 +41,8 @@ where
         let renderer = ErrorRenderer::of(&self.sessions, || head::of(&request));
         let cookies = request.headers().get_all(COOKIE).into_iter().cloned();
         let mut exchange = Exchange::begin(&self.sessions, cookies, outer);
-        exchange.note_origin(request.headers().get(ORIGIN).map(HeaderValue::as_bytes));
+        let origin = request.headers().get(ORIGIN).map(HeaderValue::as_bytes);
+        exchange.note_origin(origin, || head::of(&request));
         request.extensions_mut().insert(exchange.handle());
         ResponseFuture::new(self.inner.call(request), exchange, renderer)
     }
