@@ -143,9 +143,56 @@ impl ErrorKind {
         }
     }
 
-    /// The sentence that a visitor may see: it names no detail of the deployment.
+    /// A sentence for the visitor: what they can do, and no detail of the deployment. It is the body of a
+    /// response that nobody [renders](crate::Builder::on_error). An [`Error`] prints what happened instead,
+    /// for logs.
+    ///
+    /// ```
+    /// assert_eq!(unsticky::ErrorKind::NotSignedIn.message(), "Please sign in.");
+    /// ```
     #[must_use]
     pub const fn message(self) -> &'static str {
+        match self {
+            Self::Unavailable
+            | Self::Refused
+            | Self::Contended
+            | Self::NewerFormat
+            | Self::Randomness => "This is not available for a moment. Please try again.",
+            Self::OutcomeUnknown => {
+                "It is not certain whether this was saved. Please reload the page and look."
+            }
+            Self::Gone => {
+                "Your session has ended or has changed in another window. Please reload the page and try again."
+            }
+            Self::ValueChanged => {
+                "This was changed or used in another window. Please reload the page and try again."
+            }
+            Self::InvalidPrincipal => "The name of the account is empty or too long.",
+            Self::NotSignedIn => "Please sign in.",
+            Self::StaleSignIn => "Please confirm that it is you.",
+            Self::Forbidden => "You may not do this.",
+            Self::CrossOrigin => "This request came from another site and was refused.",
+            Self::CsrfToken => "This form has expired. Please reload the page and try again.",
+            Self::TooManySessions => {
+                "You are signed in in too many places. Please sign out in one of them."
+            }
+            Self::Revoked => {
+                "You were signed out everywhere in the meantime. Please sign in again."
+            }
+            Self::TooLarge
+            | Self::Encode
+            | Self::Decode
+            | Self::Corrupt
+            | Self::UpdatePanicked
+            | Self::Reentrant
+            | Self::NoDirectory
+            | Self::MissingLayer
+            | Self::HeadSent => "Something went wrong on our side.",
+        }
+    }
+
+    /// What happened, for those who run the application.
+    const fn description(self) -> &'static str {
         match self {
             Self::Unavailable => "the session store is unavailable",
             Self::OutcomeUnknown => "it is unknown whether the session was written",
@@ -164,11 +211,11 @@ impl ErrorKind {
             Self::InvalidPrincipal => "the account name is empty or too long",
             Self::NotSignedIn => "nobody is signed in",
             Self::StaleSignIn => "the sign-in is too long ago",
-            Self::Forbidden => "this is not permitted",
+            Self::Forbidden => "the request is not permitted",
             Self::CrossOrigin => "the request was sent by another site",
-            Self::CsrfToken => "the form has expired: reload the page and try again",
+            Self::CsrfToken => "the CSRF token is missing or is not one of this session",
             Self::TooManySessions => "too many sessions of this account at once",
-            Self::Revoked => "the sign-in has been overtaken: sign in once more",
+            Self::Revoked => "all sessions were ended while the sign-in was under way",
             Self::NoDirectory => "the directory of sessions is turned off",
             Self::MissingLayer => "no session layer wraps this route",
             Self::HeadSent => "the response has begun, so no cookie can be sent",
@@ -348,7 +395,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind().message())?;
+        f.write_str(self.kind().description())?;
         if !self.0.context.is_empty() {
             write!(f, ": {}", self.0.context)?;
         }
@@ -433,7 +480,7 @@ mod tests {
         // The match in `message` has an arm for each kind.
         let source = include_str!("error.rs");
         let (_, messages) = source.split_once("pub const fn message").unwrap_or_default();
-        let (messages, _) = messages.split_once("const fn status").unwrap_or_default();
+        let (messages, _) = messages.split_once("const fn description").unwrap_or_default();
         assert_eq!(names.len(), messages.matches("Self::").count());
     }
 }

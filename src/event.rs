@@ -213,6 +213,8 @@ events! {
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two session layers, one inside the other, read and write one cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
+    /// A guard's function did not permit a request.
+    info forbidden(id: Option<SessionId>, principal: Who<'_>) "a request was not permitted";
     /// A page of another site made a browser send a request that may change something.
     warn cross_origin(reason: &str) "a request of another site was refused";
     /// The browser drops the cookie of a page that it loaded over plain http from another machine.
@@ -223,7 +225,7 @@ events! {
     /// cannot be decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";
     /// A request had no CSRF token, or one that is not its session's.
-    info csrf_refused(id: Option<SessionId>, reason: &str) "a request had no valid CSRF token";
+    info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";
 }
 
 #[cfg(all(test, feature = "tracing"))]

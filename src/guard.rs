@@ -100,8 +100,9 @@ impl Guard {
         self
     }
 
-    /// Also lets requests of this origin pass [`same_origin`](Self::same_origin), such as those of a sign-in
-    /// service that posts a form back. It is compared byte for byte with what browsers send:
+    /// Also requires what [`same_origin`](Self::same_origin) does, and lets requests of this origin pass, such
+    /// as those of a sign-in service that posts a form back. The origin may then send any request that this guard
+    /// is around, so give the route that needs it a guard of its own. It is compared byte for byte with what browsers send:
     /// `https://login.example`, in small letters, and with a port only if it is not the scheme's own.
     ///
     /// # Errors
@@ -136,7 +137,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if the address cannot stand in a header field, or has a fragment.
+    /// [`ConfigError::Page`] if it is neither a path from the root nor a whole address, cannot stand in a header
+    /// field, or has a fragment.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)
@@ -147,7 +149,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if the address cannot stand in a header field, or has a fragment.
+    /// [`ConfigError::Page`] if it is neither a path from the root nor a whole address, cannot stand in a header
+    /// field, or has a fragment.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)
@@ -182,6 +185,8 @@ impl Guard {
         let user = admit(session, self.within, &self.pages, Some(head))?;
         for permit in &self.permits {
             if !permit(&user)? {
+                let settings = user.session.sessions().settings();
+                event::forbidden(user.session.id(), settings.who(Some(&user.principal)));
                 return Err(Error::forbidden());
             }
         }

@@ -88,10 +88,11 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Whether an address can stand in a Location header field, and be told where to lead back to: nothing
-    /// can be added after a fragment.
+    /// Whether an address can stand in a Location header field, is the same page wherever the visitor comes
+    /// from, and can be told where to lead back to: nothing can be added after a fragment.
     pub(crate) fn is_address(page: &str) -> bool {
-        !page.is_empty() && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        let is_whole = page.starts_with('/') || page.contains("://");
+        is_whole && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
     }
 }
 

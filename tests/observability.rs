@@ -251,6 +251,14 @@ async fn everything_happens() {
     request(&stand, &stale, async |session| session.rotate()).await;
     request(&stand, &stale, async |session| session.flash(Level::Info, "hello").unwrap()).await;
 
+    // A guard that permits nothing.
+    request(&stand, "", async |session| {
+        session.sign_in("bob").unwrap();
+        let guard = Guard::signed_in().permit(|_| Ok(false));
+        guard.check(session, &RequestHead::default()).unwrap_err();
+    })
+    .await;
+
     // A form of another session.
     request(&stand, "", async |session| drop(session.verify_csrf_token("forged").unwrap_err()))
         .await;

@@ -111,7 +111,10 @@ impl ResponseError for Error {
     }
 
     fn error_response(&self) -> HttpResponse {
-        rendered(HttpResponse::new(StatusCode::OK), self.into())
+        let mut response = rendered(HttpResponse::new(StatusCode::OK), self.into());
+        // An error type of the application's that answers with this is what the response stands for then.
+        response.extensions_mut().insert(self.clone());
+        response
     }
 }
 

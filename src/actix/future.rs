@@ -114,12 +114,13 @@ fn answered<B: MessageBody + 'static>(
             Ok(ServiceResponse::new(request, response))
         }
         Err(error) => {
-            let ours = renderer.and_then(|_| error.as_error::<Error>().cloned());
+            let response = error.error_response();
+            let ours = renderer.and_then(|_| unrendered(&response));
             if reply.is_empty() && ours.is_none() {
                 return Err(error);
             }
             let ours = reply.error.take().or(ours);
-            let response = replied(error.error_response(), reply, ours, renderer);
+            let response = replied(response, reply, ours, renderer);
             Err(InternalError::from_response(error, response.map_into_boxed_body()).into())
         }
     }
@@ -127,8 +128,9 @@ fn answered<B: MessageBody + 'static>(
 
 /// The error that a response stands for, unless the application has rendered it already.
 fn unrendered<B>(response: &HttpResponse<B>) -> Option<Error> {
-    let is_rendered = response.extensions().get::<Rendered>().is_some();
-    response.error()?.as_error::<Error>().filter(|_| !is_rendered).cloned()
+    let extensions = response.extensions();
+    let is_rendered = extensions.get::<Rendered>().is_some();
+    extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
 /// The response with what the exchange adds to it, or the error that takes its place.

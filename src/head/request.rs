@@ -68,7 +68,6 @@ impl<'a> RequestHead<'a> {
         if is_page { Wants::Page } else { Wants::Data }
     }
 
-    /// The target without its query.
     /// The host and port that the request was sent to.
     pub(crate) fn own_authority(&self) -> Option<&'a [u8]> {
         self.authority.map(str::as_bytes).or(self.host)
@@ -85,6 +84,7 @@ impl<'a> RequestHead<'a> {
         path == Some(self.path().as_bytes())
     }
 
+    /// The target without its query.
     pub(crate) fn path(&self) -> &'a str {
         split_query(self.target).0
     }

@@ -232,7 +232,8 @@ impl Session {
     }
 
     fn refused_csrf(&self, reason: &'static str) -> Error {
-        event::csrf_refused(self.id(), reason);
+        let principal = self.principal();
+        event::csrf_refused(self.id(), self.settings().who(principal.as_deref()), reason);
         Error::new(ErrorKind::CsrfToken, "")
     }
 }

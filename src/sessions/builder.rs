@@ -361,7 +361,7 @@ pub enum ConfigError {
     GoneStatus,
     /// See [`Builder::sign_in_page`] and [`Builder::step_up_page`].
     #[error(
-        "page to sign in or to authenticate again: printable ASCII characters without spaces and `#`"
+        "page to sign in or to authenticate again: a path that begins with `/`, or a whole address, of printable ASCII characters without spaces and `#`"
     )]
     Page,
     /// See [`Guard::trust`](crate::Guard::trust).
@@ -422,6 +422,7 @@ mod tests {
             (builder().gone_status(600), ConfigError::GoneStatus),
             (builder().sign_in_page(""), ConfigError::Page),
             (builder().sign_in_page("/sign-in#form"), ConfigError::Page),
+            (builder().sign_in_page("sign-in"), ConfigError::Page),
             (builder().sign_in_page("/a\r\nSet-Cookie: a=b"), ConfigError::Page),
             (builder().step_up_page(""), ConfigError::Page),
             (builder().sign_in_page("/a").step_up_page("/b c"), ConfigError::Page),
