@@ -26,7 +26,8 @@ use unsticky::exchange::{ErrorResponse, Wants};
 use unsticky::testing::{Fault, Verb};
 use unsticky::tower::{GuardLayer, SessionLayer};
 use unsticky::{
-    Builder, Cookie, Error, ErrorKind, Guard, Key, Result, Session, Sessions, SignedIn,
+    Builder, Cookie, Csrf, CsrfToken, Error, ErrorKind, Guard, Key, Result, Session, Sessions,
+    SignedIn,
 };
 
 thread_local! {
@@ -65,6 +66,14 @@ async fn wrong_type(session: Session) -> Result<String> {
     Ok(session.get(Key::<String>::new("seed"))?.unwrap_or_default())
 }
 
+async fn form(token: CsrfToken) -> String {
+    token.to_string()
+}
+
+async fn sent(_: Csrf<String>) -> &'static str {
+    "ok"
+}
+
 /// An answer that the handler gives itself.
 fn degraded(session: &Result<Session>) -> String {
     match session {
@@ -88,6 +97,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/ended", get(ended_meanwhile))
         .route("/taken", get(taken_meanwhile))
         .route("/wrong-type", get(wrong_type))
+        .route("/form", get(form).post(sent))
         .route("/itself", get(async |session: Result<Session>| degraded(&session)))
         .merge(guarded("/guarded", Guard::signed_in()))
         .merge(guarded("/forbidden", forbids()))
@@ -103,6 +113,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/ended", web::get().to(ended_meanwhile))
             .route("/taken", web::get().to(taken_meanwhile))
             .route("/wrong-type", web::get().to(wrong_type))
+            .route("/form", web::get().to(form))
+            .route("/form", web::post().to(sent))
             .route("/itself", web::get().to(async |session: Result<Session>| degraded(&session)))
             .service(guarded("/guarded", Guard::signed_in()))
             .service(guarded("/forbidden", forbids()))
@@ -224,6 +236,57 @@ async fn refused_request_of_another_site_is_rendered() {
         let mut vary = reply.all("vary");
         vary.sort_unstable();
         assert_eq!(vary, ["sec-fetch-mode, accept", "sec-fetch-site, origin"]);
+    }
+}
+
+/// Missing, forged, and replayed from another session: one answer, which the application renders.
+#[tokio::test]
+async fn refused_csrf_token_is_rendered() {
+    for renders in [false, true] {
+        let stand = Backend::memory().stand_with(|builder| configured(builder, renders));
+        for app in apps(std::slice::from_ref(&stand.sessions)).await {
+            let cookie = stand.signed_in("alice").await;
+            let own = app.get("/form", &cookie).await.body;
+            let of_another = app.get("/form", &stand.signed_in("alice").await).await.body;
+            let of_a_visitor = app.get("/form", "").await.body;
+            let forged = "A".repeat(86);
+            let refused = [None, Some(&*forged), Some(&*of_another), Some(&*of_a_visitor)];
+            for (token, accept, body, content_type) in refused.into_iter().flat_map(|token| {
+                let message = ErrorKind::CsrfToken.message();
+                let plain = "text/plain; charset=utf-8";
+                match renders {
+                    false => [
+                        (token, "text/html", message, plain),
+                        (token, "application/json", message, plain),
+                    ],
+                    true => [
+                        (token, "text/html", "<h1>csrf_token</h1>", "text/html; charset=utf-8"),
+                        (
+                            token,
+                            "application/json",
+                            "{\"error\":\"csrf_token\"}",
+                            "application/json",
+                        ),
+                    ],
+                }
+            }) {
+                let row = format!("{} {renders} {token:?} {accept}", app.framework);
+                let ask = Ask::post("/form").cookie(&cookie).header("accept", accept);
+                let ask = token.iter().fold(ask, |ask, token| ask.header(CsrfToken::HEADER, token));
+                let reply = app.ask(ask).await;
+                assert_eq!((reply.status, &*reply.body), (403, body), "{row}");
+                assert_eq!(reply.all("content-type"), [content_type], "{row}");
+                assert_eq!(reply.all("cache-control"), ["no-store"], "{row}");
+                assert_eq!(reply.cookies(), [""; 0], "{row}");
+                let mut vary = reply.all("vary");
+                vary.sort_unstable();
+                let expected: &[&str] =
+                    if renders { &["cookie", "sec-fetch-mode, accept"] } else { &["cookie"] };
+                assert_eq!(vary, expected, "{row}");
+            }
+            let ask = Ask::post("/form").cookie(&cookie).header(CsrfToken::HEADER, &own);
+            assert_eq!(app.ask(ask).await.status, 200);
+        }
     }
 }
 
