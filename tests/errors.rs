@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
-use actix_web::middleware::from_fn;
+use actix_web::error::InternalError;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::{HttpResponse, test, web};
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue};
@@ -22,7 +23,7 @@ use support::stand::{A, Backend, Stand};
 use support::visit::visit;
 use tower::ServiceExt as _;
 use unsticky::actix::{GuardMiddleware, SessionMiddleware};
-use unsticky::exchange::{ErrorResponse, Wants};
+use unsticky::exchange::{ErrorResponse, SessionHandle, Wants};
 use unsticky::testing::{Fault, Verb};
 use unsticky::tower::{GuardLayer, SessionLayer};
 use unsticky::{
@@ -429,29 +430,68 @@ async fn error_stays_with_its_response() {
     }
 }
 
-/// In actix-web a middleware may fail with an error in place of a response.
+/// In actix-web a middleware may fail with an error in place of a response. What is further out finds it of
+/// the type that it was, and its response has what any other one gets.
 #[tokio::test]
-async fn error_of_inner_actix_middleware_is_rendered() {
-    let stand = Backend::memory().stand_with(|builder| configured(builder, true));
-    stand.store.fail_always(Verb::Load, Fault::Unavailable);
-    let fails = from_fn(
-        async |handle: unsticky::exchange::SessionHandle,
-               request: ServiceRequest,
-               next: actix_web::middleware::Next<actix_web::body::BoxBody>|
-               -> Result<ServiceResponse, actix_web::Error> {
-            handle.session().await?;
-            next.call(request).await
-        },
-    );
-    let app = actix_web::App::new()
-        .wrap(fails)
-        .wrap(SessionMiddleware::new(stand.sessions))
-        .route("/", web::get().to(used));
-    let app = test::init_service(app).await;
-    let cookie = format!("__Host-id={}", "A".repeat(43));
-    let ask = test::TestRequest::with_uri("/").insert_header(("cookie", cookie));
-    let error = app.call(ask.to_request()).await.unwrap_err();
-    assert_eq!(error.as_response_error().status_code(), 503);
-    let body = error.error_response().into_body().try_into_bytes().unwrap();
-    assert_eq!(body, "{\"error\":\"unavailable\"}");
+async fn error_of_inner_actix_middleware_keeps_its_type() {
+    type Own = InternalError<&'static str>;
+    let fails = async |handle: SessionHandle,
+                       request: ServiceRequest,
+                       _: actix_web::middleware::Next<actix_web::body::BoxBody>|
+           -> Result<ServiceResponse, actix_web::Error> {
+        let session = handle.session().await?;
+        match request.path() {
+            "/signs-in" => session.sign_in("alice")?,
+            _ => session.insert(A, &1)?,
+        }
+        let response = HttpResponse::Forbidden().insert_header(("x-own", "1")).body("own");
+        Err(Own::from_response("own", response).into())
+    };
+    for (renders, nested) in [(false, false), (true, false), (true, true)] {
+        let stand = Backend::memory().stand_with(|builder| configured(builder, renders));
+        let outer = counting(&stand, "__Host-outer", "outer").0;
+        let app = actix_web::App::new()
+            .wrap(from_fn(fails))
+            .wrap(SessionMiddleware::new(stand.sessions.clone()))
+            .wrap(Condition::new(nested, SessionMiddleware::new(outer)))
+            .route("/{any}", web::get().to(used));
+        let app = test::init_service(app).await;
+        let valid = stand.signed_in("alice").await;
+        for (path, cookie, fault, kind, status, is_set, keeps) in [
+            ("/reads", &*valid, Some(Verb::Load), Some(ErrorKind::Unavailable), 503, false, false),
+            ("/writes", "", Some(Verb::Create), Some(ErrorKind::Unavailable), 503, false, true),
+            ("/writes", "", None, None, 403, true, true),
+            ("/signs-in", "", None, None, 403, true, true),
+        ] {
+            let row = format!("{path} {fault:?} {renders} {nested}");
+            if let Some(verb) = fault {
+                stand.store.fail_always(verb, Fault::Unavailable);
+            }
+            let mut ask = test::TestRequest::with_uri(path);
+            if !cookie.is_empty() {
+                ask = ask.insert_header(("cookie", cookie));
+            }
+            let error = app.call(ask.to_request()).await.unwrap_err();
+            stand.store.heal();
+            assert_eq!(error.as_error::<Error>().map(Error::kind), kind, "{row}");
+            let response = error.error_response();
+            assert_eq!(response.status(), status, "{row}");
+            let all = |name: &str| -> Vec<_> {
+                response.headers().get_all(name).map(|value| value.to_str().unwrap()).collect()
+            };
+            assert!(all("vary").contains(&"cookie"), "{row}");
+            assert_eq!(all("cache-control"), ["no-store"], "{row}");
+            assert_eq!(all("set-cookie").len(), usize::from(is_set), "{row}");
+            assert_eq!(all("x-own").len(), usize::from(keeps), "{row}");
+            let expected = match (kind, renders) {
+                (None, _) => "own".to_owned(),
+                (Some(kind), false) => kind.message().to_owned(),
+                (Some(kind), true) => format!("{{\"error\":\"{}\"}}", kind.as_str()),
+            };
+            assert_eq!(response.into_body().try_into_bytes().unwrap(), expected, "{row}");
+            if kind.is_none() {
+                assert!(error.as_error::<Own>().is_some(), "{row}");
+            }
+        }
+    }
 }
