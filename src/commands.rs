@@ -9,7 +9,7 @@ use crate::budget::Budget;
 use crate::completion::Driver;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Audit, RecordKey};
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::record::envelope;
@@ -35,12 +35,14 @@ pub(crate) struct Commands<'a> {
     driver: Option<&'a Driver>,
     /// How often one command is repeated; the deadline bounds it as well.
     max_retries: u32,
+    audit: Audit,
 }
 
 impl<'a> Commands<'a> {
     pub(crate) fn new(settings: &'a Settings, budget: &'a Budget) -> Self {
-        let max_retries = settings.options.command_retries;
-        Self { store: &*settings.store, budget, driver: None, max_retries }
+        let Settings { store, options, .. } = settings;
+        let (max_retries, audit) = (options.command_retries, options.audit);
+        Self { store: &**store, budget, driver: None, max_retries, audit }
     }
 
     pub(crate) fn driven_by(self, driver: &'a Driver) -> Self {
@@ -109,6 +111,10 @@ impl<'a> Commands<'a> {
         answer
     }
 
+    fn report_in_doubt(&self, key: &StoreKey) {
+        event::outcome_in_doubt(RecordKey { audit: self.audit, key });
+    }
+
     /// Reads a record; asks twice if need be.
     pub(crate) async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
         let mut retries = self.retries();
@@ -137,11 +143,11 @@ impl<'a> Commands<'a> {
             match self.once("create", true, command).await {
                 Err(error) if may_retry(&error) && retries.take_one() => {}
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
-                    event::outcome_in_doubt(key);
+                    self.report_in_doubt(key);
                     return Err(error);
                 }
                 Ok(Created::Created(_)) if Instant::now() >= self.budget.fixed_deadline => {
-                    event::outcome_in_doubt(key);
+                    self.report_in_doubt(key);
                     return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
                 }
                 answer => return answer,
@@ -176,7 +182,7 @@ impl<'a> Commands<'a> {
                 Ok(Replaced::Conflict(current)) => return Ok(Settled::Conflict(current)),
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     in_doubt = true;
-                    event::outcome_in_doubt(key);
+                    self.report_in_doubt(key);
                     match Box::pin(self.read_back(key)).await? {
                         // Not applied so far. The same write again is harmless, and once one of the
                         // two is applied the other one never can be.

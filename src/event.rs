@@ -3,13 +3,15 @@
 //!
 //! Without either feature every function here is empty.
 
+use std::fmt;
+
 use tokio::time::Instant;
 #[cfg(feature = "tracing")]
 use tracing::field::{Value, display};
 
 use crate::error::Error;
 use crate::record::token::{SessionId, encoded_digest};
-use crate::store::StoreKey;
+use crate::store::{Kind, StoreKey};
 
 /// How the events of feature `tracing` name the people whom they are about; see
 /// [`Builder::audit`](crate::Builder::audit).
@@ -23,7 +25,8 @@ pub enum Audit {
     /// By their principal as it is, cut to 200 characters and with control characters replaced: for logs that
     /// may hold what the application uses as a principal.
     Principal,
-    /// Not at all.
+    /// Not at all: the key of a directory is told without the digest that it ends in, too. Sessions are still
+    /// told by their public id, and by the label that the application gave them.
     Nothing,
 }
 
@@ -36,15 +39,33 @@ pub(crate) struct Who<'a> {
     pub(crate) principal: Option<&'a str>,
 }
 
-#[cfg(feature = "tracing")]
-impl Field for Who<'_> {
-    fn text(&self) -> impl Value {
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.principal, self.audit) {
-            (None, _) | (_, Audit::Nothing) => NONE.to_owned(),
-            (Some(principal), Audit::Principal) => one_line(principal, LONGEST_NAME),
+            (None, _) | (_, Audit::Nothing) => f.write_str(NONE),
+            (Some(principal), Audit::Principal) => f.write_str(&one_line(principal, LONGEST_NAME)),
             (Some(principal), Audit::Digest) => {
-                encoded_digest(self.cookie_name, principal.as_bytes())
+                f.write_str(&encoded_digest(self.cookie_name, principal.as_bytes()))
             }
+        }
+    }
+}
+
+/// The key of a record. That of a directory names a principal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordKey<'a> {
+    pub(crate) audit: Audit,
+    pub(crate) key: &'a StoreKey,
+}
+
+impl fmt::Display for RecordKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.key.kind(), self.audit) {
+            (Kind::Directory, Audit::Nothing) => {
+                let place = self.key.as_str().rsplit_once(':').map_or("", |(place, _)| place);
+                write!(f, "{place}:{NONE}")
+            }
+            _ => self.key.fmt(f),
         }
     }
 }
@@ -53,24 +74,20 @@ impl Field for Who<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Label<'a>(pub(crate) Option<&'a str>);
 
-#[cfg(feature = "tracing")]
-impl Field for Label<'_> {
-    fn text(&self) -> impl Value {
-        one_line(self.0.unwrap_or(NONE), LONGEST_NAME)
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(self.0.unwrap_or(NONE), LONGEST_NAME))
     }
 }
 
 /// The text of a field that has nothing to tell.
-#[cfg(feature = "tracing")]
 const NONE: &str = "-";
 
 /// How many characters of a name or a label are told.
-#[cfg(feature = "tracing")]
 const LONGEST_NAME: usize = 200;
 
 /// A text that may come from anywhere as a part of one line, which reads the way it is written: without
 /// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
-#[cfg(feature = "tracing")]
 fn one_line(text: &str, longest: usize) -> String {
     let is_plain = |char: &char| {
         !char.is_control()
@@ -118,7 +135,23 @@ macro_rules! printed_as_they_are {
 }
 
 #[cfg(feature = "tracing")]
-printed_as_they_are!(SessionId, &StoreKey, &str, usize);
+printed_as_they_are!(SessionId, RecordKey<'_>, &str, usize);
+
+/// Chosen by the application.
+#[cfg(feature = "tracing")]
+impl Field for Who<'_> {
+    fn text(&self) -> impl Value {
+        self.to_string()
+    }
+}
+
+/// Chosen by the application, and perhaps by its visitors.
+#[cfg(feature = "tracing")]
+impl Field for Label<'_> {
+    fn text(&self) -> impl Value {
+        self.to_string()
+    }
+}
 
 /// A visitor has no session.
 #[cfg(feature = "tracing")]
@@ -178,15 +211,15 @@ events! {
     /// Strict mode: a session that its principal's directory does not list.
     warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that is not listed any more";
     /// There are as many sessions of a principal as are allowed.
-    info sign_in_refused(key: &StoreKey, principal: Who<'_>) "a sign-in was refused: too many sessions";
+    info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
     /// All sessions of a principal were ended after the sign-in had begun.
-    warn sign_in_overtaken(key: &StoreKey, principal: Who<'_>) "a sign-in was overtaken by the end of all sessions";
+    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was overtaken by the end of all sessions";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a key are no record; they are left as they are.
-    error corrupt_record(key: &StoreKey) "a stored record cannot be decoded";
+    error corrupt_record(key: RecordKey<'_>) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
-    error newer_format(key: &StoreKey) "a stored record has a newer format";
+    error newer_format(key: RecordKey<'_>) "a stored record has a newer format";
     /// The store knows no such id: a session that has ended, or a guess.
     debug unknown_session(id: SessionId) "a session was presented that is not stored";
     /// A known id came with a secret that is not its own: a stale cookie or an attack.
@@ -200,7 +233,7 @@ events! {
     /// The session ended, or was signed in anew, while a request was changing it.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session is gone";
     /// The answer to a write was lost and is being settled.
-    warn outcome_in_doubt(key: &StoreKey) "the answer to a write was lost";
+    warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
     /// Whether a write was applied could not be found out; its request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.

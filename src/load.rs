@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event;
+use crate::event::{self, Audit, RecordKey};
 use crate::record::codec;
 use crate::record::envelope::Undecodable;
 use crate::record::loaded::{Loaded, Record};
@@ -57,11 +57,12 @@ pub(crate) async fn look_up(
 
 /// Decodes a session's record and reports one that cannot be.
 fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
-    decoded(key, codec::decode(bytes))
+    // It names nobody.
+    decoded(RecordKey { audit: Audit::default(), key }, codec::decode(bytes))
 }
 
 /// What was decoded, or the error of what could not be, reported.
-pub(crate) fn decoded<T>(key: &StoreKey, decoded: Result<T, Undecodable>) -> Result<T> {
+pub(crate) fn decoded<T>(key: RecordKey<'_>, decoded: Result<T, Undecodable>) -> Result<T> {
     decoded.map_err(|failure| match failure {
         Undecodable::Corrupt => {
             event::corrupt_record(key);

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Millis};
 use crate::cookie::template::CookieTemplate;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{self, Audit, Who};
+use crate::event::{self, Audit, RecordKey, Who};
 use crate::key_lock::KeyLocks;
 use crate::limits;
 use crate::record::authority::SecretStatus;
@@ -133,6 +133,11 @@ impl Settings {
     /// The error of a request whose session ended meanwhile.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
+    }
+
+    /// Which record an event is about.
+    pub(crate) fn record_key<'a>(&self, key: &'a StoreKey) -> RecordKey<'a> {
+        RecordKey { audit: self.options.audit, key }
     }
 
     /// Who an event is about.

@@ -19,10 +19,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tower::ServiceExt as _;
-use unsticky::actix::SessionMiddleware;
+use unsticky::actix::{GuardMiddleware, SessionMiddleware};
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::tower::SessionLayer;
-use unsticky::{DirectoryMode, Session, Sessions};
+use unsticky::tower::{GuardLayer, SessionLayer};
+use unsticky::{DirectoryMode, Guard, Session, Sessions};
 
 use canned::canned;
 use request::{increment, read, request, sign_out};
@@ -42,6 +42,10 @@ const REQUESTS: &[(&str, [u64; 2])] = &[
 /// What a session layer around a route that takes no session adds to a layer that does nothing:
 /// in axum and in actix-web.
 const LAYERS: &[(&str, [u64; 2])] = &[("no cookie", [3, 2]), ("cookie, unused", [3, 2])];
+
+/// What a guard that lets the request pass adds to a layer that does nothing, around a route that takes the
+/// session anyway: in axum and in actix-web.
+const GUARDS: &[(&str, [u64; 2])] = &[("same origin", [0, 1]), ("signed in", [1, 1])];
 
 const OTHER_COOKIES: &[u8] = b"theme=dark; lang=en";
 
@@ -92,7 +96,8 @@ fn each_kind_of_request_costs_its_allocations() {
 fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
     let request = || {
         let cookie = axum::http::HeaderValue::from_maybe_shared(cookie.clone()).unwrap();
-        axum::http::Request::get("/").header("cookie", cookie).body(Body::empty()).unwrap()
+        let request = axum::http::Request::post("/").header("sec-fetch-site", "same-origin");
+        request.header("cookie", cookie).body(Body::empty()).unwrap()
     };
     // As a server does it once: otherwise the layers are put around the route for each request.
     let app = app.clone().with_state::<()>(());
@@ -106,11 +111,12 @@ fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
 
 /// The same with actix-web; a macro, as the type of an application names its middlewares.
 macro_rules! in_actix {
-    ($app:expr, $cookie:expr) => {{
-        let app = actix_web::test::init_service($app.route("/", web::get().to(async || ""))).await;
+    ($app:expr, $handler:expr, $cookie:expr) => {{
+        let app = actix_web::test::init_service($app.route("/", web::post().to($handler))).await;
         let request = || {
             let value = actix_web::http::header::HeaderValue::from_maybe_shared($cookie.clone());
-            let request = actix_web::test::TestRequest::get();
+            let request = actix_web::test::TestRequest::post();
+            let request = request.insert_header(("sec-fetch-site", "same-origin"));
             request.insert_header(("cookie", value.unwrap())).to_request()
         };
         let mut prepared: Vec<_> = (0..4).map(|_| request()).collect();
@@ -128,13 +134,34 @@ async fn layer_costs_its_allocations_where_no_session_is_asked_for() {
     for (kind, _) in LAYERS {
         let other = Bytes::from_static(OTHER_COOKIES);
         let cookie = if *kind == "no cookie" { &other } else { &cookie };
-        let route = || Router::new().route("/", axum::routing::get(async || ""));
+        let route = || Router::new().route("/", axum::routing::post(async || ""));
         let nothing = tower::util::MapRequestLayer::new(|request: axum::extract::Request| request);
         let without = in_axum(&route().layer(nothing), cookie);
         let axum = in_axum(&route().layer(SessionLayer::new(sessions.clone())), cookie) - without;
-        let without = in_actix!(App::new(), cookie);
+        let without = in_actix!(App::new(), async || "", cookie);
         let app = App::new().wrap(SessionMiddleware::new(sessions.clone()));
-        counted.push((*kind, [axum, in_actix!(app, cookie) - without]));
+        counted.push((*kind, [axum, in_actix!(app, async || "", cookie) - without]));
     }
     assert_eq!(counted, LAYERS);
+}
+
+#[tokio::test]
+async fn guard_that_lets_request_pass_costs_its_allocations() {
+    let (sessions, cookie) = canned(DirectoryMode::Off).await;
+    let takes_session = async |_: Session| "";
+    let route = || Router::new().route("/", axum::routing::post(takes_session));
+    let layer = SessionLayer::new(sessions.clone());
+    let middleware = || SessionMiddleware::new(sessions.clone());
+    let mut counted = Vec::new();
+    for (kind, guard) in [("same origin", Guard::same_origin()), ("signed in", Guard::signed_in())]
+    {
+        let nothing = tower::util::MapRequestLayer::new(|request: axum::extract::Request| request);
+        let without = in_axum(&route().layer(nothing).layer(layer.clone()), &cookie);
+        let guarded = route().layer(GuardLayer::new(guard.clone())).layer(layer.clone());
+        let axum = in_axum(&guarded, &cookie) - without;
+        let without = in_actix!(App::new().wrap(middleware()), takes_session, &cookie);
+        let guarded = App::new().wrap(GuardMiddleware::new(guard)).wrap(middleware());
+        counted.push((kind, [axum, in_actix!(guarded, takes_session, &cookie) - without]));
+    }
+    assert_eq!(counted, GUARDS);
 }

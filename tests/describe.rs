@@ -9,8 +9,8 @@ use std::{env, fs};
 
 use unsticky::store::MemoryStore;
 use unsticky::{
-    Builder, ConcurrentSessions, Cookie, DirectoryMode, Lifetime, OnFailedResponse, SameSite,
-    Sessions,
+    Audit, Builder, ConcurrentSessions, Cookie, DirectoryMode, Lifetime, OnFailedResponse,
+    SameSite, Sessions,
 };
 
 fn builder() -> Builder {
@@ -34,7 +34,8 @@ fn describe_reports_configuration() {
         .command_retries(0)
         .on_failed_response(OnFailedResponse::Commit)
         .gone_status(440)
-        .sign_in_page("/sign-in");
+        .sign_in_page("/sign-in")
+        .audit(Audit::Principal);
     let reports = [builder(), other].map(|builder| builder.build().unwrap().describe().to_string());
     let reports = reports.join("\n");
     let path: PathBuf =

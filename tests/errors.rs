@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
-use actix_web::middleware::from_fn;
+use actix_web::error::InternalError;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::{HttpResponse, test, web};
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue};
@@ -22,11 +23,12 @@ use support::stand::{A, Backend, Stand};
 use support::visit::visit;
 use tower::ServiceExt as _;
 use unsticky::actix::{GuardMiddleware, SessionMiddleware};
-use unsticky::exchange::{ErrorResponse, Wants};
+use unsticky::exchange::{ErrorResponse, SessionHandle, Wants};
 use unsticky::testing::{Fault, Verb};
 use unsticky::tower::{GuardLayer, SessionLayer};
 use unsticky::{
-    Builder, Cookie, Error, ErrorKind, Guard, Key, Result, Session, Sessions, SignedIn,
+    Builder, Cookie, Csrf, CsrfToken, Error, ErrorKind, Guard, Key, Result, Session, Sessions,
+    SignedIn,
 };
 
 thread_local! {
@@ -65,6 +67,14 @@ async fn wrong_type(session: Session) -> Result<String> {
     Ok(session.get(Key::<String>::new("seed"))?.unwrap_or_default())
 }
 
+async fn form(token: CsrfToken) -> String {
+    token.to_string()
+}
+
+async fn sent(_: Csrf<String>) -> &'static str {
+    "ok"
+}
+
 /// An answer that the handler gives itself.
 fn degraded(session: &Result<Session>) -> String {
     match session {
@@ -88,6 +98,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/ended", get(ended_meanwhile))
         .route("/taken", get(taken_meanwhile))
         .route("/wrong-type", get(wrong_type))
+        .route("/form", get(form).post(sent))
         .route("/itself", get(async |session: Result<Session>| degraded(&session)))
         .merge(guarded("/guarded", Guard::signed_in()))
         .merge(guarded("/forbidden", forbids()))
@@ -103,6 +114,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/ended", web::get().to(ended_meanwhile))
             .route("/taken", web::get().to(taken_meanwhile))
             .route("/wrong-type", web::get().to(wrong_type))
+            .route("/form", web::get().to(form))
+            .route("/form", web::post().to(sent))
             .route("/itself", web::get().to(async |session: Result<Session>| degraded(&session)))
             .service(guarded("/guarded", Guard::signed_in()))
             .service(guarded("/forbidden", forbids()))
@@ -224,6 +237,57 @@ async fn refused_request_of_another_site_is_rendered() {
         let mut vary = reply.all("vary");
         vary.sort_unstable();
         assert_eq!(vary, ["sec-fetch-mode, accept", "sec-fetch-site, origin"]);
+    }
+}
+
+/// Missing, forged, and replayed from another session: one answer, which the application renders.
+#[tokio::test]
+async fn refused_csrf_token_is_rendered() {
+    for renders in [false, true] {
+        let stand = Backend::memory().stand_with(|builder| configured(builder, renders));
+        for app in apps(std::slice::from_ref(&stand.sessions)).await {
+            let cookie = stand.signed_in("alice").await;
+            let own = app.get("/form", &cookie).await.body;
+            let of_another = app.get("/form", &stand.signed_in("alice").await).await.body;
+            let of_a_visitor = app.get("/form", "").await.body;
+            let forged = "A".repeat(86);
+            let refused = [None, Some(&*forged), Some(&*of_another), Some(&*of_a_visitor)];
+            for (token, accept, body, content_type) in refused.into_iter().flat_map(|token| {
+                let message = ErrorKind::CsrfToken.message();
+                let plain = "text/plain; charset=utf-8";
+                match renders {
+                    false => [
+                        (token, "text/html", message, plain),
+                        (token, "application/json", message, plain),
+                    ],
+                    true => [
+                        (token, "text/html", "<h1>csrf_token</h1>", "text/html; charset=utf-8"),
+                        (
+                            token,
+                            "application/json",
+                            "{\"error\":\"csrf_token\"}",
+                            "application/json",
+                        ),
+                    ],
+                }
+            }) {
+                let row = format!("{} {renders} {token:?} {accept}", app.framework);
+                let ask = Ask::post("/form").cookie(&cookie).header("accept", accept);
+                let ask = token.iter().fold(ask, |ask, token| ask.header(CsrfToken::HEADER, token));
+                let reply = app.ask(ask).await;
+                assert_eq!((reply.status, &*reply.body), (403, body), "{row}");
+                assert_eq!(reply.all("content-type"), [content_type], "{row}");
+                assert_eq!(reply.all("cache-control"), ["no-store"], "{row}");
+                assert_eq!(reply.cookies(), [""; 0], "{row}");
+                let mut vary = reply.all("vary");
+                vary.sort_unstable();
+                let expected: &[&str] =
+                    if renders { &["cookie", "sec-fetch-mode, accept"] } else { &["cookie"] };
+                assert_eq!(vary, expected, "{row}");
+            }
+            let ask = Ask::post("/form").cookie(&cookie).header(CsrfToken::HEADER, &own);
+            assert_eq!(app.ask(ask).await.status, 200);
+        }
     }
 }
 
@@ -366,29 +430,68 @@ async fn error_stays_with_its_response() {
     }
 }
 
-/// In actix-web a middleware may fail with an error in place of a response.
+/// In actix-web a middleware may fail with an error in place of a response. What is further out finds it of
+/// the type that it was, and its response has what any other one gets.
 #[tokio::test]
-async fn error_of_inner_actix_middleware_is_rendered() {
-    let stand = Backend::memory().stand_with(|builder| configured(builder, true));
-    stand.store.fail_always(Verb::Load, Fault::Unavailable);
-    let fails = from_fn(
-        async |handle: unsticky::exchange::SessionHandle,
-               request: ServiceRequest,
-               next: actix_web::middleware::Next<actix_web::body::BoxBody>|
-               -> Result<ServiceResponse, actix_web::Error> {
-            handle.session().await?;
-            next.call(request).await
-        },
-    );
-    let app = actix_web::App::new()
-        .wrap(fails)
-        .wrap(SessionMiddleware::new(stand.sessions))
-        .route("/", web::get().to(used));
-    let app = test::init_service(app).await;
-    let cookie = format!("__Host-id={}", "A".repeat(43));
-    let ask = test::TestRequest::with_uri("/").insert_header(("cookie", cookie));
-    let error = app.call(ask.to_request()).await.unwrap_err();
-    assert_eq!(error.as_response_error().status_code(), 503);
-    let body = error.error_response().into_body().try_into_bytes().unwrap();
-    assert_eq!(body, "{\"error\":\"unavailable\"}");
+async fn error_of_inner_actix_middleware_keeps_its_type() {
+    type Own = InternalError<&'static str>;
+    let fails = async |handle: SessionHandle,
+                       request: ServiceRequest,
+                       _: actix_web::middleware::Next<actix_web::body::BoxBody>|
+           -> Result<ServiceResponse, actix_web::Error> {
+        let session = handle.session().await?;
+        match request.path() {
+            "/signs-in" => session.sign_in("alice")?,
+            _ => session.insert(A, &1)?,
+        }
+        let response = HttpResponse::Forbidden().insert_header(("x-own", "1")).body("own");
+        Err(Own::from_response("own", response).into())
+    };
+    for (renders, nested) in [(false, false), (true, false), (true, true)] {
+        let stand = Backend::memory().stand_with(|builder| configured(builder, renders));
+        let outer = counting(&stand, "__Host-outer", "outer").0;
+        let app = actix_web::App::new()
+            .wrap(from_fn(fails))
+            .wrap(SessionMiddleware::new(stand.sessions.clone()))
+            .wrap(Condition::new(nested, SessionMiddleware::new(outer)))
+            .route("/{any}", web::get().to(used));
+        let app = test::init_service(app).await;
+        let valid = stand.signed_in("alice").await;
+        for (path, cookie, fault, kind, status, is_set, keeps) in [
+            ("/reads", &*valid, Some(Verb::Load), Some(ErrorKind::Unavailable), 503, false, false),
+            ("/writes", "", Some(Verb::Create), Some(ErrorKind::Unavailable), 503, false, true),
+            ("/writes", "", None, None, 403, true, true),
+            ("/signs-in", "", None, None, 403, true, true),
+        ] {
+            let row = format!("{path} {fault:?} {renders} {nested}");
+            if let Some(verb) = fault {
+                stand.store.fail_always(verb, Fault::Unavailable);
+            }
+            let mut ask = test::TestRequest::with_uri(path);
+            if !cookie.is_empty() {
+                ask = ask.insert_header(("cookie", cookie));
+            }
+            let error = app.call(ask.to_request()).await.unwrap_err();
+            stand.store.heal();
+            assert_eq!(error.as_error::<Error>().map(Error::kind), kind, "{row}");
+            let response = error.error_response();
+            assert_eq!(response.status(), status, "{row}");
+            let all = |name: &str| -> Vec<_> {
+                response.headers().get_all(name).map(|value| value.to_str().unwrap()).collect()
+            };
+            assert!(all("vary").contains(&"cookie"), "{row}");
+            assert_eq!(all("cache-control"), ["no-store"], "{row}");
+            assert_eq!(all("set-cookie").len(), usize::from(is_set), "{row}");
+            assert_eq!(all("x-own").len(), usize::from(keeps), "{row}");
+            let expected = match (kind, renders) {
+                (None, _) => "own".to_owned(),
+                (Some(kind), false) => kind.message().to_owned(),
+                (Some(kind), true) => format!("{{\"error\":\"{}\"}}", kind.as_str()),
+            };
+            assert_eq!(response.into_body().try_into_bytes().unwrap(), expected, "{row}");
+            if kind.is_none() {
+                assert!(error.as_error::<Own>().is_some(), "{row}");
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::app::both;
+use support::app::{Gates, both, both_with};
 use support::stand::{A, Backend, SEED, Stand, on_every_store, save_in_a_task};
 use support::visit::{Visit, cookie_of, finish, rotate, sign_in, sign_out, visit};
 use tokio::sync::Barrier;
@@ -243,6 +243,37 @@ async fn request_with_stale_cookie_drops_its_message(on: Backend) {
         session.insert(A, &1)
     };
     assert_eq!(stand.visit(&stale, with_value).await.failure(), Some(ErrorKind::Gone));
+}
+
+/// The handler looks whether its session still stands, and answers all the same.
+async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
+    let stand = on.stand();
+    for (touches, writes) in [(false, false), (true, false), (false, true), (true, true)] {
+        let cookie = stand.signed_in("alice").await;
+        unharmed(stand.visit(&cookie, say("waits")).await);
+        let look = async |session: Session| {
+            session.flash(Level::Info, "own")?;
+            if writes {
+                session.insert(A, &1)?;
+            }
+            let looked = if touches { session.touch().await } else { session.reload().await };
+            assert_eq!(looked.unwrap_err().kind(), ErrorKind::Gone);
+            // Nothing of what waited in the session.
+            let shown = page(session.clone()).await?;
+            session.flash(Level::Info, "dropped")?;
+            Ok(shown)
+        };
+        let late = stand.overtaken(&cookie, look, async || {
+            stand.sign_out(&cookie).await;
+            stand.clock.advance(Duration::from_secs(120));
+        });
+        let late = late.await;
+        match writes {
+            false => assert_eq!(unharmed(late), ["own"]),
+            // Without a message it fails as well.
+            true => assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None)),
+        }
+    }
 }
 
 async fn page_at_once_with_sign_in_never_fails(on: Backend) {
@@ -813,6 +844,30 @@ async fn both_frameworks_show_messages_alike() {
     }
 }
 
+#[tokio::test]
+async fn message_of_lost_session_is_no_409_in_both_frameworks() {
+    let stand = Backend::memory().stand();
+    let gates = Gates::default();
+    for app in both_with(std::slice::from_ref(&stand.sessions), gates.clone()).await {
+        for (script, status, body) in [
+            ("flash:own,gate:out,is-lost", 200, "true"),
+            ("gate:out,is-lost,flash:own", 200, "true"),
+            ("gate:out,flash:own", 200, ""),
+            ("set:a=1,flash:own,gate:out,is-lost", 409, ErrorKind::Gone.message()),
+        ] {
+            let cookie = app.sign_in("alice").await;
+            let sign_out = async {
+                gates.reached("out").await;
+                assert_eq!(app.run("sign-out", &cookie).await.status, 200);
+                gates.open("out");
+            };
+            let (reply, ()) = futures_util::future::join(app.run(script, &cookie), sign_out).await;
+            assert_eq!((reply.status, &*reply.body), (status, body), "{} {script}", app.framework);
+            assert_eq!(reply.cookies(), [""; 0], "{} {script}", app.framework);
+        }
+    }
+}
+
 on_every_store!(
     message_is_shown_once_with_its_level,
     visitor_without_session_gets_message,
@@ -824,6 +879,7 @@ on_every_store!(
     sign_out_succeeds_where_its_message_cannot_be_stored,
     sign_out_overtaken_by_other_persons_sign_in_sends_nothing,
     request_with_stale_cookie_drops_its_message,
+    message_fails_no_request_that_found_its_session_lost,
     page_at_once_with_sign_in_never_fails,
     page_at_once_with_sign_out_never_fails,
     page_that_loses_other_changes_fails,

@@ -849,3 +849,61 @@ async fn every_reason_happens() {
         sign_in(&stand, "kept").await;
     }
 }
+
+/// Also where the event is about a directory, whose key has the digest of the principal.
+#[test]
+fn audit_of_nothing_names_no_account() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    const ABOUT_A_DIRECTORY: [&str; 5] = [
+        "corrupt_record",
+        "newer_format",
+        "outcome_in_doubt",
+        "sign_in_overtaken",
+        "sign_in_refused",
+    ];
+    for audit in [Audit::Digest, Audit::Principal, Audit::Nothing] {
+        let key = Mutex::new(String::new());
+        let told = Told::of(async {
+            let stand = Stand::over(Backend::memory().store(), |builder| {
+                let builder = builder.audit(audit).directory(DirectoryMode::Strict);
+                builder.concurrent_sessions(ConcurrentSessions::Reject(1))
+            });
+            let directory = stand.directory_key("alice").await;
+            directory.as_str().clone_into(&mut key.lock().unwrap());
+            let alice = stand.sessions.of("alice");
+            let sign_in = async |session: Session| session.sign_in("alice").unwrap();
+            let early = alice.begin_sign_in().await.unwrap();
+            let cookie = request(&stand, "", sign_in).await;
+            // Its first use confirms it, so that the next sign-in is refused.
+            read(&stand, &cookie).await;
+            request(&stand, "", sign_in).await;
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            assert_eq!(alice.revoke_all().await.unwrap().count, 1);
+            request(&stand, "", async |session| session.sign_in_with(early).unwrap()).await;
+            let cookie = request(&stand, "", sign_in).await;
+            for (format, kind) in [(2, ErrorKind::NewerFormat), (0, ErrorKind::Corrupt)] {
+                let mut bytes = stand.stored(&directory).await.to_vec();
+                bytes[8] = format;
+                stand.put(&directory, bytes).await;
+                assert_eq!(alice.list().await.unwrap_err().kind(), kind);
+            }
+            stand.spy.delete(&directory, None).await.unwrap();
+            read(&stand, &cookie).await;
+        });
+        let key = key.into_inner().unwrap();
+        let (place, digest) = key.rsplit_once(':').unwrap();
+        let keys =
+            told.iter().filter_map(|fields| Some((&*fields["event"], &**fields.get("key")?)));
+        let expected = match audit {
+            Audit::Nothing => format!("{place}:-"),
+            _ => key.clone(),
+        };
+        let expected = ABOUT_A_DIRECTORY.map(|event| (event, &*expected));
+        assert_eq!(keys.collect::<BTreeSet<_>>(), expected.into(), "{audit:?}");
+        let names = |fields: &&BTreeMap<&str, String>| {
+            fields.values().any(|text| text.contains(digest) || text.contains("alice"))
+        };
+        assert_eq!(told.iter().any(|fields| names(&fields)), audit != Audit::Nothing, "{audit:?}");
+        assert!(told.iter().any(|fields| fields["event"] == "unlisted"));
+    }
+}

@@ -72,6 +72,11 @@ async fn opened_session_is_read_and_changed(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Verb::Load, Verb::Replace]);
     assert_eq!(session.get(SEED).unwrap(), Some(2));
     assert_eq!(stand.read(&cookie, SEED).await, Some(2));
+    assert_eq!(session.keys(), ["seed"]);
+    assert_eq!(write(&mut session, A, 7).await, Ok(()));
+    assert_eq!(session.keys(), ["a", "seed"]);
+    assert_eq!(session.json("seed").unwrap().as_deref(), Some("2"));
+    assert_eq!(session.json("b").unwrap(), None);
     assert_eq!(format!("{session:?}"), format!("OpenSession {{ id: {id:?}, .. }}"));
 }
 
@@ -330,15 +335,50 @@ async fn unlisted_session_is_none_and_gone_in_strict_mode(on: Backend) {
 
 /// Elsewhere it goes on without its directory, and can be revoked nevertheless.
 async fn session_whose_directory_was_lost_is_revoked(on: Backend) {
-    let stand = on.stand();
-    let (cookie, session) = opened(&stand).await;
-    directory_without_it(&stand).await;
-    assert!(!stand.sessions.of("alice").revoke(session.id()).await.unwrap());
-    assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
-    let again = open(&stand, session.id()).await.unwrap();
-    assert!(session.revoke().await.unwrap());
-    assert_eq!(stand.who(&cookie).await, None);
-    assert!(!again.revoke().await.unwrap());
+    for (mode, is_begun_anew) in [
+        (DirectoryMode::Listed, false),
+        (DirectoryMode::Listed, true),
+        (DirectoryMode::Strict, false),
+        (DirectoryMode::Strict, true),
+    ] {
+        let stand = on.stand_with(|builder| builder.directory(mode));
+        let (cookie, session) = opened(&stand).await;
+        let again = open(&stand, session.id()).await.unwrap();
+        let key = stand.key(&cookie).await;
+        directory_without_it(&stand).await;
+        let newer = match is_begun_anew {
+            true => stand.signed_in("alice").await,
+            false => String::new(),
+        };
+        assert!(!stand.sessions.of("alice").revoke(session.id()).await.unwrap());
+        let lives = mode == DirectoryMode::Listed;
+        assert_eq!(stand.who(&cookie).await.is_some(), lives);
+        assert!(session.revoke().await.unwrap());
+        assert_eq!(stand.who(&cookie).await, None);
+        assert_eq!(stand.spy.load(&key).await.unwrap(), None);
+        assert!(!again.revoke().await.unwrap());
+        // Nobody else's.
+        assert_eq!(stand.who(&newer).await.is_some(), is_begun_anew);
+    }
+}
+
+/// The store still has the record.
+async fn revocation_of_expired_session_ends_nothing(on: Backend) {
+    for is_lost in [false, true] {
+        let stand = Stand::over(on.store(), |builder| builder);
+        let (cookie, session) = opened(&stand).await;
+        let (id, key) = (session.id(), stand.key(&cookie).await);
+        let again = open(&stand, id).await.unwrap();
+        if is_lost {
+            directory_without_it(&stand).await;
+        }
+        stand.clock.advance(30 * MINUTE);
+        assert!(stand.spy.load(&key).await.unwrap().is_some());
+        assert!(!session.revoke().await.unwrap());
+        assert_eq!(stand.spy.load(&key).await.unwrap(), None);
+        assert!(!again.revoke().await.unwrap());
+        assert!(!stand.sessions.of("alice").revoke(id).await.unwrap());
+    }
 }
 
 async fn in_doubt_change_is_settled_and_applied_once(on: Backend) {
@@ -432,6 +472,7 @@ on_every_store! {
     job_beside_sign_out_brings_nothing_back,
     unlisted_session_is_none_and_gone_in_strict_mode,
     session_whose_directory_was_lost_is_revoked,
+    revocation_of_expired_session_ends_nothing,
     in_doubt_change_is_settled_and_applied_once,
     failed_function_writes_nothing,
     abandoned_change_runs_to_completion,

@@ -3,7 +3,6 @@ use std::task::{Context, Poll, ready};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::ServiceResponse;
-use actix_web::error::InternalError;
 use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use actix_web::{HttpMessage as _, HttpResponse};
 use pin_project_lite::pin_project;
@@ -113,17 +112,40 @@ fn answered<B: MessageBody + 'static>(
             let response = replied(response, reply, error, renderer);
             Ok(ServiceResponse::new(request, response))
         }
-        Err(error) => {
-            let response = error.error_response();
-            let ours = renderer.and_then(|_| unrendered(&response));
-            if reply.is_empty() && ours.is_none() {
-                return Err(error);
-            }
-            let ours = reply.error.take().or(ours);
-            let response = replied(response, reply, ours, renderer);
-            Err(InternalError::from_response(error, response.map_into_boxed_body()).into())
-        }
+        Err(error) => Err(failed(error, reply, renderer)),
     }
+}
+
+/// The error, with what the exchange adds to its response, or the one that takes its place. It is of the
+/// type that it was: what is further out may ask for that.
+fn failed(
+    error: actix_web::Error,
+    mut reply: Reply,
+    renderer: Option<&ErrorRenderer>,
+) -> actix_web::Error {
+    let (mut error, earlier) = match reply.error.take() {
+        Some(ours) => (ours.into(), error.error_response().headers().clone()),
+        None => (error, HeaderMap::new()),
+    };
+    let rendered_by = |renderer: &ErrorRenderer| {
+        let ours = unrendered(&error.error_response());
+        ours.map(|ours| renderer.render(&ours))
+    };
+    let answer = renderer.and_then(rendered_by);
+    if reply.is_empty() && answer.is_none() && earlier.is_empty() {
+        return error;
+    }
+    let cookie = cookie_of(&mut reply);
+    error.add_response_mapper(move |mut response| {
+        if let Some(answer) = answer.clone() {
+            response = rendered(response, answer);
+            response.extensions_mut().insert(Rendered);
+        }
+        keep_headers(response.headers_mut(), &earlier);
+        add_headers(response.headers_mut(), &reply, cookie.clone());
+        response
+    });
+    error
 }
 
 /// The error that a response stands for, unless the application has rendered it already.
@@ -136,7 +158,7 @@ fn unrendered<B>(response: &HttpResponse<B>) -> Option<Error> {
 /// The response with what the exchange adds to it, or the error that takes its place.
 fn replied<B: MessageBody>(
     response: HttpResponse<B>,
-    reply: Reply,
+    mut reply: Reply,
     error: Option<Error>,
     renderer: Option<&ErrorRenderer>,
 ) -> HttpResponse<EitherBody<B>> {
@@ -144,7 +166,8 @@ fn replied<B: MessageBody>(
         Some(error) => replaced(&response, error, renderer).map_into_right_body(),
         None => response.map_into_left_body(),
     };
-    add_headers(response.headers_mut(), reply);
+    let cookie = cookie_of(&mut reply);
+    add_headers(response.headers_mut(), &reply, cookie);
     response
 }
 
@@ -160,20 +183,29 @@ fn replaced<B>(
         replaced = rendered(replaced, answer);
         replaced.extensions_mut().insert(Rendered);
     }
-    for (name, value) in response.headers() {
-        let is_there = || replaced.headers().get_all(name).any(|there| there == value);
-        if !REPLACED_FIELDS.contains(&name.as_str()) && !is_there() {
-            replaced.headers_mut().append(name.clone(), value.clone());
-        }
-    }
+    keep_headers(replaced.headers_mut(), response.headers());
     replaced
 }
 
-fn add_headers(headers: &mut HeaderMap, reply: Reply) {
+/// Keeps what an earlier response had besides what spoke of its body.
+fn keep_headers(headers: &mut HeaderMap, earlier: &HeaderMap) {
+    for (name, value) in earlier {
+        let is_there = headers.get_all(name).any(|there| there == value);
+        if !REPLACED_FIELDS.contains(&name.as_str()) && !is_there {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+fn cookie_of(reply: &mut Reply) -> Option<HeaderValue> {
+    reply.set_cookie.take().and_then(|cookie| HeaderValue::try_from(cookie).ok())
+}
+
+fn add_headers(headers: &mut HeaderMap, reply: &Reply, cookie: Option<HeaderValue>) {
     if reply.adds_vary(headers.get_all(VARY).map(HeaderValue::as_bytes)) {
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
-    if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+    if let Some(cookie) = cookie {
         // Added: the handler's own cookies stay.
         headers.append(SET_COOKIE, cookie);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

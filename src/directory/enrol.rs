@@ -203,14 +203,14 @@ impl DirectoryHandle<'_> {
             }
             EnrolmentOutcome::NotListed => Err(self.settings.gone("")),
             EnrolmentOutcome::Full => {
-                event::sign_in_refused(&self.key, self.who());
+                event::sign_in_refused(self.record_key(), self.who());
                 Err(Error::new(ErrorKind::TooManySessions, ""))
             }
         }
     }
 
     fn sign_in_overtaken(&self) -> Error {
-        event::sign_in_overtaken(&self.key, self.who());
+        event::sign_in_overtaken(self.record_key(), self.who());
         Error::new(ErrorKind::Revoked, "")
     }
 

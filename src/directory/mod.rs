@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::commands::{Commands, Settled, Write, pause};
 use crate::directory::record::{DirectoryRecord, Enrolment};
 use crate::error::{ErrorKind, Result};
-use crate::event::{self, Who};
+use crate::event::{self, RecordKey, Who};
 use crate::key_lock::KeyGuard;
 use crate::limits::PROMPT_ATTEMPTS;
 use crate::load::decoded;
@@ -81,6 +81,11 @@ impl<'a> DirectoryHandle<'a> {
         Self { settings, commands, principal, key }
     }
 
+    /// The directory's key, for events.
+    fn record_key(&self) -> RecordKey<'_> {
+        self.settings.record_key(&self.key)
+    }
+
     /// The principal, for events.
     fn who(&self) -> Who<'_> {
         self.settings.who(Some(self.principal))
@@ -125,7 +130,7 @@ impl<'a> DirectoryHandle<'a> {
     /// The directory, if the store holds this as its record.
     fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
         let record = match &stored {
-            Some(stored) => decoded(&self.key, codec::decode(&stored.bytes))?,
+            Some(stored) => decoded(self.record_key(), codec::decode(&stored.bytes))?,
             // `write` sets the tags.
             None => DirectoryRecord::new(Tags::first(Tag([0; TAG_LEN]))),
         };

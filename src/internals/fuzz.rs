@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::clock::Millis;
 use crate::cookie::parse::Presented;
+use crate::head::query;
 use crate::record::codec;
 use crate::record::delta::{Change, Delta, View};
 use crate::record::envelope::Undecodable;
@@ -213,4 +214,16 @@ fn values(model: &Model) -> Values {
         .map(|(key, (bytes, survives))| (&**key, Value::new(bytes.clone().into(), *survives)))
         .collect();
     codec::decode(codec::encode(&header(), &values)).unwrap().values
+}
+
+/// The value of a field of a query or of a form.
+pub fn field_decoded(text: &[u8], name: &str) -> Option<String> {
+    query::field(text, name)
+}
+
+/// A query of one field.
+pub fn field_encoded(name: &str, value: &str) -> String {
+    let mut text = format!("{name}=");
+    query::encode_value(value, &mut text);
+    text
 }

@@ -255,15 +255,21 @@ impl Session {
         let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        let would_change = state.would_change(context) > 0;
-        if !state.changes.is_empty() {
+        // Messages alone fail no request: its end drops them, with an event.
+        let pending = state.changes.pending();
+        let matters = pending > state.changes.delta.messages() || (state.head_sent && pending > 0);
+        let would_change = matters && state.would_change(context) > 0;
+        if matters {
             state.fail(&gone, u64::MAX, context);
         }
         state.mark_lost(Lost { session: session.clone(), is_gone }, context);
+        state.changes.delta.mark();
         drop(state);
         if would_change {
             event::gone(session.id, self.settings().who_of(&session));
         }
+        // The session's own messages are another page's to show. No function is left that could fail.
+        let _ = self.rebase(|_, _| ());
         gone
     }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use crate::event::Audit;
 use crate::record::lifetime::{Lifetime, Persistence};
 use crate::settings::{
     CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Pages, Sessions, Settings,
@@ -121,6 +122,18 @@ impl Policy {
         line(f, "not signed in", &answer(sign_in.as_ref()))?;
         line(f, "sign-in too long ago", &answer(step_up.as_ref().or(sign_in.as_ref())))
     }
+
+    fn describe_events(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        line(
+            f,
+            "events name accounts",
+            &match self.settings().options.audit {
+                Audit::Digest => "by the digest of the principal",
+                Audit::Principal => "by the principal",
+                Audit::Nothing => "not at all",
+            },
+        )
+    }
 }
 
 impl fmt::Display for Policy {
@@ -130,6 +143,7 @@ impl fmt::Display for Policy {
         self.describe_directory(f)?;
         self.describe_store(f)?;
         self.describe_responses(f)?;
+        self.describe_events(f)?;
         let lifetime = &self.settings().options.lifetime;
         STANDARDS
             .into_iter()

@@ -165,7 +165,9 @@ impl Directory {
     }
 
     /// Ends one of the principal's sessions, and nobody else's: false where the id is not that of a
-    /// session that is listed here and lives (ASVS 5.0 7.5.2).
+    /// session that is listed here and lives (ASVS 5.0 7.5.2). One that is no longer listed because the store
+    /// has lost the directory is ended by [`open`](Self::open) and
+    /// [`OpenSession::revoke`](crate::OpenSession::revoke).
     ///
     /// To end the session of the request itself, use [`Session::sign_out`].
     ///

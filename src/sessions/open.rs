@@ -11,7 +11,8 @@ use crate::commit::{Commit, Committed};
 use crate::completion::run_to_completion;
 use crate::error::Result;
 use crate::event;
-use crate::record::json::decoded;
+use crate::record::delta::View;
+use crate::record::json::{self, decoded};
 use crate::record::key::AsKey;
 use crate::record::lifetime::Clocks;
 use crate::record::loaded::Loaded;
@@ -151,6 +152,22 @@ impl OpenSession {
         self.loaded.record.values.get(key.name()).is_some()
     }
 
+    /// The names of all keys that have a value, in ascending order, as [`Session::keys`](crate::Session::keys).
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        View::default().keys(&self.loaded.record.values)
+    }
+
+    /// The JSON of a value as it is stored; `None` where the key has none. It is neither parsed nor changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8; they stay as they are.
+    pub fn json(&self, name: &str) -> Result<Option<String>> {
+        let value = self.loaded.record.values.get(name);
+        value.map(|value| json::text(name, &value.bytes)).transpose()
+    }
+
     /// Changes values: decided on the record as it is stored at this moment, and stored before it returns.
     /// `function` is as for [`Session::transact`](crate::Session::transact), and so are its limits. Requests
     /// of the session that are under way lose nothing by it.
@@ -197,8 +214,8 @@ impl OpenSession {
         Ok(decided)
     }
 
-    /// Ends the session, as [`Directory::revoke`] does, and also if the directory that listed it was lost.
-    /// `false` if it has ended already.
+    /// Ends the session, as [`Directory::revoke`] does, and also if the directory that listed it was lost:
+    /// when it returns without an error, the session has ended. `false` if it had ended before.
     ///
     /// # Errors
     ///

@@ -210,6 +210,10 @@ pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome 
             "passive" => session.mark_passive(),
             "save" => session.save().await?,
             "reload" => session.reload().await?,
+            "is-lost" => {
+                let has_failed = session.reload().await.is_err();
+                print(&(has_failed && session.loss().is_some()).to_string());
+            }
             "who" => print(session.principal().as_deref().unwrap_or("-")),
             "id" => print(&session.id().map_or("-".to_owned(), |id| id.to_string())),
             "gate" => gates.pass(argument).await,
