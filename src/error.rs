@@ -90,7 +90,7 @@ pub enum ErrorKind {
     /// A page of another site made the browser send this request (403).
     CrossOrigin,
     /// The request's CSRF token is missing, or is not one of this session (403).
-    CsrfToken,
+    InvalidCsrfToken,
     /// There are as many sessions of this principal already as are allowed at once. No
     /// session was changed or begun (409).
     TooManySessions,
@@ -134,7 +134,7 @@ impl ErrorKind {
             Self::StaleSignIn => "stale_sign_in",
             Self::Forbidden => "forbidden",
             Self::CrossOrigin => "cross_origin",
-            Self::CsrfToken => "csrf_token",
+            Self::InvalidCsrfToken => "invalid_csrf_token",
             Self::TooManySessions => "too_many_sessions",
             Self::Revoked => "revoked",
             Self::NoDirectory => "no_directory",
@@ -172,7 +172,9 @@ impl ErrorKind {
             Self::StaleSignIn => "Please confirm that it is you.",
             Self::Forbidden => "You may not do this.",
             Self::CrossOrigin => "This request came from another site and was refused.",
-            Self::CsrfToken => "This form has expired. Please reload the page and try again.",
+            Self::InvalidCsrfToken => {
+                "This form has expired. Please reload the page and try again."
+            }
             Self::TooManySessions => {
                 "You are signed in in too many places. Please sign out in one of them."
             }
@@ -213,7 +215,7 @@ impl ErrorKind {
             Self::StaleSignIn => "the sign-in is too long ago",
             Self::Forbidden => "the request is not permitted",
             Self::CrossOrigin => "the request was sent by another site",
-            Self::CsrfToken => "the CSRF token is missing or is not one of this session",
+            Self::InvalidCsrfToken => "the CSRF token is missing or is not one of this session",
             Self::TooManySessions => "too many sessions of this account at once",
             Self::Revoked => "all sessions were ended while the sign-in was under way",
             Self::NoDirectory => "the directory of sessions is turned off",
@@ -232,7 +234,7 @@ impl ErrorKind {
             | Self::Randomness => 503,
             Self::Gone | Self::ValueChanged | Self::TooManySessions => 409,
             Self::NotSignedIn | Self::StaleSignIn | Self::Revoked => 401,
-            Self::Forbidden | Self::CrossOrigin | Self::CsrfToken => 403,
+            Self::Forbidden | Self::CrossOrigin | Self::InvalidCsrfToken => 403,
             Self::InvalidPrincipal => 400,
             Self::TooLarge
             | Self::Encode
@@ -450,7 +452,7 @@ mod tests {
         (ErrorKind::StaleSignIn, "stale_sign_in", 401),
         (ErrorKind::Forbidden, "forbidden", 403),
         (ErrorKind::CrossOrigin, "cross_origin", 403),
-        (ErrorKind::CsrfToken, "csrf_token", 403),
+        (ErrorKind::InvalidCsrfToken, "invalid_csrf_token", 403),
         (ErrorKind::TooManySessions, "too_many_sessions", 409),
         (ErrorKind::Revoked, "revoked", 401),
         (ErrorKind::NoDirectory, "no_directory", 500),

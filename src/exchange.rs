@@ -405,6 +405,7 @@ pub fn missing_layer(fix: &'static str) -> Error {
 /// When the response passes, the adapter replaces it by what [`render`](Self::render) makes of the reply's
 /// error, or, without one, of the [`Error`] that the response stands for already. It leaves [`Rendered`]
 /// with the response, so that a layer further out renders no error twice.
+#[derive(Clone)]
 pub struct ErrorRenderer {
     sessions: Sessions,
     wants: Wants,

@@ -90,7 +90,11 @@ fn assert_taken(reply: &Reply) {
 
 /// One answer for every token that is not valid, which has neither the token nor a cookie.
 fn assert_refused(reply: &Reply) {
-    assert_eq!((reply.status, &*reply.body), (403, ErrorKind::CsrfToken.message()), "{reply:?}");
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (403, ErrorKind::InvalidCsrfToken.message()),
+        "{reply:?}"
+    );
     assert_eq!(reply.cookies(), [""; 0]);
     assert_eq!(reply.all("cache-control"), ["no-store"]);
 }
@@ -228,7 +232,7 @@ async fn token_of_page_that_signs_in_is_that_of_new_session() {
                 session.sign_in("alice")?;
                 assert_eq!(
                     session.verify_csrf_token(&old).unwrap_err().kind(),
-                    ErrorKind::CsrfToken
+                    ErrorKind::InvalidCsrfToken
                 );
                 session.csrf_token().await
             };
@@ -381,7 +385,7 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
         let old = made.unwrap();
         let verify = async |session: Session| session.verify_csrf_token(old.as_str());
         let refused = stand.visit(&signed_in, verify).await.failure();
-        assert_eq!(refused, Some(ErrorKind::CsrfToken));
+        assert_eq!(refused, Some(ErrorKind::InvalidCsrfToken));
         // The other way round the token is worth something with the old cookie only.
         let mut signed_in = String::new();
         let cookie = stand.seeded().await;
@@ -393,7 +397,10 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
         let old = late.ok();
         assert!(!stand.visit(&signed_in, contains).await.ok());
         let verify = async |session: Session| session.verify_csrf_token(old.as_str());
-        assert_eq!(stand.visit(&signed_in, verify).await.failure(), Some(ErrorKind::CsrfToken));
+        assert_eq!(
+            stand.visit(&signed_in, verify).await.failure(),
+            Some(ErrorKind::InvalidCsrfToken)
+        );
         let verify = async |session: Session| session.verify_csrf_token(old.as_str());
         stand.visit(&cookie, verify).await.ok();
     }
@@ -445,7 +452,7 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
         for cookies in cases.iter().map(|(cookies, _)| cookies).filter(|other| *other != cookies) {
             let verify = async |session: Session| session.verify_csrf_token(shown.as_str());
             let refused = stand.visit(cookies, verify).await.failure();
-            assert_eq!(refused, Some(ErrorKind::CsrfToken), "{at}");
+            assert_eq!(refused, Some(ErrorKind::InvalidCsrfToken), "{at}");
         }
         let sends = async |session: Session| {
             session.verify_csrf_token(shown.as_str())?;
@@ -458,7 +465,7 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
             assert_eq!(session.principal().as_deref(), Some("alice"));
             session.verify_csrf_token(shown.as_str())
         };
-        assert_eq!(stand.visit(&cookie, verify).await.failure(), Some(ErrorKind::CsrfToken));
+        assert_eq!(stand.visit(&cookie, verify).await.failure(), Some(ErrorKind::InvalidCsrfToken));
     }
 }
 
@@ -491,7 +498,7 @@ async fn value_of_another_form_is_replaced(on: Backend) {
     let damage = async |session: Session| session.insert(STORED, &"x".to_owned());
     stand.visit(&cookie, damage).await.ok();
     let verify = async |session: Session| session.verify_csrf_token(&"A".repeat(86));
-    assert_eq!(stand.visit(&cookie, verify).await.failure(), Some(ErrorKind::CsrfToken));
+    assert_eq!(stand.visit(&cookie, verify).await.failure(), Some(ErrorKind::InvalidCsrfToken));
     let token = async |session: Session| session.csrf_token().await;
     let token = stand.visit(&cookie, token).await.ok();
     let verify = async |session: Session| session.verify_csrf_token(token.as_str());
@@ -541,6 +548,6 @@ async fn refusal_is_an_error_of_the_crate() {
     let session = Session::detached();
     let refused: Result<()> = session.verify_csrf_token("x");
     let refused = refused.unwrap_err();
-    assert_eq!((refused.kind(), refused.status()), (ErrorKind::CsrfToken, 403));
-    assert_eq!(refused.to_string(), ErrorKind::CsrfToken.message());
+    assert_eq!((refused.kind(), refused.status()), (ErrorKind::InvalidCsrfToken, 403));
+    assert_eq!(refused.to_string(), "the CSRF token is missing or is not one of this session");
 }

@@ -27,8 +27,8 @@ use unsticky::exchange::{ErrorResponse, SessionHandle, Wants};
 use unsticky::testing::{Fault, Verb};
 use unsticky::tower::{GuardLayer, SessionLayer};
 use unsticky::{
-    Builder, Cookie, Csrf, CsrfToken, Error, ErrorKind, Guard, Key, Result, Session, Sessions,
-    SignedIn,
+    Builder, Cookie, Csrf, CsrfToken, Error, ErrorKind, Guard, Key, Maybe, Result, Session,
+    Sessions, SignedIn,
 };
 
 thread_local! {
@@ -67,6 +67,46 @@ async fn wrong_type(session: Session) -> Result<String> {
     Ok(session.get(Key::<String>::new("seed"))?.unwrap_or_default())
 }
 
+/// An application's own error, which answers with that of the crate.
+#[derive(Debug)]
+struct Own(Error);
+
+impl From<Error> for Own {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Display for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "own: {}", self.0)
+    }
+}
+
+impl axum::response::IntoResponse for Own {
+    fn into_response(self) -> axum::response::Response {
+        self.0.into_response()
+    }
+}
+
+impl actix_web::ResponseError for Own {
+    fn status_code(&self) -> actix_web::http::StatusCode {
+        self.0.status_code()
+    }
+
+    fn error_response(&self) -> actix_web::HttpResponse {
+        self.0.error_response()
+    }
+}
+
+async fn wrapped(session: Session) -> Result<String, Own> {
+    Ok(wrong_type(session).await?)
+}
+
+async fn maybe(_: Maybe<SignedIn>) -> &'static str {
+    "ok"
+}
+
 async fn form(token: CsrfToken) -> String {
     token.to_string()
 }
@@ -98,6 +138,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/ended", get(ended_meanwhile))
         .route("/taken", get(taken_meanwhile))
         .route("/wrong-type", get(wrong_type))
+        .route("/wrapped", get(wrapped))
+        .route("/maybe", get(maybe))
         .route("/form", get(form).post(sent))
         .route("/itself", get(async |session: Result<Session>| degraded(&session)))
         .merge(guarded("/guarded", Guard::signed_in()))
@@ -114,6 +156,8 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/ended", web::get().to(ended_meanwhile))
             .route("/taken", web::get().to(taken_meanwhile))
             .route("/wrong-type", web::get().to(wrong_type))
+            .route("/wrapped", web::get().to(wrapped))
+            .route("/maybe", web::get().to(maybe))
             .route("/form", web::get().to(form))
             .route("/form", web::post().to(sent))
             .route("/itself", web::get().to(async |session: Result<Session>| degraded(&session)))
@@ -161,6 +205,15 @@ const TABLE: &[(&str, &str, bool, Trouble, ErrorKind, u16)] = &[
     ("gone, with the configured status", "/ended", true, Trouble::None, ErrorKind::Gone, 440),
     ("value changed", "/taken", true, Trouble::None, ErrorKind::ValueChanged, 409),
     ("error of a handler", "/wrong-type", true, Trouble::None, ErrorKind::Decode, 500),
+    (
+        "error of a handler, in one of its own",
+        "/wrapped",
+        true,
+        Trouble::None,
+        ErrorKind::Decode,
+        500,
+    ),
+    ("outage in Maybe", "/maybe", true, At(Verb::Load), ErrorKind::Unavailable, 503),
     ("not signed in", "/user", false, Trouble::None, ErrorKind::NotSignedIn, 401),
     ("not signed in, at a guard", "/guarded", false, Trouble::None, ErrorKind::NotSignedIn, 401),
     ("forbidden", "/forbidden", true, Trouble::None, ErrorKind::Forbidden, 403),
@@ -253,7 +306,7 @@ async fn refused_csrf_token_is_rendered() {
             let forged = "A".repeat(86);
             let refused = [None, Some(&*forged), Some(&*of_another), Some(&*of_a_visitor)];
             for (token, accept, body, content_type) in refused.into_iter().flat_map(|token| {
-                let message = ErrorKind::CsrfToken.message();
+                let message = ErrorKind::InvalidCsrfToken.message();
                 let plain = "text/plain; charset=utf-8";
                 match renders {
                     false => [
@@ -261,11 +314,16 @@ async fn refused_csrf_token_is_rendered() {
                         (token, "application/json", message, plain),
                     ],
                     true => [
-                        (token, "text/html", "<h1>csrf_token</h1>", "text/html; charset=utf-8"),
+                        (
+                            token,
+                            "text/html",
+                            "<h1>invalid_csrf_token</h1>",
+                            "text/html; charset=utf-8",
+                        ),
                         (
                             token,
                             "application/json",
-                            "{\"error\":\"csrf_token\"}",
+                            "{\"error\":\"invalid_csrf_token\"}",
                             "application/json",
                         ),
                     ],
@@ -312,7 +370,7 @@ async fn missing_layer_tells_visitor_nothing() {
     for app in apps(&[]).await {
         for path in ["/used", "/user", "/guarded"] {
             let reply = request(&app, path, "text/html", "").await;
-            assert_eq!((reply.status, &*reply.body), (500, "no session layer wraps this route"));
+            assert_eq!((reply.status, &*reply.body), (500, "Something went wrong on our side."));
         }
     }
 }

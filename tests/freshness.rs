@@ -84,15 +84,15 @@ async fn scenario(visit: impl AsyncFn(&Sessions, &str, &str) -> Answer) {
             let expected = page.map(|page| format!("{page}?next=/delete"));
             assert_eq!((location, &*body, cookie), (expected, reason, None));
         };
-        turned_away(visit(&sessions, "/delete", "").await, "nobody is signed in");
+        turned_away(visit(&sessions, "/delete", "").await, "Please sign in.");
         assert_eq!(visit(&sessions, "/step-up", "").await.0, 401);
         let cookie = visit(&sessions, "/sign-in", "").await.3.unwrap();
         clock.advance(Duration::from_secs(600));
         assert_eq!(visit(&sessions, "/delete", &cookie).await.2, "goodbye alice");
         clock.advance(Duration::from_millis(1));
-        turned_away(visit(&sessions, "/delete", &cookie).await, "the sign-in is too long ago");
+        turned_away(visit(&sessions, "/delete", &cookie).await, "Please confirm that it is you.");
         let renewed = visit(&sessions, "/step-up", &cookie).await.3.unwrap();
-        turned_away(visit(&sessions, "/delete", &cookie).await, "nobody is signed in");
+        turned_away(visit(&sessions, "/delete", &cookie).await, "Please sign in.");
         assert_eq!(visit(&sessions, "/delete", &renewed).await.2, "goodbye alice");
     }
 }

@@ -228,10 +228,10 @@ async fn guards_and_extractors_match_scenario_table() {
             for area in ["/guard", "/extract"] {
                 let row = format!("{} {row} at {area}", app.framework);
                 let (cookie, commands, reason) = match visitor {
-                    Nobody => ("", vec![], "nobody is signed in"),
+                    Nobody => ("", vec![], "Please sign in."),
                     Alice => (&*alice, vec![Load], "welcome alice"),
                     Stale if status == 200 => (&*stale, vec![Load], "welcome stale"),
-                    Stale => (&*stale, vec![Load], "the sign-in is too long ago"),
+                    Stale => (&*stale, vec![Load], "Please confirm that it is you."),
                 };
                 let reply = ask(&app, method, &format!("{area}{target}"), headers, cookie).await;
                 assert_eq!(stand.taken_verbs(), commands, "{row}");
@@ -361,12 +361,12 @@ async fn permit_decides_on_the_session() {
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for (path, cookie, status, body) in [
             ("/staff", &staff, 200, "welcome staff"),
-            ("/staff", &guest, 403, "this is not permitted"),
+            ("/staff", &guest, 403, "You may not do this."),
             ("/boss", &boss, 200, "welcome boss"),
-            ("/boss", &staff, 403, "this is not permitted"),
-            ("/boss", &guest, 403, "this is not permitted"),
+            ("/boss", &staff, 403, "You may not do this."),
+            ("/boss", &guest, 403, "You may not do this."),
             // Nobody is asked to sign in who has.
-            ("/staff", &broken, 500, "a session value could not be decoded"),
+            ("/staff", &broken, 500, "Something went wrong on our side."),
         ] {
             for headers in [NAVIGATION, FETCH] {
                 let reply = ask(&app, "GET", path, headers, cookie).await;
@@ -396,7 +396,7 @@ async fn outage_is_503_and_not_the_sign_in_page() {
 async fn guard_without_session_layer_is_500() {
     for app in apps(&[]).await {
         let reply = ask(&app, "GET", "/guard", NAVIGATION, "").await;
-        assert_eq!((reply.status, &*reply.body), (500, "no session layer wraps this route"));
+        assert_eq!((reply.status, &*reply.body), (500, "Something went wrong on our side."));
     }
 }
 
@@ -452,7 +452,7 @@ async fn optional_extractor_is_none_for_nobody_and_error_in_outage() {
                 let hides = app.framework == "actix" && way == "/option";
                 let expected = match hides {
                     true => (200, "nobody"),
-                    false => (503, "the session store is unavailable"),
+                    false => (503, "This is not available for a moment. Please try again."),
                 };
                 assert_eq!((reply.status, &*reply.body), expected, "{} {path}", app.framework);
             }
@@ -516,7 +516,7 @@ async fn requests_of_other_sites_are_refused() {
                 let expected = match status {
                     200 => ("done", vec![], vec![]),
                     _ => (
-                        "the request was sent by another site",
+                        "This request came from another site and was refused.",
                         vec!["sec-fetch-site, origin"],
                         vec!["no-store"],
                     ),

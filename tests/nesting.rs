@@ -312,7 +312,8 @@ async fn replaced_response_keeps_headers_unrelated_to_its_body() {
 /// Any body that can be made from bytes; a plain one here.
 #[tokio::test]
 async fn tower_layer_keeps_body_type_of_inner_service() {
-    for (fails, expected) in [(false, "the handler's"), (true, "the session store is unavailable")]
+    for (fails, expected) in
+        [(false, "the handler's"), (true, "This is not available for a moment. Please try again.")]
     {
         let stand = Backend::memory().stand();
         if fails {

@@ -127,18 +127,14 @@ fn failed(
         Some(ours) => (ours.into(), error.error_response().headers().clone()),
         None => (error, HeaderMap::new()),
     };
-    let rendered_by = |renderer: &ErrorRenderer| {
-        let ours = unrendered(&error.error_response());
-        ours.map(|ours| renderer.render(&ours))
-    };
-    let answer = renderer.and_then(rendered_by);
-    if reply.is_empty() && answer.is_none() && earlier.is_empty() {
+    if reply.is_empty() && renderer.is_none() && earlier.is_empty() {
         return error;
     }
-    let cookie = cookie_of(&mut reply);
+    let (renderer, cookie) = (renderer.cloned(), cookie_of(&mut reply));
     error.add_response_mapper(move |mut response| {
-        if let Some(answer) = answer.clone() {
-            response = rendered(response, answer);
+        // Only here, as some errors give their response away once.
+        if let Some((renderer, ours)) = renderer.as_ref().zip(unrendered(&response)) {
+            response = rendered(response, renderer.render(&ours));
             response.extensions_mut().insert(Rendered);
         }
         keep_headers(response.headers_mut(), &earlier);

@@ -140,7 +140,7 @@ impl Serialize for CsrfToken {
 }
 
 /// An extractor of a body, such as `Csrf<Form<T>>` or `Csrf<Json<T>>`, for requests that bring the
-/// session's [`CsrfToken`]; all others get a 403, [`ErrorKind::CsrfToken`].
+/// session's [`CsrfToken`]; all others get a 403, [`ErrorKind::InvalidCsrfToken`].
 ///
 /// The token is looked for in the header field [`CsrfToken::HEADER`] and, if the request has none and its
 /// body is an urlencoded form, in the form's field [`CsrfToken::FIELD`]. A form is read whole for that,
@@ -209,7 +209,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::CsrfToken`] if it is not one of this session's.
+    /// [`ErrorKind::InvalidCsrfToken`] if it is not one of this session's.
     pub fn verify_csrf_token(&self, token: &str) -> Result<()> {
         let is_valid = unmasked(token)
             .zip(self.csrf_secret())
@@ -234,7 +234,7 @@ impl Session {
     fn refused_csrf(&self, reason: &'static str) -> Error {
         let principal = self.principal();
         event::csrf_refused(self.id(), self.settings().who(principal.as_deref()), reason);
-        Error::new(ErrorKind::CsrfToken, "")
+        Error::new(ErrorKind::InvalidCsrfToken, "")
     }
 }
 

@@ -198,6 +198,8 @@ pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome 
                 print(taken.as_deref().unwrap_or("-"));
             }
             "clear" => session.clear(),
+            "keys" => print(&session.keys().join("+")),
+            "json" => print(session.json(argument)?.as_deref().unwrap_or("-")),
             "empty" => print(&session.is_empty().to_string()),
             "flash" => session.flash(Level::Info, argument)?,
             "flashes" => session.flashes().await?.iter().for_each(|flash| print(&flash.text)),
