@@ -135,6 +135,7 @@ pub mod testing;
 #[cfg(feature = "tower")]
 pub mod tower;
 
+pub use crate::answer::ErrorResponse;
 pub use crate::clock::{Clock, SystemClock};
 pub use crate::cookie::template::{Cookie, SameSite};
 pub use crate::entropy::Entropy;
@@ -142,6 +143,7 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::Audit;
 pub use crate::guard::Guard;
 pub use crate::head::local_path::{LocalPath, Next};
+pub use crate::head::request::Wants;
 pub use crate::record::flash::{Flash, Level};
 pub use crate::record::key::{AsKey, Key, RuntimeKey, StoredAs};
 pub use crate::record::lifetime::{Lifetime, Persistence};

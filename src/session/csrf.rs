@@ -269,9 +269,8 @@ impl Decision for ShowValue {
 #[cfg(any(feature = "axum", feature = "actix"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
+    /// What is no single token is an empty text, which is none.
     Header(String),
-    /// The header has no one token.
-    BadHeader,
     /// If it has one, it is in the urlencoded body.
     Form,
     Nothing,
@@ -288,8 +287,8 @@ impl Carrier {
     ) -> Self {
         let mut tokens = tokens.into_iter();
         match (tokens.next().map(<[u8]>::to_vec), tokens.next()) {
-            (Some(token), None) => String::from_utf8(token).map_or(Self::BadHeader, Self::Header),
-            (Some(_), Some(_)) => Self::BadHeader,
+            (Some(token), None) => Self::Header(String::from_utf8(token).unwrap_or_default()),
+            (Some(_), Some(_)) => Self::Header(String::new()),
             (None, _) if !is_encoded && content_type.is_some_and(is_form) => Self::Form,
             (None, _) => Self::Nothing,
         }
@@ -310,7 +309,6 @@ impl Session {
     pub(crate) fn verify_csrf(&self, carrier: Carrier, form: &[u8]) -> Result<()> {
         let token = match carrier {
             Carrier::Header(token) => Some(token),
-            Carrier::BadHeader => return Err(self.refused_csrf("invalid")),
             Carrier::Form => query::field(form, CsrfToken::FIELD),
             Carrier::Nothing => None,
         };
@@ -369,7 +367,7 @@ mod tests {
             (&["t"][..], form, false, header()),
             (&["t"], json, false, header()),
             (&["t"], None, true, header()),
-            (&["t", "t"], form, false, Carrier::BadHeader),
+            (&["t", "t"], form, false, Carrier::Header(String::new())),
             (&[], form, false, Carrier::Form),
             (&[], with_charset, false, Carrier::Form),
             (&[], form, true, Carrier::Nothing),
@@ -380,6 +378,6 @@ mod tests {
             let fields = tokens.iter().map(|token| token.as_bytes());
             assert_eq!(Carrier::of(fields, content_type, is_encoded), expected, "{tokens:?}");
         }
-        assert_eq!(Carrier::of([&b"\xff"[..]], form, false), Carrier::BadHeader);
+        assert_eq!(Carrier::of([&b"\xff"[..]], form, false), Carrier::Header(String::new()));
     }
 }

@@ -198,8 +198,7 @@ impl Builder {
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
-    /// use unsticky::Sessions;
-    /// use unsticky::exchange::Wants;
+    /// use unsticky::{Sessions, Wants};
     ///
     /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
     ///     .on_error(|response, error, wants| match wants {
