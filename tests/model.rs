@@ -636,6 +636,12 @@ impl Changes {
         self.values.retain(|change| matches!(change, Change::Taken { .. } | Change::Said(_)));
     }
 
+    fn are_more_than_messages(&self) -> bool {
+        let mut others = self.clone();
+        others.unsay();
+        !others.is_empty()
+    }
+
     fn unsay(&mut self) {
         self.values.retain(|change| !matches!(change, Change::Said(_)));
     }
@@ -937,7 +943,8 @@ impl Visit {
             self.loaded = Some(held.at(newer.clone()));
             return Ok(());
         }
-        if !self.changes.is_empty() {
+        // Messages alone fail no request.
+        if self.changes.are_more_than_messages() || (self.outlived && !self.changes.is_empty()) {
             self.fail(ErrorKind::Gone);
         }
         self.lose(held, newer.is_none());
