@@ -122,7 +122,8 @@ impl Guard {
     /// permit.
     ///
     /// It decides on the session as this request has read it. A permission that may be withdrawn while
-    /// sessions live is better looked up by the principal than kept in the session (ASVS 5.0 8.3.2).
+    /// sessions live is better looked up by the principal than kept in the session (ASVS 5.0 8.3.2): in a
+    /// middleware of yours that takes [`SignedIn`] and answers [`Error::forbidden`].
     pub fn permit(
         mut self,
         permit: impl Fn(&SignedIn) -> Result<bool> + Send + Sync + 'static,

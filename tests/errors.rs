@@ -103,6 +103,10 @@ async fn wrapped(session: Session) -> Result<String, Own> {
     Ok(wrong_type(session).await?)
 }
 
+async fn wants(wants: Wants) -> String {
+    format!("{wants:?}")
+}
+
 async fn maybe(_: Maybe<SignedIn>) -> &'static str {
     "ok"
 }
@@ -140,6 +144,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
         .route("/wrong-type", get(wrong_type))
         .route("/wrapped", get(wrapped))
         .route("/maybe", get(maybe))
+        .route("/wants", get(wants))
         .route("/form", get(form).post(sent))
         .route("/itself", get(async |session: Result<Session>| degraded(&session)))
         .merge(guarded("/guarded", Guard::signed_in()))
@@ -158,6 +163,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
             .route("/wrong-type", web::get().to(wrong_type))
             .route("/wrapped", web::get().to(wrapped))
             .route("/maybe", web::get().to(maybe))
+            .route("/wants", web::get().to(wants))
             .route("/form", web::get().to(form))
             .route("/form", web::post().to(sent))
             .route("/itself", web::get().to(async |session: Result<Session>| degraded(&session)))
@@ -257,6 +263,17 @@ async fn every_error_is_rendered_in_one_place() {
                     assert_eq!(vary, expected, "{row}");
                 }
             }
+        }
+    }
+}
+
+/// As an argument of a handler it needs no session layer.
+#[tokio::test]
+async fn handler_learns_what_request_wants() {
+    for app in apps(&[]).await {
+        for (accept, expected) in [("text/html", "Page"), ("application/json", "Data")] {
+            let reply = request(&app, "/wants", accept, "").await;
+            assert_eq!((reply.status, &*reply.body), (200, expected), "{}", app.framework);
         }
     }
 }

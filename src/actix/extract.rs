@@ -17,6 +17,7 @@ use super::head;
 use crate::error::{Error, Result};
 use crate::exchange::{ErrorResponse, RequestHead, SessionHandle, missing_layer};
 use crate::head::local_path::Next;
+use crate::head::request::Wants;
 use crate::session::Session;
 use crate::session::signed_in::{AuthenticatedWithin, Guarded, Maybe, SignedIn};
 use crate::settings::Sessions;
@@ -93,6 +94,16 @@ impl FromRequest for Next {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Ok(Self::of(&head::of(request))))
+    }
+}
+
+/// For handlers that answer people and programs, such as the default service for unknown paths.
+impl FromRequest for Wants {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(head::of(request).wants()))
     }
 }
 

@@ -32,7 +32,8 @@ pub struct RequestHead<'a> {
     pub upgrade: Option<&'a [u8]>,
 }
 
-/// What a request is to be answered with.
+/// What a request is to be answered with. [`Builder::on_error`](crate::Builder::on_error) is told, and a handler can take
+/// it as an argument, with or without the session layer. Such an answer varies by `Sec-Fetch-Mode` and `Accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Wants {

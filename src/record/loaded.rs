@@ -102,7 +102,8 @@ pub enum Loss {
     /// The deadline that this handle knew has passed: nobody used the session for its idle timeout, or it
     /// reached its absolute timeout. The user must sign in again.
     Expired,
-    /// The session was signed out or revoked, or the store lost it. The user must sign in again.
+    /// The session was signed out or revoked, somebody else signed in in the same browser, or the store lost
+    /// it. The user must sign in again.
     Ended,
 }
 

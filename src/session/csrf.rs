@@ -146,7 +146,7 @@ impl Serialize for CsrfToken {
 /// body is an urlencoded form, in the form's field [`CsrfToken::FIELD`]. A form is read whole for that,
 /// within the framework's limit for bodies: axum's `DefaultBodyLimit`, and in actix-web `PayloadConfig` besides
 /// the form's own. A type that denies unknown fields needs a field `csrf_token`.
-/// For other bodies, such as `multipart/form-data`, take the token out yourself and call
+/// A request without a body takes `Csrf<Bytes>`. For other bodies, such as `multipart/form-data`, take the token out yourself and call
 /// [`Session::verify_csrf_token`].
 ///
 /// ```

@@ -126,24 +126,24 @@ impl Session {
     /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
     ///
     /// Most calls ask the store nothing, so a success does not say that the session is still valid. To learn
-    /// that, [`reload`](Self::reload) first:
+    /// that, [`reload`](Self::reload) first. A timer that reloads and does not touch notices a sign-out, and
+    /// still lets a connection idle out that nobody uses (ASVS 5.0 7.3.1):
     ///
     /// ```
     /// use unsticky::{Loss, Result, Session};
     ///
-    /// /// Called every twenty seconds while a WebSocket is open; the close code if it must be closed.
-    /// async fn keep_alive(session: &Session) -> Result<Option<u16>> {
+    /// /// Called on a timer, and for each message of the client (`is_use`). `Some`: close the connection. An
+    /// /// error is an outage of the store: go on, and look again later.
+    /// async fn check(session: &Session, is_use: bool) -> Result<Option<Loss>> {
     ///     let checked = match session.reload().await {
-    ///         Ok(()) => session.touch().await,
-    ///         error => error,
+    ///         Ok(()) if is_use => session.touch().await,
+    ///         checked => checked,
     ///     };
-    ///     match (checked, session.loss()) {
-    ///         // The browser has a new cookie: connect again.
-    ///         (Err(_), Some(Loss::Superseded)) => Ok(Some(4001)),
-    ///         // Sign in again.
-    ///         (Err(_), Some(_)) => Ok(Some(4003)),
-    ///         // Such as a store that is down.
-    ///         (checked, _) => checked.map(|()| None),
+    ///     match session.loss() {
+    ///         // Superseded: the browser has a newer cookie, so let it connect again. Expired or Ended: the
+    ///         // user must sign in again.
+    ///         Some(loss) => Ok(Some(loss)),
+    ///         None => checked.map(|()| None),
     ///     }
     /// }
     ///
@@ -152,10 +152,14 @@ impl Session {
     /// let session = Session::detached();
     /// session.sign_in("alice")?;
     /// session.save().await?;
-    /// assert_eq!(keep_alive(&session).await?, None);
+    /// assert_eq!(check(&session, true).await?, None);
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// The request that opens the connection is use of the session as any other. If a page opens it again by
+    /// itself, call [`mark_passive`](Self::mark_passive) in its handler, so that an open page alone does not
+    /// keep the session alive.
     ///
     /// # Errors
     ///

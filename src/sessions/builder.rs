@@ -194,7 +194,8 @@ impl Builder {
     /// [`json`](ErrorResponse::json) give another body, the error, and what the request wants. It is called
     /// as the response passes the session layer. What a handler has rendered itself stays as it is, and
     /// whether its changes are kept was decided by the error's own status. Where layers are nested, the
-    /// innermost one with a function renders.
+    /// innermost one with a function renders. Errors of the framework itself, such as a malformed form or an
+    /// unknown path, are not this crate's; a fallback handler can take [`Wants`] as an argument.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {

@@ -27,6 +27,9 @@ use crate::sessions::directory::Directory;
 /// Its values can be read and changed, and it can be revoked. It cannot sign in, rotate the secret, send a
 /// cookie or extend the session: nobody has used the session just because a job has.
 ///
+/// A handler that spawns a job calls [`Session::save`](crate::Session::save) first: changes of the request that
+/// are committed later could overwrite those of the job.
+///
 /// It acts for the principal instead of by a secret, so a rotation, a step-up or another sign-in of the same
 /// principal on the session does not get in its way.
 ///

@@ -12,6 +12,7 @@ use super::head;
 use crate::error::{Error, Result};
 use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
 use crate::head::local_path::Next;
+use crate::head::request::Wants;
 use crate::session::Session;
 use crate::session::signed_in::{AuthenticatedWithin, Guarded, Maybe, SignedIn};
 use crate::settings::Sessions;
@@ -104,6 +105,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Next {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self::of(&head::of_parts(parts)))
+    }
+}
+
+/// For handlers that answer people and programs, such as the fallback for unknown paths.
+impl<S: Send + Sync> FromRequestParts<S> for Wants {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(head::of_parts(parts).wants())
     }
 }
 
