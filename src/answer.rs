@@ -37,6 +37,18 @@ impl ErrorResponse {
         self.with_body("application/json", text.into())
     }
 
+    /// The response's header fields, names in small letters; for adapters. An error is never cached.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let fields = [
+            ("cache-control", "no-store"),
+            ("content-type", &*self.content_type),
+            ("retry-after", self.retry_after.unwrap_or_default()),
+            ("location", self.location.as_deref().unwrap_or_default()),
+        ];
+        let vary = self.vary.iter().map(|names| ("vary", *names));
+        fields.into_iter().filter(|(_, value)| !value.is_empty()).chain(vary)
+    }
+
     fn with_body(self, content_type: &'static str, body: String) -> Self {
         Self { content_type: content_type.into(), body: body.into(), ..self }
     }

@@ -8,9 +8,7 @@ use std::pin::Pin;
 use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY,
-};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
 
 use super::head;
@@ -136,19 +134,11 @@ fn status_code(status: u16) -> StatusCode {
 /// A response, but for the error that it stands for, as it is rendered.
 pub(super) fn rendered(mut response: HttpResponse, answer: ErrorResponse) -> HttpResponse {
     *response.status_mut() = status_code(answer.status);
-    let headers = response.headers_mut();
-    headers.clear();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let mut insert = |name: HeaderName, value: &str| {
-        if let Some(value) = HeaderValue::from_str(value).ok().filter(|value| !value.is_empty()) {
-            headers.insert(name, value);
+    response.headers_mut().clear();
+    for (name, value) in answer.headers() {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().append(HeaderName::from_static(name), value);
         }
-    };
-    insert(CONTENT_TYPE, &answer.content_type);
-    insert(RETRY_AFTER, answer.retry_after.unwrap_or_default());
-    insert(LOCATION, answer.location.as_deref().unwrap_or_default());
-    for names in answer.vary {
-        headers.append(VARY, HeaderValue::from_static(names));
     }
     match answer.body {
         Cow::Borrowed(body) => response.set_body(BoxBody::new(body)),

@@ -106,6 +106,13 @@ fn is_unambiguous(path: &[u8]) -> bool {
     path.iter().all(is_text) && (last.is_empty() || is_segment(last)) && segments.all(is_segment)
 }
 
+/// For redirects of frameworks that keep the address.
+impl From<LocalPath> for Cow<'static, str> {
+    fn from(path: LocalPath) -> Self {
+        Self::Owned(path.0)
+    }
+}
+
 impl fmt::Display for LocalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -144,6 +151,7 @@ impl Serialize for LocalPath {
 /// /// `POST /sign-in`: where to redirect to.
 /// async fn sign_in(session: Session, next: Next) -> Result<String> {
 ///     session.sign_in("alice")?;
+///     // In axum `Redirect::to(&next.or("/"))`, in actix-web `Redirect::to(next.or("/")).see_other()`.
 ///     Ok(next.or("/").to_string())
 /// }
 /// # #[tokio::main(flavor = "current_thread")]

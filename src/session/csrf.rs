@@ -35,9 +35,9 @@ const SECRET_BYTES: usize = 32;
 /// compression leaks nothing of it (BREACH). Tokens stay valid after a rotation and a
 /// [`step_up`](Session::step_up), as long as the value does.
 ///
-/// A request whose cookie is stale, because the answer to a sign-in or a rotation never arrived, or that
-/// brings several, gets a token that is bound to those cookies instead: nothing is stored and no cookie is
-/// sent, and the form can be used to sign in.
+/// A browser may hold a cookie that is not valid any more, because the response to a sign-in or a rotation
+/// never arrived, or the cookies of two sessions. Its pages get a token that is bound to these cookies
+/// instead: nothing is stored, no cookie is sent, and the form can be used to sign in.
 ///
 /// A visitor without a session gets one with the first token, and a cookie: ask for a token only on pages
 /// that have a form. Of two first pages that are loaded at once without a cookie, the session of one is lost;

@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE, VARY};
+use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use pin_project_lite::pin_project;
 
@@ -138,24 +138,17 @@ fn replaced<B: From<Bytes>>(
 
 /// The response that an error becomes.
 pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
-    let mut response = Response::new(match rendered.body {
-        Cow::Borrowed(body) => Bytes::from_static(body.as_bytes()),
-        Cow::Owned(body) => body.into(),
-    });
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() =
         StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let mut insert = |name: HeaderName, value: &str| {
-        if let Some(value) = HeaderValue::from_str(value).ok().filter(|value| !value.is_empty()) {
-            headers.insert(name, value);
+    for (name, value) in rendered.headers() {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().append(HeaderName::from_static(name), value);
         }
-    };
-    insert(CONTENT_TYPE, &rendered.content_type);
-    insert(RETRY_AFTER, rendered.retry_after.unwrap_or_default());
-    insert(LOCATION, rendered.location.as_deref().unwrap_or_default());
-    for names in rendered.vary {
-        headers.append(VARY, HeaderValue::from_static(names));
     }
+    *response.body_mut() = match rendered.body {
+        Cow::Borrowed(body) => Bytes::from_static(body.as_bytes()),
+        Cow::Owned(body) => body.into(),
+    };
     response
 }
