@@ -233,7 +233,7 @@ pub(crate) async fn confirm_page(
 }
 
 fn minute(time: OffsetDateTime) -> String {
-    format!("{} {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
+    format!("<time>{}</time> {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
 }
 
 /// What a person may recognise their browser by, as in "Firefox on Linux". Any text may stand in a
