@@ -258,7 +258,7 @@ impl Browser {
     pub(crate) async fn new_tab(&self) -> WindowHandle {
         let before = within("tab", self.client.window()).await;
         let tab = within("tab", self.client.new_window(true)).await;
-        self.go_to_tab(WindowHandle::try_from(tab.handle).unwrap()).await;
+        self.go_to_tab(tab.handle).await;
         before
     }
 
