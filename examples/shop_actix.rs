@@ -174,6 +174,7 @@ mod tests {
     use actix_web::http::StatusCode;
     use actix_web::http::header::{ACCEPT, CONTENT_TYPE, COOKIE, HeaderName, LOCATION, SET_COOKIE};
     use actix_web::test::{TestRequest, call_service, init_service, read_body};
+    use unsticky::ErrorKind;
     use unsticky::store::MemoryStore;
     use unsticky::testing::{self, ManualClock};
 
@@ -315,7 +316,7 @@ mod tests {
         ] {
             let answer = browser.post(path, form).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
-            assert!(answer.body.contains("the form has expired"), "{path}");
+            assert!(answer.body.contains(ErrorKind::CsrfToken.message()), "{path}");
             let answer = browser.post(path, &format!("{form}&csrf_token={token}")).await;
             assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
         }

@@ -292,7 +292,7 @@ fn error_page(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResp
         Wants::Page => response.html(document(
             "Sorry",
             &format!(
-                "<main><h1>Sorry</h1><p class=reason>{}.</p><p><a href=/>To the shop</a></p></main>",
+                "<main><h1>Sorry</h1><p class=reason>{}</p><p><a href=/>To the shop</a></p></main>",
                 kind.message()
             ),
         )),

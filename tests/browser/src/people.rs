@@ -4,6 +4,7 @@
 use fantoccini::key::Key;
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
+use unsticky::ErrorKind;
 
 use crate::browser::{Browser, Driver};
 use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, add, sign_in};
@@ -22,8 +23,8 @@ async fn fetched(browser: &Browser, request: &str) -> Value {
 }
 
 /// What `fetch` gets where something goes wrong with the session.
-fn error(status: u16, kind: &str) -> Value {
-    let text = format!(r#"{{"status":{status},"error":"{kind}"}}"#);
+fn error(status: u16, kind: ErrorKind) -> Value {
+    let text = format!(r#"{{"status":{status},"error":"{}"}}"#, kind.as_str());
     json!([status, "application/json", text])
 }
 
@@ -227,37 +228,44 @@ async fn error_page_is_html_and_data_error_is_json() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     let other = Site::start(unsticky::Cookie::default()).await;
-    let is_error_page = async |reason: &str| {
+    let is_error_page = async |kind: ErrorKind| {
         assert_eq!(browser.text("h1").await, "Sorry");
-        let shown = browser.text("p.reason").await.to_lowercase();
-        assert_eq!(shown, format!("{reason}."));
+        // The page begins it with a capital letter.
+        let shown = browser.text("p.reason").await;
+        assert_eq!(shown.to_lowercase(), kind.message().to_lowercase());
         assert_eq!(browser.count("a[href='/']").await, 1);
     };
     for here in [&shop.axum, &shop.actix] {
         browser.open(here).await;
-        assert_eq!(fetched(&browser, "fetch('/sessions')").await, error(401, "not_signed_in"));
+        assert_eq!(
+            fetched(&browser, "fetch('/sessions')").await,
+            error(401, ErrorKind::NotSignedIn)
+        );
 
         sign_in(&browser, "alice").await;
         browser.press("a[href='/sessions']").await;
         browser.press("a[href='/password']").await;
         let put = "fetch('/password', { method: 'POST', \
                    body: new URLSearchParams({ old: 'xyzzy', new: 'plugh' }) })";
-        assert_eq!(fetched(&browser, put).await, error(403, "csrf_token"));
+        assert_eq!(fetched(&browser, put).await, error(403, ErrorKind::CsrfToken));
         forge_token(&browser).await;
         change_password(&browser).await;
-        is_error_page("the form has expired: reload the page and try again").await;
+        is_error_page(ErrorKind::CsrfToken).await;
         browser.picture("error").await;
 
         let form = format!("{here}/cart");
         browser.open(&other.elsewhere("elsewhere.localhost", "", &form, "")).await;
         browser.press("button").await;
-        is_error_page("the request was sent by another site").await;
+        is_error_page(ErrorKind::CrossOrigin).await;
 
         browser.open(here).await;
         shop.redis.pause();
-        assert_eq!(fetched(&browser, "fetch('/cart.json')").await, error(503, "unavailable"));
+        assert_eq!(
+            fetched(&browser, "fetch('/cart.json')").await,
+            error(503, ErrorKind::Unavailable)
+        );
         browser.reload().await;
-        is_error_page("the session store is unavailable").await;
+        is_error_page(ErrorKind::Unavailable).await;
         shop.redis.resume();
         browser.open(here).await;
         assert_eq!(browser.text("b").await, "alice");
