@@ -307,7 +307,6 @@ mod tests {
         let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await.unwrap();
         let mut browser = Browser::new(&sessions);
         browser.cookie = cookie;
-        let token = browser.get("/password").await.token();
         for (path, form) in [
             ("/password", "old=xyzzy&new=plugh"),
             ("/sessions/end", "id=AAAAAAAAAAAAAAAAAAAAAA"),
@@ -317,6 +316,7 @@ mod tests {
             let answer = browser.post(path, form).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
             assert!(answer.body.contains(ErrorKind::CsrfToken.message()), "{path}");
+            let token = browser.get("/password").await.token();
             let answer = browser.post(path, &format!("{form}&csrf_token={token}")).await;
             assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
         }
