@@ -174,7 +174,6 @@ mod tests {
     use actix_web::http::StatusCode;
     use actix_web::http::header::{ACCEPT, CONTENT_TYPE, COOKIE, HeaderName, LOCATION, SET_COOKIE};
     use actix_web::test::{TestRequest, call_service, init_service, read_body};
-    use unsticky::ErrorKind;
     use unsticky::store::MemoryStore;
     use unsticky::testing::{self, ManualClock};
 
@@ -315,7 +314,7 @@ mod tests {
         ] {
             let answer = browser.post(path, form).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
-            assert!(answer.body.contains(ErrorKind::CsrfToken.message()), "{path}");
+            assert!(answer.body.contains("<h1>Sorry</h1>"), "{path}");
             let token = browser.get("/password").await.token();
             let answer = browser.post(path, &format!("{form}&csrf_token={token}")).await;
             assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");

@@ -166,7 +166,6 @@ mod tests {
     use axum::http::header::{ACCEPT, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
     use axum::http::{HeaderName, Request, StatusCode};
     use tower::ServiceExt as _;
-    use unsticky::ErrorKind;
     use unsticky::store::MemoryStore;
     use unsticky::testing::{self, ManualClock};
 
@@ -306,7 +305,7 @@ mod tests {
         ] {
             let answer = browser.post(path, form).await;
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
-            assert!(answer.body.contains(ErrorKind::CsrfToken.message()), "{path}");
+            assert!(answer.body.contains("<h1>Sorry</h1>"), "{path}");
             let token = browser.get("/password").await.token();
             let answer = browser.post(path, &format!("{form}&csrf_token={token}")).await;
             assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
