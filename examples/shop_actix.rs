@@ -13,12 +13,12 @@ use std::error::Error;
 use actix_web::http::header::USER_AGENT;
 use actix_web::web::{self, Form, Html, Json, Redirect, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpServer, Responder};
-use unsticky::actix::SessionMiddleware;
-use unsticky::{Result, Session, Sessions, SignedIn};
+use unsticky::actix::{GuardMiddleware, SessionMiddleware};
+use unsticky::{Csrf, CsrfToken, Guard, Level, Next, Result, Session, Sessions, SignedIn};
 
 mod shop;
 
-use shop::{Add, CART, Cart, End, Password, SignIn, Text};
+use shop::{Add, CART, Cart, Confirm, End, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "actix-web";
 
@@ -38,30 +38,59 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) fn routes(app: &mut ServiceConfig) {
-    app.route("/", web::get().to(front_page))
+    let sessions = web::scope("/sessions")
+        .wrap(GuardMiddleware::new(Guard::signed_in()))
+        .route("", web::get().to(your_sessions))
+        .route("/end", web::post().to(end))
+        .route("/end-others", web::post().to(end_others));
+    let confirm = web::resource("/confirm")
+        .wrap(GuardMiddleware::new(Guard::signed_in()))
+        .get(confirm_page)
+        .post(confirm);
+    let password = web::resource("/password")
+        .wrap(GuardMiddleware::new(Guard::authenticated_within(shop::RECENTLY)))
+        .get(password_page)
+        .post(change_password);
+    let all = web::scope("")
+        .wrap(GuardMiddleware::new(Guard::same_origin()))
+        .route("/", web::get().to(front_page))
+        .route("/sign-in", web::get().to(sign_in_page))
         .route("/sign-in", web::post().to(sign_in))
         .route("/sign-out", web::post().to(sign_out))
-        .route("/sessions", web::get().to(your_sessions))
-        .route("/sessions/end", web::post().to(end))
-        .route("/sessions/end-others", web::post().to(end_others))
-        .route("/password", web::post().to(change_password))
         .route("/cart", web::post().to(add))
         .route("/cart.json", web::get().to(cart))
         // It takes no session, so it asks nothing of the store.
-        .route("/healthz", web::get().to(async || "ok"));
+        .route("/healthz", web::get().to(async || "ok"))
+        .service(sessions)
+        .service(confirm)
+        .service(password);
+    app.service(all);
 }
 
 async fn front_page(session: Session) -> Result<Html> {
-    shop::front_page(&session, FRAMEWORK).map(Html::new)
+    shop::front_page(&session, FRAMEWORK).await.map(Html::new)
 }
 
 async fn cart(session: Session) -> Result<Json<Cart>> {
     Cart::of(&session, FRAMEWORK).map(Json)
 }
 
+async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
+    let Text(item) = form.item;
+    session.flash(Level::Success, format!("In your cart: {item}"))?;
+    // Called again on the newer cart if another request has just changed it: no article is lost.
+    session.update(CART, move |cart| cart.push(item.clone()))?;
+    Ok(Redirect::to("/").see_other())
+}
+
+async fn sign_in_page(session: Session, next: Next) -> Result<Html> {
+    shop::sign_in_page(&session, &next).await.map(Html::new)
+}
+
 async fn sign_in(
     session: Session,
     sessions: Sessions,
+    next: Next,
     request: HttpRequest,
     Form(form): Form<SignIn>,
 ) -> Result<Redirect> {
@@ -71,42 +100,70 @@ async fn sign_in(
     let sign_in = sessions.of(name).begin_sign_in().await?;
     // Here an application verifies the password. The shop believes everybody.
     session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
-    Ok(Redirect::to("/").see_other())
+    if form.remember.is_some() {
+        session.set_lifetime(shop::REMEMBERED);
+    }
+    session.flash(Level::Success, "You are signed in.")?;
+    Ok(Redirect::to(next.or("/").to_string()).see_other())
 }
 
-async fn sign_out(session: Session) -> impl Responder {
+async fn sign_out(session: Session) -> Result<impl Responder> {
     session.sign_out();
-    Redirect::to("/").see_other().customize().insert_header(shop::FORGET_PAGES)
+    session.flash(Level::Info, "You are signed out.")?;
+    Ok(Redirect::to("/").see_other().customize().insert_header(shop::FORGET_PAGES))
 }
 
-async fn your_sessions(user: SignedIn) -> Result<Html> {
-    shop::sessions_page(&user).await.map(Html::new)
+async fn your_sessions(user: SignedIn, token: CsrfToken) -> Result<Html> {
+    shop::sessions_page(&user, &token).await.map(Html::new)
 }
 
-async fn end(user: SignedIn, Form(form): Form<End>) -> Result<Redirect> {
-    // Nothing happens if it is somebody else's, or has ended already.
-    user.session.directory()?.revoke(form.id).await?;
+async fn end(user: SignedIn, Csrf(Form(form)): Csrf<Form<End>>) -> Result<Redirect> {
+    // Nothing happens if it is somebody else's.
+    match user.session.directory()?.revoke(form.id).await? {
+        true => user.session.flash(Level::Success, "The session has ended.")?,
+        false => user.session.flash(Level::Info, "The session had ended already.")?,
+    }
     Ok(Redirect::to("/sessions").see_other())
 }
 
-async fn end_others(user: SignedIn) -> Result<Redirect> {
+// There is nothing but the token in this form.
+async fn end_others(user: SignedIn, _: Csrf<String>) -> Result<Redirect> {
     user.session.directory()?.revoke_others(&user.session).await?;
+    user.session.flash(Level::Success, "All your other sessions have ended.")?;
     Ok(Redirect::to("/sessions").see_other())
 }
 
-async fn change_password(user: SignedIn, Form(form): Form<Password>) -> Result<Redirect> {
+async fn password_page(user: SignedIn, token: CsrfToken) -> Result<Html> {
+    shop::password_page(&user, &token).await.map(Html::new)
+}
+
+async fn change_password(
+    user: SignedIn,
+    Csrf(Form(form)): Csrf<Form<Password>>,
+) -> Result<Redirect> {
     // Here an application verifies the old one and stores the new one. The shop has none to keep.
     let Password { old: Text(_), new: Text(_) } = form;
     // Whoever knew the old one may have signed in with it.
     user.session.directory()?.revoke_others(&user.session).await?;
+    let done = "Your password is changed, and all your other sessions have ended.";
+    user.session.flash(Level::Success, done)?;
     Ok(Redirect::to("/sessions").see_other())
 }
 
-async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
-    let Text(item) = form.item;
-    // Called again on the newer cart if another request has just changed it: no article is lost.
-    session.update(CART, move |cart| cart.push(item.clone()))?;
-    Ok(Redirect::to("/").see_other())
+async fn confirm_page(user: SignedIn, next: Next, token: CsrfToken) -> Result<Html> {
+    shop::confirm_page(&user, &next, &token).await.map(Html::new)
+}
+
+async fn confirm(
+    user: SignedIn,
+    next: Next,
+    Csrf(Form(form)): Csrf<Form<Confirm>>,
+) -> Result<Redirect> {
+    // Here an application verifies it.
+    let Confirm { password: Text(_) } = form;
+    user.session.step_up()?;
+    user.session.flash(Level::Success, "Thank you. You can go on.")?;
+    Ok(Redirect::to(next.or("/").to_string()).see_other())
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -115,36 +172,152 @@ mod tests {
     use std::time::Duration;
 
     use actix_web::http::StatusCode;
+    use actix_web::http::header::{ACCEPT, CONTENT_TYPE, COOKIE, HeaderName, LOCATION, SET_COOKIE};
     use actix_web::test::{TestRequest, call_service, init_service, read_body};
     use unsticky::store::MemoryStore;
     use unsticky::testing::{self, ManualClock};
 
     use super::*;
 
-    async fn get(sessions: &Sessions, path: &str, cookie: &str) -> (StatusCode, String) {
-        let app = App::new().wrap(SessionMiddleware::new(sessions.clone())).configure(routes);
-        let app = init_service(app).await;
-        let request = TestRequest::get().uri(path).insert_header(("cookie", cookie));
-        let response = call_service(&app, request.to_request()).await;
-        (response.status(), String::from_utf8(read_body(response).await.to_vec()).unwrap())
+    /// The shop's own settings over a store in memory, and a clock for both.
+    fn sessions() -> (Sessions, ManualClock) {
+        let clock = ManualClock::new();
+        let store = MemoryStore::with_clock(clock.clone());
+        (shop::settings(store).clock(clock.clone()).build().unwrap(), clock)
+    }
+
+    /// It keeps the cookie, and asks for pages.
+    struct Browser {
+        sessions: Sessions,
+        cookie: String,
+    }
+
+    struct Answer {
+        status: StatusCode,
+        location: Option<String>,
+        body: String,
+    }
+
+    impl Answer {
+        fn leads_to(&self) -> &str {
+            assert_eq!(self.status, StatusCode::SEE_OTHER);
+            self.location.as_deref().unwrap()
+        }
+
+        /// The CSRF token of the page's first form that has one.
+        fn token(&self) -> String {
+            let (_, rest) = self.body.split_once("name=\"csrf_token\" value=\"").unwrap();
+            rest.split_once('"').unwrap().0.to_owned()
+        }
+    }
+
+    impl Browser {
+        fn new(sessions: &Sessions) -> Self {
+            Self { sessions: sessions.clone(), cookie: String::new() }
+        }
+
+        async fn get(&mut self, path: &str) -> Answer {
+            self.send(TestRequest::get().uri(path)).await
+        }
+
+        async fn post(&mut self, path: &str, form: &str) -> Answer {
+            let content_type = (CONTENT_TYPE, "application/x-www-form-urlencoded");
+            let request = TestRequest::post().uri(path).insert_header(content_type);
+            self.send(request.set_payload(form.to_owned())).await
+        }
+
+        async fn send(&mut self, request: TestRequest) -> Answer {
+            let app = App::new().wrap(SessionMiddleware::new(self.sessions.clone()));
+            let app = init_service(app.configure(routes)).await;
+            let request = request.insert_header((ACCEPT, "text/html"));
+            let request = request.insert_header((COOKIE, &*self.cookie)).to_request();
+            let response = call_service(&app, request).await;
+            let field = |name: HeaderName| {
+                response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+            };
+            if let Some(cookie) = field(SET_COOKIE) {
+                self.cookie = cookie.split(';').next().unwrap().to_owned();
+            }
+            let (status, location) = (response.status(), field(LOCATION));
+            let body = String::from_utf8(read_body(response).await.to_vec()).unwrap();
+            Answer { status, location, body }
+        }
     }
 
     #[actix_web::test]
     async fn signed_in_visitor_sees_cart_and_sessions_until_idle_timeout() {
-        let clock = ManualClock::new();
-        let store = MemoryStore::with_clock(clock.clone());
-        let sessions = Sessions::builder(store).clock(clock.clone()).build().unwrap();
+        let (sessions, clock) = sessions();
         let cart = vec!["a book".to_owned()];
         let cookie = testing::signed_in(&sessions, "alice", |it| it.insert(CART, &cart)).await;
-        let cookie = cookie.unwrap();
+        let mut browser = Browser::new(&sessions);
+        browser.cookie = cookie.unwrap();
 
-        let (_, cart) = get(&sessions, "/cart.json", &cookie).await;
+        let cart = browser.get("/cart.json").await.body;
         assert!(cart.contains("\"signed_in\":\"alice\",\"items\":[\"a book\"]"), "{cart}");
-        let (status, page) = get(&sessions, "/sessions", &cookie).await;
-        assert_eq!(status, StatusCode::OK);
+        let page = browser.get("/sessions").await.body;
         assert!(page.contains("Signed in as <b>alice</b>") && page.contains("this device"));
 
         clock.advance(Duration::from_secs(30 * 60));
-        assert_eq!(get(&sessions, "/sessions", &cookie).await.0, StatusCode::UNAUTHORIZED);
+        assert_eq!(browser.get("/sessions").await.leads_to(), "/sign-in?next=/sessions");
+    }
+
+    #[actix_web::test]
+    async fn sign_in_leads_back_to_the_page_that_was_asked_for() {
+        let (sessions, clock) = sessions();
+        let mut browser = Browser::new(&sessions);
+        let answer = browser.get("/sessions?page=2").await;
+        assert_eq!(answer.leads_to(), "/sign-in?next=/sessions%3Fpage%3D2");
+        let form = browser.get(answer.leads_to()).await;
+        assert!(form.body.contains("action=\"/sign-in?next=/sessions%3Fpage%3D2\""));
+        let answer = browser.post("/sign-in?next=/sessions%3Fpage%3D2", "name=alice").await;
+        assert_eq!(answer.leads_to(), "/sessions?page=2");
+        let answer = browser.post("/sign-in?next=//evil.example", "name=alice").await;
+        assert_eq!(answer.leads_to(), "/");
+
+        // The password can be changed for ten minutes; then its page asks for a proof first.
+        assert_eq!(browser.get("/password").await.status, StatusCode::OK);
+        clock.advance(shop::RECENTLY + Duration::from_secs(1));
+        let answer = browser.get("/password").await;
+        assert_eq!(answer.leads_to(), "/confirm?next=/password");
+        let token = browser.get(answer.leads_to()).await.token();
+        let form = format!("password=xyzzy&csrf_token={token}");
+        let answer = browser.post("/confirm?next=/password", &form).await;
+        assert_eq!(answer.leads_to(), "/password");
+        assert_eq!(browser.get("/password").await.status, StatusCode::OK);
+    }
+
+    #[actix_web::test]
+    async fn message_is_shown_once() {
+        let (sessions, _) = sessions();
+        let mut browser = Browser::new(&sessions);
+        browser.post("/cart", "item=a+book").await;
+        let message = "<p role=status class=success>In your cart: a book</p>";
+        assert!(browser.get("/sign-in").await.body.contains(message));
+        for path in ["/", "/sign-in"] {
+            assert!(!browser.get(path).await.body.contains("<p role=status"), "{path}");
+        }
+        let answer = browser.post("/sign-out", "").await;
+        assert!(browser.get(answer.leads_to()).await.body.contains(">You are signed out.<"));
+    }
+
+    #[actix_web::test]
+    async fn form_without_token_is_refused() {
+        let (sessions, _) = sessions();
+        let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await.unwrap();
+        let mut browser = Browser::new(&sessions);
+        browser.cookie = cookie;
+        for (path, form) in [
+            ("/password", "old=xyzzy&new=plugh"),
+            ("/sessions/end", "id=AAAAAAAAAAAAAAAAAAAAAA"),
+            ("/sessions/end-others", ""),
+            ("/confirm", "password=xyzzy"),
+        ] {
+            let answer = browser.post(path, form).await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+            assert!(answer.body.contains("<h1>Sorry</h1>"), "{path}");
+            let token = browser.get("/password").await.token();
+            let answer = browser.post(path, &format!("{form}&csrf_token={token}")).await;
+            assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
+        }
     }
 }

@@ -1,45 +1,65 @@
-//! What the shop is, whichever framework serves it: its settings, its key and its pages.
+//! What the shop is, whichever framework serves it: its settings, its key, its forms and its pages.
 
 use std::env;
-use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use unsticky::{Cookie, Key, ListedSession, Session, SessionId, Sessions, SignedIn};
+use unsticky::exchange::{ErrorResponse, Wants};
+use unsticky::{
+    Builder, Cookie, CsrfToken, Error, Flash, Key, Lifetime, ListedSession, Next, Result, Session,
+    SessionId, Sessions, SignedIn, Store,
+};
 
 /// A visitor fills the cart before they sign in, so it goes with them.
 pub(crate) const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
+
+/// How long people stay signed in who want to be remembered.
+pub(crate) const REMEMBERED: Lifetime = {
+    let month = Duration::from_secs(30 * 24 * 60 * 60);
+    Lifetime::new(month, month)
+};
+
+/// Whoever changes the password has authenticated within this time.
+pub(crate) const RECENTLY: Duration = Duration::from_secs(10 * 60);
 
 /// A header of the answer to a sign-out: without it the browser keeps the pages of the one who has left,
 /// and its "back" shows them to whoever comes next.
 pub(crate) const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
 /// The sessions of the shop. Where they are kept is a setting of the deployment: `SESSION_URL`.
-pub(crate) fn sessions() -> Result<Sessions, Box<dyn Error>> {
+pub(crate) fn sessions() -> Result<Sessions, Box<dyn std::error::Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
-    let sessions = Sessions::builder(unsticky::connect(&url)?)
+    Ok(settings(unsticky::connect(&url)?).build()?)
+}
+
+pub(crate) fn settings(store: impl Store) -> Builder {
+    Sessions::builder(store)
         // The same in every process that is to know the same sessions.
         .namespace("shop")
-        // For http://localhost only; the default is a cookie that needs https.
-        .cookie(Cookie::for_plain_http())
-        // Where those are sent who ask for a page that needs a sign-in.
-        .sign_in_page("/")
-        .build()?;
-    Ok(sessions)
+        // For http://localhost only; the default is a cookie that needs https. The name is the shop's own:
+        // browsers keep one set of cookies for all ports of a host.
+        .cookie(Cookie::new("shop").insecure())
+        // Where those are sent who ask for a page that needs a sign-in, or a recent one.
+        .sign_in_page("/sign-in")
+        .step_up_page("/confirm")
+        .on_error(error_page)
 }
 
 /// Where to listen: `PORT`, on this machine only.
-pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
+pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn std::error::Error>> {
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse());
     Ok(("127.0.0.1", port.map_err(|_| "PORT is not the number of a port")?))
 }
 
-/// The form of `POST /sign-in`.
+/// The form of `POST /sign-in`. The password that comes along is not even read: the shop has none to keep.
 #[derive(Deserialize)]
 pub(crate) struct SignIn {
     pub(crate) name: Text,
+    /// Browsers send a box that is ticked, and nothing for one that is not.
+    pub(crate) remember: Option<Text>,
 }
 
 /// The form of `POST /cart`.
@@ -52,6 +72,12 @@ pub(crate) struct Add {
 #[derive(Deserialize)]
 pub(crate) struct End {
     pub(crate) id: SessionId,
+}
+
+/// The form of `POST /confirm`.
+#[derive(Deserialize)]
+pub(crate) struct Confirm {
+    pub(crate) password: Text,
 }
 
 /// The form of `POST /password`.
@@ -88,7 +114,7 @@ pub(crate) struct Cart {
 }
 
 impl Cart {
-    pub(crate) fn of(session: &Session, framework: &'static str) -> unsticky::Result<Self> {
+    pub(crate) fn of(session: &Session, framework: &'static str) -> Result<Self> {
         Ok(Self {
             signed_in: session.principal(),
             items: session.get(CART)?.unwrap_or_default(),
@@ -99,84 +125,115 @@ impl Cart {
 }
 
 /// The answer to `GET /`.
-pub(crate) fn front_page(session: &Session, framework: &'static str) -> unsticky::Result<String> {
-    let Cart { signed_in, items, served_by, .. } = Cart::of(session, framework)?;
-    let visitor = match signed_in {
-        Some(name) => format!(
-            "<p>Signed in as <b>{}</b> · <a href=/sessions>Your sessions</a></p>\
-             <form method=post action=/sign-out><button>Sign out</button></form>",
-            escaped(&name)
-        ),
-        None => "<p>Nobody is signed in</p>\
-                 <form method=post action=/sign-in>\
-                 <input name=name required maxlength=50 placeholder=Name> \
-                 <button>Sign in</button></form>"
-            .to_owned(),
-    };
-    let cart = items.iter().fold(String::new(), |mut list, item| {
+pub(crate) async fn front_page(session: &Session, framework: &'static str) -> Result<String> {
+    let Cart { items, served_by, .. } = Cart::of(session, framework)?;
+    let items = items.iter().fold(String::new(), |mut list, item| {
         // Writing to a string cannot fail.
         let _ = write!(list, "<li>{}</li>", escaped(item));
         list
     });
-    Ok(page(
-        "Shop",
-        &format!(
-            "{visitor}<h2>Cart</h2><ul>{cart}</ul>\
-             <form method=post action=/cart>\
-             <input name=item required maxlength=50 placeholder=Article> \
-             <button>Add</button></form>\
-             <p><small>Served by process {served_by} ({framework})</small></p>"
-        ),
-    ))
+    let cart = match &*items {
+        "" => "<p>There is nothing in it yet.</p>".to_owned(),
+        items => format!("<ul>{items}</ul>"),
+    };
+    let body = format!(
+        "<h2>Cart</h2>{cart}\
+         <form method=post action=/cart>\
+         <label>Article <input name=item required maxlength=50></label>\
+         <button>Add to cart</button></form>\
+         <p><small>Served by process {served_by} ({framework})</small></p>"
+    );
+    page(session, "Shop", &body).await
+}
+
+/// The answer to `GET /sign-in`. The form brings along where its visitor wanted to go.
+pub(crate) async fn sign_in_page(session: &Session, next: &Next) -> Result<String> {
+    let body = format!(
+        "<form method=post action=\"{}\">\
+         <label>Name <input name=name required maxlength=50 autocomplete=username></label>\
+         <label>Password <input type=password name=password required maxlength=50 \
+         autocomplete=current-password></label>\
+         <label><input type=checkbox name=remember value=yes>Remember me for 30 days</label>\
+         <button>Sign in</button></form>\
+         <p><small>This shop believes everybody: any name and any password will do.</small></p>",
+        next.page("/sign-in")
+    );
+    page(session, "Sign in", &body).await
 }
 
 /// The answer to `GET /sessions`.
-pub(crate) async fn sessions_page(user: &SignedIn) -> unsticky::Result<String> {
+pub(crate) async fn sessions_page(user: &SignedIn, token: &CsrfToken) -> Result<String> {
     let sessions = user.session.directory()?.list().await?;
-    let rows: String = sessions.iter().map(row).collect();
+    let rows: String = sessions.iter().map(|session| row(session, token)).collect();
     let end_others = match sessions.iter().any(|session| !session.is_current) {
-        true => {
-            "<form method=post action=/sessions/end-others><button>End all others</button></form>"
-        }
-        false => "",
-    };
-    Ok(page(
-        "Your sessions",
-        &format!(
-            "<p>Signed in as <b>{}</b> · <a href=/>Back to the shop</a></p>\
-             <table><tr><th>Browser<th>Signed in<th>Last seen<th></tr>{rows}</table>{end_others}\
-             <h2>Change password</h2>\
-             <form method=post action=/password>\
-             <input type=password name=old required maxlength=50 placeholder='Old password' \
-             autocomplete=current-password> \
-             <input type=password name=new required maxlength=50 placeholder='New password' \
-             autocomplete=new-password> \
-             <button>Change</button></form>\
-             <p><small>This ends your sessions in all other browsers.</small></p>",
-            escaped(&user.principal)
+        true => format!(
+            "<form method=post action=/sessions/end-others>{}\
+             <button>End all others</button></form>",
+            token.field()
         ),
-    ))
+        false => String::new(),
+    };
+    let body = format!(
+        "<table><tr><th>Browser<th>Signed in<th>Last seen<th>Action</tr>{rows}</table>{end_others}\
+         <p><a href=/password>Change your password</a></p>"
+    );
+    page(&user.session, "Your sessions", &body).await
 }
 
-fn row(session: &ListedSession) -> String {
+fn row(session: &ListedSession, token: &CsrfToken) -> String {
     let ListedSession { id, signed_in_at, last_seen, label, is_current, .. } = session;
+    let label = escaped(label.as_deref().unwrap_or("Unknown browser"));
     let action = match is_current {
         true => "this device".to_owned(),
         false => format!(
-            "<form method=post action=/sessions/end>\
-             <input type=hidden name=id value='{id}'><button>End</button></form>"
+            "<form method=post action=/sessions/end>{}\
+             <input type=hidden name=id value='{id}'>\
+             <button aria-label='End the session of {label}'>End</button></form>",
+            token.field()
         ),
     };
     format!(
-        "<tr><td>{}<td>{}<td>{}<td>{action}</tr>",
-        escaped(label.as_deref().unwrap_or("Unknown browser")),
+        "<tr><td>{label}<td>{}<td>{}<td>{action}</tr>",
         minute(*signed_in_at),
         minute(*last_seen)
     )
 }
 
+/// The answer to `GET /password`.
+pub(crate) async fn password_page(user: &SignedIn, token: &CsrfToken) -> Result<String> {
+    let body = format!(
+        "<form method=post action=/password>{}\
+         <label>Old password <input type=password name=old required maxlength=50 \
+         autocomplete=current-password></label>\
+         <label>New password <input type=password name=new required maxlength=50 \
+         autocomplete=new-password></label>\
+         <button>Change password</button></form>\
+         <p><small>This ends your sessions in all other browsers.</small></p>",
+        token.field()
+    );
+    page(&user.session, "Change your password", &body).await
+}
+
+/// The answer to `GET /confirm`: those come here who want to do what needs a recent sign-in.
+pub(crate) async fn confirm_page(
+    user: &SignedIn,
+    next: &Next,
+    token: &CsrfToken,
+) -> Result<String> {
+    let body = format!(
+        "<p>You signed in a while ago. Enter your password to go on.</p>\
+         <form method=post action=\"{}\">{}\
+         <label>Password <input type=password name=password required maxlength=50 \
+         autocomplete=current-password></label>\
+         <button>Go on</button></form>",
+        next.page("/confirm"),
+        token.field()
+    );
+    page(&user.session, "Is it you?", &body).await
+}
+
 fn minute(time: OffsetDateTime) -> String {
-    format!("{} {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
+    format!("<time>{}</time> {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
 }
 
 /// What a person may recognise their browser by, as in "Firefox on Linux". Any text may stand in a
@@ -206,14 +263,52 @@ pub(crate) fn label(user_agent: Option<&str>) -> String {
     system.map_or(browser.to_owned(), |system| format!("{browser} on {system}"))
 }
 
-fn page(title: &str, body: &str) -> String {
+/// A page for people, with the messages that wait for them.
+async fn page(session: &Session, title: &str, body: &str) -> Result<String> {
+    let who = match session.principal() {
+        Some(name) => format!(
+            "<a href=/sessions>Your sessions</a><span>Signed in as <b>{}</b></span>\
+             <form method=post action=/sign-out><button>Sign out</button></form>",
+            escaped(&name)
+        ),
+        None => "<a href=/sign-in>Sign in</a>".to_owned(),
+    };
+    let messages = session.flashes().await?;
+    let messages: String = messages.iter().map(message).collect();
+    Ok(document(
+        title,
+        &format!("<nav><a href=/>Shop</a>{who}</nav>{messages}<main><h1>{title}</h1>{body}</main>"),
+    ))
+}
+
+fn message(Flash { level, text, .. }: &Flash) -> String {
+    format!("<p role=status class={level}>{}</p>", escaped(text))
+}
+
+/// What goes wrong with a session: a page for people, JSON for those that want data.
+fn error_page(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResponse {
+    let kind = error.kind();
+    match wants {
+        Wants::Page => response.html(document(
+            "Sorry",
+            &format!(
+                "<main><h1>Sorry</h1><p class=reason>{}</p><p><a href=/>To the shop</a></p></main>",
+                kind.message()
+            ),
+        )),
+        Wants::Data => {
+            let status = response.status;
+            response.json(format!(r#"{{"status":{status},"error":"{}"}}"#, kind.as_str()))
+        }
+    }
+}
+
+fn document(title: &str, body: &str) -> String {
     format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>\
-         <style>body {{ font-family: sans-serif; line-height: 1.5; max-width: 44rem; \
-         margin: 2rem auto; padding: 0 1rem }} \
-         table {{ border-collapse: collapse; width: 100%; margin-bottom: 1rem }} \
-         th, td {{ text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid #ccc }}\
-         </style><h1>{title}</h1>{body}</html>"
+        "<!doctype html><html lang=en><meta charset=utf-8>\
+         <meta name=viewport content='width=device-width, initial-scale=1'>\
+         <title>{title}</title><style>{}</style>{body}</html>",
+        include_str!("style.css")
     )
 }
 

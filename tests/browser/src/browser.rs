@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::http::Method;
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
 use fantoccini::cookies::Cookie;
 use fantoccini::elements::Element;
 use fantoccini::error::{CmdError, ErrorStatus};
-use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
+use fantoccini::key::Key;
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -34,11 +36,22 @@ pub(crate) const OWN_HOSTS: [&str; 5] =
 pub(crate) const NO_COOKIES: [Value; 0] = [];
 
 /// What the browser does with cookies of a site that another one embeds; its users can choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ForeignCookies {
     Taken,
     /// Unless they are partitioned.
+    #[default]
     Refused,
+}
+
+/// How a browser is set up, other than usual.
+#[derive(Debug, Default)]
+struct Setup {
+    profile: Option<PathBuf>,
+    foreign: ForeignCookies,
+    runs_no_scripts: bool,
+    /// Width and height of its screen, if it is that of a telephone.
+    screen: Option<(u32, u32)>,
 }
 
 /// A driver of the test's own; its browsers end with it.
@@ -66,19 +79,29 @@ impl Driver {
 
     /// A browser with an empty profile.
     pub(crate) async fn browser(&self) -> Browser {
-        self.launch(None, ForeignCookies::Refused).await
+        self.launch(Setup::default()).await
     }
 
     pub(crate) async fn browser_with_foreign_cookies(&self, foreign: ForeignCookies) -> Browser {
-        self.launch(None, foreign).await
+        self.launch(Setup { foreign, ..Setup::default() }).await
     }
 
     /// A browser with the profile of this name, as the last browser left it.
     pub(crate) async fn browser_with(&self, profile: &str) -> Browser {
-        self.launch(Some(&self.dir.join(profile)), ForeignCookies::Refused).await
+        self.launch(Setup { profile: Some(self.dir.join(profile)), ..Setup::default() }).await
     }
 
-    async fn launch(&self, profile: Option<&Path>, foreign: ForeignCookies) -> Browser {
+    /// A browser whose user has turned JavaScript off.
+    pub(crate) async fn browser_without_scripts(&self) -> Browser {
+        self.launch(Setup { runs_no_scripts: true, ..Setup::default() }).await
+    }
+
+    /// The browser of a telephone with a screen of this size, in CSS pixels.
+    pub(crate) async fn telephone(&self, width: u32, height: u32) -> Browser {
+        self.launch(Setup { screen: Some((width, height)), ..Setup::default() }).await
+    }
+
+    async fn launch(&self, setup: Setup) -> Browser {
         let mut arguments = vec![
             "--headless=new".to_owned(),
             "--disable-gpu".to_owned(),
@@ -93,13 +116,23 @@ impl Driver {
             // Whatever the address bar says, the servers listen there.
             "--host-resolver-rules=MAP * 127.0.0.1".to_owned(),
         ];
-        if let Some(profile) = profile {
+        if let Some(profile) = setup.profile {
             arguments.push(format!("--user-data-dir={}", profile.display()));
         }
-        let refuses = foreign == ForeignCookies::Refused;
-        let preferences = json!({ "profile.cookie_controls_mode": u8::from(refuses) });
+        let refuses = setup.foreign == ForeignCookies::Refused;
+        // Allowed is 1, and blocked is 2.
+        let scripts = 1 + u8::from(setup.runs_no_scripts);
+        let preferences = json!({
+            "profile.cookie_controls_mode": u8::from(refuses),
+            "profile.managed_default_content_settings.javascript": scripts,
+        });
+        let mut options = json!({ "args": arguments, "prefs": preferences });
+        if let Some((width, height)) = setup.screen {
+            let screen = json!({ "width": width, "height": height, "pixelRatio": 1.0 });
+            options["mobileEmulation"] = json!({ "deviceMetrics": screen });
+        }
         let capabilities = json!({
-            "goog:chromeOptions": { "args": arguments, "prefs": preferences },
+            "goog:chromeOptions": options,
             "timeouts": { "implicit": 0, "pageLoad": 15_000, "script": 15_000 },
         });
         let Value::Object(capabilities) = capabilities else { unreachable!() };
@@ -164,17 +197,73 @@ impl Browser {
         within(selector, self.find(selector).await.send_keys(text)).await;
     }
 
+    /// Path and query of the page.
+    pub(crate) async fn address(&self) -> String {
+        let address = within("address", self.client.current_url()).await;
+        let query = address.query().map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{}{query}", address.path())
+    }
+
+    pub(crate) async fn reload(&self) {
+        within("reload", self.client.refresh()).await;
+    }
+
     /// Clicks, and waits until the browser shows another page.
     pub(crate) async fn press(&self, selector: &str) {
         let element = self.find(selector).await;
         within(selector, element.click()).await;
-        let gone = async {
-            while !is_stale(element.tag_name().await)? {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        within(selector, left(&element)).await;
+    }
+
+    /// Types on the keyboard, wherever the focus is.
+    pub(crate) async fn keys(&self, text: &str) {
+        let keys = text.chars().fold(KeyActions::new("keyboard".to_owned()), |keys, value| {
+            keys.then(KeyAction::Down { value }).then(KeyAction::Up { value })
+        });
+        within(text, self.client.perform_actions(keys)).await;
+    }
+
+    /// Goes to this element with the key Tab, and sees on the way where the focus is.
+    pub(crate) async fn tab_to(&self, selector: &str) {
+        for _ in 0..30 {
+            self.keys(&Key::Tab).await;
+            let focus = self.script(
+                "const { activeElement: it } = document, style = getComputedStyle(it); \
+                 const isSeen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2; \
+                 return { isThere: it.matches(arguments[0]), isSeen: it === document.body || isSeen }",
+                vec![selector.into()],
+            );
+            let focus = focus.await;
+            assert_eq!(focus["isSeen"], true, "on the way to {selector}");
+            if focus["isThere"] == true {
+                return;
             }
-            Ok(())
-        };
-        within(selector, gone).await;
+        }
+        panic!("{selector}: the key Tab does not lead there");
+    }
+
+    /// Presses the key Enter, and waits until the browser shows another page.
+    pub(crate) async fn enter(&self) {
+        let focused = within("focus", self.client.active_element()).await;
+        self.keys(&Key::Enter).await;
+        within("enter", left(&focused)).await;
+    }
+
+    /// What a script on the page returns, or what its promise is kept with.
+    pub(crate) async fn script(&self, script: &str, arguments: Vec<Value>) -> Value {
+        within("script", self.client.execute(script, arguments)).await
+    }
+
+    /// Goes on in a new tab, and tells how to get back to this one.
+    pub(crate) async fn new_tab(&self) -> WindowHandle {
+        let before = within("tab", self.client.window()).await;
+        let tab = within("tab", self.client.new_window(true)).await;
+        self.go_to_tab(tab.handle).await;
+        before
+    }
+
+    pub(crate) async fn go_to_tab(&self, tab: WindowHandle) {
+        within("tab", self.client.switch_to_window(tab)).await;
     }
 
     async fn find(&self, selector: &str) -> Element {
@@ -212,8 +301,7 @@ impl Browser {
 
     /// The cookies that scripts of the page see.
     pub(crate) async fn cookies_for_scripts(&self) -> String {
-        let script = self.client.execute("return document.cookie", Vec::new());
-        within("script", script).await.as_str().unwrap().to_owned()
+        self.script("return document.cookie", Vec::new()).await.as_str().unwrap().to_owned()
     }
 
     /// A picture of the page, in the directory for such things: `target/tmp`.
@@ -236,6 +324,14 @@ async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>
         Ok(Err(error)) => panic!("{what}: {error}"),
         Err(_) => panic!("{what}: no answer within {PATIENCE:?}"),
     }
+}
+
+/// Waits until the element has gone with its page.
+async fn left(element: &Element) -> Result<(), CmdError> {
+    while !is_stale(element.tag_name().await)? {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 /// Whether the element has gone with its page.

@@ -7,6 +7,7 @@
 
 mod browser;
 mod cookies;
+mod people;
 mod process;
 #[path = "../../support/servers.rs"]
 mod servers;

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::browser::{Browser, Driver};
-use crate::shop::{SIGN_IN, Shop, sign_in};
+use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, sign_in};
 
 const ROWS: &str = "tr:has(td)";
 const END: &str = "form[action='/sessions/end'] button";
@@ -11,7 +11,7 @@ const END_OTHERS: &str = "form[action='/sessions/end-others'] button";
 const THEIRS: &str = "a[href='/sessions']";
 
 /// Whether somebody is signed in, as their next click on the link to their sessions shows: from
-/// there, others get back to the front page.
+/// there, others get to the sign-in page.
 async fn is_signed_in(browser: &Browser) -> bool {
     browser.press(THEIRS).await;
     let is_signed_in = browser.text("h1").await == "Your sessions";
@@ -31,10 +31,11 @@ async fn user_sees_sessions_and_ends_one() {
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
         mine.open(&format!("{here}/sessions")).await;
-        assert_eq!(mine.text("h1").await, "Shop", "this page is for those who are signed in");
+        assert_eq!(mine.text("h1").await, "Sign in", "this page is for those who are signed in");
 
         let before = minute();
         sign_in(&mine, "alice").await;
+        assert_eq!(mine.text("h1").await, "Your sessions");
         other.open(there).await;
         sign_in(&other, "alice").await;
         mine.press(THEIRS).await;
@@ -52,6 +53,7 @@ async fn user_sees_sessions_and_ends_one() {
         mine.picture("sessions").await;
 
         mine.press(END).await;
+        assert_eq!(mine.text(MESSAGE).await, "The session has ended.");
         assert_eq!(mine.count(ROWS).await, 1);
         assert_eq!(cell(1, 4).await, "this device");
         assert_eq!(mine.count(END).await + mine.count(END_OTHERS).await, 0);
@@ -59,8 +61,7 @@ async fn user_sees_sessions_and_ends_one() {
 
         mine.open(here).await;
         assert!(is_signed_in(&mine).await);
-        mine.press("a").await;
-        mine.press("form[action='/sign-out'] button").await;
+        mine.press(SIGN_OUT).await;
     }
 }
 
@@ -83,6 +84,7 @@ async fn ending_others_or_changing_password_keeps_only_this_session() {
             assert_eq!(mine.count(ROWS).await, 2);
             let cookie = mine.cookie().await;
             if changes_password {
+                mine.press("a[href='/password']").await;
                 mine.fill("input[name=old]", "xyzzy").await;
                 mine.fill("input[name=new]", "plugh").await;
                 mine.press("form[action='/password'] button").await;

@@ -12,7 +12,7 @@ pub(crate) struct Shop {
     pub(crate) axum: String,
     pub(crate) actix: String,
     _programs: [Program; 2],
-    _redis: RedisServer,
+    pub(crate) redis: RedisServer,
 }
 
 impl Shop {
@@ -26,17 +26,35 @@ impl Shop {
         };
         let (axum, on_axum) = start("shop_axum");
         let (actix, on_actix) = start("shop_actix");
-        Self { axum, actix, _programs: [on_axum, on_actix], _redis: redis }
+        Self { axum, actix, _programs: [on_axum, on_actix], redis }
     }
 }
 
-/// The button of those who are not signed in.
-pub(crate) const SIGN_IN: &str = "form[action='/sign-in'] button";
+/// The link of those who are not signed in, on every page.
+pub(crate) const SIGN_IN: &str = "a[href='/sign-in']";
 
+/// The button of those who are, on every page.
+pub(crate) const SIGN_OUT: &str = "form[action='/sign-out'] button";
+
+/// The message that the last action left.
+pub(crate) const MESSAGE: &str = "p[role=status]";
+
+/// Signs in on the sign-in page, or on the way there.
 pub(crate) async fn sign_in(browser: &Browser, name: &str) {
-    browser.fill("form[action='/sign-in'] input", name).await;
-    browser.press(SIGN_IN).await;
+    if browser.count("input[name=password]").await == 0 {
+        browser.press(SIGN_IN).await;
+    }
+    browser.fill("input[name=name]", name).await;
+    browser.fill("input[name=password]", "xyzzy").await;
+    browser.press("main button").await;
     assert_eq!(browser.text("b").await, name);
+    assert_eq!(browser.text(MESSAGE).await, "You are signed in.");
+}
+
+pub(crate) async fn add(browser: &Browser, article: &str) {
+    browser.fill("form[action='/cart'] input", article).await;
+    browser.press("form[action='/cart'] button").await;
+    assert_eq!(browser.text(MESSAGE).await, format!("In your cart: {article}"));
 }
 
 /// Where `cargo build` has put the examples.

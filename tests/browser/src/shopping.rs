@@ -4,20 +4,13 @@ use fantoccini::cookies::Cookie;
 use time::{Duration, OffsetDateTime};
 
 use crate::browser::{Browser, Driver, NO_COOKIES};
-use crate::shop::{SIGN_IN, Shop, sign_in};
+use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, add, sign_in};
 use crate::site::Site;
-
-const SIGN_OUT: &str = "form[action='/sign-out'] button";
-
-async fn add(browser: &Browser, article: &str) {
-    browser.fill("form[action='/cart'] input", article).await;
-    browser.press("form[action='/cart'] button").await;
-}
 
 /// The cookie of the shop as the browser keeps it.
 async fn checked_cookie(browser: &Browser) -> Cookie<'static> {
     let cookie = browser.cookie().await;
-    assert_eq!(cookie.name(), "id");
+    assert_eq!(cookie.name(), "shop");
     assert_eq!(cookie.domain(), Some("127.0.0.1"));
     assert_eq!(cookie.path(), Some("/"));
     assert_eq!(cookie.http_only(), Some(true));
@@ -52,7 +45,7 @@ async fn cookie_is_kept_as_configured_and_sent_to_both_shops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sign_in_replaces_cookie_and_sign_out_deletes_it() {
+async fn sign_in_and_sign_out_replace_cookie() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
@@ -69,7 +62,11 @@ async fn sign_in_replaces_cookie_and_sign_out_deletes_it() {
         assert_eq!(browser.text("b").await, "alice");
         browser.press(SIGN_OUT).await;
         assert_eq!(browser.count(SIGN_IN).await, 1);
-        assert_eq!(browser.jar().await, NO_COOKIES);
+        // The message needs a session, which nobody is signed in on and which has no cart.
+        assert_eq!(browser.text(MESSAGE).await, "You are signed out.");
+        assert_eq!(browser.count("li").await, 0);
+        let signed_out = checked_cookie(&browser).await;
+        assert_ne!(signed_out.value(), signed_in.value());
 
         // Whoever has kept an old one has nothing.
         for void in [visitor, signed_in] {
@@ -83,7 +80,6 @@ async fn sign_in_replaces_cookie_and_sign_out_deletes_it() {
         sign_in(&browser, "bob").await;
         checked_cookie(&browser).await;
         browser.press(SIGN_OUT).await;
-        assert_eq!(browser.jar().await, NO_COOKIES);
     }
 }
 
@@ -122,6 +118,8 @@ async fn other_sites_can_link_to_shop_but_not_act_in_it() {
 
         browser.open(&other.elsewhere("elsewhere.localhost", shop, &sign_out, "")).await;
         browser.press("button").await;
+        assert_eq!(browser.text("h1").await, "Sorry");
+        browser.open(shop).await;
         assert_eq!(browser.text("b").await, "alice");
         assert_eq!(checked_cookie(&browser).await, cookie);
     }
