@@ -299,7 +299,7 @@ async fn several_cookie_fields_and_session_cookies_are_resolved() {
 #[tokio::test]
 async fn cookie_settings_apply_to_set_and_removal_cookies() {
     for (cookie, start, attributes) in [
-        (Cookie::for_plain_http(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
+        (Cookie::new("id").insecure(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
         (
             Cookie::new("__Secure-s").domain("example.com").same_site(SameSite::Strict),
             "__Secure-s=",

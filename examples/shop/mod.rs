@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use unsticky::exchange::{ErrorResponse, Wants};
 use unsticky::{
-    Builder, Cookie, CsrfToken, Error, Flash, Key, Lifetime, ListedSession, Next, Result, Session,
-    SessionId, Sessions, SignedIn, Store,
+    Builder, Cookie, CsrfToken, Error, ErrorResponse, Flash, Key, Lifetime, ListedSession, Next,
+    Result, Session, SessionId, Sessions, SignedIn, Store, Wants,
 };
 
 /// A visitor fills the cart before they sign in, so it goes with them.

@@ -103,14 +103,6 @@ impl Cookie {
         }
     }
 
-    /// The cookie for development over plain http: `Cookie::new("id").insecure()`.
-    ///
-    /// Never use it in production; see [`insecure`](Self::insecure).
-    #[must_use]
-    pub fn for_plain_http() -> Self {
-        Self::new("id").insecure()
-    }
-
     /// Leaves out `Secure`, so that browsers also keep the cookie over [plain http](Self#plain-http).
     ///
     /// Everybody on the network can read it then: only for development. It needs a name without a prefix such
@@ -357,7 +349,7 @@ mod tests {
         let a = "A".repeat(43);
         for (cookie, start, attributes) in [
             (Cookie::default(), "__Host-id=", "; Path=/; Secure; HttpOnly; SameSite=Lax"),
-            (Cookie::for_plain_http(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
+            (Cookie::new("id").insecure(), "id=", "; Path=/; HttpOnly; SameSite=Lax"),
             (
                 Cookie::new("__Secure-s")
                     .path("/a")
@@ -387,7 +379,7 @@ mod tests {
 
     #[test]
     fn cookie_that_browsers_refuse_is_refused() {
-        let plain = Cookie::for_plain_http;
+        let plain = || Cookie::new("id").insecure();
         for (cookie, reason) in [
             (Cookie::new(""), "name"),
             (Cookie::new("a b"), "name"),

@@ -247,10 +247,10 @@ async fn error_page_is_html_and_data_error_is_json() {
         browser.press("a[href='/password']").await;
         let put = "fetch('/password', { method: 'POST', \
                    body: new URLSearchParams({ old: 'xyzzy', new: 'plugh' }) })";
-        assert_eq!(fetched(&browser, put).await, error(403, ErrorKind::CsrfToken));
+        assert_eq!(fetched(&browser, put).await, error(403, ErrorKind::InvalidCsrfToken));
         forge_token(&browser).await;
         change_password(&browser).await;
-        is_error_page(ErrorKind::CsrfToken).await;
+        is_error_page(ErrorKind::InvalidCsrfToken).await;
         browser.picture("error").await;
 
         let form = format!("{here}/cart");
