@@ -227,8 +227,7 @@ impl DirectoryHandle<'_> {
     ) -> Result<bool> {
         // At any version: under this id, every later version is this principal's as well.
         let (deleted, in_doubt) = self.commands.delete(&session.key, None).await?;
-        let has_expired = session.record.header.clocks.expired(self.settings.now());
-        let was_alive = !has_expired && (deleted == Deleted::Deleted || in_doubt);
+        let was_alive = deleted == Deleted::Deleted || in_doubt;
         if was_alive {
             self.report_revoked(session.id, label, reason);
         }

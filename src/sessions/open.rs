@@ -218,7 +218,8 @@ impl OpenSession {
     }
 
     /// Ends the session, as [`Directory::revoke`] does, and also if the directory that listed it was lost:
-    /// when it returns without an error, the session has ended. `false` if it had ended before.
+    /// when it returns without an error, the session has ended. `false` if it had ended before; one that has
+    /// expired counts until the store has removed its record, as it may live by another process's clock.
     ///
     /// # Errors
     ///
