@@ -31,6 +31,8 @@ const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))
 /// let sessions =
 ///     Sessions::builder(unsticky::connect("memory:")?).sign_in_page("/sign-in").build()?;
 /// let app = App::new()
+///     // The one that is wrapped last is the outermost: the session's, so that it renders the guard's errors.
+///     .wrap(GuardMiddleware::new(Guard::same_origin()))
 ///     .wrap(SessionMiddleware::new(sessions))
 ///     .route("/sign-in", web::get().to(async |next: Next| format!("then to {}", next.or("/"))))
 ///     .service(

@@ -192,8 +192,9 @@ impl Builder {
     ///
     /// `render` gets the response as it would be sent, to which [`html`](ErrorResponse::html) and
     /// [`json`](ErrorResponse::json) give another body, the error, and what the request wants. It is called
-    /// as the response passes the session layer. What a handler has rendered itself stays as it is, and
-    /// whether its changes are kept was decided by the error's own status. Where layers are nested, the
+    /// as the response passes the session layer, also for a redirect to the sign-in page. A response that a
+    /// handler has made of an error itself stays as it is. The status that `render` returns has no effect on
+    /// whether the request's changes are kept. Where layers are nested, the
     /// innermost one with a function renders. Errors of the framework itself, such as a malformed form or an
     /// unknown path, are not this crate's; a fallback handler can take [`Wants`] as an argument.
     ///

@@ -301,7 +301,11 @@ async fn notes_need_csrf_token(stand: Stand) {
     let token = token.as_str().unwrap();
     let notes = json!({"text": "milk"});
     for tokens in [&[][..], &["forged"], &[of_other_session.as_str().unwrap()], &[token, token]] {
-        assert_eq!(put(tokens, notes.clone()).await.error(), (403, "csrf_token"), "{tokens:?}");
+        assert_eq!(
+            put(tokens, notes.clone()).await.error(),
+            (403, "invalid_csrf_token"),
+            "{tokens:?}"
+        );
     }
     assert_eq!(put(&[token], json!({"text": 7})).await.error(), (400, "bad_request"));
     assert_eq!(stand.get("/me", &cookie).await["notes"], "");
