@@ -6,7 +6,7 @@
 ///
 /// let mut head = RequestHead::default();
 /// (head.method, head.target) = ("GET", "/cart?page=2");
-/// head.accept = RequestHead::field([&b"text/html,*/*;q=0.8"[..]]);
+/// let head = head.with_fields(|name| (name == "accept").then_some(&b"text/html,*/*;q=0.8"[..]));
 /// assert_eq!(head.wants(), Wants::Page);
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,9 +49,29 @@ impl Wants {
 }
 
 impl<'a> RequestHead<'a> {
+    /// The same head with its header fields. `values` has the values of all fields of a name, which is in small
+    /// letters.
+    #[must_use]
+    pub fn with_fields<V>(self, values: impl Fn(&'static str) -> V) -> Self
+    where
+        V: IntoIterator<Item = &'a [u8]>,
+    {
+        let field = |name| Self::field(values(name));
+        Self {
+            // The field itself, not what a proxy or a client has written into `Forwarded`.
+            host: field("host"),
+            origin: field("origin"),
+            sec_fetch_site: field("sec-fetch-site"),
+            sec_fetch_mode: field("sec-fetch-mode"),
+            accept: field("accept"),
+            upgrade: field("upgrade"),
+            ..self
+        }
+    }
+
     /// The value of a header field that may stand once, from the values of all fields of its name. Where it
     /// stands several times it has a value that no rule accepts.
-    pub fn field(values: impl IntoIterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+    fn field(values: impl IntoIterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
         let mut values = values.into_iter();
         let first = values.next()?;
         // As fields that are joined to one begin or go on.

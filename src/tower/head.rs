@@ -1,6 +1,6 @@
 //! A request's head, as its rules read it.
 
-use http::header::{ACCEPT, HOST, HeaderName, ORIGIN, UPGRADE};
+use http::header::HeaderName;
 #[cfg(feature = "axum")]
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri};
@@ -27,18 +27,14 @@ fn head<'a>(
     let uri = extensions.get::<axum::extract::OriginalUri>().map_or(uri, |original| &original.0);
     #[cfg(not(feature = "axum"))]
     let _ = extensions;
-    let field = |name: HeaderName| {
-        RequestHead::field(headers.get_all(name).into_iter().map(HeaderValue::as_bytes))
-    };
-    RequestHead {
+    let head = RequestHead {
         method: method.as_str(),
         target: uri.path_and_query().map_or("", |target| target.as_str()),
         authority: uri.authority().map(|authority| authority.as_str()),
-        host: field(HOST),
-        origin: field(ORIGIN),
-        sec_fetch_site: field(HeaderName::from_static("sec-fetch-site")),
-        sec_fetch_mode: field(HeaderName::from_static("sec-fetch-mode")),
-        accept: field(ACCEPT),
-        upgrade: field(UPGRADE),
-    }
+        ..RequestHead::default()
+    };
+    head.with_fields(|name| {
+        let name = HeaderName::from_static(name);
+        headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    })
 }
