@@ -509,6 +509,55 @@ fn count_of(name: &str, scenario: impl Future<Output = ()>) -> u64 {
     counted(scenario).get(&format!("unsticky_{name}_total")).copied().unwrap_or(0)
 }
 
+/// However many attempts the write takes; and not where nothing is written.
+#[test]
+fn message_without_room_is_reported_once_it_is_dropped() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    const TEXT: Key<String> = Key::new("text");
+    let says = async |session: Session| session.flash(Level::Info, "x".repeat(490)).unwrap();
+    for (overtaken, fault, expected) in
+        [(false, None, 1), (true, None, 1), (true, Some(Fault::Refused), 0)]
+    {
+        let scenario = async {
+            let stand =
+                Stand::over(Backend::memory().store(), |builder| builder.max_record_bytes(2048));
+            let fills = async |session: Session| session.insert(TEXT, &"y".repeat(1400)).unwrap();
+            let cookie = request(&stand, "", fills).await;
+            let handler = async |session: Session| {
+                if overtaken {
+                    let other = async |session: Session| session.insert(COUNT, &2).unwrap();
+                    request(&stand, &cookie, other).await;
+                }
+                if let Some(fault) = fault {
+                    stand.store.fail_always(Verb::Replace, fault);
+                }
+                says(session).await;
+            };
+            request(&stand, &cookie, handler).await;
+        };
+        assert_eq!(count_of("flash_dropped", scenario), expected, "{overtaken} {fault:?}");
+    }
+}
+
+#[test]
+fn touch_of_unknown_outcome_is_reported() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let scenario = async {
+        let stand = stand();
+        let cookie = arrive(&stand).await;
+        stand.clock.advance(Duration::from_secs(300));
+        let handler = async |session: Session| {
+            stand.store.inject(Verb::Replace, Fault::LoseAnswer);
+            stand.store.fail_always(Verb::Load, Fault::Unavailable);
+            let error = session.touch().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+            stand.store.heal();
+        };
+        request(&stand, &cookie, handler).await;
+    };
+    assert_eq!(count_of("outcome_unknown", scenario), 1);
+}
+
 #[test]
 fn event_happens_only_for_its_own_reason() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
