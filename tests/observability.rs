@@ -521,7 +521,7 @@ fn message_without_room_is_reported_once_it_is_dropped() {
         let scenario = async {
             let stand =
                 Stand::over(Backend::memory().store(), |builder| builder.max_record_bytes(2048));
-            let fills = async |session: Session| session.insert(TEXT, &"y".repeat(1400)).unwrap();
+            let fills = async |session: Session| session.insert(TEXT, &"y".repeat(1600)).unwrap();
             let cookie = request(&stand, "", fills).await;
             let handler = async |session: Session| {
                 if overtaken {
