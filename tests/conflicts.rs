@@ -19,7 +19,9 @@ use support::visit::{finish, rotate, sign_in, sign_out, visit};
 use tokio::time::Instant;
 use unsticky::store::{Kind, MemoryStore, Store as _, StoreKey};
 use unsticky::testing::{Fault, Verb, random_record};
-use unsticky::{Entropy, Error, ErrorKind, Key, Lifetime, Result, Session, Transaction};
+use unsticky::{
+    ConcurrentSessions, Entropy, Error, ErrorKind, Key, Lifetime, Result, Session, Transaction,
+};
 
 async fn concurrent_writes_to_different_keys_all_survive(on: Backend) {
     let stand = on.stand();
@@ -406,6 +408,25 @@ async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
         assert_eq!(calls.load(Ordering::Relaxed), if is_overtaken { 2 } else { 1 });
         assert_eq!(stand.spy.verbs(), [Verb::Load], "{is_overtaken}");
     }
+}
+
+/// Also where the first use of a sign-in's cookie is noted by the same commit.
+async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend) {
+    let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
+    let signs_in = async |session: Session| {
+        session.sign_in("alice")?;
+        session.insert(A, &1)
+    };
+    let cookie = stand.visit("", signs_in).await.cookie();
+    let reads = async |session: Session| session.transact(|values| values.get(A)).await;
+    let late = stand.overtaken(&cookie, reads, async || stand.write(&cookie, A, 2).await);
+    assert_eq!(late.await.ok(), Some(2));
+    // Nobody else writes: decided at once, and confirmed.
+    let cookie = stand.visit("", signs_in).await.cookie();
+    assert_eq!(stand.visit(&cookie, reads).await.ok(), Some(1));
+    stand.spy.take();
+    assert_eq!(stand.read(&cookie, A).await, Some(1));
+    assert_eq!(stand.taken_verbs(), [Verb::Load]);
 }
 
 async fn failed_or_read_only_transaction_writes_nothing(on: Backend) {
@@ -1055,6 +1076,7 @@ on_every_store! {
     in_doubt_end_of_session_leaves_outcome_of_take_unknown,
     refresh_that_meets_conflict_is_not_repeated,
     read_only_transaction_decides_once_on_each_record,
+    read_only_transaction_at_first_use_decides_on_newest_record,
     failed_or_read_only_transaction_writes_nothing,
     transact_decides_on_newest_record,
     in_doubt_update_is_settled_and_applied_once,

@@ -127,18 +127,16 @@ impl Commit<'_, '_> {
     /// The changes leave the record as it is, so nothing is written. No conflict can show then that the
     /// record was not the newest one, so it is read again if a `transact` has decided on it.
     async fn skip_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<SaveAttempt> {
-        if self.settings.confirms(current) {
-            // The save would have confirmed the cookie as well.
-            return Ok(SaveAttempt::Done(Committed::at(self.refresh(current.clone()).await)));
-        }
-        if is_fresh || self.decide.is_none() {
-            return Ok(SaveAttempt::Done(Committed::at(current.clone())));
-        }
-        Ok(match Box::pin(self.commands.load(&current.key)).await? {
-            Some(stored) if stored.version == current.version => {
-                SaveAttempt::Done(Committed::at(current.clone()))
+        if !is_fresh && self.decide.is_some() {
+            match Box::pin(self.commands.load(&current.key)).await? {
+                Some(stored) if stored.version == current.version => {}
+                stored => return Ok(SaveAttempt::Conflict(stored)),
             }
-            stored => SaveAttempt::Conflict(stored),
-        })
+        }
+        Ok(SaveAttempt::Done(Committed::at(match self.settings.confirms(current) {
+            // The save would have confirmed the cookie as well.
+            true => self.refresh(current.clone()).await,
+            false => current.clone(),
+        })))
     }
 }
