@@ -141,12 +141,16 @@ pub(crate) struct EnrolmentProgress {
 }
 
 impl<'a> Commit<'a, '_> {
-    /// A commit on a session to which nothing was done so far.
-    pub(crate) fn new(settings: &'a Settings, commands: Commands<'a>, loaded: Arc<Loaded>) -> Self {
+    /// A commit of a request that has done nothing so far.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        commands: Commands<'a>,
+        loaded: Option<Arc<Loaded>>,
+    ) -> Self {
         Self {
             settings,
             commands,
-            loaded: Some(loaded),
+            loaded,
             lost: None,
             others: Vec::new(),
             changes: Changes::default(),
@@ -171,21 +175,18 @@ impl Commit<'_, '_> {
         if has_failed && self.changes.signing_in().is_some() {
             Box::pin(self.release_reservation()).await;
         }
-        if let Err(error) = &outcome
-            && error.kind() == ErrorKind::OutcomeUnknown
-        {
-            event::outcome_unknown(error);
-        }
-        if !has_failed {
-            self.report_dropped_messages();
-        }
+        self.report(outcome.as_ref().err(), has_failed);
         outcome
     }
 
-    /// Tells of the messages that the record which was written had no room for.
-    fn report_dropped_messages(&self) {
+    /// Tells of an outcome that is not known, and of messages that the record which was written had no room
+    /// for.
+    fn report(&self, error: Option<&Error>, has_failed: bool) {
+        if let Some(error) = error.filter(|error| error.kind() == ErrorKind::OutcomeUnknown) {
+            event::outcome_unknown(error);
+        }
         let dropped = self.messages_dropped.load(Relaxed);
-        if dropped > 0 {
+        if !has_failed && dropped > 0 {
             event::flash_dropped(dropped);
         }
     }

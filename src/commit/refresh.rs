@@ -56,6 +56,12 @@ impl Commit<'_, '_> {
     /// Extends the idle timeout if that is due, and says how the session stands: unlike a
     /// [refresh](Self::refresh), it was asked for.
     pub(crate) async fn touch(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
+        let standing = self.keep_alive(loaded).await;
+        self.report(standing.as_ref().err(), standing.is_err());
+        standing
+    }
+
+    async fn keep_alive(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
         // Another request may have kept alive a session that has expired as it was read.
         let mut found = match self.is_expired(&loaded) {
             true => loaded.reread(self.commands).await?,

@@ -1,11 +1,9 @@
 //! The changes committed: in the handler, at the end of the request, and after it.
 
-use std::sync::atomic::AtomicUsize;
-
 use tokio::runtime::Handle;
 
 use crate::commands::Commands;
-use crate::commit::{Commit, Decide, EnrolmentProgress};
+use crate::commit::{Commit, Decide};
 use crate::completion::{Driver, RunToCompletion, run_to_completion};
 use crate::error::{ErrorKind, Result};
 use crate::event;
@@ -46,10 +44,8 @@ impl Session {
                 .as_deref()
                 .is_some_and(|decision| !decision.is_optional() || state.loaded.is_some());
             let start = state.begin_commit(context, failed, decides)?;
+            let commands = Commands::new(context.settings, &budget).driven_by(driver);
             let commit = Commit {
-                settings: context.settings,
-                commands: Commands::new(context.settings, &budget).driven_by(driver),
-                loaded: state.loaded.clone(),
                 lost: state.lost.clone(),
                 others: state.others.clone(),
                 changes: state.changes.clone(),
@@ -58,8 +54,7 @@ impl Session {
                 outlived: state.head_sent,
                 is_removable: state.is_removable(context),
                 decide,
-                enrolment: EnrolmentProgress::default(),
-                messages_dropped: AtomicUsize::new(0),
+                ..Commit::new(context.settings, commands, state.loaded.clone())
             };
             (start, commit)
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::commands::Commands;
 use crate::commit::Commit;
 use crate::completion::Driver;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event;
 use crate::load::{self, Lookup};
 use crate::record::loaded::{Loaded, Loss, Lost, Standing};
@@ -202,14 +202,9 @@ impl Session {
         let Some(loaded) = self.not_lost()? else { return Ok(()) };
         let budget = self.budget();
         let commands = Commands::new(self.settings(), &budget).driven_by(driver);
-        let commit = Commit::new(self.settings(), commands, loaded.clone());
+        let commit = Commit::new(self.settings(), commands, Some(loaded.clone()));
         let standing = Commit { is_activity: true, ..commit }.touch(loaded.clone()).await;
         self.record_store_time(&budget);
-        let standing = standing.inspect_err(|error| {
-            if error.kind() == ErrorKind::OutcomeUnknown {
-                event::outcome_unknown(error);
-            }
-        });
         match standing? {
             Standing::Valid(newer) if Arc::ptr_eq(&newer, &loaded) => Ok(()),
             Standing::Valid(newer) => {

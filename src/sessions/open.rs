@@ -202,7 +202,7 @@ impl OpenSession {
                 // Nobody knows how long ago it was opened.
                 outlived: true,
                 decide: Some(&mut decide),
-                ..Commit::new(settings, commands, loaded)
+                ..Commit::new(settings, commands, Some(loaded))
             };
             let committed = commit.run(Plan::Save { new_secret: false }).await?;
             match (committed, decided) {
