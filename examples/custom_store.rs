@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::{Created, Deleted, Replaced, StoreKey, Stored, Version};
+use unsticky::store::{Created, Deleted, Diagnose, Replaced, StoreKey, Stored, Version};
 use unsticky::{Key, Result, Sessions, Store};
 
 /// Records in a plain map.
@@ -106,6 +106,10 @@ impl Store for MapStore {
                 Deleted::Deleted
             }
         })
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 

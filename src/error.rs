@@ -425,11 +425,41 @@ impl StdError for Error {
     }
 }
 
+/// A text that may come from anywhere as a part of one line, which reads the way it is written: without
+/// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
+pub(crate) fn one_line(text: &str, longest: usize) -> String {
+    let is_plain = |char: &char| {
+        !char.is_control()
+            && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().take(longest).map(|char| if is_plain(&char) { char } else { ' ' }).collect()
+}
+
+/// An error and the chain of its sources, which say why, in one line.
+pub(crate) fn causes(error: &Error) -> String {
+    /// Stores of applications may have sources of any length.
+    const LONGEST: usize = 1000;
+
+    let mut text = error.to_string();
+    let mut source = StdError::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Many errors print their source themselves.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    one_line(&text, LONGEST)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io;
 
-    use super::ErrorKind;
+    use super::*;
 
     /// Applications send these to their clients: a name that is here never changes.
     const NAMES: &[(ErrorKind, &str, u16)] = &[
@@ -484,5 +514,44 @@ mod tests {
         let (_, messages) = source.split_once("pub const fn message").unwrap_or_default();
         let (messages, _) = messages.split_once("const fn description").unwrap_or_default();
         assert_eq!(names.len(), messages.matches("Self::").count());
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: io::Error,
+    }
+
+    #[test]
+    fn error_is_told_with_its_sources() {
+        let reset = || io::Error::new(io::ErrorKind::ConnectionReset, "the link is gone");
+        for (error, text) in [
+            (
+                Error::unavailable("no connection"),
+                "the session store is unavailable: no connection",
+            ),
+            (
+                Error::unavailable(Layer { text: "cannot connect to h:1", source: reset() }),
+                "the session store is unavailable: cannot connect to h:1: the link is gone",
+            ),
+            (
+                Error::unavailable(Layer { text: "h:1: the link is gone", source: reset() }),
+                "the session store is unavailable: h:1: the link is gone",
+            ),
+            (
+                Error::with_source(
+                    ErrorKind::Unavailable,
+                    "h",
+                    Error::corrupt("no\r\nvalue\u{1b}[0m"),
+                ),
+                "the session store is unavailable: h: the session record could not be decoded: no  value [0m",
+            ),
+            (Error::outcome_unknown(""), "it is unknown whether the session was written"),
+        ] {
+            assert_eq!(causes(&error), text);
+        }
+        let long = Error::unavailable("x".repeat(9000));
+        assert_eq!(causes(&long).len(), 1000);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 #[cfg(feature = "tracing")]
 use tracing::field::{Value, display};
 
-use crate::error::Error;
+use crate::error::{Error, causes, one_line};
 use crate::record::token::{SessionId, encoded_digest};
 use crate::store::{Kind, StoreKey};
 
@@ -86,16 +86,6 @@ const NONE: &str = "-";
 /// How many characters of a name or a label are told.
 const LONGEST_NAME: usize = 200;
 
-/// A text that may come from anywhere as a part of one line, which reads the way it is written: without
-/// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
-fn one_line(text: &str, longest: usize) -> String {
-    let is_plain = |char: &char| {
-        !char.is_control()
-            && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().take(longest).map(|char| if is_plain(&char) { char } else { ' ' }).collect()
-}
-
 macro_rules! events {
     ($($(#[$doc:meta])* $level:ident $name:ident($($field:ident: $type:ty),*) $message:literal;)*) => {$(
         $(#[$doc])*
@@ -166,26 +156,6 @@ impl Field for &Error {
     fn text(&self) -> impl Value {
         display(causes(self))
     }
-}
-
-/// An error and the chain of its sources, which say why, in one line.
-#[cfg(feature = "tracing")]
-fn causes(error: &Error) -> String {
-    /// Stores of applications may have sources of any length.
-    const LONGEST: usize = 1000;
-
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Many errors print their source themselves.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    one_line(&text, LONGEST)
 }
 
 /// Tells how long a store took for a command that was begun then, whatever its answer was.
@@ -259,51 +229,4 @@ events! {
     info flash_dropped(count: usize) "messages for the next page were dropped";
     /// A request had no CSRF token, or one that is not its session's.
     info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";
-}
-
-#[cfg(all(test, feature = "tracing"))]
-mod tests {
-    use std::io;
-
-    use super::*;
-    use crate::error::ErrorKind;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{text}")]
-    struct Layer {
-        text: &'static str,
-        source: io::Error,
-    }
-
-    #[test]
-    fn error_is_told_with_its_sources() {
-        let reset = || io::Error::new(io::ErrorKind::ConnectionReset, "the link is gone");
-        for (error, text) in [
-            (
-                Error::unavailable("no connection"),
-                "the session store is unavailable: no connection",
-            ),
-            (
-                Error::unavailable(Layer { text: "cannot connect to h:1", source: reset() }),
-                "the session store is unavailable: cannot connect to h:1: the link is gone",
-            ),
-            (
-                Error::unavailable(Layer { text: "h:1: the link is gone", source: reset() }),
-                "the session store is unavailable: h:1: the link is gone",
-            ),
-            (
-                Error::with_source(
-                    ErrorKind::Unavailable,
-                    "h",
-                    Error::corrupt("no\r\nvalue\u{1b}[0m"),
-                ),
-                "the session store is unavailable: h: the session record could not be decoded: no  value [0m",
-            ),
-            (Error::outcome_unknown(""), "it is unknown whether the session was written"),
-        ] {
-            assert_eq!(causes(&error), text);
-        }
-        let long = Error::unavailable("x".repeat(9000));
-        assert_eq!(causes(&long).len(), 1000);
-    }
 }

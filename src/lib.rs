@@ -101,12 +101,14 @@
 //! | `tracing` | events for what goes wrong and what matters to security |
 //! | `metrics` | counters of the same events, and how long the store takes |
 //! | `testing` | signed-in visitors, the conformance suite, spy and fault doubles, the manual clock |
+//! | `cli` | the command `unsticky`, to check a store, to look sessions up and to revoke them; nothing in the library |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "actix")]
 pub mod actix;
 mod answer;
 mod budget;
+pub mod check;
 mod clock;
 mod commands;
 mod commit;
@@ -119,7 +121,7 @@ mod event;
 pub mod exchange;
 mod guard;
 mod head;
-#[cfg(any(fuzzing, feature = "testing"))]
+#[cfg(any(fuzzing, feature = "testing", feature = "cli"))]
 #[doc(hidden)]
 pub mod internals;
 mod key_lock;

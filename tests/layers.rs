@@ -48,6 +48,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("clock", "Where the time comes from."),
     ("answer", "What an error looks like as a response."),
     ("head", "What is decided by a request's head alone: pure, over borrowed text and bytes."),
+    ("check", "What a check of the store has found, as a report."),
     ("error", "The error type and its kinds."),
     ("limits", "The defaults of everything that bounds waiting and trying."),
 ];

@@ -25,7 +25,7 @@ use support::proxy::{Mode, Proxy};
 use support::topologies::{RedisCluster, SHARDS, slot_of};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use unsticky::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored, Version};
 use unsticky::testing::{Fault, FaultStore, Verb, random_key};
 use unsticky::{ErrorKind, Result};
 
@@ -951,6 +951,10 @@ impl Store for Faulty {
         };
         let outcome = self.inner.delete(key, expected).await?;
         Ok(if self.seeded == Seeded::DeletedAlways { Deleted::Deleted } else { outcome })
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use unsticky::store::{
-    Created, Deleted, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, Version,
+    Created, Deleted, Diagnose, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, Version,
 };
 use unsticky::testing::SpyStore;
 use unsticky::{Builder, DirectoryMode, Result, Sessions};
@@ -38,6 +38,10 @@ impl Store for Canned {
 
     async fn delete(&self, _: &StoreKey, _: Option<&Stored>) -> Result<Deleted> {
         Ok(Deleted::Deleted)
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::clock::Millis;
 use crate::directory::DirectoryHandle;
 use crate::error::Result;
 use crate::load::{self, Lookup};
+use crate::record::codec::TOMBSTONE_DEADLINE;
 use crate::record::loaded::Loaded;
 use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
-
-/// The deadline of a tombstone: it has expired by every clock.
-pub(super) const TOMBSTONE_DEADLINE: Millis = Millis(0);
 
 /// What the store holds under the id of a listed session.
 pub(super) enum EntryState {

@@ -12,18 +12,17 @@ use tokio::time::timeout;
 
 use crate::clock::Millis;
 use crate::commands::{Settled, Write, pause};
-use crate::directory::probe::{EntryState, TOMBSTONE_DEADLINE};
+use crate::directory::probe::EntryState;
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
 use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, Label};
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
 use crate::record::codec as session_codec;
-use crate::record::header::{Header, Update};
-use crate::record::lifetime::Lifetime;
+use crate::record::header::Update;
 use crate::record::loaded::Loaded;
 use crate::record::sign_in::Mark;
-use crate::record::token::{SecretDigest, SessionId};
+use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 use crate::store::{Created, Deleted};
 
@@ -309,14 +308,11 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// An expired session without a principal, which the store keeps for [`TOMBSTONE_TTL`].
+    /// Occupies an id for [`TOMBSTONE_TTL`].
     fn tombstone(&self) -> Result<Write> {
-        let (tag, now) = (self.settings.tag()?, self.settings.now());
-        // No known secret has this digest, and the session has expired in any case.
-        let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
-        let mut header = Header::new(digest, now, &Lifetime::default(), tag);
-        header.clocks.end_by(TOMBSTONE_DEADLINE);
-        Ok(Write { bytes: session_codec::encode_indexed(&header, &[]).0, ttl: TOMBSTONE_TTL, tag })
+        let tag = self.settings.tag()?;
+        let bytes = session_codec::tombstone(tag, self.settings.now());
+        Ok(Write { bytes, ttl: TOMBSTONE_TTL, tag })
     }
 
     /// The next version of a session, with the same content.

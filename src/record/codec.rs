@@ -33,7 +33,7 @@ use crate::record::envelope::{
     once, put_field, put_number, put_numbers, put_tags,
 };
 use crate::record::header::Header;
-use crate::record::lifetime::{Chosen, Clocks, Persistence};
+use crate::record::lifetime::{Chosen, Clocks, Lifetime, Persistence};
 use crate::record::loaded::Record;
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SecretDigest;
@@ -54,6 +54,17 @@ const SIGN_INS: u8 = 6;
 const END_BY: u8 = 8;
 const UNCONFIRMED: u8 = 9;
 const VALUE: u8 = 32;
+
+/// The deadline of a tombstone: it has expired by every clock.
+pub(crate) const TOMBSTONE_DEADLINE: Millis = Millis(0);
+
+/// An expired session without a principal, which occupies an id. No known secret has its digest.
+pub(crate) fn tombstone(tag: Tag, now: Millis) -> Bytes {
+    let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
+    let mut header = Header::new(digest, now, &Lifetime::default(), tag);
+    header.clocks.end_by(TOMBSTONE_DEADLINE);
+    encode_indexed(&header, &[]).0
+}
 
 pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
     let (tag, _) = fields(&bytes, Kind::Session)?;

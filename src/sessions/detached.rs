@@ -11,7 +11,7 @@ use crate::cookie::parse::Presented;
 use crate::error::Result;
 use crate::session::Session;
 use crate::settings::Sessions;
-use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored, Version};
 
 /// Keeps what one detached session writes, for as long as that session's handles live.
 ///
@@ -61,6 +61,10 @@ impl Store for Detached {
             Some(_) => Deleted::Deleted,
             None => Deleted::Missing,
         })
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::error::Result;
+use crate::store::diagnose::Diagnose;
+use crate::store::key::StoreKey;
 
 /// A place where records are kept: four verbs over bytes, each on one key and each atomic.
 ///
@@ -22,7 +24,7 @@ use crate::error::Result;
 ///   its answer. Concurrent verbs on one key behave as if they had run one after the other.
 /// - **Versions.** Every successful `create` and `replace` gives the key a version that it has not
 ///   had before, also after the key was deleted and created again. The first
-///   [`TAG_LEN`] bytes of `bytes` differ in every write that the core makes, so a backend
+///   [`TAG_LEN`](crate::store::TAG_LEN) bytes of `bytes` differ in every write that the core makes, so a backend
 ///   without versions of its own may use them.
 /// - **Compare-and-set.** `replace` and the conditional `delete` are given the record that they
 ///   expect to find: the version that this store gave it, and the bytes that this store gave or was
@@ -34,7 +36,7 @@ use crate::error::Result;
 ///   store that counts in coarser units rounds *up*. The core enforces deadlines itself, so a store
 ///   may keep a key a little longer, never shorter, and never for ever. `replace` sets the time to
 ///   live anew, to a longer or a shorter one.
-/// - **Bytes** are opaque and binary; every length from [`TAG_LEN`] to at least 64 KiB is stored.
+/// - **Bytes** are opaque and binary; every length from [`TAG_LEN`](crate::store::TAG_LEN) to at least 64 KiB is stored.
 ///   A write that is over the backend's limit is refused and leaves the old bytes as they were.
 /// - **Keys** are printable ASCII without spaces, at most 200 bytes.
 /// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] say that nothing
@@ -89,10 +91,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// Those of the contract; another record and a missing key are outcomes, not errors.
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
-}
 
-/// How many bytes at the beginning of a record are its write tag.
-pub const TAG_LEN: usize = 8;
+    /// What examines the servers behind this store for [`Sessions::check`](crate::Sessions::check).
+    ///
+    /// `None` for a store that has nothing to add to what the four verbs show: the check then tries those.
+    /// A decorator forwards the call.
+    fn diagnosis(&self) -> Option<&dyn Diagnose>;
+}
 
 /// What a version of a key is called; opaque to everybody but the store that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,69 +180,6 @@ pub enum Deleted {
     Missing,
 }
 
-/// What a key holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// A session.
-    Session,
-    /// The directory of a principal's sessions.
-    Directory,
-}
-
-impl Kind {
-    pub(crate) const fn letter(self) -> char {
-        match self {
-            Self::Session => 's',
-            Self::Directory => 'd',
-        }
-    }
-}
-
-/// The key of a record: `namespace:epoch:kind:id`, printable ASCII of at most 200 bytes.
-///
-/// It is no credential and may be logged.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct StoreKey {
-    kind: Kind,
-    text: Box<str>,
-}
-
-impl StoreKey {
-    pub(crate) fn new(prefix: &str, kind: Kind, id: &str) -> Self {
-        let mut text = String::with_capacity(prefix.len() + 2 + id.len());
-        text.push_str(prefix);
-        text.push(kind.letter());
-        text.push(':');
-        text.push_str(id);
-        Self { kind, text: text.into() }
-    }
-
-    /// The whole key, ready for the backend.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// What the key holds.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-}
-
-impl fmt::Debug for StoreKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StoreKey").field(&self.text).finish()
-    }
-}
-
-impl fmt::Display for StoreKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 /// The verbs of a pointer are those of the store it points to, with no future around theirs: what
 /// `async_trait` would make of them is written out.
 macro_rules! forward {
@@ -291,6 +233,10 @@ macro_rules! forward {
                 'c: 'd,
             {
                 (**self).delete(key, expected)
+            }
+
+            fn diagnosis(&self) -> Option<&dyn Diagnose> {
+                (**self).diagnosis()
             }
         }
     )*};

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use time::OffsetDateTime;
 
+use crate::check::Finding;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::store::contract::{Created, Deleted, Replaced, Store, Stored, Version};
+use crate::store::diagnose::{Diagnose, Probe};
+use crate::store::key::StoreKey;
 
 /// Records in the memory of this process: for development, for tests, and for an application that
 /// is a single process.
@@ -264,6 +267,23 @@ impl Store for MemoryStore {
             self.shared.count.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(outcome)
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Diagnose for MemoryStore {
+    async fn diagnose(&self, probe: &Probe) {
+        probe.report(Finding::warning(
+            "memory_store",
+            "Sessions are kept in the memory of this process.",
+            "Use Redis or Memcached in production: other processes do not have these sessions, and they \
+             end with this one.",
+        ));
+        probe.try_store(self).await;
     }
 }
 

@@ -3,8 +3,10 @@
 mod address;
 mod connect;
 mod contract;
+mod diagnose;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 mod dial;
+mod key;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]
@@ -15,12 +17,14 @@ mod per_runtime;
 mod redis;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod samples;
+mod trial;
 
 pub use self::address::ConnectError;
 pub use self::connect::connect;
-pub use self::contract::{
-    Created, Deleted, Kind, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
-};
+pub use self::contract::{Created, Deleted, Replaced, Store, Stored, Version};
+pub(crate) use self::diagnose::ProbeSettings;
+pub use self::diagnose::{Diagnose, Probe};
+pub use self::key::{Kind, StoreKey, TAG_LEN};
 #[cfg(feature = "memcached")]
 pub use self::memcached::{MemcachedBuilder, MemcachedStore};
 #[cfg(feature = "memory")]

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use rand::TryRng as _;
 
-use crate::store::contract::{Kind, StoreKey, TAG_LEN};
+use crate::store::key::{Kind, StoreKey, TAG_LEN};
 
 /// A key that no other test has.
 ///

@@ -90,7 +90,8 @@ mod tests {
     use crate::clock::manual::ManualClock;
     use crate::error::{Error, Result};
     use crate::store::{
-        Created, Deleted, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, TAG_LEN, Version,
+        Created, Deleted, Diagnose, Kind, MemoryStore, Replaced, Store, StoreKey, Stored, TAG_LEN,
+        Version,
     };
     use crate::testing::clauses;
     use crate::testing::subject::Subject;
@@ -271,6 +272,10 @@ mod tests {
                 }
                 _ => self.inner.delete(key, expected).await,
             }
+        }
+
+        fn diagnosis(&self) -> Option<&dyn Diagnose> {
+            None
         }
     }
 

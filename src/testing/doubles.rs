@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::samples::random_record;
-use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored, Version};
 
 /// A source of randomness that always fails, with [`ErrorKind::Randomness`].
 ///
@@ -159,6 +159,10 @@ impl<S: Store> Store for SpyStore<S> {
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         self.saw(Verb::Delete, key);
         self.inner.delete(key, expected).await
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 
@@ -391,6 +395,10 @@ impl<S: Store> Store for FaultStore<S> {
 
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
         self.run(Verb::Delete, self.inner.delete(key, expected), lost_in_garbage).await
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use unsticky::Result;
-use unsticky::store::{Created, Deleted, Replaced, Store, StoreKey, Stored};
+use unsticky::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::Verb;
 
 /// Sends the command, as often as it is called.
@@ -98,5 +98,9 @@ impl<I: Interceptor> Store for Intercepted<I> {
             async move { inner.delete(&key, expected.as_ref()).await }
         };
         self.run(Verb::Delete, key, command).await
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        None
     }
 }

@@ -2,6 +2,7 @@
 
 mod address;
 mod answer;
+mod check;
 mod lane;
 mod node;
 mod route;
@@ -22,7 +23,9 @@ use self::lane::Lane;
 use self::node::{Limits, Node};
 use crate::error::{Error, Result};
 use crate::store::address::ConnectError;
-use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
+use crate::store::contract::{Created, Deleted, Replaced, Store, Stored, Version};
+use crate::store::diagnose::Diagnose;
+use crate::store::key::StoreKey;
 use crate::store::per_runtime::PerRuntime;
 
 /// Sessions on one Memcached server or on several.
@@ -290,6 +293,10 @@ impl Store for MemcachedStore {
             status => Err(unexpected(status)),
         }
     }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        Some(self)
+    }
 }
 
 const NO_VERSIONS: &str =
@@ -399,7 +406,7 @@ mod tests {
     #[test]
     fn key_that_server_would_misread_is_refused() {
         use crate::error::ErrorKind;
-        use crate::store::contract::Kind;
+        use crate::store::key::Kind;
         let key = |length: usize, end: &str| {
             let prefix = StoreKey::new("", Kind::Session, "").as_str().len();
             let id = format!("{}{end}", "x".repeat(length - prefix - end.len()));

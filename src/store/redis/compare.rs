@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use ::redis::{Cmd, Script};
 use bytes::Bytes;
 
-use crate::store::contract::{StoreKey, Stored, TAG_LEN, Version};
+use crate::store::contract::{Stored, Version};
+use crate::store::key::{StoreKey, TAG_LEN};
 
 /// A change of a record that takes effect only if the key still holds the expected one.
 pub(super) struct CompareAndSet<'a> {

@@ -17,7 +17,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::timeout;
 
 use crate::limits;
-use crate::store::contract::StoreKey;
+use crate::store::key::StoreKey;
 use crate::store::redis::answer::{Answer, explained, reason};
 use crate::store::redis::dialing::{Batching, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};

@@ -2,6 +2,7 @@
 
 mod address;
 mod answer;
+mod check;
 mod cluster;
 mod compare;
 mod connection;
@@ -34,7 +35,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::store::address::ConnectError;
-use crate::store::contract::{Created, Deleted, Replaced, Store, StoreKey, Stored, TAG_LEN};
+use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
+use crate::store::diagnose::Diagnose;
+use crate::store::key::{StoreKey, TAG_LEN};
 use crate::store::per_runtime::PerRuntime;
 use crate::store::redis::address::{Address, Servers};
 use crate::store::redis::compare::{Change, CompareAndSet, version};
@@ -398,6 +401,10 @@ impl Store for RedisStore {
             Value::Int(0) | Value::Nil => Ok(Deleted::Missing),
             _ => Err(Error::outcome_unknown("redis gave a strange answer to a deletion")),
         }
+    }
+
+    fn diagnosis(&self) -> Option<&dyn Diagnose> {
+        Some(self)
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::redis::{Cmd, Value, cmd};
 
-use crate::store::contract::StoreKey;
+use crate::store::key::StoreKey;
 use crate::store::redis::compare::{Change, CompareAndSet};
 
 /// What a server can compare by itself.
@@ -117,7 +117,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::contract::{Kind, Stored, Version};
+    use crate::store::contract::{Stored, Version};
+    use crate::store::key::Kind;
 
     #[test]
     fn trial_key_lies_in_namespace_and_is_no_session() {

@@ -1,0 +1,110 @@
+//! Why the command failed: one line on the standard error stream, and an exit status.
+//!
+//! Nothing that was typed is repeated, since a password may stand anywhere in it.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use unsticky::ConfigError;
+
+use crate::output::one_line;
+
+/// Something was found to be wrong, or what was asked for is not there.
+pub(crate) const FOUND_WRONG: u8 = 1;
+const USAGE: u8 = 2;
+const STORE: u8 = 3;
+const INTERRUPTED: u8 = 130;
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments cannot be used.
+    Usage(String),
+    /// This machine does not do what the command needs.
+    Local(String),
+    Interrupted,
+}
+
+impl Failure {
+    /// `reason` must not repeat the value.
+    pub(crate) fn usage(argument: &str, reason: impl Display) -> Self {
+        Self::Usage(format!("{argument}: {reason}"))
+    }
+
+    /// A setting that the library does not allow; it names the setting and not its value.
+    pub(crate) fn configuration(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+
+    pub(crate) fn local(reason: String) -> Self {
+        Self::Local(reason)
+    }
+
+    pub(crate) fn output(error: std::io::Error) -> Self {
+        Self::Local(format!("the output cannot be written: {error}"))
+    }
+
+    /// Prints the line, and gives the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        let (line, status) = match self {
+            Self::Usage(reason) => (reason, USAGE),
+            Self::Local(reason) => (reason, STORE),
+            Self::Interrupted => ("interrupted".to_owned(), INTERRUPTED),
+        };
+        print_line(&line);
+        ExitCode::from(status)
+    }
+}
+
+/// Reports what clap has found wrong, in one line that repeats no value; help and version are no failures.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(STORE) };
+    }
+    let argument = match error.get(ContextKind::InvalidArg) {
+        // Of an unknown argument it is what was typed.
+        _ if error.kind() == ErrorKind::UnknownArgument => String::new(),
+        Some(ContextValue::String(argument)) => argument.clone(),
+        Some(ContextValue::Strings(arguments)) => arguments.join(", "),
+        _ => String::new(),
+    };
+    let valid = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) if !values.is_empty() => {
+            format!("; one of {}", values.join(", "))
+        }
+        _ => String::new(),
+    };
+    let reason = std::error::Error::source(error).map(|source| format!(": {source}"));
+    let reason = reason.unwrap_or(valid);
+    print_line(&match error.kind() {
+        ErrorKind::InvalidValue => {
+            format!("the value of {argument} is missing or not known{reason}")
+        }
+        ErrorKind::ValueValidation => format!("the value of {argument} is not usable{reason}"),
+        ErrorKind::UnknownArgument => {
+            "there is an argument that this command does not have".to_owned()
+        }
+        ErrorKind::InvalidSubcommand => "there is no such command; see unsticky --help".to_owned(),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "a command is missing; see unsticky --help".to_owned()
+        }
+        ErrorKind::MissingRequiredArgument if argument.contains("--url") => {
+            "the address of the store is missing: set SESSION_URL, or give --url".to_owned()
+        }
+        ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
+        ErrorKind::ArgumentConflict => {
+            format!("{argument} cannot be used with another argument here")
+        }
+        ErrorKind::TooManyValues | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
+            format!("{argument} has the wrong number of values")
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8".to_owned(),
+        _ => "the arguments cannot be used; see unsticky --help".to_owned(),
+    });
+    ExitCode::from(USAGE)
+}
+
+#[allow(clippy::print_stderr, reason = "this is where a command says what went wrong")]
+fn print_line(line: &str) {
+    eprintln!("unsticky: {}", one_line(line));
+}

@@ -1,0 +1,255 @@
+//! What a check of the store has found: the report of [`Sessions::check`](crate::Sessions::check).
+//!
+//! A [`Report`] is a list of [`Finding`]s. It can be printed, and it can be answered as JSON.
+//! `docs/operating.md` lists every finding of the stores of this crate, with what to do about it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
+
+/// How much a [`Finding`] matters, in ascending order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// It is as it should be.
+    Fine,
+    /// It could not be found out, or is worth knowing; nothing has to be done.
+    Note,
+    /// It works now, and will lose sessions or fail under some circumstances.
+    Warning,
+    /// Sessions do not work, or will be lost.
+    Error,
+}
+
+impl Level {
+    /// The level in lower case, as it is printed and serialized.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for Level {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One thing that a check has found out. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    level: Level,
+    code: &'static str,
+    subject: Cow<'static, str>,
+    sentence: Cow<'static, str>,
+    remedy: Cow<'static, str>,
+}
+
+impl Finding {
+    /// Something that is as it should be. `code` names the kind of finding for programs, in lower case with
+    /// underscores; `sentence` says it to people.
+    #[must_use]
+    pub fn fine(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Level::Fine, code, sentence.into(), Cow::Borrowed(""))
+    }
+
+    /// Something that could not be found out, or that is worth knowing, and how to change that. `remedy` may
+    /// be empty.
+    #[must_use]
+    pub fn note(
+        code: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Level::Note, code, sentence.into(), remedy.into())
+    }
+
+    /// Something that will lose sessions or fail under some circumstances, and what to do about it.
+    #[must_use]
+    pub fn warning(
+        code: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Level::Warning, code, sentence.into(), remedy.into())
+    }
+
+    /// Something that keeps sessions from working, or that loses them, and what to do about it.
+    #[must_use]
+    pub fn error(
+        code: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Level::Error, code, sentence.into(), remedy.into())
+    }
+
+    fn new(
+        level: Level,
+        code: &'static str,
+        sentence: Cow<'static, str>,
+        remedy: Cow<'static, str>,
+    ) -> Self {
+        Self { level, code, subject: Cow::Borrowed(""), sentence, remedy }
+    }
+
+    /// The same about one of several servers, named as people know it, as in `redis at cache:6379`.
+    #[must_use]
+    pub fn about(self, subject: impl Into<Cow<'static, str>>) -> Self {
+        Self { subject: subject.into(), ..self }
+    }
+
+    /// How much it matters.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The kind of finding, for programs: the same in every release and for every level of it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The server it is about; empty if it is about the store as a whole.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What was found, as one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// What to do about it; empty if there is nothing to do.
+    #[must_use]
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+}
+
+/// The level, the code, the server, the sentence and the remedy, in one line.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.level, self.code)?;
+        if !self.subject.is_empty() {
+            write!(f, " {}", self.subject)?;
+        }
+        write!(f, ": {}", self.sentence)?;
+        if !self.remedy.is_empty() {
+            write!(f, " {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// All parts under their names.
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Finding", 5)?;
+        fields.serialize_field("level", &self.level)?;
+        fields.serialize_field("code", self.code)?;
+        fields.serialize_field("subject", &*self.subject)?;
+        fields.serialize_field("sentence", &*self.sentence)?;
+        fields.serialize_field("remedy", &*self.remedy)?;
+        fields.end()
+    }
+}
+
+/// What stands behind a store, as [`Sessions::check`](crate::Sessions::check) has found it.
+///
+/// Its [`Display`](fmt::Display) has a line for each finding, for a log at start-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a report that nobody reads changes nothing"]
+pub struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    pub(crate) fn new(findings: Vec<Finding>) -> Self {
+        Self { findings }
+    }
+
+    /// All findings, in the order in which they were made.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The highest level of all findings: [`Level::Error`] if the process should get no traffic.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.findings.iter().map(Finding::level).max().unwrap_or(Level::Fine)
+    }
+
+    /// The first finding with [`Level::Error`], if there is one.
+    #[must_use]
+    pub fn first_error(&self) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.level == Level::Error)
+    }
+}
+
+/// One line for each finding.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for finding in &self.findings {
+            write!(f, "{separator}{finding}")?;
+            separator = "\n";
+        }
+        Ok(())
+    }
+}
+
+/// The fields `level`, the highest of all findings, and `findings`.
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Report", 2)?;
+        fields.serialize_field("level", &self.level())?;
+        fields.serialize_field("findings", &self.findings)?;
+        fields.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_is_as_bad_as_its_worst_finding() {
+        let findings = vec![
+            Finding::fine("version", "It is Redis 7.0.15."),
+            Finding::warning("eviction", "It evicts.", "Do not.").about("redis at h:1"),
+            Finding::error("memory", "It is full.", "Give it more."),
+            Finding::error("clock", "It is off.", "Set it."),
+        ];
+        let report = Report::new(findings);
+        assert_eq!(report.level(), Level::Error);
+        assert_eq!(report.first_error().map(Finding::code), Some("memory"));
+        let text = report.to_string();
+        assert_eq!(
+            text.lines().nth(1),
+            Some("warning [eviction] redis at h:1: It evicts. Do not.")
+        );
+        assert_eq!(text.lines().count(), 4);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["level"], "error");
+        assert_eq!(json["findings"][1]["subject"], "redis at h:1");
+        assert_eq!(json["findings"][0]["remedy"], "");
+        assert_eq!(Report::new(Vec::new()).level(), Level::Fine);
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether what stands behind the store is fit for sessions.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::budget::Budget;
+use crate::check::{Finding, Report};
+use crate::commands::Commands;
+use crate::error::Result;
+use crate::record::codec;
+use crate::record::tag::Tag;
+use crate::record::token::SessionId;
+use crate::settings::{Sessions, Settings};
+use crate::store::{Probe, ProbeSettings, TAG_LEN};
+
+impl Sessions {
+    /// Examines what stands behind the store: for a log at start-up, and before a process gets traffic.
+    ///
+    /// The report says which servers there are and in which version, whether the user may run every command
+    /// that sessions need, how long a read takes, and whether the servers are configured so that sessions are
+    /// not lost. Commands are tried on a key of the check's own under the namespace, which expires within ten
+    /// seconds. No other record is read or written.
+    ///
+    /// It takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: a server
+    /// that does not answer is a finding. What the server keeps from this user (`INFO`, `CONFIG`) is a note.
+    /// It sends a few dozen commands to each server, so do not call it for every probe of an orchestrator:
+    /// [`ping`](Self::ping) is for that.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use unsticky::Sessions;
+    /// use unsticky::check::Level;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+    /// let report = sessions.check().await;
+    /// println!("{report}");
+    /// assert!(report.first_error().is_none());
+    /// // Sessions in memory are for development.
+    /// assert_eq!(report.level(), Level::Warning);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "memory"))]
+    /// # fn main() {}
+    /// ```
+    #[doc(alias("health", "readiness", "diagnose"))]
+    pub async fn check(&self) -> Report {
+        let Settings { store, options, .. } = self.settings();
+        let end = Instant::now() + 2 * options.timeout;
+        // Before the end, so that every part can say that it was not answered.
+        let probe = Probe::new(self.probe_settings(), end - options.timeout / 8);
+        let examined = async {
+            match store.diagnosis() {
+                Some(diagnosis) => diagnosis.diagnose(&probe).await,
+                None => probe.try_store(store).await,
+            }
+        };
+        if timeout_at(end, examined).await.is_err() {
+            probe.report(Finding::error(
+                "unanswered",
+                "The check did not end within its time.",
+                "See whether the store's servers are running and can be reached from here.",
+            ));
+        }
+        Report::new(probe.into_findings())
+    }
+
+    /// Reads a key that holds nothing: whether the store answers at all, for the readiness probes of an
+    /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout).
+    ///
+    /// With several servers it asks one of them, another one each time.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) or
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused), as every read, and
+    /// [`ErrorKind::Randomness`](crate::ErrorKind::Randomness).
+    pub async fn ping(&self) -> Result<()> {
+        let settings = self.settings();
+        let budget = Budget::new(settings.options.timeout);
+        let key = settings.key(SessionId::random(&*settings.entropy)?);
+        Commands::new(settings, &budget).load(&key).await.map(drop)
+    }
+
+    fn probe_settings(&self) -> ProbeSettings {
+        let settings = self.settings();
+        ProbeSettings {
+            prefix: settings.key_prefix.clone(),
+            record: codec::tombstone(Tag([0; TAG_LEN]), settings.now()),
+            clock: Arc::clone(&settings.clock),
+            entropy: Arc::clone(&settings.entropy),
+            timeout: settings.options.timeout,
+            max_record_bytes: settings.options.max_record,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! How a store has its servers examined.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
+
+use crate::check::Finding;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::error::Result;
+use crate::store::key::{Kind, StoreKey, TAG_LEN};
+
+/// A store that can examine what stands behind it, for [`Sessions::check`](crate::Sessions::check).
+///
+/// [`Store::diagnosis`](crate::Store::diagnosis) returns it.
+#[async_trait]
+pub trait Diagnose: Send + Sync {
+    /// Examines the servers and reports what it finds to `probe`.
+    ///
+    /// It may write under the keys of [`Probe::key`] only, with a time to live of [`Probe::TTL`], and it
+    /// reads no other record. A server that does not answer is a finding. The future is dropped when the
+    /// check's time is over; what was reported until then stays. Nothing that it reports may hold a secret.
+    async fn diagnose(&self, probe: &Probe);
+}
+
+/// What a check gives to a store that examines itself, and what collects the findings.
+pub struct Probe {
+    /// Namespace and epoch, as every key begins.
+    prefix: String,
+    /// A record of an expired session that nobody can open.
+    record: Bytes,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    timeout: Duration,
+    deadline: Instant,
+    max_record_bytes: usize,
+    findings: Mutex<Vec<Finding>>,
+}
+
+/// What a check takes from the configuration.
+pub(crate) struct ProbeSettings {
+    pub(crate) prefix: String,
+    pub(crate) record: Bytes,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// What a request may wait for the store.
+    pub(crate) timeout: Duration,
+    pub(crate) max_record_bytes: usize,
+}
+
+impl Probe {
+    /// How long a record of a check lives: ten seconds.
+    pub const TTL: Duration = Duration::from_secs(10);
+
+    /// How many keys are tried until one fits: more than enough for one slot of a Redis Cluster.
+    const MAX_KEYS: u32 = 1 << 20;
+
+    pub(crate) fn new(settings: ProbeSettings, deadline: Instant) -> Self {
+        let ProbeSettings { prefix, record, clock, entropy, timeout, max_record_bytes } = settings;
+        let findings = Mutex::default();
+        Self { prefix, record, clock, entropy, timeout, deadline, max_record_bytes, findings }
+    }
+
+    /// Adds a finding to the report.
+    pub fn report(&self, finding: Finding) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    /// A key under the application's namespace that nothing else uses, and for which `fits` is true; for
+    /// one server of several, those that it holds. `None` if none of a million keys fits.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Randomness`](crate::ErrorKind::Randomness) if the random number generator failed.
+    pub fn key(&self, fits: impl Fn(&StoreKey) -> bool) -> Result<Option<StoreKey>> {
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id)?;
+        let mut number = u128::from_be_bytes(id);
+        for _ in 0..Self::MAX_KEYS {
+            let id = URL_SAFE_NO_PAD.encode(number.to_be_bytes());
+            let key = StoreKey::new(&self.prefix, Kind::Session, &id);
+            if fits(&key) {
+                return Ok(Some(key));
+            }
+            number = number.wrapping_add(1);
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a record for such a key, with a write tag of its own: a session that has expired and
+    /// that no cookie opens.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Randomness`](crate::ErrorKind::Randomness) if the random number generator failed.
+    pub fn record(&self) -> Result<Bytes> {
+        let mut record = self.record.to_vec();
+        let tag = record.len().min(TAG_LEN);
+        self.entropy.fill(&mut record[..tag])?;
+        Ok(record.into())
+    }
+
+    /// This process's time, as the sessions have it.
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
+        self.clock.now()
+    }
+
+    /// How long a request waits for the store in all; see [`Builder::timeout`](crate::Builder::timeout).
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How large a record may be, in bytes; see
+    /// [`Builder::max_record_bytes`](crate::Builder::max_record_bytes).
+    #[must_use]
+    pub fn max_record_bytes(&self) -> usize {
+        self.max_record_bytes
+    }
+
+    /// Runs a part of the examination that may not end, such as that of one server of several. If it has not
+    /// ended when the check's time is over, this is reported about `subject` as an error, and the answer is
+    /// `None`.
+    pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
+        if let Ok(answer) = timeout_at(self.deadline, part).await {
+            return Some(answer);
+        }
+        let finding = Finding::error(
+            "unanswered",
+            "It did not answer within the time that the check has.",
+            "See whether it is running and can be reached from here.",
+        );
+        self.report(finding.about(subject.to_owned()));
+        None
+    }
+
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,38 @@
+//! Examines the servers behind a Redis store.
+//!
+//! | file | content |
+//! |---|---|
+//! | `server` | one server, whichever its part is |
+//! | `cluster` | the nodes of a cluster, and whether they cover all slots |
+//! | `sentinel` | the Sentinels, and the servers that they watch |
+
+mod cluster;
+mod sentinel;
+mod server;
+
+use async_trait::async_trait;
+
+use crate::check::Finding;
+use crate::store::diagnose::{Diagnose, Probe};
+use crate::store::redis::topology::Topology;
+use crate::store::redis::{RedisStore, Route};
+
+#[async_trait]
+impl Diagnose for RedisStore {
+    async fn diagnose(&self, probe: &Probe) {
+        let Route::Own(own) = &self.route else {
+            probe.report(Finding::note(
+                "opaque",
+                "The store has a connection of the application's own, so only the commands were tried.",
+                "Examine the servers with the command unsticky check.",
+            ));
+            return probe.try_store(self).await;
+        };
+        let Ok(topology) = own.topology() else { return probe.try_store(self).await };
+        match &*topology {
+            Topology::One(link) => server::examine(self, probe, link).await,
+            Topology::Master(master) => sentinel::examine(self, probe, master).await,
+            Topology::Cluster(cluster) => cluster::examine(self, probe, cluster).await,
+        }
+    }
+}
