@@ -9,7 +9,9 @@ use tokio::time::Instant;
 #[cfg(feature = "tracing")]
 use tracing::field::{Value, display};
 
-use crate::error::{Error, causes, one_line};
+#[cfg(feature = "tracing")]
+use crate::error::causes;
+use crate::error::{Error, one_line};
 use crate::record::token::{SessionId, encoded_digest};
 use crate::store::{Kind, StoreKey};
 

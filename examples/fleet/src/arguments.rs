@@ -24,6 +24,8 @@ pub(crate) struct Arguments {
     pub(crate) processes: usize,
     pub(crate) users: usize,
     pub(crate) duration: Duration,
+    /// What is run again and again while the users shop.
+    pub(crate) beside: Option<String>,
     pub(crate) json: bool,
 }
 
@@ -47,6 +49,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
         processes: 4,
         users: 100,
         duration: Duration::from_secs(15),
+        beside: None,
         json: false,
     };
     while let Some(flag) = arguments.next() {
@@ -64,6 +67,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
                     None => Target::Store(store),
                 }
             }
+            "--beside" => run.beside = Some(value()?),
             "--processes" => run.processes = number(&flag, &value()?, 1..=32)?,
             "--users" => run.users = number(&flag, &value()?, 1..=2000)?,
             "--seconds" => {

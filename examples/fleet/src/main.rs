@@ -20,6 +20,7 @@
 
 mod arguments;
 mod balancer;
+mod beside;
 mod chaos;
 mod process;
 mod report;
@@ -241,6 +242,14 @@ async fn on_store(
                 None => std::future::pending().await,
             }
         } => result.map(|never| match never {}),
+        result = async {
+            match &arguments.beside {
+                Some(command) => {
+                    beside::run(command, url, until, trouble.is_some(), &tally).await
+                }
+                None => std::future::pending().await,
+            }
+        } => result.map(|never| match never {}),
         never = report::live(started, &tally, trouble) => match never {},
     };
 
@@ -251,6 +260,10 @@ async fn on_store(
         false => println!("{report}"),
     }
     Ok(match ran {
+        Ok(()) if arguments.beside.is_some() && !report.ran_beside() => {
+            let why = "the command beside the users did not come to its end once";
+            Outcome::BrokenOff(report.figures(), why.to_owned())
+        }
         Ok(()) => report.outcome(),
         Err(error) => Outcome::BrokenOff(report.figures(), one_line(&*error)),
     })

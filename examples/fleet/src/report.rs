@@ -148,6 +148,10 @@ impl Report {
         Outcome::Tested(figures)
     }
 
+    pub(crate) fn ran_beside(&self) -> bool {
+        self.counts.beside.0 > 0
+    }
+
     pub(crate) fn figures(&self) -> Figures {
         let counts = &self.counts;
         let losses: u64 = counts.losses.iter().sum();
@@ -215,6 +219,8 @@ impl Report {
             "requests": counts.requests,
             "requests_by_process": instances,
             "kills": counts.kills,
+            "commands_beside": counts.beside.0,
+            "commands_beside_failed": counts.beside.1,
             "chaos": self.trouble.is_some(),
             "longest_store_outage_ms": in_milliseconds(counts.longest_store_outage),
             "longest_outage_seen_ms": in_milliseconds(counts.longest_outage),
@@ -282,6 +288,10 @@ impl fmt::Display for Report {
                 in_milliseconds(counts.longest_store_outage)
             );
             line(f, "longest outage", &outages)?;
+        }
+
+        if let (ran @ 1.., failed) = counts.beside {
+            line(f, "commands beside", &format!("{ran}, of which {failed} failed"))?;
         }
 
         writeln!(f, "\nLosses")?;

@@ -15,6 +15,8 @@ pub(crate) struct Tally(Mutex<Counts>);
 pub(crate) struct Counts {
     pub(crate) requests: u64,
     pub(crate) kills: u64,
+    /// Of the command beside the users: how often it ran, and how often it failed.
+    pub(crate) beside: (u64, u64),
     pub(crate) disturbances: Disturbances,
     /// From the moment the store was disturbed until it could answer again.
     pub(crate) longest_store_outage: Duration,
@@ -166,6 +168,12 @@ impl Tally {
 
     pub(crate) fn killed(&self) {
         self.counts().kills += 1;
+    }
+
+    pub(crate) fn ran_beside(&self, is_success: bool) {
+        let mut counts = self.counts();
+        counts.beside.0 += 1;
+        counts.beside.1 += u64::from(!is_success);
     }
 
     pub(crate) fn disturbed(&self, disturbance: Disturbance, count: u64) {
