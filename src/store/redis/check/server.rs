@@ -176,7 +176,8 @@ async fn clock(probe: &Probe, lease: &Lease<'_>) -> Result<Finding, Failure> {
     let (before, begun) = (probe.now(), Instant::now());
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
-    let its = time_of(&answer).ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
+    let its = time_of(&answer)
+        .ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
     let ours = before + round_trip / 2;
     Ok(findings::clock(ours - its, round_trip))
 }
