@@ -5,12 +5,21 @@
 //! | `server` | one server, whichever its part is |
 //! | `cluster` | the nodes of a cluster, and whether they cover all slots |
 //! | `sentinel` | the Sentinels, and the servers that they watch |
+//! | `findings` | what the answers of a server mean: pure |
+//! | `certificate` | when a certificate ends: pure |
+//! | `info` | the answer to `INFO`, taken apart |
+//! | `role` | what a server is to be |
 
+mod certificate;
 mod cluster;
+mod findings;
+mod info;
+mod role;
 mod sentinel;
 mod server;
 
 use async_trait::async_trait;
+use futures_util::future::join;
 
 use crate::check::Finding;
 use crate::store::diagnose::{Diagnose, Probe};
@@ -29,10 +38,13 @@ impl Diagnose for RedisStore {
             return probe.try_store(self).await;
         };
         let Ok(topology) = own.topology() else { return probe.try_store(self).await };
-        match &*topology {
-            Topology::One(link) => server::examine(self, probe, link).await,
-            Topology::Master(master) => sentinel::examine(self, probe, master).await,
-            Topology::Cluster(cluster) => cluster::examine(self, probe, cluster).await,
-        }
+        let servers = async {
+            match &*topology {
+                Topology::One(link) => server::examine(self, probe, link).await,
+                Topology::Master(master) => sentinel::examine(self, probe, master).await,
+                Topology::Cluster(cluster) => cluster::examine(self, probe, cluster).await,
+            }
+        };
+        join(server::examine_client(probe, &own.settings), servers).await;
     }
 }
