@@ -6,6 +6,7 @@ mod check;
 mod lane;
 mod node;
 mod route;
+mod stats;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ use crate::store::per_runtime::PerRuntime;
 /// A clone shares them.
 ///
 /// The server must be 1.6.13 or later and must not be started with `-C`, which turns the versions off
-/// that this store compares.
+/// that this store compares. [`Sessions::check`](crate::Sessions::check) finds both, and the settings under
+/// *Limits* below.
 ///
 /// # Several servers
 ///
@@ -94,10 +96,12 @@ use crate::store::per_runtime::PerRuntime;
 ///   closes the connection, or waits and looks like a server that does not answer.
 /// - Memcached keeps everything in memory and evicts what was used least when that is full. A
 ///   restart, or an eviction, ends sessions; watch `evictions` in the server's statistics.
+///   [`Sessions::check`](crate::Sessions::check) warns of evictions and of memory that is nearly full.
 /// - **A write that the server itself refuses loses the session.** Memcached deletes what stands
 ///   under a key when it has no room for the new value, so keep its largest item (`-I`, 1 MB by
 ///   default) above the largest record, and do not start it with `-M`. Records of more than
-///   1,000,000 bytes are refused before they are sent and change nothing.
+///   1,000,000 bytes are refused before they are sent and change nothing. Both settings are errors in the
+///   report of [`Sessions::check`](crate::Sessions::check).
 /// - Time to live counts in whole seconds and may end a second early on the server, so it is
 ///   rounded up and a second is added. A time to live beyond January 2038 ends there.
 /// - Records share a connection, and
