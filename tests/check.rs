@@ -23,7 +23,7 @@ use unsticky::store::{
     Created, Deleted, Diagnose, MemoryStore, Probe, Replaced, StoreKey, Stored, Version,
 };
 use unsticky::testing::{FailingEntropy, Fault, FaultStore, SpyStore, Verb, random_record};
-use unsticky::{Entropy, Error, ErrorKind, Key, Result, Session, Sessions, Store};
+use unsticky::{Entropy, Error, ErrorKind, Key, Loss, Result, Session, Sessions, Store};
 
 const SEED: Key<u32> = Key::new("seed");
 
@@ -214,6 +214,20 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
         assert!(!wrote.cookie().contains(id));
     }
     assert_eq!(inner.load(first).await.unwrap().unwrap().bytes, *record);
+
+    // It is no garbage either, which would be reported as such: whoever is on it finds it ended.
+    let cookie = visit(&sessions, "", async |session| session.insert(SEED, &1)).await.cookie();
+    let key = inner.take().pop().unwrap().key;
+    let reloads = async |session: Session| {
+        assert_eq!(session.get(SEED)?, Some(1));
+        inner.delete(&key, None).await?;
+        inner.create(&key, record.clone(), Probe::TTL).await?;
+        let error = session.reload().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Gone, "{error:?}");
+        assert_eq!(session.loss(), Some(Loss::Ended));
+        Ok(())
+    };
+    visit(&sessions, &cookie, reloads).await.ok();
 }
 
 /// What is sent to a store that is in order.
