@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use unsticky::check::Finding;
 use unsticky::exchange::{Exchange, Finish};
-use unsticky::store::{Created, Deleted, Diagnose, Replaced, StoreKey, Stored, Version};
+use unsticky::store::{Created, Deleted, Diagnose, Probe, Replaced, StoreKey, Stored, Version};
 use unsticky::{Key, Result, Sessions, Store};
 
 /// Records in a plain map.
@@ -109,7 +110,19 @@ impl Store for MapStore {
     }
 
     fn diagnosis(&self) -> Option<&dyn Diagnose> {
-        None
+        Some(self)
+    }
+}
+
+/// What `Sessions::check` reports of the store; one that has nothing to say of itself does without.
+#[async_trait]
+impl Diagnose for MapStore {
+    async fn diagnose(&self, probe: &Probe) {
+        let records = self.shelf().records.len();
+        let sentence = format!("The map holds {records} records, which end with this process.");
+        probe.report(Finding::warning("map", sentence, "Keep sessions that last elsewhere."));
+        // The four verbs, on a key of the check's own.
+        probe.try_store(self).await;
     }
 }
 
@@ -119,6 +132,7 @@ const VISITS: Key<u32> = Key::new("visits");
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let sessions = Sessions::builder(MapStore::default()).build()?;
+    println!("{}", sessions.check().await);
     let mut cookie = String::new();
     for _ in 0..3 {
         let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);

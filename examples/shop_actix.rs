@@ -6,18 +6,19 @@
 //!     cargo run --features actix,redis,memcached,memory --example shop_actix
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "it says how the store is and where it listens")]
 
 use std::error::Error;
 
-use actix_web::http::header::USER_AGENT;
-use actix_web::web::{self, Form, Html, Json, Redirect, ServiceConfig};
-use actix_web::{App, HttpRequest, HttpServer, Responder};
+use actix_web::http::header::{CACHE_CONTROL, ContentType, USER_AGENT};
+use actix_web::web::{self, Data, Form, Html, Json, Redirect, ServiceConfig};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Responder};
 use unsticky::actix::{GuardMiddleware, SessionMiddleware};
 use unsticky::{Csrf, CsrfToken, Guard, Level, Next, Result, Session, Sessions, SignedIn};
 
 mod shop;
 
+use shop::ready::Readiness;
 use shop::{Add, CART, Cart, Confirm, End, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "actix-web";
@@ -26,8 +27,11 @@ const FRAMEWORK: &str = "actix-web";
 async fn main() -> Result<(), Box<dyn Error>> {
     // Outside the closure, which every worker calls: they share the store's connections.
     let sessions = shop::sessions()?;
+    let (readiness, report) = Readiness::check(&sessions).await;
+    println!("{report}");
     let server = HttpServer::new(move || {
-        App::new().wrap(SessionMiddleware::new(sessions.clone())).configure(routes)
+        let shop = web::scope("").wrap(SessionMiddleware::new(sessions.clone())).configure(routes);
+        App::new().configure(probes(&readiness)).service(shop)
     })
     .bind(shop::address()?)?;
     for address in server.addrs() {
@@ -65,6 +69,23 @@ pub(crate) fn routes(app: &mut ServiceConfig) {
         .service(confirm)
         .service(password);
     app.service(all);
+}
+
+/// Outside of the session middleware. Keep them from the public: they say what is wrong.
+fn probes(readiness: &Readiness) -> impl FnOnce(&mut ServiceConfig) + use<> {
+    let readiness = Data::new(readiness.clone());
+    move |app| {
+        app.app_data(readiness).route("/ready", web::get().to(ready));
+    }
+}
+
+async fn ready(readiness: Data<Readiness>) -> HttpResponse {
+    let (mut response, text) = match readiness.answer().await {
+        Ok(()) => (HttpResponse::Ok(), "ready".to_owned()),
+        Err(reason) => (HttpResponse::ServiceUnavailable(), reason),
+    };
+    response.content_type(ContentType::plaintext()).insert_header((CACHE_CONTROL, "no-store"));
+    response.body(text)
 }
 
 async fn front_page(session: Session) -> Result<Html> {
@@ -178,6 +199,53 @@ mod tests {
     use unsticky::testing::{self, ManualClock};
 
     use super::*;
+    use crate::shop::probing::{self, Reply};
+
+    async fn ask(readiness: &Readiness) -> Reply {
+        let app = init_service(App::new().configure(probes(readiness))).await;
+        let response = call_service(&app, TestRequest::get().uri("/ready").to_request()).await;
+        let field = |name| response.headers().get(name).unwrap().to_str().unwrap().to_owned();
+        let (content_type, cache_control) = (field(CONTENT_TYPE), field(CACHE_CONTROL));
+        let status = response.status().as_u16();
+        let body = String::from_utf8(read_body(response).await.to_vec()).unwrap();
+        Reply { status, content_type, cache_control, body }
+    }
+
+    #[actix_web::test]
+    async fn process_is_not_ready_while_redis_is_down() {
+        probing::unready_while_redis_is_down(ask).await;
+    }
+
+    #[actix_web::test]
+    async fn process_that_starts_first_is_ready_once_redis_is_up() {
+        probing::unready_until_redis_is_up(ask).await;
+    }
+
+    #[actix_web::test]
+    async fn process_is_not_ready_while_it_may_not_write() {
+        probing::unready_until_permission_is_there(ask).await;
+    }
+
+    #[actix_web::test]
+    async fn two_hundred_probes_share_one_load_a_second() {
+        probing::probes_share_one_load_a_second(ask).await;
+    }
+
+    /// Nor does a cookie make it one. The shop's own routes are found beside it.
+    #[actix_web::test]
+    async fn probe_is_no_request_of_the_session_middleware() {
+        let (sessions, _) = sessions();
+        let (readiness, _) = Readiness::check(&sessions).await;
+        let shop = web::scope("").wrap(SessionMiddleware::new(sessions)).configure(routes);
+        let app = init_service(App::new().configure(probes(&readiness)).service(shop)).await;
+        let cookie = format!("shop={}", "A".repeat(43));
+        for (path, varies) in [("/ready", false), ("/cart.json", true)] {
+            let request = TestRequest::get().uri(path).insert_header((COOKIE, &*cookie));
+            let response = call_service(&app, request.to_request()).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            assert_eq!(response.headers().contains_key("vary"), varies, "{path}");
+        }
+    }
 
     /// The shop's own settings over a store in memory, and a clock for both.
     fn sessions() -> (Sessions, ManualClock) {

@@ -6,12 +6,13 @@
 //!     cargo run --features axum,redis,memcached,memory --example shop_axum
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "it says how the store is and where it listens")]
 
 use std::error::Error;
 
-use axum::http::HeaderMap;
-use axum::http::header::USER_AGENT;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, USER_AGENT};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
@@ -21,13 +22,17 @@ use unsticky::{Csrf, CsrfToken, Guard, Level, Next, Result, Session, Sessions, S
 
 pub(crate) mod shop;
 
+use shop::ready::Readiness;
 use shop::{Add, CART, Cart, Confirm, End, Password, SignIn, Text};
 
 const FRAMEWORK: &str = "axum";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let app = app(shop::sessions()?);
+    let sessions = shop::sessions()?;
+    let (readiness, report) = Readiness::check(&sessions).await;
+    println!("{report}");
+    let app = app(sessions).merge(probes(readiness));
     let listener = TcpListener::bind(shop::address()?).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
@@ -56,6 +61,19 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .merge(password)
         .layer(GuardLayer::new(Guard::same_origin()))
         .layer(SessionLayer::new(sessions))
+}
+
+/// Outside of the session layer. Keep them from the public: they say what is wrong.
+fn probes(readiness: Readiness) -> Router {
+    Router::new().route("/ready", get(ready)).with_state(readiness)
+}
+
+async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
+    let (status, text) = match readiness.answer().await {
+        Ok(()) => (StatusCode::OK, "ready".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
+    };
+    (status, [(CACHE_CONTROL, "no-store")], text)
 }
 
 async fn front_page(session: Session) -> Result<Html<String>> {
@@ -164,12 +182,57 @@ mod tests {
 
     use axum::body::{Body, to_bytes};
     use axum::http::header::{ACCEPT, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
-    use axum::http::{HeaderName, Request, StatusCode};
+    use axum::http::{HeaderName, Request};
     use tower::ServiceExt as _;
     use unsticky::store::MemoryStore;
     use unsticky::testing::{self, ManualClock};
 
     use super::*;
+    use crate::shop::probing::{self, Reply};
+
+    async fn ask(readiness: &Readiness) -> Reply {
+        let request = Request::get("/ready").body(Body::empty()).unwrap();
+        let response = probes(readiness.clone()).oneshot(request).await.unwrap();
+        let field = |name| response.headers()[name].to_str().unwrap().to_owned();
+        let (content_type, cache_control) = (field(CONTENT_TYPE), field(CACHE_CONTROL));
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        Reply { status, content_type, cache_control, body }
+    }
+
+    #[tokio::test]
+    async fn process_is_not_ready_while_redis_is_down() {
+        probing::unready_while_redis_is_down(ask).await;
+    }
+
+    #[tokio::test]
+    async fn process_that_starts_first_is_ready_once_redis_is_up() {
+        probing::unready_until_redis_is_up(ask).await;
+    }
+
+    #[tokio::test]
+    async fn process_is_not_ready_while_it_may_not_write() {
+        probing::unready_until_permission_is_there(ask).await;
+    }
+
+    #[tokio::test]
+    async fn two_hundred_probes_share_one_load_a_second() {
+        probing::probes_share_one_load_a_second(ask).await;
+    }
+
+    /// Nor does a cookie make it one.
+    #[tokio::test]
+    async fn probe_is_no_request_of_the_session_layer() {
+        let (sessions, _) = sessions();
+        let (readiness, _) = Readiness::check(&sessions).await;
+        let request = Request::get("/ready").header(COOKIE, format!("shop={}", "A".repeat(43)));
+        let app = app(sessions).merge(probes(readiness));
+        let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(!response.headers().contains_key("vary"), "{response:?}");
+        assert!(!response.headers().contains_key(SET_COOKIE), "{response:?}");
+    }
 
     /// The shop's own settings over a store in memory, and a clock for both.
     fn sessions() -> (Sessions, ManualClock) {

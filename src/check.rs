@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
+use crate::error::one_line;
+
 /// How much a [`Finding`] matters, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -102,13 +104,14 @@ impl Finding {
         sentence: Cow<'static, str>,
         remedy: Cow<'static, str>,
     ) -> Self {
+        let (sentence, remedy) = (printable(sentence), printable(remedy));
         Self { level, code, subject: Cow::Borrowed(""), sentence, remedy }
     }
 
     /// The same about one of several servers, named as people know it, as in `redis at cache:6379`.
     #[must_use]
     pub fn about(self, subject: impl Into<Cow<'static, str>>) -> Self {
-        Self { subject: subject.into(), ..self }
+        Self { subject: printable(subject.into()), ..self }
     }
 
     /// How much it matters.
@@ -139,6 +142,14 @@ impl Finding {
     #[must_use]
     pub fn remedy(&self) -> &str {
         &self.remedy
+    }
+}
+
+/// A server has a say in what is printed, and a finding is one line.
+fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
+    match text {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(text) => Cow::Owned(one_line(&text, usize::MAX)),
     }
 }
 

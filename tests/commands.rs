@@ -152,6 +152,14 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("first form", stand.seeded().await, form, Count { load: 1, replace: 1, ..nothing });
     costs!("form", with_token().await, form, read);
 
+    // What a readiness probe asks.
+    let before = server();
+    spy.take();
+    sessions.ping().await.unwrap();
+    assert_eq!(spy.verbs(), [Verb::Load], "ping");
+    let after = server();
+    assert_eq!((after.load - before.load, after.total() - before.total()), (1, 1), "ping");
+
     // A cookie alone, and visitors without one, cost nothing.
     let cookie = stand.seeded().await;
     let before = server();
@@ -255,6 +263,18 @@ async fn sign_out_that_meets_newer_record_reads_it_only_if_store_did_not_bring_i
         };
         assert_eq!(stand.spy.verbs(), verbs, "{}", on.name());
     }
+}
+
+/// A check tries each verb on one key, and sends nothing else.
+#[tokio::test]
+async fn check_of_store_without_servers_costs_ten_commands() {
+    let stand = Backend::memory().stand();
+    let report = stand.sessions.check().await;
+    assert_eq!(report.first_error(), None, "{report}");
+    let commands = stand.spy.take();
+    let count = |verb| commands.iter().filter(|command| command.verb == verb).count();
+    assert_eq!(Verb::ALL.map(count), [2, 2, 3, 3], "create, load, replace, delete");
+    assert!(commands.iter().all(|command| command.key == commands[0].key));
 }
 
 #[tokio::test]

@@ -1,5 +1,13 @@
 //! What the shop is, whichever framework serves it: its settings, its key, its forms and its pages.
 
+#[cfg(all(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "it is for tests")]
+pub(crate) mod probing;
+pub(crate) mod ready;
+#[cfg(all(test, feature = "testing"))]
+#[path = "../../tests/support/servers.rs"]
+mod servers;
+
 use std::env;
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -68,7 +68,8 @@ impl Sessions {
     }
 
     /// Reads a key that holds nothing: whether the store answers at all, for the readiness probes of an
-    /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout).
+    /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout); a command that
+    /// fails is [retried](crate::Builder::command_retries) like every other one.
     ///
     /// With several servers it asks one of them, another one each time.
     ///

@@ -20,6 +20,66 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 /// A store that can examine what stands behind it, for [`Sessions::check`](crate::Sessions::check).
 ///
 /// [`Store::diagnosis`](crate::Store::diagnosis) returns it.
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # mod example {
+/// # use std::time::Duration;
+/// # use unsticky::store::{Created, Deleted, MemoryStore, Replaced, StoreKey, Stored};
+/// use async_trait::async_trait;
+/// use unsticky::check::Finding;
+/// use unsticky::store::{Diagnose, Probe, Store};
+///
+/// # #[derive(Debug)]
+/// # pub struct DiskStore(pub MemoryStore);
+/// # impl DiskStore {
+/// #     fn free_percent(&self) -> u64 { 3 }
+/// # }
+/// #[async_trait]
+/// impl Diagnose for DiskStore {
+///     async fn diagnose(&self, probe: &Probe) {
+///         let free = self.free_percent();
+///         let sentence = format!("{free} percent of the disk are free.");
+///         probe.report(match free {
+///             0..10 => Finding::warning("disk", sentence, "Give the store a larger disk."),
+///             _ => Finding::fine("disk", sentence),
+///         });
+///         probe.try_store(self).await; // the four verbs, on a key of the check's own
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Store for DiskStore {
+///     fn diagnosis(&self) -> Option<&dyn Diagnose> {
+///         Some(self)
+///     }
+///     // and the four verbs
+/// #     async fn create(&self, key: &StoreKey, bytes: bytes::Bytes, ttl: Duration) -> unsticky::Result<Created> {
+/// #         self.0.create(key, bytes, ttl).await
+/// #     }
+/// #     async fn load(&self, key: &StoreKey) -> unsticky::Result<Option<Stored>> {
+/// #         self.0.load(key).await
+/// #     }
+/// #     async fn replace(&self, key: &StoreKey, bytes: bytes::Bytes, ttl: Duration, expected: &Stored) -> unsticky::Result<Replaced> {
+/// #         self.0.replace(key, bytes, ttl, expected).await
+/// #     }
+/// #     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> unsticky::Result<Deleted> {
+/// #         self.0.delete(key, expected).await
+/// #     }
+/// }
+/// # }
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = example::DiskStore(unsticky::store::MemoryStore::new());
+/// # let report = unsticky::Sessions::builder(store).build()?.check().await;
+/// # let codes: Vec<_> = report.findings().iter().map(|finding| finding.code()).collect();
+/// # assert_eq!(codes, ["disk", "round_trip", "commands"]);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
 #[async_trait]
 pub trait Diagnose: Send + Sync {
     /// Examines the servers and reports what it finds to `probe`.
@@ -140,6 +200,11 @@ impl Probe {
         );
         self.report(finding.about(subject.to_owned()));
         None
+    }
+
+    /// When the parts have to have ended.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     pub(crate) fn into_findings(self) -> Vec<Finding> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::check::Finding;
 use crate::error::{Error, Result, causes};
@@ -10,24 +10,38 @@ use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
 
+/// What a store has done whose records do not last.
+const GONE: &str = "a record that was written is gone";
+
 /// Why a trial ended before its end.
 enum Failure {
+    /// No record could be made.
+    NoRecord(Error),
     /// The verb, and what the store said.
     Refused(&'static str, Error),
+    /// The verb that was not answered.
+    Unanswered(&'static str),
     /// What the store did that its contract does not allow.
     Wrong(&'static str),
 }
 
 impl Probe {
     /// Tries what sessions need of a store, on this key: all four verbs, with comparisons that succeed and
-    /// that fail. Reports whether they work as the contract of [`Store`] says, and how long a read takes.
-    /// `subject` names the server that has the key, and is empty if there is only one.
+    /// that fail. Reports whether they work as the contract of [`Store`] says, and how long a read takes, or
+    /// which verb is not answered in the check's time. `subject` names the server that has the key, and is
+    /// empty if there is only one.
     pub async fn try_verbs(&self, store: &dyn Store, key: &StoreKey, subject: &str) {
         let finding = match self.trial(store, key).await {
             Ok(round_trip) => {
                 self.report(self.judged(round_trip).about(subject.to_owned()));
                 Finding::fine("commands", "Records can be read, created, replaced and deleted.")
             }
+            Err(Failure::NoRecord(error)) => return self.report_without_key(&error, subject),
+            Err(Failure::Unanswered(verb)) => Finding::error(
+                "unanswered",
+                format!("A record was not {verb} within the time that the check has."),
+                "See whether the store is running and can be reached from here.",
+            ),
             Err(Failure::Refused(verb, error)) => Finding::error(
                 "commands",
                 format!("A record cannot be {verb}: {}.", causes(&error)),
@@ -43,8 +57,9 @@ impl Probe {
         self.report(finding.about(subject.to_owned()));
     }
 
-    /// Tries a store that has nothing to say of itself.
-    pub(crate) async fn try_store(&self, store: &dyn Store) {
+    /// The same on a key of the check's own, for a store that has nothing more to say of itself or is a
+    /// single server.
+    pub async fn try_store(&self, store: &dyn Store) {
         match self.key(|_| true) {
             Ok(Some(key)) => {
                 self.part("", self.try_verbs(store, &key, "")).await;
@@ -63,49 +78,72 @@ impl Probe {
 
     /// How long a read took.
     async fn trial(&self, store: &dyn Store, key: &StoreKey) -> Result<Duration, Failure> {
-        let record = || self.record().map_err(|error| Failure::Refused("made", error));
+        let record = || self.record().map_err(Failure::NoRecord);
         let (first, second, third) = (record()?, record()?, record()?);
-        let refused = |verb| move |error| Failure::Refused(verb, error);
 
-        let begun = Instant::now();
-        let found = store.load(key).await.map_err(refused("read"))?;
-        let round_trip = begun.elapsed();
-        if found.is_some() {
+        if self.answer("read", store.load(key)).await?.is_some() {
             return Err(Failure::Wrong("a key that was never used holds a record"));
         }
-        let created = store.create(key, first.clone(), Self::TTL).await;
-        let Created::Created(version) = created.map_err(refused("created"))? else {
+        let created = store.create(key, first.clone(), Self::TTL);
+        let Created::Created(version) = self.answer("created", created).await? else {
             return Err(Failure::Wrong("a key that holds nothing is occupied"));
         };
         let old = Stored::new(first, version);
-        let again = store.create(key, second.clone(), Self::TTL).await;
-        if again.map_err(refused("created"))? != Created::Occupied {
+        let again = store.create(key, second.clone(), Self::TTL);
+        if self.answer("created", again).await? != Created::Occupied {
             return Err(Failure::Wrong("a record that exists was created again"));
         }
-        let replaced = store.replace(key, second.clone(), Self::TTL, &old).await;
-        let Replaced::Replaced(version) = replaced.map_err(refused("replaced"))? else {
+        let replaced = store.replace(key, second.clone(), Self::TTL, &old);
+        let Replaced::Replaced(version) = self.answer("replaced", replaced).await? else {
             return Err(Failure::Wrong("a record that nobody else has changed was not replaced"));
         };
         let new = Stored::new(second, version);
-        let replaced = store.replace(key, third, Self::TTL, &old).await;
-        if !matches!(replaced.map_err(refused("replaced"))?, Replaced::Conflict(_)) {
-            return Err(Failure::Wrong("a record was replaced that had changed since it was read"));
+        match self.answer("replaced", store.replace(key, third.clone(), Self::TTL, &old)).await? {
+            Replaced::Conflict(_) => {}
+            Replaced::Missing => return Err(Failure::Wrong(GONE)),
+            Replaced::Replaced(_) => {
+                let what = "a record was replaced that had changed since it was read";
+                return Err(Failure::Wrong(what));
+            }
         }
-        let deleted = store.delete(key, Some(&old)).await;
-        if !matches!(deleted.map_err(refused("deleted"))?, Deleted::Conflict(_)) {
-            return Err(Failure::Wrong("a record was deleted that had changed since it was read"));
+        match self.answer("deleted", store.delete(key, Some(&old))).await? {
+            Deleted::Conflict(_) => {}
+            Deleted::Missing => return Err(Failure::Wrong(GONE)),
+            Deleted::Deleted => {
+                let what = "a record was deleted that had changed since it was read";
+                return Err(Failure::Wrong(what));
+            }
         }
-        if store.load(key).await.map_err(refused("read"))?.as_ref() != Some(&new) {
+        // Not the first read, which may have had to wait for a connection.
+        let begun = Instant::now();
+        let read = self.answer("read", store.load(key)).await?;
+        let round_trip = begun.elapsed();
+        if read.as_ref() != Some(&new) {
             return Err(Failure::Wrong("a record that was written is not what is read"));
         }
-        let deleted = store.delete(key, Some(&new)).await;
-        if deleted.map_err(refused("deleted"))? != Deleted::Deleted {
+        if self.answer("deleted", store.delete(key, Some(&new))).await? != Deleted::Deleted {
             return Err(Failure::Wrong("a record that nobody else has changed was not deleted"));
         }
-        if store.delete(key, None).await.map_err(refused("deleted"))? != Deleted::Missing {
+        let replaced = store.replace(key, third, Self::TTL, &new);
+        if self.answer("replaced", replaced).await? != Replaced::Missing {
+            return Err(Failure::Wrong("a record that was deleted was replaced"));
+        }
+        if self.answer("deleted", store.delete(key, None)).await? != Deleted::Missing {
             return Err(Failure::Wrong("a record that was deleted is still there"));
         }
         Ok(round_trip)
+    }
+
+    /// What the store says to one command, if it does so in the check's time.
+    async fn answer<T>(
+        &self,
+        verb: &'static str,
+        command: impl Future<Output = Result<T>>,
+    ) -> Result<T, Failure> {
+        match timeout_at(self.deadline(), command).await {
+            Ok(answer) => answer.map_err(|error| Failure::Refused(verb, error)),
+            Err(_) => Err(Failure::Unanswered(verb)),
+        }
     }
 
     /// What a read's time says, of which a request needs one or a few.
