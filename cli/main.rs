@@ -12,8 +12,8 @@ mod show;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use crate::arguments::{Action, Arguments};
@@ -76,8 +76,14 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// The library's events go to the standard error stream, one line each, for whoever keeps the log of what
 /// was done.
 fn print_events() {
+    let is_told = |event: &Metadata<'_>| {
+        event.target() == "unsticky"
+            && *event.level() <= Level::INFO
+            // A failed command of the store: if it failed for good, the error of the command says so.
+            && event.fields().field("verb").is_none()
+    };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
-    let events = lines.with_filter(Targets::new().with_target("unsticky", LevelFilter::INFO));
+    let events = tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_told)));
     // It fails only if it was done before.
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(events));
+    let _ = tracing::subscriber::set_global_default(events);
 }
