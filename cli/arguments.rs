@@ -1,5 +1,6 @@
 //! What can be asked for on the command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -29,6 +30,19 @@ Exit status:
   130  interrupted";
 
 impl Arguments {
+    /// What was typed. One session id of 64 begins with a hyphen; no option looks like one.
+    pub(crate) fn parse_typed(
+        typed: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, clap::Error> {
+        let mut typed = typed.into_iter();
+        let options = typed.by_ref().take_while(|argument| argument != "--");
+        let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
+        arguments.push("--".into());
+        arguments.extend(ids);
+        arguments.extend(typed);
+        Self::try_parse_from(arguments)
+    }
+
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { Format::Text }
     }
@@ -75,7 +89,7 @@ pub(crate) struct SessionsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
     /// The public id: 22 characters, as events and lists have it.
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID")]
     pub(crate) id: SessionId,
     /// Print the values as well. They may be personal data.
     #[arg(long)]
@@ -88,12 +102,7 @@ pub(crate) struct ShowArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArguments {
     /// The public ids: 22 characters each, as events and lists have them.
-    #[arg(
-        value_name = "ID",
-        allow_hyphen_values = true,
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<SessionId>,
     /// Revoke all sessions of this principal, and every sign-in that has begun. Without a value, or as -, one
     /// line is read from the standard input.
@@ -200,6 +209,11 @@ impl StoreArguments {
     }
 }
 
+fn is_id_like_an_option(argument: &OsString) -> bool {
+    let text = argument.to_str().filter(|text| text.starts_with('-'));
+    text.is_some_and(|text| text.parse::<SessionId>().is_ok())
+}
+
 /// A name for logs. The error repeats nothing.
 fn actor(text: &str) -> Result<String, String> {
     const MOST: usize = 200;
@@ -240,6 +254,27 @@ mod tests {
     #[test]
     fn declaration_of_arguments_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn id_that_begins_with_hyphen_is_no_option() {
+        let ids = ["-AECAwQFBgcICQoLDA0ODw", "--ECAwQFBgcICQoLDA0ODw", "AAECAwQFBgcICQoLDA0ODw"];
+        for (typed, count) in [
+            (&["--json", ids[0], ids[1], "--url", "x:", ids[2], "--strict"][..], 3),
+            (&["--url", "x:", ids[0], "--json", "--", ids[1]], 2),
+        ] {
+            let typed = ["unsticky", "revoke"].iter().chain(typed).map(OsString::from);
+            let arguments = Arguments::parse_typed(typed).unwrap();
+            let Action::Revoke(revoke) = arguments.action else { panic!("{:?}", arguments.action) };
+            assert!(arguments.json);
+            assert_eq!(revoke.ids.len(), count);
+        }
+        let mut command = Arguments::command();
+        command.build();
+        for argument in command.get_subcommands().flat_map(clap::Command::get_arguments) {
+            let option = format!("--{}", argument.get_long().unwrap_or_default());
+            assert!(!is_id_like_an_option(&option.into()), "{argument}");
+        }
     }
 
     #[test]
