@@ -115,7 +115,7 @@ fn help(command: &[&str]) -> Help {
     let ran = Unsticky::new(command.iter().chain(&["--help"])).run();
     let mut help = Help { options: Vec::new(), positions: Vec::new(), commands: BTreeSet::new() };
     let mut part = "";
-    for line in ran.with_status(0).lines() {
+    for line in ran.with_status(0).lines().filter(|line| !line.trim().is_empty()) {
         if !line.starts_with(' ') {
             part = line;
             continue;
