@@ -26,7 +26,7 @@ Exit status:
   0    done, and nothing is wrong
   1    the check found an error, or what was asked for is not there
   2    the arguments are wrong
-  3    the store cannot be reached, or it refused a command
+  3    the store cannot be reached, refused a command, or holds what cannot be decoded
   130  interrupted";
 
 impl Arguments {
