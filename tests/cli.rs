@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::io::Read as _;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -572,4 +574,19 @@ async fn defaults_are_those_of_library() {
     let who: Option<Arc<str>> =
         visit(&sessions, &cookie, async |session: Session| Ok(session.principal())).await.ok();
     assert_eq!(who, None);
+}
+
+#[test]
+fn interrupted_command_waits_for_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let command = Unsticky::new(["show", UNKNOWN, "--timeout", "60s"]).env("SESSION_URL", url);
+    let running = command.start();
+    let (mut stream, _) = listener.accept().unwrap();
+    // It has sent its greeting, so it listens to signals.
+    stream.read_exact(&mut [0; 4]).unwrap();
+    running.interrupt();
+    let ran = running.finish();
+    assert_eq!(ran.with_status(130), "");
+    assert_eq!(ran.stderr, "unsticky: interrupted\n");
 }

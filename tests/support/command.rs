@@ -61,20 +61,43 @@ impl Unsticky {
     }
 
     /// Runs it. One that does not end is killed, and the test fails.
-    pub fn run(mut self) -> Ran {
+    pub fn run(self) -> Ran {
+        self.start().finish()
+    }
+
+    pub fn start(mut self) -> Running {
         let streams = self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
-        let deadline = Instant::now() + LONGEST;
         let (mut stdin, input) = (child.stdin.take().unwrap(), self.input);
         // It may end without reading.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collected(child.stdout.take().unwrap());
         let stderr = collected(child.stderr.take().unwrap());
-        let [stdout, stderr] = [stdout, stderr].map(|stream| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            stream.recv_timeout(left).unwrap_or_else(|_| end(&mut child))
+        Running { child, deadline: Instant::now() + LONGEST, streams: [stdout, stderr] }
+    }
+}
+
+/// A command that has begun.
+pub struct Running {
+    child: Child,
+    deadline: Instant,
+    streams: [mpsc::Receiver<String>; 2],
+}
+
+impl Running {
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Ran {
+        let [stdout, stderr] = self.streams.map(|stream| {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            stream.recv_timeout(left).unwrap_or_else(|_| end(&mut self.child))
         });
-        let status = child.wait().unwrap().code();
+        let status = self.child.wait().unwrap().code();
         Ran { status, stdout, stderr }
     }
 }
