@@ -1,13 +1,14 @@
 //! What can be asked for on the command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
+use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions};
 
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::output::{Format, one_line};
 
 /// Examine what stands behind a session store, look sessions up, and revoke them.
 #[derive(Debug, Parser)]
@@ -25,10 +26,23 @@ Exit status:
   0    done, and nothing is wrong
   1    the check found an error, or what was asked for is not there
   2    the arguments are wrong
-  3    the store cannot be reached, or it refused a command
+  3    the store cannot be reached, refused a command, or holds what cannot be decoded
   130  interrupted";
 
 impl Arguments {
+    /// What was typed. One session id of 64 begins with a hyphen; no option looks like one.
+    pub(crate) fn parse_typed(
+        typed: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, clap::Error> {
+        let mut typed = typed.into_iter();
+        let options = typed.by_ref().take_while(|argument| argument != "--");
+        let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
+        arguments.push("--".into());
+        arguments.extend(ids);
+        arguments.extend(typed);
+        Self::try_parse_from(arguments)
+    }
+
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { Format::Text }
     }
@@ -41,6 +55,16 @@ pub(crate) enum Action {
     /// Commands are tried on a key of the check's own, which expires within ten seconds. No other record is
     /// read or written.
     Check(StoreArguments),
+    /// List the sessions of a principal, as the application sees them.
+    ///
+    /// What earlier revocations have left half done is finished, as by every use of the directory.
+    Sessions(SessionsArguments),
+    /// Show a session by its public id, with or without somebody signed in.
+    ///
+    /// Prints its times, deadlines and principal, and its keys with the sizes of their values.
+    Show(ShowArguments),
+    /// Revoke sessions by their public ids, or all of a principal.
+    Revoke(RevokeArguments),
     /// Print a script that completes arguments in a shell.
     Completions {
         /// The shell.
@@ -48,6 +72,90 @@ pub(crate) enum Action {
     },
     /// Print the manual page, in roff.
     Man,
+}
+
+/// The sessions of whom.
+#[derive(Debug, Args)]
+pub(crate) struct SessionsArguments {
+    /// The principal, as the application signs it in. Without it, or as -, one line is read from the standard
+    /// input.
+    #[arg(value_name = "PRINCIPAL")]
+    pub(crate) principal: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: AuditedStore,
+}
+
+/// Which session.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// The public id: 22 characters, as events and lists have it.
+    #[arg(value_name = "ID")]
+    pub(crate) id: SessionId,
+    /// Print the values as well. They may be personal data.
+    #[arg(long)]
+    pub(crate) values: bool,
+    #[command(flatten)]
+    pub(crate) store: AuditedStore,
+}
+
+/// Which sessions are to end.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArguments {
+    /// The public ids: 22 characters each, as events and lists have them.
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<SessionId>,
+    /// Revoke all sessions of this principal, and every sign-in that has begun. Without a value, or as -, one
+    /// line is read from the standard input.
+    #[arg(long, value_name = "PRINCIPAL", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) all: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: AuditedStore,
+}
+
+/// The store, who asks, and how events name people.
+#[derive(Debug, Args)]
+pub(crate) struct AuditedStore {
+    /// Who asks: the field actor of the events that are printed to the standard error stream. Default: the user
+    /// who runs the command.
+    #[arg(long, value_name = "NAME", value_parser = actor)]
+    actor: Option<String>,
+    /// How these events name a principal.
+    #[arg(long, value_enum, default_value_t = NamedBy::Digest, value_name = "HOW")]
+    audit: NamedBy,
+    #[command(flatten)]
+    store: StoreArguments,
+}
+
+/// How events name a principal.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NamedBy {
+    /// By the digest that is the last part of its directory's key.
+    Digest,
+    /// As it is.
+    Principal,
+    /// Not at all.
+    Nothing,
+}
+
+impl AuditedStore {
+    /// The sessions as the application configures them, and what events are to tell of a principal.
+    pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
+        let audit = match self.audit {
+            NamedBy::Digest => Audit::Digest,
+            NamedBy::Principal => Audit::Principal,
+            NamedBy::Nothing => Audit::Nothing,
+        };
+        self.store.builder()?.audit(audit).build().map_err(Failure::configuration)
+    }
+
+    /// Who asks.
+    pub(crate) fn actor(&self) -> String {
+        let user = || {
+            let names = ["USER", "LOGNAME"].into_iter();
+            names.filter_map(|name| std::env::var(name).ok()).find_map(|name| actor(&name).ok())
+        };
+        self.actor.clone().or_else(user).unwrap_or_else(|| "unsticky".to_owned())
+    }
 }
 
 /// The store, and what the application has configured for it.
@@ -64,7 +172,7 @@ pub(crate) struct StoreArguments {
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
     /// The application's epoch.
-    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = epoch)]
     epoch: u32,
     /// The application's directory is in strict mode.
     #[arg(long)]
@@ -80,6 +188,10 @@ pub(crate) struct StoreArguments {
 impl StoreArguments {
     /// The sessions as the application configures them.
     pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
+        self.builder()?.build().map_err(Failure::configuration)
+    }
+
+    fn builder(&self) -> Result<Builder, Failure> {
         let store = unsticky::connect(&self.url).map_err(|error| Failure::usage("--url", error))?;
         let idle = Lifetime::default().idle().min(self.absolute_timeout);
         let mut builder = Sessions::builder(store)
@@ -93,8 +205,27 @@ impl StoreArguments {
         if self.strict {
             builder = builder.directory(DirectoryMode::Strict);
         }
-        builder.build().map_err(Failure::configuration)
+        Ok(builder)
     }
+}
+
+fn is_id_like_an_option(argument: &OsString) -> bool {
+    let text = argument.to_str().filter(|text| text.starts_with('-'));
+    text.is_some_and(|text| text.parse::<SessionId>().is_ok())
+}
+
+/// A name for logs. The error repeats nothing.
+fn actor(text: &str) -> Result<String, String> {
+    const MOST: usize = 200;
+    match text.chars().count() {
+        1..=MOST if one_line(text) == text => Ok(text.to_owned()),
+        _ => Err("write 1 to 200 characters without control characters".to_owned()),
+    }
+}
+
+/// A number. The error repeats nothing.
+fn epoch(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a whole number from 0 to 4294967295".to_owned())
 }
 
 /// A duration with its unit. The error repeats nothing.
@@ -123,6 +254,27 @@ mod tests {
     #[test]
     fn declaration_of_arguments_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn id_that_begins_with_hyphen_is_no_option() {
+        let ids = ["-AECAwQFBgcICQoLDA0ODw", "--ECAwQFBgcICQoLDA0ODw", "AAECAwQFBgcICQoLDA0ODw"];
+        for (typed, count) in [
+            (&["--json", ids[0], ids[1], "--url", "x:", ids[2], "--strict"][..], 3),
+            (&["--url", "x:", ids[0], "--json", "--", ids[1]], 2),
+        ] {
+            let typed = ["unsticky", "revoke"].iter().chain(typed).map(OsString::from);
+            let arguments = Arguments::parse_typed(typed).unwrap();
+            let Action::Revoke(revoke) = arguments.action else { panic!("{:?}", arguments.action) };
+            assert!(arguments.json);
+            assert_eq!(revoke.ids.len(), count);
+        }
+        let mut command = Arguments::command();
+        command.build();
+        for argument in command.get_subcommands().flat_map(clap::Command::get_arguments) {
+            let option = format!("--{}", argument.get_long().unwrap_or_default());
+            assert!(!is_id_like_an_option(&option.into()), "{argument}");
+        }
     }
 
     #[test]

@@ -6,12 +6,15 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use unsticky::ConfigError;
+use unsticky::internals::operate;
+use unsticky::{ConfigError, Error};
 
 use crate::output::one_line;
 
-/// Something was found to be wrong, or what was asked for is not there.
+/// Something was found to be wrong.
 pub(crate) const FOUND_WRONG: u8 = 1;
+/// What was asked for is not there.
+pub(crate) const NOT_FOUND: u8 = 1;
 const USAGE: u8 = 2;
 const STORE: u8 = 3;
 const INTERRUPTED: u8 = 130;
@@ -20,6 +23,8 @@ const INTERRUPTED: u8 = 130;
 pub(crate) enum Failure {
     /// The arguments cannot be used.
     Usage(String),
+    /// The store cannot be reached, or what it holds cannot be used.
+    Store(String),
     /// This machine does not do what the command needs.
     Local(String),
     Interrupted,
@@ -36,6 +41,21 @@ impl Failure {
         Self::Usage(error.to_string())
     }
 
+    /// An error of the library, with its causes.
+    pub(crate) fn store(error: &Error) -> Self {
+        let reason = operate::causes(error);
+        match error.kind() {
+            unsticky::ErrorKind::InvalidPrincipal => Self::usage("PRINCIPAL", reason),
+            _ => Self::Store(reason),
+        }
+    }
+
+    /// Some of what was asked for could not be done. The others are done.
+    pub(crate) fn partly(failed: usize, of: usize, first: &Error) -> Self {
+        let reason = operate::causes(first);
+        Self::Store(format!("{failed} of {of} sessions could not be revoked: {reason}"))
+    }
+
     pub(crate) fn local(reason: String) -> Self {
         Self::Local(reason)
     }
@@ -48,7 +68,7 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (line, status) = match self {
             Self::Usage(reason) => (reason, USAGE),
-            Self::Local(reason) => (reason, STORE),
+            Self::Store(reason) | Self::Local(reason) => (reason, STORE),
             Self::Interrupted => ("interrupted".to_owned(), INTERRUPTED),
         };
         print_line(&line);

@@ -4,16 +4,23 @@ mod arguments;
 mod check;
 mod failure;
 mod output;
+mod principal;
+mod revoke;
+mod sessions;
+mod show;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use crate::arguments::{Action, Arguments};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::parse_typed(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return failure::report_usage(&error),
     };
@@ -39,6 +46,18 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let format = arguments.format();
     match &arguments.action {
         Action::Check(check) => check::run(check, format).await,
+        Action::Sessions(sessions) => {
+            print_events();
+            sessions::run(sessions, format).await
+        }
+        Action::Show(show) => {
+            print_events();
+            show::run(show, format).await
+        }
+        Action::Revoke(revoke) => {
+            print_events();
+            revoke::run(revoke, format).await
+        }
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "unsticky", &mut script);
@@ -52,4 +71,19 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             output::print_bytes(&page)
         }
     }
+}
+
+/// The library's events go to the standard error stream, one line each, for whoever keeps the log of what
+/// was done.
+fn print_events() {
+    let is_told = |event: &Metadata<'_>| {
+        event.target() == "unsticky"
+            && *event.level() <= Level::INFO
+            // A failed command of the store: if it failed for good, the error of the command says so.
+            && event.fields().field("verb").is_none()
+    };
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    let events = tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_told)));
+    // It fails only if it was done before.
+    let _ = tracing::subscriber::set_global_default(events);
 }

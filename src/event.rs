@@ -82,10 +82,20 @@ impl fmt::Display for Label<'_> {
     }
 }
 
+/// Who acted on behalf of the principal; see [`Directory::by`](crate::Directory::by).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Actor<'a>(pub(crate) Option<&'a str>);
+
+impl fmt::Display for Actor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(self.0.unwrap_or(NONE), LONGEST_NAME))
+    }
+}
+
 /// The text of a field that has nothing to tell.
 const NONE: &str = "-";
 
-/// How many characters of a name or a label are told.
+/// How many characters of a name, a label or an actor are told.
 const LONGEST_NAME: usize = 200;
 
 macro_rules! events {
@@ -145,6 +155,14 @@ impl Field for Label<'_> {
     }
 }
 
+/// Chosen by the application, and perhaps by those who use its pages for administrators.
+#[cfg(feature = "tracing")]
+impl Field for Actor<'_> {
+    fn text(&self) -> impl Value {
+        self.to_string()
+    }
+}
+
 /// A visitor has no session.
 #[cfg(feature = "tracing")]
 impl Field for Option<SessionId> {
@@ -178,8 +196,8 @@ events! {
     info rotated(id: SessionId, principal: Who<'_>, reason: &str) "a session has a new secret";
     /// A session was ended by its own request.
     info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended";
-    /// A session was ended by its principal's directory.
-    info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "a session was revoked";
+    /// A session was ended by its principal's directory, or by an operator.
+    info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
     /// Strict mode: a session that its principal's directory does not list.
     warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that is not listed any more";
     /// There are as many sessions of a principal as are allowed.
@@ -225,7 +243,7 @@ events! {
     /// The browser drops the cookie of a page that it loaded over plain http from another machine.
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
-    info opened(id: SessionId, principal: Who<'_>) "a session was opened outside a request";
+    info opened(id: SessionId, principal: Who<'_>, actor: Actor<'_>) "a session was opened outside a request";
     /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
     /// cannot be decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";

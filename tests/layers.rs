@@ -15,7 +15,10 @@ use std::path::Path;
 /// A file or a folder of `src/`, and what it is for.
 const ROOMS: &[(&str, &str)] = &[
     ("lib", "The front page: what the crate exports."),
-    ("internals", "What the fuzz targets and the benchmarks reach of the private parts."),
+    (
+        "internals",
+        "What the command, the fuzz targets and the benchmarks reach of the private parts.",
+    ),
     ("testing", "For users' tests: the conformance suite, a spy and a store with faults."),
     ("tower", "The layer for tower stacks, and axum's extractors: a thin shell around `exchange`."),
     ("actix", "The middleware and extractors for actix-web: a thin shell around `exchange`."),

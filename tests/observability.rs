@@ -735,7 +735,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
         impl Visit for Texts<'_> {
             fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
                 // Logs put only strings in quotes, and without them a text can pass for another field.
-                assert!(!["principal", "label"].contains(&field.name()), "{value:?}");
+                assert!(!["principal", "label", "actor"].contains(&field.name()), "{value:?}");
                 self.0.insert(field.name(), format!("{value:?}"));
             }
 
@@ -812,6 +812,61 @@ fn principal_is_told_as_configured() {
             ],
             "{audit:?}"
         );
+    }
+}
+
+#[test]
+fn actor_is_told_under_every_audit_setting() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let long = "é".repeat(300);
+    for audit in [Audit::Digest, Audit::Principal, Audit::Nothing] {
+        for (actor, expected) in [
+            (None, "-"),
+            (Some("carol@support"), "carol@support"),
+            (Some("carol\r\nevent=\u{1b}"), "carol  event= "),
+            (Some(&*long), &*"é".repeat(200)),
+        ] {
+            let told = Told::of(async {
+                let stand = Stand::over(Backend::memory().store(), |builder| builder.audit(audit));
+                let sign_in = async |session: Session| session.sign_in("alice").unwrap();
+                for _ in 0..3 {
+                    request(&stand, "", sign_in).await;
+                }
+                let directory = stand.sessions.of("alice");
+                let directory = match actor {
+                    Some(actor) => directory.by(actor),
+                    None => directory,
+                };
+                let listed = directory.list().await.unwrap();
+                let open = async |place: usize| directory.open(listed[place].id).await.unwrap();
+                assert!(open(0).await.unwrap().revoke().await.unwrap());
+                assert!(directory.revoke(listed[1].id).await.unwrap());
+                assert_eq!(directory.revoke_all().await.unwrap().count, 1);
+                // Nobody acts for somebody else in a request.
+                let own = async |session: Session| {
+                    session.sign_in("alice").unwrap();
+                    session.save().await.unwrap();
+                    let directory = session.directory().unwrap();
+                    assert!(directory.open(session.id().unwrap()).await.unwrap().is_some());
+                };
+                request(&stand, "", own).await;
+            });
+            let of = |fields: &BTreeMap<&str, String>| {
+                Some((fields["event"].clone(), fields.get("actor")?.clone()))
+            };
+            let row = |event: &str, actor: &str| (event.to_owned(), actor.to_owned());
+            assert_eq!(
+                told.iter().filter_map(of).collect::<Vec<_>>(),
+                [
+                    row("opened", expected),
+                    row("revoked", expected),
+                    row("revoked", expected),
+                    row("revoked", expected),
+                    row("opened", "-"),
+                ],
+                "{audit:?} {actor:?}"
+            );
+        }
     }
 }
 

@@ -41,6 +41,15 @@ pub(crate) struct DirectoryHandle<'a> {
     commands: Commands<'a>,
     principal: &'a str,
     key: StoreKey,
+    /// Who acts on behalf of the principal.
+    actor: Option<&'a str>,
+}
+
+/// What a directory says of a session that it lists.
+#[cfg(feature = "cli")]
+pub(crate) struct Listing {
+    /// What the application called it.
+    pub(crate) label: Option<Arc<str>>,
 }
 
 /// What became of a write of a directory.
@@ -78,7 +87,12 @@ impl<'a> DirectoryHandle<'a> {
         principal: &'a str,
         key: StoreKey,
     ) -> Self {
-        Self { settings, commands, principal, key }
+        Self { settings, commands, principal, key, actor: None }
+    }
+
+    /// The same, on behalf of the principal.
+    pub(crate) fn by(self, actor: Option<&'a str>) -> Self {
+        Self { actor, ..self }
     }
 
     /// The directory's key, for events.
@@ -94,6 +108,13 @@ impl<'a> DirectoryHandle<'a> {
     /// Whether a session is listed.
     pub(crate) async fn lists(&self, id: SessionId) -> Result<bool> {
         Ok(self.read().await?.record.lists(id))
+    }
+
+    /// What the directory says of a session; `None` where it does not list it.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn listing(&self, id: SessionId) -> Result<Option<Listing>> {
+        let record = self.read().await?.record;
+        Ok(record.lists(id).then(|| Listing { label: record.label(id).map(Into::into) }))
     }
 
     /// What a sign-in that begins now has to remember of the directory.

@@ -16,7 +16,7 @@ use crate::directory::probe::EntryState;
 use crate::directory::record::{DirectoryRecord, Generation, SKEW};
 use crate::directory::{DirectoryHandle, DirectorySnapshot, DirectoryWrite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{self, Label};
+use crate::event::{self, Actor, Label};
 use crate::limits::{PROMPT_ATTEMPTS, TOMBSTONE_TTL};
 use crate::record::codec as session_codec;
 use crate::record::header::Update;
@@ -239,7 +239,7 @@ impl DirectoryHandle<'_> {
         label: Option<&str>,
         reason: RevocationReason,
     ) {
-        event::revoked(id, self.who(), Label(label), reason.as_str());
+        event::revoked(id, self.who(), Label(label), Actor(self.actor), reason.as_str());
     }
 
     /// Makes sure that sessions which were found missing have ended and cannot be created any more.

@@ -64,6 +64,8 @@ pub struct Directory {
     pub(super) sessions: Sessions,
     pub(super) principal: Arc<str>,
     current: Option<SessionId>,
+    /// Who acts on behalf of the principal.
+    pub(super) actor: Option<Arc<str>>,
 }
 
 /// A session in its principal's directory. It holds nothing secret, and can be answered as JSON: all fields
@@ -112,7 +114,12 @@ impl Sessions {
     #[doc(alias = "find_by_principal_name")]
     #[must_use]
     pub fn of(&self, principal: impl AsRef<str>) -> Directory {
-        Directory { sessions: self.clone(), principal: principal.as_ref().into(), current: None }
+        Directory {
+            sessions: self.clone(),
+            principal: principal.as_ref().into(),
+            current: None,
+            actor: None,
+        }
     }
 }
 
@@ -124,11 +131,50 @@ impl Session {
     /// [`ErrorKind::NotSignedIn`] where nobody is.
     pub fn directory(&self) -> Result<Directory> {
         let principal = self.signed_in()?;
-        Ok(Directory { sessions: self.sessions().clone(), principal, current: self.id() })
+        let (sessions, current) = (self.sessions().clone(), self.id());
+        Ok(Directory { sessions, principal, current, actor: None })
     }
 }
 
 impl Directory {
+    /// The same directory, used by somebody on behalf of the principal: an administrator, a support desk or a
+    /// job. The events `revoked` and `opened` tell it in their field `actor`, under every
+    /// [`Audit`](crate::Audit) setting, cut to 200 characters and with control characters replaced. Default:
+    /// nobody, which they tell as `-`.
+    ///
+    /// It is told as it is given here and permits nothing: whether somebody may do this is for the application
+    /// to decide before.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use unsticky::{Result, Sessions};
+    ///
+    /// /// Ends all sessions of an account that an administrator disables.
+    /// async fn disable(sessions: &Sessions, account: &str, administrator: &str) -> Result<usize> {
+    ///     Ok(sessions.of(account).by(administrator).revoke_all().await?.count)
+    /// }
+    ///
+    /// # use unsticky::exchange::Exchange;
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+    /// # let exchange = Exchange::begin(&sessions, [""], None);
+    /// # let session = exchange.handle().session().await?;
+    /// # session.sign_in("alice")?;
+    /// # session.save().await?;
+    /// // Alice is signed in once.
+    /// assert_eq!(disable(&sessions, "alice", "carol@support").await?, 1);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "memory"))]
+    /// # fn main() {}
+    /// ```
+    #[doc(alias("on_behalf_of", "audit_actor"))]
+    #[must_use]
+    pub fn by(self, actor: impl Into<Arc<str>>) -> Self {
+        Self { actor: Some(actor.into()), ..self }
+    }
+
     /// The sessions that are alive, the newest sign-in first: one command for the directory, and one for
     /// each session in it, all at once. A session that has ended, and whose sign-in is more than seven
     /// minutes old, takes two more commands to make sure of that, and one for all of them to remove them
@@ -278,12 +324,15 @@ impl Directory {
         let settings = self.sessions.settings();
         let commands = Commands::new(settings, budget);
         let commands = driver.map_or(commands, |driver| commands.driven_by(driver));
-        Ok(DirectoryHandle::new(settings, commands, &self.principal))
+        Ok(DirectoryHandle::new(settings, commands, &self.principal).by(self.actor.as_deref()))
     }
 }
 
 impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Directory").field("current", &self.current).finish_non_exhaustive()
+        f.debug_struct("Directory")
+            .field("current", &self.current)
+            .field("actor", &self.actor)
+            .finish_non_exhaustive()
     }
 }

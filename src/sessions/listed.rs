@@ -25,7 +25,7 @@ impl Serialize for ListedSession {
 }
 
 /// A moment as text (RFC 3339 5.6), rounded down to the second.
-struct Rfc3339(OffsetDateTime);
+pub(crate) struct Rfc3339(pub(crate) OffsetDateTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

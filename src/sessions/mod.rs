@@ -5,5 +5,5 @@ mod check;
 pub(crate) mod describe;
 pub(crate) mod detached;
 pub(crate) mod directory;
-mod listed;
+pub(crate) mod listed;
 pub(crate) mod open;

@@ -10,7 +10,7 @@ use crate::commands::Commands;
 use crate::commit::{Commit, Committed};
 use crate::completion::run_to_completion;
 use crate::error::Result;
-use crate::event;
+use crate::event::{self, Actor};
 use crate::record::delta::View;
 use crate::record::json::{self, decoded};
 use crate::record::key::AsKey;
@@ -77,7 +77,7 @@ impl Directory {
     /// this principal that lives, and in [strict mode](crate::DirectoryMode::Strict) is listed. Does not
     /// count as use of the session.
     ///
-    /// One command; two in strict mode. The event `opened` tells it.
+    /// One command; two in strict mode. The event `opened` tells it, and [who](Self::by) did it.
     ///
     /// # Errors
     ///
@@ -87,8 +87,17 @@ impl Directory {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
             return Ok(None);
         };
-        event::opened(id, self.sessions.settings().who_of(&loaded));
+        let who = self.sessions.settings().who_of(&loaded);
+        event::opened(id, who, Actor(self.actor.as_deref()));
         Ok(Some(OpenSession { directory: self.clone(), loaded }))
+    }
+
+    /// Ends a session of this principal, whether it is listed or the directory that listed it was lost.
+    pub(crate) async fn revoke_owned(self, id: SessionId) -> Result<bool> {
+        run_to_completion(|driver| async move {
+            self.handle(&self.budget(), Some(&driver))?.revoke_owned(id).await
+        })
+        .await
     }
 }
 
@@ -225,11 +234,7 @@ impl OpenSession {
     ///
     /// Those of [`Directory::revoke`].
     pub async fn revoke(self) -> Result<bool> {
-        let Self { directory, loaded } = self;
-        run_to_completion(|driver| async move {
-            directory.handle(&directory.budget(), Some(&driver))?.revoke_owned(loaded.id).await
-        })
-        .await
+        self.directory.revoke_owned(self.loaded.id).await
     }
 }
 

@@ -6,6 +6,8 @@
 #[cfg(all(feature = "axum", feature = "actix"))]
 pub mod app;
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod command;
 pub mod fake;
 #[cfg(feature = "testing")]
 pub mod faults;

@@ -1,0 +1,95 @@
+//! `unsticky revoke`: ends sessions.
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+
+use serde_json::{Value as Json, json};
+use unsticky::internals::operate::{self, Outcome};
+use unsticky::{Error, Result, Revoked, SessionId, Sessions};
+
+use crate::arguments::RevokeArguments;
+use crate::failure::{Failure, NOT_FOUND};
+use crate::output::{Format, print, print_json};
+use crate::principal;
+
+pub(crate) async fn run(
+    asked: &RevokeArguments,
+    format: Format,
+) -> std::result::Result<ExitCode, Failure> {
+    let sessions = asked.store.sessions()?;
+    let actor = asked.store.actor();
+    match &asked.all {
+        Some(principal) => {
+            let principal = principal::read(Some(principal)).await?;
+            let revoked = sessions.of(principal).by(actor).revoke_all().await;
+            let revoked = revoked.map_err(|error| Failure::store(&error))?;
+            match format {
+                Format::Text => print(&text(revoked))?,
+                Format::Json => {
+                    print_json(&json!({ "count": revoked.count, "complete": revoked.complete }))?;
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        None => each(&sessions, &asked.ids, &actor, format).await,
+    }
+}
+
+fn text(revoked: Revoked) -> String {
+    let count = match revoked.count {
+        0 => "No session was alive".to_owned(),
+        1 => "1 session was revoked".to_owned(),
+        count => format!("{count} sessions were revoked"),
+    };
+    let completeness = if revoked.complete {
+        "The directory is known to be complete: these were all of the principal's sessions."
+    } else {
+        "The directory is not known to be complete: nobody had signed in lately, or the store has lost it. \
+         Sessions that it did not list may live until their absolute timeout; in strict mode they are not \
+         valid, and another epoch ends them."
+    };
+    format!("{count}, and no sign-in that has begun before will succeed.\n{completeness}\n")
+}
+
+/// Revokes each of the sessions, also if another one could not be.
+async fn each(
+    sessions: &Sessions,
+    ids: &[SessionId],
+    actor: &str,
+    format: Format,
+) -> std::result::Result<ExitCode, Failure> {
+    let mut seen = HashSet::new();
+    let (mut done, mut failures, mut is_missing) = (Vec::new(), Vec::new(), false);
+    for id in ids.iter().filter(|id| seen.insert(**id)) {
+        let outcome = operate::revoke(sessions, *id, actor).await;
+        is_missing |= matches!(outcome, Ok(Outcome::NotFound));
+        match format {
+            // At once, for the next one may take its time.
+            Format::Text => print(&format!("{id}  {}\n", told(&outcome)))?,
+            Format::Json => done.push(json_of(*id, &outcome)),
+        }
+        failures.extend(outcome.err());
+    }
+    if format == Format::Json {
+        print_json(&done)?;
+    }
+    match failures.first() {
+        Some(first) => Err(Failure::partly(failures.len(), seen.len(), first)),
+        None if is_missing => Ok(ExitCode::from(NOT_FOUND)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn told(outcome: &Result<Outcome>) -> &'static str {
+    match outcome {
+        Ok(Outcome::Revoked) => "revoked",
+        Ok(Outcome::Expired) => "expired",
+        Ok(Outcome::NotFound) => "not found",
+        Err(_) => "failed",
+    }
+}
+
+fn json_of(id: SessionId, outcome: &Result<Outcome, Error>) -> Json {
+    let error = outcome.as_ref().err().map(|error| error.kind().as_str());
+    json!({ "id": id, "outcome": told(outcome).replace(' ', "_"), "error": error })
+}

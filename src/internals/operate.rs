@@ -1,0 +1,231 @@
+//! What the command `unsticky` does with sessions that an application has no need of: it finds one by its
+//! public id alone, whoever is signed in there. Not part of the library.
+
+#![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use crate::budget::Budget;
+use crate::commands::{Commands, pause};
+use crate::directory::DirectoryHandle;
+use crate::error::{self, Error, ErrorKind, Result};
+use crate::event::{self, Actor, Label};
+use crate::limits::PROMPT_ATTEMPTS;
+use crate::load::{self, Lookup};
+use crate::record::codec::TOMBSTONE_DEADLINE;
+use crate::record::flash;
+use crate::record::loaded::{Loaded, Record};
+use crate::record::token::SessionId;
+use crate::record::values::{Item, OnSignIn};
+use crate::sessions::listed::Rfc3339;
+use crate::settings::{DirectoryMode, Sessions, Settings};
+use crate::store::Deleted;
+
+/// The keys that this crate uses for itself begin like this.
+const RESERVED: &str = "unsticky.";
+
+/// A session as the store has it, without its secret's digest and its write tags.
+#[allow(missing_debug_implementations, reason = "it holds values")]
+pub struct Examined {
+    pub id: SessionId,
+    pub principal: Option<Arc<str>>,
+    pub created: OffsetDateTime,
+    /// `None` where nobody is signed in.
+    pub signed_in_at: Option<OffsetDateTime>,
+    pub last_seen: OffsetDateTime,
+    pub idle_deadline: OffsetDateTime,
+    pub absolute_deadline: OffsetDateTime,
+    /// The earlier one of both.
+    pub expires_at: OffsetDateTime,
+    pub is_expired: bool,
+    pub standing: Standing,
+    /// A signed-in session is valid only while its directory lists it.
+    pub is_strict: bool,
+    pub values: Vec<Examination>,
+}
+
+/// What the directory of its principal says of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody is signed in, so there is no directory.
+    Anonymous,
+    Listed {
+        label: Option<Arc<str>>,
+    },
+    Unlisted,
+    /// The directory cannot be decoded.
+    Unknown,
+}
+
+/// A value of a session.
+#[allow(missing_debug_implementations, reason = "it holds the value")]
+pub struct Examination {
+    pub key: String,
+    pub bytes: usize,
+    pub survives_sign_in: bool,
+    pub content: Content,
+}
+
+/// What may be told of a value.
+#[allow(missing_debug_implementations, reason = "it holds the value")]
+pub enum Content {
+    /// The JSON as it is stored.
+    Json(String),
+    /// It is not text.
+    Binary,
+    /// A secret of this crate.
+    Secret,
+}
+
+/// What became of a session that was to be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Revoked,
+    /// It had expired, and the store still had its record, which is deleted now.
+    Expired,
+    NotFound,
+}
+
+/// Looks at a session; `None` where the store has none of this id. The event `opened` tells it.
+pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Option<Examined>> {
+    let settings = sessions.settings();
+    let budget = Budget::new(settings.options.timeout);
+    let commands = Commands::new(settings, &budget);
+    let Some(loaded) = look_up(settings, commands, id).await? else { return Ok(None) };
+    event::opened(id, settings.who_of(&loaded), Actor(Some(actor)));
+    let standing = standing(settings, commands, &loaded).await?;
+    Ok(Some(examined(settings, &loaded, standing)))
+}
+
+/// Ends a session as its principal's directory does; one in which nobody is signed in is deleted.
+pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Outcome> {
+    let settings = sessions.settings();
+    let budget = Budget::new(settings.options.timeout);
+    let commands = Commands::new(settings, &budget);
+    for attempt in 0..settings.options.commit_attempts {
+        let Some(loaded) = look_up(settings, commands, id).await? else {
+            return Ok(Outcome::NotFound);
+        };
+        let header = &loaded.record.header;
+        let was_stored = match &header.principal {
+            Some(principal) => Some(sessions.of(principal).by(actor).revoke_owned(id).await?),
+            None => delete_anonymous(settings, commands, &loaded, actor).await?,
+        };
+        match was_stored {
+            Some(true) if header.clocks.expired(settings.now()) => return Ok(Outcome::Expired),
+            Some(true) => return Ok(Outcome::Revoked),
+            Some(false) => return Ok(Outcome::NotFound),
+            None if attempt >= PROMPT_ATTEMPTS => {
+                pause(&commands, &*settings.entropy, attempt).await?;
+            }
+            None => {}
+        }
+    }
+    Err(Error::new(ErrorKind::Contended, ""))
+}
+
+/// An error with its causes, in one line without secrets.
+#[must_use]
+pub fn causes(error: &Error) -> String {
+    error::causes(error)
+}
+
+/// A moment as text of RFC 3339, in UTC and whole seconds.
+#[must_use]
+pub fn rfc3339(time: OffsetDateTime) -> String {
+    Rfc3339(time).to_string()
+}
+
+/// The session of an id. What only occupies an id is none.
+async fn look_up(
+    settings: &Settings,
+    commands: Commands<'_>,
+    id: SessionId,
+) -> Result<Option<Arc<Loaded>>> {
+    match load::look_up(settings, commands, id, false).await? {
+        Lookup::Found(loaded) => {
+            let header = &loaded.record.header;
+            let is_tombstone =
+                header.principal.is_none() && header.clocks.deadline() == TOMBSTONE_DEADLINE;
+            Ok((!is_tombstone).then_some(loaded))
+        }
+        Lookup::Missing => Ok(None),
+        Lookup::Corrupt => Err(Error::new(ErrorKind::Corrupt, "")),
+    }
+}
+
+/// Deletes a session unless it was written since it was read: somebody may have signed in on it. Returns
+/// whether it was there; `None` if it has to be read again.
+async fn delete_anonymous(
+    settings: &Settings,
+    commands: Commands<'_>,
+    loaded: &Loaded,
+    actor: &str,
+) -> Result<Option<bool>> {
+    Ok(match commands.delete(&loaded.key, Some(&loaded.stored())).await? {
+        // The answer to an earlier copy of this command may have been lost.
+        (Deleted::Deleted, _) | (Deleted::Missing, true) => {
+            let who = settings.who_of(loaded);
+            event::revoked(loaded.id, who, Label(None), Actor(Some(actor)), "revoked");
+            Some(true)
+        }
+        (Deleted::Missing, false) => Some(false),
+        (Deleted::Conflict(_), _) => None,
+    })
+}
+
+async fn standing(
+    settings: &Settings,
+    commands: Commands<'_>,
+    loaded: &Loaded,
+) -> Result<Standing> {
+    let Some(principal) = &loaded.record.header.principal else { return Ok(Standing::Anonymous) };
+    match DirectoryHandle::new(settings, commands, principal).listing(loaded.id).await {
+        Ok(Some(listing)) => Ok(Standing::Listed { label: listing.label }),
+        Ok(None) => Ok(Standing::Unlisted),
+        // The event says so.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) => {
+            Ok(Standing::Unknown)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn examined(settings: &Settings, loaded: &Loaded, standing: Standing) -> Examined {
+    let Record { header, values } = &loaded.record;
+    let clocks = &header.clocks;
+    let signed_in_at = header.principal.as_ref().and(clocks.authenticated);
+    Examined {
+        id: loaded.id,
+        principal: header.principal.clone(),
+        created: clocks.created.to_time_or_last(),
+        signed_in_at: signed_in_at.map(|moment| moment.to_time_or_last()),
+        last_seen: clocks.last_seen.to_time_or_last(),
+        idle_deadline: clocks.idle_deadline.to_time_or_last(),
+        absolute_deadline: clocks.absolute_deadline.to_time_or_last(),
+        expires_at: clocks.deadline().to_time_or_last(),
+        is_expired: clocks.expired(settings.now()),
+        standing,
+        is_strict: settings.options.directory == DirectoryMode::Strict,
+        values: values.items().map(|item| examination(&item)).collect(),
+    }
+}
+
+fn examination(item: &Item<'_>) -> Examination {
+    let key = String::from_utf8_lossy(item.key).into_owned();
+    // Of the crate's own values only the messages for the next page are no secret.
+    let is_secret = key.starts_with(RESERVED) && key != flash::KEY;
+    let content = match std::str::from_utf8(item.bytes) {
+        _ if is_secret => Content::Secret,
+        Ok(text) => Content::Json(text.to_owned()),
+        Err(_) => Content::Binary,
+    };
+    Examination {
+        key,
+        bytes: item.bytes.len(),
+        survives_sign_in: item.outlives(OnSignIn::First),
+        content,
+    }
+}

@@ -1,0 +1,120 @@
+//! The command `unsticky` as a process of its own, as an operator runs it.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the command may take before it has failed.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// What came of the command.
+#[derive(Debug)]
+pub struct Ran {
+    /// `None`: a signal ended it.
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// What a command printed that ended with this status.
+    pub fn with_status(&self, status: i32) -> &str {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        &self.stdout
+    }
+
+    /// The same as JSON.
+    pub fn json(&self, status: i32) -> serde_json::Value {
+        serde_json::from_str(self.with_status(status)).unwrap()
+    }
+
+    /// Everything that it printed anywhere.
+    pub fn printed(&self) -> String {
+        format!("{}\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// A command that is to be run, in an environment with nothing but what is set here.
+pub struct Unsticky {
+    command: Command,
+    input: Vec<u8>,
+}
+
+impl Unsticky {
+    pub fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unsticky"));
+        command.env_clear().args(arguments);
+        Self { command, input: Vec::new() }
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// What stands on the standard input. Default: nothing.
+    pub fn input(self, input: impl Into<Vec<u8>>) -> Self {
+        Self { input: input.into(), ..self }
+    }
+
+    /// Runs it. One that does not end is killed, and the test fails.
+    pub fn run(self) -> Ran {
+        self.start().finish()
+    }
+
+    pub fn start(mut self) -> Running {
+        let streams = self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), self.input);
+        // It may end without reading.
+        thread::spawn(move || drop(stdin.write_all(&input)));
+        let stdout = collected(child.stdout.take().unwrap());
+        let stderr = collected(child.stderr.take().unwrap());
+        Running { child, deadline: Instant::now() + LONGEST, streams: [stdout, stderr] }
+    }
+}
+
+/// A command that has begun.
+pub struct Running {
+    child: Child,
+    deadline: Instant,
+    streams: [mpsc::Receiver<String>; 2],
+}
+
+impl Running {
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Ran {
+        let [stdout, stderr] = self.streams.map(|stream| {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            stream.recv_timeout(left).unwrap_or_else(|_| end(&mut self.child))
+        });
+        let status = self.child.wait().unwrap().code();
+        Ran { status, stdout, stderr }
+    }
+}
+
+fn end(child: &mut Child) -> ! {
+    let _ = child.kill();
+    let _ = child.wait();
+    panic!("the command did not end within {LONGEST:?}")
+}
+
+/// Everything that comes from a stream, once it has ended.
+fn collected(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = send.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receive
+}
