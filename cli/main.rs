@@ -2,6 +2,7 @@
 
 mod arguments;
 mod check;
+mod count;
 mod failure;
 mod output;
 
@@ -39,6 +40,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let format = arguments.format();
     match &arguments.action {
         Action::Check(check) => check::run(check, format).await,
+        Action::Count(count) => count::run(count, format).await,
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "unsticky", &mut script);
