@@ -272,10 +272,8 @@ impl Count {
         let mut text = table.text();
         text.push('\n');
         if let Some(total) = &total {
-            let namespace = self.keys.namespace();
-            let _ =
-                writeln!(text, "records of other epochs under {namespace}: {}", total.other_epochs);
-            let _ = writeln!(text, "other keys under {namespace}: {}", total.other_keys);
+            let _ = writeln!(text, "records of other epochs: {}", total.other_epochs);
+            let _ = writeln!(text, "other keys under the namespace: {}", total.other_keys);
         } else {
             let _ = writeln!(text, "There is no total, since not every server shows its keys.");
         }
