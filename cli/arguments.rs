@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions};
+use unsticky::internals::survey::{Rate, Survey};
+use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
 
 use crate::failure::Failure;
 use crate::output::{Format, one_line};
@@ -65,6 +67,10 @@ pub(crate) enum Action {
     Show(ShowArguments),
     /// Revoke sessions by their public ids, or all of a principal.
     Revoke(RevokeArguments),
+    /// Count the sessions and the directories, and the bytes that they take.
+    ///
+    /// All keys of each server are walked through at a bounded rate. Nothing is written, and no record is read.
+    Count(CountArguments),
     /// Print a script that completes arguments in a shell.
     Completions {
         /// The shell.
@@ -156,6 +162,14 @@ impl AuditedStore {
         };
         self.actor.clone().or_else(user).unwrap_or_else(|| "unsticky".to_owned())
     }
+/// What is counted, and how fast.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CountArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// How many keys of a server are walked through in a second at most, whoever they belong to.
+    #[arg(long, default_value = "10000", value_name = "KEYS", value_parser = rate)]
+    pub(crate) rate: Rate,
 }
 
 /// The store, and what the application has configured for it.
@@ -207,6 +221,18 @@ impl StoreArguments {
         }
         Ok(builder)
     }
+
+    /// The servers, to walk through their keys.
+    pub(crate) fn survey(&self) -> Result<Survey, Failure> {
+        let survey = Survey::open_within(&self.url, self.timeout);
+        survey.map_err(|error| Failure::usage("--url", error))
+    }
+}
+
+/// A number of keys per second. The error repeats nothing.
+fn rate(text: &str) -> Result<Rate, String> {
+    let rate = text.parse().ok().and_then(Rate::per_second);
+    rate.ok_or_else(|| "write a whole number of keys per second, 1 at least".to_owned())
 }
 
 fn is_id_like_an_option(argument: &OsString) -> bool {
@@ -288,5 +314,13 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(duration("18446744073709551615d").is_err());
+    }
+
+    #[test]
+    fn rate_is_whole_number_and_not_zero() {
+        assert_eq!(rate("1"), Ok(Rate::per_second(1).unwrap()));
+        for text in ["", "0", "-1", "1.5", "1k", "4294967296"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
     }
 }

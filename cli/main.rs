@@ -2,6 +2,7 @@
 
 mod arguments;
 mod check;
+mod count;
 mod failure;
 mod output;
 mod principal;
@@ -58,6 +59,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             print_events();
             revoke::run(revoke, format).await
         }
+        Action::Count(count) => count::run(count, format).await,
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "unsticky", &mut script);

@@ -7,6 +7,8 @@ mod lane;
 mod node;
 mod route;
 mod stats;
+#[cfg(feature = "cli")]
+mod survey;
 
 use std::fmt;
 use std::sync::Arc;
