@@ -17,6 +17,8 @@ mod per_runtime;
 mod redis;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod samples;
+#[cfg(feature = "cli")]
+pub(crate) mod survey;
 mod trial;
 
 pub use self::address::ConnectError;

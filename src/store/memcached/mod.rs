@@ -6,6 +6,8 @@ mod check;
 mod lane;
 mod node;
 mod route;
+#[cfg(feature = "cli")]
+mod survey;
 
 use std::fmt;
 use std::sync::Arc;

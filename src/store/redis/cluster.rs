@@ -211,6 +211,37 @@ impl Cluster {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
+    /// Who has which slots, as the first node says that can be asked.
+    #[cfg(feature = "cli")]
+    pub(super) async fn layout(&self) -> Result<Layout, Failure> {
+        let Some(ranges) = ask(self.candidates()).await else {
+            return Err(self.why_nobody_answers().await);
+        };
+        self.install(&ranges);
+        let masters = self.map().nodes.clone();
+        // The one that is asked again, so that two nodes with two opinions are not taken for a change.
+        let ranges = match masters.first() {
+            Some(master) => ask_node(Arc::clone(master)).await,
+            None => None,
+        };
+        let ranges = ranges.ok_or_else(|| {
+            Failure::Lost(
+                "the first master of the cluster did not say who has which slots".to_owned(),
+            )
+        })?;
+        Ok(Layout { masters, shares: shares(&ranges) })
+    }
+
+    #[cfg(feature = "cli")]
+    async fn why_nobody_answers(&self) -> Failure {
+        for node in self.candidates() {
+            if let Err(failure) = node.send(cmd("CLUSTER").arg("SLOTS")).await {
+                return failure;
+            }
+        }
+        Failure::NotSent("no node of the cluster says who has which slots".to_owned())
+    }
+
     fn map(&self) -> Arc<Map> {
         Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -301,6 +332,44 @@ async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
 async fn ask_node(node: Node) -> Option<Vec<Range>> {
     let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.ok()?;
     parse(&slots, &node.fixed_server()?.place)
+}
+
+/// Who has which slots at one time.
+#[cfg(feature = "cli")]
+pub(super) struct Layout {
+    masters: Vec<Node>,
+    shares: Vec<Share>,
+}
+
+/// The first and the last slot of a range, and the master that has them.
+#[cfg(feature = "cli")]
+type Share = (u16, u16, Place);
+
+#[cfg(feature = "cli")]
+impl Layout {
+    pub(super) fn masters(&self) -> &[Arc<SharedConnection>] {
+        &self.masters
+    }
+
+    pub(super) fn covers_all_slots(&self) -> bool {
+        let slots = self.shares.iter().map(|(first, last, _)| u32::from(last - first) + 1);
+        slots.sum::<u32>() == u32::from(SLOTS)
+    }
+
+    /// Whether the node that has told it says the same now.
+    pub(super) async fn is_still_valid(&self) -> bool {
+        let Some(master) = self.masters.first() else { return false };
+        let ranges = ask_node(Arc::clone(master)).await;
+        ranges.is_some_and(|ranges| shares(&ranges) == self.shares)
+    }
+}
+
+#[cfg(feature = "cli")]
+fn shares(ranges: &[Range]) -> Vec<Share> {
+    let share = |range: &Range| (range.first, range.last, range.master.place.clone());
+    let mut shares: Vec<_> = ranges.iter().map(share).collect();
+    shares.sort();
+    shares
 }
 
 /// Which node has which slot.

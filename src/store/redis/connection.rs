@@ -21,6 +21,8 @@ use crate::store::key::StoreKey;
 use crate::store::redis::answer::{Answer, explained, reason};
 use crate::store::redis::dialing::{Batching, Server, Settings, Step, multiplex, open};
 use crate::store::redis::native::{Native, Trial};
+#[cfg(feature = "cli")]
+use crate::store::redis::place::Place;
 use crate::store::redis::reply::role;
 use crate::store::redis::waits::Waits;
 
@@ -366,6 +368,12 @@ impl Lease<'_> {
             Some(answer) => answer.map_err(|error| shared.failed(link, command, &error)),
             None => Err(shared.unanswered(link, limit)),
         }
+    }
+
+    /// Where the server listens that this connection leads to.
+    #[cfg(feature = "cli")]
+    pub(super) fn place(&self) -> &Place {
+        &self.link.server.place
     }
 
     async fn send_asking(&self, command: &Cmd) -> Result<Value, Failure> {

@@ -16,6 +16,8 @@ mod place;
 mod reply;
 mod sanitize;
 mod sentinel;
+#[cfg(feature = "cli")]
+mod survey;
 #[cfg(feature = "redis-tls")]
 mod tls;
 mod topology;
