@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
 
+use crate::bench::BenchArguments;
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -41,6 +42,12 @@ pub(crate) enum Action {
     /// Commands are tried on a key of the check's own, which expires within ten seconds. No other record is
     /// read or written.
     Check(StoreArguments),
+    /// Measure what the store can do from here: throughput and latency of requests.
+    ///
+    /// Sessions of the measurement's own are read, written, signed in and signed out under a namespace of
+    /// their own. They are removed at the end, and expire within five minutes whatever happens. The run with
+    /// the defaults takes less than a minute. It is a load for the store: mind the applications that use it.
+    Bench(BenchArguments),
     /// Print a script that completes arguments in a shell.
     Completions {
         /// The shell.
@@ -98,7 +105,7 @@ impl StoreArguments {
 }
 
 /// A duration with its unit. The error repeats nothing.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "write a whole number and a unit: ms, s, m, h or d";
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

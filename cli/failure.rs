@@ -13,7 +13,8 @@ use crate::output::one_line;
 /// Something was found to be wrong, or what was asked for is not there.
 pub(crate) const FOUND_WRONG: u8 = 1;
 const USAGE: u8 = 2;
-const STORE: u8 = 3;
+/// The store cannot be reached, or it refused a command.
+pub(crate) const STORE: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 #[derive(Debug)]

@@ -32,7 +32,7 @@ pub(crate) struct BenchArguments {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_values_t = [Operation::Read, Operation::Write, Operation::SignIn, Operation::SignOut]
+        default_value = "read,write,sign-in,sign-out"
     )]
     pub(crate) operations: Vec<Operation>,
     /// How many requests are under way at the same time, in a list with commas.

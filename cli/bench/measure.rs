@@ -151,8 +151,7 @@ impl<'a> Measurement<'a> {
             self.measure_latency(*payload).await;
         }
         self.progress.clear();
-        self.results.keys_left =
-            self.keys.remove_all(self.plan.most_callers(), PREPARATION).await;
+        self.results.keys_left = self.keys.remove_all(self.plan.most_callers(), PREPARATION).await;
         self.results
     }
 
@@ -165,7 +164,8 @@ impl<'a> Measurement<'a> {
         for operation in [Operation::Read, Operation::Write] {
             if self.plan.has(operation) && !self.is_over() {
                 self.progress.step(operation.as_str(), payload, 1);
-                let tally = self.steady(&application, payload, operation, callers, Pace::Most).await;
+                let tally =
+                    self.steady(&application, payload, operation, callers, Pace::Most).await;
                 self.add_throughput(operation, payload, callers, tally);
             }
         }
@@ -197,8 +197,7 @@ impl<'a> Measurement<'a> {
                 self.add_latency(operation, payload, rate, tally);
             }
         }
-        let rate =
-            |operation| self.plan.has(operation).then(|| self.rate(operation, payload));
+        let rate = |operation| self.plan.has(operation).then(|| self.rate(operation, payload));
         let (rate_in, rate_out) = (rate(Operation::SignIn), rate(Operation::SignOut));
         if (rate_in.is_none() && rate_out.is_none()) || self.is_over() {
             return;
@@ -279,7 +278,8 @@ impl<'a> Measurement<'a> {
             let sessions = self.plan.sessions(payload);
             let needed = quota_in.requests.max(quota_out.requests);
             let count = u32::try_from(needed).unwrap_or(sessions).min(sessions);
-            let (visitors, signed_in) = (Visitors::new(count), Visitors::default());
+            let visitors = Visitors::new(count);
+            let (signed_in, gone) = (Visitors::default(), Visitors::default());
             let is_measured = !quota_in.is_used_up();
             if is_measured {
                 let Quota { pace, time, requests } = quota_in;
@@ -298,13 +298,12 @@ impl<'a> Measurement<'a> {
             if !quota_out.is_used_up() {
                 let Quota { pace, time, requests } = quota_out;
                 let load = Load { deed: sign_out, pace, callers, most: requests, time };
-                let tally = drive(application, &signed_in, &Visitors::default(), load, &self.stop);
-                let tally = tally.await;
+                let tally = drive(application, &signed_in, &gone, load, &self.stop).await;
                 quota_out.use_up(&tally);
                 tallies.sign_out.merge(&tally);
             }
             let load = self.unmeasured(sign_out);
-            self.prepare(application, &signed_in, &Visitors::default(), load).await;
+            self.prepare(application, &signed_in, &gone, load).await;
             if follows && quota_in.is_used_up() {
                 break;
             }

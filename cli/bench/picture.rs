@@ -84,16 +84,15 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_their_values() {
-        let drawn = bars(&[bar("a", 100.0), bar("bc", 50.0), bar("d", 0.0), bar("e", 0.01)], Ink::Ascii);
+        let drawn =
+            bars(&[bar("a", 100.0), bar("bc", 50.0), bar("d", 0.0), bar("e", 0.01)], Ink::Ascii);
         let lines: Vec<_> = drawn.lines().collect();
         let length = |line: &str| line.matches('#').count();
         let width = WIDTH - 2 - 6 - 4;
-        assert_eq!(lines.iter().map(|line| length(line)).collect::<Vec<_>>(), [
-            width,
-            width / 2,
-            0,
-            1
-        ]);
+        assert_eq!(
+            lines.iter().map(|line| length(line)).collect::<Vec<_>>(),
+            [width, width / 2, 0, 1]
+        );
         assert!(lines.iter().all(|line| line.chars().count() == WIDTH), "{drawn}");
         assert!(lines[1].starts_with("bc  ##") && lines[1].ends_with("   50/s"), "{drawn}");
         assert!(drawn.is_ascii());

@@ -59,7 +59,8 @@ impl Head<'_> {
     pub(crate) fn json(&self, results: &Results, ended: OffsetDateTime) -> Value {
         let Self { arguments, plan, began, .. } = self;
         let names = |operation: &Operation| operation.as_str();
-        let servers = self.servers().map(|(server, version)| json!({"server": server, "version": version}));
+        let servers =
+            self.servers().map(|(server, version)| json!({"server": server, "version": version}));
         let timeout = u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX);
         json!({
             "unsticky": env!("CARGO_PKG_VERSION"),
@@ -167,7 +168,10 @@ fn throughput_table(plan: &Plan, results: &Results) -> String {
             let mut row = vec![operation.as_str().to_owned(), bytes((*payload).into())];
             row.extend(plan.callers.iter().map(|callers| {
                 let wanted = (*operation, *payload, *callers);
-                let found = results.throughput.iter().find(|it| (it.operation, it.payload, it.callers) == wanted);
+                let found = results
+                    .throughput
+                    .iter()
+                    .find(|it| (it.operation, it.payload, it.callers) == wanted);
                 found.map_or_else(|| "-".to_owned(), |it| whole(it.tally.throughput()))
             }));
             rows.push(row);
@@ -237,9 +241,7 @@ fn complaints(results: &Results) -> String {
         text.push('\n');
     }
     if results.is_cut_short {
-        text.push_str(
-            "The measurements ended early, since no request succeeded any more.\n\n",
-        );
+        text.push_str("The measurements ended early, since no request succeeded any more.\n\n");
     }
     if results.keys_left > 0 {
         let minutes = KEY_LIFE.as_secs() / 60;
@@ -279,8 +281,8 @@ fn table(rows: &[Vec<String>]) -> String {
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0 => "0 B".to_owned(),
-        _ if bytes % (1 << 20) == 0 => format!("{} MiB", grouped(bytes >> 20)),
-        _ if bytes % (1 << 10) == 0 => format!("{} KiB", grouped(bytes >> 10)),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", grouped(bytes >> 20)),
+        _ if bytes.is_multiple_of(1 << 10) => format!("{} KiB", grouped(bytes >> 10)),
         _ => format!("{} B", grouped(bytes)),
     }
 }
@@ -299,7 +301,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -368,7 +370,10 @@ mod tests {
                 assert!(line.chars().count() <= 66, "{line}");
             }
             assert_eq!(text.is_ascii(), ink == Ink::Ascii);
-            assert!(text.contains("\nread       16 KiB       100       1,600       6,400\n"), "{text}");
+            assert!(
+                text.contains("\nread       16 KiB       100       1,600       6,400\n"),
+                "{text}"
+            );
             let latency = "\nsign-out   16 KiB   1,000  1.50  1.50  1.50   1.50  1.50\n";
             assert!(text.contains(latency), "{text}");
             assert!(!text.contains("failed"), "{text}");
