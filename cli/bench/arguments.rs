@@ -83,8 +83,8 @@ impl Operation {
         match self {
             Self::Read => "reads the value of a session",
             Self::Write => "changes a value of a session",
-            Self::SignIn => "begins a session and signs somebody in",
-            Self::SignOut => "ends a session",
+            Self::SignIn => "begins a session and signs in",
+            Self::SignOut => "signs out, which ends a session",
         }
     }
 }

@@ -40,12 +40,12 @@ impl Head<'_> {
         let (count, seconds) = (plan.measurements(), plan.seconds);
         let each = if seconds == 1 { "a second" } else { &*format!("{seconds} seconds") };
         let _ = writeln!(text, "{count} measurements of {each} each take about {takes} s.");
+        let _ = writeln!(text, "Its keys begin with {}:", arguments.namespace);
+        let (minutes, memory) = (KEY_LIFE.as_secs() / 60, plan.bytes().div_ceil(1 << 20) << 20);
         let _ = writeln!(
             text,
-            "All keys begin with {}: and expire within {} minutes.\nThey take at most {} of the store's memory.\n",
-            arguments.namespace,
-            KEY_LIFE.as_secs() / 60,
-            bytes(plan.bytes().div_ceil(1 << 20) << 20),
+            "They expire within {minutes} minutes, and take at most {}.\n",
+            bytes(memory)
         );
         for operation in &plan.operations {
             let (name, meaning) = (operation.as_str(), operation.meaning());
@@ -128,13 +128,14 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
     if !results.latency.is_empty() {
         let _ = write!(
             text,
-            "Latency, in milliseconds: requests are sent at a fixed rate, {}\n\
-             with up to {} callers. Of 100 requests, 99 took at most p99;\n\
-             max is the longest. The time counts from the moment at which\n\
-             a request is due, and includes the wait for a free caller.\n\n",
+            "Latency, in milliseconds: requests are sent at a fixed rate\n\
+             ({}) by up to {} callers.\n\
+             Of 100 requests, 99 took at most p99; max is the longest.\n\
+             A time counts from the moment at which the request is due,\n\
+             and includes the wait for a free caller.\n\n",
             match plan.rate {
-                Some(_) => "as given,",
-                None => "half of\nthe highest throughput above,",
+                Some(_) => "the one that was given",
+                None => "half of the highest throughput above",
             },
             plan.most_callers(),
         );
@@ -154,6 +155,10 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
         }
     }
     text.push_str(&complaints(results));
+    // Each part ends with an empty line, the last one without.
+    if text.ends_with("\n\n") {
+        text.pop();
+    }
     text
 }
 
@@ -251,7 +256,6 @@ fn complaints(results: &Results) -> String {
             grouped(u64::try_from(results.keys_left).unwrap_or(u64::MAX)),
         );
     }
-    // One empty line stands before each part, and none at the end.
     text
 }
 
@@ -367,7 +371,7 @@ mod tests {
         for ink in [Ink::Blocks, Ink::Ascii] {
             let text = text(&plan(), &results(0), ink);
             for line in text.lines() {
-                assert!(line.chars().count() <= 66, "{line}");
+                assert!(line.chars().count() <= 60, "{line}");
             }
             assert_eq!(text.is_ascii(), ink == Ink::Ascii);
             assert!(
