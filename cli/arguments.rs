@@ -9,6 +9,7 @@ use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessi
 use unsticky::internals::survey::{Rate, Survey};
 use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
 
+use crate::bench::BenchArguments;
 use crate::failure::Failure;
 use crate::output::{Format, one_line};
 
@@ -71,6 +72,12 @@ pub(crate) enum Action {
     ///
     /// All keys of each server are walked through at a bounded rate. Nothing is written, and no record is read.
     Count(CountArguments),
+    /// Measure what the store can do from here: throughput and latency of requests.
+    ///
+    /// Sessions of the measurement's own are read, written, signed in and signed out under a namespace of
+    /// their own. They are removed at the end, and expire within five minutes whatever happens. The run with
+    /// the defaults takes less than a minute. It is a load for the store: mind the applications that use it.
+    Bench(BenchArguments),
     /// Print a script that completes arguments in a shell.
     Completions {
         /// The shell.
@@ -255,7 +262,7 @@ fn epoch(text: &str) -> Result<u32, String> {
 }
 
 /// A duration with its unit. The error repeats nothing.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "write a whole number and a unit: ms, s, m, h or d";
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

@@ -16,7 +16,8 @@ pub(crate) const FOUND_WRONG: u8 = 1;
 /// What was asked for is not there.
 pub(crate) const NOT_FOUND: u8 = 1;
 const USAGE: u8 = 2;
-const STORE: u8 = 3;
+/// The store cannot be reached, or it refused a command.
+pub(crate) const STORE: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
 #[derive(Debug)]

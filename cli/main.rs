@@ -1,6 +1,7 @@
 //! The command `unsticky`: examines what stands behind a store, looks sessions up and revokes them.
 
 mod arguments;
+mod bench;
 mod check;
 mod count;
 mod failure;
@@ -32,7 +33,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = run(&arguments) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            // A measurement removes its keys first.
+            _ = tokio::signal::ctrl_c(), if !matches!(arguments.action, Action::Bench(_)) => {
+                Err(Failure::Interrupted)
+            }
         }
     });
     // Whoever was interrupted does not wait for what is still under way.
@@ -60,6 +64,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             revoke::run(revoke, format).await
         }
         Action::Count(count) => count::run(count, format).await,
+        Action::Bench(bench) => bench::run(bench, format).await,
         Action::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "unsticky", &mut script);

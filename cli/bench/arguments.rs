@@ -1,0 +1,147 @@
+//! What can be measured, and with how much load.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::arguments::duration;
+
+/// How many values a list may have: more columns do not fit into a terminal.
+const LONGEST_LIST: usize = 5;
+const MOST_CALLERS: u32 = 500;
+/// With the rest of a record it stays under the largest one that the library allows.
+const MOST_BYTES: u32 = 990_000;
+const MOST_SECONDS: u32 = 60;
+const HIGHEST_RATE: u32 = 1_000_000;
+
+/// What is measured, and where.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArguments {
+    /// Address of the store, as the application has it. Prefer the environment variable: other users of this
+    /// machine can read a command line, and the password in it.
+    #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
+    pub(crate) url: String,
+    /// Namespace of the measurement's own keys; never the application's.
+    #[arg(long, default_value = "unsticky-bench", value_name = "NAME")]
+    pub(crate) namespace: String,
+    /// Measure although the server does not show whether there are other keys under the namespace.
+    #[arg(long)]
+    pub(crate) allow_unseen_keys: bool,
+    /// What is measured, in a list with commas.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "read,write,sign-in,sign-out"
+    )]
+    pub(crate) operations: Vec<Operation>,
+    /// How many requests are under way at the same time, in a list with commas.
+    #[arg(long, default_value = "1,16,64", value_name = "LIST", value_parser = callers)]
+    pub(crate) callers: Numbers,
+    /// Size of the value that a session holds, in bytes, in a list with commas.
+    #[arg(long, default_value = "100,1024,16384", value_name = "LIST", value_parser = payloads)]
+    pub(crate) payload: Numbers,
+    /// How long each measurement takes, in seconds.
+    #[arg(long, default_value = "1", value_name = "NUMBER", value_parser = seconds)]
+    pub(crate) seconds: u32,
+    /// How many requests a second are sent to measure latency. Default: half of the highest throughput that
+    /// was found, for each operation and payload.
+    #[arg(long, value_name = "NUMBER", value_parser = rate)]
+    pub(crate) rate: Option<u32>,
+    /// How long one operation may wait for the store, as in 500ms or 2s; from 10ms to 60s.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Draw with ASCII characters only.
+    #[arg(long)]
+    pub(crate) ascii: bool,
+}
+
+/// What is measured: one request of a visitor, with everything that it costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Operation {
+    /// A request that reads the value of a session.
+    Read,
+    /// A request that changes a value of a session.
+    Write,
+    /// A request that begins a session and signs somebody in, with the directory on.
+    SignIn,
+    /// A request that ends a session in which somebody is signed in.
+    SignOut,
+}
+
+impl Operation {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::SignIn => "sign-in",
+            Self::SignOut => "sign-out",
+        }
+    }
+
+    pub(crate) const fn meaning(self) -> &'static str {
+        match self {
+            Self::Read => "reads the value of a session",
+            Self::Write => "changes a value of a session",
+            Self::SignIn => "begins a session and signs in",
+            Self::SignOut => "signs out, which ends a session",
+        }
+    }
+}
+
+/// Numbers without repetitions, in the order in which they were given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Numbers(pub(crate) Vec<u32>);
+
+fn callers(text: &str) -> Result<Numbers, String> {
+    numbers(text, MOST_CALLERS)
+}
+
+fn payloads(text: &str) -> Result<Numbers, String> {
+    numbers(text, MOST_BYTES)
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    number(text, MOST_SECONDS).ok_or_else(|| format!("a whole number from 1 to {MOST_SECONDS}"))
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    number(text, HIGHEST_RATE).ok_or_else(|| format!("a whole number from 1 to {HIGHEST_RATE}"))
+}
+
+/// The error repeats nothing.
+fn numbers(text: &str, most: u32) -> Result<Numbers, String> {
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let number = number(part, most)
+            .ok_or_else(|| format!("whole numbers from 1 to {most}, with commas between them"))?;
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    match numbers.len() {
+        1..=LONGEST_LIST => Ok(Numbers(numbers)),
+        _ => Err(format!("at most {LONGEST_LIST} numbers")),
+    }
+}
+
+fn number(text: &str, most: u32) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| is_number && (1..=most).contains(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_is_numbers_within_the_range() {
+        assert_eq!(numbers("1", 5), Ok(Numbers(vec![1])));
+        assert_eq!(numbers("5,1,5,3", 5), Ok(Numbers(vec![5, 1, 3])));
+        for text in ["", "0", "6", "1,", ",1", "1, 2", "+1", "-1", "1.0", "x", "99999999999"] {
+            assert!(numbers(text, 5).is_err(), "{text}");
+        }
+        assert!(numbers("1,2,3,4,5", 9).is_ok());
+        assert!(numbers("1,2,3,4,5,6", 9).is_err());
+    }
+}

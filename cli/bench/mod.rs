@@ -1,0 +1,147 @@
+//! `unsticky bench`: measures the store from where the application runs.
+//!
+//! | file | content |
+//! |---|---|
+//! | `arguments` | what can be asked for |
+//! | `plan` | what is measured in which order, how long it takes, how much memory of the store it needs |
+//! | `measure` | every measurement, one after the other |
+//! | `drive` | requests of so many callers, as many as possible or at a fixed rate |
+//! | `visitor` | the requests |
+//! | `own_keys` | the store, with the keys remembered that are to be removed |
+//! | `tally` | how many, how fast, which errors |
+//! | `report`, `picture`, `progress` | what is printed |
+
+mod arguments;
+mod drive;
+mod measure;
+mod own_keys;
+mod picture;
+mod plan;
+mod progress;
+mod report;
+mod tally;
+mod visitor;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::signal::ctrl_c;
+use unsticky::internals::survey::Survey;
+use unsticky::{DirectoryMode, Lifetime, Sessions};
+
+pub(crate) use crate::bench::arguments::BenchArguments;
+use crate::bench::drive::Stop;
+use crate::bench::measure::Measurement;
+use crate::bench::own_keys::OwnKeys;
+use crate::bench::picture::Ink;
+use crate::bench::plan::{KEY_LIFE, Plan};
+use crate::bench::progress::Progress;
+use crate::bench::report::Head;
+use crate::failure::{Failure, STORE};
+use crate::output::{Format, print, print_json};
+
+/// How long the search for other keys may take: a server with very many is not walked through.
+const SEARCH: Duration = Duration::from_secs(10);
+
+/// What the library allows at the most.
+const RECORD_BYTES: usize = 1_000_000;
+
+pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<ExitCode, Failure> {
+    let prepared = async {
+        let (sessions, keys) = sessions(arguments)?;
+        let unreachable = |error| Failure::local(format!("the store cannot be used: {error}"));
+        sessions.ping().await.map_err(unreachable)?;
+        expect_no_keys(arguments).await?;
+        let check = sessions.check().await;
+        Ok((sessions, keys, check))
+    };
+    let (sessions, keys, check) = tokio::select! {
+        prepared = prepared => prepared?,
+        _ = ctrl_c() => return Err(Failure::Interrupted),
+    };
+    let plan = Plan::new(arguments);
+    let began = OffsetDateTime::now_utc();
+    let head = Head { arguments, plan: &plan, check: &check, began };
+    if format == Format::Text {
+        print(&head.text())?;
+    }
+    let stop = Stop::default();
+    let progress = Progress::new(plan.measurements());
+    let measurement = Measurement::new(&plan, sessions, keys, stop.clone(), progress).run();
+    tokio::pin!(measurement);
+    let results = tokio::select! {
+        results = &mut measurement => results,
+        // The keys are removed first, unless somebody asks again.
+        _ = ctrl_c() => {
+            stop.set();
+            tokio::select! {
+                _ = measurement => {}
+                _ = ctrl_c() => {}
+            }
+            return Err(Failure::Interrupted);
+        }
+    };
+    match format {
+        Format::Text => {
+            let ink = Ink::new(arguments.ascii, |name| std::env::var(name).ok());
+            print(&report::text(&plan, &results, ink))?;
+        }
+        Format::Json => print_json(&head.json(&results, OffsetDateTime::now_utc()))?,
+    }
+    let has_failed = results.errors().count() > 0 || results.is_cut_short;
+    Ok(if has_failed { ExitCode::from(STORE) } else { ExitCode::SUCCESS })
+}
+
+/// Sessions that end soon, and the keys that are made for them.
+fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Failure> {
+    let BenchArguments { url, namespace, timeout, .. } = arguments;
+    // A cookie's name, which is the namespace of an application that chooses none.
+    if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
+        let reason =
+            "this is the namespace of an application; choose one for the measurement alone";
+        return Err(Failure::usage("--namespace", reason));
+    }
+    let store = unsticky::connect(url).map_err(|error| Failure::usage("--url", error))?;
+    let keys = Arc::new(OwnKeys::new(store));
+    let sessions = Sessions::builder(Arc::clone(&keys))
+        .namespace(namespace.clone())
+        // With one time for both, no use of a session extends it, so that a read is a read only.
+        .lifetime(Lifetime::new(KEY_LIFE, KEY_LIFE))
+        .timeout(*timeout)
+        .max_record_bytes(RECORD_BYTES)
+        .directory(DirectoryMode::Listed)
+        .build()
+        .map_err(Failure::configuration)?;
+    Ok((sessions, keys))
+}
+
+/// Refuses a server that has keys under the namespace: they are somebody else's, or an earlier run's, which would
+/// be measured with.
+async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
+    let BenchArguments { url, namespace, allow_unseen_keys, .. } = arguments;
+    // It is this process's own.
+    if url.starts_with("memory:") {
+        return Ok(());
+    }
+    let survey = Survey::open(url).map_err(|error| Failure::usage("--url", error))?;
+    let holds_any = survey.holds_any(&format!("{namespace}:"), SEARCH).await;
+    match holds_any.map_err(|error| Failure::local(format!("the keys cannot be seen: {error}")))? {
+        Some(false) => Ok(()),
+        Some(true) => Err(Failure::usage(
+            "--namespace",
+            format!(
+                "the store has keys under it. Those of an earlier run expire within {} minutes; if they stay, \
+                 they are not a measurement's, and another namespace is needed",
+                KEY_LIFE.as_secs() / 60
+            ),
+        )),
+        None if *allow_unseen_keys => Ok(()),
+        None => Err(Failure::usage(
+            "--namespace",
+            "the store does not show whether there are other keys under it; if it is used for nothing else, \
+             add --allow-unseen-keys",
+        )),
+    }
+}

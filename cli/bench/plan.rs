@@ -1,0 +1,168 @@
+//! What is measured in which order, how long that takes, and how much it may put into the store.
+
+use std::time::Duration;
+
+use crate::bench::arguments::{BenchArguments, Operation};
+
+/// After this time, the store has removed every key that a measurement has left behind. It is longer than any
+/// measurement.
+pub(crate) const KEY_LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// How many sessions there are at the same time.
+const MOST_SESSIONS: u32 = 1000;
+/// How many bytes these may have, unless there are more callers.
+const MOST_BYTES: u64 = 32 << 20;
+/// What a session costs beside its value, roughly: its record's head, its key, and what the server adds.
+const OVERHEAD: u64 = 500;
+/// How many sessions are read and written: enough to be spread over servers.
+const FEWEST_SESSIONS: u32 = 100;
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Without repetitions, in the order of the variants.
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) payloads: Vec<u32>,
+    pub(crate) callers: Vec<u32>,
+    pub(crate) seconds: u32,
+    /// `None`: half of what was found to be the most.
+    pub(crate) rate: Option<u32>,
+}
+
+impl Plan {
+    pub(crate) fn new(arguments: &BenchArguments) -> Self {
+        let mut operations = arguments.operations.clone();
+        operations.sort_unstable();
+        operations.dedup();
+        Self {
+            operations,
+            payloads: arguments.payload.0.clone(),
+            callers: arguments.callers.0.clone(),
+            seconds: arguments.seconds,
+            rate: arguments.rate,
+        }
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+
+    pub(crate) fn has(&self, operation: Operation) -> bool {
+        self.operations.contains(&operation)
+    }
+
+    pub(crate) fn most_callers(&self) -> u32 {
+        self.callers.iter().copied().max().unwrap_or(1)
+    }
+
+    /// How many measurements there are.
+    pub(crate) fn measurements(&self) -> usize {
+        self.operations.len() * self.payloads.len() * (self.callers.len() + 1)
+    }
+
+    /// How long everything takes, roughly. A measured sign-in needs a sign-out and the reverse.
+    pub(crate) fn takes(&self) -> Duration {
+        let (mut most, mut latency) = (0, 0);
+        for operation in [Operation::Read, Operation::Write] {
+            most += 2 * u64::from(self.has(operation));
+            latency += 2 * u64::from(self.has(operation));
+        }
+        if self.has(Operation::SignIn) || self.has(Operation::SignOut) {
+            most += 4;
+            latency += 5;
+        }
+        let rounds = most * self.callers.len() as u64 + latency;
+        let halves = rounds * self.payloads.len() as u64 * u64::from(self.seconds);
+        Duration::from_secs(halves.div_ceil(2))
+    }
+
+    /// How many sessions with such a value there are at the same time, at the most.
+    pub(crate) fn sessions(&self, payload: u32) -> u32 {
+        let fit = MOST_BYTES / (u64::from(payload) + OVERHEAD);
+        let fit = u32::try_from(fit).unwrap_or(MOST_SESSIONS);
+        fit.min(MOST_SESSIONS).max(self.most_callers())
+    }
+
+    /// How many sessions with such a value are read and written.
+    pub(crate) fn steady_sessions(&self, payload: u32) -> u32 {
+        FEWEST_SESSIONS.min(self.sessions(payload)).max(self.most_callers())
+    }
+
+    /// How much memory of the store that takes, at the most, in bytes. Beside each session there may be a
+    /// directory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = |payload: &u32| {
+            u64::from(self.sessions(*payload)) * (u64::from(*payload) + 2 * OVERHEAD)
+        };
+        self.payloads.iter().map(bytes).max().unwrap_or(0)
+    }
+}
+
+/// Half of so many requests a second, with two significant digits, so that it can be remembered and given
+/// again.
+pub(crate) fn half(throughput: f64) -> u32 {
+    // A float becomes the nearest number that there is.
+    let mut rate = (throughput / 2.0) as u32;
+    let mut scale = 1;
+    while rate >= 100 {
+        rate /= 10;
+        scale *= 10;
+    }
+    (rate * scale).max(1)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What is measured without further arguments.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            operations: vec![
+                Operation::Read,
+                Operation::Write,
+                Operation::SignIn,
+                Operation::SignOut,
+            ],
+            payloads: vec![100, 1024, 16384],
+            callers: vec![1, 16, 64],
+            seconds: 1,
+            rate: None,
+        }
+    }
+
+    #[test]
+    fn default_run_takes_less_than_a_minute() {
+        assert_eq!(plan().measurements(), 48);
+        assert!(plan().takes() < Duration::from_secs(52), "{:?}", plan().takes());
+        assert_eq!(Plan { seconds: 10, ..plan() }.takes(), 10 * plan().takes());
+        let one = Plan {
+            operations: vec![Operation::Read],
+            payloads: vec![1],
+            callers: vec![1],
+            ..plan()
+        };
+        assert_eq!((one.measurements(), one.takes()), (2, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn memory_in_the_store_is_bounded() {
+        assert_eq!(plan().sessions(100), 1000);
+        assert_eq!(plan().sessions(100_000), 333);
+        // A session for each caller there has to be.
+        assert_eq!(plan().sessions(990_000), 64);
+        assert!(plan().bytes() < 20 << 20);
+        let many = Plan { callers: vec![500], ..plan() };
+        assert_eq!((many.steady_sessions(100), many.steady_sessions(990_000)), (500, 500));
+        assert_eq!(plan().steady_sessions(100), 100);
+    }
+
+    #[test]
+    fn rate_is_half_with_two_digits() {
+        for (throughput, rate) in
+            [(0.0, 1), (3.9, 1), (199.0, 99), (24_689.0, 12_000), (2e12, 4_200_000_000)]
+        {
+            assert_eq!(half(throughput), rate, "{throughput}");
+        }
+    }
+}
