@@ -335,6 +335,15 @@ impl SharedConnection {
         }
     }
 
+    /// What the server is called in errors.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.connected().is_some()
     }
@@ -358,6 +367,11 @@ pub(super) struct Lease<'a> {
 }
 
 impl Lease<'_> {
+    /// The server at the other end.
+    pub(super) fn server(&self) -> &Server {
+        &self.link.server
+    }
+
     /// Sends a command, once, and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match self.try_to(command).await {

@@ -5,8 +5,13 @@
 //! | `server` | one server, whichever its part is |
 //! | `cluster` | the nodes of a cluster, and whether they cover all slots |
 //! | `sentinel` | the Sentinels, and the servers that they watch |
+//! | `findings` | what the answers of a server mean: pure |
+//! | `certificate` | when a certificate ends: pure |
+//! | `info` | the answer to `INFO`, taken apart |
+//! | `seen` | what a server is, and what it is to be |
 
 mod cluster;
+mod seen;
 mod sentinel;
 mod server;
 
