@@ -332,6 +332,16 @@ impl Answer {
         self.code == "NOPERM" || self.known.is_some_and(is_unknown)
     }
 
+    /// Whether the user may not do that. Of an error inside of a script, this is false.
+    pub(super) fn is_of_permission(&self) -> bool {
+        self.code == "NOPERM"
+    }
+
+    /// Whether the user may run the command, and not on this key.
+    pub(super) fn is_of_key_permission(&self) -> bool {
+        self.is_of_permission() && self.known.is_some_and(|known| known.1.ends_with("to access"))
+    }
+
     /// The same answer, from a server that has said that it is a Sentinel.
     pub(super) fn of_sentinel(self) -> Self {
         Self { source: Source::Sentinel, ..self }

@@ -11,6 +11,7 @@ use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, cmd};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::limits;
 use crate::store::dial::{dial_name, is_end};
@@ -131,6 +132,25 @@ pub(super) async fn open(
     Ok(Sanitized::new(stream))
 }
 
+/// The certificate that a server presents to a new connection, in DER; none without TLS. The error says why
+/// there is no connection.
+pub(super) async fn certificate(
+    settings: &Settings,
+    server: &Server,
+) -> Result<Option<Vec<u8>>, String> {
+    let (Some(tls), Place::Tcp { host, port }) = (&settings.tls, &server.place) else {
+        return Ok(None);
+    };
+    let limit = settings.connect_timeout;
+    let handshake = async {
+        let stream = dial_tcp(host, *port, limit).await.map_err(|error| error.to_string())?;
+        tls.encrypt(server.tls_name.as_ref().unwrap_or(host), stream).await
+    };
+    let stream =
+        timeout(limit, handshake).await.map_err(|_| Step::Encryption.timed_out(limit))??;
+    Ok(tls::certificate(&stream))
+}
+
 /// What a server may want that hangs up.
 const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
 
@@ -227,7 +247,7 @@ impl Future for Batching {
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpSocket};
-    use tokio::time::{Instant, timeout};
+    use tokio::time::Instant;
 
     use super::*;
 

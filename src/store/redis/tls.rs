@@ -92,6 +92,14 @@ impl Tls {
         })
     }
 
+    /// The client's certificate, in DER, if one is configured and can be read.
+    pub(super) async fn own_certificate(&self) -> Option<Vec<u8>> {
+        let Client { certificate, .. } = self.client.clone()?;
+        let read = spawn_blocking(move || certificate.certificates("the client's certificate"));
+        // Where it cannot be read, the error of a connection says so.
+        Some(read.await.ok()?.ok()?.first()?.to_vec())
+    }
+
     /// Reads everything.
     ///
     /// The provider of cryptography is one that we name: the process's default may be missing or
@@ -115,6 +123,11 @@ impl Tls {
             error => format!("the certificate from {certificate} and the key from {key}: {error}"),
         })
     }
+}
+
+/// The certificate that the server has presented, in DER.
+pub(super) fn certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+    Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, String> {

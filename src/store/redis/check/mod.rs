@@ -10,12 +10,16 @@
 //! | `info` | the answer to `INFO`, taken apart |
 //! | `seen` | what a server is, and what it is to be |
 
+mod certificate;
 mod cluster;
+mod findings;
+mod info;
 mod seen;
 mod sentinel;
 mod server;
 
 use async_trait::async_trait;
+use futures_util::future::join;
 
 use crate::check::Finding;
 use crate::store::diagnose::{Diagnose, Probe};
@@ -34,10 +38,13 @@ impl Diagnose for RedisStore {
             return probe.try_store(self).await;
         };
         let Ok(topology) = own.topology() else { return probe.try_store(self).await };
-        match &*topology {
-            Topology::One(link) => server::examine(self, probe, link).await,
-            Topology::Master(master) => sentinel::examine(self, probe, master).await,
-            Topology::Cluster(cluster) => cluster::examine(self, probe, cluster).await,
-        }
+        let servers = async {
+            match &*topology {
+                Topology::One(link) => server::examine(self, probe, link).await,
+                Topology::Master(master) => sentinel::examine(self, probe, master).await,
+                Topology::Cluster(cluster) => cluster::examine(self, probe, cluster).await,
+            }
+        };
+        join(server::examine_client(probe, &own.settings), servers).await;
     }
 }

@@ -1,29 +1,242 @@
 //! One server.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ::redis::{Cmd, Value, cmd};
+use bytes::Bytes;
+use futures_util::future::{join, join_all, join3, join4};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::check::{Finding, Level};
+use crate::store::contract::Stored;
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
-use crate::store::redis::RedisStore;
+use crate::store::redis::check::certificate;
+use crate::store::redis::check::findings::{self, Config, SETTINGS};
+use crate::store::redis::check::info::Info;
 pub(super) use crate::store::redis::check::seen::{Role, Seen};
-use crate::store::redis::connection::SharedConnection;
+use crate::store::redis::compare::{Change, CompareAndSet, version};
+use crate::store::redis::connection::{Failure, Lease, SharedConnection};
+use crate::store::redis::dialing::{self, Server, Settings};
+use crate::store::redis::native::Native;
+use crate::store::redis::place::Place;
+use crate::store::redis::reply::{field, text};
+use crate::store::redis::{RedisStore, milliseconds};
 
 /// Examines the only server of a store.
-pub(super) async fn examine(store: &RedisStore, probe: &Probe, _link: &Arc<SharedConnection>) {
-    probe.try_store(store).await;
+pub(super) async fn examine(store: &RedisStore, probe: &Probe, link: &Arc<SharedConnection>) {
+    let subject = link.name();
+    if examine_server(probe, link, subject, Role::Master).await.is_none() {
+        return;
+    }
+    let (tried, permitted) = match (probe.key(|_| true), probe.key(|_| true)) {
+        (Ok(Some(tried)), Ok(Some(permitted))) => (tried, permitted),
+        (Err(error), _) | (_, Err(error)) => return probe.report_without_key(&error, subject),
+        _ => return,
+    };
+    let all = join(
+        try_permissions(probe, link, &permitted, subject),
+        probe.try_verbs(store, &tried, subject),
+    );
+    probe.part(subject, all).await;
+}
+
+/// Examines what the store presents itself with, which is the same to all servers.
+pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
+    let Some(tls) = &settings.tls else { return };
+    if let Some(Some(certificate)) = probe.part("", tls.own_certificate()).await {
+        probe.report(certificate::judged("The client's certificate", &certificate, probe.now()));
+    }
 }
 
 /// Examines one server, which is to be what `role` says, and reports about `subject`. No record is read or
-/// written. The answer is `None` if the server cannot be reached or takes no commands now, which is then
-/// reported as an error: there is no use in trying anything with it.
+/// written. The answer is `None` if the server cannot be reached, takes no commands now or is another one
+/// than it is to be. That is then reported as an error, and there is no use in trying anything with it.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
     subject: &str,
     role: Role,
 ) -> Option<Seen> {
-    let _ = (probe, link, subject, role);
-    Some(Seen::default())
+    probe.part(subject, examined(probe, link, subject, role)).await?
+}
+
+async fn examined(
+    probe: &Probe,
+    link: &Arc<SharedConnection>,
+    subject: &str,
+    role: Role,
+) -> Option<Seen> {
+    let report = |finding: Finding| probe.report(finding.about(subject.to_owned()));
+    let lease = match link.lease().await {
+        Ok(lease) => lease,
+        Err(failure) => {
+            report(unreachable(link, failure));
+            return None;
+        }
+    };
+    let info = cmd("INFO");
+    let (clock, info, config, certificate) = join4(
+        clock(probe, &lease),
+        lease.try_to(&info),
+        config(&lease, role),
+        certificate(probe, link.settings(), lease.server()),
+    )
+    .await;
+    let mut hidden = Vec::new();
+    let info = match info {
+        Ok(answer) => Info::parse(&lossy(&answer)),
+        Err(Failure::Answered(answer))
+            if answer.is_of_permission() || answer.is_unknown_command() =>
+        {
+            let what = "Its version, its role, its memory, its persistence and its replicas are";
+            hidden.push(hidden_by(what, &answer.to_string(), "+info"));
+            Info::default()
+        }
+        Err(failure) => {
+            report(unreachable(link, failure));
+            return None;
+        }
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(Failure::Answered(answer)) => {
+            let what = "Whether it makes snapshots, and how many replicas it wants for a write, is";
+            hidden.push(hidden_by(what, &answer.to_string(), "+config|get"));
+            Config::new()
+        }
+        Err(failure) => {
+            report(unreachable(link, failure));
+            return None;
+        }
+    };
+    findings::version(&info).into_iter().for_each(report);
+    if let Some(finding) = findings::loading(&info) {
+        report(finding);
+        return None;
+    }
+    let role = findings::role(&info, role);
+    let is_right = role.as_ref().is_none_or(|finding| finding.level() < Level::Error);
+    role.into_iter().for_each(report);
+    if !is_right {
+        return None;
+    }
+    match clock {
+        Ok(finding) => report(finding),
+        Err(Failure::Answered(answer)) => {
+            hidden.push(hidden_by("Its time is", &answer.to_string(), "+time"));
+        }
+        Err(failure) => {
+            report(unreachable(link, failure));
+            return None;
+        }
+    }
+    let connection = [certificate, unencrypted(link.settings(), lease.server())];
+    let of_server = findings::of_server(&info, &config);
+    connection.into_iter().flatten().chain(of_server).chain(hidden).for_each(report);
+    Some(seen(&info))
+}
+
+fn seen(info: &Info) -> Seen {
+    let (role, offset) = match info.text("role") {
+        Some("master") => (Some(Role::Master), info.number("master_repl_offset")),
+        Some("slave") => (Some(Role::Replica), info.number("slave_repl_offset")),
+        _ => (info.is("redis_mode", "sentinel").then_some(Role::Sentinel), None),
+    };
+    Seen { role, offset }
+}
+
+/// There is nothing to examine.
+fn unreachable(link: &SharedConnection, failure: Failure) -> Finding {
+    let sentence = match failure {
+        Failure::NotSent(reason) => {
+            let known = format!("cannot connect to {}: ", link.name());
+            format!("It cannot be reached: {}.", reason.strip_prefix(&known).unwrap_or(&reason))
+        }
+        Failure::Full(reason) | Failure::Lost(reason) => format!("It did not answer: {reason}."),
+        Failure::Answered(answer) => format!("It takes no commands: {answer}."),
+    };
+    let remedy = "See whether it is running, whether it can be reached from here, and whether the \
+                  address is right.";
+    Finding::error("unreachable", sentence, remedy)
+}
+
+/// `what` is unknown because of this answer, and this permission would change that.
+fn hidden_by(what: &str, answer: &str, permission: &str) -> Finding {
+    let sentence = format!("{what} unknown: {answer}.");
+    let remedy = format!("To have that examined, give the user {permission} (ACL SETUSER).");
+    Finding::note("hidden", sentence, remedy)
+}
+
+/// How far the server's clock is from ours.
+async fn clock(probe: &Probe, lease: &Lease<'_>) -> Result<Finding, Failure> {
+    let (before, begun) = (probe.now(), Instant::now());
+    let answer = lease.try_to(&cmd("TIME")).await?;
+    let round_trip = begun.elapsed();
+    let its = time_of(&answer).ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
+    let ours = before + round_trip / 2;
+    Ok(findings::clock(ours - its, round_trip))
+}
+
+/// The answer to `TIME`: seconds, and the microseconds that have passed since.
+fn time_of(answer: &Value) -> Option<OffsetDateTime> {
+    let Value::Array(parts) = answer else { return None };
+    let mut numbers = parts.iter().map(|part| text(part)?.parse::<u32>().ok());
+    let (seconds, micros) = (numbers.next()??, numbers.next()??);
+    let seconds = OffsetDateTime::from_unix_timestamp(seconds.into()).ok()?;
+    Some(seconds + time::Duration::microseconds(micros.into()))
+}
+
+/// One name at a time: before Redis 7, the command takes one.
+async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
+    if role == Role::Sentinel {
+        return Ok(Config::new());
+    }
+    let settings = SETTINGS.map(async |name| {
+        let answer = lease.try_to(cmd("CONFIG").arg("GET").arg(name)).await?;
+        Ok(field(&answer, name).and_then(text).map(|value| (name, value.to_owned())))
+    });
+    let settings: Result<Vec<_>, _> = join_all(settings).await.into_iter().collect();
+    Ok(settings?.into_iter().flatten().collect())
+}
+
+/// The certificate that the server presents.
+async fn certificate(probe: &Probe, settings: &Settings, server: &Server) -> Option<Finding> {
+    match dialing::certificate(settings, server).await {
+        Ok(certificate) => Some(certificate::judged("Its certificate", &certificate?, probe.now())),
+        Err(reason) => Some(Finding::error(
+            "certificate",
+            format!("No new connection can be encrypted: {reason}."),
+            "Give the server a valid certificate.",
+        )),
+    }
+}
+
+/// Whether a password is sent so that others can read it.
+fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
+    let Place::Tcp { host, .. } = &server.place else { return None };
+    if settings.tls.is_some() || settings.login.password().is_none() || is_loopback(host) {
+        return None;
+    }
+    Some(Finding::warning(
+        "plain",
+        "The password and all sessions are sent to it without encryption.",
+        "Use TLS: let the address begin with rediss:// and give the server a tls-port.",
+    ))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn lossy(answer: &Value) -> Cow<'_, str> {
+    match answer {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
+        answer => Cow::Borrowed(text(answer).unwrap_or_default()),
+    }
 }
 
 /// Tries every command that the store sends on a key of the check's own that this server has, and reports
@@ -34,5 +247,99 @@ pub(super) async fn try_permissions(
     key: &StoreKey,
     subject: &str,
 ) {
-    let _ = (probe, link, key, subject);
+    let report = |finding: Finding| probe.report(finding.about(subject.to_owned()));
+    let record = match probe.record() {
+        Ok(record) => record,
+        Err(error) => return probe.report_without_key(&error, subject),
+    };
+    let Ok(lease) = link.lease().await else { return };
+    let needed = needed(key, &record);
+    let outcomes = join_all(needed.iter().map(|(_, command)| lease.try_to(command))).await;
+    let (mut are_permitted, mut of_keys) = (true, Vec::new());
+    for ((name, _), outcome) in needed.iter().zip(outcomes) {
+        match outcome {
+            Err(Failure::Answered(answer)) if answer.is_of_key_permission() => of_keys.push(*name),
+            Err(Failure::Answered(answer)) if answer.is_of_permission() => {
+                report(not_permitted(name));
+            }
+            Err(Failure::Answered(answer)) if answer.is_unknown_command() => report(disabled(name)),
+            Ok(_) | Err(Failure::Answered(_)) => continue,
+            // The verbs say so.
+            Err(_) => {}
+        }
+        are_permitted = false;
+    }
+    if !of_keys.is_empty() {
+        report(no_keys(&of_keys));
+    }
+    if are_permitted {
+        report(Finding::fine(PERMISSION, "The user may run every command that sessions need."));
+    }
+    // Only now: there are proxies that end the connection at a command that they do not know.
+    let [set, delifeq, delex] = Native::trials(key);
+    let (set, delifeq, delex) =
+        join3(lease.try_to(&set), lease.try_to(&delifeq), lease.try_to(&delex)).await;
+    for (name, outcome) in [("DELIFEQ", &delifeq), ("DELEX", &delex)] {
+        if let Err(Failure::Answered(answer)) = outcome
+            && answer.is_of_permission()
+            && !answer.is_of_key_permission()
+        {
+            report(not_permitted_in_vain(name));
+        }
+    }
+    let sets = match set {
+        Ok(answer) => answer == Value::Nil,
+        Err(Failure::Answered(answer)) if answer.is_of_no_such_command() => false,
+        Err(_) => return,
+    };
+    let deletes = |outcome: &Result<Value, Failure>| matches!(outcome, Ok(Value::Int(0)));
+    let deletes = match (deletes(&delifeq), deletes(&delex)) {
+        (true, _) => Some("DELIFEQ"),
+        (_, true) => Some("DELEX"),
+        _ => None,
+    };
+    report(findings::compare_and_set(sets, deletes));
+}
+
+const PERMISSION: &str = "permission";
+
+/// Every command that sessions need, as the store sends it or as its script runs it.
+fn needed(key: &StoreKey, record: &Bytes) -> [(&'static str, Cmd); 6] {
+    let expected = Stored::new(record.clone(), version(record));
+    let delete = CompareAndSet { key, expected: &expected, change: Change::Delete };
+    let on_key = |name| cmd(name).arg(key.as_str()).take();
+    let mut set = on_key("SET");
+    set.arg(&record[..]).arg("PX").arg(milliseconds(Probe::TTL)).arg("NX");
+    [
+        ("GET", on_key("GET")),
+        ("SET", set),
+        ("GETRANGE", on_key("GETRANGE").arg(0).arg(7).take()),
+        ("EVALSHA", delete.by_hash()),
+        ("EVAL", delete.by_source()),
+        ("DEL", on_key("DEL")),
+    ]
+}
+
+fn not_permitted(name: &str) -> Finding {
+    let sentence = format!("The user may not run {name}, which sessions need.");
+    let remedy = format!("Give the user +{} (ACL SETUSER).", name.to_lowercase());
+    Finding::error(PERMISSION, sentence, remedy)
+}
+
+fn not_permitted_in_vain(name: &str) -> Finding {
+    let sentence =
+        format!("The user may not run {name}, so a script deletes, which takes the server longer.");
+    let remedy = format!("Give the user +{} (ACL SETUSER).", name.to_lowercase());
+    Finding::note(PERMISSION, sentence, remedy)
+}
+
+fn disabled(name: &str) -> Finding {
+    let sentence = format!("{name} is disabled or renamed there, and sessions need it.");
+    let remedy = "Remove its rename-command from the configuration of the server.";
+    Finding::error(PERMISSION, sentence, remedy)
+}
+
+fn no_keys(names: &[&str]) -> Finding {
+    let sentence = format!("The user may not use keys of the namespace with {}.", names.join(", "));
+    Finding::error(PERMISSION, sentence, "Give the user ~NAMESPACE:* (ACL SETUSER).")
 }

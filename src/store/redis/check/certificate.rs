@@ -1,0 +1,207 @@
+//! When a certificate ends.
+
+use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
+
+use crate::check::Finding;
+
+const CODE: &str = "certificate";
+
+/// How long before its end a certificate should have been renewed.
+const SOON: Duration = Duration::days(14);
+
+/// What the end of a certificate means. `whose` begins the sentence, as in `Its certificate`.
+pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
+    let Some(end) = not_after(certificate) else {
+        let sentence = format!("{whose} does not say in a known form when it ends.");
+        return Finding::note(CODE, sentence, "Watch its end by other means.");
+    };
+    let day = end.date();
+    let left = end - now;
+    if left.is_negative() {
+        let sentence = format!("{whose} ended on {day} (UTC), so no new connection can be made.");
+        return Finding::error(CODE, sentence, "Renew it.");
+    }
+    let left_text = match left.whole_days() {
+        0 | 1 => format!("{} hours", left.whole_hours()),
+        days => format!("{days} days"),
+    };
+    let sentence = format!("{whose} ends on {day} (UTC), in {left_text}.");
+    if left < SOON {
+        let remedy = "Renew it before that: no new connection can be made afterwards.";
+        return Finding::warning(CODE, sentence, remedy);
+    }
+    Finding::fine(CODE, sentence)
+}
+
+/// Tags of DER (ITU-T X.690).
+const INTEGER: u8 = 0x02;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
+const VERSION: u8 = 0xa0;
+
+/// The end of the validity of an X.509 certificate in DER (RFC 5280, 4.1); `None` where it is none.
+fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
+    let (certificate, _) = expect(SEQUENCE, certificate)?;
+    let (to_be_signed, _) = expect(SEQUENCE, certificate)?;
+    let rest = match element(to_be_signed)? {
+        (VERSION, _, rest) => rest,
+        _ => to_be_signed,
+    };
+    let (_serial_number, rest) = expect(INTEGER, rest)?;
+    let (_signature, rest) = expect(SEQUENCE, rest)?;
+    let (_issuer, rest) = expect(SEQUENCE, rest)?;
+    let (validity, _) = expect(SEQUENCE, rest)?;
+    let (_, _not_before, rest) = element(validity)?;
+    let (tag, not_after, _) = element(rest)?;
+    point_in_time(tag, not_after)
+}
+
+/// The content of an element with this tag, and what follows it.
+fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (found, content, rest) = element(bytes)?;
+    (found == tag).then_some((content, rest))
+}
+
+/// The tag and the content of the first element, and what follows it.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    /// A length of more bytes is that of no certificate.
+    const LONGEST: usize = 4;
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if !(1..=LONGEST).contains(&length.len()) {
+            return None;
+        }
+        let length = length.iter().try_fold(0_usize, |length, &byte| {
+            length.checked_mul(256)?.checked_add(usize::from(byte))
+        });
+        (length?, rest)
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// A point in time of a certificate (RFC 5280, 4.1.2.5): with seconds, and in UTC.
+fn point_in_time(tag: u8, text: &[u8]) -> Option<OffsetDateTime> {
+    let (digits, zone) = text.split_last_chunk::<1>()?;
+    if zone != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = |digits: &[u8]| {
+        digits.iter().fold(0_u16, |number, digit| number * 10 + u16::from(digit - b'0'))
+    };
+    let (year, rest) = match tag {
+        UTC_TIME if digits.len() == 12 => {
+            let (year, rest) = digits.split_at(2);
+            let year = number(year);
+            (if year < 50 { 2000 + year } else { 1900 + year }, rest)
+        }
+        GENERALIZED_TIME if digits.len() == 14 => {
+            let (year, rest) = digits.split_at(4);
+            (number(year), rest)
+        }
+        _ => return None,
+    };
+    let mut pairs = rest.chunks(2).map(|pair| u8::try_from(number(pair)).ok());
+    let mut next = || pairs.next().flatten();
+    let date = Date::from_calendar_date(year.into(), Month::try_from(next()?).ok()?, next()?);
+    let time = Time::from_hms(next()?, next()?, next()?);
+    Some(PrimitiveDateTime::new(date.ok()?, time.ok()?).assume_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::check::Level;
+
+    fn at(seconds: i64) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(seconds).unwrap()
+    }
+
+    fn certificate(end: OffsetDateTime) -> Vec<u8> {
+        let mut params = CertificateParams::new(["redis.example".to_owned()]).unwrap();
+        params.not_after = end;
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn end_of_certificate_is_found_in_both_forms() {
+        // Up to 2049 in the short form, from 2050 on in the long one.
+        for end in [0, 946_684_799, 2_524_607_999, 2_524_608_000, 253_402_300_799] {
+            assert_eq!(not_after(&certificate(at(end))), Some(at(end)));
+        }
+    }
+
+    #[test]
+    fn strange_time_is_none() {
+        assert_eq!(point_in_time(UTC_TIME, b"700101000001Z"), Some(at(1)));
+        assert_eq!(point_in_time(GENERALIZED_TIME, b"19700101000001Z"), Some(at(1)));
+        for (tag, text) in [
+            (UTC_TIME, "7001010000Z"),
+            (UTC_TIME, "700101000001"),
+            (UTC_TIME, "700101000001+0000"),
+            (UTC_TIME, "701301000001Z"),
+            (UTC_TIME, "700100000001Z"),
+            (UTC_TIME, "700101240001Z"),
+            (UTC_TIME, "7001010000-1Z"),
+            (UTC_TIME, "19700101000001Z"),
+            (GENERALIZED_TIME, "700101000001Z"),
+            (GENERALIZED_TIME, "19700101000001.5Z"),
+            (GENERALIZED_TIME, ""),
+            (INTEGER, "700101000001Z"),
+        ] {
+            assert_eq!(point_in_time(tag, text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn certificate_is_judged_by_time_that_is_left() {
+        let end = at(1_800_000_000);
+        let certificate = certificate(end);
+        for (left, level, text) in [
+            (Duration::days(14), Level::Fine, "ends on 2027-01-15 (UTC), in 14 days."),
+            (Duration::days(14) - Duration::SECOND, Level::Warning, "in 13 days."),
+            (Duration::days(1), Level::Warning, "in 24 hours."),
+            (Duration::ZERO, Level::Warning, "in 0 hours."),
+            (-Duration::SECOND, Level::Error, "ended on 2027-01-15"),
+        ] {
+            let finding = judged("Its certificate", &certificate, end - left);
+            assert_eq!(finding.level(), level, "{finding}");
+            assert!(finding.sentence().contains(text), "{finding}");
+        }
+        assert_eq!(judged("It", b"no certificate", end).level(), Level::Note);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = not_after(&bytes);
+        }
+
+        #[test]
+        fn any_times_are_read(tag in 0x16..0x19_u8, text in "[0-9]{0,15}Z?") {
+            let _ = point_in_time(tag, text.as_bytes());
+        }
+
+        #[test]
+        fn damaged_certificate_is_read(
+            changes in prop::collection::vec((0..400_usize, any::<u8>()), 0..8),
+            length in 0..800_usize,
+        ) {
+            let mut certificate = certificate(at(1_800_000_000));
+            for (index, byte) in changes {
+                let index = index % certificate.len();
+                certificate[index] = byte;
+            }
+            certificate.truncate(length);
+            let _ = not_after(&certificate);
+        }
+    }
+}
