@@ -290,13 +290,14 @@ async fn examine_master(
             return None;
         }
         let tried = async {
-            match probe.key(|key| shard.has(slot(key.as_str().as_bytes()))) {
-                Ok(Some(key)) => {
-                    let permitted = try_permissions(probe, &link, &key, name);
-                    join(permitted, probe.try_verbs(store, &key, name)).await;
+            let key = || probe.key(|key| shard.has(slot(key.as_str().as_bytes())));
+            match (key(), key()) {
+                (Ok(Some(first)), Ok(Some(second))) => {
+                    let permitted = try_permissions(probe, &link, &first, name);
+                    join(permitted, probe.try_verbs(store, &second, name)).await;
                 }
-                Ok(None) => {}
-                Err(error) => probe.report_without_key(&error, name),
+                (Err(error), _) | (_, Err(error)) => probe.report_without_key(&error, name),
+                (Ok(_), Ok(_)) => {}
             }
         };
         let (view, ()) = join(view(&link), tried).await;

@@ -202,13 +202,14 @@ async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
         if examine_server(probe, link, &subject, Role::Master).await.is_none() {
             return;
         }
-        match probe.key(|_| true) {
-            Ok(Some(key)) => {
-                let permitted = try_permissions(probe, link, &key, &subject);
-                join(permitted, probe.try_verbs(store, &key, &subject)).await;
+        let key = || probe.key(|_| true);
+        match (key(), key()) {
+            (Ok(Some(first)), Ok(Some(second))) => {
+                let permitted = try_permissions(probe, link, &first, &subject);
+                join(permitted, probe.try_verbs(store, &second, &subject)).await;
             }
-            Ok(None) => {}
-            Err(error) => probe.report_without_key(&error, &subject),
+            (Err(error), _) | (_, Err(error)) => probe.report_without_key(&error, &subject),
+            (Ok(_), Ok(_)) => {}
         }
     };
     probe.part(link.name(), examined).await;
