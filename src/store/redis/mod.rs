@@ -99,6 +99,9 @@ use crate::store::redis::topology::Topology;
 /// | `SUBSCRIBE`, with the three channels | failovers are noticed up to a second later |
 /// | `CLIENT SETINFO` | nothing changes, but newer servers note in `ACL LOG` that it was refused |
 ///
+/// [`Sessions::check`](crate::Sessions::check) makes use of `+info +config|get +time` as well. Without one of
+/// these its report has a note in place of what the command tells, and sessions work all the same.
+///
 /// # Which constructor
 ///
 /// - [`connect`](Self::connect) and [`builder`](Self::builder) open connections of this crate's own: the

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::check::Finding;
 use crate::store::redis::check::info::{Follower, Info};
-use crate::store::redis::check::seen::Role;
+use crate::store::redis::check::role::Role;
 
 /// The settings of a server by their names, as far as it tells them.
 pub(super) type Config = HashMap<&'static str, String>;
@@ -372,5 +372,127 @@ fn span(time: Duration) -> String {
         seconds @ 300..10_800 => format!("{} min", seconds / 60),
         seconds @ 10_800..259_200 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    #[track_caller]
+    fn assert(finding: Option<Finding>, level: Level, words: &str) {
+        let finding = finding.unwrap();
+        assert_eq!(finding.level(), level, "{finding}");
+        assert!(finding.sentence().contains(words), "{finding}");
+    }
+
+    #[test]
+    fn version_is_that_of_the_program() {
+        for (info, level, sentence) in [
+            ("redis_version:6.2.0", Level::Fine, "It is Redis 6.2.0."),
+            ("redis_version:8.4", Level::Fine, "It is Redis 8.4."),
+            ("redis_version:7.2.4\nvalkey_version:9.0.1", Level::Fine, "It is Valkey 9.0.1."),
+            ("redis_version:6.0.16", Level::Error, "It is Redis 6.0.16, and sessions need"),
+            ("redis_version:5.0", Level::Error, "It is Redis 5.0, and"),
+        ] {
+            assert(version(&Info::parse(info)), level, sentence);
+        }
+        for strange in ["", "redis_version:", "redis_version:7.0 \u{1b}[2J", "redis_version:new"] {
+            assert_eq!(version(&Info::parse(strange)), None, "{strange:?}");
+        }
+    }
+
+    #[test]
+    fn server_is_compared_with_what_is_expected() {
+        let master = "redis_mode:standalone\nrole:master\ncluster_enabled:0";
+        let replica = "redis_mode:standalone\nrole:slave\ncluster_enabled:0";
+        let node = "redis_mode:cluster\nrole:slave\ncluster_enabled:1";
+        let sentinel = "redis_mode:sentinel";
+        for (info, role_levels) in [
+            (master, [Level::Fine, Level::Warning, Level::Error, Level::Error]),
+            (replica, [Level::Error, Level::Fine, Level::Error, Level::Error]),
+            (node, [Level::Error, Level::Error, Level::Fine, Level::Error]),
+            (sentinel, [Level::Error, Level::Error, Level::Error, Level::Fine]),
+        ] {
+            let roles = [Role::Master, Role::Replica, Role::Node, Role::Sentinel];
+            for (expected, level) in roles.into_iter().zip(role_levels) {
+                assert(role(&Info::parse(info), expected), level, "It is a");
+            }
+        }
+        assert_eq!(role(&Info::default(), Role::Master), None);
+    }
+
+    #[test]
+    fn disk_that_refuses_writes_is_an_error() {
+        let config = |settings: &[(&'static str, &str)]| -> Config {
+            settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+        };
+        let (saves, stops) = ((SAVE, "3600 1"), (STOP_WRITES, "yes"));
+        let failed = "aof_enabled:0\nrdb_last_bgsave_status:err";
+        for (info, config, level) in [
+            ("aof_enabled:1\naof_last_write_status:err", config(&[]), Level::Error),
+            ("aof_enabled:1\naof_last_write_status:ok", config(&[]), Level::Fine),
+            (failed, config(&[saves, stops]), Level::Error),
+            (failed, config(&[saves, (STOP_WRITES, "no")]), Level::Warning),
+            (failed, config(&[(SAVE, ""), stops]), Level::Warning),
+            (failed, config(&[]), Level::Warning),
+            ("aof_enabled:0\nrdb_last_bgsave_status:ok", config(&[]), Level::Note),
+        ] {
+            assert(persistence(&Info::parse(info), &config), level, "");
+        }
+    }
+
+    #[test]
+    fn replica_that_is_not_online_is_a_warning() {
+        let master = "role:master\nmaster_repl_offset:3000\nconnected_slaves:2\n\
+                      slave0:state=online,offset=2000,lag=1\n";
+        for (other, level, words) in [
+            ("state=online,offset=500,lag=3", Level::Fine, "2.4 KiB behind"),
+            ("state=online,offset=3000,lag=4", Level::Warning, "1000 bytes behind"),
+            ("state=wait_bgsave,offset=0,lag=0", Level::Warning, "not online: 1;"),
+        ] {
+            let info = Info::parse(&format!("{master}slave1:{other}\n"));
+            assert(replicas(&info, &Config::new()), level, words);
+        }
+        let lost = Info::parse("role:slave\nmaster_link_status:down");
+        assert(replicas(&lost, &Config::new()), Level::Warning, "lost its master");
+    }
+
+    #[test]
+    fn replica_that_is_full_takes_the_writes_of_its_master() {
+        let full = "used_memory:20\nmaxmemory:10\nmaxmemory_policy:noeviction\n";
+        for (more, level) in [
+            ("role:master", Level::Error),
+            ("role:slave", Level::Warning),
+            // Buffers do not count.
+            ("role:master\nmem_not_counted_for_evict:13", Level::Fine),
+        ] {
+            assert(memory(&Info::parse(&format!("{full}{more}"))), level, "% of its memory");
+        }
+    }
+
+    #[test]
+    fn clock_is_judged_within_what_can_be_told() {
+        let seconds = time::Duration::seconds;
+        let round_trip = Duration::from_secs;
+        for (ahead, round_trip, level, words) in [
+            (seconds(1), round_trip(0), Level::Fine, "is 1 s ahead of the server's."),
+            (seconds(-1), round_trip(0), Level::Fine, "is 1 s behind the server's."),
+            (seconds(2), round_trip(0), Level::Warning, "is 2 s ahead of"),
+            (seconds(2), round_trip(2), Level::Fine, "is 2 s ahead of"),
+            (seconds(-40_000), round_trip(2), Level::Warning, "is 11 h behind"),
+        ] {
+            assert(Some(clock(ahead, round_trip)), level, words);
+        }
+    }
+
+    #[test]
+    fn comparison_is_told_for_each_kind_of_server() {
+        let told = |sets, deletes| compare_and_set(sets, deletes).sentence().to_owned();
+        assert_eq!(told(true, Some("DELEX")), "It compares by itself (SET IFEQ and DELEX).");
+        assert_eq!(told(true, None), "It replaces by itself (SET IFEQ), and a script deletes.");
+        assert_eq!(told(false, None), "A script compares and sets.");
+        assert!(told(false, Some("DELIFEQ")).contains("by itself (DELIFEQ)"));
     }
 }

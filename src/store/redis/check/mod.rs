@@ -8,13 +8,13 @@
 //! | `findings` | what the answers of a server mean: pure |
 //! | `certificate` | when a certificate ends: pure |
 //! | `info` | the answer to `INFO`, taken apart |
-//! | `seen` | what a server is, and what it is to be |
+//! | `role` | what a server is to be |
 
 mod certificate;
 mod cluster;
 mod findings;
 mod info;
-mod seen;
+mod role;
 mod sentinel;
 mod server;
 

@@ -17,7 +17,7 @@ use crate::store::key::StoreKey;
 use crate::store::redis::check::certificate;
 use crate::store::redis::check::findings::{self, Config, SETTINGS};
 use crate::store::redis::check::info::Info;
-pub(super) use crate::store::redis::check::seen::{Role, Seen};
+pub(super) use crate::store::redis::check::role::Role;
 use crate::store::redis::compare::{Change, CompareAndSet, version};
 use crate::store::redis::connection::{Failure, Lease, SharedConnection};
 use crate::store::redis::dialing::{self, Server, Settings};
@@ -60,7 +60,7 @@ pub(super) async fn examine_server(
     link: &Arc<SharedConnection>,
     subject: &str,
     role: Role,
-) -> Option<Seen> {
+) -> Option<()> {
     probe.part(subject, examined(probe, link, subject, role)).await?
 }
 
@@ -69,7 +69,7 @@ async fn examined(
     link: &Arc<SharedConnection>,
     subject: &str,
     role: Role,
-) -> Option<Seen> {
+) -> Option<()> {
     let report = |finding: Finding| probe.report(finding.about(subject.to_owned()));
     let lease = match link.lease().await {
         Ok(lease) => lease,
@@ -137,16 +137,7 @@ async fn examined(
     let connection = [certificate, unencrypted(link.settings(), lease.server())];
     let of_server = findings::of_server(&info, &config);
     connection.into_iter().flatten().chain(of_server).chain(hidden).for_each(report);
-    Some(seen(&info))
-}
-
-fn seen(info: &Info) -> Seen {
-    let (role, offset) = match info.text("role") {
-        Some("master") => (Some(Role::Master), info.number("master_repl_offset")),
-        Some("slave") => (Some(Role::Replica), info.number("slave_repl_offset")),
-        _ => (info.is("redis_mode", "sentinel").then_some(Role::Sentinel), None),
-    };
-    Seen { role, offset }
+    Some(())
 }
 
 /// There is nothing to examine.
@@ -176,7 +167,8 @@ async fn clock(probe: &Probe, lease: &Lease<'_>) -> Result<Finding, Failure> {
     let (before, begun) = (probe.now(), Instant::now());
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
-    let its = time_of(&answer).ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
+    let its = time_of(&answer)
+        .ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
     let ours = before + round_trip / 2;
     Ok(findings::clock(ours - its, round_trip))
 }
@@ -229,9 +221,11 @@ fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    host == "localhost"
+        || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
+/// It may name files of the server, in whichever encoding.
 fn lossy(answer: &Value) -> Cow<'_, str> {
     match answer {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
