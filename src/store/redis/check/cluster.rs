@@ -347,7 +347,7 @@ async fn examine_replica(
             probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
             return false;
         }
-        examine_server(probe, &link, name, Role::Replica).await.is_some()
+        examine_server(probe, &link, name, Role::Node).await.is_some()
     };
     probe.part(name, examined).await.unwrap_or(false)
 }
