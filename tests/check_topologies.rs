@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use support::servers::{RedisServer, redis_program};
-use support::topologies::{MASTER, RedisCluster, SHARDS, SentinelSet, eventually};
+use support::topologies::{MASTER, RedisCluster, SHARDS, SentinelSet, eventually, slots_at_first};
 use unsticky::Sessions;
 use unsticky::check::{Finding, Level, Report};
 use unsticky::store::RedisStore;
@@ -85,6 +85,16 @@ fn loose_masters() -> RedisCluster {
 #[tokio::test]
 async fn healthy_cluster_is_fine_with_every_node_examined() {
     let cluster = RedisCluster::start();
+    expect_no_trouble(&check(&cluster.url()).await);
+    // A replica that has received no write yet is not named to clients.
+    assert!((0..SHARDS).all(|shard| cluster.takes_writes(shard, *slots_at_first(shard).start())));
+    eventually("not every node names all replicas", || {
+        cluster.nodes().iter().all(|node| {
+            let slots = node.cli(&["CLUSTER", "SLOTS"]);
+            let is_named = |node: &RedisServer| slots.contains(&node.port().to_string());
+            cluster.nodes().iter().all(is_named)
+        })
+    });
     let report = check(&cluster.url()).await;
     expect_no_trouble(&report);
     the(&report, Level::Fine, "cluster", "All 16384 slots have a node, on 3 masters");

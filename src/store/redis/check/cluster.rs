@@ -404,13 +404,13 @@ impl View {
 fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     let lines = view.lines();
     let own = lines.iter().find(|line| line.flags.contains(&"myself")).map(|line| line.id);
-    let down: Vec<_> = lines
-        .iter()
-        .filter(|line| Some(line.master) == own && line.has_failed())
-        .map(|line| line.address)
-        .collect();
-    let (size, up) = (shard.size(), are_up.iter().filter(|is_up| **is_up).count());
-    let finding = match (up, are_up.len() + down.len()) {
+    let replicas: Vec<_> = lines.iter().filter(|line| Some(line.master) == own).collect();
+    let (failed, alive): (Vec<_>, Vec<_>) = replicas.iter().partition(|line| line.has_failed());
+    // `CLUSTER SLOTS` also leaves out those that have not received a write yet.
+    let new = alive.len().saturating_sub(are_up.len());
+    let down: Vec<_> = failed.iter().map(|line| line.address).collect();
+    let (size, up) = (shard.size(), new + are_up.iter().filter(|is_up| **is_up).count());
+    let finding = match (up, new + are_up.len() + down.len()) {
         (0, 0) => Finding::warning(
             "shard",
             format!("It has {size} and no replica, so their sessions are lost with it."),
