@@ -404,8 +404,9 @@ impl View {
 fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     let lines = view.lines();
     let own = lines.iter().find(|line| line.flags.contains(&"myself")).map(|line| line.id);
-    let replicas: Vec<_> = lines.iter().filter(|line| Some(line.master) == own).collect();
-    let (failed, alive): (Vec<_>, Vec<_>) = replicas.iter().partition(|line| line.has_failed());
+    let replicas = lines.iter().filter(|line| Some(line.master) == own);
+    let (failed, alive): (Vec<&Line<'_>>, Vec<&Line<'_>>) =
+        replicas.partition(|line| line.has_failed());
     // `CLUSTER SLOTS` also leaves out those that have not received a write yet.
     let new = alive.len().saturating_sub(are_up.len());
     let down: Vec<_> = failed.iter().map(|line| line.address).collect();
