@@ -50,7 +50,7 @@ const UNDERWAY: u8 = 1;
 const WANTED: u8 = 2;
 
 /// A node, by the connection to it.
-type Node = Arc<SharedConnection>;
+pub(super) type Node = Arc<SharedConnection>;
 
 impl Cluster {
     pub(super) fn new(settings: Settings, seeds: Vec<Place>) -> Self {
@@ -145,11 +145,16 @@ impl Cluster {
         }
     }
 
+    /// The nodes that the address names, by the names in it.
+    pub(super) fn seeds(&self) -> Vec<Node> {
+        self.seeds.iter().map(|seed| self.seed_at(seed)).collect()
+    }
+
     /// All nodes: first the masters of the map, then the others, among which may be some that have left
     /// the cluster.
-    fn candidates(&self) -> Vec<Node> {
+    pub(super) fn candidates(&self) -> Vec<Node> {
         let mut masters = self.map().nodes.clone();
-        let seeds: Vec<_> = self.seeds.iter().map(|seed| self.seed_at(seed)).collect();
+        let seeds = self.seeds();
         let mut others: Vec<Node> = Vec::new();
         for node in seeds.iter().chain(self.nodes().values()) {
             if !masters.iter().chain(&others).any(|known| Arc::ptr_eq(known, node)) {
@@ -175,14 +180,14 @@ impl Cluster {
     }
 
     /// The node at a place that another one has named.
-    fn node_at(&self, place: Place) -> Node {
+    pub(super) fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
         let known = nodes.entry(place.clone());
         Arc::clone(known.or_insert_with(|| node(&self.settings, place.into())))
     }
 
     /// Takes over what a node has said; nodes that nobody names any more are left.
-    fn install(&self, ranges: &[Range]) {
+    pub(super) fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
         {
@@ -331,7 +336,12 @@ async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
 
 async fn ask_node(node: Node) -> Option<Vec<Range>> {
     let slots = node.send(cmd("CLUSTER").arg("SLOTS")).await.ok()?;
-    parse(&slots, &node.fixed_server()?.place)
+    ranges(&slots, &node)
+}
+
+/// What a node has answered to `CLUSTER SLOTS`; none where it names no node at all.
+pub(super) fn ranges(slots: &Value, answered: &Node) -> Option<Vec<Range>> {
+    parse(slots, &answered.fixed_server()?.place)
 }
 
 /// Who has which slots at one time.
@@ -406,11 +416,11 @@ impl Map {
 
 /// Slots that one master has.
 #[derive(Debug, PartialEq, Eq)]
-struct Range {
-    first: u16,
-    last: u16,
-    master: Server,
-    replicas: Vec<Server>,
+pub(super) struct Range {
+    pub(super) first: u16,
+    pub(super) last: u16,
+    pub(super) master: Server,
+    pub(super) replicas: Vec<Server>,
 }
 
 /// The answer to `CLUSTER SLOTS`; none where it names no node at all, as that of a node which belongs to
@@ -460,7 +470,7 @@ fn number(value: &Value) -> Option<u16> {
 }
 
 /// The slot of a key (Redis Cluster specification, "Key distribution model" and "Hash tags").
-fn slot(key: &[u8]) -> u16 {
+pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|byte| *byte == b'}')?;

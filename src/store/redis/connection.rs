@@ -1,5 +1,6 @@
 //! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -82,6 +83,16 @@ impl Failure {
         match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
             None => Self::Lost(format!("redis: {}", reason(error))),
+        }
+    }
+}
+
+/// What happened, without anything that the server may have repeated.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent(reason) | Self::Full(reason) | Self::Lost(reason) => f.write_str(reason),
+            Self::Answered(answer) => answer.fmt(f),
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::store::redis::connection::{Failure, FindMaster, SharedConnection, Target};
+use crate::store::redis::connection::{FindMaster, SharedConnection, Target};
 use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, role, text};
@@ -55,6 +55,7 @@ const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master
 /// The connection to whichever server is the master.
 pub(super) struct Master {
     pub(super) connection: Arc<SharedConnection>,
+    sentinels: Arc<Sentinels>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -83,9 +84,25 @@ impl Master {
             .map(|server| listen(sentinel_settings.clone(), server, Arc::clone(&sentinels)))
             .map(|task| tokio::spawn(task).abort_handle())
             .collect();
-        let review = review(sentinels, Arc::downgrade(&connection));
+        let review = review(Arc::clone(&sentinels), Arc::downgrade(&connection));
         tasks.push(tokio::spawn(review).abort_handle());
-        Self { connection, tasks }
+        Self { connection, sentinels, tasks }
+    }
+
+    /// The name under which the Sentinels watch it.
+    pub(super) fn name(&self) -> &str {
+        &self.sentinels.name
+    }
+
+    /// The connection to each Sentinel that the address names.
+    pub(super) fn sentinels(&self) -> &[Arc<SharedConnection>] {
+        &self.sentinels.connections
+    }
+
+    /// A connection of the caller's own to one of its replicas.
+    pub(super) fn replica(&self, place: Place) -> Arc<SharedConnection> {
+        let target = Target::Server(place.into());
+        Arc::new(SharedConnection::new(self.sentinels.settings.clone(), target))
     }
 }
 
@@ -296,7 +313,7 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     // In this order, so that an epoch never stands with an address that is older. The first one names
     // the old address for longer during a failover.
     let (master, address) = join(sentinel.send(&master), sentinel.send(&address)).await;
-    let place = match address.map_err(text_of)? {
+    let place = match address.map_err(|failure| failure.to_string())? {
         Value::Nil => return Ok(None),
         Value::Array(parts) => match &parts[..] {
             [host, port] => place(Some(host), Some(port)),
@@ -306,7 +323,7 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     };
     let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
     // Without its epoch nobody could tell whether the address is older than another Sentinel's.
-    let master = master.map_err(text_of)?;
+    let master = master.map_err(|failure| failure.to_string())?;
     let epoch = field(&master, "config-epoch").and_then(text).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
         chosen(&sentinel.send(&command("REPLICAS")).await.unwrap_or(Value::Nil))
@@ -318,13 +335,6 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     Ok(Some(Opinion { view, chosen }))
 }
 
-fn text_of(failure: Failure) -> String {
-    match failure {
-        Failure::NotSent(reason) | Failure::Full(reason) | Failure::Lost(reason) => reason,
-        Failure::Answered(answer) => answer.to_string(),
-    }
-}
-
 /// The replica that the Sentinel has chosen to be the next master.
 fn chosen(replicas: &Value) -> Option<Place> {
     let Value::Array(replicas) = replicas else { return None };
@@ -332,7 +342,7 @@ fn chosen(replicas: &Value) -> Option<Place> {
     place(field(chosen, "ip"), field(chosen, "port"))
 }
 
-fn place(host: Option<&Value>, port: Option<&Value>) -> Option<Place> {
+pub(super) fn place(host: Option<&Value>, port: Option<&Value>) -> Option<Place> {
     let host = text(host?).filter(|host| !host.is_empty())?;
     Some(Place::tcp(host, text(port?)?.parse().ok()?))
 }

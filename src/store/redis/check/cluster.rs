@@ -1,12 +1,585 @@
-//! A cluster.
+//! A cluster: its nodes, and whether they serve all slots.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use ::redis::{Value, cmd};
+use futures_util::StreamExt as _;
+use futures_util::future::{join, join_all, join3};
+use futures_util::stream::FuturesUnordered;
+
+use crate::check::{Finding, Level};
 use crate::store::diagnose::Probe;
 use crate::store::redis::RedisStore;
-use crate::store::redis::cluster::Cluster;
+use crate::store::redis::answer::SLOTS;
+use crate::store::redis::check::server::{Role, examine_server, try_permissions};
+use crate::store::redis::cluster::{Cluster, Node, Range, ranges, slot};
+use crate::store::redis::connection::Failure;
+use crate::store::redis::place::Place;
+use crate::store::redis::reply::{field, text};
 
 /// Examines each node of a cluster.
-pub(super) async fn examine(store: &RedisStore, probe: &Probe, _cluster: &Arc<Cluster>) {
-    probe.try_store(store).await;
+pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Cluster>) {
+    let seeds = cluster.seeds();
+    let mut asked: FuturesUnordered<_> = seeds.iter().map(|seed| ask(probe, seed)).collect();
+    let mut answers = Vec::new();
+    // The others go on meanwhile, since one that does not answer must not hold up what can be examined.
+    let mut told = None;
+    while told.is_none()
+        && let Some(answer) = asked.next().await
+    {
+        told = answer.told();
+        answers.push(answer);
+    }
+    if told.is_none() {
+        told = others(probe, cluster, &seeds).await;
+    }
+    let Some((ids, ranges)) = told else {
+        return examine_unknown(store, probe, &answers).await;
+    };
+    cluster.install(&ranges);
+    let shards = Shard::of(&ranges);
+    let masters = shards.iter().map(|shard| examine_master(store, probe, cluster, shard));
+    let replicas = shards.iter().map(|shard| async {
+        let replicas = shard.replicas.iter();
+        let replicas = replicas.map(|replica| examine_replica(probe, cluster, shard, replica));
+        join_all(replicas).await
+    });
+    let seeds = async {
+        answers.extend(asked.collect::<Vec<_>>().await);
+        judge_seeds(probe, &answers, &ids);
+    };
+    let (views, replicas, ()) = join3(join_all(masters), join_all(replicas), seeds).await;
+    for ((shard, view), are_up) in shards.iter().zip(&views).zip(&replicas) {
+        if let Some(view) = view {
+            judge_shard(probe, shard, view, are_up);
+        }
+    }
+    judge_cluster(probe, &shards, &views.into_iter().flatten().collect::<Vec<_>>());
+}
+
+/// What a node has answered to `CLUSTER SLOTS`.
+struct Asked {
+    node: Node,
+    /// `None` where it did not answer in time, which has been reported.
+    slots: Option<Result<Value, Failure>>,
+}
+
+async fn ask(probe: &Probe, node: &Node) -> Asked {
+    let command = cmd("CLUSTER").arg("SLOTS").take();
+    let slots = probe.part(node.name(), node.send(&command)).await;
+    Asked { node: Arc::clone(node), slots }
+}
+
+impl Asked {
+    /// The identities of all nodes, and which slots they have.
+    fn told(&self) -> Option<(BTreeSet<String>, Vec<Range>)> {
+        let Some(Ok(slots)) = &self.slots else { return None };
+        Some((ids(slots), ranges(slots, &self.node)?))
+    }
+
+    /// The server has answered, and the user may not ask for the slots.
+    fn is_hidden(&self) -> bool {
+        matches!(&self.slots, Some(Err(Failure::Answered(answer))) if answer.is_of_no_such_command())
+    }
+
+    /// Why it tells nothing of a cluster.
+    fn reason(&self) -> String {
+        match &self.slots {
+            None => format!("{} did not answer in time", self.node.name()),
+            Some(Err(failure)) => failure.to_string(),
+            Some(Ok(_)) => format!("{} belongs to no cluster that has slots", self.node.name()),
+        }
+    }
+}
+
+/// The identities of the nodes in an answer to `CLUSTER SLOTS`.
+fn ids(slots: &Value) -> BTreeSet<String> {
+    let Value::Array(ranges) = slots else { return BTreeSet::new() };
+    let nodes = ranges.iter().flat_map(|range| match range {
+        Value::Array(range) => range.get(2..).unwrap_or_default(),
+        _ => &[],
+    });
+    let ids = nodes.filter_map(|node| match node {
+        Value::Array(node) => text(node.get(2)?).map(str::to_owned),
+        _ => None,
+    });
+    ids.collect()
+}
+
+/// What the nodes say that the address does not name, while none of it answers.
+async fn others(
+    probe: &Probe,
+    cluster: &Arc<Cluster>,
+    seeds: &[Node],
+) -> Option<(BTreeSet<String>, Vec<Range>)> {
+    let is_seed = |node: &Node| seeds.iter().any(|seed| seed.fixed_server() == node.fixed_server());
+    let mut others = cluster.candidates();
+    others.retain(|node| !is_seed(node));
+    let mut asked: FuturesUnordered<_> = others.iter().map(|node| ask(probe, node)).collect();
+    while let Some(answer) = asked.next().await {
+        if let Some(told) = answer.told() {
+            return Some(told);
+        }
+    }
+    None
+}
+
+/// Examines a cluster whose nodes tell nothing of each other.
+async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
+    if answers.iter().any(Asked::is_hidden) {
+        probe.report(Finding::warning(
+            "cluster",
+            "The user may not run CLUSTER SLOTS, so most commands are sent twice, and the nodes that the \
+             address does not name were not examined.",
+            "Permit it on each node with ACL SETUSER and +cluster|slots.",
+        ));
+        let examined = answers.iter().filter(|answer| answer.is_hidden()).map(|answer| {
+            let name = answer.node.name();
+            probe.part(name, examine_server(probe, &answer.node, name, Role::Node))
+        });
+        judge_seeds(probe, answers, &BTreeSet::new());
+        join(join_all(examined), probe.try_store(store)).await;
+        return;
+    }
+    let reason = answers.first().map(Asked::reason).unwrap_or_default();
+    let sentence = match answers.len() {
+        1 => format!("The node that the address names tells nothing of a cluster: {reason}."),
+        count => format!(
+            "None of the {count} nodes that the address names tells anything of a cluster. The first \
+             reason: {reason}."
+        ),
+    };
+    let remedy = "Let the address name nodes that run and can be reached from here. The address of one \
+                  server without a cluster begins with redis:// or rediss://.";
+    probe.report(Finding::error("cluster", sentence, remedy));
+    judge_seeds(probe, answers, &BTreeSet::new());
+}
+
+/// Reports which nodes that the address names lead to the cluster of these identities.
+fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
+    let mut usable = 0;
+    for answer in answers {
+        let own = match &answer.slots {
+            Some(Ok(slots)) => ids(slots),
+            _ => BTreeSet::new(),
+        };
+        let sentence = if answer.is_hidden() || !own.is_disjoint(known) {
+            usable += 1;
+            continue;
+        } else if own.is_empty() {
+            format!("The address names this node, which is of no use: {}.", answer.reason())
+        } else {
+            "The address names this node, which belongs to another cluster than the others."
+                .to_owned()
+        };
+        let remedy = "Start the node, or take it out of the address.";
+        let finding = Finding::warning("seed", sentence, remedy);
+        probe.report(finding.about(answer.node.name().to_owned()));
+    }
+    match (usable, answers.len()) {
+        (0, _) => {}
+        (1, 1) => probe.report(Finding::note(
+            "seed",
+            "The address names one node, so a process that starts while that one is down finds no \
+             cluster.",
+            "Name a node of each shard.",
+        )),
+        (usable, count) => probe.report(Finding::fine(
+            "seed",
+            format!("{usable} of the {count} nodes that the address names lead to the cluster."),
+        )),
+    }
+}
+
+/// A master with its slots and its replicas.
+struct Shard {
+    master: Place,
+    slots: Vec<RangeInclusive<u16>>,
+    /// Those that its node does not take for dead.
+    replicas: Vec<Place>,
+}
+
+impl Shard {
+    fn of(ranges: &[Range]) -> Vec<Self> {
+        let mut shards: Vec<Self> = Vec::new();
+        for range in ranges {
+            let (master, slots) = (&range.master.place, range.first..=range.last);
+            let replicas = range.replicas.iter().map(|replica| replica.place.clone());
+            match shards.iter_mut().find(|shard| shard.master == *master) {
+                Some(shard) => shard.slots.push(slots),
+                None => shards.push(Self {
+                    master: master.clone(),
+                    slots: vec![slots],
+                    replicas: replicas.collect(),
+                }),
+            }
+        }
+        shards
+    }
+
+    fn has(&self, slot: u16) -> bool {
+        self.slots.iter().any(|range| range.contains(&slot))
+    }
+
+    /// How many slots it has, in words.
+    fn size(&self) -> String {
+        counted(self.slots.iter().map(ExactSizeIterator::len).sum(), "slot")
+    }
+}
+
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How a master sees its cluster.
+struct View {
+    /// `None` where the user may not ask, as below.
+    info: Option<Info>,
+    /// The answer to `CLUSTER NODES`.
+    nodes: Option<String>,
+    /// Whether `cluster-require-full-coverage` is set.
+    needs_all_slots: Option<bool>,
+}
+
+/// What of the answer to `CLUSTER INFO` matters here.
+struct Info {
+    is_ok: bool,
+    /// How many slots have a master that is down for most of the masters, and for this one.
+    failed: u64,
+    suspected: u64,
+}
+
+impl Info {
+    fn read(info: &str) -> Self {
+        let value = |name: &str| {
+            let line = info.lines().find_map(|line| line.trim_end().strip_prefix(name));
+            line.and_then(|line| line.strip_prefix(':'))
+        };
+        let number = |name| value(name).and_then(|number| number.parse().ok()).unwrap_or(0);
+        Self {
+            is_ok: value("cluster_state") == Some("ok"),
+            failed: number("cluster_slots_fail"),
+            suspected: number("cluster_slots_pfail"),
+        }
+    }
+}
+
+/// Examines a master, and tries it with a key of its own; `None` if it cannot be used.
+async fn examine_master(
+    store: &RedisStore,
+    probe: &Probe,
+    cluster: &Arc<Cluster>,
+    shard: &Shard,
+) -> Option<View> {
+    let link = cluster.node_at(shard.master.clone());
+    let name = link.name();
+    let examined = async {
+        if examine_server(probe, &link, name, Role::Node).await.is_none() {
+            let size = shard.size();
+            let sentence =
+                format!("It is the master of {size}, whose sessions cannot be read or written.");
+            let remedy = if shard.replicas.is_empty() {
+                "Start it again: there is no replica that could take its place."
+            } else {
+                "The cluster puts a replica in its place if most masters are up; see CLUSTER NODES and \
+                 cluster-node-timeout."
+            };
+            probe.report(Finding::error("shard", sentence, remedy).about(name.to_owned()));
+            return None;
+        }
+        let tried = async {
+            let key = || probe.key(|key| shard.has(slot(key.as_str().as_bytes())));
+            match (key(), key()) {
+                (Ok(Some(first)), Ok(Some(second))) => {
+                    let permitted = try_permissions(probe, &link, &first, name);
+                    join(permitted, probe.try_verbs(store, &second, name)).await;
+                }
+                (Err(error), _) | (_, Err(error)) => probe.report_without_key(&error, name),
+                (Ok(_), Ok(_)) => {}
+            }
+        };
+        let (view, ()) = join(view(&link), tried).await;
+        Some(view)
+    };
+    probe.part(name, examined).await.flatten()
+}
+
+async fn view(link: &Node) -> View {
+    let command = |name: &str, arguments: &[&str]| cmd(name).arg(arguments).take();
+    let (info, nodes, coverage) = (
+        command("CLUSTER", &["INFO"]),
+        command("CLUSTER", &["NODES"]),
+        command("CONFIG", &["GET", COVERAGE]),
+    );
+    let (info, nodes, coverage) =
+        join3(link.send(&info), link.send(&nodes), link.send(&coverage)).await;
+    View {
+        info: info.ok().as_ref().and_then(text).map(Info::read),
+        nodes: nodes.ok().as_ref().and_then(text).map(str::to_owned),
+        needs_all_slots: coverage
+            .ok()
+            .as_ref()
+            .and_then(|coverage| field(coverage, COVERAGE).and_then(text))
+            .map(|coverage| coverage == "yes"),
+    }
+}
+
+const COVERAGE: &str = "cluster-require-full-coverage";
+
+/// Examines a replica; answers whether it is up.
+async fn examine_replica(
+    probe: &Probe,
+    cluster: &Arc<Cluster>,
+    shard: &Shard,
+    replica: &Place,
+) -> bool {
+    let link = cluster.node_at(replica.clone());
+    let name = link.name();
+    let examined = async {
+        // One that is down costs no session yet, so it is not the error that it would be for a master.
+        if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
+            link.send(&cmd("ROLE")).await
+        {
+            let sentence = format!("This replica of {} is of no use: {failure}.", shard.master);
+            let remedy = "Start it, or have the cluster forget it and add another one.";
+            probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
+            return false;
+        }
+        examine_server(probe, &link, name, Role::Node).await.is_some()
+    };
+    probe.part(name, examined).await.unwrap_or(false)
+}
+
+/// A line of `CLUSTER NODES`: the node's identity, its address, its flags, the identity of its master, and
+/// the slots that are on the move.
+struct Line<'a> {
+    id: &'a str,
+    address: &'a str,
+    flags: Vec<&'a str>,
+    master: &'a str,
+    open: Vec<u16>,
+}
+
+impl<'a> Line<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let (id, address, flags, master) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
+        // `[slot->-ID]` is leaving, and `[slot-<-ID]` is arriving.
+        let open = words.filter_map(|word| {
+            let (slot, _) = word.strip_prefix('[')?.split_once('-')?;
+            slot.parse().ok()
+        });
+        Some(Self {
+            id,
+            address: address.split('@').next().unwrap_or(address),
+            flags: flags.split(',').collect(),
+            master,
+            open: open.collect(),
+        })
+    }
+
+    /// Most masters take it for dead. `CLUSTER SLOTS` leaves out such a replica.
+    fn has_failed(&self) -> bool {
+        self.flags.contains(&"fail")
+    }
+}
+
+impl View {
+    fn lines(&self) -> Vec<Line<'_>> {
+        self.nodes.iter().flat_map(|nodes| nodes.lines()).filter_map(Line::read).collect()
+    }
+
+    /// The slots that this node is giving away or taking.
+    fn open_slots(&self) -> Vec<u16> {
+        let lines = self.lines().into_iter().filter(|line| line.flags.contains(&"myself"));
+        lines.flat_map(|line| line.open).collect()
+    }
+}
+
+/// Reports whether a replica could take the master's place. `are_up` says that of those that the shard
+/// names.
+fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
+    let lines = view.lines();
+    let own = lines.iter().find(|line| line.flags.contains(&"myself")).map(|line| line.id);
+    let replicas = lines.iter().filter(|line| Some(line.master) == own);
+    let (failed, alive): (Vec<&Line<'_>>, Vec<&Line<'_>>) =
+        replicas.partition(|line| line.has_failed());
+    // `CLUSTER SLOTS` also leaves out those that have not received a write yet.
+    let new = alive.len().saturating_sub(are_up.len());
+    let down: Vec<_> = failed.iter().map(|line| line.address).collect();
+    let (size, up) = (shard.size(), new + are_up.iter().filter(|is_up| **is_up).count());
+    let finding = match (up, new + are_up.len() + down.len()) {
+        (0, 0) => Finding::warning(
+            "shard",
+            format!("It has {size} and no replica, so their sessions are lost with it."),
+            "Add a replica with redis-cli --cluster add-node and --cluster-slave.",
+        ),
+        (0, count) => Finding::warning(
+            "shard",
+            format!(
+                "It has {size}, and of its {} none is up, so their sessions are lost with it{}.",
+                counted(count, "replica"),
+                named(&down),
+            ),
+            "Start its replicas, or add another one.",
+        ),
+        (up, count) if up < count => Finding::warning(
+            "shard",
+            format!(
+                "It has {size}, and {up} of its {} is up{}.",
+                counted(count, "replica"),
+                named(&down)
+            ),
+            "Start the replica, or have the cluster forget it with CLUSTER FORGET.",
+        ),
+        (up, _) => Finding::fine("shard", format!("It has {size} and {}.", counted(up, "replica"))),
+    };
+    probe.report(finding.about(format!("redis at {}", shard.master)));
+}
+
+/// Which replicas a master takes for dead.
+fn named(down: &[&str]) -> String {
+    match down {
+        [] => String::new(),
+        down => format!(" (CLUSTER NODES has {} as failed)", down.join(" and ")),
+    }
+}
+
+/// Reports whether all slots are served. `views` are those of the masters that can be used.
+fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
+    let infos: Vec<_> = views.iter().filter_map(|view| view.info.as_ref()).collect();
+    let unserved: Vec<_> =
+        (0..SLOTS).filter(|slot| !shards.iter().any(|shard| shard.has(*slot))).collect();
+    let failed = infos.iter().map(|info| info.failed).max().unwrap_or(0);
+    let suspected = infos.iter().map(|info| info.suspected).max().unwrap_or(0);
+    let stopped = infos.iter().filter(|info| !info.is_ok).count();
+    let masters = counted(shards.len(), "master");
+    let finding = if let Some(first) = unserved.first() {
+        Finding::error(
+            "cluster",
+            format!(
+                "{} of {SLOTS} slots have no node, the first is {first}; {}.",
+                unserved.len(),
+                consequence(views)
+            ),
+            "Give them to a node with redis-cli --cluster fix or CLUSTER ADDSLOTSRANGE.",
+        )
+    } else if failed > 0 {
+        Finding::error(
+            "cluster",
+            format!(
+                "{failed} of {SLOTS} slots have a master that is down; {}.",
+                consequence(views)
+            ),
+            "Start that master again, or have a replica take its place with CLUSTER FAILOVER FORCE.",
+        )
+    } else if stopped > 0 {
+        Finding::error(
+            "cluster",
+            format!(
+                "cluster_state is fail for {stopped} of {}, which then refuse commands.",
+                counted(infos.len(), "master")
+            ),
+            "See CLUSTER INFO and CLUSTER NODES there: a node may be cut off from most of the masters.",
+        )
+    } else if suspected > 0 {
+        Finding::warning(
+            "cluster",
+            format!(
+                "{suspected} of {SLOTS} slots have a master that does not answer another node."
+            ),
+            "See which node CLUSTER NODES has as fail?, and whether it can be reached.",
+        )
+    } else if infos.is_empty() {
+        Finding::fine("cluster", format!("All {SLOTS} slots have a node, on {masters}."))
+    } else {
+        Finding::fine(
+            "cluster",
+            format!("All {SLOTS} slots have a node, on {masters}, and cluster_state is ok."),
+        )
+    };
+    // Without a view, nothing but the servers' own findings can be said.
+    if !views.is_empty() || finding.level() > Level::Fine {
+        probe.report(finding);
+    }
+    report_moves(probe, views);
+    report_hidden(probe, views);
+}
+
+/// What becomes of sessions while slots have no node.
+fn consequence(views: &[View]) -> &'static str {
+    let mut settings = views.iter().map(|view| view.needs_all_slots);
+    if settings.clone().any(|needs_all| needs_all == Some(true)) {
+        "cluster-require-full-coverage is yes, so the cluster refuses all commands"
+    } else if settings.all(|needs_all| needs_all == Some(false)) {
+        "cluster-require-full-coverage is no, so only the sessions in these slots cannot be kept"
+    } else {
+        "unless cluster-require-full-coverage is no, the cluster refuses all commands"
+    }
+}
+
+fn report_moves(probe: &Probe, views: &[View]) {
+    let open: BTreeSet<_> = views.iter().flat_map(View::open_slots).collect();
+    let Some(first) = open.first() else { return };
+    let sentence = match open.len() {
+        1 => format!("Slot {first} is being moved from one master to another one."),
+        count => format!("{count} slots are being moved between masters, the first is {first}."),
+    };
+    probe.report(Finding::note(
+        "moving",
+        sentence,
+        "If nobody moves slots at the moment, finish what was begun with redis-cli --cluster fix.",
+    ));
+}
+
+fn report_hidden(probe: &Probe, views: &[View]) {
+    let hides = |is_hidden: fn(&View) -> bool| views.iter().any(is_hidden);
+    let (info, nodes) = (hides(|view| view.info.is_none()), hides(|view| view.nodes.is_none()));
+    let (commands, unknown) = match (info, nodes) {
+        (false, false) => return,
+        (true, false) => ("CLUSTER INFO", "cluster_state is unknown"),
+        (false, true) => ("CLUSTER NODES", "slots on the move and failed replicas are unknown"),
+        (true, true) => (
+            "CLUSTER INFO and CLUSTER NODES",
+            "cluster_state, slots on the move and failed replicas are unknown",
+        ),
+    };
+    probe.report(Finding::note(
+        "hidden",
+        format!("The user may not run {commands}, so {unknown}."),
+        "Permit that on each node with ACL SETUSER, +cluster|info and +cluster|nodes, or run the check as \
+         another user.",
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_node_is_read() {
+        let line = "07c3 10.0.0.1:6379@16379,n.example myself,master - 0 0 3 connected 0-5 7 [93-<-292f] \
+                    [77->-e7d1]";
+        let line = Line::read(line).unwrap();
+        assert_eq!((line.id, line.address, line.master), ("07c3", "10.0.0.1:6379", "-"));
+        assert_eq!(line.open, [93, 77]);
+        assert!(line.flags.contains(&"myself") && !line.has_failed());
+        let line = Line::read("67ed :0@0 slave,fail,noaddr 07c3 0 0 1 disconnected").unwrap();
+        assert!(line.has_failed());
+        assert_eq!(line.master, "07c3");
+        assert!(Line::read("67ed :0@0").is_none());
+    }
+
+    #[test]
+    fn state_of_cluster_is_read() {
+        let info =
+            Info::read("cluster_state:ok\r\ncluster_slots_pfail:7\r\ncluster_slots_fail:0\r\n");
+        assert!(info.is_ok);
+        assert_eq!((info.failed, info.suspected), (0, 7));
+        let info = Info::read("cluster_state:fail\r\ncluster_slots_fail:12\r\n");
+        assert_eq!((info.is_ok, info.failed), (false, 12));
+    }
 }

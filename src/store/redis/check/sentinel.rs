@@ -1,10 +1,469 @@
 //! Sentinels, and the servers that they watch.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ::redis::{Value, cmd};
+use futures_util::StreamExt as _;
+use futures_util::future::{join, join_all, join4};
+use futures_util::stream::FuturesUnordered;
+
+use crate::check::Finding;
 use crate::store::diagnose::Probe;
 use crate::store::redis::RedisStore;
-use crate::store::redis::sentinel::Master;
+use crate::store::redis::check::server::{Role, examine_server, try_permissions};
+use crate::store::redis::connection::{Failure, SharedConnection};
+use crate::store::redis::place::Place;
+use crate::store::redis::reply::{field, text};
+use crate::store::redis::sentinel::{Master, place};
 
 /// Examines the Sentinels, the master and its replicas.
-pub(super) async fn examine(store: &RedisStore, probe: &Probe, _master: &Master) {
-    probe.try_store(store).await;
+pub(super) async fn examine(store: &RedisStore, probe: &Probe, master: &Master) {
+    let sentinels = master.sentinels().iter();
+    let mut asked: FuturesUnordered<_> =
+        sentinels.map(|sentinel| examine_sentinel(probe, sentinel, master.name())).collect();
+    let watched = async {
+        let mut said = Vec::new();
+        // The first one that knows the replicas is enough to examine them. The others may never answer.
+        let mut replicas = BTreeSet::new();
+        while replicas.is_empty()
+            && let Some(answer) = asked.next().await
+        {
+            replicas = answer.replicas();
+            said.push(answer);
+        }
+        let replicas =
+            replicas.iter().map(|replica| examine_replica(probe, master, replica.clone()));
+        let (_, others) = join(join_all(replicas), asked.collect::<Vec<_>>()).await;
+        said.extend(others);
+        said
+    };
+    let (said, ()) = join(watched, examine_master(store, probe, master)).await;
+    judge(probe, master.name(), &said);
+}
+
+/// What a Sentinel says.
+struct Said {
+    sentinel: Arc<SharedConnection>,
+    opinion: Opinion,
+}
+
+enum Opinion {
+    /// It did not answer, or in a way that is of no use, which is reported at the end: why.
+    None(String),
+    /// It watches no master of this name.
+    Unknown,
+    Known(View),
+}
+
+/// How a Sentinel sees its master.
+struct View {
+    master: Place,
+    flags: BTreeSet<String>,
+    quorum: usize,
+    /// How many Sentinels there are, with this one.
+    sentinels: usize,
+    /// Whether it could have a failover agreed on; `None` if the user may not ask.
+    can_fail_over: Option<bool>,
+    /// `None` if the user may not ask.
+    replicas: Option<Vec<Replica>>,
+}
+
+/// How a Sentinel sees a replica.
+struct Replica {
+    place: Place,
+    flags: BTreeSet<String>,
+    is_linked: bool,
+    /// It may become the master.
+    may_lead: bool,
+}
+
+impl Said {
+    fn view(&self) -> Option<&View> {
+        match &self.opinion {
+            Opinion::Known(view) => Some(view),
+            Opinion::None(_) | Opinion::Unknown => None,
+        }
+    }
+
+    fn replicas(&self) -> BTreeSet<Place> {
+        let replicas = self.view().and_then(|view| view.replicas.as_ref()).into_iter().flatten();
+        replicas.map(|replica| replica.place.clone()).collect()
+    }
+}
+
+fn flags(instance: &Value) -> BTreeSet<String> {
+    let flags = field(instance, "flags").and_then(text).unwrap_or_default();
+    flags.split(',').map(str::to_owned).collect()
+}
+
+fn number(instance: &Value, name: &str) -> Option<usize> {
+    field(instance, name).and_then(text)?.parse().ok()
+}
+
+/// Asks a Sentinel what it sees, and examines it as a server.
+async fn examine_sentinel(probe: &Probe, sentinel: &Arc<SharedConnection>, name: &str) -> Said {
+    let subject = sentinel.name();
+    let examined = async {
+        let opinion = opinion(sentinel, name).await;
+        if !matches!(opinion, Opinion::None(_)) {
+            examine_server(probe, sentinel, subject, Role::Sentinel).await;
+        }
+        opinion
+    };
+    let opinion = probe.part(subject, examined).await;
+    let silence = || Opinion::None(format!("{subject} did not answer in time"));
+    let opinion = opinion.unwrap_or_else(silence);
+    Said { sentinel: Arc::clone(sentinel), opinion }
+}
+
+async fn opinion(sentinel: &Arc<SharedConnection>, name: &str) -> Opinion {
+    let command = |verb: &str| cmd("SENTINEL").arg(verb).arg(name).take();
+    let (address, master, replicas, quorum) = (
+        command("GET-MASTER-ADDR-BY-NAME"),
+        command("MASTER"),
+        command("REPLICAS"),
+        command("CKQUORUM"),
+    );
+    let (address, master, replicas, quorum) = join4(
+        sentinel.send(&address),
+        sentinel.send(&master),
+        sentinel.send(&replicas),
+        sentinel.send(&quorum),
+    )
+    .await;
+    let (address, master) = match (address, master) {
+        (Ok(Value::Nil), _) => return Opinion::Unknown,
+        (Ok(Value::Array(address)), Ok(master)) => (place(address.first(), address.get(1)), master),
+        (Err(failure), _) | (_, Err(failure)) => return Opinion::None(failure.to_string()),
+        (Ok(_), Ok(_)) => (None, Value::Nil),
+    };
+    let (Some(address), Some(quorum_size)) = (address, number(&master, "quorum")) else {
+        return Opinion::None(format!("{} gave a strange answer", sentinel.name()));
+    };
+    Opinion::Known(View {
+        master: address,
+        flags: flags(&master),
+        quorum: quorum_size,
+        sentinels: number(&master, "num-other-sentinels").unwrap_or(0) + 1,
+        can_fail_over: match quorum {
+            Ok(_) => Some(true),
+            Err(Failure::Answered(answer)) if answer.code == "NOQUORUM" => Some(false),
+            Err(_) => None,
+        },
+        replicas: match replicas {
+            Ok(Value::Array(replicas)) => Some(replicas.iter().filter_map(Replica::read).collect()),
+            _ => None,
+        },
+    })
+}
+
+impl Replica {
+    fn read(replica: &Value) -> Option<Self> {
+        Some(Self {
+            place: place(field(replica, "ip"), field(replica, "port"))?,
+            flags: flags(replica),
+            is_linked: field(replica, "master-link-status").and_then(text) == Some("ok"),
+            may_lead: number(replica, "slave-priority") != Some(0),
+        })
+    }
+
+    /// Why the Sentinel does not count on it, by the Sentinel's own word.
+    fn trouble(&self) -> Option<&'static str> {
+        let is = |flag: &str| self.flags.contains(flag);
+        if is("s_down") || is("o_down") {
+            Some("has s_down")
+        } else if is("disconnected") {
+            Some("has disconnected")
+        } else if !self.is_linked {
+            Some("has master-link-status err")
+        } else {
+            None
+        }
+    }
+}
+
+/// Examines the server that is the master, and tries it with a key of the check's own.
+async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
+    let link = &master.connection;
+    let examined = async {
+        let place = match link.lease().await {
+            Ok(lease) => lease.server().place.clone(),
+            Err(failure) => {
+                let sentence = format!("The master cannot be used: {failure}.");
+                let remedy = "The Sentinels put a replica in its place if they can; see the other findings \
+                              and SENTINEL MASTER.";
+                return probe.report(Finding::error("master", sentence, remedy));
+            }
+        };
+        let subject = format!("redis at {place}");
+        let sentence = "The Sentinels name it as the master, and it says the same.";
+        probe.report(Finding::fine("master", sentence).about(subject.clone()));
+        if examine_server(probe, link, &subject, Role::Master).await.is_none() {
+            return;
+        }
+        let key = || probe.key(|_| true);
+        match (key(), key()) {
+            (Ok(Some(first)), Ok(Some(second))) => {
+                let permitted = try_permissions(probe, link, &first, &subject);
+                join(permitted, probe.try_verbs(store, &second, &subject)).await;
+            }
+            (Err(error), _) | (_, Err(error)) => probe.report_without_key(&error, &subject),
+            (Ok(_), Ok(_)) => {}
+        }
+    };
+    probe.part(link.name(), examined).await;
+}
+
+async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
+    let link = master.replica(place);
+    let name = link.name();
+    let examined = async {
+        // One that is down costs no session yet, so it is not the error that it would be for a master.
+        if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
+            link.send(&cmd("ROLE")).await
+        {
+            let sentence = format!("This replica is of no use: {failure}.");
+            let remedy = "Start it. One that is gone for good is forgotten after SENTINEL RESET on each \
+                          Sentinel.";
+            probe.report(Finding::warning("replica", sentence, remedy).about(name.to_owned()));
+            return;
+        }
+        examine_server(probe, &link, name, Role::Replica).await;
+    };
+    probe.part(name, examined).await;
+}
+
+/// Reports what the Sentinels say together.
+fn judge(probe: &Probe, name: &str, said: &[Said]) {
+    let views: Vec<_> = said.iter().filter_map(Said::view).collect();
+    for Said { sentinel, opinion } in said {
+        let (sentence, remedy) = match opinion {
+            Opinion::Known(_) => continue,
+            Opinion::Unknown => (
+                format!("It watches no master of the name {name}."),
+                "Correct the name in the address, or have the Sentinel watch it with SENTINEL MONITOR.",
+            ),
+            Opinion::None(reason) => (
+                format!("This Sentinel is of no use: {reason}."),
+                "Start it, give its user the permissions that the documentation of the store lists, or \
+                 take it out of the address.",
+            ),
+        };
+        let finding = Finding::warning("sentinel", sentence, remedy);
+        probe.report(finding.about(sentinel.name().to_owned()));
+    }
+    let mut masters: BTreeMap<_, usize> = BTreeMap::new();
+    for view in &views {
+        *masters.entry(&view.master).or_default() += 1;
+    }
+    let count = said.len();
+    match masters.keys().collect::<Vec<_>>()[..] {
+        [] => return probe.report(unknown(name, said)),
+        [master] => probe.report(Finding::fine(
+            "sentinel",
+            format!(
+                "{} of the {count} Sentinels that the address names have {master} as the master {name}.",
+                views.len()
+            ),
+        )),
+        _ => {
+            let named = masters.iter().map(|(master, votes)| format!("{master} by {votes}"));
+            let sentence = format!(
+                "The Sentinels name different servers as the master {name}: {}.",
+                named.collect::<Vec<_>>().join(", ")
+            );
+            probe.report(Finding::warning(
+                "sentinel",
+                sentence,
+                "Right after a failover this passes within seconds. Otherwise see whether the Sentinels \
+                 reach each other.",
+            ));
+        }
+    }
+    judge_number(probe, count, &views);
+    probe.report(judged_quorum(count, &views));
+    judge_master(probe, &views);
+    judge_replicas(probe, &views);
+}
+
+/// No Sentinel knows the master.
+fn unknown(name: &str, said: &[Said]) -> Finding {
+    let count = said.len();
+    if said.iter().any(|said| matches!(said.opinion, Opinion::Unknown)) {
+        return Finding::error(
+            "sentinel",
+            format!("No Sentinel that answers watches a master of the name {name}."),
+            "Correct the name at the end of the address: SENTINEL MASTERS lists those that are watched.",
+        );
+    }
+    Finding::error(
+        "sentinel",
+        format!(
+            "None of the {count} Sentinels that the address names says which server is the master."
+        ),
+        "Let the address name Sentinels that run and can be reached from here. The address of one server \
+         without Sentinels begins with redis:// or rediss://.",
+    )
+}
+
+/// How many Sentinels there are, as the one that knows most of them says.
+fn total(views: &[&View]) -> usize {
+    views.iter().map(|view| view.sentinels).max().unwrap_or(0)
+}
+
+fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
+    let total = total(views);
+    let remedy = "Run three Sentinels or another odd number, each on a machine of its own.";
+    if total < 3 {
+        let sentence = match total {
+            1 => "There is one Sentinel, so no failover happens while it is down.".to_owned(),
+            _ => format!("There are {total} Sentinels, so no failover happens while one is down."),
+        };
+        probe.report(Finding::warning("sentinel", sentence, remedy));
+    } else if total.is_multiple_of(2) {
+        let sentence = format!(
+            "There are {total} Sentinels, of which no more may be down than of {}.",
+            total - 1
+        );
+        probe.report(Finding::note("sentinel", sentence, remedy));
+    }
+    if named < total {
+        let sentence =
+            format!("The address names {named} of the {total} Sentinels that there are.");
+        let remedy =
+            "Name all of them, so that the store finds the master while any of them is down.";
+        probe.report(Finding::note("sentinel", sentence, remedy));
+    }
+}
+
+/// Whether the Sentinels can agree on a failover.
+fn judged_quorum(named: usize, views: &[&View]) -> Finding {
+    let total = total(views);
+    let quorum = views.iter().map(|view| view.quorum).max().unwrap_or(0);
+    // As many must find the master down, and most of all must vote for the one that replaces it.
+    let needed = quorum.max(total / 2 + 1);
+    let rule = format!("A failover needs {needed} of {total} Sentinels (quorum is {quorum})");
+    let remedy = "Start the Sentinels that are down, or lower the quorum with SENTINEL SET where it is over \
+                  the number of Sentinels. SENTINEL RESET has them forget Sentinels that are gone.";
+    let asked = || views.iter().filter_map(|view| view.can_fail_over);
+    let (able, unable) =
+        (asked().filter(|able| *able).count(), asked().filter(|able| !able).count());
+    match (able, unable) {
+        (0, 0) if views.len() >= needed => {
+            Finding::fine("quorum", format!("{rule}, and {} answer here.", views.len()))
+        }
+        (0, 0) if needed > total || named >= total => {
+            Finding::error("quorum", format!("{rule}, and {} answer here.", views.len()), remedy)
+        }
+        (0, 0) => Finding::note(
+            "hidden",
+            "The user may not run SENTINEL CKQUORUM, and the address does not name enough Sentinels to \
+             know whether a failover is possible.",
+            "Permit it on each Sentinel with ACL SETUSER and +sentinel|ckquorum, or name all Sentinels.",
+        ),
+        (0, _) => Finding::error(
+            "quorum",
+            format!("{rule}, and not as many reach each other, so no replica replaces the master."),
+            remedy,
+        ),
+        (_, 0) => Finding::fine("quorum", format!("{rule}, and as many reach each other.")),
+        (able, unable) => Finding::warning(
+            "quorum",
+            format!("{rule}. As many are reached by {able} of them, and not by {unable}."),
+            "See whether the Sentinels reach each other.",
+        ),
+    }
+}
+
+/// Reports what the Sentinels think of the master.
+fn judge_master(probe: &Probe, views: &[&View]) {
+    let with = |flag: &str| views.iter().filter(|view| view.flags.contains(flag)).count();
+    let (agreed, alone) = (with("o_down"), with("s_down"));
+    let (broken, changing) = (with("disconnected"), with("failover_in_progress"));
+    let count = views.len();
+    if changing > 0 {
+        probe.report(Finding::warning(
+            "master",
+            "A failover is in progress.",
+            "Wait some seconds, and check again.",
+        ));
+    }
+    if agreed > 0 {
+        probe.report(Finding::error(
+            "master",
+            format!(
+                "The Sentinels agree that the master is down: {agreed} of {count} have o_down."
+            ),
+            "A replica takes its place if the quorum is there; see the log of the Sentinels.",
+        ));
+    } else if alone + broken > 0 {
+        probe.report(Finding::warning(
+            "master",
+            format!(
+                "{} of {count} Sentinels do not reach the master: they have s_down or disconnected.",
+                alone.max(broken)
+            ),
+            "See whether the master runs and can be reached from there. Sentinels that are cut off cannot \
+             replace it.",
+        ));
+    }
+}
+
+/// Reports what the Sentinels think of the replicas.
+fn judge_replicas(probe: &Probe, views: &[&View]) {
+    let views: Vec<&Vec<Replica>> =
+        views.iter().filter_map(|view| view.replicas.as_ref()).collect();
+    let mut replicas: BTreeMap<&Place, Vec<&Replica>> = BTreeMap::new();
+    for replica in views.iter().copied().flatten() {
+        replicas.entry(&replica.place).or_default().push(replica);
+    }
+    if views.is_empty() {
+        return probe.report(Finding::note(
+            "hidden",
+            "The user may not run SENTINEL REPLICAS, so the replicas are unknown.",
+            "Permit it on each Sentinel with ACL SETUSER and +sentinel|replicas.",
+        ));
+    }
+    let mut sound = 0;
+    for (place, seen) in &replicas {
+        let troubles: BTreeSet<_> = seen.iter().filter_map(|replica| replica.trouble()).collect();
+        if troubles.is_empty() {
+            sound += 1;
+            continue;
+        }
+        let count = seen.iter().filter(|replica| replica.trouble().is_some()).count();
+        let troubles = troubles.into_iter().collect::<Vec<_>>().join(" and ");
+        let sentence = format!(
+            "By {count} of {} Sentinels, this replica {troubles}, so it cannot replace the master.",
+            seen.len()
+        );
+        let remedy = "See whether it runs, and whether it reaches its master (INFO replication). One that \
+                      is gone for good is forgotten after SENTINEL RESET on each Sentinel.";
+        let finding = Finding::warning("replica", sentence, remedy);
+        probe.report(finding.about(format!("redis at {place}")));
+    }
+    let finding = if replicas.is_empty() {
+        Finding::warning(
+            "replica",
+            "The master has no replica, so all sessions are lost with it.",
+            "Add a replica with REPLICAOF.",
+        )
+    } else if sound == 0 {
+        Finding::warning(
+            "replica",
+            format!("None of the {} replicas can replace the master.", replicas.len()),
+            "See the findings about the replicas.",
+        )
+    } else if replicas.values().all(|seen| seen.iter().any(|replica| !replica.may_lead)) {
+        Finding::warning(
+            "replica",
+            "No replica may replace the master, because replica-priority is 0 for each.",
+            "Set replica-priority to 100 on at least one replica.",
+        )
+    } else {
+        let count = replicas.len();
+        Finding::fine("replica", format!("{sound} of {count} replicas can replace the master."))
+    };
+    probe.report(finding);
 }
