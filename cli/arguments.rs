@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions};
 use unsticky::internals::survey::{Rate, Survey};
-use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
+use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions};
 
 use crate::bench::BenchArguments;
 use crate::failure::Failure;
@@ -169,6 +168,8 @@ impl AuditedStore {
         };
         self.actor.clone().or_else(user).unwrap_or_else(|| "unsticky".to_owned())
     }
+}
+
 /// What is counted, and how fast.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CountArguments {

@@ -1,7 +1,5 @@
 //! What the command, the fuzz targets and the benchmarks reach of the parts that are not public. Nothing here is
 //! part of the interface: it changes without notice.
-//! What the fuzz targets, the benchmarks and the command reach of the parts that are not public. Nothing
-//! here is part of the interface: it changes without notice.
 
 #[cfg(feature = "testing")]
 pub mod bench;
@@ -9,4 +7,5 @@ pub mod bench;
 pub mod fuzz;
 #[cfg(feature = "cli")]
 pub mod operate;
+#[cfg(feature = "cli")]
 pub mod survey;

@@ -22,6 +22,8 @@ pub mod servers;
 #[cfg(feature = "testing")]
 pub mod stand;
 pub mod stopwatch;
+#[cfg(feature = "cli")]
+pub mod terminal;
 pub mod topologies;
 pub mod visit;
 
