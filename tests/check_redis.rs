@@ -39,7 +39,10 @@ fn all<'a>(report: &'a Report, code: &str) -> Vec<&'a Finding> {
 /// The only finding with this code, which has this level and whose sentence holds these words.
 #[track_caller]
 fn found(report: &Report, code: &str, level: Level, words: &str) {
-    match all(report, code)[..] {
+    let mut all = all(report, code);
+    // Newer servers have commands that the user need not be permitted to run.
+    all.retain(|finding| code != "permission" || finding.level() != Level::Note);
+    match all[..] {
         [finding] => {
             assert_eq!(finding.level(), level, "{report}");
             assert!(finding.sentence().contains(words), "{words}: {report}");
@@ -140,7 +143,7 @@ async fn full_memory_is_an_error() {
     maxmemory(info(&server, "used_memory") + 1_000_000);
     fill(&server);
     // What is refused for its size only leaves a little.
-    maxmemory(info(&server, "used_memory") - 200_000);
+    maxmemory(info(&server, "used_memory") - 500_000);
     let report = check(&server.url()).await;
     found(&report, "memory", Level::Error, "so it refuses writes");
     found(&report, "commands", Level::Error, "OOM");
@@ -184,7 +187,8 @@ async fn every_missing_permission_is_named() {
     }
     permit(&server, "~shop:*", ["get", "eval"]);
     let report = check(&user_url(&server)).await;
-    let named: Vec<_> = all(&report, "permission");
+    let mut named = all(&report, "permission");
+    named.retain(|finding| finding.level() == Level::Error);
     for missing in ["SET", "DEL", "GETRANGE", "EVALSHA"] {
         let is_named = |finding: &&Finding| finding.sentence().contains(&format!("run {missing},"));
         assert_eq!(named.iter().filter(|finding| is_named(finding)).count(), 1, "{report}");

@@ -66,8 +66,8 @@ pub(super) fn version(info: &Info) -> Option<Finding> {
 /// Whether the server is what it is to be.
 pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     const CODE: &str = "role";
-    let is_sentinel = info.text("redis_mode")? == "sentinel";
-    let is_node = info.is("redis_mode", "cluster") || info.is("cluster_enabled", "1");
+    let mode = info.text("redis_mode").or_else(|| info.text("server_mode"))?;
+    let (is_sentinel, is_node) = (mode == "sentinel", mode == "cluster");
     let is_replica = info.is("role", "slave");
     let is = match (is_sentinel, is_node, is_replica) {
         (true, ..) => "a Sentinel",
@@ -405,9 +405,10 @@ mod tests {
 
     #[test]
     fn server_is_compared_with_what_is_expected() {
-        let master = "redis_mode:standalone\nrole:master\ncluster_enabled:0";
-        let replica = "redis_mode:standalone\nrole:slave\ncluster_enabled:0";
-        let node = "redis_mode:cluster\nrole:slave\ncluster_enabled:1";
+        let master = "redis_mode:standalone\nrole:master";
+        // As Valkey has it.
+        let replica = "server_mode:standalone\nrole:slave";
+        let node = "redis_mode:cluster\nrole:slave";
         let sentinel = "redis_mode:sentinel";
         for (info, role_levels) in [
             (master, [Level::Fine, Level::Warning, Level::Error, Level::Error]),
