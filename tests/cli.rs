@@ -13,9 +13,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::json;
 use sha2::Digest as _;
-use support::backend::{Backend, on_each_server};
+use support::backend::{Backend, on_each_server, on_servers};
 use support::command::{Ran, Unsticky};
-use support::servers::RedisServer;
+use support::servers::{MemcachedServer, RedisServer};
 use support::visit::{sign_in, visit};
 use time::OffsetDateTime;
 use unsticky::{
@@ -105,6 +105,11 @@ on_each_server!(
     revocation_of_all_ends_sign_ins_under_way,
     expired_session_is_shown_and_removed,
 );
+
+on_servers!([cluster, sentinel]: {
+    revoked_session_is_dead_in_application,
+    revocation_of_all_ends_sign_ins_under_way,
+});
 
 async fn sessions_are_listed_as_application_lists_them(on: Backend) {
     let application = Application::new(on.url());
@@ -356,6 +361,23 @@ async fn session_that_directory_has_lost_is_revoked_by_its_id() {
         assert_eq!(events(&ran).len(), 1, "{ran:?}");
         assert_eq!(application.id(&cookie).await, None);
     }
+}
+
+#[tokio::test]
+async fn sessions_on_each_server_of_pool_are_listed_and_revoked() {
+    let servers = [(); 3].map(|()| MemcachedServer::start());
+    let addresses = servers.each_ref().map(MemcachedServer::address).join(",");
+    let application = Application::new(format!("memcached://{addresses}"));
+    for _ in 0..20 {
+        application.sign_in(SignIn::new("alice")).await;
+    }
+    let in_use = servers.iter().filter(|server| server.stat("curr_items") > 0);
+    assert!(in_use.count() > 1, "one server has all sessions");
+    let ran = application.run(&["sessions", "alice", "--json"]);
+    assert_eq!(ran.json(0).as_array().unwrap().len(), 20);
+    let ran = application.run(&["revoke", "--all", "alice", "--json"]);
+    assert_eq!(ran.json(0), json!({ "count": 20, "complete": true }));
+    assert_eq!(application.sessions.of("alice").count().await.unwrap(), 0);
 }
 
 #[tokio::test]
