@@ -446,7 +446,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     let server = RedisServer::start();
     set_many(&server, "shop:0:s:", 0..STABLE);
     let is_over = AtomicBool::new(false);
-    let (counted, extra) = thread::scope(|scope| {
+    let (counted, met) = thread::scope(|scope| {
         // The table grows and shrinks.
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
@@ -471,18 +471,34 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
                 made
             })
         });
-        let reports =
-            [(); 3].map(|()| report(&server.url(), &["--namespace", "shop", "--rate", "20000"]));
+        let report = report(&server.url(), &["--namespace", "shop", "--rate", "20000"]);
+        let met = [(); 3].map(|()| met(&server.url(), "shop:0:s:", 20_000));
         is_over.store(true, Ordering::Relaxed);
-        let most = reports.iter().map(|report| counts(&report["total"]).0);
-        (most.collect::<Vec<_>>(), visitors.join().unwrap())
+        assert!(visitors.join().unwrap() > 0);
+        (counts(&report["total"]).0, met)
     });
-    assert!(extra > 0);
-    for counted in counted {
-        // One session of the visitor lives at a time, and each may be met on the way.
-        assert!(counted >= STABLE as u64, "{counted}");
-        assert!(counted < STABLE as u64 + 100, "{counted}");
+    assert!(counted >= STABLE as u64, "{counted}");
+    for mut keys in met {
+        keys.sort_unstable();
+        let all = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), all, "keys were met twice");
+        let is_stable = |key: &&String| key.starts_with("shop:0:s:00000000000000000");
+        assert_eq!(keys.iter().filter(is_stable).count(), STABLE);
     }
+}
+
+/// The keys under a prefix that a walk meets.
+fn met(url: &str, prefix: &str, rate: u32) -> Vec<String> {
+    let mut keys = Vec::new();
+    let survey = Survey::open(url).unwrap();
+    let walks = survey.scan(prefix, Rate::per_second(rate).unwrap(), |met| {
+        if let Met::Key { key, .. } = met {
+            keys.push(key.to_owned());
+        }
+    });
+    runtime().block_on(walks).unwrap();
+    keys
 }
 
 #[test]
