@@ -447,11 +447,12 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     set_many(&server, "shop:0:s:", 0..STABLE);
     let is_over = AtomicBool::new(false);
     let (counted, met) = thread::scope(|scope| {
+        let over = EndOnDrop(&is_over);
         // The table grows and shrinks.
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                set_many(&server, "noise:", 0..60_000);
-                const REMOVE: &str = "for n = 0, 59999 do \
+                set_many(&server, "noise:", 0..30_000);
+                const REMOVE: &str = "for n = 0, 29999 do \
                                       redis.call('DEL', 'noise:' .. string.format('%021d', n) .. 'A') end";
                 server.cli(&["EVAL", REMOVE, "0"]);
                 // It shrinks a tenth of a second later at most.
@@ -471,9 +472,10 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
                 made
             })
         });
-        let report = report(&server.url(), &["--namespace", "shop", "--rate", "20000"]);
+        let report =
+            report(&server.url(), &["--namespace", "shop", "--rate", "20000", "--timeout", "10s"]);
         let met = [(); 3].map(|()| met(&server.url(), "shop:0:s:", 20_000));
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(visitors.join().unwrap() > 0);
         (counts(&report["total"]).0, met)
     });
@@ -488,10 +490,19 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     }
 }
 
+/// Has the others end also where a test fails, which waits for them.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The keys under a prefix that a walk meets.
 fn met(url: &str, prefix: &str, rate: u32) -> Vec<String> {
     let mut keys = Vec::new();
-    let survey = Survey::open(url).unwrap();
+    let survey = Survey::open_within(url, Duration::from_secs(10)).unwrap();
     let walks = survey.scan(prefix, Rate::per_second(rate).unwrap(), |met| {
         if let Met::Key { key, .. } = met {
             keys.push(key.to_owned());
