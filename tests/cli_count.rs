@@ -23,7 +23,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 fn begin(url: &str, arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_unsticky"))
-        .arg("count")
+        // On a busy machine a server may take longer than an application waits for it.
+        .args(["count", "--timeout", "10s"])
         .args(arguments)
         .env_clear()
         .env("SESSION_URL", url)
@@ -472,8 +473,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
                 made
             })
         });
-        let report =
-            report(&server.url(), &["--namespace", "shop", "--rate", "20000", "--timeout", "10s"]);
+        let report = report(&server.url(), &["--namespace", "shop", "--rate", "20000"]);
         let met = [(); 3].map(|()| met(&server.url(), "shop:0:s:", 20_000));
         drop(over);
         assert!(visitors.join().unwrap() > 0);
@@ -502,7 +502,7 @@ impl Drop for EndOnDrop<'_> {
 /// The keys under a prefix that a walk meets.
 fn met(url: &str, prefix: &str, rate: u32) -> Vec<String> {
     let mut keys = Vec::new();
-    let survey = Survey::open_within(url, Duration::from_secs(10)).unwrap();
+    let survey = patient(url);
     let walks = survey.scan(prefix, Rate::per_second(rate).unwrap(), |met| {
         if let Met::Key { key, .. } = met {
             keys.push(key.to_owned());
@@ -557,8 +557,12 @@ fn interrupted_count_ends_at_once() {
     failure(&end(command), 130);
 }
 
+fn patient(url: &str) -> Survey {
+    Survey::open_within(url, Duration::from_secs(10)).unwrap()
+}
+
 fn holds_any(url: &str, prefix: &str) -> Result<Option<bool>, String> {
-    let survey = Survey::open(url).unwrap();
+    let survey = patient(url);
     let held = survey.holds_any(prefix, Duration::from_secs(10));
     runtime().block_on(held).map_err(|error| error.to_string())
 }
@@ -585,10 +589,10 @@ fn prefix_is_taken_literally() {
 fn nothing_is_known_where_the_walk_does_not_end_in_time() {
     let server = RedisServer::start();
     set_many(&server, "other:", 0..20_000);
-    let survey = Survey::open(&server.url()).unwrap();
+    let survey = patient(&server.url());
     let held = survey.holds_any("shop:", Duration::from_millis(50));
     assert_eq!(runtime().block_on(held).unwrap(), None);
-    let survey = Survey::open(&server.url()).unwrap();
+    let survey = patient(&server.url());
     let held = survey.holds_any("shop:", Duration::from_secs(30));
     assert_eq!(runtime().block_on(held).unwrap(), Some(false));
 }
@@ -597,7 +601,7 @@ fn nothing_is_known_where_the_walk_does_not_end_in_time() {
 fn walk_tells_its_progress() {
     let server = RedisServer::start();
     set_many(&server, "other:", 0..300);
-    let survey = Survey::open(&server.url()).unwrap();
+    let survey = patient(&server.url());
     let mut walked = Vec::new();
     let rate = Rate::per_second(2000).unwrap();
     let walks = survey.scan("shop:", rate, |met| match met {
