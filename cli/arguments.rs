@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use unsticky::internals::survey::{Rate, Survey};
 use unsticky::{Cookie, DirectoryMode, Lifetime, Sessions};
 
 use crate::bench::BenchArguments;
@@ -42,6 +43,10 @@ pub(crate) enum Action {
     /// Commands are tried on a key of the check's own, which expires within ten seconds. No other record is
     /// read or written.
     Check(StoreArguments),
+    /// Count the sessions and the directories, and the bytes that they take.
+    ///
+    /// All keys of each server are walked through at a bounded rate. Nothing is written, and no record is read.
+    Count(CountArguments),
     /// Measure what the store can do from here: throughput and latency of requests.
     ///
     /// Sessions of the measurement's own are read, written, signed in and signed out under a namespace of
@@ -55,6 +60,16 @@ pub(crate) enum Action {
     },
     /// Print the manual page, in roff.
     Man,
+}
+
+/// What is counted, and how fast.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CountArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// How many keys of a server are walked through in a second at most, whoever they belong to.
+    #[arg(long, default_value = "10000", value_name = "KEYS", value_parser = rate)]
+    pub(crate) rate: Rate,
 }
 
 /// The store, and what the application has configured for it.
@@ -102,6 +117,18 @@ impl StoreArguments {
         }
         builder.build().map_err(Failure::configuration)
     }
+
+    /// The servers, to walk through their keys.
+    pub(crate) fn survey(&self) -> Result<Survey, Failure> {
+        let survey = Survey::open_within(&self.url, self.timeout);
+        survey.map_err(|error| Failure::usage("--url", error))
+    }
+}
+
+/// A number of keys per second. The error repeats nothing.
+fn rate(text: &str) -> Result<Rate, String> {
+    let rate = text.parse().ok().and_then(Rate::per_second);
+    rate.ok_or_else(|| "write a whole number of keys per second, 1 at least".to_owned())
 }
 
 /// A duration with its unit. The error repeats nothing.
@@ -143,5 +170,13 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(duration("18446744073709551615d").is_err());
+    }
+
+    #[test]
+    fn rate_is_whole_number_and_not_zero() {
+        assert_eq!(rate("1"), Ok(Rate::per_second(1).unwrap()));
+        for text in ["", "0", "-1", "1.5", "1k", "4294967296"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
     }
 }

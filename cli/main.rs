@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod check;
+mod count;
 mod failure;
 mod output;
 
@@ -43,6 +44,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let format = arguments.format();
     match &arguments.action {
         Action::Check(check) => check::run(check, format).await,
+        Action::Count(count) => count::run(count, format).await,
         Action::Bench(bench) => bench::run(bench, format).await,
         Action::Completions { shell } => {
             let mut script = Vec::new();

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::timeout;
 
 use crate::error::{ErrorKind, Result};
+use crate::limits;
 use crate::record::token::SessionId;
 use crate::settings::Sessions;
 use crate::store::survey::Plan;
@@ -30,13 +31,25 @@ enum Servers {
 impl Survey {
     /// The servers of this address. Nothing is sent yet.
     pub fn open(url: &str) -> Result<Self, ConnectError> {
+        Self::open_within(url, limits::CONNECT + limits::RESPONSE)
+    }
+
+    /// The same, where one operation may take so long: half of it to connect, and half of it to be answered.
+    pub fn open_within(url: &str, timeout: Duration) -> Result<Self, ConnectError> {
+        let half = timeout / 2;
         match url.split([':', '+']).next().unwrap_or_default() {
             "memory" => Err(ConnectError::address(
                 "sessions of memory: are in another process, which alone can count them",
             )),
-            "memcached" => Ok(Self(Servers::Memcached(MemcachedStore::connect(url)?))),
+            "memcached" => {
+                let store = MemcachedStore::builder(url)?;
+                let store = store.connect_timeout(half).response_timeout(half);
+                Ok(Self(Servers::Memcached(store.build())))
+            }
             "redis" | "rediss" | "valkey" | "valkeys" | "unix" => {
-                Ok(Self(Servers::Redis(RedisStore::connect(url)?)))
+                let store = RedisStore::builder(url)?;
+                let store = store.connect_timeout(half).response_timeout(half);
+                Ok(Self(Servers::Redis(store.build()?)))
             }
             _ => Err(ConnectError::UnknownScheme),
         }

@@ -82,7 +82,7 @@ impl<'a> Link<'a> {
                 };
                 batch += 1;
                 if key.starts_with(plan.prefix) && seen.is_new(&key) {
-                    let met = Met::Key { server: self.address, key: &key, bytes };
+                    let met = Met::Key { server: self.address, key: &key, bytes: Some(bytes) };
                     if visitor(met) == ControlFlow::Break(()) {
                         return Ok(Outcome::Ended);
                     }
@@ -158,11 +158,11 @@ impl<'a> Link<'a> {
 }
 
 /// The key of an item, and what the item takes: `key=shop%3A0 exp=-1 … size=77`.
-fn item(line: &str) -> Option<(String, Option<u64>)> {
+fn item(line: &str) -> Option<(String, u64)> {
     let mut fields = line.split(' ').map(|field| field.split_once('='));
     let Some(Some(("key", key))) = fields.next() else { return None };
     let mut size = fields.flatten().filter(|(name, _)| *name == "size");
-    let bytes = size.next().and_then(|(_, bytes)| bytes.parse().ok());
+    let bytes = size.next()?.1.parse().ok()?;
     Some((decoded(key), bytes))
 }
 
@@ -209,11 +209,18 @@ mod tests {
     #[test]
     fn item_of_dump_is_read() {
         let line = "key=shop%3A0%3As%3AAA%3d-_. exp=1795918496 la=1 cas=1 fetch=no cls=1 size=77";
-        assert_eq!(item(line), Some(("shop:0:s:AA=-_.".to_owned(), Some(77))));
-        assert_eq!(item("key=a%25b% exp=-1"), Some(("a%b%".to_owned(), None)));
-        assert_eq!(item("key=%ff%zz size=x"), Some(("\u{fffd}%zz".to_owned(), None)));
-        for line in ["END", "", "ERROR", "exp=1 key=a", "BUSY currently processing crawler request"]
-        {
+        assert_eq!(item(line), Some(("shop:0:s:AA=-_.".to_owned(), 77)));
+        assert_eq!(item("key=a%25b% size=1"), Some(("a%b%".to_owned(), 1)));
+        assert_eq!(item("key=%ff%zz size=1"), Some(("\u{fffd}%zz".to_owned(), 1)));
+        for line in [
+            "END",
+            "",
+            "ERROR",
+            "exp=1 key=a",
+            "key=a exp=1",
+            "key=a size=x",
+            "BUSY currently processing crawler request",
+        ] {
             assert_eq!(item(line), None, "{line}");
         }
     }
