@@ -292,7 +292,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    duration.as_nanos() as f64 / 1e6
 }
 
 fn whole(number: f64) -> String {
