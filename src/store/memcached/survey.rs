@@ -1,4 +1,7 @@
 //! Walks through the keys of each server with the dump of its LRU crawler, where the server permits it.
+//!
+//! The crawler walks through the hash table, or through the lists of items. From one list to another the server
+//! moves items all the time, and so the crawler misses some; but it walks through no table that is growing.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -43,6 +46,13 @@ impl MemcachedStore {
     }
 }
 
+/// How a dump ended.
+enum Dump {
+    /// With so many items.
+    Over(Outcome, u64),
+    Refused(&'static str),
+}
+
 /// A connection of the walk's own, since the client has no such commands.
 struct Link<'a> {
     address: &'a str,
@@ -60,7 +70,27 @@ impl<'a> Link<'a> {
     }
 
     async fn walk(&mut self, plan: &Plan<'_>, visitor: &mut Visitor<'_>) -> Result<Outcome> {
-        self.send("lru_crawler metadump all").await?;
+        let (before, _) = self.totals().await?;
+        match self.dump("hash", plan, visitor).await? {
+            Dump::Over(outcome, walked) if walked > 0 || before == 0 => Ok(outcome),
+            // The table is growing, or the server is too old for that.
+            Dump::Over(..) | Dump::Refused(_) => match self.dump("all", plan, visitor).await? {
+                Dump::Over(outcome, _) => Ok(outcome),
+                Dump::Refused(reason) => {
+                    let (items, bytes) = self.totals().await?;
+                    Ok(Outcome::Totals { reason: reason.to_owned(), items, bytes })
+                }
+            },
+        }
+    }
+
+    async fn dump(
+        &mut self,
+        what: &str,
+        plan: &Plan<'_>,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<Dump> {
+        self.send(&format!("lru_crawler metadump {what}")).await?;
         let mut pace = Pace::new(plan.rate);
         let mut seen = Seen::default();
         let mut walked = 0;
@@ -71,12 +101,13 @@ impl<'a> Link<'a> {
                 let line = self.line().await?;
                 if line == "END" {
                     let may_repeat = seen.is_full();
-                    return Ok(Outcome::Complete { no_lengths: None, may_repeat });
+                    let outcome = Outcome::Complete { no_lengths: None, may_repeat };
+                    return Ok(Dump::Over(outcome, walked + batch));
                 }
                 let Some((key, bytes)) = item(&line) else {
                     // What comes before the first item is a refusal.
                     return match refusal(&line) {
-                        Some(reason) if walked == 0 && batch == 0 => self.totals(reason).await,
+                        Some(reason) if walked == 0 && batch == 0 => Ok(Dump::Refused(reason)),
                         _ => Err(self.strange()),
                     };
                 };
@@ -84,7 +115,7 @@ impl<'a> Link<'a> {
                 if key.starts_with(plan.prefix) && seen.is_new(&key) {
                     let met = Met::Key { server: self.address, key: &key, bytes: Some(bytes) };
                     if visitor(met) == ControlFlow::Break(()) {
-                        return Ok(Outcome::Ended);
+                        return Ok(Dump::Over(Outcome::Ended, walked + batch));
                     }
                 }
             }
@@ -92,35 +123,31 @@ impl<'a> Link<'a> {
             walked += batch;
             if visitor(Met::Walked { server: self.address, keys: walked }) == ControlFlow::Break(())
             {
-                return Ok(Outcome::Ended);
+                return Ok(Dump::Over(Outcome::Ended, walked + batch));
             }
         }
     }
 
-    /// How much the server has of everything.
-    async fn totals(&mut self, reason: &str) -> Result<Outcome> {
+    /// How many items the server has, whoever they belong to, and what they take.
+    async fn totals(&mut self) -> Result<(u64, u64)> {
         self.send("stats").await?;
         let (mut items, mut bytes) = (None, None);
         loop {
             let line = self.line().await?;
             let mut words = line.split(' ');
             match (words.next(), words.next(), words.next()) {
-                (Some("END"), None, _) => break,
                 (Some("STAT"), Some("curr_items"), Some(value)) => items = value.parse().ok(),
                 (Some("STAT"), Some("bytes"), Some(value)) => bytes = value.parse().ok(),
                 (Some("STAT"), Some(_), _) => {}
                 _ => break,
             }
         }
-        match (items, bytes) {
-            (Some(items), Some(bytes)) => {
-                Ok(Outcome::Totals { reason: reason.to_owned(), items, bytes })
-            }
-            _ => Err(Error::refused(format!(
-                "memcached at {}: it neither shows its keys ({reason}) nor says how many items it has",
+        items.zip(bytes).ok_or_else(|| {
+            Error::refused(format!(
+                "memcached at {}: it does not say how many items it has",
                 self.address
-            ))),
-        }
+            ))
+        })
     }
 
     async fn send(&mut self, command: &str) -> Result<()> {
