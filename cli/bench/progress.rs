@@ -39,7 +39,8 @@ impl Progress {
         if line.is_empty() {
             text.push('\r');
         }
-        self.length = line.len();
+        // With what the terminal writes there for Ctrl-C.
+        self.length = line.len() + "^C".len();
         // Nobody who cannot see it waits for it.
         let mut out = io::stderr().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

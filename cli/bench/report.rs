@@ -145,8 +145,8 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
             let Latency { operation, payload, due, .. } = latency;
             let _ = write!(
                 text,
-                "{}, {}: {} of {} requests were never sent, since\n\
-                 the store did not keep up; the latencies do not show them.\n\n",
+                "{}, {}: {} of {} requests were never sent, since the\n\
+                 store did not keep up. The latencies do not show them.\n\n",
                 operation.as_str(),
                 bytes((*payload).into()),
                 grouped(latency.unsent()),
@@ -292,7 +292,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    duration.as_nanos() as f64 / 1e6
 }
 
 fn whole(number: f64) -> String {

@@ -48,7 +48,12 @@ impl Errors {
 
 /// How long requests took.
 #[derive(Debug, Clone)]
-pub(crate) struct Latencies(Option<Histogram<u64>>);
+pub(crate) struct Latencies {
+    /// Nanoseconds with three significant digits.
+    histogram: Option<Histogram<u64>>,
+    /// The longest one, exactly.
+    longest: Duration,
+}
 
 /// The quantiles that are reported, with their names; the last one is the longest of all.
 pub(crate) const QUANTILES: [(&str, f64); 5] =
@@ -56,22 +61,24 @@ pub(crate) const QUANTILES: [(&str, f64); 5] =
 
 impl Default for Latencies {
     fn default() -> Self {
-        // Nanoseconds with three significant digits, up to what is needed. It fails for more than five digits only.
-        Self(Histogram::new(3).ok())
+        // It fails for more than five digits only.
+        Self { histogram: Histogram::new(3).ok(), longest: Duration::ZERO }
     }
 }
 
 impl Latencies {
     fn add(&mut self, latency: Duration) {
+        self.longest = self.longest.max(latency);
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(histogram) = &mut self.0 {
+        if let Some(histogram) = &mut self.histogram {
             // It grows as it has to, so what fails is a time of centuries.
             let _ = histogram.record(nanos);
         }
     }
 
     fn merge(&mut self, other: &Self) {
-        if let (Some(histogram), Some(other)) = (&mut self.0, &other.0) {
+        self.longest = self.longest.max(other.longest);
+        if let (Some(histogram), Some(other)) = (&mut self.histogram, &other.histogram) {
             let _ = histogram.add(other);
         }
     }
@@ -79,11 +86,10 @@ impl Latencies {
     /// The latencies of [`QUANTILES`]; the longest one is exact.
     pub(crate) fn quantiles(&self) -> [Duration; QUANTILES.len()] {
         QUANTILES.map(|(_, quantile)| {
-            let nanos = self.0.as_ref().map_or(0, |histogram| {
-                // The end of the interval that holds it may be beyond the longest one.
-                histogram.value_at_quantile(quantile).min(histogram.max())
-            });
-            Duration::from_nanos(nanos)
+            let histogram = self.histogram.as_ref();
+            let nanos = histogram.map_or(0, |histogram| histogram.value_at_quantile(quantile));
+            // The end of the interval that holds it may be beyond the longest one.
+            Duration::from_nanos(nanos).min(self.longest)
         })
     }
 }
