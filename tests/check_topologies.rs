@@ -145,7 +145,7 @@ async fn master_that_is_down_without_replica_is_an_error_about_its_slots() {
     let report = check(&cluster.url()).await;
     about(&report, Level::Error, "shard", &cluster.nodes()[1], "the master of 5461 slots");
     about(&report, Level::Error, "unreachable", &cluster.nodes()[1], "");
-    about(&report, Level::Warning, "seed", &cluster.nodes()[1], "of no use");
+    about(&report, Level::Warning, "seed", &cluster.nodes()[1], "cannot be used");
     for node in [0, 2] {
         about(&report, Level::Fine, "commands", &cluster.nodes()[node], "");
     }
@@ -168,7 +168,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     cluster.kill(SHARDS);
     let report = check(&cluster.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "of no use");
+    about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "cannot be used");
 
     let port = cluster.nodes()[SHARDS].port().to_string();
     // Whichever node is the first to tell the slots.
@@ -357,7 +357,7 @@ async fn healthy_sentinels_are_fine_and_one_that_is_down_is_a_warning() {
     set.kill_sentinel(2);
     let report = check(&set.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "sentinel", &set.sentinels()[2], "of no use");
+    about(&report, Level::Warning, "sentinel", &set.sentinels()[2], "cannot be asked");
     the(&report, Level::Fine, "sentinel", "2 of the 3 Sentinels");
 
     set.kill_sentinel(1);
@@ -380,7 +380,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     set.server_mut(2).stop();
     let report = check(&set.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "replica", &set.servers()[2], "of no use");
+    about(&report, Level::Warning, "replica", &set.servers()[2], "cannot be used");
 
     // Nobody replaces it while the test looks.
     for sentinel in set.sentinels() {
@@ -450,8 +450,8 @@ async fn stopped_sentinel_and_replica_do_not_hold_up_the_check_of_the_master() {
     for stopped in [sentinel, replica] {
         stopped.resume();
     }
-    about(&report, Level::Warning, "sentinel", sentinel, "of no use");
-    about(&report, Level::Warning, "replica", replica, "of no use");
+    about(&report, Level::Warning, "sentinel", sentinel, "cannot be asked");
+    about(&report, Level::Warning, "replica", replica, "cannot be used");
     the(&report, Level::Fine, "sentinel", "2 of the 3 Sentinels");
     about(&report, Level::Fine, "commands", &set.servers()[0], "");
 }
