@@ -354,6 +354,10 @@ async fn healthy_sentinels_are_fine_and_one_that_is_down_is_a_warning() {
         assert!(report.findings().iter().any(|finding| finding.subject().ends_with(&of(server))));
     }
 
+    let url = set.url();
+    let report = check(&format!("{}/{MASTER}", url.split(',').next().unwrap())).await;
+    the(&report, Level::Note, "sentinel", "names 1 of the 3 Sentinels");
+
     set.kill_sentinel(2);
     let report = check(&set.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
@@ -399,6 +403,40 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     });
     let report = check(&set.url()).await;
     the(&report, Level::Warning, "master", "3 of 3 Sentinels do not reach the master");
+    about(&report, Level::Warning, "replica", &set.servers()[2], "report");
+
+    // Without a replica, nobody replaces it either.
+    set.server_mut(1).stop();
+    for sentinel in set.sentinels() {
+        sentinel.cli(&["SENTINEL", "SET", MASTER, "quorum", "2"]);
+    }
+    eventually("the Sentinels do not agree", || {
+        set.sentinels().iter().all(|sentinel| {
+            let replicas = sentinel.cli(&["SENTINEL", "REPLICAS", MASTER]);
+            sentinel.cli(&["SENTINEL", "MASTER", MASTER]).contains("o_down")
+                && replicas.matches("s_down").count() == 2
+        })
+    });
+    let report = check(&set.url()).await;
+    the(&report, Level::Error, "master", "The Sentinels agree that the master is down");
+    the(&report, Level::Warning, "replica", "None of the 2 replicas");
+}
+
+#[tokio::test]
+async fn replicas_that_may_not_become_master_are_a_warning() {
+    let set = SentinelSet::start();
+    set.hasten();
+    for replica in &set.servers()[1..] {
+        replica.cli(&["CONFIG", "SET", "replica-priority", "0"]);
+    }
+    eventually("the Sentinels do not notice", || {
+        set.sentinels().iter().all(|sentinel| {
+            let replicas = sentinel.cli(&["SENTINEL", "REPLICAS", MASTER]);
+            replicas.matches("slave-priority\n0").count() == 2
+        })
+    });
+    let report = check(&set.url()).await;
+    the(&report, Level::Warning, "replica", "replica-priority is 0");
 }
 
 #[tokio::test]
