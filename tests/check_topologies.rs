@@ -145,7 +145,7 @@ async fn master_that_is_down_without_replica_is_an_error_about_its_slots() {
     let report = check(&cluster.url()).await;
     about(&report, Level::Error, "shard", &cluster.nodes()[1], "the master of 5461 slots");
     about(&report, Level::Error, "unreachable", &cluster.nodes()[1], "");
-    about(&report, Level::Warning, "seed", &cluster.nodes()[1], "of no use");
+    about(&report, Level::Warning, "seed", &cluster.nodes()[1], "cannot be used");
     for node in [0, 2] {
         about(&report, Level::Fine, "commands", &cluster.nodes()[node], "");
     }
@@ -168,7 +168,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     cluster.kill(SHARDS);
     let report = check(&cluster.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "of no use");
+    about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "cannot be used");
 
     let port = cluster.nodes()[SHARDS].port().to_string();
     // Whichever node is the first to tell the slots.
@@ -354,10 +354,14 @@ async fn healthy_sentinels_are_fine_and_one_that_is_down_is_a_warning() {
         assert!(report.findings().iter().any(|finding| finding.subject().ends_with(&of(server))));
     }
 
+    let url = set.url();
+    let report = check(&format!("{}/{MASTER}", url.split(',').next().unwrap())).await;
+    the(&report, Level::Note, "sentinel", "names 1 of the 3 Sentinels");
+
     set.kill_sentinel(2);
     let report = check(&set.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "sentinel", &set.sentinels()[2], "of no use");
+    about(&report, Level::Warning, "sentinel", &set.sentinels()[2], "cannot be asked");
     the(&report, Level::Fine, "sentinel", "2 of the 3 Sentinels");
 
     set.kill_sentinel(1);
@@ -380,7 +384,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     set.server_mut(2).stop();
     let report = check(&set.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
-    about(&report, Level::Warning, "replica", &set.servers()[2], "of no use");
+    about(&report, Level::Warning, "replica", &set.servers()[2], "cannot be used");
 
     // Nobody replaces it while the test looks.
     for sentinel in set.sentinels() {
@@ -399,6 +403,40 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     });
     let report = check(&set.url()).await;
     the(&report, Level::Warning, "master", "3 of 3 Sentinels do not reach the master");
+    about(&report, Level::Warning, "replica", &set.servers()[2], "report");
+
+    // Without a replica, nobody replaces it either.
+    set.server_mut(1).stop();
+    for sentinel in set.sentinels() {
+        sentinel.cli(&["SENTINEL", "SET", MASTER, "quorum", "2"]);
+    }
+    eventually("the Sentinels do not agree", || {
+        set.sentinels().iter().all(|sentinel| {
+            let replicas = sentinel.cli(&["SENTINEL", "REPLICAS", MASTER]);
+            sentinel.cli(&["SENTINEL", "MASTER", MASTER]).contains("o_down")
+                && replicas.matches("s_down").count() == 2
+        })
+    });
+    let report = check(&set.url()).await;
+    the(&report, Level::Error, "master", "The Sentinels agree that the master is down");
+    the(&report, Level::Warning, "replica", "None of the 2 replicas");
+}
+
+#[tokio::test]
+async fn replicas_that_may_not_become_master_are_a_warning() {
+    let set = SentinelSet::start();
+    set.hasten();
+    for replica in &set.servers()[1..] {
+        replica.cli(&["CONFIG", "SET", "replica-priority", "0"]);
+    }
+    eventually("the Sentinels do not notice", || {
+        set.sentinels().iter().all(|sentinel| {
+            let replicas = sentinel.cli(&["SENTINEL", "REPLICAS", MASTER]);
+            replicas.matches("slave-priority\n0").count() == 2
+        })
+    });
+    let report = check(&set.url()).await;
+    the(&report, Level::Warning, "replica", "replica-priority is 0");
 }
 
 #[tokio::test]
@@ -450,8 +488,8 @@ async fn stopped_sentinel_and_replica_do_not_hold_up_the_check_of_the_master() {
     for stopped in [sentinel, replica] {
         stopped.resume();
     }
-    about(&report, Level::Warning, "sentinel", sentinel, "of no use");
-    about(&report, Level::Warning, "replica", replica, "of no use");
+    about(&report, Level::Warning, "sentinel", sentinel, "cannot be asked");
+    about(&report, Level::Warning, "replica", replica, "cannot be used");
     the(&report, Level::Fine, "sentinel", "2 of the 3 Sentinels");
     about(&report, Level::Fine, "commands", &set.servers()[0], "");
 }

@@ -169,7 +169,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
             usable += 1;
             continue;
         } else if own.is_empty() {
-            format!("The address names this node, which is of no use: {}.", answer.reason())
+            format!("The address names this node, which cannot be used: {}.", answer.reason())
         } else {
             "The address names this node, which belongs to another cluster than the others."
                 .to_owned()
@@ -342,7 +342,7 @@ async fn examine_replica(
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
-            let sentence = format!("This replica of {} is of no use: {failure}.", shard.master);
+            let sentence = format!("This replica of {} cannot be used: {failure}.", shard.master);
             let remedy = "Start it, or have the cluster forget it and add another one.";
             probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
             return false;

@@ -172,11 +172,11 @@ impl Replica {
     fn trouble(&self) -> Option<&'static str> {
         let is = |flag: &str| self.flags.contains(flag);
         if is("s_down") || is("o_down") {
-            Some("has s_down")
+            Some("s_down")
         } else if is("disconnected") {
-            Some("has disconnected")
+            Some("disconnected")
         } else if !self.is_linked {
-            Some("has master-link-status err")
+            Some("master-link-status err")
         } else {
             None
         }
@@ -223,7 +223,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
-            let sentence = format!("This replica is of no use: {failure}.");
+            let sentence = format!("This replica cannot be used: {failure}.");
             let remedy = "Start it. One that is gone for good is forgotten after SENTINEL RESET on each \
                           Sentinel.";
             probe.report(Finding::warning("replica", sentence, remedy).about(name.to_owned()));
@@ -245,7 +245,7 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
                 "Correct the name in the address, or have the Sentinel watch it with SENTINEL MONITOR.",
             ),
             Opinion::None(reason) => (
-                format!("This Sentinel is of no use: {reason}."),
+                format!("It cannot be asked for the master: {reason}."),
                 "Start it, give its user the permissions that the documentation of the store lists, or \
                  take it out of the address.",
             ),
@@ -393,7 +393,7 @@ fn judge_master(probe: &Probe, views: &[&View]) {
         probe.report(Finding::error(
             "master",
             format!(
-                "The Sentinels agree that the master is down: {agreed} of {count} have o_down."
+                "The Sentinels agree that the master is down ({agreed} of {count} report o_down)."
             ),
             "A replica takes its place if the quorum is there; see the log of the Sentinels.",
         ));
@@ -401,7 +401,7 @@ fn judge_master(probe: &Probe, views: &[&View]) {
         probe.report(Finding::warning(
             "master",
             format!(
-                "{} of {count} Sentinels do not reach the master: they have s_down or disconnected.",
+                "{} of {count} Sentinels do not reach the master (s_down or disconnected).",
                 alone.max(broken)
             ),
             "See whether the master runs and can be reached from there. Sentinels that are cut off cannot \
@@ -435,7 +435,7 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         let count = seen.iter().filter(|replica| replica.trouble().is_some()).count();
         let troubles = troubles.into_iter().collect::<Vec<_>>().join(" and ");
         let sentence = format!(
-            "By {count} of {} Sentinels, this replica {troubles}, so it cannot replace the master.",
+            "{count} of {} Sentinels report {troubles} for this replica, so it cannot replace the master.",
             seen.len()
         );
         let remedy = "See whether it runs, and whether it reaches its master (INFO replication). One that \
