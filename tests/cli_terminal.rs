@@ -19,7 +19,8 @@ const COMMANDS: [&str; 7] = ["", "check", "sessions", "show", "revoke", "count",
 fn help_fits_width_of_terminal() {
     for columns in [60, 80, 132] {
         for command in COMMANDS {
-            let mut terminal = Terminal::start(columns, &format!("{UNSTICKY} {command} --help"), &[]);
+            let mut terminal =
+                Terminal::start(columns, &format!("{UNSTICKY} {command} --help"), &[]);
             assert_eq!(terminal.end(), Some(0), "{:?}", terminal.shown);
             assert!(terminal.shown.contains("Usage:"), "{:?}", terminal.shown);
             assert!(!terminal.shown.contains('\u{1b}'), "{:?}", terminal.shown);

@@ -98,7 +98,8 @@ fn overwritten(line: &str) -> String {
             // Of the control sequences the one that erases to the end of the line.
             '\u{1b}' => {
                 let sequence: String =
-                    std::iter::from_fn(|| chars.next_if(|char| !char.is_ascii_alphabetic())).collect();
+                    std::iter::from_fn(|| chars.next_if(|char| !char.is_ascii_alphabetic()))
+                        .collect();
                 if chars.next() == Some('K') {
                     cells.truncate(if sequence == "[2" { 0 } else { column });
                 }
