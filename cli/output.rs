@@ -1,5 +1,6 @@
 //! What is printed.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -22,10 +23,24 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(value)
+    let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::local(format!("the output cannot be made: {error}")))?;
-    text.push('\n');
-    print(&text)
+    print(&format!("{}\n", escaped(&text)))
+}
+
+/// The same JSON without characters that command a terminal. They stand in strings only: between them, JSON has
+/// no other control characters than line breaks.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char == '\n' || is_plain(char) {
+            escaped.push(char);
+        } else {
+            // Each of them is one unit of UTF-16.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(char));
+        }
+    }
+    escaped
 }
 
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<ExitCode, Failure> {
@@ -43,9 +58,26 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
 /// Text from anywhere, which can neither begin a new line nor command the terminal: control characters and
 /// marks that change the direction become spaces.
 pub(crate) fn one_line(text: &str) -> String {
-    let is_plain = |char: &char| {
-        !char.is_control()
-            && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|char| if is_plain(&char) { char } else { ' ' }).collect()
+    text.chars().map(|char| if is_plain(char) { char } else { ' ' }).collect()
+}
+
+fn is_plain(char: char) -> bool {
+    !char.is_control()
+        && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_commands_no_terminal_and_says_the_same() {
+        let text = "a\u{7f}\u{9b}31m\u{202e}\u{2028}\n\u{1b}[0m é\u{1f600}";
+        let json = serde_json::to_string_pretty(&[text]).unwrap_or_default();
+        let escaped = escaped(&json);
+        assert!(escaped.chars().all(|char| char == '\n' || is_plain(char)), "{escaped:?}");
+        let back: Vec<String> = serde_json::from_str(&escaped).unwrap_or_default();
+        assert_eq!(back, [text]);
+        assert!(escaped.contains("é\u{1f600}"));
+    }
 }

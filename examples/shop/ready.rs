@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use unsticky::Sessions;
 use unsticky::check::Report;
 
@@ -19,6 +19,9 @@ const LOAD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a check with an error counts: it sends a few dozen commands to each server.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a probe waits for those that came before it: longer than a check takes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nothing, or what is wrong.
 type Answer = Result<(), String>;
@@ -49,7 +52,10 @@ impl Readiness {
     /// Whether this process should get traffic; otherwise why not, for people and without a secret.
     pub(crate) async fn answer(&self) -> Answer {
         // Those who come while the store is asked wait here, and then find its answer.
-        let mut last = Arc::clone(&self.last).lock_owned().await;
+        let last = timeout(PATIENCE, Arc::clone(&self.last).lock_owned()).await;
+        let Ok(mut last) = last else {
+            return Err("An earlier question to the store has no answer yet.".to_owned());
+        };
         if Instant::now() < last.counts_until {
             return last.answer.clone();
         }

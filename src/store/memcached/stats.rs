@@ -198,13 +198,13 @@ impl Told {
             }
             _ => remedy.push('.'),
         }
-        Some(Finding::error("item_size", sentence, remedy))
+        Some(Finding::warning("item_size", sentence, remedy))
     }
 
     fn evictions(&self, hidden: &mut Hidden) -> Option<Finding> {
         match self.settings.get("evictions").map(String::as_str) {
             Some("off") => {
-                return Some(Finding::error(
+                return Some(Finding::warning(
                     "evictions",
                     "It refuses writes when its memory is full (evictions is off), and a refused write \
                      deletes the session.",
@@ -454,10 +454,10 @@ mod tests {
         use Level::{Error, Fine, Note, Warning};
         for (name, value, code, expected) in [
             ("item_size_max", "65630", "item_size", Some(Fine)),
-            ("item_size_max", "65629", "item_size", Some(Error)),
-            ("item_size_max", "0", "item_size", Some(Error)),
+            ("item_size_max", "65629", "item_size", Some(Warning)),
+            ("item_size_max", "0", "item_size", Some(Warning)),
             ("evictions", "#1", "evictions", Some(Warning)),
-            ("evictions", "off", "evictions", Some(Error)),
+            ("evictions", "off", "evictions", Some(Warning)),
             ("store_too_large", "1", "refused_writes", Some(Warning)),
             ("store_no_memory", "1", "refused_writes", Some(Warning)),
             ("store_no_memory", "0", "refused_writes", None),
