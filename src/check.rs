@@ -114,6 +114,12 @@ impl Finding {
         Self { subject: printable(subject.into()), ..self }
     }
 
+    /// The same with this level if it had a higher one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn at_most(self, level: Level) -> Self {
+        Self { level: self.level.min(level), ..self }
+    }
+
     /// How much it matters.
     #[must_use]
     pub fn level(&self) -> Level {

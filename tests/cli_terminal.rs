@@ -25,7 +25,7 @@ fn help_fits_width_of_terminal() {
             assert!(terminal.shown.contains("Usage:"), "{:?}", terminal.shown);
             assert!(!terminal.shown.contains('\u{1b}'), "{:?}", terminal.shown);
             for line in terminal.lines() {
-                assert!(line.chars().count() <= columns.into(), "{columns} columns: {line}");
+                assert!(line.chars().count() <= usize::from(columns), "{columns} columns: {line}");
             }
         }
     }

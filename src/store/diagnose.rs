@@ -12,6 +12,8 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use crate::check::Finding;
+#[cfg(feature = "redis")]
+use crate::check::Level;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::error::Result;
@@ -190,16 +192,29 @@ impl Probe {
     /// ended when the check's time is over, this is reported about `subject` as an error, and the answer is
     /// `None`.
     pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
-        if let Ok(answer) = timeout_at(self.deadline, part).await {
-            return Some(answer);
+        let answer = self.within_time(part).await;
+        if answer.is_none() {
+            self.report(unanswered().about(subject.to_owned()));
         }
-        let finding = Finding::error(
-            "unanswered",
-            "It did not answer within the time that the check has.",
-            "See whether it is running and can be reached from here.",
-        );
-        self.report(finding.about(subject.to_owned()));
-        None
+        answer
+    }
+
+    /// The same for a server that sessions can do without: that it does not answer is a warning.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn spare_part<T>(
+        &self,
+        subject: &str,
+        part: impl Future<Output = T>,
+    ) -> Option<T> {
+        let answer = self.within_time(part).await;
+        if answer.is_none() {
+            self.report(unanswered().at_most(Level::Warning).about(subject.to_owned()));
+        }
+        answer
+    }
+
+    async fn within_time<T>(&self, part: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.deadline, part).await.ok()
     }
 
     /// When the parts have to have ended.
@@ -210,6 +225,14 @@ impl Probe {
     pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.findings.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unanswered() -> Finding {
+    Finding::error(
+        "unanswered",
+        "It did not answer within the time that the check has.",
+        "See whether it is running and can be reached from here.",
+    )
 }
 
 impl fmt::Debug for Probe {

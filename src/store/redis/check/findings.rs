@@ -85,8 +85,14 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
             "a server that keeps data",
             "The address of what it watches begins with redis+sentinel:// or rediss+sentinel://.",
         ),
-        Role::Node if !is_node => {
+        Role::Node | Role::SpareNode if !is_node => {
             ("a node of a cluster", "The address of one server begins with redis:// or rediss://.")
+        }
+        Role::Master if is_node && !is_replica => {
+            let sentence = format!("It is {is}, and the address is that of a server of its own.");
+            let remedy = "As long as it serves all slots, this works. The address of a cluster begins with \
+                          redis+cluster:// or rediss+cluster://.";
+            return Some(Finding::warning(CODE, sentence, remedy));
         }
         Role::Master | Role::Replica if is_node => (
             "a server of its own",
@@ -102,7 +108,7 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
             let remedy = "See whether a failover is under way, or whether it follows nobody.";
             return Some(Finding::warning(CODE, sentence, remedy));
         }
-        Role::Master | Role::Replica | Role::Node => {
+        Role::Master | Role::Replica | Role::Node | Role::SpareNode => {
             return Some(Finding::fine(CODE, format!("It is {is}.")));
         }
     };

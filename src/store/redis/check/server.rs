@@ -14,6 +14,7 @@ use crate::check::{Finding, Level};
 use crate::store::contract::Stored;
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
+use crate::store::redis::answer::Answer;
 use crate::store::redis::check::certificate;
 use crate::store::redis::check::findings::{self, Config, SETTINGS};
 use crate::store::redis::check::info::Info;
@@ -54,14 +55,20 @@ pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
 
 /// Examines one server, which is to be what `role` says, and reports about `subject`. No record is read or
 /// written. The answer is `None` if the server cannot be reached, takes no commands now or is another one
-/// than it is to be. That is then reported as an error, and there is no use in trying anything with it.
+/// than it is to be. That is then reported, and there is no use in trying anything with it. About a server
+/// that sessions can do without nothing is an error.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
     subject: &str,
     role: Role,
 ) -> Option<()> {
-    probe.part(subject, examined(probe, link, subject, role)).await?
+    let examined = examined(probe, link, subject, role);
+    if role.is_spare() {
+        probe.spare_part(subject, examined).await?
+    } else {
+        probe.part(subject, examined).await?
+    }
 }
 
 async fn examined(
@@ -70,7 +77,9 @@ async fn examined(
     subject: &str,
     role: Role,
 ) -> Option<()> {
-    let report = |finding: Finding| probe.report(finding.about(subject.to_owned()));
+    let report = |finding: Finding| {
+        probe.report(finding.at_most(role.highest_level()).about(subject.to_owned()));
+    };
     let lease = match link.lease().await {
         Ok(lease) => lease,
         Err(failure) => {
@@ -80,7 +89,7 @@ async fn examined(
     };
     let info = cmd("INFO");
     let (clock, info, config, certificate) = join4(
-        clock(probe, &lease),
+        clock(probe, &lease, role),
         lease.try_to(&info),
         config(&lease, role),
         certificate(probe, link.settings(), lease.server()),
@@ -89,11 +98,10 @@ async fn examined(
     let mut hidden = Vec::new();
     let info = match info {
         Ok(answer) => Info::parse(&lossy(&answer)),
-        Err(Failure::Answered(answer))
-            if answer.is_of_permission() || answer.is_unknown_command() =>
-        {
+        // A proxy has errors of its own for it.
+        Err(Failure::Answered(answer)) => {
             let what = "Its version, its role, its memory, its persistence and its replicas are";
-            hidden.push(hidden_by(what, &answer.to_string(), "+info"));
+            hidden.push(hidden_by(what, &answer, "+info"));
             Info::default()
         }
         Err(failure) => {
@@ -105,7 +113,7 @@ async fn examined(
         Ok(config) => config,
         Err(Failure::Answered(answer)) => {
             let what = "Whether it makes snapshots, and how many replicas it wants for a write, is";
-            hidden.push(hidden_by(what, &answer.to_string(), "+config|get"));
+            hidden.push(hidden_by(what, &answer, "+config|get"));
             Config::new()
         }
         Err(failure) => {
@@ -125,9 +133,9 @@ async fn examined(
         return None;
     }
     match clock {
-        Ok(finding) => report(finding),
+        Ok(finding) => finding.into_iter().for_each(report),
         Err(Failure::Answered(answer)) => {
-            hidden.push(hidden_by("Its time is", &answer.to_string(), "+time"));
+            hidden.push(hidden_by("Its time is", &answer, "+time"));
         }
         Err(failure) => {
             report(unreachable(link, failure));
@@ -156,21 +164,32 @@ fn unreachable(link: &SharedConnection, failure: Failure) -> Finding {
 }
 
 /// `what` is unknown because of this answer, and this permission would change that.
-fn hidden_by(what: &str, answer: &str, permission: &str) -> Finding {
+fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
     let sentence = format!("{what} unknown: {answer}.");
-    let remedy = format!("To have that examined, give the user {permission} (ACL SETUSER).");
+    let remedy = if answer.is_of_permission() {
+        format!("To have that examined, give the user {permission} (ACL SETUSER).")
+    } else {
+        "If a proxy answers there, examine the server behind it.".to_owned()
+    };
     Finding::note("hidden", sentence, remedy)
 }
 
 /// How far the server's clock is from ours.
-async fn clock(probe: &Probe, lease: &Lease<'_>) -> Result<Finding, Failure> {
+async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Finding>, Failure> {
+    // A Sentinel does not know the command, and keeps no sessions.
+    if role == Role::Sentinel {
+        return Ok(None);
+    }
     let (before, begun) = (probe.now(), Instant::now());
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
-    let its = time_of(&answer)
-        .ok_or_else(|| Failure::Lost("it gave a strange answer to TIME".to_owned()))?;
+    let Some(its) = time_of(&answer) else {
+        let sentence = "Its time is unknown: it gave a strange answer to TIME.";
+        let remedy = "If a proxy answers there, examine the server behind it.";
+        return Ok(Some(Finding::note("hidden", sentence, remedy)));
+    };
     let ours = before + round_trip / 2;
-    Ok(findings::clock(ours - its, round_trip))
+    Ok(Some(findings::clock(ours - its, round_trip)))
 }
 
 /// The answer to `TIME`: seconds, and the microseconds that have passed since.
