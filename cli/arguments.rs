@@ -1,12 +1,15 @@
 //! What can be asked for on the command line.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use unsticky::internals::operate;
 use unsticky::internals::survey::{Rate, Survey};
-use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions};
+use unsticky::{Audit, Builder, Cookie, DirectoryMode, Lifetime, SessionId, Sessions, Store};
 
 use crate::bench::BenchArguments;
 use crate::failure::Failure;
@@ -186,7 +189,7 @@ pub(crate) struct StoreArguments {
     /// Address of the store, as the application has it. Prefer the environment variable: other users of this
     /// machine can read a command line, and the password in it.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
-    url: String,
+    url: Address,
     /// Name of the application's session cookie.
     #[arg(long, default_value = "__Host-id", value_name = "NAME")]
     cookie: String,
@@ -214,7 +217,7 @@ impl StoreArguments {
     }
 
     fn builder(&self) -> Result<Builder, Failure> {
-        let store = unsticky::connect(&self.url).map_err(|error| Failure::usage("--url", error))?;
+        let store = self.url.connect(self.timeout)?;
         let idle = Lifetime::default().idle().min(self.absolute_timeout);
         let mut builder = Sessions::builder(store)
             .cookie(Cookie::new(self.cookie.clone()))
@@ -232,8 +235,40 @@ impl StoreArguments {
 
     /// The servers, to walk through their keys.
     pub(crate) fn survey(&self) -> Result<Survey, Failure> {
-        let survey = Survey::open_within(&self.url, self.timeout);
+        self.url.survey(self.timeout)
+    }
+}
+
+/// The address of a store, which may hold a password.
+#[derive(Clone)]
+pub(crate) struct Address(String);
+
+impl Address {
+    pub(crate) fn connect(&self, timeout: Duration) -> Result<Arc<dyn Store>, Failure> {
+        operate::connect(&self.0, timeout).map_err(|error| Failure::usage("--url", error))
+    }
+
+    /// The servers, to walk through their keys.
+    pub(crate) fn survey(&self, timeout: Duration) -> Result<Survey, Failure> {
+        let survey = Survey::open_within(&self.0, timeout);
         survey.map_err(|error| Failure::usage("--url", error))
+    }
+
+    /// Whether the sessions are this process's own.
+    pub(crate) fn is_memory(&self) -> bool {
+        self.0.starts_with("memory:")
+    }
+}
+
+impl From<String> for Address {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Address(..)")
     }
 }
 

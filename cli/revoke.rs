@@ -25,17 +25,27 @@ pub(crate) async fn run(
             let revoked = revoked.map_err(|error| Failure::store(&error))?;
             match format {
                 Format::Text => print(&text(revoked))?,
-                Format::Json => {
-                    print_json(&json!({ "count": revoked.count, "complete": revoked.complete }))?;
-                }
+                Format::Json => print_json(&json!({
+                    "count": revoked.count,
+                    "complete": revoked.complete && revoked.found,
+                    "found": revoked.found,
+                }))?,
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(if revoked.found { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
         }
         None => each(&sessions, &asked.ids, &actor, format).await,
     }
 }
 
 fn text(revoked: Revoked) -> String {
+    if !revoked.found {
+        return "There is no directory of this principal, so no session was revoked. Nobody has signed in under \
+                this name lately, the store has lost the directory, or the principal, --cookie, --namespace or \
+                --epoch is not what the application has.\n\
+                Sessions that live without a directory may live until their absolute timeout; in strict mode they \
+                are not valid, and another epoch ends them.\n"
+            .to_owned();
+    }
     let count = match revoked.count {
         0 => "No session was alive".to_owned(),
         1 => "1 session was revoked".to_owned(),

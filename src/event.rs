@@ -198,6 +198,8 @@ events! {
     info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended";
     /// A session was ended by its principal's directory, or by an operator.
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
+    /// All sessions of a principal are to end, and sign-ins that have begun are to fail.
+    info all_revoked(principal: Who<'_>, actor: Actor<'_>, reason: &str) "all sessions of a principal were revoked";
     /// Strict mode: a session that its principal's directory does not list.
     warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that is not listed any more";
     /// There are as many sessions of a principal as are allowed.

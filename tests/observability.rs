@@ -807,6 +807,7 @@ fn principal_is_told_as_configured() {
                 row("opened", &expected, None),
                 row("signed_out", &expected, None),
                 row("signed_in", &expected, Some("-")),
+                row("all_revoked", &expected, None),
                 row("revoked", &expected, Some("-")),
                 row("signed_out", "-", None),
             ],
@@ -861,6 +862,7 @@ fn actor_is_told_under_every_audit_setting() {
                     row("opened", expected),
                     row("revoked", expected),
                     row("revoked", expected),
+                    row("all_revoked", expected),
                     row("revoked", expected),
                     row("opened", "-"),
                 ],
@@ -886,6 +888,7 @@ fn every_documented_reason_happens() {
         ("rotated", &["rotation", "lifetime", "end", "others_revoked"]),
         ("signed_out", &["sign_out", "replaced"]),
         ("revoked", &["revoked", "all", "others", "limit", "unconfirmed", "unfinished"]),
+        ("all_revoked", &["all", "others"]),
     ] {
         let happened =
             reasons.iter().filter(|(event, _)| event == name).map(|(_, reason)| &**reason);

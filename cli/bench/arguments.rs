@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::arguments::duration;
+use crate::arguments::{Address, duration};
 
 /// How many values a list may have: more columns do not fit into a terminal.
 const LONGEST_LIST: usize = 5;
@@ -20,7 +20,7 @@ pub(crate) struct BenchArguments {
     /// Address of the store, as the application has it. Prefer the environment variable: other users of this
     /// machine can read a command line, and the password in it.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
-    pub(crate) url: String,
+    pub(crate) url: Address,
     /// Namespace of the measurement's own keys; never the application's.
     #[arg(long, default_value = "unsticky-bench", value_name = "NAME")]
     pub(crate) namespace: String,
@@ -51,6 +51,10 @@ pub(crate) struct BenchArguments {
     /// How long one operation may wait for the store, as in 500ms or 2s; from 10ms to 60s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Duration,
+    /// Measure although the store has little memory left, so that sessions of applications may be evicted or
+    /// refused.
+    #[arg(long)]
+    pub(crate) allow_scarce_memory: bool,
     /// Draw with ASCII characters only.
     #[arg(long)]
     pub(crate) ascii: bool,

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::signal::ctrl_c;
-use unsticky::internals::survey::Survey;
+use unsticky::check::{Finding, Level, Report};
 use unsticky::{DirectoryMode, Lifetime, Sessions};
 
 pub(crate) use crate::bench::arguments::BenchArguments;
@@ -55,6 +55,7 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
         sessions.ping().await.map_err(unreachable)?;
         expect_no_keys(arguments).await?;
         let check = sessions.check().await;
+        expect_room(arguments, &check)?;
         Ok((sessions, keys, check))
     };
     let (sessions, keys, check) = tokio::select! {
@@ -103,7 +104,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
             "this is the namespace of an application; choose one for the measurement alone";
         return Err(Failure::usage("--namespace", reason));
     }
-    let store = unsticky::connect(url).map_err(|error| Failure::usage("--url", error))?;
+    let store = url.connect(*timeout)?;
     let keys = Arc::new(OwnKeys::new(store));
     let sessions = Sessions::builder(Arc::clone(&keys))
         .namespace(namespace.clone())
@@ -117,15 +118,34 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     Ok((sessions, keys))
 }
 
+/// Refuses a store that would evict or refuse the sessions of applications because of the measurement's own.
+fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure> {
+    const ABOUT_MEMORY: [&str; 4] = ["memory", "evicted", "evictions", "refused_writes"];
+    if let Some(error) = check.first_error() {
+        let reason = format!("{} {}", error.sentence(), error.remedy());
+        return Err(Failure::local(format!("the store cannot be used: {reason}")));
+    }
+    let is_scarce = |finding: &&Finding| {
+        finding.level() >= Level::Warning && ABOUT_MEMORY.contains(&finding.code())
+    };
+    match check.findings().iter().find(is_scarce) {
+        Some(finding) if !arguments.allow_scarce_memory => Err(Failure::usage(
+            "the measurement may cost applications their sessions",
+            format!("{} --allow-scarce-memory measures all the same", finding.sentence()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a server that has keys under the namespace: they are somebody else's, or an earlier run's, which would
 /// be measured with.
 async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
-    let BenchArguments { url, namespace, allow_unseen_keys, .. } = arguments;
+    let BenchArguments { url, namespace, allow_unseen_keys, timeout, .. } = arguments;
     // It is this process's own.
-    if url.starts_with("memory:") {
+    if url.is_memory() {
         return Ok(());
     }
-    let survey = Survey::open(url).map_err(|error| Failure::usage("--url", error))?;
+    let survey = url.survey(*timeout)?;
     let holds_any = survey.holds_any(&format!("{namespace}:"), SEARCH).await;
     match holds_any.map_err(|error| Failure::local(format!("the keys cannot be seen: {error}")))? {
         Some(false) => Ok(()),

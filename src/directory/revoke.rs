@@ -33,6 +33,8 @@ pub(crate) struct Revocation {
     pub(crate) ended: HashSet<SessionId>,
     /// The directory is known to have listed all sessions.
     pub(crate) is_complete: bool,
+    /// There was a directory before.
+    pub(crate) was_found: bool,
 }
 
 /// Which sessions are to be revoked.
@@ -71,9 +73,11 @@ impl RevocationReason {
 impl DirectoryHandle<'_> {
     /// Revokes sessions. With [`RevocationTarget::AllExcept`], sign-ins that have begun before fail as well.
     pub(crate) async fn revoke(&self, target: RevocationTarget) -> Result<Revocation> {
-        let mut guard = None;
+        let (mut guard, mut was_found) = (None, None);
         for attempt in 0..self.settings.options.commit_attempts {
             let DirectorySnapshot { mut record, stored } = self.read().await?;
+            // A later attempt may find what an earlier one has written.
+            let was_found = *was_found.get_or_insert(stored.is_some());
             let now = self.settings.now();
             match target {
                 RevocationTarget::One(id) => {
@@ -92,8 +96,12 @@ impl DirectoryHandle<'_> {
             let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = record.revoked().into_iter().collect();
             if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
+                if let RevocationTarget::AllExcept(_) = target {
+                    let reason = RevocationReason::Target(target).as_str();
+                    event::all_revoked(self.who(), Actor(self.actor), reason);
+                }
                 let ended = self.carry_out(written, &revoked, target).await?;
-                return Ok(Revocation { ended, is_complete });
+                return Ok(Revocation { ended, is_complete, was_found });
             }
             self.back_off(&mut guard, attempt).await?;
         }

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
@@ -12,7 +13,7 @@ use crate::commands::{Commands, pause};
 use crate::directory::DirectoryHandle;
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::event::{self, Actor, Label};
-use crate::limits::PROMPT_ATTEMPTS;
+use crate::limits::{self, PROMPT_ATTEMPTS};
 use crate::load::{self, Lookup};
 use crate::record::codec::TOMBSTONE_DEADLINE;
 use crate::record::flash;
@@ -21,7 +22,7 @@ use crate::record::token::SessionId;
 use crate::record::values::{Item, OnSignIn};
 use crate::sessions::listed::Rfc3339;
 use crate::settings::{DirectoryMode, Sessions, Settings};
-use crate::store::Deleted;
+use crate::store::{self, ConnectError, Deleted, MemcachedStore, RedisStore, Store};
 
 /// The keys that this crate uses for itself begin like this.
 const RESERVED: &str = "unsticky.";
@@ -110,8 +111,14 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
         };
         let header = &loaded.record.header;
         let was_stored = match &header.principal {
-            Some(principal) => Some(sessions.of(principal).by(actor).revoke_owned(id).await?),
-            None => delete_anonymous(settings, commands, &loaded, actor).await?,
+            Some(principal) => match sessions.of(principal).by(actor).revoke_owned(id).await {
+                // The directory stays as it is; the session has to end all the same.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    delete(settings, commands, &loaded, actor).await?
+                }
+                outcome => Some(outcome?),
+            },
+            None => delete(settings, commands, &loaded, actor).await?,
         };
         match was_stored {
             Some(true) if header.clocks.expired(settings.now()) => return Ok(Outcome::Expired),
@@ -124,6 +131,24 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
         }
     }
     Err(Error::new(ErrorKind::Contended, ""))
+}
+
+/// The store at an address, where one operation may take so long: connecting and answering have the same part
+/// of that as by default.
+pub fn connect(url: &str, timeout: Duration) -> Result<Arc<dyn Store>, ConnectError> {
+    let part = limits::CONNECT.as_secs_f64() / limits::TIMEOUT.as_secs_f64();
+    let part = timeout.mul_f64(part);
+    match url.split([':', '+']).next().unwrap_or_default() {
+        "memcached" => {
+            let builder = MemcachedStore::builder(url)?;
+            Ok(Arc::new(builder.connect_timeout(part).response_timeout(part).build()))
+        }
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" => {
+            let builder = RedisStore::builder(url)?;
+            Ok(Arc::new(builder.connect_timeout(part).response_timeout(part).build()?))
+        }
+        _ => store::connect(url),
+    }
 }
 
 /// An error with its causes, in one line without secrets.
@@ -158,7 +183,7 @@ async fn look_up(
 
 /// Deletes a session unless it was written since it was read: somebody may have signed in on it. Returns
 /// whether it was there; `None` if it has to be read again.
-async fn delete_anonymous(
+async fn delete(
     settings: &Settings,
     commands: Commands<'_>,
     loaded: &Loaded,

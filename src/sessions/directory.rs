@@ -106,6 +106,9 @@ pub struct Revoked {
     /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, cannot be
     /// told from a first one: where the store evicts, only strict mode is certain.
     pub complete: bool,
+    /// Whether there was a directory of this principal. `false`: nobody signed in under this name lately, or
+    /// the store has evicted the directory. An operator's page can say so: perhaps the name is misspelt.
+    pub found: bool,
 }
 
 impl Sessions {
@@ -282,7 +285,11 @@ impl Directory {
             .revoke(RevocationTarget::AllExcept(kept))
             .await?;
         let is_strict = self.sessions.settings().options.directory == DirectoryMode::Strict;
-        Ok(Revoked { count: revocation.ended.len(), complete: revocation.is_complete || is_strict })
+        Ok(Revoked {
+            count: revocation.ended.len(),
+            complete: revocation.is_complete || is_strict,
+            found: revocation.was_found,
+        })
     }
 
     /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
