@@ -197,11 +197,19 @@ pub struct Report {
 }
 
 impl Report {
+    /// Servers are examined at the same time; here the findings about each of them stand together.
     pub(crate) fn new(findings: Vec<Finding>) -> Self {
-        Self { findings }
+        let mut subjects: Vec<Vec<Finding>> = Vec::new();
+        for finding in findings {
+            match subjects.iter_mut().find(|group| group[0].subject == finding.subject) {
+                Some(group) => group.push(finding),
+                None => subjects.push(vec![finding]),
+            }
+        }
+        Self { findings: subjects.concat() }
     }
 
-    /// All findings, in the order in which they were made.
+    /// All findings, those about one server together.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings

@@ -180,22 +180,37 @@ impl Cluster {
     }
 
     /// The node at a place that another one has named.
-    pub(super) fn node_at(&self, place: Place) -> Node {
+    fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
         let known = nodes.entry(place.clone());
         Arc::clone(known.or_insert_with(|| node(&self.settings, place.into())))
     }
 
+    /// The connection to a server that somebody has named: the one of the map if it has the same server, and
+    /// otherwise one that the map does not get.
+    pub(super) fn link_to(&self, server: &Server) -> Node {
+        let server = self.addressed(server.clone());
+        let known =
+            self.map().nodes.iter().find(|node| node.fixed_server() == Some(&server)).cloned();
+        known.unwrap_or_else(|| node(&self.settings, server))
+    }
+
+    /// Without TLS, nobody's certificate matters.
+    fn addressed(&self, mut server: Server) -> Server {
+        if self.settings.tls.is_none() {
+            server.tls_name = None;
+        }
+        server
+    }
+
     /// Takes over what a node has said; nodes that nobody names any more are left.
-    pub(super) fn install(&self, ranges: &[Range]) {
+    fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
         {
             let mut known = self.nodes();
-            let mut node_at = |mut server: Server| {
-                if self.settings.tls.is_none() {
-                    server.tls_name = None;
-                }
+            let mut node_at = |server: Server| {
+                let server = self.addressed(server);
                 let known_or_new = nodes.entry(server.place.clone()).or_insert_with(|| match known
                     .get(&server.place)
                 {

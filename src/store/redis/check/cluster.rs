@@ -16,7 +16,7 @@ use crate::store::redis::answer::SLOTS;
 use crate::store::redis::check::server::{Role, examine_server, try_permissions};
 use crate::store::redis::cluster::{Cluster, Node, Range, ranges, slot};
 use crate::store::redis::connection::Failure;
-use crate::store::redis::place::Place;
+use crate::store::redis::dialing::Server;
 use crate::store::redis::reply::{field, text};
 
 /// Examines each node of a cluster.
@@ -38,7 +38,6 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Clu
     let Some((ids, ranges)) = told else {
         return examine_unknown(store, probe, &answers).await;
     };
-    cluster.install(&ranges);
     let shards = Shard::of(&ranges);
     let masters = shards.iter().map(|shard| examine_master(store, probe, cluster, shard));
     let replicas = shards.iter().map(|shard| async {
@@ -68,7 +67,8 @@ struct Asked {
 
 async fn ask(probe: &Probe, node: &Node) -> Asked {
     let command = cmd("CLUSTER").arg("SLOTS").take();
-    let slots = probe.part(node.name(), node.send(&command)).await;
+    // One of several that lead to the cluster.
+    let slots = probe.spare_part(node.name(), node.send(&command)).await;
     Asked { node: Arc::clone(node), slots }
 }
 
@@ -195,18 +195,18 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
 
 /// A master with its slots and its replicas.
 struct Shard {
-    master: Place,
+    master: Server,
     slots: Vec<RangeInclusive<u16>>,
     /// Those that its node does not take for dead.
-    replicas: Vec<Place>,
+    replicas: Vec<Server>,
 }
 
 impl Shard {
     fn of(ranges: &[Range]) -> Vec<Self> {
         let mut shards: Vec<Self> = Vec::new();
         for range in ranges {
-            let (master, slots) = (&range.master.place, range.first..=range.last);
-            let replicas = range.replicas.iter().map(|replica| replica.place.clone());
+            let (master, slots) = (&range.master, range.first..=range.last);
+            let replicas = range.replicas.iter().cloned();
             match shards.iter_mut().find(|shard| shard.master == *master) {
                 Some(shard) => shard.slots.push(slots),
                 None => shards.push(Self {
@@ -273,7 +273,7 @@ async fn examine_master(
     cluster: &Arc<Cluster>,
     shard: &Shard,
 ) -> Option<View> {
-    let link = cluster.node_at(shard.master.clone());
+    let link = cluster.link_to(&shard.master);
     let name = link.name();
     let examined = async {
         if examine_server(probe, &link, name, Role::Node).await.is_none() {
@@ -333,23 +333,24 @@ async fn examine_replica(
     probe: &Probe,
     cluster: &Arc<Cluster>,
     shard: &Shard,
-    replica: &Place,
+    replica: &Server,
 ) -> bool {
-    let link = cluster.node_at(replica.clone());
+    let link = cluster.link_to(replica);
     let name = link.name();
     let examined = async {
         // One that is down costs no session yet, so it is not the error that it would be for a master.
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
-            let sentence = format!("This replica of {} cannot be used: {failure}.", shard.master);
+            let sentence =
+                format!("This replica of {} cannot be used: {failure}.", shard.master.place);
             let remedy = "Start it, or have the cluster forget it and add another one.";
             probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
             return false;
         }
-        examine_server(probe, &link, name, Role::Node).await.is_some()
+        examine_server(probe, &link, name, Role::SpareNode).await.is_some()
     };
-    probe.part(name, examined).await.unwrap_or(false)
+    probe.spare_part(name, examined).await.unwrap_or(false)
 }
 
 /// A line of `CLUSTER NODES`: the node's identity, its address, its flags, the identity of its master, and
@@ -437,7 +438,7 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
         ),
         (up, _) => Finding::fine("shard", format!("It has {size} and {}.", counted(up, "replica"))),
     };
-    probe.report(finding.about(format!("redis at {}", shard.master)));
+    probe.report(finding.about(format!("redis at {}", shard.master.place)));
 }
 
 /// Which replicas a master takes for dead.

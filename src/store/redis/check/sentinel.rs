@@ -111,7 +111,7 @@ async fn examine_sentinel(probe: &Probe, sentinel: &Arc<SharedConnection>, name:
         }
         opinion
     };
-    let opinion = probe.part(subject, examined).await;
+    let opinion = probe.spare_part(subject, examined).await;
     let silence = || Opinion::None(format!("{subject} did not answer in time"));
     let opinion = opinion.unwrap_or_else(silence);
     Said { sentinel: Arc::clone(sentinel), opinion }
@@ -231,7 +231,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
         }
         examine_server(probe, &link, name, Role::Replica).await;
     };
-    probe.part(name, examined).await;
+    probe.spare_part(name, examined).await;
 }
 
 /// Reports what the Sentinels say together.
@@ -354,7 +354,7 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
             Finding::fine("quorum", format!("{rule}, and {} answer here.", views.len()))
         }
         (0, 0) if needed > total || named >= total => {
-            Finding::error("quorum", format!("{rule}, and {} answer here.", views.len()), remedy)
+            Finding::warning("quorum", format!("{rule}, and {} answer here.", views.len()), remedy)
         }
         (0, 0) => Finding::note(
             "hidden",
@@ -362,7 +362,7 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
              know whether a failover is possible.",
             "Permit it on each Sentinel with ACL SETUSER and +sentinel|ckquorum, or name all Sentinels.",
         ),
-        (0, _) => Finding::error(
+        (0, _) => Finding::warning(
             "quorum",
             format!("{rule}, and not as many reach each other, so no replica replaces the master."),
             remedy,
