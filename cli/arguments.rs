@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use unsticky::internals::operate;
@@ -26,11 +27,14 @@ pub(crate) struct Arguments {
     pub(crate) action: Action,
 }
 
+/// The commands that have a manual page of their own.
+const DESCRIBED: [&str; 6] = ["check", "sessions", "show", "revoke", "count", "bench"];
+
 const AFTER_HELP: &str = "\
 Exit status:
   0    done, and nothing is wrong
   1    the check found an error, or what was asked for is not there
-  2    the arguments are wrong
+  2    the arguments are wrong, or a measurement was refused
   3    the store cannot be reached, refused a command, or holds what cannot be decoded
   130  interrupted";
 
@@ -85,8 +89,12 @@ pub(crate) enum Action {
         /// The shell.
         shell: Shell,
     },
-    /// Print the manual page, in roff.
-    Man,
+    /// Print a manual page, in roff: `unsticky man bench | man -l -`.
+    Man {
+        /// The command that it is about. Default: all of them, in short.
+        #[arg(value_parser = PossibleValuesParser::new(DESCRIBED), value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// The sessions of whom.
@@ -189,7 +197,7 @@ pub(crate) struct StoreArguments {
     /// Address of the store, as the application has it. Prefer the environment variable: other users of this
     /// machine can read a command line, and the password in it.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
-    url: Address,
+    url: Option<Address>,
     /// Name of the application's session cookie.
     #[arg(long, default_value = "__Host-id", value_name = "NAME")]
     cookie: String,
@@ -217,7 +225,7 @@ impl StoreArguments {
     }
 
     fn builder(&self) -> Result<Builder, Failure> {
-        let store = self.url.connect(self.timeout)?;
+        let store = Address::required(self.url.as_ref())?.connect(self.timeout)?;
         let idle = Lifetime::default().idle().min(self.absolute_timeout);
         let mut builder = Sessions::builder(store)
             .cookie(Cookie::new(self.cookie.clone()))
@@ -235,7 +243,7 @@ impl StoreArguments {
 
     /// The servers, to walk through their keys.
     pub(crate) fn survey(&self) -> Result<Survey, Failure> {
-        self.url.survey(self.timeout)
+        Address::required(self.url.as_ref())?.survey(self.timeout)
     }
 }
 
@@ -244,6 +252,14 @@ impl StoreArguments {
 pub(crate) struct Address(String);
 
 impl Address {
+    /// That it is needed is no rule of the argument, since help would ask for it where the variable is set.
+    pub(crate) fn required(address: Option<&Self>) -> Result<&Self, Failure> {
+        address.ok_or_else(|| {
+            let missing = "the address of the store is missing: set SESSION_URL, or give --url";
+            Failure::Usage(missing.to_owned())
+        })
+    }
+
     pub(crate) fn connect(&self, timeout: Duration) -> Result<Arc<dyn Store>, Failure> {
         operate::connect(&self.0, timeout).map_err(|error| Failure::usage("--url", error))
     }

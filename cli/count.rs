@@ -1,7 +1,6 @@
 //! `unsticky count`: how many sessions and directories there are, and how much they take.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -33,7 +32,7 @@ pub(crate) async fn run(arguments: &CountArguments, format: Format) -> Result<Ex
     };
     let walks = survey.scan(keys.namespace(), arguments.rate, each).await;
     drop(progress);
-    let walks = walks.map_err(|error| failure(&error))?;
+    let walks = walks.map_err(|error| Failure::store(&error))?;
     let servers = walks.into_iter().map(|walk| {
         let tally = tallies.remove(&walk.server).unwrap_or_default();
         Server::new(walk, tally)
@@ -44,17 +43,6 @@ pub(crate) async fn run(arguments: &CountArguments, format: Format) -> Result<Ex
         Format::Json => print_json(&count.json())?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The error with its sources, which say why, in one line.
-fn failure(error: &unsticky::Error) -> Failure {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    Failure::local(text)
 }
 
 /// What was counted.

@@ -109,9 +109,6 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             "a command is missing; see unsticky --help".to_owned()
         }
-        ErrorKind::MissingRequiredArgument if argument.contains("--url") => {
-            "the address of the store is missing: set SESSION_URL, or give --url".to_owned()
-        }
         ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
         ErrorKind::ArgumentConflict => {
             format!("{argument} cannot be used with another argument here")

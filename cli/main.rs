@@ -14,6 +14,7 @@ mod show;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
+use clap_mangen::Man;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -70,14 +71,21 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             clap_complete::generate(*shell, &mut Arguments::command(), "unsticky", &mut script);
             output::print_bytes(&script)
         }
-        Action::Man => {
+        Action::Man { command } => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(Arguments::command())
-                .render(&mut page)
-                .map_err(Failure::output)?;
+            described(command.as_deref()).render(&mut page).map_err(Failure::output)?;
             output::print_bytes(&page)
         }
     }
+}
+
+/// The manual page of a command, or of all of them.
+fn described(name: Option<&str>) -> Man {
+    let mut whole = Arguments::command();
+    // So that options which all commands have stand in each page.
+    whole.build();
+    let command = name.and_then(|name| whole.find_subcommand(name).cloned());
+    Man::new(command.unwrap_or(whole))
 }
 
 /// The library's events go to the standard error stream, one line each, for whoever keeps the log of what

@@ -41,7 +41,8 @@ fn text(revoked: Revoked) -> String {
     if !revoked.found {
         return "There is no directory of this principal, so no session was revoked. Nobody has signed in under \
                 this name lately, the store has lost the directory, or the principal, --cookie, --namespace or \
-                --epoch is not what the application has.\n\
+                --epoch is not what the application has. No sign-in under this name that has begun before will \
+                succeed.\n\
                 Sessions that live without a directory may live until their absolute timeout; in strict mode they \
                 are not valid, and another epoch ends them.\n"
             .to_owned();

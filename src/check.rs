@@ -266,14 +266,15 @@ mod tests {
         assert_eq!(report.level(), Level::Error);
         assert_eq!(report.first_error().map(Finding::code), Some("memory"));
         let text = report.to_string();
+        // What is about one server stands together.
         assert_eq!(
-            text.lines().nth(1),
+            text.lines().nth(3),
             Some("warning [eviction] redis at h:1: It evicts. Do not.")
         );
         assert_eq!(text.lines().count(), 4);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["level"], "error");
-        assert_eq!(json["findings"][1]["subject"], "redis at h:1");
+        assert_eq!(json["findings"][3]["subject"], "redis at h:1");
         assert_eq!(json["findings"][0]["remedy"], "");
         assert_eq!(Report::new(Vec::new()).level(), Level::Fine);
     }

@@ -593,9 +593,10 @@ async fn report_is_one_line_for_each_finding_and_json() {
         .boxed()
     });
     let report = sessions(store).check().await;
+    // What is about one subject stands together.
     let expected = "fine [version] disk 1: It is version 3  [31m4.\n\
-                    note [hidden]: It is not said.\n\
                     warning [disk] disk 1: The disk is slow. Buy a faster one.\n\
+                    note [hidden]: It is not said.\n\
                     error [full]: The disk is full. Buy a larger one.";
     assert_eq!(report.to_string(), expected);
     let json = serde_json::to_string(&report).unwrap();

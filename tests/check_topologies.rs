@@ -369,7 +369,7 @@ async fn healthy_sentinels_are_fine_and_one_that_is_down_is_a_warning() {
         set.sentinels()[0].ask(&["SENTINEL", "CKQUORUM", MASTER]).is_err()
     });
     let report = check(&set.url()).await;
-    the(&report, Level::Error, "quorum", "A failover needs 2 of 3 Sentinels");
+    the(&report, Level::Warning, "quorum", "A failover needs 2 of 3 Sentinels");
     about(&report, Level::Fine, "commands", &set.servers()[0], "");
 
     set.kill_sentinel(0);
@@ -392,7 +392,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
         sentinel.cli(&["SENTINEL", "SET", MASTER, "quorum", "4"]);
     }
     let report = check(&set.url()).await;
-    the(&report, Level::Error, "quorum", "A failover needs 4 of 3 Sentinels (quorum is 4)");
+    the(&report, Level::Warning, "quorum", "A failover needs 4 of 3 Sentinels (quorum is 4)");
     set.kill_master();
     let report = check(&set.url()).await;
     the(&report, Level::Error, "master", "cannot be used");

@@ -290,11 +290,12 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
 
 async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let application = Application::new(on.url());
-    // Nobody has signed in, so the directory can tell nothing.
+    // Nobody has signed in, or the name is misspelt.
     let ran = application.run(&["revoke", "--all", "alice"]);
-    let text = ran.with_status(0);
-    assert!(text.starts_with("No session was alive, and no sign-in that has begun"), "{text}");
-    assert!(text.contains("The directory is not known to be complete"), "{text}");
+    let text = ran.with_status(1);
+    assert!(text.starts_with("There is no directory of this principal"), "{text}");
+    assert!(text.contains("--namespace") && !text.contains("complete"), "{text}");
+    assert!(events(&ran).len() == 1 && ran.stderr.contains("event=\"all_revoked\""), "{ran:?}");
 
     application.sign_in(SignIn::new("bob")).await;
     let mut cookies = Vec::new();
@@ -308,7 +309,9 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     assert!(text.contains("The directory is known to be complete"), "{text}");
     let events = events(&ran);
     let is_told = |event: &&str| event.ends_with(r#"label="-" actor="carol" reason=all"#);
-    assert!(events.len() == 3 && events.iter().all(is_told), "{ran:?}");
+    assert!(events.len() == 4 && events[1..].iter().all(is_told), "{ran:?}");
+    assert!(events[0].contains("all_revoked"), "{ran:?}");
+    assert!(events[0].ends_with(r#"actor="carol" reason=all"#), "{ran:?}");
     for cookie in cookies {
         assert_eq!(application.id(&cookie).await, None);
     }
@@ -316,7 +319,7 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let late = visit(&application.sessions, "", sign_in).await;
     assert_eq!(late.failure(), Some(ErrorKind::Revoked));
     let ran = application.run(&["revoke", "--all", "bob", "--json"]);
-    assert_eq!(ran.json(0), json!({ "count": 0, "complete": true }));
+    assert_eq!(ran.json(0), json!({ "count": 0, "complete": true, "found": true }));
 }
 
 /// A clock of long ago: what it dates has expired, and the store still has it.
@@ -376,7 +379,7 @@ async fn sessions_on_each_server_of_pool_are_listed_and_revoked() {
     let ran = application.run(&["sessions", "alice", "--json"]);
     assert_eq!(ran.json(0).as_array().unwrap().len(), 20);
     let ran = application.run(&["revoke", "--all", "alice", "--json"]);
-    assert_eq!(ran.json(0), json!({ "count": 20, "complete": true }));
+    assert_eq!(ran.json(0), json!({ "count": 20, "complete": true, "found": true }));
     assert_eq!(application.sessions.of("alice").count().await.unwrap(), 0);
 }
 
@@ -386,8 +389,9 @@ async fn strict_mode_is_that_of_application() {
     let application =
         Application::with(server.url(), |builder| builder.directory(DirectoryMode::Strict));
     let cookie = application.sign_in(SignIn::new("alice")).await;
+    // Of a directory that is not there nothing is claimed.
     let ran = application.run(&["revoke", "--all", "bob", "--strict", "--json"]);
-    assert_eq!(ran.json(0), json!({ "count": 0, "complete": true }));
+    assert_eq!(ran.json(1), json!({ "count": 0, "complete": false, "found": false }));
     let id = application.id(&cookie).await.unwrap().to_string();
     assert_eq!(
         application.run(&["show", &id, "--strict", "--json"]).json(0)["listed"],

@@ -93,8 +93,8 @@ impl Application {
         let left: Vec<_> = (0..USERS).filter(|user| user % 3 == 2).collect();
         assert_eq!(self.alive().await, left);
 
-        let quick = ["--callers", "4", "--payload", "100", "--seconds", "1", "--json"];
-        let bench = self.run(&[&["bench"], &quick[..]].concat()[..]);
+        let quick = ["bench", "--callers", "4", "--payload", "100", "--json", "--timeout", "10s"];
+        let bench = Unsticky::new(quick).env("SESSION_URL", &self.url).run();
         assert_eq!(bench.status, Some(0), "{bench:?}");
         assert_eq!(self.alive().await, left);
     }

@@ -20,7 +20,7 @@ pub(crate) struct BenchArguments {
     /// Address of the store, as the application has it. Prefer the environment variable: other users of this
     /// machine can read a command line, and the password in it.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
-    pub(crate) url: Address,
+    pub(crate) url: Option<Address>,
     /// Namespace of the measurement's own keys; never the application's.
     #[arg(long, default_value = "unsticky-bench", value_name = "NAME")]
     pub(crate) namespace: String,

@@ -31,6 +31,7 @@ use tokio::signal::ctrl_c;
 use unsticky::check::{Finding, Level, Report};
 use unsticky::{DirectoryMode, Lifetime, Sessions};
 
+use crate::arguments::Address;
 pub(crate) use crate::bench::arguments::BenchArguments;
 use crate::bench::drive::Stop;
 use crate::bench::measure::Measurement;
@@ -51,8 +52,7 @@ const RECORD_BYTES: usize = 1_000_000;
 pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<ExitCode, Failure> {
     let prepared = async {
         let (sessions, keys) = sessions(arguments)?;
-        let unreachable = |error| Failure::local(format!("the store cannot be used: {error}"));
-        sessions.ping().await.map_err(unreachable)?;
+        sessions.ping().await.map_err(|error| Failure::store(&error))?;
         expect_no_keys(arguments).await?;
         let check = sessions.check().await;
         expect_room(arguments, &check)?;
@@ -104,7 +104,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
             "this is the namespace of an application; choose one for the measurement alone";
         return Err(Failure::usage("--namespace", reason));
     }
-    let store = url.connect(*timeout)?;
+    let store = Address::required(url.as_ref())?.connect(*timeout)?;
     let keys = Arc::new(OwnKeys::new(store));
     let sessions = Sessions::builder(Arc::clone(&keys))
         .namespace(namespace.clone())
@@ -141,13 +141,14 @@ fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure
 /// be measured with.
 async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
     let BenchArguments { url, namespace, allow_unseen_keys, timeout, .. } = arguments;
+    let url = Address::required(url.as_ref())?;
     // It is this process's own.
     if url.is_memory() {
         return Ok(());
     }
     let survey = url.survey(*timeout)?;
     let holds_any = survey.holds_any(&format!("{namespace}:"), SEARCH).await;
-    match holds_any.map_err(|error| Failure::local(format!("the keys cannot be seen: {error}")))? {
+    match holds_any.map_err(|error| Failure::store(&error))? {
         Some(false) => Ok(()),
         Some(true) => Err(Failure::usage(
             "--namespace",

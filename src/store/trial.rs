@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::check::Finding;
-use crate::error::{Error, Result, causes};
+use crate::error::{Error, ErrorKind, Result, causes};
 use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
@@ -45,8 +45,13 @@ impl Probe {
             Err(Failure::Refused(verb, error)) => Finding::error(
                 "commands",
                 format!("A record cannot be {verb}: {}.", causes(&error)),
-                "Give the user of the address the permissions that the documentation of the store lists, \
-                 and see whether the server is well.",
+                match error.kind() {
+                    ErrorKind::Refused => {
+                        "Do what the server asks for; the documentation of the store lists the permissions \
+                         that it needs."
+                    }
+                    _ => "See whether the server is running and can be reached from here.",
+                },
             ),
             Err(Failure::Wrong(what)) => Finding::error(
                 "compare",

@@ -99,7 +99,7 @@ async fn examined(
     let info = match info {
         Ok(answer) => Info::parse(&lossy(&answer)),
         // A proxy has errors of its own for it.
-        Err(Failure::Answered(answer)) => {
+        Err(Failure::Answered(answer)) if answer.code != "NOAUTH" => {
             let what = "Its version, its role, its memory, its persistence and its replicas are";
             hidden.push(hidden_by(what, &answer, "+info"));
             Info::default()
