@@ -31,9 +31,9 @@ fn text(report: &Report) -> String {
             subject = Some(finding.subject());
         }
         let (level, code) = (finding.level(), finding.code());
-        let _ = writeln!(text, "  {level:7}  {code:13}  {}", one_line(finding.sentence()));
+        let _ = writeln!(text, "  {level:7}  {code:15}  {}", one_line(finding.sentence()));
         if !finding.remedy().is_empty() {
-            let _ = writeln!(text, "  {:7}  {:13}  {}", "", "", one_line(finding.remedy()));
+            let _ = writeln!(text, "  {:7}  {:15}  {}", "", "", one_line(finding.remedy()));
         }
     }
     text

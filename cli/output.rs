@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use unsticky::internals::operate::is_plain;
 
 use crate::failure::Failure;
 
@@ -59,11 +60,6 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
 /// marks that change the direction become spaces.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|char| if is_plain(char) { char } else { ' ' }).collect()
-}
-
-fn is_plain(char: char) -> bool {
-    !char.is_control()
-        && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -428,11 +428,13 @@ impl StdError for Error {
 /// A text that may come from anywhere as a part of one line, which reads the way it is written: without
 /// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
-    let is_plain = |char: &char| {
-        !char.is_control()
-            && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().take(longest).map(|char| if is_plain(&char) { char } else { ' ' }).collect()
+    text.chars().take(longest).map(|char| if is_plain(char) { char } else { ' ' }).collect()
+}
+
+/// Whether a character neither ends a line nor commands a terminal.
+pub(crate) fn is_plain(char: char) -> bool {
+    !char.is_control()
+        && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error and the chain of its sources, which say why, in one line.

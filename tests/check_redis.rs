@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::fake::{Fake, list};
 use support::servers::{Redis84Server, RedisServer, ValkeyServer};
 use support::topologies::{RedisCluster, eventually};
 use time::OffsetDateTime;
@@ -156,7 +157,7 @@ async fn few_connections_that_are_left_are_warned_of() {
         (0..16).map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap()).collect();
     eventually("they are not counted", || info(&server, "connected_clients") >= 17);
     let report = check(&server.url()).await;
-    found(&report, "connections", Level::Warning, "connections of at most 20 (maxclients)");
+    found(&report, "connections", Level::Warning, "of at most 20 connections (maxclients)");
 }
 
 /// The rights that the documentation of `RedisStore` lists.
@@ -633,4 +634,23 @@ mod redis84 {
     async fn server_that_compares() {
         super::server_that_compares(&super::Redis84Server::start(), "Redis", "DELEX").await;
     }
+}
+
+#[tokio::test]
+async fn proxy_that_hides_the_server_does_not_end_the_check() {
+    // As Envoy answers, which counts microseconds since 1970 in place of seconds.
+    let proxy = Fake::start(|command| match command.split(' ').next() {
+        Some("INFO") => "-invalid request\r\n".to_owned(),
+        Some("TIME") => list(["1796000000000000", "17"]),
+        _ => "-ERR unsupported command\r\n".to_owned(),
+    })
+    .await;
+    let report = check(&format!("redis://127.0.0.1:{}/", proxy.port())).await;
+    for what in ["Its version", "Whether it makes snapshots", "Its time"] {
+        found(&report, "hidden", Level::Note, what);
+    }
+    assert!(report.findings().iter().all(|finding| finding.code() != "unreachable"), "{report}");
+    // Whether sessions work is for the commands to say.
+    assert!(proxy.heard("GET ") > 0 && proxy.heard("SET ") > 0, "{report}");
+    found(&report, "commands", Level::Error, "A record cannot be read");
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 use sha2::Digest as _;
 use support::backend::{Backend, on_each_server, on_servers};
 use support::command::{Ran, Unsticky};
+use support::proxy::{Mode, Proxy};
 use support::servers::{MemcachedServer, RedisServer};
 use support::visit::{sign_in, visit};
 use time::OffsetDateTime;
@@ -444,6 +445,23 @@ async fn what_cannot_be_decoded_is_an_error_and_stops_no_other_revocation() {
     let ran = application.run(&["show", &id]);
     assert!(ran.with_status(0).contains("directory          cannot be decoded\n"), "{ran:?}");
     assert_eq!(application.run(&["sessions", "alice"]).with_status(3), "");
+    // Nor does it keep one alive.
+    assert_eq!(application.run(&["revoke", &id]).with_status(0), format!("{id}  revoked\n"));
+    assert_eq!(application.id(&cookie).await, None);
+}
+
+/// As over a slow line: a round trip takes longer than the library waits by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_limit_is_that_of_connections_as_well() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    proxy.set(Mode::Delay(Duration::from_millis(300)));
+    let url = format!("redis://127.0.0.1:{}/", proxy.port());
+    let list = |limit| ["sessions", "alice", "--timeout", limit];
+    let patient = Unsticky::new(list("10s")).env("SESSION_URL", &url).run();
+    assert_eq!(patient.with_status(1), "The principal has no sessions.\n");
+    let hasty = Unsticky::new(list("1s")).env("SESSION_URL", &url).run();
+    assert_eq!(hasty.status, Some(3), "{hasty:?}");
 }
 
 #[tokio::test]

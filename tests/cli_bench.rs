@@ -180,6 +180,19 @@ async fn keys_of_others_are_neither_measured_with_nor_touched() {
 }
 
 #[tokio::test]
+async fn store_with_little_memory_left_is_measured_only_if_allowed() {
+    let server = RedisServer::start_with(&["--maxmemory", "20mb"]);
+    server.cli(&["SETRANGE", "of somebody else", "17000000", "x"]);
+    let arguments = ["--operations", "read", "--callers", "1", "--payload", "10"];
+    let output = run(&server.url(), &arguments).await;
+    let line = refusal(&output, 2);
+    assert!(line.contains("--allow-scarce-memory") && line.contains("maxmemory is"), "{line}");
+    assert_eq!(server.cli(&["KEYS", "unsticky-bench*"]), "");
+    let output = run(&server.url(), &[&arguments[..], &["--allow-scarce-memory"]].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
 async fn keys_of_others_on_memcached_are_refused() {
     let server = MemcachedServer::start();
     server.cli("ms unsticky-bench:key 4\r\nelse");

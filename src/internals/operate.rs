@@ -157,6 +157,12 @@ pub fn causes(error: &Error) -> String {
     error::causes(error)
 }
 
+/// Whether a character neither ends a line nor commands a terminal.
+#[must_use]
+pub fn is_plain(char: char) -> bool {
+    error::is_plain(char)
+}
+
 /// A moment as text of RFC 3339, in UTC and whole seconds.
 #[must_use]
 pub fn rfc3339(time: OffsetDateTime) -> String {

@@ -189,7 +189,7 @@ fn memory(info: &Info) -> Option<Finding> {
 fn connections(info: &Info) -> Option<Finding> {
     const CODE: &str = "connections";
     let (count, limit) = (info.number("connected_clients")?, info.number("maxclients")?);
-    let sentence = format!("It has {count} connections of at most {limit} (maxclients)");
+    let sentence = format!("It has {count} of at most {limit} connections (maxclients)");
     Some(if share(count, limit) > NEARLY_ALL {
         Finding::warning(
             CODE,

@@ -158,8 +158,8 @@ fn unreachable(link: &SharedConnection, failure: Failure) -> Finding {
         Failure::Full(reason) | Failure::Lost(reason) => format!("It did not answer: {reason}."),
         Failure::Answered(answer) => format!("It takes no commands: {answer}."),
     };
-    let remedy = "See whether it is running, whether it can be reached from here, and whether the \
-                  address is right.";
+    let remedy = "See whether it is running and can be reached from here, and whether the address, the \
+                  user and the password are right.";
     Finding::error("unreachable", sentence, remedy)
 }
 
