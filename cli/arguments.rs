@@ -43,13 +43,22 @@ impl Arguments {
     pub(crate) fn parse_typed(
         typed: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
-        let mut typed = typed.into_iter();
+        let all: Vec<_> = typed.into_iter().collect();
+        let mut typed = all.iter().cloned();
         let options = typed.by_ref().take_while(|argument| argument != "--");
         let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
         arguments.push("--".into());
         arguments.extend(ids);
         arguments.extend(typed);
-        Self::try_parse_from(arguments)
+        let mut arguments = Self::try_parse_from(arguments)?;
+        if let Action::Revoke(revoke) = &mut arguments.action {
+            // In the order in which they were typed.
+            let is = |typed: &OsString, id| {
+                typed.to_str().and_then(|text| text.parse().ok()) == Some(id)
+            };
+            revoke.ids.sort_by_key(|id| all.iter().position(|typed| is(typed, *id)));
+        }
+        Ok(arguments)
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -352,7 +361,8 @@ mod tests {
             let arguments = Arguments::parse_typed(typed).unwrap();
             let Action::Revoke(revoke) = arguments.action else { panic!("{:?}", arguments.action) };
             assert!(arguments.json);
-            assert_eq!(revoke.ids.len(), count);
+            let typed = ids[..count].iter().map(|id| id.parse().unwrap());
+            assert_eq!(revoke.ids, typed.collect::<Vec<SessionId>>());
         }
         let mut command = Arguments::command();
         command.build();

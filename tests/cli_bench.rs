@@ -181,8 +181,8 @@ async fn keys_of_others_are_neither_measured_with_nor_touched() {
 
 #[tokio::test]
 async fn store_with_little_memory_left_is_measured_only_if_allowed() {
-    let server = RedisServer::start_with(&["--maxmemory", "20mb"]);
-    server.cli(&["SETRANGE", "of somebody else", "17000000", "x"]);
+    let server = RedisServer::start_with(&["--maxmemory", "35mb"]);
+    server.cli(&["SETRANGE", "of somebody else", "27000000", "x"]);
     let arguments = ["--operations", "read", "--callers", "1", "--payload", "10"];
     let output = run(&server.url(), &arguments).await;
     let line = refusal(&output, 2);

@@ -276,9 +276,11 @@ pub(super) async fn try_permissions(
                 report(not_permitted(name));
             }
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => report(disabled(name)),
-            Ok(_) | Err(Failure::Answered(_)) => continue,
             // The verbs say so.
-            Err(_) => {}
+            Err(Failure::NotSent(_) | Failure::Full(_) | Failure::Lost(_)) => {}
+            Err(Failure::Answered(answer)) if answer.code.is_empty() || answer.code == "ERR" => {}
+            // It would have run it: out of memory, a script that it does not have.
+            Ok(_) | Err(Failure::Answered(_)) => continue,
         }
         are_permitted = false;
     }
