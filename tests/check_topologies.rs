@@ -230,6 +230,12 @@ async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_
     the(&report, Level::Note, "hidden", "CLUSTER INFO and CLUSTER NODES");
     the(&report, Level::Fine, "cluster", "All 16384 slots have a node");
 
+    permit(&cluster.nodes()[1], &permitted.replace(" +asking", ""));
+    let report = check(&url).await;
+    about(&report, Level::Warning, "permission", &cluster.nodes()[1], "may not run ASKING");
+    assert_eq!(found(&report, Level::Warning, "permission").len(), 1, "{report}");
+    permit(&cluster.nodes()[1], permitted);
+
     permit(&cluster.nodes()[2], &permitted.replace("+set ", ""));
     let report = check(&url).await;
     about(&report, Level::Error, "commands", &cluster.nodes()[2], "cannot be created");

@@ -11,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::check::{Finding, Level};
 use crate::store::diagnose::Probe;
+use crate::store::key::StoreKey;
 use crate::store::redis::RedisStore;
 use crate::store::redis::answer::SLOTS;
 use crate::store::redis::check::server::{Role, examine_server, try_permissions};
@@ -293,6 +294,7 @@ async fn examine_master(
             let key = || probe.key(|key| shard.has(slot(key.as_str().as_bytes())));
             match (key(), key()) {
                 (Ok(Some(first)), Ok(Some(second))) => {
+                    try_asking(probe, &link, &first).await;
                     let permitted = try_permissions(probe, &link, &first, name);
                     join(permitted, probe.try_verbs(store, &second, name)).await;
                 }
@@ -304,6 +306,21 @@ async fn examine_master(
         Some(view)
     };
     probe.part(name, examined).await.flatten()
+}
+
+/// Tries what a command needs whose key has been moved while its slot has not.
+async fn try_asking(probe: &Probe, link: &Node, key: &StoreKey) {
+    let outcome = link.send_asking(cmd("GET").arg(key.as_str())).await;
+    if let Err(Failure::Answered(answer)) = outcome
+        && answer.is_to("ASKING")
+        && answer.is_of_permission()
+    {
+        let sentence = "The user may not run ASKING, so requests fail while slots are moved: those for keys \
+                        that have been moved before their slot.";
+        let remedy = "Give the user +asking (ACL SETUSER).";
+        let finding = Finding::warning("permission", sentence, remedy);
+        probe.report(finding.about(link.name().to_owned()));
+    }
 }
 
 async fn view(link: &Node) -> View {
