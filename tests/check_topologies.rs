@@ -499,23 +499,3 @@ async fn stopped_sentinel_and_replica_do_not_hold_up_the_check_of_the_master() {
     the(&report, Level::Fine, "sentinel", "2 of the 3 Sentinels");
     about(&report, Level::Fine, "commands", &set.servers()[0], "");
 }
-
-/// Sessions work without the replica, so a process may start.
-#[tokio::test]
-async fn trouble_of_a_replica_is_no_error() {
-    let set = SentinelSet::start_with(&["--enable-protected-configs", "yes"]);
-    let replica = &set.servers()[1];
-    let gone = std::env::temp_dir().join(format!("unsticky-gone-{}", replica.port()));
-    std::fs::create_dir_all(&gone).unwrap();
-    replica.cli(&["CONFIG", "SET", "dir", gone.to_str().unwrap()]);
-    std::fs::remove_dir(&gone).unwrap();
-    replica.cli(&["CONFIG", "SET", "save", "3600 1"]);
-    replica.cli(&["BGSAVE"]);
-    eventually("the snapshot is made", || {
-        // A Sentinel may end connections of others.
-        replica.ask(&["INFO"]).is_ok_and(|info| info.contains("rdb_last_bgsave_status:err"))
-    });
-    let report = check(&set.url()).await;
-    about(&report, Level::Warning, "persistence", replica, "so it takes no writes");
-    assert_eq!(report.level(), Level::Warning, "{report}");
-}

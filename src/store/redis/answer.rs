@@ -332,11 +332,6 @@ impl Answer {
         self.code == "NOPERM" || self.known.is_some_and(is_unknown)
     }
 
-    /// Whether it is the answer to this command.
-    pub(super) fn is_to(&self, command: &str) -> bool {
-        self.command == command
-    }
-
     /// Whether the user may not do that. Of an error inside of a script, this is false.
     pub(super) fn is_of_permission(&self) -> bool {
         self.code == "NOPERM"

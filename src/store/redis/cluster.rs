@@ -195,6 +195,11 @@ impl Cluster {
         known.unwrap_or_else(|| node(&self.settings, server))
     }
 
+    /// A connection to a server that nobody else uses.
+    pub(super) fn separate_link(&self, server: &Server) -> Node {
+        node(&self.settings, self.addressed(server.clone()))
+    }
+
     /// Without TLS, nobody's certificate matters.
     fn addressed(&self, mut server: Server) -> Server {
         if self.settings.tls.is_none() {

@@ -11,7 +11,6 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::check::{Finding, Level};
 use crate::store::diagnose::Probe;
-use crate::store::key::StoreKey;
 use crate::store::redis::RedisStore;
 use crate::store::redis::answer::SLOTS;
 use crate::store::redis::check::server::{Role, examine_server, try_permissions};
@@ -294,7 +293,7 @@ async fn examine_master(
             let key = || probe.key(|key| shard.has(slot(key.as_str().as_bytes())));
             match (key(), key()) {
                 (Ok(Some(first)), Ok(Some(second))) => {
-                    try_asking(probe, &link, &first).await;
+                    try_asking(probe, &cluster.separate_link(&shard.master)).await;
                     let permitted = try_permissions(probe, &link, &first, name);
                     join(permitted, probe.try_verbs(store, &second, name)).await;
                 }
@@ -308,11 +307,10 @@ async fn examine_master(
     probe.part(name, examined).await.flatten()
 }
 
-/// Tries what a command needs whose key has been moved while its slot has not.
-async fn try_asking(probe: &Probe, link: &Node, key: &StoreKey) {
-    let outcome = link.send_asking(cmd("GET").arg(key.as_str())).await;
-    if let Err(Failure::Answered(answer)) = outcome
-        && answer.is_to("ASKING")
+/// Tries what a command needs whose key has been moved while its slot has not. It is for the next command on
+/// the connection, so nobody else may use that.
+async fn try_asking(probe: &Probe, link: &Node) {
+    if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
     {
         let sentence = "The user may not run ASKING, so requests fail while slots are moved: those for keys \

@@ -25,3 +25,24 @@ impl Role {
         if self.is_spare() { Level::Warning } else { Level::Error }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Finding;
+
+    #[test]
+    fn nothing_about_a_server_that_sessions_can_do_without_is_an_error() {
+        for (role, expected) in [
+            (Role::Master, Level::Error),
+            (Role::Node, Level::Error),
+            (Role::Replica, Level::Warning),
+            (Role::SpareNode, Level::Warning),
+            (Role::Sentinel, Level::Warning),
+        ] {
+            let of = |finding: Finding| finding.at_most(role.highest_level()).level();
+            assert_eq!(of(Finding::error("unreachable", "", "")), expected, "{role:?}");
+            assert_eq!(of(Finding::fine("version", "")), Level::Fine);
+        }
+    }
+}
