@@ -47,6 +47,10 @@ impl Arguments {
         let mut typed = all.iter().cloned();
         let options = typed.by_ref().take_while(|argument| argument != "--");
         let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
+        if ids.is_empty() {
+            // `help` takes no `--`.
+            return Self::try_parse_from(all);
+        }
         arguments.push("--".into());
         arguments.extend(ids);
         arguments.extend(typed);

@@ -31,7 +31,9 @@ pub(crate) async fn run(
                     "found": revoked.found,
                 }))?,
             }
-            Ok(if revoked.found { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
+            // A directory that an earlier such revocation has begun says nothing of the name.
+            let is_known = revoked.found && (revoked.complete || revoked.count > 0);
+            Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
         }
         None => each(&sessions, &asked.ids, &actor, format).await,
     }

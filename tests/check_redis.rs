@@ -281,9 +281,7 @@ async fn replica_in_place_of_master_is_an_error() {
 async fn other_kinds_of_servers_are_named() {
     let cluster = RedisCluster::single(&[]);
     let report = check(&cluster.nodes()[0].url()).await;
-    let words = "It is a node of a cluster, and a master, and the address is that of ";
-    found(&report, "role", Level::Warning, words);
-    found(&report, "commands", Level::Fine, "");
+    found(&report, "role", Level::Error, "It is a node of a cluster, and a master, where ");
     let report = check(&RedisServer::sentinel().url()).await;
     found(&report, "role", Level::Error, "It is a Sentinel, where ");
 }

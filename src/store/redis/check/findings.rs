@@ -88,12 +88,6 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
         Role::Node | Role::SpareNode if !is_node => {
             ("a node of a cluster", "The address of one server begins with redis:// or rediss://.")
         }
-        Role::Master if is_node && !is_replica => {
-            let sentence = format!("It is {is}, and the address is that of a server of its own.");
-            let remedy = "As long as it serves all slots, this works. The address of a cluster begins with \
-                          redis+cluster:// or rediss+cluster://.";
-            return Some(Finding::warning(CODE, sentence, remedy));
-        }
         Role::Master | Role::Replica if is_node => (
             "a server of its own",
             "The address of a cluster begins with redis+cluster:// or rediss+cluster://.",
