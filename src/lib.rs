@@ -173,8 +173,7 @@ pub use redis;
         all(feature = "axum", feature = "actix", feature = "memory", feature = "testing")
     )
 ))]
-#[doc = include_str!("../docs/guide.md")]
-pub mod guide {}
+pub mod guide;
 
 /// The README's examples are compiled, too.
 #[cfg(all(doctest, feature = "axum", feature = "actix", feature = "memory"))]
