@@ -15,6 +15,7 @@ use std::path::Path;
 /// A file or a folder of `src/`, and what it is for.
 const ROOMS: &[(&str, &str)] = &[
     ("lib", "The front page: what the crate exports."),
+    ("guide", "The pages of `docs/`, as part of the documentation."),
     (
         "internals",
         "What the command, the fuzz targets and the benchmarks reach of the private parts.",
@@ -81,6 +82,9 @@ fn read(folder: &Path, module: &str, sources: &mut Sources) {
         let child = if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
         if path.is_dir() {
             read(&path, &child, sources);
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let module = if matches!(name, "lib" | "mod") { module.to_owned() } else { child };
