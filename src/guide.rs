@@ -19,6 +19,7 @@ macro_rules! pages {
 
 pages! {
     how_it_works "how-it-works.md"
+    application "application.md"
     values "values.md"
     signing_in "signing-in.md"
     account_sessions "account-sessions.md"

@@ -1,18 +1,21 @@
-//! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Memcached or
+//! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Valkey, Memcached or
 //! memory.
 //!
-//! Any request may be served by any process, and a process may vanish between two requests: the
-//! session lives in a store with time-expiration, and the balancer needs no affinity ("sticky
-//! sessions"). Requests of one session may run at once, in as many processes as there are: no update
-//! is lost, no session comes back from the dead, and there are never two valid secrets.
+//! Any request may be served by any process, and a process may be killed at any time: the session lives in a
+//! store that expires it, so the load balancer needs no sticky sessions. Requests of one session may run at
+//! once, in any number of processes. No update is lost, a session that has ended stays ended, and there are
+//! never two valid secrets.
 //!
 //! ```text
-//! request  -> layer | middleware    keeps the Cookie header                 no command
-//!          -> handler(session)      the extractor reads the record, once    0..1 commands, 2 in strict mode
-//!                                   get, insert, update, sign_in, sign_out
-//! response <- layer | middleware    commits what was changed                0..1 commands, 3 for a sign-in
+//! request  -> session layer         keeps the Cookie header                     no command
+//!          -> handler               asks for Session: the record is read once   0 or 1 command, 2 in strict mode
+//!                                   get, insert, update, sign_in, sign_out      in memory
+//! response <- session layer         commits what the handler changed            0 or 1 command, 3 for a sign-in
 //!                                   Set-Cookie, Vary, Cache-Control
 //! ```
+//!
+//! [How it works](guide::how_it_works) explains this picture, and the [`guide`] leads from a first application
+//! to production.
 //!
 //! # axum
 //!
@@ -24,9 +27,16 @@
 //!
 //! const VISITS: Key<u64> = Key::new("visits");
 //!
+//! /// `transact` stores the change before it returns, so that two requests at once get two numbers.
 //! async fn visit(session: Session) -> Result<String> {
-//!     session.update(VISITS, |visits| *visits += 1)?;
-//!     Ok(format!("visit number {}", session.get(VISITS)?.unwrap_or(0)))
+//!     let visits = session
+//!         .transact(|values| {
+//!             let visits = values.get(VISITS)?.unwrap_or(0) + 1;
+//!             values.insert(VISITS, &visits)?;
+//!             Ok(visits)
+//!         })
+//!         .await?;
+//!     Ok(format!("visit number {visits}"))
 //! }
 //!
 //! pub fn app(url: &str) -> Result<Router, Box<dyn std::error::Error>> {
@@ -46,11 +56,13 @@
 //! use actix_web::{App, HttpServer, web};
 //! use unsticky::{Key, Result, Session, Sessions, actix::SessionMiddleware};
 //!
-//! const VISITS: Key<u64> = Key::new("visits");
+//! const CART: Key<Vec<String>> = Key::new("cart");
 //!
-//! async fn visit(session: Session) -> Result<String> {
-//!     session.update(VISITS, |visits| *visits += 1)?;
-//!     Ok(format!("visit number {}", session.get(VISITS)?.unwrap_or(0)))
+//! /// Of concurrent requests each adds its item.
+//! async fn add(session: Session, item: web::Path<String>) -> Result<&'static str> {
+//!     let item = item.into_inner();
+//!     session.update(CART, move |cart| cart.push(item.clone()))?;
+//!     Ok("added")
 //! }
 //!
 //! pub async fn serve(url: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -58,7 +70,7 @@
 //!     let app = move || {
 //!         App::new()
 //!             .wrap(SessionMiddleware::new(sessions.clone()))
-//!             .route("/", web::get().to(visit))
+//!             .route("/cart/{item}", web::post().to(add))
 //!     };
 //!     HttpServer::new(app).bind("127.0.0.1:8080")?.run().await?;
 //!     Ok(())
@@ -66,42 +78,43 @@
 //! # }
 //! ```
 //!
-//! # Where to go from here
+//! # Where to go on
 //!
-//! - [`guide`]: what applications build around a session, task by task: sign-in pages, guards, error pages, messages,
-//!   forms, OAuth, WebSockets, jobs, tests.
-//! - [`Session`]: what a handler can do, and what each write promises.
-//! - [`Sessions::builder`]: cookie, lifetimes, limits, policies, with their defaults.
-//! - [`Cookie`]: its name and attributes, and development over plain http.
-//! - [`connect`]: a store from an address, for configuration by environment.
-//! - [`SignedIn`]: for routes that need a user who is signed in; [`AuthenticatedWithin`]: and who
-//!   authenticated recently; [`Maybe`]: for pages that also serve visitors.
-//! - [`Guard`]: the same for a group of routes, and permissions; [`Next`]: the way back after a sign-in.
-//! - [`Directory`]: somebody's sessions, to be listed, opened, limited and ended.
-//! - [`Session::flash`]: messages for the next page; [`CsrfToken`]: forms that only a page of this session can send.
-//! - [`Store`]: the contract, for stores of your own, and `testing::conformance!` to check them.
-//! - `testing::signed_in`: somebody who is signed in, for the tests of your application.
-//! - [`exchange`]: the request cycle without a framework, for adapters of your own.
-//! - [`ErrorKind`]: what can go wrong, and which response it becomes; [`Builder::on_error`]: your own pages
-//!   for it.
+//! | you want to | look at |
+//! |---|---|
+//! | build an application, task by task | the [`guide`] |
+//! | read and change values | [`Session`], [`Key`] |
+//! | configure the cookie, timeouts and limits | [`Sessions::builder`], [`Cookie`], [`Lifetime`] |
+//! | choose the store by an environment variable | [`connect`] |
+//! | require a signed-in user | [`SignedIn`], [`AuthenticatedWithin`], [`Maybe`]; for groups of routes [`Guard`] |
+//! | lead back to the requested page after a sign-in | [`Next`] |
+//! | list, limit and revoke an account's sessions | [`Directory`], [`ConcurrentSessions`] |
+//! | show a message on the next page | [`Session::flash`] |
+//! | protect forms | [`CsrfToken`], [`Csrf`], [`Guard::same_origin`] |
+//! | handle and render errors | [`ErrorKind`], [`Builder::on_error`] |
+//! | test an application | `testing::signed_in`, `testing::ManualClock` |
+//! | check the store before traffic | [`Sessions::check`], [`Sessions::ping`] |
+//! | write a store | [`Store`], `testing::conformance!` |
+//! | write an adapter for another framework | [`exchange`] |
 //!
 //! # Features
 //!
-//! None is on by default, and none changes what another one does. All of it runs on tokio.
+//! No feature is enabled by default, and no feature changes what another one does. The crate needs the tokio
+//! runtime.
 //!
-//! | feature | brings |
+//! | feature | adds |
 //! |---|---|
-//! | `axum` | extractors and responses for axum 0.8; implies `tower` |
+//! | `axum` | extractors and responses for axum 0.8; enables `tower` |
 //! | `tower` | the layer for any tower stack |
 //! | `actix` | the middleware, extractors and responses for actix-web 4 |
-//! | `redis` | `RedisStore`, for Redis 6.2 or newer and Valkey |
-//! | `redis-tls` | `rediss://` and `valkeys://` addresses |
-//! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or newer |
+//! | `redis` | `RedisStore`, for Redis 6.2 or later and Valkey, including Cluster and Sentinel |
+//! | `redis-tls` | TLS for Redis: addresses that begin with `rediss` or `valkeys` |
+//! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or later |
 //! | `memory` | `MemoryStore`, for development and tests |
-//! | `tracing` | events for what goes wrong and what matters to security |
-//! | `metrics` | counters of the same events, and how long the store takes |
-//! | `testing` | signed-in visitors, the conformance suite, spy and fault doubles, the manual clock |
-//! | `cli` | the command `unsticky`, to check a store, to look sessions up and to revoke them; nothing in the library |
+//! | `tracing` | events for failures and for what matters to security |
+//! | `metrics` | counters of the same events, and the latency of the store |
+//! | `testing` | signed-in users for tests, the conformance suite for stores, test doubles, a manual clock |
+//! | `cli` | the command `unsticky`, which checks a store, and finds and revokes sessions; adds nothing to the library |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "actix")]
@@ -165,7 +178,7 @@ pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;
 
-// Its examples are compiled where everything is there that they use.
+// Its examples need these features.
 #[cfg(all(
     doc,
     any(
@@ -175,7 +188,7 @@ pub use redis;
 ))]
 pub mod guide;
 
-/// The README's examples are compiled, too.
+/// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "axum", feature = "actix", feature = "memory"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
