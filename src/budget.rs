@@ -1,4 +1,4 @@
-//! The time that a piece of work has for its store.
+//! The time limit of a piece of work that uses the store.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The time that a piece of work has for its store. Time in which the work could have gone on and was
-/// not polled does not count: a future may be kept for as long as its owner likes.
+/// The time limit of a piece of work that uses the store. Time during which the work was woken and not polled
+/// does not count, because the owner of a future may keep it without polling it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
-    /// The deadline, not extended by the time in which nothing was polled.
+    /// The deadline, not extended by the time during which the work was not polled.
     pub(crate) fixed_deadline: Instant,
-    /// How long nothing was polled in all, and until when that was counted: the commands of a piece of work
-    /// wait at the same time.
+    /// How long the work was not polled in all, and until when this was counted: several commands of a piece of
+    /// work may wait at the same time, and no period may count twice.
     unpolled: Mutex<(Duration, Instant)>,
 }
 
-/// Longer than a runtime usually takes to poll what was woken.
+/// Longer than a runtime usually takes to poll a woken task.
 const PROMPT: Duration = Duration::from_millis(20);
 
 impl Budget {
@@ -34,7 +34,7 @@ impl Budget {
         self.unpolled.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The work could have gone on since then, and is polled only now.
+    /// Records that the work was woken at `since` and is polled only now.
     fn add_unpolled(&self, since: Instant, now: Instant) {
         let (unpolled, until) = &mut *self.unpolled.lock().unwrap_or_else(PoisonError::into_inner);
         *unpolled += now.saturating_duration_since(since.max(*until));
@@ -49,13 +49,14 @@ impl Budget {
         self.deadline().saturating_duration_since(now)
     }
 
-    /// How much was used up of the time after `since`.
+    /// Returns how much time was used since `since`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
         since.elapsed().saturating_sub(self.unpolled())
     }
 
-    /// What a future comes to, if it does so before this moment.
+    /// Runs a future until `limit`, and returns its output, or `None` if it did not finish in time. The limit is
+    /// extended by the time during which the future was not polled.
     pub(crate) async fn limited<T>(
         &self,
         mut limit: Instant,
@@ -83,12 +84,12 @@ impl Budget {
     }
 }
 
-/// Since when a future could have gone on, and whom that was told.
+/// The waker of the task that polls a future, and when the future was first woken since it was polled last.
 #[derive(Debug, Default)]
 struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
 
 impl Woken {
-    /// The future is polled now, for this waker; when it was woken for that.
+    /// Records that the future is polled now, for this waker, and returns when it was woken.
     fn polled(&self, waker: &Waker) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.0 {
@@ -136,12 +137,12 @@ mod tests {
         assert!(poll!(&mut work).is_pending());
         advance(SECOND / 10).await;
         wake.send(()).unwrap();
-        // It could go on, and nobody polls it.
+        // It is woken, and not polled.
         advance(9 * SECOND).await;
         assert!(poll!(&mut work).is_pending());
         assert_eq!(budget.deadline(), budget.fixed_deadline + 9 * SECOND);
         assert_eq!(budget.used(None), SECOND / 10);
-        // It waits for the rest of its time.
+        // It may wait for the rest of its time.
         advance(SECOND * 39 / 100).await;
         assert!(poll!(&mut work).is_pending());
         advance(SECOND / 50).await;

@@ -1,7 +1,7 @@
-//! What is worth telling an operator: as `tracing` events of the target `unsticky`, and as counters of
-//! the `metrics` facade. `docs/observability.md` has the table.
+//! Events for operators: `tracing` events with the target `unsticky`, and counters of the `metrics` facade.
+//! `docs/observability.md` documents each of them.
 //!
-//! Without either feature every function here is empty.
+//! Without the features `tracing` and `metrics`, every function here is empty.
 
 use std::fmt;
 
@@ -15,29 +15,35 @@ use crate::error::{Error, one_line};
 use crate::record::token::{SessionId, encoded_digest};
 use crate::store::{Kind, StoreKey};
 
-/// How the events of feature `tracing` name the people whom they are about; see
-/// [`Builder::audit`](crate::Builder::audit).
+/// How the events of the feature `tracing` name an account; set with [`Builder::audit`](crate::Builder::audit).
+///
+/// Counters of the feature `metrics` never name an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Audit {
-    /// By the digest of their principal that is also the last part of their directory's key: the same for
-    /// all events of one account. Whoever can guess the name of an account can recognise it. The default.
+    /// Names the account by a digest of its principal, which is also the last part of its directory's key. This is
+    /// the default.
+    ///
+    /// All events of an account have the same digest, so they can be found together. The digest is a pseudonym:
+    /// anyone who can guess a principal can compute its digest.
     #[default]
     Digest,
-    /// By their principal as it is, cut to 200 characters and with control characters replaced: for logs that
-    /// may hold what the application uses as a principal.
+    /// Names the account by its principal, cut to 200 characters and with control characters replaced.
+    ///
+    /// Choose it if your logs may hold what your application uses as a principal.
     Principal,
-    /// Not at all: the key of a directory is told without the digest that it ends in, too. Sessions are still
-    /// told by their public id, and by the label that the application gave them.
+    /// Does not name the account. The key of a directory is printed without its digest as well.
+    ///
+    /// Events still have the session's public id and the label that the application gave to the session.
     Nothing,
 }
 
-/// Who an event is about, named as configured.
+/// The account that an event is about, named as configured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who<'a> {
     pub(crate) audit: Audit,
     pub(crate) cookie_name: &'a str,
-    /// `None`: nobody is signed in there.
+    /// `None` if no user is signed in.
     pub(crate) principal: Option<&'a str>,
 }
 
@@ -53,7 +59,7 @@ impl fmt::Display for Who<'_> {
     }
 }
 
-/// The key of a record. That of a directory names a principal.
+/// The key of a record. The key of a directory record names a principal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordKey<'a> {
     pub(crate) audit: Audit,
@@ -72,7 +78,7 @@ impl fmt::Display for RecordKey<'_> {
     }
 }
 
-/// What the application called a session.
+/// The label that the application gave to a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Label<'a>(pub(crate) Option<&'a str>);
 
@@ -82,7 +88,7 @@ impl fmt::Display for Label<'_> {
     }
 }
 
-/// Who acted on behalf of the principal; see [`Directory::by`](crate::Directory::by).
+/// The person or program that acted on behalf of the principal; see [`Directory::by`](crate::Directory::by).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Actor<'a>(pub(crate) Option<&'a str>);
 
@@ -92,10 +98,10 @@ impl fmt::Display for Actor<'_> {
     }
 }
 
-/// The text of a field that has nothing to tell.
+/// The text of a field without a value.
 const NONE: &str = "-";
 
-/// How many characters of a name, a label or an actor are told.
+/// How many characters of a principal, a label or an actor are printed.
 const LONGEST_NAME: usize = 200;
 
 macro_rules! events {
@@ -118,8 +124,8 @@ macro_rules! events {
     )*};
 }
 
-/// What can be a field of an event, and its text there: one that the application has chosen is a string,
-/// which logs put in quotes, so that it cannot pass for another field.
+/// A field of an event, and its text. Text that the application chose is recorded as a string, which logs put in
+/// quotes, so that it cannot imitate another field.
 #[cfg(feature = "tracing")]
 trait Field {
     fn text(&self) -> impl Value;
@@ -137,9 +143,9 @@ macro_rules! printed_as_they_are {
 }
 
 #[cfg(feature = "tracing")]
-printed_as_they_are!(SessionId, RecordKey<'_>, &str, usize);
+printed_as_they_are!(SessionId, RecordKey<'_>, &str, usize, bool);
 
-/// Chosen by the application.
+/// The application chooses the principal.
 #[cfg(feature = "tracing")]
 impl Field for Who<'_> {
     fn text(&self) -> impl Value {
@@ -147,7 +153,7 @@ impl Field for Who<'_> {
     }
 }
 
-/// Chosen by the application, and perhaps by its visitors.
+/// The application chooses the label, and perhaps lets its users choose it.
 #[cfg(feature = "tracing")]
 impl Field for Label<'_> {
     fn text(&self) -> impl Value {
@@ -155,7 +161,7 @@ impl Field for Label<'_> {
     }
 }
 
-/// Chosen by the application, and perhaps by those who use its pages for administrators.
+/// The application chooses the actor, and perhaps takes it from a form.
 #[cfg(feature = "tracing")]
 impl Field for Actor<'_> {
     fn text(&self) -> impl Value {
@@ -163,7 +169,7 @@ impl Field for Actor<'_> {
     }
 }
 
-/// A visitor has no session.
+/// A request may have no session.
 #[cfg(feature = "tracing")]
 impl Field for Option<SessionId> {
     fn text(&self) -> impl Value {
@@ -178,77 +184,77 @@ impl Field for &Error {
     }
 }
 
-/// Tells how long a store took for a command that was begun then, whatever its answer was.
+/// Records how long the store took for a command, whatever its answer was.
 #[inline]
-pub(crate) fn store_answered(verb: &'static str, begun: Instant) {
+pub(crate) fn store_answered(verb: &'static str, started: Instant) {
     #[cfg(feature = "metrics")]
-    metrics::histogram!("unsticky_store_seconds", "verb" => verb).record(begun.elapsed());
+    metrics::histogram!("unsticky_store_seconds", "verb" => verb).record(started.elapsed());
     #[cfg(not(feature = "metrics"))]
-    let _ = (verb, begun);
+    let _ = (verb, started);
 }
 
 events! {
     /// A session was stored for the first time.
     debug created(id: SessionId) "a session was created";
-    /// Somebody signed in, or proved once more who they are.
-    info signed_in(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "somebody signed in";
+    /// A user signed in, or authenticated again.
+    info signed_in(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "a user signed in";
     /// The secret was replaced without a sign-in.
-    info rotated(id: SessionId, principal: Who<'_>, reason: &str) "a session has a new secret";
-    /// A session was ended by its own request.
-    info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended";
-    /// A session was ended by its principal's directory, or by an operator.
+    info rotated(id: SessionId, principal: Who<'_>, reason: &str) "the secret of a session was replaced";
+    /// A request ended its own session.
+    info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended by its own request";
+    /// A session was ended through the directory, or by an operator.
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
-    /// All sessions of a principal are to end, and sign-ins that have begun are to fail.
-    info all_revoked(principal: Who<'_>, actor: Actor<'_>, reason: &str) "all sessions of a principal were revoked";
-    /// Strict mode: a session that its principal's directory does not list.
-    warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that is not listed any more";
-    /// There are as many sessions of a principal as are allowed.
+    /// All sessions of a principal, or all but one, were revoked, and sign-ins under way will fail.
+    info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal were revoked";
+    /// Strict mode: the directory does not list the session.
+    warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that its directory does not list";
+    /// The principal has as many sessions as are allowed.
     info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
-    /// All sessions of a principal were ended after the sign-in had begun.
-    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was overtaken by the end of all sessions";
+    /// All sessions of the principal were revoked after the sign-in had started.
+    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked meanwhile";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
-    /// The bytes under a key are no record; they are left as they are.
+    /// The bytes under a key are not a record; they are left as they are.
     error corrupt_record(key: RecordKey<'_>) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
     error newer_format(key: RecordKey<'_>) "a stored record has a newer format";
-    /// The store knows no such id: a session that has ended, or a guess.
+    /// The store has no session of this id.
     debug unknown_session(id: SessionId) "a session was presented that is not stored";
-    /// A known id came with a secret that is not its own: a stale cookie or an attack.
+    /// A stored session was presented with another secret: a stale cookie or an attack.
     warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id came with a wrong secret";
     /// More than one valid token came with one request.
     warn several_valid_tokens(count: usize) "several valid session tokens came with one request";
-    /// The record was past its deadline while the store still had it.
+    /// The session was past its deadline, and the store still had it.
     debug expired(id: SessionId) "an expired session was presented";
     /// Another request changed the session first.
-    debug conflict(id: SessionId) "a commit met a newer record";
-    /// The session ended, or was signed in anew, while a request was changing it.
-    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session is gone";
+    debug conflict(id: SessionId) "another request wrote the session first";
+    /// While a request was changing it, the session ended or a sign-in replaced its secret.
+    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session has ended or was signed in again";
     /// The answer to a write was lost and is being settled.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
-    /// Whether a write was applied could not be found out; its request failed.
+    /// It could not be found out whether a write was applied; its request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.
     warn store_failed(verb: &str, error: &Error) "a command of the store failed";
-    /// A sliding expiry was not extended; the request itself goes on.
+    /// An idle timeout was not extended; the request itself goes on.
     warn refresh_failed(id: SessionId, error: &Error) "an idle timeout could not be extended";
     /// Changes were made and never committed.
     warn changes_dropped(count: usize) "session changes were never committed";
-    /// A request failed, and what it had changed was not kept.
+    /// A request failed, and its changes were not kept.
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
-    /// Two session layers, one inside the other, read and write one cookie.
+    /// Two nested session layers use the same cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
-    /// A guard's function did not permit a request.
+    /// The function of a `Guard::permit` did not permit a request.
     info forbidden(id: Option<SessionId>, principal: Who<'_>) "a request was not permitted";
     /// A page of another site made a browser send a request that may change something.
     warn cross_origin(reason: &str) "a request of another site was refused";
-    /// The browser drops the cookie of a page that it loaded over plain http from another machine.
+    /// The browser drops the cookie, because it loaded the page over plain http from another machine.
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
     info opened(id: SessionId, principal: Who<'_>, actor: Actor<'_>) "a session was opened outside a request";
-    /// Messages for the next page are lost: no cookie may be sent for them, there is no room, or they
-    /// cannot be decoded.
+    /// Flash messages were lost: no cookie may be sent for them, the record has no room, or they cannot be
+    /// decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";
-    /// A request had no CSRF token, or one that is not its session's.
+    /// A request had no CSRF token, or one of another session.
     info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";
 }

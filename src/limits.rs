@@ -1,5 +1,5 @@
-//! The defaults of everything that bounds waiting and trying, in one place; the table of them is in
-//! the documentation of [`Builder`](crate::Builder).
+//! The defaults of all limits on waiting and retrying. The documentation of [`Builder`](crate::Builder) has a table
+//! of those that an application can set.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ pub(crate) const RECORD_BYTES: usize = 64 * 1024;
 
 pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 
-/// How many attempts of a commit follow each other at once; between the later ones there are pauses.
+/// How many attempts of a commit follow each other without a pause. There are pauses between the later ones.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How often a function over a value is called anew because other handles of the request changed that
-/// value meanwhile.
+/// How often a function over a value is called again because other handles of the same request changed that value
+/// meanwhile.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
-/// The same for all values, where a change of any of them is one too many.
+/// The same for a function over all values, which is called again after a change of any value.
 pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
 pub(crate) const COMMAND_RETRIES: u32 = 2;
 
-/// How many ids are tried for a new session. One is enough unless answers are lost.
+/// How many ids are tried for a new session. The first is enough unless answers are lost.
 pub(crate) const NEW_IDS: u32 = 3;
 
-/// How long nobody can create a session that was ended before it was written: longer than any
-/// request waits for the store.
+/// How long a session that was revoked before it was written cannot be created: longer than any request waits for
+/// the store.
 pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(120);
 
-/// Less than half of [`TIMEOUT`], so that one that is used up leaves time to settle a lost answer.
+/// Less than half of [`TIMEOUT`], so that there is time to settle a lost answer after a connection has failed.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const CONNECT: Duration = Duration::from_millis(400);
 
-/// Less than half of [`TIMEOUT`], for the same reason.
+/// Less than half of [`TIMEOUT`], so that there is time to settle a write whose answer was lost.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const RESPONSE: Duration = Duration::from_millis(400);
 

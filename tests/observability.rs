@@ -807,8 +807,8 @@ fn principal_is_told_as_configured() {
                 row("opened", &expected, None),
                 row("signed_out", &expected, None),
                 row("signed_in", &expected, Some("-")),
-                row("all_revoked", &expected, None),
                 row("revoked", &expected, Some("-")),
+                row("all_revoked", &expected, None),
                 row("signed_out", "-", None),
             ],
             "{audit:?}"
@@ -862,14 +862,36 @@ fn actor_is_told_under_every_audit_setting() {
                     row("opened", expected),
                     row("revoked", expected),
                     row("revoked", expected),
-                    row("all_revoked", expected),
                     row("revoked", expected),
+                    row("all_revoked", expected),
                     row("opened", "-"),
                 ],
                 "{audit:?} {actor:?}"
             );
         }
     }
+}
+
+/// Also if sessions could not be deleted: they are marked as revoked then.
+#[test]
+fn revocation_of_all_is_told_with_number_of_revoked_sessions() {
+    let _one_at_a_time = ONE_AT_A_TIME.lock();
+    let told = Told::of(async {
+        let stand = stand();
+        let alice = stand.sessions.of("alice");
+        let revoked = alice.revoke_all().await.unwrap();
+        assert_eq!((revoked.count, revoked.found), (0, false));
+        for _ in 0..2 {
+            request(&stand, "", async |session| session.sign_in("alice").unwrap()).await;
+        }
+        stand.store.fail_always(Verb::Delete, Fault::Unavailable);
+        alice.revoke_all().await.unwrap_err();
+        stand.store.heal();
+        assert_eq!(alice.revoke_all().await.unwrap().count, 2);
+    });
+    let told = told.iter().filter(|fields| fields["event"] == "all_revoked");
+    let told: Vec<_> = told.map(|fields| (&*fields["count"], &*fields["found"])).collect();
+    assert_eq!(told, [("0", "false"), ("0", "true"), ("2", "true")]);
 }
 
 /// Every reason of the documentation happens, for the sessions that it is the reason of.

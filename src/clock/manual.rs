@@ -1,4 +1,4 @@
-//! A clock for tests.
+//! A clock that tests set.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 
-/// A clock that stands still until it is told otherwise; clones show the same time.
+/// A clock for tests: its time changes only when a test sets or advances it. Clones share the time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,26 +24,26 @@ use crate::clock::Clock;
 pub struct ManualClock(Arc<Mutex<OffsetDateTime>>);
 
 impl ManualClock {
-    /// A clock at the beginning of 2026, in UTC.
+    /// Returns a clock that shows the beginning of 2026, in UTC.
     #[must_use]
     pub fn new() -> Self {
         Self::at(OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1_767_225_600))
     }
 
-    /// A clock at this time.
+    /// Returns a clock that shows this time.
     #[must_use]
     pub fn at(now: OffsetDateTime) -> Self {
         Self(Arc::new(Mutex::new(now)))
     }
 
-    /// Puts the clock forward; it stops at the last time that can be told.
+    /// Advances the clock. It stops at the latest time that `OffsetDateTime` can represent.
     pub fn advance(&self, by: Duration) {
         let by = time::Duration::try_from(by).unwrap_or(time::Duration::MAX);
         let mut now = self.time();
         *now = now.saturating_add(by);
     }
 
-    /// Sets the clock to this time, which may be an earlier one.
+    /// Sets the clock to this time, which may be earlier than the current one.
     pub fn set(&self, now: OffsetDateTime) {
         *self.time() = now;
     }

@@ -1,4 +1,4 @@
-//! Where the time comes from.
+//! The source of the current time.
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod manual;
@@ -8,21 +8,23 @@ use std::time::{Duration, SystemTime};
 
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-/// A source of the current time, so that tests can set it.
+/// A source of the current time; set with [`Builder::clock`](crate::Builder::clock).
 ///
-/// Only the shells around the core read a clock; every decision takes the time as an argument.
+/// The default is [`SystemClock`]. Tests use `testing::ManualClock` of the feature `testing`.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The current time, in UTC.
+    /// Returns the current time, in UTC.
     fn now(&self) -> OffsetDateTime;
 
-    /// The same as milliseconds since the beginning of 1970, 0 before; what the records count in. For
-    /// clocks that have it without the calendar.
+    /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for earlier
+    /// times.
+    ///
+    /// By default it is computed from [`now`](Self::now). Implement it if your clock has this number at hand.
     fn unix_millis(&self) -> u64 {
         Millis::of(self.now()).0
     }
 }
 
-/// The clock of the operating system; the default everywhere.
+/// The clock of the operating system. This is the default.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct SystemClock;
@@ -54,17 +56,17 @@ pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
     pub(crate) fn of(time: OffsetDateTime) -> Self {
-        // Not from the nanoseconds, which would take a division of 128 bits.
+        // From nanoseconds it would take a division of 128 bits.
         let millis = time.unix_timestamp() * 1_000 + i64::from(time.millisecond());
         Self(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// The time for people; `None` for a year that the calendar does not have.
+    /// Converts to a calendar time; `None` for a year that the calendar does not have.
     pub(crate) fn to_time(self) -> Option<OffsetDateTime> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).ok()
     }
 
-    /// The time for people; the last one there is for a year that the calendar does not have.
+    /// Converts to a calendar time; the last one for a year that the calendar does not have.
     pub(crate) fn to_time_or_last(self) -> OffsetDateTime {
         self.to_time().unwrap_or(PrimitiveDateTime::MAX.assume_utc())
     }
@@ -73,7 +75,7 @@ impl Millis {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// How long it is from `earlier` to here; zero where it is not earlier.
+    /// Returns how long ago `earlier` was at this time; zero if it was not earlier.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

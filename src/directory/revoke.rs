@@ -96,12 +96,14 @@ impl DirectoryHandle<'_> {
             let is_complete = record.incomplete_until.is_none_or(|until| until <= now);
             let revoked: HashSet<_> = record.revoked().into_iter().collect();
             if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
+                let (ended, failure) = self.carry_out(written, &revoked, target).await;
                 if let RevocationTarget::AllExcept(_) = target {
-                    let reason = RevocationReason::Target(target).as_str();
-                    event::all_revoked(self.who(), Actor(self.actor), reason);
+                    // Also after a failure: the directory is written, so the next use of it ends the rest.
+                    let (actor, reason) =
+                        (Actor(self.actor), RevocationReason::Target(target).as_str());
+                    event::all_revoked(self.who(), actor, ended.len(), was_found, reason);
                 }
-                let ended = self.carry_out(written, &revoked, target).await?;
-                return Ok(Revocation { ended, is_complete, was_found });
+                return failure.map_or(Ok(Revocation { ended, is_complete, was_found }), Err);
             }
             self.back_off(&mut guard, attempt).await?;
         }
@@ -150,14 +152,14 @@ impl DirectoryHandle<'_> {
         if is_alive { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
-    /// Ends the revoked sessions, removes them from the record, and returns those that were alive. Fails if
-    /// a session of `target` could not be ended; the others are left over from earlier revocations.
+    /// Ends the revoked sessions, removes them from the record, and returns those that were alive, with an
+    /// error if a session of `target` could not be ended; the others are left over from earlier revocations.
     async fn carry_out(
         &self,
         written: DirectorySnapshot,
         revoked: &HashSet<SessionId>,
         target: RevocationTarget,
-    ) -> Result<HashSet<SessionId>> {
+    ) -> (HashSet<SessionId>, Option<Error>) {
         let (targeted, left_over): (HashSet<SessionId>, _) = revoked
             .iter()
             .partition(|id| !matches!(target, RevocationTarget::One(only) if only != **id));
@@ -177,7 +179,7 @@ impl DirectoryHandle<'_> {
             }
         }
         self.remove_entries(written, &ended).await;
-        failure.map_or(Ok(were_alive), Err)
+        (were_alive, failure)
     }
 
     /// Ends sessions within `1 / divisor` of the time left, and returns those that have certainly ended. The

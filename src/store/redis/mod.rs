@@ -172,7 +172,7 @@ use crate::store::redis::topology::Topology;
 /// - `min-replicas-to-write 1` with `min-replicas-max-lag 2` has a master refuse writes two seconds after its
 ///   last replica has left it. What it answered in that time may still be lost.
 ///
-/// `docs/scaling.md` has measured figures.
+/// `docs/topologies.md` has measured figures.
 ///
 /// # TLS
 ///
