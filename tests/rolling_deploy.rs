@@ -243,9 +243,10 @@ async fn put(stand: &Stand, cookie: &str, bytes: Vec<u8>) -> StoreKey {
 
 async fn records_of_every_version_are_read_and_changed(on: Backend) {
     for (file, fixtures) in of_all_versions::<Vec<Fixture>>("records") {
-        let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
         for fixture in fixtures {
             let name = &fixture.name;
+            let namespace = namespace(&format!("{file}{name}"));
+            let stand = on.stand_with(|builder| builder.namespace(namespace));
             put(&stand, &fixture.cookie, fixture.bytes()).await;
             let read = async |session: Session| {
                 let who = session.principal().map(|who| who.to_string());
