@@ -23,7 +23,8 @@ use support::stand::{Backend, Stand, on_every_store};
 use unsticky::store::{Store as _, StoreKey};
 use unsticky::testing::Verb;
 use unsticky::{
-    DirectoryMode, Entropy, ErrorKind, Key, Lifetime, Persistence, Result, Session, SignIn,
+    Clock as _, ConcurrentSessions, DirectoryMode, Entropy, ErrorKind, Key, Level, Lifetime,
+    Persistence, Result, Session, SignIn,
 };
 
 const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
@@ -31,12 +32,30 @@ const NAME: Key<String> = Key::new("name");
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// Before the idle timeout.
+const END: Duration = Duration::from_secs(20 * 60);
+
+const KINDS: [&str; 9] = [
+    "anonymous",
+    "signed in",
+    "many writes",
+    "remembered",
+    "browser session",
+    "end by",
+    "flash messages",
+    "csrf token",
+    "first cookie not seen yet",
+];
+
 /// A record as a file keeps it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Fixture {
     name: String,
     cookie: String,
     record: String,
+    /// A CSRF token of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    csrf_token: Option<String>,
 }
 
 impl Fixture {
@@ -62,6 +81,7 @@ impl Entropy for Counted {
 /// A directory with the session that it lists.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Listed {
+    name: String,
     cookie: String,
     session: String,
     directory: String,
@@ -86,12 +106,18 @@ fn of_all_versions<T: DeserializeOwned>(kind: &str) -> Vec<(String, T)> {
 
 /// One session of each kind, as this version writes it.
 async fn of_this_version() -> Vec<Fixture> {
-    let stand = Backend::memory().stand_with(|builder| {
-        // A directory would use up some of what is counted.
-        builder.entropy(Counted::default()).directory(DirectoryMode::Off)
+    // A directory would use up some of what is counted.
+    let plain = Backend::memory()
+        .stand_with(|builder| builder.entropy(Counted::default()).directory(DirectoryMode::Off));
+    let rejecting = Backend::memory().stand_with(|builder| {
+        let policy = ConcurrentSessions::Reject(2);
+        builder.entropy(Counted::default()).concurrent_sessions(policy)
     });
+    let end = plain.clock.now() + END;
     let mut fixtures = Vec::new();
-    for name in ["anonymous", "signed in", "many writes", "remembered", "browser session"] {
+    for name in KINDS {
+        // Whether the cookie of a sign-in has come back is noted where there is a limit that refuses.
+        let stand = if name == "first cookie not seen yet" { &rejecting } else { &plain };
         let arrive = async |session: Session| {
             session.insert(CART, &vec![1, 2, 3])?;
             session.insert(NAME, &"Ünïcode \"quoted\"".to_owned())?;
@@ -105,11 +131,25 @@ async fn of_this_version() -> Vec<Fixture> {
                     session.sign_in("alice")?;
                     session.set_lifetime(Lifetime::default().browser_session());
                 }
+                "end by" => {
+                    session.sign_in("alice")?;
+                    session.end_by(end);
+                }
+                "flash messages" => {
+                    session.sign_in("alice")?;
+                    session.flash(Level::Success, "Ünïcode \"quoted\"")?;
+                    session.flash(Level::Error, "second")?;
+                }
                 _ => session.sign_in("alice")?,
             }
             Ok(())
         };
         let mut cookie = stand.visit("", arrive).await.cookie();
+        let mut csrf_token = None;
+        if name == "csrf token" {
+            let page = async |session: Session| session.csrf_token().await;
+            csrf_token = Some(stand.visit(&cookie, page).await.ok().to_string());
+        }
         if name == "many writes" {
             for number in 0..20 {
                 stand.clock.advance(Duration::from_secs(1));
@@ -122,26 +162,51 @@ async fn of_this_version() -> Vec<Fixture> {
             let write = async |session: Session| session.insert(CART, &vec![1, 2, 3]);
             stand.visit(&cookie, write).await.ok();
         }
-        let key = stand.spy.commands().pop().unwrap().key;
-        let stored = stand.spy.load(&key).await.unwrap().unwrap();
-        let record = STANDARD.encode(stored.bytes);
-        fixtures.push(Fixture { name: name.to_owned(), cookie, record });
+        let mut stored = Bytes::new();
+        for command in stand.spy.commands() {
+            let bytes = stand.stored(&command.key).await;
+            // Not the directory.
+            if bytes[9] == b's' {
+                stored = bytes;
+            }
+        }
+        let record = STANDARD.encode(stored);
+        fixtures.push(Fixture { name: name.to_owned(), cookie, record, csrf_token });
     }
     fixtures
 }
 
-/// Alice's second sign-in, after the first one was ended with all others.
-async fn listed_by_this_version() -> Listed {
-    let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
-    stand.sign_in("").await;
-    stand.sessions.of("alice").revoke_all().await.unwrap();
-    let arrive =
-        async |session: Session| session.sign_in_with(SignIn::new("alice").label("téléphone"));
-    let cookie = stand.visit("", arrive).await.cookie();
-    let session = stand.stored(&key(&stand, &cookie).await).await;
-    let directory = stand.stored(&stand.directory_key("alice").await).await;
-    let [session, directory] = [session, directory].map(|bytes| STANDARD.encode(bytes));
-    Listed { cookie, session, directory }
+const LABEL: &str = "téléphone";
+
+/// Alice's directories, each of which lists one session.
+async fn listed_by_this_version() -> Vec<Listed> {
+    let mut all = Vec::new();
+    for name in ["after all were revoked", "incomplete", "with a revoked session"] {
+        let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
+        // With no directory to be found, sessions that it does not list may be alive.
+        let first = if name == "incomplete" { String::new() } else { stand.sign_in("").await };
+        if name != "with a revoked session" {
+            stand.sessions.of("alice").revoke_all().await.unwrap();
+        }
+        let arrive =
+            async |session: Session| session.sign_in_with(SignIn::new("alice").label(LABEL));
+        let cookie = stand.visit("", arrive).await.cookie();
+        let key = key(&stand, &cookie).await;
+        let directory_key = stand.directory_key("alice").await;
+        let alice = stand.sessions.of("alice");
+        let mut interrupted = None;
+        if name == "with a revoked session" {
+            let id = async |session: Session| Ok(session.id().unwrap());
+            let id = stand.visit(&first, id).await.ok();
+            let (gate, revocation) = stand.held(Verb::Delete, alice.revoke(id)).await;
+            interrupted = Some((gate, revocation));
+        }
+        let [session, directory] = [&key, &directory_key].map(|key| stand.stored(key));
+        let [session, directory] = [session.await, directory.await].map(|it| STANDARD.encode(it));
+        all.push(Listed { name: name.to_owned(), cookie, session, directory });
+        drop(interrupted);
+    }
+    all
 }
 
 #[tokio::test]
@@ -178,20 +243,35 @@ async fn put(stand: &Stand, cookie: &str, bytes: Vec<u8>) -> StoreKey {
 
 async fn records_of_every_version_are_read_and_changed(on: Backend) {
     for (file, fixtures) in of_all_versions::<Vec<Fixture>>("records") {
-        let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
         for fixture in fixtures {
             let name = &fixture.name;
+            let namespace = namespace(&format!("{file}{name}"));
+            let stand = on.stand_with(|builder| builder.namespace(namespace));
             put(&stand, &fixture.cookie, fixture.bytes()).await;
             let read = async |session: Session| {
                 let who = session.principal().map(|who| who.to_string());
                 let is_since = session.authenticated_at().is_some();
-                Ok((who, is_since, session.get(CART)?, session.get(NAME)?))
+                let end = session.expires_at();
+                if let Some(token) = &fixture.csrf_token {
+                    session.verify_csrf_token(token)?;
+                }
+                let values = (session.get(CART)?, session.get(NAME)?);
+                Ok((who, is_since, values, session.flashes().await?, end))
             };
-            let found = stand.visit(&fixture.cookie, read).await.ok();
-            let who = (name != "anonymous").then(|| "alice".to_owned());
-            let is_since = who.is_some();
+            let (who, is_since, found, flashes, end) =
+                stand.visit(&fixture.cookie, read).await.ok();
+            let expected = (name != "anonymous").then(|| "alice".to_owned());
+            assert_eq!((&who, is_since), (&expected, expected.is_some()), "{file}: {name}");
             let values = (Some(vec![1, 2, 3]), Some("Ünïcode \"quoted\"".to_owned()));
-            assert_eq!(found, (who, is_since, values.0, values.1), "{file}: {name}");
+            assert_eq!(found, values, "{file}: {name}");
+            let mut messages = Vec::new();
+            if name == "flash messages" {
+                messages = vec![(Level::Success, "Ünïcode \"quoted\""), (Level::Error, "second")];
+            }
+            let flashes = flashes.iter().map(|flash| (flash.level, &*flash.text));
+            assert!(flashes.eq(messages), "{file}: {name}");
+            let is_at_end = end == Some(stand.clock.now() + END);
+            assert_eq!(is_at_end, name == "end by", "{file}: {name}");
 
             let change = async |session: Session| {
                 session.update(CART, |cart| cart.push(4))?;
@@ -214,22 +294,33 @@ async fn records_of_every_version_are_read_and_changed(on: Backend) {
 }
 
 async fn directories_of_every_version_are_read_and_changed(on: Backend) {
-    for (file, listed) in of_all_versions::<Listed>("directories") {
-        let stand = on.stand_with(|builder| builder.namespace(namespace(&file)));
-        put(&stand, &listed.cookie, STANDARD.decode(&listed.session).unwrap()).await;
-        let bytes = Bytes::from(STANDARD.decode(&listed.directory).unwrap());
-        stand.spy.create(&stand.directory_key("alice").await, bytes, HOUR).await.unwrap();
-        let labels = async || {
-            let list = stand.sessions.of("alice").list().await.unwrap();
-            list.into_iter().map(|one| one.label.map(|label| label.to_string())).collect::<Vec<_>>()
-        };
-        let label = Some("téléphone".to_owned());
-        assert_eq!(labels().await, std::slice::from_ref(&label), "{file}");
-        stand.sign_in("").await;
-        assert_eq!(labels().await, [None, label], "{file}");
-        let revoked = stand.sessions.of("alice").revoke_all().await.unwrap();
-        assert_eq!((revoked.count, revoked.complete), (2, true), "{file}");
-        assert_eq!(stand.who(&listed.cookie).await, None, "{file}");
+    for (file, all) in of_all_versions::<Vec<Listed>>("directories") {
+        for listed in all {
+            let stand = on.stand_with(|builder| {
+                builder.namespace(namespace(&format!("{file}{}", listed.name)))
+            });
+            let name = &listed.name;
+            put(&stand, &listed.cookie, STANDARD.decode(&listed.session).unwrap()).await;
+            let bytes = Bytes::from(STANDARD.decode(&listed.directory).unwrap());
+            stand.spy.create(&stand.directory_key("alice").await, bytes, HOUR).await.unwrap();
+            let labels = async || {
+                let list = stand.sessions.of("alice").list().await.unwrap();
+                list.into_iter()
+                    .map(|one| one.label.map(|label| label.to_string()))
+                    .collect::<Vec<_>>()
+            };
+            let label = Some(LABEL.to_owned());
+            assert_eq!(labels().await, std::slice::from_ref(&label), "{file}: {name}");
+            stand.sign_in("").await;
+            assert_eq!(labels().await, [None, label], "{file}: {name}");
+            let revoked = stand.sessions.of("alice").revoke_all().await.unwrap();
+            assert_eq!(
+                (revoked.count, revoked.complete),
+                (2, name != "incomplete"),
+                "{file}: {name}"
+            );
+            assert_eq!(stand.who(&listed.cookie).await, None, "{file}: {name}");
+        }
     }
 }
 

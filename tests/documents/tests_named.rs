@@ -1,17 +1,15 @@
-//! What the documents say of the tests is true.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
+//! The tests that `docs/guarantees.md` and `docs/security.md` name.
 
 use std::fs;
-use std::path::Path;
 
-/// Every test that the guarantees name is there.
+use crate::markdown::root;
+
 #[test]
 fn tests_named_in_guarantees_exist() {
     assert!(named_tests("docs/guarantees.md", 1) > 50);
 }
 
-/// So is every test of the security document, and each line that is provided has one.
+/// Each requirement that the library provides names a test.
 #[test]
 fn tests_named_in_security_document_exist() {
     assert!(named_tests("docs/security.md", 3) > 40);
@@ -23,12 +21,8 @@ fn tests_named_in_security_document_exist() {
     }
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// The cells of the tables, without their heads.
-fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+pub(crate) fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let is_head = |row: &&str| {
         ["| promise", "| fault", "| requirement"].iter().any(|head| row.starts_with(head))
     };

@@ -1,0 +1,124 @@
+//! Links from file to file.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::markdown::{Link, document, documents, files, root};
+
+const SOURCE: &str = "https://docs.rs/crate/unsticky/latest/source/";
+
+/// What is wrong with a target, seen from a file.
+fn fault(path: &str, target: &str) -> Option<String> {
+    let (file, fragment) = target.split_once('#').unwrap_or((target, ""));
+    let from = root().join(path);
+    let to = if file.is_empty() { from } else { from.parent().unwrap().join(file) };
+    let Ok(to) = to.canonicalize() else { return Some(format!("{path}: no file {target}")) };
+    if !to.starts_with(root().canonicalize().unwrap()) {
+        return Some(format!("{path}: {target} is outside of the repository"));
+    }
+    let is_markdown = to.extension().is_some_and(|extension| extension == "md");
+    let to = root().join(to.strip_prefix(root().canonicalize().unwrap()).unwrap());
+    let leads = fragment.is_empty()
+        || is_markdown && document(&to).anchors().iter().any(|anchor| anchor == fragment);
+    (!leads).then(|| format!("{path}: no heading {target}"))
+}
+
+#[test]
+fn relative_links_lead_to_files_and_headings() {
+    let mut checked = 0;
+    for document in documents().iter().filter(|document| document.path != "src/guide/links.md") {
+        for link in document.links() {
+            let (Link::Inline(target) | Link::Definition(_, target)) = link else { continue };
+            if !target.contains("://") && !target.starts_with("mailto:") {
+                assert_eq!(fault(&document.path, &target), None);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 10, "{checked} relative links");
+}
+
+#[test]
+fn dead_relative_link_is_a_fault() {
+    assert_eq!(fault("docs/values.md", "guide.md"), None);
+    assert_eq!(fault("docs/values.md", "../README.md#licence"), None);
+    assert!(fault("docs/values.md", "no-such-page.md").is_some());
+    assert!(fault("docs/values.md", "../README.md#no-such-heading").is_some());
+    assert!(fault("docs/values.md", "../../elsewhere").is_some());
+}
+
+#[test]
+fn labels_of_references_are_defined_in_their_file() {
+    for document in documents() {
+        let links = document.links();
+        for link in &links {
+            let Link::Reference(label) = link else { continue };
+            let is_defined = links.iter().any(
+                |one| matches!(one, Link::Definition(name, _) if name.eq_ignore_ascii_case(label)),
+            );
+            assert!(is_defined, "{}: [{label}] is not defined", document.path);
+        }
+    }
+}
+
+/// Links of the README that are to become addresses.
+const STILL_RELATIVE: [&str; 10] = [
+    "docs/guide.md",
+    "docs/guarantees.md",
+    "docs/security.md",
+    "docs/performance.md",
+    "docs/scaling.md",
+    "docs/observability.md",
+    "docs/operating.md",
+    "examples/README.md",
+    "benches/RESULTS.md",
+    "tests/layers.rs",
+];
+
+/// The crate registry shows the README and knows no repository, so a link from file to file would be dead there.
+#[test]
+fn readme_links_to_addresses() {
+    for link in document(&root().join("README.md")).links() {
+        let (Link::Inline(target) | Link::Definition(_, target)) = link else { continue };
+        let is_address = target.starts_with("https://")
+            || target.starts_with('#')
+            || STILL_RELATIVE.contains(&target.as_str());
+        assert!(is_address, "README.md: {target} is to be a whole address");
+    }
+}
+
+/// All addresses with this beginning, in documents and sources.
+pub(crate) fn addresses(beginning: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for extension in ["md", "rs", "toml"] {
+        for path in files(root(), extension) {
+            if path.starts_with(root().join("tests/documents")) {
+                continue;
+            }
+            let document = document(&path);
+            for (at, _) in document.text.match_indices(beginning) {
+                let rest = &document.text[at + beginning.len()..];
+                let end = rest.find(|c: char| c.is_whitespace() || "<>()[]\"'`|".contains(c));
+                let target = rest[..end.unwrap_or(rest.len())].trim_end_matches(['.', ',']);
+                all.push((document.path.clone(), target.to_owned()));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn linked_sources_are_in_the_package() {
+    let arguments = ["package", "--list", "--allow-dirty", "--offline"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let list = String::from_utf8(output.stdout).unwrap();
+    let is_packed = |file: &str| list.lines().any(|line| Path::new(line) == Path::new(file));
+    let linked = addresses(SOURCE);
+    assert!(!linked.is_empty());
+    for (path, file) in linked {
+        let file = file.split('#').next().unwrap();
+        assert!(is_packed(file), "{path}: {file} is not in the package");
+    }
+}

@@ -1,0 +1,13 @@
+//! What the documents say is true: their code compiles, their links lead somewhere, the tests they name exist,
+//! and the figures they quote are those of the results.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod blocks;
+mod figures;
+mod generated;
+mod links;
+mod markdown;
+mod numbers;
+mod pages;
+mod tests_named;
