@@ -154,7 +154,7 @@ fn credentials_for_sentinels_without_sentinels_are_refused_at_build() {
     for url in ["redis://localhost/", "redis+cluster://localhost", "unix:///r.sock"] {
         let builder = RedisStore::builder(url).unwrap().sentinel_credentials(Some("u"), "hunter2");
         let error = builder.build().unwrap_err();
-        assert!(error.to_string().contains("it names no Sentinels"), "{error}");
+        assert!(error.to_string().contains("the address names no Sentinels"), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }
 }
