@@ -475,8 +475,8 @@ async fn plain_address_of_tls_port_is_named() {
 async fn tls_address_of_plain_port_is_named() {
     let server = RedisServer::start();
     let said = said(&format!("rediss://localhost:{}/", server.port())).await;
-    let expected = "no answer to the TLS handshake in 400ms; if the server does not speak TLS, the \
-                    address needs redis://";
+    let expected = "no answer to the TLS handshake in 400ms; if the server does not speak TLS, write \
+                    redis:// in place of rediss:// in the address";
     assert!(said.ends_with(expected), "{said}");
 }
 

@@ -15,7 +15,9 @@ pub enum ConnectError {
     )]
     UnknownScheme,
     /// The address names a store that this build does not contain.
-    #[error("the store's address needs the feature `{feature}` of the crate unsticky: enable it in Cargo.toml")]
+    #[error(
+        "the store's address needs the feature `{feature}` of the crate unsticky: enable it in Cargo.toml"
+    )]
     #[non_exhaustive]
     FeatureDisabled {
         /// The cargo feature to enable.

@@ -150,7 +150,9 @@ impl Server {
                 writes: Arc::new(Lane::new(node, Effect::Write, WRITE_BATCH)),
             }
         };
-        self.lanes.get(lanes).ok_or_else(|| Error::unavailable("the call runs outside a tokio runtime"))
+        self.lanes
+            .get(lanes)
+            .ok_or_else(|| Error::unavailable("the call runs outside a tokio runtime"))
     }
 }
 
@@ -264,7 +266,9 @@ impl MemcachedStore {
     async fn mutate(&self, operation: Op, key: &StoreKey) -> Result<MutationResult> {
         match self.server(key).lanes()?.writes.submit(operation).await? {
             OpResult::Mutation(result) => Ok(result),
-            _ => Err(Error::outcome_unknown("memcached gave the answer to a read in place of that to a write")),
+            _ => Err(Error::outcome_unknown(
+                "memcached gave the answer to a read in place of that to a write",
+            )),
         }
     }
 }

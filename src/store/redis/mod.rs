@@ -355,7 +355,9 @@ impl RedisStore {
         match outcome.await {
             Ok(Value::Okay | Value::Int(1)) => Ok(true),
             Ok(Value::Nil | Value::Int(0)) => Ok(false),
-            Ok(_) => Err(Error::outcome_unknown("redis gave an unexpected answer to a compare-and-set command")),
+            Ok(_) => Err(Error::outcome_unknown(
+                "redis gave an unexpected answer to a compare-and-set command",
+            )),
             Err(Failure::Answered(answer)) if answer.is_of_nothing_written() => Ok(false),
             Err(failure) => Err(failure.into_error(Access::Write)),
         }
@@ -407,7 +409,9 @@ impl Store for RedisStore {
             Value::Int(1) => Ok(Replaced::Replaced(version(&bytes))),
             Value::BulkString(current) => Ok(Replaced::Conflict(Some(stored(current)))),
             Value::Nil => Ok(Replaced::Missing),
-            _ => Err(Error::outcome_unknown("redis gave an unexpected answer to the script that replaces a record")),
+            _ => Err(Error::outcome_unknown(
+                "redis gave an unexpected answer to the script that replaces a record",
+            )),
         }
     }
 
