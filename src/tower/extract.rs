@@ -88,8 +88,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     }
 }
 
-/// The same as [`Maybe<AuthenticatedWithin>`](Maybe): `None` if the guard would refuse the request, and an error
-/// if the store failed.
+/// The same as [`Maybe<AuthenticatedWithin>`](Maybe): `None` if no user is signed in or the last authentication is
+/// too long ago, and an error if the store failed.
 impl<S: Send + Sync, const SECONDS: u64> OptionalFromRequestParts<S>
     for AuthenticatedWithin<SECONDS>
 {
