@@ -429,7 +429,7 @@ mod tests {
         }
         for options in ["cert=/hunter2", "key=/hunter2"] {
             let error = parse(&format!("rediss://h?{options}")).unwrap_err().to_string();
-            assert!(error.contains("belong together"), "{error}");
+            assert!(error.contains("needs both"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
