@@ -420,7 +420,7 @@ mod tests {
             io::ErrorKind::BrokenPipe,
         ] {
             let closed = Client::Io(kind.into());
-            assert!(greeting_reason(&closed).contains("a port for TLS?"), "{kind:?}");
+            assert!(greeting_reason(&closed).contains("if the port expects TLS"), "{kind:?}");
         }
         let refused = Client::Io(io::ErrorKind::ConnectionRefused.into());
         assert_eq!(greeting_reason(&refused), "connection refused");
