@@ -1,12 +1,12 @@
-//! A store of your own: four verbs over bytes. Sessions, cookies, conflicts and deadlines are the
-//! library's business; the conformance suite below checks everything that is the store's.
+//! A custom store: four operations on bytes. Sessions, cookies, conflicts and deadlines are handled by the library.
+//! The conformance suite below checks everything for which the store is responsible.
 //!
 //! ```sh
 //! cargo run --features testing --example custom_store
 //! cargo test --features testing --example custom_store
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it shows what it does")]
+#![allow(clippy::print_stdout, reason = "it prints what it does")]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -20,7 +20,7 @@ use unsticky::exchange::{Exchange, Finish};
 use unsticky::store::{Created, Deleted, Diagnose, Probe, Replaced, StoreKey, Stored, Version};
 use unsticky::{Key, Result, Sessions, Store};
 
-/// Records in a plain map.
+/// Keeps records in a plain map.
 #[derive(Debug, Default)]
 struct MapStore {
     shelf: Mutex<Shelf>,
@@ -29,23 +29,23 @@ struct MapStore {
 #[derive(Debug, Default)]
 struct Shelf {
     records: HashMap<String, Record>,
-    /// One counter for all keys: no key ever has the same version twice, not even after a delete.
+    /// One counter for all keys, so no key ever has the same version twice, even after a delete.
     last_version: u64,
 }
 
 #[derive(Debug)]
 struct Record {
     stored: Stored,
-    /// `None` is later than this machine's clock can count.
+    /// `None` if the record expires later than the clock of this machine can count.
     expires: Option<Instant>,
 }
 
 impl MapStore {
-    /// The lock is held for a whole verb, which makes each of them atomic. Nothing is left half
-    /// done under it, so a panic elsewhere is no reason to give up.
+    /// The lock is held during a whole verb, which makes each verb atomic. No verb leaves the map in an
+    /// inconsistent state, so a panic of another thread can be ignored.
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        // A store with many records sweeps from time to time instead.
+        // A store with many records would remove expired ones only from time to time.
         shelf.records.retain(|_, record| record.expires.is_none_or(|at| Instant::now() < at));
         shelf
     }
@@ -114,14 +114,19 @@ impl Store for MapStore {
     }
 }
 
-/// What `Sessions::check` reports of the store; one that has nothing to say of itself does without.
+/// What `Sessions::check` reports about the store. A store need not implement this.
 #[async_trait]
 impl Diagnose for MapStore {
     async fn diagnose(&self, probe: &Probe) {
         let records = self.shelf().records.len();
-        let sentence = format!("The map holds {records} records, which end with this process.");
-        probe.report(Finding::warning("map", sentence, "Keep sessions that last elsewhere."));
-        // The four verbs, on a key of the check's own.
+        let sentence =
+            format!("The map holds {records} records, which are lost when this process ends.");
+        probe.report(Finding::warning(
+            "map",
+            sentence,
+            "Use another store for sessions that must survive a restart.",
+        ));
+        // Tries the four verbs on a key that only the check uses.
         probe.try_store(self).await;
     }
 }
@@ -146,7 +151,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if let Some(error) = reply.error {
             return Err(error.into());
         }
-        // The browser's part: it keeps what stands before the attributes.
+        // What a browser does: it keeps the part before the attributes.
         if let Some(set_cookie) = reply.set_cookie {
             println!("a new cookie, for the id {:?}", session.id());
             cookie = set_cookie.split(';').next().unwrap_or_default().to_owned();
@@ -165,6 +170,6 @@ mod tests {
         Subject::new(MapStore::default())
     }
 
-    // One test for each sentence of the contract.
+    // Expands to one test for each clause of the contract.
     unsticky::conformance!(setup);
 }

@@ -1,7 +1,7 @@
-//! One Memcached server more, while the application runs: what goes wrong if a release changes only the
-//! list of servers, and what another epoch changes about that.
+//! Adds a Memcached server while the application runs. Shows what goes wrong if a release changes only the list of
+//! servers, and how a new epoch avoids that.
 //!
-//! `MEMCACHED_SERVERS` names at least two servers; the new release adds the last one.
+//! `MEMCACHED_SERVERS` names at least two servers. The new release adds the last one of them.
 //!
 //! ```sh
 //! export MEMCACHED_SERVERS=127.0.0.1:11211,127.0.0.1:11212,127.0.0.1:11213,127.0.0.1:11214
@@ -9,7 +9,7 @@
 //! cargo test --features memcached --example memcached_rollout
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it shows what it does")]
+#![allow(clippy::print_stdout, reason = "it prints what it does")]
 
 use std::env;
 use std::error::Error;
@@ -19,40 +19,40 @@ use unsticky::{Session, Sessions};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// How many users there are of each kind.
+/// The number of users of each kind.
 const USERS: usize = 200;
 
-/// A process of a release. The list of servers and the epoch are one setting: whoever changes the
-/// list changes the epoch as well, to a number that was never used before.
+/// A process of a release. The list of servers and the epoch belong together: if you change the list, change the
+/// epoch as well, to a number that you have never used before.
 fn process(servers: &[&str], epoch: u32) -> Result<Sessions> {
     let store = unsticky::connect(&format!("memcached://{}", servers.join(",")))?;
     Ok(Sessions::builder(store).namespace("rollout").epoch(epoch).build()?)
 }
 
-/// For how many users something happened.
+/// The number of users to whom each of these happened.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
-    /// The new release did not know their session.
+    /// The new release did not find their session.
     unknown: usize,
-    /// The new release revoked all of their sessions, and one is still signed in there.
+    /// The new release revoked all their sessions, and one is still signed in there.
     not_revoked: usize,
-    /// They signed out at the new release. The old one still serves their session.
+    /// They signed out on the new release, and the old one still serves their session.
     served_by_old: usize,
-    /// They signed out at the new release. Once that was rolled back, they were signed in again.
+    /// They signed out on the new release, and after its rollback they were signed in again.
     revived: usize,
 }
 
-/// Processes of the old and the new release run side by side; then the new release is rolled back.
+/// Runs processes of the old and the new release side by side, and then rolls the new release back.
 async fn roll_out(old: &Sessions, new: &Sessions, back: &Sessions) -> Result<Outcome> {
     let mut outcome = Outcome { unknown: 0, not_revoked: 0, served_by_old: 0, revived: 0 };
     for number in 0..USERS {
-        // This user's account is closed by an administrator, at the new release.
+        // An administrator closes this user's account, on the new release.
         let user = format!("closed account {number}");
         let cookie = sign_in(old, &user).await?;
         outcome.unknown += usize::from(!is_signed_in(new, &cookie).await?);
         new.of(&user).revoke_all().await?;
         outcome.not_revoked += usize::from(is_signed_in(new, &cookie).await?);
-        // And this one signs out.
+        // This user signs out.
         let cookie = sign_in(old, &format!("user {number}")).await?;
         request(new, &cookie, async |session: Session| {
             session.sign_out();
@@ -65,7 +65,7 @@ async fn roll_out(old: &Sessions, new: &Sessions, back: &Sessions) -> Result<Out
     Ok(outcome)
 }
 
-/// The cookie of a user who signs in.
+/// Signs a user in and returns the cookie.
 async fn sign_in(process: &Sessions, user: &str) -> Result<String> {
     let (_, cookie) = request(process, "", async |session: Session| session.sign_in(user)).await?;
     cookie.ok_or_else(|| "a sign-in sets a cookie".into())
@@ -76,7 +76,7 @@ async fn is_signed_in(process: &Sessions, cookie: &str) -> Result<bool> {
     Ok(request(process, cookie, ask).await?.0)
 }
 
-/// What the handler returns for a request with this cookie, and the new cookie if there is one.
+/// Runs a request with this cookie. Returns what the handler returns, and the new cookie if there is one.
 async fn request<T>(
     process: &Sessions,
     cookie: &str,
@@ -95,12 +95,14 @@ async fn request<T>(
     Ok((output, cookie))
 }
 
-/// The outcome of a rollout that keeps the epoch, and of one that does not.
+/// Returns the outcome of a rollout that keeps the epoch, and of one that changes it.
 async fn both(servers: &[&str]) -> Result<[Outcome; 2]> {
     let Some((_, before @ [_, ..])) = servers.split_last() else {
-        return Err("MEMCACHED_SERVERS names fewer than two servers".into());
+        return Err(
+            "MEMCACHED_SERVERS must name at least two servers, as in a:11211,b:11211".into()
+        );
     };
-    // Everything here runs within minutes, so the first epoch must be another one each time, too.
+    // Runs can follow each other within minutes, so the first epoch also differs each time.
     let first = std::process::id();
     let old = process(before, first)?;
     let kept = roll_out(&old, &process(servers, first)?, &old).await?;
@@ -111,19 +113,20 @@ async fn both(servers: &[&str]) -> Result<[Outcome; 2]> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let servers = env::var("MEMCACHED_SERVERS").map_err(|_| "MEMCACHED_SERVERS is not set")?;
+    let servers = env::var("MEMCACHED_SERVERS")
+        .map_err(|_| "set MEMCACHED_SERVERS to at least two servers, as in a:11211,b:11211")?;
     let servers: Vec<_> = servers.split(',').collect();
     let [kept, changed] = both(&servers).await?;
-    println!("{:47}  {:>10}  {:>13}", format!("of {USERS} users"), "same epoch", "another epoch");
+    println!("{:47}  {:>10}  {:>13}", format!("of {USERS} users"), "same epoch", "new epoch");
     for (what, kept, changed) in [
-        ("unknown to the new release: they sign in again", kept.unknown, changed.unknown),
-        ("revoked by the new release, and alive there", kept.not_revoked, changed.not_revoked),
+        ("not found by the new release: sign in again", kept.unknown, changed.unknown),
+        ("revoked on the new release, still valid there", kept.not_revoked, changed.not_revoked),
         (
-            "signed out there, alive while old processes run",
+            "signed out there, still served by old processes",
             kept.served_by_old,
             changed.served_by_old,
         ),
-        ("signed out there, signed in after a roll-back", kept.revived, changed.revived),
+        ("signed out there, signed in after a rollback", kept.revived, changed.revived),
     ] {
         println!("{what:47}  {kept:10}  {changed:13}");
     }
@@ -145,15 +148,15 @@ mod tests {
         let addresses: Vec<_> = servers.iter().map(|server| server.address()).collect();
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
         let [kept, changed] = both(&addresses).await.unwrap();
-        // A quarter of the sessions moves, and a quarter of the directories: five deviations each way.
+        // A quarter of the sessions and of the directory records move. The bounds are five standard deviations.
         assert!((20..=80).contains(&kept.unknown), "{kept:?}");
         assert!((10..=65).contains(&kept.not_revoked), "{kept:?}");
         assert!((20..=80).contains(&kept.revived), "{kept:?}");
         assert_eq!(kept.served_by_old, kept.revived);
-        // With another epoch everybody signs in again, and then nothing is astray.
+        // With a new epoch all users sign in again, and then nothing goes wrong.
         assert_eq!(changed.unknown, USERS);
         assert_eq!((changed.not_revoked, changed.revived), (0, 0));
-        // An end of the old epoch's sessions comes with the last of its processes.
+        // The sessions of the old epoch end with its last process.
         assert_eq!(changed.served_by_old, USERS);
     }
 }

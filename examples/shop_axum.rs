@@ -1,12 +1,12 @@
-//! The shop in axum. Start it together with `shop_actix` on one Redis or Memcached, on two ports,
-//! and go back and forth between them: they know each other's sessions.
+//! The shop in axum. Start it together with `shop_actix` on the same Redis or Memcached and
+//! on another port, and switch between them: they share their sessions.
 //!
 //! ```sh
 //! SESSION_URL=redis://127.0.0.1/ PORT=3000 \
 //!     cargo run --features axum,redis,memcached,memory --example shop_axum
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it says how the store is and where it listens")]
+#![allow(clippy::print_stdout, reason = "it prints the report of the store and its address")]
 
 use std::error::Error;
 
@@ -55,7 +55,7 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .route("/sign-out", post(sign_out))
         .route("/cart", post(add))
         .route("/cart.json", get(cart))
-        // It takes no session, so it asks nothing of the store.
+        // It does not use the session, so it sends no store command.
         .route("/healthz", get(async || "ok"))
         .merge(account)
         .merge(password)
@@ -63,7 +63,7 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .layer(SessionLayer::new(sessions))
 }
 
-/// Outside of the session layer. Keep them from the public: they say what is wrong.
+/// Outside of the session layer. Do not make them public: they say what is wrong.
 fn probes(readiness: Readiness) -> Router {
     Router::new().route("/ready", get(ready)).with_state(readiness)
 }
@@ -87,7 +87,7 @@ async fn cart(session: Session) -> Result<Json<Cart>> {
 async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
     let Text(item) = form.item;
     session.flash(Level::Success, format!("In your cart: {item}"))?;
-    // Called again on the newer cart if another request has just changed it: no article is lost.
+    // If another request wrote first, this is applied again to the newer cart, so no article is lost.
     session.update(CART, move |cart| cart.push(item.clone()))?;
     Ok(Redirect::to("/"))
 }
@@ -105,9 +105,9 @@ async fn sign_in(
 ) -> Result<Redirect> {
     let Text(name) = form.name;
     let user_agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-    // Begun before the password is looked at: if it is changed meanwhile, this sign-in fails.
+    // Begins before the password is verified. If the password is changed in the meantime, this sign-in fails.
     let sign_in = sessions.of(name).begin_sign_in().await?;
-    // Here an application verifies the password. The shop believes everybody.
+    // A real application verifies the password here. The shop accepts any.
     session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
     if form.remember.is_some() {
         session.set_lifetime(shop::REMEMBERED);
@@ -127,15 +127,15 @@ async fn your_sessions(user: SignedIn, token: CsrfToken) -> Result<Html<String>>
 }
 
 async fn end(user: SignedIn, Csrf(Form(form)): Csrf<Form<End>>) -> Result<Redirect> {
-    // Nothing happens if it is somebody else's.
+    // Has no effect if the session belongs to another user.
     match user.session.directory()?.revoke(form.id).await? {
         true => user.session.flash(Level::Success, "The session has ended.")?,
-        false => user.session.flash(Level::Info, "The session had ended already.")?,
+        false => user.session.flash(Level::Info, "The session had already ended.")?,
     }
     Ok(Redirect::to("/sessions"))
 }
 
-// There is nothing but the token in this form.
+// This form contains nothing but the token.
 async fn end_others(user: SignedIn, _: Csrf<String>) -> Result<Redirect> {
     user.session.directory()?.revoke_others(&user.session).await?;
     user.session.flash(Level::Success, "All your other sessions have ended.")?;
@@ -150,11 +150,11 @@ async fn change_password(
     user: SignedIn,
     Csrf(Form(form)): Csrf<Form<Password>>,
 ) -> Result<Redirect> {
-    // Here an application verifies the old one and stores the new one. The shop has none to keep.
+    // A real application verifies the old password and stores the new one here. The shop stores none.
     let Password { old: Text(_), new: Text(_) } = form;
-    // Whoever knew the old one may have signed in with it.
+    // Someone else who knew the old password may have signed in with it.
     user.session.directory()?.revoke_others(&user.session).await?;
-    let done = "Your password is changed, and all your other sessions have ended.";
+    let done = "Your password has been changed, and all your other sessions have ended.";
     user.session.flash(Level::Success, done)?;
     Ok(Redirect::to("/sessions"))
 }
@@ -168,10 +168,10 @@ async fn confirm(
     next: Next,
     Csrf(Form(form)): Csrf<Form<Confirm>>,
 ) -> Result<Redirect> {
-    // Here an application verifies it.
+    // A real application verifies the password here.
     let Confirm { password: Text(_) } = form;
     user.session.step_up()?;
-    user.session.flash(Level::Success, "Thank you. You can go on.")?;
+    user.session.flash(Level::Success, "Thank you. You can continue.")?;
     Ok(Redirect::to(&next.or("/")))
 }
 
@@ -221,7 +221,7 @@ mod tests {
         probing::probes_share_one_load_a_second(ask).await;
     }
 
-    /// Nor does a cookie make it one.
+    /// A cookie does not change that.
     #[tokio::test]
     async fn probe_is_no_request_of_the_session_layer() {
         let (sessions, _) = sessions();
@@ -234,14 +234,14 @@ mod tests {
         assert!(!response.headers().contains_key(SET_COOKIE), "{response:?}");
     }
 
-    /// The shop's own settings over a store in memory, and a clock for both.
+    /// The shop's settings with a memory store, and a clock for both.
     fn sessions() -> (Sessions, ManualClock) {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone());
         (shop::settings(store).clock(clock.clone()).build().unwrap(), clock)
     }
 
-    /// It keeps the cookie, and asks for pages.
+    /// A browser: it keeps the cookie and asks for pages.
     struct Browser {
         sessions: Sessions,
         cookie: String,
@@ -328,7 +328,7 @@ mod tests {
         let answer = browser.post("/sign-in?next=//evil.example", "name=alice").await;
         assert_eq!(answer.leads_to(), "/");
 
-        // The password can be changed for ten minutes; then its page asks for a proof first.
+        // The password can be changed for ten minutes. After that, its page asks for the password first.
         assert_eq!(browser.get("/password").await.status, StatusCode::OK);
         clock.advance(shop::RECENTLY + Duration::from_secs(1));
         let answer = browser.get("/password").await;

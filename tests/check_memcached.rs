@@ -364,7 +364,7 @@ async fn port_of_something_else_is_an_error_that_says_so() {
     const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
     for (greeting, said) in [
         (Some(ALERT), "answered in TLS"),
-        (None, "a port for TLS?"),
+        (None, "if the port expects TLS"),
         (Some(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]), "not memcached's"),
         (Some(b"-ERR unknown command 'hunter2'\r\n"), "not memcached's"),
         (Some(b"CLIENT_ERROR no mn hunter2\r\n"), "it rejected the command: no …"),

@@ -558,7 +558,7 @@ async fn error_does_not_repeat_what_server_repeats() {
 #[tokio::test]
 async fn error_names_port_that_speaks_tls() {
     // An alert, as it is answered to what is not TLS; a server that just closes the connection.
-    for (answer, reason) in [(&b"\x15\x03\x01\0\x02\x02\x0a"[..], "in TLS"), (b"", "for TLS?")] {
+    for (answer, reason) in [(&b"\x15\x03\x01\0\x02\x02\x0a"[..], "in TLS"), (b"", "expects TLS")] {
         let url = format!("memcached://{}", talks_nonsense(answer, false).await);
         let error = patient(&url, Duration::from_secs(1)).load(&random_key()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);

@@ -285,7 +285,8 @@ async fn protected_mode_is_named() {
     });
     let Ok(IpAddr::V4(own)) = own.map(|own| own.ip()) else { return };
     let url = format!("redis://{own}:{}/", server.port());
-    let text = "with DENIED protected mode: the server takes connections from its own machine only";
+    let text =
+        "with DENIED protected mode: the server accepts connections from its own machine only";
     says(&url, ErrorKind::Unavailable, ErrorKind::Unavailable, &[text]).await;
 }
 

@@ -125,7 +125,8 @@ async fn sentinels_and_servers_have_credentials_of_their_own() {
     let at = |server: &RedisServer| format!("127.0.0.1:{}", server.port());
     let sentinel = format!("the Sentinel at {}", at(sentinel));
     let wrong = "it answered AUTH with WRONGPASS invalid username-password pair or user is disabled: \
-                 the user's name or the password is wrong";
+                 the user's name or the password is wrong: in the address, or for a Sentinel in \
+                 sentinel_credentials";
     let denied = set.url().replace("://", "://app:wrong6@");
     let denied = RedisStore::builder(&denied).unwrap().sentinel_credentials(None, "sesame9");
     for (store, expected) in [
@@ -135,7 +136,8 @@ async fn sentinels_and_servers_have_credentials_of_their_own() {
             store(&url),
             format!(
                 "{sentinel} answered SENTINEL with NOAUTH Authentication required: the server asks for \
-                 a password, and none is given"
+                 a password, and none is given: write user:password@ before the host in the address, or \
+                 for a Sentinel use sentinel_credentials"
             ),
         ),
         (
@@ -154,7 +156,7 @@ fn credentials_for_sentinels_without_sentinels_are_refused_at_build() {
     for url in ["redis://localhost/", "redis+cluster://localhost", "unix:///r.sock"] {
         let builder = RedisStore::builder(url).unwrap().sentinel_credentials(Some("u"), "hunter2");
         let error = builder.build().unwrap_err();
-        assert!(error.to_string().contains("it names no Sentinels"), "{error}");
+        assert!(error.to_string().contains("the address names no Sentinels"), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }
 }

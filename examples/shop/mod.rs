@@ -1,4 +1,4 @@
-//! What the shop is, whichever framework serves it: its settings, its key, its forms and its pages.
+//! The parts of the shop that do not depend on the framework: its settings, its key, its forms and its pages.
 
 #[cfg(all(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "it is for tests")]
@@ -20,23 +20,23 @@ use unsticky::{
     Result, Session, SessionId, Sessions, SignedIn, Store, Wants,
 };
 
-/// A visitor fills the cart before they sign in, so it goes with them.
+/// Visitors fill the cart before they sign in, so it is kept when they do.
 pub(crate) const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 
-/// How long people stay signed in who want to be remembered.
+/// How long users stay signed in if they choose "Remember me".
 pub(crate) const REMEMBERED: Lifetime = {
     let month = Duration::from_secs(30 * 24 * 60 * 60);
     Lifetime::new(month, month)
 };
 
-/// Whoever changes the password has authenticated within this time.
+/// A user must have authenticated within this time to change the password.
 pub(crate) const RECENTLY: Duration = Duration::from_secs(10 * 60);
 
-/// A header of the answer to a sign-out: without it the browser keeps the pages of the one who has left,
-/// and its "back" shows them to whoever comes next.
+/// A header field of the answer to a sign-out. Without it, the browser keeps the user's pages, and its "back" button
+/// shows them to the next person.
 pub(crate) const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
-/// The sessions of the shop. Where they are kept is a setting of the deployment: `SESSION_URL`.
+/// The sessions of the shop. The environment variable `SESSION_URL` names their store.
 pub(crate) fn sessions() -> Result<Sessions, Box<dyn std::error::Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
     Ok(settings(unsticky::connect(&url)?).build()?)
@@ -44,28 +44,28 @@ pub(crate) fn sessions() -> Result<Sessions, Box<dyn std::error::Error>> {
 
 pub(crate) fn settings(store: impl Store) -> Builder {
     Sessions::builder(store)
-        // The same in every process that is to know the same sessions.
+        // All processes that share sessions need the same namespace.
         .namespace("shop")
-        // For http://localhost only; the default is a cookie that needs https. The name is the shop's own:
-        // browsers keep one set of cookies for all ports of a host.
+        // For http://localhost only: the default cookie needs https. Browsers keep one set of cookies for all
+        // ports of a host, so every application needs its own name.
         .cookie(Cookie::new("shop").insecure())
-        // Where those are sent who ask for a page that needs a sign-in, or a recent one.
+        // Where users are sent if a page needs a sign-in, or a recent authentication.
         .sign_in_page("/sign-in")
         .step_up_page("/confirm")
         .on_error(error_page)
 }
 
-/// Where to listen: `PORT`, on this machine only.
+/// The address to listen on: the port `PORT`, on this machine only.
 pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn std::error::Error>> {
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse());
-    Ok(("127.0.0.1", port.map_err(|_| "PORT is not the number of a port")?))
+    Ok(("127.0.0.1", port.map_err(|_| "PORT must be the number of a port, such as 3000")?))
 }
 
-/// The form of `POST /sign-in`. The password that comes along is not even read: the shop has none to keep.
+/// The form of `POST /sign-in`. The shop does not read the password, because it stores none.
 #[derive(Deserialize)]
 pub(crate) struct SignIn {
     pub(crate) name: Text,
-    /// Browsers send a box that is ticked, and nothing for one that is not.
+    /// Browsers send a field for a ticked box, and none otherwise.
     pub(crate) remember: Option<Text>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct Password {
     pub(crate) new: Text,
 }
 
-/// What a visitor typed: something, and not too much of it. Anything else is a bad request.
+/// Text that a visitor typed, of 1 to 200 bytes. Anything else is a bad request.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Text(pub(crate) String);
@@ -106,7 +106,7 @@ impl TryFrom<String> for Text {
         let text = text.trim();
         match text.len() {
             1..=200 => Ok(Self(text.to_owned())),
-            _ => Err("one to 200 bytes"),
+            _ => Err("the text must have 1 to 200 bytes"),
         }
     }
 }
@@ -140,7 +140,7 @@ pub(crate) async fn front_page(session: &Session, framework: &'static str) -> Re
         list
     });
     let cart = match &*items {
-        "" => "<p>There is nothing in it yet.</p>".to_owned(),
+        "" => "<p>Your cart is empty.</p>".to_owned(),
         items => format!("<ul>{items}</ul>"),
     };
     let body = format!(
@@ -153,7 +153,7 @@ pub(crate) async fn front_page(session: &Session, framework: &'static str) -> Re
     page(session, "Shop", &body).await
 }
 
-/// The answer to `GET /sign-in`. The form brings along where its visitor wanted to go.
+/// The answer to `GET /sign-in`. The form keeps the page that the visitor wanted.
 pub(crate) async fn sign_in_page(session: &Session, next: &Next) -> Result<String> {
     let body = format!(
         "<form method=post action=\"{}\">\
@@ -162,7 +162,7 @@ pub(crate) async fn sign_in_page(session: &Session, next: &Next) -> Result<Strin
          autocomplete=current-password></label>\
          <label><input type=checkbox name=remember value=yes>Remember me for 30 days</label>\
          <button>Sign in</button></form>\
-         <p><small>This shop believes everybody: any name and any password will do.</small></p>",
+         <p><small>This is a demonstration: any name and any password are accepted.</small></p>",
         next.page("/sign-in")
     );
     page(session, "Sign in", &body).await
@@ -175,7 +175,7 @@ pub(crate) async fn sessions_page(user: &SignedIn, token: &CsrfToken) -> Result<
     let end_others = match sessions.iter().any(|session| !session.is_current) {
         true => format!(
             "<form method=post action=/sessions/end-others>{}\
-             <button>End all others</button></form>",
+             <button>End all other sessions</button></form>",
             token.field()
         ),
         false => String::new(),
@@ -195,7 +195,7 @@ fn row(session: &ListedSession, token: &CsrfToken) -> String {
         false => format!(
             "<form method=post action=/sessions/end>{}\
              <input type=hidden name=id value='{id}'>\
-             <button aria-label='End the session of {label}'>End</button></form>",
+             <button aria-label='End the session in {label}'>End</button></form>",
             token.field()
         ),
     };
@@ -221,36 +221,36 @@ pub(crate) async fn password_page(user: &SignedIn, token: &CsrfToken) -> Result<
     page(&user.session, "Change your password", &body).await
 }
 
-/// The answer to `GET /confirm`: those come here who want to do what needs a recent sign-in.
+/// The answer to `GET /confirm`. Users are sent here if an action needs a recent authentication.
 pub(crate) async fn confirm_page(
     user: &SignedIn,
     next: &Next,
     token: &CsrfToken,
 ) -> Result<String> {
     let body = format!(
-        "<p>You signed in a while ago. Enter your password to go on.</p>\
+        "<p>For your security, please enter your password again.</p>\
          <form method=post action=\"{}\">{}\
          <label>Password <input type=password name=password required maxlength=50 \
          autocomplete=current-password></label>\
-         <button>Go on</button></form>",
+         <button>Continue</button></form>",
         next.page("/confirm"),
         token.field()
     );
-    page(&user.session, "Is it you?", &body).await
+    page(&user.session, "Confirm your password", &body).await
 }
 
 fn minute(time: OffsetDateTime) -> String {
     format!("<time>{}</time> {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
 }
 
-/// What a person may recognise their browser by, as in "Firefox on Linux". Any text may stand in a
-/// `User-Agent`, so it is only searched for names, and none of it gets any further.
+/// Returns a text by which users can recognise their browser, such as "Firefox on Linux". A `User-Agent` may contain
+/// any text, so it is only searched for known names, and nothing of it is stored.
 pub(crate) fn label(user_agent: Option<&str>) -> String {
     let find = |names: &[(&str, &'static str)]| {
         let agent = user_agent.unwrap_or_default();
         names.iter().find(|(part, _)| agent.contains(part)).map(|(_, name)| *name)
     };
-    // Most of them also claim to be those that come after them.
+    // Most browsers also claim to be the ones further down in this list.
     let browser = find(&[
         ("Edg", "Edge"),
         ("OPR/", "Opera"),
@@ -270,7 +270,7 @@ pub(crate) fn label(user_agent: Option<&str>) -> String {
     system.map_or(browser.to_owned(), |system| format!("{browser} on {system}"))
 }
 
-/// A page for people, with the messages that wait for them.
+/// A page with the navigation and the flash messages of the session.
 async fn page(session: &Session, title: &str, body: &str) -> Result<String> {
     let who = match session.principal() {
         Some(name) => format!(
@@ -292,14 +292,14 @@ fn message(Flash { level, text, .. }: &Flash) -> String {
     format!("<p role=status class={level}>{}</p>", escaped(text))
 }
 
-/// What goes wrong with a session: a page for people, JSON for those that want data.
+/// Renders an error: as a page for browsers, and as JSON for programs.
 fn error_page(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResponse {
     let kind = error.kind();
     match wants {
         Wants::Page => response.html(document(
             "Sorry",
             &format!(
-                "<main><h1>Sorry</h1><p class=reason>{}</p><p><a href=/>To the shop</a></p></main>",
+                "<main><h1>Sorry</h1><p class=reason>{}</p><p><a href=/>Back to the shop</a></p></main>",
                 kind.message()
             ),
         )),
@@ -319,7 +319,7 @@ fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// What visitors typed is text, never markup.
+/// Escapes text that visitors typed, so that it is never taken for markup.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,9 +1,9 @@
-//! Whether this process should get traffic: what `GET /ready` answers, whichever framework serves it.
+//! Readiness: decides whether this process should get traffic. The answer of `GET /ready` in both frameworks.
 //!
-//! The store is examined when the process starts. The process starts all the same if there is an error: to end
-//! would mend nothing, and the store may be in order a moment later. It is not ready until a check had no error,
-//! because a store that answers a load may still refuse to write, or evict sessions; in a rolling deployment the
-//! processes of before go on. Once that is settled, a load tells whether the store still answers.
+//! The store is examined when the process starts. If the check finds an error, the process still starts, because
+//! exiting would not help and the store may work again a moment later. But it is not ready until a check finds no
+//! error: a store that answers a load may still refuse writes, or evict sessions. In a rolling deployment, the
+//! old processes continue in the meantime. After that, a load shows whether the store still answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,59 +13,58 @@ use tokio::time::{Instant, timeout};
 use unsticky::Sessions;
 use unsticky::check::Report;
 
-/// How long the answer of a load counts: for all probes of this process together the store gets at most one
-/// load a second.
+/// How long the answer to a load is valid. All probes of this process together cause at most one load a second.
 const LOAD_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a check with an error counts: it sends a few dozen commands to each server.
+/// How long the result of a check with an error is valid. A check sends a few dozen commands to each server.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a probe waits for those that came before it: longer than a check takes.
+/// How long a probe waits for the probes before it. This is longer than a check takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Nothing, or what is wrong.
+/// `Ok` if the process is ready, or the reason why it is not.
 type Answer = Result<(), String>;
 
-/// Clones share what they know.
+/// Decides about readiness. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     sessions: Sessions,
     last: Arc<Mutex<Last>>,
 }
 
-/// What was found out last.
+/// The latest result.
 struct Last {
     answer: Answer,
     counts_until: Instant,
-    /// Whether a check had no error.
+    /// Whether a check has found no error.
     is_checked: bool,
 }
 
 impl Readiness {
-    /// Examines the store. The report is for the log.
+    /// Examines the store. Returns the report as well, for the log.
     pub(crate) async fn check(sessions: &Sessions) -> (Self, Report) {
         let report = sessions.check().await;
         let last = Arc::new(Mutex::new(Last::of(&report)));
         (Self { sessions: sessions.clone(), last }, report)
     }
 
-    /// Whether this process should get traffic; otherwise why not, for people and without a secret.
+    /// Returns whether this process should get traffic. The reason against it is for humans and contains no secret.
     pub(crate) async fn answer(&self) -> Answer {
-        // Those who come while the store is asked wait here, and then find its answer.
+        // Probes that arrive during a request to the store wait here, and then find its answer.
         let last = timeout(PATIENCE, Arc::clone(&self.last).lock_owned()).await;
         let Ok(mut last) = last else {
-            return Err("An earlier question to the store has no answer yet.".to_owned());
+            return Err("An earlier request to the store has not been answered yet.".to_owned());
         };
         if Instant::now() < last.counts_until {
             return last.answer.clone();
         }
         let sessions = self.sessions.clone();
-        // A task of its own goes on if the probe that began it is given up. Else the next one would ask again.
+        // In its own task, which continues if its probe is given up. Otherwise the next probe would ask again.
         let asked = tokio::spawn(async move {
             *last = last.next(&sessions).await;
             last.answer.clone()
         });
-        asked.await.unwrap_or_else(|_| Err("The store could not be asked.".to_owned()))
+        asked.await.unwrap_or_else(|_| Err("The request to the store was aborted.".to_owned()))
     }
 }
 

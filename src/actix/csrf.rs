@@ -1,4 +1,4 @@
-//! The CSRF token for actix-web: given to pages, verified of requests.
+//! The CSRF token for actix-web: extracted for pages, and verified in requests.
 
 use std::pin::Pin;
 

@@ -29,7 +29,7 @@ fn handle(request: &HttpRequest) -> Result<SessionHandle> {
     request.extensions().get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
 }
 
-/// The session before it is read; for several middlewares, see [`SessionHandle::of`].
+/// Gives access to the session without reading it. For several middlewares, see [`SessionHandle::of`].
 impl FromRequest for SessionHandle {
     type Error = Error;
     type Future = Ready<Result<Self>>;
@@ -49,7 +49,7 @@ impl FromRequest for Session {
     }
 }
 
-/// The configuration of the innermost middleware.
+/// Gives the configuration and the store of the innermost middleware.
 impl FromRequest for Sessions {
     type Error = Error;
     type Future = Ready<Result<Self>>;
@@ -95,7 +95,7 @@ impl FromRequest for Next {
     }
 }
 
-/// For handlers that answer people and programs, such as the default service for unknown paths.
+/// For handlers that answer both browsers and programs, such as the default service for unknown paths.
 impl FromRequest for Wants {
     type Error = Infallible;
     type Future = Ready<Result<Self, Infallible>>;
@@ -105,7 +105,7 @@ impl FromRequest for Wants {
     }
 }
 
-/// What is decided by the session and the head of a request.
+/// Extracts a value that depends on the session and the head of a request.
 fn extracted<T: 'static>(
     request: &HttpRequest,
     decide: fn(Session, &RequestHead<'_>) -> Result<T>,
@@ -121,7 +121,7 @@ impl ResponseError for Error {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = rendered(HttpResponse::new(StatusCode::OK), self.into());
-        // An error type of the application's that answers with this is what the response stands for then.
+        // The response keeps the error, even if it is the answer of an error type of the application.
         response.extensions_mut().insert(self.clone());
         response
     }
@@ -131,7 +131,7 @@ fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// A response, but for the error that it stands for, as it is rendered.
+/// Renders an error into a response. Whatever else the response has, such as its error, stays.
 pub(super) fn rendered(mut response: HttpResponse, answer: ErrorResponse) -> HttpResponse {
     *response.status_mut() = status_code(answer.status);
     response.headers_mut().clear();

@@ -1,3 +1,5 @@
+//! The future of a response: commits the session, and adds the session's header fields.
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -18,14 +20,14 @@ type Answer<B> = Result<ServiceResponse<B>, actix_web::Error>;
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// Dropped before the handler has answered, it keeps nothing but an end of the session; dropped
-    /// later, the commit goes on all the same.
+    /// If it is dropped before the handler has answered, the session's changes are discarded, but a session that
+    /// the handler has ended is still ended. If it is dropped later, the commit still runs to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
-        // That of a middleware further out.
+        // The handle of a middleware outside of this one.
         outer: Option<SessionHandle>,
         renderer: Option<ErrorRenderer>,
         answered: Option<(Answer<B>, Commit)>,
@@ -58,7 +60,7 @@ where
                 let answer = ready!(this.inner.poll(cx));
                 let status = match &answer {
                     Ok(response) => response.status(),
-                    // A middleware further in failed; as a response it is what a handler's failure is.
+                    // A middleware inside of this one failed. Its status counts like that of a handler.
                     Err(error) => error.as_response_error().status_code(),
                 };
                 let finish = this.exchange.take().map(|exchange| exchange.finish(status.as_u16()));
@@ -91,7 +93,7 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-/// What goes on to the middleware further out.
+/// Returns the answer for the middleware outside of this one.
 fn answered<B: MessageBody + 'static>(
     answer: Answer<B>,
     mut reply: Reply,
@@ -100,7 +102,7 @@ fn answered<B: MessageBody + 'static>(
 ) -> Answer<EitherBody<B>> {
     match answer {
         Ok(response) => {
-            // Requests share their extensions with what is further out.
+            // A request shares its extensions with the middleware outside.
             if let Some(outer) = outer {
                 response.request().extensions_mut().insert(outer);
             }
@@ -116,8 +118,8 @@ fn answered<B: MessageBody + 'static>(
     }
 }
 
-/// The error, with what the exchange adds to its response, or the one that takes its place. It is of the
-/// type that it was: what is further out may ask for that.
+/// Adds the header fields of the exchange to the response of an error, or replaces the error. An error that is
+/// not replaced keeps its type, because the middleware outside may look at it.
 fn failed(
     error: actix_web::Error,
     mut reply: Reply,
@@ -132,7 +134,7 @@ fn failed(
     }
     let (renderer, cookie) = (renderer.cloned(), cookie_of(&mut reply));
     error.add_response_mapper(move |mut response| {
-        // Only here, as some errors give their response away once.
+        // Not before, because some errors can give their response only once.
         if let Some((renderer, ours)) = renderer.as_ref().zip(unrendered(&response)) {
             response = rendered(response, renderer.render(&ours));
             response.extensions_mut().insert(Rendered);
@@ -144,14 +146,14 @@ fn failed(
     error
 }
 
-/// The error that a response stands for, unless the application has rendered it already.
+/// Returns the error that a response stands for, unless the application has rendered it already.
 fn unrendered<B>(response: &HttpResponse<B>) -> Option<Error> {
     let extensions = response.extensions();
     let is_rendered = extensions.get::<Rendered>().is_some();
     extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
-/// The response with what the exchange adds to it, or the error that takes its place.
+/// Adds the header fields of the exchange to the response, or replaces the response by an error.
 fn replied<B: MessageBody>(
     response: HttpResponse<B>,
     mut reply: Reply,
@@ -167,7 +169,7 @@ fn replied<B: MessageBody>(
     response
 }
 
-/// The response that an error puts in the place of this one.
+/// Replaces this response by the response of an error.
 fn replaced<B>(
     response: &HttpResponse<B>,
     error: Error,
@@ -183,7 +185,7 @@ fn replaced<B>(
     replaced
 }
 
-/// Keeps what an earlier response had besides what spoke of its body.
+/// Keeps the header fields of the earlier response, except those that describe its body.
 fn keep_headers(headers: &mut HeaderMap, earlier: &HeaderMap) {
     for (name, value) in earlier {
         let is_there = headers.get_all(name).any(|there| there == value);
@@ -202,7 +204,7 @@ fn add_headers(headers: &mut HeaderMap, reply: &Reply, cookie: Option<HeaderValu
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
     if let Some(cookie) = cookie {
-        // Added: the handler's own cookies stay.
+        // Appended, so that the handler's own cookies stay.
         headers.append(SET_COOKIE, cookie);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

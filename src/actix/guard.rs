@@ -1,4 +1,4 @@
-//! The middleware for a group of routes.
+//! The middleware that protects a group of routes by a guard.
 
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -15,23 +15,27 @@ use crate::exchange::{SessionHandle, missing_layer};
 use crate::guard::Guard;
 
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App, or to the \
-                   scope after its GuardMiddleware, which belongs inside";
+                   scope after its GuardMiddleware, so that the GuardMiddleware is inside";
 
-/// The actix-web middleware that puts a [`Guard`] around a group of routes, inside the
+/// The actix-web middleware that protects a group of routes by a [`Guard`]. It belongs inside the
 /// [`SessionMiddleware`](super::SessionMiddleware).
 ///
-/// The `error()` of the response to a request that is turned away is an [`Error`](crate::Error).
+/// If the guard refuses a request, the routes are not called, and the `error()` of the response is an
+/// [`Error`](crate::Error).
 ///
 /// ```
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use actix_web::{App, web};
+/// # #[cfg(all(feature = "actix", feature = "memory"))]
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use actix_web::http::StatusCode;
+/// use actix_web::{App, test, web};
 /// use unsticky::actix::{GuardMiddleware, SessionMiddleware};
 /// use unsticky::{Guard, Next, Sessions};
 ///
 /// let sessions =
 ///     Sessions::builder(unsticky::connect("memory:")?).sign_in_page("/sign-in").build()?;
 /// let app = App::new()
-///     // The one that is wrapped last is the outermost: the session's, so that it renders the guard's errors.
+///     // The middleware that is wrapped last is the outermost.
 ///     .wrap(GuardMiddleware::new(Guard::same_origin()))
 ///     .wrap(SessionMiddleware::new(sessions))
 ///     .route("/sign-in", web::get().to(async |next: Next| format!("then to {}", next.or("/"))))
@@ -40,17 +44,24 @@ const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))
 ///             .wrap(GuardMiddleware::new(Guard::signed_in()))
 ///             .route("", web::get().to(async || "yours alone")),
 ///     );
-/// # let _ = app;
+///
+/// let app = test::init_service(app).await;
+/// let request = test::TestRequest::get().uri("/account").to_request();
+/// let response = test::call_service(&app, request).await;
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 /// # Ok(())
 /// # }
+/// # #[cfg(not(all(feature = "actix", feature = "memory")))]
+/// # fn main() {}
 /// ```
+#[doc(alias("login_required", "require_login", "permission_required"))]
 #[derive(Debug, Clone)]
 pub struct GuardMiddleware {
     guard: Arc<Guard>,
 }
 
 impl GuardMiddleware {
-    /// A middleware of this guard.
+    /// Makes a middleware that lets a request pass only if `guard` does.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
         Self { guard: Arc::new(guard) }
@@ -73,7 +84,7 @@ where
     }
 }
 
-/// The service that [`GuardMiddleware`] makes.
+/// The service made by [`GuardMiddleware`].
 #[derive(Debug)]
 pub struct GuardService<S> {
     inner: Rc<S>,
@@ -96,10 +107,10 @@ where
         Box::pin(async move {
             match check(&guard, &request).await {
                 Ok(()) => inner.call(request).await.map(ServiceResponse::map_into_left_body),
-                // A response and not an error: whatever is further out sees what the visitor gets.
+                // A response and not an error, so that the middleware outside sees what the visitor gets.
                 Err(error) => {
                     let response = HttpResponse::from_error(error).map_into_right_body();
-                    // Not `into_response`, which drops the error.
+                    // `into_response` would drop the error.
                     Ok(ServiceResponse::new(request.into_parts().0, response))
                 }
             }

@@ -1,4 +1,4 @@
-//! A request's head, as its rules read it.
+//! Converts the head of a request for the rules that read it.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};

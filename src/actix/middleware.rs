@@ -1,3 +1,5 @@
+//! The middleware that gives requests their session.
+
 use std::future::{Ready, ready};
 
 use actix_web::HttpMessage as _;
@@ -10,14 +12,17 @@ use super::head;
 use crate::exchange::{ErrorRenderer, Exchange, SessionHandle};
 use crate::settings::Sessions;
 
-/// The actix-web middleware that gives requests their session.
+/// The actix-web middleware that provides each request with its session and commits the session's changes before
+/// the response is sent.
 ///
-/// Make the [`Sessions`] outside the closure of `HttpServer::new`, so that all workers share its
-/// connections.
+/// Make the [`Sessions`] outside the closure of `HttpServer::new`, so that all workers share one store. The
+/// closure runs once for each worker; a memory store that was made inside it would be a different one in each.
 ///
 /// ```
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use actix_web::{App, web};
+/// # #[cfg(all(feature = "actix", feature = "memory"))]
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use actix_web::{App, test, web};
 /// use unsticky::{Session, Sessions, actix::SessionMiddleware};
 ///
 /// async fn hello(session: Session) -> String {
@@ -28,16 +33,21 @@ use crate::settings::Sessions;
 /// let app = App::new()
 ///     .wrap(SessionMiddleware::new(sessions.clone()))
 ///     .route("/", web::get().to(hello));
-/// # let _ = app;
+///
+/// let app = test::init_service(app).await;
+/// let request = test::TestRequest::get().uri("/").to_request();
+/// assert_eq!(test::call_and_read_body(&app, request).await, "signed in: false");
 /// # Ok(())
 /// # }
+/// # #[cfg(not(all(feature = "actix", feature = "memory")))]
+/// # fn main() {}
 /// ```
 ///
 /// # Several cookies in one application
 ///
-/// Two scopes side by side, one for customers and one for administrators, just get a middleware each.
-/// Where middlewares are nested, the extractors use the innermost one, and [`SessionHandle::of`] finds another
-/// by its [`Sessions`]:
+/// Two scopes side by side, for example one for customers and one for administrators, each get their own
+/// middleware. If middlewares are nested, the extractors use the innermost one. [`SessionHandle::of`] finds
+/// another middleware's session by its [`Sessions`]:
 ///
 /// ```
 /// use actix_web::web;
@@ -48,33 +58,38 @@ use crate::settings::Sessions;
 /// async fn dashboard(handle: SessionHandle, admins: web::Data<Admins>) -> Result<String> {
 ///     let session = match handle.of(&admins.0) {
 ///         Some(handle) => handle.session().await?,
-///         None => return Err(unsticky::exchange::missing_layer("add the administrators' one")),
+///         None => return Err(unsticky::exchange::missing_layer("add the administrators' middleware")),
 ///     };
 ///     Ok(format!("administrator: {}", session.is_signed_in()))
 /// }
 /// # let _ = dashboard;
 /// ```
 ///
-/// Give them different cookie names: a token is valid under its own cookie's name only, and the default
-/// [namespace](crate::Builder::namespace) is made from that name, so that they share nothing in the store.
-/// One inside the other with the same name is an error event. The same [`Sessions`] twice, one inside the
-/// other, is one session: the inner middleware uses that of the outer one, which commits it.
+/// Give the middlewares different cookie names. A token is valid only under the name of its own cookie, and the
+/// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the middlewares
+/// share nothing in the store. If two nested middlewares have the same cookie name, an error event reports it.
+/// If the same [`Sessions`] is nested in itself, there is only one session: the inner middleware uses the session
+/// of the outer one, which commits it.
 ///
-/// # Where other layers belong
+/// # Order of middleware
 ///
-/// A response is final for the session when it passes this middleware. What may replace the handler's
-/// response by an error, such as a time limit, belongs further in: its 408 or 503 then discards what the
-/// handler has done half. What adds header fields to every response, such as CORS, request ids and
-/// tracing, may be on either side: a response that is replaced because its session changes could not be
-/// kept keeps all header fields but [these](crate::exchange::REPLACED_FIELDS). Tracing further out also sees
-/// the status of the replaced response.
+/// When a response passes this middleware, its effect on the session is final. The middleware that is wrapped
+/// last is the outermost.
+///
+/// - Place middleware that can replace the handler's response by an error, such as a timeout, *inside* this one.
+///   With its status 408 or 503, the incomplete changes of the handler are discarded.
+/// - Middleware that adds header fields to every response, such as CORS, request ids and tracing, can be on either
+///   side. If a response is replaced because its session changes could not be stored, the new response keeps all
+///   header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this middleware also sees
+///   the status of the replaced response.
+#[doc(alias("SessionLayer", "SessionManagerLayer"))]
 #[derive(Debug, Clone)]
 pub struct SessionMiddleware {
     sessions: Sessions,
 }
 
 impl SessionMiddleware {
-    /// A middleware for these sessions.
+    /// Makes a middleware with the configuration and the store of `sessions`.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }
@@ -97,7 +112,7 @@ where
     }
 }
 
-/// The service that [`SessionMiddleware`] makes.
+/// The service made by [`SessionMiddleware`].
 #[derive(Debug)]
 pub struct SessionService<S> {
     inner: S,

@@ -6,16 +6,17 @@
 //! response <-- SessionMiddleware: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! A response is replaced only where the changes of its handler could not be kept; the new one's
-//! `error()` is then an [`Error`](crate::Error), as it is where an extractor, a [`GuardMiddleware`] or a
-//! handler failed with one. [`Builder::on_error`](crate::Builder::on_error) renders all of them;
-//! `ErrorHandlers` and other middleware further out can do so, too. Where a middleware further in fails with an
-//! error in place of a response, that error goes on, of the type that it is, and what the session adds is
-//! added to its `error_response()`.
+//! The middleware replaces a response only if the session's changes could not be stored. The `error()` of the new
+//! response is then an [`Error`](crate::Error). It is also one if an extractor, a [`GuardMiddleware`] or a handler
+//! returned the error. [`Builder::on_error`](crate::Builder::on_error) renders all of these. `ErrorHandlers` and
+//! other middleware outside the session middleware can render them as well.
 //!
-//! **Do not take `Option<Session>` or `Option<SignedIn>`.** actix-web's own `Option` extractor turns every
-//! error into `None`: while the store is down, a user who is signed in would seem to be nobody. Take
-//! [`Maybe<SignedIn>`](crate::Maybe), or a `Result`.
+//! If a middleware inside the session middleware fails with an error instead of a response, the error keeps its
+//! type and is passed on, and the session's header fields are added to its `error_response()`.
+//!
+//! **Do not use `Option<Session>` or `Option<SignedIn>` as extractors.** actix-web's own `Option` extractor turns
+//! every error into `None`. While the store is down, a signed-in user would be treated as anonymous. Use
+//! [`Maybe<SignedIn>`](crate::Maybe), or a `Result`, instead.
 
 mod csrf;
 mod extract;

@@ -1,4 +1,4 @@
-//! The session cookie: what we send, and how we find ours.
+//! The session cookie: its attributes, and how it is found in requests.
 
 pub(crate) mod parse;
 pub(crate) mod plain_http;

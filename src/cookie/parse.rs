@@ -1,11 +1,11 @@
-//! Our tokens in the Cookie headers of a request: raw bytes in, at most three tokens out.
+//! Finds the tokens in the `Cookie` headers of a request.
 
 use crate::record::token::{Token, digest_under};
 
-/// The distinct well-formed tokens that came with a request.
+/// The distinct well-formed tokens of a request.
 ///
-/// A browser sends several cookies of one name when they were set with different domains or paths.
-/// Three are kept: more is an attack or a defect, and each costs a command.
+/// A browser sends several cookies with one name if they were set with different domains or paths. At most three
+/// are kept: more are a sign of an attack or a defect, and each costs a store command.
 #[derive(Debug, Default)]
 pub(crate) struct Presented {
     tokens: [Option<Token>; Self::MAX],
@@ -15,9 +15,9 @@ pub(crate) struct Presented {
 impl Presented {
     const MAX: usize = 3;
 
-    /// Parses the Cookie header fields of a request; there may be several (RFC 9113 8.2.3).
+    /// Parses the `Cookie` header fields of a request. There may be several (RFC 9113 8.2.3).
     ///
-    /// `name_and_equals` is `name=`; names are compared exactly.
+    /// `name_and_equals` is `name=`. Names are compared exactly.
     pub(crate) fn parse<'a>(
         headers: impl IntoIterator<Item = &'a [u8]>,
         name_and_equals: &[u8],
@@ -52,8 +52,8 @@ impl Presented {
         self.tokens.iter().flatten().copied()
     }
 
-    /// A value that only those know who know all of these tokens, and that tells nothing of them. Browsers may
-    /// send them in any order.
+    /// Returns a value that can be computed only from all of these tokens, and from which the tokens cannot be
+    /// computed. It does not depend on their order, because browsers may send them in any order.
     pub(crate) fn digest(&self, cookie_name: &str, purpose: &str) -> Option<[u8; 32]> {
         let encoded = |token: Token| {
             let mut text = String::new();
@@ -66,7 +66,7 @@ impl Presented {
         (!texts.is_empty()).then(|| digest_under(cookie_name, content.as_bytes()))
     }
 
-    /// Whether a cookie of our name came along, well-formed or not.
+    /// Returns whether the request has a cookie with the session cookie's name, well-formed or not.
     pub(crate) fn is_named(&self) -> bool {
         self.named
     }
@@ -76,7 +76,7 @@ impl Presented {
     }
 }
 
-/// RFC 6265 allows a value to stand in double quotes.
+/// Removes the double quotes that RFC 6265 allows around a value.
 fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }

@@ -1,19 +1,19 @@
-//! Where browsers drop a `Secure` cookie.
+//! Recognises pages on which browsers drop a `Secure` cookie.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Whether a page of this origin was loaded over plain http from another machine, so that its browser
-/// keeps no `Secure` cookie. Names and addresses of the browser's own machine are taken for safe (W3C Secure
-/// Contexts 3.1), and what is no origin says nothing.
+/// Returns whether a page of this origin was loaded over plain http from another machine, so that the browser
+/// keeps no `Secure` cookie. Browsers treat names and addresses of their own machine as secure (W3C Secure
+/// Contexts 3.1). Returns `false` for a text that is not an origin.
 pub(crate) fn drops_secure_cookies(origin: &[u8]) -> bool {
     let host = str::from_utf8(origin).ok().and_then(|origin| origin.strip_prefix("http://"));
     host.and_then(without_port).is_some_and(|host| !is_own_machine(host))
 }
 
-/// The host of `host` or `host:port`; `None` if it is none.
+/// Returns the host of `host` or `host:port`, or `None` if the text has another form.
 fn without_port(authority: &str) -> Option<&str> {
     let (host, port) = match authority.rsplit_once(':') {
-        // The colon is one of an address in brackets.
+        // The colon is part of an address in brackets.
         Some((_, end)) if end.ends_with(']') => (authority, "0"),
         Some(parts) => parts,
         None => (authority, "0"),

@@ -1,4 +1,4 @@
-//! The cookie we send.
+//! The session cookie that is sent to browsers.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::record::lifetime::Persistence;
 use crate::record::token::Token;
 
-/// When the browser sends the cookie along with requests that other sites cause.
+/// Decides when a browser sends the cookie with a request that another site caused (RFC 6265bis).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Never.
+    /// Never. After following a link from another site, a user seems to be signed out.
     Strict,
-    /// With top-level navigations only. The default.
+    /// Only if the user navigates to this site, for example by a link. The default.
     #[default]
     Lax,
-    /// Always; needs `Secure`.
+    /// Always. Needs `Secure`.
     None,
 }
 
@@ -30,30 +30,30 @@ impl SameSite {
     }
 }
 
-/// The name and the attributes of the session cookie.
+/// The name and the attributes of the session cookie. Set it with [`Builder::cookie`](crate::Builder::cookie).
 ///
-/// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`: the name tells nothing about
-/// the software, and the `__Host-` prefix makes the browser refuse the cookie from anywhere but this
-/// very host over https (RFC 6265bis). `HttpOnly` cannot be turned off: no script has a use for
-/// the token.
+/// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`. The name reveals nothing about the
+/// software. With the prefix `__Host-`, a browser accepts the cookie only from this exact host and only over
+/// https (RFC 6265bis). `HttpOnly` cannot be turned off, because no script needs the token.
 ///
-/// Combinations that browsers refuse are refused by
-/// [`Builder::build`](crate::Builder::build).
+/// [`Builder::build`](crate::Builder::build) returns an error for a cookie that browsers would refuse.
 ///
 /// ```
 /// use unsticky::{Cookie, SameSite};
 ///
 /// // One session for app.example.com and api.example.com.
 /// let shared = Cookie::new("__Secure-id").domain("example.com").same_site(SameSite::Strict);
-/// // Plain http on a developer's machine: a name without prefix, and not Secure.
+/// assert_eq!(shared.name(), "__Secure-id");
+///
+/// // Plain http on a developer's machine: a name without a prefix, and no `Secure`.
 /// let development = Cookie::new("shop").insecure();
-/// # let _ = (shared, development);
+/// assert_eq!(development.name(), "shop");
 /// ```
 ///
 /// # Plain http
 ///
-/// Whether a browser keeps a `Secure` cookie that it got over plain http depends on the host in its address
-/// bar. A name with the prefix `__Host-` makes no difference:
+/// Whether a browser keeps a `Secure` cookie that it received over plain http depends on the host in its
+/// address bar. A name with the prefix `__Host-` makes no difference:
 ///
 /// | page | Chromium, Firefox | Safari |
 /// |---|---|---|
@@ -62,17 +62,17 @@ impl SameSite {
 /// | any other name, such as `http://laptop` or `http://shop.test` | dropped | dropped |
 /// | any other address, such as `http://192.168.1.5` | dropped | dropped |
 ///
-/// Chromium 156 and Firefox 153 were measured. The column of Safari is from [WebKit's bug
-/// 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), where this is being changed.
+/// The columns for Chromium and Firefox were measured with Chromium 156 and Firefox 153. The column for Safari
+/// is from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
 ///
-/// A dropped cookie shows as a sign-in that has no effect. The first time that a `Secure` session cookie is
-/// sent to a page of the last two rows, the event `secure_cookie_on_plain_http` says so. So the default
-/// cookie serves for development on `localhost`; for Safari, for another device in the network and for a
-/// container's name, use [`insecure`](Self::insecure).
+/// If the browser drops the cookie, a sign-in has no effect. The event `secure_cookie_on_plain_http` reports
+/// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. So you can use
+/// the default cookie for development on `localhost`. For Safari, for another device in your network and for
+/// the host name of a container, use [`insecure`](Self::insecure).
 ///
-/// Browsers keep one set of cookies for each host and do not tell ports apart (RFC 6265 8.5): two
-/// applications on `localhost:3000` and `localhost:3001` that use the same name sign each other out. Give each
-/// of them its own name, as in `Cookie::new("shop")`, or its own host, as in `shop.localhost`.
+/// Browsers keep one set of cookies for each host, whatever the port (RFC 6265 8.5). So two applications on
+/// `localhost:3000` and `localhost:3001` with the same cookie name sign each other's users out. Give each
+/// application its own name, as in `Cookie::new("shop")`, or its own host, as in `shop.localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookie {
     name: Cow<'static, str>,
@@ -90,7 +90,7 @@ impl Default for Cookie {
 }
 
 impl Cookie {
-    /// A cookie of this name with the default attributes.
+    /// Makes a cookie with this name and the default attributes.
     #[must_use]
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -103,11 +103,12 @@ impl Cookie {
         }
     }
 
-    /// Leaves out `Secure`, so that browsers also keep the cookie over [plain http](Self#plain-http).
+    /// Leaves out `Secure`, so that browsers also keep the cookie over [plain http](Self#plain-http). For
+    /// development only: anyone on the network can read the cookie.
     ///
-    /// Everybody on the network can read it then: only for development. It needs a name without a prefix such
-    /// as `__Host-`, allows neither [`SameSite::None`] nor [`partitioned`](Self::partitioned), and
-    /// [`Builder::build`](crate::Builder::build) refuses it otherwise.
+    /// The name must not have a prefix such as `__Host-`, and neither [`SameSite::None`] nor
+    /// [`partitioned`](Self::partitioned) is allowed. Otherwise [`Builder::build`](crate::Builder::build)
+    /// returns an error.
     ///
     /// ```
     /// use unsticky::{Cookie, Sessions};
@@ -132,56 +133,64 @@ impl Cookie {
         Self { secure: false, ..self }
     }
 
-    /// The path under which the browser sends the cookie. Default: `/`.
+    /// Sets the path under which the browser sends the cookie. Default: `/`.
+    ///
+    /// The prefix `__Host-` in the name requires the path `/`.
     #[doc(alias("with_path", "cookie_path"))]
     #[must_use]
     pub fn path(self, path: impl Into<Cow<'static, str>>) -> Self {
         Self { path: path.into(), ..self }
     }
 
-    /// The domain whose subdomains share the cookie. Default: none, this host alone.
+    /// Sets the domain that shares the cookie with all its subdomains. Default: none, so only this host gets
+    /// the cookie.
     ///
-    /// Needs a name without the prefix `__Host-`.
+    /// The name must not have the prefix `__Host-`.
     #[doc(alias("with_domain", "cookie_domain"))]
     #[must_use]
     pub fn domain(self, domain: impl Into<Cow<'static, str>>) -> Self {
         Self { domain: Some(domain.into()), ..self }
     }
 
-    /// When the browser sends it along with requests of other sites. Default: [`SameSite::Lax`].
+    /// Sets when the browser sends the cookie with requests that other sites cause. Default:
+    /// [`SameSite::Lax`].
     #[doc(alias("with_same_site", "cookie_same_site"))]
     #[must_use]
     pub fn same_site(self, same_site: SameSite) -> Self {
         Self { same_site, ..self }
     }
 
-    /// Keeps a separate cookie for each site that embeds this one (CHIPS); needs `Secure`. Default: no.
+    /// Adds `Partitioned`: the browser keeps a separate cookie for each site that embeds this one (CHIPS).
+    /// Needs `Secure`. Default: not partitioned.
+    #[doc(alias("chips", "with_partitioned"))]
     #[must_use]
     pub fn partitioned(self) -> Self {
         Self { partitioned: true, ..self }
     }
 
-    /// The cookie's name.
+    /// Returns the name of the cookie.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Refuses what browsers would refuse or ignore; the error says why.
+    /// Checks that browsers accept the cookie with all its attributes. The error names the reason.
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         if self.name.is_empty() || !self.name.bytes().all(is_token_byte) {
-            return Err("the name must be one or more letters, digits or any of !#$%&'*+-.^_`|~");
+            return Err("the name must have one or more of: letters, digits, !#$%&'*+-.^_`|~");
         }
         if self.name.len() > MAX_NAME {
             return Err("the name must have at most 256 characters");
         }
         if !self.path.starts_with('/') || !self.path.bytes().all(is_attribute_byte) {
-            return Err("the path must begin with / and have no control characters and no ;");
+            return Err("the path must begin with / and must not contain ; or control characters");
         }
         if self.path.len() > MAX_ATTRIBUTE
             || self.domain.as_ref().is_some_and(|domain| domain.len() > MAX_ATTRIBUTE)
         {
-            return Err("browsers ignore attributes of more than 1024 characters");
+            return Err(
+                "the path and the domain must have at most 1024 characters each: browsers ignore longer ones",
+            );
         }
         if let Some(domain) = &self.domain
             && (domain.is_empty()
@@ -189,27 +198,33 @@ impl Cookie {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)))
         {
-            return Err("the domain must be letters, digits, - and .");
+            return Err(
+                "the domain may contain only letters, digits, - and . and must not be empty",
+            );
         }
-        // Browsers match the prefixes without regard to case.
+        // Browsers compare the prefixes without regard to case.
         let has_prefix = |prefix: &str| {
             self.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         let for_host = has_prefix("__Host-");
         if for_host && self.domain.is_some() {
-            return Err("a name with the prefix __Host- allows no domain; use __Secure-");
+            return Err(
+                "a name with the prefix __Host- allows no domain; use the prefix __Secure-",
+            );
         }
         if for_host && self.path != "/" {
             return Err("a name with the prefix __Host- needs the path /");
         }
         if !self.secure && ["__Host-", "__Secure-", "__Http-"].into_iter().any(has_prefix) {
-            return Err("a name with a prefix needs Secure; plain http takes a name without one");
+            return Err(
+                "a name with the prefix __Host-, __Secure- or __Http- needs Secure; use a name without a prefix for plain http",
+            );
         }
         if !self.secure && self.same_site == SameSite::None {
-            return Err("SameSite=None needs Secure");
+            return Err("SameSite=None needs Secure; remove `insecure`");
         }
         if !self.secure && self.partitioned {
-            return Err("Partitioned needs Secure");
+            return Err("Partitioned needs Secure; remove `insecure`");
         }
         Ok(())
     }
@@ -231,14 +246,14 @@ fn is_attribute_byte(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b';'
 }
 
-/// A checked cookie, with its parts put together once and for all.
+/// A validated cookie, as the parts of its headers.
 #[derive(Debug)]
 pub(crate) struct CookieTemplate {
     /// `name=`
     start: String,
     /// `; Path=/; Secure; …`
     attributes: String,
-    /// Browsers drop it where they take plain http for plain http.
+    /// Browsers may drop the cookie over plain http.
     pub(crate) is_secure: bool,
 }
 
@@ -264,32 +279,32 @@ impl CookieTemplate {
         self.start.strip_suffix('=').unwrap_or_default()
     }
 
-    /// The name and the attributes, for people.
+    /// Returns the name and the attributes, for reports.
     pub(crate) fn description(&self) -> String {
         format!("{}{}", self.name(), self.attributes)
     }
 
-    /// `name=`, as it stands before our value in a Cookie header.
+    /// Returns `name=`, which precedes the token in a `Cookie` header.
     pub(crate) fn name_and_equals(&self) -> &[u8] {
         self.start.as_bytes()
     }
 
-    /// The header that sets a token, with what is left of its life.
+    /// Returns the header that sets a token. `age` is the rest of its lifetime.
     pub(crate) fn set(&self, token: &Token, age: Duration, persistence: Persistence) -> String {
         let age = match persistence {
             Persistence::BrowserSession => None,
-            // Rounded up, so that the browser never forgets a session that still lives.
+            // Rounded up, so that the browser never drops the cookie of a live session.
             Persistence::Persistent => Some(age.as_millis().div_ceil(1000)),
         };
         self.header(Some(token), age)
     }
 
-    /// The header that removes it; browsers only obey where all attributes are the same.
+    /// Returns the header that removes the cookie. Browsers require the same attributes as when it was set.
     pub(crate) fn removal(&self) -> String {
         self.header(None, Some(0))
     }
 
-    /// Whether this header sets a token and does not remove it.
+    /// Returns whether this header sets a token, rather than removing the cookie.
     pub(crate) fn is_set_by(&self, header: &str) -> bool {
         header.strip_prefix(&self.start).is_some_and(|rest| !rest.starts_with(';'))
     }

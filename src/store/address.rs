@@ -1,49 +1,52 @@
-//! What every store has to say about its address.
+//! The error of an address that names no store, and what all addresses have in common.
 
 use std::borrow::Cow;
 
-/// Why there is no store at an address. It repeats nothing of the address, which may hold a password, but
-/// the names of files.
+/// The reason why no store can be made from an address.
+///
+/// The text repeats nothing of the address, which may contain a password, except the names of files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address does not begin with a scheme that is known.
+    /// The address begins with none of the known schemes.
     #[error(
         "the store's address must begin with memory:, redis://, redis+cluster:// or redis+sentinel:// \
          (or rediss, valkey or valkeys in place of redis), redis+unix://, unix:// or memcached://"
     )]
     UnknownScheme,
-    /// The address is one of a store that this build does not have.
-    #[error("the store's address needs the feature `{feature}` of the crate unsticky")]
+    /// The address names a store that this build does not contain.
+    #[error(
+        "the store's address needs the feature `{feature}` of the crate unsticky: enable it in Cargo.toml"
+    )]
     #[non_exhaustive]
     FeatureDisabled {
-        /// The feature to enable.
+        /// The cargo feature to enable.
         feature: &'static str,
     },
-    /// The address is not well-formed.
-    #[error("the store's address is not usable: {reason}")]
+    /// The address begins with a known scheme, and another part of it is invalid.
+    #[error("the store's address is invalid: {reason}")]
     #[non_exhaustive]
     Address {
-        /// What is wrong with it.
+        /// The invalid part, and the form that it must have.
         reason: Cow<'static, str>,
     },
-    /// A certificate, a key or another setting of TLS cannot be used.
-    #[error("TLS to the store cannot be used: {reason}")]
+    /// A certificate, a key or another setting for TLS cannot be used.
+    #[error("the settings for TLS to the store cannot be used: {reason}")]
     #[non_exhaustive]
     Tls {
-        /// What is wrong with it. A file is named, and nothing of its contents.
+        /// The setting or the file that cannot be used, and why. Nothing of a file's content is repeated.
         reason: Cow<'static, str>,
     },
 }
 
 #[allow(dead_code, reason = "which of these is used depends on the features")]
 impl ConnectError {
-    /// `reason` must hold no password, so it should not repeat the address.
+    /// `reason` must not contain a password, so it should not repeat the address.
     pub(crate) fn address(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Address { reason: reason.into() }
     }
 
-    /// `reason` must hold nothing of a key.
+    /// `reason` must contain nothing of a key.
     pub(crate) fn tls(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Tls { reason: reason.into() }
     }
@@ -53,7 +56,7 @@ impl ConnectError {
     }
 }
 
-/// What stands before the first colon.
+/// Returns the part before the first colon.
 pub(crate) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }

@@ -1,35 +1,44 @@
-//! Picks the store that an address names.
+//! Makes the store that an address names.
 
 use std::sync::Arc;
 
 use crate::store::address::{ConnectError, scheme};
 use crate::store::contract::Store;
 
-/// Makes the store that an address names, so that an environment variable can choose it.
+/// Makes the store that an address names, so that an environment variable can choose the store.
+///
+/// ```
+/// # #[cfg(feature = "memory")] {
+/// let store = unsticky::connect("memory:");
+/// assert!(store.is_ok());
+/// # }
+/// assert!(unsticky::connect("postgres://db").is_err());
+/// ```
 ///
 /// | address | store | feature |
 /// |---|---|---|
 /// | `memory:` | `MemoryStore` with its defaults | `memory` |
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
 /// | `redis+cluster://[user:password@]host[:port],…` | `RedisStore` in a Redis Cluster | `redis` |
-/// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that Sentinels name | `redis` |
-/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS; options name a CA, a client certificate, the server's name | `RedisStore` | `redis-tls` |
+/// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that the Sentinels name | `redis` |
+/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS, with options for a CA, a client certificate and the server's name | `RedisStore` | `redis-tls` |
 /// | `valkey` and `valkeys` in place of `redis` and `rediss` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///
-/// Nothing is sent and no name is resolved here: the application starts while the backend is down. The
-/// files for TLS are read.
+/// This function sends nothing and resolves no host name, so the application can start while the backend is
+/// down. It does read the files that the address names for TLS.
 ///
-/// A changed list of Memcached servers needs another [`Builder::epoch`](crate::Builder::epoch) in the same
-/// release; the documentation of `MemcachedStore` says why.
+/// If you change the list of Memcached servers, change [`Builder::epoch`](crate::Builder::epoch) in the same
+/// release. The documentation of `MemcachedStore` explains why.
 ///
 /// # Errors
 ///
-/// [`ConnectError`] where the address is not one of these, where its feature is not enabled, or where a
-/// file for TLS cannot be used.
+/// [`ConnectError`] if the address has none of these forms, if the feature that it needs is not enabled, or if
+/// a file for TLS cannot be used. The error does not repeat the address, which may contain a password.
+#[doc(alias("from_url", "open", "database_url"))]
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    // As in `redis+cluster`: the same store in another place.
+    // What follows a `+`, as in `redis+cluster`, does not change the type of the store.
     match scheme(url).split('+').next().unwrap_or_default() {
         "memory" => memory(url),
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" => redis(url),
@@ -42,7 +51,7 @@ pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
 fn memory(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     match url {
         "memory:" | "memory://" => Ok(Arc::new(crate::store::memory::MemoryStore::new())),
-        _ => Err(ConnectError::address("nothing may follow memory:")),
+        _ => Err(ConnectError::address("write `memory:` and nothing after it")),
     }
 }
 

@@ -12,43 +12,103 @@ use crate::error::Result;
 use crate::store::diagnose::Diagnose;
 use crate::store::key::StoreKey;
 
-/// A place where records are kept: four verbs over bytes, each on one key and each atomic.
+/// Stores records as bytes under keys: four atomic operations ("verbs") on one key each.
 ///
-/// A store knows nothing of sessions. Codec, deadlines, conflicts and policy live in the core, so
-/// a store is short. `unsticky::testing::conformance!` (feature `testing`) checks what can be
-/// checked of this contract from outside.
+/// A store does not know what a session is. Encoding, deadlines, conflicts and policy belong to the core of
+/// this crate, so an implementation is short: the example `custom_store` is a complete one. Test an
+/// implementation with `unsticky::testing::conformance!` (feature `testing`), which checks everything in this
+/// contract that can be observed from outside.
 ///
 /// # Contract
 ///
-/// - **Atomic.** Each verb takes effect entirely or not at all, at one moment between its call and
-///   its answer. Concurrent verbs on one key behave as if they had run one after the other.
-/// - **Versions.** Every successful `create` and `replace` gives the key a version that it has not
-///   had before, also after the key was deleted and created again. The first
-///   [`TAG_LEN`](crate::store::TAG_LEN) bytes of `bytes` differ in every write that the core makes, so a backend
-///   without versions of its own may use them.
-/// - **Compare-and-set.** `replace` and the conditional `delete` are given the record that they
-///   expect to find: the version that this store gave it, and the bytes that this store gave or was
-///   given with that version. A store compares either, whichever its backend compares best: a
-///   version number, the write tag, or the whole value. A decorator that stores other bytes than it is
-///   given, such as an encrypting one, hands on bytes that its inner store does not hold, so it needs
-///   an inner store that compares versions, as all stores of this crate do.
-/// - **Time to live.** `ttl` is at least one millisecond. A key is not readable after it, and a
-///   store that counts in coarser units rounds *up*. The core enforces deadlines itself, so a store
-///   may keep a key a little longer, never shorter, and never for ever. `replace` sets the time to
-///   live anew, to a longer or a shorter one.
-/// - **Bytes** are opaque and binary; every length from [`TAG_LEN`](crate::store::TAG_LEN) to at least 64 KiB is stored.
-///   A write that is over the backend's limit is refused and leaves the old bytes as they were.
-/// - **Keys** are printable ASCII without spaces, at most 200 bytes.
-/// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] say that nothing
-///   was written. Whenever a write may have reached the backend and its answer was lost, the error
-///   is [`Error::outcome_unknown`]; a store never repeats such a write on its own.
-/// - **Cancellation.** Dropping a future may leave its own write done or undone, and disturbs no
-///   other call: no later call ever receives its answer.
-/// - **Time.** A call ends in bounded time with an answer or an error. The core gives up on a call
-///   that outlasts its share of the request's deadline by dropping it.
-/// - Nothing is done in the constructor: the application starts while the backend is down.
+/// - **Atomicity.** Each verb takes effect entirely or not at all, at one moment between the call and its
+///   answer. Concurrent verbs on one key behave as if they had run one after the other.
+/// - **Versions.** Every successful `create` and `replace` gives the key a version that it has never had
+///   before, even if the key was deleted and created again. The first [`TAG_LEN`](crate::store::TAG_LEN) bytes
+///   of `bytes`, the *write tag*, differ in every write that the core makes, so a backend that has no versions
+///   of its own can use them as the version.
+/// - **Compare-and-set.** `replace` and the conditional `delete` receive the record that they expect to find:
+///   its version, as this store returned it, and its bytes, as this store returned or received them with that
+///   version. A store may compare the version, the write tag or the whole value, whichever suits its backend. A
+///   decorator that stores different bytes from those it receives, such as one that encrypts them, passes on
+///   bytes that its inner store does not hold. It therefore needs an inner store that compares versions, as
+///   all stores of this crate do.
+/// - **Time to live.** `ttl` is at least one millisecond. The key must not be readable after it has passed; a
+///   backend that counts in coarser units rounds *up*. The core enforces all deadlines itself, so a store may
+///   keep a key a little longer than `ttl`, but never for less time and never for ever. `replace` replaces the
+///   time to live, with a longer or a shorter one.
+/// - **Bytes** are opaque and binary. Every length from [`TAG_LEN`](crate::store::TAG_LEN) to at least 64 KiB
+///   is accepted. A write over the backend's limit is refused and leaves the old record unchanged.
+/// - **Keys** are printable ASCII without spaces, of at most 200 bytes.
+/// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] state that nothing was
+///   written. If a write may have reached the backend and its answer was lost, the error must be
+///   [`Error::outcome_unknown`]. A store never repeats such a write itself.
+/// - **Cancellation.** If the future of a call is dropped, its write may or may not take effect. Other calls
+///   are not affected: no later call ever receives the answer to a dropped one.
+/// - **Time.** Every call ends in bounded time, with an answer or an error. The core drops a call that takes
+///   longer than its share of the request's time limit.
+/// - **Construction** does no I/O, so an application can start while the backend is down.
 ///
-/// There are no default methods: a decorator that forgets a verb does not compile.
+/// The trait has no default methods, so a decorator that does not forward a verb does not compile.
+///
+/// # Example
+///
+/// A decorator that counts how many records are read. [`Sessions::builder`](crate::Sessions::builder) takes
+/// any store.
+///
+/// ```
+/// # #[cfg(feature = "memory")] {
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use std::time::Duration;
+///
+/// use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use unsticky::Result;
+/// use unsticky::store::{
+///     Created, Deleted, Diagnose, MemoryStore, Replaced, Store, StoreKey, Stored,
+/// };
+///
+/// #[derive(Debug)]
+/// struct Counting<S> {
+///     inner: S,
+///     loads: AtomicU64,
+/// }
+///
+/// #[async_trait]
+/// impl<S: Store> Store for Counting<S> {
+///     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
+///         self.inner.create(key, bytes, ttl).await
+///     }
+///
+///     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
+///         self.loads.fetch_add(1, Ordering::Relaxed);
+///         self.inner.load(key).await
+///     }
+///
+///     async fn replace(
+///         &self,
+///         key: &StoreKey,
+///         bytes: Bytes,
+///         ttl: Duration,
+///         expected: &Stored,
+///     ) -> Result<Replaced> {
+///         self.inner.replace(key, bytes, ttl, expected).await
+///     }
+///
+///     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+///         self.inner.delete(key, expected).await
+///     }
+///
+///     fn diagnosis(&self) -> Option<&dyn Diagnose> {
+///         self.inner.diagnosis()
+///     }
+/// }
+///
+/// let store = Counting { inner: MemoryStore::new(), loads: AtomicU64::new(0) };
+/// let sessions = unsticky::Sessions::builder(store).build();
+/// assert!(sessions.is_ok());
+/// # }
+/// ```
 ///
 /// [`Error::unavailable`]: crate::Error::unavailable
 /// [`Error::refused`]: crate::Error::refused
@@ -57,25 +117,28 @@ use crate::store::key::StoreKey;
 #[doc(alias("SessionStore", "SessionRepository", "SessionBackend"))]
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Stores `bytes` if the key does not exist.
+    /// Stores `bytes` under the key for `ttl`, if the key does not exist.
     ///
     /// # Errors
     ///
-    /// Those of the contract; a key that exists is [`Created::Occupied`], not an error.
+    /// As the [contract](Self#contract) says. If the key exists, the result is [`Created::Occupied`], not an
+    /// error.
     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created>;
 
-    /// Reads a key; `None` where it does not exist or its time is over.
+    /// Reads the record under the key. Returns `None` if the key does not exist or has expired.
     ///
     /// # Errors
     ///
-    /// Those of the contract; a key that does not exist is not an error.
+    /// As the [contract](Self#contract) says. A missing key is not an error.
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>>;
 
-    /// Stores `bytes` if the key still holds the `expected` record; never creates.
+    /// Replaces the record under the key by `bytes`, for `ttl` from now, if the key still holds the `expected`
+    /// record. Never creates a key.
     ///
     /// # Errors
     ///
-    /// Those of the contract; another record and a missing key are outcomes, not errors.
+    /// As the [contract](Self#contract) says. If the key holds another record or is missing, the result is
+    /// [`Replaced::Conflict`] or [`Replaced::Missing`], not an error.
     async fn replace(
         &self,
         key: &StoreKey,
@@ -84,51 +147,53 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         expected: &Stored,
     ) -> Result<Replaced>;
 
-    /// Deletes the key if it still holds the `expected` record, or whatever it holds if that is
-    /// `None`.
+    /// Deletes the key, if it still holds the `expected` record. With `None`, deletes the key whichever record
+    /// it holds.
     ///
     /// # Errors
     ///
-    /// Those of the contract; another record and a missing key are outcomes, not errors.
+    /// As the [contract](Self#contract) says. If the key holds another record or is missing, the result is
+    /// [`Deleted::Conflict`] or [`Deleted::Missing`], not an error.
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
 
-    /// What examines the servers behind this store for [`Sessions::check`](crate::Sessions::check).
+    /// Returns the examination of the servers behind this store that
+    /// [`Sessions::check`](crate::Sessions::check) runs.
     ///
-    /// `None` for a store that has nothing to add to what the four verbs show: the check then tries those.
-    /// A decorator forwards the call.
+    /// A store that cannot tell more than its four verbs do returns `None`; the check then tries the verbs.
+    /// A decorator forwards the call to its inner store.
     fn diagnosis(&self) -> Option<&dyn Diagnose>;
 }
 
-/// What a version of a key is called; opaque to everybody but the store that made it.
+/// The version of a record under its key. Only the store that made it can interpret it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(u64);
 
 impl Version {
-    /// A version with the backend's own number.
+    /// Makes a version from the backend's own number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The backend's own number.
+    /// Returns the backend's own number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// A record as the store holds it.
+/// A record as the store holds it: the bytes and their version.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stored {
-    /// What was stored.
+    /// The bytes that were stored.
     pub bytes: Bytes,
     /// The version of these bytes.
     pub version: Version,
 }
 
 impl Stored {
-    /// These bytes, stored under this version.
+    /// Makes a record of these bytes and their version.
     #[must_use]
     pub const fn new(bytes: Bytes, version: Version) -> Self {
         Self { bytes, version }
@@ -144,44 +209,44 @@ impl fmt::Debug for Stored {
     }
 }
 
-/// What [`Store::create`] did.
+/// The result of [`Store::create`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Created {
-    /// The record was stored.
+    /// The record was stored, under this version.
     Created(Version),
-    /// The key exists; nothing was changed.
+    /// The key exists already. Nothing was changed.
     Occupied,
 }
 
-/// What [`Store::replace`] did.
+/// The result of [`Store::replace`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Replaced {
-    /// The record was stored.
+    /// The record was stored, under this version.
     Replaced(Version),
-    /// The key holds another record; nothing was changed. The record that it holds, if the
-    /// backend's answer included it.
+    /// The key holds another record than the expected one. Nothing was changed. Contains the record that the
+    /// key holds, if the backend's answer included it.
     Conflict(Option<Stored>),
-    /// The key does not exist; nothing was changed.
+    /// The key does not exist. Nothing was changed.
     Missing,
 }
 
-/// What [`Store::delete`] did.
+/// The result of [`Store::delete`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Deleted {
     /// The record was deleted.
     Deleted,
-    /// The key holds another record; nothing was changed. The record that it holds, if the
-    /// backend's answer included it.
+    /// The key holds another record than the expected one. Nothing was changed. Contains the record that the
+    /// key holds, if the backend's answer included it.
     Conflict(Option<Stored>),
     /// The key does not exist.
     Missing,
 }
 
-/// The verbs of a pointer are those of the store it points to, with no future around theirs: what
-/// `async_trait` would make of them is written out.
+/// Forwards the verbs of a pointer to the store behind it. The signatures that `async_trait` generates are
+/// written out, because the macro would allocate a second future around that of the inner store.
 macro_rules! forward {
     ($($pointer:ident),*) => {$(
         #[deny(clippy::missing_trait_methods)]

@@ -1,4 +1,4 @@
-//! Reaches a server by its name, which may have several addresses.
+//! Connects to a server by its name, which may have several addresses.
 
 #[cfg(feature = "redis")]
 use std::io;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout};
 
-/// Resolves the name and gives what `open` makes of the first address where it succeeds. If it
-/// succeeds nowhere, says why for each address.
+/// Resolves the name, and returns the result of `open` for the first address for which it succeeds. If it succeeds
+/// for none, the error has the reason for each address.
 ///
-/// Each address gets an equal share of the time that is left of `limit`, so one that swallows
-/// packets does not hide the others.
+/// Each address gets an equal share of the rest of `limit`, so an address that drops packets does not prevent the
+/// others from being tried.
 pub(super) async fn dial_name<T, F>(
     name: impl ToSocketAddrs,
     limit: Duration,
@@ -40,7 +40,7 @@ where
     Err(failures.text())
 }
 
-/// Each reason once, with the addresses where it was met.
+/// The reasons, each once, with the addresses that failed for it.
 #[derive(Default)]
 struct Failures(Vec<(String, Vec<IpAddr>)>);
 
@@ -55,7 +55,7 @@ impl Failures {
     fn text(mut self) -> String {
         match &mut *self.0 {
             [] => "its name has no address".to_owned(),
-            // The caller names the server.
+            // The caller names the server in its own text.
             [(reason, addresses)] if addresses.len() == 1 => std::mem::take(reason),
             several => {
                 let texts = several.iter().map(|(reason, addresses)| {
@@ -68,7 +68,7 @@ impl Failures {
     }
 }
 
-/// Whether the other side has ended the connection.
+/// Returns whether the other side closed the connection.
 #[cfg(feature = "redis")]
 pub(super) fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};

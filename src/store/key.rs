@@ -1,17 +1,19 @@
-//! The keys of records, and what every record begins with.
+//! The keys of records, and the write tag at the beginning of every record.
 
 use std::fmt;
 
-/// How many bytes at the beginning of a record are its write tag.
+/// The length of the write tag at the beginning of every record, in bytes.
+///
+/// The core writes other bytes there in every write.
 pub const TAG_LEN: usize = 8;
 
-/// What a key holds.
+/// The kind of record under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A session.
+    /// The record of a session.
     Session,
-    /// The directory of a principal's sessions.
+    /// The directory record of a principal: the list of the principal's sessions.
     Directory,
 }
 
@@ -26,7 +28,8 @@ impl Kind {
 
 /// The key of a record: `namespace:epoch:kind:id`, printable ASCII of at most 200 bytes.
 ///
-/// It is no credential and may be logged.
+/// A key is no credential: it contains the public session id but no secret, and may be logged. The key of a
+/// directory record contains a hash of the principal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     kind: Kind,
@@ -43,13 +46,13 @@ impl StoreKey {
         Self { kind, text: text.into() }
     }
 
-    /// The whole key, ready for the backend.
+    /// Returns the whole key, in the form in which the backend stores it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What the key holds.
+    /// Returns the kind of record under this key.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind

@@ -1,4 +1,4 @@
-//! The store in this process's memory.
+//! The store in the memory of this process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::store::contract::{Created, Deleted, Replaced, Store, Stored, Version}
 use crate::store::diagnose::{Diagnose, Probe};
 use crate::store::key::StoreKey;
 
-/// Records in the memory of this process: for development, for tests, and for an application that
-/// is a single process.
+/// Keeps records in the memory of this process: for development, for tests, and for an application that runs
+/// as a single process.
 ///
-/// Two processes do **not** share it, and its sessions end with the process. An application that
-/// is to be stateless keeps its sessions in Redis or Memcached.
+/// Processes do **not** share their records, and all sessions end when the process ends. An application with
+/// several processes, or one whose users must stay signed in during a restart, needs Redis or Memcached.
 ///
-/// Clones share their records. The number of records is bounded; see
+/// Clones of a store share its records. The number of records is limited: see
 /// [`with_capacity`](Self::with_capacity).
 ///
 /// ```
@@ -32,6 +32,7 @@ use crate::store::key::StoreKey;
 /// let store = MemoryStore::new().with_capacity(10_000);
 /// assert!(store.is_empty());
 /// ```
+#[doc(alias("InMemory", "SessionMemoryStore", "MemoryBackend"))]
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -43,13 +44,13 @@ struct Shared {
     records: DashMap<StoreKey, Record>,
     /// How many records there are: reserved before an insert, so that the capacity is exact.
     count: AtomicUsize,
-    /// The last version given; one counter for all keys, so none ever has the same one twice.
+    /// The last version given. All keys share the counter, so no key ever has the same version twice.
     version: AtomicU64,
-    /// How many creates there were since the last sweep.
+    /// The number of creates since the last sweep.
     created: AtomicUsize,
-    /// How many records the last sweep left.
+    /// The number of records that the last sweep left.
     left: AtomicUsize,
-    /// The second, by the clock, in which a full store was swept last.
+    /// The second, by the clock, in which a full store was last swept.
     swept: AtomicI64,
 }
 
@@ -60,19 +61,22 @@ struct Record {
 }
 
 impl MemoryStore {
-    /// How many records it holds at most, unless told otherwise: 100 000.
+    /// The default for [`with_capacity`](Self::with_capacity): 100 000 records.
     pub const DEFAULT_CAPACITY: usize = 100_000;
 
     /// The fewest creates between two sweeps, so that a small store is not swept all the time.
     const SWEEP_AFTER: usize = 1024;
 
-    /// An empty store on the system's clock, for 100 000 records.
+    /// Makes an empty store that uses the system's clock and holds up to 100 000 records.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(SystemClock)
     }
 
-    /// An empty store whose records expire by this clock, for 100 000 records.
+    /// Makes an empty store whose records expire by this clock, and which holds up to 100 000 records.
+    ///
+    /// For tests: give the same [`ManualClock`](https://docs.rs/unsticky/latest/unsticky/testing/struct.ManualClock.html)
+    /// to the store and to [`Builder::clock`](crate::Builder::clock).
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
         Self {
@@ -89,24 +93,24 @@ impl MemoryStore {
         }
     }
 
-    /// Holds at most this many records; 100 000 by default.
+    /// Sets the maximum number of records. Default: 100 000.
     ///
-    /// A full store refuses what is new, with [`ErrorKind::Refused`](crate::ErrorKind::Refused).
-    /// It never evicts a session that is alive: a visitor without an account could sign out
-    /// everybody else. It looks for expired ones once a second.
+    /// A full store refuses new records with [`ErrorKind::Refused`](crate::ErrorKind::Refused), and removes
+    /// expired records at most once a second. It never evicts a live session: if it did, a visitor without an
+    /// account could sign out other users by creating sessions.
     #[must_use]
     pub fn with_capacity(mut self, max_entries: usize) -> Self {
         self.capacity = max_entries;
         self
     }
 
-    /// How many records are held; expired ones count until they are swept.
+    /// Returns the number of records. Expired records count until they are removed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Whether no record is held; an expired one counts until it is swept.
+    /// Returns whether the store has no record. Expired records count until they are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -118,7 +122,7 @@ impl MemoryStore {
         Record { bytes, version: Version::new(version), expires: now.saturating_add(ttl) }
     }
 
-    /// Creates the record, or hands the bytes back where the store is full.
+    /// Creates the record, or returns the bytes if the store is full.
     fn try_create(
         &self,
         key: &StoreKey,
@@ -150,8 +154,8 @@ impl MemoryStore {
         self.shared.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Sweeps after as many creates as the last sweep left records: a create costs O(1) on average,
-    /// and at most about half of what is held has expired long ago.
+    /// Sweeps after as many creates as the last sweep left records. So a create costs O(1) on average, and at
+    /// most about half of the records have been expired for long.
     fn sweep_if_due(&self, now: OffsetDateTime) {
         let created = self.shared.created.fetch_add(1, Ordering::Relaxed);
         if created >= self.shared.left.load(Ordering::Relaxed).max(Self::SWEEP_AFTER) {
@@ -159,8 +163,8 @@ impl MemoryStore {
         }
     }
 
-    /// Sweeps a full store, at most once in each second: creates that are refused all the same must
-    /// not cost a look at every record each.
+    /// Sweeps a full store, at most once a second. A sweep looks at every record, and creates that are refused
+    /// anyway must not each cost that.
     fn sweep_if_full(&self, now: OffsetDateTime) {
         let second = now.unix_timestamp();
         if self.shared.swept.swap(second, Ordering::Relaxed) != second {
@@ -218,7 +222,7 @@ impl Store for MemoryStore {
             })
             .map_err(|_| {
                 let capacity = self.capacity;
-                Error::refused(format!("the memory store is full, it holds {capacity} records"))
+                Error::refused(format!("the memory store is full: it holds {capacity} records (MemoryStore::with_capacity)"))
             })
     }
 
@@ -280,8 +284,8 @@ impl Diagnose for MemoryStore {
         probe.report(Finding::warning(
             "memory_store",
             "Sessions are kept in the memory of this process.",
-            "Use Redis or Memcached in production: other processes do not have these sessions, and they \
-             end with this one.",
+            "Use Redis or Memcached in production: other processes cannot see these sessions, and they are \
+             lost when this process ends.",
         ));
         probe.try_store(self).await;
     }

@@ -1,4 +1,4 @@
-//! Where sessions are kept: the contract of a store, and the stores.
+//! Stores for sessions: the contract of a store, and the stores for Redis, Memcached and memory.
 
 mod address;
 mod connect;

@@ -1,4 +1,4 @@
-//! One of something for each runtime that uses a store.
+//! One value for each runtime that uses a store.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -6,21 +6,21 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-/// A value for each runtime: made at the runtime's first call, and dropped when the runtime ends.
+/// Holds one value for each runtime. It is made at the runtime's first call and dropped when the runtime ends.
 ///
-/// Tasks and sockets are served by the runtime that they were made on. An actix application has
-/// one for each worker, on a single thread; if they shared tasks or sockets, a handler that blocks
-/// its worker would make the others wait for answers that have long arrived.
+/// Tasks and sockets are driven by the runtime on which they were made. An actix application has one runtime for each
+/// worker, on a single thread. If workers shared tasks or sockets, a handler that blocks its worker would delay the
+/// answers to the other workers.
 pub(super) struct PerRuntime<T> {
     places: Arc<Places<T>>,
 }
 
-/// There are few runtimes, so looking through them takes less than a hash.
+/// There are few runtimes, so a linear search is faster than a hash table.
 struct Places<T>(RwLock<Vec<(Id, Place<T>)>>);
 
 struct Place<T> {
     value: Arc<T>,
-    /// Dropped with the store, which ends the task that waits for the end of the runtime.
+    /// Dropped with the store. This ends the task that waits for the end of the runtime.
     _store: oneshot::Sender<Infallible>,
 }
 
@@ -29,7 +29,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         Self { places: Arc::new(Places(RwLock::default())) }
     }
 
-    /// The value of the runtime that this is called on; there is none outside of a runtime.
+    /// Returns the value of the current runtime, or `None` outside a runtime.
     pub(super) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
@@ -39,7 +39,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         let (store, store_dropped) = oneshot::channel();
         let value = {
             let mut places = self.places.write();
-            // Another thread of the same runtime may have come first.
+            // Another thread of the same runtime may have been faster.
             if let Some(value) = of(&places, id) {
                 return Some(value);
             }
@@ -48,7 +48,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             value
         };
         let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
-        // Not under the lock: a runtime that is shutting down drops the task here and now.
+        // Not under the lock: a runtime that is shutting down drops the task immediately.
         runtime.spawn(async move {
             let _release = release;
             let _ = store_dropped.await;
@@ -71,8 +71,8 @@ impl<T> Places<T> {
     }
 }
 
-/// Removes a runtime's entry when the runtime drops its tasks. A later runtime may have the same
-/// id, and what belongs to a dead one is of no use to it.
+/// Removes the entry of a runtime when the runtime drops its tasks. A later runtime may have the same id, and must not
+/// get the value of a runtime that has ended.
 struct ReleaseOnDrop<T> {
     places: Weak<Places<T>>,
     id: Id,
@@ -82,7 +82,7 @@ impl<T> Drop for ReleaseOnDrop<T> {
     fn drop(&mut self) {
         if let Some(places) = self.places.upgrade() {
             let gone: Vec<_> = places.write().extract_if(.., |(of, _)| *of == self.id).collect();
-            // Not under the lock, since connections go with it.
+            // Not under the lock, because this may drop connections.
             drop(gone);
         }
     }

@@ -1,4 +1,4 @@
-//! Keys and records for tests.
+//! Random keys and records for tests.
 
 #![allow(clippy::expect_used, reason = "a test without randomness can only stop")]
 
@@ -9,21 +9,21 @@ use rand::TryRng as _;
 
 use crate::store::key::{Kind, StoreKey, TAG_LEN};
 
-/// A key that no other test has.
+/// Makes a random key that no other test uses.
 ///
 /// # Panics
 ///
-/// Where the operating system gives no randomness.
+/// If the operating system's random number generator fails.
 #[must_use]
 pub fn random_key() -> StoreKey {
     StoreKey::new("conformance:0:", Kind::Session, &random_id())
 }
 
-/// A record of this length, of random bytes; at least [`TAG_LEN`] of them.
+/// Makes a record of `len` random bytes, and of at least [`TAG_LEN`].
 ///
 /// # Panics
 ///
-/// Where the operating system gives no randomness.
+/// If the operating system's random number generator fails.
 #[must_use]
 pub fn random_record(len: usize) -> Bytes {
     let mut bytes = vec![0; len.max(TAG_LEN)];
@@ -31,7 +31,7 @@ pub fn random_record(len: usize) -> Bytes {
     bytes.into()
 }
 
-/// The text form of an id that no other test has.
+/// Makes the text form of an id that no other test uses.
 pub(crate) fn random_id() -> String {
     URL_SAFE_NO_PAD.encode(random_record(16))
 }

@@ -1,7 +1,6 @@
-//! The clauses of the contract, one function each; [`conformance!`](crate::conformance) runs them
-//! all.
+//! The clauses of the contract, one function each. [`conformance!`](crate::conformance) runs all of them.
 //!
-//! Which clauses there are is no stable part of the interface: a minor release may add some.
+//! The list of clauses is not a stable part of the interface: a minor release may add some.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a clause that does not hold panics")]
 
@@ -23,22 +22,22 @@ use crate::store::{Created, Deleted, Kind, Replaced, Store, StoreKey, Stored, TA
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The shortest time to live that every backend counts.
+/// The shortest time to live that every backend can count.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How much longer than asked for a record may be there: the seconds of a coarse clock.
+/// How long a record may exist after its time to live: some seconds of a coarse clock.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// How much a server's clock, which it reads now and then, may be behind.
+/// How far the clock of a server may be behind, because the server reads the time only now and then.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How many calls race each other.
+/// The number of calls that race each other.
 const RACERS: usize = 16;
 
-/// How long one clause may take: far longer than any does, since a store that hangs is to fail.
+/// How long one clause may take: far longer than any does, so that only a store that hangs fails by it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs one clause against a fresh subject; what `conformance!` expands to.
+/// Runs one clause against a new subject. The tests that `conformance!` generates call it.
 #[doc(hidden)]
 pub fn run(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce(&Subject)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,7 +49,7 @@ pub fn run(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce(&Subje
         let done = tokio::time::timeout(PATIENCE, clause(&subject)).await;
         assert!(done.is_ok(), "a call ends in bounded time with an answer or an error");
     });
-    // A call that hangs on a thread of its own must not keep the test from failing.
+    // A call that blocks its thread must not prevent the test from failing.
     runtime.shutdown_background();
 }
 
@@ -60,14 +59,14 @@ pub async fn missing_key_loads_as_none(subject: &Subject) {
     assert_eq!(loaded, None, "a key that does not exist is loaded as none");
 }
 
-/// A record that was created is loaded with the same bytes and at the version that was given.
+/// A record that was created is loaded with the same bytes and the version that `create` returned.
 pub async fn created_record_is_loaded_with_its_bytes_and_version(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     assert_stands(subject, &key, &stored, "a created record is loaded as it was stored").await;
 }
 
-/// Creating a key that exists is [`Created::Occupied`] and leaves bytes and version as they were.
+/// Creating a key that exists returns [`Created::Occupied`] and changes neither bytes nor version.
 pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -76,7 +75,7 @@ pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     assert_stands(subject, &key, &stored, "an occupied create changes nothing").await;
 }
 
-/// Of many concurrent creates of one key exactly one wins, and its record is the one that stands.
+/// Of many concurrent creates of one key, exactly one succeeds, and its record is the one that the key holds.
 pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
@@ -106,7 +105,7 @@ pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
 }
 
-/// The version that a replace gives is the one that the next replace needs.
+/// The version that a replace returns is the one that the next replace needs.
 pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(20), HOUR).await;
@@ -119,8 +118,8 @@ pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     assert_stands(subject, &key, &stored, "the last of several replaces stands").await;
 }
 
-/// A replace at an old version is [`Replaced::Conflict`] and changes nothing; a record that comes
-/// along is the one that stands there.
+/// A replace at an old version returns [`Replaced::Conflict`] and changes nothing. If the conflict contains a
+/// record, it is the one that the key holds.
 pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
@@ -135,7 +134,7 @@ pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     }
 }
 
-/// Replacing a key that does not exist is [`Replaced::Missing`] and creates nothing.
+/// Replacing a key that does not exist returns [`Replaced::Missing`] and creates nothing.
 pub async fn replace_of_missing_key_creates_nothing(subject: &Subject) {
     let other = create(subject, &random_key(), random_record(20), HOUR).await;
     let key = random_key();
@@ -146,7 +145,7 @@ pub async fn replace_of_missing_key_creates_nothing(subject: &Subject) {
     }
 }
 
-/// A replace after a delete is [`Replaced::Missing`]: nothing is resurrected.
+/// A replace after a delete returns [`Replaced::Missing`] and does not restore the key.
 pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -156,7 +155,7 @@ pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
 }
 
-/// Of many concurrent replaces at one version exactly one wins; the others conflict.
+/// Of many concurrent replaces at one version, exactly one succeeds. The others conflict.
 pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(64), HOUR).await;
@@ -182,7 +181,7 @@ pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// Writers that read, change and replace until they win lose none of their changes.
+/// Writers that read, change and replace until they succeed lose none of their changes.
 pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     const WRITERS: usize = 4;
     const WRITES: usize = 10;
@@ -210,7 +209,7 @@ pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     assert_eq!(count(&stored.bytes), total, "a write that was acknowledged is not lost");
 }
 
-/// Loads that run beside replaces see the bytes of one write, whole and at their own version.
+/// Loads that run concurrently with replaces return the complete bytes of one write, with its version.
 pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
     const READERS: usize = 3;
     let key = random_key();
@@ -250,7 +249,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
     }
 }
 
-/// A delete without a version deletes, whatever the version is.
+/// A delete without an expected record deletes the key, whatever its version.
 pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -259,7 +258,7 @@ pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
 
-/// A delete at the current version deletes.
+/// A delete at the current version deletes the key.
 pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -268,7 +267,7 @@ pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
 
-/// A delete at an old version is [`Deleted::Conflict`] and changes nothing.
+/// A delete at an old version returns [`Deleted::Conflict`] and changes nothing.
 pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
@@ -280,7 +279,7 @@ pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     assert_stands(subject, &key, &new, "a conflicting delete changes nothing").await;
 }
 
-/// Deleting a key that does not exist is [`Deleted::Missing`], at any and at some version.
+/// Deleting a key that does not exist returns [`Deleted::Missing`], with and without an expected record.
 pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     let key = random_key();
     for round in ["never was", "was deleted"] {
@@ -293,7 +292,7 @@ pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     }
 }
 
-/// Of many concurrent deletes of one version exactly one wins; the others find nothing.
+/// Of many concurrent deletes of one version, exactly one succeeds. The others find the key missing.
 pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     for by_version in [true, false] {
         let key = random_key();
@@ -313,7 +312,7 @@ pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// Of a delete and a replace at one version exactly one wins, and what stands is what it did.
+/// Of a concurrent delete and replace at one version, exactly one succeeds, and the key shows its effect.
 pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
@@ -334,7 +333,7 @@ pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Sub
     }
 }
 
-/// A delete without a version deletes also beside a replace, whichever comes first.
+/// A delete without an expected record succeeds during a concurrent replace, whichever comes first.
 pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
@@ -350,8 +349,8 @@ pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
     }
 }
 
-/// A key that was deleted and created again has a new version, so what was meant for the old
-/// record does not hit the new one.
+/// A key that was deleted and created again has a new version, so an operation on the old record does not affect
+/// the new one.
 pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     let key = random_key();
     let mut old = Vec::new();
@@ -376,7 +375,7 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
 }
 
-/// A record is readable until its time to live is over, and not afterwards.
+/// A record is readable until its time to live has passed, and not afterwards.
 pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     let key = random_key();
     let begin = Instant::now();
@@ -397,9 +396,9 @@ pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     }
 }
 
-/// A key whose time is over is missing for every verb, and can be created anew.
+/// An expired key is missing for every verb, and can be created again.
 pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
-    // A key for each verb, so that none finds what another one has cleared away.
+    // One key for each verb, so that no verb depends on what another one removed.
     let keys: Vec<_> = (0..5).map(|_| random_key()).collect();
     let mut stored = Vec::new();
     for key in &keys {
@@ -420,7 +419,7 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     assert_stands(subject, &keys[4], &new, "an expired key is created anew").await;
 }
 
-/// A replace sets the time to live anew, to a shorter one.
+/// A replace can shorten the time to live.
 pub async fn replace_shortens_ttl(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -429,7 +428,7 @@ pub async fn replace_shortens_ttl(subject: &Subject) {
     assert_missing(subject, &key, "a key is not readable after its time to live").await;
 }
 
-/// A replace sets the time to live anew, to a longer one.
+/// A replace can extend the time to live.
 pub async fn replace_extends_ttl(subject: &Subject) {
     let key = random_key();
     let short = SECOND * 2;
@@ -439,7 +438,7 @@ pub async fn replace_extends_ttl(subject: &Subject) {
     assert_stands(subject, &key, &stored, "a replace sets the time to live anew").await;
 }
 
-/// The shortest time to live, a millisecond, is neither an error nor for ever.
+/// The shortest time to live, one millisecond, is accepted, and the record expires.
 pub async fn ttl_of_one_millisecond_expires(subject: &Subject) {
     let ttl = Duration::from_millis(1);
     let (created, replaced) = (random_key(), random_key());
@@ -454,8 +453,8 @@ pub async fn ttl_of_one_millisecond_expires(subject: &Subject) {
     }
 }
 
-/// Records with times to live of up to 400 days are there: the times are not taken for dates. That
-/// they are not cut either shows only on a clock that can be advanced.
+/// Records with a time to live of up to 400 days are readable: the backend does not take the number for a date.
+/// With a clock that can be advanced, the clause also checks that the time to live is not cut.
 pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     for days in [1, 29, 30, 31, 40, 365, 400] {
         let ttl = DAY * days;
@@ -470,7 +469,7 @@ pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     }
 }
 
-/// Bytes are opaque: every value, line ends, zeros and what looks like a protocol.
+/// All byte values are stored unchanged, also line ends, zeros and text that looks like a protocol.
 pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     let every_value: Vec<u8> = (0..=255).collect();
     let contents: [&[u8]; 12] = [
@@ -497,7 +496,7 @@ pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     }
 }
 
-/// Records of every length from [`TAG_LEN`] to 64 KiB come back exactly.
+/// Records of every length from [`TAG_LEN`] to 64 KiB are returned unchanged.
 pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     let around = |length: usize| [length - 1, length, length + 1];
     let mut lengths: Vec<_> = (TAG_LEN..TAG_LEN + 40).collect();
@@ -515,8 +514,8 @@ pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     }
 }
 
-/// A record over the limit is refused and leaves the old one as it was, where
-/// [`Subject::max_record`] says what the limit is.
+/// A record over the limit is refused and leaves the old record unchanged. Checked only if
+/// [`Subject::max_record`] sets the limit.
 pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) {
     let Some(limit) = subject.max_record else { return };
     let (key, fresh) = (random_key(), random_key());
@@ -536,7 +535,7 @@ pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) 
     replace(subject, &key, random_record(100), HOUR, &stored).await;
 }
 
-/// A session and a directory with the same id are two keys.
+/// A session and a directory record with the same id are two different keys.
 pub async fn record_kinds_have_separate_keys(subject: &Subject) {
     let id = random_id();
     let [session, directory] =
@@ -550,7 +549,7 @@ pub async fn record_kinds_have_separate_keys(subject: &Subject) {
     assert_stands(subject, &directory, &other, sentence).await;
 }
 
-/// Every printable ASCII character but the space may be in a key, and 200 of them.
+/// Keys of up to 200 printable ASCII characters without spaces are accepted.
 pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subject) {
     let printable: String = ('!'..='~').collect();
     let room = 200 - random_key().as_str().len() + "conformance:0:".len();
@@ -567,7 +566,7 @@ pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subj
     }
 }
 
-/// Many calls on many keys at once each get the answer to what they asked.
+/// Of many concurrent calls on many keys, each gets its own answer.
 pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     let life = async |length: usize| {
         let key = random_key();
@@ -583,7 +582,7 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
 }
 
-/// A call that is dropped, at whatever point, leaves every other call alone.
+/// A call that is dropped at any point does not affect other calls.
 pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
     let mut kept = Vec::new();
@@ -607,7 +606,7 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
             abandon(subject.store.create(&fresh, random_record(300), HOUR), polls).await;
             abandon(subject.store.delete(&fresh, None), polls).await;
         };
-        // Some calls run beside those that are dropped, and some come after them.
+        // Some calls run concurrently with those that are dropped, and some come after them.
         let beside = async {
             for (key, stored) in &kept {
                 assert_stands(subject, key, stored, sentence).await;
@@ -669,11 +668,11 @@ async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
 
 async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
     let loaded = answer(subject.store.load(key).await);
-    // Debug prints lengths and versions; the bytes would tell nobody anything.
+    // The message contains lengths and versions only. The bytes are random.
     assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
 }
 
-/// A conflict may bring no record; one that it brings is the one that stands there.
+/// A conflict need not contain a record. If it does, it must be the one that the key holds.
 #[track_caller]
 fn assert_brought(brought: Option<&Stored>, standing: &Stored) {
     let is_right = brought.is_none_or(|brought| brought == standing);
@@ -685,7 +684,7 @@ async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
     assert_eq!(loaded, None, "{sentence}");
 }
 
-/// Waits for the time to live of a record that was stored before this call.
+/// Waits until the time to live of a record that was stored before this call has passed.
 async fn wait_until_gone(subject: &Subject, key: &StoreKey, ttl: Duration) {
     let deadline = Instant::now() + ttl + SLACK;
     while answer(subject.store.load(key).await).is_some() {
@@ -695,13 +694,13 @@ async fn wait_until_gone(subject: &Subject, key: &StoreKey, ttl: Duration) {
     }
 }
 
-/// Lets everything expire that was stored for `ttl` before this call.
+/// Waits until everything that was stored for `ttl` before this call has expired.
 async fn let_expire(subject: &Subject, ttl: Duration) {
     match &subject.clock {
         Some(clock) => clock.advance(ttl),
         None => {
-            // Stored last, so of the keys on one server it is the last to go; another server may
-            // count coarse seconds that began later.
+            // It was stored last, so it expires last of the keys on its server. Another server may count coarse
+            // seconds that began later.
             let key = random_key();
             create(subject, &key, random_record(TAG_LEN), ttl).await;
             wait_until_gone(subject, &key, ttl).await;
@@ -710,8 +709,8 @@ async fn let_expire(subject: &Subject, ttl: Duration) {
     }
 }
 
-/// Begins all calls at once, each on a thread of its own: they overlap in the network and also in
-/// a store that never waits.
+/// Starts all calls at once, each on its own thread. So they overlap on the network, and also in a store that
+/// never waits.
 async fn race<T, F>(calls: impl IntoIterator<Item = F>) -> Vec<T>
 where
     T: Send + 'static,
@@ -759,7 +758,7 @@ async fn race_delete_and_replace(
     }
 }
 
-/// Polls a call a few times, with time for its input and output in between, and drops it.
+/// Polls a call a few times, with time for I/O in between, and then drops it.
 async fn abandon<F: Future>(call: F, polls: usize) {
     let mut call = pin!(call);
     for poll in 0..polls {
@@ -774,19 +773,19 @@ async fn abandon<F: Future>(call: F, polls: usize) {
     }
 }
 
-/// A record with this content behind its write tag.
+/// Makes a record with this content after the write tag.
 fn tagged(content: &[u8]) -> Bytes {
     let mut bytes = random_record(TAG_LEN).to_vec();
     bytes.extend_from_slice(content);
     bytes.into()
 }
 
-/// A record of this version that no store holds.
+/// Makes a record with this version that no store holds.
 fn never_stored(version: u64) -> Stored {
     Stored::new(random_record(100), Version::new(version))
 }
 
-/// A record of one value over and over, so that a torn one would show.
+/// Makes a record that repeats one value, so that a torn record would be noticed.
 fn uniform(value: u8) -> Bytes {
     tagged(&[value; 8192])
 }

@@ -1,15 +1,15 @@
-//! The conformance suite: how the clauses are listed and run.
+//! The conformance suite: lists the clauses and runs each as a test.
 
-/// Checks what can be checked from outside of the contract of [`Store`](crate::store::Store), each
-/// clause in a test of its own.
+/// Checks an implementation of [`Store`](crate::store::Store) against its contract, as far as the contract can be
+/// observed from outside. Expands to one test function for each clause.
 ///
 /// The argument is an async function without arguments, or a path to one, that returns a
-/// [`Subject`](crate::testing::Subject). It runs once for each clause, in the runtime of that clause, so each clause may
-/// have a server of its own. A store over a shared server is fine too: the keys are random, and
-/// nothing is deleted but what the suite has made.
+/// [`Subject`](crate::testing::Subject). It runs once for each clause, in the runtime of that clause, so each clause
+/// can have its own server. A shared server works too: the keys are random, and the suite deletes only keys that
+/// it has created.
 ///
-/// Clauses that wait for a record to expire take some seconds, unless the store runs on a
-/// [`ManualClock`](crate::testing::ManualClock). Several stores in one file go into modules of their own.
+/// The clauses that wait for a record to expire take some seconds, unless the store uses a
+/// [`ManualClock`](crate::testing::ManualClock). To check several stores in one file, put each into its own module.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -76,7 +76,7 @@ macro_rules! conformance {
 
 pub use conformance;
 
-/// That the suite can fail: each flaw is found by the clause that is there for it.
+/// Shows that the suite can fail: each flaw is found by the clause that checks for it.
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod tests {
@@ -177,12 +177,12 @@ mod tests {
             }
         }
 
-        /// Lets the others do what only a store that is not atomic lets them do.
+        /// Gives other calls time to interfere, as only a store that is not atomic allows.
         fn pause() {
             std::thread::sleep(Duration::from_millis(5));
         }
 
-        /// What the key holds, whatever the caller expects.
+        /// Returns what the key holds, whatever the caller expects.
         async fn current(&self, key: &StoreKey) -> Result<Option<Stored>> {
             self.inner.load(key).await
         }

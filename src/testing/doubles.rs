@@ -1,4 +1,4 @@
-//! Doubles: a clock, a randomness and stores that do what a test says.
+//! Test doubles: stores and a source of randomness that do what a test asks for.
 
 #![allow(clippy::expect_used, reason = "a test without randomness can only stop")]
 
@@ -17,7 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::samples::random_record;
 use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored, Version};
 
-/// A source of randomness that always fails, with [`ErrorKind::Randomness`].
+/// A source of randomness that always fails with [`ErrorKind::Randomness`]. Set it with
+/// [`Builder::entropy`](crate::Builder::entropy).
 ///
 /// ```
 /// use unsticky::testing::FailingEntropy;
@@ -51,23 +52,23 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// All verbs.
+    /// All four verbs.
     pub const ALL: [Self; 4] = [Self::Create, Self::Load, Self::Replace, Self::Delete];
 }
 
-/// A command that a [`SpyStore`] saw.
+/// A command that a [`SpyStore`] recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Command {
-    /// What was to be done.
+    /// The verb.
     pub verb: Verb,
-    /// The key it was to be done on.
+    /// The key.
     pub key: StoreKey,
 }
 
-/// A store that remembers which commands were sent to another one; clones share what they saw.
+/// A decorator that records the commands that are sent to the store inside it. Clones share the record.
 ///
-/// A command is remembered when its call begins, whatever becomes of it.
+/// A command is recorded when its call begins, whatever its outcome.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -90,23 +91,23 @@ pub struct SpyStore<S> {
 }
 
 impl<S> SpyStore<S> {
-    /// A spy on this store that has seen nothing.
+    /// Wraps a store. No command is recorded yet.
     pub fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner), log: Arc::default() }
     }
 
-    /// The commands since the last [`take`](Self::take), in the order in which they were sent.
+    /// Returns the commands since the last [`take`](Self::take), in the order in which they were sent.
     #[must_use]
     pub fn commands(&self) -> Vec<Command> {
         lock(&self.log).clone()
     }
 
-    /// The commands since the last time, which are then forgotten.
+    /// Returns the commands since the last `take` and clears the record.
     pub fn take(&self) -> Vec<Command> {
         std::mem::take(&mut lock(&self.log))
     }
 
-    /// The verbs of [`commands`](Self::commands).
+    /// Returns the verbs of [`commands`](Self::commands).
     #[must_use]
     pub fn verbs(&self) -> Vec<Verb> {
         lock(&self.log).iter().map(|command| command.verb).collect()
@@ -166,37 +167,38 @@ impl<S: Store> Store for SpyStore<S> {
     }
 }
 
-/// What goes wrong with a command that is sent to a [`FaultStore`].
+/// The way in which a command fails in a [`FaultStore`].
+///
+/// "Applied" means that the inner store carries the command out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The server cannot be reached: not applied, [`ErrorKind::Unavailable`].
+    /// The server cannot be reached: not applied, fails with [`ErrorKind::Unavailable`].
     Unavailable,
-    /// The server will not do it: not applied, [`ErrorKind::Refused`].
+    /// The server refuses the command: not applied, fails with [`ErrorKind::Refused`].
     Refused,
-    /// The record is over the server's limit: not applied, [`ErrorKind::TooLarge`].
+    /// The record is over the server's limit: not applied, fails with [`ErrorKind::TooLarge`].
     TooLarge,
-    /// The command is lost on its way: not applied, [`ErrorKind::OutcomeUnknown`]. A load, which
-    /// has no outcome to know, is [`ErrorKind::Unavailable`].
+    /// The command is lost on its way: not applied, fails with [`ErrorKind::OutcomeUnknown`]. A load, which
+    /// writes nothing, fails with [`ErrorKind::Unavailable`].
     LoseRequest,
-    /// The answer is lost on its way: applied, [`ErrorKind::OutcomeUnknown`]. A load, which has no
-    /// outcome to know, is [`ErrorKind::Unavailable`].
+    /// The answer is lost on its way: applied, fails with [`ErrorKind::OutcomeUnknown`]. A load, which writes
+    /// nothing, fails with [`ErrorKind::Unavailable`].
     LoseAnswer,
-    /// Not applied, and never answered.
+    /// The command hangs: not applied, and never answered.
     Hang,
-    /// Applied, and never answered.
+    /// The answer never arrives: applied, and never answered.
     HangAfter,
-    /// The answer makes no sense: a load brings 64 random bytes, at the record's version where
-    /// there is a record. The other verbs are applied, [`ErrorKind::OutcomeUnknown`].
+    /// The answer is garbage. A load returns 64 random bytes, with the version of the record if there is one. The
+    /// other verbs are applied and fail with [`ErrorKind::OutcomeUnknown`].
     Garbage,
 }
 
-/// A store in which things go wrong on demand; clones share what is to go wrong.
+/// A decorator in which commands fail, hang or wait on demand. Clones share the instructions.
 ///
-/// What was asked for with [`inject`](Self::inject), [`hold`](Self::hold) and
-/// [`hold_answer`](Self::hold_answer) happens to one command each, for each verb in the order in
-/// which it was asked for. After that comes what [`fail_always`](Self::fail_always) said, and
-/// otherwise nothing goes wrong.
+/// Each call of [`inject`](Self::inject), [`hold`](Self::hold) and [`hold_answer`](Self::hold_answer) affects one
+/// later command of its verb, in the order of the calls. Commands without such an instruction fail as
+/// [`fail_always`](Self::fail_always) says, or otherwise go to the inner store.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -235,29 +237,29 @@ enum Step {
 }
 
 impl<S> FaultStore<S> {
-    /// A store in which nothing goes wrong so far.
+    /// Wraps a store. Nothing fails yet.
     pub fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner), script: Arc::default() }
     }
 
-    /// The next command of this verb fails like this.
+    /// Makes the next command of this verb fail in this way.
     pub fn inject(&self, verb: Verb, fault: Fault) {
         self.push(verb, Step::Fault(fault));
     }
 
-    /// Every command of this verb fails like this, until [`heal`](Self::heal).
+    /// Makes every command of this verb fail in this way, until [`heal`](Self::heal).
     pub fn fail_always(&self, verb: Verb, fault: Fault) {
         lock(&self.script).always[verb as usize] = Some(fault);
     }
 
-    /// Nothing goes wrong any more; what was asked for and did not happen yet is forgotten.
+    /// Removes all instructions, also those that no command has met yet.
     ///
-    /// Commands that are held or hang stay as they are.
+    /// Commands that are held or hang already stay as they are.
     pub fn heal(&self) {
         *lock(&self.script) = Script::default();
     }
 
-    /// The next command of this verb waits **before** it is applied, until the gate is released.
+    /// Makes the next command of this verb wait **before** it is applied, until the gate is released or dropped.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]
@@ -287,7 +289,7 @@ impl<S> FaultStore<S> {
         Gate(passage)
     }
 
-    /// The next command of this verb waits **after** it was applied, until the gate is released.
+    /// Makes the next command of this verb wait **after** it was applied, until the gate is released or dropped.
     pub fn hold_answer(&self, verb: Verb) -> Gate {
         let passage = Arc::new(Passage::new());
         self.push(verb, Step::HoldAnswer(Arc::clone(&passage)));
@@ -304,7 +306,7 @@ impl<S> FaultStore<S> {
         script.next[verb as usize].pop_front().or_else(|| always.map(Step::Fault))
     }
 
-    /// Applies `command`, or lets it go wrong; `garble` is what [`Fault::Garbage`] makes of it.
+    /// Applies `command`, or makes it fail. `garble` makes the answer of [`Fault::Garbage`].
     async fn run<T: Send>(
         &self,
         verb: Verb,
@@ -402,26 +404,27 @@ impl<S: Store> Store for FaultStore<S> {
     }
 }
 
-/// Where one command of a [`FaultStore`] waits, for interleavings without a sleep.
+/// Holds one command of a [`FaultStore`], so that a test can choose an interleaving without sleeping. Made by
+/// [`FaultStore::hold`] and [`FaultStore::hold_answer`].
 ///
 /// Dropping the gate releases the command.
-#[must_use = "a gate that is dropped holds nobody"]
+#[must_use = "a gate that is dropped does not hold its command"]
 pub struct Gate(Arc<Passage>);
 
-/// A semaphore without permits is a door that is shut; its first permit opens it for good.
+/// Each semaphore begins without permits. Its first permit lets everything through from then on.
 struct Passage {
     reached: Semaphore,
     released: Semaphore,
 }
 
 impl Gate {
-    /// Waits until a command waits here; returns at once where one did so already.
+    /// Waits until the command has arrived at this gate. Returns at once if it has arrived already.
     pub async fn reached(&self) {
-        // The permit goes back when it is dropped. Neither semaphore is ever closed.
+        // The permit is returned when it is dropped. Neither semaphore is ever closed.
         let _ = self.0.reached.acquire().await;
     }
 
-    /// Lets the command go on, also one that has not come yet.
+    /// Lets the command continue, even if it has not arrived yet.
     pub fn release(&self) {
         self.0.released.add_permits(1);
     }
@@ -450,7 +453,7 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// A test that panicked with the lock held is no reason for another panic.
+/// Ignores that another test may have panicked while it held the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

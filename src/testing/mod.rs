@@ -1,19 +1,20 @@
-//! For tests: visitors with a session, the conformance suite that any store must pass, and doubles for
-//! stores, the clock and the randomness.
+//! Tools for tests: cookies of signed-in users, a conformance suite for stores, and test doubles for stores,
+//! clocks and randomness.
 //!
-//! - [`signed_in`] is the cookie of somebody who is signed in, in one line; [`cookie`] is any other.
-//! - [`conformance!`] runs the contract of [`Store`](crate::store::Store) against a store of yours.
-//! - [`ManualClock`] stands still until it is told otherwise.
-//! - [`SpyStore`] remembers which commands were sent.
+//! - [`signed_in`] returns the cookie of a signed-in user. [`cookie`] returns the cookie of a session in any other
+//!   state.
+//! - [`ManualClock`] only advances when a test tells it to.
+//! - [`SpyStore`] records the commands that were sent to a store.
 //! - [`FaultStore`] fails, hangs and waits on demand.
-//! - [`FailingEntropy`] has no randomness.
+//! - [`FailingEntropy`] fails to provide random bytes.
+//! - [`conformance!`] checks an implementation of [`Store`](crate::store::Store) against its contract.
 //!
-//! Not for production; the feature `testing` belongs among the dev-dependencies.
+//! None of this is for production. Enable the feature `testing` in your dev-dependencies.
 //!
-//! # Tests of an application
+//! # Testing an application
 //!
-//! Sessions over a store in memory, a clock that the test sets, and visitors who are signed in already. The
-//! store and the sessions get the same clock:
+//! Use a memory store, a clock that the test controls, and the cookie of a signed-in user. Give the store and the
+//! sessions the same clock:
 //!
 //! ```
 //! # #[cfg(feature = "memory")]
@@ -32,7 +33,7 @@
 //!
 //! let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await?;
 //!
-//! // In place of a request through the application.
+//! // Stands for a request to the application.
 //! let who = async || {
 //!     let exchange = Exchange::begin(&sessions, [cookie.clone()], None);
 //!     exchange.handle().session().await.map(|session| session.principal())
@@ -48,8 +49,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! [`signed_in`] shows requests through axum and through actix-web. A unit test of a single handler needs no
-//! store: [`Session::detached`](crate::Session::detached).
+//! The documentation of [`signed_in`] shows tests with requests through axum and through actix-web. To test a
+//! single handler without a store, use [`Session::detached`](crate::Session::detached).
 
 pub mod clauses;
 mod conformance;

@@ -1,4 +1,4 @@
-//! What the conformance suite has to know of a store.
+//! The store under test, and what the conformance suite needs to know about it.
 
 use std::any::Any;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::manual::ManualClock;
 use crate::store::Store;
 
-/// A store to be checked, with what the suite has to know of it.
+/// The store that [`conformance!`](crate::conformance) checks, with what the suite needs to know about it.
 ///
 /// ```
 /// # #[cfg(feature = "memory")] {
@@ -27,26 +27,26 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// This store; its records expire as the time of the day goes by, and no limit is known.
+    /// Makes a subject of a store whose records expire in real time and whose size limit is unknown.
     pub fn new(store: impl Store) -> Self {
         Self { store: Arc::new(store), clock: None, max_record: None, guards: Vec::new() }
     }
 
-    /// Drops `guard` only when the clause has ended: the handle of a server, say.
+    /// Keeps `guard`, for example the handle of a test server, until the clause has ended.
     pub fn keep(mut self, guard: impl Any + Send) -> Self {
         self.guards.push(Box::new(guard));
         self
     }
 
-    /// The store's records expire by this clock, which the suite advances instead of waiting.
+    /// Sets the clock by which the store's records expire. The suite advances it instead of waiting. Default: the
+    /// suite waits in real time.
     pub fn with_clock(mut self, clock: ManualClock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// The longest record that the store takes; it must refuse one that is a byte longer.
-    ///
-    /// Nothing is checked about the limit by default.
+    /// Sets the length of the longest record that the store accepts, in bytes. The suite checks that a record of
+    /// this length is stored and that one with a byte more is refused. Default: the limit is not checked.
     pub fn max_record(mut self, bytes: usize) -> Self {
         self.max_record = Some(bytes);
         self

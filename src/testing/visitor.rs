@@ -1,14 +1,14 @@
-//! Visitors with a session, for an application's own tests.
+//! Cookies of sessions, for the tests of an application.
 
 use crate::error::Result;
 use crate::exchange::{Exchange, Finish};
 use crate::session::Session;
 use crate::settings::Sessions;
 
-/// Signs a visitor in and returns their cookie, as the value of a request's `Cookie` header field.
+/// Signs in a new user and returns their cookie, as the value of a `Cookie` header field.
 ///
-/// `values` fills the new session after the sign-in; it can also choose its lifetime. The session is stored, listed and limited as
-/// any other, so `sessions` must be the one that the application under test has.
+/// `values` runs after the sign-in and can store values in the new session or choose its lifetime. The session is
+/// stored, listed and limited like any other, so `sessions` must be the ones that the application under test uses.
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
@@ -42,7 +42,7 @@ use crate::settings::Sessions;
 /// # fn main() {}
 /// ```
 ///
-/// The same in actix-web:
+/// The same with actix-web:
 ///
 /// ```
 /// # #[cfg(all(feature = "actix", feature = "memory"))]
@@ -73,9 +73,9 @@ use crate::settings::Sessions;
 ///
 /// # Errors
 ///
-/// Those of `values`, of [`Session::sign_in`] and of its commit, such as
+/// The errors of `values`, of [`Session::sign_in`] and of the commit, such as
 /// [`TooManySessions`](crate::ErrorKind::TooManySessions).
-#[doc(alias("login", "force_login", "act_as"))]
+#[doc(alias("login", "force_login", "act_as", "acting_as", "login_user"))]
 pub async fn signed_in(
     sessions: &Sessions,
     principal: impl AsRef<str>,
@@ -87,9 +87,11 @@ pub async fn signed_in(
     finish(exchange).await
 }
 
-/// Has a new visitor do something with their session and returns the cookie that this gave them, as the
-/// value of a request's `Cookie` header field: for everything but a plain [sign-in](signed_in). The text is
-/// empty if no session was begun, and means a visitor without a cookie when it is sent.
+/// Runs `handler` with the session of a new visitor and returns the cookie that the visitor received, as the value
+/// of a `Cookie` header field. Use it for sessions in another state than a plain [sign-in](signed_in).
+///
+/// If `handler` stored nothing, there is no session, and the text is empty. Sent as a `Cookie` header field, it
+/// stands for a visitor without a cookie.
 ///
 /// ```
 /// use unsticky::{Key, Sessions, testing};
@@ -110,7 +112,7 @@ pub async fn signed_in(
 ///
 /// # Errors
 ///
-/// Those of `handler` and of the commit after it.
+/// The errors of `handler` and of the commit after it.
 pub async fn cookie(
     sessions: &Sessions,
     handler: impl AsyncFnOnce(&Session) -> Result<()>,
@@ -120,14 +122,14 @@ pub async fn cookie(
     finish(exchange).await
 }
 
-/// The request of a visitor without a cookie.
+/// Begins the request of a visitor without a cookie.
 async fn begin(sessions: &Sessions) -> Result<(Exchange, Session)> {
     let exchange = Exchange::begin(sessions, [""; 0], None);
     let session = exchange.handle().session().await?;
     Ok((exchange, session))
 }
 
-/// The cookie that the response sets, as the browser sends it back.
+/// Returns the cookie that the response sets, in the form in which a browser sends it back.
 async fn finish(exchange: Exchange) -> Result<String> {
     let reply = match exchange.finish(200) {
         Finish::Ready(reply) => reply,

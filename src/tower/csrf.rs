@@ -1,4 +1,4 @@
-//! The CSRF token for axum: given to pages, verified of requests.
+//! The CSRF token for axum: extracted for pages, and verified in requests.
 
 use axum_core::body::Body;
 use axum_core::extract::{FromRequest, FromRequestParts, Request};

@@ -28,7 +28,7 @@ async fn session(parts: &Parts) -> Result<Session> {
     handle(parts)?.session().await
 }
 
-/// The session before it is read; for several layers, see [`SessionHandle::of`].
+/// Gives access to the session without reading it. For several layers, see [`SessionHandle::of`].
 impl<S: Send + Sync> FromRequestParts<S> for SessionHandle {
     type Rejection = Error;
 
@@ -45,7 +45,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
     }
 }
 
-/// The configuration of the innermost layer.
+/// Gives the configuration and the store of the innermost layer.
 impl<S: Send + Sync> FromRequestParts<S> for Sessions {
     type Rejection = Error;
 
@@ -78,7 +78,7 @@ impl<S: Send + Sync, T: Guarded> FromRequestParts<S> for Maybe<T> {
     }
 }
 
-/// As [`Maybe<SignedIn>`](Maybe).
+/// The same as [`Maybe<SignedIn>`](Maybe): `None` if no user is signed in, and an error if the store failed.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     type Rejection = Error;
 
@@ -88,7 +88,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     }
 }
 
-/// As [`Maybe<AuthenticatedWithin>`](Maybe).
+/// The same as [`Maybe<AuthenticatedWithin>`](Maybe): `None` if no user is signed in or the last authentication is
+/// too long ago, and an error if the store failed.
 impl<S: Send + Sync, const SECONDS: u64> OptionalFromRequestParts<S>
     for AuthenticatedWithin<SECONDS>
 {
@@ -108,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Next {
     }
 }
 
-/// For handlers that answer people and programs, such as the fallback for unknown paths.
+/// For handlers that answer both browsers and programs, such as the fallback for unknown paths.
 impl<S: Send + Sync> FromRequestParts<S> for Wants {
     type Rejection = Infallible;
 

@@ -1,3 +1,5 @@
+//! The future of a response: commits the session, and adds the session's header fields.
+
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,8 +17,8 @@ use crate::exchange::{
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// Dropped before the handler has answered, it keeps nothing but an end of the session; dropped
-    /// later, the commit goes on all the same.
+    /// If it is dropped before the handler has answered, the session's changes are discarded, but a session that
+    /// the handler has ended is still ended. If it is dropped later, the commit still runs to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -48,7 +50,7 @@ where
                 let response = match ready!(this.inner.poll(cx)) {
                     Ok(response) => response,
                     Err(error) => {
-                        // There is no response to wait for; an end is carried out all the same.
+                        // There is no response to wait for, but a session that was ended must still end.
                         drop(this.exchange.take().map(|exchange| exchange.finish(500)));
                         return Poll::Ready(Err(error));
                     }
@@ -82,7 +84,7 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-/// The response with what the exchange adds to it, or the error that takes its place.
+/// Adds the header fields of the exchange to the response, or replaces the response by an error.
 fn replied<B: From<Bytes>>(
     response: Response<B>,
     mut reply: Reply,
@@ -101,21 +103,21 @@ fn replied<B: From<Bytes>>(
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
     if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
-        // Added: the handler's own cookies stay.
+        // Appended, so that the handler's own cookies stay.
         headers.append(SET_COOKIE, cookie);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response
 }
 
-/// The error that a response stands for, unless the application has rendered it already.
+/// Returns the error that a response stands for, unless the application has rendered it already.
 fn unrendered<B>(response: &Response<B>) -> Option<Error> {
     let extensions = response.extensions();
     let is_rendered = extensions.get::<Rendered>().is_some();
     extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
-/// The response that an error puts in the place of this one.
+/// Replaces this response by the response of an error.
 fn replaced<B: From<Bytes>>(
     response: &Response<B>,
     error: Error,
@@ -136,7 +138,7 @@ fn replaced<B: From<Bytes>>(
     replaced
 }
 
-/// The response that an error becomes.
+/// Makes the response of an error.
 pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() =

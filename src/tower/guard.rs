@@ -1,4 +1,4 @@
-//! The layer for a group of routes.
+//! The layer that protects a group of routes by a guard.
 
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -18,19 +18,23 @@ use crate::exchange::{ErrorResponse, SessionHandle, missing_layer};
 use crate::guard::Guard;
 
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
-                   the GuardLayer, which belongs inside";
+                   the GuardLayer, so that the GuardLayer is inside";
 
-/// The tower layer that puts a [`Guard`] around a group of routes, inside the
+/// The tower layer that protects a group of routes by a [`Guard`]. It belongs inside the
 /// [`SessionLayer`](super::SessionLayer).
 ///
-/// The inner service must be `Clone`, and its body `From<Bytes>`. The [`Error`] of a request that is turned
-/// away is in the response's extensions.
+/// The inner service must be `Clone`, and its response body must be `From<Bytes>`. If the guard refuses a
+/// request, the routes are not called, and the [`Error`] is in the extensions of the response.
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
-/// # fn example() -> Result<axum::Router, Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::Router;
+/// use axum::body::Body;
+/// use axum::http::{Request, StatusCode};
 /// use axum::routing::get;
+/// use tower::ServiceExt as _;
 /// use unsticky::tower::{GuardLayer, SessionLayer};
 /// use unsticky::{Guard, Next, Sessions};
 ///
@@ -43,16 +47,28 @@ const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to
 ///     .route("/sign-in", get(async |next: Next| format!("then to {}", next.or("/"))))
 ///     .merge(account)
 ///     .layer(SessionLayer::new(sessions));
-/// # Ok(app)
+///
+/// // Programs get a status, and browsers are sent to the sign-in page.
+/// let request = Request::get("/account").body(Body::empty())?;
+/// let response = app.clone().oneshot(request).await?;
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+///
+/// let request = Request::get("/account").header("accept", "text/html").body(Body::empty())?;
+/// let response = app.oneshot(request).await?;
+/// assert_eq!(response.status(), StatusCode::SEE_OTHER);
+/// # Ok(())
 /// # }
+/// # #[cfg(not(all(feature = "axum", feature = "memory")))]
+/// # fn main() {}
 /// ```
+#[doc(alias("login_required", "require_login", "permission_required"))]
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
     guard: Arc<Guard>,
 }
 
 impl GuardLayer {
-    /// A layer of this guard.
+    /// Makes a layer that lets a request pass only if `guard` does.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
         Self { guard: Arc::new(guard) }
@@ -67,7 +83,7 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-/// The service that [`GuardLayer`] makes.
+/// The service made by [`GuardLayer`].
 #[derive(Debug, Clone)]
 pub struct GuardService<S> {
     inner: S,
@@ -83,14 +99,14 @@ pin_project! {
     }
 }
 
-/// A request that is answered by the routes once its session has been looked at.
+/// Reads the session of a request, checks it, and then calls the routes.
 type Checking<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
 
 pin_project! {
     #[project = StateProjection]
     enum State<F, B, E> {
         Refused { #[pin] answer: Ready<Result<Response<B>, E>> },
-        // Most requests of a guard that uses no session: nothing is allocated for them.
+        // For a guard that needs no session, nothing is allocated.
         Passing { #[pin] inner: F },
         Checking { checking: Checking<B, E> },
     }
@@ -140,7 +156,7 @@ where
             return GuardFuture { state: State::Passing { inner: self.inner.call(request) } };
         }
         let guard = self.guard.clone();
-        // The one that is ready.
+        // Calls the service that was polled to readiness, and keeps its clone.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let checking = Box::pin(async move {

@@ -1,4 +1,4 @@
-//! A request's head, as its rules read it.
+//! Converts the head of a request for the rules that read it.
 
 use http::header::HeaderName;
 #[cfg(feature = "axum")]
@@ -22,7 +22,7 @@ fn head<'a>(
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
 ) -> RequestHead<'a> {
-    // A nested router takes off what it was nested under.
+    // A nested router removes the prefix of the path under which it is nested.
     #[cfg(feature = "axum")]
     let uri = extensions.get::<axum::extract::OriginalUri>().map_or(uri, |original| &original.0);
     #[cfg(not(feature = "axum"))]

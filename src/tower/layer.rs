@@ -1,17 +1,24 @@
+//! The layer that gives requests their session.
+
 use tower_layer::Layer;
 
 use super::service::SessionService;
 use crate::settings::Sessions;
 
-/// The tower layer that gives requests their session.
+/// The tower layer that provides each request with its session and commits the session's changes before the
+/// response is sent.
 ///
-/// The inner service need not be `Clone`. Its body must be `From<Bytes>`, because a response whose session
-/// changes could not be kept is replaced by an error; see [below](#the-body-of-a-response).
+/// The inner service need not be `Clone`. Its response body must be `From<Bytes>`, because the layer replaces a
+/// response by an error if the session's changes could not be stored; see [below](#the-body-of-a-response).
 ///
 /// ```
-/// # #[cfg(feature = "axum")]
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(all(feature = "axum", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::body::{Body, to_bytes};
+/// use axum::http::Request;
 /// use axum::{Router, routing::get};
+/// use tower::ServiceExt as _;
 /// use unsticky::{Session, Sessions, tower::SessionLayer};
 ///
 /// async fn hello(session: Session) -> String {
@@ -20,15 +27,20 @@ use crate::settings::Sessions;
 ///
 /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
 /// let app: Router = Router::new().route("/", get(hello)).layer(SessionLayer::new(sessions));
+///
+/// let response = app.oneshot(Request::get("/").body(Body::empty())?).await?;
+/// assert_eq!(to_bytes(response.into_body(), 100).await?, "signed in: false");
 /// # Ok(())
 /// # }
+/// # #[cfg(not(all(feature = "axum", feature = "memory")))]
+/// # fn main() {}
 /// ```
 ///
 /// # Several cookies in one application
 ///
-/// Two routers side by side, one for customers and one for administrators, just get a layer each.
-/// Where layers are nested, the extractors use the innermost one, and
-/// [`SessionHandle::of`](crate::exchange::SessionHandle::of) finds another by its [`Sessions`]:
+/// Two routers side by side, for example one for customers and one for administrators, each get their own layer.
+/// If layers are nested, the extractors use the innermost one.
+/// [`SessionHandle::of`](crate::exchange::SessionHandle::of) finds another layer's session by its [`Sessions`]:
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -41,7 +53,7 @@ use crate::settings::Sessions;
 /// #[derive(Clone)]
 /// struct Admins(Sessions);
 ///
-/// /// An administrator's session, whatever customer's session there is besides.
+/// /// The session of an administrator, independent of the customer's session.
 /// struct AdminSession(Session);
 ///
 /// impl<S: Send + Sync> FromRequestParts<S> for AdminSession
@@ -62,26 +74,29 @@ use crate::settings::Sessions;
 /// # }
 /// ```
 ///
-/// Give them different cookie names: a token is valid under its own cookie's name only, and the default
-/// [namespace](crate::Builder::namespace) is made from that name, so that they share nothing in the store.
-/// One inside the other with the same name is an error event. The same [`Sessions`] twice, one inside the
-/// other, is one session: the inner layer uses that of the outer one, which commits it.
+/// Give the layers different cookie names. A token is valid only under the name of its own cookie, and the
+/// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the layers share
+/// nothing in the store. If two nested layers have the same cookie name, an error event reports it. If the same
+/// [`Sessions`] is nested in itself, there is only one session: the inner layer uses the session of the outer
+/// layer, which commits it.
 ///
-/// # Where other layers belong
+/// # Order of layers
 ///
-/// A response is final for the session when it passes this layer. What may replace the handler's
-/// response by an error, such as a time limit, belongs further in: its 408 or 503 then discards what the
-/// handler has done half. What adds header fields to every response, such as CORS, request ids and
-/// tracing, may be on either side: a response that is replaced because its session changes could not be
-/// kept keeps all header fields but [these](crate::exchange::REPLACED_FIELDS). Tracing further out also sees
-/// the status of the replaced response.
+/// When a response passes this layer, its effect on the session is final.
+///
+/// - Place layers that can replace the handler's response by an error, such as a timeout, *inside* this layer.
+///   With their status 408 or 503, the incomplete changes of the handler are discarded.
+/// - Layers that add header fields to every response, such as CORS, request ids and tracing, can be on either
+///   side. If a response is replaced because its session changes could not be stored, the new response keeps all
+///   header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this layer also sees the
+///   status of the replaced response.
 ///
 /// # The body of a response
 ///
 /// The layer keeps the body type of the service inside it. axum's `Body` and `http_body_util::Full<Bytes>`
-/// are `From<Bytes>`. Layers such as compression make a body of their own, and hyper services often have a
-/// `BoxBody`. `Router::layer` turns them into axum's `Body` by itself; elsewhere, such as in a
-/// `ServiceBuilder`, turn a body that is not `From<Bytes>` into one that is before it gets to this layer:
+/// implement `From<Bytes>`. Layers such as compression have their own body types, and hyper services often have
+/// a `BoxBody`. `Router::layer` converts them into axum's `Body` by itself. Elsewhere, for example in a
+/// `ServiceBuilder`, convert a body that is not `From<Bytes>` before it reaches this layer:
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -100,14 +115,14 @@ use crate::settings::Sessions;
 /// # let app: axum::Router = axum::Router::new().layer(layers);
 /// # }
 /// ```
-#[doc(alias = "SessionManagerLayer")]
+#[doc(alias("SessionManagerLayer", "SessionMiddleware"))]
 #[derive(Debug, Clone)]
 pub struct SessionLayer {
     sessions: Sessions,
 }
 
 impl SessionLayer {
-    /// A layer for these sessions.
+    /// Makes a layer with the configuration and the store of `sessions`.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }

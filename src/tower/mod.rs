@@ -6,10 +6,10 @@
 //! response <-- SessionLayer: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! A response is replaced only where the changes of its handler could not be kept. The
-//! [`Error`](crate::Error) is then in the response's extensions, as it is where an extractor, a
-//! [`GuardLayer`] or a handler answered with one. [`Builder::on_error`](crate::Builder::on_error) renders all
-//! of them; a layer of your own further out can do so, too:
+//! The layer replaces a response only if the session's changes could not be stored. The
+//! [`Error`](crate::Error) is then in the extensions of the new response. It is also there if an extractor, a
+//! [`GuardLayer`] or a handler returned the error. [`Builder::on_error`](crate::Builder::on_error) renders all of
+//! these. A layer of your own outside the session layer can render them as well:
 //!
 //! ```
 //! # #[cfg(feature = "axum")]

@@ -1,3 +1,5 @@
+//! The service that gives requests their session.
+
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use super::head;
 use crate::exchange::{ErrorRenderer, Exchange, SessionHandle};
 use crate::settings::Sessions;
 
-/// The service that [`SessionLayer`](super::SessionLayer) makes.
+/// The service made by [`SessionLayer`](super::SessionLayer).
 #[derive(Debug, Clone)]
 pub struct SessionService<S> {
     inner: S,

@@ -1,4 +1,4 @@
-//! What is the application's to choose: its allocator, where Redis runs, how many workers it has.
+//! What the application can choose: its allocator, where Redis runs, and the number of workers.
 
 use std::path::{Path, PathBuf};
 

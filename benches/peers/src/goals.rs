@@ -130,7 +130,7 @@ const REASONS: &str = "\
   compare the rows \"directory off\". In actix-web, where a command costs a larger part of a request, the goals are missed
   without it too. A sign-in takes 3 commands in 2 round trips and 1 command by hand; signing in again takes 4 commands in 4
   round trips, and 3 in 2 by hand.
-- **Sign-out**: it reads the session and checks its secret first, so that a stale cookie cannot end somebody else's
+- **Sign-out**: it reads the session and checks its secret first, so that a stale cookie cannot end another user's
   session, and deletes it only if it is unchanged. The hand-written code and tower-sessions send one DEL; actix-session
   sends two commands, as unsticky does.
 - **p99**: the rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out that is half
@@ -149,9 +149,9 @@ pub fn goals(page: &Page) -> String {
     let of_stores = marked("loads over the client by hand", callers, &of_stores);
     format!(
         "## Goals\n\n\
-         The median of the rounds, with the goal in brackets: ✓ where at least three quarters of the rounds reach it, ✗ where\n\
-         at least three quarters do not, and no mark where the rounds do not agree. The best peer is the one of the same\n\
-         framework that asks Redis each time. Of {} goals, {} are reached, {} are undecided and {} are missed.\n\n{of_routes}\n{of_stores}\nWhy not:\n\n{REASONS}",
+         The median of the rounds, with the goal in brackets: ✓ if at least three quarters of the rounds reach it, ✗ if\n\
+         at least three quarters do not, and no mark if the rounds do not agree. The best peer is the one of the same\n\
+         framework that asks Redis each time. Of {} goals, {} are reached, {} are undecided and {} are missed.\n\n{of_routes}\n{of_stores}\nWhy goals are missed:\n\n{REASONS}",
         verdicts.len(),
         count(Verdict::Reached),
         count(Verdict::Undecided),

@@ -100,8 +100,8 @@ impl Page {
             self.counts(),
             self.costs(),
             format!(
-                "## What is the application's to choose\n\n\
-                 [docs/performance.md](../docs/performance.md) says what to make of it.\n\n{}",
+                "## What the application can choose\n\n\
+                 [docs/performance.md](../docs/performance.md) explains what follows from these figures.\n\n{}",
                 choices(&self.choices)
             ),
             include_str!("notes.md").to_owned(),
@@ -167,7 +167,7 @@ impl Page {
             "# Results\n\n\
              Throughput relative to a hand-written application in the same framework that has no safety at all: 1.00 means\n\
              equally fast, higher is better. Everything runs with its defaults, except in the rows that name a setting:\n\
-             unsticky keeps its directory of sessions, the peers are wired as their READMEs show, and the hand-written code\n\
+             unsticky keeps its directory of sessions, the peers are set up as their READMEs show, and the hand-written code\n\
              uses the crate redis without options.\n\n\
              The columns are requests. *No cookie* and *unused* do not touch the session, without and with a session cookie.\n\
              *Read* returns one value of a session that also holds 100 bytes of text, *read 1 KiB* of one that holds 1 KiB.\n\
@@ -176,12 +176,12 @@ impl Page {
              ![Throughput in axum](results/throughput-axum.svg)\n\n\
              ![Throughput in actix-web](results/throughput-actix.svg)\n\n\
              Each figure is the median of the rounds, in which the applications were measured in turn. The small range below\n\
-             it, and the line on a bar, is the middle half of the rounds; the table shows it where it is wider than 0.05.\n\
-             *Lost updates*: 40 browsers increment the same session at once, 200 times in all, and this many increments are\n\
+             it, and the line on a bar, is the middle half of the rounds; the table shows it if it is wider than 0.05.\n\
+             *Lost updates*: 40 browsers increment the same session concurrently, 200 times in all, and this many increments are\n\
              missing afterwards. axum_session also keeps every session in the memory of its process and reads it from there, so\n\
              a user's requests must always reach the same process; with \"memory off\" it reads from Redis.\n\n\
              The application is pinned to one core and the load generator, with 32 browsers, to the other one; Redis may run on\n\
-             either. Written by `scripts/bench-peers` from `benches/results/*.json`: run it to measure on your machine, with\n\
+             either. `scripts/bench-peers` writes this page from `benches/results/*.json`. Run it to measure on your machine, with\n\
              `--quick` for a first impression. Measured with: {}.\n",
             machine.join("; "),
         )
@@ -190,14 +190,14 @@ impl Page {
     fn safety(&self) -> String {
         let mut text = String::from(
             "## What safety costs\n\n\
-             The hand-written application is a cookie scan and GET, SET and DEL of a JSON blob. It overwrites concurrent\n\
-             changes, a slow request brings a session back that was signed out, a copy of its Redis is a list of valid\n\
-             cookies, nothing has a time limit, and nobody's sessions can be listed or revoked. unsticky checks the secret,\n\
-             decides every change by a compare-and-set (a script in Redis 7), reads a session before it ends it, and enters\n\
-             every sign-in in the account's directory.\n\n\
+             The hand-written application parses the cookie and sends GET, SET and DEL for a JSON blob. It overwrites concurrent\n\
+             changes, a slow request restores a session that was signed out, and a copy of its Redis is a list of valid\n\
+             cookies. It has no time limits, and cannot list or revoke the sessions of a user. unsticky checks the secret,\n\
+             makes every change by a compare-and-set (a script in Redis 7), reads a session before it ends it, and records\n\
+             every sign-in in the account's directory record.\n\n\
              These checks cost processor time and commands. Each cell reads: by hand → unsticky. The rates are medians over all\n\
-             rounds. The first table takes the ratio within each round and then the median, so dividing two of these rates\n\
-             gives another number; where the two disagree, the rounds differ too much to tell.\n\n",
+             rounds. The first table of this page has the median of the ratios within each round, so dividing two of these rates\n\
+             can give another number. If the two disagree, the rounds differ too much for a conclusion.\n\n",
         );
         let columns = [
             ("requests a second", "throughput"),
@@ -217,7 +217,7 @@ impl Page {
         };
         text + &format!(
             "By default the crate redis leaves Nagle's algorithm on. On the loopback interface this happens to batch commands;\n\
-             over a network a command may wait for an acknowledgement. unsticky turns it off. With it turned off, the\n\
+             over a network, a command may wait for an acknowledgement. unsticky turns it off. If it is turned off, the\n\
              hand-written application reaches {} (read) and {} (increment) of its throughput above in axum, and {} and {} in\n\
              actix-web.\n",
             nodelay("axum", "read"),
@@ -232,9 +232,9 @@ impl Page {
         const OVER: &str = "p99 over by hand";
         let mut text = String::from(
             "## Latency at a fixed rate\n\n\
-             Requests are due at fixed moments, at 0.3 of the hand-written application's throughput. A latency counts from\n\
-             the moment when its request was due, so it includes the wait for those before it. The rate is the same for all\n\
-             applications of a framework, so the slower ones are closer to their limit. axum_session is left out, since it\n\
+             Requests are due at fixed times, at 0.3 of the hand-written application's throughput. A latency is measured from\n\
+             the time when its request was due, so it includes the wait for earlier requests. The rate is the same for all\n\
+             applications of a framework, so the slower ones are closer to their limit. axum_session is left out because it\n\
              answers reads from its own memory. Microseconds: p50, p99, p99.9.\n\n\
              ![Latency in axum](results/latency-axum.svg)\n\n![Latency in actix-web](results/latency-actix.svg)\n\n",
         );
@@ -266,11 +266,11 @@ impl Page {
         let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
         let mut text = format!(
             "## Instructions and allocations\n\n\
-             Counted by valgrind, so unlike times they are repeatable. Each cell reads: before → after the middleware and the\n\
-             commit were rewritten. That saves allocations most of all; some paths of the crate alone take slightly more\n\
-             instructions, and every whole application takes fewer. The crate's own work, with a store that answers at once:\n\n{work}\n\
+             Counted by valgrind, so they are repeatable, unlike times. Each cell reads: before → after the middleware and the\n\
+             commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone take slightly more\n\
+             instructions, but every whole application takes fewer. The crate's own work, with a store that answers at once:\n\n{work}\n\
              Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
-             so about 3,400 of every count with a session do not happen on a real one:\n\n",
+             so about 3,400 of every count with a session do not occur on a real one:\n\n",
         );
         let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
             ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
@@ -340,13 +340,13 @@ impl Page {
                        `valkey-server`.\n";
         format!(
             "## The stores alone\n\n\
-             Loads of 1 KiB a second, outside of a framework; in brackets over a pipelined client by hand, and over the\n\
-             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The client by hand knows one command\n\
-             and neither reconnects nor has time limits: the limit, not a thing to use. A delay is that of each direction,\n\
+             Loads of 1 KiB per second, without a framework. In brackets: relative to a hand-written pipelined client, and to the\n\
+             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The hand-written client knows one command\n\
+             and neither reconnects nor has time limits: it shows the limit, and is not for use. The delay is for each direction,\n\
              added by a proxy.\n\n\
              ![Loads of 1 KiB](results/stores.svg)\n\n{loads}\n\
-             Changes a second, each of them a load and a compare-and-set, which is a script in Redis 7 and a command of its\n\
-             own in Valkey 9:\n\n{changes}{}",
+             Changes per second. Each is a load and a compare-and-set, which is a script in Redis 7 and a single command\n\
+             in Valkey 9:\n\n{changes}{}",
             if has_valkey { "" } else { without },
         )
     }
@@ -386,16 +386,16 @@ impl Page {
             ["1", "10", "100"].map(|count| cost("directory memory", &[("sessions", count)]));
         format!(
             "## What sessions cost the servers\n\n\
-             Bytes for each session of a user who is signed in, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
-             session that was written more often remembers the tags of its last eight writes; Redis rounds sizes up, so\n\
-             there this shows in the small session only. Valkey was not measured here.\n\n{memory}\n\
+             Bytes for each session of a signed-in user, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
+             session that was written more often contains the tags of its last eight writes. Redis rounds sizes up, so\n\
+             this is visible there only in the small session. Valkey was not measured here.\n\n{memory}\n\
              The server's own processor time for a command, in microseconds, with 64 callers. \"Replace\" and \"delete\" act only\n\
              if the session is unchanged; in Redis 7 each of them is a script.\n\n{time}\n\
-             Requests a second, outside of a framework, with so many live sessions. Rounds differ by a factor of up to three,\n\
-             so differences below a third mean nothing:\n\n{scale}\n\
-             Requests a second, outside of a framework, by what the directory of sessions does; \"listed\" is the default:\n\n\
+             Requests per second, without a framework, by the number of live sessions. Rounds differ by a factor of up to three,\n\
+             so differences of less than a third have no meaning:\n\n{scale}\n\
+             Requests per second, without a framework, by the mode of the directory of sessions. \"listed\" is the default:\n\n\
              {directory}\n\
-             A directory in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
+             The size of a directory record in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
             sizes.join(", "),
         )
     }

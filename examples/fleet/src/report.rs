@@ -316,7 +316,7 @@ impl fmt::Display for Report {
         let repeated = match (counts.sign_ins_repeated, counts.items_left_behind) {
             (0, _) => "none".to_owned(),
             (count, 0) => count.to_string(),
-            (count, items) => format!("{count}; {items} items did not come along, see --help"),
+            (count, items) => format!("{count}; {items} items were not taken over, see --help"),
         };
         line(f, "  sign-ins sent again", &repeated)?;
         line(f, "  unexpected answers", &listed(&counts.errors))?;

@@ -12,7 +12,7 @@ use crate::tally::{Disturbance, Disturbances};
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Tested(Figures),
-    /// It broke off for this reason, after these figures.
+    /// It was aborted for this reason, after these figures.
     BrokenOff(Figures, String),
     NotInstalled(Program),
     /// It could not be carried out, or has shown nothing, for this reason.
@@ -109,7 +109,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// From the name of each store that was to be tested, and what became of it.
+    /// Takes the name of each store and the outcome of its test.
     pub(crate) fn of(outcomes: &[(String, Outcome)]) -> Self {
         let mut total = Figures::default();
         let (mut passed, mut failed) = (Vec::new(), Vec::new());
@@ -145,7 +145,7 @@ impl Verdict {
                     sentence += &format!("; the losses were on {}", failed.join(" and "));
                 }
                 if !broken.is_empty() {
-                    sentence += &format!("; the test broke off on {}", broken.join(" and "));
+                    sentence += &format!("; the test was aborted on {}", broken.join(" and "));
                 }
                 Word::Fail
             }
@@ -276,11 +276,11 @@ mod tests {
         let (status, text) = verdict(broken(WELL), Outcome::Tested(WELL));
         assert_eq!(status, 1);
         assert!(text.starts_with("FAIL: 0 of 200 users signed out, "), "{text}");
-        assert!(text.ends_with("killed; the test broke off on Redis (a process ended)"), "{text}");
+        assert!(text.ends_with("killed; the test was aborted on Redis (a process ended)"), "{text}");
         let (status, text) =
             verdict(broken(Figures { items_lost: 1, ..WELL }), Outcome::NotTested("x".to_owned()));
         assert_eq!(status, 1);
-        assert!(text.contains("; the losses were on Redis; the test broke off on"), "{text}");
+        assert!(text.contains("; the losses were on Redis; the test was aborted on"), "{text}");
     }
 
     #[test]

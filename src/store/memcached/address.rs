@@ -1,4 +1,4 @@
-//! `memcached://host[:port][,host[:port]…]`, taken apart.
+//! Parses addresses of the form `memcached://host[:port][,host[:port]…]`.
 
 use std::net::Ipv6Addr;
 
@@ -7,35 +7,39 @@ use crate::store::address::ConnectError;
 const SCHEME: &str = "memcached://";
 const DEFAULT_PORT: u16 = 11211;
 
-/// The servers as `host:port`, each in the one form that keys are routed by.
+/// Returns the servers as `host:port`, each in the normalized form by which keys are routed.
 pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     let list = url
         .strip_prefix(SCHEME)
-        .ok_or_else(|| ConnectError::address("it does not begin with memcached://"))?;
+        .ok_or_else(|| ConnectError::address("a memcached address begins with memcached://"))?;
     if list.contains('@') {
-        return Err(ConnectError::address("memcached has no user and no password here"));
+        return Err(ConnectError::address(
+            "it has a user or a password, which this store does not support; write memcached://HOST:PORT",
+        ));
     }
     if list.split(',').any(has_weight) {
         return Err(ConnectError::address(WEIGHTS));
     }
     if list.contains(['/', '?', '#']) {
-        return Err(ConnectError::address("a memcached address has no path and no options"));
+        return Err(ConnectError::address(
+            "it has a path or an option, which a memcached address cannot have; write memcached://HOST:PORT,HOST:PORT",
+        ));
     }
     let mut servers: Vec<String> = Vec::new();
     for entry in list.split(',') {
         let server = server(entry)?;
         if servers.contains(&server) {
-            return Err(ConnectError::address("a server is named twice"));
+            return Err(ConnectError::address("it names the same server twice; remove one"));
         }
         servers.push(server);
     }
     Ok(servers)
 }
 
-const WEIGHTS: &str = "weights are not supported, every server gets an equal share of the sessions: \
-                       leave the weights out, and let a larger machine run several servers";
+const WEIGHTS: &str = "weights are not supported: every server gets an equal share of the sessions; \
+                       remove the weights, and let a larger machine run several servers";
 
-/// Whether a weight follows the server, in one of the forms that other clients have for it:
+/// Returns whether a weight follows the server, in one of the forms that other clients use:
 /// `host:port:2`, `host=2`, `host:port 2`, `host:port?weight=2`, `host:port/?2`.
 fn has_weight(entry: &str) -> bool {
     if entry.to_ascii_lowercase().contains("weight=") {
@@ -46,11 +50,11 @@ fn has_weight(entry: &str) -> bool {
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let may_follow = match entry.as_bytes().get(server.len()) {
-        // After a port only: without one it is the port itself.
+        // Only after a port. Without one, the number is the port.
         Some(b':') => server.rsplit_once(':').is_some_and(|(host, port)| {
             is_number(port) && (host.ends_with(']') || !host.contains(':'))
         }),
-        // Not the value of some other option.
+        // After a `?`, it would be the value of another option.
         Some(b'=') => !server.contains('?'),
         _ => true,
     };
@@ -59,30 +63,41 @@ fn has_weight(entry: &str) -> bool {
 
 fn server(entry: &str) -> Result<String, ConnectError> {
     if let Some(rest) = entry.strip_prefix('[') {
-        let (host, rest) =
-            rest.split_once(']').ok_or_else(|| ConnectError::address("a bracket is not closed"))?;
-        let host: Ipv6Addr = host
-            .parse()
-            .map_err(|_| ConnectError::address("what stands in brackets is not an IPv6 address"))?;
+        let (host, rest) = rest.split_once(']').ok_or_else(|| {
+            ConnectError::address("a bracket is not closed; write an IPv6 address as [::1]")
+        })?;
+        let host: Ipv6Addr = host.parse().map_err(|_| {
+            ConnectError::address(
+                "the text in brackets is not an IPv6 address; write it as in [::1]",
+            )
+        })?;
         let port = match rest.strip_prefix(':') {
             Some(text) => port(text)?,
             None if rest.is_empty() => DEFAULT_PORT,
-            None => return Err(ConnectError::address("only a port may follow a bracket")),
+            None => {
+                return Err(ConnectError::address("only `:PORT` may follow the closing bracket"));
+            }
         };
         return Ok(format!("[{host}]:{port}"));
     }
     let (host, port) = match entry.split_once(':') {
         Some((_, text)) if text.contains(':') => {
-            return Err(ConnectError::address("an IPv6 address must stand in brackets"));
+            return Err(ConnectError::address(
+                "an IPv6 address must be in brackets, as in [::1]:11211",
+            ));
         }
         Some((host, text)) => (host, port(text)?),
         None => (entry, DEFAULT_PORT),
     };
     if host.is_empty() {
-        return Err(ConnectError::address("a server has no name"));
+        return Err(ConnectError::address(
+            "a server has no name; write its host name or IP address",
+        ));
     }
     if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
-        return Err(ConnectError::address("a server's name is not a host name"));
+        return Err(ConnectError::address(
+            "a server's name is not a host name; it may contain only letters, digits, `.`, `-` and `_`",
+        ));
     }
     Ok(format!("{}:{port}", host.to_ascii_lowercase()))
 }

@@ -1,5 +1,4 @@
-//! What an error of the client says about the operation: was it applied, was it not, or is that
-//! unknown.
+//! Interprets the errors of the client: whether the operation was applied, was not applied, or is in doubt.
 
 use std::io;
 
@@ -7,7 +6,7 @@ use memcache::exp;
 
 use crate::error::{Error, Result};
 
-/// Whether repeating an operation is harmless.
+/// Whether an operation reads or writes, which decides whether it is harmless to repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Read,
@@ -15,9 +14,9 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// For an operation that may have been sent and whose answer nobody will read.
+    /// Makes the error of an operation that may have been sent and whose answer is lost.
     pub(super) fn lost(self) -> Error {
-        const REASON: &str = "the task that had sent the operation ended before its answer came";
+        const REASON: &str = "the task that sent the operation ended before the answer arrived";
         match self {
             Self::Read => Error::unavailable(REASON),
             Self::Write => Error::outcome_unknown(REASON),
@@ -25,14 +24,14 @@ impl Effect {
     }
 }
 
-/// The answers of the server at `address` to one batch, in its order.
+/// Converts the answers of the server at `address` to one batch, in their order.
 pub(super) fn classify<T>(
     address: &str,
     effect: Effect,
     answers: Vec<exp::Result<T>>,
 ) -> Vec<Result<T>> {
-    // The client reports the failure that ended a batch for every operation that had no answer
-    // then. It belongs to the first of them; those behind it were sent and not answered.
+    // The client reports the failure that ended a batch for every operation without an answer. It belongs to the
+    // first of these; the others were sent and not answered.
     let mut failed = false;
     let mut write = |error: exp::Error| match error {
         exp::Error::Ambiguous { .. } if std::mem::replace(&mut failed, true) => {
@@ -51,7 +50,7 @@ pub(super) fn classify<T>(
         .collect()
 }
 
-/// Whether the failure puts the server's address in doubt, rather than the operation.
+/// Returns whether the failure is about the connection to the server, rather than about the operation.
 pub(super) fn is_transport(error: &exp::Error) -> bool {
     match error {
         exp::Error::Ambiguous { source, .. } => is_transport(source),
@@ -60,17 +59,17 @@ pub(super) fn is_transport(error: &exp::Error) -> bool {
     }
 }
 
-/// For a server that could be reached under none of its addresses.
+/// Makes the error of a server that could not be reached at any of its addresses.
 pub(super) fn unreachable(address: &str, reason: &str) -> Error {
     Error::unavailable(named(address, reason))
 }
 
-/// For a batch of which nothing was sent.
+/// Makes the error of a batch of which nothing was sent.
 pub(super) fn malformed(address: &str, error: &exp::Error) -> Error {
     Error::refused(text(address, error))
 }
 
-/// For a failure before any operation was sent.
+/// Makes the error of a failure before any operation was sent.
 pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
@@ -79,10 +78,10 @@ pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
     }
 }
 
-/// All that the client keeps of `ERROR` and of `ERROR Too many open connections`.
+/// The part that the client keeps of `ERROR` and of `ERROR Too many open connections`.
 const BARE_ERROR: &str = "ERROR";
 
-/// The whole of it in one line: the client's errors repeat their sources and name no server.
+/// Returns the error as one line. The client's own errors repeat their sources and do not name the server.
 fn text(address: &str, error: &exp::Error) -> String {
     named(address, &reason(error))
 }
@@ -91,22 +90,22 @@ fn named(address: &str, reason: &str) -> String {
     format!("memcached at {address}: {reason}")
 }
 
-/// Why there was no answer to the first question of a connection.
+/// Says why there was no answer to the first question on a connection.
 pub(super) fn greeting_reason(error: &exp::Error) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error {
         exp::Error::Io(error)
             if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) =>
         {
-            "it closed the connection without an answer; this store does not speak TLS, so is this \
-             a port for TLS?"
+            "it closed the connection without an answer; if the port expects TLS, use another one: this store does \
+             not speak TLS"
                 .to_owned()
         }
         error => reason(error),
     }
 }
 
-/// What happened, without the key, and without anything that the server may have repeated.
+/// Says what happened, without the key and without anything that the server may have repeated.
 fn reason(error: &exp::Error) -> String {
     match error {
         exp::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -120,7 +119,7 @@ fn reason(error: &exp::Error) -> String {
         }
         exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
         exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
-        // The client prints what it could not read.
+        // The text of the client contains what it could not read.
         exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
             "it answered in TLS, which this store does not speak".to_owned()
         }
@@ -133,13 +132,13 @@ fn reason(error: &exp::Error) -> String {
 /// The first bytes of a TLS alert, as the client prints them.
 const TLS_ALERT: &str = r#""\u{15}\u{3}"#;
 
-/// The words that a server's line begins with, as long as they are prose: a server may go on with the
-/// command, which holds a record. A record begins with random bytes, so it does not pass for prose.
+/// Returns the words at the beginning of a server's line, as long as they are prose. After them, a server may repeat
+/// the command, which contains a record. A record begins with random bytes, so it is not taken for prose.
 fn prose(line: &str) -> String {
     const MAX_LENGTH: usize = 200;
     let mut text = String::new();
     for word in line.split(' ') {
-        // With a space before and the mark of the cut behind it.
+        // Includes the space before the word and the mark of the cut after it.
         if !is_prose(word) || text.len() + word.len() + 2 > MAX_LENGTH {
             text.push('…');
             break;
@@ -172,7 +171,7 @@ fn read_error(address: &str, error: exp::Error) -> Error {
 fn write_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
-        // Not wrapped, these say that the command was not sent to its end: it has no effect.
+        // If these are not wrapped, the command was not sent completely, so it has no effect.
         exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(reason),
         exp::Error::Usage(_) => Error::refused(reason),
         exp::Error::Ambiguous { source, .. } => {
@@ -182,9 +181,9 @@ fn write_error(address: &str, error: exp::Error) -> Error {
     }
 }
 
-/// The error of an answer that says for certain that the write was not made.
+/// Returns the error of an answer that proves that the write was not made.
 ///
-/// Other server errors do not: a proxy says `SERVER_ERROR` where it lost the answer itself.
+/// Other server errors do not prove it: a proxy answers `SERVER_ERROR` if it lost the answer itself.
 fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
     let reason = text(address, answer);
     match answer {
@@ -301,7 +300,7 @@ mod tests {
         assert_eq!(found, [None, unknown, Some(Refused), unknown, unknown]);
     }
 
-    /// Everything that the error prints, and its sources.
+    /// Everything that the error and its sources print.
     fn printed(error: &Error) -> String {
         let source = std::error::Error::source(error).unwrap();
         format!("{error} {error:?} {source} {source:?}")
@@ -421,7 +420,7 @@ mod tests {
             io::ErrorKind::BrokenPipe,
         ] {
             let closed = Client::Io(kind.into());
-            assert!(greeting_reason(&closed).contains("a port for TLS?"), "{kind:?}");
+            assert!(greeting_reason(&closed).contains("if the port expects TLS"), "{kind:?}");
         }
         let refused = Client::Io(io::ErrorKind::ConnectionRefused.into());
         assert_eq!(greeting_reason(&refused), "connection refused");

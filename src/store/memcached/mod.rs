@@ -1,4 +1,4 @@
-//! Sessions on Memcached, over its meta protocol.
+//! The store for Memcached, over its meta protocol.
 
 mod address;
 mod answer;
@@ -31,44 +31,55 @@ use crate::store::diagnose::Diagnose;
 use crate::store::key::StoreKey;
 use crate::store::per_runtime::PerRuntime;
 
-/// Sessions on one Memcached server or on several.
+/// Keeps sessions in Memcached, on one server or on several.
 ///
-/// Nothing is sent and no name is resolved before the first call. Operations that are ready at the
-/// same moment share a round trip. Each runtime that uses the store has queues and connections of
-/// its own, at most six to each server, so a runtime that is blocked delays no other one's calls.
-/// A clone shares them.
+/// ```
+/// use unsticky::store::MemcachedStore;
 ///
-/// The server must be 1.6.13 or later and must not be started with `-C`, which turns the versions off
-/// that this store compares. [`Sessions::check`](crate::Sessions::check) finds both, and the settings under
-/// *Limits* below.
+/// # fn main() -> Result<(), unsticky::ConnectError> {
+/// // Nothing is sent yet: connections are made when the first operation needs one.
+/// let store = MemcachedStore::connect("memcached://a,b:11212")?;
+/// assert_eq!(format!("{store:?}"), r#"MemcachedStore["a:11211", "b:11212"]"#);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Operations that are ready at the same moment share a round trip. Each runtime that uses the store has its
+/// own queues and its own connections, at most six to each server, so a blocked runtime does not delay the
+/// calls of the others. (actix-web has one runtime for each worker.) Clones of a store share them.
+///
+/// The server must be Memcached 1.6.13 or newer. Do not start it with `-C`, which turns off the versions that
+/// this store compares. [`Sessions::check`](crate::Sessions::check) reports both, and the settings under
+/// [*Limits*](#limits).
 ///
 /// # Several servers
 ///
-/// Every key lives on one server, the one with the highest score: the first 8 bytes, as a
-/// big-endian number, of `SHA-256(server || 0x00 || key)`, where `server` is `host:port` as
-/// configured, the host in lower case. The order in the address does not matter. Give every process
-/// the same names: `localhost:11211` and `127.0.0.1:11211` are two servers here.
+/// Every key is stored on one server: the one with the highest score (rendezvous hashing). The score is the
+/// first 8 bytes, as a big-endian number, of `SHA-256(server || 0x00 || key)`, where `server` is `host:port` as
+/// configured, with the host in lower case. The order of the servers in the address does not matter. Give every
+/// process the same names: `localhost:11211` and `127.0.0.1:11211` count as two different servers.
 ///
-/// Servers have no weights. Let a larger machine run several servers, each on a port of its own.
+/// Servers have no weights. Let a larger machine run several servers, each on its own port.
 ///
-/// A server that is down is not taken out: its records are unavailable until it is back, and the others
-/// are not affected. The directory of an account is a record of its own. If it is on a server that is
-/// down, the user cannot sign in, and the account's sessions cannot be listed or revoked. The user's
-/// sessions on other servers go on, and the user can sign out of them. In strict mode
-/// ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)) they are unavailable, too.
+/// If a server is down, its records are unavailable until it is back; they do not move to other servers. The
+/// records on the other servers are not affected. The directory record of an account may be on another server
+/// than its sessions. If the server of the directory record is down, the user cannot sign in, and the account's
+/// sessions cannot be listed or revoked together. The user's sessions on other servers continue, and the user
+/// can sign out of them. In strict mode ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)) they are
+/// unavailable as well.
 ///
 /// # Changing the list of servers
 ///
 /// **If you add, remove or rename a server, change [`Builder::epoch`](crate::Builder::epoch) in the same
-/// release**, to a number that was never used before. The same holds when you roll such a release back.
-/// Every user then has to sign in once more.
+/// release**, to a number that you have never used before. Do the same when you roll such a release back. Every
+/// user then has to sign in again.
 ///
 /// ```
 /// use unsticky::Sessions;
 /// use unsticky::store::MemcachedStore;
 ///
-/// // The release before had epoch 1 and the servers a, b and c. If this one is rolled back, the next
-/// // release has epoch 3.
+/// // The previous release had epoch 1 and the servers a, b and c. A release that rolls this one back must
+/// // have epoch 3.
 /// const EPOCH: u32 = 2;
 /// const SERVERS: &str = "memcached://a:11211,b:11211,c:11211,d:11211";
 ///
@@ -76,41 +87,43 @@ use crate::store::per_runtime::PerRuntime;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// With the same epoch, a server that joins *n* others takes over 1/(*n* + 1) of the keys, a quarter if
-/// there were three. Processes with the old list and processes with the new list look for these records
-/// on different servers, and neither an error nor an event reports it:
+/// If you kept the epoch, a server that joins *n* others would take over 1/(*n* + 1) of the keys: a quarter if
+/// there were three. Processes with the old list and processes with the new list would look for these records
+/// on different servers, and neither an error nor an event would report it:
 ///
-/// - Users whose session moved are signed out at the new processes. If they sign out there, or if their
-///   session is revoked there, it stays signed in at the old processes.
-/// - Accounts whose directory moved have two of them. `revoke_all` through one of them misses the
+/// - Users whose session moved are signed out on the new processes. If they sign out there, or if their session
+///   is revoked there, it stays signed in on the old processes.
+/// - Accounts whose directory record moved have two of them. `revoke_all` through one of them misses the
 ///   sessions in the other, even after the last old process has stopped.
-/// - A roll-back makes sessions valid again that had ended.
+/// - A rollback makes sessions valid again that had been ended.
 ///
-/// With another epoch, every record that a process knows was written under its own list. Until they stop,
-/// the old processes go on to serve the sessions of the old epoch, which the new processes cannot end.
-/// If that must not be, stop the old processes before you start the new ones.
+/// With a new epoch, a process only uses records that were written under its own list of servers. Until they
+/// stop, the old processes continue to serve the sessions of the old epoch, and the new processes cannot revoke
+/// these. If that is not acceptable, stop the old processes before you start the new ones.
 ///
-/// The example `memcached_rollout` runs both kinds of rollout on servers of yours, and counts.
+/// The example `memcached_rollout` performs both kinds of rollout on real servers and counts the effects.
 ///
 /// # Limits
 ///
-/// - No TLS, no authentication, no unix socket: the network between must be trusted. A port for TLS
-///   closes the connection, or waits and looks like a server that does not answer.
-/// - Memcached keeps everything in memory and evicts what was used least when that is full. A
-///   restart, or an eviction, ends sessions; watch `evictions` in the server's statistics.
+/// - The store supports neither TLS, nor authentication, nor unix sockets. The network between the application
+///   and the servers must be trusted. A port that expects TLS either closes the connection, or waits and so
+///   looks like a server that does not answer.
+/// - Memcached keeps everything in memory. When the memory is full, it evicts the least recently used records.
+///   A restart or an eviction ends sessions. Monitor `evictions` in the server's statistics.
 ///   [`Sessions::check`](crate::Sessions::check) warns of evictions and of memory that is nearly full.
-/// - **A write that the server itself refuses loses the session.** Memcached deletes what stands
-///   under a key when it has no room for the new value, so keep its largest item (`-I`, 1 MB by
-///   default) above the largest record, and do not start it with `-M`. Records of more than
-///   1,000,000 bytes are refused before they are sent and change nothing. Both settings are errors in the
-///   report of [`Sessions::check`](crate::Sessions::check).
-/// - Time to live counts in whole seconds and may end a second early on the server, so it is
-///   rounded up and a second is added. A time to live beyond January 2038 ends there.
-/// - Records share a connection, and
-///   [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256:
-///   raise it where records are far larger than 64 KiB.
-/// - Versions are the server's CAS ids, which begin anew when it restarts. All records are gone then,
-///   but a version from before may name what was stored under the same key since.
+/// - **If the server refuses a write, the session is lost.** Memcached deletes the old value of a key when it
+///   has no room for the new one. So keep its largest item (`-I`, 1 MB by default) above your largest record,
+///   and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check) reports both settings as
+///   errors. The store itself refuses records of more than 1,000,000 bytes before sending them; that changes
+///   nothing on the server.
+/// - Memcached counts time to live in whole seconds and may expire a key up to a second early. The store
+///   therefore rounds up and adds a second. A time to live that would end after January 2038 ends then.
+/// - [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256 operations.
+///   Increase it if your records are far larger than 64 KiB.
+/// - Versions are the server's CAS ids, which start again when the server restarts. A restart deletes all
+///   records, but a version from before it can coincide with that of a record which was stored later under the
+///   same key.
+#[doc(alias("MemcacheStore", "MemcachedSessionStore"))]
 #[derive(Clone)]
 pub struct MemcachedStore {
     servers: Arc<[Server]>,
@@ -122,7 +135,7 @@ struct Server {
     lanes: PerRuntime<Lanes>,
 }
 
-/// What one runtime has of a server.
+/// The queues and connections of one runtime to a server.
 struct Lanes {
     reads: Arc<Lane<Get>>,
     writes: Arc<Lane<Op>>,
@@ -137,11 +150,29 @@ impl Server {
                 writes: Arc::new(Lane::new(node, Effect::Write, WRITE_BATCH)),
             }
         };
-        self.lanes.get(lanes).ok_or_else(|| Error::unavailable("there is no tokio runtime here"))
+        self.lanes
+            .get(lanes)
+            .ok_or_else(|| Error::unavailable("the call runs outside a tokio runtime"))
     }
 }
 
-/// Builds a [`MemcachedStore`] with other limits.
+/// Configures the time limits of a [`MemcachedStore`]. Made by [`MemcachedStore::builder`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use unsticky::store::MemcachedStore;
+///
+/// # fn main() -> Result<(), unsticky::ConnectError> {
+/// let store = MemcachedStore::builder("memcached://localhost")?
+///     .connect_timeout(Duration::from_millis(200))
+///     .response_timeout(Duration::from_millis(200))
+///     .max_waiting(1024)
+///     .build();
+/// assert_eq!(format!("{store:?}"), r#"MemcachedStore["localhost:11211"]"#);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct MemcachedBuilder {
     addresses: Vec<String>,
@@ -149,37 +180,38 @@ pub struct MemcachedBuilder {
 }
 
 impl MemcachedBuilder {
-    /// How long resolving the name, connecting and the server's first answer may take together;
-    /// 400 ms by default. If the name has several addresses, each one gets an equal share of what is
-    /// left.
+    /// Sets how long name resolution, connecting and the server's first answer may take together. Default:
+    /// 400 ms. If the name has several addresses, each gets an equal share of the time that is left.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.limits.connect = timeout;
         self
     }
 
-    /// How long the answer to an operation may take once it is sent; 400 ms by default. Keep it under
-    /// half of the sessions' own [`timeout`](crate::Builder::timeout).
+    /// Sets how long the answer to an operation may take after the operation was sent. Default: 400 ms. Keep it
+    /// below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
-    /// An operation that waited to be sent for longer than this and the
-    /// [`connect_timeout`](Self::connect_timeout) each is given up; what its caller has given up by
-    /// then is not sent either. Once it is to be sent, one more connection may have to be made.
+    /// An operation that has waited in the queue for longer than the greater of this and
+    /// [`connect_timeout`](Self::connect_timeout) is not sent and fails. An operation that its caller has given
+    /// up in the meantime is not sent either. When an operation leaves the queue, it may still have to wait for
+    /// a new connection.
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.limits.response = timeout;
         self
     }
 
-    /// How many reads, and how many writes, may wait for one server in one runtime; those beyond
-    /// fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default;
-    /// at least one always may.
+    /// Sets how many reads, and how many writes, may wait for one server in one runtime. Default: 8192 of each.
+    /// The minimum is 1.
+    ///
+    /// Further operations fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     #[must_use]
     pub fn max_waiting(mut self, operations: usize) -> Self {
         self.limits.waiting = operations.max(1);
         self
     }
 
-    /// The store; nothing is sent yet.
+    /// Makes the store. Sends nothing.
     #[must_use]
     pub fn build(self) -> MemcachedStore {
         let limits = self.limits;
@@ -188,30 +220,32 @@ impl MemcachedBuilder {
     }
 }
 
-/// Reads never fail each other, so only the time that a batch takes bounds them.
+/// A failed read does not affect the other reads in its batch, so only the time that a batch takes limits it.
 const READ_BATCH: usize = 256;
 
-/// A refused write costs the writes behind it in the batch a reading back, so batches are small.
+/// After a refused write, the writes behind it in the batch must be read back, so batches are small.
 const WRITE_BATCH: usize = 16;
 
 impl MemcachedStore {
-    /// The store of `memcached://host[:port][,host[:port]…]`, with the default timeouts.
+    /// Makes a store from an address of the form `memcached://host[:port][,host[:port]…]`, with the default
+    /// settings of [`MemcachedBuilder`].
     ///
-    /// The port is 11211 by default; an IPv6 address stands in brackets.
+    /// The default port is 11211. Write an IPv6 address in brackets. This function sends nothing and resolves
+    /// no host name.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] where the address is not of that form, names a server twice, or holds a
-    /// user, a password, a weight or a path.
+    /// [`ConnectError`] if the address does not have that form, names a server twice, or contains a user, a
+    /// password, a weight or a path.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Ok(Self::builder(url)?.build())
     }
 
-    /// Like [`connect`](Self::connect), with timeouts to be set.
+    /// Returns a builder for the store at an address, to change its time limits.
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Self::connect).
+    /// The same as those of [`connect`](Self::connect).
     pub fn builder(url: &str) -> Result<MemcachedBuilder, ConnectError> {
         Ok(MemcachedBuilder { addresses: address::parse(url)?, limits: Limits::default() })
     }
@@ -232,7 +266,9 @@ impl MemcachedStore {
     async fn mutate(&self, operation: Op, key: &StoreKey) -> Result<MutationResult> {
         match self.server(key).lanes()?.writes.submit(operation).await? {
             OpResult::Mutation(result) => Ok(result),
-            _ => Err(Error::outcome_unknown("the answer to a write was not one to a write")),
+            _ => Err(Error::outcome_unknown(
+                "memcached gave the answer to a read in place of that to a write",
+            )),
         }
     }
 }
@@ -254,7 +290,7 @@ impl Store for MemcachedStore {
             (MutationStatus::AlreadyExists, _) => Ok(Created::Occupied),
             (MutationStatus::Applied, Some(cas @ 1..)) => Ok(Created::Created(Version::new(cas))),
             (MutationStatus::Applied, _) => {
-                // A refusal says that nothing was written, so take back what was.
+                // An error of the kind `Refused` says that nothing was written, so the write is undone.
                 match self.mutate(Op::Delete(Delete::new(key.as_str())), key).await {
                     Ok(_) => Err(Error::refused(NO_VERSIONS)),
                     Err(_) => Err(Error::outcome_unknown(NO_VERSIONS)),
@@ -306,14 +342,14 @@ impl Store for MemcachedStore {
 }
 
 const NO_VERSIONS: &str =
-    "the memcached server keeps no versions: start it without -C (--disable-cas)";
+    "the memcached server keeps no versions; start it without -C (--disable-cas)";
 
 fn unexpected(status: MutationStatus) -> Error {
     Error::outcome_unknown(format!("memcached gave an unexpected answer to a write: {status:?}"))
 }
 
 fn stored(result: GetResult) -> Result<Option<Stored>> {
-    // Leases and stale items are the work of another program on the same keys.
+    // Only another program that uses the same keys makes leases and stale items.
     let plain = result.lease_state == LeaseState::None && result.value_state != ValueState::Stale;
     match (result.status, result.value, result.item.cas) {
         (GetStatus::Miss, None, _) => Ok(None),
@@ -327,39 +363,39 @@ fn stored(result: GetResult) -> Result<Option<Stored>> {
     }
 }
 
-/// A little under the largest item of a server with the default settings.
+/// A little less than the largest item of a server with the default settings.
 ///
-/// The server deletes the old value when it refuses a new one for its length.
+/// A server that refuses a new value for its length deletes the old one, so longer records are not sent.
 const MAX_BYTES: usize = 1_000_000;
 
 fn checked_set(key: &StoreKey, bytes: &Bytes, ttl: Duration) -> Result<Set> {
     check_key(key)?;
     if bytes.len() > MAX_BYTES {
         return Err(Error::too_large(format!(
-            "{} bytes are over the {MAX_BYTES} that a memcached server is sent",
+            "the record has {} bytes, and the store sends at most {MAX_BYTES} to memcached",
             bytes.len()
         )));
     }
     Ok(Set::new(key.as_str(), bytes).ttl(expiry(ttl, SystemTime::now())).return_cas())
 }
 
-/// A key that is too long makes the server read the record as commands, and one bad key fails its
-/// whole batch; so no such key is queued.
+/// Refuses keys that memcached would not accept. The server would read the record behind a too long key as
+/// commands, and one bad key would fail its whole batch.
 fn check_key(key: &StoreKey) -> Result<()> {
     let key = key.as_str();
     if key.len() > memcache::exp::MAX_KEY_LENGTH {
-        return Err(Error::too_large("the key is over 250 bytes"));
+        return Err(Error::too_large("the key is longer than 250 bytes"));
     }
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::refused("the key is empty or not printable ascii"));
+        return Err(Error::refused("the key is empty, or not printable ASCII without spaces"));
     }
     Ok(())
 }
 
-/// What the server reads as a duration; anything larger is a moment to it.
+/// The largest number that the server reads as a duration. It reads a larger one as a timestamp.
 const MAX_RELATIVE: u64 = 30 * 24 * 60 * 60;
 
-/// The last moment that the server can count to; later ones are over at once, or never.
+/// The latest timestamp that the server can count. A later one expires at once, or never.
 const LAST_MOMENT: u64 = i32::MAX as u64;
 
 fn expiry(ttl: Duration, now: SystemTime) -> Ttl {

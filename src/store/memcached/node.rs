@@ -16,7 +16,7 @@ use crate::store::dial::dial_name;
 pub(super) struct Limits {
     pub(super) connect: Duration,
     pub(super) response: Duration,
-    /// How many operations may wait in a lane.
+    /// The number of operations that may wait in a lane.
     pub(super) waiting: usize,
 }
 
@@ -26,15 +26,15 @@ impl Default for Limits {
     }
 }
 
-/// A server, as one runtime sees it.
+/// A server, as used by one runtime.
 pub(super) struct Node {
     address: String,
     limits: Limits,
     slot: Mutex<Slot>,
 }
 
-/// The client knows one address of the server, so it is given up when the server stops answering, and
-/// the next call resolves the name anew.
+/// The client knows one address of the server. So it is discarded when the server stops answering, and the next call
+/// resolves the name again.
 struct Slot {
     client: Option<Client>,
     /// The last generation given to a client.
@@ -44,7 +44,7 @@ struct Slot {
 #[derive(Clone)]
 pub(super) struct Client {
     inner: AsyncMetaClient,
-    /// What tells it from a newer one, which its failures say nothing of.
+    /// Distinguishes it from a newer client, which must not be discarded for the failures of this one.
     generation: u64,
 }
 
@@ -57,7 +57,7 @@ impl Node {
         self.limits
     }
 
-    /// Sends the operations in one round trip; one answer for each, in their order.
+    /// Sends the operations in one round trip. Returns one answer for each, in their order.
     pub(super) async fn exchange<O: Operation>(
         &self,
         client: &Client,
@@ -72,7 +72,7 @@ impl Node {
                     !answers.iter().any(|answer| answer.as_ref().is_err_and(answer::is_transport));
                 answer::classify(&self.address, effect, answers)
             }
-            // Nothing of a batch is sent where a part of it is not well-formed.
+            // If a part of a batch is not well-formed, nothing of the batch is sent.
             Err(error) => {
                 doubt.cleared = true;
                 let error = answer::malformed(&self.address, &error);
@@ -81,7 +81,7 @@ impl Node {
         }
     }
 
-    /// The current client, or a new one that has had an answer from the server.
+    /// Returns the current client, or a new one that has received an answer from the server.
     pub(super) async fn client(&self) -> Result<Client> {
         if let Some(client) = &self.slot().client {
             return Ok(client.clone());
@@ -101,10 +101,10 @@ impl Node {
         Ok(client)
     }
 
-    /// A client of this address alone, so that all its connections lead to where the first one did.
+    /// Makes a client for this address only, so that all its connections lead to the same place.
     ///
-    /// What the server answered is final, a refusal too; where it did not answer, and where no
-    /// Memcached server did, another address may be tried.
+    /// An answer of a Memcached server is final, even if it is a refusal. Without such an answer, another address may
+    /// be tried.
     async fn open(&self, at: SocketAddr) -> Result<exp::Result<AsyncMetaClient>, String> {
         let greeted = async {
             let client = AsyncMetaClient::builder()
@@ -114,8 +114,8 @@ impl Node {
                 .router(OnlyServer)
                 .connect_async(at)
                 .await?;
-            // A server that does not know the protocol would read a record as commands, and one
-            // that hangs would leave a write in doubt. Here nothing is at stake yet.
+            // A server that does not know the protocol would read a record as commands, and a server that hangs
+            // would leave a write in doubt. This first question avoids both.
             client.noop().await?;
             Ok(client)
         };
@@ -130,7 +130,7 @@ impl Node {
         if slot.generation == generation {
             let client = slot.client.take();
             drop(slot);
-            // Not under the lock, since its connections go with it.
+            // Not under the lock, because this drops its connections.
             drop(client);
         }
     }
@@ -140,7 +140,7 @@ impl Node {
     }
 }
 
-/// Gives the client up unless the server has answered, also where nobody waited for it to the end.
+/// Discards the client unless the server has answered, even if the caller did not wait for the end.
 struct Doubt<'a> {
     node: &'a Node,
     generation: u64,
@@ -164,13 +164,13 @@ impl Router for OnlyServer {
     }
 }
 
-/// How many batches of a lane are on their way at once.
+/// The number of batches of a lane that may be under way at the same time.
 pub(super) const DRAINERS: usize = 2;
 
-/// As many as are ever in use at once: each lane has its drainers and one caller on its own.
+/// The number of connections that can be in use at once: each lane has its drainers and one direct caller.
 const MAX_IDLE: usize = 2 * (DRAINERS + 1);
 
-/// The client adds the time limit to the current time, which panics where the sum has no form.
+/// The client adds the time limit to the current time, which panics if the sum overflows.
 const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 #[cfg(test)]

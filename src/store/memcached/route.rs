@@ -1,8 +1,8 @@
-//! Which server a key lives on: rendezvous hashing with a hash that is fixed for ever.
+//! Chooses the server of a key: rendezvous hashing with a hash that never changes.
 
 use sha2::{Digest as _, Sha256};
 
-/// The place of the server with the highest score; of equal ones, the greater address.
+/// Returns the index of the server with the highest score. If two are equal, the greater address counts.
 pub(super) fn owner<'a>(servers: impl Iterator<Item = &'a str>, key: &str) -> usize {
     servers
         .enumerate()

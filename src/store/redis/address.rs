@@ -1,8 +1,8 @@
-//! `redis://[user:password@]host[:port][/database]` and its kin, taken apart.
+//! Parses addresses such as `redis://[user:password@]host[:port][/database]`.
 //!
-//! The crate `redis` reads addresses too, but ignores what it does not know: a fragment, an option, a
-//! user without a password. What is ignored is a mistake that nobody is told of, and a password that is
-//! not percent-encoded may end up as a host's name and in a log.
+//! The crate `redis` parses addresses too, but ignores what it does not know: a fragment, an option, a user
+//! without a password. A mistake would then go unnoticed, and a password that is not percent-encoded could be
+//! taken for a host name and appear in a log.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -16,7 +16,7 @@ use crate::store::redis::tls::Tls;
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
-/// What an address says.
+/// The parts of an address.
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) servers: Servers,
@@ -24,13 +24,13 @@ pub(super) struct Address {
     pub(super) tls: Option<Tls>,
 }
 
-/// Whom an address names.
+/// The servers that an address names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Servers {
     One(Place),
-    /// Nodes of a cluster, of which each knows the others.
+    /// Some nodes of a cluster. Each of them knows the others.
     Cluster(Vec<Place>),
-    /// Sentinels, and the name of the master that they watch.
+    /// Sentinels, and the name under which they watch the master.
     Sentinel {
         sentinels: Vec<Place>,
         master: String,
@@ -38,7 +38,7 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    /// For debugging: no name of a user, no password.
+    /// For `Debug`: prints no user name and no password.
     pub(super) fn describe(&self, debug: &mut fmt::DebugStruct<'_, '_>) {
         let list =
             |places: &[Place]| -> Vec<String> { places.iter().map(Place::to_string).collect() };
@@ -52,7 +52,7 @@ impl Servers {
     }
 }
 
-/// Takes an address apart. An error repeats nothing of it.
+/// Parses an address. An error repeats no part of it.
 pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let (kind, is_encrypted) = match scheme {
@@ -65,31 +65,33 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
         "redis+unix" | "unix" => (Kind::Unix, false),
         _ => {
             return Err(ConnectError::address(
-                "a redis address begins with redis://, redis+cluster:// or redis+sentinel://, with \
-                 rediss or valkey in place of redis, or with redis+unix:// or unix://",
+                "a redis address begins with redis://, redis+cluster:// or redis+sentinel:// (with rediss, \
+                 valkey or valkeys in place of redis), or with redis+unix:// or unix://",
             ));
         }
     };
     if rest.contains(|char: char| char.is_whitespace() || char.is_control()) {
-        return Err(ConnectError::address("it has a space or a line break in it"));
+        return Err(ConnectError::address(
+            "it contains a space or a line break; remove it, or write a space in a password as %20",
+        ));
     }
     if rest.contains('#') {
         return Err(ConnectError::address(format!(
-            "it has a fragment, which means nothing; {ENCODE}"
+            "it contains a fragment (`#`), which has no meaning in an address; {ENCODE}"
         )));
     }
     let (place, options) =
         rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
     if is_encrypted && options.is_some_and(|options| options.contains('@')) {
-        // Otherwise the end of a password would be taken for a file's name, which errors repeat.
-        return Err(ConnectError::address(ENCODE));
+        // Otherwise the end of a password could be taken for the name of a file, which errors repeat.
+        return Err(ConnectError::address(ENCODE_AT));
     }
     let (tls, options): (Vec<_>, Vec<_>) = pairs(options)?
         .into_iter()
         .partition(|(name, _)| matches!(name.as_str(), "cacert" | "cert" | "key" | "sni"));
     if !is_encrypted && !tls.is_empty() {
         return Err(ConnectError::address(
-            "the options cacert, cert, key and sni need TLS: rediss:// or valkeys://",
+            "the options cacert, cert, key and sni need TLS; write rediss:// or valkeys:// at the beginning",
         ));
     }
     let (servers, login) = match kind {
@@ -108,7 +110,13 @@ enum Kind {
     Unix,
 }
 
-const ENCODE: &str = "`#`, `?`, `/`, `@` and `%` in a password must be percent-encoded";
+const ENCODE: &str = "if it is part of a password, note that `#`, `?`, `/`, `@` and `%` must be percent-encoded there";
+
+const ENCODE_AT: &str = "it contains an `@` in the wrong place; `#`, `?`, `/`, `@` and `%` in a user name, a \
+                         password or an option must be percent-encoded";
+
+const NO_PASSWORD: &str =
+    "it has a user name but no password; write user:password, or :password for a password alone";
 
 type Parts = (Servers, RedisConnectionInfo);
 type Options = Vec<(String, String)>;
@@ -121,10 +129,10 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
         Some((credentials, hosts)) => {
             let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
             if credentials.contains('@') {
-                return Err(ConnectError::address(ENCODE));
+                return Err(ConnectError::address(ENCODE_AT));
             }
             if password.is_empty() {
-                return Err(ConnectError::address("it has a user's name and no password"));
+                return Err(ConnectError::address(NO_PASSWORD));
             }
             if !user.is_empty() {
                 login = login.set_username(decoded(user)?);
@@ -138,7 +146,7 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
             let places = server_list(hosts, DEFAULT_PORT)?;
             if !path.is_empty() {
                 return Err(ConnectError::address(format!(
-                    "a cluster has no numbered databases, so nothing may follow its nodes; {ENCODE}"
+                    "a cluster has no numbered databases, so no path may follow its nodes; {ENCODE}"
                 )));
             }
             (Servers::Cluster(places), "")
@@ -148,8 +156,8 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
             let (master, path) = path.split_once('/').unwrap_or((path, ""));
             if master.is_empty() {
                 return Err(ConnectError::address(
-                    "the name of the master that the Sentinels watch is missing: \
-                     redis+sentinel://host,host/name",
+                    "the name of the master that the Sentinels watch is missing; write it as a path: \
+                     redis+sentinel://HOST,HOST/MASTER",
                 ));
             }
             (Servers::Sentinel { sentinels, master: master_name(master)? }, path)
@@ -157,7 +165,8 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
         Kind::One | Kind::Unix => {
             if hosts.contains(',') {
                 return Err(ConnectError::address(
-                    "it names more than one server, which redis+cluster:// and redis+sentinel:// do",
+                    "it names more than one server; write redis+cluster:// for a cluster, or \
+                     redis+sentinel:// for Sentinels",
                 ));
             }
             (Servers::One(server(hosts, DEFAULT_PORT)?), path)
@@ -171,7 +180,7 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
             "protocol" => login.set_protocol(protocol(&value)?),
             _ => {
                 return Err(ConnectError::address(format!(
-                    "it has an option other than protocol and, for TLS, cacert, cert, key and sni; \
+                    "it has an option other than protocol and, with TLS, cacert, cert, key and sni; \
                      {ENCODE}"
                 )));
             }
@@ -180,13 +189,13 @@ fn tcp(kind: Kind, place: &str, options: Options) -> Result<Parts, ConnectError>
     Ok((servers, login))
 }
 
-/// The servers between commas, each once.
+/// Parses a list of servers, separated by commas. Refuses duplicates.
 fn server_list(text: &str, default_port: u16) -> Result<Vec<Place>, ConnectError> {
     let mut places = Vec::new();
     for text in text.split(',') {
         let place = server(text, default_port)?;
         if places.contains(&place) {
-            return Err(ConnectError::address("it names a server twice"));
+            return Err(ConnectError::address("it names the same server twice; remove one"));
         }
         places.push(place);
     }
@@ -197,22 +206,26 @@ fn is_name(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
-/// What Sentinel takes for a name.
+/// Parses the name of a master, which has only the characters that Sentinel accepts.
 fn master_name(text: &str) -> Result<String, ConnectError> {
     let name = decoded(text)?;
     is_name(&name).then_some(name).ok_or_else(|| {
-        ConnectError::address("the name of a master is made of letters, digits, `.`, `-` and `_`")
+        ConnectError::address(
+            "the name of the master may contain only letters, digits, `.`, `-` and `_`",
+        )
     })
 }
 
 fn unix(path: &str, options: Options) -> Result<Parts, ConnectError> {
     if !path.starts_with('/') {
         return Err(ConnectError::address(
-            "three slashes begin the path of a socket: unix:///path",
+            "the path of a socket is absolute, so three slashes follow the scheme: unix:///path/to/socket",
         ));
     }
     if path.ends_with('/') {
-        return Err(ConnectError::address("it has no path of a socket"));
+        return Err(ConnectError::address(
+            "it has no path to a socket; write unix:///path/to/socket",
+        ));
     }
     let mut settings = RedisConnectionInfo::default();
     for (name, value) in options {
@@ -229,38 +242,49 @@ fn unix(path: &str, options: Options) -> Result<Parts, ConnectError> {
         };
     }
     if settings.username().is_some() && settings.password().is_none() {
-        return Err(ConnectError::address("it has a user's name and no password"));
+        return Err(ConnectError::address(NO_PASSWORD));
     }
     Ok((Servers::One(Place::Unix(decoded(path)?.into())), settings))
 }
 
 fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) =
-            rest.split_once(']').ok_or_else(|| ConnectError::address("a bracket is not closed"))?;
-        let host: Ipv6Addr = host
-            .parse()
-            .map_err(|_| ConnectError::address("what stands in brackets is not an IPv6 address"))?;
+        let (host, rest) = rest.split_once(']').ok_or_else(|| {
+            ConnectError::address("a bracket is not closed; write an IPv6 address as [::1]")
+        })?;
+        let host: Ipv6Addr = host.parse().map_err(|_| {
+            ConnectError::address(
+                "the text in brackets is not an IPv6 address; write it as in [::1]",
+            )
+        })?;
         if host.is_unspecified() {
             return Err(ConnectError::address(WILDCARD));
         }
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(port),
             None if rest.is_empty() => None,
-            None => return Err(ConnectError::address("only a port may follow a bracket")),
+            None => {
+                return Err(ConnectError::address("only `:PORT` may follow the closing bracket"));
+            }
         };
         (host.to_string(), port)
     } else {
         let (host, port) =
             text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
         if port.is_some_and(|port| port.contains(':')) {
-            return Err(ConnectError::address("an IPv6 address must stand in brackets"));
+            return Err(ConnectError::address(
+                "an IPv6 address must be in brackets, as in [::1]:6379",
+            ));
         }
         if host.is_empty() {
-            return Err(ConnectError::address("the server has no name"));
+            return Err(ConnectError::address(
+                "the server has no name; write its host name or IP address",
+            ));
         }
         if !is_name(host) {
-            return Err(ConnectError::address("the server's name is not a host name"));
+            return Err(ConnectError::address(
+                "the server's name is not a host name; it may contain only letters, digits, `.`, `-` and `_`",
+            ));
         }
         if host == "0.0.0.0" {
             return Err(ConnectError::address(WILDCARD));
@@ -279,14 +303,19 @@ fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
     Ok(Place::Tcp { host, port })
 }
 
-const WILDCARD: &str = "its host means every address of a machine, not a server";
+const WILDCARD: &str =
+    "its host, 0.0.0.0 or [::], means every address of a machine; write the address of one server";
 
 fn database(text: &str) -> Result<i64, ConnectError> {
     let database = number::<u32>(text).map(i64::from);
-    database.ok_or_else(|| ConnectError::address(format!("the database is not a number; {ENCODE}")))
+    database.ok_or_else(|| {
+        ConnectError::address(format!(
+            "the database is not a number, as in redis://host/1; {ENCODE}"
+        ))
+    })
 }
 
-/// Digits only: the standard library takes a sign as well.
+/// Parses digits only. The standard library would accept a sign as well.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -295,32 +324,32 @@ fn protocol(text: &str) -> Result<ProtocolVersion, ConnectError> {
     match text {
         "2" | "resp2" => Ok(ProtocolVersion::RESP2),
         "3" | "resp3" => Ok(ProtocolVersion::RESP3),
-        _ => Err(ConnectError::address("the protocol is neither resp2 nor resp3")),
+        _ => Err(ConnectError::address("the option protocol is neither resp2 nor resp3")),
     }
 }
 
-/// The options' names and values.
+/// Returns the names and values of the options.
 fn pairs(options: Option<&str>) -> Result<Options, ConnectError> {
     let mut pairs = Options::new();
     for option in options.into_iter().flat_map(|options| options.split('&')) {
-        let (name, value) = option
-            .split_once('=')
-            .filter(|(_, value)| !value.is_empty())
-            .ok_or_else(|| ConnectError::address(format!("an option has no value; {ENCODE}")))?;
-        // In forms it stands for a space, elsewhere for itself.
+        let (name, value) =
+            option.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or_else(|| {
+                ConnectError::address(format!("an option has no value (`name=value`); {ENCODE}"))
+            })?;
+        // In a form it would mean a space, elsewhere itself.
         if value.contains('+') {
             return Err(ConnectError::address("a `+` in an option's value must be written %2B"));
         }
         let name = decoded(name)?;
         if pairs.iter().any(|(other, _)| *other == name) {
-            return Err(ConnectError::address("an option is given twice"));
+            return Err(ConnectError::address("the same option is given twice; remove one"));
         }
         pairs.push((name, decoded(value)?));
     }
     Ok(pairs)
 }
 
-/// The text that was percent-encoded.
+/// Decodes percent-encoded text.
 fn decoded(text: &str) -> Result<String, ConnectError> {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -331,14 +360,14 @@ fn decoded(text: &str) -> Result<String, ConnectError> {
             .and_then(|digits| u8::from_str_radix(digits, 16).ok())
             .ok_or_else(|| {
                 ConnectError::address(
-                    "a `%` does not begin a percent-encoded byte; as a character it is written %25",
+                    "a `%` is not followed by two hexadecimal digits; write the character itself as %25",
                 )
             })?;
         bytes.push(byte);
         bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     String::from_utf8(bytes)
-        .map_err(|_| ConnectError::address("what is percent-encoded is not UTF-8"))
+        .map_err(|_| ConnectError::address("the percent-encoded text is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -400,7 +429,7 @@ mod tests {
         }
         for options in ["cert=/hunter2", "key=/hunter2"] {
             let error = parse(&format!("rediss://h?{options}")).unwrap_err().to_string();
-            assert!(error.contains("belong together"), "{error}");
+            assert!(error.contains("needs both"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

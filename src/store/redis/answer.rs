@@ -1,4 +1,4 @@
-//! What an error of the server means, and how much of it may be printed.
+//! Interprets errors of the server, and decides how much of them may be printed.
 
 use std::fmt;
 
@@ -6,47 +6,48 @@ use ::redis::{Arg, Cmd, RedisError};
 
 use crate::store::redis::place::Place;
 
-/// An error that the server answered with.
+/// An error that the server answered.
 ///
-/// A server may repeat a command in its error, and a proxy in words of its own, so a record or a
-/// password may stand anywhere in the text. Of the text only what stands in [`KNOWN`] and [`SCRIPT_ERRORS`] is kept.
+/// A server may repeat a command in its error, and a proxy may do so in its own words, so a record or a
+/// password may be anywhere in the text. Only the texts in [`KNOWN`] and [`SCRIPT_ERRORS`] are kept.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Who answered; none where the connection is the application's, which knows better what it means.
+    /// The server that answered. `None` for a connection of the application: what an address should say does not
+    /// help there.
     server: Option<String>,
-    /// The name of the command that was answered.
+    /// The name of the command.
     command: String,
     pub(super) code: String,
     known: Option<&'static Known>,
     certainty: Certainty,
-    /// The node of the cluster that has the key.
+    /// The node of the cluster to which the answer redirects.
     redirect: Option<Redirect>,
     source: Source,
 }
 
-/// What answered.
+/// The type of the server that answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Server,
     Sentinel,
     /// A node of a cluster that the address names as one.
     ClusterNode,
-    /// A server that Sentinels have named as the master.
+    /// A server that Sentinels named as the master.
     Master,
 }
 
-/// How many slots every cluster has (Redis Cluster specification, "Key distribution model").
+/// The number of slots of every cluster (Redis Cluster specification, "Key distribution model").
 pub(super) const SLOTS: u16 = 16384;
 
-/// The node of a cluster that has a key, or to which its slot is being moved.
+/// The node of a cluster that has a key, or to which the key's slot is being moved.
 pub(super) struct Redirect {
-    /// The slot is being moved, and the node takes this one command behind an `ASKING`.
+    /// The slot is being moved, and the node accepts this one command directly after an `ASKING`.
     pub(super) is_ask: bool,
     host: Option<String>,
     port: u16,
 }
 
-/// A host is printed only once somebody connects to it.
+/// The host is not printed: it comes from the text of an error.
 impl fmt::Debug for Redirect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redirect").field("is_ask", &self.is_ask).finish_non_exhaustive()
@@ -62,16 +63,16 @@ impl Redirect {
         (slot < SLOTS && port > 0).then_some(Self { is_ask, host, port })
     }
 
-    /// The node's place; a node without a host is on the one that has answered.
+    /// Returns the node's address. A node without a host is on the host of the node that answered.
     pub(super) fn place(&self, answered: &Place) -> Option<Place> {
         let host = self.host.as_deref().or_else(|| answered.host())?;
         Some(Place::tcp(host, self.port))
     }
 }
 
-/// The host that a node of a cluster announces: none where it does not know its own, or means every
-/// address of its machine. Only the characters of a host are accepted, so no other part of an error can be
-/// taken for one and be printed.
+/// Returns the host that a node of a cluster announces, or `Some(None)` if the node does not know its host or
+/// announces every address of its machine. Only the characters of host names are accepted, so no other part of
+/// an error can be taken for a host and be printed.
 pub(super) fn announced_host(host: &str) -> Option<Option<String>> {
     const UNKNOWN: [&str; 4] = ["", "?", "0.0.0.0", "::"];
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
@@ -81,14 +82,14 @@ pub(super) fn announced_host(host: &str) -> Option<Option<String>> {
     host.bytes().all(is_host).then(|| Some(host.to_ascii_lowercase()))
 }
 
-/// What an error says of a write.
+/// What an error says about a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     NothingWritten,
     Unknown,
 }
 
-/// A code, the beginning or middle of a text that a server answers with it, and what that means.
+/// A code, a part of the text that a server answers with it, and the meaning.
 type Known = (&'static str, &'static str, &'static str);
 
 const UNKNOWN_COMMAND: &str = "unknown command";
@@ -97,15 +98,15 @@ const NO_CLUSTER: &str = "This instance has cluster support disabled";
 
 const CLUSTER: &str = "the server is a node of a Redis Cluster; the address of a cluster begins with \
                        redis+cluster:// or rediss+cluster://";
-const SLOT_DOWN: &str = "the cluster does not serve the key now: its master is down or cut off, or no node \
-                         serves its slot";
+const SLOT_DOWN: &str = "the cluster does not serve the key now: the master is down or cut off, or no node \
+                         serves the slot";
 const SLOT_MOVING: &str = "the cluster is moving the key's slot";
-const NO_DATABASES: &str = "a cluster has one database";
+const NO_DATABASES: &str = "a cluster has only the database 0; remove the number from the address";
 const REPLICA: &str =
-    "the server is a replica, which takes no writes; the address must lead to its master";
+    "the server is a replica, which takes no writes; write the address of its master";
 const RENAMED: &str = "the command is disabled or renamed there, or the server is not Redis";
-const PERMISSION: &str =
-    "the server's access control list (ACL) does not permit the user to do that";
+const PERMISSION: &str = "the server's access control list (ACL) does not permit the user to do that; RedisStore documents the \
+     permissions that it needs";
 const SCRIPT_PERMISSION: &str = "the server's access control list (ACL) does not permit the user to run \
                                  a command that the script runs: GETRANGE, GET, SET or DEL";
 const SCRIPT_RENAMED: &str = "a command that the script runs is disabled or renamed there: GETRANGE, GET, \
@@ -114,14 +115,18 @@ const NO_SENTINEL: &str = "the server is not a Sentinel";
 const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address of what it watches \
                         begins with redis+sentinel://";
 
-/// The first that fits counts. A code whose text is another one than the known has an empty text.
+/// The first entry that fits counts. An entry with an empty text fits every text of its code.
 const KNOWN: &[Known] = &[
     ("ERR", UNKNOWN_COMMAND, RENAMED),
     ("ERR", "unknown subcommand", RENAMED),
     ("ERR", "wrong number of arguments", "the server is not Redis 6.2 or newer"),
     ("ERR", SYNTAX_ERROR, "the server does not know this form of the command"),
     ("ERR", "max number of clients", "raise maxclients there, or open fewer connections"),
-    ("ERR", "DB index is out of range", "the server has no database of that number"),
+    (
+        "ERR",
+        "DB index is out of range",
+        "the server has no database of that number; change it in the address, or raise databases there",
+    ),
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (
         "ERR",
@@ -131,7 +136,8 @@ const KNOWN: &[Known] = &[
     (
         "ERR",
         "called without any password configured for the default user",
-        "the server has no password for its default user, and one is given",
+        "the server has no password for its default user, and one is given; remove it from the address, or set \
+         requirepass there",
     ),
     // Envoy answers without a code.
     ("", "no upstream host", "a proxy has no server for the command"),
@@ -144,22 +150,27 @@ const KNOWN: &[Known] = &[
     (
         "WRONGPASS",
         "invalid username-password pair or user is disabled",
-        "the user's name or the password is wrong",
+        "the user's name or the password is wrong: in the address, or for a Sentinel in sentinel_credentials",
     ),
-    ("NOAUTH", "Authentication required", "the server asks for a password, and none is given"),
+    (
+        "NOAUTH",
+        "Authentication required",
+        "the server asks for a password, and none is given: write user:password@ before the host in the \
+         address, or for a Sentinel use sentinel_credentials",
+    ),
     ("NOAUTH", "", "the server asks for a password"),
     (
         "DENIED",
         "protected mode",
-        "the server takes connections from its own machine only; give it a password (requirepass), \
-         or turn its protected-mode off",
+        "the server accepts connections from its own machine only; set a password there (requirepass), or \
+         turn its protected-mode off",
     ),
     ("READONLY", "You can't write against a read only replica", REPLICA),
     ("READONLY", "", REPLICA),
     (
         "MASTERDOWN",
         "Link with MASTER is down",
-        "the server is a replica that has lost its master; the address must lead to a master",
+        "the server is a replica that has lost its master; write the address of a master",
     ),
     ("MOVED", "", CLUSTER),
     ("ASK", "", CLUSTER),
@@ -183,18 +194,18 @@ const KNOWN: &[Known] = &[
     (
         "NOREPLICAS",
         "Not enough good replicas to write",
-        "fewer replicas follow than min-replicas-to-write asks for",
+        "fewer replicas are connected than min-replicas-to-write requires",
     ),
     ("BUSY", "busy running a script", "another client's script is blocking the server"),
     (
         "WRONGTYPE",
         "Operation against a key holding the wrong kind of value",
-        "another program keeps something else under the key",
+        "another program keeps something else under the key; choose another namespace",
     ),
     ("NOSCRIPT", "No matching script", "the script was forgotten before it could be run"),
 ];
 
-/// With these the server ends a script at a command that it does not run.
+/// The errors with which the server ends a script at a command that it does not run.
 const SCRIPT_ERRORS: &[Known] = &[
     ("ERR", "The user executing the script can't run this command", SCRIPT_PERMISSION),
     ("ERR", "The user executing the script can't access at least one of the keys", PERMISSION),
@@ -204,7 +215,7 @@ const SCRIPT_ERRORS: &[Known] = &[
 ];
 
 impl Answer {
-    /// The error that a command was answered with, if it was.
+    /// Returns the error that the server answered, if this is one.
     pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
         let code = error.code()?;
         let command = match command.args_iter().next() {
@@ -215,7 +226,7 @@ impl Answer {
         Some(Self { redirect: Redirect::of(error), ..answer })
     }
 
-    /// The error of a line, without its minus sign, while the connection is made.
+    /// Makes an answer from the line of an error, without its minus sign, while the connection is made.
     pub(super) fn of_line(command: &str, line: &str) -> Self {
         let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
         Self::new(Some("it".to_owned()), command.to_owned(), code, detail)
@@ -227,9 +238,9 @@ impl Answer {
         mut code: &'a str,
         mut detail: &'a str,
     ) -> Self {
-        // Whatever it was that ended a script: the only write of a script of ours is its last step, so it
-        // was not made. A proxy may repeat a record in a text of its own, so only the exact forms count,
-        // and only after a script.
+        // The only write of our scripts is the last step, so an error that ended a script came before it. A
+        // proxy may repeat a record in a text of its own, so only the exact forms of such errors count, and
+        // only after a script.
         let is_script = matches!(command.as_str(), "EVAL" | "EVALSHA");
         let mut ended_script = false;
         if is_script && code == "ERR" {
@@ -270,94 +281,94 @@ impl Answer {
         }
     }
 
-    /// Whether the same command may succeed later.
+    /// Returns whether the same command may succeed later.
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
         ) || match self.source {
             Source::ClusterNode => self.is_redirect(),
-            // Another server is the master by now, or will be.
+            // Another server is the master by now, or will be soon.
             Source::Master => matches!(self.code.as_str(), "READONLY" | "NOREPLICAS"),
             Source::Server | Source::Sentinel => false,
         }
     }
 
-    /// Whether it is that of a node of a cluster, which does not have the key.
+    /// Returns whether it redirects to another node of a cluster, which has the key.
     pub(super) fn is_redirect(&self) -> bool {
         matches!(self.code.as_str(), "MOVED" | "ASK")
     }
 
-    /// Whether the server says that it is not a node of a cluster.
+    /// Returns whether the server says that it is not a node of a cluster.
     pub(super) fn is_of_no_cluster(&self) -> bool {
         self.known.is_some_and(|known| known.1 == NO_CLUSTER)
     }
 
-    /// Whether it says for certain that nothing was written. A proxy answers with codes of its own,
-    /// also where it has sent the command on.
+    /// Returns whether it is certain that nothing was written. A proxy answers with codes of its own, even if it
+    /// has passed the command on.
     pub(super) fn is_of_nothing_written(&self) -> bool {
         self.certainty == Certainty::NothingWritten
     }
 
-    /// Whether another server may stand behind the same name by now.
+    /// Returns whether the same name may lead to another server by now.
     pub(super) fn is_of_the_wrong_server(&self) -> bool {
         matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
     }
 
-    /// Whether a server that is the master no longer might say so: its replicas follow another one.
+    /// Returns whether a server that is no longer the master might answer this: its replicas follow another one.
     pub(super) fn is_of_perhaps_the_wrong_server(&self) -> bool {
         self.code == "NOREPLICAS"
     }
 
-    /// The node of the cluster that the command belongs to, in place of the one that answered.
+    /// Returns the node of the cluster to which the command belongs, instead of the one that answered.
     pub(super) fn redirect(&self) -> Option<&Redirect> {
         self.redirect.as_ref()
     }
 
-    /// Whether other nodes of the cluster may know better which one has the key.
+    /// Returns whether other nodes of the cluster may have newer knowledge of which node has the key.
     pub(super) fn is_of_changing_cluster(&self) -> bool {
         self.is_of_the_wrong_server()
             || self.is_redirect()
             || matches!(self.code.as_str(), "CLUSTERDOWN" | "TRYAGAIN")
     }
 
-    /// Whether the server does not know the command at all, as a Sentinel does not know ours.
+    /// Returns whether the server does not know the command at all. A Sentinel does not know ours.
     pub(super) fn is_unknown_command(&self) -> bool {
         self.known.is_some_and(|known| known.1 == UNKNOWN_COMMAND)
     }
 
-    /// Whether the server does not know this form of the command, or does not permit it.
+    /// Returns whether the server does not know this form of the command, or does not permit it.
     pub(super) fn is_of_no_such_command(&self) -> bool {
         let is_unknown = |known: &Known| [UNKNOWN_COMMAND, SYNTAX_ERROR].contains(&known.1);
         self.code == "NOPERM" || self.known.is_some_and(is_unknown)
     }
 
-    /// Whether the user may not do that. Of an error inside of a script, this is false.
+    /// Returns whether the user lacks a permission. For an error inside a script, this is `false`.
     pub(super) fn is_of_permission(&self) -> bool {
         self.code == "NOPERM"
     }
 
-    /// Whether the user may run the command, and not on this key.
+    /// Returns whether the user may run the command, but not on this key.
     pub(super) fn is_of_key_permission(&self) -> bool {
         self.is_of_permission() && self.known.is_some_and(|known| known.1.ends_with("to access"))
     }
 
-    /// The same answer, from a server that has said that it is a Sentinel.
+    /// Returns the same answer, from a server that has said that it is a Sentinel.
     pub(super) fn of_sentinel(self) -> Self {
         Self { source: Source::Sentinel, ..self }
     }
 
-    /// The same answer, from a node of a cluster that is known to be one.
+    /// Returns the same answer, from a server that is known to be a node of a cluster.
     pub(super) fn of_cluster_node(self) -> Self {
         Self { source: Source::ClusterNode, ..self }
     }
 
-    /// The same answer, from the server that Sentinels have named as the master.
+    /// Returns the same answer, from the server that Sentinels named as the master.
     pub(super) fn of_master(self) -> Self {
         Self { source: Source::Master, ..self }
     }
 
-    /// What it means for the reader of the error.
+    /// Returns the meaning for the reader of the error.
     fn meaning(&self, meaning: &'static str) -> &'static str {
         match (self.source, self.code.as_str()) {
             (Source::Sentinel, _) => SENTINEL,
@@ -378,7 +389,7 @@ impl Answer {
     }
 }
 
-/// What a command inside a script answered, as Redis before 7 wraps it:
+/// Returns the error of a command inside a script, which Redis before version 7 wraps like this:
 /// `Error running script (call to f_HASH): @user_script:LINE: ERROR`.
 fn error_before_redis_7(detail: &str) -> Option<&str> {
     let (hash, rest) = detail.strip_prefix("Error running script (call to f_")?.split_once(')')?;
@@ -387,7 +398,7 @@ fn error_before_redis_7(detail: &str) -> Option<&str> {
     (is_hash && is_number(line)).then_some(error)
 }
 
-/// Whether the text ends as Redis 7 and Valkey end the error of a script: `on @user_script:LINE.`.
+/// Returns whether the text ends as Redis 7 and Valkey end the error of a script: `on @user_script:LINE.`.
 fn ends_with_place_in_script(detail: &str) -> bool {
     let line =
         detail.trim_end().strip_suffix('.').and_then(|text| text.rsplit_once("on @user_script:"));
@@ -398,7 +409,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether the server says so before it does anything.
+/// Returns whether the server gives this error before it does anything.
 fn proves_nothing_written(code: &str, detail: &str) -> bool {
     match code {
         "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
@@ -411,7 +422,7 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
     }
 }
 
-/// Why a command failed while its connection was made, without anything that the server may have repeated.
+/// Says why a command failed while its connection was made, without anything that the server may have repeated.
 pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
     match Answer::of(Some("it".to_owned()), command, error) {
         Some(answer) => answer.to_string(),
@@ -419,7 +430,7 @@ pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
     }
 }
 
-/// What happened, without anything that the server may have repeated.
+/// Says what happened, without anything that the server may have repeated.
 pub(super) fn reason(error: &RedisError) -> String {
     if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
 }
@@ -532,7 +543,7 @@ mod tests {
         }
     }
 
-    /// A proxy may repeat a record, and so whatever a visitor has chosen.
+    /// A proxy may repeat a record, and so any text that a visitor has chosen.
     #[test]
     fn repeated_record_does_not_pass_for_end_of_script() {
         const DENIED: &str = "The user executing the script can't run this command";
@@ -687,7 +698,7 @@ mod tests {
         }
     }
 
-    /// What Redis, Valkey and proxies answer, word for word.
+    /// These are the literal answers of Redis, Valkey and proxies.
     #[test]
     fn meaning_of_error_is_printed() {
         for (line, printed) in [
@@ -760,7 +771,7 @@ mod tests {
         assert_eq!(sentinel, format!("it answered SET with ERR unknown command: {SENTINEL}"));
     }
 
-    /// What an address should say is of no use to whoever has given a connection.
+    /// What an address should say is no help for a connection of the application.
     #[test]
     fn answer_on_application_connection_is_not_explained() {
         let error =

@@ -1,7 +1,7 @@
 //! A Redis Cluster: the key's slot, the slot's node, and the connection to that node.
 //!
-//! A node that does not have the key answers with the name of the one that has it, and has done
-//! nothing; the command is then sent there. So the map of slots saves a detour and need not be right.
+//! A node that does not have the key answers with the name of the node that has it, and does nothing. The command is
+//! then sent to that node. So the map of slots only saves a round trip, and need not be correct.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -19,34 +19,34 @@ use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, text};
 
-/// How often a command goes on to another node. More than one while slots move: a node that the map
-/// names wrongly, the one that it names, and the one to which the slot is moved.
+/// How often a command follows a redirect. While slots move there can be several: from the node that an outdated map
+/// names, to the node that has the slot, to the node to which the slot is moved.
 const MAX_REDIRECTS: usize = 4;
 
-/// The map is renewed no more often than this, and while it stays the same at longer intervals.
+/// The limits for the interval between renewals of the map. It grows while the map stays the same.
 const SHORTEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long a node may take to answer before the next one is asked for the map as well.
+/// How long the store waits for the answer of a node before it asks the next one for the map as well.
 const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The nodes of a cluster, and which of them has which slot.
 pub(super) struct Cluster {
     settings: Settings,
-    /// Those that the address names, by the names in it.
+    /// The nodes that the address names, by the names in the address.
     seeds: Vec<Place>,
-    /// Every node that somebody has named lately.
+    /// All nodes that the map, the address or a redirect has named recently.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
-    /// Moves on with each node that cannot be reached, so that the next one is tried first.
+    /// Advances with each node that cannot be reached, so that the next one is tried first.
     turn: AtomicUsize,
 }
 
 /// The states of a renewal of the map.
 const IDLE: u8 = 0;
 const UNDERWAY: u8 = 1;
-/// Another one has been asked for since the current one began.
+/// Another renewal was requested after the current one began.
 const WANTED: u8 = 2;
 
 /// A node, by the connection to it.
@@ -64,13 +64,13 @@ impl Cluster {
         }
     }
 
-    /// The node that has the key, as far as that is known.
+    /// Returns the node that has the key, if it is known.
     pub(super) fn node(&self, key: &str) -> Option<Node> {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command to the first node that can be reached, where the map has none for its slot. Every
-    /// node knows the right one.
+    /// Sends a command to the first node that can be reached, if the map has no node for the slot. Every node knows
+    /// the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
         key: &str,
@@ -92,8 +92,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// After a command failed at a node: goes on as long as it is certain that nothing has been done and
-    /// another node is known to have the key.
+    /// Continues after a command failed at a node, as long as it is certain that nothing has been done and another
+    /// node is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,
@@ -108,7 +108,7 @@ impl Cluster {
                     is_ask = redirect.is_ask;
                     Some(self.node_at(redirect.place(&node.fixed_server()?.place)?))
                 }),
-                // It may be gone for good, and the map may say so by now.
+                // The node may be gone for good, and the map may have been renewed since.
                 Failure::NotSent(_) => {
                     self.node(key).filter(|current| !Arc::ptr_eq(current, &node))
                 }
@@ -138,20 +138,20 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Has the map renewed by a task that no command waits for.
+    /// Renews the map in a task for which no command waits.
     pub(super) fn renew(self: &Arc<Self>) {
         if self.renewal.swap(WANTED, Ordering::AcqRel) == IDLE {
             tokio::spawn(renew(Arc::downgrade(self)));
         }
     }
 
-    /// The nodes that the address names, by the names in it.
+    /// Returns the nodes that the address names, by the names in the address.
     pub(super) fn seeds(&self) -> Vec<Node> {
         self.seeds.iter().map(|seed| self.seed_at(seed)).collect()
     }
 
-    /// All nodes: first the masters of the map, then the others, among which may be some that have left
-    /// the cluster.
+    /// Returns all nodes: first the masters of the map, then the others, which may include nodes that have left the
+    /// cluster.
     pub(super) fn candidates(&self) -> Vec<Node> {
         let mut masters = self.map().nodes.clone();
         let seeds = self.seeds();
@@ -169,8 +169,8 @@ impl Cluster {
         [masters, others].concat()
     }
 
-    /// The node at a place in the address. Its certificate is to have the name in the address, also where the
-    /// node announces another one, or nobody could correct what it announces.
+    /// Returns the node at a place in the address. Its certificate must have the name in the address, even if the node
+    /// announces another name. Otherwise a wrong announcement could not be corrected.
     fn seed_at(&self, place: &Place) -> Node {
         let known = self.node_at(place.clone());
         match known.fixed_server() {
@@ -179,15 +179,15 @@ impl Cluster {
         }
     }
 
-    /// The node at a place that another one has named.
+    /// Returns the node at a place that another node has named.
     fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
         let known = nodes.entry(place.clone());
         Arc::clone(known.or_insert_with(|| node(&self.settings, place.into())))
     }
 
-    /// The connection to a server that somebody has named: the one of the map if it has the same server, and
-    /// otherwise one that the map does not get.
+    /// Returns the connection to a server that another node has named: the connection of the map if it is for the same
+    /// server, and otherwise a separate one.
     pub(super) fn link_to(&self, server: &Server) -> Node {
         let server = self.addressed(server.clone());
         let known =
@@ -195,12 +195,12 @@ impl Cluster {
         known.unwrap_or_else(|| node(&self.settings, server))
     }
 
-    /// A connection to a server that nobody else uses.
+    /// Makes a separate connection to a server.
     pub(super) fn separate_link(&self, server: &Server) -> Node {
         node(&self.settings, self.addressed(server.clone()))
     }
 
-    /// Without TLS, nobody's certificate matters.
+    /// Removes the name for the certificate if TLS is not used.
     fn addressed(&self, mut server: Server) -> Server {
         if self.settings.tls.is_none() {
             server.tls_name = None;
@@ -208,7 +208,7 @@ impl Cluster {
         server
     }
 
-    /// Takes over what a node has said; nodes that nobody names any more are left.
+    /// Installs the ranges that a node has named. Nodes that are no longer named are dropped.
     fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
@@ -244,7 +244,7 @@ impl Cluster {
         };
         self.install(&ranges);
         let masters = self.map().nodes.clone();
-        // The one that is asked again, so that two nodes with two opinions are not taken for a change.
+        // The same node is asked again, so that two nodes with different views are not taken for a change.
         let ranges = match masters.first() {
             Some(master) => ask_node(Arc::clone(master)).await,
             None => None,
@@ -280,7 +280,7 @@ fn node(settings: &Settings, server: Server) -> Node {
     Arc::new(SharedConnection::new(settings.clone(), Target::Node(server)))
 }
 
-/// Renews the map as long as a command wants a newer one, and less often while it stays the same.
+/// Renews the map as long as commands ask for a newer one, and less often while it stays the same.
 async fn renew(cluster: Weak<Cluster>) {
     let mut release = ReleaseOnDrop(Some(cluster));
     let (mut before, mut interval) = (None, SHORTEST_RENEWAL_INTERVAL);
@@ -305,13 +305,13 @@ async fn renew(cluster: Weak<Cluster>) {
         let outcome =
             cluster.renewal.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         if outcome.is_ok() {
-            // Another renewal may have begun by now.
+            // Another renewal may have begun in the meantime.
             release.0 = None;
         }
     }
 }
 
-/// Makes room for another renewal when one ends with its runtime.
+/// Allows another renewal if this one ends with its runtime.
 struct ReleaseOnDrop(Option<Weak<Cluster>>);
 
 impl ReleaseOnDrop {
@@ -328,7 +328,7 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-/// What the first node says that can be asked. Each may take a while before the next one is asked too.
+/// Returns the answer of the first node that answers. If a node takes long, the next one is asked as well.
 async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
     let mut answers = FuturesUnordered::new();
     let mut candidates = candidates.into_iter();
@@ -359,19 +359,19 @@ async fn ask_node(node: Node) -> Option<Vec<Range>> {
     ranges(&slots, &node)
 }
 
-/// What a node has answered to `CLUSTER SLOTS`; none where it names no node at all.
+/// The answer of a node to `CLUSTER SLOTS`, or `None` if it names no node.
 pub(super) fn ranges(slots: &Value, answered: &Node) -> Option<Vec<Range>> {
     parse(slots, &answered.fixed_server()?.place)
 }
 
-/// Who has which slots at one time.
+/// Which node has which slots at one time.
 #[cfg(feature = "cli")]
 pub(super) struct Layout {
     masters: Vec<Node>,
     shares: Vec<Share>,
 }
 
-/// The first and the last slot of a range, and the master that has them.
+/// The first and the last slot of a range, and their master.
 #[cfg(feature = "cli")]
 type Share = (u16, u16, Place);
 
@@ -386,7 +386,7 @@ impl Layout {
         slots.sum::<u32>() == u32::from(SLOTS)
     }
 
-    /// Whether the node that has told it says the same now.
+    /// Returns whether the node that gave this answer gives the same answer now.
     pub(super) async fn is_still_valid(&self) -> bool {
         let Some(master) = self.masters.first() else { return false };
         let ranges = ask_node(Arc::clone(master)).await;
@@ -404,7 +404,7 @@ fn shares(ranges: &[Range]) -> Vec<Share> {
 
 /// Which node has which slot.
 struct Map {
-    /// The place in `nodes` for each slot, and [`NOBODY`] for those that no node has.
+    /// The index in `nodes` for each slot, and [`NOBODY`] for slots without a node.
     slots: Box<[u16]>,
     nodes: Vec<Node>,
 }
@@ -434,7 +434,7 @@ impl Map {
     }
 }
 
-/// Slots that one master has.
+/// A range of slots of one master.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Range {
     pub(super) first: u16,
@@ -443,11 +443,11 @@ pub(super) struct Range {
     pub(super) replicas: Vec<Server>,
 }
 
-/// The answer to `CLUSTER SLOTS`; none where it names no node at all, as that of a node which belongs to
-/// no cluster.
+/// Parses the answer to `CLUSTER SLOTS`. Returns `None` if it names no node, as the answer of a node that belongs to no
+/// cluster does.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
-    // The slots of a range that makes no sense are left to the redirects.
+    // An invalid range is ignored: redirects lead to the nodes of its slots.
     let ranges: Vec<_> = ranges.iter().filter_map(|range| parse_range(range, answered)).collect();
     (!ranges.is_empty()).then_some(ranges)
 }
@@ -472,12 +472,12 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
         host => announced_host(text(host)?)?,
     };
     let host = host.as_deref().or_else(|| answered.host())?;
-    // Where nodes announce IP addresses, their certificates have the host name that stands beside it.
+    // If nodes announce IP addresses, their certificates are for the host name beside it.
     let tls_name = rest
         .get(1)
         .and_then(|metadata| field(metadata, "hostname"))
         .and_then(|name| announced_host(text(name)?)?);
-    // One that speaks no TLS has no port for those who do.
+    // A node without TLS has no port for clients with TLS.
     let port = number(port).filter(|port| *port > 0)?;
     Some(Server { place: Place::tcp(host, port), tls_name })
 }
@@ -489,7 +489,7 @@ fn number(value: &Value) -> Option<u16> {
     }
 }
 
-/// The slot of a key (Redis Cluster specification, "Key distribution model" and "Hash tags").
+/// Returns the slot of a key (Redis Cluster specification, "Key distribution model" and "Hash tags").
 pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
@@ -615,7 +615,7 @@ mod tests {
         }
         assert!(map.node(SLOTS).is_none());
         assert_eq!(map.nodes.len(), 2);
-        // It is no map of this cluster, and nothing comes of it.
+        // An invalid range has no effect.
         map.assign(0, SLOTS, Arc::clone(&nodes[1]));
         assert!(Arc::ptr_eq(map.node(0).unwrap(), &nodes[0]));
     }
@@ -639,7 +639,7 @@ mod tests {
         assert_eq!(known(), "h:1 h:2");
         cluster.install(&[range(2, None, &[1])]);
         assert!(Arc::ptr_eq(&cluster.node_at(Place::tcp("h", 1)), &first));
-        // Without TLS, nobody looks at the name of a certificate.
+        // Without TLS, the name of a certificate does not matter.
         cluster.install(&[range(1, Some("n"), &[])]);
         assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
         assert_eq!(known(), "h:1");

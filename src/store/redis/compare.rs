@@ -1,4 +1,4 @@
-//! Compare-and-set as a script: one step inside the server, on every server.
+//! Compare-and-set as a script, which every server runs as one step.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ pub(super) enum Change<'a> {
 }
 
 impl CompareAndSet<'_> {
-    /// The script, which the server has under its hash if it has run before.
+    /// Returns the command that runs the script by its hash. It works if the server has run the script before.
     pub(super) fn by_hash(&self) -> Cmd {
         self.invocation("EVALSHA", &self.script().hash)
     }
@@ -72,8 +72,8 @@ impl Atomic {
     }
 }
 
-/// Answers with nothing for a missing key, 1 for a record that was replaced, and otherwise with the
-/// record that the key holds, so that a conflict costs no second round trip.
+/// Returns nil for a missing key, 1 for a record that was replaced, and otherwise the record that the key holds, so
+/// that a conflict costs no second round trip.
 static REPLACE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\
@@ -85,8 +85,7 @@ return redis.call('GET', KEYS[1])",
     )
 });
 
-/// Answers with 1 for a record that was deleted, with nothing for a missing key, and otherwise with the
-/// record that the key holds.
+/// Returns 1 for a record that was deleted, nil for a missing key, and otherwise the record that the key holds.
 static DELETE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\
@@ -97,8 +96,8 @@ return redis.call('GET', KEYS[1])",
     )
 });
 
-/// The version of these bytes: their write tag. Foreign bytes that are shorter are filled up with
-/// zeros; the scripts compare eight bytes, so such a version is never found again.
+/// Returns the version of a record: its write tag. Shorter data of other programs is padded with zeros. The scripts
+/// compare eight bytes, so such a version never matches.
 pub(super) fn version(bytes: &[u8]) -> Version {
     let mut tag = [0; TAG_LEN];
     let length = bytes.len().min(TAG_LEN);

@@ -1,4 +1,5 @@
-//! The connection of our own: made when it is needed, shared by all, replaced when it is broken.
+//! The store's own connection: made when the first command needs it, shared by all commands, and replaced when it
+//! is broken.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -31,16 +32,16 @@ use crate::store::redis::waits::Waits;
 #[derive(Clone)]
 pub(super) enum Target {
     Server(Server),
-    /// One that must be a node of a cluster.
+    /// A server that must be a node of a cluster.
     Node(Server),
-    /// One that is asked for another one.
+    /// A Sentinel, which is asked for the master.
     Sentinel(Server),
-    /// Whichever server is the master when the connection is made.
+    /// The server that is the master when the connection is made.
     Master(Arc<dyn FindMaster>),
 }
 
 impl Target {
-    /// What it is called in errors.
+    /// Returns its name in errors.
     fn name(&self) -> String {
         match self {
             Self::Server(server) | Self::Node(server) => format!("redis at {}", server.place),
@@ -50,35 +51,35 @@ impl Target {
     }
 }
 
-/// Knows which server is the master.
+/// Finds the server that is the master.
 #[async_trait]
 pub(super) trait FindMaster: Send + Sync {
-    /// What the master is called, whichever server it is.
+    /// Returns the name of the master, which does not depend on the server.
     fn name(&self) -> &str;
 
-    /// The server that is the master now, or why that is not known.
+    /// Returns the server that is the master now, or the reason why that is not known.
     async fn find(&self) -> Result<Server, String>;
 
-    /// The server that was found may have ceased to be the master.
+    /// Reports that the server that was found may no longer be the master.
     fn suspect(&self);
 }
 
-/// Why a command has no answer that is a value.
+/// The reason why a command has no value as its answer.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It was not sent.
     NotSent(String),
-    /// It was not sent, because too many others wait.
+    /// It was not sent, because too many other commands wait.
     Full(String),
-    /// It may have been sent, and what became of it is unknown.
+    /// It may have been sent, and its outcome is unknown.
     Lost(String),
     /// The server answered with an error.
     Answered(Answer),
 }
 
 impl Failure {
-    /// What a connection that is not ours says. It may have sent the command, and more than once,
-    /// whatever it says in the end: only an answer of the server is certain.
+    /// Interprets the error of a connection of the application. The connection may have sent the command, and
+    /// more than once, whatever its error says. Only an answer of the server is certain.
     pub(super) fn of_foreign(command: &Cmd, error: &RedisError) -> Self {
         match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
@@ -87,7 +88,7 @@ impl Failure {
     }
 }
 
-/// What happened, without anything that the server may have repeated.
+/// Says what happened, without anything that the server may have repeated.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -97,21 +98,21 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The place of the current connection.
+/// A connection that is shared by all commands of a runtime to one server, and replaced when necessary.
 pub(super) struct SharedConnection {
     settings: Settings,
     target: Target,
-    /// What the target is called in errors.
+    /// The name of the target in errors.
     name: String,
-    /// How many commands wait, for a connection or for their answer.
+    /// The number of commands that wait for a connection or for their answer.
     waiting: AtomicUsize,
-    /// How many connections in a row have broken while the server was tried out.
+    /// How many connections in a row broke while the server's commands were tried.
     lost_trials: AtomicUsize,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Counts the attempts to connect, so that an old connection's end leaves a newer one alone.
+    /// Counts the attempts to connect, so that the end of an old connection does not discard a newer one.
     generation: u64,
     phase: Phase,
 }
@@ -122,7 +123,7 @@ enum Phase {
     Connected(Arc<Connection>),
 }
 
-/// How far an attempt to connect has come, for everybody who waits for it.
+/// The progress of an attempt to connect, for all commands that wait for it.
 enum Attempt {
     Underway(Step),
     Over(Result<Arc<Connection>, String>),
@@ -146,18 +147,18 @@ impl SharedConnection {
         }
     }
 
-    /// Sends a command, once, and waits for its answer.
+    /// Sends a command once and waits for its answer.
     pub(super) async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
         self.lease().await?.send(command).await
     }
 
-    /// Sends a command to the node of a cluster that a slot is being moved to. The node takes it only
-    /// right behind an `ASKING`.
+    /// Sends a command to the node of a cluster to which a slot is being moved. The node accepts it only
+    /// directly after an `ASKING`.
     pub(super) async fn send_asking(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
         self.lease().await?.send_asking(command).await
     }
 
-    /// The current connection, or a new one, for commands that one server must answer.
+    /// Returns the current connection, or a new one, for commands that the same server must answer.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
         let permit = self
             .permit()
@@ -169,7 +170,7 @@ impl SharedConnection {
         Ok(Lease { shared: self, link, _permit: permit })
     }
 
-    /// Sends a command on this connection; `None` where no answer comes within the time.
+    /// Sends a command on this connection. Returns `None` if no answer arrives within the limit.
     async fn exchange(
         &self,
         link: &Connection,
@@ -182,9 +183,9 @@ impl SharedConnection {
         Some(answer.and_then(Value::extract_error))
     }
 
-    /// Waits for the answer to what is sent on this connection; `None` where none comes within the time,
-    /// or where none can come any more. A command that is sent while the connection ends may stay in the
-    /// driver's queue, and its sender is told of nothing.
+    /// Waits for the answer to a command on this connection. Returns `None` if no answer arrives within the limit,
+    /// or if none can arrive any more. A command that is sent while the connection ends may stay in the queue of
+    /// the driver, which then does not notify its sender.
     fn in_time<'a, T>(
         &'a self,
         link: &'a Connection,
@@ -201,7 +202,7 @@ impl SharedConnection {
                 return Poll::Ready(Some(answer));
             }
             let is_over = match &waiting {
-                // Otherwise the runtime has held the answer back, and wakes the task again.
+                // Otherwise the runtime may hold the answer back, and wakes the task again.
                 Some(waiting) => may_answer && waiting.is_over(cx.waker()),
                 None => {
                     waiting = Waiting::begin(self, link, limit, cx.waker());
@@ -212,12 +213,12 @@ impl SharedConnection {
         })
     }
 
-    /// Why a command has no answer on this connection.
+    /// Returns the reason why a command has no answer on this connection.
     fn unanswered(&self, link: &Connection, limit: Duration) -> Failure {
         self.suspect();
         let Connection { name, waits, .. } = link;
         Failure::Lost(if waits.is_closed() {
-            // Before its task does so, since whoever is told may try again at once.
+            // Now, and not only when its task ends, because the caller may try again at once.
             self.discard(link.generation);
             format!("{name} hung up")
         } else {
@@ -225,9 +226,9 @@ impl SharedConnection {
         })
     }
 
-    /// One more command that waits, unless there are too many.
+    /// Counts one more waiting command, unless there are too many.
     fn permit(&self) -> Option<WaitingPermit<'_>> {
-        // It is counted first, so that two at once do not both take the last place.
+        // Counts first, so that two commands cannot both take the last place.
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let place = WaitingPermit(&self.waiting);
         (before < self.settings.max_waiting).then_some(place)
@@ -250,7 +251,7 @@ impl SharedConnection {
         })
     }
 
-    /// The current connection, if there is one.
+    /// Returns the current connection, if there is one.
     fn connected(&self) -> Option<Arc<Connection>> {
         match &self.state().phase {
             Phase::Connected(link) => Some(Arc::clone(link)),
@@ -258,7 +259,7 @@ impl SharedConnection {
         }
     }
 
-    /// The current connection, or the one that is being made.
+    /// Returns the current connection, or waits for the one that is being made, or makes one.
     async fn connect_or_join(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
         let (generation, mut attempt, begun) = {
             let mut state = self.state();
@@ -275,7 +276,7 @@ impl SharedConnection {
         };
         if let Some(sender) = begun {
             let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
-            // In a task of its own: whoever gave up waiting has not stopped the others' attempt.
+            // In its own task, so that a command that gives up waiting does not stop the attempt for the others.
             let (settings, target) = (self.settings.clone(), self.target.clone());
             tokio::spawn(connect(settings, target, release, sender));
         }
@@ -288,7 +289,7 @@ impl SharedConnection {
             // The runtime that the attempt ran on was shut down.
             (Ok(_), _) => "the attempt was abandoned".to_owned(),
             (Err(_), Attempt::Underway(step)) => {
-                // An attempt on a runtime that nobody drives any more would stand here for ever.
+                // An attempt on a runtime that is no longer driven would never end.
                 self.discard(generation);
                 step.timed_out(limit)
             }
@@ -296,7 +297,7 @@ impl SharedConnection {
         Err(format!("cannot connect to {}: {reason}", self.name))
     }
 
-    /// Makes `link` the current connection, unless its attempt was given up meanwhile.
+    /// Makes `link` the current connection, unless its attempt has been given up in the meantime.
     fn install(&self, link: &Arc<Connection>) {
         let mut state = self.state();
         if state.generation == link.generation && matches!(state.phase, Phase::Connecting(_)) {
@@ -304,7 +305,7 @@ impl SharedConnection {
         }
     }
 
-    /// Has the next command connect anew, unless that has happened since.
+    /// Discards the connection of this generation, so that the next command makes a new one.
     ///
     /// Commands that wait on the old connection keep it until they have their answer.
     fn discard(&self, generation: u64) {
@@ -312,13 +313,13 @@ impl SharedConnection {
         if state.generation == generation {
             let old = std::mem::replace(&mut state.phase, Phase::Idle);
             drop(state);
-            // Not under the lock, since a connection that goes away comes here.
+            // Not under the lock, because dropping a connection calls this function.
             drop(old);
         }
     }
 
-    /// Has the next command connect anew, if the current connection leads to another server than this
-    /// one. Commands that wait on it keep it until they have their answer.
+    /// Discards the current connection if it leads to another server than this one. Commands that wait on it keep
+    /// it until they have their answer.
     pub(super) fn leave_unless_at(&self, server: &Server) {
         if let Some(link) = self.connected()
             && link.server != *server
@@ -327,7 +328,7 @@ impl SharedConnection {
         }
     }
 
-    /// The server that it always leads to, if there is one.
+    /// Returns the server to which it always leads, if there is one.
     pub(super) fn fixed_server(&self) -> Option<&Server> {
         match &self.target {
             Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => {
@@ -337,7 +338,7 @@ impl SharedConnection {
         }
     }
 
-    /// What the server is called in errors.
+    /// Returns the name of the server in errors.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -361,7 +362,7 @@ impl SharedConnection {
     }
 }
 
-/// A connection, and the place of a command that waits on it.
+/// A connection, and the permit of a command that waits on it.
 pub(super) struct Lease<'a> {
     shared: &'a Arc<SharedConnection>,
     link: Arc<Connection>,
@@ -369,7 +370,7 @@ pub(super) struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    /// The server at the other end.
+    /// Returns the server to which the connection leads.
     pub(super) fn server(&self) -> &Server {
         &self.link.server
     }
@@ -385,7 +386,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Sends a command that the server need not know.
+    /// Sends a command that the server may not know.
     pub(super) async fn try_to(&self, command: &Cmd) -> Result<Value, Failure> {
         let Self { shared, link, .. } = self;
         let limit = shared.settings.response_timeout;
@@ -395,7 +396,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Where the server listens that this connection leads to.
+    /// Returns the address of the server to which this connection leads.
     #[cfg(feature = "cli")]
     pub(super) fn place(&self) -> &Place {
         &self.link.server.place
@@ -416,10 +417,13 @@ impl Lease<'_> {
         let answers = answers.map_err(|error| failed(command, error))?;
         let mut answers = answers.into_iter().map(Value::extract_error);
         let (Some(asked), Some(answer)) = (answers.next(), answers.next()) else {
-            return Err(Failure::Lost(format!("{} gave too few answers", link.name)));
+            return Err(Failure::Lost(format!(
+                "{} gave fewer answers than it was sent commands",
+                link.name
+            )));
         };
         match (asked, answer.map_err(|error| failed(command, error))) {
-            // It was not carried out, since what makes the node take it was refused.
+            // It was not carried out, because the `ASKING` before it was refused.
             (Err(error), Err(Failure::Answered(answer))) if answer.is_redirect() => {
                 Err(failed(&asking, error))
             }
@@ -427,7 +431,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Whether the server is a Sentinel: none of them knows our commands.
+    /// Returns whether the server is a Sentinel, which knows none of our commands.
     async fn is_sentinel(&self) -> bool {
         if let Some(is_sentinel) = self.link.is_sentinel.get() {
             return *is_sentinel;
@@ -437,8 +441,8 @@ impl Lease<'_> {
         *self.link.is_sentinel.get_or_init(|| is_sentinel)
     }
 
-    /// What the server can compare by itself, if that is known. It is tried out by a task of its own, so no
-    /// command waits for that.
+    /// Returns which compare-and-set commands the server has, if that is known. They are tried in a separate task,
+    /// so no command waits for that.
     pub(super) fn native(&self, key: &StoreKey) -> Option<&Native> {
         let Self { shared, link, .. } = self;
         let native = link.native.get();
@@ -453,13 +457,13 @@ impl Lease<'_> {
     }
 }
 
-/// After so many connections in a row that did not survive it, nothing is tried out any more: there are
-/// proxies that end a connection at a command that they do not know.
+/// After this many connections in a row that broke during the trial, nothing is tried any more: some proxies close
+/// a connection on which they receive a command that they do not know.
 const MAX_LOST_TRIALS: usize = 2;
 
-/// Finds out what the server can compare by itself.
+/// Finds out which compare-and-set commands the server has.
 async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [Cmd; 3]) {
-    // A connection must not be kept by this for as long as an application may wait.
+    // The trial must not keep a connection for as long as an application may wait.
     let limit = shared.settings.response_timeout.min(limits::RESPONSE);
     let [set, delifeq, delex] = &trials;
     let try_to = async |trial| match shared.exchange(&link, trial, limit).await {
@@ -480,15 +484,15 @@ async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [
     }
     shared.lost_trials.store(0, Ordering::Relaxed);
     if trials.contains(&Trial::Refused) {
-        // Its memory may be full, for example: that says nothing of what it can do.
+        // Its memory may be full, for example, which says nothing about its commands.
         link.is_tried.store(false, Ordering::Relaxed);
         return;
     }
-    // Nobody else has set it: one trial runs at a time, until one sets it.
+    // It is not set yet: only one trial runs at a time, until one sets it.
     let _ = link.native.set(Native::judged(trials));
 }
 
-/// The place of a command that waits.
+/// Counts a waiting command until it is dropped.
 struct WaitingPermit<'a>(&'a AtomicUsize);
 
 impl Drop for WaitingPermit<'_> {
@@ -501,17 +505,17 @@ impl Drop for WaitingPermit<'_> {
 struct Connection {
     connection: MultiplexedConnection,
     server: Server,
-    /// What the server is called in errors.
+    /// The name of the server in errors.
     name: String,
     generation: u64,
     /// The commands that wait for their answer.
     waits: Arc<Waits>,
-    /// What the server can compare by itself, once that is known.
+    /// Which compare-and-set commands the server has, once that is known.
     native: OnceLock<Native>,
-    /// That is being tried out, or was.
+    /// Whether that has been tried, or is being tried.
     is_tried: AtomicBool,
     is_sentinel: OnceLock<bool>,
-    /// Ended with the last user: it would go on to write what nobody waits for any more.
+    /// Aborted with the last user, because it would otherwise continue to write commands that no caller waits for.
     driver: AbortHandle,
 }
 
@@ -521,20 +525,21 @@ impl Drop for Connection {
     }
 }
 
-/// Clients that disconnect all the time must not cost a connection each.
+/// How long a connection may be silent before a given-up command discards it. Clients that disconnect often must not
+/// cost a connection each.
 const LONG: Duration = Duration::from_millis(100);
 
-/// A command that waits for its answer. When it is given up, at the end of the time limit or because
-/// the caller goes away, a connection that has long been silent is taken for dead.
+/// A command that waits for its answer. When it is given up, because the time limit has passed or the caller has
+/// gone, a connection that has been silent for long is considered dead.
 struct Waiting<'a> {
     shared: &'a SharedConnection,
     link: &'a Connection,
-    /// Its place among those that wait, until the answer is there.
+    /// Its index among the waiting commands, until the answer has arrived.
     place: Option<usize>,
 }
 
 impl<'a> Waiting<'a> {
-    /// `None` if the connection has ended.
+    /// Returns `None` if the connection has ended.
     fn begin(
         shared: &'a SharedConnection,
         link: &'a Connection,
@@ -566,7 +571,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Makes room for a new connection when the attempt or the driver ends, however it ends.
+/// Allows a new connection when the attempt or the driver ends, for any reason.
 struct ReleaseOnDrop {
     shared: Weak<SharedConnection>,
     generation: u64,
@@ -592,7 +597,7 @@ async fn connect(
     let (server, connection, driver) = match timeout(limit, reach(&settings, &target, at)).await {
         Ok(Ok(reached)) => reached,
         failed => {
-            // First, so that whoever is told of the failure can try again at once.
+            // First, so that a caller that learns of the failure can try again at once.
             drop(release);
             attempt.send_modify(|attempt| {
                 *attempt = Attempt::Over(Err(match (failed, &*attempt) {
@@ -626,13 +631,13 @@ async fn connect(
     });
     if let Some(shared) = shared.upgrade() {
         shared.install(&link);
-        // Another server may have become the master while this one was greeted.
+        // Another server may have become the master in the meantime.
         shared.suspect();
     }
     attempt.send_replace(Attempt::Over(Ok(link)));
 }
 
-/// Connects to the target; the error says why not, without any secret.
+/// Connects to the target. The error says why that failed, without any secret.
 async fn reach(
     settings: &Settings,
     target: &Target,
@@ -659,7 +664,7 @@ async fn reach(
     Ok((server, connection, driver))
 }
 
-/// Whether the server is what the target is to be.
+/// Checks that the server has the role that the target requires.
 async fn must_be(target: &Target, connection: MultiplexedConnection) -> Result<(), String> {
     match target {
         Target::Server(_) | Target::Sentinel(_) => Ok(()),
@@ -668,18 +673,19 @@ async fn must_be(target: &Target, connection: MultiplexedConnection) -> Result<(
     }
 }
 
-/// A server that belongs to no cluster would take every command, whoever has the key.
+/// Checks that the server is a node of a cluster. Another server would accept every command, whichever node has the
+/// key.
 async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("CLUSTER").arg("SLOTS").take();
     let slots = connection.send_packed_command(&command).await.and_then(Value::extract_error);
     match slots.as_ref().map_err(|error| Answer::of(Some("it".to_owned()), &command, error)) {
         Err(Some(answer)) if answer.is_of_no_cluster() => Err(answer.to_string()),
-        // Whatever else is wrong with it, or not permitted, the first command says.
+        // The first command reports any other problem.
         _ => Ok(()),
     }
 }
 
-/// A server knows better than the Sentinels whether it takes writes.
+/// Checks that the server is a master. It knows better than the Sentinels whether it accepts writes.
 async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("ROLE");
     let answer = connection.send_packed_command(&command).await.and_then(Value::extract_error);

@@ -1,4 +1,4 @@
-//! Makes a connection to one server: reaches it, encrypts, signs in.
+//! Makes a connection to one server: connects, performs the TLS handshake and authenticates.
 
 use std::io;
 use std::pin::Pin;
@@ -23,10 +23,10 @@ use crate::store::redis::sanitize::Sanitized;
 use crate::store::redis::tls::{self, Tls};
 use crate::store::redis::waits::Waits;
 
-/// How to connect, and how long to wait.
+/// How to connect, and the time limits.
 #[derive(Clone)]
 pub(super) struct Settings {
-    /// Who signs in, to which database, and by which version of the protocol.
+    /// The credentials, the database and the version of the protocol.
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
@@ -50,7 +50,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub(super) place: Place,
-    /// Whom the certificate must name, where that is not the host.
+    /// The name that the certificate must have, if it is not the host.
     pub(super) tls_name: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl From<Place> for Server {
     }
 }
 
-/// What an attempt to connect waits for.
+/// The step for which an attempt to connect is waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// The Sentinels are asked which server is the master.
@@ -71,21 +71,21 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Why an attempt failed that waited for this until its time was used up.
+    /// Says why an attempt failed whose time ended in this step.
     pub(super) fn timed_out(self, limit: Duration) -> String {
         match self {
             Self::Sentinels => format!("no answer from a Sentinel in {limit:?}"),
             Self::Connection => format!("no connection in {limit:?}"),
             Self::Encryption => format!(
-                "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, the \
-                 address needs redis://"
+                "no answer to the TLS handshake in {limit:?}; if the server does not speak TLS, write \
+                 redis:// in place of rediss:// in the address"
             ),
             Self::Greeting => format!("no answer to the greeting in {limit:?}"),
         }
     }
 }
 
-/// A connection on which the server has been greeted.
+/// A connection on which the greeting has succeeded.
 pub(super) type Stream = Sanitized<Transport>;
 
 type Transport = Box<dyn Duplex>;
@@ -94,7 +94,7 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
-/// Connects and signs in; the error says why not, without any secret.
+/// Connects and authenticates. The error says why that failed, without any secret.
 pub(super) async fn open(
     settings: &Settings,
     server: &Server,
@@ -132,8 +132,8 @@ pub(super) async fn open(
     Ok(Sanitized::new(stream))
 }
 
-/// The certificate that a server presents to a new connection, in DER; none without TLS. The error says why
-/// there is no connection.
+/// Returns the certificate that a server presents to a new connection, in DER, or `None` without TLS. The error
+/// says why there is no connection.
 pub(super) async fn certificate(
     settings: &Settings,
     server: &Server,
@@ -151,10 +151,10 @@ pub(super) async fn certificate(
     Ok(tls::certificate(&stream))
 }
 
-/// What a server may want that hangs up.
+/// A likely reason if the server hangs up.
 const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
 
-/// Lets many commands share the connection.
+/// Makes a connection that many commands can share.
 pub(super) async fn multiplex(
     settings: &Settings,
     stream: Stream,
@@ -166,13 +166,13 @@ pub(super) async fn multiplex(
     Ok((connection, Batching { driver: Box::pin(driver), yielded: false, heartbeat }))
 }
 
-/// The greeting has said all but the version of the protocol.
+/// Returns what the greeting has not said yet: the version of the protocol.
 pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    // The rest is for the handshake, and for the error that says why no address answered.
+    // The rest of the time is for the handshake, and for the error that says why no address answered.
     let limit = limit / 4 * 3;
     let connected = dial_name((host, port), limit, |address| async move {
         TcpStream::connect(address).await.map_err(|error| error.to_string())
@@ -186,17 +186,17 @@ async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStrea
     Ok(stream)
 }
 
-/// For how long sent bytes may stay unacknowledged.
+/// How long sent bytes may stay unacknowledged.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps middleboxes from forgetting an idle connection, and notices when one has.
+/// Keeps middleboxes from dropping an idle connection, and notices if one has.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
 }
 
-/// We limit the time ourselves, to know that it was used up. The buffers let many commands, or a
-/// few large ones, leave in one write.
+/// The time limits are our own, so that a timeout is recognised as one. The buffers are large enough that many
+/// commands, or a few large ones, are sent in one write.
 fn configuration() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -205,20 +205,20 @@ fn configuration() -> AsyncConnectionConfig {
         .set_write_backpressure_boundary(1024 * 1024)
 }
 
-/// Drives a connection that many share: steps back once before each poll of the driver.
+/// Drives a connection that many commands share. Yields once before each poll of the driver.
 ///
-/// The runtime likes to run the driver right after the task that woke it, so each command would be
-/// a write of its own. Stepping back lets the other tasks that are ready add theirs first, which
-/// makes several times as many commands a second out of the same processor.
+/// The runtime tends to run the driver directly after the task that woke it, so each command would become a
+/// write of its own. Yielding lets the other tasks that are ready add their commands first. The same processor
+/// then handles several times as many commands a second.
 pub(super) struct Batching {
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     yielded: bool,
-    /// Dropped after the driver, so that commands first learn from that how the connection ended.
+    /// Dropped after the driver, so that commands first learn from the driver how the connection ended.
     heartbeat: Heartbeat,
 }
 
 impl Batching {
-    /// The commands that wait on the connection.
+    /// Returns the commands that wait on the connection.
     pub(super) fn waits(&self) -> Arc<Waits> {
         Arc::clone(self.heartbeat.waits())
     }
@@ -233,11 +233,11 @@ impl Future for Batching {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // Not before stepping back: a beat that is due meanwhile would wake nobody.
+        // Only after yielding: a beat that becomes due in between would wake no task.
         let is_due = self.heartbeat.poll(cx);
         let driven = self.driver.as_mut().poll(cx);
         if is_due {
-            // After the driver, so that an answer that has arrived counts, however late the runtime reads it.
+            // After the driver, so that an answer that has arrived counts even if the runtime reads it late.
             self.heartbeat.waits().end_overdue();
         }
         driven

@@ -1,7 +1,7 @@
-//! What is said first on a new connection: who we are, and which database we want.
+//! The greeting on a new connection: authenticates and selects the database.
 //!
-//! The crate `redis` does this too, and loses what the server answers: a wrong password, a server that
-//! has too many clients and a port that speaks TLS would all read the same.
+//! The crate `redis` can do this too, but loses the answer of the server: a wrong password, a server with too many
+//! clients and a port that expects TLS would all have the same error.
 
 use std::io;
 
@@ -12,14 +12,14 @@ use tokio::io::{
 
 use crate::store::redis::answer::Answer;
 
-/// No line that we wait for is as long.
+/// The limit for the length of a line. No expected line is that long.
 const LONGEST_LINE: u64 = 16 * 1024;
 
 /// Why a greeting failed.
 pub(super) enum Refusal {
-    /// The connection ended, and the server had not said why.
+    /// The connection ended, and the server did not say why.
     Broken(io::Error),
-    /// What the server said, without anything that it may have repeated.
+    /// The server answered this. It contains nothing that the server may have repeated.
     Answered(String),
 }
 
@@ -29,7 +29,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Signs in, chooses the database and names this library, in one write.
+/// Authenticates, selects the database and names this library, in one write.
 pub(super) async fn greet<S>(stream: &mut S, info: &RedisConnectionInfo) -> Result<(), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -39,8 +39,8 @@ where
     for (_, command) in needed.iter().chain(&wished) {
         command.write_packed_command(&mut packed);
     }
-    // A server that turns everybody away closes the connection, and says why before that: what it said
-    // can be read although nothing can be written.
+    // A server that accepts no connections sends the reason and closes the connection. The reason can be read even
+    // if the write fails.
     let _ = stream.write_all(&packed).await;
     let _ = stream.flush().await;
 
@@ -60,7 +60,7 @@ where
         }
     }
     if !link.buffer().is_empty() {
-        // Whatever it is, it would be taken for the answer to the next command.
+        // The rest would be taken for the answer to the next command.
         return Err(Refusal::Answered("the server sent more than it was asked for".to_owned()));
     }
     match answers.into_iter().take(needed.len()).flatten().next() {
@@ -77,7 +77,7 @@ where
 /// Commands by their names.
 type Commands = Vec<(&'static str, Cmd)>;
 
-/// Without these the connection is of no use.
+/// Returns the commands without which the connection cannot be used.
 fn needed(info: &RedisConnectionInfo) -> Commands {
     let mut commands = Commands::new();
     if let Some(password) = info.password() {
@@ -94,7 +94,7 @@ fn needed(info: &RedisConnectionInfo) -> Commands {
     commands
 }
 
-/// These make the connection recognizable in the server's list; older servers do not know them.
+/// Returns the commands that name this library in the server's list of clients. Older servers do not know them.
 fn wished() -> Commands {
     [("LIB-NAME", "unsticky"), ("LIB-VER", env!("CARGO_PKG_VERSION"))]
         .map(|(name, value)| {
@@ -103,7 +103,7 @@ fn wished() -> Commands {
         .into()
 }
 
-/// Reads the answer to one command: nothing, or the line of an error.
+/// Reads the answer to one command. Returns `None` for success, or the line of an error.
 async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<String>, Refusal> {
     let line = line(link).await?;
     match &line[..] {
@@ -117,7 +117,7 @@ async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<S
     }
 }
 
-/// Reads a line, its end included where there is one.
+/// Reads a line, including its end if there is one.
 async fn line<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     match link.take(LONGEST_LINE).read_until(b'\n', &mut line).await? {
@@ -126,7 +126,7 @@ async fn line<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> io::Result<Vec<u
     }
 }
 
-/// Asks the server for its role.
+/// Asks the server whether it is a Sentinel.
 async fn is_sentinel<S>(link: &mut BufReader<&mut S>) -> io::Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! The beat of a connection: ends what waits for too long, and keeps the runtime's timers cheap.
+//! The heartbeat of a connection: ends commands that wait for too long, and keeps the runtime's timers cheap.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::store::redis::waits::Waits;
 
-/// Much less than the time limits of a request.
+/// The interval: much shorter than the time limits of a request.
 const BEAT: Duration = Duration::from_millis(50);
 
 /// Beats while a connection is in use, and while a command waits on it.
 ///
-/// Tokio wakes its runtime, with a system call, for a timer that is due before all others. Every
-/// request has a time limit, so without another timer that is due earlier each command of a quiet
-/// moment would cost that call. The one here is always due earlier, and costs it once.
+/// If a new timer is due before all others, Tokio wakes its runtime by a system call. Every request has a time limit,
+/// so each command in a quiet moment would cost that system call. The timer of the heartbeat is always due earlier,
+/// and costs the call only once.
 pub(super) struct Heartbeat {
     waits: Arc<Waits>,
     length: Duration,
@@ -26,7 +26,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// A limit that is shorter than a beat makes the beats as short.
+    /// If the response timeout is shorter than the interval, it becomes the interval.
     pub(super) fn new(waits: Arc<Waits>, response_timeout: Duration) -> Self {
         let length = response_timeout.clamp(Duration::from_millis(1), BEAT);
         Self { waits, length, timer: Box::pin(sleep(length)), is_beating: true, was_used: false }
@@ -36,9 +36,8 @@ impl Heartbeat {
         &self.waits
     }
 
-    /// To be called whenever the connection's task is polled, before all else there, for that may use up
-    /// what the runtime lets a task do at once. Wakes the task again after each beat, and says that one is
-    /// due.
+    /// Must be called first whenever the connection's task is polled, because the rest may use up the budget that
+    /// the runtime gives a task. Wakes the task after each interval. Returns whether a beat is due.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let is_due = self.is_beating && self.timer.as_mut().poll(cx).is_ready();
         if self.is_beating && !is_due {
@@ -57,7 +56,7 @@ impl Heartbeat {
 }
 
 impl Drop for Heartbeat {
-    /// Nobody else would end what still waits.
+    /// Ends the commands that still wait. Nothing else would.
     fn drop(&mut self) {
         self.waits.close();
     }

@@ -1,4 +1,4 @@
-//! Redis and Valkey: a record is one string, its version the string's first eight bytes.
+//! The store for Redis and Valkey. A record is one string; its version is the string's first eight bytes.
 
 mod address;
 mod answer;
@@ -51,31 +51,62 @@ use crate::store::redis::no_tls as tls;
 use crate::store::redis::tls::{Client, Pem, Tls};
 use crate::store::redis::topology::Topology;
 
-/// Sessions in Redis (6.2 or newer) or Valkey: on one server, in a Redis Cluster, or on the master that
-/// Sentinels name.
+/// Keeps sessions in Redis (6.2 or newer) or Valkey: on one server, in a Redis Cluster, or on the master that
+/// Redis Sentinels name.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use unsticky::store::RedisStore;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nothing is sent yet: connections are made when the first command needs one.
+/// let store = RedisStore::builder("redis://app:secret@localhost:6379")?
+///     .response_timeout(Duration::from_millis(250))
+///     .build()?;
+/// // Debug output never contains the credentials.
+/// assert!(!format!("{store:?}").contains("secret"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Which constructor
+///
+/// - [`connect`](Self::connect) and [`builder`](Self::builder) open connections of this crate's own. Use these:
+///   they are the **fast path**.
+///   - Each runtime that uses the store has one connection to each server. (actix-web has one runtime for each
+///     worker.) So a blocked runtime does not delay the commands of the others.
+///   - A connection is made at the first command and shared by all commands. Commands that are ready at the
+///     same time are sent in one write.
+///   - If the server closed a connection, the next command opens a new one. If a connection has gone silent,
+///     it is replaced after the first command on it that gets no answer. Host names are resolved each time.
+///   - There is no back-off: the first command after the server has come back succeeds. If a server refuses a
+///     write because it has become a replica, the write is sent once more, on a new connection.
+/// - [`from_connection`](Self::from_connection) uses a connection of the crate `redis`, for settings that
+///   neither an address nor the builder can express.
 ///
 /// # Compare-and-set
 ///
-/// `replace` and the conditional `delete` compare inside the server. A server that has a command for
-/// it is sent that command: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey 9) and
-/// `DELEX … IFEQ` (Redis 8.4), which take about half of the server's time. Otherwise the store runs a
-/// short script, which compares the record's write tag:
+/// `replace` and the conditional `delete` are compared and carried out inside the server, as one step. If the
+/// server has a command for that, the store uses the command: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ`
+/// (Valkey 9) or `DELEX … IFEQ` (Redis 8.4). These take about half of the server's time that a script takes.
+/// The store runs a short Lua script, which compares the record's write tag, in all other cases:
 ///
-/// - on other servers, and if the user may not run the command;
-/// - for records of more than 4 KiB, which would have to be sent along to be compared;
-/// - to tell a conflict from a missing key when the comparison fails;
-/// - on a connection of the application's own.
+/// - the server has no such command, or the user may not run it;
+/// - the record is longer than 4 KiB: the command would have to send the whole old record for the comparison;
+/// - the comparison failed, and the store needs to know whether the key holds another record or is missing;
+/// - the connection comes from [`from_connection`](Self::from_connection).
 ///
-/// The server's script cache may be flushed at any time.
+/// You may flush the server's script cache at any time.
 ///
-/// The store finds out what a server can do when a connection first compares something, beside the script
-/// that this command still runs: it tries the three commands on the key
-/// `NAMESPACE:EPOCH:KIND:compare-and-set:{KEY}`, which holds nothing.
+/// The store finds out which of these commands a server has when a connection first compares a record. That
+/// operation still runs the script; in the background, the store tries the three commands on the key
+/// `NAMESPACE:EPOCH:KIND:compare-and-set:{KEY}`, under which nothing is stored.
 ///
 /// # Permissions
 ///
-/// These are all the permissions that a user of the access control list (ACL) needs. `NAMESPACE` is that of
-/// the [builder](crate::Builder::namespace).
+/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE` is
+/// the [namespace of the builder](crate::Builder::namespace).
 ///
 /// ```text
 /// # one server
@@ -88,165 +119,154 @@ use crate::store::redis::topology::Topology;
 /// ACL SETUSER watcher on >PASSWORD resetchannels &+switch-master &+selected-slave &+promoted-slave -@all +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas +subscribe
 /// ```
 ///
-/// | command | without it |
+/// | command | effect if it is not permitted |
 /// |---|---|
 /// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions cannot be kept |
-/// | `SELECT`, for a database other than 0 | no connection |
-/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the script deletes, which takes the server longer |
-/// | `CLUSTER SLOTS` | most commands are sent twice, and a server without a cluster is not recognized |
+/// | `SELECT`, for a database other than 0 | the connection fails |
+/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store deletes by the script, which takes the server longer |
+/// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is no node of a cluster is not recognised |
 /// | `ASKING` | an error for each key that has been moved while its slot has not |
-/// | `ROLE` | no connection to a server that Sentinels watch |
+/// | `ROLE` | the connection to a server that Sentinels watch fails |
 /// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel's answer is ignored |
-/// | `SENTINEL REPLICAS` | after a planned failover, up to a second more of writes goes to the old master |
-/// | `SUBSCRIBE`, with the three channels | failovers are noticed up to a second later |
-/// | `CLIENT SETINFO` | nothing changes, but newer servers note in `ACL LOG` that it was refused |
+/// | `SENTINEL REPLICAS` | after a planned failover, the store writes to the old master for up to a second longer |
+/// | `SUBSCRIBE`, with the three channels | the store notices a failover up to a second later |
+/// | `CLIENT SETINFO` | none, except that newer servers record the refusal in `ACL LOG` |
 ///
-/// [`Sessions::check`](crate::Sessions::check) makes use of `+info +config|get +time` as well. Without one of
-/// these its report has a note in place of what the command tells, and sessions work all the same.
-///
-/// # Which constructor
-///
-/// - [`connect`](Self::connect) and [`builder`](Self::builder) open connections of this crate's own: the
-///   **fast path**. Each runtime that uses the store has one to each server (actix has a runtime for
-///   each worker), so a runtime that is blocked delays no other one's commands. A connection is made at
-///   the first command and shared by all; commands that are ready together leave in one write. A
-///   connection that the server closed is replaced before the next command, one that has gone
-///   silent after the first command that waits in vain, and host names are resolved anew each time.
-///   There is no back-off: the first command after the server is back succeeds, and a write that a
-///   server refuses because it has become a replica is sent again, once, on a new connection.
-/// - [`from_connection`](Self::from_connection) takes a connection of the crate `redis`, for settings
-///   that an address and the builder cannot express.
+/// [`Sessions::check`](crate::Sessions::check) also uses `+info +config|get +time`. If one of these is not
+/// permitted, the report contains a note instead of what the command would tell. Sessions are not affected.
 ///
 /// # Redis Cluster
 ///
-/// `redis+cluster://a:7000,b:7001` names some nodes; any of them tells the store of the others. Every
-/// command has one key, so the store computes the key's slot and sends the command to the node that has
-/// it.
+/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes; the store learns the others from
+/// them. Every command has one key. The store computes the key's slot and sends the command to the node that
+/// serves the slot.
 ///
-/// - A node that does not have the key answers `MOVED` or `ASK`, and has done nothing. The command is then
-///   sent to the node that was named, at most four times. **Slots can be moved under load**: no request
-///   fails or loses anything by it.
-/// - The map of slots is renewed in the background, at most every 100 ms, from the first node that answers.
-///   No command waits for it, and a map that is out of date costs a detour and nothing else.
-/// - While a master is down, its share of the keys is unavailable until the cluster has promoted a
-///   replica, and the store follows within about 100 ms. **By default a cluster stops as a whole**
-///   while a slot has no master. `cluster-require-full-coverage no` keeps the other shards at work.
-/// - A person's directory and sessions lie on different shards. While the shard of the directory is
-///   down, the person cannot sign in and their sessions cannot be listed or revoked together; the
-///   sessions go on. While the shard of a session is down, that session is unavailable; the person can
+/// - A node that does not have the key answers `MOVED` or `ASK` without doing anything. The store then sends
+///   the command to the node that the answer names, and follows at most four such redirects. **You can move
+///   slots under load**: no request fails and nothing is lost.
+/// - The store renews its map of slots in the background, at most every 100 ms, from the first node that
+///   answers. No command waits for that. An outdated map only costs an additional round trip.
+/// - While a master is down, its part of the keys is unavailable until the cluster has promoted a replica. The
+///   store notices the promotion within about 100 ms. **By default, a whole cluster stops** while one slot has
+///   no master. With `cluster-require-full-coverage no` the other shards continue.
+/// - A user's directory record and sessions are on different shards. While the shard of the directory record
+///   is down, the user cannot sign in, and the user's sessions cannot be listed or revoked together; existing
+///   sessions continue. While the shard of a session is down, only that session is unavailable; the user can
 ///   sign in again.
-/// - Replication is asynchronous, so a failover loses the last writes: see below.
-/// - Nodes must announce hosts that the application can reach. A node that announces none is taken to be
-///   on the host that answered.
-/// - With TLS, a node's certificate must be valid for the host that it announces, or, where it announces a
-///   host name beside an IP address, for that name (`cluster-announce-hostname`). Set
-///   `cluster-preferred-endpoint-type hostname` as well: a redirect to a node that has no slots yet names
+/// - Replication is asynchronous, so a failover can lose the last writes: see
+///   [below](#what-a-failover-loses).
+/// - Nodes must announce addresses that the application can reach. If a node announces no host, the store uses
+///   the host of the node that gave the answer.
+/// - With TLS, a node's certificate must be valid for the host that the node announces; if the node announces a
+///   host name beside an IP address (`cluster-announce-hostname`), it must be valid for that name. Also set
+///   `cluster-preferred-endpoint-type hostname`, because a redirect to a node that has no slots yet contains
 ///   nothing but its endpoint. [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names.
-///   Nodes tell each other what they announce over the cluster bus, so protect it (`tls-cluster yes`) and
+///   Nodes send each other what they announce over the cluster bus: protect the bus (`tls-cluster yes`), and
 ///   trust an authority of your own.
 ///
 /// # Redis Sentinel
 ///
-/// `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they watch. The
-/// credentials in the address are for the master and its replicas; those for the Sentinels are set with
-/// [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the Sentinels
-/// must speak TLS as well, and the settings for TLS are for both. Where certificates have host names, have the
-/// Sentinels announce them (`sentinel resolve-hostnames yes` and `sentinel announce-hostnames yes`).
+/// An address such as `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they
+/// watch. The credentials in the address are for the master and its replicas. Set those for the Sentinels with
+/// [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the Sentinels must
+/// use TLS as well, and the settings for TLS apply to both. If certificates contain host names, configure the
+/// Sentinels to announce host names (`sentinel resolve-hostnames yes` and `sentinel announce-hostnames yes`).
 ///
-/// - For each new connection all Sentinels are asked, and the one that knows the newest failover counts
-///   (the greatest configuration epoch). One that is down or late does not matter. The server must then
-///   confirm with `ROLE` that it is a master.
-/// - Each runtime subscribes to the Sentinels' events, and asks them every second besides. Once another
-///   server is the master, the next command goes there. During a failover, the store asks the promoted
-///   replica itself whether it is a master already, because Sentinels notice that up to a second late.
-/// - `READONLY`, `MASTERDOWN` and `NOREPLICAS` make the store ask again.
+/// - For each new connection, the store asks all Sentinels and uses the answer of the one that knows the
+///   newest failover (the greatest configuration epoch). A Sentinel that is down or slow does not matter. The
+///   server must then confirm with `ROLE` that it is a master.
+/// - Each runtime subscribes to the Sentinels' events and also asks them every second. When another server has
+///   become the master, the next command goes there. During a failover, the store asks the promoted replica
+///   itself whether it is a master already, because the Sentinels report that up to a second late.
+/// - If a server answers `READONLY`, `MASTERDOWN` or `NOREPLICAS`, the store asks the Sentinels again.
 ///
 /// # What a failover loses
 ///
-/// Redis answers a write before its replicas have it. What an old master has answered, and its successor
-/// never got, is lost: a sign-in, a change, or **a sign-out, so that the session lives again**. No client can
-/// mend that. An operator can narrow it:
+/// Redis answers a write before its replicas have received it. If the old master answered a write that its
+/// successor never received, the write is lost. That can be a sign-in, a change, or **a sign-out, so that the
+/// session is valid again**. No client can prevent that. As the operator, you can reduce the loss:
 ///
-/// - Before a planned failover with Sentinel, hold the writes: `CLIENT PAUSE 10000 WRITE` on the master.
-/// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) holds them by itself.
-/// - `min-replicas-to-write 1` with `min-replicas-max-lag 2` has a master refuse writes two seconds after its
-///   last replica has left it. What it answered in that time may still be lost.
+/// - Before a planned failover with Sentinel, pause writes: `CLIENT PAUSE 10000 WRITE` on the master.
+/// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses them by itself.
+/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes two seconds after it
+///   lost its last replica. Writes that it answered within these two seconds can still be lost.
 ///
-/// `docs/topologies.md` has measured figures.
+/// The page [topologies](crate::guide::topologies) of the guide has measured figures.
 ///
 /// # TLS
 ///
-/// With the feature `redis-tls`, an address that begins with `rediss://` or `valkeys://` means TLS. The
-/// server must present a certificate for the host in the address, from an authority that the system
-/// trusts, or that the file in the environment variable `SSL_CERT_FILE` holds. The builder changes
-/// that for one store, and so do options of the address, which are named as those of `redis-cli`:
+/// With the feature `redis-tls`, an address that begins with `rediss://` or `valkeys://` uses TLS. The server
+/// must present a certificate that is valid for the host in the address, issued by an authority that the
+/// system trusts or that is in the file which the environment variable `SSL_CERT_FILE` names. The builder
+/// changes that for one store. Options in the address do the same; they have the names that `redis-cli` uses.
 ///
-/// | builder | address | what |
+/// | builder | address | meaning |
 /// |---|---|---|
-/// | `tls_ca_file`, `tls_ca_pem` | `cacert=/path` | the authority to trust **in place of** the system's |
+/// | `tls_ca_file`, `tls_ca_pem` | `cacert=/path` | the authority to trust **instead of** the system's |
 /// | `tls_client_files`, `tls_client_pem` | `cert=/path&key=/path` | the client certificate to present, and its key |
-/// | `tls_server_name` | `sni=name` | the name that the server's certificate must have, and that is sent as SNI |
+/// | `tls_server_name` | `sni=name` | the name for which the server's certificate must be valid; also sent as SNI |
 ///
-/// Everything is in PEM format. A setting of the builder replaces the option of the address.
+/// All of these are in PEM format. A setting of the builder replaces the option in the address.
 ///
-/// `build` and `connect` read the files once and refuse what cannot be used. Each new connection reads
-/// them again, so a renewed certificate is used from the next connection on, without a restart. If a file
-/// cannot be used at that moment, the connection fails with an error that names the file, and the store
-/// recovers when the file is usable again. Replace a file by renaming a complete one, so that no connection
-/// reads half of it. To replace the authority without an interruption, keep the old and the new one in the
-/// file for a while.
+/// `build` and `connect` read the files once and return an error if a file cannot be used. Each new connection
+/// reads them again. So a renewed certificate takes effect with the next connection, without a restart. If a
+/// file cannot be used at that moment, the connection fails with an error that names the file, and the store
+/// recovers when the file can be used again. Replace a file by renaming a complete file to its name, so that no
+/// connection reads half of it. To replace the authority without an interruption, keep both the old and the new
+/// one in the file for a while.
 ///
-/// # Foreign bytes
+/// # Data of other programs
 ///
-/// A string that this crate did not write is read as it is, so that the core can report it. One
-/// that is shorter than a write tag never matches any version, so nothing overwrites it; a key that
-/// is no string at all is refused.
+/// The store returns any string under a session's key as it is, so that the core can report that it is no
+/// record. A string that is shorter than a write tag never matches an expected record, so no session operation
+/// overwrites it. A key that holds another type than a string is refused with an error.
 ///
-/// Eviction (`maxmemory-policy`) loses sessions and directories early: give them a server with
-/// `noeviction`.
-#[doc(alias = "RedisSessionStore")]
+/// Eviction (`maxmemory-policy`) removes sessions and directory records before they expire. Use a server with
+/// `noeviction` for sessions.
+#[doc(alias("RedisSessionStore", "RedisBackend", "ValkeyStore"))]
 #[derive(Clone)]
 pub struct RedisStore {
     route: Route,
 }
 
 impl RedisStore {
-    /// A store at an address, with the defaults of [`RedisBuilder`].
+    /// Makes a store from an address, with the default settings of [`RedisBuilder`].
     ///
     /// | address | servers |
     /// |---|---|
     /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
-    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | a [cluster](Self#redis-cluster), by some of its nodes, by default on port 6379 |
-    /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; they are by default on port 26379 |
-    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a socket |
+    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | a [cluster](Self#redis-cluster), given by some of its nodes, by default on port 6379 |
+    /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
+    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a unix socket |
     ///
-    /// `rediss` in place of `redis`, as in `rediss+cluster://`, means [TLS](Self#tls) (feature
-    /// `redis-tls`); `valkey` and `valkeys` are other names for `redis` and `rediss`.
+    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls) (feature
+    /// `redis-tls`). `valkey` and `valkeys` are other names for `redis` and `rediss`.
     ///
-    /// Each may end with `?protocol=resp3`, and one with TLS also with the options of the
-    /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`; any other option, and a
-    /// fragment, is refused. The characters `#`, `?`, `/`, `@` and `%` in a user's name or a password
-    /// must be percent-encoded, and so must `%`, `&`, `+`, `@` and `#` in an option's value.
+    /// Each form accepts the option `?protocol=resp3`. With TLS, it also accepts the options in the
+    /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`. Other options and fragments are
+    /// refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or a password, and `%`,
+    /// `&`, `+`, `@` and `#` in the value of an option.
     ///
-    /// An address that begins with `redis://` must lead to a master. If a node of a cluster, a Sentinel or
-    /// a replica stands there, the error says so.
+    /// An address that begins with `redis://` must lead to a master. If it leads to a node of a cluster, a
+    /// Sentinel or a replica, the error of the first command that fails says so.
     ///
-    /// Nothing is sent and no name is resolved here. The first command must run inside a tokio
-    /// runtime that has I/O and time enabled.
+    /// This function sends nothing and resolves no host name. Commands must run inside a tokio runtime that has
+    /// I/O and time enabled.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] where the address is not one of these, its feature is not enabled, or a file for
-    /// TLS cannot be used.
+    /// [`ConnectError`] if the address has none of these forms, if the feature that it needs is not enabled, or
+    /// if a file for TLS cannot be used.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder(url)?.build()
     }
 
-    /// Like [`connect`](Self::connect), with settings.
+    /// Returns a builder for the store at an address, to change its settings. The address has one of the forms
+    /// that [`connect`](Self::connect) lists.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] where the address is not one of these or its feature is not enabled.
+    /// [`ConnectError`] if the address has none of these forms, or if the feature that it needs is not enabled.
     pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
         let Address { servers, login, tls } = address::parse(url)?;
         let sentinel_login = RedisConnectionInfo::default().set_protocol(login.protocol());
@@ -254,28 +274,27 @@ impl RedisStore {
         Ok(RedisBuilder { servers, settings, sentinel_login, has_tls_in_vain: false })
     }
 
-    /// A store on a connection of the application's own: `MultiplexedConnection`,
-    /// `ConnectionManager`, `ClusterConnection`, or whatever else implements the trait.
+    /// Makes a store that uses a connection of the application: a `MultiplexedConnection`, a
+    /// `ConnectionManager`, a `ClusterConnection`, or another type that implements `ConnectionLike`.
     ///
-    /// This is not the fast path, and reconnecting and time limits are the connection's:
+    /// This is slower than [`connect`](Self::connect), and the connection decides about reconnecting and time
+    /// limits:
     ///
-    /// - a `MultiplexedConnection` never reconnects, and is for tests;
-    /// - a `ConnectionManager` needs few retries with short delays (by default one command can wait
-    ///   for more than nine seconds while Redis is down) and does not replace a connection that
-    ///   has gone silent;
-    /// - **a `ClusterConnection` can hang for good.** Measured with `redis` 1.8.1 on a cluster of three
-    ///   masters: with 64 concurrent callers it stopped answering, for all shards, in three of three
-    ///   runs in which slots were moved, and in three of three in which a master was killed. It also
-    ///   repeats commands on its own: a write that was answered with an error after such a repetition is
-    ///   reported as not written even if an earlier copy was carried out. Use a `redis+cluster://`
-    ///   address instead.
+    /// - A `MultiplexedConnection` never reconnects. Use it in tests only.
+    /// - Configure a `ConnectionManager` with few retries and short delays: by default, one command can wait
+    ///   for more than nine seconds while Redis is down. It does not replace a connection that has gone silent.
+    /// - **A `ClusterConnection` can hang for good.** This was measured with `redis` 1.8.1 on a cluster of three
+    ///   masters with 64 concurrent callers: it stopped answering, for all shards, in three of three runs in
+    ///   which slots were moved, and in three of three runs in which a master was killed. It also repeats
+    ///   commands by itself. If a repeated write is answered with an error, it is reported as not written even
+    ///   though an earlier copy may have been carried out. Use a `redis+cluster://` address instead.
     ///
-    /// A server that does not know a command repeats the record in its error. The crate `redis` takes
-    /// that for the end of the connection, so where `SET`, `EVALSHA` or `EVAL` is renamed or disabled,
-    /// other commands on the same connection fail as well, and the outcome of the write is unknown. The
-    /// connection that [`connect`](Self::connect) opens does not break.
+    /// A server that does not know a command repeats the command's arguments, and so the record, in its error.
+    /// The crate `redis` cannot read such an error and treats it as the end of the connection. So if `SET`,
+    /// `EVALSHA` or `EVAL` is renamed or disabled, other commands on the same connection fail as well, and the
+    /// write is in doubt. The connections that [`connect`](Self::connect) opens do not have this problem.
     ///
-    /// Set `TCP_NODELAY`, which the crate `redis` leaves off.
+    /// Set `TCP_NODELAY` on the connection; the crate `redis` does not set it by default.
     pub fn from_connection<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -288,19 +307,19 @@ impl RedisStore {
         self.send(key, command).await.map_err(|failure| failure.into_error(Access::Read))
     }
 
-    /// Runs a command that writes, once.
+    /// Runs a command that writes, at most once.
     async fn write(&self, key: &StoreKey, command: &Cmd) -> Result<Value> {
         self.send(key, command).await.map_err(|failure| failure.into_error(Access::Write))
     }
 
-    /// Carries out a change, at most once. The answer is the script's: 1 if it was made, nothing if there
-    /// is no such key, and otherwise the record that the key holds.
+    /// Carries out a change, at most once. Returns what the script returns: 1 if the change was made, `Nil` if
+    /// the key is missing, and otherwise the record that the key holds.
     async fn compare_and_set(&self, operation: &CompareAndSet<'_>) -> Result<Value> {
         if self.is_done_natively(operation).await? {
             return Ok(Value::Int(1));
         }
         match self.send(operation.key, &operation.by_hash()).await {
-            // The server has answered that it ran nothing; EVAL runs the script and keeps it.
+            // The server has run nothing. EVAL runs the script, and the server caches it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
                 Box::pin(self.write(operation.key, &operation.by_source())).await
             }
@@ -308,10 +327,10 @@ impl RedisStore {
         }
     }
 
-    /// Whether the server made the change by its own compare-and-set. If not, nothing was written, and the
-    /// script finds out why not.
+    /// Returns whether the server made the change by its own compare-and-set command. If `false`, nothing was
+    /// written, and the script finds out the reason.
     async fn is_done_natively(&self, operation: &CompareAndSet<'_>) -> Result<bool> {
-        // A connection of the application's may lead to several servers, of which some are older.
+        // A connection of the application may lead to several servers, some of which are older.
         let Route::Own(own) = &self.route else { return Ok(false) };
         if !COMPARED.contains(&operation.expected.bytes.len()) {
             return Ok(false);
@@ -336,7 +355,9 @@ impl RedisStore {
         match outcome.await {
             Ok(Value::Okay | Value::Int(1)) => Ok(true),
             Ok(Value::Nil | Value::Int(0)) => Ok(false),
-            Ok(_) => Err(Error::outcome_unknown("redis gave a strange answer to a comparison")),
+            Ok(_) => Err(Error::outcome_unknown(
+                "redis gave an unexpected answer to a compare-and-set command",
+            )),
             Err(Failure::Answered(answer)) if answer.is_of_nothing_written() => Ok(false),
             Err(failure) => Err(failure.into_error(Access::Write)),
         }
@@ -362,7 +383,7 @@ impl Store for RedisStore {
         match self.write(key, &command).await? {
             Value::Okay => Ok(Created::Created(version(&bytes))),
             Value::Nil => Ok(Created::Occupied),
-            _ => Err(Error::outcome_unknown("redis gave a strange answer to SET")),
+            _ => Err(Error::outcome_unknown("redis gave an unexpected answer to SET")),
         }
     }
 
@@ -372,7 +393,7 @@ impl Store for RedisStore {
         match self.read(key, &command).await? {
             Value::BulkString(bytes) => Ok(Some(stored(bytes))),
             Value::Nil => Ok(None),
-            _ => Err(Error::corrupt("redis gave a strange answer to GET")),
+            _ => Err(Error::corrupt("redis gave an unexpected answer to GET")),
         }
     }
 
@@ -388,7 +409,9 @@ impl Store for RedisStore {
             Value::Int(1) => Ok(Replaced::Replaced(version(&bytes))),
             Value::BulkString(current) => Ok(Replaced::Conflict(Some(stored(current)))),
             Value::Nil => Ok(Replaced::Missing),
-            _ => Err(Error::outcome_unknown("redis gave a strange answer to a script")),
+            _ => Err(Error::outcome_unknown(
+                "redis gave an unexpected answer to the script that replaces a record",
+            )),
         }
     }
 
@@ -404,7 +427,7 @@ impl Store for RedisStore {
             Value::Int(1) => Ok(Deleted::Deleted),
             Value::BulkString(current) => Ok(Deleted::Conflict(Some(stored(current)))),
             Value::Int(0) | Value::Nil => Ok(Deleted::Missing),
-            _ => Err(Error::outcome_unknown("redis gave a strange answer to a deletion")),
+            _ => Err(Error::outcome_unknown("redis gave an unexpected answer to a deletion")),
         }
     }
 
@@ -423,39 +446,65 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// How a [`RedisStore`] connects.
+/// Configures how a [`RedisStore`] connects. Made by [`RedisStore::builder`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use unsticky::store::RedisStore;
+///
+/// # fn main() -> Result<(), unsticky::ConnectError> {
+/// let store = RedisStore::builder("redis://localhost")?
+///     .connect_timeout(Duration::from_millis(200))
+///     .response_timeout(Duration::from_millis(200))
+///     .max_waiting(1024)
+///     .build()?;
+/// # let _ = store;
+///
+/// // TLS settings need an address with TLS, and credentials for Sentinels one with Sentinels.
+/// let builder = RedisStore::builder("redis://localhost")?;
+/// assert!(builder.sentinel_credentials(None, "secret").build().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
-#[must_use = "call `build` to have the store"]
+#[must_use = "call `build` to make the store"]
 pub struct RedisBuilder {
     servers: Servers,
     settings: Settings,
     sentinel_login: RedisConnectionInfo,
-    /// There are settings of TLS, and the address is one without it.
+    /// There are settings for TLS, but the address does not use TLS.
     has_tls_in_vain: bool,
 }
 
 impl RedisBuilder {
-    /// How long connecting may take, name resolution and sign-in included. 400 ms by default.
+    /// Sets how long connecting may take, including name resolution, TLS and authentication. Default: 400 ms.
+    ///
+    /// If it takes longer, the commands that wait for the connection fail with
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// How long a command may wait for its answer. 400 ms by default. Keep it at least 50 ms under half of
-    /// the sessions' own [`timeout`](crate::Builder::timeout).
+    /// Sets how long a command may wait for its answer. Default: 400 ms. Keep it at least 50 ms below half of
+    /// [`Builder::timeout`](crate::Builder::timeout).
     ///
-    /// A command that has no answer by then fails at the connection's next beat: up to 50 ms later, or up
-    /// to this long where it is less; and later if the runtime is blocked.
+    /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if it is shorter. So a
+    /// command can fail that much later, and later still if the runtime is blocked. A write without an answer
+    /// fails with [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     ///
-    /// A connection on which nothing at all was answered for 100 ms, or for this long where it is
-    /// less, is replaced when a command that waits on it is given up.
+    /// When a command is given up, the connection is replaced if nothing at all has been answered on it for
+    /// 100 ms, or for this timeout if it is shorter.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
     }
 
-    /// The user and the password for the Sentinels; those of the address are for the servers that they
-    /// watch. None by default. An address without Sentinels has no use for them.
+    /// Sets the user and the password for the Sentinels. The credentials in the address are for the servers
+    /// that the Sentinels watch. Default: none.
+    ///
+    /// If the address names no Sentinels, [`build`](Self::build) returns an error.
     pub fn sentinel_credentials(mut self, user: Option<&str>, password: &str) -> Self {
         let mut login = self.sentinel_login.set_password(password);
         if let Some(user) = user {
@@ -465,30 +514,35 @@ impl RedisBuilder {
         self
     }
 
-    /// How many commands may wait for one server in one runtime, for a connection or for their answers; those beyond fail at once with
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable). 8192 by default; at least one
-    /// always may.
+    /// Sets how many commands may wait for one server in one runtime, either for a connection or for their
+    /// answers. Default: 8192. The minimum is 1.
+    ///
+    /// Further commands fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     pub fn max_waiting(mut self, commands: usize) -> Self {
         self.settings.max_waiting = commands.max(1);
         self
     }
 
-    /// The store. The files for TLS are read, and nothing is sent yet.
+    /// Makes the store. Reads the files for TLS. Sends nothing.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Tls`] where a certificate, a key or the server's name cannot be used, where the key
-    /// does not belong to the certificate, where the system has no certificates that it trusts and no other
-    /// authority is named, and where the address is one without TLS.
+    /// - [`ConnectError::Tls`] if a certificate, a key or the server name for TLS cannot be used; if the key does
+    ///   not belong to the certificate; if the system trusts no certificates and no other authority is set; or
+    ///   if there are settings for TLS and the address does not use TLS.
+    /// - [`ConnectError::Address`] if there are credentials for Sentinels and the address names none.
     pub fn build(self) -> Result<RedisStore, ConnectError> {
         if self.has_tls_in_vain {
-            return Err(ConnectError::tls("the address must begin with rediss:// or valkeys://"));
+            return Err(ConnectError::tls(
+                "the address does not use TLS; write rediss:// or valkeys:// in place of redis:// or valkey://",
+            ));
         }
         if self.sentinel_login.password().is_some()
             && !matches!(self.servers, Servers::Sentinel { .. })
         {
             return Err(ConnectError::address(
-                "it names no Sentinels, and there are credentials for them",
+                "sentinel_credentials is set, but the address names no Sentinels; write \
+                 redis+sentinel://HOST,HOST/MASTER, or remove sentinel_credentials",
             ));
         }
         if let Some(tls) = &self.settings.tls {
@@ -500,22 +554,25 @@ impl RedisBuilder {
     }
 }
 
-/// TLS, with the feature `redis-tls`: see [`RedisStore`](RedisStore#tls).
+/// Settings for TLS (feature `redis-tls`). See [`RedisStore`](RedisStore#tls).
 #[cfg(feature = "redis-tls")]
 impl RedisBuilder {
-    /// Trusts the certificates in this file **in place of** those that the system trusts.
+    /// Trusts the authorities whose certificates are in this file, in PEM format, **instead of** those that the
+    /// system trusts. The same as `cacert` in the address.
     #[doc(alias = "cacert")]
     pub fn tls_ca_file(self, certificates: impl Into<PathBuf>) -> Self {
         self.with_tls(|tls| tls.authority = Some(Pem::File(certificates.into())))
     }
 
-    /// Trusts these certificates **in place of** those that the system trusts.
+    /// Trusts the authorities with these certificates, in PEM format, **instead of** those that the system
+    /// trusts.
     pub fn tls_ca_pem(self, certificates: impl AsRef<[u8]>) -> Self {
         self.with_tls(|tls| tls.authority = Some(Pem::Bytes(certificates.as_ref().into())))
     }
 
-    /// Presents the certificate in the first file, with its chain if it has one, to a server that
-    /// asks for it. The second file has its key, unencrypted.
+    /// Sets the client certificate to present if the server asks for one. The first file contains the
+    /// certificate and its chain, if there is one; the second file contains the unencrypted private key. Both
+    /// are in PEM format. The same as `cert` and `key` in the address. Default: none.
     #[doc(alias = "mtls")]
     pub fn tls_client_files(
         self,
@@ -526,8 +583,8 @@ impl RedisBuilder {
         self.with_tls(|tls| tls.client = Some(Client { certificate, key }))
     }
 
-    /// Presents this certificate, with its chain if it has one, to a server that asks for it. The
-    /// key is unencrypted.
+    /// Sets the client certificate to present if the server asks for one: the certificate with its chain, if
+    /// there is one, and the unencrypted private key, both in PEM format. Default: none.
     #[doc(alias = "mtls")]
     pub fn tls_client_pem(self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
         let certificate = Pem::Bytes(certificate.as_ref().into());
@@ -535,8 +592,8 @@ impl RedisBuilder {
         self.with_tls(|tls| tls.client = Some(Client { certificate, key }))
     }
 
-    /// Expects a certificate for this host name or IP address, in place of the host in the address, and
-    /// sends a host name as SNI.
+    /// Sets the host name or IP address for which the server's certificate must be valid. A host name is also
+    /// sent as SNI. The same as `sni` in the address. Default: the host in the address.
     #[doc(alias = "sni")]
     pub fn tls_server_name(self, name: impl Into<String>) -> Self {
         self.with_tls(|tls| tls.server_name = Some(name.into()))
@@ -578,15 +635,15 @@ struct Own {
 }
 
 impl Own {
-    /// That of the runtime which runs this.
+    /// Returns the topology of the current runtime.
     fn topology(&self) -> Result<Arc<Topology>, Failure> {
         let make = || Topology::new(&self.settings, &self.servers, &self.sentinel_login);
         let topology = self.topologies.get(make);
-        topology.ok_or_else(|| Failure::NotSent("there is no tokio runtime here".to_owned()))
+        topology.ok_or_else(|| Failure::NotSent("the call runs outside a tokio runtime".to_owned()))
     }
 }
 
-/// A connection that is cloned for each command, as an object.
+/// A connection of the application, as a trait object. It is cloned for each command.
 trait Foreign: Send + Sync {
     fn send<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
 }
@@ -598,7 +655,7 @@ impl<C: ConnectionLike + Clone + Send + Sync> Foreign for C {
     }
 }
 
-/// What a command does; decides what a lost answer means.
+/// Whether a command reads or writes, which decides what a lost answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,
@@ -616,25 +673,26 @@ impl Failure {
             {
                 Error::outcome_unknown(answer.to_string())
             }
-            // The server did nothing either way: each command writes at most once, as its last
-            // step, so one that ends in such an error has written nothing.
+            // The server has written nothing: each command writes at most once, as its last step, so a command
+            // that ends in such an error did not write.
             Self::Answered(answer) if answer.is_passing() => Error::unavailable(answer.to_string()),
             Self::Answered(answer) => Error::refused(answer.to_string()),
         }
     }
 }
 
-/// How long the records are that the server compares by itself, in bytes. A record must be sent along to be
-/// compared, so for longer ones the script is cheaper, which compares a write tag; and one that is too
-/// short for a write tag is not ours to change.
+/// The lengths, in bytes, of records that the server compares by its own command. The command must send the
+/// whole old record. For longer records the script is cheaper, because it compares the write tag only. A record
+/// that is too short to have a write tag is not ours, and is not changed.
 ///
-/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers, against the script: up to 4 KiB a
-/// replace takes 0.25 to 0.45 of the server's time, a delete 0.3 to 0.9. From there on a delete loses, at
-/// 8 KiB half of the throughput; a replace gains up to 16 KiB at least, where the network costs nothing.
+/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers, in comparison with the script: up to
+/// 4 KiB a replace takes 0.25 to 0.45 of the server's time, and a delete 0.3 to 0.9. Above that, a delete is
+/// slower: at 8 KiB it reaches half of the throughput. A replace is faster up to at least 16 KiB if the network
+/// costs nothing.
 const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 
-/// The time to live as Redis counts it. Ten years stand for everything longer: a larger number
-/// would only find the limits of the server's clock.
+/// Converts a time to live into the milliseconds that Redis counts. It is cut to ten years, because larger
+/// numbers would exceed the range of the server's clock.
 fn milliseconds(ttl: Duration) -> u64 {
     const TEN_YEARS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
     let rounded_up = ttl.as_nanos().div_ceil(1_000_000).clamp(1, TEN_YEARS);

@@ -1,4 +1,4 @@
-//! The compare-and-set of the server itself, where it has one: faster than a script, and the same.
+//! The server's own compare-and-set commands: they have the same effect as the script, and are faster.
 //!
 //! | server | replace | delete |
 //! |---|---|---|
@@ -7,9 +7,8 @@
 //! | Redis 8.4 | `SET … IFEQ` | `DELEX … IFEQ` |
 //! | older ones | script | script |
 //!
-//! These compare the whole value, so the record that is expected must be sent as well. `IFDEQ`, which
-//! compares a digest, is not used: the digest has no key, so whoever can choose a value can make two with
-//! the same one.
+//! These compare the whole value, so the expected record must be sent as well. `IFDEQ`, which compares a digest, is
+//! not used: the digest has no secret key, so a person who can choose a value can make two values with the same digest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,35 +17,34 @@ use ::redis::{Cmd, Value, cmd};
 use crate::store::key::StoreKey;
 use crate::store::redis::compare::{Change, CompareAndSet};
 
-/// What a server can compare by itself.
+/// The compare-and-set commands that a server has.
 pub(super) struct Native {
     set: AtomicBool,
     delifeq: AtomicBool,
     delex: AtomicBool,
 }
 
-/// What became of a command that was tried.
+/// The outcome of a command that was tried.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Trial {
     Answered(Value),
     /// The server does not know such a command, or does not permit it.
     Unknown,
-    /// The server does not take it now.
+    /// The server refuses it at the moment.
     Refused,
     /// No answer came.
     Lost,
 }
 
 impl Native {
-    /// Commands that tell by their answers what a server can do. They are tried on a key that is no
-    /// record's and holds nothing: the server's version would not tell, for its permissions and the names
-    /// of its commands are configurable.
+    /// Returns the commands to try. They are sent for a key that belongs to no record and holds nothing. The version
+    /// of the server is not enough, because its permissions and the names of its commands are configurable.
     ///
-    /// A server that does not know a command repeats its arguments, so nothing of a record is among them.
+    /// A server that does not know a command repeats its arguments, so the arguments contain nothing of a record.
     pub(super) fn trials(key: &StoreKey) -> [Cmd; 3] {
         let key = trial_key(key);
         let mut set = cmd("SET");
-        // A server that ignores the condition stores a value, which goes away by itself.
+        // A server that ignores the condition stores this value, which then expires.
         set.arg(&key).arg("new").arg("IFEQ").arg("old").arg("PX").arg(1000);
         let mut delifeq = cmd("DELIFEQ");
         delifeq.arg(&key).arg("old");
@@ -55,7 +53,7 @@ impl Native {
         [set, delifeq, delex]
     }
 
-    /// What the trials tell.
+    /// Interprets the outcomes of the trials.
     pub(super) fn judged([set, delifeq, delex]: [Trial; 3]) -> Self {
         Self {
             set: AtomicBool::new(set == Trial::Answered(Value::Nil)),
@@ -64,7 +62,7 @@ impl Native {
         }
     }
 
-    /// The server's own command for a change, if it has one.
+    /// Returns the server's own command for a change, if it has one.
     pub(super) fn command(&self, operation: &CompareAndSet<'_>) -> Option<Cmd> {
         let CompareAndSet { key, expected, change } = operation;
         let (key, old) = (key.as_str(), &expected.bytes[..]);
@@ -90,8 +88,8 @@ impl Native {
         }
     }
 
-    /// The server has no such command after all: a proxy leads to an older one, or its permissions were
-    /// changed.
+    /// Records that the server does not have the command after all: a proxy leads to an older server, or the
+    /// permissions have changed.
     pub(super) fn forget(&self, change: &Change<'_>) {
         let commands: &[_] = match change {
             Change::Replace { .. } => &[&self.set],
@@ -103,8 +101,8 @@ impl Native {
     }
 }
 
-/// A key under the namespace of a record's, which the permissions of the application cover, and in the
-/// same slot of a cluster: for that the braces stand there.
+/// Returns a key under the namespace of the record's key, so that the permissions of the application cover it. The
+/// braces put it into the same slot of a cluster.
 fn trial_key(key: &StoreKey) -> String {
     let key = key.as_str();
     let prefix = key.rsplit_once(':').map_or("", |(prefix, _)| prefix);

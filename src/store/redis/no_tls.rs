@@ -1,4 +1,4 @@
-//! Stands in for `tls` where the feature `redis-tls` is off: there is no configuration of TLS.
+//! Replaces the module `tls` if the feature `redis-tls` is not enabled.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::store::address::ConnectError;
 
-/// None can be made.
+/// Has no values: without the feature there are no settings for TLS.
 #[derive(Debug, Clone)]
 pub(super) enum Tls {}
 
@@ -28,12 +28,12 @@ impl Tls {
     }
 }
 
-/// A connection without TLS presents none.
+/// Returns no certificate, because there is no TLS.
 pub(super) fn certificate(_: &TcpStream) -> Option<Vec<u8>> {
     None
 }
 
-/// Why a connection broke.
+/// Says why a connection failed.
 pub(super) fn reason(error: &io::Error) -> String {
     error.to_string()
 }

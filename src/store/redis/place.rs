@@ -1,9 +1,9 @@
-//! Where one server listens.
+//! The address of one server.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where one server listens.
+/// The address of one server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
     Tcp { host: String, port: u16 },
@@ -15,7 +15,7 @@ impl Place {
         Self::Tcp { host: host.into(), port }
     }
 
-    /// The host, where there is one.
+    /// Returns the host, if there is one.
     pub(super) fn host(&self) -> Option<&str> {
         match self {
             Self::Tcp { host, .. } => Some(host),

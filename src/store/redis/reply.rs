@@ -1,4 +1,4 @@
-//! What the values of an answer say.
+//! Reads the values of an answer.
 
 use ::redis::Value;
 
@@ -10,8 +10,8 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// The value behind a name: in a list of names and values, or in the map that newer versions of the
-/// protocol have for it.
+/// Returns the value of a field: in a list of names and values, or in a map, which newer versions of the protocol
+/// use for it.
 pub(super) fn field<'a>(fields: &'a Value, name: &str) -> Option<&'a Value> {
     let is_named = |field: &Value| text(field) == Some(name);
     match fields {
@@ -21,7 +21,7 @@ pub(super) fn field<'a>(fields: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// Which role a server has, by its answer to `ROLE`.
+/// Returns the role of a server from its answer to `ROLE`.
 pub(super) fn role(answer: &Value) -> Option<&str> {
     match answer {
         Value::Array(role) => text(role.first()?),

@@ -1,8 +1,8 @@
-//! Makes the server's error lines readable to the client.
+//! Makes the server's error lines readable for the client.
 //!
-//! A server repeats the arguments of a command that it does not know in its error, and ours are
-//! binary. The crate `redis` takes a line that is not UTF-8 for the end of the connection, and every
-//! other command that waits on it fails as well.
+//! In its error, a server repeats the arguments of a command that it does not know, and our arguments are binary. The
+//! crate `redis` treats a line that is not UTF-8 as the end of the connection, and every other command on the
+//! connection fails as well.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,17 +22,17 @@ impl<S> Sanitized<S> {
     }
 }
 
-/// What the next byte is part of. An aggregate's elements follow its length as if they stood alone, so
-/// nothing needs to be counted.
+/// The part of the protocol to which the next byte belongs. The elements of an aggregate follow its length like
+/// separate values, so they need not be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
-    /// The byte that says of which type the next element is.
+    /// The byte with the type of the next element.
     Type,
     /// A line, and whether its last byte so far was a carriage return.
     Line(Line, bool),
-    /// So many bytes that mean nothing here, the line's end behind them included.
+    /// This many bytes of a payload, including the end of the line after it.
     Payload(u64),
-    /// This is not the protocol; everything passes unchanged.
+    /// This is not the protocol of Redis. Everything passes unchanged.
     Unknown,
 }
 
@@ -60,7 +60,7 @@ impl Framing {
         Self::Line(line, false)
     }
 
-    /// What follows the end of a line.
+    /// Returns what follows the end of a line.
     fn after(line: Line) -> Self {
         match line {
             Line::Text | Line::Error | Line::Nothing => Self::Type,
@@ -71,7 +71,7 @@ impl Framing {
         }
     }
 
-    /// Goes on with the bytes that were read next.
+    /// Processes the bytes that were read next.
     fn clean(&mut self, mut bytes: &mut [u8]) {
         while let Some(&first) = bytes.first() {
             let used = match *self {
@@ -95,7 +95,7 @@ impl Framing {
         }
     }
 
-    /// Goes on with a line; how many bytes belong to it.
+    /// Processes a line. Returns how many bytes belong to it.
     fn clean_line(&mut self, mut line: Line, mut ends: bool, bytes: &mut [u8]) -> usize {
         for (at, byte) in bytes.iter_mut().enumerate() {
             if ends && *byte == b'\n' {

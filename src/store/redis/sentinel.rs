@@ -1,10 +1,10 @@
 //! Redis Sentinel: asks which server is the master, and notices when another one becomes it.
 //!
-//! Sentinels learn of a failover one after the other, and the greater configuration epoch is right
-//! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). So all of them are
-//! asked, and the newest view counts. The one that leads a failover names the replica that it has
-//! promoted up to a second late, so that replica is asked whether it is a master already: what the old
-//! master still accepts is lost.
+//! Sentinels learn of a failover one after the other, and the view with the greater configuration epoch is right
+//! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). So all of them are asked, and the
+//! newest view counts. The Sentinel that leads a failover names the promoted replica up to a second late. So the
+//! replica itself is asked whether it is a master already, because the writes that the old master still accepts are
+//! lost.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, role, text};
 
-/// How long the other Sentinels may take after the first one has answered: while commands wait for a
+/// How long the store waits for the other Sentinels after the first one has answered: while commands wait for a
 /// connection, and while none does.
 const GRACE: Duration = Duration::from_millis(100);
 const LONG_GRACE: Duration = Duration::from_millis(250);
@@ -32,27 +32,26 @@ const LONG_GRACE: Duration = Duration::from_millis(250);
 /// How long a replica may take to say whether it has been promoted.
 const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often the Sentinels are asked although nothing seems to have happened: a subscription may be
-/// dead without anybody noticing.
+/// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an error.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// However many commands fail, the Sentinels are asked no more often than this: while a replica is being
-/// promoted, and while nothing is known to change.
+/// The shortest interval between two requests to the Sentinels, however many commands fail: while a replica is being
+/// promoted, and otherwise.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// For how long a view counts that no Sentinel confirms: they tell each other within seconds.
+/// How long a view counts that no Sentinel confirms. Sentinels inform each other within seconds.
 const MEMORY: Duration = Duration::from_secs(10);
 
 /// The same for a view that no Sentinel has had yet. It is confirmed within about a second, unless the
 /// Sentinel that leads the failover has died; the others then undo the promotion.
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
-/// What a Sentinel publishes when another server becomes the master: first the one that leads the
+/// The events that Sentinels publish when another server becomes the master: first the Sentinel that leads the
 /// failover, in the end all of them.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
-/// The connection to whichever server is the master.
+/// The connection to the server that is the master.
 pub(super) struct Master {
     pub(super) connection: Arc<SharedConnection>,
     sentinels: Arc<Sentinels>,
@@ -89,17 +88,17 @@ impl Master {
         Self { connection, sentinels, tasks }
     }
 
-    /// The name under which the Sentinels watch it.
+    /// Returns the name under which the Sentinels watch the master.
     pub(super) fn name(&self) -> &str {
         &self.sentinels.name
     }
 
-    /// The connection to each Sentinel that the address names.
+    /// Returns the connections to the Sentinels that the address names.
     pub(super) fn sentinels(&self) -> &[Arc<SharedConnection>] {
         &self.sentinels.connections
     }
 
-    /// A connection of the caller's own to one of its replicas.
+    /// Makes a separate connection to one of the replicas.
     pub(super) fn replica(&self, place: Place) -> Arc<SharedConnection> {
         let target = Target::Server(place.into());
         Arc::new(SharedConnection::new(self.sentinels.settings.clone(), target))
@@ -120,42 +119,42 @@ fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
 
 /// The Sentinels of a master.
 struct Sentinels {
-    /// Of the master.
+    /// The name of the master.
     name: String,
     connections: Vec<Arc<SharedConnection>>,
-    /// For the servers that they watch.
+    /// The settings for the servers that the Sentinels watch.
     settings: Settings,
     state: Mutex<State>,
-    /// The master may be another server by now.
+    /// Notified if another server may have become the master.
     suspicion: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// The newest view so far, and when it was confirmed last.
+    /// The newest view so far, and when it was last confirmed.
     newest: Option<(Instant, View)>,
-    /// The server that was found last, and until when it may be named again.
+    /// The server that was found last, and until when it is returned without asking again.
     found: Option<(Instant, Server)>,
     /// The replica that is being promoted.
     candidate: Option<(Place, Arc<SharedConnection>)>,
 }
 
-/// What a Sentinel knows.
+/// The view of a Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     age: Age,
     place: Place,
 }
 
-/// The newer view has the greater one.
+/// The age of a view. The newer view has the greater age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Age {
     epoch: u64,
-    /// The place is that of a promoted replica, which the Sentinel does not call the master yet.
+    /// The view names a promoted replica that the Sentinel does not call the master yet.
     is_ahead: bool,
 }
 
-/// What is found at one time.
+/// The result of asking all Sentinels.
 struct Found {
     master: Result<Server, String>,
     /// Every Sentinel has answered, or has refused to.
@@ -226,7 +225,7 @@ impl Sentinels {
             let memory = if view.age.is_ahead { MEMORY_AHEAD } else { MEMORY };
             now.duration_since(*at) < memory
         });
-        // What was heard while these answers were on their way is no older than they are.
+        // A view that was received while these answers were under way is not older than they are.
         let is_complete = is_complete
             && is_promoted.is_some()
             && remembered.as_ref().is_none_or(|(at, _)| *at <= begun);
@@ -242,7 +241,7 @@ impl Sentinels {
         Found { master, is_complete, is_changing }
     }
 
-    /// Whether a replica that is being promoted is a master by now, if it says so in time.
+    /// Returns whether a replica that is being promoted is a master already, or `None` if it does not answer in time.
     async fn is_master(&self, place: &Place) -> Option<bool> {
         let connection = {
             let mut state = self.state();
@@ -267,14 +266,14 @@ impl Sentinels {
     }
 }
 
-/// The newest view; of several at one age the one that most Sentinels have.
+/// Returns the newest view. Of several views of the same age, the one that most Sentinels have counts.
 fn newest_of(views: Vec<View>) -> Option<View> {
     let votes = |view: &View| views.iter().filter(|other| *other == view).count();
     views.iter().max_by_key(|view| (view.age, votes(view))).cloned()
 }
 
-/// The view that counts, and when it was heard. If not all Sentinels have answered, the one that knows
-/// more may be missing.
+/// Returns the view that counts, and when it was received. If not all Sentinels have answered, the answer of the one
+/// that knows more may be missing.
 fn believed(
     heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,
@@ -289,16 +288,16 @@ fn believed(
     }
 }
 
-/// What one Sentinel says.
+/// The answer of one Sentinel.
 #[derive(Debug, PartialEq, Eq)]
 struct Opinion {
     view: View,
-    /// Where the replica is that it has chosen to be the next master.
+    /// The replica that it has chosen as the next master.
     chosen: Option<Place>,
 }
 
 impl Opinion {
-    /// The view that will be true once the chosen replica is a master.
+    /// Returns the view that will be right once the chosen replica is a master.
     fn promoted(&self) -> Option<View> {
         let place = self.chosen.clone()?;
         let age = Age { is_ahead: true, ..self.view.age };
@@ -306,12 +305,12 @@ impl Opinion {
     }
 }
 
-/// Asks one Sentinel; `Ok(None)` where it watches no such master.
+/// Asks one Sentinel. Returns `Ok(None)` if it watches no master of that name.
 async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opinion>, String> {
     let command = |verb: &str| cmd("SENTINEL").arg(verb).arg(name).take();
     let (master, address) = (command("MASTER"), command("GET-MASTER-ADDR-BY-NAME"));
-    // In this order, so that an epoch never stands with an address that is older. The first one names
-    // the old address for longer during a failover.
+    // In this order, so that an epoch is never combined with an older address. During a failover, the first command
+    // names the old address for longer.
     let (master, address) = join(sentinel.send(&master), sentinel.send(&address)).await;
     let place = match address.map_err(|failure| failure.to_string())? {
         Value::Nil => return Ok(None),
@@ -321,8 +320,9 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
         },
         _ => None,
     };
-    let place = place.ok_or_else(|| "a Sentinel gave a strange address".to_owned())?;
-    // Without its epoch nobody could tell whether the address is older than another Sentinel's.
+    let place =
+        place.ok_or_else(|| "a Sentinel gave an invalid address for the master".to_owned())?;
+    // Without the epoch, the age of this answer could not be compared with that of other Sentinels.
     let master = master.map_err(|failure| failure.to_string())?;
     let epoch = field(&master, "config-epoch").and_then(text).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
@@ -335,7 +335,7 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     Ok(Some(Opinion { view, chosen }))
 }
 
-/// The replica that the Sentinel has chosen to be the next master.
+/// Returns the replica that the Sentinel has chosen as the next master.
 fn chosen(replicas: &Value) -> Option<Place> {
     let Value::Array(replicas) = replicas else { return None };
     let chosen = replicas.iter().find(|replica| has_flag(replica, "promoted"))?;
@@ -352,7 +352,7 @@ fn has_flag(instance: &Value, flag: &str) -> bool {
     flags.is_some_and(|flags| flags.split(',').any(|is| is == flag))
 }
 
-/// Leaves a server that is the master no longer.
+/// Discards the connection to a server that is no longer the master.
 async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     let mut is_changing = false;
     let mut last_event: Option<Instant> = None;
@@ -366,7 +366,7 @@ async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
         is_changing = false;
         if connection.upgrade().is_some_and(|connection| connection.is_connected()) {
             let found = sentinels.ask_all(LONG_GRACE).await;
-            // The one that leads a failover may be among those that have not answered.
+            // The Sentinel that leads a failover may be among those that have not answered.
             let is_recent = last_event.is_some_and(|at| at.elapsed() < REVIEW_INTERVAL);
             is_changing = found.is_changing || (is_recent && !found.is_complete);
             if let (Ok(master), Some(connection)) = (found.master, connection.upgrade()) {
@@ -377,13 +377,13 @@ async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     }
 }
 
-/// Hears of failovers from a Sentinel.
+/// Receives the events of a Sentinel.
 async fn listen(settings: Settings, sentinel: Server, sentinels: Arc<Sentinels>) {
     loop {
         if let Ok(Some(mut subscription)) =
             timeout(settings.connect_timeout, subscribe(&settings, &sentinel)).await
         {
-            // Something may have happened meanwhile.
+            // A failover may have happened in the meantime.
             sentinels.suspect();
             let mut events = subscription.on_message();
             while events.next().await.is_some() {

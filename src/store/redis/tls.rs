@@ -1,4 +1,4 @@
-//! TLS: whom a store trusts, as whom it presents itself, and why a handshake failed.
+//! TLS: the trusted authorities, the client certificate, and the reasons of failed handshakes.
 
 use std::fmt;
 use std::fs;
@@ -20,8 +20,8 @@ use tokio_rustls::rustls::{
 use crate::store::address::ConnectError;
 use crate::store::dial::is_end;
 
-/// What an application has configured. Without it: the system's trust, no client certificate, and the
-/// name of the host.
+/// The settings of the application. By default, the store trusts what the system trusts, presents no client
+/// certificate, and expects the name of the host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tls {
     pub(super) authority: Option<Pem>,
@@ -29,14 +29,14 @@ pub(super) struct Tls {
     pub(super) server_name: Option<String>,
 }
 
-/// As whom a store presents itself.
+/// The client certificate and its key.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     pub(super) certificate: Pem,
     pub(super) key: Pem,
 }
 
-/// Where certificates or a key are.
+/// The source of certificates or of a key.
 #[derive(Clone)]
 pub(super) enum Pem {
     File(PathBuf),
@@ -44,7 +44,7 @@ pub(super) enum Pem {
 }
 
 impl Tls {
-    /// From the options of an address.
+    /// Reads the options of an address.
     pub(super) fn of_options(options: Vec<(String, String)>) -> Result<Self, ConnectError> {
         let mut tls = Self::default();
         let (mut certificate, mut key) = (None, None);
@@ -59,32 +59,36 @@ impl Tls {
         tls.client = match (certificate, key) {
             (Some(certificate), Some(key)) => Some(Client { certificate, key }),
             (None, None) => None,
-            _ => return Err(ConnectError::address("the options cert and key belong together")),
+            _ => {
+                return Err(ConnectError::address(
+                    "one of the options cert and key is missing; a client certificate needs both",
+                ));
+            }
         };
         Ok(tls)
     }
 
-    /// Whether all of it can be used now.
+    /// Checks that all settings can be used now.
     pub(super) fn check(&self) -> Result<(), ConnectError> {
         let name = self.server_name.as_deref().map_or(Ok(()), |name| server_name(name).map(drop));
         name.and_then(|()| self.config().map(drop)).map_err(ConnectError::tls)
     }
 
-    /// Has the server prove who it is; the error says why it did not.
+    /// Performs the TLS handshake and verifies the server's certificate. The error says why that failed.
     pub(super) async fn encrypt(
         &self,
         host: &str,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
         let name = server_name(self.server_name.as_deref().unwrap_or(host))?;
-        // Files are read anew each time, so that renewed ones are found, and reading takes a while.
+        // Files are read for each connection, so that renewed ones take effect. Reading blocks.
         let tls = self.clone();
         let config = spawn_blocking(move || tls.config()).await.map_err(|error| error.to_string());
         let connector = TlsConnector::from(Arc::new(config??));
         connector.connect(name, stream).await.map_err(|error| {
             if is_end(&error) {
-                "the server hung up during the TLS handshake; if it does not speak TLS, the address \
-                 needs redis://"
+                "the server hung up during the TLS handshake; if it does not speak TLS, write redis:// in \
+                 place of rediss:// in the address"
                     .to_owned()
             } else {
                 reason(&error)
@@ -92,18 +96,18 @@ impl Tls {
         })
     }
 
-    /// The client's certificate, in DER, if one is configured and can be read.
+    /// Returns the client certificate, in DER, if one is configured and can be read.
     pub(super) async fn own_certificate(&self) -> Option<Vec<u8>> {
         let Client { certificate, .. } = self.client.clone()?;
         let read = spawn_blocking(move || certificate.certificates("the client's certificate"));
-        // Where it cannot be read, the error of a connection says so.
+        // If it cannot be read, the error of a connection says so.
         Some(read.await.ok()?.ok()?.first()?.to_vec())
     }
 
-    /// Reads everything.
+    /// Reads all files and makes the configuration.
     ///
-    /// The provider of cryptography is one that we name: the process's default may be missing or
-    /// ambiguous, which rustls answers with a panic.
+    /// It names the cryptography provider explicitly. The default provider of the process may be missing or
+    /// ambiguous, and rustls panics then.
     fn config(&self) -> Result<ClientConfig, String> {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
@@ -125,18 +129,20 @@ impl Tls {
     }
 }
 
-/// The certificate that the server has presented, in DER.
+/// Returns the certificate that the server presented, in DER.
 pub(super) fn certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
     Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(name.to_owned()).map_err(|_| {
-        "the server's name for TLS is neither a host name nor an IP address".to_owned()
+        "the server name for TLS (tls_server_name, or sni in the address) is neither a host name nor an IP \
+         address"
+            .to_owned()
     })
 }
 
-/// What the system trusts.
+/// Returns the authorities that the system trusts.
 fn system_roots() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -145,7 +151,11 @@ fn system_roots() -> Result<RootCertStore, String> {
         return Ok(roots);
     }
     let reasons: Vec<_> = found.errors.iter().map(|error| format!(": {error}")).collect();
-    Err(format!("the system has no certificates that it trusts{}", reasons.concat()))
+    Err(format!(
+        "the system has no certificates that it trusts{}; install its ca-certificates, or name a CA \
+         (tls_ca_file, or cacert in the address)",
+        reasons.concat()
+    ))
 }
 
 impl Pem {
@@ -159,7 +169,7 @@ impl Pem {
         Ok(roots)
     }
 
-    /// All of them; there is at least one.
+    /// Reads the certificates. There is at least one.
     fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         let text = self.read(what)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -168,7 +178,7 @@ impl Pem {
                 Err(format!("{what}: {self} has no certificate in PEM format"))
             }
             Ok(certificates) => Ok(certificates),
-            // It would repeat what it has read.
+            // The error of the parser would repeat what it has read.
             Err(_) => Err(format!("{what}: {self} is damaged PEM text")),
         }
     }
@@ -194,11 +204,11 @@ impl Pem {
     }
 }
 
-/// The place, and nothing of what is there.
+/// Prints where the text is, and nothing of its content.
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // It may be a key, given in place of a path.
+            // It may be a key that was given in place of a path.
             Self::File(path) if path.to_string_lossy().contains("-----") => {
                 f.write_str("a file whose name is PEM text")
             }
@@ -214,7 +224,7 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Why a connection broke, and what to do if that was TLS.
+/// Says why a connection failed and, if TLS was the reason, which setting to change.
 pub(super) fn reason(error: &io::Error) -> String {
     use AlertDescription::{
         BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
@@ -234,7 +244,7 @@ pub(super) fn reason(error: &io::Error) -> String {
              or sni in the address); a node of a cluster announces its name if cluster-announce-hostname \
              is set"
         }
-        // The signature is bad if another CA of the same name is known.
+        // rustls reports a bad signature if it knows another CA of the same name.
         Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
             "; if the server's certificate is right, name its CA (tls_ca_file, or cacert in the address)"
         }

@@ -1,4 +1,4 @@
-//! The servers behind an address, as one runtime reaches them.
+//! The connections of one runtime to the servers behind an address.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) enum Topology {
 }
 
 impl Topology {
-    /// To be called inside of a runtime.
+    /// Must be called inside a runtime.
     pub(super) fn new(
         settings: &Settings,
         servers: &Servers,
@@ -38,7 +38,7 @@ impl Topology {
         }
     }
 
-    /// The connection to the server that has the key, if that is known.
+    /// Returns the connection to the server that has the key, if that is known.
     pub(super) fn connection(&self, key: &str) -> Option<Arc<SharedConnection>> {
         match self {
             Self::One(connection) | Self::Master(Master { connection, .. }) => {
@@ -48,14 +48,14 @@ impl Topology {
         }
     }
 
-    /// The connection that was chosen for a key did not carry out a command.
+    /// Reports that the connection for a key did not carry out a command.
     pub(super) fn suspect(&self) {
         if let Self::Cluster(cluster) = self {
             cluster.renew();
         }
     }
 
-    /// Sends a command to the server that has its key. It is carried out once at most.
+    /// Sends a command to the server that has its key. It is carried out at most once.
     pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let Some(connection) = self.connection(key) else {
             return Box::pin(self.search(key, command)).await;
@@ -66,7 +66,7 @@ impl Topology {
         }
     }
 
-    /// Sends a command whose server is not known.
+    /// Sends a command if the server of its key is not known.
     async fn search(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         match self {
             Self::Cluster(cluster) => cluster.send_to_any(key, command).await,
@@ -76,8 +76,8 @@ impl Topology {
         }
     }
 
-    /// After a command failed: sends it once more where it is certain that nothing has been done and
-    /// another server takes it.
+    /// Continues after a command failed: sends it once more if it is certain that nothing has been done and another
+    /// server may accept it.
     async fn go_on(
         &self,
         key: &str,
@@ -89,7 +89,7 @@ impl Topology {
             (Self::Cluster(cluster), failure) => {
                 cluster.go_on(key, command, connection, failure).await
             }
-            // The connection is given up: after a failover another server stands behind the name.
+            // The old connection has been discarded: after a failover, the name leads to another server.
             (_, Failure::Answered(answer)) if answer.code == "READONLY" => {
                 connection.send(command).await
             }

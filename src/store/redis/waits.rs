@@ -1,5 +1,5 @@
-//! The commands that wait for their answer on one connection: how long each of them may, and for how
-//! long the connection has been silent.
+//! The commands that wait for their answer on one connection: the time limit of each, and how long the connection
+//! has been silent.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -9,24 +9,24 @@ use tokio::time::Instant;
 
 /// The commands that wait for their answer on a connection.
 ///
-/// None of them has a timer of its own: the connection's task looks at all of them with each beat.
+/// They have no timers of their own: the connection's task checks all of them at each beat.
 pub(super) struct Waits(Mutex<State>);
 
 struct State {
     silence: Silence,
     places: Vec<Place>,
-    /// Those of the places that nobody has.
+    /// The indices of the unused places.
     free: Vec<usize>,
-    /// The connection's task, while it does not beat.
+    /// The waker of the connection's task, while it does not beat.
     resting: Option<Waker>,
     /// The connection has ended.
     is_closed: bool,
 }
 
 struct Place {
-    /// When the time of the command is over; a limit may be too long for that.
+    /// The end of the command's time. `None` if the limit is too long to compute it.
     until: Option<Instant>,
-    /// Nothing once its time is over, or the connection has ended.
+    /// `None` once its time has passed or the connection has ended.
     waker: Option<Waker>,
 }
 
@@ -41,8 +41,8 @@ impl Waits {
         }))
     }
 
-    /// One more command waits, in the place that this gives. The waker is woken when the time is over, or
-    /// when the connection ends; nothing is given if it has ended.
+    /// Adds a waiting command and returns its index. The waker is woken when the time limit has passed or the
+    /// connection ends. Returns `None` if the connection has ended.
     pub(super) fn begin(&self, limit: Duration, waker: &Waker) -> Option<usize> {
         let now = Instant::now();
         let place = Place { until: now.checked_add(limit), waker: Some(waker.clone()) };
@@ -66,7 +66,7 @@ impl Waits {
         Some(index)
     }
 
-    /// Whether a command has waited for long enough; if not, this waker is woken when it has.
+    /// Returns whether the time limit of a command has passed. If not, this waker is woken when it has.
     pub(super) fn is_over(&self, index: usize, waker: &Waker) -> bool {
         let mut state = self.state();
         let place = &mut state.places[index];
@@ -75,7 +75,7 @@ impl Waits {
             Some(known) if known.will_wake(waker) => false,
             Some(_) => {
                 let old = place.waker.replace(waker.clone());
-                // Not under the lock, since whatever it belongs to may go with it.
+                // Not under the lock, because dropping a waker may drop its task.
                 drop(state);
                 drop(old);
                 false
@@ -83,12 +83,12 @@ impl Waits {
         }
     }
 
-    /// The answer to a command has come.
+    /// Removes a command whose answer has arrived.
     pub(super) fn answered(&self, index: usize) {
         self.leave(index, |silence| silence.answered(Instant::now()));
     }
 
-    /// Nobody waits for this answer any more; says for how long the connection has been silent.
+    /// Removes a command that was given up. Returns how long the connection has been silent.
     pub(super) fn given_up(&self, index: usize) -> Duration {
         self.leave(index, Silence::given_up)
     }
@@ -103,7 +103,7 @@ impl Waits {
         noted
     }
 
-    /// Wakes the commands whose time is over.
+    /// Wakes the commands whose time limit has passed.
     pub(super) fn end_overdue(&self) {
         let now = Instant::now();
         let mut state = self.state();
@@ -113,7 +113,7 @@ impl Waits {
         over.into_iter().for_each(Waker::wake);
     }
 
-    /// The connection has ended: nobody waits on it any more, for no beat would ever end that.
+    /// Ends all waiting, because the connection has ended and no further beat would do so.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -128,8 +128,8 @@ impl Waits {
         self.state().is_closed
     }
 
-    /// Whether no command is left whose time will be over; if so, this task of the connection is woken when
-    /// one begins. An overdue command whose future is kept and not polled does not count.
+    /// Returns whether no waiting command has a time limit that is still to pass. If so, `task` is woken when the
+    /// next command begins. An overdue command whose future is kept and not polled does not count.
     pub(super) fn rest(&self, task: &Waker) -> bool {
         let mut state = self.state();
         let may_rest =
@@ -145,16 +145,16 @@ impl Waits {
     }
 }
 
-/// For how long a connection has owed an answer, without having given any.
+/// Measures how long a connection has given no answer although one was due.
 ///
-/// Only the time in which somebody waited counts. It is the connection's and not a caller's, since
-/// callers who all give up early would never wait for long enough to notice.
+/// Only the time in which at least one command waits counts. It is measured for the connection and not for each
+/// caller, because callers that all give up early would never wait for long enough to notice.
 struct Silence {
-    /// How many commands wait for their answer.
+    /// The number of commands that wait for their answer.
     waiting: usize,
     /// When the first of them began to wait, or when the last answer came.
     since: Instant,
-    /// What had been waited in vain before that.
+    /// The time that was waited without an answer before that.
     before: Duration,
 }
 
@@ -176,7 +176,7 @@ impl Silence {
         self.before = Duration::ZERO;
     }
 
-    /// How long the silence is when somebody stops waiting.
+    /// Removes a waiting command and returns the length of the silence.
     fn given_up(&mut self) -> Duration {
         self.waiting -= 1;
         let waited = self.before + self.since.elapsed();

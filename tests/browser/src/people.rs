@@ -156,7 +156,7 @@ async fn whole_shop_by_keyboard_only() {
         browser.keys("plugh").await;
         browser.enter().await;
         assert_eq!(browser.address().await, "/password");
-        assert_eq!(browser.text(MESSAGE).await, "Thank you. You can go on.");
+        assert_eq!(browser.text(MESSAGE).await, "Thank you. You can continue.");
 
         browser.tab_to(SIGN_OUT).await;
         browser.enter().await;
