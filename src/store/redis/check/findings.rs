@@ -85,9 +85,10 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
             "a server that keeps data",
             "Write the address as redis+sentinel://HOST:26379/MASTER, or rediss+sentinel:// with TLS.",
         ),
-        Role::Node | Role::SpareNode if !is_node => {
-            ("a node of a cluster", "Begin the address of a single server with redis:// or rediss://.")
-        }
+        Role::Node | Role::SpareNode if !is_node => (
+            "a node of a cluster",
+            "Begin the address of a single server with redis:// or rediss://.",
+        ),
         Role::Master | Role::Replica if is_node => (
             "a single server",
             "Begin the address of a cluster with redis+cluster:// or rediss+cluster://.",
@@ -135,7 +136,10 @@ fn eviction(info: &Info) -> Option<Finding> {
         });
     };
     if policy == "noeviction" {
-        return Some(Finding::fine(CODE, "The server evicts no keys (maxmemory-policy is noeviction)."));
+        return Some(Finding::fine(
+            CODE,
+            "The server evicts no keys (maxmemory-policy is noeviction).",
+        ));
     }
     // Every key of this crate has a time to live, so the volatile policies are no better.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
@@ -173,8 +177,9 @@ fn memory(info: &Info) -> Option<Finding> {
     let (used, limit) = (info.number("used_memory")?, info.number("maxmemory")?);
     if limit == 0 {
         let used = size(used);
-        let sentence =
-            format!("The server uses {used}, and maxmemory is 0, so only its host limits its memory.");
+        let sentence = format!(
+            "The server uses {used}, and maxmemory is 0, so only its host limits its memory."
+        );
         let remedy = "Set maxmemory below the memory of the host, so that a full server refuses writes \
                       instead of being killed with all sessions.";
         return Some(Finding::note(CODE, sentence, remedy));
@@ -182,11 +187,16 @@ fn memory(info: &Info) -> Option<Finding> {
     // The server subtracts this as well when it decides whether to refuse a write.
     let used = used.saturating_sub(info.number("mem_not_counted_for_evict").unwrap_or(0));
     let share = share(used, limit);
-    let sentence = format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
+    let sentence =
+        format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
     let remedy = "Raise maxmemory, or find what fills it with redis-cli --bigkeys.";
     Some(match share {
         100.. if info.is("maxmemory_policy", "noeviction") && !info.is("role", "slave") => {
-            Finding::error(CODE, format!("{sentence}, so it refuses writes and no session can be saved."), remedy)
+            Finding::error(
+                CODE,
+                format!("{sentence}, so it refuses writes and no session can be saved."),
+                remedy,
+            )
         }
         NEARLY_ALL.. => Finding::warning(CODE, format!("{sentence}."), remedy),
         _ => Finding::fine(CODE, format!("{sentence}.")),
@@ -196,7 +206,8 @@ fn memory(info: &Info) -> Option<Finding> {
 fn connections(info: &Info) -> Option<Finding> {
     const CODE: &str = "connections";
     let (count, limit) = (info.number("connected_clients")?, info.number("maxclients")?);
-    let sentence = format!("The server has {count} of at most {} (maxclients)", counted(limit, "connection"));
+    let sentence =
+        format!("The server has {count} of at most {} (maxclients)", counted(limit, "connection"));
     Some(if share(count, limit) > NEARLY_ALL {
         Finding::warning(
             CODE,
@@ -245,7 +256,9 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
     let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and write the same into \
                   redis.conf.";
     Some(match (has_log, saves) {
-        (true, _) => Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes)."),
+        (true, _) => {
+            Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes).")
+        }
         (_, Some(true)) => {
             let sentence = "The server only makes snapshots: a restart undoes the changes since the last one, so \
                             users who signed out may be signed in again.";
@@ -256,8 +269,7 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             Finding::note(CODE, sentence, remedy)
         }
         (_, None) => {
-            let sentence =
-                "The server keeps no append-only file, and it is unknown whether it makes snapshots.";
+            let sentence = "The server keeps no append-only file, and it is unknown whether it makes snapshots.";
             Finding::note(CODE, sentence, remedy)
         }
     })
@@ -271,7 +283,11 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
             Finding::fine(CODE, "The replica is connected to its master.")
         } else {
             let sentence = "The replica has lost its master (master_link_status is down).";
-            Finding::warning(CODE, sentence, "Check whether the master is running and can be reached from the replica.")
+            Finding::warning(
+                CODE,
+                sentence,
+                "Check whether the master is running and can be reached from the replica.",
+            )
         });
     }
     let count = info.number("connected_slaves")?;
@@ -356,9 +372,16 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
 /// How the server compares and sets: with a command of its own or with a script, and with which command it deletes.
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     let sentence = match (sets, deletes) {
-        (true, Some(delete)) => format!("The server compares and sets with its own commands (SET IFEQ and {delete})."),
-        (true, None) => "The server replaces with its own command (SET IFEQ) and deletes with a script.".to_owned(),
-        (false, Some(delete)) => format!("The server replaces with a script and deletes with its own command ({delete})."),
+        (true, Some(delete)) => {
+            format!("The server compares and sets with its own commands (SET IFEQ and {delete}).")
+        }
+        (true, None) => {
+            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+                .to_owned()
+        }
+        (false, Some(delete)) => format!(
+            "The server replaces with a script and deletes with its own command ({delete})."
+        ),
         (false, None) => "The server compares and sets with a script.".to_owned(),
     };
     Finding::fine("compare_and_set", sentence)
@@ -528,8 +551,14 @@ mod tests {
     #[test]
     fn way_to_compare_and_set_is_reported_for_each_kind_of_server() {
         let told = |sets, deletes| compare_and_set(sets, deletes).sentence().to_owned();
-        assert_eq!(told(true, Some("DELEX")), "The server compares and sets with its own commands (SET IFEQ and DELEX).");
-        assert_eq!(told(true, None), "The server replaces with its own command (SET IFEQ) and deletes with a script.");
+        assert_eq!(
+            told(true, Some("DELEX")),
+            "The server compares and sets with its own commands (SET IFEQ and DELEX)."
+        );
+        assert_eq!(
+            told(true, None),
+            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+        );
         assert_eq!(told(false, None), "The server compares and sets with a script.");
         assert!(told(false, Some("DELIFEQ")).contains("its own command (DELIFEQ)"));
     }
