@@ -68,7 +68,7 @@ fn summary(report: &Report) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "memory"))]
 mod tests {
     use unsticky::Sessions;
     use unsticky::store::MemoryStore;
