@@ -328,8 +328,8 @@ fn too_few(info: &Info, config: &Config, followers: &[Follower]) -> Option<Findi
         return None;
     }
     let good = info.number("min_slaves_good_slaves");
-    let counted = || followers.iter().filter(|follower| follower.is_within(max_lag)).count();
-    let good = good.unwrap_or_else(|| u64::try_from(counted()).unwrap_or(u64::MAX));
+    let in_time = || followers.iter().filter(|follower| follower.is_within(max_lag)).count();
+    let good = good.unwrap_or_else(|| u64::try_from(in_time()).unwrap_or(u64::MAX));
     (good < wanted).then(|| {
         Finding::error(
             "replicas",
