@@ -209,7 +209,7 @@ async fn session_is_shown_with_its_times_and_keys(on: Backend) {
         format!("expires            {}", shown["expires_at"].as_str().unwrap()),
         "values             3".to_owned(),
         "  cart                  9 bytes".to_owned(),
-        "  theme                 6 bytes  survives a sign-in".to_owned(),
+        "  theme                 6 bytes  kept at sign-in".to_owned(),
     ] {
         assert!(text.lines().any(|printed| printed == line), "{line}\n{text}");
     }
@@ -354,7 +354,10 @@ async fn session_that_directory_has_lost_is_revoked_by_its_id() {
     let application = Application::new(server.url());
     for (strict, standing) in [
         (&[][..], "directory          does not list it\n"),
-        (&["--strict"], "directory          does not list it, so it is not valid in strict mode\n"),
+        (
+            &["--strict"],
+            "directory          does not list it, so the session is invalid in strict mode\n",
+        ),
     ] {
         let cookie = application.sign_in(SignIn::new("alice")).await;
         let id = application.id(&cookie).await.unwrap().to_string();
