@@ -1,4 +1,4 @@
-//! What can be asked for on the command line.
+//! The arguments of the command line.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::bench::BenchArguments;
 use crate::failure::Failure;
 use crate::output::{Format, one_line};
 
-/// Examine what stands behind a session store, look sessions up, and revoke them.
+/// Check the servers of a session store, look up and revoke sessions, and measure the store.
 #[derive(Debug, Parser)]
 #[command(name = "unsticky", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
-    /// Print JSON in place of text.
+    /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -32,14 +32,14 @@ const DESCRIBED: [&str; 6] = ["check", "sessions", "show", "revoke", "count", "b
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0    done, and nothing is wrong
-  1    the check found an error, or what was asked for is not there
+  0    success
+  1    the check found an error, or the session or principal was not found
   2    the arguments are wrong, or a measurement was refused
-  3    the store cannot be reached, refused a command, or holds what cannot be decoded
+  3    the store cannot be reached, refused a command, or has a record that cannot be decoded
   130  interrupted";
 
 impl Arguments {
-    /// What was typed. One session id of 64 begins with a hyphen; no option looks like one.
+    /// Parses what was typed. One session id in 64 begins with a hyphen; no option looks like an id.
     pub(crate) fn parse_typed(
         typed: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
@@ -72,87 +72,92 @@ impl Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Examine the servers: version, permissions, memory, replication, clocks, certificates.
+    /// Check the servers: version, permissions, memory, replication, clocks, certificates.
     ///
-    /// Commands are tried on a key of the check's own, which expires within ten seconds. No other record is
-    /// read or written.
+    /// The check tries commands on its own key, which expires within ten seconds. It reads and writes no other
+    /// record. It takes at most twice --timeout.
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.
     ///
-    /// What earlier revocations have left half done is finished, as by every use of the directory.
+    /// The command also completes earlier revocations that were interrupted, as every use of the directory does.
     Sessions(SessionsArguments),
-    /// Show a session by its public id, with or without somebody signed in.
+    /// Show a session by its public id, whether or not a user is signed in.
     ///
-    /// Prints its times, deadlines and principal, and its keys with the sizes of their values.
+    /// Prints its principal, times and deadlines, and its keys with the sizes of their values in bytes.
     Show(ShowArguments),
-    /// Revoke sessions by their public ids, or all of a principal.
+    /// Revoke sessions by their public ids, or all sessions of a principal.
     Revoke(RevokeArguments),
-    /// Count the sessions and the directories, and the bytes that they take.
+    /// Count the sessions and directories, and their bytes.
     ///
-    /// All keys of each server are walked through at a bounded rate. Nothing is written, and no record is read.
+    /// The command scans all keys of each server at a limited rate. It writes nothing and reads no record.
     Count(CountArguments),
-    /// Measure what the store can do from here: throughput and latency of requests.
+    /// Measure the throughput and latency of the store from this machine.
     ///
-    /// Sessions of the measurement's own are read, written, signed in and signed out under a namespace of
-    /// their own. They are removed at the end, and expire within five minutes whatever happens. The run with
-    /// the defaults takes less than a minute. It is a load for the store: mind the applications that use it.
+    /// The command reads, writes, signs in and signs out its own sessions under a separate namespace. It removes
+    /// them at the end; otherwise they expire within five minutes. It puts a full load on the store, so other
+    /// applications that use the store become slower meanwhile.
+    ///
+    /// The run takes less than a minute with the defaults. It prints an estimate first: for each payload, read
+    /// and write each take --seconds once for each number in --callers and once for latency. Sign-in and
+    /// sign-out together take --seconds twice for each number in --callers, and two and a half times for
+    /// latency. Preparing and removing the sessions takes a little more.
     Bench(BenchArguments),
-    /// Print a script that completes arguments in a shell.
+    /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
     /// Print a manual page, in roff: `unsticky man bench | man -l -`.
     Man {
-        /// The command that it is about. Default: all of them, in short.
+        /// The command to describe. Default: a summary of all commands.
         #[arg(value_parser = PossibleValuesParser::new(DESCRIBED), value_name = "COMMAND")]
         command: Option<String>,
     },
 }
 
-/// The sessions of whom.
+/// The principal whose sessions are listed.
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArguments {
-    /// The principal, as the application signs it in. Without it, or as -, one line is read from the standard
-    /// input.
+    /// The principal, exactly as the application passes it to Session::sign_in. If it is missing or -, one line
+    /// is read from the standard input.
     #[arg(value_name = "PRINCIPAL")]
     pub(crate) principal: Option<String>,
     #[command(flatten)]
     pub(crate) store: AuditedStore,
 }
 
-/// Which session.
+/// The session that is shown.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
-    /// The public id: 22 characters, as events and lists have it.
+    /// The public id: 22 characters, as in events and lists.
     #[arg(value_name = "ID")]
     pub(crate) id: SessionId,
-    /// Print the values as well. They may be personal data.
+    /// Print the values as well. They may contain personal data.
     #[arg(long)]
     pub(crate) values: bool,
     #[command(flatten)]
     pub(crate) store: AuditedStore,
 }
 
-/// Which sessions are to end.
+/// The sessions that are revoked.
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArguments {
-    /// The public ids: 22 characters each, as events and lists have them.
+    /// The public ids: 22 characters each, as in events and lists.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<SessionId>,
-    /// Revoke all sessions of this principal, and every sign-in that has begun. Without a value, or as -, one
-    /// line is read from the standard input.
+    /// Revoke all sessions of this principal, and every sign-in that has already started. If the value is
+    /// missing or -, one line is read from the standard input.
     #[arg(long, value_name = "PRINCIPAL", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) all: Option<String>,
     #[command(flatten)]
     pub(crate) store: AuditedStore,
 }
 
-/// The store, who asks, and how events name people.
+/// The store, the actor, and how events name a principal.
 #[derive(Debug, Args)]
 pub(crate) struct AuditedStore {
-    /// Who asks: the field actor of the events that are printed to the standard error stream. Default: the user
-    /// who runs the command.
+    /// Your name, for the field actor of the events that are printed to the standard error stream. Default: the
+    /// user who runs the command (USER or LOGNAME).
     #[arg(long, value_name = "NAME", value_parser = actor)]
     actor: Option<String>,
     /// How these events name a principal.
@@ -165,16 +170,16 @@ pub(crate) struct AuditedStore {
 /// How events name a principal.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NamedBy {
-    /// By the digest that is the last part of its directory's key.
+    /// As the digest that ends its directory's key.
     Digest,
-    /// As it is.
+    /// As plain text.
     Principal,
     /// Not at all.
     Nothing,
 }
 
 impl AuditedStore {
-    /// The sessions as the application configures them, and what events are to tell of a principal.
+    /// The sessions as the application configures them, and how events name a principal.
     pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
         let audit = match self.audit {
             NamedBy::Digest => Audit::Digest,
@@ -184,7 +189,7 @@ impl AuditedStore {
         self.store.builder()?.audit(audit).build().map_err(Failure::configuration)
     }
 
-    /// Who asks.
+    /// The actor of the events.
     pub(crate) fn actor(&self) -> String {
         let user = || {
             let names = ["USER", "LOGNAME"].into_iter();
@@ -194,39 +199,40 @@ impl AuditedStore {
     }
 }
 
-/// What is counted, and how fast.
+/// The store whose sessions are counted, and the rate.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CountArguments {
     #[command(flatten)]
     pub(crate) store: StoreArguments,
-    /// How many keys of a server are walked through in a second at most, whoever they belong to.
+    /// The largest number of keys to scan on a server in a second. Keys of other applications count as well.
     #[arg(long, default_value = "10000", value_name = "KEYS", value_parser = rate)]
     pub(crate) rate: Rate,
 }
 
-/// The store, and what the application has configured for it.
+/// The store, and the application's settings for it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArguments {
-    /// Address of the store, as the application has it. Prefer the environment variable: other users of this
-    /// machine can read a command line, and the password in it.
+    /// Address of the store, as the application uses it. Prefer the environment variable: other users of this
+    /// machine can read the command line, and with it the password.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
     url: Option<Address>,
     /// Name of the application's session cookie.
     #[arg(long, default_value = "__Host-id", value_name = "NAME")]
     cookie: String,
-    /// The application's namespace. Default: made from the name of the cookie, as in the library.
+    /// The application's namespace. Default: the name of the cookie, as in the library.
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
     /// The application's epoch.
     #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = epoch)]
     epoch: u32,
-    /// The application's directory is in strict mode.
+    /// Set this if the application's directory is in strict mode.
     #[arg(long)]
     strict: bool,
-    /// The application's absolute timeout, as in 90m, 24h or 30d.
+    /// The application's absolute timeout, such as 90m, 24h or 30d.
     #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration)]
     absolute_timeout: Duration,
-    /// How long one operation may wait for the store, as in 500ms or 2s; from 10ms to 60s.
+    /// How long one operation may wait for the store, such as 500ms or 2s; from 10ms to 60s. Connecting and
+    /// answering each get a fixed part of it.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
 }
@@ -254,7 +260,7 @@ impl StoreArguments {
         Ok(builder)
     }
 
-    /// The servers, to walk through their keys.
+    /// The servers whose keys are scanned.
     pub(crate) fn survey(&self) -> Result<Survey, Failure> {
         Address::required(self.url.as_ref())?.survey(self.timeout)
     }
@@ -265,25 +271,35 @@ impl StoreArguments {
 pub(crate) struct Address(String);
 
 impl Address {
-    /// That it is needed is no rule of the argument, since help would ask for it where the variable is set.
+    /// This is not a rule of the argument, because the help would then show it as required even if the variable
+    /// is set.
     pub(crate) fn required(address: Option<&Self>) -> Result<&Self, Failure> {
         address.ok_or_else(|| {
-            let missing = "the address of the store is missing: set SESSION_URL, or give --url";
+            let missing =
+                "the address of the store is missing: set SESSION_URL, or add --url ADDRESS";
             Failure::Usage(missing.to_owned())
         })
     }
 
     pub(crate) fn connect(&self, timeout: Duration) -> Result<Arc<dyn Store>, Failure> {
-        operate::connect(&self.0, timeout).map_err(|error| Failure::usage("--url", error))
+        operate::connect(&self.0, timeout).map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// The servers, to walk through their keys.
+    /// The servers whose keys are scanned.
     pub(crate) fn survey(&self, timeout: Duration) -> Result<Survey, Failure> {
         let survey = Survey::open_within(&self.0, timeout);
-        survey.map_err(|error| Failure::usage("--url", error))
+        survey.map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// Whether the sessions are this process's own.
+    /// Where the address came from, for errors. An argument takes precedence over the variable.
+    fn source(&self) -> &'static str {
+        let mut typed = std::env::args_os().take_while(|argument| argument != "--");
+        let is_typed =
+            typed.any(|argument| argument.to_str().is_some_and(|text| text.starts_with("--url")));
+        if is_typed { "--url" } else { "SESSION_URL" }
+    }
+
+    /// Whether the sessions exist only in this process.
     pub(crate) fn is_memory(&self) -> bool {
         self.0.starts_with("memory:")
     }
@@ -301,10 +317,10 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A number of keys per second. The error repeats nothing.
+/// Parses a number of keys per second. The error does not repeat the text.
 fn rate(text: &str) -> Result<Rate, String> {
     let rate = text.parse().ok().and_then(Rate::per_second);
-    rate.ok_or_else(|| "write a whole number of keys per second, 1 at least".to_owned())
+    rate.ok_or_else(|| "write a whole number of keys per second, at least 1".to_owned())
 }
 
 fn is_id_like_an_option(argument: &OsString) -> bool {
@@ -312,7 +328,7 @@ fn is_id_like_an_option(argument: &OsString) -> bool {
     text.is_some_and(|text| text.parse::<SessionId>().is_ok())
 }
 
-/// A name for logs. The error repeats nothing.
+/// Parses a name for logs. The error does not repeat the text.
 fn actor(text: &str) -> Result<String, String> {
     const MOST: usize = 200;
     match text.chars().count() {
@@ -321,12 +337,12 @@ fn actor(text: &str) -> Result<String, String> {
     }
 }
 
-/// A number. The error repeats nothing.
+/// Parses a number. The error does not repeat the text.
 fn epoch(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "write a whole number from 0 to 4294967295".to_owned())
 }
 
-/// A duration with its unit. The error repeats nothing.
+/// Parses a duration with its unit. The error does not repeat the text.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "write a whole number and a unit: ms, s, m, h or d";
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();

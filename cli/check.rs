@@ -1,9 +1,10 @@
-//! `unsticky check`: what stands behind the store.
+//! `unsticky check`: examines the servers behind the store.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use unsticky::check::{Level, Report};
+use unsticky::check::{Finding, Level, Report};
 
 use crate::arguments::StoreArguments;
 use crate::failure::{FOUND_WRONG, Failure};
@@ -19,22 +20,68 @@ pub(crate) async fn run(store: &StoreArguments, format: Format) -> Result<ExitCo
     Ok(if is_wrong { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS })
 }
 
-/// The findings under the server that they are about.
+/// The findings under the server that they are about. The worst server comes first, and so does the worst
+/// finding about each server. The last line sums up.
 fn text(report: &Report) -> String {
-    let mut text = String::new();
-    let mut subject = None;
+    let mut groups: Vec<Vec<&Finding>> = Vec::new();
     for finding in report.findings() {
-        if subject != Some(finding.subject()) {
-            if !finding.subject().is_empty() {
-                let _ = writeln!(text, "{}", one_line(finding.subject()));
-            }
-            subject = Some(finding.subject());
-        }
-        let (level, code) = (finding.level(), finding.code());
-        let _ = writeln!(text, "  {level:7}  {code:15}  {}", one_line(finding.sentence()));
-        if !finding.remedy().is_empty() {
-            let _ = writeln!(text, "  {:7}  {:15}  {}", "", "", one_line(finding.remedy()));
+        match groups.iter_mut().find(|group| group[0].subject() == finding.subject()) {
+            Some(group) => group.push(finding),
+            None => groups.push(vec![finding]),
         }
     }
+    for group in &mut groups {
+        group.sort_by_key(|finding| (Reverse(finding.level()), finding.code()));
+    }
+    groups.sort_by_key(|group| Reverse(group[0].level()));
+    let mut text = String::new();
+    for group in groups {
+        let subject = match group[0].subject() {
+            "" => "the store",
+            subject => subject,
+        };
+        let _ = writeln!(text, "{}", one_line(subject));
+        for finding in group {
+            let (level, code) = (finding.level(), finding.code());
+            let _ = writeln!(text, "  {level:7}  {code:15}  {}", one_line(finding.sentence()));
+            if !finding.remedy().is_empty() {
+                let _ = writeln!(text, "  {:7}  {:15}  {}", "", "", one_line(finding.remedy()));
+            }
+        }
+    }
+    let _ = writeln!(text, "{}", summary(report));
     text
+}
+
+fn summary(report: &Report) -> String {
+    let count = |level| report.findings().iter().filter(|it| it.level() == level).count();
+    let levels = [(Level::Error, "error"), (Level::Warning, "warning"), (Level::Note, "note")];
+    let counted: Vec<_> = levels
+        .into_iter()
+        .map(|(level, name)| (count(level), name))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{count} {name}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    match counted.is_empty() {
+        true => "no errors, no warnings".to_owned(),
+        false => counted.join(", "),
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use unsticky::Sessions;
+    use unsticky::store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn worst_finding_comes_first_and_last_line_sums_up() {
+        let report = Sessions::builder(MemoryStore::new()).build().unwrap().check().await;
+        let text = text(&report);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "the store");
+        assert!(lines[1].starts_with("  warning  memory_store "), "{text}");
+        assert_eq!(lines.last(), Some(&"1 warning"), "{text}");
+    }
 }

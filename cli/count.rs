@@ -1,4 +1,4 @@
-//! `unsticky count`: how many sessions and directories there are, and how much they take.
+//! `unsticky count`: counts sessions and directories and their bytes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -91,7 +91,7 @@ impl Server {
         let found = match walk.outcome {
             Outcome::Totals { reason, items, bytes } => {
                 notes.push(format!(
-                    "The server does not show its keys: {reason}. These are all items of the server, not \
+                    "The server does not show its keys: {reason}. The numbers are those of all its items, not \
                      only sessions and directories."
                 ));
                 Found::Items { count: items, bytes }
@@ -100,13 +100,13 @@ impl Server {
                 match no_lengths {
                     Some(reason) => {
                         tally.forget_lengths();
-                        notes.push(format!("How long the records are is not known: {reason}."));
+                        notes.push(format!("The lengths of the records are unknown: {reason}."));
                     }
                     None => tally.set_strange_aside(),
                 }
                 if may_repeat {
                     notes.push(
-                        "The server has more keys than can be remembered here, so some may have been \
+                        "The server has more keys than this command can remember, so some may have been \
                          counted twice."
                             .to_owned(),
                     );
@@ -263,7 +263,7 @@ impl Count {
             let _ = writeln!(text, "records of other epochs: {}", total.other_epochs);
             let _ = writeln!(text, "other keys under the namespace: {}", total.other_keys);
         } else {
-            let _ = writeln!(text, "There is no total, since not every server shows its keys.");
+            let _ = writeln!(text, "There is no total, because not every server shows its keys.");
         }
         for (server, note) in self.notes() {
             let _ = writeln!(text, "{}: {}", one_line(server), one_line(note));

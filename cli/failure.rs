@@ -1,6 +1,6 @@
-//! Why the command failed: one line on the standard error stream, and an exit status.
+//! Reports why the command failed: with one line on the standard error stream and an exit status.
 //!
-//! Nothing that was typed is repeated, since a password may stand anywhere in it.
+//! The line repeats nothing that was typed, because it may contain a password.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -11,9 +11,9 @@ use unsticky::{ConfigError, Error};
 
 use crate::output::one_line;
 
-/// Something was found to be wrong.
+/// The check found an error.
 pub(crate) const FOUND_WRONG: u8 = 1;
-/// What was asked for is not there.
+/// The session, or the principal's directory, does not exist.
 pub(crate) const NOT_FOUND: u8 = 1;
 const USAGE: u8 = 2;
 /// The store cannot be reached, or it refused a command.
@@ -24,9 +24,9 @@ const INTERRUPTED: u8 = 130;
 pub(crate) enum Failure {
     /// The arguments cannot be used.
     Usage(String),
-    /// The store cannot be reached, or what it holds cannot be used.
+    /// The store cannot be reached, or a record cannot be decoded.
     Store(String),
-    /// This machine does not do what the command needs.
+    /// The operating system failed.
     Local(String),
     Interrupted,
 }
@@ -51,7 +51,7 @@ impl Failure {
         }
     }
 
-    /// Some of what was asked for could not be done. The others are done.
+    /// Some of the sessions could not be revoked. The others were.
     pub(crate) fn partly(failed: usize, of: usize, first: &Error) -> Self {
         let reason = operate::causes(first);
         Self::Store(format!("{failed} of {of} sessions could not be revoked: {reason}"))
@@ -77,13 +77,13 @@ impl Failure {
     }
 }
 
-/// Reports what clap has found wrong, in one line that repeats no value; help and version are no failures.
+/// Reports an error of clap in one line that repeats no value. Help and version are no failures.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(STORE) };
     }
     let argument = match error.get(ContextKind::InvalidArg) {
-        // Of an unknown argument it is what was typed.
+        // Here the argument is what was typed.
         _ if error.kind() == ErrorKind::UnknownArgument => String::new(),
         Some(ContextValue::String(argument)) => argument.clone(),
         Some(ContextValue::Strings(arguments)) => arguments.join(", "),
@@ -91,7 +91,7 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     };
     let valid = match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(values)) if !values.is_empty() => {
-            format!("; one of {}", values.join(", "))
+            format!("; write one of {}", values.join(", "))
         }
         _ => String::new(),
     };
@@ -99,19 +99,21 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     let reason = reason.unwrap_or(valid);
     print_line(&match error.kind() {
         ErrorKind::InvalidValue => {
-            format!("the value of {argument} is missing or not known{reason}")
+            format!("the value of {argument} is missing or unknown{reason}")
         }
-        ErrorKind::ValueValidation => format!("the value of {argument} is not usable{reason}"),
+        ErrorKind::ValueValidation => format!("the value of {argument} cannot be used{reason}"),
         ErrorKind::UnknownArgument => {
-            "there is an argument that this command does not have".to_owned()
+            "this command does not have one of the arguments; see unsticky --help, or --help after the \
+             command"
+                .to_owned()
         }
-        ErrorKind::InvalidSubcommand => "there is no such command; see unsticky --help".to_owned(),
+        ErrorKind::InvalidSubcommand => "this command does not exist; see unsticky --help".to_owned(),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             "a command is missing; see unsticky --help".to_owned()
         }
-        ErrorKind::MissingRequiredArgument => format!("{argument} is missing"),
+        ErrorKind::MissingRequiredArgument => format!("{argument} is missing; add --help to see what the command needs"),
         ErrorKind::ArgumentConflict => {
-            format!("{argument} cannot be used with another argument here")
+            format!("{argument} cannot be combined with another argument that was given")
         }
         ErrorKind::TooManyValues | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("{argument} has the wrong number of values")

@@ -1,4 +1,4 @@
-//! The command `unsticky`: examines what stands behind a store, looks sessions up and revokes them.
+//! The command `unsticky`: checks the servers of a store, looks up and revokes sessions, measures the store.
 
 mod arguments;
 mod bench;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             }
         }
     });
-    // Whoever was interrupted does not wait for what is still under way.
+    // After an interruption, do not wait for operations that are still under way.
     runtime.shutdown_background();
     match outcome {
         Ok(status) => status,
@@ -82,14 +82,14 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// The manual page of a command, or of all of them.
 fn described(name: Option<&str>) -> Man {
     let mut whole = Arguments::command();
-    // So that options which all commands have stand in each page.
+    // This adds the global options to each page.
     whole.build();
     let command = name.and_then(|name| whole.find_subcommand(name).cloned());
     Man::new(command.unwrap_or(whole))
 }
 
-/// The library's events go to the standard error stream, one line each, for whoever keeps the log of what
-/// was done.
+/// Prints the library's events to the standard error stream, one line each, so that they can be kept as an audit
+/// log.
 fn print_events() {
     let is_told = |event: &Metadata<'_>| {
         event.target() == "unsticky"

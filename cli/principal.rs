@@ -1,5 +1,4 @@
-//! The principal that a command is about: an argument, or a line of the standard input, so that it stands in
-//! no list of processes.
+//! Reads the principal from an argument, or from the standard input to keep it out of the list of processes.
 
 use std::io::{self, IsTerminal as _, Read as _};
 
@@ -15,7 +14,7 @@ pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
     match argument {
         Some(principal) if principal != STANDARD_INPUT => return Ok(principal.to_owned()),
         None if io::stdin().is_terminal() => {
-            let reason = "write it as an argument, or - to type it on the standard input";
+            let reason = "add it as an argument, or add - to type it on the standard input";
             return Err(Failure::usage("PRINCIPAL is missing", reason));
         }
         _ => {}
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_line_is_refused() {
+    fn text_that_is_not_one_line_is_refused() {
         let long = "a".repeat(4097);
         for bytes in ["", "\n", "\r\n", "alice\nbob\n", "alice\n\n", "\nalice", &*long] {
             assert!(one_line(bytes.as_bytes().to_vec()).is_err(), "{bytes:?}");

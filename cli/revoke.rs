@@ -1,4 +1,4 @@
-//! `unsticky revoke`: ends sessions.
+//! `unsticky revoke`: revokes sessions.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ pub(crate) async fn run(
                     "found": revoked.found,
                 }))?,
             }
-            // A directory that an earlier such revocation has begun says nothing of the name.
+            // A directory that an earlier revocation created does not prove that the principal exists.
             let is_known = revoked.found && (revoked.complete || revoked.count > 0);
             Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
         }
@@ -41,30 +41,29 @@ pub(crate) async fn run(
 
 fn text(revoked: Revoked) -> String {
     if !revoked.found {
-        return "There is no directory of this principal, so no session was revoked. Nobody has signed in under \
-                this name lately, the store has lost the directory, or the principal, --cookie, --namespace or \
-                --epoch is not what the application has. No sign-in under this name that has begun before will \
-                succeed.\n\
-                Sessions that live without a directory may live until their absolute timeout; in strict mode they \
-                are not valid, and another epoch ends them.\n"
+        return "This principal has no directory, so no session was revoked. The principal has not signed in \
+                recently, the store has lost the directory, or the principal, --cookie, --namespace or --epoch \
+                differs from the application's. Sign-ins of this principal that started before now will fail.\n\
+                Sessions without a directory may stay valid until their absolute timeout. In strict mode they are \
+                invalid; otherwise another epoch ends them.\n"
             .to_owned();
     }
     let count = match revoked.count {
-        0 => "No session was alive".to_owned(),
+        0 => "There was no session to revoke".to_owned(),
         1 => "1 session was revoked".to_owned(),
         count => format!("{count} sessions were revoked"),
     };
     let completeness = if revoked.complete {
-        "The directory is known to be complete: these were all of the principal's sessions."
+        "The directory is known to be complete: these were all sessions of the principal."
     } else {
-        "The directory is not known to be complete: nobody had signed in lately, or the store has lost it. \
-         Sessions that it did not list may live until their absolute timeout; in strict mode they are not \
-         valid, and another epoch ends them."
+        "The directory may be incomplete: it did not exist when the principal's sessions were revoked before. \
+         Sessions that it did not list may stay valid until their absolute timeout. In strict mode they are \
+         invalid; otherwise another epoch ends them."
     };
-    format!("{count}, and no sign-in that has begun before will succeed.\n{completeness}\n")
+    format!("{count}, and sign-ins that started before now will fail.\n{completeness}\n")
 }
 
-/// Revokes each of the sessions, also if another one could not be.
+/// Revokes each of the sessions, even if another one failed.
 async fn each(
     sessions: &Sessions,
     ids: &[SessionId],
@@ -77,7 +76,7 @@ async fn each(
         let outcome = operate::revoke(sessions, *id, actor).await;
         is_missing |= matches!(outcome, Ok(Outcome::NotFound));
         match format {
-            // At once, for the next one may take its time.
+            // Printed at once, because the next revocation may take long.
             Format::Text => print(&format!("{id}  {}\n", told(&outcome)))?,
             Format::Json => done.push(json_of(*id, &outcome)),
         }

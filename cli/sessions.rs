@@ -1,4 +1,4 @@
-//! `unsticky sessions`: the sessions of a principal.
+//! `unsticky sessions`: lists the sessions of a principal.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

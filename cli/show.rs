@@ -1,4 +1,4 @@
-//! `unsticky show`: one session by its public id.
+//! `unsticky show`: shows one session by its public id.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub(crate) async fn run(asked: &ShowArguments, format: Format) -> Result<ExitCod
     match (&examined, format) {
         (Some(session), Format::Text) => print(&text(session, asked.values))?,
         (Some(session), Format::Json) => print_json(&json(session, asked.values))?,
-        (None, Format::Text) => print("There is no session of this id.\n")?,
+        (None, Format::Text) => print("No session has this id.\n")?,
         (None, Format::Json) => print_json(&Json::Null)?,
     }
     Ok(if examined.is_some() { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
@@ -29,7 +29,7 @@ fn text(session: &Examined, with_values: bool) -> String {
         let _ = writeln!(text, "{name:17}  {}", one_line(content));
     };
     row("id", &session.id.to_string());
-    row("principal", session.principal.as_deref().unwrap_or("nobody is signed in"));
+    row("principal", session.principal.as_deref().unwrap_or("none (no user is signed in)"));
     match (&session.standing, session.is_strict) {
         (Standing::Anonymous, _) => {}
         (Standing::Listed { label }, _) => {
@@ -39,7 +39,7 @@ fn text(session: &Examined, with_values: bool) -> String {
             }
         }
         (Standing::Unlisted, true) => {
-            row("directory", "does not list it, so it is not valid in strict mode");
+            row("directory", "does not list it, so the session is invalid in strict mode");
         }
         (Standing::Unlisted, false) => row("directory", "does not list it"),
         (Standing::Unknown, _) => row("directory", "cannot be decoded"),
@@ -59,7 +59,7 @@ fn text(session: &Examined, with_values: bool) -> String {
     row("values", &session.values.len().to_string());
     let longest = session.values.iter().map(|value| value.key.chars().count()).max().unwrap_or(0);
     for value in &session.values {
-        let survives = if value.survives_sign_in { "  survives a sign-in" } else { "" };
+        let survives = if value.survives_sign_in { "  kept at sign-in" } else { "" };
         let key = one_line(&value.key);
         let _ = writeln!(text, "  {key:longest$}  {:>7} bytes{survives}", value.bytes);
         if with_values {

@@ -1,7 +1,7 @@
-//! What a check of the store has found: the report of [`Sessions::check`](crate::Sessions::check).
+//! The result of a check of the store: the report of [`Sessions::check`](crate::Sessions::check).
 //!
-//! A [`Report`] is a list of [`Finding`]s. It can be printed, and it can be answered as JSON.
-//! `docs/operating.md` lists every finding of the stores of this crate, with what to do about it.
+//! A [`Report`] is a list of [`Finding`]s. It can be printed and serialised as JSON. The page
+//! [operating](crate::guide::operating) lists every finding of this crate's stores, with its remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,18 +14,18 @@ use crate::error::one_line;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Level {
-    /// It is as it should be.
+    /// Everything is in order.
     Fine,
-    /// It could not be found out, or is worth knowing; nothing has to be done.
+    /// Something could not be examined, or is worth knowing. You need not do anything.
     Note,
-    /// It works now, and will lose sessions or fail under some circumstances.
+    /// It works now, but sessions can be lost or requests can fail under some circumstances.
     Warning,
     /// Sessions do not work, or will be lost.
     Error,
 }
 
 impl Level {
-    /// The level in lower case, as it is printed and serialized.
+    /// Returns the level in lower case, as it is printed and serialised.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl Serialize for Level {
     }
 }
 
-/// One thing that a check has found out. It holds no secret.
+/// One result of a check. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     level: Level,
@@ -60,15 +60,15 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Something that is as it should be. `code` names the kind of finding for programs, in lower case with
-    /// underscores; `sentence` says it to people.
+    /// Creates a finding that something is in order. `code` names the kind of finding for programs, in lower
+    /// case with underscores; `sentence` describes it to people.
     #[must_use]
     pub fn fine(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Level::Fine, code, sentence.into(), Cow::Borrowed(""))
     }
 
-    /// Something that could not be found out, or that is worth knowing, and how to change that. `remedy` may
-    /// be empty.
+    /// Creates a finding that something could not be examined, or is worth knowing. `remedy` says how to change
+    /// that and may be empty.
     #[must_use]
     pub fn note(
         code: &'static str,
@@ -78,7 +78,8 @@ impl Finding {
         Self::new(Level::Note, code, sentence.into(), remedy.into())
     }
 
-    /// Something that will lose sessions or fail under some circumstances, and what to do about it.
+    /// Creates a finding that sessions can be lost or requests can fail under some circumstances. `remedy` says
+    /// what to do about it.
     #[must_use]
     pub fn warning(
         code: &'static str,
@@ -88,7 +89,7 @@ impl Finding {
         Self::new(Level::Warning, code, sentence.into(), remedy.into())
     }
 
-    /// Something that keeps sessions from working, or that loses them, and what to do about it.
+    /// Creates a finding that sessions do not work or will be lost. `remedy` says what to do about it.
     #[must_use]
     pub fn error(
         code: &'static str,
@@ -108,7 +109,7 @@ impl Finding {
         Self { level, code, subject: Cow::Borrowed(""), sentence, remedy }
     }
 
-    /// The same about one of several servers, named as people know it, as in `redis at cache:6379`.
+    /// Sets the server that the finding is about, named as people know it, such as `redis at cache:6379`.
     #[must_use]
     pub fn about(self, subject: impl Into<Cow<'static, str>>) -> Self {
         Self { subject: printable(subject.into()), ..self }
@@ -120,38 +121,38 @@ impl Finding {
         Self { level: self.level.min(level), ..self }
     }
 
-    /// How much it matters.
+    /// Returns how much the finding matters.
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// The kind of finding, for programs: the same in every release and for every level of it.
+    /// Returns the kind of finding, for programs. It stays the same in every release and at every level.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// The server it is about; empty if it is about the store as a whole.
+    /// Returns the server that the finding is about. It is empty if the finding is about the store as a whole.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// What was found, as one sentence.
+    /// Returns what was found, as one sentence.
     #[must_use]
     pub fn sentence(&self) -> &str {
         &self.sentence
     }
 
-    /// What to do about it; empty if there is nothing to do.
+    /// Returns what to do about it. It is empty if there is nothing to do.
     #[must_use]
     pub fn remedy(&self) -> &str {
         &self.remedy
     }
 }
 
-/// A server has a say in what is printed, and a finding is one line.
+/// A finding is one line, and may contain text of a server.
 fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(_) => text,
@@ -187,41 +188,37 @@ impl Serialize for Finding {
     }
 }
 
-/// What stands behind a store, as [`Sessions::check`](crate::Sessions::check) has found it.
+/// The findings of [`Sessions::check`](crate::Sessions::check).
 ///
 /// Its [`Display`](fmt::Display) has a line for each finding, for a log at start-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a report that nobody reads changes nothing"]
+#[must_use = "print the report or act on it"]
 pub struct Report {
     findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Servers are examined at the same time; here the findings about each of them stand together.
+    /// Servers are examined at the same time, so findings arrive in any order. Here those about one server are
+    /// brought together, and the servers are sorted.
     pub(crate) fn new(findings: Vec<Finding>) -> Self {
-        let mut subjects: Vec<Vec<Finding>> = Vec::new();
-        for finding in findings {
-            match subjects.iter_mut().find(|group| group[0].subject == finding.subject) {
-                Some(group) => group.push(finding),
-                None => subjects.push(vec![finding]),
-            }
-        }
-        Self { findings: subjects.concat() }
+        let mut findings = findings;
+        findings.sort_by(|one, other| one.subject.cmp(&other.subject));
+        Self { findings }
     }
 
-    /// All findings, those about one server together.
+    /// Returns all findings. Those about one server are together, and the servers are in alphabetical order.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// The highest level of all findings: [`Level::Error`] if the process should get no traffic.
+    /// Returns the highest level of all findings. With [`Level::Error`] the process should get no traffic.
     #[must_use]
     pub fn level(&self) -> Level {
         self.findings.iter().map(Finding::level).max().unwrap_or(Level::Fine)
     }
 
-    /// The first finding with [`Level::Error`], if there is one.
+    /// Returns the first finding with [`Level::Error`], if there is one.
     #[must_use]
     pub fn first_error(&self) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.level == Level::Error)

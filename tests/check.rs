@@ -52,7 +52,7 @@ async fn bounded(sessions: &Sessions, timeout: Duration) -> Report {
 /// What the part of an [`Examined`] store does with the probe.
 type Part = Box<dyn for<'a> Fn(&'a Probe) -> BoxFuture<'a, ()> + Send + Sync>;
 
-/// A store of somebody else's that examines itself.
+/// A store of another crate that examines its servers.
 struct Examined {
     inner: SpyStore<MemoryStore>,
     part: Part,
@@ -123,8 +123,8 @@ async fn findings_of_stores_own_part_are_in_report() {
         .boxed()
     });
     let report = sessions(store).check().await;
-    assert_eq!(codes(&report), ["disk", "version"]);
-    assert_eq!(report.findings()[0], sluggish());
+    assert_eq!(codes(&report), ["version", "disk"], "the store as a whole comes first");
+    assert_eq!(report.findings()[1], sluggish());
     assert_eq!(report.level(), Level::Warning);
     assert_eq!(report.first_error(), None);
     assert_eq!(spy.verbs(), [], "nothing is sent that the store's own part does not send");
@@ -146,9 +146,9 @@ async fn part_of_store_may_have_its_verbs_tried() {
         .boxed()
     });
     let report = sessions(store).check().await;
-    assert_eq!(codes(&report), ["disk", "round_trip", "commands", "round_trip", "commands"]);
+    assert_eq!(codes(&report), ["round_trip", "commands", "disk", "round_trip", "commands"]);
     let subjects: Vec<_> = report.findings().iter().map(Finding::subject).collect();
-    assert_eq!(subjects, ["disk 1", "", "", "disk 2", "disk 2"]);
+    assert_eq!(subjects, ["", "", "disk 1", "disk 2", "disk 2"]);
     assert_eq!(inner.verbs().len(), 2 * TRIAL.len());
 }
 
@@ -334,7 +334,7 @@ async fn store_that_never_answers_is_unanswered_within_twice_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn part_that_never_ends_is_cut_off_and_what_it_reported_stays() {
+async fn hanging_part_is_cut_off_and_its_findings_stay() {
     let (store, _) = Examined::new(|_| pending().boxed());
     let report = bounded(&sessions(store), Duration::from_secs(1)).await;
     assert_eq!(codes(&report), ["unanswered"]);
@@ -347,13 +347,13 @@ async fn part_that_never_ends_is_cut_off_and_what_it_reported_stays() {
         .boxed()
     });
     let report = bounded(&sessions(store), Duration::from_secs(1)).await;
-    assert_eq!(codes(&report), ["disk", "unanswered"]);
+    assert_eq!(codes(&report), ["unanswered", "disk"]);
     assert_eq!(first_error(&report).subject(), "");
 }
 
-/// One server of several that hangs is named, and its neighbour's findings are there.
+/// The report names the server that hangs, and contains the findings about the other one.
 #[tokio::test(start_paused = true)]
-async fn part_of_one_server_that_never_ends_names_it() {
+async fn hanging_part_of_one_server_is_reported_about_that_server() {
     let (store, _) = Examined::new(|probe| {
         async {
             let answers = futures_util::join!(
@@ -369,7 +369,7 @@ async fn part_of_one_server_that_never_ends_names_it() {
         .boxed()
     });
     let report = bounded(&sessions(store), Duration::from_secs(1)).await;
-    assert_eq!(codes(&report), ["disk", "unanswered", "version"]);
+    assert_eq!(codes(&report), ["version", "unanswered", "disk"]);
     assert_eq!(first_error(&report).subject(), "disk 1");
 }
 
@@ -492,13 +492,13 @@ async fn store_that_breaks_compare_and_set_is_told_how() {
         (InventsRecord, "a key that was never used holds a record"),
         (NeverCreates, "a key that holds nothing is occupied"),
         (CreatesAgain, "a record that exists was created again"),
-        (NeverReplaces, "a record that nobody else has changed was not replaced"),
+        (NeverReplaces, "an unchanged record was not replaced"),
         (ForgetsAfterReplace, "a record that was written is gone"),
         (ForgetsAfterRefusedReplace, "a record that was written is gone"),
         (ReplacesBlindly, "a record was replaced that had changed since it was read"),
         (DeletesBlindly, "a record was deleted that had changed since it was read"),
         (ReadsSomethingElse, "a record that was written is not what is read"),
-        (NeverDeletes, "a record that nobody else has changed was not deleted"),
+        (NeverDeletes, "an unchanged record was not deleted"),
         (OnlySaysThatItDeletes, "a record that was deleted was replaced"),
         (ReplacesWhatIsGone, "a record that was deleted was replaced"),
         (DeletesWhatIsGone, "a record that was deleted is still there"),
@@ -593,14 +593,14 @@ async fn report_is_one_line_for_each_finding_and_json() {
         .boxed()
     });
     let report = sessions(store).check().await;
-    // What is about one subject stands together.
-    let expected = "fine [version] disk 1: It is version 3  [31m4.\n\
-                    warning [disk] disk 1: The disk is slow. Buy a faster one.\n\
-                    note [hidden]: It is not said.\n\
-                    error [full]: The disk is full. Buy a larger one.";
+    // Findings about one subject are together, and subjects are sorted.
+    let expected = "note [hidden]: It is not said.\n\
+                    error [full]: The disk is full. Buy a larger one.\n\
+                    fine [version] disk 1: It is version 3  [31m4.\n\
+                    warning [disk] disk 1: The disk is slow. Buy a faster one.";
     assert_eq!(report.to_string(), expected);
     let json = serde_json::to_string(&report).unwrap();
-    assert!(json.starts_with("{\"level\":\"error\",\"findings\":[{\"level\":\"fine\","), "{json}");
+    assert!(json.starts_with("{\"level\":\"error\",\"findings\":[{\"level\":\"note\","), "{json}");
     let warning = "{\"level\":\"warning\",\"code\":\"disk\",\"subject\":\"disk 1\",\
                    \"sentence\":\"The disk is slow.\",\"remedy\":\"Buy a faster one.\"}";
     assert!(json.contains(warning), "{json}");

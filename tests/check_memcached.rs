@@ -149,7 +149,7 @@ async fn item_too_small_for_largest_record_is_a_warning_that_says_what_fits() {
     assert!(server.cli(&format!("mg {key} v")).starts_with("EN"), "the refused write deletes");
     let report = check(&server).await;
     assert_eq!(codes(&report, Level::Warning), ["refused_writes"], "{report}");
-    assert!(found(&report, "refused_writes").sentence().contains(" 1 writes for their size"));
+    assert!(found(&report, "refused_writes").sentence().contains(" 1 write because of the size"));
 }
 
 #[tokio::test]

@@ -65,8 +65,8 @@ async fn new_server_has_no_warning() {
     found(&report, "eviction", Level::Fine, "noeviction");
     found(&report, "memory", Level::Note, "maxmemory is 0");
     found(&report, "connections", Level::Fine, "of at most 10000 connections (maxclients)");
-    found(&report, "persistence", Level::Note, "It keeps nothing on its disk");
-    found(&report, "replicas", Level::Note, "It has no replica");
+    found(&report, "persistence", Level::Note, "The server keeps nothing on its disk");
+    found(&report, "replicas", Level::Note, "The server has no replica");
     found(&report, "permission", Level::Fine, "every command");
     found(&report, "compare_and_set", Level::Fine, "");
     found(&report, "commands", Level::Fine, "");
@@ -151,7 +151,7 @@ async fn full_memory_is_an_error() {
 }
 
 #[tokio::test]
-async fn few_connections_that_are_left_are_warned_of() {
+async fn many_connections_are_a_warning() {
     let server = RedisServer::start_with(&["--maxclients", "20"]);
     let _others: Vec<_> =
         (0..16).map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap()).collect();
@@ -202,19 +202,21 @@ async fn keys_that_may_not_be_used_are_named_once() {
     let server = RedisServer::start();
     permit(&server, "~other:*", NEEDED);
     let report = check(&user_url(&server)).await;
-    let words = "keys of the namespace with GET, SET, GETRANGE, EVALSHA, EVAL, DEL.";
+    let words = "keys of the namespace shop with GET, SET, GETRANGE, EVALSHA, EVAL, DEL,";
     found(&report, "permission", Level::Error, words);
+    let remedy = all(&report, "permission")[0].remedy();
+    assert!(remedy.contains("ACL SETUSER USER ~shop:* "), "{remedy}");
 }
 
 #[tokio::test]
 async fn disabled_command_is_named() {
     let server = RedisServer::start_with(&["--rename-command", "GETRANGE", ""]);
     let report = check(&server.url()).await;
-    found(&report, "permission", Level::Error, "GETRANGE is disabled or renamed there");
+    found(&report, "permission", Level::Error, "GETRANGE is disabled or renamed on the server");
 }
 
 #[tokio::test]
-async fn what_is_hidden_is_a_note() {
+async fn commands_without_permission_are_notes() {
     let server = RedisServer::start();
     permit(&server, "~shop:*", NEEDED);
     let report = check(&user_url(&server)).await;
@@ -239,12 +241,12 @@ async fn what_is_hidden_is_a_note() {
 }
 
 #[tokio::test]
-async fn disabled_configuration_is_hidden_as_well() {
+async fn disabled_config_command_is_a_note() {
     let server = RedisServer::start_with(&["--rename-command", "CONFIG", ""]);
     let report = check(&server.url()).await;
     assert_eq!(report.level(), Level::Note, "{report}");
     found(&report, "hidden", Level::Note, "answered CONFIG with ERR unknown command");
-    found(&report, "persistence", Level::Note, "whether it makes snapshots is not known");
+    found(&report, "persistence", Level::Note, "unknown whether it makes snapshots");
 }
 
 #[tokio::test]
@@ -272,8 +274,8 @@ async fn replica_in_place_of_master_is_an_error() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     follow(&replica, &master);
     let report = check(&replica.url()).await;
-    found(&report, "role", Level::Error, "It is a replica, where a master is expected.");
-    // One error is enough.
+    found(&report, "role", Level::Error, "It is a replica, but a master was expected here.");
+    // There is no other error.
     assert_eq!(report.findings().iter().filter(|found| found.level() == Level::Error).count(), 1);
 }
 
@@ -281,9 +283,9 @@ async fn replica_in_place_of_master_is_an_error() {
 async fn other_kinds_of_servers_are_named() {
     let cluster = RedisCluster::single(&[]);
     let report = check(&cluster.nodes()[0].url()).await;
-    found(&report, "role", Level::Error, "It is a node of a cluster, and a master, where ");
+    found(&report, "role", Level::Error, "It is a node of a cluster, and a master, but ");
     let report = check(&RedisServer::sentinel().url()).await;
-    found(&report, "role", Level::Error, "It is a Sentinel, where ");
+    found(&report, "role", Level::Error, "It is a Sentinel, but ");
 }
 
 #[tokio::test]
@@ -291,21 +293,25 @@ async fn replicas_that_lag_or_are_too_few_are_named() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     master.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let report = check(&master.url()).await;
-    let words =
-        "0 replicas follow within 10 s (min-replicas-max-lag), and min-replicas-to-write is 1";
+    let words = "0 replicas confirmed data within 10 s (min-replicas-max-lag), but min-replicas-to-write is 1";
     found(&report, "replicas", Level::Error, words);
     found(&report, "commands", Level::Error, "NOREPLICAS");
 
     follow(&replica, &master);
     let report = check(&master.url()).await;
-    found(&report, "replicas", Level::Fine, "Connected replicas: 1, not online: 0;");
+    found(&report, "replicas", Level::Fine, "The server has 1 connected replica, all online;");
     replica.pause();
     let lags = || {
         let replication = master.cli(&["INFO", "replication"]);
         ["lag=0", "lag=1", "lag=2", "lag=3"].iter().all(|lag| !replication.contains(lag))
     };
     eventually("the replica confirms something", lags);
-    found(&check(&master.url()).await, "replicas", Level::Warning, "Connected replicas: 1");
+    found(
+        &check(&master.url()).await,
+        "replicas",
+        Level::Warning,
+        "The server has 1 connected replica,",
+    );
     replica.resume();
 }
 
@@ -316,7 +322,12 @@ async fn disk_that_cannot_be_written_is_an_error() {
     server.cli(&["CONFIG", "SET", "dir", gone.0.to_str().unwrap()]);
     drop(gone);
     server.cli(&["CONFIG", "SET", "save", "3600 1"]);
-    found(&check(&server.url()).await, "persistence", Level::Note, "It makes snapshots only");
+    found(
+        &check(&server.url()).await,
+        "persistence",
+        Level::Note,
+        "The server only makes snapshots",
+    );
     server.cli(&["BGSAVE"]);
     let has_failed = || server.cli(&["INFO"]).contains("rdb_last_bgsave_status:err");
     eventually("the snapshot is made", has_failed);
@@ -354,11 +365,11 @@ async fn server_that_reads_its_data_is_an_error() {
 }
 
 #[tokio::test]
-async fn server_that_is_down_is_one_finding() {
+async fn stopped_server_is_one_finding() {
     let mut server = RedisServer::start();
     server.stop();
     let report = check(&server.url()).await;
-    found(&report, "unreachable", Level::Error, "It cannot be reached: ");
+    found(&report, "unreachable", Level::Error, "The server cannot be reached: ");
     assert_eq!(report.findings().len(), 1, "{report}");
 }
 
@@ -367,6 +378,7 @@ async fn wrong_password_is_one_finding_and_not_repeated() {
     let server = RedisServer::start_with(&["--requirepass", "secret1"]);
     let report = check(&server.url().replace("secret1", "sesame7")).await;
     found(&report, "unreachable", Level::Error, "the user's name or the password is wrong");
+    assert!(all(&report, "unreachable")[0].remedy().contains("redis://USER:PASSWORD@"), "{report}");
     assert_eq!(report.findings().len(), 1, "{report}");
     assert!(!report.to_string().contains("sesame7"), "{report}");
     let none = check(&format!("redis://127.0.0.1:{}/", server.port())).await;
@@ -375,7 +387,7 @@ async fn wrong_password_is_one_finding_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn server_that_stands_still_is_reported_in_time() {
+async fn paused_server_is_reported_in_time() {
     let server = RedisServer::start();
     let sessions = builder(&server.url()).build().unwrap();
     assert_eq!(sessions.check().await.level(), Level::Note);
@@ -472,12 +484,13 @@ async fn password_without_encryption_is_warned_of() {
 }
 
 #[tokio::test]
-async fn end_of_certificate_is_told() {
+async fn expiry_of_certificate_is_reported() {
     let files = Files::new("ends");
     let authority = Authority::new(&files);
-    for (days, level, words) in
-        [(400, Level::Fine, "Its certificate ends on "), (1, Level::Warning, "in 23 hours.")]
-    {
+    for (days, level, words) in [
+        (400, Level::Fine, "The server's certificate expires on "),
+        (1, Level::Warning, "in 23 hours."),
+    ] {
         let (certificate, key) = authority.certificate(&files, "server", days);
         let (_server, port) = tls_server(&authority, &certificate, &key, "no");
         let report = check(&tls_url(&authority, port)).await;
@@ -487,7 +500,7 @@ async fn end_of_certificate_is_told() {
 }
 
 #[tokio::test]
-async fn certificate_that_has_ended_is_an_error() {
+async fn expired_certificate_is_an_error() {
     let files = Files::new("ended");
     let authority = Authority::new(&files);
     let (certificate, key) = authority.certificate(&files, "server", 400);
@@ -507,15 +520,15 @@ async fn certificate_that_has_ended_is_an_error() {
 }
 
 #[tokio::test]
-async fn end_of_certificate_of_client_is_told() {
+async fn expiry_of_client_certificate_is_reported() {
     let files = Files::new("client");
     let authority = Authority::new(&files);
     let (certificate, key) = authority.certificate(&files, "server", 400);
     let (_server, port) = tls_server(&authority, &certificate, &key, "yes");
     for (days, level, words) in [
-        (400, Level::Fine, "The client's certificate ends on "),
+        (400, Level::Fine, "The client's certificate expires on "),
         (1, Level::Warning, "in 23 hours."),
-        (-1, Level::Error, "The client's certificate ended on "),
+        (-1, Level::Error, "The client's certificate expired on "),
     ] {
         let (certificate, key) = authority.certificate(&files, "client", days);
         let url = tls_url(&authority, port);
@@ -610,14 +623,19 @@ async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
     let report = check(&server.url()).await;
     assert_eq!(report.level(), Level::Note, "{report}");
     found(&report, "version", Level::Fine, &format!("It is {name} "));
-    found(&report, "compare_and_set", Level::Fine, &format!("by itself (SET IFEQ and {delete})"));
+    found(
+        &report,
+        "compare_and_set",
+        Level::Fine,
+        &format!("own commands (SET IFEQ and {delete})"),
+    );
     permit(server, "~shop:*", NEEDED);
     let report = check(&user_url(server)).await;
     assert_eq!(report.level(), Level::Note, "{report}");
     let note = all(&report, "permission").into_iter().find(|note| note.level() == Level::Note);
     let note = note.unwrap_or_else(|| panic!("{report}"));
     assert!(note.sentence().contains(&format!("may not run {delete},")), "{report}");
-    found(&report, "compare_and_set", Level::Fine, "(SET IFEQ), and a script deletes");
+    found(&report, "compare_and_set", Level::Fine, "(SET IFEQ) and deletes with a script");
 }
 
 mod valkey {

@@ -408,7 +408,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
             .all(|sentinel| sentinel.cli(&["SENTINEL", "MASTER", MASTER]).contains("s_down"))
     });
     let report = check(&set.url()).await;
-    the(&report, Level::Warning, "master", "3 of 3 Sentinels do not reach the master");
+    the(&report, Level::Warning, "master", "3 of 3 Sentinels cannot reach the master");
     about(&report, Level::Warning, "replica", &set.servers()[2], "report");
 
     // Without a replica, nobody replaces it either.
@@ -456,7 +456,7 @@ async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     assert_eq!(report.first_error(), None, "{report}");
 
     let report = check(&set.url().replace(MASTER, "another")).await;
-    let wrong = "No Sentinel that answers watches a master of the name another";
+    let wrong = "No Sentinel that answers watches a master with the name another";
     the(&report, Level::Error, "sentinel", wrong);
 
     let server = RedisServer::start();
@@ -479,7 +479,7 @@ async fn what_the_acl_of_a_sentinel_hides_is_a_note() {
     let report = check_by(store.sentinel_credentials(Some("watcher"), "sesame8")).await;
     assert_eq!(report.first_error(), None, "{report}");
     the(&report, Level::Note, "hidden", "The user may not run SENTINEL REPLICAS");
-    the(&report, Level::Fine, "quorum", "and 1 answer here");
+    the(&report, Level::Fine, "quorum", "and 1 answers here");
     assert!(!report.to_string().contains("sesame8"), "{report}");
 }
 

@@ -209,7 +209,7 @@ async fn session_is_shown_with_its_times_and_keys(on: Backend) {
         format!("expires            {}", shown["expires_at"].as_str().unwrap()),
         "values             3".to_owned(),
         "  cart                  9 bytes".to_owned(),
-        "  theme                 6 bytes  survives a sign-in".to_owned(),
+        "  theme                 6 bytes  kept at sign-in".to_owned(),
     ] {
         assert!(text.lines().any(|printed| printed == line), "{line}\n{text}");
     }
@@ -222,7 +222,7 @@ async fn session_is_shown_with_its_times_and_keys(on: Backend) {
     assert!(text.with_status(0).contains("\n    \"dark\"\n"), "{text:?}");
 
     let unknown = application.run(&["show", UNKNOWN]);
-    assert_eq!(unknown.with_status(1), "There is no session of this id.\n");
+    assert_eq!(unknown.with_status(1), "No session has this id.\n");
     assert_eq!(unknown.stderr, "");
     assert_eq!(application.run(&["show", UNKNOWN, "--json"]).json(1), json!(null));
 }
@@ -237,7 +237,10 @@ async fn anonymous_session_is_shown_and_revoked(on: Backend) {
         assert_eq!(shown[field], nothing, "{field}");
     }
     let ran = application.run(&["show", &id]);
-    assert!(ran.with_status(0).contains("\nprincipal          nobody is signed in\n"), "{ran:?}");
+    assert!(
+        ran.with_status(0).contains("\nprincipal          none (no user is signed in)\n"),
+        "{ran:?}"
+    );
     let ran = application.run(&["revoke", &id, "--actor", "carol"]);
     assert_eq!(ran.with_status(0), format!("{id}  revoked\n"));
     let [event] = events(&ran)[..] else { panic!("{ran:?}") };
@@ -291,10 +294,10 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
 
 async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let application = Application::new(on.url());
-    // Nobody has signed in, or the name is misspelt.
+    // The principal has never signed in, or is misspelt.
     let ran = application.run(&["revoke", "--all", "alice"]);
     let text = ran.with_status(1);
-    assert!(text.starts_with("There is no directory of this principal"), "{text}");
+    assert!(text.starts_with("This principal has no directory"), "{text}");
     assert!(text.contains("--namespace") && !text.contains("complete"), "{text}");
     assert!(events(&ran).len() == 1 && ran.stderr.contains("event=\"all_revoked\""), "{ran:?}");
 
@@ -306,7 +309,7 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let begun = application.sessions.of("bob").begin_sign_in().await.unwrap();
     let ran = application.run(&["revoke", "--all", "bob", "--actor", "carol"]);
     let text = ran.with_status(0);
-    assert!(text.starts_with("3 sessions were revoked, and no sign-in"), "{text}");
+    assert!(text.starts_with("3 sessions were revoked, and sign-ins"), "{text}");
     assert!(text.contains("The directory is known to be complete"), "{text}");
     let events = events(&ran);
     let is_told = |event: &&str| event.ends_with(r#"label="-" actor="carol" reason=all"#);
@@ -351,7 +354,10 @@ async fn session_that_directory_has_lost_is_revoked_by_its_id() {
     let application = Application::new(server.url());
     for (strict, standing) in [
         (&[][..], "directory          does not list it\n"),
-        (&["--strict"], "directory          does not list it, so it is not valid in strict mode\n"),
+        (
+            &["--strict"],
+            "directory          does not list it, so the session is invalid in strict mode\n",
+        ),
     ] {
         let cookie = application.sign_in(SignIn::new("alice")).await;
         let id = application.id(&cookie).await.unwrap().to_string();

@@ -543,7 +543,7 @@ fn arguments_that_make_no_sense_are_refused() {
     let error = failure(&count("redis://h", &["--rate", "0"]), 2);
     assert!(error.contains("--rate"), "{error}");
     let error = failure(&count("memory:", &[]), 2);
-    assert!(error.contains("--url"), "{error}");
+    assert!(error.contains("SESSION_URL"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What can be measured, and with how much load.
+//! The arguments of `unsticky bench`.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ const HIGHEST_RATE: u32 = 1_000_000;
 /// What is measured, and where.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArguments {
-    /// Address of the store, as the application has it. Prefer the environment variable: other users of this
-    /// machine can read a command line, and the password in it.
+    /// Address of the store, as the application uses it. Prefer the environment variable: other users of this
+    /// machine can read the command line, and with it the password.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
     pub(crate) url: Option<Address>,
-    /// Namespace of the measurement's own keys; never the application's.
+    /// Namespace for the keys of the measurement. Do not use the application's namespace.
     #[arg(long, default_value = "unsticky-bench", value_name = "NAME")]
     pub(crate) namespace: String,
-    /// Measure although the server does not show whether there are other keys under the namespace.
+    /// Measure even if the server does not show whether other keys exist under the namespace.
     #[arg(long)]
     pub(crate) allow_unseen_keys: bool,
-    /// What is measured, in a list with commas.
+    /// The operations to measure, separated by commas.
     #[arg(
         long,
         value_name = "LIST",
@@ -35,24 +35,24 @@ pub(crate) struct BenchArguments {
         default_value = "read,write,sign-in,sign-out"
     )]
     pub(crate) operations: Vec<Operation>,
-    /// How many requests are under way at the same time, in a list with commas.
+    /// The numbers of concurrent requests, separated by commas.
     #[arg(long, default_value = "1,16,64", value_name = "LIST", value_parser = callers)]
     pub(crate) callers: Numbers,
-    /// Size of the value that a session holds, in bytes, in a list with commas.
+    /// The sizes of the value in a session, in bytes, separated by commas.
     #[arg(long, default_value = "100,1024,16384", value_name = "LIST", value_parser = payloads)]
     pub(crate) payload: Numbers,
-    /// How long each measurement takes, in seconds.
+    /// The duration of each measurement in seconds.
     #[arg(long, default_value = "1", value_name = "NUMBER", value_parser = seconds)]
     pub(crate) seconds: u32,
-    /// How many requests a second are sent to measure latency. Default: half of the highest throughput that
-    /// was found, for each operation and payload.
+    /// The number of requests per second when latency is measured. Default: half of the highest throughput that
+    /// was measured for the same operation and payload.
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     pub(crate) rate: Option<u32>,
-    /// How long one operation may wait for the store, as in 500ms or 2s; from 10ms to 60s.
+    /// How long one operation may wait for the store, such as 500ms or 2s; from 10ms to 60s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Measure although the store has little memory left, so that sessions of applications may be evicted or
-    /// refused.
+    /// Measure even if the store has little memory left. The store may then evict or refuse sessions of
+    /// applications.
     #[arg(long)]
     pub(crate) allow_scarce_memory: bool,
     /// Draw with ASCII characters only.
@@ -60,16 +60,16 @@ pub(crate) struct BenchArguments {
     pub(crate) ascii: bool,
 }
 
-/// What is measured: one request of a visitor, with everything that it costs.
+/// What is measured: one complete request of a visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Operation {
     /// A request that reads the value of a session.
     Read,
     /// A request that changes a value of a session.
     Write,
-    /// A request that begins a session and signs somebody in, with the directory on.
+    /// A request that creates a session and signs a user in, with the directory enabled.
     SignIn,
-    /// A request that ends a session in which somebody is signed in.
+    /// A request that signs the user out.
     SignOut,
 }
 
@@ -87,7 +87,7 @@ impl Operation {
         match self {
             Self::Read => "reads the value of a session",
             Self::Write => "changes a value of a session",
-            Self::SignIn => "begins a session and signs in",
+            Self::SignIn => "creates a session and signs in",
             Self::SignOut => "signs out, which ends a session",
         }
     }
@@ -106,26 +106,28 @@ fn payloads(text: &str) -> Result<Numbers, String> {
 }
 
 fn seconds(text: &str) -> Result<u32, String> {
-    number(text, MOST_SECONDS).ok_or_else(|| format!("a whole number from 1 to {MOST_SECONDS}"))
+    number(text, MOST_SECONDS)
+        .ok_or_else(|| format!("write a whole number from 1 to {MOST_SECONDS}"))
 }
 
 fn rate(text: &str) -> Result<u32, String> {
-    number(text, HIGHEST_RATE).ok_or_else(|| format!("a whole number from 1 to {HIGHEST_RATE}"))
+    number(text, HIGHEST_RATE)
+        .ok_or_else(|| format!("write a whole number from 1 to {HIGHEST_RATE}"))
 }
 
-/// The error repeats nothing.
+/// The error does not repeat the text.
 fn numbers(text: &str, most: u32) -> Result<Numbers, String> {
     let mut numbers = Vec::new();
     for part in text.split(',') {
         let number = number(part, most)
-            .ok_or_else(|| format!("whole numbers from 1 to {most}, with commas between them"))?;
+            .ok_or_else(|| format!("write whole numbers from 1 to {most}, separated by commas"))?;
         if !numbers.contains(&number) {
             numbers.push(number);
         }
     }
     match numbers.len() {
         1..=LONGEST_LIST => Ok(Numbers(numbers)),
-        _ => Err(format!("at most {LONGEST_LIST} numbers")),
+        _ => Err(format!("write at most {LONGEST_LIST} numbers")),
     }
 }
 

@@ -101,7 +101,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     // A cookie's name, which is the namespace of an application that chooses none.
     if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
         let reason =
-            "this is the namespace of an application; choose one for the measurement alone";
+            "this is the namespace of an application; choose another one for the measurement";
         return Err(Failure::usage("--namespace", reason));
     }
     let store = Address::required(url.as_ref())?.connect(*timeout)?;
@@ -131,14 +131,13 @@ fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure
     match check.findings().iter().find(is_scarce) {
         Some(finding) if !arguments.allow_scarce_memory => Err(Failure::usage(
             "the measurement may cost applications their sessions",
-            format!("{} --allow-scarce-memory measures all the same", finding.sentence()),
+            format!("{} Add --allow-scarce-memory to measure anyway", finding.sentence()),
         )),
         _ => Ok(()),
     }
 }
 
-/// Refuses a server that has keys under the namespace: they are somebody else's, or an earlier run's, which would
-/// be measured with.
+/// Refuses a server that has keys under the namespace. They belong to another application or to an earlier run.
 async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
     let BenchArguments { url, namespace, allow_unseen_keys, timeout, .. } = arguments;
     let url = Address::required(url.as_ref())?;
@@ -153,16 +152,16 @@ async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
         Some(true) => Err(Failure::usage(
             "--namespace",
             format!(
-                "the store has keys under it. Those of an earlier run expire within {} minutes; if they stay, \
-                 they are not a measurement's, and another namespace is needed",
+                "the store has keys under this namespace. Those of an earlier run expire within {} minutes. If \
+                 they stay, they belong to another application: choose another namespace",
                 KEY_LIFE.as_secs() / 60
             ),
         )),
         None if *allow_unseen_keys => Ok(()),
         None => Err(Failure::usage(
             "--namespace",
-            "the store does not show whether there are other keys under it; if it is used for nothing else, \
-             add --allow-unseen-keys",
+            "the store does not show whether other keys exist under this namespace; if nothing else uses the \
+             namespace, add --allow-unseen-keys",
         )),
     }
 }

@@ -40,7 +40,7 @@ impl Head<'_> {
         let (count, seconds) = (plan.measurements(), plan.seconds);
         let each = if seconds == 1 { "a second" } else { &*format!("{seconds} seconds") };
         let _ = writeln!(text, "{count} measurements of {each} each take about {takes} s.");
-        let _ = writeln!(text, "Its keys begin with {}:", arguments.namespace);
+        let _ = writeln!(text, "The keys of the measurement begin with {}:", arguments.namespace);
         let (minutes, memory) = (KEY_LIFE.as_secs() / 60, plan.bytes().div_ceil(1 << 20) << 20);
         let _ = writeln!(
             text,
@@ -51,8 +51,8 @@ impl Head<'_> {
             let (name, meaning) = (operation.as_str(), operation.meaning());
             let _ = writeln!(text, "{name:8}  a request that {meaning}");
         }
-        text.push_str("value     the size of what a session holds\n");
-        text.push_str("callers   how many requests are under way at the same time\n\n");
+        text.push_str("value     the size of the value in the session\n");
+        text.push_str("callers   the number of concurrent requests\n\n");
         text
     }
 
@@ -246,7 +246,7 @@ fn complaints(results: &Results) -> String {
         text.push('\n');
     }
     if results.is_cut_short {
-        text.push_str("The measurements ended early, since no request succeeded any more.\n\n");
+        text.push_str("The measurements ended early, because no request succeeded.\n\n");
     }
     if results.keys_left > 0 {
         let minutes = KEY_LIFE.as_secs() / 60;

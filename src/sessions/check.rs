@@ -1,4 +1,4 @@
-//! Whether what stands behind the store is fit for sessions.
+//! Checks whether the store's servers are fit for sessions.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::settings::{Sessions, Settings};
 use crate::store::{Probe, ProbeSettings, TAG_LEN};
 
 impl Sessions {
-    /// Examines what stands behind the store: for a log at start-up, and before a process gets traffic.
+    /// Examines the servers behind the store. Call it at start-up, before the process gets traffic.
     ///
-    /// The report says which servers there are and in which version, whether the user may run every command
-    /// that sessions need, how long a read takes, and whether the servers are configured so that sessions are
-    /// not lost. Commands are tried on a key of the check's own under the namespace, which expires within ten
-    /// seconds. No other record is read or written.
+    /// The report names the servers and their versions. It says whether the user may run every command that
+    /// sessions need, how long a read takes, and whether the configuration of the servers keeps sessions from
+    /// being lost. The check tries the commands on its own key under the namespace, which expires within ten
+    /// seconds. It reads and writes no other record.
     ///
     /// It takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: a server
-    /// that does not answer is a finding. What the server keeps from this user (`INFO`, `CONFIG`) is a note.
+    /// that does not answer is a finding. A command that the user may not run (`INFO`, `CONFIG`) is a note.
     /// It sends a few dozen commands to each server, so do not call it for every probe of an orchestrator:
     /// [`ping`](Self::ping) is for that.
     ///
@@ -49,7 +49,7 @@ impl Sessions {
     pub async fn check(&self) -> Report {
         let Settings { store, options, .. } = self.settings();
         let end = Instant::now() + 2 * options.timeout;
-        // Before the end, so that every part can say that it was not answered.
+        // The parts stop a little earlier, so that each of them can report that it was not answered.
         let probe = Probe::new(self.probe_settings(), end - options.timeout / 8);
         let examined = async {
             match store.diagnosis() {
@@ -60,18 +60,18 @@ impl Sessions {
         if timeout_at(end, examined).await.is_err() {
             probe.report(Finding::error(
                 "unanswered",
-                "The check did not end within its time.",
-                "See whether the store's servers are running and can be reached from here.",
+                "The check did not finish in time.",
+                "Check whether the store's servers are running and can be reached from here.",
             ));
         }
         Report::new(probe.into_findings())
     }
 
-    /// Reads a key that holds nothing: whether the store answers at all, for the readiness probes of an
+    /// Reads an unused key, to find out whether the store answers. Use it for the readiness probes of an
     /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout); a command that
     /// fails is [retried](crate::Builder::command_retries) like every other one.
     ///
-    /// With several servers it asks one of them, another one each time.
+    /// With several servers, each call asks one of them, chosen at random.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! How a store has its servers examined.
+//! The interface through which a store examines its servers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::entropy::Entropy;
 use crate::error::Result;
 use crate::store::key::{Kind, StoreKey, TAG_LEN};
 
-/// A store that can examine what stands behind it, for [`Sessions::check`](crate::Sessions::check).
+/// A store that can examine its servers, for [`Sessions::check`](crate::Sessions::check).
 ///
 /// [`Store::diagnosis`](crate::Store::diagnosis) returns it.
 ///
@@ -84,19 +84,21 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 /// ```
 #[async_trait]
 pub trait Diagnose: Send + Sync {
-    /// Examines the servers and reports what it finds to `probe`.
+    /// Examines the servers and reports the findings to `probe`.
     ///
-    /// It may write under the keys of [`Probe::key`] only, with a time to live of [`Probe::TTL`], and it
-    /// reads no other record. A server that does not answer is a finding. The future is dropped when the
-    /// check's time is over; what was reported until then stays. Nothing that it reports may hold a secret.
+    /// An implementation may write only under the keys of [`Probe::key`], with a time to live of
+    /// [`Probe::TTL`], and must read no other record. Report a server that does not answer as a finding. The
+    /// future is dropped when the time of the check is over; the findings reported until then stay. No finding
+    /// may contain a secret.
     async fn diagnose(&self, probe: &Probe);
 }
 
-/// What a check gives to a store that examines itself, and what collects the findings.
+/// The keys, records and settings that a check gives to a store that examines its servers. It collects the
+/// findings.
 pub struct Probe {
     /// Namespace and epoch, as every key begins.
     prefix: String,
-    /// A record of an expired session that nobody can open.
+    /// The record of an expired session that no cookie opens.
     record: Bytes,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -106,13 +108,13 @@ pub struct Probe {
     findings: Mutex<Vec<Finding>>,
 }
 
-/// What a check takes from the configuration.
+/// The settings that a check takes from the configuration.
 pub(crate) struct ProbeSettings {
     pub(crate) prefix: String,
     pub(crate) record: Bytes,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    /// What a request may wait for the store.
+    /// How long a request may wait for the store.
     pub(crate) timeout: Duration,
     pub(crate) max_record_bytes: usize,
 }
@@ -128,6 +130,12 @@ impl Probe {
         let ProbeSettings { prefix, record, clock, entropy, timeout, max_record_bytes } = settings;
         let findings = Mutex::default();
         Self { prefix, record, clock, entropy, timeout, deadline, max_record_bytes, findings }
+    }
+
+    /// The application's namespace, with which every key begins.
+    #[cfg(feature = "redis")]
+    pub(crate) fn namespace(&self) -> &str {
+        self.prefix.split(':').next().unwrap_or_default()
     }
 
     /// Adds a finding to the report.
@@ -169,7 +177,7 @@ impl Probe {
         Ok(record.into())
     }
 
-    /// This process's time, as the sessions have it.
+    /// The current time, from the clock of the sessions.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         self.clock.now()
@@ -188,9 +196,9 @@ impl Probe {
         self.max_record_bytes
     }
 
-    /// Runs a part of the examination that may not end, such as that of one server of several. If it has not
-    /// ended when the check's time is over, this is reported about `subject` as an error, and the answer is
-    /// `None`.
+    /// Runs a part of the examination that may take too long, such as that of one server of several. If it has
+    /// not finished when the time of the check is over, this is reported about `subject` as an error, and the
+    /// result is `None`.
     pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
         let answer = self.within_time(part).await;
         if answer.is_none() {
@@ -199,7 +207,7 @@ impl Probe {
         answer
     }
 
-    /// The same for a server that sessions can do without: that it does not answer is a warning.
+    /// The same for a server that sessions can do without: a missing answer is a warning.
     #[cfg(feature = "redis")]
     pub(crate) async fn spare_part<T>(
         &self,
@@ -217,7 +225,7 @@ impl Probe {
         timeout_at(self.deadline, part).await.ok()
     }
 
-    /// When the parts have to have ended.
+    /// When all parts must have finished.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -230,8 +238,8 @@ impl Probe {
 fn unanswered() -> Finding {
     Finding::error(
         "unanswered",
-        "It did not answer within the time that the check has.",
-        "See whether it is running and can be reached from here.",
+        "The server did not answer within the time of the check.",
+        "Check whether the server is running, overloaded or cut off from here.",
     )
 }
 

@@ -10,10 +10,10 @@ use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
 
-/// What a store has done whose records do not last.
+/// What went wrong if a record does not last.
 const GONE: &str = "a record that was written is gone";
 
-/// Why a trial ended before its end.
+/// Why a trial failed.
 enum Failure {
     /// No record could be made.
     NoRecord(Error),
@@ -21,8 +21,30 @@ enum Failure {
     Refused(&'static str, Error),
     /// The verb that was not answered.
     Unanswered(&'static str),
-    /// What the store did that its contract does not allow.
+    /// What the store did against its contract.
     Wrong(&'static str),
+}
+
+/// What to do if the store refused a command, by what its error says.
+fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
+    let says = |word: &str| reason.contains(word);
+    if says("NOPERM") || says("ACL") {
+        "Permit the command or the keys with ACL SETUSER; the documentation of RedisStore lists the whole line."
+    } else if says("OOM") {
+        "Raise maxmemory on the server, or remove what fills its memory."
+    } else if says("MISCONF") {
+        "Give the server's disk room, or mend its permissions; the server's log says what failed."
+    } else if says("NOREPLICAS") {
+        "Start the replicas that are down, or lower min-replicas-to-write on the server."
+    } else if says("READONLY") {
+        "Write the host of the master into the address."
+    } else if says("disabled or renamed") {
+        "Remove the line rename-command from redis.conf and restart the server."
+    } else if kind == ErrorKind::Refused {
+        "Correct what the error names, on the server or in the address."
+    } else {
+        "Check whether the server is running and can be reached from here."
+    }
 }
 
 impl Probe {
@@ -39,24 +61,20 @@ impl Probe {
             Err(Failure::NoRecord(error)) => return self.report_without_key(&error, subject),
             Err(Failure::Unanswered(verb)) => Finding::error(
                 "unanswered",
-                format!("A record was not {verb} within the time that the check has."),
-                "See whether the store is running and can be reached from here.",
+                format!(
+                    "A record was not {verb} within the time of the check, so requests would fail."
+                ),
+                "Check whether the store is running, overloaded or cut off from here.",
             ),
             Err(Failure::Refused(verb, error)) => Finding::error(
                 "commands",
-                format!("A record cannot be {verb}: {}.", causes(&error)),
-                match error.kind() {
-                    ErrorKind::Refused => {
-                        "Do what the server asks for; the documentation of the store lists the permissions \
-                         that it needs."
-                    }
-                    _ => "See whether the server is running and can be reached from here.",
-                },
+                format!("A record cannot be {verb}, so sessions do not work: {}.", causes(&error)),
+                refusal_remedy(error.kind(), &causes(&error)),
             ),
             Err(Failure::Wrong(what)) => Finding::error(
                 "compare",
                 format!("The store breaks its contract: {what}."),
-                "Updates would be lost: use a store that compares and sets.",
+                "Updates would be lost. Use a store that compares and sets.",
             ),
         };
         self.report(finding.about(subject.to_owned()));
@@ -74,10 +92,10 @@ impl Probe {
         }
     }
 
-    /// No key could be made.
+    /// Reports that no key could be made.
     pub(crate) fn report_without_key(&self, error: &Error, subject: &str) {
         let sentence = format!("Nothing could be tried: {}.", causes(error));
-        let remedy = "See why the operating system has no random numbers.";
+        let remedy = "Find out why the operating system's random number generator failed.";
         self.report(Finding::error("commands", sentence, remedy).about(subject.to_owned()));
     }
 
@@ -100,7 +118,7 @@ impl Probe {
         }
         let replaced = store.replace(key, second.clone(), Self::TTL, &old);
         let Replaced::Replaced(version) = self.answer("replaced", replaced).await? else {
-            return Err(Failure::Wrong("a record that nobody else has changed was not replaced"));
+            return Err(Failure::Wrong("an unchanged record was not replaced"));
         };
         let new = Stored::new(second, version);
         match self.answer("replaced", store.replace(key, third.clone(), Self::TTL, &old)).await? {
@@ -127,7 +145,7 @@ impl Probe {
             return Err(Failure::Wrong("a record that was written is not what is read"));
         }
         if self.answer("deleted", store.delete(key, Some(&new))).await? != Deleted::Deleted {
-            return Err(Failure::Wrong("a record that nobody else has changed was not deleted"));
+            return Err(Failure::Wrong("an unchanged record was not deleted"));
         }
         let replaced = store.replace(key, third, Self::TTL, &new);
         if self.answer("replaced", replaced).await? != Replaced::Missing {
@@ -139,7 +157,7 @@ impl Probe {
         Ok(round_trip)
     }
 
-    /// What the store says to one command, if it does so in the check's time.
+    /// The answer of the store to one command within the time of the check.
     async fn answer<T>(
         &self,
         verb: &'static str,
@@ -151,7 +169,7 @@ impl Probe {
         }
     }
 
-    /// What a read's time says, of which a request needs one or a few.
+    /// Judges the time of a read. A request needs one or a few reads.
     fn judged(&self, round_trip: Duration) -> Finding {
         let took = format!("A read took {:.1} ms", round_trip.as_secs_f64() * 1e3);
         let limit = self.timeout() / 10;
@@ -160,8 +178,11 @@ impl Probe {
         }
         Finding::warning(
             "round_trip",
-            format!("{took}, which is over a tenth of the time that a request has for the store."),
-            "Run the application near its store, see whether either is overloaded, or raise \
+            format!(
+                "{took}, which is more than a tenth of the time that a request may wait for the store \
+                 (Builder::timeout)."
+            ),
+            "Run the application near its store, check whether either is overloaded, or raise \
              Builder::timeout.",
         )
     }

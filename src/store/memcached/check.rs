@@ -1,4 +1,4 @@
-//! Examines the servers behind a Memcached store: each asked what it tells of itself, and tried.
+//! Examines the servers behind a Memcached store: reads their statistics and tries commands.
 
 use std::io;
 use std::net::SocketAddr;
@@ -62,16 +62,17 @@ async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
         Ok(Greeting::Full) => {
             return Err(Finding::error(
                 "connections",
-                "It has reached its limit of connections (max_connections) and accepts no more.",
-                "Raise its limit of connections (-c), or let fewer processes connect to it.",
+                "The server has reached its limit of connections (max_connections) and accepts no more, so its \
+                 sessions are unavailable.",
+                "Start it with a higher limit of connections (-c NUMBER), or let fewer processes connect to it.",
             ));
         }
         Err(reason) => {
             return Err(Finding::error(
                 "unreachable",
-                format!("No session can be kept there: {reason}."),
-                "See whether a Memcached server runs there and can be reached from here, without TLS and \
-                 without authentication.",
+                format!("The server cannot be used, so its sessions are unavailable: {reason}."),
+                "Check whether a Memcached server is running at this address and can be reached from here, \
+                 without TLS and without authentication.",
             ));
         }
     };

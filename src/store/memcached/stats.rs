@@ -1,4 +1,4 @@
-//! What a server tells of itself, and what that means for sessions: pure, over what it has answered.
+//! Turns the statistics of a server into findings. These functions are pure: they send nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -145,16 +145,16 @@ impl Told {
         match self.release {
             Some(release) if self.is_old() => Some(Finding::error(
                 "version",
-                format!("It is Memcached {release}, and sessions need {MIN_RELEASE} or later."),
-                "Upgrade the server.",
+                format!("It is Memcached {release}, but sessions need {MIN_RELEASE} or newer."),
+                "Upgrade the server to Memcached 1.6.13 or newer.",
             )),
             _ if !self.is_meta => Some(Finding::error(
                 "version",
                 format!(
-                    "It does not know the meta commands, which sessions need and Memcached \
-                     {MIN_RELEASE} has."
+                    "The server does not know the meta commands, which sessions need: Memcached has them \
+                     since {MIN_RELEASE}."
                 ),
-                "Upgrade the server. If it is a proxy, name the servers behind it instead.",
+                "Upgrade the server. If this is a proxy, name the servers behind it in the address.",
             )),
             Some(release) => Some(Finding::fine("version", format!("It is Memcached {release}."))),
             None => hidden.note("version"),
@@ -165,12 +165,12 @@ impl Told {
         match self.settings.get("cas_enabled").map(String::as_str) {
             Some("no") => Some(Finding::error(
                 "cas",
-                "It keeps no versions of its items (cas_enabled is no), so no session can be written.",
-                "Start it without -C (--disable-cas).",
+                "The server keeps no versions of its items (cas_enabled is no), so no session can be saved.",
+                "Restart it without -C (--disable-cas).",
             )),
             Some("yes") => Some(Finding::fine(
                 "cas",
-                "It keeps versions of its items (cas_enabled is yes), which the store compares.",
+                "The server keeps versions of its items (cas_enabled is yes), as the store needs.",
             )),
             _ => hidden.note("cas_enabled"),
         }
@@ -182,16 +182,16 @@ impl Told {
         let record = needs.record as u64;
         if record.saturating_add(overhead) <= largest {
             let fits = format!(
-                "A record of {record} bytes (Builder::max_record_bytes) fits into its largest item \
+                "A record of {record} bytes (Builder::max_record_bytes) fits into the largest item \
                  (item_size_max is {largest})."
             );
             return Some(Finding::fine("item_size", fits));
         }
         let sentence = format!(
-            "A record may have {record} bytes (Builder::max_record_bytes) and does not fit into its \
-             largest item (item_size_max is {largest}); the write of such a record deletes the session."
+            "A record may have {record} bytes (Builder::max_record_bytes), which do not fit into the \
+             largest item (item_size_max is {largest}). Writing such a record deletes the session."
         );
-        let mut remedy = "Start it with -I 1m, which is the default".to_owned();
+        let mut remedy = "Restart it with -I 1m, which is the default".to_owned();
         match largest.saturating_sub(overhead) {
             room @ MIN_RECORD.. => {
                 remedy += &format!(", or set Builder::max_record_bytes to at most {room}.");
@@ -206,23 +206,25 @@ impl Told {
             Some("off") => {
                 return Some(Finding::warning(
                     "evictions",
-                    "It refuses writes when its memory is full (evictions is off), and a refused write \
-                     deletes the session.",
-                    "Start it without -M (--disable-evictions), and with enough memory (-m).",
+                    "The server refuses writes when its memory is full (evictions is off), and a refused \
+                     write deletes the session.",
+                    "Restart it without -M (--disable-evictions), and with enough memory (-m MEGABYTES).",
                 ));
             }
             Some("on") => {}
             _ => hidden.add("evictions"),
         }
         Some(match hidden.number(&self.stats, "evictions")? {
-            0 => Finding::fine("evictions", "It has evicted nothing (evictions is 0)."),
+            0 => Finding::fine("evictions", "The server has evicted nothing (evictions is 0)."),
             count => Finding::warning(
                 "evictions",
                 format!(
-                    "It has evicted {count} items for want of memory (evictions); users may have been \
-                     signed out."
+                    "The server has evicted {} because its memory was full (evictions), so users may have \
+                     been signed out.",
+                    counted(count, "item")
                 ),
-                "Give it more memory (-m) or more servers. The command `stats reset` sets the counter to 0.",
+                "Restart it with more memory (-m MEGABYTES), or add servers. The command `stats reset` resets the \
+                 counter.",
             ),
         })
     }
@@ -237,11 +239,11 @@ impl Told {
         Some(Finding::warning(
             "refused_writes",
             format!(
-                "It has refused {large} writes for their size (store_too_large) and {memory} for want of \
-                 memory (store_no_memory); each of them deleted what stood under its key."
+                "The server has refused {} because of the size (store_too_large) and {memory} because its memory \
+                 was full (store_no_memory). Each refused write deleted the item under its key, perhaps a session.",
+                counted(large, "write")
             ),
-            "See the findings item_size, evictions and memory. The command `stats reset` sets the counters \
-             to 0.",
+            "Follow the findings item_size, evictions and memory. The command `stats reset` resets the counters.",
         ))
     }
 
@@ -250,7 +252,7 @@ impl Told {
         let limit = hidden.number(&self.stats, "limit_maxbytes");
         let (used, limit) = (used?, limit.filter(|limit| *limit > 0)?);
         let sentence = format!(
-            "Its items take {} % of its memory (bytes is {used}, limit_maxbytes is {limit})",
+            "The items take {} % of the server's memory (bytes is {used}, limit_maxbytes is {limit})",
             percent(used, limit)
         );
         if percent(used, limit) < SCARCE {
@@ -258,8 +260,8 @@ impl Told {
         }
         Some(Finding::warning(
             "memory",
-            format!("{sentence}, and sessions are lost when it is full."),
-            "Give it more memory (-m) or more servers, or let sessions end earlier.",
+            format!("{sentence}. When it is full, sessions are lost."),
+            "Restart it with more memory (-m MEGABYTES), add servers, or set a shorter idle timeout.",
         ))
     }
 
@@ -271,22 +273,24 @@ impl Told {
         // What it keeps for itself is accepted from nobody.
         let accepted = limit.saturating_sub(count("reserved_fds")).max(1);
         let sentence = format!(
-            "{open} of the {accepted} connections that it accepts are open (max_connections is {limit})"
+            "{open} of at most {} {} open (max_connections is {limit})",
+            counted(accepted, "connection"),
+            if open == 1 { "is" } else { "are" }
         );
-        let remedy = "Raise its limit of connections (-c), or let fewer processes connect to it.";
+        let remedy = "Restart it with a higher limit of connections (-c NUMBER), or let fewer processes connect to it.";
         // It refuses what is beyond the limit, or lets it wait.
         let excess = count("rejected_connections").saturating_add(count("listen_disabled_num"));
         if excess > 0 {
             let sentence = format!(
-                "{sentence}, and it has reached that limit before (rejected_connections and \
-                 listen_disabled_num are {excess} together)."
+                "{sentence}, and the limit was reached before (rejected_connections and listen_disabled_num are \
+                 {excess} together)."
             );
             return Some(Finding::warning("connections", sentence, remedy));
         }
         if percent(open, accepted) < SCARCE {
             return Some(Finding::fine("connections", format!("{sentence}.")));
         }
-        let sentence = format!("{sentence}; beyond these, processes cannot reach it.");
+        let sentence = format!("{sentence}. At the limit, processes cannot connect.");
         Some(Finding::warning("connections", sentence, remedy))
     }
 
@@ -295,29 +299,29 @@ impl Told {
         let ahead = i64::try_from(time).ok()?.saturating_sub(self.heard.unix_timestamp());
         if ahead.saturating_abs() <= CLOCK_TOLERANCE {
             let fine = format!(
-                "Its clock differs from this process's by no more than {CLOCK_TOLERANCE} seconds."
+                "The server's clock differs from this process's by at most {CLOCK_TOLERANCE} seconds."
             );
             return Some(Finding::fine("clock", fine));
         }
         let way = if ahead > 0 { "ahead of" } else { "behind" };
         Some(Finding::warning(
             "clock",
-            format!("Its clock is {} seconds {way} this process's.", ahead.unsigned_abs()),
-            "Keep the clocks of all machines in step (NTP). The clocks of the processes say when a session \
-             expires, the server's says when a record of more than 30 days does.",
+            format!("The server's clock is {} seconds {way} this process's.", ahead.unsigned_abs()),
+            "Synchronise the clocks of all machines with NTP. The clocks of the processes decide when a session \
+             expires; the server's decides when a record with a lifetime of more than 30 days does.",
         ))
     }
 
     fn uptime(&self, hidden: &mut Hidden) -> Option<Finding> {
         let seconds = hidden.number(&self.stats, "uptime")?;
         if seconds >= RECENT {
-            let fine = format!("It has been running for {} (uptime).", rounded(seconds));
+            let fine = format!("The server has been running for {} (uptime).", rounded(seconds));
             return Some(Finding::fine("uptime", fine));
         }
         Some(Finding::note(
             "uptime",
             format!(
-                "It started {} ago (uptime), and the sessions that it had before are gone.",
+                "The server started {} ago (uptime), so all sessions from before are gone.",
                 rounded(seconds)
             ),
             "",
@@ -356,14 +360,19 @@ impl Hidden {
         }
         Some(Finding::note(
             "hidden",
-            format!("It does not tell {}, so this was not examined.", self.0.join(", ")),
-            "If it is a proxy, examine the servers behind it.",
+            format!("The server does not show {}, so this was not examined.", self.0.join(", ")),
+            "If this is a proxy, check the servers behind it.",
         ))
     }
 }
 
 fn number(table: &Table, name: &str) -> Option<u64> {
     table.get(name)?.parse().ok()
+}
+
+/// A number with its noun in the singular or the plural.
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn percent(part: u64, whole: u64) -> u64 {
@@ -376,7 +385,7 @@ fn rounded(seconds: u64) -> String {
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
     match seconds {
-        ..120 => format!("{seconds} seconds"),
+        ..120 => counted(seconds, "second"),
         120..7200 => format!("{} minutes", seconds / MINUTE),
         7200..172_800 => format!("{} hours", seconds / HOUR),
         _ => format!("{} days", seconds / DAY),

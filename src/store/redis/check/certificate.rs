@@ -1,4 +1,4 @@
-//! When a certificate ends.
+//! When a certificate expires.
 
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
@@ -6,31 +6,39 @@ use crate::check::Finding;
 
 const CODE: &str = "certificate";
 
-/// How long before its end a certificate should have been renewed.
+/// How long before its expiry a certificate should be renewed.
 const SOON: Duration = Duration::days(14);
 
-/// What the end of a certificate means. `whose` begins the sentence, as in `Its certificate`.
+/// Judges a certificate by its expiry. `whose` begins the sentence, such as `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
-        let sentence = format!("{whose} does not say in a known form when it ends.");
-        return Finding::note(CODE, sentence, "Watch its end by other means.");
+        let sentence = format!("The expiry of {} is written in an unknown form.", lower(whose));
+        return Finding::note(CODE, sentence, "Monitor its expiry with another tool.");
     };
     let day = end.date();
     let left = end - now;
     if left.is_negative() {
-        let sentence = format!("{whose} ended on {day} (UTC), so no new connection can be made.");
-        return Finding::error(CODE, sentence, "Renew it.");
+        let sentence = format!("{whose} expired on {day} (UTC), so no new connection can be made.");
+        return Finding::error(CODE, sentence, "Renew the certificate.");
     }
     let left_text = match left.whole_days() {
-        0 | 1 => format!("{} hours", left.whole_hours()),
+        0 | 1 => match left.whole_hours() {
+            1 => "1 hour".to_owned(),
+            hours => format!("{hours} hours"),
+        },
         days => format!("{days} days"),
     };
-    let sentence = format!("{whose} ends on {day} (UTC), in {left_text}.");
+    let sentence = format!("{whose} expires on {day} (UTC), in {left_text}.");
     if left < SOON {
-        let remedy = "Renew it before that: no new connection can be made afterwards.";
+        let remedy = "Renew the certificate before that: afterwards no new connection can be made.";
         return Finding::warning(CODE, sentence, remedy);
     }
     Finding::fine(CODE, sentence)
+}
+
+/// The same words inside a sentence.
+fn lower(whose: &str) -> String {
+    whose.replacen("The ", "the ", 1)
 }
 
 /// Tags of DER (ITU-T X.690).
@@ -40,7 +48,7 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// The end of the validity of an X.509 certificate in DER (RFC 5280, 4.1); `None` where it is none.
+/// The end of the validity of an X.509 certificate in DER (RFC 5280, 4.1). `None` if these bytes are not one.
 fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (to_be_signed, _) = expect(SEQUENCE, certificate)?;
@@ -65,7 +73,7 @@ fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The tag and the content of the first element, and what follows it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    /// A length of more bytes is that of no certificate.
+    /// No certificate has a length of more bytes.
     const LONGEST: usize = 4;
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -85,7 +93,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// A point in time of a certificate (RFC 5280, 4.1.2.5): with seconds, and in UTC.
+/// A time in a certificate (RFC 5280, 4.1.2.5): in UTC, with seconds.
 fn point_in_time(tag: u8, text: &[u8]) -> Option<OffsetDateTime> {
     let (digits, zone) = text.split_last_chunk::<1>()?;
     if zone != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
@@ -132,15 +140,15 @@ mod tests {
     }
 
     #[test]
-    fn end_of_certificate_is_found_in_both_forms() {
-        // Up to 2049 in the short form, from 2050 on in the long one.
+    fn expiry_is_read_in_both_forms() {
+        // Years up to 2049 have the short form, later years the long form.
         for end in [0, 946_684_799, 2_524_607_999, 2_524_608_000, 253_402_300_799] {
             assert_eq!(not_after(&certificate(at(end))), Some(at(end)));
         }
     }
 
     #[test]
-    fn strange_time_is_none() {
+    fn malformed_time_is_none() {
         assert_eq!(point_in_time(UTC_TIME, b"700101000001Z"), Some(at(1)));
         assert_eq!(point_in_time(GENERALIZED_TIME, b"19700101000001Z"), Some(at(1)));
         for (tag, text) in [
@@ -162,36 +170,36 @@ mod tests {
     }
 
     #[test]
-    fn certificate_is_judged_by_time_that_is_left() {
+    fn certificate_is_judged_by_remaining_time() {
         let end = at(1_800_000_000);
         let certificate = certificate(end);
         for (left, level, text) in [
-            (Duration::days(14), Level::Fine, "ends on 2027-01-15 (UTC), in 14 days."),
+            (Duration::days(14), Level::Fine, "expires on 2027-01-15 (UTC), in 14 days."),
             (Duration::days(14) - Duration::SECOND, Level::Warning, "in 13 days."),
             (Duration::days(1), Level::Warning, "in 24 hours."),
             (Duration::ZERO, Level::Warning, "in 0 hours."),
-            (-Duration::SECOND, Level::Error, "ended on 2027-01-15"),
+            (-Duration::SECOND, Level::Error, "expired on 2027-01-15"),
         ] {
-            let finding = judged("Its certificate", &certificate, end - left);
+            let finding = judged("The server's certificate", &certificate, end - left);
             assert_eq!(finding.level(), level, "{finding}");
             assert!(finding.sentence().contains(text), "{finding}");
         }
-        assert_eq!(judged("It", b"no certificate", end).level(), Level::Note);
+        assert_eq!(judged("The server's certificate", b"no certificate", end).level(), Level::Note);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = not_after(&bytes);
         }
 
         #[test]
-        fn any_times_are_read(tag in 0x16..0x19_u8, text in "[0-9a-z]{0,15}Z?") {
+        fn arbitrary_times_are_read_without_panic(tag in 0x16..0x19_u8, text in "[0-9a-z]{0,15}Z?") {
             let _ = point_in_time(tag, text.as_bytes());
         }
 
         #[test]
-        fn damaged_certificate_is_read(
+        fn damaged_certificate_is_read_without_panic(
             changes in prop::collection::vec((0..400_usize, any::<u8>()), 0..8),
             length in 0..800_usize,
         ) {

@@ -131,9 +131,9 @@ async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     if answers.iter().any(Asked::is_hidden) {
         probe.report(Finding::warning(
             "cluster",
-            "The user may not run CLUSTER SLOTS, so most commands are sent twice, and the nodes that the \
+            "The user may not run CLUSTER SLOTS, so most commands are sent twice, and nodes that the \
              address does not name were not examined.",
-            "Permit it on each node with ACL SETUSER and +cluster|slots.",
+            "Run ACL SETUSER USER +cluster|slots on each node.",
         ));
         let examined = answers.iter().filter(|answer| answer.is_hidden()).map(|answer| {
             let name = answer.node.name();
@@ -145,14 +145,14 @@ async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     }
     let reason = answers.first().map(Asked::reason).unwrap_or_default();
     let sentence = match answers.len() {
-        1 => format!("The node that the address names tells nothing of a cluster: {reason}."),
+        1 => format!("The node that the address names does not describe a cluster: {reason}."),
         count => format!(
-            "None of the {count} nodes that the address names tells anything of a cluster. The first \
-             reason: {reason}."
+            "None of the {count} nodes that the address names describes a cluster. The first reason: \
+             {reason}."
         ),
     };
-    let remedy = "Let the address name nodes that run and can be reached from here. The address of one \
-                  server without a cluster begins with redis:// or rediss://.";
+    let remedy = "Name nodes in the address that are running and can be reached from here. For a single \
+                  server without a cluster, write an address that begins with redis:// or rediss://.";
     probe.report(Finding::error("cluster", sentence, remedy));
     judge_seeds(probe, answers, &BTreeSet::new());
 }
@@ -174,7 +174,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
             "The address names this node, which belongs to another cluster than the others."
                 .to_owned()
         };
-        let remedy = "Start the node, or take it out of the address.";
+        let remedy = "Start the node, or remove it from the address.";
         let finding = Finding::warning("seed", sentence, remedy);
         probe.report(finding.about(answer.node.name().to_owned()));
     }
@@ -182,9 +182,9 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
         (0, _) => {}
         (1, 1) => probe.report(Finding::note(
             "seed",
-            "The address names one node, so a process that starts while that one is down finds no \
+            "The address names one node, so a process that starts while this node is down cannot find the \
              cluster.",
-            "Name a node of each shard.",
+            "Name at least one node of each shard in the address.",
         )),
         (usable, count) => probe.report(Finding::fine(
             "seed",
@@ -281,10 +281,10 @@ async fn examine_master(
             let sentence =
                 format!("It is the master of {size}, whose sessions cannot be read or written.");
             let remedy = if shard.replicas.is_empty() {
-                "Start it again: there is no replica that could take its place."
+                "Start it again: it has no replica that could replace it."
             } else {
-                "The cluster puts a replica in its place if most masters are up; see CLUSTER NODES and \
-                 cluster-node-timeout."
+                "The cluster promotes a replica after cluster-node-timeout if most masters are up. Watch it with \
+                 CLUSTER NODES."
             };
             probe.report(Finding::error("shard", sentence, remedy).about(name.to_owned()));
             return None;
@@ -313,9 +313,9 @@ async fn try_asking(probe: &Probe, link: &Node) {
     if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
     {
-        let sentence = "The user may not run ASKING, so requests fail while slots are moved: those for keys \
-                        that have been moved before their slot.";
-        let remedy = "Give the user +asking (ACL SETUSER).";
+        let sentence = "The user may not run ASKING, so while slots are moved, requests fail for keys that \
+                        have already been moved.";
+        let remedy = "Run ACL SETUSER USER +asking on each node.";
         let finding = Finding::warning("permission", sentence, remedy);
         probe.report(finding.about(link.name().to_owned()));
     }
@@ -359,7 +359,8 @@ async fn examine_replica(
         {
             let sentence =
                 format!("This replica of {} cannot be used: {failure}.", shard.master.place);
-            let remedy = "Start it, or have the cluster forget it and add another one.";
+            let remedy =
+                "Start it, or remove it with redis-cli --cluster del-node and add another replica.";
             probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
             return false;
         }
@@ -430,13 +431,13 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     let finding = match (up, new + are_up.len() + down.len()) {
         (0, 0) => Finding::warning(
             "shard",
-            format!("It has {size} and no replica, so their sessions are lost with it."),
+            format!("It has {size} and no replica, so their sessions are lost if it fails."),
             "Add a replica with redis-cli --cluster add-node and --cluster-slave.",
         ),
         (0, count) => Finding::warning(
             "shard",
             format!(
-                "It has {size}, and of its {} none is up, so their sessions are lost with it{}.",
+                "It has {size}, and of its {} none is up, so their sessions are lost if it fails{}.",
                 counted(count, "replica"),
                 named(&down),
             ),
@@ -445,11 +446,12 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
         (up, count) if up < count => Finding::warning(
             "shard",
             format!(
-                "It has {size}, and {up} of its {} is up{}.",
+                "It has {size}, and {up} of its {} {} up{}.",
                 counted(count, "replica"),
+                if up == 1 { "is" } else { "are" },
                 named(&down)
             ),
-            "Start the replica, or have the cluster forget it with CLUSTER FORGET.",
+            "Start the replica, or remove it with redis-cli --cluster del-node.",
         ),
         (up, _) => Finding::fine("shard", format!("It has {size} and {}.", counted(up, "replica"))),
     };
@@ -490,7 +492,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
                 "{failed} of {SLOTS} slots have a master that is down; {}.",
                 consequence(views)
             ),
-            "Start that master again, or have a replica take its place with CLUSTER FAILOVER FORCE.",
+            "Start that master again, or run CLUSTER FAILOVER FORCE on one of its replicas.",
         )
     } else if stopped > 0 {
         Finding::error(
@@ -499,7 +501,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
                 "cluster_state is fail for {stopped} of {}, which then refuse commands.",
                 counted(infos.len(), "master")
             ),
-            "See CLUSTER INFO and CLUSTER NODES there: a node may be cut off from most of the masters.",
+            "Run CLUSTER NODES on these masters: they may be cut off from most of the others.",
         )
     } else if suspected > 0 {
         Finding::warning(
@@ -507,7 +509,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
             format!(
                 "{suspected} of {SLOTS} slots have a master that does not answer another node."
             ),
-            "See which node CLUSTER NODES has as fail?, and whether it can be reached.",
+            "Find the node that CLUSTER NODES shows as fail?, and check whether it can be reached.",
         )
     } else if infos.is_empty() {
         Finding::fine("cluster", format!("All {SLOTS} slots have a node, on {masters}."))
@@ -547,7 +549,7 @@ fn report_moves(probe: &Probe, views: &[View]) {
     probe.report(Finding::note(
         "moving",
         sentence,
-        "If nobody moves slots at the moment, finish what was begun with redis-cli --cluster fix.",
+        "No session is lost by that. If no move is under way, complete it with redis-cli --cluster fix.",
     ));
 }
 
@@ -566,8 +568,7 @@ fn report_hidden(probe: &Probe, views: &[View]) {
     probe.report(Finding::note(
         "hidden",
         format!("The user may not run {commands}, so {unknown}."),
-        "Permit that on each node with ACL SETUSER, +cluster|info and +cluster|nodes, or run the check as \
-         another user.",
+        "Run ACL SETUSER USER +cluster|info +cluster|nodes on each node, or run the check as another user.",
     ));
 }
 

@@ -1,4 +1,4 @@
-//! What the answers of a server mean. Pure: nothing is asked here.
+//! Turns the answers of a server into findings. These functions are pure: they send nothing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::check::Finding;
 use crate::store::redis::check::info::{Follower, Info};
 use crate::store::redis::check::role::Role;
 
-/// The settings of a server by their names, as far as it tells them.
+/// The settings of a server by name, as far as the server shows them.
 pub(super) type Config = HashMap<&'static str, String>;
 
 /// The settings that findings depend on.
@@ -18,16 +18,16 @@ const STOP_WRITES: &str = "stop-writes-on-bgsave-error";
 const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 
-/// For how many seconds a replica may have confirmed nothing; they do so every second.
+/// How many seconds old a replica's last confirmation may be. A replica confirms every second.
 const LAG: u64 = 3;
 
-/// From so many per cent on, little is left.
+/// The percentage from which memory or connections count as scarce.
 const NEARLY_ALL: u64 = 80;
 
-/// How much clocks may differ without a warning.
+/// How much the clocks may differ without a warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
-/// All that the server's answers to `INFO` and `CONFIG GET` tell.
+/// All findings that follow from the server's answers to `INFO` and `CONFIG GET`.
 pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     let findings = [
         eviction(info),
@@ -40,7 +40,7 @@ pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     findings.into_iter().flatten().collect()
 }
 
-/// Which server it is.
+/// Which server and version it is.
 pub(super) fn version(info: &Info) -> Option<Finding> {
     const CODE: &str = "version";
     let (name, version) = match info.text("valkey_version") {
@@ -56,17 +56,17 @@ pub(super) fn version(info: &Info) -> Option<Finding> {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     let (major, minor) = (numbers.next()?, numbers.next().unwrap_or(0));
     Some(if (major, minor) < (6, 2) {
-        let sentence = format!("It is {name} {version}, and sessions need Redis 6.2 or newer.");
-        Finding::error(CODE, sentence, "Upgrade the server.")
+        let sentence = format!("It is {name} {version}, but sessions need Redis 6.2 or newer.");
+        Finding::error(CODE, sentence, "Upgrade the server to Redis 6.2 or newer, or to Valkey.")
     } else {
         Finding::fine(CODE, format!("It is {name} {version}."))
     })
 }
 
-/// Whether the server is what it is to be.
+/// Whether the server has the role that the address needs.
 pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     const CODE: &str = "role";
-    let mode = info.text("redis_mode").or_else(|| info.text("server_mode"))?;
+    let mode = mode(info)?;
     let (is_sentinel, is_node) = (mode == "sentinel", mode == "cluster");
     let is_replica = info.is("role", "slave");
     let is = match (is_sentinel, is_node, is_replica) {
@@ -78,80 +78,97 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     };
     let (wanted, remedy) = match expected {
         Role::Sentinel if !is_sentinel => {
-            ("a Sentinel", "Name the Sentinels in the address, and none of the servers they watch.")
+            ("a Sentinel", "Name only Sentinels in the address, not the servers that they watch.")
         }
         Role::Sentinel => return Some(Finding::fine(CODE, format!("It is {is}."))),
         _ if is_sentinel => (
             "a server that keeps data",
-            "The address of what it watches begins with redis+sentinel:// or rediss+sentinel://.",
+            "Write the address as redis+sentinel://HOST:26379/MASTER, or rediss+sentinel:// with TLS.",
         ),
-        Role::Node | Role::SpareNode if !is_node => {
-            ("a node of a cluster", "The address of one server begins with redis:// or rediss://.")
-        }
+        Role::Node | Role::SpareNode if !is_node => (
+            "a node of a cluster",
+            "Begin the address of a single server with redis:// or rediss://.",
+        ),
         Role::Master | Role::Replica if is_node => (
-            "a server of its own",
-            "The address of a cluster begins with redis+cluster:// or rediss+cluster://.",
+            "a single server",
+            "Begin the address of a cluster with redis+cluster:// or rediss+cluster://.",
         ),
         Role::Master if is_replica => (
             "a master",
-            "A replica takes no writes. Let the address lead to its master, or name Sentinels \
-             (redis+sentinel://), which know the master.",
+            "A replica accepts no writes. Write the host of its master into the address, or name the \
+             Sentinels (redis+sentinel://HOST:26379/MASTER), which know the master.",
         ),
         Role::Replica if !is_replica => {
-            let sentence = format!("It is {is}, where a replica is expected.");
-            let remedy = "See whether a failover is under way, or whether it follows nobody.";
+            let sentence = format!("It is {is}, but a replica was expected here.");
+            let remedy = "Wait until a failover that is under way has finished. Otherwise make the server follow \
+                          its master with REPLICAOF.";
             return Some(Finding::warning(CODE, sentence, remedy));
         }
         Role::Master | Role::Replica | Role::Node | Role::SpareNode => {
             return Some(Finding::fine(CODE, format!("It is {is}.")));
         }
     };
-    Some(Finding::error(CODE, format!("It is {is}, where {wanted} is expected."), remedy))
+    Some(Finding::error(CODE, format!("It is {is}, but {wanted} was expected here."), remedy))
 }
 
-/// A server that has just been started.
+/// Whether the server is still loading its data after a start.
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
-        let sentence = "It is still loading its data (loading is 1), and takes no commands.";
-        Finding::error("loading", sentence, "Wait until it has ended.")
+        let sentence = "The server is still loading its data after a start (loading is 1), so no session can be \
+                        read or written yet.";
+        Finding::error("loading", sentence, "Wait. If it takes long, read the server's log.")
     })
 }
 
-/// Whether it removes keys when its memory is full.
+/// Whether the server removes keys when its memory is full.
 fn eviction(info: &Info) -> Option<Finding> {
     const CODE: &str = "eviction";
-    let policy = info.text("maxmemory_policy").filter(|policy| is_word(policy))?;
+    let Some(policy) = info.text("maxmemory_policy").filter(|policy| is_word(policy)) else {
+        // A server that shows nothing at all has a note already, and a Sentinel keeps no sessions.
+        let is_shown = version(info).is_some() && mode(info) != Some("sentinel");
+        return is_shown.then(|| {
+            let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server removes \
+                            sessions when its memory is full.";
+            let remedy = "Look it up in the configuration of the server or the service: it should be \
+                          noeviction.";
+            Finding::note(CODE, sentence, remedy)
+        });
+    };
     if policy == "noeviction" {
-        return Some(Finding::fine(CODE, "It evicts no keys (maxmemory-policy is noeviction)."));
+        return Some(Finding::fine(
+            CODE,
+            "The server evicts no keys (maxmemory-policy is noeviction).",
+        ));
     }
-    // Every key of ours has a time to live, so the policies for such keys are no better.
-    let remedy = "Set maxmemory-policy to noeviction.";
+    // Every key of this crate has a time to live, so the volatile policies are no better.
+    let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
-            "maxmemory-policy is {policy}, which removes sessions early once maxmemory is set; it is 0."
+            "maxmemory-policy is {policy}. maxmemory is 0, so nothing is removed now, but once maxmemory is \
+             set, the server may remove live sessions."
         );
         Finding::note(CODE, sentence, remedy)
     } else {
         let sentence = format!(
-            "maxmemory-policy is {policy}: when its memory is full, it removes sessions before \
-             their time."
+            "maxmemory-policy is {policy}: when its memory is full, the server removes live sessions, and \
+             their users are signed out."
         );
         Finding::warning(CODE, sentence, remedy)
     })
 }
 
-/// Whether it has done so.
+/// Whether the server has removed keys.
 fn evicted(info: &Info) -> Option<Finding> {
     let count = info.number("evicted_keys").filter(|count| *count > 0)?;
     Some(Finding::warning(
         "evicted",
         format!(
-            "It has removed {count} keys since its start to make room (evicted_keys), and sessions \
-             may be among them."
+            "The server has removed {} to make room (evicted_keys), and sessions may be among them.",
+            counted(count, "key")
         ),
-        "Set maxmemory-policy to noeviction and give it more memory; CONFIG RESETSTAT sets the \
-         number back.",
+        "Run CONFIG SET maxmemory-policy noeviction and raise maxmemory; then reset the counter with \
+         CONFIG RESETSTAT.",
     ))
 }
 
@@ -160,20 +177,26 @@ fn memory(info: &Info) -> Option<Finding> {
     let (used, limit) = (info.number("used_memory")?, info.number("maxmemory")?);
     if limit == 0 {
         let used = size(used);
-        let sentence =
-            format!("It uses {used}, and maxmemory is 0: its host's memory is the limit.");
-        let remedy = "Set maxmemory to what the host can give, so that a full server refuses writes \
-                      and is not ended by the host.";
+        let sentence = format!(
+            "The server uses {used}, and maxmemory is 0, so only its host limits its memory."
+        );
+        let remedy = "Set maxmemory below the memory of the host, so that a full server refuses writes \
+                      instead of being killed with all sessions.";
         return Some(Finding::note(CODE, sentence, remedy));
     }
-    // As the server counts before it refuses a write.
+    // The server subtracts this as well when it decides whether to refuse a write.
     let used = used.saturating_sub(info.number("mem_not_counted_for_evict").unwrap_or(0));
     let share = share(used, limit);
-    let sentence = format!("It uses {share} % of its memory (maxmemory is {})", size(limit));
-    let remedy = "Raise maxmemory, or see what fills it.";
+    let sentence =
+        format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
+    let remedy = "Raise maxmemory, or find what fills it with redis-cli --bigkeys.";
     Some(match share {
         100.. if info.is("maxmemory_policy", "noeviction") && !info.is("role", "slave") => {
-            Finding::error(CODE, format!("{sentence}, so it refuses writes."), remedy)
+            Finding::error(
+                CODE,
+                format!("{sentence}, so it refuses writes and no session can be saved."),
+                remedy,
+            )
         }
         NEARLY_ALL.. => Finding::warning(CODE, format!("{sentence}."), remedy),
         _ => Finding::fine(CODE, format!("{sentence}.")),
@@ -183,65 +206,70 @@ fn memory(info: &Info) -> Option<Finding> {
 fn connections(info: &Info) -> Option<Finding> {
     const CODE: &str = "connections";
     let (count, limit) = (info.number("connected_clients")?, info.number("maxclients")?);
-    let sentence = format!("It has {count} of at most {limit} connections (maxclients)");
+    let sentence =
+        format!("The server has {count} of at most {} (maxclients)", counted(limit, "connection"));
     Some(if share(count, limit) > NEARLY_ALL {
         Finding::warning(
             CODE,
-            format!("{sentence}; beyond that, it refuses new ones."),
-            "Raise maxclients, or see who opens so many.",
+            format!("{sentence}. At the limit, it refuses new connections."),
+            "Raise maxclients, or find the programs with many connections with CLIENT LIST.",
         )
     } else {
         Finding::fine(CODE, format!("{sentence}."))
     })
 }
 
-/// What is left after the server was restarted, and whether its disk works.
+/// What the server keeps across a restart, and whether it can write to its disk.
 fn persistence(info: &Info, config: &Config) -> Option<Finding> {
     const CODE: &str = "persistence";
-    const REMEDY: &str = "See the server's log, and whether its disk is full or its directory is \
-                          writable.";
+    const REMEDY: &str = "Read the server's log: the disk may be full, or the directory (CONFIG GET dir) \
+                          not writable.";
     let has_log = info.text("aof_enabled")? == "1";
     let saves = config.get(SAVE).map(|save| !save.is_empty());
     if has_log && info.is("aof_last_write_status", "err") {
-        let sentence = "It cannot write its append-only file (aof_last_write_status is err), so it \
-                        takes no writes.";
+        let sentence = "The server cannot write its append-only file (aof_last_write_status is err), so it \
+                        refuses writes and no session can be saved.";
         return Some(Finding::error(CODE, sentence, REMEDY));
     }
     if info.is("rdb_last_bgsave_status", "err") {
-        let failed = "Its last snapshot failed (rdb_last_bgsave_status is err)";
+        let failed = "The last snapshot failed (rdb_last_bgsave_status is err)";
         let stops = config.get(STOP_WRITES).map(|stops| stops == "yes");
         return Some(match (saves, stops) {
             (Some(true), Some(true)) => Finding::error(
                 CODE,
-                format!("{failed}, so it takes no writes ({STOP_WRITES} is yes)."),
+                format!(
+                    "{failed}, so the server refuses writes and no session can be saved ({STOP_WRITES} is yes)."
+                ),
                 REMEDY,
             ),
             (Some(false), _) | (_, Some(false)) => {
-                let sentence = format!("{failed}, so a restart brings back older data.");
+                let sentence = format!("{failed}, so a restart brings back older sessions.");
                 Finding::warning(CODE, sentence, REMEDY)
             }
             _ => Finding::warning(
                 CODE,
-                format!("{failed}, so it may take no writes ({STOP_WRITES} is not known)."),
+                format!("{failed}, so the server may refuse writes ({STOP_WRITES} is unknown)."),
                 REMEDY,
             ),
         });
     }
-    let remedy = "Set appendonly to yes if sessions must survive a restart.";
+    let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and write the same into \
+                  redis.conf.";
     Some(match (has_log, saves) {
-        (true, _) => Finding::fine(CODE, "It keeps an append-only file (appendonly is yes)."),
+        (true, _) => {
+            Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes).")
+        }
         (_, Some(true)) => {
-            let sentence = "It makes snapshots only: a restart takes back the changes since the last \
-                            one, sign-outs as well.";
+            let sentence = "The server only makes snapshots: a restart undoes the changes since the last one, so \
+                            users who signed out may be signed in again.";
             Finding::note(CODE, sentence, remedy)
         }
         (_, Some(false)) => {
-            let sentence = "It keeps nothing on its disk: a restart ends all sessions.";
+            let sentence = "The server keeps nothing on its disk: a restart ends all sessions.";
             Finding::note(CODE, sentence, remedy)
         }
         (_, None) => {
-            let sentence =
-                "It keeps no append-only file, and whether it makes snapshots is not known.";
+            let sentence = "The server keeps no append-only file, and it is unknown whether it makes snapshots.";
             Finding::note(CODE, sentence, remedy)
         }
     })
@@ -252,10 +280,14 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     if info.is("role", "slave") {
         let is_up = info.text("master_link_status")? == "up";
         return Some(if is_up {
-            Finding::fine(CODE, "It is connected to its master.")
+            Finding::fine(CODE, "The replica is connected to its master.")
         } else {
-            let sentence = "It has lost its master (master_link_status is down).";
-            Finding::warning(CODE, sentence, "See whether the master can be reached from there.")
+            let sentence = "The replica has lost its master (master_link_status is down).";
+            Finding::warning(
+                CODE,
+                sentence,
+                "Check whether the master is running and can be reached from the replica.",
+            )
         });
     }
     let count = info.number("connected_slaves")?;
@@ -264,8 +296,8 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
         return Some(finding);
     }
     if count == 0 {
-        let sentence = "It has no replica: while it is down, there are no sessions.";
-        let remedy = "Run a replica with Sentinel or in a cluster if sessions must survive that.";
+        let sentence = "The server has no replica: while it is down, sessions are unavailable.";
+        let remedy = "If sessions must survive that, run replicas with Sentinel, or a cluster with replicas.";
         return Some(Finding::note(CODE, sentence, remedy));
     }
     let offset = info.number("master_repl_offset").unwrap_or(0);
@@ -275,19 +307,20 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     let offline = followers.iter().filter(|follower| !follower.is_online).count();
     let behind = size(behind.unwrap_or(0));
     let sentence = format!(
-        "Connected replicas: {count}, not online: {offline}; the slowest is {behind} behind, and \
-         confirmed something {lag} s ago."
+        "The server has {}, {}; the slowest is {behind} behind and last confirmed data {lag} s ago.",
+        counted(count, "connected replica"),
+        if offline == 0 { "all online".to_owned() } else { format!("{offline} not online") },
     );
     Some(if are_well {
         Finding::fine(CODE, sentence)
     } else {
-        let remedy = "A failover loses what the replica does not have: see whether it is overloaded, \
-                      stopped or cut off.";
+        let remedy = "A failover would lose what the replica has not received: check whether the replica is \
+                      overloaded, stopped or cut off.";
         Finding::warning(CODE, sentence, remedy)
     })
 }
 
-/// Whether a master refuses writes because too few replicas follow.
+/// Whether a master refuses writes because too few replicas keep up.
 fn too_few(info: &Info, config: &Config, followers: &[Follower]) -> Option<Finding> {
     let number = |name| config.get(name).and_then(|value| value.parse::<u64>().ok());
     let (wanted, max_lag) = (number(MIN_REPLICAS)?, number(MAX_LAG)?);
@@ -295,16 +328,17 @@ fn too_few(info: &Info, config: &Config, followers: &[Follower]) -> Option<Findi
         return None;
     }
     let good = info.number("min_slaves_good_slaves");
-    let counted = || followers.iter().filter(|follower| follower.is_within(max_lag)).count();
-    let good = good.unwrap_or_else(|| u64::try_from(counted()).unwrap_or(u64::MAX));
+    let in_time = || followers.iter().filter(|follower| follower.is_within(max_lag)).count();
+    let good = good.unwrap_or_else(|| u64::try_from(in_time()).unwrap_or(u64::MAX));
     (good < wanted).then(|| {
         Finding::error(
             "replicas",
             format!(
-                "{good} replicas follow within {max_lag} s ({MAX_LAG}), and {MIN_REPLICAS} is \
-                 {wanted}, so it refuses writes."
+                "{} confirmed data within {max_lag} s ({MAX_LAG}), but {MIN_REPLICAS} is {wanted}, so the \
+                 server refuses writes and no session can be saved.",
+                counted(good, "replica")
             ),
-            "Have enough replicas follow, or lower min-replicas-to-write.",
+            "Start the replicas that are down, or run CONFIG SET min-replicas-to-write with a lower number.",
         )
     })
 }
@@ -315,7 +349,7 @@ impl Follower {
     }
 }
 
-/// By how much this process's clock is ahead of the server's, as far as a round trip lets one tell.
+/// Judges by how much this process's clock is ahead of the server's. A round trip makes this uncertain.
 pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     const CODE: &str = "clock";
     let uncertain = time::Duration::try_from(round_trip / 2).unwrap_or(time::Duration::MAX);
@@ -329,33 +363,50 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
         return Finding::fine(CODE, sentence);
     }
     let remedy = format!(
-        "Have both set by NTP: if this process's clock is the wrong one, it ends sessions {amount} too \
+        "Synchronise both clocks with NTP. If this process's clock is wrong, sessions expire {amount} too \
          {when}."
     );
     Finding::warning(CODE, sentence, remedy)
 }
 
-/// How it compares and sets: whether by itself, and by which command it compares and deletes.
+/// How the server compares and sets: with a command of its own or with a script, and with which command it deletes.
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     let sentence = match (sets, deletes) {
-        (true, Some(delete)) => format!("It compares by itself (SET IFEQ and {delete})."),
-        (true, None) => "It replaces by itself (SET IFEQ), and a script deletes.".to_owned(),
-        (false, Some(delete)) => format!("A script replaces, and it deletes by itself ({delete})."),
-        (false, None) => "A script compares and sets.".to_owned(),
+        (true, Some(delete)) => {
+            format!("The server compares and sets with its own commands (SET IFEQ and {delete}).")
+        }
+        (true, None) => {
+            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+                .to_owned()
+        }
+        (false, Some(delete)) => format!(
+            "The server replaces with a script and deletes with its own command ({delete})."
+        ),
+        (false, None) => "The server compares and sets with a script.".to_owned(),
     };
     Finding::fine("compare_and_set", sentence)
+}
+
+/// What the server runs as: `standalone`, `cluster` or `sentinel`.
+fn mode(info: &Info) -> Option<&str> {
+    info.text("redis_mode").or_else(|| info.text("server_mode"))
+}
+
+/// A number with its noun in the singular or the plural.
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn is_word(text: &str) -> bool {
     text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// In per cent, rounded down.
+/// The percentage, rounded down.
 fn share(part: u64, whole: u64) -> u64 {
     part.saturating_mul(100) / whole.max(1)
 }
 
-/// So many bytes for people.
+/// A number of bytes in a readable unit.
 fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.iter().find(|unit| bytes >= unit.0) {
@@ -364,7 +415,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// So long for people.
+/// A duration in a readable unit.
 fn span(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
@@ -388,13 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn version_is_that_of_the_program() {
+    fn version_is_reported_for_redis_and_valkey() {
         for (info, level, sentence) in [
             ("redis_version:6.2.0", Level::Fine, "It is Redis 6.2.0."),
             ("redis_version:8.4", Level::Fine, "It is Redis 8.4."),
             ("redis_version:7.2.4\nvalkey_version:9.0.1", Level::Fine, "It is Valkey 9.0.1."),
-            ("redis_version:6.0.16", Level::Error, "It is Redis 6.0.16, and sessions need"),
-            ("redis_version:5.0", Level::Error, "It is Redis 5.0, and"),
+            ("redis_version:6.0.16", Level::Error, "It is Redis 6.0.16, but sessions need"),
+            ("redis_version:5.0", Level::Error, "It is Redis 5.0, but"),
         ] {
             assert(version(&Info::parse(info)), level, sentence);
         }
@@ -404,9 +455,9 @@ mod tests {
     }
 
     #[test]
-    fn server_is_compared_with_what_is_expected() {
+    fn role_is_compared_with_expected_role() {
         let master = "redis_mode:standalone\nrole:master";
-        // As Valkey has it.
+        // Valkey has another name for the mode.
         let replica = "server_mode:standalone\nrole:slave";
         let node = "redis_mode:cluster\nrole:slave";
         let sentinel = "redis_mode:sentinel";
@@ -425,7 +476,16 @@ mod tests {
     }
 
     #[test]
-    fn disk_that_refuses_writes_is_an_error() {
+    fn unknown_eviction_policy_is_a_note() {
+        let shown = Info::parse("redis_version:7.0.0\nredis_mode:standalone\nmaxmemory:1");
+        assert(eviction(&shown), Level::Note, "does not show maxmemory-policy");
+        let sentinel = Info::parse("redis_version:7.0.0\nredis_mode:sentinel");
+        assert_eq!(eviction(&sentinel), None);
+        assert_eq!(eviction(&Info::default()), None);
+    }
+
+    #[test]
+    fn failed_write_to_disk_is_an_error_if_server_refuses_writes() {
         let config = |settings: &[(&'static str, &str)]| -> Config {
             settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
         };
@@ -451,7 +511,7 @@ mod tests {
         for (other, level, words) in [
             ("state=online,offset=500,lag=3", Level::Fine, "2.4 KiB behind"),
             ("state=online,offset=3000,lag=4", Level::Warning, "1000 bytes behind"),
-            ("state=wait_bgsave,offset=0,lag=0", Level::Warning, "not online: 1;"),
+            ("state=wait_bgsave,offset=0,lag=0", Level::Warning, "1 not online;"),
         ] {
             let info = Info::parse(&format!("{master}slave1:{other}\n"));
             assert(replicas(&info, &Config::new()), level, words);
@@ -461,12 +521,12 @@ mod tests {
     }
 
     #[test]
-    fn replica_that_is_full_takes_the_writes_of_its_master() {
+    fn full_replica_still_accepts_its_masters_writes() {
         let full = "used_memory:20\nmaxmemory:10\nmaxmemory_policy:noeviction\n";
         for (more, level) in [
             ("role:master", Level::Error),
             ("role:slave", Level::Warning),
-            // Buffers do not count.
+            // Buffers are not counted.
             ("role:master\nmem_not_counted_for_evict:13", Level::Fine),
         ] {
             assert(memory(&Info::parse(&format!("{full}{more}"))), level, "% of its memory");
@@ -474,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_is_judged_within_what_can_be_told() {
+    fn clock_difference_is_judged_within_the_uncertainty_of_the_round_trip() {
         let seconds = time::Duration::seconds;
         let round_trip = Duration::from_secs;
         for (ahead, round_trip, level, words) in [
@@ -489,11 +549,17 @@ mod tests {
     }
 
     #[test]
-    fn comparison_is_told_for_each_kind_of_server() {
+    fn way_to_compare_and_set_is_reported_for_each_kind_of_server() {
         let told = |sets, deletes| compare_and_set(sets, deletes).sentence().to_owned();
-        assert_eq!(told(true, Some("DELEX")), "It compares by itself (SET IFEQ and DELEX).");
-        assert_eq!(told(true, None), "It replaces by itself (SET IFEQ), and a script deletes.");
-        assert_eq!(told(false, None), "A script compares and sets.");
-        assert!(told(false, Some("DELIFEQ")).contains("by itself (DELIFEQ)"));
+        assert_eq!(
+            told(true, Some("DELEX")),
+            "The server compares and sets with its own commands (SET IFEQ and DELEX)."
+        );
+        assert_eq!(
+            told(true, None),
+            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+        );
+        assert_eq!(told(false, None), "The server compares and sets with a script.");
+        assert!(told(false, Some("DELIFEQ")).contains("its own command (DELIFEQ)"));
     }
 }

@@ -1,8 +1,8 @@
-//! The answer to `INFO`, taken apart.
+//! Parses the answer to `INFO`.
 
 use std::collections::HashMap;
 
-/// What a server says of itself, by the names that it has for that.
+/// The fields of the answer by name.
 #[derive(Debug, Default)]
 pub(super) struct Info(HashMap<String, String>);
 
@@ -10,9 +10,9 @@ pub(super) struct Info(HashMap<String, String>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Follower {
     pub(super) is_online: bool,
-    /// How many bytes of the stream of writes it has confirmed.
+    /// How many bytes of the replication stream the replica has confirmed.
     pub(super) offset: u64,
-    /// For how many seconds it has confirmed nothing; `None` before it has done so at all.
+    /// How many seconds ago the replica last confirmed. `None` before its first confirmation.
     pub(super) lag: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_and_replicas_are_found() {
+    fn fields_and_replicas_are_parsed() {
         let info = Info::parse(
             "# Server\r\nredis_version:7.0.15\r\nmaxmemory:5\r\n\r\n\
              slave0:ip=::1,port=7,state=online,offset=42,lag=-1\r\n\
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_taken_apart(text in "(slave[0-3]|[a-z]*|:|=|,|\r|\n|.)*") {
+        fn arbitrary_text_is_parsed_without_panic(text in "(slave[0-3]|[a-z]*|:|=|,|\r|\n|.)*") {
             let info = Info::parse(&text);
             prop_assert!(info.followers().len() <= text.lines().count());
         }

@@ -2,13 +2,14 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `server` | one server, whichever its part is |
+//! | `server` | one server in any role |
 //! | `cluster` | the nodes of a cluster, and whether they cover all slots |
 //! | `sentinel` | the Sentinels, and the servers that they watch |
-//! | `findings` | what the answers of a server mean: pure |
-//! | `certificate` | when a certificate ends: pure |
-//! | `info` | the answer to `INFO`, taken apart |
-//! | `role` | what a server is to be |
+//! | `unreachable` | what to do about a server that cannot be used, by its error: pure |
+//! | `findings` | turns the answers of a server into findings: pure |
+//! | `certificate` | when a certificate expires: pure |
+//! | `info` | parses the answer to `INFO` |
+//! | `role` | the role that a server is expected to have |
 
 mod certificate;
 mod cluster;
@@ -17,6 +18,7 @@ mod info;
 mod role;
 mod sentinel;
 mod server;
+mod unreachable;
 
 use async_trait::async_trait;
 use futures_util::future::join;
@@ -32,8 +34,9 @@ impl Diagnose for RedisStore {
         let Route::Own(own) = &self.route else {
             probe.report(Finding::note(
                 "opaque",
-                "The store has a connection of the application's own, so only the commands were tried.",
-                "Examine the servers with the command unsticky check.",
+                "The store uses a connection that the application made (RedisStore::from_connection), so only the \
+                 commands were tried and the server was not examined.",
+                "Run the command unsticky check with the address of the server.",
             ));
             return probe.try_store(self).await;
         };

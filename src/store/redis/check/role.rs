@@ -1,26 +1,26 @@
-//! What a server is to be.
+//! The role that a server is expected to have.
 
 use crate::check::Level;
 
-/// The part of a server.
+/// The expected role of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Master,
     Replica,
     /// A node of a cluster that serves slots.
     Node,
-    /// Another node of a cluster, whichever of the two it is at the moment.
+    /// A replica of a cluster, which may have become a master by now.
     SpareNode,
     Sentinel,
 }
 
 impl Role {
-    /// Sessions work without it, as long as nothing else fails.
+    /// Whether sessions work without this server as long as nothing else fails.
     pub(super) fn is_spare(self) -> bool {
         matches!(self, Self::Replica | Self::SpareNode | Self::Sentinel)
     }
 
-    /// The highest level of a finding about such a server.
+    /// The highest level of a finding about a server in this role.
     pub(super) fn highest_level(self) -> Level {
         if self.is_spare() { Level::Warning } else { Level::Error }
     }
@@ -32,7 +32,7 @@ mod tests {
     use crate::check::Finding;
 
     #[test]
-    fn nothing_about_a_server_that_sessions_can_do_without_is_an_error() {
+    fn findings_about_a_spare_server_are_warnings_at_most() {
         for (role, expected) in [
             (Role::Master, Level::Error),
             (Role::Node, Level::Error),

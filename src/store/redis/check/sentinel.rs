@@ -139,7 +139,10 @@ async fn opinion(sentinel: &Arc<SharedConnection>, name: &str) -> Opinion {
         (Ok(_), Ok(_)) => (None, Value::Nil),
     };
     let (Some(address), Some(quorum_size)) = (address, number(&master, "quorum")) else {
-        return Opinion::None(format!("{} gave a strange answer", sentinel.name()));
+        return Opinion::None(format!(
+            "the answer of {} is not that of a Sentinel",
+            sentinel.name()
+        ));
     };
     Opinion::Known(View {
         master: address,
@@ -191,13 +194,13 @@ async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
             Ok(lease) => lease.server().place.clone(),
             Err(failure) => {
                 let sentence = format!("The master cannot be used: {failure}.");
-                let remedy = "The Sentinels put a replica in its place if they can; see the other findings \
-                              and SENTINEL MASTER.";
+                let remedy = "The Sentinels promote a replica if they can. Read the other findings, and run \
+                              SENTINEL MASTER on a Sentinel.";
                 return probe.report(Finding::error("master", sentence, remedy));
             }
         };
         let subject = format!("redis at {place}");
-        let sentence = "The Sentinels name it as the master, and it says the same.";
+        let sentence = "The Sentinels name this server as the master, and the server confirms it.";
         probe.report(Finding::fine("master", sentence).about(subject.clone()));
         if examine_server(probe, link, &subject, Role::Master).await.is_none() {
             return;
@@ -224,8 +227,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
             link.send(&cmd("ROLE")).await
         {
             let sentence = format!("This replica cannot be used: {failure}.");
-            let remedy = "Start it. One that is gone for good is forgotten after SENTINEL RESET on each \
-                          Sentinel.";
+            let remedy = "Start it. If it is gone for good, run SENTINEL RESET on each Sentinel.";
             probe.report(Finding::warning("replica", sentence, remedy).about(name.to_owned()));
             return;
         }
@@ -241,13 +243,13 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
         let (sentence, remedy) = match opinion {
             Opinion::Known(_) => continue,
             Opinion::Unknown => (
-                format!("It watches no master of the name {name}."),
-                "Correct the name in the address, or have the Sentinel watch it with SENTINEL MONITOR.",
+                format!("This Sentinel watches no master with the name {name}."),
+                "Correct the name at the end of the address, or run SENTINEL MONITOR on the Sentinel.",
             ),
             Opinion::None(reason) => (
-                format!("It cannot be asked for the master: {reason}."),
-                "Start it, give its user the permissions that the documentation of the store lists, or \
-                 take it out of the address.",
+                format!("This Sentinel cannot be asked for the master: {reason}."),
+                "Start it, set its credentials with RedisBuilder::sentinel_credentials if it asks for them, or \
+                 remove it from the address.",
             ),
         };
         let finding = Finding::warning("sentinel", sentence, remedy);
@@ -263,8 +265,10 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
         [master] => probe.report(Finding::fine(
             "sentinel",
             format!(
-                "{} of the {count} Sentinels that the address names have {master} as the master {name}.",
-                views.len()
+                "{} of the {} that the address names {} {master} as the master {name}.",
+                views.len(),
+                counted(count, "Sentinel"),
+                if views.len() == 1 { "has" } else { "have" },
             ),
         )),
         _ => {
@@ -276,8 +280,8 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
             probe.report(Finding::warning(
                 "sentinel",
                 sentence,
-                "Right after a failover this passes within seconds. Otherwise see whether the Sentinels \
-                 reach each other.",
+                "Right after a failover this resolves itself within seconds. Otherwise check whether the \
+                 Sentinels can reach each other.",
             ));
         }
     }
@@ -293,17 +297,18 @@ fn unknown(name: &str, said: &[Said]) -> Finding {
     if said.iter().any(|said| matches!(said.opinion, Opinion::Unknown)) {
         return Finding::error(
             "sentinel",
-            format!("No Sentinel that answers watches a master of the name {name}."),
-            "Correct the name at the end of the address: SENTINEL MASTERS lists those that are watched.",
+            format!("No Sentinel that answers watches a master with the name {name}."),
+            "Correct the name at the end of the address. SENTINEL MASTERS lists the watched masters.",
         );
     }
     Finding::error(
         "sentinel",
         format!(
-            "None of the {count} Sentinels that the address names says which server is the master."
+            "None of the {} that the address names says which server is the master.",
+            counted(count, "Sentinel")
         ),
-        "Let the address name Sentinels that run and can be reached from here. The address of one server \
-         without Sentinels begins with redis:// or rediss://.",
+        "Name Sentinels in the address that are running and can be reached from here. For a single server \
+         without Sentinels, write an address that begins with redis:// or rediss://.",
     )
 }
 
@@ -323,55 +328,75 @@ fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
         probe.report(Finding::warning("sentinel", sentence, remedy));
     } else if total.is_multiple_of(2) {
         let sentence = format!(
-            "There are {total} Sentinels, of which no more may be down than of {}.",
+            "There are {total} Sentinels. They tolerate no more failures than {} would.",
             total - 1
         );
         probe.report(Finding::note("sentinel", sentence, remedy));
     }
     if named < total {
-        let sentence =
-            format!("The address names {named} of the {total} Sentinels that there are.");
+        let sentence = format!("The address names {named} of the {total} Sentinels.");
         let remedy =
-            "Name all of them, so that the store finds the master while any of them is down.";
+            "Name all of them, so that the store finds the master even if some of them are down.";
         probe.report(Finding::note("sentinel", sentence, remedy));
     }
+}
+
+/// A number with its noun in the singular or the plural.
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+fn answering(count: usize) -> String {
+    format!("{count} {} here", if count == 1 { "answers" } else { "answer" })
 }
 
 /// Whether the Sentinels can agree on a failover.
 fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     let total = total(views);
     let quorum = views.iter().map(|view| view.quorum).max().unwrap_or(0);
-    // As many must find the master down, and most of all must vote for the one that replaces it.
+    // The quorum must agree that the master is down, and a majority must elect the Sentinel that replaces it.
     let needed = quorum.max(total / 2 + 1);
-    let rule = format!("A failover needs {needed} of {total} Sentinels (quorum is {quorum})");
-    let remedy = "Start the Sentinels that are down, or lower the quorum with SENTINEL SET where it is over \
-                  the number of Sentinels. SENTINEL RESET has them forget Sentinels that are gone.";
+    let rule =
+        format!("A failover needs {needed} of {} (quorum is {quorum})", counted(total, "Sentinel"));
+    let remedy = "Start the Sentinels that are down. If the quorum is higher than their number, lower it with \
+                  SENTINEL SET MASTER quorum NUMBER. SENTINEL RESET removes Sentinels that are gone for good.";
     let asked = || views.iter().filter_map(|view| view.can_fail_over);
     let (able, unable) =
         (asked().filter(|able| *able).count(), asked().filter(|able| !able).count());
     match (able, unable) {
         (0, 0) if views.len() >= needed => {
-            Finding::fine("quorum", format!("{rule}, and {} answer here.", views.len()))
+            Finding::fine("quorum", format!("{rule}, and {}.", answering(views.len())))
         }
         (0, 0) if needed > total || named >= total => {
-            Finding::warning("quorum", format!("{rule}, and {} answer here.", views.len()), remedy)
+            Finding::warning("quorum", format!("{rule}, and {}.", answering(views.len())), remedy)
         }
         (0, 0) => Finding::note(
             "hidden",
-            "The user may not run SENTINEL CKQUORUM, and the address does not name enough Sentinels to \
-             know whether a failover is possible.",
-            "Permit it on each Sentinel with ACL SETUSER and +sentinel|ckquorum, or name all Sentinels.",
+            "The user may not run SENTINEL CKQUORUM, and the address names too few Sentinels to tell \
+             whether a failover is possible.",
+            "Run ACL SETUSER USER +sentinel|ckquorum on each Sentinel, or name all Sentinels in the address.",
         ),
         (0, _) => Finding::warning(
             "quorum",
-            format!("{rule}, and not as many reach each other, so no replica replaces the master."),
+            format!(
+                "{rule}, but too few reach each other, so no replica would replace the master."
+            ),
             remedy,
         ),
-        (_, 0) => Finding::fine("quorum", format!("{rule}, and as many reach each other.")),
+        // A Sentinel notices late that another one is down. All are named, so those that answer count.
+        (_, 0) if named >= total && views.len() < needed => Finding::warning(
+            "quorum",
+            format!(
+                "{rule}, but only {}, so no replica would replace the master.",
+                answering(views.len())
+            ),
+            remedy,
+        ),
+        (_, 0) => Finding::fine("quorum", format!("{rule}, and enough reach each other.")),
         (able, unable) => Finding::warning(
             "quorum",
-            format!("{rule}. As many are reached by {able} of them, and not by {unable}."),
-            "See whether the Sentinels reach each other.",
+            format!("{rule}. {able} of them can reach enough others, and {unable} cannot."),
+            "Check whether the Sentinels can reach each other.",
         ),
     }
 }
@@ -386,7 +411,7 @@ fn judge_master(probe: &Probe, views: &[&View]) {
         probe.report(Finding::warning(
             "master",
             "A failover is in progress.",
-            "Wait some seconds, and check again.",
+            "Wait a few seconds, and run the check again.",
         ));
     }
     if agreed > 0 {
@@ -395,17 +420,18 @@ fn judge_master(probe: &Probe, views: &[&View]) {
             format!(
                 "The Sentinels agree that the master is down ({agreed} of {count} report o_down)."
             ),
-            "A replica takes its place if the quorum is there; see the log of the Sentinels.",
+            "The Sentinels promote a replica if the quorum is reached. Read their logs.",
         ));
     } else if alone + broken > 0 {
         probe.report(Finding::warning(
             "master",
             format!(
-                "{} of {count} Sentinels do not reach the master (s_down or disconnected).",
-                alone.max(broken)
+                "{} of {} cannot reach the master (s_down or disconnected).",
+                alone.max(broken),
+                counted(count, "Sentinel")
             ),
-            "See whether the master runs and can be reached from there. Sentinels that are cut off cannot \
-             replace it.",
+            "Check whether the master is running and can be reached from the Sentinels. Sentinels that are cut \
+             off cannot replace it.",
         ));
     }
 }
@@ -422,7 +448,7 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         return probe.report(Finding::note(
             "hidden",
             "The user may not run SENTINEL REPLICAS, so the replicas are unknown.",
-            "Permit it on each Sentinel with ACL SETUSER and +sentinel|replicas.",
+            "Run ACL SETUSER USER +sentinel|replicas on each Sentinel.",
         ));
     }
     let mut sound = 0;
@@ -435,25 +461,25 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         let count = seen.iter().filter(|replica| replica.trouble().is_some()).count();
         let troubles = troubles.into_iter().collect::<Vec<_>>().join(" and ");
         let sentence = format!(
-            "{count} of {} Sentinels report {troubles} for this replica, so it cannot replace the master.",
-            seen.len()
+            "{count} of {} report {troubles} for this replica, so it cannot replace the master.",
+            counted(seen.len(), "Sentinel")
         );
-        let remedy = "See whether it runs, and whether it reaches its master (INFO replication). One that \
-                      is gone for good is forgotten after SENTINEL RESET on each Sentinel.";
+        let remedy = "Check whether it is running and can reach its master (INFO replication). If it is gone \
+                      for good, run SENTINEL RESET on each Sentinel.";
         let finding = Finding::warning("replica", sentence, remedy);
         probe.report(finding.about(format!("redis at {place}")));
     }
     let finding = if replicas.is_empty() {
         Finding::warning(
             "replica",
-            "The master has no replica, so all sessions are lost with it.",
-            "Add a replica with REPLICAOF.",
+            "The master has no replica, so all sessions are lost if it fails.",
+            "Start another server and run REPLICAOF HOST PORT on it, with the address of the master.",
         )
     } else if sound == 0 {
         Finding::warning(
             "replica",
-            format!("None of the {} replicas can replace the master.", replicas.len()),
-            "See the findings about the replicas.",
+            format!("None of the {} can replace the master.", counted(replicas.len(), "replica")),
+            "Follow the findings about the replicas.",
         )
     } else if replicas.values().all(|seen| seen.iter().any(|replica| !replica.may_lead)) {
         Finding::warning(
@@ -463,7 +489,10 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         )
     } else {
         let count = replicas.len();
-        Finding::fine("replica", format!("{sound} of {count} replicas can replace the master."))
+        Finding::fine(
+            "replica",
+            format!("{sound} of {} can replace the master.", counted(count, "replica")),
+        )
     };
     probe.report(finding);
 }

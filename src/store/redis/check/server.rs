@@ -19,6 +19,7 @@ use crate::store::redis::check::certificate;
 use crate::store::redis::check::findings::{self, Config, SETTINGS};
 use crate::store::redis::check::info::Info;
 pub(super) use crate::store::redis::check::role::Role;
+use crate::store::redis::check::unreachable::remedy;
 use crate::store::redis::compare::{Change, CompareAndSet, version};
 use crate::store::redis::connection::{Failure, Lease, SharedConnection};
 use crate::store::redis::dialing::{self, Server, Settings};
@@ -45,7 +46,7 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, link: &Arc<Shared
     probe.part(subject, all).await;
 }
 
-/// Examines what the store presents itself with, which is the same to all servers.
+/// Examines the client's certificate, which is the same for all servers.
 pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
     let Some(tls) = &settings.tls else { return };
     if let Some(Some(certificate)) = probe.part("", tls.own_certificate()).await {
@@ -53,10 +54,10 @@ pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
     }
 }
 
-/// Examines one server, which is to be what `role` says, and reports about `subject`. No record is read or
-/// written. The answer is `None` if the server cannot be reached, takes no commands now or is another one
-/// than it is to be. That is then reported, and there is no use in trying anything with it. About a server
-/// that sessions can do without nothing is an error.
+/// Examines one server, which should have this `role`, and reports about `subject`. No record is read or
+/// written. Returns `None` if the server cannot be reached, accepts no commands now or has another role; this
+/// is then reported, and nothing else should be tried with the server. Findings about a server that sessions
+/// can do without are warnings at most.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
@@ -83,7 +84,7 @@ async fn examined(
     let lease = match link.lease().await {
         Ok(lease) => lease,
         Err(failure) => {
-            report(unreachable(link, failure));
+            report(unreachable(link, failure, role));
             return None;
         }
     };
@@ -98,26 +99,26 @@ async fn examined(
     let mut hidden = Vec::new();
     let info = match info {
         Ok(answer) => Info::parse(&lossy(&answer)),
-        // A proxy has errors of its own for it.
+        // A proxy has its own errors for this command.
         Err(Failure::Answered(answer)) if answer.code != "NOAUTH" => {
-            let what = "Its version, its role, its memory, its persistence and its replicas are";
+            let what = "Its version, role, memory, eviction policy, persistence and replicas are";
             hidden.push(hidden_by(what, &answer, "+info"));
             Info::default()
         }
         Err(failure) => {
-            report(unreachable(link, failure));
+            report(unreachable(link, failure, role));
             return None;
         }
     };
     let config = match config {
         Ok(config) => config,
         Err(Failure::Answered(answer)) => {
-            let what = "Whether it makes snapshots, and how many replicas it wants for a write, is";
+            let what = "Whether it makes snapshots, and how many replicas it needs for a write, is";
             hidden.push(hidden_by(what, &answer, "+config|get"));
             Config::new()
         }
         Err(failure) => {
-            report(unreachable(link, failure));
+            report(unreachable(link, failure, role));
             return None;
         }
     };
@@ -126,9 +127,9 @@ async fn examined(
         report(finding);
         return None;
     }
-    let role = findings::role(&info, role);
-    let is_right = role.as_ref().is_none_or(|finding| finding.level() < Level::Error);
-    role.into_iter().for_each(report);
+    let found = findings::role(&info, role);
+    let is_right = found.as_ref().is_none_or(|finding| finding.level() < Level::Error);
+    found.into_iter().for_each(report);
     if !is_right {
         return None;
     }
@@ -138,7 +139,7 @@ async fn examined(
             hidden.push(hidden_by("Its time is", &answer, "+time"));
         }
         Err(failure) => {
-            report(unreachable(link, failure));
+            report(unreachable(link, failure, role));
             return None;
         }
     }
@@ -148,35 +149,39 @@ async fn examined(
     Some(())
 }
 
-/// There is nothing to examine.
-fn unreachable(link: &SharedConnection, failure: Failure) -> Finding {
+/// The server cannot be used, so nothing else about it is examined.
+fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding {
     let sentence = match failure {
         Failure::NotSent(reason) => {
             let known = format!("cannot connect to {}: ", link.name());
-            format!("It cannot be reached: {}.", reason.strip_prefix(&known).unwrap_or(&reason))
+            format!(
+                "The server cannot be reached: {}.",
+                reason.strip_prefix(&known).unwrap_or(&reason)
+            )
         }
-        Failure::Full(reason) | Failure::Lost(reason) => format!("It did not answer: {reason}."),
-        Failure::Answered(answer) => format!("It takes no commands: {answer}."),
+        Failure::Full(reason) | Failure::Lost(reason) => {
+            format!("The server did not answer: {reason}.")
+        }
+        Failure::Answered(answer) => format!("The server accepts no commands: {answer}."),
     };
-    let remedy = "See whether it is running and can be reached from here, and whether the address, the \
-                  user and the password are right.";
+    let remedy = remedy(&sentence, role);
     Finding::error("unreachable", sentence, remedy)
 }
 
-/// `what` is unknown because of this answer, and this permission would change that.
+/// `what` is unknown because of this answer, and this permission would reveal it.
 fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
     let sentence = format!("{what} unknown: {answer}.");
     let remedy = if answer.is_of_permission() {
-        format!("To have that examined, give the user {permission} (ACL SETUSER).")
+        format!("To have this examined, permit it with ACL SETUSER USER {permission}.")
     } else {
-        "If a proxy answers there, examine the server behind it.".to_owned()
+        "If this is a proxy, check the server behind it.".to_owned()
     };
     Finding::note("hidden", sentence, remedy)
 }
 
 /// How far the server's clock is from ours.
 async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Finding>, Failure> {
-    // A Sentinel does not know the command, and keeps no sessions.
+    // A Sentinel does not know this command, and keeps no sessions.
     if role == Role::Sentinel {
         return Ok(None);
     }
@@ -184,8 +189,8 @@ async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Fi
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
     let Some(its) = time_of(&answer) else {
-        let sentence = "Its time is unknown: it gave a strange answer to TIME.";
-        let remedy = "If a proxy answers there, examine the server behind it.";
+        let sentence = "Its time is unknown: the answer to TIME is not that of Redis.";
+        let remedy = "If this is a proxy, check the server behind it.";
         return Ok(Some(Finding::note("hidden", sentence, remedy)));
     };
     let ours = before + round_trip / 2;
@@ -217,16 +222,18 @@ async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
 /// The certificate that the server presents.
 async fn certificate(probe: &Probe, settings: &Settings, server: &Server) -> Option<Finding> {
     match dialing::certificate(settings, server).await {
-        Ok(certificate) => Some(certificate::judged("Its certificate", &certificate?, probe.now())),
+        Ok(certificate) => {
+            Some(certificate::judged("The server's certificate", &certificate?, probe.now()))
+        }
         Err(reason) => Some(Finding::error(
             "certificate",
             format!("No new connection can be encrypted: {reason}."),
-            "Give the server a valid certificate.",
+            "Give the server a valid certificate that this process trusts.",
         )),
     }
 }
 
-/// Whether a password is sent so that others can read it.
+/// Whether a password is sent over the network without encryption.
 fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
     let Place::Tcp { host, .. } = &server.place else { return None };
     if settings.tls.is_some() || settings.login.password().is_none() || is_loopback(host) {
@@ -234,8 +241,9 @@ fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
     }
     Some(Finding::warning(
         "plain",
-        "The password and all sessions are sent to it without encryption.",
-        "Use TLS: let the address begin with rediss:// and give the server a tls-port.",
+        "The password and all sessions are sent to this server without encryption, so anyone on the network \
+         can read them.",
+        "Set tls-port on the server, and begin the address with rediss://.",
     ))
 }
 
@@ -244,7 +252,7 @@ fn is_loopback(host: &str) -> bool {
         || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
-/// It may name files of the server, in whichever encoding.
+/// The answer may name files of the server, in any encoding.
 fn lossy(answer: &Value) -> Cow<'_, str> {
     match answer {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
@@ -276,21 +284,24 @@ pub(super) async fn try_permissions(
                 report(not_permitted(name));
             }
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => report(disabled(name)),
-            // The verbs say so.
+            // The trial of the verbs reports it.
             Err(Failure::NotSent(_) | Failure::Full(_) | Failure::Lost(_)) => {}
             Err(Failure::Answered(answer)) if answer.code.is_empty() || answer.code == "ERR" => {}
-            // It would have run it: out of memory, a script that it does not have.
+            // The command is permitted: the server is out of memory, or does not have the script.
             Ok(_) | Err(Failure::Answered(_)) => continue,
         }
         are_permitted = false;
     }
     if !of_keys.is_empty() {
-        report(no_keys(&of_keys));
+        report(no_keys(&of_keys, probe.namespace()));
     }
     if are_permitted {
-        report(Finding::fine(PERMISSION, "The user may run every command that sessions need."));
+        report(Finding::fine(
+            PERMISSION,
+            "The user is permitted to run every command that sessions need.",
+        ));
     }
-    // Only now: there are proxies that end the connection at a command that they do not know.
+    // These come last, because some proxies close the connection at a command that they do not know.
     let [set, delifeq, delex] = Native::trials(key);
     let (set, delifeq, delex) =
         join3(lease.try_to(&set), lease.try_to(&delifeq), lease.try_to(&delex)).await;
@@ -299,7 +310,7 @@ pub(super) async fn try_permissions(
             && answer.is_of_permission()
             && !answer.is_of_key_permission()
         {
-            report(not_permitted_in_vain(name));
+            report(not_permitted_but_replaced(name));
         }
     }
     let sets = match set {
@@ -336,25 +347,31 @@ fn needed(key: &StoreKey, record: &Bytes) -> [(&'static str, Cmd); 6] {
 }
 
 fn not_permitted(name: &str) -> Finding {
-    let sentence = format!("The user may not run {name}, which sessions need.");
-    let remedy = format!("Give the user +{} (ACL SETUSER).", name.to_lowercase());
+    let sentence = format!("The user may not run {name}, which sessions need, so requests fail.");
+    let remedy = format!("Run ACL SETUSER USER +{} on the server.", name.to_lowercase());
     Finding::error(PERMISSION, sentence, remedy)
 }
 
-fn not_permitted_in_vain(name: &str) -> Finding {
-    let sentence =
-        format!("The user may not run {name}, so a script deletes, which takes the server longer.");
-    let remedy = format!("Give the user +{} (ACL SETUSER).", name.to_lowercase());
+fn not_permitted_but_replaced(name: &str) -> Finding {
+    let sentence = format!(
+        "The user may not run {name}, so a script deletes records, which costs the server more time."
+    );
+    let remedy = format!("Run ACL SETUSER USER +{} on the server.", name.to_lowercase());
     Finding::note(PERMISSION, sentence, remedy)
 }
 
 fn disabled(name: &str) -> Finding {
-    let sentence = format!("{name} is disabled or renamed there, and sessions need it.");
-    let remedy = "Remove its rename-command from the configuration of the server.";
+    let sentence = format!("{name} is disabled or renamed on the server, but sessions need it.");
+    let remedy = "Remove the line rename-command for it from redis.conf, and restart the server.";
     Finding::error(PERMISSION, sentence, remedy)
 }
 
-fn no_keys(names: &[&str]) -> Finding {
-    let sentence = format!("The user may not use keys of the namespace with {}.", names.join(", "));
-    Finding::error(PERMISSION, sentence, "Give the user ~NAMESPACE:* (ACL SETUSER).")
+fn no_keys(names: &[&str], namespace: &str) -> Finding {
+    let sentence = format!(
+        "The user may not use the keys of the namespace {namespace} with {}, so requests fail.",
+        names.join(", ")
+    );
+    let remedy =
+        format!("Run ACL SETUSER USER ~{namespace}:* on the server, or correct the namespace.");
+    Finding::error(PERMISSION, sentence, remedy)
 }
