@@ -1,4 +1,4 @@
-//! The session as a handler sees it.
+//! The session that a handler works with.
 
 pub(crate) mod commit;
 pub(crate) mod csrf;
@@ -39,36 +39,37 @@ use crate::session::state::{
 };
 use crate::settings::{Sessions, Settings};
 
-/// The session of a request.
+/// Gives a handler access to the session of its request.
 ///
-/// A handler gets it from its framework as an argument; the type is the same in axum and in
-/// actix-web. The extractor has read the record once, so everything but
-/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch),
-/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token) is synchronous.
-/// Changes are kept as changes and committed after the handler has answered, before the response
-/// leaves: concurrent requests that write different keys never lose each other's values.
+/// Take it as an argument of a handler, in axum or in actix-web; the type is the same. The extractor
+/// reads the record once, so all methods are synchronous except [`transact`](Self::transact),
+/// [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch), [`flashes`](Self::flashes) and
+/// [`csrf_token`](Self::csrf_token).
 ///
-/// A clone is another handle of the same session; all handles of a request see the same.
+/// Changes are recorded one by one and committed after the handler returns, before the response is sent.
+/// Concurrent requests that write different keys therefore never overwrite each other's values.
+///
+/// A clone is another handle to the same session. All handles of a request see the same values.
 ///
 /// ```
 /// use unsticky::{Key, Result, Session};
 ///
 /// const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
 ///
-/// // The same in an axum handler and in one of actix-web.
+/// // Works as a handler in axum and in actix-web.
 /// async fn add(session: Session) -> Result<String> {
 ///     session.update(CART, |cart| cart.push(7))?;
 ///     let cart = session.get(CART)?.unwrap_or_default();
-///     Ok(format!("{} articles", cart.len()))
+///     Ok(format!("{} items", cart.len()))
 /// }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 articles"); }
+/// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 items"); }
 /// ```
 ///
-/// # Pages that degrade
+/// # Pages that work without the store
 ///
-/// A route that takes a `Session` answers 503 while the store is down. A page that can do without one
-/// takes a `Result`, in both frameworks:
+/// A route that takes a `Session` responds with 503 while the store is down. If a page can work without
+/// a session, let its handler take a `Result<Session>`, in both frameworks:
 ///
 /// ```
 /// use unsticky::{Result, Session};
@@ -77,55 +78,57 @@ use crate::settings::{Sessions, Settings};
 ///     match session {
 ///         Ok(session) if session.is_signed_in() => "welcome back",
 ///         Ok(_) => "welcome",
-///         Err(_) => "welcome; signing in is not possible just now",
+///         Err(_) => "welcome; signing in is temporarily unavailable",
 ///     }
 /// }
 /// # let _ = front_page;
 /// ```
 ///
-/// # What a write promises
+/// # Guarantees for each kind of write
 ///
-/// - [`insert`](Self::insert) and [`remove`](Self::remove): of two requests that write the same
-///   key, the one that commits last wins. A `get` followed by an `insert` is therefore not atomic.
-/// - [`update`](Self::update): computed again on the newest value where another request wrote in
-///   between; 200 concurrent increments add up to 200.
-/// - [`take`](Self::take): if another request changed or took the value first, the commit fails; a
-///   one-time value is never handed out twice with success.
-/// - [`transact`](Self::transact): decided and stored before the handler goes on.
+/// - [`insert`](Self::insert) and [`remove`](Self::remove): if two requests write the same key, the
+///   last commit wins. A `get` followed by an `insert` is therefore not atomic.
+/// - [`update`](Self::update): if another request wrote first, the function runs again on the newer
+///   value. After 200 concurrent increments the counter is 200 higher.
+/// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most
+///   one request that takes a one-time value succeeds.
+/// - [`transact`](Self::transact): the decision is stored before the handler continues.
 ///
-/// A response of status 5xx or 408 commits nothing but an end of the session, unless
-/// [configured otherwise](crate::Builder::on_failed_response), and neither does a response that had to be
-/// replaced by an error. What must count in spite of that, such as a failed attempt, is written by
-/// [`transact`](Self::transact) or [`save`](Self::save).
+/// If the response has status 5xx or 408, or is replaced by an error, only the end of a session is
+/// committed; all other changes are dropped. [`Builder::on_failed_response`](crate::Builder::on_failed_response)
+/// changes this for the status codes. To store a change regardless of the response, such as a failed
+/// attempt, use [`transact`](Self::transact) or [`save`](Self::save).
 ///
 /// # What a request may do
 ///
-/// A request acts with the secret that its cookie brought, or with the newest one that its own handle
-/// has made. If another request has replaced that secret meanwhile, this request gets no new cookie and
-/// ends nothing that it could not end before:
+/// A request acts with the secret that its cookie contained, or with the newest secret that the request
+/// itself created. If another request has replaced that secret, this request gets no new cookie, and
+/// the table says what each method does:
 ///
-/// | when it acts | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
+/// | state of the session | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
 /// |---|---|---|---|---|---|---|---|---|
-/// | its own secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | fresh view |
-/// | rotated by another request | merged | stored | nothing to do | [`Gone`] | [`Gone`] | a session of its own | ends the session | [`Gone`] |
-/// | signed in anew by another request | [`Gone`] if anything would change | [`Gone`] | nothing | [`Gone`] | [`Gone`] | a session of its own | ends it if it is the same person's | [`Gone`] |
-/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | nothing | nothing | [`Gone`] | a session of its own | nothing | [`Gone`] |
+/// | the secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | newest values |
+/// | rotated by another request | merged | stored | no effect | [`Gone`] | [`Gone`] | a new session | ends the session | [`Gone`] |
+/// | another request signed in on it | [`Gone`] if anything would change | [`Gone`] | no effect | [`Gone`] | [`Gone`] | a new session | ends it if the principal is the same | [`Gone`] |
+/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | no effect | no effect | [`Gone`] | a new session | no effect | [`Gone`] |
 ///
-/// A request whose cookie was replaced before it was read is anonymous, and changes of values are [`Gone`]
-/// as well: the cookie of a new session would overwrite the newer one.
+/// If the cookie's secret was already replaced when the record was read, the request is anonymous, and
+/// changes to values fail with [`Gone`] as well: the cookie of a new session would overwrite the newer
+/// cookie in the browser.
 ///
-/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless configured otherwise, and drops all changes of the
-/// request. A lifetime or an end that the session has already is nothing to do. A message of
-/// [`flash`](Self::flash) is no reason for `Gone`: where nothing else would change, it is dropped.
+/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). It
+/// drops all changes of the request. Setting a lifetime or an end that the session already has changes
+/// nothing. A [flash message](Self::flash) alone never causes `Gone`: if nothing else would change, the
+/// message is dropped.
 ///
 /// # After the response
 ///
-/// A handle that goes on after its response, in a stream or a WebSocket, decides each commit on the
-/// record as it is then, and its secret must still be valid: after a rotation by another request,
-/// `save` and `transact` fail with [`ErrorKind::Gone`].
+/// You can keep a handle after the response, in a stream or a WebSocket. Each commit is then based on
+/// the record as it is at that time, and the handle's secret must still be valid: after a rotation by
+/// another request, `save` and `transact` fail with [`ErrorKind::Gone`].
 ///
-/// An open stream does not count as use of the session by itself: [`touch`](Self::touch) keeps the session
-/// alive, [`reload`](Self::reload) says whether it is still valid, and [`loss`](Self::loss) why it is not.
+/// An open stream does not count as use of the session. [`touch`](Self::touch) keeps the session alive,
+/// [`reload`](Self::reload) checks whether it is still valid, and [`loss`](Self::loss) says why it is not.
 ///
 /// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
@@ -136,43 +139,77 @@ impl Session {
         Self(Arc::new(Shared::new(sessions, presented)))
     }
 
-    /// A session that is first asked for when the response has begun already.
+    /// Marks the response as already sent, so that no cookie can be set.
     pub(crate) fn after_response(self) -> Self {
         self.state().head_sent = true;
         self
     }
 
-    /// The value of a key; `None` where there is none.
+    /// Returns the value of a key, or `None` if the key has no value.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const VISITS: Key<u32> = Key::new("visits");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// assert_eq!(session.get(VISITS)?, None);
+    /// session.insert(VISITS, &1)?;
+    /// assert_eq!(session.get(VISITS)?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    /// [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type. The value is left
+    /// unchanged.
     pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
     {
         let name = key.name();
         let value = self.state().value(name);
-        // Decoded outside the lock: how a value is decoded is the application's.
+        // Decoded outside the lock, because `Deserialize` is the application's code.
         value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Whether there is a value of this key, of whatever type.
+    /// Returns `true` if the key has a value, of any type.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const THEME: Key<String> = Key::new("theme");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(THEME, "dark")?;
+    /// assert!(session.contains(THEME));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("contains_key", "has_key"))]
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.state().value(key.name()).is_some()
     }
 
-    /// Whether there is no value at all.
+    /// Returns `true` if the session has no values.
+    ///
+    /// ```
+    /// let session = unsticky::Session::detached();
+    /// assert!(session.is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state().with_values(|view, values| view.is_empty(values))
     }
 
-    /// Sets a value. A value equal to the one that this request has read costs no write.
+    /// Sets the value of a key.
     ///
-    /// The value is the key's own type, or text in place of a `String`:
+    /// The value has the key's type; for a `String` you can also pass a `&str`. Setting the value that this
+    /// request has read causes no write to the store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -191,9 +228,12 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value cannot be encoded, or [could not be read
-    /// again](crate::Key#values); [`ErrorKind::TooLarge`] if the values that this request has changed would
-    /// be larger than a record with it. Nothing is changed then.
+    /// Nothing is changed if it returns an error:
+    ///
+    /// - [`ErrorKind::Encode`] if the value cannot be encoded, or [cannot be decoded
+    ///   again](crate::Key#values).
+    /// - [`ErrorKind::TooLarge`] if the values that this request has changed would exceed the [maximum size
+    ///   of a record](crate::Builder::max_record_bytes).
     #[doc(alias("set", "put"))]
     pub fn insert<K, V>(&self, key: K, value: &V) -> Result<()>
     where
@@ -210,21 +250,52 @@ impl Session {
         Ok(())
     }
 
-    /// Removes a value, if it is there.
+    /// Removes the value of a key. No effect if the key has no value.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const THEME: Key<String> = Key::new("theme");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(THEME, "dark")?;
+    /// session.remove(THEME);
+    /// assert_eq!(session.get(THEME)?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "delete")]
     pub fn remove(&self, key: impl AsKey) {
         self.state().changed().push(key.to_name(), Change::Remove, None);
     }
 
-    /// Removes a value and returns it: for values that may be used once.
+    /// Removes the value of a key and returns it, or `None` if the key has no value. Use it for values
+    /// that may be used only once.
     ///
-    /// If another request changes or takes it before this one commits, this one's commit fails with
-    /// [`ErrorKind::ValueChanged`], and nothing of it is kept. Where the answer must be certain before
-    /// the handler goes on, use [`transact`](Self::transact).
+    /// If another request changes or takes the value before this request commits, the commit fails with
+    /// [`ErrorKind::ValueChanged`] and writes nothing. If the handler must know the outcome before it
+    /// continues, use [`transact`](Self::transact).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const NONCE: Key<String> = Key::new("nonce");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(NONCE, "n-0S6_WzA2Mj")?;
+    /// assert_eq!(session.take(NONCE)?.as_deref(), Some("n-0S6_WzA2Mj"));
+    /// assert_eq!(session.take(NONCE)?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
-    /// [`ErrorKind::Reentrant`] if decoding it changes a session.
+    /// - [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type. The value is left
+    ///   unchanged.
+    /// - [`ErrorKind::Reentrant`] if the value's `Deserialize` implementation changes a session.
     #[doc(alias = "pop")]
     pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
@@ -253,7 +324,7 @@ impl Session {
                     Change::Remove
                 }
                 (Some(stored), _) => Change::Take { seen: stored.bytes },
-                // This request put it there itself.
+                // Only this request has set the value; it is not stored.
                 (None, _) => Change::Remove,
             };
             state.changed().push(key.to_name(), change, None);
@@ -262,19 +333,38 @@ impl Session {
         Err(contended())
     }
 
-    /// Changes a value by a function, beginning with the type's default where there is none.
+    /// Changes the value of a key with a function. If the key has no value, the function starts with the
+    /// type's default.
     ///
-    /// If another request wrote first, `function` is called again on the newer value. It must
-    /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored. It may
-    /// read the session, and must not change any. It is kept, with what it captures, until the change is
-    /// committed or dropped; a captured clone of the session keeps that alive for as long.
+    /// If another request wrote first, `function` is called again on the newer value. It must therefore be
+    /// pure, and it returns nothing, because the value that it saw first may not be the one that is stored.
+    /// It may read sessions but must not change any. The function and its captures are kept until the change
+    /// is committed or dropped.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.update(CART, |cart| cart.push(7))?;
+    /// session.update(CART, |cart| cart.push(8))?;
+    /// assert_eq!(session.get(CART)?, Some(vec![7, 8]));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] and
-    /// [`ErrorKind::TooLarge`] for the new one as in [`insert`](Self::insert), [`ErrorKind::Reentrant`] if
-    /// `function` changes the session. The value is not changed then. The commit fails with the same kinds,
-    /// or with [`ErrorKind::UpdatePanicked`], if that happens on the newer value.
+    /// The value is not changed if it returns an error:
+    ///
+    /// - [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type.
+    /// - [`ErrorKind::Encode`] and [`ErrorKind::TooLarge`] for the new value, as in [`insert`](Self::insert).
+    /// - [`ErrorKind::Reentrant`] if `function` changes a session.
+    ///
+    /// If the function fails on a newer value, the commit fails with the same kinds, or with
+    /// [`ErrorKind::UpdatePanicked`] if the function panics.
     pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
     where
         K: AsKey,
@@ -297,7 +387,7 @@ impl Session {
         });
         let before = changes_on_this_thread();
         for _ in 0..VIEW_ATTEMPTS {
-            // The function runs outside the lock: it may read the session, or take its time.
+            // The function runs outside the lock, because it may read the session or be slow.
             let current = self.state().value(&name);
             let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
             if changes_on_this_thread() != before {
@@ -314,39 +404,100 @@ impl Session {
         Err(contended())
     }
 
-    /// Removes all values, and with them the messages that wait for a page and the value of a
-    /// [`CsrfToken`](crate::CsrfToken), so that forms which are open have to be loaded again. The session itself
-    /// goes on, and whoever is signed in stays so.
+    /// Removes all values. The session continues, and a signed-in user stays signed in.
+    ///
+    /// This also removes pending [flash messages](Self::flash) and the value behind the
+    /// [`CsrfToken`](crate::CsrfToken), so pages with open forms must be loaded again. To end the session,
+    /// call [`destroy`](Self::destroy).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.insert(Key::<u32>::new("visits"), &1)?;
+    /// session.clear();
+    /// assert!(session.is_empty() && session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "remove_all")]
     pub fn clear(&self) {
         self.state().changed().clear();
     }
 
-    /// The public id; `None` before the session is stored for the first time. It is the same for the
-    /// session's whole life, is no credential and may be logged.
+    /// Returns the session id, or `None` before the session is stored for the first time.
+    ///
+    /// The id stays the same for the session's whole life. It is not a credential and may be logged.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.id(), None);
+    /// session.save().await?;
+    /// assert!(session.id().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("session_id", "session_key"))]
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.state().base().map(|loaded| loaded.id)
     }
 
-    /// Who is signed in. It can be answered as JSON as it is.
-    #[doc(alias("user", "user_id", "username"))]
+    /// Returns the principal that is signed in, or `None` if the session is anonymous.
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// assert_eq!(session.principal(), None);
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("user", "user_id", "username", "identity"))]
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {
         let state = self.state();
         state.changes.signed_in(state.loaded.as_deref()).cloned()
     }
 
-    /// Whether somebody is signed in.
+    /// Returns `true` if a user is signed in.
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert!(session.is_signed_in());
+    /// session.sign_out();
+    /// assert!(!session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "is_authenticated")]
     #[must_use]
     pub fn is_signed_in(&self) -> bool {
         self.principal().is_some()
     }
 
-    /// When the one who is signed in proved who they are; `None` where nobody is, and until a
-    /// sign-in of this request is committed.
+    /// Returns when the signed-in user last authenticated, by a sign-in or a [`step_up`](Self::step_up).
+    ///
+    /// `None` if no user is signed in, and from a sign-in in this request until it is committed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert!(session.authenticated_at().unwrap() <= time::OffsetDateTime::now_utc());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn authenticated_at(&self) -> Option<OffsetDateTime> {
         let state = self.state();
@@ -356,11 +507,24 @@ impl Session {
         state.base()?.record.header.clocks.authenticated?.to_time()
     }
 
-    /// Whether somebody is signed in who has proved who they are within this time: for changes that
-    /// matter (ASVS 5.0 7.5.1 and 7.5.3). A sign-in of this very request counts.
+    /// Returns `true` if a user is signed in and authenticated within the last `duration`.
     ///
-    /// As an extractor: [`AuthenticatedWithin`](crate::AuthenticatedWithin). After the proof, call
-    /// [`step_up`](Self::step_up).
+    /// Check it before sensitive changes (ASVS 5.0 7.5.1 and 7.5.3), and call [`step_up`](Self::step_up)
+    /// when the user has authenticated again. A sign-in in this request counts. The extractor
+    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) makes the same check.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let ten_minutes = Duration::from_secs(10 * 60);
+    /// assert!(!session.authenticated_within(ten_minutes));
+    /// session.sign_in("alice")?;
+    /// assert!(session.authenticated_within(ten_minutes));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn authenticated_within(&self, duration: Duration) -> bool {
         let now = self.settings().now();
@@ -373,8 +537,23 @@ impl Session {
         state.changes.principal().is_some() || state.base().is_some_and(is_fresh)
     }
 
-    /// When the session ends if nobody uses it again, as stored; `None` before it is stored for the
+    /// Returns when the session expires if it is not used again, or `None` before it is stored for the
     /// first time.
+    ///
+    /// ```
+    /// use time::{Duration, OffsetDateTime};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// // The default idle timeout is 30 minutes.
+    /// let left = session.expires_at().unwrap() - OffsetDateTime::now_utc();
+    /// assert!(left > Duration::minutes(29) && left <= Duration::minutes(30));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("expiry_date", "get_expiry_date"))]
     #[must_use]
     pub fn expires_at(&self) -> Option<OffsetDateTime> {
