@@ -560,145 +560,292 @@ impl Session {
         self.state().base()?.record.header.clocks.deadline().to_time()
     }
 
-    /// Signs somebody in: gives the session a new secret, restarts its clocks, and stores who signed in
-    /// and when (ASVS 5.0 7.2.4).
+    /// Signs a user in: replaces the secret, restarts both timeouts, and stores the principal and the time
+    /// (ASVS 5.0 7.2.4).
     ///
-    /// `principal` is the application's own name for the account: a stable one, such as its id. Of an
-    /// anonymous session only the values survive whose keys say so, and what this request wrote.
-    /// Signing in as another person than the one who is signed in ends that session and begins
-    /// another one with no data. So does signing in with a secret that another request has replaced
-    /// meanwhile, and nothing ends then.
+    /// `principal` is your stable id of the account, of 1 to 1024 bytes. An anonymous session keeps only
+    /// the values of keys that [survive a sign-in](crate::Key::survives_sign_in) and the values that this
+    /// request wrote. Signing in as another principal ends the current session and creates a new one
+    /// without its values. If another request has replaced the secret, the sign-in also creates a new
+    /// session, and no session ends.
     ///
-    /// The lifetime is the configured one, unless this request calls
-    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by): choices made for an earlier
-    /// sign-in, or before it, are dropped. To keep a choice across a redirect to an identity provider,
-    /// store it as a value under a key that [survives](crate::Key::survives_sign_in), and call `set_lifetime`
-    /// when the person returns.
+    /// The session gets the [configured lifetime](crate::Builder::lifetime), unless this request calls
+    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices of earlier requests are
+    /// dropped. To keep a choice across a redirect to an identity provider, store it under a key that
+    /// [survives a sign-in](crate::Key::survives_sign_in), and call `set_lifetime` when the user returns.
     ///
-    /// If the request brought several valid tokens, the sign-in begins a new session and ends all of
-    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails
-    /// and its session is taken back, because the next request would bring two valid tokens and be
-    /// anonymous. Those that were ended by then stay ended; signing in again finishes it.
+    /// If the request carries several valid tokens, the sign-in creates a new session and ends all of
+    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails and
+    /// its session is removed again. Sessions that were ended by then stay ended; sign in again to end the
+    /// others.
     ///
-    /// The session is entered in the [directory](crate::Directory) of the principal's sessions, before
-    /// its cookie is sent.
+    /// The session is listed in the principal's [directory](crate::Directory) before its cookie is sent.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
+    /// const SEEN: Key<u32> = Key::new("seen");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(CART, &vec![7])?;
+    /// session.insert(SEEN, &1)?;
+    /// session.save().await?;
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// assert_eq!(session.get(CART)?, Some(vec![7]));
+    /// session.save().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors
-    /// of an earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
+    /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors of
+    /// an earlier [`update`](Self::update) of this request whose function is called again. Nothing is
     /// changed then.
     ///
-    /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
-    /// as [are allowed](crate::Builder::concurrent_sessions) and a new one is to be refused; the session
-    /// stays as it was. It fails with [`ErrorKind::Revoked`] where all the principal's sessions were
-    /// ended while it was under way. To answer that in the handler, call [`save`](Self::save) in it: whatever the
-    /// handler has changed is dropped then, but for a sign-out that came before.
+    /// The commit fails with:
+    ///
+    /// - [`ErrorKind::TooManySessions`] if the principal has the maximum number of
+    ///   [concurrent sessions](crate::Builder::concurrent_sessions) and the configuration rejects a new one.
+    ///   The session is unchanged.
+    /// - [`ErrorKind::Revoked`] if all sessions of the principal were revoked during the sign-in.
+    ///
+    /// To handle these errors in the handler, call [`save`](Self::save) there. The handler's changes are
+    /// then dropped, except for an earlier sign-out.
     #[doc(alias("login", "log_in", "remember"))]
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
 
-    /// Signs somebody in, as [`sign_in`](Self::sign_in) does, with a label for the list of sessions, or
-    /// by a sign-in that has [begun](crate::Directory::begin_sign_in) before the password was verified.
+    /// Signs a user in like [`sign_in`](Self::sign_in), with a [label](SignIn::label) for the list of
+    /// sessions, or with a sign-in that [began](crate::Directory::begin_sign_in) before the password was
+    /// verified.
+    ///
+    /// ```
+    /// use unsticky::{Session, SignIn};
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in_with(SignIn::new("alice").label("Firefox on Linux"))?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// Those of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all
     /// sessions were revoked since the sign-in began, or if it began more than one hour ago.
+    #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
         self.rebase(|changes, loaded| changes.sign_in(&sign_in, loaded))
     }
 
-    /// The person who is signed in has authenticated again: a new secret, and both clocks restart (ASVS
-    /// 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values and the session's lifetime stay. If the session
-    /// ended, or another request replaced its secret, the commit fails with [`ErrorKind::Gone`].
+    /// Records that the signed-in user has authenticated again: replaces the secret and restarts both
+    /// timeouts (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2).
+    ///
+    /// The session keeps its values and its lifetime. If the session ended, or another request replaced its
+    /// secret, the commit fails with [`ErrorKind::Gone`].
+    ///
+    /// ```
+    /// use unsticky::{ErrorKind, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// assert_eq!(session.step_up().unwrap_err().kind(), ErrorKind::NotSignedIn);
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let before = session.authenticated_at();
+    /// session.step_up()?;
+    /// session.save().await?;
+    /// assert!(session.authenticated_at() >= before);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if nobody is signed in, [`ErrorKind::Gone`] if this request has lost
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has lost
     /// its session, and the errors of [`sign_in`](Self::sign_in). Nothing is changed then.
+    #[doc(alias("reauthenticate", "sudo"))]
     pub fn step_up(&self) -> Result<()> {
         let principal = self.signed_in()?;
         if self.state().changes.signing_in().is_some() {
-            // A sign-in of the same request is as fresh, and may have begun before.
+            // The sign-in of this request is as recent, and may come from `begin_sign_in`.
             return Ok(());
         }
         self.sign_in_with(SignIn { is_step_up: true, ..SignIn::new(principal) })
     }
 
-    /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
+    /// Signs the user out by ending the session. The same as [`destroy`](Self::destroy).
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.sign_out();
+    /// assert!(!session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("logout", "log_out"))]
     pub fn sign_out(&self) {
         self.destroy();
     }
 
-    /// Ends the session: the record is deleted and the browser told to forget the cookie.
+    /// Ends the session: the commit deletes the record and tells the browser to remove the cookie.
     ///
-    /// It also ends a session whose secret another request has replaced, as long as the same person is
-    /// signed in on it; it never ends a sign-in of somebody else. If the session ended meanwhile, no
-    /// cookie is sent, because the browser may hold a newer one. If the request brought several valid
-    /// tokens, all their sessions end.
+    /// This also ends a session whose secret another request has replaced, if the principal is still the
+    /// same; it never ends a session on which another principal has signed in. If the session has already
+    /// ended, no cookie is sent, because the browser may hold a newer one. If the request carries several
+    /// valid tokens, all their sessions end.
     ///
-    /// What is written afterwards in the same request belongs to a new session.
+    /// Values that the request writes afterwards belong to a new session.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(CART, &vec![7])?;
+    /// session.save().await?;
+    /// session.destroy();
+    /// session.save().await?;
+    /// assert_eq!((session.get(CART)?, session.id()), (None, None));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("flush", "purge", "invalidate", "delete"))]
     pub fn destroy(&self) {
         self.state().intend().end();
     }
 
-    /// Gives the session a new secret with the commit; the old one is void from then on. No effect on
-    /// a session that is not stored, and none if another request has given it a new secret meanwhile.
+    /// Replaces the session's secret. From the commit on, the old token is invalid.
     ///
-    /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
-    /// signed in change.
+    /// Call it when the privileges of the signed-in user change; [`sign_in`](Self::sign_in) already replaces
+    /// the secret. The session id stays the same. No effect on an unsaved session, or if another request has
+    /// already replaced the secret.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let id = session.id();
+    /// session.rotate();
+    /// session.save().await?;
+    /// assert!(session.is_signed_in() && session.id() == id);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("cycle_id", "cycle_key", "renew", "regenerate", "change_session_id"))]
     pub fn rotate(&self) {
         self.state().intend().rotate(Rotation::Plain);
     }
 
-    /// Gives this session a lifetime of its own: "remember me". It is stored with the session and holds
-    /// until the next sign-in; the cookie is sent again, with a new secret. If the session has this
-    /// lifetime already, nothing happens.
+    /// Sets the lifetime of this session, for example for "remember me".
     ///
-    /// No effect on an unsaved session, unless this request also stores a value or signs in. A longer
-    /// life is entered in the principal's [directory](crate::Directory) first, so the commit can also
-    /// fail with the directory's errors. If another request has replaced the session's secret, the
-    /// commit fails with [`ErrorKind::Gone`].
+    /// The lifetime is stored with the session and applies until the next sign-in. The cookie is sent
+    /// again, with a new secret. No effect if the session already has this lifetime, or on an unsaved
+    /// session, unless this request also stores a value or signs in.
+    ///
+    /// If the new lifetime ends later, the principal's [directory](crate::Directory) is updated first, so the
+    /// commit can also fail with the directory's errors. If another request has replaced the session's
+    /// secret, the commit fails with [`ErrorKind::Gone`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use unsticky::{Lifetime, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    ///
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.set_lifetime(Lifetime::new(14 * DAY, 30 * DAY));
+    /// session.save().await?;
+    /// assert!(session.expires_at().unwrap() > time::OffsetDateTime::now_utc() + 13 * DAY);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "remember_me")]
     #[doc(alias("set_expiry", "set_max_age", "set_max_inactive_interval"))]
     pub fn set_lifetime(&self, lifetime: Lifetime) {
         self.state().intend().set_lifetime(lifetime);
     }
 
-    /// Ends the session at this moment at the latest: when the identity provider's session ends, for one
-    /// that began with a federated sign-in (ASVS 5.0 7.1.3 and 7.6.1).
+    /// Sets the time at which the session expires at the latest.
     ///
-    /// It holds until another moment is set or somebody signs in again, also after a
-    /// [`step_up`](Self::step_up) and another [`set_lifetime`](Self::set_lifetime). Like those it sends
-    /// the cookie again, with a new secret. If the session has this end already, nothing happens. A
-    /// moment that has passed ends the session with this request. No effect on an unsaved session,
-    /// unless this request also stores a value or signs in.
+    /// Use it after a federated sign-in, to end the session with that of the identity provider (ASVS 5.0
+    /// 7.1.3 and 7.6.1). The limit applies until you set another one or the next sign-in; a
+    /// [`step_up`](Self::step_up) or [`set_lifetime`](Self::set_lifetime) does not remove it. The cookie is
+    /// sent again, with a new secret. A time in the past ends the session with this request.
+    ///
+    /// No effect if the session already has this limit, or on an unsaved session, unless this request also
+    /// stores a value or signs in.
+    ///
+    /// ```
+    /// use time::{Duration, OffsetDateTime};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let end = OffsetDateTime::now_utc() + Duration::minutes(5);
+    /// session.sign_in("alice")?;
+    /// session.end_by(end);
+    /// session.save().await?;
+    /// assert!(session.expires_at().unwrap() <= end);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("set_expiry", "expire_at"))]
     pub fn end_by(&self, end: OffsetDateTime) {
         self.state().intend().set_end(Millis::of(end));
     }
 
-    /// Lets this request read, and write, without counting as use of the session: for routes that
-    /// the browser polls by itself.
+    /// Marks this request as passive: it does not count as use of the session, even if it writes.
+    ///
+    /// Call it on routes that the browser polls without the user's action.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let expires = session.expires_at();
+    /// session.mark_passive();
+    /// session.save().await?;
+    /// assert_eq!(session.expires_at(), expires);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn mark_passive(&self) {
         self.state().is_passive = true;
     }
 
-    /// Decides on the stored record and stores the decision before it returns: for one-time tokens,
-    /// limits on attempts, and wherever the answer depends on the write.
+    /// Runs `function` on the stored values and stores its changes before returning.
     ///
-    /// `function` is called again on a newer record if another request wrote in between. What it
-    /// returns at last was decided on the record that its changes are stored in. Everything this
-    /// request changed before is committed with it. If it changes nothing, nothing is written; if it
-    /// fails, nothing is written and the error is returned. It may be called in another task, where
-    /// task-local values are not there.
+    /// Use it for one-time tokens, for limits on attempts, and whenever the response depends on the write.
     ///
-    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive).
+    /// If another request wrote first, `function` is called again on the newer record. The result is that
+    /// of the call whose changes were stored. Earlier changes of this request are committed in the same
+    /// write. If nothing has changed, nothing is written. If `function` fails, nothing is written and its
+    /// error is returned. `function` may run in another task, without the caller's task-local values.
+    ///
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -731,8 +878,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save) and of `function`, which gets [`ErrorKind::Encode`] from
-    /// [`Transaction::insert`] for a value that [could not be read again](crate::Key#values).
+    /// The errors of [`save`](Self::save) and of `function`. [`Transaction::insert`] fails with
+    /// [`ErrorKind::Encode`] for a value that [cannot be decoded again](crate::Key#values).
     #[doc(alias("transaction", "atomic"))]
     pub async fn transact<T, F>(&self, function: F) -> Result<T>
     where
@@ -747,17 +894,33 @@ impl Session {
                 Ok(())
             };
             session.commit(&driver, false, Some(&mut decide)).await?;
-            decided.ok_or_else(|| session.settings().gone("the session was ended"))
+            decided.ok_or_else(|| session.settings().gone("this request ended the session"))
         })
         .await
     }
 
-    /// Commits now what was changed so far, instead of after the handler: for streams, server-sent
-    /// events and WebSockets, which go on after the response has begun.
+    /// Commits the changes so far, instead of after the handler.
     ///
-    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive). With
-    /// nothing to save it extends the idle timeout if that is due, as the end of a request does, and does not
-    /// tell whether it could: for a stream that is in use, call [`touch`](Self::touch).
+    /// Use it in streams, server-sent events and WebSockets, which continue after the response has begun, and
+    /// whenever a handler must handle the errors of the commit.
+    ///
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there is
+    /// nothing to save, the idle timeout is extended if that is due, as at the end of a request, and a failure
+    /// to extend it is not reported. For a stream that is in use, call [`touch`](Self::touch).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(Key::<u32>::new("progress"), &50)?;
+    /// assert_eq!(session.id(), None);
+    /// session.save().await?;
+    /// assert!(session.id().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -765,20 +928,20 @@ impl Session {
     ///   [`ErrorKind::TooLarge`], [`ErrorKind::Randomness`]: nothing was written, and the changes
     ///   are still pending.
     /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
-    ///   by a change that met a newer record.
-    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced in a way that leaves no room
-    ///   for these changes; see [what a request may do](Self#what-a-request-may-do). They are dropped, and
-    ///   this request's response becomes this error unless it fails by itself.
-    /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
-    ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
-    ///   no session was changed or begun.
-    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
-    ///   directory, cannot be decoded; nothing was written.
-    /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
-    ///   this request's response becomes this error unless it fails by itself. A handle that goes on
-    ///   after its response gets this error until [`reload`](Self::reload) succeeds.
-    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
-    ///   and the response has begun.
+    ///   because a change could not be applied to a newer record.
+    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced and these changes are no longer
+    ///   allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped, and this
+    ///   request's response becomes this error, unless the response is a failure itself.
+    /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
+    ///   sign-in. The changes are dropped, except for an end of the session. No session was created or
+    ///   changed.
+    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer record, or the directory record, cannot
+    ///   be decoded. Nothing was written.
+    /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not be stored. They are no longer pending, and
+    ///   this request's response becomes this error, unless the response is a failure itself. A handle that
+    ///   is used after the response returns this error until [`reload`](Self::reload) succeeds.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, but the
+    ///   response has begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
@@ -787,27 +950,50 @@ impl Session {
         .await
     }
 
-    /// Reads the record again: to see what other requests wrote, or whether the session is still valid.
-    /// Changes that are not committed yet stay pending.
+    /// Reads the record again, to see the writes of other requests or to check that the session is still
+    /// valid.
     ///
-    /// Never counts as use of the session; [`touch`](Self::touch) does.
+    /// Uncommitted changes stay pending. It never counts as use of the session; [`touch`](Self::touch) does.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// session.reload().await?;
+    /// assert_eq!(session.loss(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, and each
-    ///   time after that; pending changes are dropped, and if there were any, this request's response
-    ///   becomes this error unless it fails by itself. The handle then shows an empty session.
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, and on each call
+    ///   after that. Pending changes are dropped; if there were any, this request's response becomes this
+    ///   error, unless the response is a failure itself. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
-    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be
-    ///   computed on the newer values; it stays pending.
+    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be applied to the
+    ///   newer values. It stays pending.
     #[doc(alias = "load")]
     pub async fn reload(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move { session.reread(&driver).await }).await
     }
 
-    /// The configuration this session belongs to.
+    /// Returns the [`Sessions`] to which this session belongs.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(session.sessions().of("alice").count().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         &self.0.sessions
@@ -825,13 +1011,13 @@ impl Session {
         self.0.context()
     }
 
-    /// What is left of the request's time for the store.
+    /// Returns the time that the request may still wait for the store.
     fn budget(&self) -> Budget {
         Budget::new(self.state().time_left(self.settings()))
     }
 
-    /// The store was used for so long; what other handles used at the same time counts once. Not called
-    /// for a read that was given up, which may have been kept for any time before.
+    /// Subtracts the time spent on the store. Time that several handles spent concurrently counts once. Not
+    /// called for an abandoned read, because its future may have been left unpolled for any time.
     fn record_store_time(&self, budget: &Budget) {
         let mut state = self.state();
         let used = budget.used(state.charged);
@@ -839,8 +1025,8 @@ impl Session {
         state.charged = Some(Instant::now());
     }
 
-    /// Waits for the commit of this session that is under way, as long as for the store: it may be on a
-    /// runtime that stands still.
+    /// Waits for a commit of this session in progress. The store's timeout applies, because the other commit
+    /// may be on a runtime that is not polled.
     async fn lock_commits(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
         let settings = self.settings();
         let (under_way, patience) = {
@@ -853,13 +1039,18 @@ impl Session {
                 Err(_) => (state.committing.clone(), state.time_left(settings)),
             }
         };
-        // The future that holds the lock may be kept and never polled again, and so may this one.
+        // The future that holds the lock may never be polled again, and neither may this one.
         under_way.iter().chain([driver]).for_each(Driver::drive);
         let guard = timeout(patience, self.0.committing.lock()).await;
-        guard.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
+        guard.map_err(|_| {
+            Error::new(
+                ErrorKind::Contended,
+                "another commit of this session did not finish in time",
+            )
+        })
     }
 
-    /// Who is signed in on the session of this request.
+    /// Returns the signed-in principal, or an error if there is none.
     pub(crate) fn signed_in(&self) -> Result<Arc<str>> {
         match self.principal() {
             Some(principal) => Ok(principal),
