@@ -67,11 +67,19 @@ impl Sessions {
         Report::new(probe.into_findings())
     }
 
-    /// Reads a key that holds nothing: whether the store answers at all, for the readiness probes of an
-    /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout); a command that
-    /// fails is [retried](crate::Builder::command_retries) like every other one.
+    /// Checks that the store answers, for the readiness probes of an orchestrator.
     ///
-    /// With several servers it asks one of them, another one each time.
+    /// It reads a key that does not exist: one command, within the configured
+    /// [`timeout`](crate::Builder::timeout). A failed command is [retried](crate::Builder::command_retries)
+    /// like any other. With several servers, each call asks one of them, chosen at random.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let session = unsticky::Session::detached();
+    /// assert!(session.sessions().ping().await.is_ok());
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
