@@ -183,20 +183,35 @@ impl Session {
         self.run_to_completion(|session, driver| async move { session.extend(&driver).await }).await
     }
 
-    /// Why this request has lost its session; `None` while it has not found that out.
+    /// Returns why this request has lost its session, or `None` if it has not detected a loss.
     ///
-    /// It is found out by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit,
-    /// and stays as it was found out first. An end that this request asked for itself is no loss.
+    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit.
+    /// The first reason is kept. An end that this request asked for is not a loss.
     ///
-    /// [`Loss::Expired`] is said if the deadline has passed that this handle has seen. A handle that did not
-    /// look for a while cannot tell a session that expired from one that another request kept alive beyond
-    /// that deadline and that was signed out then.
+    /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended the
+    /// session beyond that deadline and it was signed out later, this handle reports `Expired` as well.
+    ///
+    /// ```
+    /// use unsticky::Loss;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(session.loss(), None);
+    /// session.sessions().of("alice").revoke_all().await?;
+    /// assert!(session.reload().await.is_err());
+    /// assert_eq!(session.loss(), Some(Loss::Ended));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn loss(&self) -> Option<Loss> {
         self.state().loss
     }
 
-    /// Extends the idle timeout; see [`Session::touch`].
+    /// Implements [`Session::touch`].
     async fn extend(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let Some(loaded) = self.not_lost()? else { return Ok(()) };
@@ -220,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Reads the record again; see [`Session::reload`].
+    /// Implements [`Session::reload`].
     pub(super) async fn reread(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let Some(loaded) = self.not_lost()? else { return Ok(()) };
@@ -230,7 +245,7 @@ impl Session {
         };
         let mut state = self.state();
         if state.head_sent {
-            // Whoever reads again knows what has become of an unknown outcome.
+            // The record just read shows the outcome of an in-doubt write.
             state.failed = None;
         }
         state.loaded = Some(newer);
@@ -239,7 +254,7 @@ impl Session {
         self.rebase(|_, _| ())
     }
 
-    /// The session of this request, if it has one; an error if it has lost it.
+    /// Returns the session of this request, if it has one, or an error if it has lost it.
     fn not_lost(&self) -> Result<Option<Arc<Loaded>>> {
         let (loaded, is_lost) = {
             let state = self.state();
@@ -248,13 +263,12 @@ impl Session {
         if is_lost { Err(self.settings().gone("")) } else { Ok(loaded) }
     }
 
-    /// The session is lost, and with it the changes that were to be made to it. Returns the error that says
-    /// so.
+    /// Marks the session as lost and drops its pending changes. Returns the error to report.
     fn lose(&self, session: Arc<Loaded>, is_gone: bool) -> Error {
         let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        // Messages alone fail no request: its end drops them, with an event.
+        // Flash messages alone do not fail a request: its end drops them, with an event.
         let pending = state.changes.pending();
         let matters = pending > state.changes.delta.messages() || (state.head_sent && pending > 0);
         let would_change = matters && state.would_change(context) > 0;
@@ -267,12 +281,12 @@ impl Session {
         if would_change {
             event::gone(session.id, self.settings().who_of(&session));
         }
-        // The session's own messages are another page's to show. No function is left that could fail.
+        // Stored messages belong to another page. No function is left that could fail.
         let _ = self.rebase(|_, _| ());
         gone
     }
 
-    /// How the session stands now.
+    /// Reads the current state of the session.
     async fn read_again(&self, loaded: &Loaded) -> Result<Standing> {
         let budget = self.budget();
         let read = self.read_again_in(Commands::new(self.settings(), &budget), loaded).await;
