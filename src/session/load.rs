@@ -125,23 +125,23 @@ impl Session {
     /// command at all, so call it as often as you like: for each message, or on a timer. It never extends the
     /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
     ///
-    /// Most calls ask the store nothing, so a success does not say that the session is still valid. To learn
-    /// that, [`reload`](Self::reload) first. A timer that reloads and does not touch notices a sign-out, and
-    /// still lets a connection idle out that nobody uses (ASVS 5.0 7.3.1):
+    /// Most calls send no command, so success does not mean that the session is still valid. To check that, call
+    /// [`reload`](Self::reload) first. A timer that reloads but does not touch detects a sign-out, and still lets
+    /// an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
     ///
     /// ```
     /// use unsticky::{Loss, Result, Session};
     ///
-    /// /// Called on a timer, and for each message of the client (`is_use`). `Some`: close the connection. An
-    /// /// error is an outage of the store: go on, and look again later.
+    /// /// Called on a timer, and for each message of the client (`is_use`). Close the connection on `Some`. On
+    /// /// an error of the store, continue and check again later.
     /// async fn check(session: &Session, is_use: bool) -> Result<Option<Loss>> {
     ///     let checked = match session.reload().await {
     ///         Ok(()) if is_use => session.touch().await,
     ///         checked => checked,
     ///     };
     ///     match session.loss() {
-    ///         // Superseded: the browser has a newer cookie, so let it connect again. Expired or Ended: the
-    ///         // user must sign in again.
+    ///         // Superseded: the browser has a newer cookie and can connect again.
+    ///         // Expired or Ended: the user must sign in again.
     ///         Some(loss) => Ok(Some(loss)),
     ///         None => checked.map(|()| None),
     ///     }
@@ -157,17 +157,17 @@ impl Session {
     /// # }
     /// ```
     ///
-    /// The request that opens the connection is use of the session as any other. If a page opens it again by
-    /// itself, call [`mark_passive`](Self::mark_passive) in its handler, so that an open page alone does not
-    /// keep the session alive.
+    /// The request that opens the connection counts as use of the session. If a page reconnects automatically,
+    /// call [`mark_passive`](Self::mark_passive) in the handler, so that an open page alone does not keep the
+    /// session alive.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, as for
-    ///   [`reload`](Self::reload); [`loss`](Self::loss) says which.
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, as for
+    ///   [`reload`](Self::reload); [`loss`](Self::loss) returns the reason.
     /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
     ///   [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Randomness`]: the timeout was not extended, or it is
-    ///   unknown whether it was. The handle is as before; call it again.
+    ///   unknown whether it was. The handle is unchanged; call `touch` again.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] as for [`reload`](Self::reload).
     ///
     /// [`ErrorKind::Gone`]: crate::ErrorKind::Gone
