@@ -108,7 +108,7 @@ impl Builder {
     ///
     /// use unsticky::{Lifetime, Sessions};
     ///
-    /// let minutes = |minutes| Duration::from_secs(60 * minutes);
+    /// let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     /// let builder = Sessions::builder(unsticky::connect("memory:")?);
     /// let sessions = builder.lifetime(Lifetime::new(minutes(15), minutes(480))).build()?;
     /// assert!(sessions.describe().to_string().contains("15 min"));
@@ -434,8 +434,8 @@ impl Builder {
     /// # #[cfg(feature = "memory")] {
     /// use unsticky::{Sessions, SystemClock};
     ///
-    /// let sessions =
-    ///     Sessions::builder(unsticky::connect("memory:")?).clock(SystemClock).build()?;
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// let sessions = builder.clock(SystemClock::default()).build()?;
     /// assert!(sessions.describe().to_string().contains("30 min"));
     /// # }
     /// # Ok::<_, Box<dyn std::error::Error>>(())
