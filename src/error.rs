@@ -1,4 +1,4 @@
-//! The one error type, and its kinds.
+//! The crate's error type and its kinds.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -10,12 +10,26 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What went wrong with a session.
+/// Describes why an operation on a session, a directory or a store failed.
 ///
-/// The type is opaque: branch on [`kind`](Self::kind), print it, or follow
-/// [`source`](StdError::source). It is cheap to clone, holds no secret, and is a response in axum
-/// and in actix-web, so `session.get(KEY)?` works in a handler; [`status`](Self::status) tells
-/// which response that is.
+/// Branch on [`kind`](Self::kind). `Display` prints one line for logs, and
+/// [`source`](StdError::source) gives the cause, for example the error of the Redis client. An error
+/// is cheap to clone and contains no secret.
+///
+/// An error is also a response in axum and in actix-web, so `session.get(KEY)?` works in a handler.
+/// The response has the status code [`status`](Self::status) and the body
+/// [`ErrorKind::message`], unless the application
+/// [renders errors itself](crate::Builder::on_error).
+///
+/// ```
+/// use unsticky::{ErrorKind, Key, Session};
+///
+/// let session = Session::detached();
+/// session.insert(Key::<String>::new("theme"), "dark").unwrap();
+/// let error = session.get(Key::<u32>::new("theme")).unwrap_err();
+/// assert_eq!((error.kind(), error.status()), (ErrorKind::Decode, 500));
+/// assert!(!error.is_retryable());
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -27,87 +41,95 @@ struct Inner {
     source: Option<Source>,
 }
 
-/// Where an error sends its visitor.
+/// The redirect that an error becomes, or would become for another request.
 struct Redirect {
     location: Option<Cow<'static, str>>,
-    /// The header fields of the request that decided it.
+    /// The request headers that the decision depends on, as the value of `Vary`.
     vary: &'static str,
 }
 
-/// The kinds of [`Error`], one for each thing a caller can branch on.
+/// Names the cause of an [`Error`], so that callers can branch on it.
 ///
-/// Where a kind says that nothing was written, that is of the session and its request. What a
-/// [`Directory`](crate::Directory) was asked to end may be decided and only partly carried out; to ask
-/// once more does no harm.
+/// The number in parentheses is the HTTP status code of the response that the error becomes.
+///
+/// "Nothing was written" refers to the session of the request. A revocation through a
+/// [`Directory`](crate::Directory) may be only partly done when it returns an error; call it again,
+/// it is idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The store could not be reached or did not answer in time, and nothing was written (503).
+    /// The store could not be reached or did not answer in time. Nothing was written (503).
     Unavailable,
-    /// A write was sent and its answer was lost; it may or may not have been applied (503).
+    /// A write was sent, but its answer was lost. The store may or may not have applied it (503).
     OutcomeUnknown,
-    /// The store answered that it will not do what it was asked, a read or a write: out of memory,
-    /// read only, not permitted. Nothing was written (503).
+    /// The store rejected a read or a write, for example because it is out of memory, is read-only,
+    /// or does not permit the command. Nothing was written (503).
     Refused,
-    /// Other writers kept changing the session until the attempts or the time were used up.
-    /// Nothing was written (503).
+    /// Other requests changed the session each time this one tried to write, until the limit on
+    /// attempts or on time was reached. Nothing was written (503).
     Contended,
-    /// The record was written by a newer release of this crate, in a format this one does not
-    /// know. It is left as it is (503).
+    /// A newer release of this crate wrote the record, in a format that this release cannot read.
+    /// The record is left unchanged (503).
     NewerFormat,
-    /// The operating system gave no randomness, so no id and no secret could be made (503).
+    /// The operating system's random number generator failed, so no session id and no secret could
+    /// be generated (503).
     Randomness,
-    /// The session ended, or somebody signed in on it, while this request was changing it. The
-    /// changes were not kept and the session was not brought back (409, or as configured).
+    /// The session ended, or another request signed in on it, while this request was changing it. The
+    /// changes were dropped (409, or the [configured status](crate::Builder::gone_status)).
     Gone,
-    /// A value handed out by `take` was changed or taken by another request first. Nothing was
-    /// written (409).
+    /// Another request changed or took a value before this request, which had called
+    /// [`take`](crate::Session::take), was committed. Nothing was written (409).
     ValueChanged,
-    /// The record or its key would be over the size limit. Nothing was written (500).
+    /// The record, or its key in the store, would exceed the size limit. Nothing was written (500).
     TooLarge,
-    /// A value could not be encoded, or [could not be read again](crate::Key#values). Nothing was
-    /// changed (500).
+    /// A value could not be encoded, or it encodes to something that
+    /// [cannot be decoded again](crate::Key#values). Nothing was changed (500).
     Encode,
-    /// A stored value could not be decoded into the type that was asked for. It stays as it is
-    /// (500).
+    /// A stored value could not be decoded as the key's type. The value is left unchanged (500).
     Decode,
-    /// A stored record, a session's or a directory's, could not be decoded. It stays as it is (500).
+    /// A session's record or a directory record could not be decoded. The record is left unchanged
+    /// (500).
     Corrupt,
-    /// The function of an `update` panicked when it was replayed on a newer record (500).
+    /// The function of an [`update`](crate::Session::update) panicked when it was called again on a
+    /// newer value. Nothing was written (500).
     UpdatePanicked,
-    /// The function of an [`update`](crate::Session::update), or the decoding of a value, changed the
-    /// session itself (500).
+    /// The function of an [`update`](crate::Session::update), or the `Deserialize` implementation of a
+    /// value, changed a session while it ran (500).
     Reentrant,
-    /// A principal is empty or longer than 1024 bytes. Nothing was written (400).
+    /// The principal is empty or longer than 1024 bytes. Nothing was written (400).
     InvalidPrincipal,
-    /// The request needs a user who is signed in (401, or a 303 to the sign-in page).
+    /// The request requires a signed-in user (401, or 303 to the
+    /// [sign-in page](crate::Builder::sign_in_page)).
     NotSignedIn,
-    /// The user is signed in, but authenticated too long ago for this request (401, or a 303 to the
-    /// step-up page).
+    /// The user is signed in, but authenticated too long ago for this request (401, or 303 to the
+    /// [step-up page](crate::Builder::step_up_page)).
     StaleSignIn,
-    /// A [`Guard`](crate::Guard) does not permit the request (403).
+    /// A [`Guard`](crate::Guard), or the handler itself with [`Error::forbidden`], does not permit
+    /// the request (403).
     Forbidden,
-    /// A page of another site made the browser send this request (403).
+    /// The browser sent this request on behalf of a page of another site (403).
     CrossOrigin,
-    /// The request's CSRF token is missing, or is not one of this session (403).
+    /// The request's CSRF token is missing or does not belong to this session (403).
     InvalidCsrfToken,
-    /// There are as many sessions of this principal already as are allowed at once. No
-    /// session was changed or begun (409).
+    /// The principal already has the maximum number of
+    /// [concurrent sessions](crate::Builder::concurrent_sessions). No session was created or changed
+    /// (409).
     TooManySessions,
-    /// All sessions of the principal were ended after this sign-in had begun, or it has taken more
-    /// than an hour. No session was changed or begun (401).
+    /// All sessions of the principal were revoked after this sign-in began, or the sign-in began more
+    /// than one hour ago. No session was created or changed (401).
     Revoked,
-    /// The directory of sessions is turned off (500).
+    /// The [directory](crate::DirectoryMode) is turned off (500).
     NoDirectory,
-    /// The extractor was used on a route that the session layer does not wrap (500).
+    /// An extractor or a guard was used on a route that no session layer or middleware wraps (500).
     MissingLayer,
-    /// The response's head has left already, so a cookie can no longer be sent (500).
+    /// The response headers were already sent, so a cookie can no longer be set (500).
     HeadSent,
 }
 
 impl ErrorKind {
-    /// The kind's name, for answers in JSON and for labels: `unavailable`, `not_signed_in` and so on, the
-    /// variant's name in small letters with underscores. It stays as it is from release to release.
+    /// Returns the name of the kind: the variant's name in snake case, such as `not_signed_in`.
+    ///
+    /// Use it in JSON responses and as a label of metrics. The names do not change between releases.
     ///
     /// ```
     /// assert_eq!(unsticky::ErrorKind::NotSignedIn.as_str(), "not_signed_in");
@@ -143,9 +165,11 @@ impl ErrorKind {
         }
     }
 
-    /// A sentence for the visitor: what they can do, and no detail of the deployment. It is the body of a
-    /// response that nobody [renders](crate::Builder::on_error). An [`Error`] prints what happened instead,
-    /// for logs.
+    /// Returns a sentence for the visitor that says what they can do, without details of the
+    /// deployment.
+    ///
+    /// It is the body of the error response, unless the application [renders
+    /// errors](crate::Builder::on_error) itself. For logs, print the [`Error`] instead.
     ///
     /// ```
     /// assert_eq!(unsticky::ErrorKind::NotSignedIn.message(), "Please sign in.");
@@ -157,29 +181,27 @@ impl ErrorKind {
             | Self::Refused
             | Self::Contended
             | Self::NewerFormat
-            | Self::Randomness => "This is not available for a moment. Please try again.",
+            | Self::Randomness => "This is temporarily unavailable. Please try again.",
             Self::OutcomeUnknown => {
-                "It is not certain whether this was saved. Please reload the page and look."
+                "Your change may not have been saved. Reload the page and check."
             }
             Self::Gone => {
-                "Your session has ended or has changed in another window. Please reload the page and try again."
+                "Your session ended or changed in another tab. Reload the page and try again."
             }
             Self::ValueChanged => {
-                "This was changed or used in another window. Please reload the page and try again."
+                "This was changed or used in another tab. Reload the page and try again."
             }
-            Self::InvalidPrincipal => "The name of the account is empty or too long.",
+            Self::InvalidPrincipal => "The account's identifier is empty or too long.",
             Self::NotSignedIn => "Please sign in.",
-            Self::StaleSignIn => "Please confirm that it is you.",
-            Self::Forbidden => "You may not do this.",
+            Self::StaleSignIn => "Please confirm your identity.",
+            Self::Forbidden => "You do not have permission to do this.",
             Self::CrossOrigin => "This request came from another site and was refused.",
-            Self::InvalidCsrfToken => {
-                "This form has expired. Please reload the page and try again."
-            }
+            Self::InvalidCsrfToken => "This form has expired. Reload the page and try again.",
             Self::TooManySessions => {
-                "You are signed in in too many places. Please sign out in one of them."
+                "You are signed in on too many devices. Sign out on one of them and try again."
             }
             Self::Revoked => {
-                "You were signed out everywhere in the meantime. Please sign in again."
+                "You were signed out everywhere while signing in. Please sign in again."
             }
             Self::TooLarge
             | Self::Encode
@@ -193,34 +215,42 @@ impl ErrorKind {
         }
     }
 
-    /// What happened, for those who run the application.
+    /// Describes the failure for logs and operators.
     const fn description(self) -> &'static str {
         match self {
             Self::Unavailable => "the session store is unavailable",
-            Self::OutcomeUnknown => "it is unknown whether the session was written",
+            Self::OutcomeUnknown => "the outcome of a write to the session store is unknown",
             Self::Refused => "the session store refused the command",
-            Self::Contended => "the session is being changed by too many requests at once",
+            Self::Contended => "too many requests are changing the session at once",
             Self::NewerFormat => "the session was written by a newer release",
-            Self::Randomness => "no randomness could be had for a session",
-            Self::Gone => "the session has ended or was signed in anew",
-            Self::ValueChanged => "the value was changed or taken by another request",
+            Self::Randomness => "the operating system's random number generator failed",
+            Self::Gone => "the session ended, or another request signed in on it",
+            Self::ValueChanged => "another request changed or took the value first",
             Self::TooLarge => "the session is too large",
             Self::Encode => "a session value could not be encoded",
             Self::Decode => "a session value could not be decoded",
             Self::Corrupt => "the session record could not be decoded",
-            Self::UpdatePanicked => "an update function panicked when it was replayed",
-            Self::Reentrant => "a function over the session changed the session",
-            Self::InvalidPrincipal => "the account name is empty or too long",
-            Self::NotSignedIn => "nobody is signed in",
-            Self::StaleSignIn => "the sign-in is too long ago",
+            Self::UpdatePanicked => {
+                "an update function panicked when it was called again on a newer value"
+            }
+            Self::Reentrant => {
+                "a session was changed inside an update function or the decoding of a value"
+            }
+            Self::InvalidPrincipal => "the principal is empty or longer than 1024 bytes",
+            Self::NotSignedIn => "the user is not signed in",
+            Self::StaleSignIn => "the user authenticated too long ago",
             Self::Forbidden => "the request is not permitted",
             Self::CrossOrigin => "the request was sent by another site",
-            Self::InvalidCsrfToken => "the CSRF token is missing or is not one of this session",
-            Self::TooManySessions => "too many sessions of this account at once",
-            Self::Revoked => "all sessions were ended while the sign-in was under way",
-            Self::NoDirectory => "the directory of sessions is turned off",
+            Self::InvalidCsrfToken => {
+                "the CSRF token is missing or does not belong to this session"
+            }
+            Self::TooManySessions => "the principal has too many concurrent sessions",
+            Self::Revoked => {
+                "the sign-in began before all sessions were revoked, or more than one hour ago"
+            }
+            Self::NoDirectory => "the directory is turned off",
             Self::MissingLayer => "no session layer wraps this route",
-            Self::HeadSent => "the response has begun, so no cookie can be sent",
+            Self::HeadSent => "the response headers were already sent, so no cookie can be set",
         }
     }
 
@@ -250,7 +280,7 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error of this kind; `context` says what was being done, without any secret.
+    /// Creates an error. `context` adds detail to the log line and must not contain a secret.
     #[cold]
     pub(crate) fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self::made(kind, context.into(), None, None)
@@ -274,7 +304,8 @@ impl Error {
         Self(Arc::new(Inner { kind, context, status, redirect: None, source }))
     }
 
-    /// The error of a visitor who was sent to another page, or not, by these header fields of the request.
+    /// Creates the error of a request that is redirected to `location`, or would be if its headers were
+    /// different. `vary` names these headers.
     #[cold]
     pub(crate) fn decided_by(
         vary: &'static str,
@@ -290,44 +321,48 @@ impl Error {
         }))
     }
 
-    /// For stores: the server could not be reached, and **nothing was written**.
+    /// Creates the error of a store that could not reach its server and **wrote nothing**.
     ///
-    /// The caller may send the command again. Where a write may have reached the server, say
+    /// The caller may send the command again. If a write may have reached the server, return
     /// [`outcome_unknown`](Self::outcome_unknown) instead.
     pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Unavailable, "", source)
     }
 
-    /// For stores: the write may have been applied and may not.
+    /// Creates the error of a store that does not know whether the server applied a write.
     ///
-    /// The caller settles it by reading the record back.
+    /// The caller reads the record again to find out.
     pub fn outcome_unknown(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::OutcomeUnknown, "", source)
     }
 
-    /// For stores: the server answered that it will not do this, and **nothing was written**.
+    /// Creates the error of a store whose server rejected the command and **wrote nothing**.
     pub fn refused(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Refused, "", source)
     }
 
-    /// For stores: the record or its key is over the backend's limit, and **nothing was written**.
+    /// Creates the error of a store for a record or a key that exceeds the server's size limit.
+    /// **Nothing was written**.
     pub fn too_large(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::TooLarge, "", source)
     }
 
-    /// For stores: the answer to a **read** was not one that it can have. After a write, such an
-    /// answer leaves the outcome unknown.
+    /// Creates the error of a store for an invalid answer to a **read**.
+    ///
+    /// After a write, return [`outcome_unknown`](Self::outcome_unknown) instead.
     pub fn corrupt(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Corrupt, "", source)
     }
 
-    /// For sources of randomness: there is none to be had.
+    /// Creates the error of an [`Entropy`](crate::Entropy) source that failed.
     pub fn randomness(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Randomness, "", source)
     }
 
-    /// For handlers: the user who is signed in may not do this. The answer is that of
-    /// [`Guard::permit`](crate::Guard::permit), for what depends on more than the session.
+    /// Creates the error of a handler that does not permit the signed-in user to do this.
+    ///
+    /// The response is the same as that of [`Guard::permit`](crate::Guard::permit). Use it for decisions
+    /// that depend on more than the session.
     ///
     /// ```
     /// use unsticky::{Error, ErrorKind, Result, SignedIn};
@@ -350,14 +385,18 @@ impl Error {
         Self::new(ErrorKind::Forbidden, "")
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same request may be sent again and may then succeed, without any doubt about
-    /// what the failed one did.
+    /// Returns `true` if the same request may succeed when it is sent again, and the failed one
+    /// certainly wrote nothing.
+    ///
+    /// This is so for [`Unavailable`](ErrorKind::Unavailable), [`Refused`](ErrorKind::Refused),
+    /// [`Contended`](ErrorKind::Contended), [`NewerFormat`](ErrorKind::NewerFormat) and
+    /// [`Randomness`](ErrorKind::Randomness).
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -370,21 +409,23 @@ impl Error {
         )
     }
 
-    /// The page that the visitor is sent to, for the Location header field of a 303: one to sign in, or to
-    /// authenticate again. `None` where the response is the error itself.
+    /// Returns the page to which the response redirects the visitor with a 303: the sign-in page or the
+    /// step-up page. `None` if the response does not redirect.
     #[must_use]
     pub fn location(&self) -> Option<&str> {
         self.0.redirect.as_ref()?.location.as_deref()
     }
 
-    /// The header fields of the request that decided which response this error becomes.
+    /// Returns the request headers that the response depends on, as the value of `Vary`.
     pub(crate) fn vary(&self) -> Option<&'static str> {
         self.0.redirect.as_ref().map(|redirect| redirect.vary)
     }
 
-    /// The HTTP status code of the response this error becomes: as the variants of [`ErrorKind`]
-    /// say, as configured for a session that is gone, or 303 where there is a
-    /// [`location`](Self::location).
+    /// Returns the HTTP status code of the response that this error becomes.
+    ///
+    /// It is 303 if there is a [`location`](Self::location), the
+    /// [configured status](crate::Builder::gone_status) for [`ErrorKind::Gone`], and otherwise the number
+    /// in the documentation of the [`ErrorKind`].
     #[must_use]
     pub fn status(&self) -> u16 {
         self.0.status.unwrap_or_else(|| self.kind().status())
@@ -425,28 +466,28 @@ impl StdError for Error {
     }
 }
 
-/// A text that may come from anywhere as a part of one line, which reads the way it is written: without
-/// control characters, separators of lines and marks that change the direction (ASVS 5.0 16.4.1).
+/// Makes an untrusted text safe to print within a line of a log: replaces control characters, line
+/// separators and marks that change the direction of text by spaces (ASVS 5.0 16.4.1).
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
     text.chars().take(longest).map(|char| if is_plain(char) { char } else { ' ' }).collect()
 }
 
-/// Whether a character neither ends a line nor commands a terminal.
+/// Returns whether a character neither ends a line nor controls a terminal.
 pub(crate) fn is_plain(char: char) -> bool {
     !char.is_control()
         && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// An error and the chain of its sources, which say why, in one line.
+/// Returns an error and the chain of its sources in one line.
 pub(crate) fn causes(error: &Error) -> String {
-    /// Stores of applications may have sources of any length.
+    /// In characters. The sources of an application's own store may be of any length.
     const LONGEST: usize = 1000;
 
     let mut text = error.to_string();
     let mut source = StdError::source(error);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // Many errors print their source themselves.
+        // Many errors already print their source.
         if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
@@ -463,7 +504,7 @@ mod tests {
 
     use super::*;
 
-    /// Applications send these to their clients: a name that is here never changes.
+    /// Applications send these names to their clients, so they never change.
     const NAMES: &[(ErrorKind, &str, u16)] = &[
         (ErrorKind::Unavailable, "unavailable", 503),
         (ErrorKind::OutcomeUnknown, "outcome_unknown", 503),
@@ -496,7 +537,7 @@ mod tests {
     fn names_and_statuses_are_those_of_the_table() {
         for (kind, name, status) in NAMES {
             assert_eq!((kind.as_str(), kind.status()), (*name, *status));
-            // The variant's name, so that nobody has to look it up.
+            // The name is always the variant's name in snake case.
             let mut snake = String::new();
             for (place, letter) in format!("{kind:?}").chars().enumerate() {
                 if letter.is_uppercase() && place > 0 {
@@ -526,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn error_is_told_with_its_sources() {
+    fn log_line_contains_the_sources() {
         let reset = || io::Error::new(io::ErrorKind::ConnectionReset, "the link is gone");
         for (error, text) in [
             (
@@ -549,7 +590,7 @@ mod tests {
                 ),
                 "the session store is unavailable: h: the session record could not be decoded: no  value [0m",
             ),
-            (Error::outcome_unknown(""), "it is unknown whether the session was written"),
+            (Error::outcome_unknown(""), "the outcome of a write to the session store is unknown"),
         ] {
             assert_eq!(causes(&error), text);
         }

@@ -12,22 +12,21 @@ use crate::session::signed_in::{SignedIn, admit};
 use crate::sessions::builder::ConfigError;
 use crate::settings::Pages;
 
-/// What a group of routes needs of its requests; the tower layer and the actix-web middleware of the same
-/// name put it around the group, *inside* the session layer.
+/// Protects a group of routes: only requests that meet its conditions reach the handlers.
 ///
-/// A request that does not meet it is answered as the extractor of the same meaning answers it, and does
-/// not reach the routes:
+/// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer.
+/// Other requests get the response of the corresponding extractor:
 ///
-/// - [`signed_in`](Self::signed_in) as [`SignedIn`];
-/// - [`authenticated_within`](Self::authenticated_within) as
+/// - [`signed_in`](Self::signed_in): like [`SignedIn`];
+/// - [`authenticated_within`](Self::authenticated_within): like
 ///   [`AuthenticatedWithin`](crate::AuthenticatedWithin);
 /// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`];
-/// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], whoever the user is.
+/// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], regardless of the user.
 ///
-/// A navigation of a browser is sent to the sign-in page, with its own address in the field `next`, which
-/// [`Next`](crate::Next) reads there; everything else gets a 401. So one configuration serves pages and an
-/// API. While the store is down the answer is a 503, never the sign-in page. The session is read once: an
-/// extractor of a guarded handler costs no further store command.
+/// A navigation of a browser is redirected to the configured sign-in page, with its own address in the query
+/// parameter `next`, which [`Next`](crate::Next) reads there. All other requests get a 401, so one configuration
+/// serves pages and an API. While the store is down, the response is a 503 and never the sign-in page. The session
+/// is read once: an extractor in a guarded handler sends no further command.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,7 +37,8 @@ use crate::settings::Pages;
 /// let staff = Guard::signed_in().permit(|user| Ok(user.session.get(ROLE)?.as_deref() == Some("staff")));
 /// let danger = Guard::authenticated_within(Duration::from_secs(600)).step_up_page("/confirm")?;
 /// let all_routes = Guard::same_origin();
-/// # let _ = (staff, danger, all_routes);
+/// assert!(staff.needs_session() && danger.needs_session());
+/// assert!(!all_routes.needs_session());
 /// # Ok::<_, unsticky::ConfigError>(())
 /// ```
 #[doc(alias("login_required", "require_login", "permission_required", "AuthorizeRequest"))]
@@ -46,42 +46,43 @@ use crate::settings::Pages;
 #[must_use]
 pub struct Guard {
     needs_user: bool,
-    /// How long ago the user may have authenticated.
+    /// The maximum time since the user authenticated.
     within: Option<Duration>,
     permits: Vec<Arc<Permit>>,
     pages: Pages,
-    /// Where other sites' requests are refused: those that are trusted.
+    /// The trusted origins, if requests from other sites are rejected.
     trusted: Option<Vec<String>>,
 }
 
 type Permit = dyn Fn(&SignedIn) -> Result<bool> + Send + Sync;
 
 impl Guard {
-    /// Requires a user who is signed in.
+    /// Requires a signed-in user.
     pub fn signed_in() -> Self {
         Self { needs_user: true, ..Self::nothing() }
     }
 
-    /// Requires a user who is signed in and authenticated within this time (ASVS 5.0 7.5.1 and 7.5.3).
+    /// Requires a signed-in user who authenticated within the last `duration` (ASVS 5.0 7.5.1 and 7.5.3).
     pub fn authenticated_within(duration: Duration) -> Self {
         Self { within: Some(duration), ..Self::signed_in() }
     }
 
-    /// Requires that no other site made the browser send the request (cross-site request forgery, ASVS 5.0
-    /// 3.5.1 to 3.5.3 and 4.4.2). It uses no session, so it may be around all routes; [`and_same_origin`]
-    /// adds it to another guard.
+    /// Rejects requests that the browser sends on behalf of another site (cross-site request forgery, ASVS 5.0
+    /// 3.5.1 to 3.5.3 and 4.4.2).
+    ///
+    /// It uses no session, so you can apply it to all routes; [`and_same_origin`] adds it to another guard.
     ///
     /// A request passes if any of these holds, in this order:
     ///
-    /// 1. its method is GET, HEAD or OPTIONS, and it asks for no upgrade, as the handshake of a WebSocket
-    ///    does;
+    /// 1. its method is GET, HEAD or OPTIONS, and it does not ask for an upgrade (the handshake of a WebSocket
+    ///    does);
     /// 2. its `Origin` is one that you [`trust`](Self::trust);
-    /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is refused;
-    /// 4. it has neither `Sec-Fetch-Site` nor `Origin`: no browser has sent it;
+    /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is rejected;
+    /// 4. it has neither `Sec-Fetch-Site` nor `Origin`, so it does not come from a browser;
     /// 5. the host and port of its `Origin` are those of the request's target, or else of its `Host`.
     ///
-    /// So GET routes must change nothing. Over plain http, and in browsers of before 2023, the fifth rule
-    /// decides: a proxy in front must then pass `Host` on as it came.
+    /// GET routes must therefore not change anything. Over plain HTTP, and in browsers from before 2023, the fifth
+    /// rule decides: a proxy must then forward `Host` unchanged.
     ///
     /// [`and_same_origin`]: Self::and_same_origin
     #[doc(alias("csrf", "xsrf", "CsrfLayer"))]
@@ -94,20 +95,22 @@ impl Guard {
         Self { needs_user: false, within: None, permits, pages, trusted: None }
     }
 
-    /// Also requires what [`same_origin`](Self::same_origin) does.
+    /// Also applies the rules of [`same_origin`](Self::same_origin).
     pub fn and_same_origin(mut self) -> Self {
         self.trusted.get_or_insert_default();
         self
     }
 
-    /// Also requires what [`same_origin`](Self::same_origin) does, and lets requests of this origin pass, such
-    /// as those of a sign-in service that posts a form back. The origin may then send any request that this guard
-    /// is around, so give the route that needs it a guard of its own. It is compared byte for byte with what browsers send:
-    /// `https://login.example`, in small letters, and with a port only if it is not the scheme's own.
+    /// Also applies the rules of [`same_origin`](Self::same_origin), and accepts requests of this origin, for
+    /// example from a sign-in service that posts a form back.
+    ///
+    /// The origin may then send any request to the guarded routes, so give the route that needs it a separate
+    /// guard. The origin is compared byte for byte with the `Origin` header: write it as `https://login.example`, in
+    /// lower case, and with a port only if it is not the scheme's default port.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Origin`] if no browser would send this.
+    /// [`ConfigError::Origin`] if a browser would not send the origin in this form.
     pub fn trust(mut self, origin: impl Into<String>) -> Result<Self, ConfigError> {
         let origin = origin.into();
         if !origin::is_origin(&origin) {
@@ -117,13 +120,14 @@ impl Guard {
         Ok(self)
     }
 
-    /// Also requires that `permit` returns `true` for the user who is signed in; `false` is a 403,
-    /// [`ErrorKind::Forbidden`], and its error is the answer. Called several times, all of them must
-    /// permit.
+    /// Also requires a signed-in user for whom `permit` returns `true`.
     ///
-    /// It decides on the session as this request has read it. A permission that may be withdrawn while
-    /// sessions live is better looked up by the principal than kept in the session (ASVS 5.0 8.3.2): in a
-    /// middleware of yours that takes [`SignedIn`] and answers [`Error::forbidden`].
+    /// If it returns `false`, the response is a 403, [`ErrorKind::Forbidden`]. If it returns an error, that error is
+    /// the response. If you call this method several times, all functions must permit the request.
+    ///
+    /// `permit` sees the session as this request has read it. If a permission can be withdrawn while sessions are
+    /// alive, look it up by the principal instead of storing it in the session (ASVS 5.0 8.3.2), in a middleware
+    /// that takes [`SignedIn`] and returns [`Error::forbidden`].
     pub fn permit(
         mut self,
         permit: impl Fn(&SignedIn) -> Result<bool> + Send + Sync + 'static,
@@ -133,31 +137,31 @@ impl Guard {
         self
     }
 
-    /// Where this guard sends those who are not signed in. Default: the configured
+    /// Sets the page to which this guard redirects users who are not signed in. Default: the configured
     /// [`sign_in_page`](crate::Builder::sign_in_page).
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if it is neither a path from the root nor a whole address, cannot stand in a header
-    /// field, or has a fragment.
+    /// [`ConfigError::Page`] if it is neither a path that begins with `/` nor a complete URL, or if it has a
+    /// fragment or characters other than printable ASCII.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)
     }
 
-    /// Where this guard sends those who authenticated too long ago. Default: the configured
+    /// Sets the page to which this guard redirects users who authenticated too long ago. Default: the configured
     /// [`step_up_page`](crate::Builder::step_up_page), else the sign-in page.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if it is neither a path from the root nor a whole address, cannot stand in a header
-    /// field, or has a fragment.
+    /// [`ConfigError::Page`] if it is neither a path that begins with `/` nor a complete URL, or if it has a
+    /// fragment or characters other than printable ASCII.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)
     }
 
-    /// What is decided without the session; for adapters.
+    /// Checks the conditions that do not need the session. For adapters.
     ///
     /// # Errors
     ///
@@ -170,18 +174,18 @@ impl Guard {
         })
     }
 
-    /// Whether there is anything to [`check`](Self::check) of the session; for adapters.
+    /// Returns `true` if [`check`](Self::check) must be called with the session. For adapters.
     #[must_use]
     pub fn needs_session(&self) -> bool {
         self.needs_user
     }
 
-    /// What the request's session must meet; for adapters.
+    /// Checks the conditions on the session. For adapters.
     ///
     /// # Errors
     ///
-    /// The answer: [`ErrorKind::NotSignedIn`], [`ErrorKind::StaleSignIn`], [`ErrorKind::Forbidden`], or what
-    /// the function of [`permit`](Self::permit) failed with.
+    /// [`ErrorKind::NotSignedIn`], [`ErrorKind::StaleSignIn`], [`ErrorKind::Forbidden`], or the error of a function
+    /// of [`permit`](Self::permit).
     pub fn check(&self, session: Session, head: &RequestHead<'_>) -> Result<()> {
         let user = admit(session, self.within, &self.pages, Some(head))?;
         for permit in &self.permits {

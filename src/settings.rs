@@ -49,7 +49,7 @@ use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 #[derive(Clone)]
 pub struct Sessions(Arc<Settings>);
 
-/// What all requests of an application share.
+/// The configuration and state that all requests of an application share.
 pub(crate) struct Settings {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cookie: CookieTemplate,
@@ -57,19 +57,19 @@ pub(crate) struct Settings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) key_locks: KeyLocks,
-    /// Namespace and epoch, as every key begins.
+    /// The start of every key: namespace and epoch.
     pub(crate) key_prefix: String,
-    /// Whether it was told that browsers drop the cookie, because it is `Secure` and their page is not.
+    /// Whether the event about a `Secure` cookie on plain HTTP was already emitted.
     pub(crate) plain_http_told: AtomicBool,
 }
 
-/// What an application chooses, as it stands in the configuration.
+/// The settings of an application.
 pub(crate) struct Options {
     pub(crate) lifetime: Lifetime,
     pub(crate) timeout: Duration,
     pub(crate) max_record: usize,
     pub(crate) directory: DirectoryMode,
-    /// `None` where nothing was chosen.
+    /// `None` if the application has not set it.
     pub(crate) concurrent: Option<ConcurrentSessions>,
     pub(crate) commit_attempts: u32,
     pub(crate) command_retries: u32,
@@ -88,8 +88,8 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Whether an address can stand in a Location header field, is the same page wherever the visitor comes
-    /// from, and can be told where to lead back to: nothing can be added after a fragment.
+    /// Returns whether an address is valid in a `Location` header, does not depend on the current page, and
+    /// can be extended by a query, which is impossible after a fragment.
     pub(crate) fn is_address(page: &str) -> bool {
         let is_whole = page.starts_with('/') || page.contains("://");
         is_whole && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
@@ -130,7 +130,7 @@ impl Settings {
         StoreKey::new(&self.key_prefix, Kind::Session, id.encoded(&mut [0; SessionId::ENCODED_LEN]))
     }
 
-    /// The error of a request whose session ended meanwhile.
+    /// Returns the error of a request whose session another request has ended.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
@@ -158,19 +158,19 @@ impl Settings {
             && loaded.secret_status() == SecretStatus::Current
     }
 
-    /// Tells, the first time, that the browser drops the token in this Set-Cookie header field.
+    /// Emits an event, once, that the browser drops the token in this `Set-Cookie` header.
     pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());
         }
     }
 
-    /// Whether a use of a session that stands like this is worth a write.
+    /// Returns whether the idle timeout of a session is due to be extended.
     pub(crate) fn refresh_due(&self, header: &Header, now: Millis) -> bool {
         header.clocks.refresh_due(now, &header.effective_lifetime(&self.options.lifetime))
     }
 
-    /// A new write's tag.
+    /// Returns a random tag for a write.
     pub(crate) fn tag(&self) -> Result<Tag> {
         let mut tag = [0; TAG_LEN];
         self.entropy.fill(&mut tag)?;
@@ -203,74 +203,76 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// What becomes of a handler's changes when its response says that it failed: a status of 5xx, or 408,
-/// which is how a time limit further in cuts a handler off.
+/// Says whether a handler's changes are committed if its response has status 5xx or 408. Timeout layers use 408
+/// when they abort a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum OnFailedResponse {
-    /// Nothing is kept but an end of the session. The default.
+    /// Drops the changes; only an end of the session is committed. The default.
     ///
-    /// What must count although the answer is an error is written by
-    /// [`transact`](crate::Session::transact) or [`save`](crate::Session::save).
+    /// To store a change although the response is an error, use [`transact`](crate::Session::transact) or
+    /// [`save`](crate::Session::save).
     #[default]
     Discard,
-    /// Everything is kept, as after any other response. A panic still keeps nothing but an end.
+    /// Commits the changes, as after any other response. If the handler panics, still only an end of the session
+    /// is committed.
     Commit,
 }
 
 impl OnFailedResponse {
-    /// Whether the changes of a handler with a response of this status are dropped.
+    /// Returns whether the changes of a response with this status are dropped.
     pub(crate) fn discards(self, status: u16) -> bool {
         self == Self::Discard && (status >= 500 || status == 408)
     }
 }
 
-/// Whether the sessions of each principal are listed; see [`Directory`](crate::Directory).
+/// Says whether the sessions of each principal are listed in a [`Directory`](crate::Directory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DirectoryMode {
-    /// They are not: a sign-in is two commands, and nothing can be listed, limited or revoked.
+    /// Sessions are not listed. A sign-in sends two commands. Sessions cannot be listed, limited or revoked.
     ///
-    /// Sessions that were signed in meanwhile stay unlisted when this is changed; another
-    /// [`epoch`](crate::Builder::epoch) ends them.
+    /// If you turn the directory on later, existing sessions stay unlisted; change the
+    /// [`epoch`](crate::Builder::epoch) to end them.
     Off,
-    /// A sign-in enters its session in the directory of its principal, with two commands more, or one
-    /// after [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests cost the same. The default.
+    /// A sign-in lists its session in the principal's directory. It sends two more commands, or one more after
+    /// [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests send no more commands. The default.
     #[default]
     Listed,
-    /// A session in which somebody is signed in is valid only while the directory lists it: each
-    /// request that uses one is two commands, one after the other. An end of sessions is one write, and
-    /// holds whatever becomes of the deletions after it; where the directory is evicted or lost, all
-    /// sessions on it end.
+    /// Strict mode: a signed-in session is valid only while the directory lists it.
+    ///
+    /// Each request that uses a signed-in session sends two commands, one after the other. A revocation takes
+    /// effect with one write, even if the deletions after it fail. If the store evicts or loses the directory
+    /// record, all sessions in it end.
     Strict,
 }
 
-/// How many sessions a directory lists at the most, whatever the policy is.
+/// The maximum number of sessions in a directory, regardless of the limit.
 pub(crate) const CAPACITY: u16 = 1000;
 
-/// How many sessions of one principal there may be at once (ASVS 5.0 7.1.2).
+/// Limits the concurrent sessions of a principal (ASVS 5.0 7.1.2). Default: `EvictOldest(100)`.
 ///
-/// It is decided at the sign-in, before a session is changed or a cookie sent. Sessions that ended do not count,
-/// however they ended.
+/// The limit is applied at the sign-in, before a session is changed or a cookie is sent. Ended sessions do not
+/// count, for whatever reason they ended.
 #[doc(alias("maximum_sessions", "SessionConcurrency"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConcurrentSessions {
-    /// As many as the directory holds: 1000. Beyond that a sign-in fails with
+    /// Allows up to 1000 sessions, the capacity of a directory. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     Allow,
-    /// At most so many, from 1 to 1000; the one whose sign-in is the longest ago ends for a new one. Where
-    /// its server is down it ends as soon as the directory is used and that server is back.
+    /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest ago is
+    /// revoked to make room. If the server of that session is down, it is removed at the next use of the directory
+    /// after the server is back.
     EvictOldest(u16),
-    /// At most so many, from 1 to 1000; a new sign-in fails with
+    /// Allows this many sessions, from 1 to 1000. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     ///
-    /// So that an answer that never arrives locks nobody out, the first use of a sign-in's cookie confirms
-    /// it, with one write. Where the limit is reached, a new sign-in revokes sessions that were never
-    /// confirmed, the oldest first. Of two sign-ins at once, such as a double click, the later one
-    /// therefore revokes the earlier one, whose cookie no browser has used yet; the limit holds at
-    /// every moment. A confirmed session whose holder lost a later secret, because the answer to a
-    /// rotation was lost, counts until its idle timeout or a revocation.
+    /// If a sign-in's response is lost, its session must not lock the user out. The first use of a sign-in's cookie
+    /// therefore confirms the session, with one write. When the limit is reached, a new sign-in revokes sessions
+    /// that were never confirmed, the oldest first. For example, after a double click the later sign-in revokes
+    /// the earlier one, whose cookie the browser has not used yet. The limit is never exceeded. If the response to
+    /// a later rotation is lost, the confirmed session counts until its idle timeout or a revocation.
     Reject(u16),
 }
 
@@ -292,7 +294,7 @@ impl ConcurrentSessions {
 }
 
 impl Default for ConcurrentSessions {
-    /// The oldest of a hundred goes.
+    /// Returns `EvictOldest(100)`.
     fn default() -> Self {
         Self::EvictOldest(100)
     }

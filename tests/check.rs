@@ -560,7 +560,10 @@ async fn randomness_that_fails_is_finding() {
         let report = builder.build().unwrap().check().await;
         let error = first_error(&report);
         assert_eq!(error.code(), "commands", "{report}");
-        assert!(error.sentence().starts_with("Nothing could be tried: no randomness"), "{report}");
+        assert!(
+            error.sentence().starts_with("Nothing could be tried: the operating system's random"),
+            "{report}"
+        );
         assert!(error.remedy().contains("operating system"), "{report}");
     }
     let builder = Sessions::builder(SpyStore::new(MemoryStore::new())).entropy(Ending(4.into()));

@@ -549,5 +549,5 @@ async fn refusal_is_an_error_of_the_crate() {
     let refused: Result<()> = session.verify_csrf_token("x");
     let refused = refused.unwrap_err();
     assert_eq!((refused.kind(), refused.status()), (ErrorKind::InvalidCsrfToken, 403));
-    assert_eq!(refused.to_string(), "the CSRF token is missing or is not one of this session");
+    assert_eq!(refused.to_string(), "the CSRF token is missing or does not belong to this session");
 }

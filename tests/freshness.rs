@@ -90,7 +90,7 @@ async fn scenario(visit: impl AsyncFn(&Sessions, &str, &str) -> Answer) {
         clock.advance(Duration::from_secs(600));
         assert_eq!(visit(&sessions, "/delete", &cookie).await.2, "goodbye alice");
         clock.advance(Duration::from_millis(1));
-        turned_away(visit(&sessions, "/delete", &cookie).await, "Please confirm that it is you.");
+        turned_away(visit(&sessions, "/delete", &cookie).await, "Please confirm your identity.");
         let renewed = visit(&sessions, "/step-up", &cookie).await.3.unwrap();
         turned_away(visit(&sessions, "/delete", &cookie).await, "Please sign in.");
         assert_eq!(visit(&sessions, "/delete", &renewed).await.2, "goodbye alice");

@@ -231,7 +231,7 @@ async fn guards_and_extractors_match_scenario_table() {
                     Nobody => ("", vec![], "Please sign in."),
                     Alice => (&*alice, vec![Load], "welcome alice"),
                     Stale if status == 200 => (&*stale, vec![Load], "welcome stale"),
-                    Stale => (&*stale, vec![Load], "Please confirm that it is you."),
+                    Stale => (&*stale, vec![Load], "Please confirm your identity."),
                 };
                 let reply = ask(&app, method, &format!("{area}{target}"), headers, cookie).await;
                 assert_eq!(stand.taken_verbs(), commands, "{row}");
@@ -361,10 +361,10 @@ async fn permit_decides_on_the_session() {
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for (path, cookie, status, body) in [
             ("/staff", &staff, 200, "welcome staff"),
-            ("/staff", &guest, 403, "You may not do this."),
+            ("/staff", &guest, 403, "You do not have permission to do this."),
             ("/boss", &boss, 200, "welcome boss"),
-            ("/boss", &staff, 403, "You may not do this."),
-            ("/boss", &guest, 403, "You may not do this."),
+            ("/boss", &staff, 403, "You do not have permission to do this."),
+            ("/boss", &guest, 403, "You do not have permission to do this."),
             // Nobody is asked to sign in who has.
             ("/staff", &broken, 500, "Something went wrong on our side."),
         ] {
@@ -452,7 +452,7 @@ async fn optional_extractor_is_none_for_nobody_and_error_in_outage() {
                 let hides = app.framework == "actix" && way == "/option";
                 let expected = match hides {
                     true => (200, "nobody"),
-                    false => (503, "This is not available for a moment. Please try again."),
+                    false => (503, "This is temporarily unavailable. Please try again."),
                 };
                 assert_eq!((reply.status, &*reply.body), expected, "{} {path}", app.framework);
             }

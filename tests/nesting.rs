@@ -313,7 +313,7 @@ async fn replaced_response_keeps_headers_unrelated_to_its_body() {
 #[tokio::test]
 async fn tower_layer_keeps_body_type_of_inner_service() {
     for (fails, expected) in
-        [(false, "the handler's"), (true, "This is not available for a moment. Please try again.")]
+        [(false, "the handler's"), (true, "This is temporarily unavailable. Please try again.")]
     {
         let stand = Backend::memory().stand();
         if fails {

@@ -377,7 +377,7 @@ async fn unavailable_store_returns_error_and_never_empty_session() {
         for script in ["who", "set:a=1", "sign-out", "sign-in:bob"] {
             let reply = app.run(script, &cookie).await;
             assert_eq!(reply.status, 503, "{} {script}", app.framework);
-            assert_eq!(reply.body, "This is not available for a moment. Please try again.");
+            assert_eq!(reply.body, "This is temporarily unavailable. Please try again.");
             assert_eq!(reply.all("retry-after"), ["1"]);
             assert_eq!(sent(&reply), Sent::Nothing, "an outage must not remove cookies");
         }

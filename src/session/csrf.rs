@@ -168,11 +168,22 @@ impl Serialize for CsrfToken {
 pub struct Csrf<E>(pub E);
 
 impl Session {
-    /// The token for the forms of a page; see [`CsrfToken`].
+    /// Returns a CSRF token for the forms of a page; see [`CsrfToken`].
     ///
-    /// The first one makes the value that it stands for, in one write that commits what this request has
-    /// changed so far as well, like [`transact`](Self::transact). All later ones send nothing to the
+    /// The first call in a session stores the value behind the tokens, in one write that also commits the
+    /// earlier changes of this request, like [`transact`](Self::transact). Later calls send nothing to the
     /// store.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let token = session.csrf_token().await?.to_string();
+    /// assert!(session.verify_csrf_token(&token).is_ok());
+    /// assert!(session.verify_csrf_token("forged").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -187,7 +198,7 @@ impl Session {
         CsrfToken::masked(&secret, entropy)
     }
 
-    /// The value that the store has when this returns.
+    /// Returns the stored value; stores a fresh one if there is none.
     async fn shown_csrf_secret(&self) -> Result<CsrfSecret> {
         let mut fresh = [0; SECRET_BYTES];
         self.settings().entropy.fill(&mut fresh)?;
@@ -199,17 +210,28 @@ impl Session {
                 Ok(decision.shown)
             })
             .await?;
-        // Otherwise the session was lost meanwhile, and that is no reason for a page to fail.
+        // If the session was lost, a page need not fail for that.
         let shown = shown.or_else(|| self.csrf_secret());
-        shown.ok_or_else(|| self.settings().gone("the session was ended"))
+        shown.ok_or_else(|| self.settings().gone("the session has ended"))
     }
 
-    /// Verifies a token that a request has brought: for carriers that [`Csrf`] does not read. It is
-    /// compared in constant time.
+    /// Verifies a CSRF token of the request, in constant time. Use it if the token is sent in a way that
+    /// [`Csrf`] does not read.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let token = session.csrf_token().await?.to_string();
+    /// assert!(session.verify_csrf_token(&token).is_ok());
+    /// assert!(session.verify_csrf_token("forged").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidCsrfToken`] if it is not one of this session's.
+    /// [`ErrorKind::InvalidCsrfToken`] if the token does not belong to this session.
     pub fn verify_csrf_token(&self, token: &str) -> Result<()> {
         let is_valid = unmasked(token)
             .zip(self.csrf_secret())

@@ -1,4 +1,4 @@
-//! Messages for the next page: written, and taken by the page that shows them.
+//! Flash messages: one request writes them, and the next page that shows them removes them.
 
 use bytes::Bytes;
 
@@ -15,30 +15,30 @@ use crate::session::state::State;
 const KEY: Name = Name::Constant(flash::KEY);
 
 impl Session {
-    /// Leaves a message for the next page that [asks](Self::flashes), also across redirects, a sign-in and
-    /// a sign-out.
+    /// Stores a flash message for the next page that reads it with [`flashes`](Self::flashes). It survives
+    /// redirects, a sign-in and a sign-out.
     ///
-    /// It is committed like any other change, in the same write. At most 16 messages of 4 KiB together (a
-    /// quarter of [`max_record_bytes`](crate::Builder::max_record_bytes), if that is less) wait in a session;
-    /// one more drops the oldest. If the record would be too large with them, they are dropped and the
-    /// application's own values are stored.
+    /// The message is committed like any other change, in the same write. A session holds at most 16 messages,
+    /// of 4 KiB in total (or a quarter of [`max_record_bytes`](crate::Builder::max_record_bytes), if that is
+    /// less); a further message replaces the oldest. If the record would be too large with the messages, they
+    /// are dropped and the application's values are stored.
     ///
-    /// After [`sign_out`](Self::sign_out), or before it in the same request, the message goes into a new
-    /// anonymous session. Messages that are stored by then, by earlier requests or by a
-    /// [`save`](Self::save), end with the old session, since they may be personal; the same holds for a
-    /// sign-in as another person. To end all sessions and say so, call
-    /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then this: after
+    /// If the request also [signs out](Self::sign_out), before or after this call, the message is stored in a new
+    /// anonymous session. Messages that were already stored, by earlier requests or by a [`save`](Self::save),
+    /// are removed with the old session, because they may be personal. The same applies to a sign-in as another
+    /// principal. To revoke all sessions and show a message, call
+    /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then `flash`: after
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
-    /// If the session has ended or was signed in anew meanwhile, no cookie may be sent: the message is
-    /// dropped with the event `flash_dropped`, and the request succeeds. So is the message of a sign-out
-    /// that the store has no room for. After the response, a message that would begin a session fails at
-    /// [`save`](Self::save) with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent), as every value does.
+    /// If another request ended the session or signed in on it, no cookie may be sent: the message is dropped
+    /// with the event `flash_dropped`, and the request succeeds. The message of a sign-out is dropped in the same
+    /// way if the store is full. After the response, a message that needs a new session fails at
+    /// [`save`](Self::save) with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent), like any value.
     ///
     /// ```
     /// use unsticky::{Level, Session};
     ///
-    /// // The same in an axum handler and in one of actix-web: save, and redirect to a page.
+    /// // Call it before a redirect, in axum and in actix-web.
     /// async fn save(session: Session) -> unsticky::Result<()> {
     ///     session.flash(Level::Success, "Your changes were saved.")
     /// }
@@ -69,18 +69,32 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the messages that wait for a page, the oldest first, for the response that shows them.
+    /// Removes the pending flash messages and returns them, the oldest first.
     ///
-    /// Each message goes to exactly one response. Where none waits, as this request has read the session,
-    /// nothing is sent to the store. Otherwise the messages are removed before this returns, in one write
-    /// that commits what this request has changed so far as well, like [`transact`](Self::transact). Of
-    /// pages at once one gets them and the others get none; that is no error, and neither is a session that
-    /// ended or was signed in anew meanwhile. A page that fails after this has taken its messages.
+    /// Each message is returned to exactly one request. If the session that this request read has no messages,
+    /// nothing is sent to the store. Otherwise the messages are removed before this returns, in one write that
+    /// also commits the earlier changes of this request, like [`transact`](Self::transact). If several pages ask
+    /// at the same time, one gets the messages and the others get none. It is not an error if another request
+    /// ended the session or signed in on it. If the page fails afterwards, its messages are lost.
+    ///
+    /// ```
+    /// use unsticky::{Level, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.flash(Level::Success, "Saved.")?;
+    /// session.save().await?;
+    /// assert_eq!(session.flashes().await?.len(), 1);
+    /// assert!(session.flashes().await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save); [`ErrorKind::Gone`](crate::ErrorKind::Gone) only where other changes
-    /// of this request are lost, and after the response.
+    /// Those of [`save`](Self::save). [`ErrorKind::Gone`](crate::ErrorKind::Gone) is returned only if other
+    /// changes of this request are lost, or after the response.
     #[doc(alias("messages", "flash_messages", "get_messages"))]
     pub async fn flashes(&self) -> Result<Vec<Flash>> {
         let own = self.state().take_unstored_messages();
@@ -104,7 +118,7 @@ impl Session {
 }
 
 impl State {
-    /// The list where nothing of it is stored, so that it is only taken back; `None` where some of it is.
+    /// Withdraws and returns the list if none of it is stored; returns `None` if some of it is.
     fn take_unstored_messages(&mut self) -> Option<Option<Bytes>> {
         let Some(list) = self.value(flash::KEY) else { return Some(None) };
         let is_stored = self.with_values(|_, values| values.get(flash::KEY)).is_some();
@@ -116,7 +130,7 @@ impl State {
     }
 }
 
-/// Takes the list from the stored record, if there still is one.
+/// Takes the list from the stored record, if it still has one.
 struct TakeMessages {
     list: Option<Bytes>,
 }

@@ -1,13 +1,13 @@
-//! The values as they are stored, for code that does not know their types.
+//! Access to stored values without their types.
 
 use crate::error::Result;
 use crate::record::json;
 use crate::session::Session;
 
 impl Session {
-    /// The names of all keys that have a value, in ascending order.
+    /// Returns the names of all keys that have a value, in ascending order.
     ///
-    /// Names that begin with `unsticky.` belong to values of this crate and are among them.
+    /// It includes names that begin with `unsticky.`, which belong to values of this crate.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -21,7 +21,7 @@ impl Session {
     /// session.insert(CART, &vec![7])?;
     /// assert_eq!(session.keys(), ["cart", "theme"]);
     ///
-    /// // All values of a wizard, whatever their types are.
+    /// // Remove all values of a wizard, of any type.
     /// for name in session.keys().iter().filter(|name| name.starts_with("wizard.")) {
     ///     session.remove(&Key::<()>::runtime(name));
     /// }
@@ -34,7 +34,7 @@ impl Session {
         self.state().with_values(|view, values| view.keys(values))
     }
 
-    /// The JSON of a value as it is stored; `None` where the key has none. It is neither parsed nor changed.
+    /// Returns the stored JSON of a value unchanged, or `None` if the key has no value.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -52,7 +52,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8; they stay as they are.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8. They are left unchanged.
     #[doc(alias("raw", "get_value"))]
     pub fn json(&self, name: &str) -> Result<Option<String>> {
         let value = self.state().value(name);

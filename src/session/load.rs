@@ -125,23 +125,23 @@ impl Session {
     /// command at all, so call it as often as you like: for each message, or on a timer. It never extends the
     /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
     ///
-    /// Most calls ask the store nothing, so a success does not say that the session is still valid. To learn
-    /// that, [`reload`](Self::reload) first. A timer that reloads and does not touch notices a sign-out, and
-    /// still lets a connection idle out that nobody uses (ASVS 5.0 7.3.1):
+    /// Most calls send no command, so success does not mean that the session is still valid. To check that, call
+    /// [`reload`](Self::reload) first. A timer that reloads but does not touch detects a sign-out, and still lets
+    /// an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
     ///
     /// ```
     /// use unsticky::{Loss, Result, Session};
     ///
-    /// /// Called on a timer, and for each message of the client (`is_use`). `Some`: close the connection. An
-    /// /// error is an outage of the store: go on, and look again later.
+    /// /// Called on a timer, and for each message of the client (`is_use`). Close the connection on `Some`. On
+    /// /// an error of the store, continue and check again later.
     /// async fn check(session: &Session, is_use: bool) -> Result<Option<Loss>> {
     ///     let checked = match session.reload().await {
     ///         Ok(()) if is_use => session.touch().await,
     ///         checked => checked,
     ///     };
     ///     match session.loss() {
-    ///         // Superseded: the browser has a newer cookie, so let it connect again. Expired or Ended: the
-    ///         // user must sign in again.
+    ///         // Superseded: the browser has a newer cookie and can connect again.
+    ///         // Expired or Ended: the user must sign in again.
     ///         Some(loss) => Ok(Some(loss)),
     ///         None => checked.map(|()| None),
     ///     }
@@ -157,17 +157,17 @@ impl Session {
     /// # }
     /// ```
     ///
-    /// The request that opens the connection is use of the session as any other. If a page opens it again by
-    /// itself, call [`mark_passive`](Self::mark_passive) in its handler, so that an open page alone does not
-    /// keep the session alive.
+    /// The request that opens the connection counts as use of the session. If a page reconnects automatically,
+    /// call [`mark_passive`](Self::mark_passive) in the handler, so that an open page alone does not keep the
+    /// session alive.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, as for
-    ///   [`reload`](Self::reload); [`loss`](Self::loss) says which.
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, as for
+    ///   [`reload`](Self::reload); [`loss`](Self::loss) returns the reason.
     /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
     ///   [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Randomness`]: the timeout was not extended, or it is
-    ///   unknown whether it was. The handle is as before; call it again.
+    ///   unknown whether it was. The handle is unchanged; call `touch` again.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] as for [`reload`](Self::reload).
     ///
     /// [`ErrorKind::Gone`]: crate::ErrorKind::Gone
@@ -183,20 +183,35 @@ impl Session {
         self.run_to_completion(|session, driver| async move { session.extend(&driver).await }).await
     }
 
-    /// Why this request has lost its session; `None` while it has not found that out.
+    /// Returns why this request has lost its session, or `None` if it has not detected a loss.
     ///
-    /// It is found out by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit,
-    /// and stays as it was found out first. An end that this request asked for itself is no loss.
+    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit.
+    /// The first reason is kept. An end that this request asked for is not a loss.
     ///
-    /// [`Loss::Expired`] is said if the deadline has passed that this handle has seen. A handle that did not
-    /// look for a while cannot tell a session that expired from one that another request kept alive beyond
-    /// that deadline and that was signed out then.
+    /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended the
+    /// session beyond that deadline and it was signed out later, this handle reports `Expired` as well.
+    ///
+    /// ```
+    /// use unsticky::Loss;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(session.loss(), None);
+    /// session.sessions().of("alice").revoke_all().await?;
+    /// assert!(session.reload().await.is_err());
+    /// assert_eq!(session.loss(), Some(Loss::Ended));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn loss(&self) -> Option<Loss> {
         self.state().loss
     }
 
-    /// Extends the idle timeout; see [`Session::touch`].
+    /// Implements [`Session::touch`].
     async fn extend(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let Some(loaded) = self.not_lost()? else { return Ok(()) };
@@ -220,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Reads the record again; see [`Session::reload`].
+    /// Implements [`Session::reload`].
     pub(super) async fn reread(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let Some(loaded) = self.not_lost()? else { return Ok(()) };
@@ -230,7 +245,7 @@ impl Session {
         };
         let mut state = self.state();
         if state.head_sent {
-            // Whoever reads again knows what has become of an unknown outcome.
+            // The record just read shows the outcome of an in-doubt write.
             state.failed = None;
         }
         state.loaded = Some(newer);
@@ -239,7 +254,7 @@ impl Session {
         self.rebase(|_, _| ())
     }
 
-    /// The session of this request, if it has one; an error if it has lost it.
+    /// Returns the session of this request, if it has one, or an error if it has lost it.
     fn not_lost(&self) -> Result<Option<Arc<Loaded>>> {
         let (loaded, is_lost) = {
             let state = self.state();
@@ -248,13 +263,12 @@ impl Session {
         if is_lost { Err(self.settings().gone("")) } else { Ok(loaded) }
     }
 
-    /// The session is lost, and with it the changes that were to be made to it. Returns the error that says
-    /// so.
+    /// Marks the session as lost and drops its pending changes. Returns the error to report.
     fn lose(&self, session: Arc<Loaded>, is_gone: bool) -> Error {
         let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        // Messages alone fail no request: its end drops them, with an event.
+        // Flash messages alone do not fail a request: its end drops them, with an event.
         let pending = state.changes.pending();
         let matters = pending > state.changes.delta.messages() || (state.head_sent && pending > 0);
         let would_change = matters && state.would_change(context) > 0;
@@ -267,12 +281,12 @@ impl Session {
         if would_change {
             event::gone(session.id, self.settings().who_of(&session));
         }
-        // The session's own messages are another page's to show. No function is left that could fail.
+        // Stored messages belong to another page. No function is left that could fail.
         let _ = self.rebase(|_, _| ());
         gone
     }
 
-    /// How the session stands now.
+    /// Reads the current state of the session.
     async fn read_again(&self, loaded: &Loaded) -> Result<Standing> {
         let budget = self.budget();
         let read = self.read_again_in(Commands::new(self.settings(), &budget), loaded).await;

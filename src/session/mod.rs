@@ -1,4 +1,4 @@
-//! The session as a handler sees it.
+//! The session that a handler works with.
 
 pub(crate) mod commit;
 pub(crate) mod csrf;
@@ -39,36 +39,37 @@ use crate::session::state::{
 };
 use crate::settings::{Sessions, Settings};
 
-/// The session of a request.
+/// Gives a handler access to the session of its request.
 ///
-/// A handler gets it from its framework as an argument; the type is the same in axum and in
-/// actix-web. The extractor has read the record once, so everything but
-/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch),
-/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token) is synchronous.
-/// Changes are kept as changes and committed after the handler has answered, before the response
-/// leaves: concurrent requests that write different keys never lose each other's values.
+/// Take it as an argument of a handler, in axum or in actix-web; the type is the same. The extractor
+/// reads the record once, so all methods are synchronous except [`transact`](Self::transact),
+/// [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch), [`flashes`](Self::flashes) and
+/// [`csrf_token`](Self::csrf_token).
 ///
-/// A clone is another handle of the same session; all handles of a request see the same.
+/// Changes are recorded one by one and committed after the handler returns, before the response is sent.
+/// Concurrent requests that write different keys therefore never overwrite each other's values.
+///
+/// A clone is another handle to the same session. All handles of a request see the same values.
 ///
 /// ```
 /// use unsticky::{Key, Result, Session};
 ///
 /// const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
 ///
-/// // The same in an axum handler and in one of actix-web.
+/// // Works as a handler in axum and in actix-web.
 /// async fn add(session: Session) -> Result<String> {
 ///     session.update(CART, |cart| cart.push(7))?;
 ///     let cart = session.get(CART)?.unwrap_or_default();
-///     Ok(format!("{} articles", cart.len()))
+///     Ok(format!("{} items", cart.len()))
 /// }
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 articles"); }
+/// # async fn main() { assert_eq!(add(Session::detached()).await.unwrap(), "1 items"); }
 /// ```
 ///
-/// # Pages that degrade
+/// # Pages that work without the store
 ///
-/// A route that takes a `Session` answers 503 while the store is down. A page that can do without one
-/// takes a `Result`, in both frameworks:
+/// A route that takes a `Session` responds with 503 while the store is down. If a page can work without
+/// a session, let its handler take a `Result<Session>`, in both frameworks:
 ///
 /// ```
 /// use unsticky::{Result, Session};
@@ -77,55 +78,57 @@ use crate::settings::{Sessions, Settings};
 ///     match session {
 ///         Ok(session) if session.is_signed_in() => "welcome back",
 ///         Ok(_) => "welcome",
-///         Err(_) => "welcome; signing in is not possible just now",
+///         Err(_) => "welcome; signing in is temporarily unavailable",
 ///     }
 /// }
 /// # let _ = front_page;
 /// ```
 ///
-/// # What a write promises
+/// # Guarantees for each kind of write
 ///
-/// - [`insert`](Self::insert) and [`remove`](Self::remove): of two requests that write the same
-///   key, the one that commits last wins. A `get` followed by an `insert` is therefore not atomic.
-/// - [`update`](Self::update): computed again on the newest value where another request wrote in
-///   between; 200 concurrent increments add up to 200.
-/// - [`take`](Self::take): if another request changed or took the value first, the commit fails; a
-///   one-time value is never handed out twice with success.
-/// - [`transact`](Self::transact): decided and stored before the handler goes on.
+/// - [`insert`](Self::insert) and [`remove`](Self::remove): if two requests write the same key, the
+///   last commit wins. A `get` followed by an `insert` is therefore not atomic.
+/// - [`update`](Self::update): if another request wrote first, the function runs again on the newer
+///   value. After 200 concurrent increments the counter is 200 higher.
+/// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most
+///   one request that takes a one-time value succeeds.
+/// - [`transact`](Self::transact): the decision is stored before the handler continues.
 ///
-/// A response of status 5xx or 408 commits nothing but an end of the session, unless
-/// [configured otherwise](crate::Builder::on_failed_response), and neither does a response that had to be
-/// replaced by an error. What must count in spite of that, such as a failed attempt, is written by
-/// [`transact`](Self::transact) or [`save`](Self::save).
+/// If the response has status 5xx or 408, or is replaced by an error, only the end of a session is
+/// committed; all other changes are dropped. [`Builder::on_failed_response`](crate::Builder::on_failed_response)
+/// changes this for the status codes. To store a change regardless of the response, such as a failed
+/// attempt, use [`transact`](Self::transact) or [`save`](Self::save).
 ///
 /// # What a request may do
 ///
-/// A request acts with the secret that its cookie brought, or with the newest one that its own handle
-/// has made. If another request has replaced that secret meanwhile, this request gets no new cookie and
-/// ends nothing that it could not end before:
+/// A request acts with the secret that its cookie contained, or with the newest secret that the request
+/// itself created. If another request has replaced that secret, this request gets no new cookie, and
+/// the table says what each method does:
 ///
-/// | when it acts | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
+/// | state of the session | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
 /// |---|---|---|---|---|---|---|---|---|
-/// | its own secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | fresh view |
-/// | rotated by another request | merged | stored | nothing to do | [`Gone`] | [`Gone`] | a session of its own | ends the session | [`Gone`] |
-/// | signed in anew by another request | [`Gone`] if anything would change | [`Gone`] | nothing | [`Gone`] | [`Gone`] | a session of its own | ends it if it is the same person's | [`Gone`] |
-/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | nothing | nothing | [`Gone`] | a session of its own | nothing | [`Gone`] |
+/// | the secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | newest values |
+/// | rotated by another request | merged | stored | no effect | [`Gone`] | [`Gone`] | a new session | ends the session | [`Gone`] |
+/// | another request signed in on it | [`Gone`] if anything would change | [`Gone`] | no effect | [`Gone`] | [`Gone`] | a new session | ends it if the principal is the same | [`Gone`] |
+/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | no effect | no effect | [`Gone`] | a new session | no effect | [`Gone`] |
 ///
-/// A request whose cookie was replaced before it was read is anonymous, and changes of values are [`Gone`]
-/// as well: the cookie of a new session would overwrite the newer one.
+/// If the cookie's secret was already replaced when the record was read, the request is anonymous, and
+/// changes to values fail with [`Gone`] as well: the cookie of a new session would overwrite the newer
+/// cookie in the browser.
 ///
-/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless configured otherwise, and drops all changes of the
-/// request. A lifetime or an end that the session has already is nothing to do. A message of
-/// [`flash`](Self::flash) is no reason for `Gone`: where nothing else would change, it is dropped.
+/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). It
+/// drops all changes of the request. Setting a lifetime or an end that the session already has changes
+/// nothing. A [flash message](Self::flash) alone never causes `Gone`: if nothing else would change, the
+/// message is dropped.
 ///
 /// # After the response
 ///
-/// A handle that goes on after its response, in a stream or a WebSocket, decides each commit on the
-/// record as it is then, and its secret must still be valid: after a rotation by another request,
-/// `save` and `transact` fail with [`ErrorKind::Gone`].
+/// You can keep a handle after the response, in a stream or a WebSocket. Each commit is then based on
+/// the record as it is at that time, and the handle's secret must still be valid: after a rotation by
+/// another request, `save` and `transact` fail with [`ErrorKind::Gone`].
 ///
-/// An open stream does not count as use of the session by itself: [`touch`](Self::touch) keeps the session
-/// alive, [`reload`](Self::reload) says whether it is still valid, and [`loss`](Self::loss) why it is not.
+/// An open stream does not count as use of the session. [`touch`](Self::touch) keeps the session alive,
+/// [`reload`](Self::reload) checks whether it is still valid, and [`loss`](Self::loss) says why it is not.
 ///
 /// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
@@ -136,43 +139,77 @@ impl Session {
         Self(Arc::new(Shared::new(sessions, presented)))
     }
 
-    /// A session that is first asked for when the response has begun already.
+    /// Marks the response as already sent, so that no cookie can be set.
     pub(crate) fn after_response(self) -> Self {
         self.state().head_sent = true;
         self
     }
 
-    /// The value of a key; `None` where there is none.
+    /// Returns the value of a key, or `None` if the key has no value.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const VISITS: Key<u32> = Key::new("visits");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// assert_eq!(session.get(VISITS)?, None);
+    /// session.insert(VISITS, &1)?;
+    /// assert_eq!(session.get(VISITS)?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
+    /// [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type. The value is left
+    /// unchanged.
     pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
     {
         let name = key.name();
         let value = self.state().value(name);
-        // Decoded outside the lock: how a value is decoded is the application's.
+        // Decoded outside the lock, because `Deserialize` is the application's code.
         value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Whether there is a value of this key, of whatever type.
+    /// Returns `true` if the key has a value, of any type.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const THEME: Key<String> = Key::new("theme");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(THEME, "dark")?;
+    /// assert!(session.contains(THEME));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("contains_key", "has_key"))]
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.state().value(key.name()).is_some()
     }
 
-    /// Whether there is no value at all.
+    /// Returns `true` if the session has no values.
+    ///
+    /// ```
+    /// let session = unsticky::Session::detached();
+    /// assert!(session.is_empty());
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state().with_values(|view, values| view.is_empty(values))
     }
 
-    /// Sets a value. A value equal to the one that this request has read costs no write.
+    /// Sets the value of a key.
     ///
-    /// The value is the key's own type, or text in place of a `String`:
+    /// The value has the key's type; for a `String` you can also pass a `&str`. Setting the value that this
+    /// request has read causes no write to the store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -191,9 +228,12 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Encode`] if the value cannot be encoded, or [could not be read
-    /// again](crate::Key#values); [`ErrorKind::TooLarge`] if the values that this request has changed would
-    /// be larger than a record with it. Nothing is changed then.
+    /// Nothing is changed if it returns an error:
+    ///
+    /// - [`ErrorKind::Encode`] if the value cannot be encoded, or [cannot be decoded
+    ///   again](crate::Key#values).
+    /// - [`ErrorKind::TooLarge`] if the values that this request has changed would exceed the [maximum size
+    ///   of a record](crate::Builder::max_record_bytes).
     #[doc(alias("set", "put"))]
     pub fn insert<K, V>(&self, key: K, value: &V) -> Result<()>
     where
@@ -210,21 +250,52 @@ impl Session {
         Ok(())
     }
 
-    /// Removes a value, if it is there.
+    /// Removes the value of a key. No effect if the key has no value.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const THEME: Key<String> = Key::new("theme");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(THEME, "dark")?;
+    /// session.remove(THEME);
+    /// assert_eq!(session.get(THEME)?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "delete")]
     pub fn remove(&self, key: impl AsKey) {
         self.state().changed().push(key.to_name(), Change::Remove, None);
     }
 
-    /// Removes a value and returns it: for values that may be used once.
+    /// Removes the value of a key and returns it, or `None` if the key has no value. Use it for values
+    /// that may be used only once.
     ///
-    /// If another request changes or takes it before this one commits, this one's commit fails with
-    /// [`ErrorKind::ValueChanged`], and nothing of it is kept. Where the answer must be certain before
-    /// the handler goes on, use [`transact`](Self::transact).
+    /// If another request changes or takes the value before this request commits, the commit fails with
+    /// [`ErrorKind::ValueChanged`] and writes nothing. If the handler must know the outcome before it
+    /// continues, use [`transact`](Self::transact).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const NONCE: Key<String> = Key::new("nonce");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(NONCE, "n-0S6_WzA2Mj")?;
+    /// assert_eq!(session.take(NONCE)?.as_deref(), Some("n-0S6_WzA2Mj"));
+    /// assert_eq!(session.take(NONCE)?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`; it stays as it is.
-    /// [`ErrorKind::Reentrant`] if decoding it changes a session.
+    /// - [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type. The value is left
+    ///   unchanged.
+    /// - [`ErrorKind::Reentrant`] if the value's `Deserialize` implementation changes a session.
     #[doc(alias = "pop")]
     pub fn take<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
@@ -253,7 +324,7 @@ impl Session {
                     Change::Remove
                 }
                 (Some(stored), _) => Change::Take { seen: stored.bytes },
-                // This request put it there itself.
+                // Only this request has set the value; it is not stored.
                 (None, _) => Change::Remove,
             };
             state.changed().push(key.to_name(), change, None);
@@ -262,19 +333,38 @@ impl Session {
         Err(contended())
     }
 
-    /// Changes a value by a function, beginning with the type's default where there is none.
+    /// Changes the value of a key with a function. If the key has no value, the function starts with the
+    /// type's default.
     ///
-    /// If another request wrote first, `function` is called again on the newer value. It must
-    /// therefore be pure, and it returns nothing: what it saw at first may not be what is stored. It may
-    /// read the session, and must not change any. It is kept, with what it captures, until the change is
-    /// committed or dropped; a captured clone of the session keeps that alive for as long.
+    /// If another request wrote first, `function` is called again on the newer value. It must therefore be
+    /// pure, and it returns nothing, because the value that it saw first may not be the one that is stored.
+    /// It may read sessions but must not change any. The function and its captures are kept until the change
+    /// is committed or dropped.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart");
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.update(CART, |cart| cart.push(7))?;
+    /// session.update(CART, |cart| cart.push(8))?;
+    /// assert_eq!(session.get(CART)?, Some(vec![7, 8]));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if the stored value is not a `T`, [`ErrorKind::Encode`] and
-    /// [`ErrorKind::TooLarge`] for the new one as in [`insert`](Self::insert), [`ErrorKind::Reentrant`] if
-    /// `function` changes the session. The value is not changed then. The commit fails with the same kinds,
-    /// or with [`ErrorKind::UpdatePanicked`], if that happens on the newer value.
+    /// The value is not changed if it returns an error:
+    ///
+    /// - [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type.
+    /// - [`ErrorKind::Encode`] and [`ErrorKind::TooLarge`] for the new value, as in [`insert`](Self::insert).
+    /// - [`ErrorKind::Reentrant`] if `function` changes a session.
+    ///
+    /// If the function fails on a newer value, the commit fails with the same kinds, or with
+    /// [`ErrorKind::UpdatePanicked`] if the function panics.
     pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
     where
         K: AsKey,
@@ -297,7 +387,7 @@ impl Session {
         });
         let before = changes_on_this_thread();
         for _ in 0..VIEW_ATTEMPTS {
-            // The function runs outside the lock: it may read the session, or take its time.
+            // The function runs outside the lock, because it may read the session or be slow.
             let current = self.state().value(&name);
             let bytes = function(current.as_ref().map(|value| &value.bytes[..]))?;
             if changes_on_this_thread() != before {
@@ -314,39 +404,100 @@ impl Session {
         Err(contended())
     }
 
-    /// Removes all values, and with them the messages that wait for a page and the value of a
-    /// [`CsrfToken`](crate::CsrfToken), so that forms which are open have to be loaded again. The session itself
-    /// goes on, and whoever is signed in stays so.
+    /// Removes all values. The session continues, and a signed-in user stays signed in.
+    ///
+    /// This also removes pending [flash messages](Self::flash) and the value behind the
+    /// [`CsrfToken`](crate::CsrfToken), so pages with open forms must be loaded again. To end the session,
+    /// call [`destroy`](Self::destroy).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.insert(Key::<u32>::new("visits"), &1)?;
+    /// session.clear();
+    /// assert!(session.is_empty() && session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "remove_all")]
     pub fn clear(&self) {
         self.state().changed().clear();
     }
 
-    /// The public id; `None` before the session is stored for the first time. It is the same for the
-    /// session's whole life, is no credential and may be logged.
+    /// Returns the session id, or `None` before the session is stored for the first time.
+    ///
+    /// The id stays the same for the session's whole life. It is not a credential and may be logged.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.id(), None);
+    /// session.save().await?;
+    /// assert!(session.id().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("session_id", "session_key"))]
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.state().base().map(|loaded| loaded.id)
     }
 
-    /// Who is signed in. It can be answered as JSON as it is.
-    #[doc(alias("user", "user_id", "username"))]
+    /// Returns the principal that is signed in, or `None` if the session is anonymous.
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// assert_eq!(session.principal(), None);
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("user", "user_id", "username", "identity"))]
     #[must_use]
     pub fn principal(&self) -> Option<Arc<str>> {
         let state = self.state();
         state.changes.signed_in(state.loaded.as_deref()).cloned()
     }
 
-    /// Whether somebody is signed in.
+    /// Returns `true` if a user is signed in.
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// assert!(session.is_signed_in());
+    /// session.sign_out();
+    /// assert!(!session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "is_authenticated")]
     #[must_use]
     pub fn is_signed_in(&self) -> bool {
         self.principal().is_some()
     }
 
-    /// When the one who is signed in proved who they are; `None` where nobody is, and until a
-    /// sign-in of this request is committed.
+    /// Returns when the signed-in user last authenticated, by a sign-in or a [`step_up`](Self::step_up).
+    ///
+    /// `None` if no user is signed in, and from a sign-in in this request until it is committed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert!(session.authenticated_at().unwrap() <= time::OffsetDateTime::now_utc());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn authenticated_at(&self) -> Option<OffsetDateTime> {
         let state = self.state();
@@ -356,11 +507,24 @@ impl Session {
         state.base()?.record.header.clocks.authenticated?.to_time()
     }
 
-    /// Whether somebody is signed in who has proved who they are within this time: for changes that
-    /// matter (ASVS 5.0 7.5.1 and 7.5.3). A sign-in of this very request counts.
+    /// Returns `true` if a user is signed in and authenticated within the last `duration`.
     ///
-    /// As an extractor: [`AuthenticatedWithin`](crate::AuthenticatedWithin). After the proof, call
-    /// [`step_up`](Self::step_up).
+    /// Check it before sensitive changes (ASVS 5.0 7.5.1 and 7.5.3), and call [`step_up`](Self::step_up)
+    /// when the user has authenticated again. A sign-in in this request counts. The extractor
+    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) makes the same check.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let ten_minutes = Duration::from_secs(10 * 60);
+    /// assert!(!session.authenticated_within(ten_minutes));
+    /// session.sign_in("alice")?;
+    /// assert!(session.authenticated_within(ten_minutes));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn authenticated_within(&self, duration: Duration) -> bool {
         let now = self.settings().now();
@@ -373,153 +537,315 @@ impl Session {
         state.changes.principal().is_some() || state.base().is_some_and(is_fresh)
     }
 
-    /// When the session ends if nobody uses it again, as stored; `None` before it is stored for the
+    /// Returns when the session expires if it is not used again, or `None` before it is stored for the
     /// first time.
+    ///
+    /// ```
+    /// use time::{Duration, OffsetDateTime};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// // The default idle timeout is 30 minutes.
+    /// let left = session.expires_at().unwrap() - OffsetDateTime::now_utc();
+    /// assert!(left > Duration::minutes(29) && left <= Duration::minutes(30));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("expiry_date", "get_expiry_date"))]
     #[must_use]
     pub fn expires_at(&self) -> Option<OffsetDateTime> {
         self.state().base()?.record.header.clocks.deadline().to_time()
     }
 
-    /// Signs somebody in: gives the session a new secret, restarts its clocks, and stores who signed in
-    /// and when (ASVS 5.0 7.2.4).
+    /// Signs a user in: replaces the secret, restarts both timeouts, and stores the principal and the time
+    /// (ASVS 5.0 7.2.4).
     ///
-    /// `principal` is the application's own name for the account: a stable one, such as its id. Of an
-    /// anonymous session only the values survive whose keys say so, and what this request wrote.
-    /// Signing in as another person than the one who is signed in ends that session and begins
-    /// another one with no data. So does signing in with a secret that another request has replaced
-    /// meanwhile, and nothing ends then.
+    /// `principal` is your stable id of the account, of 1 to 1024 bytes. An anonymous session keeps only
+    /// the values of keys that [survive a sign-in](crate::Key::survives_sign_in) and the values that this
+    /// request wrote. Signing in as another principal ends the current session and creates a new one
+    /// without its values. If another request has replaced the secret, the sign-in also creates a new
+    /// session, and no session ends.
     ///
-    /// The lifetime is the configured one, unless this request calls
-    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by): choices made for an earlier
-    /// sign-in, or before it, are dropped. To keep a choice across a redirect to an identity provider,
-    /// store it as a value under a key that [survives](crate::Key::survives_sign_in), and call `set_lifetime`
-    /// when the person returns.
+    /// The session gets the [configured lifetime](crate::Builder::lifetime), unless this request calls
+    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices of earlier requests are
+    /// dropped. To keep a choice across a redirect to an identity provider, store it under a key that
+    /// [survives a sign-in](crate::Key::survives_sign_in), and call `set_lifetime` when the user returns.
     ///
-    /// If the request brought several valid tokens, the sign-in begins a new session and ends all of
-    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails
-    /// and its session is taken back, because the next request would bring two valid tokens and be
-    /// anonymous. Those that were ended by then stay ended; signing in again finishes it.
+    /// If the request carries several valid tokens, the sign-in creates a new session and ends all of
+    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails and
+    /// its session is removed again. Sessions that were ended by then stay ended; sign in again to end the
+    /// others.
     ///
-    /// The session is entered in the [directory](crate::Directory) of the principal's sessions, before
-    /// its cookie is sent.
+    /// The session is listed in the principal's [directory](crate::Directory) before its cookie is sent.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart").survives_sign_in();
+    /// const SEEN: Key<u32> = Key::new("seen");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(CART, &vec![7])?;
+    /// session.insert(SEEN, &1)?;
+    /// session.save().await?;
+    /// session.sign_in("alice")?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// assert_eq!(session.get(CART)?, Some(vec![7]));
+    /// session.save().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors
-    /// of an earlier [`update`](Self::update) of this request that has to be computed again. Nothing is
+    /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors of
+    /// an earlier [`update`](Self::update) of this request whose function is called again. Nothing is
     /// changed then.
     ///
-    /// The commit fails with [`ErrorKind::TooManySessions`] where the principal has as many sessions
-    /// as [are allowed](crate::Builder::concurrent_sessions) and a new one is to be refused; the session
-    /// stays as it was. It fails with [`ErrorKind::Revoked`] where all the principal's sessions were
-    /// ended while it was under way. To answer that in the handler, call [`save`](Self::save) in it: whatever the
-    /// handler has changed is dropped then, but for a sign-out that came before.
+    /// The commit fails with:
+    ///
+    /// - [`ErrorKind::TooManySessions`] if the principal has the maximum number of
+    ///   [concurrent sessions](crate::Builder::concurrent_sessions) and the configuration rejects a new one.
+    ///   The session is unchanged.
+    /// - [`ErrorKind::Revoked`] if all sessions of the principal were revoked during the sign-in.
+    ///
+    /// To handle these errors in the handler, call [`save`](Self::save) there. The handler's changes are
+    /// then dropped, except for an earlier sign-out.
     #[doc(alias("login", "log_in", "remember"))]
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
 
-    /// Signs somebody in, as [`sign_in`](Self::sign_in) does, with a label for the list of sessions, or
-    /// by a sign-in that has [begun](crate::Directory::begin_sign_in) before the password was verified.
+    /// Signs a user in like [`sign_in`](Self::sign_in), with a [label](SignIn::label) for the list of
+    /// sessions, or with a sign-in that [began](crate::Directory::begin_sign_in) before the password was
+    /// verified.
+    ///
+    /// ```
+    /// use unsticky::{Session, SignIn};
+    ///
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in_with(SignIn::new("alice").label("Firefox on Linux"))?;
+    /// assert_eq!(session.principal().as_deref(), Some("alice"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// Those of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all
     /// sessions were revoked since the sign-in began, or if it began more than one hour ago.
+    #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
         self.rebase(|changes, loaded| changes.sign_in(&sign_in, loaded))
     }
 
-    /// The person who is signed in has authenticated again: a new secret, and both clocks restart (ASVS
-    /// 5.0 7.2.4, NIST SP 800-63B-4 5.2). The values and the session's lifetime stay. If the session
-    /// ended, or another request replaced its secret, the commit fails with [`ErrorKind::Gone`].
+    /// Records that the signed-in user has authenticated again: replaces the secret and restarts both
+    /// timeouts (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2).
+    ///
+    /// The session keeps its values and its lifetime. If the session ended, or another request replaced its
+    /// secret, the commit fails with [`ErrorKind::Gone`].
+    ///
+    /// ```
+    /// use unsticky::{ErrorKind, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// assert_eq!(session.step_up().unwrap_err().kind(), ErrorKind::NotSignedIn);
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let before = session.authenticated_at();
+    /// session.step_up()?;
+    /// session.save().await?;
+    /// assert!(session.authenticated_at() >= before);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if nobody is signed in, [`ErrorKind::Gone`] if this request has lost
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has lost
     /// its session, and the errors of [`sign_in`](Self::sign_in). Nothing is changed then.
+    #[doc(alias("reauthenticate", "sudo"))]
     pub fn step_up(&self) -> Result<()> {
         let principal = self.signed_in()?;
         if self.state().changes.signing_in().is_some() {
-            // A sign-in of the same request is as fresh, and may have begun before.
+            // The sign-in of this request is as recent, and may come from `begin_sign_in`.
             return Ok(());
         }
         self.sign_in_with(SignIn { is_step_up: true, ..SignIn::new(principal) })
     }
 
-    /// Signs out: ends the session, whoever's it is. The same as [`destroy`](Self::destroy).
+    /// Signs the user out by ending the session. The same as [`destroy`](Self::destroy).
+    ///
+    /// ```
+    /// # fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.sign_out();
+    /// assert!(!session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("logout", "log_out"))]
     pub fn sign_out(&self) {
         self.destroy();
     }
 
-    /// Ends the session: the record is deleted and the browser told to forget the cookie.
+    /// Ends the session: the commit deletes the record and tells the browser to remove the cookie.
     ///
-    /// It also ends a session whose secret another request has replaced, as long as the same person is
-    /// signed in on it; it never ends a sign-in of somebody else. If the session ended meanwhile, no
-    /// cookie is sent, because the browser may hold a newer one. If the request brought several valid
-    /// tokens, all their sessions end.
+    /// This also ends a session whose secret another request has replaced, if the principal is still the
+    /// same; it never ends a session on which another principal has signed in. If the session has already
+    /// ended, no cookie is sent, because the browser may hold a newer one. If the request carries several
+    /// valid tokens, all their sessions end.
     ///
-    /// What is written afterwards in the same request belongs to a new session.
+    /// Values that the request writes afterwards belong to a new session.
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// const CART: Key<Vec<u32>> = Key::new("cart");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(CART, &vec![7])?;
+    /// session.save().await?;
+    /// session.destroy();
+    /// session.save().await?;
+    /// assert_eq!((session.get(CART)?, session.id()), (None, None));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("flush", "purge", "invalidate", "delete"))]
     pub fn destroy(&self) {
         self.state().intend().end();
     }
 
-    /// Gives the session a new secret with the commit; the old one is void from then on. No effect on
-    /// a session that is not stored, and none if another request has given it a new secret meanwhile.
+    /// Replaces the session's secret. From the commit on, the old token is invalid.
     ///
-    /// [`sign_in`](Self::sign_in) does so by itself. Call this when the privileges of the one who is
-    /// signed in change.
+    /// Call it when the privileges of the signed-in user change; [`sign_in`](Self::sign_in) already replaces
+    /// the secret. The session id stays the same. No effect on an unsaved session, or if another request has
+    /// already replaced the secret.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let id = session.id();
+    /// session.rotate();
+    /// session.save().await?;
+    /// assert!(session.is_signed_in() && session.id() == id);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("cycle_id", "cycle_key", "renew", "regenerate", "change_session_id"))]
     pub fn rotate(&self) {
         self.state().intend().rotate(Rotation::Plain);
     }
 
-    /// Gives this session a lifetime of its own: "remember me". It is stored with the session and holds
-    /// until the next sign-in; the cookie is sent again, with a new secret. If the session has this
-    /// lifetime already, nothing happens.
+    /// Sets the lifetime of this session, for example for "remember me".
     ///
-    /// No effect on an unsaved session, unless this request also stores a value or signs in. A longer
-    /// life is entered in the principal's [directory](crate::Directory) first, so the commit can also
-    /// fail with the directory's errors. If another request has replaced the session's secret, the
-    /// commit fails with [`ErrorKind::Gone`].
+    /// The lifetime is stored with the session and applies until the next sign-in. The cookie is sent
+    /// again, with a new secret. No effect if the session already has this lifetime, or on an unsaved
+    /// session, unless this request also stores a value or signs in.
+    ///
+    /// If the new lifetime ends later, the principal's [directory](crate::Directory) is updated first, so the
+    /// commit can also fail with the directory's errors. If another request has replaced the session's
+    /// secret, the commit fails with [`ErrorKind::Gone`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use unsticky::{Lifetime, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    ///
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.set_lifetime(Lifetime::new(14 * DAY, 30 * DAY));
+    /// session.save().await?;
+    /// assert!(session.expires_at().unwrap() > time::OffsetDateTime::now_utc() + 13 * DAY);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "remember_me")]
     #[doc(alias("set_expiry", "set_max_age", "set_max_inactive_interval"))]
     pub fn set_lifetime(&self, lifetime: Lifetime) {
         self.state().intend().set_lifetime(lifetime);
     }
 
-    /// Ends the session at this moment at the latest: when the identity provider's session ends, for one
-    /// that began with a federated sign-in (ASVS 5.0 7.1.3 and 7.6.1).
+    /// Sets the time at which the session expires at the latest.
     ///
-    /// It holds until another moment is set or somebody signs in again, also after a
-    /// [`step_up`](Self::step_up) and another [`set_lifetime`](Self::set_lifetime). Like those it sends
-    /// the cookie again, with a new secret. If the session has this end already, nothing happens. A
-    /// moment that has passed ends the session with this request. No effect on an unsaved session,
-    /// unless this request also stores a value or signs in.
+    /// Use it after a federated sign-in, to end the session with that of the identity provider (ASVS 5.0
+    /// 7.1.3 and 7.6.1). The limit applies until you set another one or the next sign-in; a
+    /// [`step_up`](Self::step_up) or [`set_lifetime`](Self::set_lifetime) does not remove it. The cookie is
+    /// sent again, with a new secret. A time in the past ends the session with this request.
+    ///
+    /// No effect if the session already has this limit, or on an unsaved session, unless this request also
+    /// stores a value or signs in.
+    ///
+    /// ```
+    /// use time::{Duration, OffsetDateTime};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// let end = OffsetDateTime::now_utc() + Duration::minutes(5);
+    /// session.sign_in("alice")?;
+    /// session.end_by(end);
+    /// session.save().await?;
+    /// assert!(session.expires_at().unwrap() <= end);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("set_expiry", "expire_at"))]
     pub fn end_by(&self, end: OffsetDateTime) {
         self.state().intend().set_end(Millis::of(end));
     }
 
-    /// Lets this request read, and write, without counting as use of the session: for routes that
-    /// the browser polls by itself.
+    /// Marks this request as passive: it does not count as use of the session, even if it writes.
+    ///
+    /// Call it on routes that the browser polls without the user's action.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let expires = session.expires_at();
+    /// session.mark_passive();
+    /// session.save().await?;
+    /// assert_eq!(session.expires_at(), expires);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn mark_passive(&self) {
         self.state().is_passive = true;
     }
 
-    /// Decides on the stored record and stores the decision before it returns: for one-time tokens,
-    /// limits on attempts, and wherever the answer depends on the write.
+    /// Runs `function` on the stored values and stores its changes before returning.
     ///
-    /// `function` is called again on a newer record if another request wrote in between. What it
-    /// returns at last was decided on the record that its changes are stored in. Everything this
-    /// request changed before is committed with it. If it changes nothing, nothing is written; if it
-    /// fails, nothing is written and the error is returned. It may be called in another task, where
-    /// task-local values are not there.
+    /// Use it for one-time tokens, for limits on attempts, and whenever the response depends on the write.
     ///
-    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive).
+    /// If another request wrote first, `function` is called again on the newer record. The result is that
+    /// of the call whose changes were stored. Earlier changes of this request are committed in the same
+    /// write. If nothing has changed, nothing is written. If `function` fails, nothing is written and its
+    /// error is returned. `function` may run in another task, without the caller's task-local values.
+    ///
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -552,8 +878,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save) and of `function`, which gets [`ErrorKind::Encode`] from
-    /// [`Transaction::insert`] for a value that [could not be read again](crate::Key#values).
+    /// The errors of [`save`](Self::save) and of `function`. [`Transaction::insert`] fails with
+    /// [`ErrorKind::Encode`] for a value that [cannot be decoded again](crate::Key#values).
     #[doc(alias("transaction", "atomic"))]
     pub async fn transact<T, F>(&self, function: F) -> Result<T>
     where
@@ -568,17 +894,33 @@ impl Session {
                 Ok(())
             };
             session.commit(&driver, false, Some(&mut decide)).await?;
-            decided.ok_or_else(|| session.settings().gone("the session was ended"))
+            decided.ok_or_else(|| session.settings().gone("this request ended the session"))
         })
         .await
     }
 
-    /// Commits now what was changed so far, instead of after the handler: for streams, server-sent
-    /// events and WebSockets, which go on after the response has begun.
+    /// Commits the changes so far, instead of after the handler.
     ///
-    /// Counts as use of the session if it writes, unless the request is [passive](Self::mark_passive). With
-    /// nothing to save it extends the idle timeout if that is due, as the end of a request does, and does not
-    /// tell whether it could: for a stream that is in use, call [`touch`](Self::touch).
+    /// Use it in streams, server-sent events and WebSockets, which continue after the response has begun, and
+    /// whenever a handler must handle the errors of the commit.
+    ///
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there is
+    /// nothing to save, the idle timeout is extended if that is due, as at the end of a request, and a failure
+    /// to extend it is not reported. For a stream that is in use, call [`touch`](Self::touch).
+    ///
+    /// ```
+    /// use unsticky::{Key, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.insert(Key::<u32>::new("progress"), &50)?;
+    /// assert_eq!(session.id(), None);
+    /// session.save().await?;
+    /// assert!(session.id().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -586,20 +928,20 @@ impl Session {
     ///   [`ErrorKind::TooLarge`], [`ErrorKind::Randomness`]: nothing was written, and the changes
     ///   are still pending.
     /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
-    ///   by a change that met a newer record.
-    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced in a way that leaves no room
-    ///   for these changes; see [what a request may do](Self#what-a-request-may-do). They are dropped, and
-    ///   this request's response becomes this error unless it fails by itself.
-    /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: a sign-in was refused by the
-    ///   [directory](crate::Directory); the changes are dropped, but for an end of the session, and
-    ///   no session was changed or begun.
-    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record of a newer write, or the
-    ///   directory, cannot be decoded; nothing was written.
-    /// - [`ErrorKind::OutcomeUnknown`]: the changes may be stored or not; they are dropped here, and
-    ///   this request's response becomes this error unless it fails by itself. A handle that goes on
-    ///   after its response gets this error until [`reload`](Self::reload) succeeds.
-    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie,
-    ///   and the response has begun.
+    ///   because a change could not be applied to a newer record.
+    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced and these changes are no longer
+    ///   allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped, and this
+    ///   request's response becomes this error, unless the response is a failure itself.
+    /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
+    ///   sign-in. The changes are dropped, except for an end of the session. No session was created or
+    ///   changed.
+    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer record, or the directory record, cannot
+    ///   be decoded. Nothing was written.
+    /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not be stored. They are no longer pending, and
+    ///   this request's response becomes this error, unless the response is a failure itself. A handle that
+    ///   is used after the response returns this error until [`reload`](Self::reload) succeeds.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, but the
+    ///   response has begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
@@ -608,27 +950,50 @@ impl Session {
         .await
     }
 
-    /// Reads the record again: to see what other requests wrote, or whether the session is still valid.
-    /// Changes that are not committed yet stay pending.
+    /// Reads the record again, to see the writes of other requests or to check that the session is still
+    /// valid.
     ///
-    /// Never counts as use of the session; [`touch`](Self::touch) does.
+    /// Uncommitted changes stay pending. It never counts as use of the session; [`touch`](Self::touch) does.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// session.reload().await?;
+    /// assert_eq!(session.loss(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is another than this request's, and each
-    ///   time after that; pending changes are dropped, and if there were any, this request's response
-    ///   becomes this error unless it fails by itself. The handle then shows an empty session.
+    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, and on each call
+    ///   after that. Pending changes are dropped; if there were any, this request's response becomes this
+    ///   error, unless the response is a failure itself. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
-    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be
-    ///   computed on the newer values; it stays pending.
+    /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be applied to the
+    ///   newer values. It stays pending.
     #[doc(alias = "load")]
     pub async fn reload(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move { session.reread(&driver).await }).await
     }
 
-    /// The configuration this session belongs to.
+    /// Returns the [`Sessions`] to which this session belongs.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(session.sessions().of("alice").count().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         &self.0.sessions
@@ -646,13 +1011,13 @@ impl Session {
         self.0.context()
     }
 
-    /// What is left of the request's time for the store.
+    /// Returns the time that the request may still wait for the store.
     fn budget(&self) -> Budget {
         Budget::new(self.state().time_left(self.settings()))
     }
 
-    /// The store was used for so long; what other handles used at the same time counts once. Not called
-    /// for a read that was given up, which may have been kept for any time before.
+    /// Subtracts the time spent on the store. Time that several handles spent concurrently counts once. Not
+    /// called for an abandoned read, because its future may have been left unpolled for any time.
     fn record_store_time(&self, budget: &Budget) {
         let mut state = self.state();
         let used = budget.used(state.charged);
@@ -660,8 +1025,8 @@ impl Session {
         state.charged = Some(Instant::now());
     }
 
-    /// Waits for the commit of this session that is under way, as long as for the store: it may be on a
-    /// runtime that stands still.
+    /// Waits for a commit of this session in progress. The store's timeout applies, because the other commit
+    /// may be on a runtime that is not polled.
     async fn lock_commits(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
         let settings = self.settings();
         let (under_way, patience) = {
@@ -674,13 +1039,18 @@ impl Session {
                 Err(_) => (state.committing.clone(), state.time_left(settings)),
             }
         };
-        // The future that holds the lock may be kept and never polled again, and so may this one.
+        // The future that holds the lock may never be polled again, and neither may this one.
         under_way.iter().chain([driver]).for_each(Driver::drive);
         let guard = timeout(patience, self.0.committing.lock()).await;
-        guard.map_err(|_| Error::new(ErrorKind::Contended, "another commit of this session"))
+        guard.map_err(|_| {
+            Error::new(
+                ErrorKind::Contended,
+                "another commit of this session did not finish in time",
+            )
+        })
     }
 
-    /// Who is signed in on the session of this request.
+    /// Returns the signed-in principal, or an error if there is none.
     pub(crate) fn signed_in(&self) -> Result<Arc<str>> {
         match self.principal() {
             Some(principal) => Ok(principal),

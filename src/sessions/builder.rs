@@ -1,4 +1,4 @@
-//! The configuration of an application, built and checked once.
+//! Builds and checks the configuration of an application.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,8 +26,19 @@ use crate::settings::{
 use crate::store::Store;
 
 impl Sessions {
-    /// Begins a configuration. The store comes from [`connect`](crate::connect) or from one of the
-    /// stores' constructors.
+    /// Returns a builder for the configuration of sessions in `store`.
+    ///
+    /// Create the store with [`connect`](crate::connect) or with a store's own constructor.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
+    /// assert!(sessions.describe().to_string().contains("__Host-id"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder(store: impl Store) -> Builder {
         Builder {
             store: Arc::new(store),
@@ -41,23 +52,21 @@ impl Sessions {
     }
 }
 
-/// A configuration in the making; see [`Sessions::builder`].
+/// Builds a [`Sessions`]; see [`Sessions::builder`].
 ///
 /// # Limits
 ///
-/// Everything that bounds waiting and trying, with its default:
-///
-/// | what | default | set with |
+/// | limit | default | set with |
 /// |---|---|---|
-/// | a request's wait for the store in all | 1 s | [`timeout`](Self::timeout) |
-/// | one command's part of it | half of what is left | – |
-/// | attempts of a commit on ever newer records | 64 | [`commit_attempts`](Self::commit_attempts) |
+/// | total time that a request waits for the store | 1 s | [`timeout`](Self::timeout) |
+/// | share of one command | half of the remaining time | – |
+/// | attempts of a commit when other requests write first | 64 | [`commit_attempts`](Self::commit_attempts) |
 /// | retries of one command | 2 | [`command_retries`](Self::command_retries) |
-/// | a record's size | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
-/// | sessions of one principal at once | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
-/// | connecting to a server | 400 ms | `connect_timeout` of the store's builder |
-/// | the answer to a command | 400 ms | `response_timeout` of the store's builder |
-/// | commands that wait for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
+/// | size of a record | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
+/// | concurrent sessions of a principal | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
+/// | time to connect to a server | 400 ms | `connect_timeout` of the store's builder |
+/// | time until a command is answered | 400 ms | `response_timeout` of the store's builder |
+/// | commands waiting for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
 #[must_use]
 pub struct Builder {
     store: Arc<dyn Store>,
@@ -70,133 +79,313 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// The cookie. Default: `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`.
+    /// Sets the name and the attributes of the cookie.
+    ///
+    /// Default: `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{Cookie, Sessions};
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).cookie(Cookie::new("__Host-shop")).build()?;
+    /// assert!(sessions.describe().to_string().contains("__Host-shop;"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias("cookie_name", "with_name"))]
     pub fn cookie(self, cookie: Cookie) -> Self {
         Self { cookie, ..self }
     }
 
-    /// How long sessions live that do not choose for themselves. Default: idle 30 minutes, absolute
-    /// 24 hours. The idle timeout must not be longer than the absolute one.
+    /// Sets the idle timeout and the absolute timeout of sessions.
+    ///
+    /// Default: 30 minutes idle, 24 hours absolute. The idle timeout must not be longer than the absolute
+    /// timeout. A session can have a [lifetime of its own](crate::Session::set_lifetime).
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use std::time::Duration;
+    ///
+    /// use unsticky::{Lifetime, Sessions};
+    ///
+    /// let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// let sessions = builder.lifetime(Lifetime::new(minutes(15), minutes(480))).build()?;
+    /// assert!(sessions.describe().to_string().contains("15 min"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias("with_expiry", "session_lifecycle", "ttl"))]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.options.lifetime = lifetime;
         self
     }
 
-    /// The first part of every key in the store, so that applications can share one. One to 64 letters,
-    /// digits or any of `._-`.
+    /// Sets the namespace: the first part of every key in the store. Applications with different namespaces
+    /// can share a store.
     ///
-    /// Default: the cookie's name, so that applications with different cookie names share nothing. A name
-    /// that is no valid namespace stands there as `=` and the 43 characters of base64url of its SHA-256,
-    /// which no namespace of your own can be.
+    /// It has 1 to 64 characters: ASCII letters, digits and any of `._-`. Default: the cookie's name. If that
+    /// is not a valid namespace, `=` and the base64url of its SHA-256 (43 characters) are used; no namespace
+    /// that you can set has this form.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).namespace("shop").build()?;
+    /// assert!(sessions.describe().to_string().contains("shop:0:"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias("prefix", "key_prefix"))]
     pub fn namespace(self, namespace: impl Into<Cow<'static, str>>) -> Self {
         Self { namespace: Some(namespace.into()), ..self }
     }
 
-    /// The second part of every key. Default: 0. Another number ends every session of the
-    /// deployment at no cost for any request; the old records are never read again and expire.
+    /// Sets the epoch: the second part of every key in the store. Default: 0.
     ///
-    /// A changed list of Memcached servers needs another number in the same release; the documentation of
-    /// `MemcachedStore` says why.
+    /// Changing it ends every session of the deployment, without extra commands. The old records are never read
+    /// again, and expire.
+    ///
+    /// If you change the list of Memcached servers, change the epoch in the same release; see the documentation
+    /// of `MemcachedStore`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).namespace("shop").epoch(1).build()?;
+    /// assert!(sessions.describe().to_string().contains("shop:1:"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn epoch(self, epoch: u32) -> Self {
         Self { epoch, ..self }
     }
 
-    /// How long a request waits for the store in all: load, commit, conflicts and lost answers
-    /// together. Default: one second. From ten milliseconds to one minute.
+    /// Sets the total time that a request waits for the store: the load, the commit, conflicts and in-doubt
+    /// writes together.
+    ///
+    /// Default: 1 second. Allowed: 10 milliseconds to 1 minute.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use std::time::Duration;
+    ///
+    /// use unsticky::{ConfigError, Sessions};
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// let too_short = builder.timeout(Duration::from_millis(1)).build();
+    /// assert_eq!(too_short.unwrap_err(), ConfigError::Timeout);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
         self
     }
 
-    /// How many bytes a session's record may have. Default: 65 536; from 2048 to 1 000 000,
-    /// which Memcached stores as it comes.
+    /// Sets the maximum size of a session's record, in bytes.
+    ///
+    /// Default: 65 536. Allowed: 2048 to 1 000 000, which Memcached stores in its default configuration.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).max_record_bytes(16_384).build()?;
+    /// assert!(sessions.describe().to_string().contains("16384 bytes"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_record_bytes(mut self, max_record: usize) -> Self {
         self.options.max_record = max_record;
         self
     }
 
-    /// Whether the sessions of each principal are listed. Default: [`DirectoryMode::Listed`].
+    /// Sets whether the sessions of each principal are listed in a directory, and whether unlisted sessions are
+    /// valid.
+    ///
+    /// Default: [`DirectoryMode::Listed`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{DirectoryMode, Sessions};
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).directory(DirectoryMode::Strict).build()?;
+    /// assert!(sessions.describe().to_string().contains("only while they are listed"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn directory(mut self, directory: DirectoryMode) -> Self {
         self.options.directory = directory;
         self
     }
 
-    /// How many sessions of one principal there may be at once, and what becomes of one more. Default:
-    /// `EvictOldest(100)`. A limit needs the [directory](Self::directory).
+    /// Sets the maximum number of concurrent sessions of a principal, and what happens to a sign-in beyond it.
+    ///
+    /// Default: `EvictOldest(100)`. Allowed: 1 to 1000. A limit requires the [directory](Self::directory).
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{ConcurrentSessions, Sessions};
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
+    ///     .concurrent_sessions(ConcurrentSessions::Reject(3))
+    ///     .build()?;
+    /// assert!(sessions.describe().to_string().contains("3, then"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "maximum_sessions")]
     pub fn concurrent_sessions(mut self, concurrent: ConcurrentSessions) -> Self {
         self.options.concurrent = Some(concurrent);
         self
     }
 
-    /// How often a commit is tried on ever newer records before the request fails with
-    /// [`ErrorKind::Contended`](crate::ErrorKind::Contended). Default: 64; from 1 to 1000.
+    /// Sets how often a commit is attempted when other requests write first. After the last attempt the request
+    /// fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended).
     ///
-    /// The first eight attempts follow each other at once, the later ones after pauses of at most
-    /// one millisecond that grow to at most 16 ms, at random; the [`timeout`](Self::timeout)
-    /// bounds them as well.
+    /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Before the
+    /// later ones there is a random pause, at first of at most 1 ms, growing to at most 16 ms. The
+    /// [`timeout`](Self::timeout) applies as well.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{ConfigError, Sessions};
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// assert_eq!(builder.commit_attempts(0).build().unwrap_err(), ConfigError::CommitAttempts);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn commit_attempts(mut self, commit_attempts: u32) -> Self {
         self.options.commit_attempts = commit_attempts;
         self
     }
 
-    /// How often one command is retried: one that certainly did nothing, and one whose lost answer
-    /// was settled as not applied. Default: 2; at most 100, and within the
-    /// [`timeout`](Self::timeout). With 0 an idle connection that the server has closed is a failed
-    /// request.
+    /// Sets how often one command is retried: a command that certainly did nothing, or an in-doubt write that
+    /// turned out not to be applied.
+    ///
+    /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. With 0, a request fails if
+    /// the server has closed the idle connection that it uses.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{ConfigError, Sessions};
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// assert_eq!(builder.command_retries(101).build().unwrap_err(), ConfigError::CommandRetries);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn command_retries(mut self, command_retries: u32) -> Self {
         self.options.command_retries = command_retries;
         self
     }
 
-    /// What a response of status 5xx or 408 does to the handler's changes. Default:
-    /// [`OnFailedResponse::Discard`].
+    /// Sets what a response of status 5xx or 408 does to the handler's changes.
+    ///
+    /// Default: [`OnFailedResponse::Discard`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{OnFailedResponse, Sessions};
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
+    ///     .on_failed_response(OnFailedResponse::Commit)
+    ///     .build()?;
+    /// assert!(sessions.describe().to_string().contains("changes are kept"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_failed_response(mut self, on_failed_response: OnFailedResponse) -> Self {
         self.options.on_failed_response = on_failed_response;
         self
     }
 
-    /// The status code of a response whose session was ended, or signed in anew, by another request
-    /// meanwhile. Default: 409. From 400 to 599.
+    /// Sets the status code of the response when another request has ended the session or signed in on it
+    /// ([`ErrorKind::Gone`](crate::ErrorKind::Gone)).
+    ///
+    /// Default: 409. Allowed: 400 to 599.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).gone_status(440).build()?;
+    /// assert!(sessions.describe().to_string().contains("status 440"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn gone_status(mut self, status: u16) -> Self {
         self.options.gone_status = status;
         self
     }
 
-    /// Where [`SignedIn`](crate::SignedIn), [`AuthenticatedWithin`](crate::AuthenticatedWithin) and
-    /// [`Guard`](crate::Guard) send those who are not signed in: a 303 to this address. Default: none, they
-    /// get a 401.
+    /// Sets the sign-in page: [`SignedIn`](crate::SignedIn), [`AuthenticatedWithin`](crate::AuthenticatedWithin)
+    /// and [`Guard`](crate::Guard) redirect requests without a signed-in user to it with a 303.
     ///
-    /// Only navigations of a browser are sent there, by their `Sec-Fetch-Mode`, or if a browser does not
-    /// send that, by an `Accept` with `text/html`; everything else gets a 401. If the page is a path of this
-    /// site, a GET or a HEAD takes its own address along in the field `next`, which
-    /// [`Next`](crate::Next) reads on the page.
+    /// Default: none; the response is a 401. `location` is a path that begins with `/`, or a complete URL.
+    ///
+    /// Only navigations of a browser are redirected. They are recognised by `Sec-Fetch-Mode`, or, if the
+    /// browser does not send that, by an `Accept` that contains `text/html`. All other requests get a 401. If
+    /// the page is a path of this site, a redirected GET or HEAD passes its own address in the query parameter
+    /// `next`, which the page reads with [`Next`](crate::Next).
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).sign_in_page("/sign-in").build()?;
+    /// assert!(sessions.describe().to_string().contains("303 to /sign-in"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias("login_url", "login_page"))]
     pub fn sign_in_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
         self.options.pages.sign_in = Some(location.into());
         self
     }
 
-    /// Where [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) send those who
-    /// are signed in and authenticated too long ago, as in [`sign_in_page`](Self::sign_in_page): to the page
-    /// that calls [`step_up`](crate::Session::step_up). Default: the sign-in page, which must then ask those who
-    /// are signed in as well: if it sends them back at once, the browser goes round in circles.
+    /// Sets the step-up page: [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard)
+    /// redirect users to it who are signed in but authenticated too long ago.
+    ///
+    /// Redirects work as in [`sign_in_page`](Self::sign_in_page). The page asks the user to authenticate again
+    /// and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. It must then ask
+    /// signed-in users as well: if it redirects them back immediately, the browser is caught in a loop.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::Sessions;
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
+    ///     .sign_in_page("/sign-in")
+    ///     .step_up_page("/confirm")
+    ///     .build()?;
+    /// assert!(sessions.describe().to_string().contains("303 to /confirm"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn step_up_page(mut self, location: impl Into<Cow<'static, str>>) -> Self {
         self.options.pages.step_up = Some(location.into());
         self
     }
 
-    /// Renders every error of this crate that becomes a response: of extractors, of guards, of handlers that
-    /// return one, and of changes that could not be kept. Default: plain text.
+    /// Sets the function that renders every error of this crate that becomes a response: errors of extractors
+    /// and guards, errors returned by handlers, and errors of the commit.
     ///
-    /// `render` gets the response as it would be sent, to which [`html`](ErrorResponse::html) and
-    /// [`json`](ErrorResponse::json) give another body, the error, and what the request wants. It is called
-    /// as the response passes the session layer, also for a redirect to the sign-in page. A response that a
-    /// handler has made of an error itself stays as it is. The status that `render` returns has no effect on
-    /// whether the request's changes are kept. Where layers are nested, the
-    /// innermost one with a function renders. Errors of the framework itself, such as a malformed form or an
-    /// unknown path, are not this crate's; a fallback handler can take [`Wants`] as an argument.
+    /// Default: plain text, [`ErrorKind::message`](crate::ErrorKind::message).
+    ///
+    /// `render` receives the response as it would be sent, the error, and whether the request wants a page or
+    /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render` is
+    /// called when the response passes the session layer, also for a redirect to the sign-in page. It is not
+    /// called for a response that a handler built from an error itself. The status that it returns does not
+    /// affect whether the request's changes are committed. If layers are nested, the innermost one with a
+    /// function renders.
+    ///
+    /// Errors of the framework, such as a malformed form or an unknown path, are not rendered here; a fallback
+    /// handler can take [`Wants`] as an argument.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -208,7 +397,7 @@ impl Builder {
     ///         Wants::Data => response.json(format!(r#"{{"error":"{}"}}"#, error.kind().as_str())),
     ///     })
     ///     .build()?;
-    /// # let _ = sessions;
+    /// assert!(sessions.describe().to_string().contains("__Host-id"));
     /// # }
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
@@ -221,27 +410,79 @@ impl Builder {
         self
     }
 
-    /// How events name the people whom they are about. Default: [`Audit::Digest`].
+    /// Sets how events name accounts. Default: [`Audit::Digest`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{Audit, Sessions};
+    ///
+    /// let sessions = Sessions::builder(unsticky::connect("memory:")?).audit(Audit::Principal).build()?;
+    /// assert!(sessions.describe().to_string().contains("by the principal"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn audit(mut self, audit: Audit) -> Self {
         self.options.audit = audit;
         self
     }
 
-    /// The clock. Default: [`SystemClock`].
+    /// Sets the clock. Default: [`SystemClock`].
+    ///
+    /// In tests, use `testing::ManualClock`, and give the same clock to the store.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{Sessions, SystemClock};
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// let sessions = builder.clock(SystemClock::default()).build()?;
+    /// assert!(sessions.describe().to_string().contains("30 min"));
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// Where ids and secrets come from. Default: the operating system.
+    /// Sets the source of randomness for session ids and secrets. Default: the operating system.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{Entropy, Error, Result, Sessions};
+    ///
+    /// #[derive(Debug)]
+    /// struct Hardware;
+    ///
+    /// impl Entropy for Hardware {
+    ///     fn fill(&self, _: &mut [u8]) -> Result<()> {
+    ///         Err(Error::randomness("the device is not connected"))
+    ///     }
+    /// }
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?);
+    /// assert!(builder.entropy(Hardware).build().is_ok());
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn entropy(self, entropy: impl Entropy) -> Self {
         Self { entropy: Arc::new(entropy), ..self }
     }
 
-    /// Checks the configuration.
+    /// Checks the configuration and returns it as [`Sessions`]. The store is not contacted.
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use unsticky::{ConfigError, Sessions};
+    ///
+    /// let builder = Sessions::builder(unsticky::connect("memory:")?).namespace("my shop");
+    /// assert_eq!(builder.build().unwrap_err(), ConfigError::Namespace);
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] says which setting is not allowed and why. The store is not contacted.
+    /// [`ConfigError`] names the setting that is not allowed and the method that sets it.
     pub fn build(self) -> Result<Sessions, ConfigError> {
         if self.namespace.as_ref().is_some_and(|namespace| !is_namespace(namespace)) {
             return Err(ConfigError::Namespace);
@@ -251,7 +492,7 @@ impl Builder {
         Ok(self.unchecked())
     }
 
-    /// The settings as they are; for those that are known to be allowed.
+    /// Builds without checking, for settings that are known to be allowed.
     pub(crate) fn unchecked(self) -> Sessions {
         let namespace = match self.namespace {
             Some(namespace) => namespace,
@@ -283,7 +524,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Refuses what would do nothing, or harm.
+/// Rejects settings that have no effect or are unsafe.
 fn check(options: &Options) -> Result<(), ConfigError> {
     if options.lifetime.idle() > options.lifetime.absolute() {
         return Err(ConfigError::IdleTimeout);
@@ -322,52 +563,54 @@ fn is_namespace(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Room for the header with the longest principal.
+/// Leaves room for the header with the longest principal.
 const MIN_RECORD: usize = 2048;
 const MAX_RECORD: usize = 1_000_000;
 
-/// A setting that is not allowed.
+/// Names a setting that is not allowed; see [`Builder::build`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The cookie is one that browsers refuse.
-    #[error("cookie: {0}")]
+    /// Browsers would reject the cookie; see [`Builder::cookie`].
+    #[error("`Builder::cookie`: {0}")]
     Cookie(&'static str),
     /// See [`Builder::namespace`].
-    #[error("namespace: one to 64 letters, digits or any of ._-")]
+    #[error("`Builder::namespace` must be 1 to 64 characters: ASCII letters, digits or any of ._-")]
     Namespace,
     /// See [`Builder::lifetime`].
-    #[error("lifetime: the idle timeout is longer than the absolute one, so it would do nothing")]
+    #[error("`Builder::lifetime`: the idle timeout must not be longer than the absolute timeout")]
     IdleTimeout,
     /// See [`Builder::timeout`].
-    #[error("timeout: from ten milliseconds to one minute")]
+    #[error("`Builder::timeout` must be from 10 milliseconds to 1 minute")]
     Timeout,
     /// See [`Builder::max_record_bytes`].
-    #[error("record size: from 2048 to 1000000 bytes")]
+    #[error("`Builder::max_record_bytes` must be from 2048 to 1000000")]
     RecordSize,
     /// See [`Builder::concurrent_sessions`].
-    #[error("concurrent sessions: from 1 to 1000")]
+    #[error("`Builder::concurrent_sessions`: the limit must be from 1 to 1000")]
     ConcurrentSessions,
     /// See [`Builder::concurrent_sessions`].
-    #[error("concurrent sessions: a limit needs the directory, which is turned off")]
+    #[error(
+        "`Builder::concurrent_sessions`: a limit requires the directory; set `Builder::directory` to `Listed` or `Strict`, or the limit to `Allow`"
+    )]
     LimitWithoutDirectory,
     /// See [`Builder::commit_attempts`].
-    #[error("attempts of a commit: from 1 to 1000")]
+    #[error("`Builder::commit_attempts` must be from 1 to 1000")]
     CommitAttempts,
     /// See [`Builder::command_retries`].
-    #[error("retries of a command: at most 100")]
+    #[error("`Builder::command_retries` must be at most 100")]
     CommandRetries,
     /// See [`Builder::gone_status`].
-    #[error("status of a session that is gone: from 400 to 599")]
+    #[error("`Builder::gone_status` must be from 400 to 599")]
     GoneStatus,
     /// See [`Builder::sign_in_page`] and [`Builder::step_up_page`].
     #[error(
-        "page to sign in or to authenticate again: a path that begins with `/`, or a whole address, of printable ASCII characters without spaces and `#`"
+        "`Builder::sign_in_page` and `Builder::step_up_page` must be a path that begins with `/` or a complete URL, in printable ASCII without spaces and `#`"
     )]
     Page,
     /// See [`Guard::trust`](crate::Guard::trust).
     #[error(
-        "trusted origin: `scheme://host` or `scheme://host:port` as browsers write it, in small letters and without the scheme's own port"
+        "`Guard::trust`: write the origin as `scheme://host` or `scheme://host:port`, in lower case and without the scheme's default port"
     )]
     Origin,
 }
@@ -465,7 +708,7 @@ mod tests {
         assert_eq!(prefix("a~b"), "=lBUo5ed8mh8-L8vJXyBVb1TyTXDVeC5M-EiyVIhbwOU:0:");
         assert_ne!(prefix("a~b"), prefix("a|b"));
         assert_eq!(prefix(&"n".repeat(65)).len(), 44 + 3);
-        // Nobody can choose such a namespace.
+        // An application cannot set such a namespace.
         let digest = prefix("a~b").split(':').next().unwrap().to_owned();
         assert_eq!(builder().namespace(digest).build().unwrap_err(), ConfigError::Namespace);
     }

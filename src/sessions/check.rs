@@ -67,11 +67,19 @@ impl Sessions {
         Report::new(probe.into_findings())
     }
 
-    /// Reads an unused key, to find out whether the store answers. Use it for the readiness probes of an
-    /// orchestrator. One command, within the configured [`timeout`](crate::Builder::timeout); a command that
-    /// fails is [retried](crate::Builder::command_retries) like every other one.
+    /// Checks that the store answers, for the readiness probes of an orchestrator.
     ///
-    /// With several servers, each call asks one of them, chosen at random.
+    /// It reads a key that does not exist: one command, within the configured
+    /// [`timeout`](crate::Builder::timeout). A failed command is [retried](crate::Builder::command_retries)
+    /// like any other. With several servers, each call asks one of them, chosen at random.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let session = unsticky::Session::detached();
+    /// assert!(session.sessions().ping().await.is_ok());
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

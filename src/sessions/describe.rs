@@ -10,16 +10,17 @@ use crate::settings::{
     CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Pages, Sessions, Settings,
 };
 
-/// What a configuration amounts to; see [`Sessions::describe`]. Its [`Display`](fmt::Display) is the report,
-/// a line for each rule.
+/// Prints the session policy of a configuration, one rule a line; see [`Sessions::describe`].
 #[derive(Debug, Clone)]
 pub struct Policy {
     sessions: Sessions,
 }
 
 impl Sessions {
-    /// The policy that this configuration makes, to be printed: for the documentation that ASVS 5.0
-    /// 7.1.1 asks for, and for a log line at start-up. It names no server and holds no secret.
+    /// Returns the session policy that this configuration implements.
+    ///
+    /// Print it for the documentation that ASVS 5.0 7.1.1 requires, or log it when the application starts. It
+    /// contains no server names and no secrets.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -27,6 +28,7 @@ impl Sessions {
     ///
     /// let sessions = Sessions::builder(unsticky::connect("memory:")?).build()?;
     /// println!("{}", sessions.describe());
+    /// assert!(sessions.describe().to_string().contains("__Host-id"));
     /// # }
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```

@@ -29,91 +29,111 @@ use crate::settings::{DirectoryMode, Sessions};
 /// the directory cannot be decoded (it stays as it is; the event names its key), and otherwise as
 /// [`Session::save`] does.
 ///
-/// # What is promised
+/// # Guarantees
 ///
-/// - Every session of a principal whose cookie was sent is listed while it lives, also where processes die
-///   between any two commands. A sign-in that dies before may leave a record that is not listed: nobody
-///   can open it, and the store drops it after its idle timeout.
-/// - What [`revoke_all`](Self::revoke_all) and the others have ended when they return is dead, whatever
-///   was under way: a sign-in, a rotation, a slow save, a refresh.
-/// - What a process that died has left half done is finished by whoever uses the directory next.
+/// - Every session whose cookie was sent is listed while it is alive, even if processes crash between any two
+///   commands. A sign-in that crashes earlier may leave an unlisted record. No request can use that record,
+///   and the store removes it after its idle timeout.
+/// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the sessions have
+///   ended. A sign-in, a rotation, a slow save or a refresh in progress cannot restore them.
+/// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
-/// Memcached evicts. Where it has evicted a directory, the sessions on it go on without being listed,
-/// until they end by themselves or sign in again. Where that is not good enough,
-/// [`DirectoryMode::Strict`] makes a session valid only while it is listed.
+/// Memcached evicts records. If it evicts a directory record, the sessions in it continue without being
+/// listed, until they end or the user signs in again. If this is not acceptable, use
+/// [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
 ///
-/// # What it costs
+/// # Cost
 ///
-/// A sign-in sends two more commands, a load and a write, and only the write shortly after
-/// [`begin_sign_in`](Self::begin_sign_in), if the directory is below the limit and has not changed since.
-/// Without a session before, the load is sent together with the new session's record: three commands in
-/// two round trips. A sign-in that is refused sends one more, to delete that record.
+/// A sign-in sends two more commands: a load and a write. Shortly after
+/// [`begin_sign_in`](Self::begin_sign_in) it sends only the write, if the directory is below the limit and has
+/// not changed since. If the request had no session, the load is sent together with the new session's record:
+/// three commands in two round trips. A rejected sign-in sends one more command, to delete that record.
 ///
-/// Sessions that have ended stay in the directory until it is listed, or until the limit is reached. A
-/// sign-in that finds the limit reached looks whether sessions have ended, with one load of the whole
-/// record each: under `EvictOldest` at up to 16 of them, under `Reject` and `Allow` at 16 at a time until
-/// there is room. Under `EvictOldest` with a limit over 16, a session that has ended and is not among
-/// those looked at still counts, so the oldest one may be revoked although another had ended. A session
-/// counts until the store has removed its record, whatever a process's clock says.
+/// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches the
+/// limit checks whether listed sessions have ended, with one load of the whole record for each: under
+/// `EvictOldest` up to 16 of them, under `Reject` and `Allow` 16 at a time until there is room. Under
+/// `EvictOldest` with a limit over 16, an ended session that was not checked still counts, so the oldest
+/// session may be revoked although another one had ended. A session counts until the store has removed its
+/// record, regardless of any process's clock.
 ///
-/// The store keeps a directory for the longest absolute timeout that a session in it has, or the configured
-/// one, and at least an hour, from its last change on; and five minutes longer.
+/// The store keeps a directory record from its last change for the longest absolute timeout among its sessions
+/// and the configured one, for at least one hour, and for five more minutes.
 #[doc(alias("SessionRegistry", "FindByIndexNameSessionRepository"))]
 #[derive(Clone)]
 pub struct Directory {
     pub(super) sessions: Sessions,
     pub(super) principal: Arc<str>,
     current: Option<SessionId>,
-    /// Who acts on behalf of the principal.
+    /// Acts on behalf of the principal; recorded in events.
     pub(super) actor: Option<Arc<str>>,
 }
 
-/// A session in its principal's directory. It holds nothing secret, and can be answered as JSON: all fields
-/// under their names, the times as RFC 3339 in UTC and whole seconds.
+/// Describes a session in its principal's directory.
+///
+/// It contains no secret and serialises to JSON: each field under its name, times in RFC 3339 format in UTC and
+/// in whole seconds.
 #[doc(alias = "SessionInformation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListedSession {
-    /// The public id, for [`Directory::revoke`].
+    /// The session id, for [`Directory::revoke`].
     pub id: SessionId,
-    /// When the session began, perhaps with nobody signed in.
+    /// When the session was created. It may have been anonymous then.
     pub created: OffsetDateTime,
-    /// When its principal proved the last time who they are.
+    /// When the user last authenticated on it.
     pub signed_in_at: OffsetDateTime,
-    /// When it was last used, to within the
+    /// When it was last used, to the precision of the
     /// [refresh threshold](crate::Lifetime::refresh_after).
     pub last_seen: OffsetDateTime,
-    /// When it ends if nobody uses it again.
+    /// When it expires if it is not used again.
     pub expires_at: OffsetDateTime,
-    /// What the application called it.
+    /// The [label](SignIn::label) that the application gave it at the sign-in.
     pub label: Option<Arc<str>>,
-    /// Whether it is the one whose [`directory`](Session::directory) was asked for.
+    /// `true` for the session whose [`directory`](Session::directory) this is.
     pub is_current: bool,
 }
 
-/// What a revocation did.
+/// Reports the result of a revocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revoked {
-    /// How many sessions were alive and are no more.
+    /// The number of live sessions that were revoked.
     pub count: usize,
-    /// Whether these were all there were, as far as the directory can tell. `false` where there was none:
-    /// nobody signed in, all entries ended long ago, or the store has evicted it; and for the configured
-    /// absolute timeout after that, in which sessions that are not listed may still live (longer only
-    /// where one was given a longer lifetime of its own). Always true in
-    /// [strict mode](DirectoryMode::Strict), where what is not listed is not valid.
+    /// `true` if the directory is known to be complete. `false` if it was missing, so unlisted sessions may
+    /// still be alive.
     ///
-    /// A directory that was evicted, and begun anew by a sign-in before anything was revoked, cannot be
-    /// told from a first one: where the store evicts, only strict mode is certain.
+    /// A directory is missing if the principal never signed in, if all its sessions ended long ago, or if the
+    /// store evicted it. After that, it stays `false` for the configured absolute timeout, during which
+    /// unlisted sessions may be alive (longer only if a session was given a longer lifetime). It is always
+    /// `true` in [strict mode](DirectoryMode::Strict), in which an unlisted session is invalid.
+    ///
+    /// If a sign-in creates the directory again after an eviction, it looks like a first one. With a store
+    /// that evicts, rely on this field in strict mode only.
     pub complete: bool,
-    /// Whether there was a directory of this principal. `false`: nobody signed in under this name lately, or
-    /// the store has evicted the directory. An operator's page can say so: perhaps the name is misspelt.
+    /// `true` if a directory of this principal exists. `false` if the principal has not signed in recently, or
+    /// if the store evicted the directory. A page for administrators can then point out that the principal may
+    /// be misspelt.
     pub found: bool,
 }
 
 impl Sessions {
-    /// The sessions of a principal: for administrators, and for what happens to an account, such as a
-    /// changed password.
+    /// Returns the directory of a principal.
+    ///
+    /// Use it in pages for administrators, and when an account changes, for example after a password reset. No
+    /// command is sent.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let sessions = session.sessions();
+    /// assert_eq!(sessions.of("alice").list().await?.len(), 1);
+    /// assert!(sessions.of("bob").list().await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "find_by_principal_name")]
     #[must_use]
     pub fn of(&self, principal: impl AsRef<str>) -> Directory {
@@ -127,11 +147,25 @@ impl Sessions {
 }
 
 impl Session {
-    /// The sessions of the one who is signed in, this one marked.
+    /// Returns the directory of the signed-in principal, in which this session is
+    /// [marked](ListedSession::is_current).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let listed = session.directory()?.list().await?;
+    /// assert!(listed.len() == 1 && listed[0].is_current);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] where nobody is.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if this request has lost its
+    /// session.
     pub fn directory(&self) -> Result<Directory> {
         let principal = self.signed_in()?;
         let (sessions, current) = (self.sessions().clone(), self.id());
@@ -140,13 +174,13 @@ impl Session {
 }
 
 impl Directory {
-    /// The same directory, used by somebody on behalf of the principal: an administrator, a support desk or a
-    /// job. The events `revoked` and `opened` tell it in their field `actor`, under every
-    /// [`Audit`](crate::Audit) setting, cut to 200 characters and with control characters replaced. Default:
-    /// nobody, which they tell as `-`.
+    /// Names the actor that uses the directory on behalf of the principal: an administrator, a support desk or
+    /// a job.
     ///
-    /// It is told as it is given here and permits nothing: whether somebody may do this is for the application
-    /// to decide before.
+    /// The events `revoked` and `opened` contain it in the field `actor`, under every [`Audit`](crate::Audit)
+    /// setting, cut to 200 characters and with control characters replaced. Default: none, shown as `-`.
+    ///
+    /// The name has no effect on permissions. Check that the actor may do this before you call it.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]
@@ -178,10 +212,23 @@ impl Directory {
         Self { actor: Some(actor.into()), ..self }
     }
 
-    /// The sessions that are alive, the newest sign-in first: one command for the directory, and one for
-    /// each session in it, all at once. A session that has ended, and whose sign-in is more than seven
-    /// minutes old, takes two more commands to make sure of that, and one for all of them to remove them
-    /// from the directory.
+    /// Returns the live sessions, the most recent sign-in first.
+    ///
+    /// It sends one command for the directory, and then one for each listed session, all concurrently. For each
+    /// ended session whose sign-in is more than seven minutes old, it sends two more commands to confirm that,
+    /// and then one command to remove all of them from the directory.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let listed = session.directory()?.list().await?;
+    /// assert_eq!(Some(listed[0].id), session.id());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -204,7 +251,18 @@ impl Directory {
         Ok(listed.collect())
     }
 
-    /// How many sessions live; at the cost of [`list`](Self::list).
+    /// Returns the number of live sessions. It sends the same commands as [`list`](Self::list).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// assert_eq!(session.directory()?.count().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -213,16 +271,31 @@ impl Directory {
         self.list().await.map(|list| list.len())
     }
 
-    /// Ends one of the principal's sessions, and nobody else's: false where the id is not that of a
-    /// session that is listed here and lives (ASVS 5.0 7.5.2). One that is no longer listed because the store
-    /// has lost the directory is ended by [`open`](Self::open) and
-    /// [`OpenSession::revoke`](crate::OpenSession::revoke).
+    /// Revokes one of the principal's sessions (ASVS 5.0 7.5.2).
     ///
-    /// To end the session of the request itself, use [`Session::sign_out`].
+    /// Returns `false` if the id is not that of a live session in this directory; sessions of other principals
+    /// are never revoked. If the store has lost the directory, [`open`](Self::open) the session and call
+    /// [`OpenSession::revoke`](crate::OpenSession::revoke). To end the session of the request itself, call
+    /// [`Session::sign_out`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let id = session.id().unwrap();
+    /// let sessions = session.sessions();
+    /// assert!(!sessions.of("bob").revoke(id).await?);
+    /// assert!(sessions.of("alice").revoke(id).await?);
+    /// assert_eq!(sessions.of("alice").count().await?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -236,13 +309,26 @@ impl Directory {
         .await
     }
 
-    /// Ends all of the principal's sessions, and every sign-in that has
-    /// [begun](Self::begin_sign_in) before: for an account that was disabled or deleted, and for a
-    /// password that was reset (ASVS 5.0 7.4.2 and 7.4.5).
+    /// Revokes all sessions of the principal, and every sign-in that [began](Self::begin_sign_in) before.
+    ///
+    /// Use it when an account is disabled or deleted, and when a password is reset (ASVS 5.0 7.4.2 and 7.4.5).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let revoked = session.sessions().of("alice").revoke_all().await?;
+    /// assert_eq!(revoked.count, 1);
+    /// assert!(session.reload().await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [above](Self). The end may be decided and not yet carried out then: call it again.
+    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -250,12 +336,28 @@ impl Directory {
             .await
     }
 
-    /// Revokes all of the principal's sessions but this one, which gets a new secret: after a password or
-    /// another factor was changed (ASVS 5.0 7.4.3). Requests that are under way with an older secret of
-    /// this session find it signed in anew, so a copied cookie is worth nothing from then on.
+    /// Revokes all sessions of the principal except `session`, and replaces the secret of `session`.
     ///
-    /// What `session` has changed so far is committed first. Sign-ins that have
-    /// [begun](Self::begin_sign_in) before fail, as for [`revoke_all`](Self::revoke_all).
+    /// Use it after a password or another factor was changed (ASVS 5.0 7.4.3). Requests in progress with an
+    /// older secret of this session are treated as if another request had signed in on it, so a copied cookie
+    /// becomes worthless.
+    ///
+    /// The changes of `session` so far are committed first. Sign-ins that [began](Self::begin_sign_in) before
+    /// fail, as for [`revoke_all`](Self::revoke_all).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let revoked = session.directory()?.revoke_others(&session).await?;
+    /// assert_eq!(revoked.count, 0);
+    /// session.reload().await?;
+    /// assert!(session.is_signed_in());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -266,7 +368,10 @@ impl Directory {
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
-            return Err(Error::new(ErrorKind::NotSignedIn, "the session is not this principal's"));
+            return Err(Error::new(
+                ErrorKind::NotSignedIn,
+                "the session belongs to another principal",
+            ));
         }
         let (directory, session) = (self.clone(), session.clone());
         run_to_completion(|driver| async move {
@@ -292,15 +397,35 @@ impl Directory {
         })
     }
 
-    /// Begins a sign-in before the password is verified: if all of the principal's sessions are ended
-    /// meanwhile, its commit fails with [`ErrorKind::Revoked`], so a password that has just been
-    /// changed lets nobody in who was slow. One command, which the sign-in saves later: if it is
-    /// committed within ten seconds by the same `Sessions`, and no session has to end for it, it starts
-    /// from the directory as it was read here, and reads it again only if it has changed. The [`SignIn`]
-    /// holds that record in memory, unless it is larger than 16 KiB.
+    /// Begins a sign-in, before the password is verified.
     ///
-    /// It has an hour to its end. A store that evicts the directory between the revocation and the
-    /// sign-in forgets the revocation for it.
+    /// If all sessions of the principal are revoked before the sign-in is committed, the commit fails with
+    /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails after the password was
+    /// changed. The sign-in must be completed within one hour. If the principal has no directory record at the
+    /// time of the revocation, or the store evicts it before the commit, the sign-in does not notice the revocation.
+    ///
+    /// It sends one command, which the commit then saves: if the sign-in is committed within ten seconds by the
+    /// same `Sessions`, and no session must be revoked to make room, the commit uses the directory record that
+    /// was read here, and reads it again only if it has changed. The [`SignIn`] keeps that record in memory,
+    /// unless it is larger than 16 KiB.
+    ///
+    /// ```
+    /// use unsticky::{ErrorKind, Session};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let directory = session.sessions().of("alice");
+    /// let sign_in = directory.begin_sign_in().await?;
+    /// // The password is verified here. Meanwhile, all sessions are revoked.
+    /// directory.revoke_all().await?;
+    /// session.sign_in_with(sign_in)?;
+    /// assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Revoked);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -310,7 +435,7 @@ impl Directory {
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })
     }
 
-    /// The time that a method has.
+    /// Returns the time that one method may wait for the store.
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.sessions.settings().options.timeout)
     }

@@ -1,4 +1,4 @@
-//! One of a principal's sessions outside a request.
+//! A session of a principal outside a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::record::token::SessionId;
 use crate::record::transaction::Transaction;
 use crate::sessions::directory::Directory;
 
-/// One of a principal's sessions, outside any request: for background jobs, for a back-channel logout and
-/// for support. [`Directory::open`] returns it.
+/// Gives access to a session of a principal outside a request: for background jobs, a back-channel logout and
+/// support. [`Directory::open`] returns it.
 ///
-/// Its values can be read and changed, and it can be revoked. It cannot sign in, rotate the secret, send a
-/// cookie or extend the session: nobody has used the session just because a job has.
+/// You can read and change the session's values, and revoke it. You cannot sign in, rotate the secret or send a
+/// cookie. Access does not count as use of the session, so it does not extend the idle timeout.
 ///
-/// A handler that spawns a job calls [`Session::save`](crate::Session::save) first: changes of the request that
-/// are committed later could overwrite those of the job.
+/// If a handler spawns a job, call [`Session::save`](crate::Session::save) first: changes that the request
+/// commits later could overwrite those of the job.
 ///
-/// It acts for the principal instead of by a secret, so a rotation, a step-up or another sign-in of the same
-/// principal on the session does not get in its way.
+/// An open session acts for the principal and not with a secret. A rotation, a step-up or another sign-in of the
+/// same principal on the session therefore does not affect it.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -73,11 +73,27 @@ pub struct OpenSession {
 }
 
 impl Directory {
-    /// Opens one of the principal's sessions outside a request; `None` if the id is not that of a session of
-    /// this principal that lives, and in [strict mode](crate::DirectoryMode::Strict) is listed. Does not
-    /// count as use of the session.
+    /// Opens a session of the principal outside a request.
     ///
-    /// One command; two in strict mode. The event `opened` tells it, and [who](Self::by) did it.
+    /// Returns `None` if the id is not that of a live session of this principal; in
+    /// [strict mode](crate::DirectoryMode::Strict) the session must also be listed. Does not count as use of the
+    /// session.
+    ///
+    /// It sends one command, or two in strict mode. The event `opened` records it with the [actor](Self::by).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let id = session.id().unwrap();
+    /// let open = session.sessions().of("alice").open(id).await?.unwrap();
+    /// assert_eq!(open.id(), id);
+    /// assert!(session.sessions().of("bob").open(id).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -92,7 +108,7 @@ impl Directory {
         Ok(Some(OpenSession { directory: self.clone(), loaded }))
     }
 
-    /// Ends a session of this principal, whether it is listed or the directory that listed it was lost.
+    /// Revokes a session of this principal, even if the store has lost the directory that listed it.
     pub(crate) async fn revoke_owned(self, id: SessionId) -> Result<bool> {
         run_to_completion(|driver| async move {
             self.handle(&self.budget(), Some(&driver))?.revoke_owned(id).await
@@ -102,38 +118,38 @@ impl Directory {
 }
 
 impl OpenSession {
-    /// The public id.
+    /// Returns the session id.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.loaded.id
     }
 
-    /// Who is signed in: the principal for whom the session was opened.
+    /// Returns the signed-in principal, which is that of the directory.
     #[must_use]
     pub fn principal(&self) -> Arc<str> {
         self.directory.principal.clone()
     }
 
-    /// When the session began, perhaps with nobody signed in.
+    /// Returns when the session was created. It may have been anonymous then.
     #[must_use]
     pub fn created(&self) -> OffsetDateTime {
         self.clocks().created.to_time_or_last()
     }
 
-    /// When its principal proved the last time who they are.
+    /// Returns when the user last authenticated on it.
     #[must_use]
     pub fn signed_in_at(&self) -> OffsetDateTime {
         let clocks = self.clocks();
         clocks.authenticated.unwrap_or(clocks.created).to_time_or_last()
     }
 
-    /// When it was last used, to within the [refresh threshold](crate::Lifetime::refresh_after).
+    /// Returns when it was last used, to the precision of the [refresh threshold](crate::Lifetime::refresh_after).
     #[must_use]
     pub fn last_seen(&self) -> OffsetDateTime {
         self.clocks().last_seen.to_time_or_last()
     }
 
-    /// When it ends if nobody uses it again.
+    /// Returns when it expires if it is not used again.
     #[must_use]
     pub fn expires_at(&self) -> OffsetDateTime {
         self.clocks().deadline().to_time_or_last()
@@ -143,12 +159,13 @@ impl OpenSession {
         &self.loaded.record.header.clocks
     }
 
-    /// The value of a key, as it was when the session was opened or changed here last; `None` where there
-    /// is none.
+    /// Returns the value of a key, or `None` if the key has no value. It is the value at the time when the session
+    /// was opened, or last changed through this handle.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`; it stays as it is.
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type. The
+    /// value is left unchanged.
     pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -158,39 +175,57 @@ impl OpenSession {
         value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Whether there is a value of this key, of whatever type.
+    /// Returns `true` if the key has a value, of any type.
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.loaded.record.values.get(key.name()).is_some()
     }
 
-    /// The names of all keys that have a value, in ascending order, as [`Session::keys`](crate::Session::keys).
+    /// Returns the names of all keys that have a value, in ascending order, like
+    /// [`Session::keys`](crate::Session::keys).
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         View::default().keys(&self.loaded.record.values)
     }
 
-    /// The JSON of a value as it is stored; `None` where the key has none. It is neither parsed nor changed.
+    /// Returns the stored JSON of a value unchanged, or `None` if the key has no value.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8; they stay as they are.
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) if the stored bytes are not UTF-8. They are left unchanged.
     pub fn json(&self, name: &str) -> Result<Option<String>> {
         let value = self.loaded.record.values.get(name);
         value.map(|value| json::text(name, &value.bytes)).transpose()
     }
 
-    /// Changes values: decided on the record as it is stored at this moment, and stored before it returns.
-    /// `function` is as for [`Session::transact`](crate::Session::transact), and so are its limits. Requests
-    /// of the session that are under way lose nothing by it.
+    /// Runs `function` on the stored values and stores its changes before returning.
     ///
-    /// Two commands; three in [strict mode](crate::DirectoryMode::Strict).
+    /// `function` must meet the same conditions as in [`Session::transact`](crate::Session::transact). Requests of
+    /// the session in progress lose no changes. It sends two commands, or three in
+    /// [strict mode](crate::DirectoryMode::Strict).
+    ///
+    /// ```
+    /// use unsticky::Key;
+    ///
+    /// const REPORT: Key<String> = Key::new("report");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let mut open = session.directory()?.open(session.id().unwrap()).await?.unwrap();
+    /// open.transact(|values| values.insert(REPORT, "/reports/7.pdf")).await?;
+    /// assert_eq!(open.get(REPORT)?.as_deref(), Some("/reports/7.pdf"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, or is not this principal's or
-    /// not listed any more, and otherwise those of [`Session::transact`](crate::Session::transact). Nothing
-    /// was written then, unless it is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, belongs to another principal, or is no
+    /// longer listed in strict mode, and the errors of [`Session::transact`](crate::Session::transact). Nothing was
+    /// written, unless the error is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     pub async fn transact<T, F>(&mut self, function: F) -> Result<T>
     where
         T: Send + 'static,
@@ -208,7 +243,7 @@ impl OpenSession {
                 Ok(())
             };
             let mut commit = Commit {
-                // Nobody knows how long ago it was opened.
+                // It may have been opened a long time ago.
                 outlived: true,
                 decide: Some(&mut decide),
                 ..Commit::new(settings, commands, Some(loaded))
@@ -226,9 +261,23 @@ impl OpenSession {
         Ok(decided)
     }
 
-    /// Ends the session, as [`Directory::revoke`] does, and also if the directory that listed it was lost:
-    /// when it returns without an error, the session has ended. `false` if it had ended before; one that has
-    /// expired counts until the store has removed its record, as it may live by another process's clock.
+    /// Revokes the session like [`Directory::revoke`], even if the store has lost the directory that listed it.
+    ///
+    /// When it returns without an error, the session has ended. Returns `false` if it had ended before. An expired
+    /// session counts as live until the store has removed its record, because another process's clock may differ.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> unsticky::Result<()> {
+    /// let session = unsticky::Session::detached();
+    /// session.sign_in("alice")?;
+    /// session.save().await?;
+    /// let open = session.directory()?.open(session.id().unwrap()).await?.unwrap();
+    /// assert!(open.revoke().await?);
+    /// assert_eq!(session.sessions().of("alice").count().await?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
