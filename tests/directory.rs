@@ -1070,6 +1070,12 @@ async fn sign_in_answered_after_deadline_fails() {
 /// A password check that was slow, while the password was changed.
 async fn revoke_all_beats_begun_sign_in(on: Backend) {
     let stand = on.stand();
+    // Also if the account has never signed in, so that there is no directory yet.
+    let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
+    stand.sessions.of(ALICE).revoke_all().await.unwrap();
+    let finish_it = async |session: Session| session.sign_in_with(sign_in);
+    assert_eq!(stand.visit("", finish_it).await.failure(), Some(ErrorKind::Revoked));
+    stand.clock.advance(Duration::from_secs(2));
     for had_directory in [false, true] {
         let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
         let other = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();

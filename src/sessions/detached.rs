@@ -1,6 +1,7 @@
-//! The store of sessions that have none.
+//! The store of detached sessions.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored
 
 /// Keeps what one detached session writes, for as long as that session's handles live.
 ///
-/// It stands in for a store in every build; the memory store is a feature, and does more.
+/// Keeps records of detached sessions. `MemoryStore` is an optional feature, so this one exists in every build.
 #[derive(Debug, Default)]
 pub(crate) struct Detached(Mutex<HashMap<StoreKey, Stored>>);
 
@@ -28,10 +29,11 @@ impl Detached {
 #[async_trait]
 impl Store for Detached {
     async fn create(&self, key: &StoreKey, bytes: Bytes, _: Duration) -> Result<Created> {
-        self.with(|records| {
-            let version = Version::new(0);
-            records.insert(key.clone(), Stored { bytes, version });
-            Created::Created(version)
+        self.with(|records| match records.entry(key.clone()) {
+            Entry::Occupied(_) => Created::Occupied,
+            Entry::Vacant(entry) => {
+                Created::Created(entry.insert(Stored { bytes, version: Version::new(0) }).version)
+            }
         })
     }
 
@@ -56,10 +58,16 @@ impl Store for Detached {
         })
     }
 
-    async fn delete(&self, key: &StoreKey, _: Option<&Stored>) -> Result<Deleted> {
-        self.with(|records| match records.remove(key) {
-            Some(_) => Deleted::Deleted,
+    async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
+        self.with(|records| match records.get(key) {
             None => Deleted::Missing,
+            Some(stored) if expected.is_some_and(|expected| expected.version != stored.version) => {
+                Deleted::Conflict(Some(stored.clone()))
+            }
+            Some(_) => {
+                records.remove(key);
+                Deleted::Deleted
+            }
         })
     }
 
@@ -69,8 +77,9 @@ impl Store for Detached {
 }
 
 impl Session {
-    /// A session without a store, for unit tests of handlers: anonymous and empty at first; every
-    /// commit succeeds.
+    /// Returns an anonymous, empty session that needs no server, for unit tests of handlers.
+    ///
+    /// Its records are kept in the session handle itself and do not expire.
     ///
     /// ```
     /// use unsticky::{Key, Session};

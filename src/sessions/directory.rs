@@ -401,8 +401,8 @@ impl Directory {
     ///
     /// If all sessions of the principal are revoked before the sign-in is committed, the commit fails with
     /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails after the password was
-    /// changed. The sign-in must be completed within one hour. If the principal has no directory record at the
-    /// time of the revocation, or the store evicts it before the commit, the sign-in does not notice the revocation.
+    /// changed. The sign-in must be completed within one hour. If the store evicts the principal's directory
+    /// record between the revocation and the commit, the sign-in does not notice the revocation.
     ///
     /// It sends one command, which the commit then saves: if the sign-in is committed within ten seconds by the
     /// same `Sessions`, and no session must be revoked to make room, the commit uses the directory record that
@@ -415,8 +415,6 @@ impl Directory {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> unsticky::Result<()> {
     /// let session = Session::detached();
-    /// session.sign_in("alice")?;
-    /// session.save().await?;
     /// let directory = session.sessions().of("alice");
     /// let sign_in = directory.begin_sign_in().await?;
     /// // The password is verified here. Meanwhile, all sessions are revoked.
