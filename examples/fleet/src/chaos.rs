@@ -10,7 +10,7 @@ use crate::servers::Server;
 use crate::tally::{Disturbance, Tally};
 
 /// Pauses the server every two or three seconds. If it keeps its data, the server is sometimes killed and
-/// restarted instead, or killed while it is paused. It always runs again after at most two seconds.
+/// restarted instead, or killed while it is paused. In every case, it soon runs again.
 pub(crate) async fn disturb(
     server: &mut Server,
     until: Instant,

@@ -245,7 +245,7 @@ fn start_sentinels() -> SentinelSet {
     set
 }
 
-/// Pauses writes on the master, after its replicas have all earlier writes. Returns the master.
+/// Pauses writes on the master, and waits until its replicas have all earlier writes. Returns the master.
 fn hold_writes_of_master(set: &SentinelSet) -> usize {
     let master = set.master();
     hold_writes(&set.servers()[master], "key", set.servers().len() - 1);
