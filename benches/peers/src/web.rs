@@ -91,7 +91,7 @@ impl Drop for App {
     }
 }
 
-/// Returns a command that runs its arguments on these cores, if there are two cores and `taskset` works.
+/// Returns a command that runs its arguments on these cores, if `taskset` works.
 fn pin(cores: &str) -> Option<Command> {
     let mut command = Command::new("taskset");
     command.args(["-c", cores]);

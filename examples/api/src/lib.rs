@@ -74,9 +74,10 @@ pub fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
 /// Returns an error if `CHECK_SECONDS` is not a positive whole number.
 pub fn check_every() -> Result<Duration, Box<dyn Error>> {
     let seconds = match env::var("CHECK_SECONDS") {
-        Ok(seconds) => {
-            seconds.parse::<NonZeroU32>().map_err(|_| "CHECK_SECONDS is not a positive whole number")?.get()
-        }
+        Ok(seconds) => seconds
+            .parse::<NonZeroU32>()
+            .map_err(|_| "CHECK_SECONDS is not a positive whole number")?
+            .get(),
         Err(_) => 20,
     };
     Ok(Duration::from_secs(seconds.into()))
