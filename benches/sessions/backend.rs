@@ -57,7 +57,7 @@ impl Backend {
     pub fn sessions(&self) -> Sessions {
         let timeout = Duration::from_secs(30);
         let builder = Sessions::builder(self.store()).namespace("unsticky-bench");
-        // All sessions have the same principal, so a directory record would become too large.
+        // All sessions have the same principal, and a directory would limit their number.
         builder.directory(DirectoryMode::Off).timeout(timeout).build().unwrap()
     }
 }

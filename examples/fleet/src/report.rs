@@ -191,7 +191,7 @@ impl Report {
             Loss::Item => format!("{count} of {}", counts.items),
             Loss::AliveAfterSignOut => format!("{count} of {}", counts.sign_outs),
             Loss::AliveAfterSignIn => format!("{count} of {}", counts.sign_ins),
-            Loss::Doubled | Loss::SomebodyElses | Loss::NoAnswer => count.to_string(),
+            Loss::Doubled | Loss::MixedUp | Loss::NoAnswer => count.to_string(),
         };
         if count == 0 { text } else { text + "  (must be 0)" }
     }

@@ -120,7 +120,7 @@ pub(crate) enum Loss {
     AliveAfterSignOut,
     AliveAfterSignIn,
     Doubled,
-    SomebodyElses,
+    MixedUp,
     NoAnswer,
 }
 
@@ -131,7 +131,7 @@ impl Loss {
         Self::AliveAfterSignOut,
         Self::AliveAfterSignIn,
         Self::Doubled,
-        Self::SomebodyElses,
+        Self::MixedUp,
         Self::NoAnswer,
     ];
 
@@ -142,7 +142,7 @@ impl Loss {
             Self::AliveAfterSignOut => "sessions alive after sign-out",
             Self::AliveAfterSignIn => "old cookies alive after sign-in",
             Self::Doubled => "cart items doubled",
-            Self::SomebodyElses => "sessions mixed up",
+            Self::MixedUp => "sessions mixed up",
             Self::NoAnswer => "users left without an answer",
         }
     }
@@ -154,7 +154,7 @@ impl Loss {
             Self::AliveAfterSignOut => "alive_after_sign_out",
             Self::AliveAfterSignIn => "alive_after_sign_in",
             Self::Doubled => "items_doubled",
-            Self::SomebodyElses => "mixed_up",
+            Self::MixedUp => "mixed_up",
             Self::NoAnswer => "left_without_answer",
         }
     }

@@ -326,7 +326,7 @@ impl User {
         let Cart { signed_in, items, served_by } = cart;
         if signed_in != self.expected.signed_in {
             let expected = &self.expected.signed_in;
-            let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::SomebodyElses };
+            let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::MixedUp };
             if loss == Loss::SignedOut {
                 self.tally.counts().signed_out.insert(self.number);
             }
@@ -358,7 +358,7 @@ impl User {
             *copies = Copies { at_least: confirmed, at_most: at_most.max(seen), lost };
         }
         let strange: Vec<_> = seen.into_keys().collect();
-        self.tally.lost(Loss::SomebodyElses, strange.len(), || {
+        self.tally.lost(Loss::MixedUp, strange.len(), || {
             format!("{who}: {strange:?} of another user, by process {served_by}")
         });
         Ok(())

@@ -27,7 +27,7 @@ async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
     assert_ne!(first["value"], second["value"], "the cookie is replaced, not added");
 
     browser.press("#out").await;
-    assert_eq!(who(browser).await, "nobody");
+    assert_eq!(who(browser).await, "no user");
     assert_eq!(browser.jar().await, NO_COOKIES, "{name} is removed");
     second
 }
@@ -58,7 +58,7 @@ async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
         for site in [&site, &secure] {
             browser.open(&site.at(host)).await;
             browser.press("#usual").await;
-            assert_eq!(who(&browser).await, "nobody", "{host}");
+            assert_eq!(who(&browser).await, "no user", "{host}");
             assert_eq!(browser.jar().await, NO_COOKIES, "{host}");
         }
         in_and_out(&browser, &insecure.at(host), "id").await;
@@ -79,7 +79,7 @@ async fn applications_on_one_host_need_different_cookie_names() {
         }
         assert_eq!(browser.jar().await.len(), if first_stays { 2 } else { 1 });
         browser.open(&shop).await;
-        assert_eq!(who(&browser).await, if first_stays { "alice" } else { "nobody" }, "{names:?}");
+        assert_eq!(who(&browser).await, if first_stays { "alice" } else { "no user" }, "{names:?}");
     }
 }
 
@@ -121,12 +121,12 @@ async fn cookie_is_shared_within_its_domain_and_path_only() {
     browser.open(&site.elsewhere("one.shop.localhost", "", "", "")).await;
     assert!(browser.cookies().await.is_empty(), "the cookie is not sent to other paths");
     browser.open(&site.at("localhost")).await;
-    assert_eq!(who(&browser).await, "nobody", "the cookie is not sent to the parent domain");
+    assert_eq!(who(&browser).await, "no user", "the cookie is not sent to the parent domain");
 
     browser.open(&site.at("two.shop.localhost")).await;
     browser.press("#out").await;
     browser.open(&site.at("one.shop.localhost")).await;
-    assert_eq!(who(&browser).await, "nobody");
+    assert_eq!(who(&browser).await, "no user");
     assert_eq!(browser.jar().await, NO_COOKIES);
 }
 
@@ -141,7 +141,7 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
         // The expected result for a cookie that is not partitioned.
         let under_both = match foreign {
             ForeignCookies::Taken => "alice",
-            ForeignCookies::Refused => "nobody",
+            ForeignCookies::Refused => "no user",
         };
         open_frame(&browser, &plain, "one.localhost").await;
         browser.press("#usual").await;
@@ -155,7 +155,7 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
         browser.press("#usual").await;
         assert_eq!(who(&browser).await, "alice", "{foreign:?}");
         open_frame(&browser, &partitioned, "two.localhost").await;
-        assert_eq!(who(&browser).await, "nobody", "{foreign:?}");
+        assert_eq!(who(&browser).await, "no user", "{foreign:?}");
         browser.press("#usual").await;
         assert_eq!(who(&browser).await, "alice", "{foreign:?}");
         assert_eq!(browser.jar().await.len(), 2);
@@ -180,9 +180,9 @@ async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     for (same_site, by_link, after_post) in [
-        (SameSite::Strict, "nobody", "alice"),
+        (SameSite::Strict, "no user", "alice"),
         (SameSite::Lax, "alice", "alice"),
-        (SameSite::None, "alice", "nobody"),
+        (SameSite::None, "alice", "no user"),
     ] {
         let site = Site::start(Cookie::default().same_site(same_site)).await;
         let home = site.at("localhost");
@@ -207,7 +207,7 @@ async fn browser_restart_keeps_only_persistent_cookies() {
     let site = Site::start(Cookie::default()).await;
     let longest = Duration::try_from(Lifetime::MAX_COOKIE_AGE).unwrap();
     let lifetimes = [
-        ("browser", None, "nobody"),
+        ("browser", None, "no user"),
         ("usual", Some(Duration::DAY), "alice"),
         // The session lasts 500 days, but browsers limit the age of cookies.
         ("remembered", Some(longest), "alice"),

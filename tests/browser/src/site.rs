@@ -61,7 +61,7 @@ impl Site {
 
 async fn page(session: Session) -> Html<String> {
     let who = session.principal();
-    let who = who.as_deref().unwrap_or("nobody");
+    let who = who.as_deref().unwrap_or("no user");
     Html(format!(
         "<!doctype html><meta charset=utf-8><title>Site</title><b>{who}</b>\
          <form method=post action=sign-in/usual><button id=usual>Sign in</button></form>\
