@@ -266,9 +266,10 @@ impl Page {
         let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
         let mut text = format!(
             "## Instructions and allocations\n\n\
-             Valgrind counts instructions and allocations, so these figures are repeatable, unlike times. Each cell reads: before → after\n\
-             the middleware and the commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone take slightly more\n\
-             instructions, but every whole application takes fewer. The crate's own work, with a store that answers at once:\n\n{work}\n\
+             Valgrind counts instructions and allocations, so these figures are repeatable, unlike times. Each cell reads: before →\n\
+             after the middleware and the commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone\n\
+             take slightly more instructions, but every whole application takes fewer. The crate's own work, with a store that answers\n\
+             at once:\n\n{work}\n\
              Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
              so about 3,400 instructions of every count with a session do not occur on a real processor:\n\n",
         );
@@ -336,7 +337,7 @@ impl Page {
             digits(self.stores.median("change", &labels))
         });
         let has_valkey = self.backends().iter().any(|(_, name)| *name == "valkey");
-        let without = "\nValkey was not measured: no program of it was found, neither in `UNSTICKY_VALKEY_SERVER` nor as\n\
+        let without = "\nValkey was not measured: its program was found neither in `UNSTICKY_VALKEY_SERVER` nor as\n\
                        `valkey-server`.\n";
         format!(
             "## The stores alone\n\n\
