@@ -230,7 +230,7 @@ events! {
     debug conflict(id: SessionId) "another request wrote the session first";
     /// While a request was changing it, the session ended or a sign-in replaced its secret.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session has ended or was signed in again";
-    /// The answer to a write was lost; the session layer reads the record to find out whether it was applied.
+    /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
     /// The session layer could not find out whether a write was applied; the request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
