@@ -177,7 +177,7 @@ impl Stand {
     /// Opens a socket with this cookie, and reads its first message.
     async fn live(&self, cookie: &str) -> Socket {
         let mut socket = self.connect(cookie, &self.origin()).await.unwrap();
-        assert_eq!(socket.told().await["principal"], "alice");
+        assert_eq!(socket.next_json().await["principal"], "alice");
         socket
     }
 }
@@ -206,7 +206,7 @@ impl Socket {
         self.0.next().await.expect("the socket ended without a close frame").unwrap()
     }
 
-    async fn told(&mut self) -> Value {
+    async fn next_json(&mut self) -> Value {
         match self.next().await {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
             message => panic!("{message:?}"),
@@ -216,7 +216,7 @@ impl Socket {
     /// Sends a message and returns the answer.
     async fn use_it(&mut self) -> Value {
         self.0.send(Message::text("in use")).await.unwrap();
-        self.told().await
+        self.next_json().await
     }
 
     /// Skips text messages until the socket closes, and returns the close code.
@@ -363,7 +363,7 @@ async fn export_is_written_by_job(stand: Stand) {
     let mut socket = stand.live(&cookie).await;
     assert_eq!(stand.ask(Method::POST, "/export", &cookie).await.status, 202);
     let done = json!({"state": "done", "text": "alice noted: milk"});
-    while socket.told().await["export"] != done {}
+    while socket.next_json().await["export"] != done {}
     assert_eq!(stand.get("/export", &cookie).await, done);
 }
 
@@ -413,7 +413,7 @@ async fn socket_closes_after_new_sign_in(stand: Stand) {
         let newer = stand.send(Method::POST, "/sign-in", &headers, form).await.cookie.unwrap();
         assert_eq!(socket.closed().await, code);
         let mut socket = stand.connect(&newer, &stand.origin()).await.unwrap();
-        assert_eq!(socket.told().await["principal"], name);
+        assert_eq!(socket.next_json().await["principal"], name);
     }
 }
 
