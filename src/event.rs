@@ -59,7 +59,7 @@ impl fmt::Display for Who<'_> {
     }
 }
 
-/// The key of a record. The key of a directory record names a principal.
+/// The key of a record. The key of a directory record contains the digest of a principal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordKey<'a> {
     pub(crate) audit: Audit,
@@ -124,8 +124,8 @@ macro_rules! events {
     )*};
 }
 
-/// A field of an event, and its text. Text that the application chose is recorded as a string, which logs put in
-/// quotes, so that it cannot imitate another field.
+/// Converts a field of an event to its text. Text that the application chose is recorded as a string. Logs put
+/// strings in quotes, so such a text cannot imitate another field.
 #[cfg(feature = "tracing")]
 trait Field {
     fn text(&self) -> impl Value;
@@ -153,7 +153,7 @@ impl Field for Who<'_> {
     }
 }
 
-/// The application chooses the label, and perhaps lets its users choose it.
+/// The application chooses the label, or lets its users choose it.
 #[cfg(feature = "tracing")]
 impl Field for Label<'_> {
     fn text(&self) -> impl Value {
@@ -161,7 +161,7 @@ impl Field for Label<'_> {
     }
 }
 
-/// The application chooses the actor, and perhaps takes it from a form.
+/// The application chooses the actor, and may take it from a form.
 #[cfg(feature = "tracing")]
 impl Field for Actor<'_> {
     fn text(&self) -> impl Value {
@@ -226,13 +226,13 @@ events! {
     warn several_valid_tokens(count: usize) "several valid session tokens came with one request";
     /// The session was past its deadline, and the store still had it.
     debug expired(id: SessionId) "an expired session was presented";
-    /// Another request changed the session first.
+    /// Another request wrote the session first.
     debug conflict(id: SessionId) "another request wrote the session first";
     /// While a request was changing it, the session ended or a sign-in replaced its secret.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session has ended or was signed in again";
-    /// The answer to a write was lost and is being settled.
+    /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
-    /// It could not be found out whether a write was applied; its request failed.
+    /// The session layer could not find out whether a write was applied; the request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.
     warn store_failed(verb: &str, error: &Error) "a command of the store failed";

@@ -1,4 +1,4 @@
-//! The stores, and how many callers at once are measured.
+//! The stores that are measured, and the measurement with several concurrent callers.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Those to be measured.
+    /// Returns the stores to measure.
     pub fn all() -> Vec<Self> {
         if let Ok(url) = std::env::var("SESSION_URL") {
             return vec![Self { name: "SESSION_URL", url, _server: Box::new(()) }];
@@ -35,7 +35,7 @@ impl Backend {
         ]
     }
 
-    /// Those whose verbs are measured. A cluster of one node shows what the way to the right node costs.
+    /// Returns the stores whose verbs are measured. A cluster of one node shows the cost of finding the right node.
     pub fn of_verbs() -> Vec<Self> {
         let mut backends = Self::all();
         if std::env::var_os("SESSION_URL").is_none() {
@@ -48,7 +48,7 @@ impl Backend {
 
     pub fn store(&self) -> Arc<dyn Store> {
         match &*self.url {
-            // More than it takes by default: nothing here waits for records to expire.
+            // The capacity is above the default, because the benchmarks end before records expire.
             "memory:" => Arc::new(MemoryStore::new().with_capacity(10_000_000)),
             url => unsticky::connect(url).unwrap(),
         }
@@ -57,7 +57,7 @@ impl Backend {
     pub fn sessions(&self) -> Sessions {
         let timeout = Duration::from_secs(30);
         let builder = Sessions::builder(self.store()).namespace("unsticky-bench");
-        // All of them are the same person's.
+        // All sessions have the same principal, and a directory would limit their number.
         builder.directory(DirectoryMode::Off).timeout(timeout).build().unwrap()
     }
 }
@@ -66,13 +66,13 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Whether everything is to be run once, to see that it works.
+/// Returns whether each benchmark runs only once, as a test.
 pub fn is_test() -> bool {
     let mut arguments = std::env::args();
     arguments.all(|argument| argument != "--bench") || std::env::args().any(|it| it == "--test")
 }
 
-/// Short enough that all of them together take a few minutes.
+/// Returns a group with measurement times so short that all benchmarks together take a few minutes.
 pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group.sample_size(10);
@@ -81,7 +81,7 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a,
     group
 }
 
-/// The time in which each of the callers, all at once, does its work so many times.
+/// Returns the time in which all callers, concurrently, each do their work `rounds` times.
 pub fn timed<F>(
     runtime: &Runtime,
     callers: u64,

@@ -1,4 +1,4 @@
-//! A store that answers at once, always with the same record.
+//! A store that answers immediately, always with the same records.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use unsticky::{Builder, DirectoryMode, Result, Sessions};
 
 use crate::request::arrive;
 
-/// Says that everything was done, and does nothing.
+/// Confirms every write, and does nothing.
 #[derive(Debug)]
 struct Canned {
     session: Bytes,
@@ -45,8 +45,8 @@ impl Store for Canned {
     }
 }
 
-/// Sessions in such a store, and the cookie of the one that it has: of somebody who is signed in, with
-/// a text of 1024 bytes.
+/// Returns sessions in such a store, and the cookie of its only session. A user is signed in, and the session has a
+/// text of 1024 bytes.
 pub async fn canned(mode: DirectoryMode) -> (Sessions, Bytes) {
     let spy = SpyStore::new(MemoryStore::new());
     let sessions = |builder: Builder| builder.directory(mode).build().unwrap();

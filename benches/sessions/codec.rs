@@ -1,4 +1,4 @@
-//! Records.
+//! Decodes, reads and encodes records.
 
 use std::hint::black_box;
 

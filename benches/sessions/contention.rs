@@ -1,4 +1,4 @@
-//! Requests that all write the same session, each another value or all the same one.
+//! Concurrent requests that write the same session: all the same value, or each its own value.
 
 use criterion::{Criterion, Throughput};
 use unsticky::{Key, Session};

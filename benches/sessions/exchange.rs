@@ -1,4 +1,4 @@
-//! Requests outside the store: it answers at once, always with the same record.
+//! Requests without the time of a store: the store answers immediately, always with the same record.
 
 use std::hint::black_box;
 

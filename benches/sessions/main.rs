@@ -1,17 +1,17 @@
-//! What sessions cost: `cargo bench --all-features`, and with `-- --quick` in less than three minutes.
+//! Benchmarks of sessions: `cargo bench --all-features`. With `-- --quick`, they take less than three minutes.
 //!
-//! | group | what |
+//! | group | what it measures |
 //! |---|---|
-//! | `codec` | a record decoded, read and encoded |
+//! | `codec` | decoding, reading and encoding a record |
 //! | `plan` | the decision at the end of a request |
-//! | `exchange` | a whole request outside the store, which answers at once |
-//! | `stores` | each verb of each store, by payload and by how many call at once |
-//! | `mix` | requests as they come: 90 % read, 7 % write, 2 % sign in, 1 % sign out |
-//! | `contention` | requests that all write the same session |
+//! | `exchange` | a whole request with a store that answers immediately |
+//! | `stores` | each verb of each store, by payload and by the number of concurrent callers |
+//! | `mix` | a mix of requests: 90 % read, 7 % write, 2 % sign in, 1 % sign out |
+//! | `contention` | concurrent requests that write the same session |
 //!
-//! The last three run on servers of their own, started from the path: `redis-server` and `memcached`.
-//! With `SESSION_URL` they run on the store that it names, and on no other one; what they leave there
-//! expires within the hour, and its keys begin with `unsticky-bench`.
+//! The last three groups start private servers, for which `redis-server` and `memcached` must be in the path. If
+//! `SESSION_URL` is set, they run only on the store that it names. The records that they leave there expire within
+//! an hour, and their keys begin with `unsticky-bench`.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "benchmarks")]
 

@@ -1,4 +1,4 @@
-//! Decisions.
+//! The decision at the end of a request.
 
 use criterion::Criterion;
 use unsticky::internals::bench::decide_all;

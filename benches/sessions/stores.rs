@@ -1,4 +1,4 @@
-//! The stores by themselves, and under requests as they come.
+//! The stores alone, and a mix of requests.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::request::{arrive, increment, read, sign_out};
 const PAYLOADS: [usize; 3] = [256, 1024, 8192];
 const CALLERS: [u64; 3] = [1, 64, 256];
 
-/// What is left behind is gone after this.
+/// The records that remain expire after this time.
 const TTL: Duration = Duration::from_secs(600);
 
 pub fn verbs(criterion: &mut Criterion) {
@@ -112,7 +112,7 @@ async fn create(store: &dyn Store, key: &StoreKey, bytes: usize) -> Stored {
     }
 }
 
-/// How many sessions there are; which of them a request belongs to follows Zipf's law.
+/// The number of sessions. The choice of the session for each request follows Zipf's law.
 const SESSIONS: usize = 100_000;
 
 pub fn mix(criterion: &mut Criterion) {
@@ -165,8 +165,8 @@ pub fn mix(criterion: &mut Criterion) {
     }
 }
 
-/// A place below `count`: the first half as often as the second with an exponent of one. The inverse of
-/// the distribution, taken for continuous.
+/// Returns a random index below `count` with Zipf's distribution, with an exponent of one. It uses the inverse of
+/// the continuous form of the distribution.
 fn zipf(random: &mut fastrand::Rng, count: usize) -> usize {
     ((count as f64).powf(random.f64()) as usize).clamp(1, count) - 1
 }

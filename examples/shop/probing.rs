@@ -1,4 +1,4 @@
-//! What the tests of both shops ask of `GET /ready`, on a real Redis.
+//! Tests of `GET /ready` for both shops, on a real Redis.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::ready::Readiness;
 use super::servers::RedisServer;
 use super::settings;
 
-/// What a probe gets.
+/// The response to a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -34,7 +34,7 @@ fn sessions(url: &str) -> Sessions {
     settings(unsticky::connect(url).unwrap()).build().unwrap()
 }
 
-/// Asks until the answer is this one.
+/// Probes until the answer is "ready" or "not ready", as asked for.
 async fn until(
     readiness: &Readiness,
     ask: &impl AsyncFn(&Readiness) -> Reply,
@@ -75,7 +75,7 @@ pub(crate) async fn unready_until_redis_is_up(ask: impl AsyncFn(&Readiness) -> R
     until(&readiness, &ask, true).await;
 }
 
-/// The user may read and may not write: a load alone would not notice.
+/// The database user may read but not write. A load alone would not detect this.
 pub(crate) async fn unready_until_permission_is_there(ask: impl AsyncFn(&Readiness) -> Reply) {
     let server = RedisServer::start();
     let permit = |words: &str| {
@@ -102,7 +102,7 @@ pub(crate) async fn probes_share_one_load_a_second(ask: impl AsyncFn(&Readiness)
         let replies = join_all((0..200).map(|_| ask(&readiness))).await;
         assert!(replies.iter().all(Reply::is_ready));
     }
-    // The first one at the earliest a second after the check.
+    // The first load comes at the earliest one second after the check.
     let seconds = begun.elapsed().as_secs();
     let loads = server.calls("get") - before;
     assert!((1..=seconds).contains(&loads), "{loads} loads in {seconds} seconds");

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use unsticky::{LocalPath, Next};
 use url::Url;
 
-/// Where a browser on this site goes with a text.
+/// Returns the address to which a browser on this site resolves a text.
 fn followed(text: &str) -> Url {
     let site = Url::parse("https://shop.example/sign-in?next=x").unwrap();
     let address = site.join(text).unwrap();
@@ -13,8 +13,8 @@ fn followed(text: &str) -> Url {
     address
 }
 
-/// What is a local path leads to this site and to just that path, also if a proxy or a router on the way
-/// decodes it, and comes back as it was from the page that it was sent to.
+/// Asserts that a local path leads to exactly that path on this site, even if a proxy or a router decodes it on
+/// the way, and that it is unchanged when a page receives it as the parameter `next`.
 fn stays_here(path: &LocalPath) {
     let text = path.as_str();
     let (plain, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));

@@ -12,7 +12,7 @@ fn greeting(said: &[u8]) -> Option<Vec<u8>> {
     (said == b"mn\r\n").then(|| b"MN\r\n".to_vec())
 }
 
-/// A miss, for each read, with the number that it carries.
+/// Returns a miss for each read, with the read's opaque value.
 fn nothing(said: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     for line in said.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {

@@ -1,5 +1,5 @@
-//! A field of a query or of a form is what another decoder says, and is there only if it stands there once
-//! and is text.
+//! A field of a query or of a form has the value that an independent decoder returns. It is present only if it
+//! occurs exactly once and is valid UTF-8.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(second, None);
             }
             (Some(value), None) => panic!("{name} is not {value:?}"),
-            // The other decoder makes text of everything.
+            // The other decoder replaces invalid UTF-8 instead of refusing it.
             (None, Some((_, value))) => assert!(second.is_some() || value.contains('\u{fffd}')),
             (None, None) => {}
         }

@@ -18,7 +18,8 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for earlier
     /// times.
     ///
-    /// By default it is computed from [`now`](Self::now). Implement it if your clock has this number at hand.
+    /// The default implementation computes it from [`now`](Self::now). Implement it if your clock already counts
+    /// milliseconds.
     fn unix_millis(&self) -> u64 {
         Millis::of(self.now()).0
     }
@@ -56,17 +57,17 @@ pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
     pub(crate) fn of(time: OffsetDateTime) -> Self {
-        // From nanoseconds it would take a division of 128 bits.
+        // Seconds and milliseconds avoid the 128-bit division that nanoseconds would need.
         let millis = time.unix_timestamp() * 1_000 + i64::from(time.millisecond());
         Self(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// Converts to a calendar time; `None` for a year that the calendar does not have.
+    /// Converts to a calendar time; `None` if `OffsetDateTime` cannot represent the year.
     pub(crate) fn to_time(self) -> Option<OffsetDateTime> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).ok()
     }
 
-    /// Converts to a calendar time; the last one for a year that the calendar does not have.
+    /// Converts to a calendar time; the latest one if `OffsetDateTime` cannot represent the year.
     pub(crate) fn to_time_or_last(self) -> OffsetDateTime {
         self.to_time().unwrap_or(PrimitiveDateTime::MAX.assume_utc())
     }

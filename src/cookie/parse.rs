@@ -52,8 +52,8 @@ impl Presented {
         self.tokens.iter().flatten().copied()
     }
 
-    /// Returns a value that can be computed only from all of these tokens, and from which the tokens cannot be
-    /// computed. It does not depend on their order, because browsers may send them in any order.
+    /// Returns a digest of all these tokens, or `None` if there are none. It does not depend on their order,
+    /// because browsers may send them in any order. The tokens cannot be computed from it.
     pub(crate) fn digest(&self, cookie_name: &str, purpose: &str) -> Option<[u8; 32]> {
         let encoded = |token: Token| {
             let mut text = String::new();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_is_that_of_all_tokens_in_any_order() {
+    fn digest_covers_all_tokens_in_any_order() {
         let (a, b) = (text('a'), text('b'));
         let digest = |header: &str, name: &str, purpose: &str| {
             Presented::parse([header.as_bytes()], b"id=").digest(name, purpose)
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_session_cookie_is_noticed() {
+    fn malformed_session_cookie_is_named_but_has_no_token() {
         let presented = Presented::parse([&b"id=garbage"[..]], b"id=");
         assert!(presented.is_named() && !presented.has_tokens());
         let presented = Presented::parse([&b"x=1"[..]], b"id=");

@@ -11,12 +11,12 @@ use crate::record::token::Token;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Never. After following a link from another site, a user seems to be signed out.
+    /// Never. A user who follows a link from another site appears to be signed out.
     Strict,
-    /// Only if the user navigates to this site, for example by a link. The default.
+    /// Only if the user navigates to this site, for example by following a link. This is the default.
     #[default]
     Lax,
-    /// Always. Needs `Secure`.
+    /// Always. This needs `Secure`.
     None,
 }
 
@@ -253,7 +253,7 @@ pub(crate) struct CookieTemplate {
     start: String,
     /// `; Path=/; Secure; …`
     attributes: String,
-    /// Browsers may drop the cookie over plain http.
+    /// Whether the cookie has `Secure`, so that browsers may drop it over plain http.
     pub(crate) is_secure: bool,
 }
 
@@ -289,11 +289,11 @@ impl CookieTemplate {
         self.start.as_bytes()
     }
 
-    /// Returns the header that sets a token. `age` is the rest of its lifetime.
+    /// Returns the header that sets a token. `age` is its remaining lifetime.
     pub(crate) fn set(&self, token: &Token, age: Duration, persistence: Persistence) -> String {
         let age = match persistence {
             Persistence::BrowserSession => None,
-            // Rounded up, so that the browser never drops the cookie of a live session.
+            // The age is rounded up, so that the browser never drops the cookie of a live session.
             Persistence::Persistent => Some(age.as_millis().div_ceil(1000)),
         };
         self.header(Some(token), age)

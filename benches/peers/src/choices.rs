@@ -1,4 +1,4 @@
-//! What the application can choose: its allocator, where Redis runs, and the number of workers.
+//! Measures choices of the application: its allocator, where Redis runs, and the number of workers.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::results::{Results, labels};
 use crate::servers::RedisServer;
 use crate::web::{App, Effort, Setup, move_to, runtime, turn};
 
-/// The first one is what the others are compared with.
+/// The choices. The first one is the baseline.
 pub const CHOICES: [&str; 7] = [
     "as everywhere else",
     "jemalloc",
@@ -21,14 +21,14 @@ pub const CHOICES: [&str; 7] = [
 
 pub const WORKLOADS: [Workload; 3] = [Workload::Read, Workload::Increment, Workload::SignIn];
 
-/// Debian's packages libjemalloc2, which its Redis needs itself, and libmimalloc2.0.
+/// Returns the path of an allocator from the Debian packages libjemalloc2 and libmimalloc2.0, if it is installed.
 fn library(name: &str) -> Option<PathBuf> {
     let arch = std::env::consts::ARCH;
     let path = Path::new("/usr/lib").join(format!("{arch}-linux-gnu")).join(name);
     path.exists().then_some(path)
 }
 
-/// Tries those whose names have one of these words in them, or all.
+/// Measures the choices whose names contain one of these words, or all choices if there are no words.
 pub fn run(effort: Effort, wanted: &[&str]) -> Results {
     let socket = std::env::temp_dir().join(format!("peers-{}.sock", std::process::id()));
     let socket = socket.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The goals: what was measured beside each of them, and why those that are not reached are not.
+//! The goals: the measured figure for each goal, and why some goals are missed.
 
 use crate::report::{FRAMEWORKS, Page, long_name, routes, table};
 use crate::results::Record;
@@ -33,14 +33,14 @@ enum Verdict {
 struct Goal {
     wanted: f64,
     rounds: Record,
-    /// Less is better.
+    /// Whether a lower figure is better.
     is_limit: bool,
 }
 
 impl Goal {
-    /// What three quarters of the rounds agree on.
+    /// Returns the verdict on which three quarters of the rounds agree.
     fn verdict(&self) -> Verdict {
-        // As it is printed.
+        // The figures are rounded as in the report.
         let at = |part| (self.rounds.quantile(part) * 100.0).round() / 100.0;
         let (low, high) = (at(0.25), at(0.75));
         let (is_reached, is_missed) = match self.is_limit {
@@ -69,7 +69,7 @@ const OVER_HAND: [[f64; 8]; 2] = [
     [0.98, 0.96, 1.0, 1.08, 0.75, 0.75, 0.65, 0.7],
 ];
 
-/// The goals of one row, by its name.
+/// The name of a row, and its goals.
 type Row = (String, Vec<Goal>);
 
 fn of_routes(page: &Page) -> Vec<Row> {
@@ -79,7 +79,7 @@ fn of_routes(page: &Page) -> Vec<Row> {
             Goal { wanted: over_hand, rounds, is_limit: false }
         }
         Kind::OverPeer => {
-            // Where no command is sent, nobody need be ahead.
+            // In the first two columns no command is sent, so unsticky need not be faster.
             let wanted = if place < 2 { 1.0 } else { 1.15 };
             Goal { wanted, rounds: page.over_best_peer(framework, route), is_limit: false }
         }
@@ -109,7 +109,7 @@ fn of_stores(page: &Page) -> Vec<Row> {
     vec![row("Redis", "redis", [0.65, 0.5]), row("Memcached", "memcached", [0.5, 0.5])]
 }
 
-/// How many callers the stores alone have.
+/// The numbers of callers in the measurement of the stores alone.
 const CALLERS: [usize; 2] = [64, 256];
 
 fn marked(corner: &str, columns: impl IntoIterator<Item = String>, rows: &[Row]) -> String {
@@ -119,24 +119,24 @@ fn marked(corner: &str, columns: impl IntoIterator<Item = String>, rows: &[Row])
 }
 
 const REASONS: &str = "\
-- **No cookie, unused**: what remains of the middleware is one small allocation, the handle in the request's
-  extensions and a look at the response; see the instructions below. The rounds differ by more.
+- **No cookie, unused**: the middleware makes one small allocation, adds the handle to the request's extensions and
+  inspects the response; see the instructions below. The difference between rounds is larger than this cost.
 - **Reads**: a read has a time limit, compares the cookie's secret with its digest, and checks the deadlines and the form
-  of the whole record. The hand-written code does none of this, the peers only a part.
+  of the whole record. The hand-written code does none of this, and the peers do only a part of it.
 - **Increment**: a change needs more processor time in the application, for the same checks, the replay and the
-  compare-and-set. In Redis 7 that is a script as well, which costs the server twice as much as a create, and the server
+  compare-and-set. In Redis 7 the compare-and-set is a script, which costs the server twice as much as a create. The server
   shares the two cores with the application and the load generator. Valkey 9 has a command for it.
 - **Sign-in, re-sign-in**: most of the difference in axum is the directory of sessions, which the peers do not keep:
   compare the rows \"directory off\". In actix-web, where a command costs a larger part of a request, the goals are missed
-  without it too. A sign-in takes 3 commands in 2 round trips and 1 command by hand; signing in again takes 4 commands in 4
-  round trips, and 3 in 2 by hand.
-- **Sign-out**: it reads the session and checks its secret first, so that a stale cookie cannot end another user's
-  session, and deletes it only if it is unchanged. The hand-written code and tower-sessions send one DEL; actix-session
-  sends two commands, as unsticky does.
+  without it too. A sign-in takes 3 commands in 2 round trips; by hand, it takes 1 command. Signing in again takes 4
+  commands in 4 round trips; by hand, it takes 3 commands in 2 round trips.
+- **Sign-out**: unsticky reads the session and checks its secret first, so that a stale cookie cannot end another user's
+  session, and deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
+  actix-session sends two commands, as unsticky does.
 - **p99**: the rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out that is half
   to four fifths of what unsticky can do, so requests wait for each other.
-- **Stores alone**: the libraries' drivers, parsers and channels cost more than a client that knows one command. They also
-  reconnect, limit, and speak the rest of the protocol.
+- **Stores alone**: the libraries' drivers, parsers and channels cost more than a client that implements one command. They
+  also reconnect, apply time limits, and implement the rest of the protocol.
 ";
 
 pub fn goals(page: &Page) -> String {

@@ -1,15 +1,15 @@
-//! Compares the crate with hand-written code and with its peers. `scripts/bench-peers` runs all of it.
+//! Compares the crate with hand-written code and with its peers. `scripts/bench-peers` runs all measurements.
 //!
 //! ```text
 //! peers web|stores|costs|core|choices [--quick | --check]   measures, and writes benches/results/*.json
-//! peers report [--quick | --check]                          writes benches/RESULTS.md and its pictures
-//! peers choices <word> …                                    some of them only, and prints the table
-//! peers one <contender> <workload>                          one of them, for a profiler
-//! peers work <name> <times>                                 the crate's own work, for callgrind
+//! peers report [--quick | --check]                          writes benches/RESULTS.md and its charts
+//! peers choices <word> …                                    measures only some choices, and prints the table
+//! peers one <contender> <workload>                          runs one measurement, for a profiler
+//! peers work <name> <times>                                 does the crate's own work, for callgrind
 //! ```
 //!
-//! With `--quick` the results and the page go to `target/results`. With `--check` everything runs just long enough to
-//! see that it works and nothing is written; the report is compared with the one that is there.
+//! With `--quick` the results go to `target/results`, and the page to `target`. With `--check` each measurement runs
+//! only long enough to show that it works, and nothing is written; the report is compared with the existing one.
 
 mod app;
 #[path = "../../sessions/canned.rs"]
@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use web::Effort;
 
-/// How much is to be done, and what for.
+/// How much is measured, and for what purpose.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Full,
@@ -64,7 +64,7 @@ impl Mode {
         }
     }
 
-    /// Where the results go, and where those of a report come from.
+    /// Returns the directory to which measurements write results, and from which the report reads them.
     fn directory(self) -> PathBuf {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         package.join(if self == Self::Quick { "target/results" } else { "../results" })

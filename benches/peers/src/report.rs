@@ -1,4 +1,4 @@
-//! The results as a page: what a reader wants to know first, with pictures, and then the rest.
+//! Writes the results as a page: first the most important figures, with charts, and then the details.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ const LOST: &str = "lost updates of 200";
 const BEFORE_FIGURES: &str = "<!-- figures -->\n";
 const AFTER_FIGURES: &str = "<!-- end of figures -->\n";
 
-/// Those of which every table has a column: all but the framework's own.
+/// Returns the workloads that are columns of the tables: all except the one without a session layer.
 pub fn routes() -> Vec<&'static str> {
     Workload::ALL[1..].iter().map(|it| it.name()).collect()
 }
 
-/// Writes the page and its pictures, or says which of them no longer follows from the results.
+/// Writes the page and its charts. With `--check`, panics if a file differs from what the results give.
 pub fn report(directory: &Path, mode: Mode) {
     let load = |name: &str| {
         let missing = || panic!("{name}.json is missing: measure it first");
@@ -54,7 +54,7 @@ pub struct Page {
     costs: Results,
     core: Results,
     choices: Results,
-    /// Counts of the crate as it was before.
+    /// The counts from before the rewrite.
     base: Results,
 }
 
@@ -113,17 +113,17 @@ impl Page {
         self.web.get(figure, &[("contender", contender), ("workload", workload)])
     }
 
-    /// Throughput over the hand-written application's, in each round.
+    /// Returns the throughput relative to the hand-written application, in each round.
     pub fn over_hand(&self, contender: &str, workload: &str) -> Record {
         let own = self.web("throughput", contender, workload);
         own.over(self.web("throughput", baseline(contender), workload))
     }
 
-    /// Throughput over the best peer's of the same framework.
+    /// Returns the throughput relative to the best peer of the same framework.
     pub fn over_best_peer(&self, framework: &str, workload: &str) -> Record {
         let own = self.web("throughput", &format!("unsticky-{framework}"), workload);
         let is_peer = |it: &&str| {
-            // axum_session answers from a process to which its users have to come back.
+            // axum_session answers from the memory of one process, to which its users must always return.
             let is_other =
                 it.starts_with("unsticky") || it.starts_with("hand") || *it == "axum_session";
             is_of(framework, it) && !is_other
@@ -166,7 +166,7 @@ impl Page {
         format!(
             "# Results\n\n\
              Throughput relative to a hand-written application in the same framework that has no safety at all: 1.00 means\n\
-             equally fast, higher is better. Everything runs with its defaults, except in the rows that name a setting:\n\
+             equally fast, higher is better. All applications use default settings, except in the rows that name a setting:\n\
              unsticky keeps its directory of sessions, the peers are set up as their READMEs show, and the hand-written code\n\
              uses the crate redis without options.\n\n\
              The columns are requests. *No cookie* and *unused* do not touch the session, without and with a session cookie.\n\
@@ -175,11 +175,11 @@ impl Page {
              with a new secret, and *sign-out* ends the session.\n\n{table}\n\
              ![Throughput in axum](results/throughput-axum.svg)\n\n\
              ![Throughput in actix-web](results/throughput-actix.svg)\n\n\
-             Each figure is the median of the rounds, in which the applications were measured in turn. The small range below\n\
-             it, and the line on a bar, is the middle half of the rounds; the table shows it if it is wider than 0.05.\n\
-             *Lost updates*: 40 browsers increment the same session concurrently, 200 times in all, and this many increments are\n\
-             missing afterwards. axum_session also keeps every session in the memory of its process and reads it from there, so\n\
-             a user's requests must always reach the same process; with \"memory off\" it reads from Redis.\n\n\
+             Each figure is the median of the rounds. In every round the applications are measured in turn. The small range\n\
+             below a figure, and the line on a bar, is the middle half of the rounds; the table shows it if it is wider than 0.05.\n\
+             *Lost updates*: 40 browsers increment the same session concurrently, 200 times in all. The column shows how many\n\
+             increments are missing afterwards. axum_session also keeps every session in the memory of its process and reads it\n\
+             from there, so a user's requests must always reach the same process; with \"memory off\" it reads from Redis.\n\n\
              The application is pinned to one core and the load generator, with 32 browsers, to the other one; Redis may run on\n\
              either. `scripts/bench-peers` writes this page from `benches/results/*.json`. Run it to measure on your machine, with\n\
              `--quick` for a first impression. Measured with: {}.\n",
@@ -266,11 +266,12 @@ impl Page {
         let work = table("", &both, rows(WORK), |work, figure| change(figure, &[("work", work)]));
         let mut text = format!(
             "## Instructions and allocations\n\n\
-             Counted by valgrind, so they are repeatable, unlike times. Each cell reads: before → after the middleware and the\n\
-             commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone take slightly more\n\
-             instructions, but every whole application takes fewer. The crate's own work, with a store that answers at once:\n\n{work}\n\
+             Valgrind counts instructions and allocations, so these figures are repeatable, unlike times. Each cell reads: before →\n\
+             after the middleware and the commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone\n\
+             take slightly more instructions, but every whole application takes fewer. The crate's own work, with a store that answers\n\
+             at once:\n\n{work}\n\
              Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
-             so about 3,400 of every count with a session do not occur on a real one:\n\n",
+             so about 3,400 instructions of every count with a session do not occur on a real processor:\n\n",
         );
         let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
             ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
@@ -292,7 +293,7 @@ impl Page {
         text
     }
 
-    /// The rates of a client.
+    /// Returns the rates of a client.
     fn loads(&self, backend: &str, client: &str, callers: usize, way: (u64, usize)) -> &Record {
         let (callers, delay, workers) = (callers.to_string(), way.0.to_string(), way.1.to_string());
         let labels = [("delay", &*delay), ("workers", &*workers), ("callers", &*callers)];
@@ -300,13 +301,13 @@ impl Page {
         self.stores.get("load", &[&who[..], &labels].concat())
     }
 
-    /// With one worker and no delay.
+    /// Returns the loads relative to the hand-written client, with one worker and no delay.
     pub fn loads_over_hand(&self, backend: &str, callers: usize) -> Record {
         let own = self.loads(backend, "unsticky", callers, WAYS[0]);
         own.over(self.loads(backend, "by hand", callers, WAYS[0]))
     }
 
-    /// What there was to measure, by its name and version.
+    /// Returns the servers that were measured, with name and version.
     fn backends(&self) -> Vec<(String, &'static str)> {
         let about = |name: &str| self.stores.about[name].clone();
         let servers = [
@@ -336,14 +337,14 @@ impl Page {
             digits(self.stores.median("change", &labels))
         });
         let has_valkey = self.backends().iter().any(|(_, name)| *name == "valkey");
-        let without = "\nValkey was not measured: no program of it was found, neither in `UNSTICKY_VALKEY_SERVER` nor as\n\
+        let without = "\nValkey was not measured: its program was found neither in `UNSTICKY_VALKEY_SERVER` nor as\n\
                        `valkey-server`.\n";
         format!(
             "## The stores alone\n\n\
              Loads of 1 KiB per second, without a framework. In brackets: relative to a hand-written pipelined client, and to the\n\
-             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The hand-written client knows one command\n\
-             and neither reconnects nor has time limits: it shows the limit, and is not for use. The delay is for each direction,\n\
-             added by a proxy.\n\n\
+             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The hand-written client implements one command,\n\
+             does not reconnect and has no time limits. It shows the upper limit and is not suitable for production. A proxy adds the\n\
+             delay in each direction.\n\n\
              ![Loads of 1 KiB](results/stores.svg)\n\n{loads}\n\
              Changes per second. Each is a load and a compare-and-set, which is a script in Redis 7 and a single command\n\
              in Valkey 9:\n\n{changes}{}",
@@ -415,7 +416,7 @@ impl Page {
         let stands = self.backends().into_iter();
         let stands: Vec<_> = stands.flat_map(|one| [64, 256].map(|it| (one.clone(), it))).collect();
         let groups = stands.iter().map(|((name, _), callers)| {
-            // Without the last part of the version.
+            // The name omits the last part of the version.
             let name = name.rsplit_once('.').map_or(&**name, |(short, _)| short);
             format!("{name}\n{callers} callers")
         });
@@ -433,7 +434,7 @@ impl Page {
     }
 }
 
-/// What each choice makes of the throughput.
+/// Returns the table of the throughput with each choice.
 pub fn choices(results: &Results) -> String {
     let shown = |choice: &&str| results.all("throughput", &[("choice", choice)]).count() > 0;
     let columns: Vec<_> = CHOICES.into_iter().filter(shown).map(|it| (it, it)).collect();
@@ -468,12 +469,12 @@ pub fn long_name(framework: &str) -> &str {
     if framework == "actix" { "actix-web" } else { framework }
 }
 
-/// Rows that are called what they are.
+/// Returns rows that have their own names as titles.
 fn rows<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (String, &'a str)> {
     names.into_iter().map(|name| (name.to_owned(), name))
 }
 
-/// A row for each of these backends and each of these others.
+/// Returns a row for each combination of a backend and one of the others.
 fn cross(
     backends: &[(String, &'static str)],
     others: &[&'static str],
@@ -483,7 +484,7 @@ fn cross(
     })
 }
 
-/// Columns and rows by their names. A name with a `|` in it takes two columns, as the corner has to.
+/// Returns a table. If the name of a row contains a `|`, it takes two columns, and the corner must contain one too.
 pub fn table<R, C>(
     corner: &str,
     columns: &[(impl AsRef<str>, C)],
@@ -505,14 +506,14 @@ fn ratio(ratio: &Record) -> String {
     format!("{:.2}", ratio.median())
 }
 
-/// The median, and the middle half of the rounds where they differ.
+/// Returns the median, and the middle half of the rounds if it is wider than 0.05.
 fn spread(rounds: &Record) -> String {
     let [low, high] = [0.25, 0.75].map(|part| rounds.quantile(part));
     let range = format!("<br><sub>{low:.2}–{high:.2}</sub>");
     ratio(rounds) + if high - low > 0.05 { &range } else { "" }
 }
 
-/// Three digits that mean something.
+/// Formats a figure with about three significant digits.
 fn digits(value: f64) -> String {
     match value {
         none if none.is_nan() => "–".to_owned(),

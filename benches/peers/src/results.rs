@@ -1,4 +1,4 @@
-//! What was measured, as it is kept: one file of JSON for each kind of measurement.
+//! The results as they are stored: one JSON file for each kind of measurement.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +11,9 @@ use crate::servers::{ValkeyServer, redis_program};
 /// One figure, measured once in each round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// What was measured.
+    /// The name of the measured figure.
     pub figure: String,
-    /// Under which circumstances.
+    /// The conditions of the measurement.
     pub labels: BTreeMap<String, String>,
     pub unit: String,
     pub values: Vec<f64>,
@@ -21,7 +21,7 @@ pub struct Record {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
-    /// The machine, the versions and the day.
+    /// The machine, the versions and the date.
     pub about: BTreeMap<String, String>,
     pub records: Vec<Record>,
 }
@@ -37,7 +37,7 @@ impl Results {
 
     /// Adds the value of one more round.
     pub fn push(&mut self, figure: &str, labels: BTreeMap<String, String>, unit: &str, value: f64) {
-        // Four digits say more than is true.
+        // The measurements are not accurate to more than four digits.
         let value = format!("{value:.3e}").parse().unwrap_or(value);
         match self.records.iter_mut().find(|it| it.figure == figure && it.labels == labels) {
             Some(record) => record.values.push(value),
@@ -52,10 +52,10 @@ impl Results {
 
     pub fn load(directory: &Path, name: &str) -> Option<Self> {
         let text = fs::read_to_string(directory.join(name).with_extension("json")).ok()?;
-        Some(serde_json::from_str(&text).expect("the results are in another form"))
+        Some(serde_json::from_str(&text).expect("the results have another format"))
     }
 
-    /// One line for each record, so that a new measurement is a diff that can be read.
+    /// Writes one line for each record, so that the diff of a new measurement is readable.
     pub fn save(&self, directory: &Path, name: &str) {
         let about = serde_json::to_string_pretty(&self.about).unwrap();
         let records: Vec<_> =
@@ -66,7 +66,7 @@ impl Results {
         fs::write(directory.join(name).with_extension("json"), text).unwrap();
     }
 
-    /// The records of this figure that have all these labels.
+    /// Returns the records of this figure that have all these labels.
     pub fn all(&self, figure: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Record> {
         let has = move |record: &&Record| {
             let is = |(label, value): &(&str, &str)| {
@@ -81,12 +81,12 @@ impl Results {
         self.all(figure, labels).next()
     }
 
-    /// The one that has to be there.
+    /// Returns the record, which must exist.
     pub fn get(&self, figure: &str, labels: &[(&str, &str)]) -> &Record {
         self.one(figure, labels).unwrap_or_else(|| panic!("{figure} of {labels:?} is missing"))
     }
 
-    /// Of one that may have been left out; not a number then.
+    /// Returns the median of the record, or NaN if it does not exist.
     pub fn median(&self, figure: &str, labels: &[(&str, &str)]) -> f64 {
         self.one(figure, labels).map_or(f64::NAN, Record::median)
     }
@@ -97,13 +97,13 @@ impl Record {
         self.quantile(0.5)
     }
 
-    /// The ratios of the rounds: both sides of each ran at nearly the same time.
+    /// Returns the ratio for each round. Both sides of a round ran at nearly the same time.
     pub fn over(&self, other: &Self) -> Self {
         let ratios = self.values.iter().zip(&other.values).map(|(one, other)| one / other);
         Self { values: ratios.collect(), ..self.clone() }
     }
 
-    /// So large a part of the rounds was below it.
+    /// Returns the value below which this part of the rounds is.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
@@ -114,7 +114,7 @@ impl Record {
     }
 }
 
-/// Empty where the program is missing.
+/// Returns the version of a server; empty if the program is missing.
 fn server_version(program: &str) -> String {
     let output = std::process::Command::new(program).arg("--version").output();
     let text =
@@ -123,7 +123,7 @@ fn server_version(program: &str) -> String {
     version.unwrap_or_default().to_owned()
 }
 
-/// A Valkey server, where there is one to start.
+/// Starts a Valkey server, if its program is found.
 pub fn valkey() -> Option<ValkeyServer> {
     (!server_version(&ValkeyServer::program()).is_empty()).then(ValkeyServer::start)
 }
@@ -146,14 +146,14 @@ fn about() -> BTreeMap<String, String> {
         found.map(|version| version.trim_matches('"').to_owned()).collect::<Vec<_>>().join(", ")
     };
     let mut about = labels([
-        // All of them, also where this process was moved to one.
+        // All cores count, even if this process was pinned to one.
         (
             "cores",
             processors.lines().filter(|line| line.starts_with("processor")).count().to_string(),
         ),
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
         ("date", run("date", &["-u", "+%Y-%m-%d"])),
-        // The script's own, so that figures of two runs are not mixed.
+        // The script sets the time of its run, so that results of two runs cannot be mixed.
         ("run", std::env::var("PEERS_RUN").unwrap_or_default()),
         ("rustc", run("rustc", &["--version"])),
         ("redis-server", server_version(&redis_program())),

@@ -1,4 +1,4 @@
-//! Whole applications against each other.
+//! Measures and compares whole applications.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -13,28 +13,28 @@ use crate::load::{Browser, Jar, Round, Workload, at_rate, round};
 use crate::results::{Results, labels};
 use crate::servers::RedisServer;
 
-/// So many browsers at once.
+/// The number of concurrent browsers.
 const BROWSERS: usize = 32;
 
-/// So many browsers increment one session at once, each so often: 200 times in all.
+/// The number of browsers that increment one session concurrently, and the increments of each: 200 in all.
 const CROWD: usize = 40;
 const INCREMENTS: usize = 5;
 
 /// The share of the hand-written application's throughput at which latency is measured.
 const FIXED_RATE: f64 = 0.3;
 
-/// How long and how often.
+/// The number of rounds, and the duration of each.
 #[derive(Clone, Copy)]
 pub struct Effort {
     pub rounds: usize,
     pub duration: Duration,
 }
 
-/// What the application's owner chooses.
+/// The environment of an application.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
     pub redis: &'a str,
-    /// A library that has another allocator.
+    /// A library with another allocator.
     pub allocator: Option<&'a Path>,
     pub workers: usize,
 }
@@ -43,12 +43,12 @@ pub struct App {
     name: &'static str,
     port: u16,
     process: Child,
-    /// The application ends with it.
+    /// The application ends when this is closed.
     _stdin: ChildStdin,
 }
 
 impl App {
-    /// With one worker it has a core of its own, where there are two.
+    /// Starts an application. With one worker, it is pinned to the first core, if there are two.
     pub fn start(name: &'static str, setup: Setup) -> Self {
         let own = std::env::current_exe().unwrap();
         let cores = if setup.workers == 1 { "0" } else { "0,1" };
@@ -91,7 +91,7 @@ impl Drop for App {
     }
 }
 
-/// A command that runs what follows on these cores.
+/// Returns a command that runs its arguments on these cores, if `taskset` works.
 fn pin(cores: &str) -> Option<Command> {
     let mut command = Command::new("taskset");
     command.args(["-c", cores]);
@@ -99,7 +99,7 @@ fn pin(cores: &str) -> Option<Command> {
     works.is_ok_and(|status| status.success()).then_some(command)
 }
 
-/// Moves a process, and what it starts from now on, to one core.
+/// Pins a process, and its future child processes, to one core.
 pub fn move_to(core: &str, process: u32) {
     if pin(core).is_some() {
         let process = process.to_string();
@@ -108,14 +108,14 @@ pub fn move_to(core: &str, process: u32) {
     }
 }
 
-/// The load generator's, on a core that is not the application's.
+/// Returns the runtime of the load generator, on another core than the application.
 pub fn runtime() -> Runtime {
     move_to("1", std::process::id());
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 pub fn run(effort: Effort) -> Results {
-    // Redis may run on either core, wherever there is time left.
+    // Redis may run on either core.
     let redis = RedisServer::start();
     let runtime = runtime();
     let setup = Setup { redis: &redis.url(), allocator: None, workers: 1 };
@@ -149,13 +149,13 @@ pub fn run(effort: Effort) -> Results {
     results
 }
 
-/// All of them; another one begins each time.
+/// Returns all applications in turn, beginning with another one in each round.
 pub fn turn<T>(apps: &[T], number: usize) -> impl Iterator<Item = &T> {
     let first = number % apps.len();
     apps[first..].iter().chain(&apps[..first])
 }
 
-/// One workload on one contender, for a profiler that looks at the process.
+/// Runs one workload on one contender, so that a profiler can observe the process.
 pub fn one(name: &str, workload: &str, effort: Effort) {
     let redis = RedisServer::start();
     let runtime = runtime();
@@ -191,14 +191,14 @@ async fn latency(app: &App, workload: Workload, duration: Duration, results: &mu
     push("p99.9", "us", round.quantile(0.999));
 }
 
-/// How many commands a request sends to Redis, and how often Redis is waited for: counted with one
-/// browser, whose requests follow each other.
+/// Counts the commands and the round trips to Redis for each request, with a single browser that sends one request
+/// after the other.
 async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
     const REQUESTS: usize = 50;
     let mut browser = Browser::open(app.port).await.unwrap();
     for workload in Workload::ALL {
         let mut jars = workload.prepare(&mut browser, REQUESTS + 1).await;
-        // Scripts are loaded and pools filled with the first one.
+        // The first request loads scripts and fills connection pools, so it is not counted.
         workload.request(&mut browser, &mut jars).await;
         redis.cli(&["CONFIG", "RESETSTAT"]);
         for _ in 0..REQUESTS {
@@ -209,9 +209,9 @@ async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
             let line = stats.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|line| line.trim().parse::<f64>().ok()).unwrap_or(f64::NAN)
         };
-        // What a script runs inside of the server counts as a command there.
+        // Redis also counts the commands that a script runs.
         let inside = 2 * redis.calls("evalsha");
-        // And so does what was asked here: the reset itself, and this connection's read of it.
+        // Redis also counts the commands of this function: the reset, and the reads on this connection.
         let commands = number("total_commands_processed:") - inside as f64 - 1.0;
         let reads = number("total_reads_processed:") - 2.0;
         let per_request = |count: f64| (count / REQUESTS as f64 * 10.0).round().max(0.0) / 10.0;
@@ -220,7 +220,7 @@ async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
     }
 }
 
-/// Increments one session at once, and counts what is missing afterwards.
+/// Increments one session concurrently, and counts the increments that are missing afterwards.
 async fn lost_updates(app: &App, results: &mut Results) {
     let mut first = Browser::open(app.port).await.unwrap();
     first.post("/sign-in").await;

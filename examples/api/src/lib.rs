@@ -1,7 +1,7 @@
 //! A JSON API with a WebSocket: everything that does not depend on the framework.
 //!
-//! A page of the same site uses it like this. The WebSocket notices a sign-out, also one in another tab or on
-//! another device:
+//! A page of the same site uses it as follows. The server closes the WebSocket after a sign-out, even if the user
+//! signed out in another tab or revoked the session on another device:
 //!
 //! ```js
 //! function live() {
@@ -11,10 +11,10 @@
 //!         if (code === 4001) live();                       // the browser has a new cookie
 //!         else if (code === 4002) askToSignIn("You were away for too long.");
 //!         else if (code === 4003) askToSignIn("You were signed out.");
-//!         // The network, a restart, or nobody is signed in any more: `GET /me` tells.
+//!         // The network failed, the server restarted, or the user is signed out: `GET /me` shows which.
 //!         else setTimeout(live, 1000 + 4000 * Math.random());
 //!     };
-//!     // An open socket alone keeps nobody signed in; a user who does something does.
+//!     // An open socket does not extend the idle timeout. A message from an active user does.
 //!     document.onkeydown = () => socket.readyState === WebSocket.OPEN && socket.send("in use");
 //! }
 //! ```
@@ -31,52 +31,53 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use unsticky::{Builder, Cookie, Key, Loss, Result, Session, SessionId, Sessions, SignedIn, Store};
 
-/// What the user has noted down.
+/// The user's notes.
 pub const NOTES: Key<String> = Key::new("notes");
 
-/// The export that the user has asked for last.
+/// The export that the user requested last.
 pub const EXPORT: Key<Export> = Key::new("export");
 
-/// How the sessions of the API behave, wherever they are stored.
+/// Returns the settings of the API's sessions, for any store.
 pub fn builder(store: impl Store) -> Builder {
     Sessions::builder(store)
-        // For http://localhost only; the default is a cookie that needs https. The name keeps it apart from
-        // those of other applications on this machine.
+        // For http://localhost only; the default cookie needs https. With its own name, the cookie does not
+        // conflict with those of other applications on this machine.
         .cookie(Cookie::new("api").insecure())
         .on_error(|response, error, _| response.json(json(&Problem::from(error))))
 }
 
-/// The sessions of this process: `SESSION_URL` says where they are stored.
+/// Returns the sessions of this process. `SESSION_URL` is the address of the store; the default is `memory:`.
 ///
 /// # Errors
 ///
-/// The address is none.
+/// Returns an error if the address is not valid.
 pub fn sessions() -> Result<Sessions, Box<dyn Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
     Ok(builder(unsticky::connect(&url)?).build()?)
 }
 
-/// Where to listen: `PORT`, on this machine only.
+/// Returns the address to listen on: the loopback address and the port `PORT`, or 3000.
 ///
 /// # Errors
 ///
-/// It is not the number of a port.
+/// Returns an error if `PORT` is not a port number.
 pub fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse());
-    Ok(("127.0.0.1", port.map_err(|_| "PORT is not the number of a port")?))
+    Ok(("127.0.0.1", port.map_err(|_| "PORT is not a port number")?))
 }
 
-/// How often an open WebSocket looks after its session: `CHECK_SECONDS`. A sign-out is noticed that much
-/// later.
+/// Returns how often an open WebSocket checks its session: every `CHECK_SECONDS` seconds, or every 20. The
+/// WebSocket closes at the first check after a sign-out.
 ///
 /// # Errors
 ///
-/// It is not a number of seconds, or zero.
+/// Returns an error if `CHECK_SECONDS` is not a positive whole number.
 pub fn check_every() -> Result<Duration, Box<dyn Error>> {
     let seconds = match env::var("CHECK_SECONDS") {
-        Ok(seconds) => {
-            seconds.parse::<NonZeroU32>().map_err(|_| "CHECK_SECONDS is no number")?.get()
-        }
+        Ok(seconds) => seconds
+            .parse::<NonZeroU32>()
+            .map_err(|_| "CHECK_SECONDS is not a positive whole number")?
+            .get(),
         Err(_) => 20,
     };
     Ok(Duration::from_secs(seconds.into()))
@@ -85,22 +86,22 @@ pub fn check_every() -> Result<Duration, Box<dyn Error>> {
 /// The body of every error.
 #[derive(Debug, Serialize)]
 pub struct Problem {
-    /// For scripts: it stays the same from release to release.
+    /// For programs: the name of the error, which is the same in every release.
     pub error: &'static str,
-    /// For people.
+    /// For users: a description of the error.
     pub message: Cow<'static, str>,
 }
 
 impl Problem {
-    /// The request cannot be understood.
+    /// Returns the body for a request that is not valid.
     pub fn bad_request(why: impl fmt::Display) -> Self {
         Self { error: "bad_request", message: why.to_string().into() }
     }
 
-    /// There is no such session.
+    /// Returns the body for a session that does not exist or belongs to another user.
     #[must_use]
     pub fn not_found() -> Self {
-        Self { error: "not_found", message: "no session of yours has this id".into() }
+        Self { error: "not_found", message: "you have no session with this id".into() }
     }
 }
 
@@ -114,7 +115,7 @@ impl From<&unsticky::Error> for Problem {
 #[derive(Deserialize)]
 pub struct SignIn {
     name: Text,
-    /// For the list of sessions.
+    /// The label of the session in the list of sessions.
     device: Option<Text>,
 }
 
@@ -124,7 +125,7 @@ pub struct Notes {
     text: Text,
 }
 
-/// What somebody wrote: something, and not too much of it. Anything else is a bad request.
+/// A text of 1 to 1000 bytes. Any other length is a bad request.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Text(String);
@@ -135,12 +136,12 @@ impl TryFrom<String> for Text {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         match text.len() {
             1..=1000 => Ok(Self(text)),
-            _ => Err("one to 1000 bytes"),
+            _ => Err("the text must have 1 to 1000 bytes"),
         }
     }
 }
 
-/// The answer to `GET /me`, and what the WebSocket tells.
+/// The response to `GET /me`, and the messages of the WebSocket.
 #[derive(Debug, Serialize)]
 pub struct Me {
     principal: Arc<str>,
@@ -149,11 +150,11 @@ pub struct Me {
 }
 
 impl Me {
-    /// What the session knows of its user.
+    /// Reads the user's data from the session.
     ///
     /// # Errors
     ///
-    /// A value is none of this release.
+    /// Returns an error if a stored value cannot be decoded.
     pub fn of(user: &SignedIn) -> Result<Self> {
         Ok(Self {
             principal: user.principal.clone(),
@@ -163,30 +164,31 @@ impl Me {
     }
 }
 
-/// How far an export is.
+/// The state of an export.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Export {
-    /// Nobody has asked for one.
+    /// The user has not requested an export.
     #[default]
     None,
-    /// A job is at work.
+    /// A job is running.
     Running,
-    /// It is there.
+    /// The export is complete.
     Done {
-        /// What was exported.
+        /// The exported text.
         text: String,
     },
 }
 
-/// `POST /sign-in`. It believes everybody.
+/// Handles `POST /sign-in`. This example accepts any name without a password.
 ///
 /// # Errors
 ///
-/// The session cannot be signed in.
+/// Returns an error if the session cannot be signed in.
 pub async fn sign_in(session: &Session, form: SignIn) -> Result<()> {
     let SignIn { name: Text(name), device } = form;
-    // Begun before the password is looked at: if it is changed meanwhile, this sign-in fails.
+    // This call comes before the password is verified. If all sessions are revoked in between, for example
+    // because the password was changed, the sign-in fails.
     let mut sign_in = session.sessions().of(name).begin_sign_in().await?;
     // Here an application verifies the password.
     if let Some(Text(device)) = device {
@@ -195,78 +197,78 @@ pub async fn sign_in(session: &Session, form: SignIn) -> Result<()> {
     session.sign_in_with(sign_in)
 }
 
-/// `DELETE /sessions/{id}`: `false` if no session of this user has the id.
+/// Handles `DELETE /sessions/{id}`. Returns `false` if this user has no session with the id.
 ///
 /// # Errors
 ///
-/// The session cannot be ended now.
+/// Returns an error if the store is unavailable.
 pub async fn end_session(user: &SignedIn, id: SessionId) -> Result<bool> {
     if user.session.id() == Some(id) {
-        // This also makes the browser forget the cookie.
+        // `sign_out` also removes the cookie from the browser.
         user.session.sign_out();
         return Ok(true);
     }
     user.session.directory()?.revoke(id).await
 }
 
-/// `PUT /notes`.
+/// Handles `PUT /notes`.
 ///
 /// # Errors
 ///
-/// The session is full.
+/// Returns an error if the session has no room for the notes.
 pub fn put_notes(user: &SignedIn, Notes { text: Text(text) }: Notes) -> Result<()> {
     user.session.insert(NOTES, &text)
 }
 
-/// `POST /export`: begins a job that goes on after the response. If the process ends before the job does, the
-/// export stays [`Running`](Export::Running); a job that must be done belongs in a queue.
+/// Handles `POST /export`: starts a job that continues after the response. If the process ends before the job
+/// does, the export remains [`Running`](Export::Running). Use a job queue for jobs that must not be lost.
 ///
 /// # Errors
 ///
-/// The session cannot be written now.
+/// Returns an error if the session cannot be written.
 pub async fn start_export(SignedIn { session, principal, .. }: SignedIn) -> Result<()> {
     session.insert(EXPORT, &Export::Running)?;
-    // Stored before the job begins, which may be faster than the response.
+    // The state is stored before the job starts, because the job may finish before the response is sent.
     session.save().await?;
     if let Some(id) = session.id() {
         let sessions = session.sessions().clone();
         tokio::spawn(async move {
-            #[allow(clippy::print_stderr, reason = "there is nobody left to answer")]
+            #[allow(clippy::print_stderr, reason = "the response has been sent already")]
             if let Err(error) = export(&sessions, &principal, id).await {
-                eprintln!("the export for session {id}: {error}");
+                eprintln!("the export for session {id} failed: {error}");
             }
         });
     }
     Ok(())
 }
 
-/// The job. It has no request, and a request's handle would fail after the next sign-in; so it opens the
-/// session by the user's name. `false` if the session has ended meanwhile.
+/// Runs the export job. The job opens the session by principal and id, because the handle of the request would
+/// stop working after the next sign-in. Returns `false` if the session has ended in the meantime.
 ///
 /// # Errors
 ///
-/// The store is down, or the session ended at this very moment.
+/// Returns an error if the store is unavailable, or if the session ends between opening and writing it.
 pub async fn export(sessions: &Sessions, principal: &str, id: SessionId) -> Result<bool> {
     let Some(mut session) = sessions.of(principal).open(id).await? else { return Ok(false) };
-    // Here an application does what takes its time.
+    // Here an application does the slow work.
     let text = format!("{principal} noted: {}", session.get(NOTES)?.unwrap_or_default());
     let done = Export::Done { text };
     session.transact(move |values| values.insert(EXPORT, &done)).await?;
     Ok(true)
 }
 
-/// An open WebSocket's side of the session.
+/// The session of an open WebSocket.
 pub struct Live {
     user: SignedIn,
     checks: Interval,
 }
 
-/// Why the WebSocket must be closed: a code that the client understands, and a word for people.
+/// The close frame of a WebSocket: a code for the client's program, and a reason for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Close {
-    /// From 4000 to 4999, which are the application's own (RFC 6455 7.4.2).
+    /// A code from 4000 to 4999, the range for private use (RFC 6455 7.4.2).
     pub code: u16,
-    /// At most 123 bytes.
+    /// A text of at most 123 bytes (RFC 6455 5.5).
     pub reason: &'static str,
 }
 
@@ -275,48 +277,48 @@ impl From<Loss> for Close {
         let (code, reason) = match loss {
             Loss::Superseded => (4001, "connect again with the new cookie"),
             Loss::Expired => (4002, "the session has expired"),
-            _ => (4003, "the session was ended"),
+            _ => (4003, "the session has ended"),
         };
         Self { code, reason }
     }
 }
 
 impl Live {
-    /// For the user of the handshake; call it before the response.
+    /// Starts the checks for the user who sent the handshake. Call it before the response is sent.
     #[must_use]
     pub fn new(user: SignedIn, check_every: Duration) -> Self {
-        // A page that nobody looks at connects again by itself.
+        // A page reconnects without any action of its user, so the handshake must not extend the idle timeout.
         user.session.mark_passive();
         let mut checks = interval(check_every);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { user, checks }
     }
 
-    /// Waits until it is time to look after the session; the first time is at once.
+    /// Waits until the next check is due. The first check is due at once.
     pub async fn tick(&mut self) {
         self.checks.tick().await;
     }
 
-    /// Looks after the session, at a tick and for each message: the text to send, or why to close.
+    /// Checks the session and returns the text to send. Call it at every tick and for every message.
     ///
-    /// Only a message of the client counts as use. If an open socket did, a tab that somebody has left open
-    /// would never be signed out.
+    /// Only a message from the client extends the idle timeout. If an open socket extended it, a tab that was
+    /// left open would stay signed in.
     ///
     /// # Errors
     ///
-    /// The session is lost.
+    /// Returns the close frame to send if the session has ended or its secret was replaced.
     pub async fn check(&self, is_use: bool) -> Result<String, Close> {
         let checked = self.look(is_use).await;
         match (checked, self.user.session.loss()) {
             (Ok(me), _) => Ok(json(&me)),
             (Err(_), Some(loss)) => Err(loss.into()),
-            // Such as a store that is down: the next check may find it again.
+            // For example, the store is down. The next check may succeed.
             (Err(error), None) => Ok(json(&Problem::from(&error))),
         }
     }
 
     async fn look(&self, is_use: bool) -> Result<Me> {
-        // Values that other requests have written, and whether this session is still valid.
+        // Reads the values that other requests wrote, and fails if the session is no longer valid.
         self.user.session.reload().await?;
         if is_use {
             self.user.session.touch().await?;
@@ -326,6 +328,6 @@ impl Live {
 }
 
 fn json(value: &impl Serialize) -> String {
-    // It fails for maps whose keys are no text, and there are none.
+    // Serialisation fails only for maps whose keys are not text, and no value here contains a map.
     serde_json::to_string(value).unwrap_or_default()
 }

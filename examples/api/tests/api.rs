@@ -1,4 +1,4 @@
-//! The API as its clients see it: each scenario through both frameworks, over real sockets.
+//! Tests the API as its clients see it: each scenario runs with both frameworks, over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
@@ -25,12 +25,12 @@ mod api_actix;
 mod api_axum;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Where a scenario waits for a check.
+/// The interval for scenarios that wait for a check.
 const OFTEN: Duration = Duration::from_millis(5);
-/// Where only messages are to cause one.
+/// The interval for scenarios in which only messages cause a check.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A test of each scenario, through both frameworks.
+/// Defines a test for each scenario in both frameworks.
 macro_rules! scenarios {
     ($($scenario:ident: $check_every:ident),* $(,)?) => {
         mod axum {
@@ -87,12 +87,12 @@ scenarios! {
     long_message_is_not_answered: NEVER,
 }
 
-/// A socket that does not close would go on for ever.
+/// Limits the duration of a scenario, because a socket that does not close would block it for ever.
 async fn in_time(scenario: impl Future<Output = ()>) {
-    tokio::time::timeout(MINUTE / 4, scenario).await.expect("the scenario takes too long");
+    tokio::time::timeout(MINUTE / 4, scenario).await.expect("the scenario took too long");
 }
 
-/// A server, and what happens around it.
+/// A server with its store and clock, and a client.
 struct Stand {
     address: SocketAddr,
     sessions: Sessions,
@@ -111,7 +111,7 @@ impl Stand {
         (Self { address, sessions, store, clock, http: reqwest::Client::new() }, listener)
     }
 
-    /// The cookie of Alice, who has signed in on one more device.
+    /// Signs Alice in on another device and returns the cookie.
     async fn alice(&self) -> String {
         testing::signed_in(&self.sessions, "alice", |_| Ok(())).await.unwrap()
     }
@@ -174,10 +174,10 @@ impl Stand {
         format!("http://{}", self.address)
     }
 
-    /// An open socket of this cookie, which has said what it always says first.
+    /// Opens a socket with this cookie, and reads its first message.
     async fn live(&self, cookie: &str) -> Socket {
         let mut socket = self.connect(cookie, &self.origin()).await.unwrap();
-        assert_eq!(socket.told().await["principal"], "alice");
+        assert_eq!(socket.next_json().await["principal"], "alice");
         socket
     }
 }
@@ -186,12 +186,12 @@ impl Stand {
 struct Answer {
     status: u16,
     body: Value,
-    /// The cookie that it sets, as it is sent back.
+    /// The cookie that the response sets, in the form in which a browser sends it back.
     cookie: Option<String>,
 }
 
 impl Answer {
-    /// Its status, and the name of its error.
+    /// Returns the status and the name of the error.
     fn error(&self) -> (u16, &str) {
         assert!(self.body["message"].is_string(), "{self:?}");
         (self.status, self.body["error"].as_str().unwrap())
@@ -203,23 +203,23 @@ struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
     async fn next(&mut self) -> Message {
-        self.0.next().await.expect("a close frame comes first").unwrap()
+        self.0.next().await.expect("the socket ended without a close frame").unwrap()
     }
 
-    async fn told(&mut self) -> Value {
+    async fn next_json(&mut self) -> Value {
         match self.next().await {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
             message => panic!("{message:?}"),
         }
     }
 
-    /// What it answers to a message.
+    /// Sends a message and returns the answer.
     async fn use_it(&mut self) -> Value {
         self.0.send(Message::text("in use")).await.unwrap();
-        self.told().await
+        self.next_json().await
     }
 
-    /// The code with which it closes, after whatever it still says.
+    /// Skips text messages until the socket closes, and returns the close code.
     async fn closed(&mut self) -> u16 {
         loop {
             match self.next().await {
@@ -348,7 +348,7 @@ async fn own_session_is_signed_out(stand: Stand) {
     assert!(!stand.is_signed_in(&cookie).await);
 }
 
-/// The id of the session of a cookie.
+/// Returns the id of the session that belongs to a cookie.
 async fn id_of(stand: &Stand, cookie: &str) -> SessionId {
     let sessions = stand.get("/sessions", cookie).await;
     let mut sessions = sessions.as_array().unwrap().iter();
@@ -363,7 +363,7 @@ async fn export_is_written_by_job(stand: Stand) {
     let mut socket = stand.live(&cookie).await;
     assert_eq!(stand.ask(Method::POST, "/export", &cookie).await.status, 202);
     let done = json!({"state": "done", "text": "alice noted: milk"});
-    while socket.told().await["export"] != done {}
+    while socket.next_json().await["export"] != done {}
     assert_eq!(stand.get("/export", &cookie).await, done);
 }
 
@@ -404,7 +404,7 @@ async fn socket_closes_after_revocation(stand: Stand) {
 }
 
 async fn socket_closes_after_new_sign_in(stand: Stand) {
-    // As another person, who gets a session of their own.
+    // If another user signs in, the browser gets a new session.
     for (name, code) in [("alice", 4001), ("bob", 4003)] {
         let cookie = stand.alice().await;
         let mut socket = stand.live(&cookie).await;
@@ -413,18 +413,18 @@ async fn socket_closes_after_new_sign_in(stand: Stand) {
         let newer = stand.send(Method::POST, "/sign-in", &headers, form).await.cookie.unwrap();
         assert_eq!(socket.closed().await, code);
         let mut socket = stand.connect(&newer, &stand.origin()).await.unwrap();
-        assert_eq!(socket.told().await["principal"], name);
+        assert_eq!(socket.next_json().await["principal"], name);
     }
 }
 
 async fn unused_socket_closes_after_idle_timeout(stand: Stand) {
     let cookie = stand.alice().await;
     stand.clock.advance(10 * MINUTE);
-    // Neither is the handshake use of the session, nor are the checks.
+    // Neither the handshake nor the checks extend the idle timeout.
     let mut socket = stand.live(&cookie).await;
     stand.clock.advance(10 * MINUTE);
     for _ in 0..2 {
-        // The second one begins when the first one is over.
+        // The second check starts only after the first one has ended.
         let check = stand.store.hold(Verb::Load);
         check.reached().await;
         check.release();
@@ -466,7 +466,7 @@ async fn socket_outlives_outage(stand: Stand) {
 
 async fn long_message_is_not_answered(stand: Stand) {
     let mut socket = stand.live(&stand.alice().await).await;
-    // The socket may be closed before it is read to its end.
+    // The server may close the socket before it has read the whole message.
     let _ = socket.0.send(Message::text("a".repeat(100_000))).await;
     assert!(!matches!(socket.0.next().await, Some(Ok(Message::Text(_)))));
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::balancer::Framework;
 use crate::topology::Topology;
 
-/// A file of its own, so that `scripts/fleet --help` need not build anything.
+/// The help text. It is a separate file, so that `scripts/fleet --help` can print it without a build.
 pub(crate) const HELP: &str = include_str!("../help.txt");
 
 #[derive(Debug)]
 pub(crate) enum Command {
     Help,
     Run(Arguments),
-    /// What the command starts itself as: a process of the shop.
+    /// Runs as one process of the shop. The fleet starts itself with this command.
     Serve(Framework),
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     pub(crate) processes: usize,
     pub(crate) users: usize,
     pub(crate) duration: Duration,
-    /// What is run again and again while the users shop.
+    /// A shell command to run repeatedly while the users shop.
     pub(crate) beside: Option<String>,
     pub(crate) json: bool,
 }
@@ -41,7 +41,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
     if arguments.next_if(|first| first == "serve").is_some() {
         let name = arguments.next().unwrap_or_default();
         let framework = Framework::ALL.into_iter().find(|framework| framework.name() == name);
-        return framework.map(Command::Serve).ok_or_else(|| format!("{name:?} cannot serve"));
+        return framework
+            .map(Command::Serve)
+            .ok_or_else(|| format!("{name:?} is not the name of a framework"));
     }
     let mut run = Arguments {
         target: Target::Auto,
@@ -79,12 +81,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
     }
     match run.target {
         Target::Store(_) if run.chaos => {
-            Err("--chaos stops and kills the store, so it is for the private servers of \
-                 --store auto only, not for a store of your own"
+            Err("--chaos stops and kills the store, so it is allowed only for the private servers \
+                 of --store auto, not for your own store"
                 .to_owned())
         }
         Target::Topology(topology) if run.chaos => Err(format!(
-            "--chaos is for --store auto only; the servers of --store {} are disturbed without it",
+            "--chaos is only for --store auto; the servers of --store {} are always disturbed",
             topology.address()
         )),
         _ => Ok(Command::Run(run)),
@@ -94,7 +96,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
 fn number(flag: &str, value: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     let number = value.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
-        format!("{flag} is a number from {} to {}, not {value:?}", range.start(), range.end())
+        format!("{flag} must be a number from {} to {}, not {value:?}", range.start(), range.end())
     })
 }
 
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn chaos_is_refused_for_servers_that_are_disturbed_anyway() {
+    fn chaos_is_refused_for_servers_that_are_always_disturbed() {
         for topology in Topology::ALL {
             let arguments = ["--chaos", "--store", topology.address()].map(str::to_owned);
             let refused = parse(arguments).unwrap_err();
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn chaos_spares_a_store_of_your_own() {
+    fn chaos_is_refused_for_your_own_store() {
         let arguments = ["--chaos", "--store", "redis://127.0.0.1/"].map(str::to_owned);
         assert!(parse(arguments).unwrap_err().contains("--chaos"));
     }

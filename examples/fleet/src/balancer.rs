@@ -1,17 +1,17 @@
-//! Which process a request goes to: any of those that live.
+//! Chooses a random running process for each request.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// An address of the shop.
+/// One process of the shop and its address.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) process: u32,
     pub(crate) framework: Framework,
     pub(crate) address: SocketAddr,
     requests: AtomicU64,
-    /// Set before the signal is sent, so that whoever gets no answer knows why.
+    /// Set before the signal is sent, so that a user without an answer knows the reason.
     killed: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ impl Instance {
     }
 }
 
-/// The addresses that live. Like any balancer, it learns of a death a little late.
+/// The running processes. Like any load balancer, it learns with a delay that a process was killed.
 #[derive(Debug, Default)]
 pub(crate) struct Balancer(RwLock<Vec<Arc<Instance>>>);
 
@@ -69,13 +69,13 @@ impl Balancer {
         live.retain(|instance| instance.process != process);
     }
 
-    /// One of them by chance; `None` while there is none.
+    /// Returns a random process; `None` if no process is running.
     pub(crate) fn pick(&self) -> Option<Arc<Instance>> {
         let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
         fastrand::choice(live.iter()).cloned()
     }
 
-    /// Two of them by chance, different ones where there are two.
+    /// Returns two random processes, which are different if at least two are running.
     pub(crate) fn pick_two(&self) -> Option<[Arc<Instance>; 2]> {
         let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let two = fastrand::choose_multiple(live.iter(), 2);

@@ -1,4 +1,4 @@
-//! A command that is run again and again beside the users, as the people on call would run it.
+//! Runs an operator's command repeatedly while the users shop.
 
 use std::convert::Infallible;
 use std::process::Stdio;
@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use crate::Result;
 use crate::tally::Tally;
 
-/// Between two runs.
+/// The pause between two runs.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the command until the end. It may fail only on a store that is disturbed.
+/// Runs the command until the test ends. The command may fail only if the store is disturbed.
 pub(crate) async fn run(
     command: &str,
     url: &str,
@@ -27,7 +27,7 @@ pub(crate) async fn run(
         }
         let output = Command::new("sh")
             .args(["-c", command])
-            // Not an argument, which everybody on the machine can read: it may hold a password.
+            // The address may contain a password, and every user of the machine can read arguments.
             .env("SESSION_URL", url)
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -38,7 +38,7 @@ pub(crate) async fn run(
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).replace('\n', " ");
             let status = output.status;
-            return Err(format!("the command beside the users failed ({status}): {said}").into());
+            return Err(format!("the command of --beside failed ({status}): {said}").into());
         }
         sleep(PAUSE).await;
     }

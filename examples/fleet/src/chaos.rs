@@ -1,4 +1,4 @@
-//! Trouble with a single server: what happens to servers sooner or later, every few seconds.
+//! Disturbs a single server every few seconds, in ways that also happen in production.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use crate::Result;
 use crate::servers::Server;
 use crate::tally::{Disturbance, Tally};
 
-/// Pauses the server every two or three seconds, or kills and restarts it if it keeps its data, or
-/// kills it while it is paused. It always runs again soon.
+/// Pauses the server every two or three seconds. If it keeps its data, the server is sometimes killed and
+/// restarted instead, or killed while it is paused. In every case, it soon runs again.
 pub(crate) async fn disturb(
     server: &mut Server,
     until: Instant,

@@ -1,22 +1,18 @@
-//! A shop of several processes under users who click fast, while the processes are killed one after
-//! the other: nobody is to notice.
+//! Tests a shop of several processes under the load of simulated users, while the processes are killed one
+//! after the other. The users must not lose anything.
 //!
 //! ```sh
 //! scripts/fleet --help
 //! ```
 //!
-//! The processes share nothing but a store. Every request goes to any of them, without affinity,
-//! and none of them gets a chance to say goodbye (SIGKILL). The users know which of their requests
-//! were answered, and compare what they then see with what they were told. With `--chaos` the store is
-//! stopped and killed too, as far as it keeps its data, and the users put up with an outage now and
-//! then, but with nothing else. A Redis Cluster and a Redis Sentinel of its own are always disturbed.
+//! The processes share only a store. Every request goes to a random process, without affinity, and SIGKILL
+//! gives a process no chance to shut down. The users know which of their requests were answered, and compare
+//! what they see with these answers. With `--chaos` the store is paused too, and killed if it keeps its data.
+//! The users then accept outages, but no losses. A private Redis Cluster and a private Redis Sentinel set are
+//! always disturbed.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command whose output is the point"
-)]
-#![allow(clippy::duplicate_mod, reason = "both shops bring along what they share")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its results")]
+#![allow(clippy::duplicate_mod, reason = "both shops include the modules that they share")]
 
 mod arguments;
 mod balancer;
@@ -26,10 +22,10 @@ mod process;
 mod report;
 mod serve;
 mod servers;
-#[allow(dead_code, reason = "its main is for running it alone")]
+#[allow(dead_code, reason = "its main function is not used here")]
 #[path = "../../shop_actix.rs"]
 mod shop_actix;
-#[allow(dead_code, reason = "its main is for running it alone")]
+#[allow(dead_code, reason = "its main function is not used here")]
 #[path = "../../shop_axum.rs"]
 mod shop_axum;
 mod support;
@@ -54,7 +50,7 @@ use topology::{Group, Topology};
 use user::{Network, User};
 use verdict::{Outcome, Verdict};
 
-/// How long users may go on after the end to get their last answers.
+/// How long users may continue after the end to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -79,19 +75,19 @@ fn complain(error: &dyn Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Runs on one store after the other, and ends with the verdict.
+/// Runs the test on one store after the other, and prints the verdict.
 fn run(arguments: &Arguments) -> ExitCode {
     let stores = match &arguments.target {
         Target::Store(url) => vec![Store::Yours(url.clone())],
         Target::Auto => Program::ALL.map(Store::Private).to_vec(),
         Target::Topology(topology) => vec![Store::Several(*topology)],
     };
-    tell_panics_in_the_verdict();
+    leave_panics_of_tasks_to_verdict();
     let mut outcomes = Vec::new();
     let mut interrupted = false;
     match tokio::runtime::Runtime::new() {
-        // Whatever ends this future, an error or a signal, drops the processes and servers in it,
-        // and so ends them.
+        // If an error or a signal ends this future, the processes and servers in it are dropped, and
+        // dropping them ends them.
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
                 () = on_every_store(arguments, &stores, &mut outcomes) => {}
@@ -111,8 +107,8 @@ fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::from(if interrupted { 130 } else { verdict.exit_status() })
 }
 
-/// Panics of tasks become errors, and are not printed besides.
-fn tell_panics_in_the_verdict() {
+/// Prints only panics of the main thread. Panics of tasks become errors, which the verdict reports.
+fn leave_panics_of_tasks_to_verdict() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() == Some("main") {
@@ -155,7 +151,7 @@ async fn on_every_store(
     }
 }
 
-/// The verdict is one line.
+/// Joins the lines of an error, because the verdict must be one line.
 fn one_line(error: &dyn Error) -> String {
     error.to_string().replace('\n', " ")
 }
@@ -176,7 +172,7 @@ async fn on_private_servers(arguments: &Arguments, topology: Topology) -> Result
     on_store(arguments, &group.url().await?, Some(Disturbed::Group(&group))).await
 }
 
-/// What is disturbed while it is used.
+/// A store that is disturbed during the test.
 enum Disturbed<'a> {
     Server(Program, &'a mut Server),
     Group(&'a Group),
@@ -228,7 +224,7 @@ async fn on_store(
         users.spawn(user.shop());
     }
     let ran: Result<()> = tokio::select! {
-        // The users stop by themselves; the processes are killed meanwhile.
+        // The users stop when the time is up.
         ended = async {
             while let Some(user) = users.join_next().await {
                 user?;
@@ -261,7 +257,7 @@ async fn on_store(
     }
     Ok(match ran {
         Ok(()) if arguments.beside.is_some() && !report.ran_beside() => {
-            let why = "the command beside the users did not come to its end once";
+            let why = "the command of --beside did not finish once";
             Outcome::BrokenOff(report.figures(), why.to_owned())
         }
         Ok(()) => report.outcome(),
@@ -269,7 +265,7 @@ async fn on_store(
     })
 }
 
-/// Ctrl-C, the polite signal of a supervisor, or the end of the terminal.
+/// Waits for Ctrl-C, for SIGTERM from a supervisor, or for SIGHUP when the terminal closes.
 async fn interruption() {
     #[cfg(unix)]
     {
@@ -286,7 +282,7 @@ async fn interruption() {
         }
     }
     if tokio::signal::ctrl_c().await.is_err() {
-        // No handler could be set: the system's own way of ending a process is left.
+        // No handler could be installed, so the signal ends the process directly.
         std::future::pending::<()>().await;
     }
 }

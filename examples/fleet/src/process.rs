@@ -1,4 +1,4 @@
-//! The processes of the shop, as the one who starts and kills them sees them.
+//! Starts and kills the processes of the shop.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +19,7 @@ use crate::tally::Tally;
 /// How long a process may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// Whether the store can be reached; asks it for a session that nobody has.
+/// Checks that the store can be reached, by loading a session that does not exist.
 pub(crate) async fn reach(url: &str) -> Result<()> {
     let cookie = Cookie::new("shop").insecure();
     let presented = format!("{}={}", cookie.name(), "A".repeat(43));
@@ -32,7 +32,7 @@ pub(crate) async fn reach(url: &str) -> Result<()> {
     Ok(())
 }
 
-/// All processes that run, and those that ran.
+/// The running processes, and those that were killed.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     url: String,
@@ -79,10 +79,10 @@ impl Fleet {
         }
     }
 
-    /// Ends all of them, and tells what each was asked.
+    /// Ends all processes, and returns them with the number of their requests.
     pub(crate) async fn stop(mut self) -> Result<Vec<Arc<Instance>>> {
         for mut process in self.processes {
-            // One may just have been killed, and not been replaced any more.
+            // The last process that was killed may not have been replaced.
             if process.child.id().is_some() {
                 process.child.kill().await?;
             }
@@ -94,7 +94,7 @@ impl Fleet {
 
 #[derive(Debug)]
 struct Process {
-    /// Its standard input ends with this process, however that ends, and the child with it.
+    /// Its standard input closes when this process ends in any way, and then the child ends too.
     child: Child,
     instance: Arc<Instance>,
 }
@@ -103,7 +103,7 @@ impl Process {
     async fn start(url: &str, framework: Framework) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", framework.name()])
-            // Not an argument, which everybody on the machine can read: it may hold a password.
+            // The address may contain a password, and every user of the machine can read arguments.
             .env("SESSION_URL", url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -127,7 +127,7 @@ impl Process {
         Ok(Self { child, instance: Arc::new(Instance::new(id, framework, address)) })
     }
 
-    /// SIGKILL: the process is gone between two instructions.
+    /// Sends SIGKILL, which ends the process at once, without any cleanup.
     async fn kill(&mut self) -> io::Result<()> {
         self.instance.about_to_be_killed();
         self.child.kill().await

@@ -1,4 +1,4 @@
-//! What a run has shown.
+//! The report about the test on one store.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use crate::tally::{Counts, Disturbance, Loss, Tally};
 use crate::topology::Topology;
 use crate::verdict::{Figures, Outcome};
 
-/// Says every second how it goes.
+/// Prints the progress every second.
 pub(crate) async fn live(started: Instant, tally: &Tally, trouble: Option<Trouble>) -> Infallible {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -46,16 +46,16 @@ pub(crate) async fn live(started: Instant, tally: &Tally, trouble: Option<Troubl
     }
 }
 
-/// An address as it may be shown: without user, password and parameters.
+/// Returns an address without user, password and parameters, so that it can be printed.
 pub(crate) fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    // In this order: a password that is not written as it should be may have any of these in it.
+    // The order matters: a password that is not percent-encoded may contain any of these characters.
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = rest.split(['?', '#']).next().unwrap_or_default();
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
-/// The store that something is done to.
+/// The kind of store that is disturbed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trouble {
     Server(Program),
@@ -65,20 +65,17 @@ pub(crate) enum Trouble {
 impl Trouble {
     pub(crate) fn announcement(self) -> String {
         match self {
-            Self::Server(program) if program.can_keep_data() => format!(
-                "{} is stopped for a while, or killed and restarted with its data",
-                program.name()
-            ),
-            Self::Server(program) => format!(
-                "{} is stopped for a while, and not restarted{}",
-                program.name(),
-                Self::NO_RESTART
-            ),
+            Self::Server(program) if program.can_keep_data() => {
+                format!("{} is paused, or killed and restarted with its data", program.name())
+            }
+            Self::Server(program) => {
+                format!("{} is paused, but not restarted{}", program.name(), Self::NO_RESTART)
+            }
             Self::Topology(topology) => topology.announcement().to_owned(),
         }
     }
 
-    /// Those that there may be.
+    /// Returns the disturbances that are possible.
     const fn disturbances(self) -> &'static [Disturbance] {
         match self {
             Self::Server(_) => &[Disturbance::Pause, Disturbance::Restart],
@@ -86,7 +83,7 @@ impl Trouble {
         }
     }
 
-    /// Why there is none of this kind.
+    /// Returns the reason if this disturbance never happens.
     const fn note(self, disturbance: Disturbance) -> &'static str {
         match (self, disturbance) {
             (Self::Server(program), Disturbance::Restart) if !program.can_keep_data() => {
@@ -135,15 +132,17 @@ impl Report {
     pub(crate) fn outcome(&self) -> Outcome {
         let counts = &self.counts;
         let figures = self.figures();
-        // A loss is a loss, however little else happened.
+        // A loss counts even if the test was too short to prove anything else.
         if figures.nothing_lost() && (counts.items == 0 || counts.sign_ins == 0) {
-            return Outcome::NotTested("no user could sign in with a cart".to_owned());
+            return Outcome::NotTested("no user could fill a cart and sign in".to_owned());
         }
         if figures.nothing_lost() && counts.kills == 0 {
-            return Outcome::NotTested("no process was killed in so short a time".to_owned());
+            return Outcome::NotTested("the test was too short: no process was killed".to_owned());
         }
         if figures.nothing_lost() && self.trouble.is_some() && counts.disturbances.is_none() {
-            return Outcome::NotTested("the store was not disturbed in so short a time".to_owned());
+            return Outcome::NotTested(
+                "the test was too short: the store was not disturbed".to_owned(),
+            );
         }
         Outcome::Tested(figures)
     }
@@ -175,13 +174,13 @@ impl Report {
 
     fn explanation(&self) -> Option<&'static str> {
         (self.store.starts_with("memory:") && !self.figures().nothing_lost()).then_some(
-            "Each process kept its sessions in its own memory. The other processes do not know \
-             them, and\nthey end with the process. Keep sessions in a store that all processes \
-             share: Redis or Memcached.",
+            "Each process kept its sessions in its own memory. Other processes cannot see them, and \
+             they are\nlost when the process ends. Use a store that all processes share: Redis or \
+             Memcached.",
         )
     }
 
-    /// Each loss with how much there was to lose, where that has a number.
+    /// Returns the number of losses, and the number of users or items that could have been lost if it is counted.
     fn loss(&self, loss: Loss) -> String {
         let counts = &self.counts;
         let count = counts.of(loss);
@@ -192,7 +191,7 @@ impl Report {
             Loss::Item => format!("{count} of {}", counts.items),
             Loss::AliveAfterSignOut => format!("{count} of {}", counts.sign_outs),
             Loss::AliveAfterSignIn => format!("{count} of {}", counts.sign_ins),
-            Loss::Doubled | Loss::SomebodyElses | Loss::NoAnswer => count.to_string(),
+            Loss::Doubled | Loss::MixedUp | Loss::NoAnswer => count.to_string(),
         };
         if count == 0 { text } else { text + "  (must be 0)" }
     }
@@ -364,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn store_that_nothing_happened_to_is_not_tested() {
+    fn store_that_was_not_disturbed_is_not_tested() {
         let trouble = Some(Trouble::Topology(Topology::Cluster));
         assert!(matches!(report(trouble, |_| ()).outcome(), Outcome::NotTested(_)));
         let moved = |counts: &mut Counts| {
@@ -375,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn user_without_an_answer_is_a_loss() {
+    fn user_without_answer_is_a_loss() {
         let left = |counts: &mut Counts| counts.losses[Loss::NoAnswer as usize] = 1;
         assert_eq!(report(None, left).figures().other_losses, 1);
         assert!(!report(None, left).figures().nothing_lost());
     }
 
     #[test]
-    fn report_tells_what_was_done_to_the_servers() {
+    fn report_counts_disturbances_of_servers() {
         let moved = |counts: &mut Counts| {
             counts.disturbances.0[Disturbance::SlotMoved as usize] = 40;
         };
@@ -404,7 +403,7 @@ mod tests {
             ("rediss://app:s3cret@host?ca=/etc/ca.pem", "rediss://host"),
             ("redis+cluster://app:s3cret@a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
             ("redis+sentinel://:s3cret@s1,s2/mymaster/1", "redis+sentinel://s1,s2/mymaster/1"),
-            // Mistakes, which are refused with this name.
+            // Addresses with a mistake. The error about them shows this text.
             ("redis://:s3c?ret@host", "redis://host"),
             ("redis://:s3c#r@et@host", "redis://host"),
             ("app:s3cret@host", "host"),

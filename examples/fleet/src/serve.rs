@@ -1,4 +1,4 @@
-//! A process of the shop, from inside.
+//! Runs one process of the shop.
 
 use std::io::{self, Read as _};
 use std::net::TcpListener;
@@ -11,10 +11,10 @@ use unsticky::actix::SessionMiddleware;
 use crate::balancer::Framework;
 use crate::{Result, shop_actix, shop_axum};
 
-/// Serves until standard input ends, which it does with whoever started this process.
+/// Serves until standard input closes, which happens when the parent process ends.
 pub(crate) fn serve(framework: Framework) -> Result<()> {
     let sessions = shop_axum::shop::sessions().map_err(|error| error.to_string())?;
-    // A port that nobody else has. Whoever connects from now on waits until somebody accepts.
+    // The listener gets a free port. Connections wait in its queue until the server accepts them.
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     println!("listening on http://{}", listener.local_addr()?);
     let (ended, end) = std::sync::mpsc::channel();

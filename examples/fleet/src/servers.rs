@@ -1,5 +1,5 @@
-//! Private store servers: on a free port of this machine, with nothing kept on disk unless they are
-//! to be restarted, ended with the value that started them.
+//! Private store servers. Each listens on a free port of this machine, keeps nothing on disk unless it will be
+//! restarted, and ends when the value that started it is dropped.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ impl Program {
         }
     }
 
-    /// What it is called in sentences.
+    /// Returns the name for sentences.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Redis => "Redis",
@@ -39,7 +39,7 @@ impl Program {
         }
     }
 
-    /// Whether a restarted server can have what it had before.
+    /// Returns whether the server can keep its data over a restart.
     pub(crate) const fn can_keep_data(self) -> bool {
         matches!(self, Self::Redis)
     }
@@ -58,8 +58,8 @@ impl Program {
             Self::Redis => {
                 command.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
                 match kept_in {
-                    // What was answered is on disk. Never rewritten, which a child would do that
-                    // outlives its parent.
+                    // Every confirmed write is on disk. The file is never rewritten, because the child
+                    // process that rewrites it would outlive a killed server.
                     Some(directory) => command
                         .args(["--appendonly", "yes", "--appendfsync", "always"])
                         .args(["--auto-aof-rewrite-percentage", "0", "--dir"])
@@ -67,7 +67,7 @@ impl Program {
                     None => command.args(["--appendonly", "no"]),
                 }
             }
-            // The user counts for root only, whom memcached refuses to serve otherwise.
+            // The option `-u` has an effect only for root, and memcached does not run as root without it.
             Self::Memcached => command
                 .args(["-l", "127.0.0.1", "-p", &port])
                 .args(["-U", "0", "-m", "256", "-u", "nobody"]),
@@ -88,11 +88,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `None` if the program is not installed. `keeps_data` makes it one that can be restarted, where
-    /// there is such a thing.
+    /// Starts the server; `None` if the program is not installed. With `keeps_data`, the server keeps its data
+    /// over a restart, if the program can.
     pub(crate) async fn start(program: Program, keeps_data: bool) -> Result<Option<Self>> {
         let name = program.name();
-        // Others look for free ports too, so one may be gone before the server has it.
+        // Another program may take the free port before the server binds it.
         for _ in 0..5 {
             let kept_in =
                 (keeps_data && program.can_keep_data()).then(Directory::new).transpose()?;
@@ -116,22 +116,22 @@ impl Server {
         &self.url
     }
 
-    /// Whether it can be restarted without losing anything.
+    /// Returns whether it can be restarted without losing data.
     pub(crate) fn keeps_data(&self) -> bool {
         self.kept_in.is_some()
     }
 
-    /// SIGSTOP: it answers nobody, and connections to it stay open, and can even be made.
+    /// Sends SIGSTOP. The server stops answering, but its connections stay open, and clients can still connect.
     pub(crate) async fn pause(&mut self) -> Result<()> {
         self.signal("STOP").await
     }
 
-    /// SIGCONT: it goes on with all that was sent to it meanwhile.
+    /// Sends SIGCONT. The server then processes everything that it received while it was paused.
     pub(crate) async fn resume(&mut self) -> Result<()> {
         self.signal("CONT").await
     }
 
-    /// SIGKILL, paused or not.
+    /// Sends SIGKILL, whether the server is paused or not.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.must_run()?;
         self.child.kill()?;
@@ -139,7 +139,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts it again after it was killed: at the same address, with its data.
+    /// Restarts a killed server at the same address, with its data.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
@@ -148,14 +148,14 @@ impl Server {
             if self.answers().await? {
                 return Ok(());
             }
-            // Somebody may have the port for a moment; it is among those that connections get.
+            // Another program may use the port for a moment, because outgoing connections get such ports too.
         }
         Err(format!("{} did not start again", self.program.name()).into())
     }
 
     async fn signal(&mut self, signal: &str) -> Result<()> {
         self.must_run()?;
-        // It has not been waited for, so the number is still its own.
+        // The process was not waited for yet, so the system has not reused its id.
         let kill = format!("kill -{signal} {}", self.child.id());
         let status = tokio::process::Command::new("sh").args(["-c", &kill]).status().await?;
         if status.success() { Ok(()) } else { Err(format!("{kill}: {status}").into()) }
@@ -176,7 +176,7 @@ impl Server {
             let is_there = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
             sleep(Duration::from_millis(50)).await;
             if is_there {
-                // Had it been somebody else's port, our server would have given up by now.
+                // If another program had the port, our server would have ended by now.
                 return Ok(self.child.try_wait()?.is_none());
             }
         }
@@ -186,13 +186,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It is gone already, or it goes now, also if it is paused; there is nobody left to tell.
+        // SIGKILL also ends a paused server. An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A directory of our own, removed with everything in it.
+/// A private directory, which is removed with its content when the value is dropped.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -201,7 +201,7 @@ impl Directory {
         let name = format!("unsticky-fleet-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         let mut builder = fs::DirBuilder::new();
-        // Sessions are nobody else's business.
+        // Other users of the machine must not read the sessions.
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
@@ -215,7 +215,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed is left to the system, which tidies up here.
+        // If the directory cannot be removed, it stays in the temporary directory of the system.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

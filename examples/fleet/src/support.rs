@@ -1,4 +1,4 @@
-//! Servers that the tests of the crate start too.
+//! Servers that the tests of the library start too.
 
 #[path = "../../../tests/support/servers.rs"]
 pub(crate) mod servers;

@@ -1,11 +1,11 @@
-//! What is counted.
+//! The counters of a test.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How many sentences about losses are kept: enough to see what they have in common.
+/// How many descriptions of losses are kept, which is enough to see a pattern.
 const MAX_STORIES: usize = 10;
 
 #[derive(Debug, Default)]
@@ -15,19 +15,19 @@ pub(crate) struct Tally(Mutex<Counts>);
 pub(crate) struct Counts {
     pub(crate) requests: u64,
     pub(crate) kills: u64,
-    /// Of the command beside the users: how often it ran, and how often it failed.
+    /// How often the command of `--beside` ran, and how often it failed.
     pub(crate) beside: (u64, u64),
     pub(crate) disturbances: Disturbances,
-    /// From the moment the store was disturbed until it could answer again.
+    /// The longest time between a disturbance of the store and its next answer.
     pub(crate) longest_store_outage: Duration,
-    /// From the first request of a user that failed until the next one that did not.
+    /// The longest time between a failed request of a user and the next successful one.
     pub(crate) longest_outage: Duration,
     pub(crate) scenarios: u64,
     pub(crate) sign_ins: u64,
     pub(crate) sign_outs: u64,
-    /// Items that were confirmed: by the answer to the request, or by a look at the cart.
+    /// Items that were confirmed by the response to the request, or seen in the cart.
     pub(crate) items: u64,
-    /// Items of carts that repeated sign-ins could not take along; not among `items`.
+    /// Items that repeated sign-ins could not take over from the visitor's cart. They are not among `items`.
     pub(crate) items_left_behind: u64,
     /// The numbers of the users who signed in at least once, and of those who were signed out.
     pub(crate) signed_in: HashSet<usize>,
@@ -36,18 +36,17 @@ pub(crate) struct Counts {
     pub(crate) stories: Vec<String>,
     /// Requests without an answer because their process was killed.
     pub(crate) cut_off: u64,
-    /// Answers that say to come back later, by what else they say.
+    /// 503 responses, by their message.
     pub(crate) later: BTreeMap<String, u64>,
     /// Sign-ins that had to be repeated, after which the user may have another session.
     pub(crate) sign_ins_repeated: u64,
-    /// Answers that nobody wants, by their status, and requests without an answer for no known
-    /// reason.
+    /// Unexpected responses, by their status, and requests that got no response although no process was killed.
     pub(crate) errors: BTreeMap<String, u64>,
     /// In microseconds.
     pub(crate) latencies: Vec<u32>,
 }
 
-/// What is done to the store.
+/// A kind of disturbance of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     Pause,
@@ -91,7 +90,7 @@ impl Disturbance {
     }
 }
 
-/// How often each of them was done.
+/// How often each disturbance happened.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disturbances(pub(crate) [u64; Disturbance::ALL.len()]);
 
@@ -113,7 +112,7 @@ impl AddAssign<&Self> for Disturbances {
     }
 }
 
-/// What must not happen.
+/// A kind of loss. No loss may occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
     SignedOut,
@@ -121,7 +120,7 @@ pub(crate) enum Loss {
     AliveAfterSignOut,
     AliveAfterSignIn,
     Doubled,
-    SomebodyElses,
+    MixedUp,
     NoAnswer,
 }
 
@@ -132,7 +131,7 @@ impl Loss {
         Self::AliveAfterSignOut,
         Self::AliveAfterSignIn,
         Self::Doubled,
-        Self::SomebodyElses,
+        Self::MixedUp,
         Self::NoAnswer,
     ];
 
@@ -143,7 +142,7 @@ impl Loss {
             Self::AliveAfterSignOut => "sessions alive after sign-out",
             Self::AliveAfterSignIn => "old cookies alive after sign-in",
             Self::Doubled => "cart items doubled",
-            Self::SomebodyElses => "sessions mixed up",
+            Self::MixedUp => "sessions mixed up",
             Self::NoAnswer => "users left without an answer",
         }
     }
@@ -155,7 +154,7 @@ impl Loss {
             Self::AliveAfterSignOut => "alive_after_sign_out",
             Self::AliveAfterSignIn => "alive_after_sign_in",
             Self::Doubled => "items_doubled",
-            Self::SomebodyElses => "mixed_up",
+            Self::MixedUp => "mixed_up",
             Self::NoAnswer => "left_without_answer",
         }
     }

@@ -1,5 +1,5 @@
-//! Redis servers that are one store together: a cluster, or a master with its replicas and Sentinels.
-//! They are those of the crate's tests, and something happens to them all the time.
+//! Several Redis servers that form one store: a cluster, or a master with replicas and Sentinels. The library's
+//! tests use the same servers. They are disturbed during the whole test.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,13 +18,13 @@ use crate::support::topologies::{
 };
 use crate::tally::{Disturbance, Tally};
 
-/// How many slots are moved at a time, all of them with sessions in them.
+/// How many slots are moved at a time. Each of them holds a session.
 const SLOTS_MOVED: usize = 40;
 
-/// How long clients have to leave a master that another server has replaced.
+/// How long clients have to leave a master that a replica has replaced.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
-/// How long the servers may take to agree again.
+/// How long the servers may take until they agree again.
 const AGREEMENT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) enum Topology {
 impl Topology {
     pub(crate) const ALL: [Self; 2] = [Self::Cluster, Self::Sentinel];
 
-    /// The value of `--store` that stands for private servers.
+    /// Returns the value of `--store` that selects private servers.
     pub(crate) const fn address(self) -> &'static str {
         match self {
             Self::Cluster => "redis+cluster://auto",
@@ -44,7 +44,7 @@ impl Topology {
         }
     }
 
-    /// What it is called in sentences.
+    /// Returns the name for sentences.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Cluster => "Redis Cluster",
@@ -68,23 +68,25 @@ impl Topology {
     pub(crate) const fn announcement(self) -> &'static str {
         match self {
             Self::Cluster => {
-                "slots are moved, masters hand over to their replicas, or are killed and come back"
+                "slots are moved, replicas take over from their masters, and masters are killed and \
+                 restarted"
             }
             Self::Sentinel => {
-                "the master hands over to a replica, or is killed and comes back, or a Sentinel is"
+                "replicas take over from the master, and the master and the Sentinels are killed and \
+                 restarted"
             }
         }
     }
 }
 
-/// The servers, which end with this value.
+/// The servers, which end when this value is dropped.
 pub(crate) enum Group {
     Cluster(Aside<RedisCluster>),
     Sentinel(Aside<SentinelSet>),
 }
 
 impl Group {
-    /// `None` if the program is not installed.
+    /// Starts the servers; `None` if `redis-server` is not installed.
     pub(crate) async fn start(topology: Topology) -> Result<Option<Self>> {
         let version = Command::new(redis_program())
             .arg("--version")
@@ -115,8 +117,7 @@ impl Group {
         }
     }
 
-    /// Brings about one disturbance after the other, each as soon as the servers have got over the
-    /// one before.
+    /// Causes one disturbance after the other. Each begins as soon as the servers have recovered from the last.
     pub(crate) async fn disturb(&self, until: Instant, tally: &Tally) -> Result<Infallible> {
         let mut masters = self.masters().await?;
         let mut kinds = self.topology().disturbances().to_vec();
@@ -141,7 +142,7 @@ impl Group {
         }
     }
 
-    /// The master of each shard.
+    /// Returns the master of each shard.
     async fn masters(&self) -> Result<Vec<usize>> {
         match self {
             Self::Cluster(cluster) => {
@@ -153,8 +154,8 @@ impl Group {
         }
     }
 
-    /// Waits until the servers agree. What a master had not passed on before the others replaced it is lost
-    /// without the fault of any client, so they must not have done that by themselves.
+    /// Waits until the servers agree. Fails if they replaced a master that was not disturbed: its writes that were
+    /// not replicated yet would be lost, and no client can prevent that.
     async fn settle(&self, masters: &[usize]) -> Result<()> {
         match self {
             Self::Cluster(cluster) => {
@@ -172,7 +173,7 @@ impl Group {
     }
 }
 
-/// Returns once the cluster serves all slots again, with what its masters then are in `masters`.
+/// Causes a disturbance, waits until the cluster serves all slots again, and updates `masters`.
 async fn disturb_cluster(
     cluster: &Aside<RedisCluster>,
     kind: Disturbance,
@@ -216,7 +217,7 @@ async fn disturb_cluster(
                 .await?;
             tally.store_was_away(since.elapsed());
             masters[shard] = replica;
-            // It has lost everything, so it must not be back any sooner.
+            // The killed master restarts empty, so it must not restart before its replica is promoted.
             sleep(milliseconds(0..1000)).await;
             cluster.with(move |cluster| cluster.restart(master)).await?;
         }
@@ -225,7 +226,7 @@ async fn disturb_cluster(
     Ok(())
 }
 
-/// Moves slots that hold sessions; tells how many.
+/// Moves slots that hold sessions, and returns how many.
 fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
     let mut slots: Vec<_> = cluster.keys_of(from).iter().map(|key| slot_of(key)).collect();
     slots.sort_unstable();
@@ -239,19 +240,19 @@ fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
 
 fn start_sentinels() -> SentinelSet {
     let set = SentinelSet::start();
-    // They agree in two seconds and not in twenty, so more happens.
+    // The Sentinels then agree within two seconds instead of twenty, so there are more disturbances.
     set.hasten();
     set
 }
 
-/// Has the master answer no write any more until it is gone. The replicas have the others.
+/// Pauses writes on the master, and waits until its replicas have all earlier writes. Returns the master.
 fn hold_writes_of_master(set: &SentinelSet) -> usize {
     let master = set.master();
     hold_writes(&set.servers()[master], "key", set.servers().len() - 1);
     master
 }
 
-/// Returns once there is a master again, which then is in `masters`.
+/// Causes a disturbance, waits until there is a master again, and updates `masters`.
 async fn disturb_sentinel(
     set: &Aside<SentinelSet>,
     kind: Disturbance,
@@ -265,15 +266,15 @@ async fn disturb_sentinel(
             let old = set
                 .with(|set| {
                     let old = hold_writes_of_master(set);
-                    // What it would still let clients read is out of date as soon as one of them
-                    // has written to its successor.
+                    // Reads from the old master would be out of date as soon as a client writes to the
+                    // new one.
                     set.servers()[old].pause();
                     old
                 })
                 .await?;
             masters[0] = set.with(|set| set.fail_over()).await?;
             tally.store_was_away(since.elapsed());
-            // It goes on as a master for some time, and whoever stays with it loses what they write.
+            // The old master continues as a master for some time, and loses the writes that it accepts.
             sleep(TIME_TO_LEAVE).await;
             set.with(move |set| {
                 set.servers()[old].resume();
@@ -291,7 +292,7 @@ async fn disturb_sentinel(
             tally.disturbed(kind, 1);
             masters[0] = set.with(move |set| set.succeeded(master)).await?;
             tally.store_was_away(since.elapsed());
-            // It has lost everything, so it must not be back any sooner.
+            // The killed master restarts empty, so it must not restart before its replica is promoted.
             sleep(milliseconds(0..1000)).await;
             set.with(move |set| set.restart(master)).await?;
         }
@@ -316,7 +317,7 @@ async fn disturb_sentinel(
     Ok(())
 }
 
-/// Something whose methods block and panic, kept away from the threads of the runtime.
+/// Runs the methods of a value, which may block or panic, outside the threads of the runtime.
 pub(crate) struct Aside<S>(Arc<Mutex<S>>);
 
 impl<S: Send + 'static> Aside<S> {
@@ -332,7 +333,7 @@ impl<S: Send + 'static> Aside<S> {
         aside(move || work(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 
-    /// Asks until it is so.
+    /// Repeats the check until it holds; fails with the text `otherwise` after [`AGREEMENT`].
     async fn until(
         &self,
         otherwise: &str,
@@ -349,7 +350,7 @@ impl<S: Send + 'static> Aside<S> {
     }
 }
 
-/// A panic of the work is an error.
+/// Runs the work on a blocking thread. A panic becomes an error.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let failed = match tokio::task::spawn_blocking(work).await {
         Ok(done) => return Ok(done),

@@ -1,18 +1,17 @@
-//! A user: a browser with a cookie jar, and somebody who remembers what they were told.
+//! A simulated user: a browser with a cookie jar, and a memory of the responses so far.
 //!
-//! What a user may expect:
+//! A user may expect the following:
 //!
-//! - an article whose request was answered with success is in the cart from then on, once;
-//! - one whose request got no answer, or an error, may be there or not. After a 503 the user asks
-//!   for the same article again until there is another answer; it may then be there as often as it
-//!   was asked for, and no more;
-//! - who got an answer to their sign-in is signed in until they sign out, and the cookie they had
-//!   before is worth nothing;
-//! - a sign-in without an answer, or with a 503, may have voided the cookie that the browser still
-//!   holds. It is repeated; the new session then may not have what the old one had;
-//! - after a sign-out that was answered the old cookie is worth nothing, with any process. One
-//!   without an answer, or with a 503, may be done or not, and is repeated;
-//! - whoever looks gets a 503 or the truth, never an empty cart in place of a full one.
+//! - If the request to add an article succeeded, the article is in the cart from then on, once.
+//! - If the request got no response, or an error, the article may be in the cart or not. After a 503, the user
+//!   sends the request again until there is another response. The article may then be in the cart as often as
+//!   it was requested, but not more often.
+//! - If the sign-in succeeded, the user is signed in until they sign out, and the earlier cookie is invalid.
+//! - If the sign-in got no response, or a 503, the cookie in the browser may be invalid. The user signs in again.
+//!   The new session may then lack the items of the earlier one.
+//! - If the sign-out succeeded, the old cookie is invalid in every process. If it got no response, or a 503, the
+//!   user may be signed out or not, and signs out again.
+//! - A page that shows the cart shows the correct cart or a 503, never an empty cart in place of a full one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +28,7 @@ use crate::balancer::{Balancer, Instance};
 use crate::tally::{Loss, Tally};
 use crate::{GRACE, Result};
 
-/// What all users' browsers have in common: connections, but no cookies.
+/// The connections that all users share. Cookies are not shared.
 #[derive(Debug)]
 pub(crate) struct Network {
     client: Client,
@@ -37,7 +36,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// How many requests are under way at a time: few enough for the open files that systems allow.
+    /// How many requests run at the same time. The number keeps below the usual limit of open files.
     const REQUESTS: usize = 128;
 
     pub(crate) fn new() -> Result<Self> {
@@ -46,7 +45,8 @@ impl Network {
             .redirect(redirect::Policy::none())
             .timeout(Duration::from_secs(5))
             .pool_max_idle_per_host(16)
-            // Before the server closes an idle connection, which could meet a request half-way.
+            // The client closes idle connections before the server does. Otherwise, the server might close a
+            // connection while a request is on its way.
             .pool_idle_timeout(Duration::from_secs(2))
             .build()?;
         Ok(Self { client, requests: Semaphore::new(Self::REQUESTS) })
@@ -65,28 +65,28 @@ pub(crate) struct User {
     site: Option<Url>,
     jar: Jar,
     expected: Expected,
-    /// Since when nothing has succeeded.
+    /// The start of the first request that failed since the last success.
     without: Mutex<Option<Instant>>,
 }
 
-/// What the next look at the cart is to show.
+/// What the cart must show next.
 #[derive(Debug, Default)]
 struct Expected {
     signed_in: Option<String>,
     items: HashMap<String, Copies>,
 }
 
-/// How often an article is in the cart. An article is asked for until there is an answer, so more
-/// than once is an honest outcome where it was asked for more than once without one.
+/// How often an article may be in the cart. A request is repeated until there is a response, so an article that
+/// was requested several times may correctly be there several times.
 #[derive(Debug, Default)]
 struct Copies {
     at_least: usize,
     at_most: usize,
-    /// It was reported as lost, once; nothing is expected of it from then on.
+    /// Whether it was reported as lost. It is reported once, and not checked afterwards.
     lost: bool,
 }
 
-/// The answer to `GET /cart.json`.
+/// The response to `GET /cart.json`.
 #[derive(Debug, Deserialize)]
 struct Cart {
     signed_in: Option<String>,
@@ -107,26 +107,26 @@ enum CookieOf<'a> {
     Past(&'a HeaderValue),
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 enum Sent {
     Answered {
         status: u16,
         body: Vec<u8>,
     },
-    /// 503: to be sent again after this time. What it was to change may be changed or not.
+    /// A 503: the request is sent again after this time. The change may have been made or not.
     Later(Duration),
     Unanswered,
-    /// The process was not there any more, so it has seen nothing of it.
+    /// The connection was refused, so the process did not receive the request.
     Refused,
 }
 
-/// What became of a request that changes something.
+/// The result of a request that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrote {
     Yes,
     Maybe,
-    /// Maybe, and there was an answer, which says when to ask again.
+    /// The change may have been made. The response says when to send the request again.
     Later(Duration),
 }
 
@@ -135,7 +135,7 @@ enum Wrote {
 enum Stop {
     TimeIsUp,
     StartOver,
-    /// There was no answer in all the time there was, so what to expect is not known.
+    /// There was no successful response before the end, so the expected state is unknown.
     GiveUp,
 }
 
@@ -155,7 +155,7 @@ impl User {
             until,
             scenario: 0,
             items_made: 0,
-            // The processes are one site: cookies do not tell ports apart.
+            // Cookies ignore the port, so all processes are one site.
             site: Url::parse("http://127.0.0.1/").ok(),
             jar: Jar::default(),
             expected: Expected::default(),
@@ -163,9 +163,9 @@ impl User {
         }
     }
 
-    /// One scenario after the other until the time is up.
+    /// Runs one scenario after the other until the time is up.
     pub(crate) async fn shop(mut self) {
-        // Not all of them at once.
+        // The users do not all start at the same time.
         sleep(Duration::from_millis(fastrand::u64(..500))).await;
         loop {
             self.scenario += 1;
@@ -176,7 +176,7 @@ impl User {
                 Err(Stop::StartOver) => {}
                 Err(Stop::GiveUp) => return self.give_up(),
                 Err(Stop::TimeIsUp) => {
-                    // What was promised until now must still be there.
+                    // Everything that was confirmed must still be there.
                     if let Err(Stop::GiveUp) = self.check().await {
                         self.give_up();
                     }
@@ -188,7 +188,7 @@ impl User {
 
     fn give_up(&self) {
         self.tally.lost(Loss::NoAnswer, 1, || {
-            format!("user {} in scenario {}: no good answer any more", self.number, self.scenario)
+            format!("user {} in scenario {}: no successful answer", self.number, self.scenario)
         });
     }
 
@@ -210,7 +210,7 @@ impl User {
             self.think().await?;
             self.check().await?;
         }
-        // Others just leave, and their session ends by itself.
+        // The other users leave without signing out, and their sessions expire.
         if fastrand::u8(..10) < 7 {
             self.think().await?;
             self.sign_out().await?;
@@ -231,7 +231,7 @@ impl User {
         self.put(&item).await
     }
 
-    /// Asks for an article until there is an answer to rely on, or none at all.
+    /// Requests an article until there is a response other than a 503, or no response.
     async fn put(&mut self, item: &str) -> Result<(), Stop> {
         loop {
             let wrote = self.write("/cart", ("item", item)).await?;
@@ -243,7 +243,7 @@ impl User {
         }
     }
 
-    /// Two clicks at the same moment, to two processes: neither may undo the other.
+    /// Sends two requests at the same time to two processes. Neither may undo the other.
     async fn add_two_at_once(&mut self) -> Result<(), Stop> {
         self.think().await?;
         let Some([one, other]) = self.balancer.pick_two() else { return Ok(()) };
@@ -279,10 +279,10 @@ impl User {
             counts.sign_ins += 1;
             counts.signed_in.insert(self.number);
         }
-        // The first one may have put the cart into a session whose cookie never arrived.
+        // An earlier attempt may have moved the cart to a session whose cookie never arrived.
         let put_before = if is_first { Vec::new() } else { self.expect_no_items() };
         if let Some(before) = before {
-            self.check_is_void(&before, Loss::AliveAfterSignIn).await?;
+            self.check_is_invalid(&before, Loss::AliveAfterSignIn).await?;
         }
         self.check().await?;
         let left_behind = put_before.into_iter().map(|(item, copies)| {
@@ -294,7 +294,7 @@ impl User {
         Ok(())
     }
 
-    /// What is in the cart counts again once it is seen there; returns what was in it.
+    /// Stops expecting the items of the cart until they are seen there again. Returns those items.
     fn expect_no_items(&mut self) -> Vec<(String, usize)> {
         let mut put_before = Vec::new();
         for (item, copies) in &mut self.expected.items {
@@ -313,12 +313,12 @@ impl User {
         self.expected = Expected::default();
         self.tally.counts().sign_outs += 1;
         match before {
-            Some(before) => self.check_is_void(&before, Loss::AliveAfterSignOut).await,
+            Some(before) => self.check_is_invalid(&before, Loss::AliveAfterSignOut).await,
             None => Ok(()),
         }
     }
 
-    /// Looks at the cart and compares.
+    /// Compares the cart with what is expected.
     async fn check(&mut self) -> Result<(), Stop> {
         let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Jar };
         let cart = self.read_cart(&request).await?;
@@ -326,7 +326,7 @@ impl User {
         let Cart { signed_in, items, served_by } = cart;
         if signed_in != self.expected.signed_in {
             let expected = &self.expected.signed_in;
-            let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::SomebodyElses };
+            let loss = if signed_in.is_none() { Loss::SignedOut } else { Loss::MixedUp };
             if loss == Loss::SignedOut {
                 self.tally.counts().signed_out.insert(self.number);
             }
@@ -351,21 +351,21 @@ impl User {
                      {served_by}"
                 )
             });
-            // What was seen must stay; what was lost, or doubled, is reported once.
+            // An item that was seen must stay. A lost or doubled item is reported once.
             let lost = lost || seen < at_least;
             let confirmed = if lost { 0 } else { seen.min(at_most) };
             self.tally.counts().items += confirmed.saturating_sub(at_least) as u64;
             *copies = Copies { at_least: confirmed, at_most: at_most.max(seen), lost };
         }
         let strange: Vec<_> = seen.into_keys().collect();
-        self.tally.lost(Loss::SomebodyElses, strange.len(), || {
-            format!("{who}: {strange:?} of somebody else, by process {served_by}")
+        self.tally.lost(Loss::MixedUp, strange.len(), || {
+            format!("{who}: {strange:?} of another user, by process {served_by}")
         });
         Ok(())
     }
 
-    /// Sends a cookie of the past to any process, which must not know it.
-    async fn check_is_void(&self, past: &HeaderValue, loss: Loss) -> Result<(), Stop> {
+    /// Sends an earlier cookie to a random process, and reports a loss if it is still valid.
+    async fn check_is_invalid(&self, past: &HeaderValue, loss: Loss) -> Result<(), Stop> {
         let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Past(past) };
         let cart = self.read_cart(&request).await?;
         let is_alive = cart.signed_in.is_some() || !cart.items.is_empty();
@@ -393,13 +393,13 @@ impl User {
         self.jar.cookies(self.site.as_ref()?)
     }
 
-    /// The time somebody needs to click, and the end of the scenario when the time is up.
+    /// Waits as long as a user needs to click. Ends the scenario when the time is up.
     async fn think(&self) -> Result<(), Stop> {
         sleep(Duration::from_millis(fastrand::u64(40..160))).await;
         if Instant::now() < self.until { Ok(()) } else { Err(Stop::TimeIsUp) }
     }
 
-    /// Before the same is tried again.
+    /// Waits before a request is sent again. Gives up at the end of the grace period.
     async fn pause(&self, wait: Duration) -> Result<(), Stop> {
         sleep(wait).await;
         if Instant::now() < self.until + GRACE { Ok(()) } else { Err(Stop::GiveUp) }
@@ -415,7 +415,7 @@ impl User {
         }
     }
 
-    /// Asks one process after the other until there is an answer.
+    /// Sends the request to random processes until one responds with 200.
     async fn read(&self, request: &Request<'_>) -> Result<Vec<u8>, Stop> {
         loop {
             let mut wait = soon();
@@ -431,7 +431,7 @@ impl User {
         }
     }
 
-    /// Asks one process after the other until one was there to be asked.
+    /// Sends the request to random processes until one may have received it.
     async fn write(&self, path: &'static str, field: (&'static str, &str)) -> Result<Wrote, Stop> {
         let request = Request { path, form: Some(field), cookie: CookieOf::Jar };
         loop {
@@ -445,7 +445,7 @@ impl User {
         }
     }
 
-    /// Asks until there is an answer to rely on; tells whether it was the first one.
+    /// Sends the request until it succeeds. Returns whether the first attempt succeeded.
     async fn insist(&self, path: &'static str, field: (&'static str, &str)) -> Result<bool, Stop> {
         let mut is_first = true;
         loop {
@@ -459,7 +459,7 @@ impl User {
         }
     }
 
-    /// `None` if it is certain that nothing was written.
+    /// Returns `None` if it is certain that nothing was written.
     fn written(&self, sent: &Sent) -> Option<Wrote> {
         match sent {
             Sent::Answered { status: 303, .. } => Some(Wrote::Yes),
@@ -474,7 +474,7 @@ impl User {
     }
 
     async fn send(&self, process: &Instance, request: &Request<'_>) -> Sent {
-        // It is never closed; and whoever waits here does not wait for the shop.
+        // The semaphore is never closed. The time spent here does not count as response time.
         let _permit = self.network.requests.acquire().await;
         let started = Instant::now();
         let sent = self.send_now(process, request, started).await;
@@ -514,7 +514,7 @@ impl User {
         let status = response.status().as_u16();
         let later = (status == 503).then(|| self.later(response.headers()));
         if let (CookieOf::Jar, Some(site)) = (&request.cookie, &self.site) {
-            // Like a browser, which does not wait for the body.
+            // Like a browser, it stores the cookies before it reads the body.
             let mut cookies = response.headers().get_all(SET_COOKIE).iter();
             self.jar.set_cookies(&mut cookies, site);
         }
@@ -534,11 +534,12 @@ impl User {
         }
     }
 
-    /// When to come back: ten times as soon as the answer asks for, and not all at once.
+    /// Returns when to send the request again: after about a tenth of the time in `Retry-After`, varied at random
+    /// so that the users do not all return at the same time.
     fn later(&self, headers: &HeaderMap) -> Duration {
         let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         if seconds.is_none() {
-            self.tally.error("503 without a time to come back");
+            self.tally.error("503 without Retry-After");
         }
         Duration::from_millis(seconds.unwrap_or(1).min(60) * fastrand::u64(75..125))
     }
@@ -551,7 +552,7 @@ impl User {
     }
 }
 
-/// As long as it takes to click again.
+/// Returns the time that a user needs to click again.
 fn soon() -> Duration {
     Duration::from_millis(fastrand::u64(20..100))
 }

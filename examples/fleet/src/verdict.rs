@@ -1,4 +1,4 @@
-//! What the runs on all stores amount to: one sentence and an exit status.
+//! The verdict over all stores: one sentence and an exit status.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -8,14 +8,14 @@ use serde_json::json;
 use crate::servers::Program;
 use crate::tally::{Disturbance, Disturbances};
 
-/// What became of the test on one store.
+/// The outcome of the test on one store.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Tested(Figures),
-    /// It was aborted for this reason, after these figures.
+    /// The test was aborted for this reason, after these figures.
     BrokenOff(Figures, String),
     NotInstalled(Program),
-    /// It could not be carried out, or has shown nothing, for this reason.
+    /// The test could not run, or proved nothing, for this reason.
     NotTested(String),
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Figures {
     pub(crate) users_signed_out: u64,
     pub(crate) items: u64,
     pub(crate) items_lost: u64,
-    /// Everything else that must not happen.
+    /// All other losses.
     pub(crate) other_losses: u64,
     pub(crate) kills: u64,
     pub(crate) disturbances: Disturbances,
@@ -91,7 +91,7 @@ impl Word {
         }
     }
 
-    /// 2 is taken: a wrong command line.
+    /// Returns the exit status. The status 2 is for an invalid command line.
     pub(crate) const fn exit_status(self) -> u8 {
         match self {
             Self::Pass => 0,
@@ -109,7 +109,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Takes the name of each store and the outcome of its test.
+    /// Returns the verdict on these stores: the name of each, and the outcome of its test.
     pub(crate) fn of(outcomes: &[(String, Outcome)]) -> Self {
         let mut total = Figures::default();
         let (mut passed, mut failed) = (Vec::new(), Vec::new());
@@ -164,17 +164,17 @@ impl Verdict {
             }
         };
         if !missing.is_empty() && word != Word::Fail {
-            sentence += &Self::how_to_get_there(&missing.join(" "));
+            sentence += &Self::how_to_install(&missing.join(" "));
         }
         Self { word, sentence }
     }
 
-    fn how_to_get_there(programs: &str) -> String {
+    fn how_to_install(programs: &str) -> String {
         let homebrew = programs.replace(Program::Redis.name(), "redis");
         format!(
-            ". Install what is missing (on Debian and Ubuntu: sudo apt-get install {programs}; with \
-             Homebrew: brew install {homebrew}) and run scripts/fleet again, or name a server of \
-             your own: scripts/fleet --store redis://HOST:PORT"
+            ". Install the missing programs (on Debian and Ubuntu: sudo apt-get install {programs}; \
+             with Homebrew: brew install {homebrew}) and run scripts/fleet again, or use your own \
+             server: scripts/fleet --store redis://HOST:PORT"
         )
     }
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_if_nothing_was_lost_on_any_store() {
+    fn passes_if_no_store_has_losses() {
         assert_eq!(
             verdict(Outcome::Tested(WELL), Outcome::Tested(WELL)),
             (
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_was_done_to_the_stores() {
+    fn verdict_counts_disturbances() {
         let disturbed = |count: u64| {
             let mut figures = Figures { kills: 2, ..WELL };
             for disturbance in [Disturbance::SlotMoved, Disturbance::MasterKilled] {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn fails_if_anything_was_lost_on_one_store() {
+    fn fails_if_one_store_has_losses() {
         let losses = [
             Figures { users_signed_out: 1, ..WELL },
             Figures { items_lost: 1, ..WELL },
@@ -271,12 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn fails_if_the_test_broke_off() {
+    fn fails_if_test_was_aborted() {
         let broken = |figures| Outcome::BrokenOff(figures, "a process ended".to_owned());
         let (status, text) = verdict(broken(WELL), Outcome::Tested(WELL));
         assert_eq!(status, 1);
         assert!(text.starts_with("FAIL: 0 of 200 users signed out, "), "{text}");
-        assert!(text.ends_with("killed; the test was aborted on Redis (a process ended)"), "{text}");
+        assert!(
+            text.ends_with("killed; the test was aborted on Redis (a process ended)"),
+            "{text}"
+        );
         let (status, text) =
             verdict(broken(Figures { items_lost: 1, ..WELL }), Outcome::NotTested("x".to_owned()));
         assert_eq!(status, 1);

@@ -1,4 +1,4 @@
-//! A store and a server that answers with what the fuzzer says.
+//! A store, and a server whose answers the fuzzer chooses.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,20 +11,20 @@ use unsticky::ErrorKind;
 use unsticky::store::{Store, StoreKey};
 use unsticky::testing::{random_key, random_record};
 
-/// What the server says next.
+/// The server's next answer.
 #[derive(Debug, Clone)]
 pub enum Say {
-    /// What an honest server answers that holds nothing.
+    /// The answer of a correct server that is empty.
     Honest,
-    /// These bytes, in pieces of this length, and then the end of the connection.
+    /// These bytes, in pieces of this length; then the server closes the connection.
     Bytes(Vec<u8>, usize),
 }
 
-/// What a protocol needs of a server.
+/// The part of the server that depends on the protocol.
 pub struct Protocol {
-    /// The answer to all that a client says before its first command, if that is what it said.
+    /// Returns the answer to what a client sends before its first store command, or `None` for a store command.
     pub greeting: fn(&[u8]) -> Option<Vec<u8>>,
-    /// What an honest server that holds nothing answers to a read.
+    /// Returns the answer of a correct, empty server to a read.
     pub nothing: fn(&[u8]) -> Vec<u8>,
 }
 
@@ -51,8 +51,8 @@ impl Stand {
         Self { runtime, store, say, key: random_key() }
     }
 
-    /// Whatever is answered, a command comes to an end with what it may end with, and a server that
-    /// comes to its senses is understood at once.
+    /// Asserts that a command ends with an allowed result, whatever the answer is, and that the store recovers as
+    /// soon as the server answers correctly again.
     pub fn is_answered(&self, data: &[u8]) {
         let Some((&how, answer)) = data.split_first() else { return };
         let piece = usize::from(how >> 2) + 1;
@@ -65,7 +65,7 @@ impl Stand {
         let command = async {
             match how & 3 {
                 0 => store.load(key).await.map(|stored| {
-                    // What was read is what was sent.
+                    // The store returns only bytes that the server sent.
                     let sent = |stored: unsticky::store::Stored| {
                         let len = stored.bytes.len();
                         len == 0 || answer.windows(len).any(|part| part == stored.bytes)
@@ -82,8 +82,8 @@ impl Stand {
             for _ in 0..4 {
                 match store.load(key).await {
                     Ok(None) => return,
-                    // Answers come in the order of the questions: what was said before the old
-                    // connection ended may be taken for an answer, but nothing else may.
+                    // Answers come in the order of the commands. The store may take bytes that were sent before
+                    // the old connection ended for an answer, but no other bytes.
                     Ok(Some(stored)) => {
                         let len = stored.bytes.len().max(1);
                         assert!(answer.windows(len).any(|part| part.starts_with(&stored.bytes)));
@@ -97,11 +97,11 @@ impl Stand {
                     ),
                 }
             }
-            panic!("the server is not understood any more");
+            panic!("the store does not recover, although the server answers correctly");
         };
         self.runtime.block_on(async {
             let limit = Duration::from_secs(5);
-            if let Err(error) = tokio::time::timeout(limit, command).await.expect("a hang") {
+            if let Err(error) = tokio::time::timeout(limit, command).await.expect("a command did not end") {
                 let expected = [
                     ErrorKind::Unavailable,
                     ErrorKind::OutcomeUnknown,
@@ -111,7 +111,7 @@ impl Stand {
                 ];
                 assert!(expected.contains(&error.kind()), "{error:?}");
             }
-            tokio::time::timeout(limit, honest).await.expect("a hang");
+            tokio::time::timeout(limit, honest).await.expect("a command did not end");
         });
     }
 }
@@ -139,7 +139,7 @@ async fn serve(mut stream: TcpStream, protocol: Arc<Protocol>, say: Arc<Mutex<Sa
     }
 }
 
-/// The same stand for every input: to make one takes longer than to use it.
+/// Uses one store and one server for all inputs, because starting them takes longer than a single input.
 pub fn with_stand(make: impl FnOnce() -> Stand, data: &[u8]) {
     thread_local!(static STAND: RefCell<Option<Stand>> = const { RefCell::new(None) });
     STAND.with_borrow_mut(|stand| stand.get_or_insert_with(make).is_answered(data));

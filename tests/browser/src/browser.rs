@@ -22,39 +22,39 @@ use url::{ParseError, Url};
 
 use crate::process::Program;
 
-/// How long the browser may take for anything.
+/// The time limit for every operation of the browser.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A name and an address, over plain http, that no browser takes for its own machine.
+/// A name and an address that no browser regards as its own machine.
 pub(crate) const PLAIN_HOSTS: [&str; 2] = ["shop.test", "192.168.1.5"];
 
-/// Names and addresses of the browser's own machine, wherever the servers listen.
+/// Names and addresses that browsers regard as their own machine.
 pub(crate) const OWN_HOSTS: [&str; 5] =
     ["localhost", "app.localhost", "127.0.0.1", "127.0.0.2", "[::1]"];
 
-/// An empty jar.
+/// An empty cookie jar.
 pub(crate) const NO_COOKIES: [Value; 0] = [];
 
-/// What the browser does with cookies of a site that another one embeds; its users can choose.
+/// Whether the browser accepts cookies of a site that another site embeds. Users can choose this.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ForeignCookies {
     Taken,
-    /// Unless they are partitioned.
+    /// Refused, unless they are partitioned.
     #[default]
     Refused,
 }
 
-/// How a browser is set up, other than usual.
+/// The settings of a browser that differ from the defaults.
 #[derive(Debug, Default)]
 struct Setup {
     profile: Option<PathBuf>,
     foreign: ForeignCookies,
     runs_no_scripts: bool,
-    /// Width and height of its screen, if it is that of a telephone.
+    /// The width and height of the screen, for the browser of a phone.
     screen: Option<(u32, u32)>,
 }
 
-/// A driver of the test's own; its browsers end with it.
+/// The test's own driver. Its browsers end when it is dropped.
 pub(crate) struct Driver {
     program: Program,
     port: u16,
@@ -69,7 +69,7 @@ impl Driver {
         let dir = std::env::temp_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
         let mut command = Command::new("chromedriver");
-        // The profiles of its browsers go there too.
+        // The profiles of the browsers are in the same directory.
         command.arg("--port=0").env("TMPDIR", &dir);
         let program = Program::start(&mut command, "apt-get install chromium chromium-driver");
         let port = program.announces("ChromeDriver was started successfully on port ");
@@ -77,7 +77,7 @@ impl Driver {
         Self { program, port, dir }
     }
 
-    /// A browser with an empty profile.
+    /// Starts a browser with an empty profile.
     pub(crate) async fn browser(&self) -> Browser {
         self.launch(Setup::default()).await
     }
@@ -86,18 +86,18 @@ impl Driver {
         self.launch(Setup { foreign, ..Setup::default() }).await
     }
 
-    /// A browser with the profile of this name, as the last browser left it.
+    /// Starts a browser with the profile of this name, as the last browser left it.
     pub(crate) async fn browser_with(&self, profile: &str) -> Browser {
         self.launch(Setup { profile: Some(self.dir.join(profile)), ..Setup::default() }).await
     }
 
-    /// A browser whose user has turned JavaScript off.
+    /// Starts a browser whose user has turned JavaScript off.
     pub(crate) async fn browser_without_scripts(&self) -> Browser {
         self.launch(Setup { runs_no_scripts: true, ..Setup::default() }).await
     }
 
-    /// The browser of a telephone with a screen of this size, in CSS pixels.
-    pub(crate) async fn telephone(&self, width: u32, height: u32) -> Browser {
+    /// Starts the browser of a phone with a screen of this size, in CSS pixels.
+    pub(crate) async fn phone(&self, width: u32, height: u32) -> Browser {
         self.launch(Setup { screen: Some((width, height)), ..Setup::default() }).await
     }
 
@@ -105,22 +105,22 @@ impl Driver {
         let mut arguments = vec![
             "--headless=new".to_owned(),
             "--disable-gpu".to_owned(),
-            // It refuses to run as root with it, and sees nothing but servers of ours.
+            // Chromium does not run as root with a sandbox. It only loads pages of our own servers.
             "--no-sandbox".to_owned(),
-            // Containers have little of it.
+            // Containers have little shared memory.
             "--disable-dev-shm-usage".to_owned(),
-            // It ends when the driver ends, whatever ended that.
+            // With a pipe, the browser ends when the driver ends for any reason.
             "--remote-debugging-pipe".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=900,700".to_owned(),
-            // Whatever the address bar says, the servers listen there.
+            // Every host in the address bar leads to the servers on the loopback address.
             "--host-resolver-rules=MAP * 127.0.0.1".to_owned(),
         ];
         if let Some(profile) = setup.profile {
             arguments.push(format!("--user-data-dir={}", profile.display()));
         }
         let refuses = setup.foreign == ForeignCookies::Refused;
-        // Allowed is 1, and blocked is 2.
+        // In this setting, 1 allows scripts and 2 blocks them.
         let scripts = 1 + u8::from(setup.runs_no_scripts);
         let preferences = json!({
             "profile.cookie_controls_mode": u8::from(refuses),
@@ -143,19 +143,19 @@ impl Driver {
         match tokio::time::timeout(PATIENCE, builder.connect(&address)).await {
             Ok(Ok(client)) => Browser { client },
             Ok(Err(error)) => panic!(
-                "chromium did not start: {error}; apt-get install chromium chromium-driver, of \
-                 one version"
+                "chromium did not start: {error}; install chromium and chromium-driver in the same \
+                 version"
             ),
             Err(_) => panic!("chromium did not start within {PATIENCE:?}"),
         }
     }
 
-    /// Has the driver end its browsers and then itself.
+    /// Makes the driver end its browsers and then itself.
     fn shut_down(&mut self) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-        // The first byte of the answer says that it is under way.
+        // The first byte of the response shows that the shutdown has begun.
         stream.read_exact(&mut [0])?;
         self.program.wait(Duration::from_secs(5));
         Ok(())
@@ -164,7 +164,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Where that fails, it is killed.
+        // If this fails, dropping the program kills it.
         let _ = self.shut_down();
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -183,12 +183,12 @@ impl Browser {
         within("back", self.client.back()).await;
     }
 
-    /// What the page says there.
+    /// Returns the text of the element.
     pub(crate) async fn text(&self, selector: &str) -> String {
         within(selector, self.find(selector).await.text()).await
     }
 
-    /// How many of these are on the page.
+    /// Returns the number of such elements on the page.
     pub(crate) async fn count(&self, selector: &str) -> usize {
         within(selector, self.client.find_all(Locator::Css(selector))).await.len()
     }
@@ -197,7 +197,7 @@ impl Browser {
         within(selector, self.find(selector).await.send_keys(text)).await;
     }
 
-    /// Path and query of the page.
+    /// Returns the path and query of the page.
     pub(crate) async fn address(&self) -> String {
         let address = within("address", self.client.current_url()).await;
         let query = address.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -223,7 +223,7 @@ impl Browser {
         within(text, self.client.perform_actions(keys)).await;
     }
 
-    /// Goes to this element with the key Tab, and sees on the way where the focus is.
+    /// Moves the focus to this element with the key Tab, and asserts that the focus is always visible.
     pub(crate) async fn tab_to(&self, selector: &str) {
         for _ in 0..30 {
             self.keys(&Key::Tab).await;
@@ -234,12 +234,12 @@ impl Browser {
                 vec![selector.into()],
             );
             let focus = focus.await;
-            assert_eq!(focus["isSeen"], true, "on the way to {selector}");
+            assert_eq!(focus["isSeen"], true, "invisible focus on the way to {selector}");
             if focus["isThere"] == true {
                 return;
             }
         }
-        panic!("{selector}: the key Tab does not lead there");
+        panic!("{selector} cannot be reached with the key Tab");
     }
 
     /// Presses the key Enter, and waits until the browser shows another page.
@@ -249,12 +249,12 @@ impl Browser {
         within("enter", left(&focused)).await;
     }
 
-    /// What a script on the page returns, or what its promise is kept with.
+    /// Runs a script on the page, and returns its result or the result of its promise.
     pub(crate) async fn script(&self, script: &str, arguments: Vec<Value>) -> Value {
         within("script", self.client.execute(script, arguments)).await
     }
 
-    /// Goes on in a new tab, and tells how to get back to this one.
+    /// Opens a new tab and switches to it. Returns the handle of the previous tab.
     pub(crate) async fn new_tab(&self) -> WindowHandle {
         let before = within("tab", self.client.window()).await;
         let tab = within("tab", self.client.new_window(true)).await;
@@ -271,17 +271,17 @@ impl Browser {
         within(selector, wait.for_element(Locator::Css(selector))).await
     }
 
-    /// Goes on inside the frame of the page.
+    /// Switches to the frame of the page.
     pub(crate) async fn enter_frame(&self) {
         within("frame", self.find("iframe").await.enter_frame()).await;
     }
 
-    /// The cookies that it sends to this page.
+    /// Returns the cookies that the browser sends to this page.
     pub(crate) async fn cookies(&self) -> Vec<Cookie<'static>> {
         within("cookies", self.client.get_all_cookies()).await
     }
 
-    /// The only cookie that it sends to this page.
+    /// Returns the only cookie that the browser sends to this page.
     pub(crate) async fn cookie(&self) -> Cookie<'static> {
         let mut cookies = self.cookies().await;
         assert_eq!(cookies.len(), 1, "{cookies:?}");
@@ -292,32 +292,32 @@ impl Browser {
         within("cookie", self.client.add_cookie(cookie)).await;
     }
 
-    /// All cookies that it has, of any site and partition.
+    /// Returns all cookies of the browser, of any site and partition.
     pub(crate) async fn jar(&self) -> Vec<Value> {
         let command = Devtools { method: "Storage.getCookies" };
         let answer = within("jar", self.client.issue_cmd(command)).await;
         answer["cookies"].as_array().unwrap().clone()
     }
 
-    /// The cookies that scripts of the page see.
+    /// Returns the cookies that scripts of the page can read.
     pub(crate) async fn cookies_for_scripts(&self) -> String {
         self.script("return document.cookie", Vec::new()).await.as_str().unwrap().to_owned()
     }
 
-    /// A picture of the page, in the directory for such things: `target/tmp`.
+    /// Saves a screenshot of the page in `target/tmp`.
     pub(crate) async fn picture(&self, name: &str) {
         let picture = within("picture", self.client.screenshot()).await;
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
         fs::write(path, picture).unwrap();
     }
 
-    /// Ends the browser as its user does.
+    /// Ends the browser in the way in which a user does.
     pub(crate) async fn quit(self) {
         within("quit", self.client.close()).await;
     }
 }
 
-/// What the browser answers in time.
+/// Returns the browser's answer; panics if it fails or takes too long.
 async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>) -> T {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(answer)) => answer,
@@ -326,7 +326,7 @@ async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>
     }
 }
 
-/// Waits until the element has gone with its page.
+/// Waits until the page of the element has been replaced.
 async fn left(element: &Element) -> Result<(), CmdError> {
     while !is_stale(element.tag_name().await)? {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -334,13 +334,13 @@ async fn left(element: &Element) -> Result<(), CmdError> {
     Ok(())
 }
 
-/// Whether the element has gone with its page.
+/// Returns whether the page of the element has been replaced.
 fn is_stale<T>(asked: Result<T, CmdError>) -> Result<bool, CmdError> {
     match asked {
         Ok(_) => Ok(false),
         Err(CmdError::Standard(error)) => match error.error {
             ErrorStatus::StaleElementReference | ErrorStatus::NoSuchElement => Ok(true),
-            // What it says between two pages.
+            // This is the answer while the browser changes from one page to another.
             ErrorStatus::UnknownError => Ok(false),
             _ => Err(CmdError::Standard(error)),
         },
@@ -348,7 +348,7 @@ fn is_stale<T>(asked: Result<T, CmdError>) -> Result<bool, CmdError> {
     }
 }
 
-/// A command of the browser's own protocol, without parameters.
+/// A command of the DevTools protocol, without parameters.
 #[derive(Debug)]
 struct Devtools {
     method: &'static str,

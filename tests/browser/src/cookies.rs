@@ -1,4 +1,4 @@
-//! Cookies other than the one of the shop: what the browser takes, returns and forgets.
+//! Tests with cookies other than the shop's: which cookies the browser accepts, sends and removes.
 
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
@@ -11,7 +11,7 @@ async fn who(browser: &Browser) -> String {
     browser.text("b").await
 }
 
-/// Signs in and out again, and gives the cookie as it was in between.
+/// Signs in twice and signs out, and returns the cookie of the second sign-in.
 async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
     browser.open(address).await;
     browser.press("#usual").await;
@@ -24,15 +24,15 @@ async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
     browser.press("#usual").await;
     assert_eq!(who(browser).await, "alice");
     let second = only(browser).await;
-    assert_ne!(first["value"], second["value"], "replaced, not added");
+    assert_ne!(first["value"], second["value"], "the cookie is replaced, not added");
 
     browser.press("#out").await;
-    assert_eq!(who(browser).await, "nobody");
-    assert_eq!(browser.jar().await, NO_COOKIES, "{name} is gone");
+    assert_eq!(who(browser).await, "no user");
+    assert_eq!(browser.jar().await, NO_COOKIES, "{name} is removed");
     second
 }
 
-/// The only cookie that the browser has.
+/// Returns the only cookie of the browser.
 async fn only(browser: &Browser) -> Value {
     let mut jar = browser.jar().await;
     assert_eq!(jar.len(), 1, "{jar:?}");
@@ -58,7 +58,7 @@ async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
         for site in [&site, &secure] {
             browser.open(&site.at(host)).await;
             browser.press("#usual").await;
-            assert_eq!(who(&browser).await, "nobody", "{host}");
+            assert_eq!(who(&browser).await, "no user", "{host}");
             assert_eq!(browser.jar().await, NO_COOKIES, "{host}");
         }
         in_and_out(&browser, &insecure.at(host), "id").await;
@@ -66,7 +66,7 @@ async fn default_cookie_is_accepted_over_http_from_local_hosts_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applications_on_one_host_need_two_names() {
+async fn applications_on_one_host_need_different_cookie_names() {
     let driver = Driver::start();
     for (names, first_stays) in [(["shop", "blog"], true), (["id", "id"], false)] {
         let browser = driver.browser().await;
@@ -79,7 +79,7 @@ async fn applications_on_one_host_need_two_names() {
         }
         assert_eq!(browser.jar().await.len(), if first_stays { 2 } else { 1 });
         browser.open(&shop).await;
-        assert_eq!(who(&browser).await, if first_stays { "alice" } else { "nobody" }, "{names:?}");
+        assert_eq!(who(&browser).await, if first_stays { "alice" } else { "no user" }, "{names:?}");
     }
 }
 
@@ -119,14 +119,14 @@ async fn cookie_is_shared_within_its_domain_and_path_only() {
     browser.open(&site.at("two.shop.localhost")).await;
     assert_eq!(who(&browser).await, "alice");
     browser.open(&site.elsewhere("one.shop.localhost", "", "", "")).await;
-    assert!(browser.cookies().await.is_empty(), "not under this path");
+    assert!(browser.cookies().await.is_empty(), "the cookie is not sent to other paths");
     browser.open(&site.at("localhost")).await;
-    assert_eq!(who(&browser).await, "nobody", "not above the domain");
+    assert_eq!(who(&browser).await, "no user", "the cookie is not sent to the parent domain");
 
     browser.open(&site.at("two.shop.localhost")).await;
     browser.press("#out").await;
     browser.open(&site.at("one.shop.localhost")).await;
-    assert_eq!(who(&browser).await, "nobody");
+    assert_eq!(who(&browser).await, "no user");
     assert_eq!(browser.jar().await, NO_COOKIES);
 }
 
@@ -138,10 +138,10 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     let partitioned = Site::start(embedded.partitioned()).await;
     for foreign in [ForeignCookies::Taken, ForeignCookies::Refused] {
         let browser = driver.browser_with_foreign_cookies(foreign).await;
-        // What becomes of a cookie that is one and the same everywhere.
+        // The expected result for a cookie that is not partitioned.
         let under_both = match foreign {
             ForeignCookies::Taken => "alice",
-            ForeignCookies::Refused => "nobody",
+            ForeignCookies::Refused => "no user",
         };
         open_frame(&browser, &plain, "one.localhost").await;
         browser.press("#usual").await;
@@ -155,7 +155,7 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
         browser.press("#usual").await;
         assert_eq!(who(&browser).await, "alice", "{foreign:?}");
         open_frame(&browser, &partitioned, "two.localhost").await;
-        assert_eq!(who(&browser).await, "nobody", "{foreign:?}");
+        assert_eq!(who(&browser).await, "no user", "{foreign:?}");
         browser.press("#usual").await;
         assert_eq!(who(&browser).await, "alice", "{foreign:?}");
         assert_eq!(browser.jar().await.len(), 2);
@@ -169,7 +169,7 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     }
 }
 
-/// Goes to the application inside a page of this host.
+/// Opens the application in a frame of a page on this host.
 async fn open_frame(browser: &Browser, site: &Site, host: &str) {
     browser.open(&site.elsewhere(host, "", "", &site.at("app.localhost"))).await;
     browser.enter_frame().await;
@@ -180,9 +180,9 @@ async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();
     let browser = driver.browser().await;
     for (same_site, by_link, after_post) in [
-        (SameSite::Strict, "nobody", "alice"),
+        (SameSite::Strict, "no user", "alice"),
         (SameSite::Lax, "alice", "alice"),
-        (SameSite::None, "alice", "nobody"),
+        (SameSite::None, "alice", "no user"),
     ] {
         let site = Site::start(Cookie::default().same_site(same_site)).await;
         let home = site.at("localhost");
@@ -207,12 +207,12 @@ async fn browser_restart_keeps_only_persistent_cookies() {
     let site = Site::start(Cookie::default()).await;
     let longest = Duration::try_from(Lifetime::MAX_COOKIE_AGE).unwrap();
     let lifetimes = [
-        ("browser", None, "nobody"),
+        ("browser", None, "no user"),
         ("usual", Some(Duration::DAY), "alice"),
-        // Of the 500 days that the session has.
+        // The session lasts 500 days, but browsers limit the age of cookies.
         ("remembered", Some(longest), "alice"),
     ];
-    // Each on a host of its own, so that the browser keeps them all.
+    // Each cookie has its own host, so that the browser keeps them all.
     let home = |button: &str| site.at(&format!("{button}.localhost"));
     for (button, age, _) in lifetimes {
         browser.open(&home(button)).await;

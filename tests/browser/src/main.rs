@@ -1,7 +1,7 @@
-//! What a browser makes of the cookies, and a person of the shop: a headless Chromium, driven through
-//! its driver, against the shop examples as processes and against small applications of the tests' own.
+//! Tests the cookies and the shop in a browser: a headless Chromium, controlled through its driver. The tests use
+//! the shop examples as processes, and small applications of their own.
 //!
-//! Each test has a browser of its own with an empty profile, and servers of its own.
+//! Each test has its own browser with an empty profile, and its own servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 

@@ -1,5 +1,4 @@
-//! The shop as people use it: without JavaScript, with the keyboard alone, on a telephone, in several tabs,
-//! and when something goes wrong.
+//! The shop in use: without JavaScript, with the keyboard only, on a phone, in several tabs, and with errors.
 
 use fantoccini::key::Key;
 use serde_json::{Value, json};
@@ -10,11 +9,11 @@ use crate::browser::{Browser, Driver};
 use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, add, sign_in};
 use crate::site::Site;
 
-/// What a script on a page says.
+/// A page whose text shows whether scripts run.
 const SCRIPTED: &str = "data:text/html,<p>no scripts</p>\
                         <script>document.querySelector('p').textContent = 'scripts'</script>";
 
-/// What `fetch` gets: status, type and text.
+/// Returns the response to a `fetch`: status, type and text.
 async fn fetched(browser: &Browser, request: &str) -> Value {
     let script = format!(
         "return {request}.then(async it => [it.status, it.headers.get('content-type'), await it.text()])"
@@ -22,14 +21,14 @@ async fn fetched(browser: &Browser, request: &str) -> Value {
     browser.script(&script, Vec::new()).await
 }
 
-/// What `fetch` gets where something goes wrong with the session.
+/// Returns the expected response to a `fetch` if the session causes an error.
 fn error(status: u16, kind: ErrorKind) -> Value {
     let text = format!(r#"{{"status":{status},"error":"{}"}}"#, kind.as_str());
     json!([status, "application/json", text])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn way_back_after_sign_in() {
+async fn sign_in_returns_to_requested_page() {
     let driver = Driver::start();
     let shop = Shop::start();
     for (browser, scripts) in [
@@ -74,7 +73,7 @@ async fn flash_is_shown_once_across_tabs() {
         browser.reload().await;
         assert_eq!(browser.count(MESSAGE).await, 0);
 
-        // A message that waits: nobody has followed the redirect.
+        // The message is still stored, because the script did not follow the redirect.
         let put = "fetch('/cart', { method: 'POST', redirect: 'manual', \
                    body: new URLSearchParams({ item: 'a lamp' }) })";
         fetched(&browser, put).await;
@@ -85,7 +84,7 @@ async fn flash_is_shown_once_across_tabs() {
         browser.reload().await;
         assert_eq!(browser.count(MESSAGE).await, 0);
 
-        // Ten pages at once.
+        // Only one of ten concurrent requests shows the message.
         fetched(&browser, put).await;
         let pages = "return Promise.all(Array.from({ length: 10 }, async () => { \
                      const page = await (await fetch('/', { cache: 'no-store' })).text(); \
@@ -98,7 +97,7 @@ async fn flash_is_shown_once_across_tabs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whole_shop_by_keyboard_only() {
+async fn whole_shop_works_with_keyboard_only() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     for shop in [&shop.axum, &shop.actix] {
@@ -150,7 +149,7 @@ async fn whole_shop_by_keyboard_only() {
         browser.enter().await;
         assert!(browser.text(MESSAGE).await.starts_with("Your password is changed"));
 
-        // Where those are sent who signed in too long ago.
+        // The page for users who signed in too long ago.
         browser.open(&format!("{shop}/confirm?next=/password")).await;
         browser.tab_to("input[name=password]").await;
         browser.keys("plugh").await;
@@ -163,7 +162,7 @@ async fn whole_shop_by_keyboard_only() {
         assert_eq!(browser.text(MESSAGE).await, "You are signed out.");
         assert_eq!(browser.count(SIGN_IN).await, 1);
     }
-    // There and back again, from the last element to the first.
+    // After the last element, the key Tab leads to the first one again.
     browser.tab_to("main button").await;
     browser.keys(&Key::Tab).await;
     browser.tab_to("nav a").await;
@@ -174,8 +173,8 @@ async fn nothing_overflows_at_320_pixels() {
     let driver = Driver::start();
     let shop = Shop::start();
     for (shop, framework) in [(&shop.axum, "axum"), (&shop.actix, "actix")] {
-        let (browser, other) = (driver.telephone(320, 640).await, driver.browser().await);
-        // As long as the forms allow, and nothing to break them at.
+        let (browser, other) = (driver.phone(320, 640).await, driver.browser().await);
+        // The longest text that the forms allow, without a place for a line break.
         let word = "W".repeat(50);
         browser.open(shop).await;
         fits(&browser, 320, &format!("{framework}-cart")).await;
@@ -211,7 +210,7 @@ async fn forge_token(browser: &Browser) {
     browser.script(script, Vec::new()).await;
 }
 
-/// Nothing of the page lies beside a screen of this width.
+/// Asserts that no part of the page is outside a screen of this width.
 async fn fits(browser: &Browser, width: u32, name: &str) {
     browser.picture(&format!("{name}-{width}")).await;
     let outside = browser.script(
@@ -230,7 +229,7 @@ async fn error_page_is_html_and_data_error_is_json() {
     let other = Site::start(unsticky::Cookie::default()).await;
     let is_error_page = async |kind: ErrorKind| {
         assert_eq!(browser.text("h1").await, "Sorry");
-        // The page begins it with a capital letter.
+        // The page capitalises the first letter.
         let shown = browser.text("p.reason").await;
         assert_eq!(shown.to_lowercase(), kind.message().to_lowercase());
         assert_eq!(browser.count("a[href='/']").await, 1);

@@ -1,4 +1,4 @@
-//! Programs that end with the value that started them.
+//! Programs that end when the value that started them is dropped.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// `otherwise` says what to do where there is no such program.
+    /// Starts a program. `otherwise` is the advice for the case that it does not exist.
     pub(crate) fn start(command: &mut Command, otherwise: &str) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let spawned =
@@ -27,7 +27,7 @@ impl Program {
         };
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
-        // Reads on when nobody listens any more, so that the program can always go on.
+        // The thread also reads lines that no test needs, so that the program never blocks on a full pipe.
         thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let _ = sender.send(line);
@@ -36,7 +36,7 @@ impl Program {
         Self { child, name, lines }
     }
 
-    /// What follows `start` on the first line that begins with it.
+    /// Waits for a line that begins with `start`, and returns the rest of it.
     pub(crate) fn announces(&self, start: &str) -> String {
         let deadline = Instant::now() + START;
         loop {
@@ -47,12 +47,12 @@ impl Program {
                         return rest.to_owned();
                     }
                 }
-                Err(error) => panic!("{} did not say '{start}': {error}", self.name),
+                Err(error) => panic!("{} did not print '{start}': {error}", self.name),
             }
         }
     }
 
-    /// Waits for the program to end by itself, but not for long.
+    /// Waits until the program ends by itself, or until the time is up.
     pub(crate) fn wait(&mut self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {

@@ -1,4 +1,4 @@
-//! The page on which a person sees their sessions and ends them, from two browsers.
+//! The page on which users see and revoke their sessions, from two browsers.
 
 use time::OffsetDateTime;
 
@@ -10,8 +10,8 @@ const END: &str = "form[action='/sessions/end'] button";
 const END_OTHERS: &str = "form[action='/sessions/end-others'] button";
 const THEIRS: &str = "a[href='/sessions']";
 
-/// Whether somebody is signed in, as their next click on the link to their sessions shows: from
-/// there, others get to the sign-in page.
+/// Returns whether the user is signed in. Follows the link to the sessions, which leads to the sign-in page if the
+/// user is not signed in.
 async fn is_signed_in(browser: &Browser) -> bool {
     browser.press(THEIRS).await;
     let is_signed_in = browser.text("h1").await == "Your sessions";
@@ -19,7 +19,7 @@ async fn is_signed_in(browser: &Browser) -> bool {
     is_signed_in
 }
 
-/// As the page writes it, in UTC.
+/// Returns the current minute in the format of the page.
 fn minute() -> String {
     let now = OffsetDateTime::now_utc();
     format!("{} {:02}:{:02} UTC", now.date(), now.hour(), now.minute())
@@ -31,7 +31,7 @@ async fn user_sees_sessions_and_ends_one() {
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     for (here, there) in [(&shop.axum, &shop.actix), (&shop.actix, &shop.axum)] {
         mine.open(&format!("{here}/sessions")).await;
-        assert_eq!(mine.text("h1").await, "Sign in", "this page is for those who are signed in");
+        assert_eq!(mine.text("h1").await, "Sign in", "this page requires a sign-in");
 
         let before = minute();
         sign_in(&mine, "alice").await;
@@ -71,7 +71,7 @@ async fn ending_others_or_changing_password_keeps_only_this_session() {
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     mine.open(&shop.axum).await;
     sign_in(&mine, "alice <b>& friends").await;
-    // Another host, so another cookie of the same browser.
+    // Another host has another cookie in the same browser.
     let neighbour = shop.actix.replace("127.0.0.1", "localhost");
     other.open(&neighbour).await;
     sign_in(&other, "bob").await;
@@ -98,6 +98,6 @@ async fn ending_others_or_changing_password_keeps_only_this_session() {
         }
     }
     other.open(&neighbour).await;
-    assert!(is_signed_in(&other).await, "bob has nothing to do with it");
+    assert!(is_signed_in(&other).await, "other users are not affected");
     assert_eq!(other.count(ROWS).await, 1);
 }

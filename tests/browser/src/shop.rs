@@ -7,7 +7,7 @@ use crate::browser::Browser;
 use crate::process::Program;
 use crate::servers::RedisServer;
 
-/// The addresses of the two; the host is the same, and browsers do not tell ports apart.
+/// The addresses of both shops. The host is the same, and cookies ignore the port.
 pub(crate) struct Shop {
     pub(crate) axum: String,
     pub(crate) actix: String,
@@ -30,16 +30,16 @@ impl Shop {
     }
 }
 
-/// The link of those who are not signed in, on every page.
+/// The sign-in link, which is on every page if no user is signed in.
 pub(crate) const SIGN_IN: &str = "a[href='/sign-in']";
 
-/// The button of those who are, on every page.
+/// The sign-out button, which is on every page if a user is signed in.
 pub(crate) const SIGN_OUT: &str = "form[action='/sign-out'] button";
 
-/// The message that the last action left.
+/// The flash message of the last action.
 pub(crate) const MESSAGE: &str = "p[role=status]";
 
-/// Signs in on the sign-in page, or on the way there.
+/// Signs in on the sign-in page, or first follows the link to it.
 pub(crate) async fn sign_in(browser: &Browser, name: &str) {
     if browser.count("input[name=password]").await == 0 {
         browser.press(SIGN_IN).await;
@@ -57,7 +57,7 @@ pub(crate) async fn add(browser: &Browser, article: &str) {
     assert_eq!(browser.text(MESSAGE).await, format!("In your cart: {article}"));
 }
 
-/// Where `cargo build` has put the examples.
+/// Returns the directory in which `cargo build` put the examples.
 fn examples() -> PathBuf {
     match std::env::var_os("UNSTICKY_EXAMPLES") {
         Some(directory) => directory.into(),

@@ -7,7 +7,7 @@ use crate::browser::{Browser, Driver, NO_COOKIES};
 use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, add, sign_in};
 use crate::site::Site;
 
-/// The cookie of the shop as the browser keeps it.
+/// Returns the cookie of the shop from the browser, after checking its attributes.
 async fn checked_cookie(browser: &Browser) -> Cookie<'static> {
     let cookie = browser.cookie().await;
     assert_eq!(cookie.name(), "shop");
@@ -28,7 +28,7 @@ async fn cookie_is_kept_as_configured_and_sent_to_both_shops() {
     let driver = Driver::start();
     let (shop, browser) = (Shop::start(), driver.browser().await);
     browser.open(&shop.axum).await;
-    assert_eq!(browser.jar().await, NO_COOKIES, "there is nothing to remember yet");
+    assert_eq!(browser.jar().await, NO_COOKIES, "no session is needed yet");
 
     add(&browser, "a <b>book</b> & \"more\"").await;
     let cookie = checked_cookie(&browser).await;
@@ -41,7 +41,7 @@ async fn cookie_is_kept_as_configured_and_sent_to_both_shops() {
     add(&browser, "a lamp").await;
     browser.open(&shop.axum).await;
     assert_eq!(browser.count("li").await, 2);
-    assert_eq!(checked_cookie(&browser).await, cookie, "it is set once");
+    assert_eq!(checked_cookie(&browser).await, cookie, "the cookie is set only once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,28 +55,28 @@ async fn sign_in_and_sign_out_replace_cookie() {
         sign_in(&browser, "alice").await;
         let signed_in = checked_cookie(&browser).await;
         assert_ne!(signed_in.value(), visitor.value());
-        assert_eq!(browser.text("li").await, "a book", "the cart goes with her");
+        assert_eq!(browser.text("li").await, "a book", "the cart is kept");
         browser.picture("shop").await;
 
         browser.open(there).await;
         assert_eq!(browser.text("b").await, "alice");
         browser.press(SIGN_OUT).await;
         assert_eq!(browser.count(SIGN_IN).await, 1);
-        // The message needs a session, which nobody is signed in on and which has no cart.
+        // The message is in a new session, without a user and without a cart.
         assert_eq!(browser.text(MESSAGE).await, "You are signed out.");
         assert_eq!(browser.count("li").await, 0);
         let signed_out = checked_cookie(&browser).await;
         assert_ne!(signed_out.value(), signed_in.value());
 
-        // Whoever has kept an old one has nothing.
-        for void in [visitor, signed_in] {
-            browser.add_cookie(void.clone()).await;
+        // The old cookies are invalid.
+        for old in [visitor, signed_in] {
+            browser.add_cookie(old.clone()).await;
             browser.open(here).await;
-            assert_eq!(browser.cookie().await.value(), void.value());
+            assert_eq!(browser.cookie().await.value(), old.value());
             assert_eq!(browser.count(SIGN_IN).await, 1);
             assert_eq!(browser.count("li").await, 0);
         }
-        // Signing in takes its place.
+        // A sign-in replaces the invalid cookie.
         sign_in(&browser, "bob").await;
         checked_cookie(&browser).await;
         browser.press(SIGN_OUT).await;

@@ -1,4 +1,4 @@
-//! A small application with a cookie of the test's choice, and pages of other sites that lead to it.
+//! A small application whose cookie the test chooses, and pages of other sites that lead to it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use unsticky::store::MemoryStore;
 use unsticky::tower::SessionLayer;
 use unsticky::{Cookie, Lifetime, Result, Session, Sessions};
 
-/// Longer than browsers keep any cookie.
+/// A lifetime that is longer than browsers keep any cookie.
 pub(crate) const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(500 * 86_400), Duration::from_secs(500 * 86_400));
 
-/// It listens on one port and answers to any name.
+/// The application. It listens on one port and accepts any host name.
 pub(crate) struct Site {
     port: u16,
-    /// `/`, or where the cookie's path begins.
+    /// The path of the application, which is `/` or below the path of the cookie.
     path: &'static str,
 }
 
@@ -47,13 +47,13 @@ impl Site {
         Self { port, path }
     }
 
-    /// The application's page on this host.
+    /// Returns the address of the application's page on this host.
     pub(crate) fn at(&self, host: &str) -> String {
         format!("http://{host}:{}{}", self.port, self.path)
     }
 
-    /// A page of this host that has nothing to do with the application, but with `there`: it has a
-    /// link to it, and a form and a frame as far as they are given.
+    /// Returns the address of an unrelated page on this host. It has a link and a form that lead to the given
+    /// addresses, and a frame if its address is not empty.
     pub(crate) fn elsewhere(&self, host: &str, link: &str, form: &str, frame: &str) -> String {
         format!("http://{host}:{}/elsewhere?link={link}&form={form}&frame={frame}", self.port)
     }
@@ -61,7 +61,7 @@ impl Site {
 
 async fn page(session: Session) -> Html<String> {
     let who = session.principal();
-    let who = who.as_deref().unwrap_or("nobody");
+    let who = who.as_deref().unwrap_or("no user");
     Html(format!(
         "<!doctype html><meta charset=utf-8><title>Site</title><b>{who}</b>\
          <form method=post action=sign-in/usual><button id=usual>Sign in</button></form>\

@@ -1,6 +1,6 @@
-//! What an engineer writes by hand: a cookie scan, one multiplexed connection, a blob of JSON under a
-//! random key. No safety at all: concurrent changes overwrite each other, and a slow one brings back a
-//! session that was ended.
+//! A hand-written application: it scans the cookie header, and keeps a blob of JSON under a random key, over one
+//! multiplexed connection. It has no safety at all: concurrent changes overwrite each other, and a slow request
+//! restores a session that was signed out.
 
 use std::net::TcpListener;
 
@@ -59,7 +59,7 @@ impl Hand {
         Some(blob.count.to_string())
     }
 
-    /// The Set-Cookie.
+    /// Signs in and returns the `Set-Cookie` header.
     async fn sign_in(&self, old: Option<&str>, size: usize) -> String {
         let known = self.load(old).await;
         let count = known.as_ref().map_or(0, |blob| blob.count);
@@ -149,7 +149,7 @@ fn with_cookie(cookie: &str, body: &'static str) -> HttpResponse {
 
 pub fn actix(listener: TcpListener, url: &str, nodelay: bool) {
     actix_web::rt::System::new().block_on(async {
-        // The application, and with it the connection, is made in the worker's own runtime.
+        // The connection is made in the runtime of the worker.
         let url = url.to_owned();
         let hand = std::sync::Arc::new(tokio::sync::OnceCell::new());
         let app = move || {
@@ -196,7 +196,7 @@ pub fn actix(listener: TcpListener, url: &str, nodelay: bool) {
     });
 }
 
-/// The connection, made by the worker that uses it.
+/// The connection, which the first worker that needs it makes.
 struct Lazy {
     url: String,
     nodelay: bool,

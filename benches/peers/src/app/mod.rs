@@ -1,12 +1,12 @@
-//! The applications that are compared: the same routes, once for each contender.
+//! The applications that are compared. Each contender has the same routes.
 //!
 //! | route | what it does |
 //! |---|---|
-//! | `/empty` | nothing, outside of every session layer; in actix-web a middleware around the application has no outside |
-//! | `/plain` | nothing, inside of it |
-//! | `/read` | one value of the session, as text |
-//! | `/increment` | counts one up |
-//! | `/sign-in`, `/sign-in-1k` | who is signed in, a count and a text of 100 or 1024 bytes, under a new secret |
+//! | `/empty` | does nothing, outside the session layer; in actix-web, the middleware wraps all routes, so it is inside |
+//! | `/plain` | does nothing, inside the session layer |
+//! | `/read` | returns one value of the session, as text |
+//! | `/increment` | increments the value |
+//! | `/sign-in`, `/sign-in-1k` | signs in with a new secret; stores a count and a text of 100 or 1024 bytes |
 //! | `/sign-out` | ends the session |
 
 mod actix_session;
@@ -22,7 +22,7 @@ use ::unsticky::DirectoryMode;
 use axum::Router;
 use tokio::runtime;
 
-/// In the order of the page: this crate, its peers as their READMEs wire them, by hand.
+/// The contenders in the order of the page: this crate, its peers as their READMEs set them up, hand-written code.
 pub const CONTENDERS: [&str; 12] = [
     "unsticky-axum",
     "unsticky-axum, directory off",
@@ -38,7 +38,7 @@ pub const CONTENDERS: [&str; 12] = [
     "hand-actix, nodelay",
 ];
 
-/// Those whose latency is measured at a fixed rate.
+/// The contenders whose latency is measured at a fixed rate.
 pub const AT_RATE: [&str; 6] = [
     "unsticky-axum",
     "tower-sessions",
@@ -48,10 +48,10 @@ pub const AT_RATE: [&str; 6] = [
     "hand-actix",
 ];
 
-/// Those whose instructions and allocations are counted, and for whom the choices of the application are tried.
+/// The contenders whose instructions and allocations are counted, and for which the choices are measured.
 pub const COUNTED: [&str; 4] = ["unsticky-axum", "hand-axum", "unsticky-actix", "hand-actix"];
 
-/// The hand-written application of the same framework.
+/// Returns the hand-written application of the same framework.
 pub fn baseline(contender: &str) -> &'static str {
     if contender.contains("actix") { "hand-actix" } else { "hand-axum" }
 }
@@ -60,7 +60,7 @@ const USER: &str = "account-4711";
 const SHORT: usize = 100;
 const LONG: usize = 1024;
 
-/// Serves until standard input ends.
+/// Serves until standard input closes.
 pub fn serve(contender: &str, redis: &str) {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -86,7 +86,7 @@ pub fn serve(contender: &str, redis: &str) {
 }
 
 fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
-    // What `#[tokio::main]` makes: as many workers as there are cores, which is one.
+    // This is the runtime of `#[tokio::main]`. `TOKIO_WORKER_THREADS` sets the number of workers.
     runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -94,17 +94,17 @@ fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
             stream.set_nodelay(true).unwrap();
         });
         let app = app.await.route("/empty", axum::routing::get(async || "empty"));
-        // As a task, since the thread that blocks here is not the worker.
+        // The server runs as a task, because the thread that blocks here is not a worker.
         tokio::spawn(async { axum::serve(listener, app).await }).await.unwrap().unwrap();
     });
 }
 
-/// How many workers actix-web has; tokio reads the same variable by itself.
+/// Returns the number of workers of actix-web. tokio reads the same variable itself.
 fn workers() -> usize {
     std::env::var("TOKIO_WORKER_THREADS").map_or(1, |workers| workers.parse().unwrap())
 }
 
-/// Serves what `$app` makes.
+/// Serves the application that `$app` creates.
 macro_rules! serve_actix {
     ($listener:expr, $app:expr) => {
         HttpServer::new($app)

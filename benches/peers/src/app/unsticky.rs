@@ -1,4 +1,4 @@
-//! This crate, in both frameworks: the handlers are the same ones.
+//! This crate, in both frameworks, with the same handlers.
 
 use std::net::TcpListener;
 
@@ -24,7 +24,7 @@ async fn increment(SignedIn { session, .. }: SignedIn) -> Result<String> {
 }
 
 fn arrive(session: &Session, size: usize) -> Result<&'static str> {
-    // Everybody has an account, and so a directory, of their own.
+    // A new session gets a random principal, so each has its own directory record.
     let own = || format!("{USER}-{}", fastrand::u32(..)).into();
     session.sign_in(session.principal().unwrap_or_else(own))?;
     session.insert(TEXT, &text(size))?;

@@ -1,4 +1,4 @@
-//! The stores alone, against clients that are written by hand and against the libraries' own.
+//! Compares the stores alone with hand-written clients and with the libraries' own clients.
 
 mod pipelined;
 
@@ -21,10 +21,10 @@ use crate::web::{Effort, turn};
 use pipelined::{Pipelined, Protocol};
 
 const TTL: Duration = Duration::from_secs(3600);
-/// How many records there are; every load takes the next one.
+/// The number of records. Each load reads the next one.
 const RECORDS: usize = 256;
 
-/// Who loads.
+/// The client that loads records.
 #[derive(Clone)]
 enum Client {
     Unsticky(Arc<dyn Store>),
@@ -52,7 +52,7 @@ impl Client {
         assert_eq!(found, BYTES);
     }
 
-    /// Reads a record, and puts another in its place.
+    /// Reads a record and replaces it.
     async fn change(&self, key: &StoreKey) {
         let Self::Unsticky(store) = self else { panic!("the others have no compare-and-set") };
         let found = store.load(key).await.unwrap().unwrap();
@@ -67,7 +67,7 @@ enum Verb {
     Change,
 }
 
-/// Who is measured; "library" is the library's own client.
+/// The clients that are measured; "library" is the library's own client.
 pub const CLIENTS: [&str; 3] = ["unsticky", "library", "by hand"];
 
 async fn client(backend: &str, name: &str, port: u16) -> Client {
@@ -95,14 +95,14 @@ async fn client(backend: &str, name: &str, port: u16) -> Client {
     }
 }
 
-/// Milliseconds that each direction takes longer, and workers of the runtime.
+/// The delay of each direction in milliseconds, and the number of workers.
 pub const WAYS: [(u64, usize); 3] = [(0, 1), (0, 2), (1, 1)];
 pub const CALLERS: [usize; 3] = [1, 64, 256];
 const BYTES: usize = 1024;
 
 pub fn run(effort: Effort) -> Results {
     let (redis, memcached, valkey) = (RedisServer::start(), MemcachedServer::start(), valkey());
-    // Where the way to the server is longer, it leads through a proxy in a runtime of its own.
+    // The proxy that adds a delay has its own runtime.
     let distance = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut results = Results::new();
     let mut backends = vec![("redis", redis.port()), ("memcached", memcached.port())];
@@ -163,7 +163,7 @@ fn store_records(backend: &str, port: u16) -> Arc<[StoreKey]> {
     })
 }
 
-/// How often so many callers have done it in a second.
+/// Returns the operations per second of this number of callers.
 fn rate(
     runtime: &Runtime,
     client: &Client,
@@ -183,7 +183,7 @@ fn rate(
                 for key in keys.iter().cycle().skip(caller) {
                     match verb {
                         Verb::Load => client.load(key).await,
-                        // Each caller has a record of its own.
+                        // Each caller has its own record.
                         Verb::Change => client.change(&keys[caller]).await,
                     }
                     count += 1;

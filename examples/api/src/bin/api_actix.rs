@@ -4,7 +4,7 @@
 //! PORT=3001 cargo run --bin api_actix
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "it prints the address that it listens on")]
 
 use std::error::Error;
 use std::fmt::Display;
@@ -22,7 +22,7 @@ use unsticky::{
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Outside the closure, which every worker calls: they share the store's connections.
+    // Every worker calls the closure. The sessions are made outside it, so that all workers share connections.
     let (sessions, check_every) = (api::sessions()?, api::check_every()?);
     let server = HttpServer::new(move || {
         App::new().configure(|config| routes(config, &sessions, check_every))
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) fn routes(config: &mut ServiceConfig, sessions: &Sessions, check_every: Duration) {
     let api = web::scope("")
         .app_data(web::Data::new(check_every))
-        // Like all other errors these are JSON.
+        // These errors are JSON, like all others.
         .app_data(JsonConfig::default().error_handler(|error, _| bad_request(error)))
         .app_data(PathConfig::default().error_handler(|error, _| bad_request(error)))
         .route("/sign-in", web::post().to(sign_in))
@@ -51,7 +51,7 @@ pub(crate) fn routes(config: &mut ServiceConfig, sessions: &Sessions, check_ever
         .route("/export", web::get().to(get_export))
         .route("/export", web::post().to(start_export))
         .route("/live", web::get().to(live))
-        // No page of another site sends a request that changes something, nor opens a WebSocket.
+        // Pages of other sites cannot send requests that change something, nor open a WebSocket.
         .wrap(GuardMiddleware::new(Guard::same_origin()))
         .wrap(SessionMiddleware::new(sessions.clone()));
     config.service(api);
@@ -71,7 +71,7 @@ async fn sign_out(session: Session) -> HttpResponse {
     no_content()
 }
 
-/// `null` where nobody is signed in.
+/// Returns `null` if no user is signed in.
 async fn me(Maybe(user): Maybe<SignedIn>) -> Result<Json<Option<Me>>> {
     user.as_ref().map(Me::of).transpose().map(Json)
 }
@@ -87,13 +87,13 @@ async fn end_session(user: SignedIn, id: Path<SessionId>) -> Result<HttpResponse
     })
 }
 
-/// After each sign-in there is a new one.
+/// Returns the CSRF token, which changes at each sign-in.
 async fn csrf(_: SignedIn, token: CsrfToken) -> Json<CsrfToken> {
     Json(token)
 }
 
-/// The token is in the header field `X-CSRF-Token`. The guard keeps other sites out already; NIST SP
-/// 800-63B-4 5.1 asks for a token besides.
+/// Requires the CSRF token in the header field `X-CSRF-Token`. The guard already refuses requests of other sites;
+/// NIST SP 800-63B-4 5.1 requires a token as well.
 async fn put_notes(user: SignedIn, Csrf(Json(notes)): Csrf<Json<Notes>>) -> Result<HttpResponse> {
     api::put_notes(&user, notes)?;
     Ok(no_content())
@@ -125,7 +125,7 @@ async fn serve(mut socket: actix_ws::Session, mut messages: MessageStream, mut l
         let is_use = tokio::select! {
             message = messages.recv() => match message {
                 Some(Ok(Message::Text(_))) => true,
-                // A browser sends pings by itself, so they are no use of the session.
+                // A browser sends pings without any action of its user, so they do not count as use.
                 Some(Ok(Message::Ping(ping))) => match socket.pong(&ping).await {
                     Ok(()) => continue,
                     Err(_) => return,
@@ -146,7 +146,7 @@ async fn serve(mut socket: actix_ws::Session, mut messages: MessageStream, mut l
             }
         }
     };
-    // Fails where the client has gone.
+    // This fails if the client has disconnected already.
     let _ = socket.close(reason).await;
 }
 

@@ -4,7 +4,7 @@
 //! PORT=3000 cargo run --bin api_axum
 //! ```
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "it prints the address that it listens on")]
 
 use std::error::Error;
 use std::fmt::Display;
@@ -45,7 +45,7 @@ pub(crate) fn app(sessions: Sessions, check_every: Duration) -> Router {
         .route("/export", get(get_export).post(start_export))
         .route("/live", get(live))
         .with_state(check_every)
-        // No page of another site sends a request that changes something, nor opens a WebSocket.
+        // Pages of other sites cannot send requests that change something, nor open a WebSocket.
         .layer(GuardLayer::new(Guard::same_origin()))
         .layer(SessionLayer::new(sessions))
 }
@@ -63,7 +63,7 @@ async fn sign_out(session: Session) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// `null` where nobody is signed in.
+/// Returns `null` if no user is signed in.
 async fn me(Maybe(user): Maybe<SignedIn>) -> Result<Json<Option<Me>>> {
     user.as_ref().map(Me::of).transpose().map(Json)
 }
@@ -82,13 +82,13 @@ async fn end_session(
     })
 }
 
-/// After each sign-in there is a new one.
+/// Returns the CSRF token, which changes at each sign-in.
 async fn csrf(_: SignedIn, token: CsrfToken) -> Json<CsrfToken> {
     Json(token)
 }
 
-/// The token is in the header field `X-CSRF-Token`. The guard keeps other sites out already; NIST SP
-/// 800-63B-4 5.1 asks for a token besides.
+/// Requires the CSRF token in the header field `X-CSRF-Token`. The guard already refuses requests of other sites;
+/// NIST SP 800-63B-4 5.1 requires a token as well.
 async fn put_notes(
     user: SignedIn,
     Csrf(Checked(Json(notes))): Csrf<Checked<Json<Notes>>>,
@@ -112,7 +112,7 @@ async fn live(
     Checked(upgrade): Checked<WebSocketUpgrade>,
 ) -> Response {
     let live = Live::new(user, check_every);
-    // axum takes 64 MiB by default.
+    // The default limit of axum is 64 MiB.
     upgrade.max_message_size(64 * 1024).on_upgrade(move |socket| serve(socket, live))
 }
 
@@ -121,7 +121,8 @@ async fn serve(mut socket: WebSocket, mut live: Live) {
         let is_use = tokio::select! {
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(_))) => true,
-                // axum answers pings. A browser sends them by itself, so they are no use of the session.
+                // axum answers pings. A browser sends them without any action of its user, so they do not count
+                // as use.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 _ => return,
             },
@@ -133,14 +134,14 @@ async fn serve(mut socket: WebSocket, mut live: Live) {
                 Message::Close(Some(CloseFrame { code, reason: reason.into() }))
             }
         };
-        // After the close frame the client closes, too, and `recv` returns `None`.
+        // After the close frame, the client closes the connection too, and `recv` returns `None`.
         if socket.send(message).await.is_err() {
             return;
         }
     }
 }
 
-/// An extractor of axum's whose rejections are JSON like all other errors.
+/// Wraps an extractor of axum so that its rejections are JSON, like all other errors.
 struct Checked<E>(E);
 
 type BadRequest = (StatusCode, Json<Problem>);
