@@ -59,7 +59,7 @@ impl Authority {
         }
     }
 
-    /// Whether the session still is of the one it was of, or of nobody as before.
+    /// Returns whether the session still has the same principal, or still has none.
     pub(crate) fn is_of_the_same(&self, header: &Header) -> bool {
         self.principal == header.principal
     }
