@@ -151,7 +151,10 @@ impl<'a> Commands<'a> {
                 }
                 Ok(Created::Created(_)) if Instant::now() >= self.budget.fixed_deadline => {
                     self.report_in_doubt(key);
-                    return Err(Error::new(ErrorKind::OutcomeUnknown, "the store answered after the deadline"));
+                    return Err(Error::new(
+                        ErrorKind::OutcomeUnknown,
+                        "the store answered after the deadline",
+                    ));
                 }
                 answer => return answer,
             }

@@ -39,9 +39,7 @@ enum Stage<T> {
     /// Not being polled. Holds the waker of the task that awaits it.
     Idle(BoxFuture<'static, T>, Option<Waker>),
     /// Being polled. `is_wanted`: move it to its own task afterwards.
-    Polled {
-        is_wanted: bool,
-    },
+    Polled { is_wanted: bool },
     /// Moved to its own task.
     Task(JoinHandle<T>),
     /// Finished, or panicked while it was polled.
@@ -173,7 +171,9 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let runtime = Handle::try_current().map_err(Error::unavailable)?;
-    let ended = || Error::new(ErrorKind::OutcomeUnknown, "the Tokio runtime shut down during the operation");
+    let ended = || {
+        Error::new(ErrorKind::OutcomeUnknown, "the Tokio runtime shut down during the operation")
+    };
     RunToCompletion::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
 }
 

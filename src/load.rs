@@ -57,7 +57,7 @@ pub(crate) async fn look_up(
 
 /// Decodes a session's record. Emits an event if that fails.
 fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
-    // The event of a session's record needs no principal, so audit settings do not apply.
+    // A session's key contains no principal, so the event may show it under every audit setting.
     decoded(RecordKey { audit: Audit::default(), key }, codec::decode(bytes))
 }
 

@@ -141,9 +141,10 @@ impl Commit<'_, '_> {
         // have one session more than the directory has counted.
         let must_end = !self.others.is_empty() || self.enrolment.replacing.contains(&session.id);
         match self.end(session, reason).await? {
-            EndOutcome::Spared if must_end => {
-                Err(Error::new(ErrorKind::Contended, "another request changed the session in the meantime"))
-            }
+            EndOutcome::Spared if must_end => Err(Error::new(
+                ErrorKind::Contended,
+                "another request changed the session in the meantime",
+            )),
             _ => Ok(()),
         }
     }
@@ -170,7 +171,8 @@ impl Commit<'_, '_> {
         }
         self.check_sign_in_window()?;
         let (mut directory, mut orphan) = (None, None);
-        let mut failure = Error::new(ErrorKind::Randomness, "every new session id was already taken");
+        let mut failure =
+            Error::new(ErrorKind::Randomness, "every new session id was already taken");
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
             match self.create(new, &mut directory, &mut orphan).await {

@@ -77,7 +77,10 @@ impl Commit<'_, '_> {
     pub(super) fn check_sign_in_window(&self) -> Result<()> {
         let begun = self.changes.signing_in().and_then(|sign_in| sign_in.begun.as_ref());
         if begun.is_some_and(|begun| self.settings.now().since(begun.at) > SIGN_IN_WINDOW) {
-            return Err(Error::new(ErrorKind::Revoked, "the sign-in took longer than the time limit"));
+            return Err(Error::new(
+                ErrorKind::Revoked,
+                "the sign-in took longer than the time limit",
+            ));
         }
         Ok(())
     }

@@ -302,7 +302,10 @@ mod tests {
             let (bytes, index) =
                 encode_indexed(&header, &record.values.items().collect::<Vec<_>>());
             let indexed = Values::new(bytes, index.unwrap());
-            assert!(indexed.items().eq(record.values.items()), "the index differs from the decoded one");
+            assert!(
+                indexed.items().eq(record.values.items()),
+                "the index differs from the decoded one"
+            );
             assert_eq!(record.values.len(), 3);
             assert_eq!(record.values.get("a"), Some(value("1")));
             assert_eq!(record.values.get("bb"), Some(value("\"x\"")));
