@@ -1,4 +1,4 @@
-//! Store commands under a deadline, with lost answers settled: the one place that repeats anything.
+//! Sends store commands within a deadline and settles in-doubt writes. Only this module repeats store commands.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::record::tag::Tag;
 use crate::settings::Settings;
 use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version};
 
-/// A record on its way to the store.
+/// A record to write to the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
     pub(crate) bytes: Bytes,
@@ -26,14 +26,14 @@ pub(crate) struct Write {
     pub(crate) tag: Tag,
 }
 
-/// A store with the time that is left for it.
+/// A store, and the time that is left for its commands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commands<'a> {
     store: &'a dyn Store,
     budget: &'a Budget,
-    /// Of the work that calls, where it may have to wait for other work or be waited for.
+    /// The driver of the calling work, if that work may wait for other work or other work may wait for it.
     driver: Option<&'a Driver>,
-    /// How often one command is repeated; the deadline bounds it as well.
+    /// The maximum number of retries of one command. The deadline limits them as well.
     max_retries: u32,
     audit: Audit,
 }
@@ -49,8 +49,9 @@ impl<'a> Commands<'a> {
         Self { driver: Some(driver), ..self }
     }
 
-    /// Waits for the commits of this process that met a conflict on the same record before; for half of
-    /// the time at most, for they may be on a runtime that stands still, and nothing depends on it.
+    /// Waits for the commits of this process that had a conflict on the same record earlier. Waits for at most
+    /// half of the time left: those commits may be on a runtime that is not running, and correctness does not
+    /// depend on the wait.
     pub(crate) async fn key_guard<'q>(
         &self,
         settings: &'q Settings,
@@ -74,14 +75,14 @@ impl<'a> Commands<'a> {
         self.budget.time_left(Instant::now())
     }
 
-    /// Half of what is left, so that something always remains for settling a lost answer.
+    /// Returns the time for one command: half of what is left, so that time remains to settle an in-doubt write.
     fn share(&self, now: Instant) -> Option<Duration> {
         let left = self.budget.time_left(now);
         (left >= Duration::from_millis(2)).then_some(left / 2)
     }
 
-    /// One command, cut off at its share of the time. A read that was cut off did nothing; a write
-    /// may have been applied.
+    /// Runs one command and stops it after its share of the time. The store may still have applied a write that was
+    /// stopped.
     async fn once<T>(
         &self,
         verb: &'static str,
@@ -90,13 +91,13 @@ impl<'a> Commands<'a> {
     ) -> Result<T> {
         let begun = Instant::now();
         let Some(share) = self.share(begun) else {
-            return Err(Error::new(ErrorKind::Unavailable, "no time is left for the store"));
+            return Err(Error::new(ErrorKind::Unavailable, "no time was left for a store command"));
         };
         let lost = if is_write { ErrorKind::OutcomeUnknown } else { ErrorKind::Unavailable };
         let answer = self.budget.limited(begun + share, command).await;
         event::store_answered(verb, begun);
         let answer = match answer {
-            // An answer that makes no sense says nothing of what was done.
+            // An invalid answer does not show whether the write was applied.
             Some(Err(error)) if is_write && error.kind() == ErrorKind::Corrupt => {
                 Err(Error::with_source(lost, "", error))
             }
@@ -115,14 +116,14 @@ impl<'a> Commands<'a> {
         event::outcome_in_doubt(RecordKey { audit: self.audit, key });
     }
 
-    /// Reads a record; asks twice if need be.
+    /// Reads a record. Retries if the store was unavailable.
     pub(crate) async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
         let mut retries = self.retries();
         loop {
             match self.once("load", false, self.store.load(key)).await {
                 Err(error) if may_retry(&error) && retries.take_one() => {}
-                // Reading changes nothing, so there is nothing to be unsure about; and a server that
-                // answers with nonsense is no better than one that is down.
+                // A read changes nothing, so its outcome cannot be in doubt. A server that sends invalid answers
+                // counts as unavailable.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Corrupt) =>
                 {
@@ -133,9 +134,11 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Creates a record. A lost answer is not settled: the caller takes another id, for a late copy
-    /// of this write could bring the session back after its end. An answer that comes after the
-    /// deadline is a lost one: what keeps sign-ins from coming late stands only so long.
+    /// Creates a record.
+    ///
+    /// An in-doubt create is not settled. The caller must use another id, because a late copy of this write could
+    /// restore the session after it has ended. An answer after the deadline also counts as lost: the tombstones and
+    /// marks that stop late sign-ins are kept only for a limited time.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
         let mut retries = self.retries();
         loop {
@@ -148,13 +151,17 @@ impl<'a> Commands<'a> {
                 }
                 Ok(Created::Created(_)) if Instant::now() >= self.budget.fixed_deadline => {
                     self.report_in_doubt(key);
-                    return Err(Error::new(ErrorKind::OutcomeUnknown, "the answer came too late"));
+                    return Err(Error::new(
+                        ErrorKind::OutcomeUnknown,
+                        "the store answered after the deadline",
+                    ));
                 }
                 answer => return answer,
             }
         }
     }
 
+    /// Replaces a record that has not changed since it was read. Settles an in-doubt write.
     pub(crate) async fn replace(
         &self,
         key: &StoreKey,
@@ -168,7 +175,7 @@ impl<'a> Commands<'a> {
             match self.once("replace", true, command).await {
                 Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
                 Ok(Replaced::Missing) => return Ok(Settled::Missing),
-                // A connection that repeats commands by itself conflicts with its own first copy.
+                // If the connection repeats commands on its own, the second copy conflicts with the first.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
                     return settled(Some(current), write.tag, expected);
                 }
@@ -184,8 +191,8 @@ impl<'a> Commands<'a> {
                     in_doubt = true;
                     self.report_in_doubt(key);
                     match Box::pin(self.read_back(key)).await? {
-                        // Not applied so far. The same write again is harmless, and once one of the
-                        // two is applied the other one never can be.
+                        // The write is not applied so far. Sending it again is safe: once one copy is applied, the
+                        // other one can only conflict.
                         Some(current) if current.version == expected.version => {
                             if !retries.take_one() {
                                 return Err(error);
@@ -200,8 +207,9 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Deletes a record. A lost answer is not settled, the command is just sent again; the flag says
-    /// whether one was lost, so that "missing" may be this command's own doing.
+    /// Deletes a record. If an answer is lost, sends the command again.
+    ///
+    /// The flag in the result is `true` if an answer was lost. `Missing` may then be the effect of this command.
     pub(crate) async fn delete(
         &self,
         key: &StoreKey,
@@ -223,7 +231,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Reads after a lost answer; where that fails too, the outcome stays unknown.
+    /// Reads the record after an answer was lost. If the read fails as well, the outcome stays unknown.
     async fn read_back(&self, key: &StoreKey) -> Result<Option<Stored>> {
         self.load(key)
             .await
@@ -231,7 +239,8 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// Lets the writers of other processes pass: a random while, longer after each attempt.
+/// Pauses for a random time so that writers in other processes can finish. The pauses get longer with the number of
+/// attempts.
 pub(crate) async fn pause(
     commands: &Commands<'_>,
     entropy: &dyn Entropy,
@@ -248,7 +257,7 @@ pub(crate) async fn pause(
     Ok(())
 }
 
-/// How often a command may be sent once more.
+/// The number of retries left for a command.
 struct Retries {
     left: u32,
 }
@@ -261,13 +270,13 @@ impl Retries {
     }
 }
 
-/// Whether the command certainly did nothing and the next try may fare better: a connection that was
-/// found dead is replaced by then. A store that is really down says so at once.
+/// Returns whether the command certainly had no effect and a retry may succeed, for example because a dead connection
+/// is replaced.
 fn may_retry(error: &Error) -> bool {
     error.kind() == ErrorKind::Unavailable
 }
 
-/// A failure behind a lost answer leaves the outcome unknown.
+/// Makes an error [`ErrorKind::OutcomeUnknown`] if an earlier answer to the same command was lost.
 fn doubted(error: Error, in_doubt: bool) -> Error {
     if in_doubt && error.kind() != ErrorKind::OutcomeUnknown {
         return Error::with_source(ErrorKind::OutcomeUnknown, "", error);
@@ -279,18 +288,20 @@ fn holds(stored: &Stored, tag: Tag) -> bool {
     envelope::tags(&stored.bytes).is_some_and(|tags| tags.contains(tag))
 }
 
-/// What a `replace` did, as far as it can be known.
+/// The result of a `replace`.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    /// The record stands there as it was written.
+    /// The record was written.
     Applied(Version),
-    /// It was written; this stands there now, perhaps with the writes of others on top.
+    /// The record was written. Holds the current record, which may include later writes of other requests.
     Followed(Stored),
+    /// Another request wrote first, so the record was not written. `None`: the current record was not read.
     Conflict(Option<Stored>),
+    /// The record no longer exists.
     Missing,
 }
 
-/// What a lost `replace` did, by the tags of what stands there now.
+/// Determines from the write tags of the current record whether an in-doubt `replace` was applied.
 fn settled(current: Option<Stored>, tag: Tag, expected: &Stored) -> Result<Settled> {
     let Some(current) = current else {
         return Ok(Settled::Missing);
@@ -299,14 +310,14 @@ fn settled(current: Option<Stored>, tag: Tag, expected: &Stored) -> Result<Settl
     if tags.as_ref().is_some_and(|tags| tags.contains(tag)) {
         return Ok(Settled::Followed(current));
     }
-    // Every write since ours is remembered if the one before ours still is: then ours is not among
-    // them, and as its version has passed it never will be.
+    // The record remembers only the newest tags. If it still remembers the write before ours, it would remember ours
+    // too, so ours was not applied. It never will be, because the version that it expects is gone.
     let before = envelope::newest_tag(&expected.bytes);
     if tags.zip(before).is_some_and(|(tags, before)| tags.contains(before)) {
         return Ok(Settled::Conflict(Some(current)));
     }
     Err(Error::new(
         ErrorKind::OutcomeUnknown,
-        "too many writes followed the one whose answer was lost",
+        "the record no longer shows whether the write was applied: too many other writes followed",
     ))
 }

@@ -1,5 +1,5 @@
-//! Work that runs to completion: where it is awaited, or in a task of its own once nobody awaits it
-//! or somebody else has to wait for it.
+//! Work that runs to completion. It runs inside the task that awaits it, and moves to its own task when that task
+//! drops it or other work must wait for it.
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -13,15 +13,16 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A future that runs where it is polled. It moves to a task of its own when it is dropped unfinished,
-/// and when its [`Driver`] says that other work waits for it: a future that is kept but not polled
-/// blocks nobody.
+/// A future that runs to completion.
 ///
-/// Nearly all futures are awaited to their end, so nearly no commit pays for a task. It comes to `None` if
-/// the runtime of that task ends before the work does.
+/// It moves to its own task when it is dropped unfinished, and when its [`Driver`] reports that other work waits for
+/// it. So a future that is kept but not polled cannot block other work. Nearly all futures are awaited until they
+/// finish, so nearly no commit needs its own task.
+///
+/// The output is `None` if the runtime of the task shuts down before the work is finished.
 pub(crate) struct RunToCompletion<T: Send + 'static>(Arc<Work<T>>);
 
-/// Moves a piece of work to a task of its own. Does nothing once the work is finished.
+/// Moves work to its own task. Has no effect after the work has finished.
 #[derive(Clone)]
 pub(crate) struct Driver(Weak<dyn Drive + Send + Sync>);
 
@@ -35,19 +36,18 @@ struct Work<T> {
 }
 
 enum Stage<T> {
-    /// Not being polled; the waker of whoever awaits it.
+    /// Not being polled. Holds the waker of the task that awaits it.
     Idle(BoxFuture<'static, T>, Option<Waker>),
-    /// Being polled at this moment. `is_wanted`: it is to become a task.
-    Polled {
-        is_wanted: bool,
-    },
+    /// Being polled. `is_wanted`: move it to its own task afterwards.
+    Polled { is_wanted: bool },
+    /// Moved to its own task.
     Task(JoinHandle<T>),
-    /// Finished, or it has panicked where it was polled.
+    /// Finished, or panicked while it was polled.
     Finished,
 }
 
 impl<T: Send + 'static> RunToCompletion<T> {
-    /// `work` makes the future, which may pass its own driver on.
+    /// Creates the work. The future that `work` returns may pass its own driver on.
     pub(crate) fn new<F>(runtime: Handle, work: impl FnOnce(Driver) -> F) -> Self
     where
         F: Future<Output = T> + Send + 'static,
@@ -77,7 +77,7 @@ impl<T: Send + 'static> Drive for Work<T> {
             Stage::Idle(future, waker) => {
                 *stage = Stage::Task(self.runtime.spawn(future));
                 drop(stage);
-                // Whoever awaits it has to wait for the task from now on.
+                // The awaiting task must poll again, to wait for the new task.
                 if let Some(waker) = waker {
                     waker.wake();
                 }
@@ -89,7 +89,7 @@ impl<T: Send + 'static> Drive for Work<T> {
 }
 
 impl Driver {
-    /// Makes sure that the work goes on whoever polls it.
+    /// Makes sure that the work continues even if its future is not polled.
     pub(crate) fn drive(&self) {
         if let Some(work) = self.0.upgrade() {
             work.drive();
@@ -116,7 +116,7 @@ impl<T: Send + 'static> Future for RunToCompletion<T> {
                 }
             }
         };
-        // Outside the lock: the work may ask its driver for a task.
+        // Polled without the lock, because the work may call its own driver.
         let outcome = future.as_mut().poll(cx);
         let mut stage = work.stage();
         if outcome.is_ready() {
@@ -164,14 +164,16 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// Runs work to completion even if nobody waits for it any more.
+/// Runs work to completion, even if the returned future is dropped.
 pub(crate) async fn run_to_completion<T, F>(work: impl FnOnce(Driver) -> F) -> Result<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let runtime = Handle::try_current().map_err(Error::unavailable)?;
-    let ended = || Error::new(ErrorKind::OutcomeUnknown, "the runtime that worked on it has ended");
+    let ended = || {
+        Error::new(ErrorKind::OutcomeUnknown, "the Tokio runtime shut down during the operation")
+    };
     RunToCompletion::new(runtime, work).await.unwrap_or_else(|| Err(ended()))
 }
 

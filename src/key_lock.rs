@@ -1,4 +1,4 @@
-//! A lock for each record whose commits collide.
+//! A lock for each record on which commits conflict.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,19 +7,19 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::store::StoreKey;
 
-/// Commits to one record that met a conflict take turns here, so that the writers of one process do not
-/// invalidate each other's attempts.
+/// Locks that let commits with a conflict on the same record run one after the other, so the writers of one process do
+/// not invalidate each other's attempts.
 ///
-/// Correctness does not depend on it: compare-and-set decides, in a process and between processes. A
-/// record without conflicts never gets here.
+/// Correctness does not depend on these locks: compare-and-set decides, within a process and between processes. Commits
+/// without a conflict take no lock.
 #[derive(Debug, Default)]
 pub(crate) struct KeyLocks(Mutex<HashMap<StoreKey, Arc<AsyncMutex<()>>>>);
 
 impl KeyLocks {
-    /// Waits until the commits to this key that came before have ended. Whoever waits here or holds
-    /// the guard must be driven by a task: a future that is kept unpolled would hold the lock for ever.
+    /// Waits until the earlier commits to this key have finished. The caller must run in a task while it waits or holds
+    /// the guard: a future that is kept but not polled would hold the lock forever.
     pub(crate) async fn lock(&self, key: &StoreKey) -> KeyGuard<'_> {
-        // Made before the wait, so that a caller who gives up tidies up too.
+        // Created before the wait, so that the entry is also removed if the caller stops waiting.
         let mut guard = KeyGuard { locks: self, key: key.clone(), held: None, waited: false };
         let lock = self.map().entry(key.clone()).or_default().clone();
         guard.held = lock.clone().try_lock_owned().ok();
@@ -30,7 +30,7 @@ impl KeyLocks {
         guard
     }
 
-    /// For a caller that has waited long enough: it goes on as if it held the lock.
+    /// Returns a guard without the lock, for a caller that has waited long enough.
     pub(crate) fn without_lock(&self, key: &StoreKey) -> KeyGuard<'_> {
         KeyGuard { locks: self, key: key.clone(), held: None, waited: true }
     }
@@ -40,7 +40,7 @@ impl KeyLocks {
     }
 }
 
-/// The lock of a record, held until this is dropped.
+/// A guard that holds the lock of a record until it is dropped.
 #[derive(Debug)]
 pub(crate) struct KeyGuard<'a> {
     locks: &'a KeyLocks,
@@ -50,7 +50,7 @@ pub(crate) struct KeyGuard<'a> {
 }
 
 impl KeyGuard<'_> {
-    /// Whether other commits came first, so that what was read before is out of date.
+    /// Returns whether the caller had to wait. If so, the record that it read before may be outdated.
     pub(crate) fn waited(&self) -> bool {
         self.waited
     }
@@ -60,7 +60,7 @@ impl Drop for KeyGuard<'_> {
     fn drop(&mut self) {
         self.held = None;
         let mut map = self.locks.map();
-        // Entries are cloned under this mutex only: nobody waits for one that is not shared.
+        // Entries are cloned only under this mutex, so no other commit waits for an entry with one owner.
         if map.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             map.remove(&self.key);
         }
@@ -73,7 +73,7 @@ mod tests {
     use crate::store::samples::random_key;
 
     #[tokio::test]
-    async fn waiters_take_turns_in_order_and_leave_no_entry() {
+    async fn waiters_get_lock_in_order_and_leave_no_entry() {
         let locks = KeyLocks::default();
         let (key, other) = (random_key(), random_key());
         let first = locks.lock(&key).await;

@@ -1,4 +1,4 @@
-//! A session's record, read from the store and decoded; one that cannot be decoded is reported.
+//! Reads a session's record from the store and decodes it. Emits an event if it cannot be decoded.
 
 use std::sync::Arc;
 
@@ -15,27 +15,27 @@ use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
 impl Loaded {
-    /// The same session from a newer read.
+    /// Returns the same session with a record that was read later.
     pub(crate) fn newer(&self, stored: Stored) -> Result<Arc<Self>> {
         Ok(self.at(decode(&self.key, stored.bytes)?, stored.version))
     }
 
-    /// The session as it stands in the store, whoever may use it.
+    /// Reads the session again from the store, even if this request may no longer use it.
     pub(crate) async fn reread(&self, commands: Commands<'_>) -> Result<Option<Arc<Self>>> {
         commands.load(&self.key).await?.map(|stored| self.newer(stored)).transpose()
     }
 }
 
-/// What the store holds under the id of a session.
+/// The result of looking up a session id in the store.
 pub(crate) enum Lookup {
-    /// A session; it may have expired.
+    /// The session. It may have expired.
     Found(Arc<Loaded>),
     Missing,
-    /// A record that cannot be decoded. It was reported, and stays as it is.
+    /// A record that cannot be decoded. An event was emitted, and the record is left unchanged.
     Corrupt,
 }
 
-/// Looks a session up by its id. `is_presented`: the request has sent a secret for it.
+/// Looks up a session by its id. `is_presented`: the request presented a secret for it.
 pub(crate) async fn look_up(
     settings: &Settings,
     commands: Commands<'_>,
@@ -55,13 +55,13 @@ pub(crate) async fn look_up(
     }
 }
 
-/// Decodes a session's record and reports one that cannot be.
+/// Decodes a session's record. Emits an event if that fails.
 fn decode(key: &StoreKey, bytes: Bytes) -> Result<Record> {
-    // It names nobody.
+    // A session's key contains no principal, so the event may show it under every audit setting.
     decoded(RecordKey { audit: Audit::default(), key }, codec::decode(bytes))
 }
 
-/// What was decoded, or the error of what could not be, reported.
+/// Emits an event if decoding failed, and converts the failure to an error.
 pub(crate) fn decoded<T>(key: RecordKey<'_>, decoded: Result<T, Undecodable>) -> Result<T> {
     decoded.map_err(|failure| match failure {
         Undecodable::Corrupt => {

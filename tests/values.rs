@@ -352,7 +352,7 @@ async fn value_is_refused_if_its_type_does_not_write_or_does_not_read_it() {
     assert_refused(Renamed { number: 1 }, UNREADABLE).await;
     assert_refused(Unreadable(SECRET.to_owned()), UNREADABLE).await;
     let listed = BTreeMap::from([(vec![SECRET_NUMBER], SECRET.to_owned())]);
-    assert_refused(listed, "a map in it has keys that JSON cannot hold").await;
+    assert_refused(listed, "it contains a map whose keys cannot be JSON keys").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! New sessions: created alone, after others have ended, or before others end.
+//! Creates new sessions: on their own, after the known sessions have ended, or before the sessions that a
+//! sign-in replaces end.
 
 use std::sync::Arc;
 
@@ -28,21 +29,22 @@ struct NewSession {
     key: StoreKey,
     record: Record,
     write: Write,
-    /// When it was made.
+    /// When it was created.
     now: Millis,
 }
 
 impl Commit<'_, '_> {
-    /// Creates a session, and ends none.
+    /// Creates a session without ending another one.
     pub(super) async fn create_alone(&mut self) -> Result<Committed> {
-        // The new session is not the one that a value was taken from, so this write cannot remove that value.
+        // A value that the request took belongs to another session. This write cannot remove it there, so the
+        // check rejects the commit.
         let nothing = Values::default();
         self.changes.delta.check_taken(&nothing)?;
         let view = self.initial_values(&nothing)?;
         let created = self.write_new(&view, &nothing).await?;
         self.report_created(&created);
         if created.loaded.is_none() && self.changes.is_ended() && self.is_removable {
-            // The request has ended its session and stores nothing after that.
+            // The request destroyed its session and stored nothing afterwards.
             return Ok(self.cookie_removed());
         }
         Ok(created)
@@ -51,7 +53,7 @@ impl Commit<'_, '_> {
     /// Ends the known sessions, then creates a new one.
     pub(super) async fn end_then_create(&mut self) -> Result<Committed> {
         let nothing = Values::default();
-        // Computed first, since a `transact` that fails must leave everything as it is.
+        // Computed before anything ends: if a `transact` fails, nothing may have changed.
         let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != EndOutcome::Ended {
@@ -60,7 +62,7 @@ impl Commit<'_, '_> {
             let is_gone = ended == EndOutcome::Missing;
             return Ok(Committed { failure, ..self.known_session_lost(is_gone) });
         }
-        // From here on the old session is gone, whether the new one can be created or not.
+        // The old session is gone from here on, even if the new one cannot be created.
         match self.write_new(&view, &nothing).await {
             Ok(Committed { loaded: None, .. }) => Ok(self.cookie_removed()),
             Ok(created) => {
@@ -74,12 +76,12 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Creates the session of a sign-in, and only then ends the others, so that a sign-in that cannot be
-    /// written changes nothing.
+    /// Creates the session of a sign-in, then ends the sessions that it replaces. With this order, a sign-in
+    /// that cannot be written changes nothing.
     ///
-    /// If one of the others cannot be ended, the sign-in fails and is undone; those that have ended by then
-    /// stay ended. Otherwise the next request
-    /// would present both tokens and be anonymous, or the account would have one session too many.
+    /// If a replaced session cannot be ended, the sign-in fails and the new session is deleted. Otherwise the
+    /// next request would present both tokens and be treated as anonymous, or the account would have one
+    /// session too many. Replaced sessions that have already ended are not restored.
     pub(super) async fn create_then_end(&mut self) -> Result<Committed> {
         let ending = self.sessions_to_end();
         self.enrolment.replacing = self.of_the_same_principal(&ending);
@@ -96,17 +98,18 @@ impl Commit<'_, '_> {
         Ok(created)
     }
 
-    /// The sessions that end with a sign-in.
+    /// Returns the sessions that end when this request signs in.
     fn sessions_to_end(&self) -> Vec<Arc<Loaded>> {
         if self.changes.is_ended() {
             return self.known_sessions().cloned().collect();
         }
-        // A session that this request has lost is not its own to end.
+        // If this request may no longer change its session, it may not end it either.
         self.loaded.iter().chain(&self.others).cloned().collect()
     }
 
-    /// Those of the sessions that belong to the principal who signs in. The others are not in that
-    /// directory; one that was signed in there since it was read counts as any other session.
+    /// Returns the ids of the `sessions` that belong to the principal who signs in. Only these are in that
+    /// principal's directory. If another request signed one in after it was read here, the directory counts
+    /// it like any other session.
     fn of_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
         let principal = self.changes.principal();
         let is_same =
@@ -114,8 +117,9 @@ impl Commit<'_, '_> {
         sessions.iter().filter(is_same).map(|session| session.id).collect()
     }
 
-    /// The values with which the session of a sign-in starts: those of the request's anonymous session
-    /// that survive a sign-in, unless the request has ended it.
+    /// Returns the values from which the session of a sign-in starts: those of the request's anonymous
+    /// session, unless the request has destroyed it. The sign-in itself later drops the values that do not
+    /// survive it.
     fn values_carried_over(&self) -> Values {
         match &self.loaded {
             Some(loaded)
@@ -133,40 +137,42 @@ impl Commit<'_, '_> {
             true => EndReason::SignOut,
             false => EndReason::SignIn,
         };
-        // If it were spared, the browser would present the session's newer token as well, or there would be
-        // one session more than the directory has counted.
+        // If this session stayed alive, the browser would also present its newer token, or the account would
+        // have one session more than the directory has counted.
         let must_end = !self.others.is_empty() || self.enrolment.replacing.contains(&session.id);
         match self.end(session, reason).await? {
-            EndOutcome::Spared if must_end => {
-                Err(Error::new(ErrorKind::Contended, "the session was changed meanwhile"))
-            }
+            EndOutcome::Spared if must_end => Err(Error::new(
+                ErrorKind::Contended,
+                "another request changed the session in the meantime",
+            )),
             _ => Ok(()),
         }
     }
 
-    /// Deletes a session whose sign-in has failed after all.
+    /// Deletes the new session after a later step of its sign-in has failed.
     async fn undo_create(&mut self, created: &Committed) {
         if let Some(created) = &created.loaded {
             delete_unused(self.commands, &created.key, Some(&created.stored()), 2).await;
         }
     }
 
-    /// The changes of this request on the values with which a new session starts.
+    /// Applies the changes of this request to the values from which a new session starts.
     fn initial_values(&mut self, base: &Values) -> Result<View> {
         let mut view = self.changes.delta.replay(base, OnSignIn::First)?;
         self.transact(base, &mut view)?;
         Ok(view)
     }
 
-    /// Writes a new session with these values and reports no event yet. Writes none if there is nothing
-    /// to store.
+    /// Writes a new session with these values, or nothing if there is nothing to store. The caller reports
+    /// the event.
     async fn write_new(&mut self, view: &View, base: &Values) -> Result<Committed> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
         }
         self.check_sign_in_window()?;
         let (mut directory, mut orphan) = (None, None);
-        let mut failure = Error::new(ErrorKind::Randomness, "every new session id is taken");
+        let mut failure =
+            Error::new(ErrorKind::Randomness, "every new session id was already taken");
         for _ in 0..NEW_IDS {
             let new = self.new_session(view, base)?;
             match self.create(new, &mut directory, &mut orphan).await {
@@ -175,8 +181,8 @@ impl Commit<'_, '_> {
                     None => failure = Error::new(ErrorKind::Contended, ""),
                 },
                 Ok(None) => {}
-                // If it was stored after all, nobody can use it: its secret is never sent, and it is in no
-                // directory.
+                // If the store did apply the write, the session is still unusable: its secret is never sent,
+                // and no directory lists it.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     failure = Error::unavailable(error);
                 }
@@ -187,9 +193,11 @@ impl Commit<'_, '_> {
         Err(failure)
     }
 
-    /// Writes the record of a new session, and reads the directory that has to list it, both at once, unless
-    /// that was read before. Returns `None` if the id is occupied: by an earlier copy of this command, or by
-    /// chance. `orphan` is the key of an earlier session whose create was not answered; it is deleted.
+    /// Writes the record of a new session. At the same time, reads the directory that must list it, unless it
+    /// was read before. Returns `None` if the id is taken: by an earlier copy of this command, or by chance.
+    ///
+    /// `orphan` is the key of an earlier attempt whose create was not answered. It is deleted at the same
+    /// time.
     async fn create(
         &mut self,
         new: NewSession,
@@ -230,8 +238,8 @@ impl Commit<'_, '_> {
         created
     }
 
-    /// Lists the session that was created, if somebody is signed in there. A session that cannot be listed
-    /// is deleted. Returns `None` if somebody else has ended it meanwhile.
+    /// Enrols the session that was created, if it is signed in, and deletes it if it cannot be enrolled.
+    /// Returns `None` if another request has ended it in the meantime.
     async fn list_created(
         &mut self,
         created: Committed,
@@ -250,7 +258,7 @@ impl Commit<'_, '_> {
         Ok(Some(created))
     }
 
-    /// A new session with a random id and secret.
+    /// Prepares a new session with a random id and secret.
     fn new_session(&self, view: &View, base: &Values) -> Result<NewSession> {
         let entropy = &*self.settings.entropy;
         let token = Token { id: SessionId::random(entropy)?, secret: Secret::random(entropy)? };
@@ -281,8 +289,8 @@ impl Commit<'_, '_> {
     }
 }
 
-/// Deletes a session whose cookie is never sent, within this part of the time left. Should that fail, nobody
-/// can use the session.
+/// Deletes a session whose cookie is never sent. May take `1 / part` of the time left. If the delete fails, the
+/// session stays in the store, but its secret is never sent, so it cannot be used.
 async fn delete_unused(
     commands: Commands<'_>,
     key: &StoreKey,
@@ -292,8 +300,8 @@ async fn delete_unused(
     let _ = timeout(commands.time_left() / part, commands.delete(key, expected)).await;
 }
 
-/// Deletes the session of a create whose answer was lost, if there was one. A copy of that create which arrives
-/// later still leaves its record, which the store drops after the idle timeout.
+/// Deletes the session of a create whose answer was lost, if there is one. If a copy of that create arrives
+/// later, it leaves a record behind, which the store drops after the idle timeout.
 async fn delete_orphan(commands: Commands<'_>, orphan: Option<StoreKey>) {
     if let Some(key) = orphan {
         // The request waits for this, and the server did not answer the create either.

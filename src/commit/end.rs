@@ -1,4 +1,4 @@
-//! Sessions are ended: by a sign-out, or because a sign-in replaces them.
+//! Ends sessions when the request signs out, destroys its session, or replaces a session by signing in.
 
 use crate::commands::pause;
 use crate::commit::{Commit, Committed};
@@ -10,18 +10,18 @@ use crate::record::plan::{self, EndReason};
 use crate::record::values::Values;
 use crate::store::{Deleted, Stored};
 
-/// What became of a session that was to end.
+/// The result of the attempt to end a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndOutcome {
     Ended,
-    /// There was no such session any more.
+    /// The session no longer exists.
     Missing,
-    /// This request may not end it: somebody else has signed in on it, or a sign-in was to replace it and
-    /// another request has given it a new secret.
+    /// This request may not end the session: another request has signed in on it, or this request only
+    /// replaces it with a sign-in and another request has rotated its secret.
     Spared,
 }
 
-/// How one attempt to delete a session went.
+/// The result of one attempt to delete a session.
 enum DeleteAttempt {
     Done(EndOutcome),
     /// Another request wrote first. `None`: the record must be read again.
@@ -29,7 +29,7 @@ enum DeleteAttempt {
 }
 
 impl Commit<'_, '_> {
-    /// Signs out of the known sessions. The browser is told to forget their cookie if any has ended.
+    /// Ends all known sessions. If one of them ended, the response removes the browser's cookie.
     pub(super) async fn sign_out(&mut self) -> Result<Committed> {
         Ok(match self.end_all().await? {
             EndOutcome::Ended => self.cookie_removed(),
@@ -38,8 +38,9 @@ impl Commit<'_, '_> {
         })
     }
 
-    /// Ends every known session: `Ended` if any has ended, `Missing` if there was none. `Spared` if one
-    /// of them is spared: the browser may hold its newer cookie, which must stay.
+    /// Ends every known session. Returns `Missing` if none of them existed. Returns `Spared` if one of them was
+    /// spared, even if others ended: the browser may hold that session's newer cookie and must keep it. Returns
+    /// `Ended` otherwise.
     pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
         let ending: Vec<_> = self.known_sessions().cloned().collect();
         let mut all = EndOutcome::Missing;
@@ -52,19 +53,19 @@ impl Commit<'_, '_> {
         Ok(all)
     }
 
-    /// Ends a session, if this request may.
+    /// Ends a session if this request may end it.
     pub(super) async fn end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
         let outcome = self.try_end(loaded, reason).await?;
         if outcome != EndOutcome::Ended {
-            // A value that was taken from the session is still there, or the request that has ended the
-            // session may have taken it too.
+            // Either a value that this request took is still in the session, or the request that ended the
+            // session may have taken the same value.
             self.check_taken_from(loaded, &Values::default())?;
         }
         Ok(outcome)
     }
 
-    /// Deletes the session as it was read. After a conflict, deletes the newer record, if this request may
-    /// end that one as well.
+    /// Deletes the session if its record is as it was read. If another request wrote first, deletes the newer
+    /// record if this request may still end the session.
     async fn try_end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
         let may_end =
             |session: &Loaded| plan::ends(reason, &loaded.authority, &session.record.header);
@@ -94,7 +95,7 @@ impl Commit<'_, '_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Deletes the session if it still is as `current` was read.
+    /// Deletes the session if its record is still the one in `current`.
     async fn delete_unchanged(
         &mut self,
         loaded: &Loaded,
@@ -112,7 +113,7 @@ impl Commit<'_, '_> {
                 ended();
                 EndOutcome::Ended
             }
-            // The answer to an earlier copy of this command was lost.
+            // A delete was in doubt: this request may have deleted the record, or another one.
             (Deleted::Missing, true) => {
                 ended();
                 self.check_end_is_certain(loaded)?;
@@ -127,7 +128,8 @@ impl Commit<'_, '_> {
         Ok(DeleteAttempt::Done(outcome))
     }
 
-    /// Values are taken from the request's own session, not from the others that it presented.
+    /// Checks the values that this request took. They come from its own session, so the other sessions whose
+    /// tokens it presented are not checked.
     fn check_taken_from(&self, loaded: &Loaded, values: &Values) -> Result<()> {
         match self.others.iter().any(|other| other.id == loaded.id) {
             true => Ok(()),
@@ -135,13 +137,13 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// It is unknown which request has ended the session. That is an error only if a value was taken from
-    /// it: both requests may have taken the same one.
+    /// Fails if this request took a value from the session. It is unknown which request deleted the session, so
+    /// another request may have taken the same value.
     fn check_end_is_certain(&self, loaded: &Loaded) -> Result<()> {
         self.check_taken_from(loaded, &Values::default()).map_err(|_| {
             Error::new(
                 ErrorKind::OutcomeUnknown,
-                "the session ended, by this request or by another that took the same value",
+                "the session was deleted, either by this request or by another one that took the same value",
             )
         })
     }

@@ -1,8 +1,8 @@
-//! Enrolment: a session is listed in its principal's directory before its cookie is sent.
+//! Enrolment: lists a session in its principal's directory before its cookie is sent.
 //!
-//! A session that is there already is listed before it is written, so that a sign-in that cannot be listed
-//! leaves it as it was. A new one is written first, while the directory is read: until its cookie is sent,
-//! nobody can use it.
+//! An existing session is listed before it is written, so a sign-in that cannot be listed leaves it unchanged.
+//! A new session is written first, while the directory is read. This is safe because its secret is unknown
+//! until its cookie is sent.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
 impl Commit<'_, '_> {
-    /// Whether the directory has to know of a write: of a sign-in, and of a session that will live longer than
-    /// the directory expects.
+    /// Returns whether the directory must be written as well: for a sign-in, and for a session that will live
+    /// longer than its directory record says.
     pub(super) fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.options.directory != DirectoryMode::Off
@@ -26,9 +26,11 @@ impl Commit<'_, '_> {
                 || base.is_none_or(|base| base.clocks.absolute_deadline < deadline))
     }
 
-    /// Lists the session in its principal's directory. `base` is the header that `header` replaces, and
-    /// `read` the directory as it was read for this, if it was. Returns whether the session is listed: a new
-    /// one is not if somebody else has ended it meanwhile.
+    /// Lists the session in its principal's directory.
+    ///
+    /// `base` is the header that `header` replaces, `None` for a new session. `read` is the directory if it
+    /// was already read. Returns `false` if the session is new and another request has ended it in the
+    /// meantime.
     pub(super) async fn enrol(
         &mut self,
         id: SessionId,
@@ -46,7 +48,8 @@ impl Commit<'_, '_> {
             Enrolment { is_written: base.is_none(), ..self.enrolment_request(id, header) };
         let expected = self.expected_mark();
         if base.is_none() {
-            // Should the outcome be unknown, the entry of a new session can only be this sign-in's.
+            // Set before the write, in case its outcome stays unknown: only this sign-in can have made the entry
+            // of a new session.
             self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
         }
         let directory = self.directory(principal);
@@ -58,7 +61,7 @@ impl Commit<'_, '_> {
             }
             Err(error) => {
                 if error.kind() == ErrorKind::TooManySessions {
-                    // There was no entry when it was refused.
+                    // The directory refused the session before listing it.
                     self.enrolment.reservation = None;
                 }
                 return Err(error);
@@ -70,16 +73,20 @@ impl Commit<'_, '_> {
         Ok(true)
     }
 
-    /// Fails if the sign-in has taken too long: the directory may not remember a revocation any more.
+    /// Fails if the sign-in has taken too long, because the directory may have forgotten a revocation since.
     pub(super) fn check_sign_in_window(&self) -> Result<()> {
         let begun = self.changes.signing_in().and_then(|sign_in| sign_in.begun.as_ref());
         if begun.is_some_and(|begun| self.settings.now().since(begun.at) > SIGN_IN_WINDOW) {
-            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
+            return Err(Error::new(
+                ErrorKind::Revoked,
+                "the sign-in took longer than the time limit",
+            ));
         }
         Ok(())
     }
 
-    /// The directory that has to be read before a new session with this header can be listed in it.
+    /// Returns the directory that must be read before a new session with this header can be listed, if it must
+    /// be listed.
     pub(super) fn directory_to_read<'b>(
         &'b self,
         header: &'b Header,
@@ -88,7 +95,8 @@ impl Commit<'_, '_> {
         self.needs_enrolment(None, header).then(|| self.directory(principal))
     }
 
-    /// The directory of a principal. The key is computed once for a commit, which has one principal.
+    /// Returns the directory of a principal. Computes the key only once for each commit, because a commit has
+    /// only one principal.
     fn directory<'b>(&'b self, principal: &'b Arc<str>) -> DirectoryHandle<'b> {
         let key_of = || directory_key(self.settings, principal);
         let (owner, key) = self.enrolment.key.get_or_init(|| (principal.clone(), key_of()));
@@ -96,7 +104,7 @@ impl Commit<'_, '_> {
         DirectoryHandle::with_key(self.settings, self.commands, principal, key)
     }
 
-    /// The directory as the sign-in brings it along from its beginning, for its first attempt.
+    /// Returns the directory as it was read when the sign-in began. Used for the first attempt only.
     pub(super) fn begun_directory(
         &mut self,
         id: SessionId,
@@ -112,8 +120,8 @@ impl Commit<'_, '_> {
         Some(begun)
     }
 
-    /// The directory was read for this sign-in: if all sessions are revoked before its session is listed, it
-    /// fails.
+    /// Keeps the mark of the directory that was read for this sign-in. If all sessions are revoked before the
+    /// new one is listed, the mark no longer matches and the sign-in fails.
     pub(super) fn keep_mark_of(&mut self, read: &DirectorySnapshot) {
         self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
     }
@@ -141,14 +149,14 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The mark that the directory must have: the one that this sign-in found when it began, or listed the
-    /// session first. `None` if any mark will do.
+    /// Returns the mark that the directory must still have: the one at the first enrolment or read of this
+    /// commit, otherwise the one at the beginning of the sign-in. `None` accepts any mark.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
         self.enrolment.mark.or(sign_in.begun.as_ref().map(|begun| begun.mark))
     }
 
-    /// The reservation of a session that was listed just now, if this sign-in made the reservation.
+    /// Returns the reservation of the session, if this sign-in holds it.
     fn reservation(
         &self,
         enrolment_request: &Enrolment,
@@ -158,7 +166,7 @@ impl Commit<'_, '_> {
     ) -> Option<Reservation> {
         let id = enrolment_request.id;
         let earlier = self.enrolment.reservation.filter(|_| self.enrolment.listed == Some(id));
-        // A session that was signed in before is listed by its earlier sign-in, or lives unlisted.
+        // If the session was already signed in, its entry is not this sign-in's reservation.
         let was_anonymous = base.is_none_or(|base| base.principal.is_none());
         let is_own = was_anonymous && (is_new || earlier.is_some());
         let signed_in = match earlier {
@@ -169,7 +177,7 @@ impl Commit<'_, '_> {
         is_own.then(|| Reservation { id, signed_in, tag: header.tags.newest() })
     }
 
-    /// Releases the reservation of a session whose sign-in failed, as far as the store allows.
+    /// Releases the reservation of a sign-in that failed. Store errors are ignored.
     pub(super) async fn release_reservation(&mut self) {
         let Some(reservation) = self.enrolment.reservation else { return };
         let Some(principal) = self.changes.principal() else { return };

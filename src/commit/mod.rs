@@ -1,12 +1,13 @@
-//! The end of a request at the store: its plan is carried out.
+//! Writes the changes of a request to the store by carrying out its plan.
 //!
-//! - `create`: a new session is written: alone, or before or after others are ended.
-//! - `replay`: the attempts of a save. After a conflict, the changes are replayed on the newer record.
-//! - `save`: one of these attempts.
-//! - `refresh`: the idle timeout is extended, and the session's cookie is confirmed.
-//! - `end`: sessions are ended.
-//! - `enrol`: a session is listed in its principal's directory before its cookie is sent, and its
-//!   reservation is released if the sign-in fails.
+//! - `create`: writes a new session, on its own or together with the end of other sessions.
+//! - `replay`: repeats a save until it succeeds. If another request wrote first, applies the changes again to
+//!   the newer record.
+//! - `save`: makes one attempt to save.
+//! - `refresh`: extends the idle timeout and confirms the session's cookie.
+//! - `end`: ends sessions.
+//! - `enrol`: lists a session in its principal's directory before its cookie is sent, and releases the
+//!   reservation if the sign-in fails.
 
 mod create;
 mod end;
@@ -41,18 +42,18 @@ use crate::record::values::{Entry, Items, Values};
 use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
-/// What is decided on the stored record, as by the function of a `transact`. What it comes to is kept by
-/// the caller of the commit.
+/// A decision that must be made on the stored record, such as the function of a `transact`. The caller of the
+/// commit keeps the decision's result.
 pub(crate) trait Decision {
-    /// Called again where another request wrote first; what it came to before does not count then.
+    /// Decides on these values. Called again if another request wrote first; the earlier result is discarded.
     fn decide(&mut self, values: &mut Transaction<'_>) -> Result<()>;
 
-    /// Whether it needs no session: with one that is lost there is nothing to decide, and no error.
+    /// Returns whether the commit may drop the decision without an error if the session is lost.
     fn is_optional(&self) -> bool {
         false
     }
 
-    /// Nothing of what it came to is stored.
+    /// Discards the result, because nothing of it is stored.
     fn give_up(&mut self) {}
 }
 
@@ -64,32 +65,33 @@ impl<F: FnMut(&mut Transaction<'_>) -> Result<()>> Decision for F {
 
 pub(crate) type Decide<'a> = dyn Decision + Send + 'a;
 
-/// What a commit led to.
+/// The result of a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
-    /// The session as it stands now.
+    /// The session after the commit.
     pub(crate) loaded: Option<Arc<Loaded>>,
-    /// A Set-Cookie header for it.
+    /// The `Set-Cookie` header to send.
     pub(crate) cookie: Option<String>,
-    /// The changes were not kept, or not all of them.
+    /// Set if some or all of the changes were not stored.
     pub(crate) failure: Option<Error>,
-    /// The session that the request has lost. No cookie may be sent then, as it could overwrite a newer
-    /// one in the browser.
+    /// The session that the request may no longer use. No cookie is sent then: it could overwrite a newer one
+    /// in the browser.
     pub(crate) lost: Option<Lost>,
 }
 
 impl Committed {
-    /// The session stands like this; without a cookie.
+    /// A result with this session and no cookie.
     fn at(loaded: Arc<Loaded>) -> Self {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
-    /// The request has lost its session; without a cookie.
+    /// A result without a cookie, for a request that has lost its session.
     fn lost(session: Arc<Loaded>, is_gone: bool) -> Self {
         Self { lost: Some(Lost { session, is_gone }), ..Self::default() }
     }
 
-    /// The write was applied, and `stored` was read after it, perhaps with later writes of other requests.
+    /// The result of a write that was applied. `stored` was read after it and may include later writes of other
+    /// requests.
     fn as_read_back(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Self> {
         let newer = saved.newer(stored)?;
         Ok(match newer.secret_status() {
@@ -106,42 +108,42 @@ pub(crate) struct Commit<'a, 'd> {
     pub(crate) settings: &'a Settings,
     pub(crate) commands: Commands<'a>,
     pub(crate) loaded: Option<Arc<Loaded>>,
-    /// The session that the request has lost before.
+    /// The session that the request had lost before this commit.
     pub(crate) lost: Option<Lost>,
-    /// The sessions of a request with several valid tokens.
+    /// The other sessions of a request that presented several valid tokens.
     pub(crate) others: Vec<Arc<Loaded>>,
     pub(crate) changes: Changes,
     /// The view of the changes could not be computed on `loaded`.
     pub(crate) is_stale: bool,
     pub(crate) is_activity: bool,
-    /// The response has been sent. What was read for it is too old to decide on.
+    /// The response has been sent, so the record read for it is too old to decide on.
     pub(crate) outlived: bool,
-    /// The request presented a cookie of our name that the browser may forget.
+    /// The request presented a session cookie that the response may remove.
     pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: EnrolmentProgress,
-    /// For how many messages for the next page the record of the newest attempt had no room.
+    /// The number of flash messages that did not fit in the record of the newest attempt.
     pub(crate) messages_dropped: AtomicUsize,
 }
 
-/// How far a sign-in has come with its principal's directory.
+/// The progress of a sign-in in its principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolmentProgress {
-    /// The mark that the directory had when a session was listed, or when it was read for a new one: `None`
-    /// before that, `Some(None)` if nothing was ever revoked there.
+    /// The mark of the directory when this commit listed the session, or when it read the directory for a new
+    /// one. `None` before that, `Some(None)` if the directory has no mark.
     mark: Option<Option<Mark>>,
-    /// The session that was listed.
+    /// The session that this commit has listed.
     listed: Option<SessionId>,
-    /// The reservation that this sign-in made for it. `None` if the session was listed before.
+    /// The reservation that this sign-in holds. `None` if the session was listed before the sign-in.
     reservation: Option<Reservation>,
-    /// Sessions of the same principal that end with this sign-in.
+    /// The sessions of the same principal that this sign-in replaces.
     replacing: Vec<SessionId>,
-    /// The principal and the key of its directory, which costs a digest.
+    /// The principal and the key of its directory. Cached because the key needs a digest.
     key: OnceLock<(Arc<str>, StoreKey)>,
 }
 
 impl<'a> Commit<'a, '_> {
-    /// A commit of a request that has done nothing so far.
+    /// Returns a commit without changes.
     pub(crate) fn new(
         settings: &'a Settings,
         commands: Commands<'a>,
@@ -166,9 +168,13 @@ impl<'a> Commit<'a, '_> {
 }
 
 impl Commit<'_, '_> {
-    /// Carries out a plan. An error means that the session is as it was before, unless its outcome is
-    /// unknown. Of several sessions that were to end, some may have ended then; sessions that were revoked
-    /// to make room for the sign-in stay revoked.
+    /// Carries out a plan.
+    ///
+    /// # Errors
+    ///
+    /// On an error the session is unchanged, unless the kind is [`ErrorKind::OutcomeUnknown`]. Two effects are
+    /// not undone: if several sessions had to end, some may have ended, and sessions that were revoked to make
+    /// room for a sign-in stay revoked.
     pub(crate) async fn run(&mut self, plan: Plan) -> Result<Committed> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
@@ -179,8 +185,7 @@ impl Commit<'_, '_> {
         outcome
     }
 
-    /// Tells of an outcome that is not known, and of messages that the record which was written had no room
-    /// for.
+    /// Emits the events for an in-doubt write and for flash messages that did not fit in the record.
     fn report(&self, error: Option<&Error>, has_failed: bool) {
         if let Some(error) = error.filter(|error| error.kind() == ErrorKind::OutcomeUnknown) {
             event::outcome_unknown(error);
@@ -209,20 +214,21 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// There is no session any more, and the browser is told to forget its cookie.
+    /// The result without a session. The response removes the cookie.
     fn cookie_removed(&self) -> Committed {
         Committed { cookie: Some(self.settings.cookie.removal()), ..Committed::default() }
     }
 
-    /// The request has lost the session that it presented. No cookie is sent, for the browser may hold a
-    /// newer one.
+    /// The result of a request that has lost the session it presented. No cookie is sent, because the browser
+    /// may hold a newer one.
     fn known_session_lost(&self, is_gone: bool) -> Committed {
         let session = self.known_sessions().next().cloned();
         let lost = session.map(|session| Lost { session, is_gone });
         Committed { lost, ..Committed::default() }
     }
 
-    /// The changes cannot be made: the session is gone, or this request's secret does not allow them.
+    /// The result if the changes cannot be stored: the session is gone, or this request's secret does not allow
+    /// them.
     fn changes_rejected(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
@@ -232,14 +238,14 @@ impl Commit<'_, '_> {
         Committed { failure, ..self.known_session_lost(is_gone) }
     }
 
-    /// The session that the request goes on with, the one that it has lost, and the others whose tokens it
+    /// The request's current session, the session that it has lost, and the other sessions whose tokens it
     /// presented.
     fn known_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
         let lost = self.lost.as_ref().map(|lost| &lost.session);
         self.loaded.iter().chain(lost).chain(&self.others)
     }
 
-    /// Tells of the sign-in of this request, if there is one.
+    /// Emits the event for the sign-in of this request, if there is one.
     fn report_signed_in(&self, id: SessionId) {
         if let Some(sign_in) = self.changes.signing_in() {
             let who = self.settings.who(Some(&sign_in.principal));
@@ -248,7 +254,7 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Whether the session has expired, even if the store still holds it.
+    /// Returns whether the session has expired. The store may still hold its record.
     fn is_expired(&self, session: &Loaded) -> bool {
         session.record.header.clocks.expired(self.settings.now())
     }
@@ -262,8 +268,8 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The changes are not kept, and neither is what was decided. Returns whether that is an error: always
-    /// where it `matters`, and not where these are only messages for the next page.
+    /// Discards the changes and the decision. Returns whether their loss is an error: it is if `matters` is set
+    /// or if a decision that is not optional was made. The loss of flash messages is only an event.
     fn is_loss(&mut self, matters: bool) -> bool {
         let is_decided = self.decide.as_mut().is_some_and(|decision| {
             decision.give_up();
@@ -279,7 +285,7 @@ impl Commit<'_, '_> {
         false
     }
 
-    /// What this request does to the header of its session, or of a new one.
+    /// Returns what this request changes in the header of its session, or of a new one.
     fn header_update<'b>(&'b self, current: Option<&Loaded>, plain: Update<'b>) -> Update<'b> {
         let changes = &self.changes;
         let is_own = current.is_none_or(|current| current.secret_status() == SecretStatus::Current);
@@ -300,7 +306,7 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The record as it will stand in the store, and the write that puts it there.
+    /// Returns the new record and the write that stores it.
     fn encode(
         &self,
         header: Header,
@@ -320,7 +326,7 @@ impl Commit<'_, '_> {
         self.messages_dropped.store(dropped, Relaxed);
         let size = bytes.len();
         let Some(index) = index.filter(|_| size <= max) else {
-            let context = format!("{size} bytes, and at most {max} are allowed");
+            let context = format!("{size} bytes, but the limit is {max} bytes");
             return Err(Error::new(ErrorKind::TooLarge, context));
         };
         let write =
@@ -328,8 +334,8 @@ impl Commit<'_, '_> {
         Ok((Record { header, values: Values::new(bytes, index) }, write))
     }
 
-    /// The record without the messages for the next page, if it is not too large then: the values of the
-    /// application come first. And how many messages these are.
+    /// Returns the record without flash messages and the number of messages dropped, if the record fits then.
+    /// The values of the application take precedence over flash messages.
     fn without_messages(
         &self,
         header: &Header,
@@ -342,7 +348,7 @@ impl Commit<'_, '_> {
         fits.then(|| (bytes, index, flash::messages(list.bytes).0.len()))
     }
 
-    /// The Set-Cookie header that brings a token to the browser.
+    /// Returns the `Set-Cookie` header for a token.
     fn cookie(&self, header: &Header, token: &Token, now: Millis) -> String {
         let persistence = header.effective_lifetime(&self.settings.options.lifetime).persistence();
         self.settings.cookie.set(token, header.clocks.cookie_age(now), persistence)

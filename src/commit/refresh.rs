@@ -1,4 +1,4 @@
-//! Using a session: its idle timeout is extended, and its cookie is confirmed.
+//! Extends the idle timeout of a session that is used, and confirms its cookie.
 
 use std::sync::Arc;
 
@@ -12,23 +12,25 @@ use crate::record::delta::View;
 use crate::record::header::Update;
 use crate::record::loaded::{Loaded, Standing};
 
-/// How one attempt of a refresh went.
+/// The result of one attempt to refresh a session.
 enum RefreshAttempt {
-    /// It was written; the session as it stands now, perhaps with later writes of other requests.
+    /// The write was applied. Holds the session, which may include later writes of other requests.
     Done(Arc<Loaded>),
     /// Another request wrote first. `None`: the record must be read again.
     Conflict(Option<Arc<Loaded>>),
+    /// The session no longer exists or has expired.
     Gone,
 }
 
 impl Commit<'_, '_> {
-    /// Extends the idle timeout, and notes that the browser has sent the session's cookie back. The
-    /// request goes on if that fails: another request has written, or the next one will try again.
+    /// Extends the idle timeout and records that the browser has sent the session's cookie back. A failure is
+    /// not an error for the request, because the next request tries again.
     pub(super) async fn refresh(&mut self, loaded: Arc<Loaded>) -> Arc<Loaded> {
         let mut current = loaded;
         for _ in 0..PROMPT_ATTEMPTS {
             let attempt = match self.try_refresh(&current).await {
-                // The other write may not have confirmed the cookie; only for that it is tried again.
+                // The other request's write extends the idle timeout but may not confirm the cookie. Only an
+                // unconfirmed cookie is worth another attempt.
                 Ok(RefreshAttempt::Conflict(None)) if self.settings.confirms(&current) => {
                     current.reread(self.commands).await.map(RefreshAttempt::Conflict)
                 }
@@ -53,8 +55,8 @@ impl Commit<'_, '_> {
         current
     }
 
-    /// Extends the idle timeout if that is due, and says how the session stands: unlike a
-    /// [refresh](Self::refresh), it was asked for.
+    /// Extends the idle timeout if a refresh is due, and returns whether the session is still valid. The
+    /// application asked for this, so unlike [`refresh`](Self::refresh) it returns errors.
     pub(crate) async fn touch(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
         let standing = self.keep_alive(loaded).await;
         self.report(standing.as_ref().err(), standing.is_err());
@@ -62,7 +64,7 @@ impl Commit<'_, '_> {
     }
 
     async fn keep_alive(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
-        // Another request may have kept alive a session that has expired as it was read.
+        // If the session was expired when it was read, another request may still have extended it.
         let mut found = match self.is_expired(&loaded) {
             true => loaded.reread(self.commands).await?,
             false => Some(loaded),

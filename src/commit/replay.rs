@@ -1,4 +1,4 @@
-//! Conflicts: if another request wrote first, the changes are replayed on the newer record.
+//! Saves with conflicts: if another request wrote first, applies the changes again to the newer record.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::record::token::Secret;
 use crate::store::Stored;
 
 impl<'a> Commit<'a, '_> {
-    /// Writes the changes to the session, or to what other requests have made of it, as far as this
-    /// request may.
+    /// Writes the changes to the session. If other requests have changed it, applies the changes to the newer
+    /// record if this request may still change the session.
     pub(super) async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
-        // Another request may have kept alive a session that has expired as it was read. After the
-        // response was sent, what was read for it is too old to decide on.
+        // If the session was expired when it was read, another request may still have extended it. After the
+        // response has been sent, the record that was read for it is too old to decide on.
         let is_reread = self.is_expired(&loaded) || self.outlived;
         let current = match is_reread {
             true => Box::pin(self.reread_listed(&loaded)).await?,
@@ -28,17 +28,17 @@ impl<'a> Commit<'a, '_> {
         self.replay_until_saved(loaded, current, is_reread).await
     }
 
-    /// The session as it stands now. In strict mode only if it is still listed.
+    /// Reads the session again. In strict mode, returns `None` if the directory no longer lists it.
     async fn reread_listed(&mut self, loaded: &Arc<Loaded>) -> Result<Option<Arc<Loaded>>> {
         let Some(newer) = loaded.reread(self.commands).await? else { return Ok(None) };
         Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
     }
 
-    /// Attempts the save until it meets no conflict, at most as often as configured. After each conflict,
-    /// the changes are replayed on the newer record, if this request may still change it.
+    /// Attempts the save until there is no conflict, up to the configured number of attempts. After each
+    /// conflict, applies the changes again to the newer record if this request may still change it.
     ///
-    /// `current` is the session to start from, `None` if it is gone. `is_reread`: it was read for this
-    /// commit.
+    /// `current` is the session to start from, `None` if it is gone. `is_reread` says that `current` was read
+    /// for this commit.
     async fn replay_until_saved(
         &mut self,
         loaded: Arc<Loaded>,
@@ -49,7 +49,7 @@ impl<'a> Commit<'a, '_> {
         let mut drawn = None;
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            // What was read before this commit has just been found alive.
+            // `save` has just checked that the record which was read before this commit has not expired.
             let is_known_alive = attempt == 0 && !is_reread;
             let living =
                 current.take().filter(|session| is_known_alive || !self.is_expired(session));
@@ -77,13 +77,13 @@ impl<'a> Commit<'a, '_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// What this request may do to the session as it stands now. `last` is how it was read before, for a
-    /// session that is gone.
+    /// Decides what this request may do to the current record. If the session is gone (`living` is `None`),
+    /// `last` is the record that was read before.
     fn decide_on_newer(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
         let requested = self.changes.requested(&living.unwrap_or(last).record.header);
         let secret_status = living.map(Loaded::secret_status);
         match plan::merge(secret_status, requested, self.outlived) {
-            // The new secret's cookie cannot be sent any more.
+            // The cookie with the new secret can no longer be sent.
             Merge::Write { new_secret: true } if self.outlived => {
                 Err(Error::new(ErrorKind::HeadSent, ""))
             }
@@ -91,7 +91,7 @@ impl<'a> Commit<'a, '_> {
         }
     }
 
-    /// The secret of a save that needs a new one. All attempts share it.
+    /// Returns the new secret if the save needs one. All attempts use the same secret.
     fn secret_if(&self, is_needed: bool, drawn: &mut Option<Secret>) -> Result<Option<Secret>> {
         if is_needed && drawn.is_none() {
             *drawn = Some(Secret::random(&*self.settings.entropy)?);
@@ -99,8 +99,8 @@ impl<'a> Commit<'a, '_> {
         Ok(drawn.filter(|_| is_needed))
     }
 
-    /// The session on which the changes are replayed after a conflict, `None` if it is gone. Commits of
-    /// this process that met a conflict on the same session before come first.
+    /// Returns the session to which the changes are applied again after a conflict, `None` if it is gone. First
+    /// waits for the commits of this process that had a conflict on the same session earlier.
     async fn after_conflict(
         &mut self,
         last: &Loaded,
@@ -126,7 +126,7 @@ impl<'a> Commit<'a, '_> {
         stored.map(|stored| last.newer(stored)).transpose()
     }
 
-    /// The result of the save after an attempt failed.
+    /// Returns the result of the save after an attempt failed.
     fn failed_save(
         &mut self,
         loaded: Arc<Loaded>,
@@ -136,13 +136,13 @@ impl<'a> Commit<'a, '_> {
         if error.kind() != ErrorKind::Gone {
             return Err(error);
         }
-        // In strict mode the session is gone once it is no longer listed.
+        // In strict mode, a session that the directory no longer lists counts as gone.
         let requested = self.changes.requested(&last.record.header);
         Ok(self.lost_during_save(loaded, true, requested.steps_up || requested.supersedes))
     }
 
-    /// The session is gone, or this request may no longer change it. It is not brought back, and no cookie
-    /// is sent. `fails`: it is an error even if no value was changed.
+    /// The result if the session is gone or this request may no longer change it. The session is not created
+    /// again and no cookie is sent. `fails` makes this an error even if no value was changed.
     fn lost_during_save(&mut self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
         let base = self.changes.base_values(Some(&loaded));
         let matters = fails || self.changes.delta.view().matters_to(base);

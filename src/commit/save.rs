@@ -1,4 +1,4 @@
-//! One attempt to write the changes of a request to its session.
+//! Makes one attempt to write the changes of a request to its session.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::record::loaded::{Loaded, Record};
 use crate::record::token::{Secret, Token};
 use crate::store::Stored;
 
-/// How one attempt of a save went.
+/// The result of one attempt to save.
 pub(super) enum SaveAttempt {
-    /// It is done.
+    /// The save succeeded, or nothing had to be written.
     Done(Committed),
-    /// The record is no longer the one that was read. `None`: it is gone, or must be read again.
+    /// Another request wrote or deleted the record first. `None`: it is gone, or must be read again.
     Conflict(Option<Stored>),
 }
 
@@ -24,12 +24,12 @@ pub(super) enum SaveAttempt {
 struct PreparedSave {
     record: Record,
     write: Write,
-    /// A Set-Cookie header, if the session gets a new secret.
+    /// The `Set-Cookie` header, if the session gets a new secret.
     cookie: Option<String>,
 }
 
 impl Commit<'_, '_> {
-    /// One attempt to write the changes to the session as it was read. `is_fresh`: it was read for this
+    /// Makes one attempt to write the changes to `current`. `is_fresh` says that `current` was read for this
     /// commit.
     pub(super) async fn try_save(
         &mut self,
@@ -50,8 +50,8 @@ impl Commit<'_, '_> {
         self.settle_save(current, prepared, settled)
     }
 
-    /// The record that the save writes, and the cookie for its secret if that is a new one. `None` if
-    /// nothing would change.
+    /// Returns the record to write, with the cookie if the session gets a new secret. Returns `None` if nothing
+    /// would change.
     fn prepare_save(
         &mut self,
         current: &Arc<Loaded>,
@@ -73,7 +73,7 @@ impl Commit<'_, '_> {
         Ok(Some(PreparedSave { record, write, cookie }))
     }
 
-    /// The outcome of the attempt, by the store's answer.
+    /// Returns the result of the attempt from the store's answer.
     fn settle_save(
         &self,
         current: &Loaded,
@@ -102,13 +102,13 @@ impl Commit<'_, '_> {
         }))
     }
 
-    /// The changes of this request on the values of the record that was read last.
+    /// Applies the changes of this request to the values of `current`.
     fn changes_on(&mut self, current: &Arc<Loaded>) -> Result<View> {
         let Record { header, values } = &current.record;
         self.changes.delta.check_taken(values)?;
         let is_seen = self.loaded.as_ref().is_some_and(|loaded| Arc::ptr_eq(loaded, current));
         let mut view = match is_seen && !self.is_stale {
-            // As the handler has seen it: no function is called again.
+            // The handler has seen these values, so its functions need not run again.
             true => self.changes.delta.view().clone(),
             false => self.changes.delta.replay(values, self.changes.on_sign_in(header))?,
         };
@@ -124,8 +124,8 @@ impl Commit<'_, '_> {
         self.report_signed_in(session.id);
     }
 
-    /// The changes leave the record as it is, so nothing is written. No conflict can show then that the
-    /// record was not the newest one, so it is read again if a `transact` has decided on it.
+    /// Skips the write, because the changes leave the record as it is. Without a write there is no conflict to
+    /// reveal that `current` is outdated, so the record is read again if a `transact` has decided on it.
     async fn skip_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<SaveAttempt> {
         if !is_fresh && self.decide.is_some() {
             match Box::pin(self.commands.load(&current.key)).await? {

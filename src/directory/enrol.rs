@@ -145,7 +145,10 @@ impl DirectoryHandle<'_> {
         let now = self.settings.now();
         // For longer than that, the directory may not remember a revocation.
         if enrolment.begun.is_some_and(|begun| now.since(begun) > SIGN_IN_WINDOW) {
-            return Err(Error::new(ErrorKind::Revoked, "the sign-in took too long"));
+            return Err(Error::new(
+                ErrorKind::Revoked,
+                "the sign-in took longer than the time limit",
+            ));
         }
         let mark = snapshot.mark();
         let DirectorySnapshot { mut record, stored } = snapshot;

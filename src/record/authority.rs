@@ -1,53 +1,53 @@
-//! What a request may do: the secret it acts by, and what has become of that secret.
+//! What a request may do with a session, given the secret that it holds.
 
 use std::sync::Arc;
 
 use crate::record::header::Header;
 use crate::record::token::SecretDigest;
 
-/// What a request acts by: the secret that its cookie brought, or the newest one that its own handle
-/// has made. Or the application acts itself, on the session of a principal.
+/// The authority by which a session is used: the secret from the request's cookie, the newest secret made by
+/// the request's own handle, or the application itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
-    /// `None`: the application acts, by no secret. Whose session it is was checked when it was opened.
+    /// `None` if the application acts, without a secret. The principal was checked when the session was opened.
     secret: Option<HeldSecret>,
     principal: Option<Arc<str>>,
     /// The browser has sent this secret back.
     pub(crate) is_presented: bool,
 }
 
-/// A secret, and since which sign-in it is the session's.
+/// A secret, and the session's number of sign-ins when it was held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HeldSecret {
     digest: SecretDigest,
     sign_ins: u32,
 }
 
-/// What has become of the secret that a request acts by.
+/// Whether the secret that a request holds is still the session's secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecretStatus {
-    /// It is the session's. Or the application acts, and the session is still its principal's.
+    /// It is the session's current secret, or the application acts and the session's principal is unchanged.
     Current,
-    /// Another request gave the session a new one.
+    /// Another request has rotated the secret.
     Rotated,
-    /// A sign-in, a step-up or `revoke_others` of another request has replaced it since.
+    /// A sign-in, a step-up or `revoke_others` of another request has replaced the secret.
     Superseded,
 }
 
 impl Authority {
-    /// The authority of who holds this header's secret.
+    /// The authority of a request that holds the secret in this header.
     pub(crate) fn of(header: &Header, is_presented: bool) -> Self {
         let secret = Some(HeldSecret { digest: header.digest, sign_ins: header.sign_ins });
         Self { secret, principal: header.principal.clone(), is_presented }
     }
 
-    /// The authority of the application over the session of this header's principal: whatever secret the
-    /// session has.
+    /// The authority of the application over a session of this header's principal. It does not depend on the
+    /// session's secret.
     pub(crate) fn over(header: &Header) -> Self {
         Self { secret: None, principal: header.principal.clone(), is_presented: false }
     }
 
-    /// What it is worth on the session as it stands now.
+    /// Compares this authority with the session's current header.
     pub(crate) fn status_on(&self, header: &Header) -> SecretStatus {
         if self.principal != header.principal {
             return SecretStatus::Superseded;
@@ -59,7 +59,7 @@ impl Authority {
         }
     }
 
-    /// Whether the session still is of the one it was of, or of nobody as before.
+    /// Returns whether the session still has the same principal, or still has none.
     pub(crate) fn is_of_the_same(&self, header: &Header) -> bool {
         self.principal == header.principal
     }

@@ -1,4 +1,4 @@
-//! What a request does to its session, and the plan it leads to.
+//! The changes that a request makes to its session, and the plan that follows from them.
 
 use std::sync::Arc;
 
@@ -13,44 +13,46 @@ use crate::record::plan::{KnownSession, Plan, Refresh, Requested, SignInTarget, 
 use crate::record::sign_in::SignIn;
 use crate::record::values::{NO_VALUES, OnSignIn, Values};
 
-/// Something that the handler asked for, and when: the number of the change.
+/// A change that the handler asked for, with its sequence number.
 #[derive(Debug, Clone)]
 struct Intent<T> {
     value: T,
     at: u64,
 }
 
-/// How a secret is replaced without a sign-in.
+/// The kinds of rotation without a sign-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rotation {
+    /// Requests under way with the older secret may still save values.
     Plain,
-    /// And everything under way with an older secret finds the session signed in anew.
+    /// Requests under way with an older secret lose the session, as after a sign-in.
     Superseding,
 }
 
-/// What a request does to its session.
+/// The changes that a request makes to its session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
     pub(crate) delta: Delta,
-    /// The loaded session is to end; everything else belongs to the one after it.
+    /// The handler destroyed the loaded session. All other changes belong to the session that follows.
     ended: Option<Intent<()>>,
     sign_in: Option<Intent<SignIn>>,
     rotate: Option<Intent<Rotation>>,
     lifetime: Option<Intent<Lifetime>>,
     end_by: Option<Intent<Millis>>,
-    /// What this request chose and has committed: a sign-in of the same request keeps it.
+    /// The lifetime and end that this request has already committed. A later sign-in of the same request
+    /// keeps them.
     chosen: (Option<Lifetime>, Option<Millis>),
 }
 
 impl Changes {
-    /// The loaded session ends here, and what was done to it with it.
+    /// Ends the loaded session and drops the changes made to it.
     pub(crate) fn end(&mut self) {
         self.delta.start_over();
         let ended = Some(Intent { value: (), at: self.delta.mark() });
         *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
     }
 
-    /// Somebody is signed in. What was done for somebody else before is dropped.
+    /// Signs in. Drops the changes made so far if another principal was signed in.
     pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
         let signed_in = self.signed_in(loaded);
         if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {
@@ -74,24 +76,25 @@ impl Changes {
         self.end_by = Some(Intent { value: end_by, at: self.delta.mark() });
     }
 
-    /// Drops everything.
+    /// Drops all changes.
     pub(crate) fn discard(&mut self) {
         self.delta.discard();
         *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
     }
 
-    /// Drops what was done up to a bookmark: it failed. `keeps_end`: but for an end.
+    /// Drops the changes up to a bookmark, because their commit failed. `keeps_end` keeps the end of the
+    /// session.
     pub(crate) fn drop_until(&mut self, bookmark: u64, keeps_end: bool) {
         let ended = self.ended.take_if(|ended| keeps_end || ended.at > bookmark);
         let chosen = self.chosen;
         self.forget(bookmark);
         (self.ended, self.chosen) = (ended, chosen);
-        // Nothing that is left stands on it.
+        // The view was computed with the dropped changes, so it is no longer valid.
         self.delta.hide();
     }
 
-    /// Drops what only a new cookie could bring to the browser; all of it where the values would be those
-    /// of a session that nobody can have.
+    /// Drops the changes that require a new cookie. Drops all changes if they belong to a new session, because
+    /// that session could not be used without a cookie.
     pub(crate) fn drop_what_needs_a_cookie(&mut self) {
         if self.sign_in.is_some() || self.ended.is_some() {
             self.discard();
@@ -99,17 +102,17 @@ impl Changes {
         (self.rotate, self.lifetime, self.end_by) = (None, None, None);
     }
 
-    /// Drops a rotation that is to make everything older void.
+    /// Drops a superseding rotation.
     pub(crate) fn forget_superseding(&mut self) {
         self.rotate.take_if(|rotate| rotate.value == Rotation::Superseding);
     }
 
-    /// Drops an end up to a bookmark: it was carried out.
+    /// Drops the end of the session if it came before the bookmark, because it was carried out.
     pub(crate) fn forget_end(&mut self, bookmark: u64) {
         taken(&mut self.ended, bookmark);
     }
 
-    /// Drops what was done up to a bookmark: it was committed.
+    /// Drops the changes up to a bookmark, because they were committed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
         if taken(&mut self.ended, bookmark).is_some() {
             self.chosen = (None, None);
@@ -125,7 +128,7 @@ impl Changes {
         self.delta.is_empty() && self.intents().all(|at| at.is_none())
     }
 
-    /// The numbers of what was asked for besides values.
+    /// Returns the sequence numbers of the changes besides values.
     fn intents(&self) -> impl Iterator<Item = Option<u64>> {
         fn at<T>(intent: &Option<Intent<T>>) -> Option<u64> {
             intent.as_ref().map(|intent| intent.at)
@@ -134,18 +137,18 @@ impl Changes {
         [ended, sign_in, rotate, at(&self.lifetime), at(&self.end_by)].into_iter()
     }
 
-    /// How many changes are pending.
+    /// Returns the number of pending changes.
     pub(crate) fn pending(&self) -> usize {
         self.pending_after(0)
     }
 
-    /// How many of them came after a bookmark.
+    /// Returns the number of pending changes after a bookmark.
     pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
         let later = self.intents().flatten().filter(|at| *at > bookmark);
         self.delta.pending_after(bookmark) + later.count()
     }
 
-    /// Whether there is to be a new session after an end.
+    /// Returns whether a new session must be created after the loaded one ends.
     pub(crate) fn begins_a_session(&self) -> bool {
         self.sign_in.is_some() || self.delta.view().differs_from(&NO_VALUES)
     }
@@ -154,17 +157,17 @@ impl Changes {
         self.ended.is_some()
     }
 
-    /// Who is to be signed in.
+    /// Returns the principal that this request signs in or steps up.
     pub(crate) fn principal(&self) -> Option<&Arc<str>> {
         self.signing_in().map(|sign_in| &sign_in.principal)
     }
 
-    /// A sign-in or a step-up.
+    /// Returns the sign-in or step-up of this request.
     pub(crate) fn signing_in(&self) -> Option<&SignIn> {
         self.sign_in.as_ref().map(|intent| &intent.value)
     }
 
-    /// Whether somebody signs in, or proves again who they are.
+    /// Returns whether this request signs in or steps up.
     pub(crate) fn proof(&self) -> Authentication<'_> {
         match self.signing_in() {
             None => Authentication::None,
@@ -183,12 +186,13 @@ impl Changes {
         own.or(self.chosen.1.filter(|_| matches!(self.proof(), Authentication::SignIn(_))))
     }
 
-    /// Whether the new secret voids everything that is under way with an older one.
+    /// Returns whether requests under way with an older secret lose the session.
     pub(crate) fn supersedes(&self) -> bool {
         self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
     }
 
-    /// Why a session that stood like this gets a new secret without a sign-in, for events.
+    /// Returns the reason, as events show it, why the session gets a new secret without a sign-in. `before` is
+    /// the session's header before this commit.
     pub(crate) fn rotation_reason(&self, before: &Header) -> &'static str {
         if self.supersedes() {
             "others_revoked"
@@ -201,7 +205,7 @@ impl Changes {
         }
     }
 
-    /// What is wanted of a session that stands like this, besides its values.
+    /// Returns the changes that this request asks for, besides values, on a session with this header.
     pub(crate) fn requested(&self, header: &Header) -> Requested {
         let proof = self.proof();
         Requested {
@@ -209,32 +213,33 @@ impl Changes {
             steps_up: proof == Authentication::StepUp,
             rotates: self.rotate.is_some(),
             supersedes: self.supersedes(),
-            // What stands already is nothing to do.
+            // A lifetime or an end that the session already has is not a change.
             changes_lifetime: header.differs_in_lifetime(self.lifetime())
                 || header.differs_in_end(self.end_by()),
         }
     }
 
-    /// Who is signed in as far as this request can tell.
+    /// Returns the signed-in principal, as far as this request knows.
     pub(crate) fn signed_in<'a>(&'a self, loaded: Option<&'a Loaded>) -> Option<&'a Arc<str>> {
         let stored = || self.base(loaded).and_then(|base| base.record.header.principal.as_ref());
         self.principal().or_else(stored)
     }
 
-    /// The loaded session, if this request still goes on with it.
+    /// Returns the loaded session, unless this request ends or replaces it.
     pub(crate) fn base<'a>(&self, loaded: Option<&'a Loaded>) -> Option<&'a Loaded> {
         loaded.filter(|loaded| !self.is_ended() && self.proves_on(loaded) != SignInTarget::Other)
     }
 
-    /// The values that the delta stands on.
+    /// Returns the values to which the delta is applied.
     pub(crate) fn base_values<'a>(&self, loaded: Option<&'a Loaded>) -> &'a Values {
         self.base(loaded).map_or(&NO_VALUES, |base| &base.record.values)
     }
 
-    /// Who signs in on a session that stands like this.
+    /// Returns how the sign-in of this request affects the values of a session with this header.
     pub(crate) fn on_sign_in(&self, header: &Header) -> OnSignIn {
         match self.proof() {
-            // Whoever knows what the session has told its pages may be one of those who are revoked.
+            // An attacker whose session is revoked may know this session's CSRF token, so it is dropped as
+            // after another sign-in.
             Authentication::None if self.supersedes() => OnSignIn::Again,
             Authentication::None => OnSignIn::Nobody,
             _ if header.principal.is_none() => OnSignIn::First,
@@ -243,9 +248,9 @@ impl Changes {
         }
     }
 
-    /// Computes the view anew: what it stands on has changed.
+    /// Computes the view again, because the values to which the changes apply are different.
     ///
-    /// Calls the functions of updates, so no lock may be held.
+    /// Calls the application's update functions, so the caller must not hold a lock.
     pub(crate) fn rebase(&mut self, loaded: Option<&Loaded>) -> Result<()> {
         let values = self.base_values(loaded);
         let base = self.base(loaded);
@@ -264,7 +269,7 @@ impl Changes {
         }
     }
 
-    /// The plan for what was done so far.
+    /// Returns the plan for the changes made so far.
     pub(crate) fn plan(&self, facts: &RequestFacts<'_>) -> Plan {
         let RequestFacts {
             loaded,
@@ -287,12 +292,12 @@ impl Changes {
             outlived && !self.is_ended() && !matches!(session, KnownSession::Nothing { .. });
         let (view, values) = (self.delta.view(), self.base_values(loaded));
         let is_lost = session == KnownSession::Lost && !self.is_ended();
-        // A message for the next page is dropped where no cookie may be sent; that fails no request.
+        // If the session is lost, its flash messages are dropped. That is not an error for the request.
         let differs = || if is_lost { view.matters_to(values) } else { view.differs_from(values) };
         plan::decide(Situation {
             session,
-            // What a decision will change is not known before it is made; and what a handle that
-            // outlives its response has seen of a session is too old to tell.
+            // A `transact` may change anything. After the response has been sent, the record that the handle
+            // has read is too old to compare with.
             changed: decides
                 || (outlived
                     && loaded.is_some()
@@ -309,25 +314,25 @@ impl Changes {
     }
 }
 
-/// Takes what was asked for up to a bookmark, and leaves what came later.
+/// Takes the intent if it was made at or before the bookmark.
 fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
     intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
 }
 
-/// What is known of a request besides its changes.
+/// What is known about a request besides its changes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestFacts<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
     pub(crate) session: KnownSession,
-    /// Several valid tokens came along.
+    /// The request presented several valid tokens.
     pub(crate) several: bool,
-    /// What the changes want of that session.
+    /// The changes that the request asks for, besides values.
     pub(crate) wants: Requested,
-    /// A `transact` is to decide.
+    /// The commit has a `transact`.
     pub(crate) decides: bool,
-    /// The response has left.
+    /// The response has been sent.
     pub(crate) outlived: bool,
-    /// The view could not be computed on the record that was read last.
+    /// The view could not be computed on the newest record that was read.
     pub(crate) is_stale: bool,
     pub(crate) refresh: Refresh,
     pub(crate) failed: bool,
@@ -339,7 +344,7 @@ mod tests {
     use crate::record::lifetime::Lifetime;
     use crate::record::sign_in::SignIn;
 
-    /// What is asked for while a commit is under way is left for the next one.
+    /// A change made while a commit is under way is kept for the next commit.
     #[test]
     fn committed_changes_are_forgotten_and_later_changes_are_kept() {
         let mut changes = Changes::default();

@@ -1,4 +1,4 @@
-//! Records as bytes.
+//! The encoding of session records.
 //!
 //! ```text
 //! record = tag[8] format[1] kind[1] field*
@@ -12,15 +12,15 @@
 //! | 3 | authenticated: LEB128, milliseconds since 1970 |
 //! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
 //! | 5 | principal, UTF-8 |
-//! | 6 | how often somebody signed in or revoked the others, LEB128 |
+//! | 6 | the number of sign-ins, step-ups and calls of `revoke_others`: LEB128 |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
-//! | 8 | the moment that no deadline goes beyond: LEB128, milliseconds since 1970 |
-//! | 9 | present where the cookie of the last sign-in has not come back yet: nothing |
+//! | 8 | the time after which the session cannot be extended: LEB128, milliseconds since 1970 |
+//! | 9 | empty; present if the browser has not yet sent back the cookie of the last sign-in |
 //! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
-//! Values come last and in ascending order of their keys. Fields of other types are kept as they
-//! are, so a build that does not know them loses nothing; what an old build must not pass over
-//! raises the format number instead.
+//! Values come last and in ascending order of their keys. Fields of unknown types are kept unchanged, so an older
+//! release loses no data of a newer one. A change that older releases must not ignore raises the format number
+//! instead.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ use crate::record::values::{Entry, Item, Values};
 use crate::record::values::{Items, Value};
 use crate::store::{Kind, TAG_LEN};
 
-/// What the header of a signed-in session usually needs.
+/// The usual maximum size of the header of a signed-in session, in bytes.
 const HEADER_SIZE: usize = 256;
 
 const DIGEST: u8 = 1;
@@ -55,10 +55,11 @@ const END_BY: u8 = 8;
 const UNCONFIRMED: u8 = 9;
 const VALUE: u8 = 32;
 
-/// The deadline of a tombstone: it has expired by every clock.
+/// The deadline of a tombstone. Every clock is past it.
 pub(crate) const TOMBSTONE_DEADLINE: Millis = Millis(0);
 
-/// An expired session without a principal, which occupies an id. No known secret has its digest.
+/// Returns a tombstone: an expired record without a principal, which reserves a session id. No known secret has its
+/// digest.
 pub(crate) fn tombstone(tag: Tag, now: Millis) -> Bytes {
     let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
     let mut header = Header::new(digest, now, &Lifetime::default(), tag);
@@ -71,7 +72,7 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
     decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
 }
 
-/// The fields of a record, as far as they were read.
+/// The fields of a record that were read so far.
 #[derive(Default)]
 struct Fields<'a> {
     digest: Option<[u8; SecretDigest::LEN]>,
@@ -100,7 +101,7 @@ fn decode_fields(tag: Tag, bytes: Bytes) -> Option<Record> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads one field; `None` where it is damaged, or a second one of its kind.
+    /// Reads one field. Returns `None` if the field is damaged or occurs twice.
     fn read(&mut self, field: u8, mut content: Reader<'a>, bytes: &'a Bytes) -> Option<()> {
         match field {
             DIGEST => once(&mut self.digest, content.rest().try_into().ok()?),
@@ -128,19 +129,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Adds a value; its key must come after those before it.
+    /// Adds a value. Returns `None` if its key does not come after the previous one.
     fn push(&mut self, entry: Entry, bytes: &[u8]) -> Option<()> {
         if let Some(previous) = self.entries.last() {
             (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;
         } else {
-            // Enough for most records at once.
+            // Enough for most records, so the list need not grow again.
             self.entries.reserve(16);
         }
         self.entries.push(entry);
         Some(())
     }
 
-    /// The header, and where the values lie; `None` where a field is missing.
+    /// Returns the header and the positions of the values. Returns `None` if a required field is missing.
     fn into_header(self, tag: Tag) -> Option<(Header, Vec<Entry>)> {
         let [created, last_seen, idle_deadline, absolute_deadline] = self.clocks?;
         let authenticated = self.authenticated;
@@ -173,20 +174,20 @@ fn read_entry(mut content: Reader<'_>, bytes: &[u8]) -> Option<Entry> {
     let flags = content.byte()?;
     let key = content.sized()?.range();
     let text = &bytes[key.clone()];
-    // Nearly every key is ASCII, which is seen sooner than that it is UTF-8.
+    // Nearly every key is ASCII, and the check for ASCII is faster than the one for UTF-8.
     (text.is_ascii() || std::str::from_utf8(text).is_ok()).then_some(())?;
     Entry::new(key, flags, content.range())
 }
 
-/// The bytes of a record. `values` must come in ascending order of their keys.
+/// Encodes a record. `values` must be in ascending order of their keys.
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub(crate) fn encode(header: &Header, values: &[(&str, Value)]) -> Bytes {
     let items: Items<'_> = values.iter().map(|(key, value)| Item::new(key, value)).collect();
     encode_indexed(header, &items).0
 }
 
-/// The bytes of a record, and where in them the values lie: what decoding them would find out. `values`
-/// must come in ascending order of their keys.
+/// Encodes a record and returns its bytes with the positions of the values, as decoding would find them. `values` must
+/// be in ascending order of their keys.
 pub(crate) fn encode_indexed(header: &Header, values: &[Item<'_>]) -> (Bytes, Option<Vec<Entry>>) {
     let sizes = values.iter().map(|value| value.key.len() + value.bytes.len() + 16);
     let mut out = BytesMut::with_capacity(HEADER_SIZE + sizes.sum::<usize>());
@@ -301,7 +302,10 @@ mod tests {
             let (bytes, index) =
                 encode_indexed(&header, &record.values.items().collect::<Vec<_>>());
             let indexed = Values::new(bytes, index.unwrap());
-            assert!(indexed.items().eq(record.values.items()), "the index is another one");
+            assert!(
+                indexed.items().eq(record.values.items()),
+                "the index differs from the decoded one"
+            );
             assert_eq!(record.values.len(), 3);
             assert_eq!(record.values.get("a"), Some(value("1")));
             assert_eq!(record.values.get("bb"), Some(value("\"x\"")));
@@ -390,7 +394,7 @@ mod tests {
         }
         let whole = encoded(&full_header(), &[("a", "1")]);
         let cuts = (0..whole.len()).filter(|end| decode(whole.slice(..*end)).is_ok()).count();
-        // Cut between two fields, what is left may be a record; cut inside one it never is.
+        // A record that is cut between two fields may still be valid. One that is cut inside a field never is.
         assert!(cuts <= 8, "{cuts}");
     }
 
@@ -410,7 +414,7 @@ mod tests {
                 bytes[index] = byte;
             }
             if let Ok(record) = decode(Bytes::from(bytes.clone())) {
-                // What was understood is written back without a loss.
+                // A record that can be decoded is written back without loss.
                 let again = encode_indexed(&record.header, &record.values.items().collect::<Vec<_>>()).0;
                 prop_assert_eq!(decode(again).unwrap().header, record.header);
             }

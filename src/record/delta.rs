@@ -1,5 +1,5 @@
-//! What a request changed: a list of changes that can be replayed on a newer record, and the view of
-//! the values that results.
+//! The changes of a request to its values, which can be applied again to a newer record, and the resulting
+//! view of the values.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,12 +17,12 @@ use crate::record::values::{Item, Items, NO_VALUES, OnSignIn, Value, Values};
 /// The function of an `update`, over encoded values.
 pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
 
-/// One change of one key, as the handler asked for it.
+/// One change of one key.
 #[derive(Clone)]
 pub(crate) enum Change {
     Set(Value),
     Remove,
-    /// A value was handed out for good; `seen` is what the record held.
+    /// The handler took the value. `seen` is the value in the record at that time.
     Take {
         seen: Bytes,
     },
@@ -30,7 +30,7 @@ pub(crate) enum Change {
         survives: bool,
         function: Arc<UpdateFn>,
     },
-    /// A message is added to the list of a key, which has at most so many bytes then.
+    /// Appends a message to the list of a key. The list then holds at most `most` bytes.
     Append {
         message: Bytes,
         most: usize,
@@ -47,22 +47,22 @@ impl Change {
     }
 }
 
-/// The changes of one key in order, with the number of each.
+/// The changes of one key in order, each with its sequence number.
 type KeyChanges = SmallVec<[(u64, Change); 1]>;
 
-/// Functions that were dropped: what they capture is the application's, and must not be dropped while the
-/// session is locked.
+/// Update functions of dropped changes. They may capture values of the application, whose destructors must not
+/// run while the session is locked.
 pub(crate) type Dropped = Vec<Arc<UpdateFn>>;
 
-/// The changes of a request, and the view they lead to.
+/// The changes of a request, and the resulting view.
 ///
-/// Changes of different keys do not depend on each other, so they are kept by key and each is
-/// found without looking at the others.
+/// Changes of different keys are independent, so they are kept by key.
 #[derive(Clone, Default)]
 pub(crate) struct Delta {
-    /// No list is empty.
+    /// The changes by key. No list is empty.
     keys: SmallMap<KeyChanges>,
-    /// All values of the record were removed first; the number of that change.
+    /// The sequence number of the change that removed all values of the record, if there was one. It comes before
+    /// the changes in `keys`.
     cleared: Option<u64>,
     made: u64,
     view: View,
@@ -78,33 +78,34 @@ impl Delta {
         self.keys.is_empty() && self.cleared.is_none()
     }
 
-    /// How many changes were made so far: a bookmark, and a way to see that nothing came between.
+    /// Returns the number of changes made so far. Serves as a bookmark, and shows whether a change was made in
+    /// between.
     pub(crate) fn made(&self) -> u64 {
         self.made
     }
 
-    /// How many of the pending changes came after a bookmark.
+    /// Returns the number of pending changes after a bookmark.
     pub(crate) fn pending_after(&self, bookmark: u64) -> usize {
         let changes = self.keys.values().flatten().map(|(number, _)| *number);
         changes.chain(self.cleared).filter(|number| *number > bookmark).count()
     }
 
-    /// What was dropped since this was asked last.
+    /// Returns the functions that were dropped since the last call.
     pub(crate) fn take_dropped(&mut self) -> Dropped {
         std::mem::take(&mut self.dropped)
     }
 
-    /// The one way in which a handler changes a value; `value` is what the key has after it.
+    /// Records a change of a value. `value` is the key's value after the change.
     pub(crate) fn push(&mut self, key: Name, change: Change, value: Option<Value>) {
         self.made += 1;
         let earlier = self.keys.get_or_default(key.clone());
         match change {
             Change::Update { .. } => {}
             Change::Append { .. } => drop_oldest_append(earlier),
-            // What was handed out is checked at the commit whatever comes after.
+            // A taken value is checked at the commit, even if the key is changed afterwards.
             _ => drop_changes(earlier, &mut self.dropped, |_, change| !change.is_take()),
         }
-        // A key's stored value is handed out once: after that it is the request's own.
+        // Only the stored value needs that check. After an earlier change, the value is the request's own.
         let change = match change {
             Change::Take { .. } if !earlier.is_empty() => Change::Remove,
             change => change,
@@ -113,13 +114,14 @@ impl Delta {
         self.view.put(key, value);
     }
 
-    /// Whether a change of this key is among those up to a bookmark.
+    /// Returns whether this key was changed at or before a bookmark.
     pub(crate) fn has_until(&self, key: &str, bookmark: u64) -> bool {
         let mut changes = self.keys.get(key).into_iter().flatten();
         changes.any(|(number, _)| *number <= bookmark)
     }
 
-    /// A value that was removed from this list was stored meanwhile, so that it was handed out for good.
+    /// Records that this key's value was taken before its other changes, because the removed value had been stored
+    /// in the meantime.
     pub(crate) fn taken_early(&mut self, key: Name, seen: Bytes) {
         if let Some((number, _)) = self.keys.get(&key).and_then(|changes| changes.first()) {
             let taken = (*number, Change::Take { seen });
@@ -135,20 +137,21 @@ impl Delta {
         self.view.clear();
     }
 
-    /// Drops every change that was made so far.
+    /// Drops all changes.
     pub(crate) fn discard(&mut self) {
         self.reset(|_| true);
     }
 
-    /// Drops every change but two kinds. Whatever comes now, the commit has to find the taken values
-    /// untouched; and a message is for the next page, whoever's it is.
+    /// Drops all changes except taken values and flash messages. The commit must still check that the taken
+    /// values are unchanged, and flash messages are shown on the next page even if another principal has signed
+    /// in.
     pub(crate) fn start_over(&mut self) {
         self.reset(|change| !change.is_take() && !change.is_append());
-        // No function is left that could fail.
+        // The remaining changes call no function, so this cannot fail.
         self.view = self.replay(&NO_VALUES, OnSignIn::Nobody).unwrap_or_default();
     }
 
-    /// Drops the changes of a key of which the record has no value, so that it has none.
+    /// Drops the changes of a key that has no value in the record, so the key has no value at all.
     pub(crate) fn withdraw(&mut self, key: Name) {
         self.made += 1;
         drop_changes(self.keys.get_or_default(key.clone()), &mut self.dropped, |_, _| true);
@@ -156,7 +159,7 @@ impl Delta {
         self.view.put(key, None);
     }
 
-    /// How many messages for the next page are pending.
+    /// Returns the number of pending flash messages.
     pub(crate) fn messages(&self) -> usize {
         let changes = self.keys.get(flash::KEY).into_iter().flatten();
         changes.filter(|(_, change)| change.is_append()).count()
@@ -168,7 +171,7 @@ impl Delta {
         self.hide();
     }
 
-    /// Drops the changes up to a bookmark: they were committed.
+    /// Drops the changes up to a bookmark, because they were committed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
         self.drop_changes(|number, _| number <= bookmark);
         self.cleared = self.cleared.filter(|number| *number > bookmark);
@@ -181,19 +184,19 @@ impl Delta {
         });
     }
 
-    /// Whether computing the view anew calls functions of the application.
+    /// Returns whether computing the view calls functions of the application.
     pub(crate) fn has_functions(&self) -> bool {
         let mut changes = self.keys.values().flatten();
         changes.any(|(_, change)| matches!(change, Change::Update { .. }))
     }
 
-    /// Something other than a value was changed; returns the number of that change.
+    /// Counts a change that is not to a value, and returns its sequence number.
     pub(crate) fn mark(&mut self) -> u64 {
         self.made += 1;
         self.made
     }
 
-    /// Whether every value that was handed out still stands in `base` as it was.
+    /// Checks that every taken value is unchanged in `base`.
     pub(crate) fn check_taken(&self, base: &Values) -> Result<()> {
         for (key, changes) in self.keys.iter() {
             for (_, change) in changes {
@@ -207,7 +210,7 @@ impl Delta {
         Ok(())
     }
 
-    /// The view that the same changes lead to on other values.
+    /// Applies the changes to other values and returns the resulting view.
     pub(crate) fn replay(&self, base: &Values, sign_in: OnSignIn) -> Result<View> {
         let cleared = self.cleared.is_some();
         let mut view = View { cleared, sign_in, ..View::default() };
@@ -220,7 +223,7 @@ impl Delta {
         Ok(view)
     }
 
-    /// Shows the record as it was read, until the view is computed anew.
+    /// Resets the view to the record as it was read, until the view is computed again.
     pub(crate) fn hide(&mut self) {
         self.made += 1;
         self.view = View::default();
@@ -237,7 +240,7 @@ impl fmt::Debug for Delta {
     }
 }
 
-/// Drops some of a key's changes. Their functions come to `dropped`.
+/// Drops some of a key's changes and moves their functions to `dropped`.
 fn drop_changes(
     changes: &mut KeyChanges,
     dropped: &mut Dropped,
@@ -254,7 +257,7 @@ fn drop_changes(
     });
 }
 
-/// Makes room for one more message where the list holds no more than those that are pending.
+/// Drops the oldest pending message if as many are pending as the list can hold.
 fn drop_oldest_append(changes: &mut KeyChanges) {
     let is_append = |(_, change): &(u64, Change)| change.is_append();
     if changes.iter().filter(|change| is_append(change)).count() >= flash::MESSAGES
@@ -264,13 +267,13 @@ fn drop_oldest_append(changes: &mut KeyChanges) {
     }
 }
 
-/// The values as the handler sees them: what was changed, over what was read.
+/// The values as the handler sees them: the changed values on top of those that were read.
 #[derive(Clone, Default)]
 pub(crate) struct View {
     cleared: bool,
     sign_in: OnSignIn,
     slots: SmallMap<Option<Value>>,
-    /// Bytes of the keys and values in the slots that have a value.
+    /// The total size in bytes of the keys and values in `slots`.
     size: usize,
 }
 
@@ -282,17 +285,18 @@ impl View {
         }
     }
 
-    /// Refuses a value with which the changed values alone would be over the size of a record.
+    /// Fails if the changed values alone would exceed the size limit of a record.
     pub(crate) fn check_room(&self, key: &str, value: &Value, max: usize) -> Result<()> {
         let replaced = self.slots.get(key).map_or(0, |slot| room(key, slot.as_ref()));
         if self.size - replaced + room(key, Some(value)) <= max {
             return Ok(());
         }
-        let context = format!("with {key:?} the changed values have more than {max} bytes");
+        let context =
+            format!("with {key:?}, the changed values take more than the {max} bytes allowed");
         Err(Error::new(ErrorKind::TooLarge, context))
     }
 
-    /// Gives a key a value, or none.
+    /// Sets or removes the value of a key.
     pub(crate) fn put(&mut self, key: Name, value: Option<Value>) {
         let added = room(&key, value.as_ref());
         let slot = self.slots.get_or_default(key.clone());
@@ -306,7 +310,7 @@ impl View {
         self.size = 0;
     }
 
-    /// The value that a change gives to a key.
+    /// Returns the key's value after a change.
     pub(crate) fn changed(
         &self,
         base: &Values,
@@ -332,12 +336,13 @@ impl View {
         })
     }
 
-    /// Whether a record with these values would differ from one with `base`.
+    /// Returns whether these values differ from `base`.
     pub(crate) fn differs_from(&self, base: &Values) -> bool {
         self.differs_in(base, |_| true)
     }
 
-    /// Whether it would differ in more than messages for the next page, which are not worth an error.
+    /// Returns whether these values differ from `base` in more than flash messages. The loss of flash messages is
+    /// not an error.
     pub(crate) fn matters_to(&self, base: &Values) -> bool {
         self.differs_in(base, |key| key != flash::KEY.as_bytes())
     }
@@ -352,7 +357,7 @@ impl View {
             || (hides && shown() < base.items().filter(|item| counts(item.key)).count())
     }
 
-    /// The values in ascending order of their keys.
+    /// Returns the values in ascending order of their keys.
     pub(crate) fn items<'a>(&'a self, base: &'a Values) -> Items<'a> {
         let changed = |(key, slot): (&'a Name, &'a Option<Value>)| {
             slot.as_ref().map(|value| Item::new(key, value))
@@ -376,14 +381,15 @@ impl View {
         self.items(base).is_empty()
     }
 
-    /// The keys of the values, in ascending order.
+    /// Returns the keys of the values, in ascending order.
     pub(crate) fn keys(&self, base: &Values) -> Vec<String> {
         let items = self.items(base);
         items.iter().map(|item| String::from_utf8_lossy(item.key).into_owned()).collect()
     }
 }
 
-/// Bytes of a slot. The messages have a bound of their own, and take no room from the application's values.
+/// Returns the size of a slot in bytes. Flash messages count as 0: they have their own limit, and do not reduce
+/// the space for the application's values.
 fn room(key: &str, value: Option<&Value>) -> usize {
     value.filter(|_| key != flash::KEY).map_or(0, |value| key.len() + value.bytes.len())
 }
@@ -430,7 +436,7 @@ mod tests {
         delta.push(key.into(), Change::Remove, None);
     }
 
-    /// Appends a letter; panics on "panic" and refuses "bad".
+    /// Appends `+`; panics on "panic" and fails on "bad".
     fn append(delta: &mut Delta, base: &Values, key: &str) {
         let function: Arc<UpdateFn> = Arc::new(|current| match current {
             Some(b"panic") => panic!("as asked"),
@@ -531,7 +537,7 @@ mod tests {
         set(&mut delta, "own", "1");
         append(&mut delta, &old, "n");
         delta.show(delta.replay(&old, OnSignIn::First).unwrap());
-        // The update saw nothing of the planted value.
+        // The update did not see the planted value.
         assert_eq!(shown(delta.view(), &old), "cart=1 n=+ own=1");
         assert_eq!(delta.view().get(&old, "planted"), None);
     }
@@ -551,7 +557,7 @@ mod tests {
         assert!(!delta.view().differs_from(&Values::default()));
     }
 
-    /// A number tells whether something came between, so none is given twice.
+    /// Sequence numbers show whether a change was made in between, so none may occur twice.
     #[test]
     fn every_change_gets_unique_number() {
         let mut delta = Delta::default();

@@ -1,4 +1,4 @@
-//! What all records have in common: the write tags, the format, the kind, and fields with a length.
+//! The parts that all records have in common: the write tags, the format, the kind, and fields with a length.
 
 use std::ops::Range;
 
@@ -13,21 +13,21 @@ pub(crate) const FIELDS_START: usize = TAG_LEN + 2;
 
 pub(crate) const EARLIER_TAGS: u8 = 7;
 
-/// Why bytes are not a session's record.
+/// Why bytes cannot be decoded as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Undecodable {
-    /// They are not a record at all, or a damaged one.
+    /// They are damaged, or not a record of the expected kind.
     Corrupt,
-    /// A later release wrote them.
+    /// A newer release wrote them in a format that this release does not know.
     NewerFormat,
 }
 
-/// The tag of the write that left these bytes; `None` if they are too short for one.
+/// Returns the tag of the newest write, or `None` if the bytes are too short.
 pub(crate) fn newest_tag(bytes: &[u8]) -> Option<Tag> {
     bytes.first_chunk().copied().map(Tag)
 }
 
-/// The tags of the writes that led to these bytes, if they are a record of whatever kind.
+/// Returns the write tags of a record of any kind.
 pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
     let kinds = [Kind::Session, Kind::Directory];
     let (tag, mut reader) = kinds.into_iter().find_map(|kind| fields(bytes, kind).ok())?;
@@ -41,11 +41,11 @@ pub(crate) fn tags(bytes: &Bytes) -> Option<Tags> {
     Some(Tags::first(tag))
 }
 
-/// The write tag and the fields of a record of this kind.
+/// Returns the newest write tag of a record of this kind, and a reader of its fields.
 pub(crate) fn fields(bytes: &Bytes, kind: Kind) -> Result<(Tag, Reader<'_>), Undecodable> {
     let tag = newest_tag(bytes).ok_or(Undecodable::Corrupt)?;
     match bytes.get(TAG_LEN..FIELDS_START) {
-        // The kind is part of format 1; a later format may put it elsewhere.
+        // A later format may store the kind elsewhere, so the format is checked first.
         Some(&[format, _]) if format > FORMAT => Err(Undecodable::NewerFormat),
         Some(&[FORMAT, letter]) if char::from(letter) == kind.letter() => {
             Ok((tag, Reader::new(bytes, FIELDS_START)))
@@ -59,14 +59,14 @@ pub(crate) fn earlier_tags<'a>(content: &mut Reader<'a>) -> Option<&'a [[u8; TAG
     (rest.is_empty() && tags.len() < Tags::REMEMBERED).then_some(tags)
 }
 
-/// A field that may occur once only.
+/// Sets a field that may occur only once. Returns `None` if it was already set.
 pub(crate) fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
 }
 
-/// A window on the record's bytes. Every method is `None` where the window ends too early.
+/// A reader over a part of the record. Its methods return `None` if that part ends too early.
 pub(crate) struct Reader<'a> {
-    /// What came before the window, and the window.
+    /// The record up to the end of the part.
     bytes: &'a [u8],
     position: usize,
 }
@@ -92,15 +92,15 @@ impl<'a> Reader<'a> {
         Some(array)
     }
 
-    /// Where what is left lies in the record.
+    /// Returns the position of the unread bytes in the record.
     pub(crate) fn range(&self) -> Range<usize> {
         self.position..self.bytes.len()
     }
 
-    /// A LEB128 number in its shortest form.
+    /// Reads a LEB128 number. Returns `None` if it is not in its shortest form.
     pub(crate) fn number(&mut self) -> Option<u64> {
         let rest = self.bytes.get(self.position..)?;
-        // Most are one byte long.
+        // Most numbers are one byte long.
         if let Some(&byte @ ..0x80) = rest.first() {
             self.position += 1;
             return Some(u64::from(byte));
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
         for (place, &byte) in rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * place);
             if byte < 0x80 {
-                // A zero at the end would be a longer form; only one bit of the tenth byte has room.
+                // A final zero byte is not the shortest form, and a 64-bit number uses one bit of the tenth byte.
                 let is_shortest = byte != 0 && (place < 9 || byte == 1);
                 self.position += place + 1;
                 return is_shortest.then_some(number);
@@ -137,21 +137,21 @@ impl<'a> Reader<'a> {
         rest
     }
 
-    /// What `read` returns, if it leaves nothing over.
+    /// Returns the result of `read` if it reads all bytes.
     pub(crate) fn whole<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<T> {
         let value = read(self)?;
         self.is_at_end().then_some(value)
     }
 }
 
-/// What every record begins with.
+/// Writes the beginning of a record.
 pub(crate) fn begin(out: &mut BytesMut, tag: Tag, kind: Kind) {
     out.put_slice(&tag.0);
     out.put_u8(FORMAT);
     out.put_u8(kind.letter() as u8);
 }
 
-/// The tags of the writes before the newest one.
+/// Writes the tags of the writes before the newest one.
 pub(crate) fn put_tags(out: &mut BytesMut, tags: &Tags) {
     let older = tags.older();
     if !older.is_empty() {

@@ -1,4 +1,4 @@
-//! What is stored of a session: header and values.
+//! The header of a session's record: everything except the values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use crate::record::lifetime::{Chosen, Clocks, Lifetime};
 use crate::record::tag::{Tag, Tags};
 use crate::record::token::SecretDigest;
 
-/// Everything about a session but its values.
+/// The header of a session's record.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) tags: Tags,
     pub(crate) digest: SecretDigest,
     pub(crate) clocks: Clocks,
-    /// The limits this session chose for itself, where it did.
+    /// The limits that were set for this session alone, if any.
     pub(crate) chosen: Option<Chosen>,
-    /// The moment that no deadline goes beyond.
+    /// The time after which the session cannot be extended, if one was set.
     pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
-    /// How often somebody signed in on this session, or revoked the others from it: tells a
-    /// rotation, after which changes made with the old secret are merged, from a sign-in, after which
-    /// they are not.
+    /// The number of sign-ins, step-ups and calls of `revoke_others` on this session. If it is unchanged, the
+    /// secret was only rotated, and changes made with the old secret are still merged. Otherwise they are not.
     pub(crate) sign_ins: u32,
-    /// The cookie of the last sign-in has not come back yet; kept where new sign-ins are refused.
+    /// The browser has not yet sent back the cookie of the last sign-in. Recorded only if the limit on concurrent
+    /// sessions rejects new sign-ins.
     pub(crate) is_unconfirmed: bool,
-    /// Fields of later releases, kept as they are.
+    /// Fields that a later release wrote, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
 }
 
@@ -46,22 +46,22 @@ impl Header {
         }
     }
 
-    /// The lifetime that holds: the session's own, or the configured one.
+    /// Returns the lifetime that applies: the session's own, or the configured one.
     pub(crate) fn effective_lifetime(&self, configured: &Lifetime) -> Lifetime {
         self.chosen.map_or(*configured, |chosen| configured.with_limits_of(chosen))
     }
 
-    /// Whether this lifetime would be another than the one the session has chosen.
+    /// Returns whether this lifetime differs from the session's own.
     pub(crate) fn differs_in_lifetime(&self, lifetime: Option<Lifetime>) -> bool {
         lifetime.is_some_and(|lifetime| self.chosen != Some(lifetime.into()))
     }
 
-    /// Whether this end would be another than the one the session has.
+    /// Returns whether this end differs from the one set for the session.
     pub(crate) fn differs_in_end(&self, end_by: Option<Millis>) -> bool {
         end_by.is_some_and(|end_by| self.end_by != Some(end_by))
     }
 
-    /// The header after a write that does this.
+    /// Returns the header after a write with this update.
     pub(crate) fn updated(&self, update: &Update<'_>) -> Self {
         let mut header = self.clone();
         header.tags = self.tags.followed_by(update.tag);
@@ -72,7 +72,7 @@ impl Header {
         let has_other_limits = is_other || self.differs_in_end(update.end_by);
         let chosen = update.lifetime.map(Into::into);
         if matches!(update.proof, Authentication::SignIn(_)) {
-            // It starts from the configuration, unless this very request chooses.
+            // A sign-in starts from the configured lifetime, unless this request sets another one.
             (header.chosen, header.end_by) = (chosen, update.end_by);
         } else {
             (header.chosen, header.end_by) =
@@ -113,28 +113,28 @@ impl fmt::Debug for Header {
     }
 }
 
-/// What a write does to a header.
+/// The changes that a write makes to a header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Update<'a> {
     pub(crate) now: Millis,
     pub(crate) tag: Tag,
     pub(crate) configured: &'a Lifetime,
-    /// A new secret's digest.
+    /// The digest of the new secret, if there is one.
     pub(crate) digest: Option<SecretDigest>,
     pub(crate) lifetime: Option<Lifetime>,
-    /// The moment that no deadline may go beyond.
+    /// The time after which the session cannot be extended, if the request sets one.
     pub(crate) end_by: Option<Millis>,
     pub(crate) proof: Authentication<'a>,
-    /// Whether everything under way with an older secret is to find the session signed in anew.
+    /// Whether requests under way with an older secret lose the session.
     pub(crate) supersedes: bool,
-    /// What becomes of the mark of a cookie that has not come back; `None` leaves it.
+    /// The new value of [`Header::is_unconfirmed`]. `None` leaves it unchanged.
     pub(crate) is_unconfirmed: Option<bool>,
     /// Whether the request counts as use of the session.
     pub(crate) is_activity: bool,
 }
 
 impl<'a> Update<'a> {
-    /// A write that changes nothing of the header.
+    /// An update that changes only the tag of the header.
     pub(crate) fn plain(now: Millis, tag: Tag, configured: &'a Lifetime) -> Self {
         Self {
             now,
@@ -151,11 +151,11 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Whether somebody proves who they are with a write.
+/// Whether a write signs in or steps up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Authentication<'a> {
     None,
     SignIn(&'a Arc<str>),
-    /// The one who is signed in already.
+    /// The signed-in principal has authenticated again.
     StepUp,
 }

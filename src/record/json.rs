@@ -1,5 +1,5 @@
-//! The values as JSON: self-describing, so that a type may change while sessions live, and readable by
-//! an operator.
+//! Encodes values as JSON. JSON is self-describing, so a type may change while sessions are alive, and operators can
+//! read it.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -12,12 +12,12 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How many arrays and objects `serde_json` reads inside each other.
+/// The maximum depth of nested arrays and objects that `serde_json` reads.
 const MAX_DEPTH: u8 = 127;
 
-/// Encodes a value, and refuses one that [`decoded`] could not return as a `T`.
+/// Encodes a value. Fails if [`decoded`] could not return it as a `T`.
 ///
-/// No message of an encoder or a decoder is passed on: it may quote the value.
+/// The errors do not include messages of the encoder or decoder, because these may quote the value.
 pub(crate) fn encoded<T: DeserializeOwned>(
     name: &str,
     value: &(impl Serialize + ?Sized),
@@ -31,15 +31,15 @@ pub(crate) fn encoded<T: DeserializeOwned>(
     let mut json = serde_json::Serializer::with_formatter(&mut bytes, Exact);
     value.serialize(&mut json).map_err(|error| match error.classify() {
         Category::Data => refused(&Refusal::Serialize),
-        _ => refused(&"a map in it has keys that JSON cannot hold"),
+        _ => refused(&"it contains a map whose keys cannot be JSON keys"),
     })?;
     if bytes.len() > max {
         let context =
-            format!("the value of {name:?} has {} bytes, and a record at most {max}", bytes.len());
+            format!("the value of {name:?} has {} bytes, but the limit is {max}", bytes.len());
         return Err(Error::new(ErrorKind::TooLarge, context));
     }
-    // Only its own `Deserialize` knows what it reads: serde turns a map's integer keys into text, and
-    // under `flatten` it does not turn them back.
+    // Only the type's own `Deserialize` shows whether the JSON can be read back. For example, serde writes a map's
+    // integer keys as text and does not convert them back under `flatten`.
     serde_json::from_slice::<T>(&bytes).map_err(|error| {
         refused(&format_args!("its JSON cannot be read back as the key's type{}", place(&error)))
     })?;
@@ -48,19 +48,19 @@ pub(crate) fn encoded<T: DeserializeOwned>(
 
 pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        // The error of the decoder is reduced to a place: it may quote the value.
+        // Only the position is taken from the decoder's error, because its text may quote the value.
         let context = format!("the value of {name:?}{}", place(&error));
         Error::new(ErrorKind::Decode, context)
     })
 }
 
-/// The JSON of a value, as it stands there.
+/// Returns the JSON of a value unchanged.
 pub(crate) fn text(name: &str, bytes: &[u8]) -> Result<String> {
     let not_text = |_| Error::new(ErrorKind::Decode, format!("the value of {name:?} is not UTF-8"));
     str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
-/// Where in the JSON, if the type's own `Deserialize` lets it be known.
+/// Returns the position of an error in the JSON, if the type's `Deserialize` kept it.
 fn place(error: &serde_json::Error) -> String {
     match error.line() {
         0 => String::new(),
@@ -68,9 +68,9 @@ fn place(error: &serde_json::Error) -> String {
     }
 }
 
-/// Writes an `f32` so that it is read as the same one also where it is read as an `f64` first: under
-/// `flatten` and in untagged enums. Its shortest text may be rounded twice there, as that of 7.038531e-26
-/// is; the `f64` that it equals is not.
+/// Writes an `f32` so that it keeps its value if it is read as an `f64` first, as under `flatten` and in untagged
+/// enums. The shortest text of an `f32` may then be rounded twice, for example that of 7.038531e-26. In this case the
+/// text of the equal `f64` is written.
 struct Exact;
 
 impl Formatter for Exact {
@@ -85,14 +85,14 @@ impl Formatter for Exact {
     }
 }
 
-/// Writes nothing, and refuses what `serde_json` would write without an error although it does not read
-/// it back: it writes a number that is not finite as `null`.
+/// A serializer that writes nothing. It rejects values that `serde_json` writes without an error but cannot read back:
+/// it writes numbers that are not finite as `null`, and reads only a limited depth.
 #[derive(Clone, Copy)]
 struct Check {
     depth_left: u8,
 }
 
-/// Why a value is refused.
+/// Why a value cannot be stored.
 #[derive(Debug)]
 enum Refusal {
     NotFinite,
@@ -104,7 +104,7 @@ impl Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFinite => {
-                f.write_str("it holds a NaN or an infinity, which JSON does not have")
+                f.write_str("it contains NaN or an infinity, which JSON cannot represent")
             }
             Self::TooDeep => write!(f, "it is nested more than {MAX_DEPTH} levels deep"),
             Self::Serialize => f.write_str("its `Serialize` failed"),
@@ -123,7 +123,7 @@ impl ser::Error for Refusal {
 type Checked<T = ()> = Result<T, Refusal>;
 
 impl Check {
-    /// Goes into arrays and objects.
+    /// Enters arrays or objects. Fails if they are nested too deeply.
     fn inside(self, levels: u8) -> Checked<Self> {
         let depth_left = self.depth_left.checked_sub(levels).ok_or(Refusal::TooDeep)?;
         Ok(Self { depth_left })
@@ -134,14 +134,14 @@ impl Check {
     }
 }
 
-/// What is always written as it is.
+/// Accepts a value that JSON can always represent.
 macro_rules! accept {
     ($($method:ident($($argument:ty),*);)*) => {
         $(fn $method(self, $(_: $argument),*) -> Checked { Ok(()) })*
     };
 }
 
-/// The beginnings of arrays and objects: how many levels each goes down.
+/// Enters an array or an object, with the number of levels that it adds.
 macro_rules! enter {
     ($($method:ident($($argument:ty),*) -> $compound:ident: $levels:literal;)*) => {
         $(
@@ -222,7 +222,7 @@ impl Serializer for Check {
     }
 }
 
-/// The parts of an array or an object.
+/// Checks each part of an array or an object.
 macro_rules! check_each {
     ($($compound:ident { $($method:ident($($name:ty)?))* })*) => {
         $(impl ser::$compound for Check {

@@ -1,93 +1,93 @@
-//! What is to be done at the end of a request, and what becomes of it where the session is another
-//! than the request has seen: pure tables.
+//! Decides what to do at the end of a request, and how a write goes on if another request has changed the
+//! session. Pure functions without store access, so the tests can check every case.
 
 use crate::record::authority::{Authority, SecretStatus};
 use crate::record::header::Header;
 
-/// What is known when the handler has answered.
+/// What is known about a request when its handler has finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Situation {
     pub(crate) session: KnownSession,
-    /// The values differ from the loaded ones; after an end, from nothing.
+    /// The values differ from the loaded ones. If the handler destroyed the session: there are new values.
     pub(crate) changed: bool,
-    /// The handler ended the session.
+    /// The handler destroyed the session.
     pub(crate) ended: bool,
     pub(crate) proof: SignInTarget,
-    /// The handler asked for a new secret, or for what comes with one.
+    /// The handler asked for a new secret, or for a change that requires one.
     pub(crate) new_secret: bool,
-    /// What the handler asked for can be had with the session's own secret only.
+    /// The handler asked for a change that is allowed only with the session's current secret.
     pub(crate) needs_current_secret: bool,
-    /// Several valid tokens came along; the request is anonymous, or goes on with a session that it has
-    /// made since.
+    /// The request presented several valid tokens. It counts as anonymous, or uses a session that it has
+    /// created itself.
     pub(crate) several: bool,
-    /// The session is used so late that it is worth a write, or for the first time.
+    /// Whether the use of the session is written to the store.
     pub(crate) refresh: Refresh,
-    /// The handler failed, so that nothing is to be kept.
+    /// The handler failed, so its changes are not stored.
     pub(crate) failed: bool,
 }
 
 /// What a request knows of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownSession {
-    /// No valid token came along. `removable`: one of our name did, and the browser may forget it.
+    /// The request presented no valid token. `removable`: it presented an invalid session cookie, which the
+    /// response may remove.
     Nothing { removable: bool },
-    /// A session was loaded, and the request's secret is the session's.
+    /// A session was loaded, and the request holds its current secret.
     Current,
-    /// A session was loaded, and another request has given it a new secret since.
+    /// A session was loaded, and another request has rotated its secret since.
     Rotated,
-    /// The session was found gone or signed in anew, or the request's secret void: the browser may hold
-    /// a newer token.
+    /// The request may no longer use its session: it is gone, another request has signed in on it, or the
+    /// request's secret has been replaced. The browser may hold a newer token.
     Lost,
 }
 
-/// Whether somebody proves who they are.
+/// Whether the request authenticates a user, and on which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignInTarget {
     None,
-    /// Signs in on an anonymous session, or the same person again.
+    /// Signs in on an anonymous session, or signs in the session's own principal again.
     Same,
-    /// Signs in as another person than the one of the loaded session.
+    /// Signs in a principal other than the one of the loaded session.
     Other,
-    /// The one who is signed in.
+    /// The signed-in principal authenticates again (step-up).
     StepUp,
 }
 
-/// Whether using the session is worth a write.
+/// Whether the use of a session must be written to the store, if nothing else is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refresh {
     No,
-    /// The idle timeout is to be extended.
+    /// It is time to extend the idle timeout.
     Due,
-    /// The session's cookie came back for the first time.
+    /// The browser has sent the session's cookie back for the first time.
     Confirms,
 }
 
-/// What is to be done.
+/// What to do at the end of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// No store command, no cookie.
+    /// Send no store command and no cookie.
     Nothing,
-    /// The browser is to forget tokens that are worth nothing.
+    /// Remove the browser's invalid cookie.
     Forget,
-    /// The changes belong to a session that is no more.
+    /// Reject the changes, because their session is gone.
     Gone,
-    /// A new session.
+    /// Create a new session.
     Create,
-    /// The loaded session with this request's changes, under a new secret or the same.
+    /// Save the loaded session with this request's changes, with a new secret if `new_secret` is set.
     Save { new_secret: bool },
-    /// The loaded session as it is, for another idle timeout or to note that its cookie came back.
+    /// Write the loaded session without changes, to extend the idle timeout or confirm the cookie.
     Refresh,
-    /// The sessions that came along end.
+    /// End the presented sessions.
     Delete,
-    /// The sessions that came along end, then a new one begins.
+    /// End the presented sessions, then create a new one.
     DeleteThenCreate,
-    /// A new session begins, and only then those that came along end, so that a refused write changes
-    /// nothing.
+    /// Create a new session, then end the presented ones. With this order, a rejected write changes nothing.
     CreateThenDelete,
 }
 
 impl Plan {
-    /// Whether it leads to a new secret, which only a cookie can bring to the browser.
+    /// Returns whether the plan makes a new secret, so that a cookie must be sent.
     pub(crate) fn sends_token(self) -> bool {
         matches!(
             self,
@@ -98,7 +98,7 @@ impl Plan {
         )
     }
 
-    /// Whether the sessions that came along end.
+    /// Returns whether the plan ends the presented sessions.
     pub(crate) fn ends(self) -> bool {
         matches!(self, Self::Delete | Self::DeleteThenCreate | Self::CreateThenDelete)
     }
@@ -116,7 +116,7 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         refresh,
         failed,
     } = situation;
-    // Whether any session came along that could end.
+    // Whether the request presented a session that could end.
     let came_along = several || !matches!(session, KnownSession::Nothing { .. });
     let signs_in = matches!(proof, SignInTarget::Same | SignInTarget::Other);
     if failed {
@@ -131,7 +131,7 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         _ if came_along && ended && signs_in => Plan::CreateThenDelete,
         _ if came_along && ended && changed => Plan::DeleteThenCreate,
         _ if came_along && ended => Plan::Delete,
-        // The next request would bring their tokens as well.
+        // If the presented sessions stayed alive, the next request would present their tokens as well.
         _ if several && signs_in => Plan::CreateThenDelete,
         KnownSession::Nothing { .. } if signs_in || changed => Plan::Create,
         KnownSession::Nothing { removable: true } if ended => Plan::Forget,
@@ -140,7 +140,7 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         KnownSession::Lost if changed || needs_current_secret => Plan::Gone,
         KnownSession::Lost => Plan::Nothing,
         KnownSession::Current if proof == SignInTarget::Other => Plan::CreateThenDelete,
-        // That session's secret is somebody else's by now.
+        // Another request has replaced that session's secret, so the sign-in gets its own session.
         KnownSession::Rotated if signs_in => Plan::Create,
         KnownSession::Current if proof != SignInTarget::None => Plan::Save { new_secret: true },
         KnownSession::Current if changed || new_secret => Plan::Save { new_secret },
@@ -152,16 +152,16 @@ pub(crate) fn decide(situation: Situation) -> Plan {
     }
 }
 
-/// What a request wants of a session besides its values.
+/// The changes to a session that a request asks for, besides values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Requested {
     pub(crate) signs_in: bool,
     pub(crate) steps_up: bool,
     pub(crate) rotates: bool,
-    /// A new secret behind which nothing older counts: for the session that is kept when all others
-    /// are revoked.
+    /// Replaces the secret so that requests with an older secret lose the session. Used for the session that
+    /// is kept when all others are revoked.
     pub(crate) supersedes: bool,
-    /// Another lifetime, or another end, than the session has.
+    /// Asks for a lifetime or an end different from the session's own.
     pub(crate) changes_lifetime: bool,
 }
 
@@ -175,19 +175,20 @@ impl Requested {
     }
 }
 
-/// What to do with a commit on the session as it stands now.
+/// How a commit goes on with the session's current record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Merge {
-    /// Replay the changes on it.
+    /// Apply the changes to it.
     Write { new_secret: bool },
-    /// The changes belong to a session that is no more. `fails`: also where the values are as they
-    /// were.
+    /// Drop the changes, because this request has lost the session. `fails`: report an error even if no value
+    /// was changed.
     Gone { fails: bool },
-    /// This request signs somebody in: they get a session of their own, and nothing ends.
+    /// Create a new session for the sign-in, and end none.
     StartFresh,
 }
 
-/// `secret_status` is `None` where there is no session any more. `outlived`: the response has left.
+/// Decides how a commit goes on. `secret_status` is `None` if the session is gone. `outlived`: the response has
+/// been sent.
 pub(crate) fn merge(
     secret_status: Option<SecretStatus>,
     requested: Requested,
@@ -200,21 +201,21 @@ pub(crate) fn merge(
             Merge::Write { new_secret: false }
         }
         Some(_) => Merge::Gone { fails: requested.need_current_secret() || outlived },
-        // A session that has ended needs no other end.
+        // A request to change the lifetime does not fail: the session has already ended.
         None => Merge::Gone { fails: requested.steps_up || requested.supersedes || outlived },
     }
 }
 
-/// Why a session is to end.
+/// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndReason {
     SignOut,
-    /// A sign-in takes its place.
+    /// A sign-in replaces it.
     SignIn,
 }
 
 impl EndReason {
-    /// As events say it.
+    /// Returns the reason as events show it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::SignOut => "sign_out",
@@ -223,8 +224,11 @@ impl EndReason {
     }
 }
 
-/// Whether the session may be ended as it stands now: by a sign-out where it is the same person's, also
-/// after a step-up, and never somebody else's sign-in; by a sign-in with its own secret only.
+/// Returns whether the request may end the session in its current state.
+///
+/// A sign-out ends the session if it still belongs to the same principal, even after a step-up; it never ends
+/// the session of another principal. A sign-in replaces the session only if the request holds its current
+/// secret.
 pub(crate) fn ends(why: EndReason, authority: &Authority, header: &Header) -> bool {
     match (authority.status_on(header), why) {
         (SecretStatus::Current, _) | (SecretStatus::Rotated, EndReason::SignOut) => true,
@@ -244,13 +248,13 @@ mod tests {
     use crate::record::tag::Tag;
     use crate::record::token::SecretDigest;
 
-    /// Every cell of the table: the fields that matter, `-` for any value.
+    /// The plan for every situation. `-` matches any value, `.` matches "no".
     ///
-    /// Columns: failed; session (`n`othing, `f`orgettable, `o`: its own secret is current, `r`otated, `l`ost); several tokens;
-    /// ended; sign-in (`H`ere, as `A`nother principal, `S`tep-up); changed; new secret; needs the current secret; refresh (`D`ue,
-    /// `C`onfirms).
+    /// Columns: `F`ailed; session (`n`othing, `f`orgettable, `o`: its own secret is current, `r`otated, `l`ost);
+    /// `S`everal tokens; `E`nded; sign-in (`H`ere, as `A`nother principal, `S`tep-up); `C`hanged; `N`ew secret;
+    /// needs its `O`wn secret; refresh (`D`ue, `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
-        // A failed request keeps nothing but an end.
+        // A failed request stores nothing, but its sign-out counts.
         ("F [orl] - E - - - - -", Plan::Delete),
         ("F [nf] S E - - - - -", Plan::Delete),
         ("F f . E - - - - -", Plan::Forget),
@@ -258,7 +262,7 @@ mod tests {
         ("F o - . - - - - C", Plan::Refresh),
         ("F o - . - - - - [.D]", Plan::Nothing),
         ("F [nfrl] - . - - - - -", Plan::Nothing),
-        // What came along ends.
+        // The presented sessions end.
         (". [orl] - E [HA] - - - -", Plan::CreateThenDelete),
         (". [nf] S E [HA] - - - -", Plan::CreateThenDelete),
         (". [orl] - E [.S] C - - -", Plan::DeleteThenCreate),
@@ -273,12 +277,12 @@ mod tests {
         (". f . E [.S] . - - -", Plan::Forget),
         (". n . E [.S] . - - -", Plan::Nothing),
         (". [nf] - . [.S] . - - -", Plan::Nothing),
-        // The session was lost on the way.
+        // The request has lost its session.
         (". l . . [HA] - - - -", Plan::Create),
         (". l - . [.S] C - - -", Plan::Gone),
         (". l - . [.S] . - O -", Plan::Gone),
         (". l - . [.S] . - . -", Plan::Nothing),
-        // The session goes on.
+        // The session stays, and the request holds its current secret.
         (". o . . A - - - -", Plan::CreateThenDelete),
         (". o . . H - - - -", Plan::Save { new_secret: true }),
         (". o - . S - - - -", Plan::Save { new_secret: true }),
@@ -286,7 +290,7 @@ mod tests {
         (". o - . . C . - -", Plan::Save { new_secret: false }),
         (". o - . . . . - [DC]", Plan::Refresh),
         (". o - . . . . - .", Plan::Nothing),
-        // Under a secret that this request does not have.
+        // The session stays, and another request has rotated its secret.
         (". r . . [HA] - - - -", Plan::Create),
         (". r - . [.S] - - O -", Plan::Gone),
         (". r - . [.S] C - . -", Plan::Save { new_secret: false }),

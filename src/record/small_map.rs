@@ -1,4 +1,4 @@
-//! A map in the order of its keys that needs no memory of its own while it is small.
+//! A map in ascending order of its keys that allocates no memory while it is small.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 
 use crate::record::key::Name;
 
-/// How many entries are kept in place: most requests that change anything change one key.
+/// The number of entries stored without an allocation. Most requests that change values change one key.
 const IN_PLACE: usize = 1;
 
-/// How many entries are kept in a list. The work for one entry must not grow with their number.
+/// The number of entries stored as a list. Larger maps are trees, because inserting into a long list is slow.
 const LISTED: usize = 16;
 
 /// Values by key, in ascending order of the keys.
@@ -41,7 +41,7 @@ impl<V> SmallMap<V> {
         }
     }
 
-    /// The value of a key, which is given the default one where it has none.
+    /// Returns the value of a key. Inserts the default value if the key has none.
     pub(crate) fn get_or_default(&mut self, key: Name) -> &mut V
     where
         V: Default,
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Small or large, and on the way from one to the other.
+        /// Covers small and large maps and the change from one to the other.
         #[test]
         fn small_map_behaves_like_map(keys in prop::collection::vec(0..60_u32, 0..90)) {
             let mut map = SmallMap::default();

@@ -1,31 +1,32 @@
-//! The random numbers by which a write is recognised.
+//! Write tags: random numbers that identify a write.
 
 use crate::store::TAG_LEN;
 
 /// The random number that a write puts at the beginning of the record.
 ///
-/// It tells a record from every other one, so a lost answer can be settled by reading back.
+/// It identifies the write, so reading the record shows whether an in-doubt write was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(pub(crate) [u8; TAG_LEN]);
 
-/// The tags of the last writes, the newest first.
+/// The tags of the most recent writes, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tags {
     newest: Tag,
     older: [Tag; Self::REMEMBERED - 1],
-    /// How many of the older ones there are.
+    /// The number of tags in `older`.
     count: usize,
 }
 
 impl Tags {
-    /// How many writes a record remembers.
+    /// The number of writes that a record remembers.
     pub(crate) const REMEMBERED: usize = 8;
 
     pub(crate) fn first(tag: Tag) -> Self {
         Self::new(tag, &[])
     }
 
-    /// The newest, and the ones before it from the newest on; what is older still is forgotten.
+    /// Creates the list from the newest tag and the earlier ones, newest first. Tags beyond [`Self::REMEMBERED`] are
+    /// dropped.
     pub(crate) fn new(newest: Tag, before: &[[u8; TAG_LEN]]) -> Self {
         let mut older = [Tag([0; TAG_LEN]); Self::REMEMBERED - 1];
         let count = before.len().min(older.len());
@@ -35,7 +36,7 @@ impl Tags {
         Self { newest, older, count }
     }
 
-    /// The tags after one more write.
+    /// Returns the tags after another write.
     pub(crate) fn followed_by(&self, tag: Tag) -> Self {
         let mut older = self.older;
         older.rotate_right(1);

@@ -1,4 +1,4 @@
-//! The changes committed: in the handler, at the end of the request, and after it.
+//! Commits the changes of a session: in the handler, at the end of the request, and after the response.
 
 use tokio::runtime::Handle;
 
@@ -17,8 +17,8 @@ use crate::session::state::{
 };
 
 impl Session {
-    /// Commits what was changed so far; after an error the changes are still there, unless they are
-    /// known or suspected to be of no use any more.
+    /// Commits the changes made so far. After an error the changes stay pending, unless a retry could not succeed or
+    /// could apply them twice.
     pub(super) async fn commit<'d>(
         &self,
         driver: &Driver,
@@ -63,11 +63,11 @@ impl Session {
         }
         let outcome = commit.run(start.plan).await;
         self.record_store_time(&budget);
-        // Anew: a deadline may have passed meanwhile.
+        // Read the clock again, because a deadline may have passed during the commit.
         let context = self.context();
         let (result, is_stale) = self.state().apply_outcome(&start, outcome, context);
         if is_stale {
-            // What fails here fails again at the next commit, which reports it.
+            // An error here occurs again at the next commit, which returns it.
             let _ = self.rebase(|_, _| ());
         }
         match start.earlier {
@@ -77,34 +77,37 @@ impl Session {
         }
     }
 
-    /// Commits under a new secret behind which nothing older counts; an error where it did not come to
-    /// that.
+    /// Commits with a new secret, so that requests with an older secret lose the session.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the session did not get a new secret.
     pub(crate) async fn supersede(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let authority = |state: &State| state.loaded.as_ref().map(|is| is.authority.clone());
         let before = {
             let mut state = self.state();
-            // Under the lock, so that no other commit takes it along.
+            // Requested while the commit lock is held, so that no other commit includes the rotation.
             state.intend().rotate(Rotation::Superseding);
-            // It drops what ends at a sign-in, too.
+            // The rotation also drops the values that end at a sign-in, so the view must be computed again.
             state.is_stale = true;
             authority(&state)
         };
         let committed = self.commit_locked(driver, false, None).await;
         let mut state = self.state();
-        // Nobody is revoked where it failed, so nothing is to be made void later.
+        // If the commit failed, no session is revoked, so a later commit must not repeat the rotation.
         state.changes.forget_superseding();
         let after = authority(&state);
         drop(state);
         committed?;
         if after.is_none() || after == before {
-            return Err(self.settings().gone("the session has no new secret"));
+            return Err(self.settings().gone("the session did not get a new secret"));
         }
         Ok(())
     }
 
-    /// Changes something that the view depends on, and computes the view anew. The functions of
-    /// updates run outside the lock: they may read the session, or take their time.
+    /// Makes a change that the view depends on, and computes the view again. Update functions run without the lock,
+    /// because they may read the session or take long.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
         let before = changes_on_this_thread();
         for attempt in 0..REBASE_ATTEMPTS {
@@ -132,13 +135,13 @@ impl Session {
             if state.changes.delta.made() == made {
                 std::mem::swap(&mut state.changes, &mut changes);
                 state.is_stale = false;
-                // What is dropped now is the application's.
+                // Unlock before `changes` is dropped: it may hold values of the application.
                 drop(state);
                 return Ok(());
             }
             drop(state);
             if attempt >= VIEW_ATTEMPTS {
-                // Other threads change the session all the time.
+                // Let the other threads that keep changing the session make progress.
                 std::thread::yield_now();
             }
         }
@@ -146,8 +149,7 @@ impl Session {
         Err(contended())
     }
 
-    /// Marks the response as begun. What it does not stand for is dropped: of a handler that `failed`, or
-    /// whose response is replaced.
+    /// Marks the response as sent. Drops the changes if the handler `failed` or its response is replaced by an error.
     fn close(&self, mut state: StateGuard<'_>, failed: Option<Context<'_>>) -> ResponseEffects {
         let mut discarded = 0;
         if let Some(context) = failed {
@@ -156,7 +158,7 @@ impl Session {
             state.is_stale = false;
         }
         state.head_sent = true;
-        // The response has told it.
+        // The response has reported this error.
         state.failed = None;
         let closed = ResponseEffects { cookie: state.cookie.take(), used: state.used };
         drop(state);
@@ -166,18 +168,17 @@ impl Session {
         closed
     }
 
-    /// The end of a request that has nothing to do; `None` where it has. What was asked for and changes
-    /// nothing is done by that.
+    /// Closes a request that needs no commit. Returns `None` if it needs one. Changes without an effect are dropped.
     pub(crate) fn close_without_commit(&self, failed: bool) -> Option<ResponseEffects> {
-        // What a commit under way leads to is not known yet; there may be a cookie to send. None begins
-        // while the state is locked.
+        // The result of a commit under way is not known yet, and it may produce a cookie. No commit can begin while the
+        // state is locked.
         let is_busy = |state: &State| {
             self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some())
         };
         let mut state = self.state();
         let is_idle = state.changes.is_empty() && state.discarded == 0;
         if is_idle && state.has_no_session() && !is_busy(&state) {
-            // Most requests, and without asking the clock.
+            // The fast path for most requests. It does not read the clock.
             (state.head_sent, state.failed) = (true, None);
             return Some(ResponseEffects { cookie: state.cookie.take(), used: state.used });
         }
@@ -198,13 +199,13 @@ impl Session {
         Some(closed)
     }
 
-    /// The end of a request whose response cannot wait for a commit.
+    /// Closes a request whose response cannot wait for a commit, and drops its changes.
     pub(crate) fn close_failed(&self) -> ResponseEffects {
         let context = self.context();
         self.close(self.state(), Some(context))
     }
 
-    /// Commits at the end of a request, and marks the response as begun before any other commit.
+    /// Commits at the end of a request, and marks the response as sent before another commit can begin.
     pub(crate) async fn commit_and_close(
         &self,
         driver: &Driver,
@@ -215,7 +216,7 @@ impl Session {
             Ok(_) => self.commit_at_the_end(driver, failed).await,
             Err(error) => Err(error.clone()),
         };
-        // A response that says that something failed stays as it is.
+        // If the handler failed, its response is sent even if the commit failed as well.
         let result = if failed { Ok(()) } else { result };
         let failed = (failed || result.is_err()).then(|| self.context());
         let closed = self.close(self.state(), failed);
@@ -223,20 +224,21 @@ impl Session {
         (result, closed)
     }
 
-    /// What a commit at the end of a request comes to; the caller holds the lock.
+    /// Makes the commit at the end of a request. The caller holds the commit lock.
     async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
         let result = self.commit_locked(driver, failed, None).await;
         if let Err(error) = &result
             && !failed
             && matches!(error.kind(), ErrorKind::TooManySessions | ErrorKind::Revoked)
         {
-            // What is left is a sign-out that came before a refused sign-in.
+            // The sign-in was refused. Commit the sign-out that came before it, if there is one.
             let _ = self.commit_locked(driver, true, None).await;
         }
         result
     }
 
-    /// The handler is no more: it panicked, or its client went away. Nothing is kept but an end.
+    /// Closes a request whose handler panicked or whose client disconnected. Only a sign-out or `destroy` is still
+    /// committed.
     pub(crate) fn abandon(self) {
         let (ended, dropped) = {
             let context = self.context();
@@ -259,7 +261,7 @@ impl Session {
         }
     }
 
-    /// Runs work on this session to completion even if nobody waits for it any more.
+    /// Runs work on this session to completion, even if the returned future is dropped.
     pub(super) async fn run_to_completion<T, F>(
         &self,
         work: impl FnOnce(Self, Driver) -> F,
@@ -273,7 +275,7 @@ impl Session {
     }
 }
 
-/// A commit while it is under way, also if a function that it calls panics.
+/// Marks a commit as under way until it is dropped, even if a function that the commit calls panics.
 struct CommitInProgress<'a>(&'a Session);
 
 impl Drop for CommitInProgress<'_> {
@@ -284,9 +286,10 @@ impl Drop for CommitInProgress<'_> {
     }
 }
 
-/// What is to be done to a response as it leaves.
+/// What the session adds to a response.
 pub(crate) struct ResponseEffects {
+    /// The `Set-Cookie` header to send.
     pub(crate) cookie: Option<String>,
-    /// Whether the session was used.
+    /// Whether the request used the session.
     pub(crate) used: bool,
 }

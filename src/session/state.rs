@@ -1,4 +1,4 @@
-//! What the handles of a request share, and the decisions on it: nothing here sends a command.
+//! The state that the handles of a request share, and decisions on it. This module sends no store commands.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -27,50 +27,50 @@ use crate::settings::{Sessions, Settings};
 pub(super) struct Shared {
     pub(super) sessions: Sessions,
     pub(super) presented: Presented,
-    /// One commit at a time; the others see what it led to.
+    /// Held during a commit, so that each commit sees the result of the one before.
     pub(super) committing: AsyncMutex<()>,
     pub(super) state: Mutex<State>,
 }
 
 pub(super) struct State {
-    /// The record was looked for.
+    /// The request has looked up its session in the store.
     pub(super) is_read: bool,
     pub(super) loaded: Option<Arc<Loaded>>,
-    /// The session that was found gone, signed in anew or rotated: the browser may hold a newer
-    /// cookie.
+    /// The session that the request may no longer use: it is gone, or another request has signed in on it or replaced
+    /// its secret. The browser may hold a newer cookie.
     pub(super) lost: Option<Lost>,
-    /// Why, as it was found out.
+    /// The reason for the loss, when it was first noticed.
     pub(super) loss: Option<Loss>,
-    /// The sessions of a request with several valid tokens: it is anonymous, but can end them.
+    /// The sessions of a request that presented several valid tokens. The request is anonymous, but it can end them.
     pub(super) others: Vec<Arc<Loaded>>,
-    /// A token had the id of a session and not its secret.
+    /// The request presented a token with the id of an existing session and a secret that is not that session's.
     pub(super) has_stale_token: bool,
     pub(super) changes: Changes,
-    /// The commit that was begun last without waiting for another one.
+    /// The driver of the newest commit that began without waiting for another one.
     pub(super) committing: Option<Driver>,
     pub(super) used: bool,
     pub(super) is_passive: bool,
     pub(super) head_sent: bool,
-    /// The cookie that is to be sent.
+    /// The `Set-Cookie` header to send.
     pub(super) cookie: Option<String>,
-    /// A commit failed in a way that no later one of this request may hide.
+    /// The error of a failed commit. A later successful commit of this request must not hide it.
     pub(super) failed: Option<Error>,
-    /// How many changes were dropped by such failures.
+    /// The number of changes dropped because of such failures.
     pub(super) discarded: usize,
-    /// The last change that a commit under way has.
+    /// The sequence number of the last change in the commit under way.
     pub(super) under_way: Option<u64>,
-    /// What was taken of the values that it is about to store.
+    /// The values that were taken while the commit under way was storing them.
     pub(super) taken_early: Vec<(Name, Bytes)>,
+    /// The time left for store commands.
     pub(super) time_left: Duration,
-    /// The view could not be computed on the record that was read last.
+    /// The view could not be computed on the newest record that was read.
     pub(super) is_stale: bool,
-    /// Until when the time for the store was taken off.
+    /// The time up to which store time has been subtracted from `time_left`.
     pub(super) charged: Option<Instant>,
 }
 
 thread_local! {
-    /// How many changes were asked for on this thread: tells whether a function that was called here has
-    /// changed a session.
+    /// The number of changes requested on this thread. Shows whether an update function has changed a session.
     static CHANGES_ON_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -78,7 +78,7 @@ pub(super) fn changes_on_this_thread() -> u64 {
     CHANGES_ON_THIS_THREAD.get()
 }
 
-/// The error of a function that changes a session.
+/// The error for an update function that changes a session.
 pub(super) fn reentrant() -> Error {
     Error::new(ErrorKind::Reentrant, "")
 }
@@ -119,7 +119,7 @@ impl Drop for StateGuard<'_> {
     }
 }
 
-/// What the end of a request depends on besides what its handles did.
+/// The data that decisions depend on besides the shared state.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) settings: &'a Settings,
@@ -134,30 +134,31 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> StateGuard<'_> {
-        // No code of the application runs under this lock, so a panic leaves the state whole.
+        // No application code runs while this lock is held, so a panic cannot leave the state inconsistent.
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         StateGuard { state, dropped: Dropped::default() }
     }
 
-    /// The clock is the application's, so the state must not be locked.
+    /// Reads the clock, which may be application code, so the caller must not hold the state's lock.
     pub(super) fn context(&self) -> Context<'_> {
         let settings = self.sessions.settings();
         Context { settings, presented: &self.presented, now: settings.now() }
     }
 }
 
-/// What a commit has begun with.
+/// The state at the start of a commit.
 pub(super) struct CommitStart {
     pub(super) plan: Plan,
-    /// The last change that it takes along.
+    /// The sequence number of the last change in this commit.
     pub(super) bookmark: u64,
-    /// The request has failed, so that nothing is kept but an end.
+    /// The request has failed, so only the end of its session is committed.
     pub(super) failed: bool,
-    /// An error that no later commit of the request may hide.
+    /// The error of an earlier commit, which this commit must not hide.
     pub(super) earlier: Option<Error>,
-    /// The end is carried out, and what was to come after it needs a cookie that cannot be sent.
+    /// Only the end of the session is committed, because the changes after it need a cookie that can no longer be
+    /// sent.
     pub(super) is_cut_short: bool,
-    /// How many messages for the next page are dropped, because no cookie may be sent for a session that has
+    /// The number of flash messages that are dropped, because no cookie may be sent for a session that could hold
     /// them.
     pub(super) messages_lost: usize,
 }
@@ -195,13 +196,13 @@ impl State {
         read(self.changes.delta.view(), self.changes.base_values(self.loaded.as_deref()))
     }
 
-    /// The changes, for one that a handle asks for.
+    /// Returns the changes, to add one. Counts the change for the check of update functions.
     pub(super) fn intend(&mut self) -> &mut Changes {
         CHANGES_ON_THIS_THREAD.set(CHANGES_ON_THIS_THREAD.get().wrapping_add(1));
         &mut self.changes
     }
 
-    /// The values, for a change that a handle asks for.
+    /// Returns the changes of values, to add one. Counts the change for the check of update functions.
     pub(super) fn changed(&mut self) -> &mut Delta {
         &mut self.intend().delta
     }
@@ -210,12 +211,13 @@ impl State {
         self.with_values(|view, values| view.get(values, key))
     }
 
-    /// What goes on after the response has no request to be on time for.
+    /// Returns the time left for store commands. After the response, each operation gets the full timeout, because no
+    /// request waits for it.
     pub(super) fn time_left(&self, settings: &Settings) -> Duration {
         if self.head_sent { settings.options.timeout } else { self.time_left }
     }
 
-    /// Whether a commit under way stores a value of this key.
+    /// Returns whether a commit under way includes a change of this key.
     pub(super) fn is_being_stored(&self, key: &str) -> bool {
         self.under_way.is_some_and(|bookmark| self.changes.delta.has_until(key, bookmark))
     }
@@ -224,15 +226,15 @@ impl State {
         self.loaded.is_none() && self.lost.is_none() && self.others.is_empty()
     }
 
-    /// Whether the browser's tokens lead to no session here that goes on or begins: they are stale or several,
-    /// or their session was lost meanwhile.
+    /// Returns whether the browser presented session tokens but the request has no session and creates none: the tokens
+    /// are stale, there are several, or their session was lost.
     pub(super) fn is_astray(&self) -> bool {
         let is_left_alone = !self.changes.is_ended() && self.changes.principal().is_none();
         let leads_nowhere = self.lost.is_some() || self.has_stale_token || !self.others.is_empty();
         self.loaded.is_none() && leads_nowhere && is_left_alone
     }
 
-    /// Whether the browser may be told to forget what it sent: never where it may hold a newer token.
+    /// Returns whether the response may remove the browser's cookie. It must not if the browser may hold a newer token.
     pub(super) fn is_removable(&self, context: Context<'_>) -> bool {
         context.presented.is_named() && !self.has_stale_token
     }
@@ -244,17 +246,17 @@ impl State {
             }
             (Some(_), _) => KnownSession::Rotated,
             (None, Some(_)) => KnownSession::Lost,
-            // The browser may hold the newer token, which a new session's would overwrite.
+            // The browser may hold a newer token, which the cookie of a new session would overwrite.
             (None, None) if self.has_stale_token && self.others.is_empty() => KnownSession::Lost,
             (None, None) => KnownSession::Nothing { removable: self.is_removable(context) },
         }
     }
 
-    /// What the changes want of the session that they are for.
+    /// Returns what the changes ask of the session, besides values.
     pub(super) fn requested(&self) -> Requested {
         let of_lost = |lost: &Lost| {
             let requested = self.changes.requested(&lost.session.record.header);
-            // A session that has ended needs no other end.
+            // A session that has ended needs no new lifetime.
             Requested { changes_lifetime: requested.changes_lifetime && !lost.is_gone, ..requested }
         };
         match (&self.loaded, &self.lost) {
@@ -264,7 +266,7 @@ impl State {
         }
     }
 
-    /// Whether using the session is worth a write.
+    /// Returns whether the use of the session must be written to the store.
     pub(super) fn refresh(&self, context: Context<'_>) -> Refresh {
         let settings = context.settings;
         let Some(loaded) = self.loaded.as_ref().filter(|_| self.used) else { return Refresh::No };
@@ -275,7 +277,7 @@ impl State {
         if is_due && !self.is_passive { Refresh::Due } else { Refresh::No }
     }
 
-    /// What is to be done for what was changed so far.
+    /// Returns the plan for the changes made so far.
     pub(super) fn plan(&self, context: Context<'_>, failed: bool, decides: bool) -> Plan {
         self.changes.plan(&RequestFacts {
             loaded: self.loaded.as_deref(),
@@ -290,7 +292,7 @@ impl State {
         })
     }
 
-    /// How many changes are pending, if any of them would change anything.
+    /// Returns the number of pending changes, or 0 if they would have no effect.
     pub(super) fn would_change(&self, context: Context<'_>) -> usize {
         if self.changes.is_empty() {
             return 0;
@@ -301,20 +303,20 @@ impl State {
         }
     }
 
-    /// How many changes are lost where nothing but an end is kept: those that a commit under way has are
-    /// not.
+    /// Returns the number of changes that are lost if only the end of the session is committed. Changes in a commit
+    /// under way do not count.
     pub(super) fn changes_lost(&self, context: Context<'_>) -> usize {
         let later = self.changes.pending_after(self.under_way.unwrap_or(0));
         if self.changes.is_ended() {
-            // All others are for the session after it, and matter if there is to be one.
+            // The other changes belong to a new session, so they count only if one would be created.
             let others = later.saturating_sub(1);
             return if self.changes.begins_a_session() { others } else { 0 };
         }
         later.min(self.would_change(context))
     }
 
-    /// How many messages for the next page go with a request that has nothing else to do: their session is
-    /// lost, and no cookie may be sent for another one.
+    /// Returns the number of flash messages that are dropped because their session is lost and no cookie may be sent for
+    /// a new one.
     pub(super) fn messages_lost(&self, context: Context<'_>, plan: Plan, failed: bool) -> usize {
         let is_lost = || self.known(context) == KnownSession::Lost;
         match plan {
@@ -323,7 +325,7 @@ impl State {
         }
     }
 
-    /// What a commit that begins now has to do; an error where it would need a cookie after the response.
+    /// Begins a commit and returns its plan. Fails if the commit needs a cookie and the response has been sent.
     pub(super) fn begin_commit(
         &mut self,
         context: Context<'_>,
@@ -331,14 +333,14 @@ impl State {
         decides: bool,
     ) -> Result<CommitStart> {
         let earlier = self.failed.clone();
-        // After a failure nothing is kept any more but an end.
+        // After a failure, only the end of the session is still committed.
         let failed = failed || earlier.is_some();
         let mut plan = self.plan(context, failed, decides);
         let messages_lost = self.messages_lost(context, plan, failed);
         let is_cut_short = self.head_sent && plan.sends_token();
         if is_cut_short {
             if !self.changes.is_ended() {
-                // It can never be sent, so nothing later is to wait for it.
+                // The cookie can never be sent, so drop these changes: otherwise every later commit would fail too.
                 self.changes.drop_what_needs_a_cookie();
                 return Err(head_sent());
             }
@@ -349,7 +351,7 @@ impl State {
         Ok(CommitStart { plan, bookmark, failed, earlier, is_cut_short, messages_lost })
     }
 
-    /// Takes over what a commit led to, and says whether the view must be computed anew.
+    /// Applies the result of a commit. Also returns whether the view must be computed again.
     pub(super) fn apply_outcome(
         &mut self,
         commit: &CommitStart,
@@ -376,7 +378,7 @@ impl State {
         }
     }
 
-    /// The session, and the cookie for it, as a commit left them.
+    /// Takes over the session and the cookie from a commit.
     fn apply_session(&mut self, plan: Plan, committed: Committed, context: Context<'_>) {
         let Committed { loaded, cookie, lost, .. } = committed;
         match lost {
@@ -391,13 +393,13 @@ impl State {
         }
     }
 
-    /// Drops the changes that a failed commit makes useless; `false` where all of them are still pending.
+    /// Drops the changes that must not be committed again after this error. Returns `false` if all changes stay pending.
     fn apply_error(&mut self, error: &Error, bookmark: u64, context: Context<'_>) -> bool {
         match error.kind() {
-            // Committing the same once more could apply it twice.
+            // Another commit of the same changes could apply them twice.
             ErrorKind::OutcomeUnknown => self.fail(error, bookmark, context),
-            // It was refused: it must not be tried again behind the handler's answer. An end that was
-            // asked for is carried out nevertheless.
+            // The sign-in was refused. It must not be tried again after the handler has seen the error, but a sign-out
+            // that was requested is still carried out.
             ErrorKind::TooManySessions | ErrorKind::Revoked => {
                 self.drop_until(bookmark, true, context);
             }
@@ -407,11 +409,11 @@ impl State {
         true
     }
 
-    /// Drops the changes that were committed; `true` where others are left, whose view must be computed
-    /// anew.
+    /// Drops the changes that were committed. Returns `true` if other changes are left, so the view must be computed
+    /// again.
     fn forget_committed(&mut self, commit: &CommitStart) -> bool {
         if commit.failed {
-            // Nothing else was committed; the end of the request drops it.
+            // Only the end of the session was committed. The end of the request drops the other changes.
             self.changes.forget_end(commit.bookmark);
             return false;
         }
@@ -424,21 +426,21 @@ impl State {
             self.is_stale = false;
             return false;
         }
-        // The values that the view stands on are others now.
+        // The values that the remaining changes apply to are different now.
         self.changes.delta.mark();
         true
     }
 
-    /// What was to be committed, up to a bookmark, failed for good, and so does the response.
+    /// Drops the changes up to a bookmark, because their commit cannot be repeated. The response fails as well.
     pub(super) fn fail(&mut self, error: &Error, bookmark: u64, context: Context<'_>) {
         let discarded = self.discarded;
         self.drop_until(bookmark, false, context);
         if error.kind() == ErrorKind::Gone {
-            // That has an event of its own.
+            // A lost session has its own event.
             self.discarded = discarded;
         }
-        // Another handle may have asked for some of it, and is told by its own commit: of the request, or,
-        // after the response, until the record is read again.
+        // Another handle may have made some of these changes, so its own commit must return the error too. After the
+        // response, this holds until the record is read again.
         if !self.head_sent || error.kind() == ErrorKind::OutcomeUnknown {
             self.failed.get_or_insert_with(|| error.clone());
         }
@@ -450,9 +452,9 @@ impl State {
         self.discarded += before.saturating_sub(self.changes.pending_after(0));
     }
 
-    /// The session is not this request's any more, and neither is the browser's cookie.
+    /// Records that this request may no longer use the session. No cookie is sent then.
     pub(super) fn mark_lost(&mut self, lost: Lost, context: Context<'_>) {
-        // As it was found out first: what is done later, or comes to pass, is no reason.
+        // Keep the first reason: later events did not cause the loss.
         self.loss.get_or_insert_with(|| lost.loss(context.now));
         self.lost = Some(lost);
         self.loaded = None;
@@ -466,7 +468,7 @@ impl Drop for Shared {
         if !state.head_sent || state.changes.is_empty() {
             return;
         }
-        // As during the request: a change that changes nothing is not missed.
+        // Count as during the request, so that changes without an effect are not reported.
         state.head_sent = false;
         let settings = self.sessions.settings();
         let context = Context { settings, presented: &self.presented, now: settings.now() };
