@@ -26,6 +26,7 @@ use crate::tests_named::rows;
 const SETTINGS: &[(&str, &str, &str)] = &[
     ("1024 bytes", "src/record/flash.rs", "TEXT_BYTES: usize = 1024"),
     ("128 bytes", "src/record/sign_in.rs", "LABEL_BYTES: usize = 128"),
+    ("65,536 bytes", "src/limits.rs", "RECORD_BYTES: usize = 64 * 1024"),
     ("400 ms", "src/limits.rs", "CONNECT: Duration = Duration::from_millis(400)"),
     ("50 ms", "src/store/redis/heartbeat.rs", "BEAT: Duration = Duration::from_millis(50)"),
     ("100 ms", "src/store/redis/sentinel.rs", "GRACE: Duration = Duration::from_millis(100)"),
