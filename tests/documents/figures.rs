@@ -27,6 +27,7 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ("1024 bytes", "src/record/flash.rs", "TEXT_BYTES: usize = 1024"),
     ("128 bytes", "src/record/sign_in.rs", "LABEL_BYTES: usize = 128"),
     ("65,536 bytes", "src/limits.rs", "RECORD_BYTES: usize = 64 * 1024"),
+    ("1,000,000 bytes", "src/sessions/builder.rs", "MAX_RECORD: usize = 1_000_000"),
     ("400 ms", "src/limits.rs", "CONNECT: Duration = Duration::from_millis(400)"),
     ("50 ms", "src/store/redis/heartbeat.rs", "BEAT: Duration = Duration::from_millis(50)"),
     ("100 ms", "src/store/redis/sentinel.rs", "GRACE: Duration = Duration::from_millis(100)"),

@@ -41,7 +41,7 @@ fn relative_links_lead_to_files_and_headings() {
 #[test]
 fn dead_relative_link_is_a_fault() {
     assert_eq!(fault("docs/values.md", "guide.md"), None);
-    assert_eq!(fault("docs/values.md", "../README.md#licence"), None);
+    assert_eq!(fault("docs/values.md", "../README.md#stability-and-licence"), None);
     assert!(fault("docs/values.md", "no-such-page.md").is_some());
     assert!(fault("docs/values.md", "../README.md#no-such-heading").is_some());
     assert!(fault("docs/values.md", "../../elsewhere").is_some());
