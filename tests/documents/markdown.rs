@@ -190,11 +190,16 @@ fn links(text: &str) -> Vec<Link> {
     for (at, _) in text.match_indices("][") {
         if let Some(end) = text[at + 2..].find(']') {
             let label = text[at + 2..at + 2 + end].split_whitespace().collect::<Vec<_>>();
-            all.push(Link::Reference(label.join(" ")));
+            // Nothing is left of a label that is code: rustdoc resolves these.
+            if !label.is_empty() {
+                all.push(Link::Reference(label.join(" ")));
+            }
         }
     }
     for line in text.lines() {
-        if let Some((label, target)) = line.strip_prefix('[').and_then(|it| it.split_once("]: ")) {
+        let parts = line.strip_prefix('[').and_then(|it| it.split_once("]: "));
+        // A line of prose may begin with a link and a colon.
+        if let Some((label, target)) = parts.filter(|(label, _)| !label.contains(']')) {
             all.push(Link::Definition(label.to_owned(), target.trim().to_owned()));
         }
     }
@@ -220,9 +225,10 @@ fn document_is_taken_apart() {
 
 #[test]
 fn links_are_found_outside_of_code() {
-    let text = "[a](b.md#c) [`d`][e\nf] `[g](h)`\n[i]: j.md\n";
+    let text = "[a](b.md#c) [`d`][e\nf] `[g](h)` [n][`o`]\n[k](l.md): m\n[i]: j.md\n";
     let found = [
         Link::Inline("b.md#c".to_owned()),
+        Link::Inline("l.md".to_owned()),
         Link::Reference("e f".to_owned()),
         Link::Definition("i".to_owned(), "j.md".to_owned()),
     ];
