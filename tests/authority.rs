@@ -310,7 +310,7 @@ table! {
 
 /// Whatever a request does first, it gets nothing with a secret that was made void: no cookie for the
 /// session, and no end of it.
-async fn request_with_old_secret_cannot_take_over_session(on: Backend) {
+async fn request_with_replaced_secret_cannot_take_over_session(on: Backend) {
     type First = fn(&Session) -> BoxFuture<'_, Result<()>>;
     let first: [First; 4] = [
         |_| Box::pin(async { Ok(()) }),
@@ -344,7 +344,7 @@ async fn request_with_old_secret_cannot_take_over_session(on: Backend) {
 }
 
 /// A WebSocket on a copied cookie, from which its owner has revoked all others.
-async fn long_lived_handle_with_old_secret_always_gets_gone(on: Backend) {
+async fn long_lived_handle_with_replaced_secret_always_gets_gone(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -472,8 +472,8 @@ async fn setting_current_lifetime_or_end_has_no_effect(on: Backend) {
 }
 
 on_every_store! {
-    request_with_old_secret_cannot_take_over_session,
-    long_lived_handle_with_old_secret_always_gets_gone,
+    request_with_replaced_secret_cannot_take_over_session,
+    long_lived_handle_with_replaced_secret_always_gets_gone,
     sign_out_of_anonymous_session_spares_concurrent_sign_in,
     sign_out_after_gone_ends_session_of_same_principal,
     sign_out_of_ended_session_removes_no_newer_cookie,

@@ -49,7 +49,7 @@ async fn last_commit_wins_for_same_key(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(7));
 }
 
-async fn two_hundred_concurrent_increments_add_up(on: Backend) {
+async fn two_hundred_concurrent_increments_are_all_counted(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let requests = (0..200).map(|_| {
@@ -367,7 +367,7 @@ async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
 }
 
 /// Only a refresh that has a cookie to confirm is worth a second write.
-async fn refresh_that_meets_conflict_is_not_repeated(on: Backend) {
+async fn refresh_is_not_retried_after_conflict(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     stand.clock.advance(Duration::from_secs(300));
@@ -603,7 +603,7 @@ impl Interceptor for SentTwice {
 /// The conflict is with the write's own first copy. Memcached's answer does not bring the record along, and
 /// its connections repeat nothing.
 #[tokio::test]
-async fn write_that_connection_sends_twice_is_applied_once() {
+async fn write_sent_twice_by_connection_is_applied_once() {
     let server = RedisServer::start();
     for on in [Arc::new(MemoryStore::new()), unsticky::connect(&server.url()).unwrap()] {
         let stand =
@@ -852,7 +852,7 @@ impl Interceptor for Taken {
 
 /// Nobody gets a session that is not their own.
 #[tokio::test]
-async fn session_is_not_created_under_id_that_is_taken() {
+async fn session_is_not_created_under_existing_id() {
     let store = MemoryStore::new();
     let store = Intercepted::new(Arc::new(store.clone()), Taken(store));
     let stand = Stand::over(Arc::new(store), |builder| builder);
@@ -910,7 +910,7 @@ fn failing_stand() -> (Stand, Arc<Failing>) {
 
 /// A server whose answer to a write is nonsense may have done it.
 #[tokio::test]
-async fn nonsense_answer_to_write_is_settled() {
+async fn invalid_answer_to_write_is_settled() {
     let (stand, fails) = failing_stand();
     let cookie = stand.seeded().await;
     let increment = async |session: Session| {
@@ -924,7 +924,7 @@ async fn nonsense_answer_to_write_is_settled() {
 /// A load changes nothing, so there is nothing to be unsure about, and a server that answers with nonsense
 /// is no better than one that is down. A refusal stays one.
 #[tokio::test]
-async fn failed_load_is_an_outage_or_a_refusal() {
+async fn failed_load_is_unavailable_or_refused() {
     let (stand, fails) = failing_stand();
     let cookie = stand.seeded().await;
     let cases: [(Make, _); 4] = [
@@ -1057,7 +1057,7 @@ on_every_store! {
     commit_attempts_and_command_retries_follow_configuration,
     concurrent_writes_to_different_keys_all_survive,
     last_commit_wins_for_same_key,
-    two_hundred_concurrent_increments_add_up,
+    two_hundred_concurrent_increments_are_all_counted,
     concurrent_takes_hand_out_value_once,
     transact_enforces_attempt_limit_under_concurrency,
     save_does_not_undo_concurrent_sign_out,
@@ -1074,7 +1074,7 @@ on_every_store! {
     save_error_ignored_by_handler_still_fails_response,
     save_of_nothing_keeps_session,
     in_doubt_end_of_session_leaves_outcome_of_take_unknown,
-    refresh_that_meets_conflict_is_not_repeated,
+    refresh_is_not_retried_after_conflict,
     read_only_transaction_decides_once_on_each_record,
     read_only_transaction_at_first_use_decides_on_newest_record,
     failed_or_read_only_transaction_writes_nothing,
@@ -1115,7 +1115,7 @@ async fn update_is_computed_again_only_after_conflict() {
 
 /// What a request has left is not what a stream has after it.
 #[tokio::test(start_paused = true)]
-async fn handle_that_outlives_its_response_has_the_whole_time_again() {
+async fn handle_used_after_response_gets_full_timeout() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -1144,8 +1144,8 @@ mod memory_on_two_threads {
     use super::Backend;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn two_hundred_concurrent_increments_add_up() {
-        super::two_hundred_concurrent_increments_add_up(Backend::memory()).await;
+    async fn two_hundred_concurrent_increments_are_all_counted() {
+        super::two_hundred_concurrent_increments_are_all_counted(Backend::memory()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,7 +178,7 @@ async fn missing_and_forged_tokens_are_403() {
 
 /// A token is worth something in its session until the next sign-in or the session's end.
 #[tokio::test]
-async fn token_is_new_at_each_sign_in_and_ends_with_session() {
+async fn csrf_token_changes_at_sign_in_and_expires_with_session() {
     let stand = Backend::memory().stand();
     let step_up = async |session: Session| session.step_up();
     let switch = async |session: Session| session.sign_in("bob");
@@ -219,7 +219,7 @@ async fn token_is_new_at_each_sign_in_and_ends_with_session() {
 
 /// A page that shows its form in the answer to a sign-in shows the token of the signed-in session.
 #[tokio::test]
-async fn token_of_page_that_signs_in_is_that_of_new_session() {
+async fn page_that_signs_in_contains_csrf_token_of_new_session() {
     let stand = Backend::memory().stand();
     for before in ["", "alice"] {
         for app in shops(&stand.sessions).await {
@@ -245,7 +245,7 @@ async fn token_of_page_that_signs_in_is_that_of_new_session() {
 }
 
 #[tokio::test]
-async fn page_is_masked_anew_and_costs_one_command() {
+async fn each_page_masks_token_differently_and_costs_one_command() {
     let stand = Backend::memory().stand();
     for app in shops(&stand.sessions).await {
         stand.spy.take();
@@ -291,7 +291,7 @@ async fn page_without_form_creates_nothing() {
 
 /// The session first, then the token, then the body.
 #[tokio::test]
-async fn outage_is_503_and_bad_body_is_error_of_its_extractor() {
+async fn outage_is_503_and_bad_body_returns_extractor_error() {
     let stand = Backend::memory().stand();
     for app in shops(&stand.sessions).await {
         let (cookie, token) = page(&app, "").await;
@@ -544,7 +544,7 @@ on_every_store!(
 
 /// For handlers that render a refusal of their own.
 #[tokio::test]
-async fn refusal_is_an_error_of_the_crate() {
+async fn refused_csrf_token_returns_crate_error() {
     let session = Session::detached();
     let refused: Result<()> = session.verify_csrf_token("x");
     let refused = refused.unwrap_err();

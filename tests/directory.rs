@@ -807,7 +807,7 @@ async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Bac
 
 /// The answer to the directory's write is lost, and the new session is ended before the directory is read again:
 /// the sign-in does not list what is gone, nor is another session evicted for that.
-async fn sign_in_whose_session_was_ended_takes_another_id(on: Backend) {
+async fn sign_in_whose_session_was_revoked_gets_another_id(on: Backend) {
     for has_directory in [false, true] {
         for is_revoked in [false, true] {
             let namespace = format!("ended-{has_directory}-{is_revoked}");
@@ -1002,7 +1002,7 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
 /// Whoever signs in, and whoever fails to, waits half of the time at the most for a session that does not
 /// answer.
 #[tokio::test(start_paused = true)]
-async fn hanging_session_takes_half_of_sign_ins_time() {
+async fn hanging_session_delays_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
         .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     arrives(&stand, "old").await;
@@ -1213,7 +1213,7 @@ async fn refused_sign_in_leaves_no_session(on: Backend) {
 
 /// Where it cannot be deleted, the sign-in is refused as always, and in time.
 #[tokio::test(start_paused = true)]
-async fn hanging_delete_delays_refused_sign_in_by_half_of_its_time() {
+async fn hanging_delete_delays_refused_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
         .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     confirmed(&stand, "first").await;
@@ -1784,7 +1784,7 @@ async fn session_of_lost_directory_can_revoke_others_unless_mode_is_strict(on: B
 }
 
 /// The directory is written only if a session will live longer than it expects.
-async fn lifetime_that_directory_expects_is_not_written_to_it(on: Backend) {
+async fn lifetime_within_directory_expectation_costs_no_directory_write(on: Backend) {
     use Verb::{Load, Replace};
     let stand = on.stand();
     let mut cookie = arrives(&stand, "phone").await;
@@ -1806,7 +1806,7 @@ async fn lifetime_that_directory_expects_is_not_written_to_it(on: Backend) {
 }
 
 /// Nobody waits for a session whose sign-in cannot be under way any more.
-async fn session_that_ended_long_ago_is_looked_at_once(on: Backend) {
+async fn session_that_ended_long_ago_is_checked_only_once(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     let old = arrives(&stand, "old").await;
@@ -1977,7 +1977,7 @@ on_every_store! {
     end_by_applies_to_its_own_sign_in_only,
     in_doubt_sign_in_keeps_no_reservation,
     sign_in_keeps_no_reservation_when_directory_becomes_unreachable,
-    sign_in_whose_session_was_ended_takes_another_id,
+    sign_in_whose_session_was_revoked_gets_another_id,
     sign_in_with_two_lost_answers_is_listed_once,
     in_doubt_new_session_is_deleted_when_its_sign_in_fails,
     sign_in_that_took_too_long_keeps_no_reservation,
@@ -2008,6 +2008,6 @@ on_every_store! {
     begun_sign_in_reads_directory_again_if_it_has_changed,
     refused_sign_in_leaves_no_session,
     session_of_lost_directory_can_revoke_others_unless_mode_is_strict,
-    lifetime_that_directory_expects_is_not_written_to_it,
-    session_that_ended_long_ago_is_looked_at_once,
+    lifetime_within_directory_expectation_costs_no_directory_write,
+    session_that_ended_long_ago_is_checked_only_once,
 }

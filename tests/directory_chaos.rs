@@ -501,7 +501,7 @@ async fn history(
 /// is dead, a sign-in that began before a revocation lets nobody in, and the limit holds; where new sign-ins
 /// are refused, at every moment.
 #[tokio::test(start_paused = true)]
-async fn directory_keeps_its_promises_in_chaos_in_memory() {
+async fn directory_guarantees_hold_under_random_faults_in_memory() {
     let tally = histories(&Backend::memory(), 25 * u64::from(length()), 1).await;
     // They are not kept because nothing happens.
     assert!(tally.sign_ins > 800 && tally.failed > 400, "{tally:?}");

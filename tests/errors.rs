@@ -269,7 +269,7 @@ async fn every_error_is_rendered_in_one_place() {
 
 /// As an argument of a handler it needs no session layer.
 #[tokio::test]
-async fn handler_learns_what_request_wants() {
+async fn handler_extracts_whether_request_wants_page_or_data() {
     for app in apps(&[]).await {
         for (accept, expected) in [("text/html", "Page"), ("application/json", "Data")] {
             let reply = request(&app, "/wants", accept, "").await;
@@ -367,7 +367,7 @@ async fn refused_csrf_token_is_rendered() {
 }
 
 #[tokio::test]
-async fn what_the_handler_renders_itself_is_left_alone() {
+async fn response_rendered_by_handler_is_not_replaced() {
     let stand = Backend::memory().stand_with(|builder| configured(builder, true));
     stand.store.fail_always(Verb::Load, Fault::Unavailable);
     let cookie = format!("__Host-id={}", "A".repeat(43));
@@ -383,7 +383,7 @@ async fn what_the_handler_renders_itself_is_left_alone() {
 }
 
 #[tokio::test]
-async fn missing_layer_tells_visitor_nothing() {
+async fn missing_layer_error_shows_no_details_to_client() {
     for app in apps(&[]).await {
         for path in ["/used", "/user", "/guarded"] {
             let reply = request(&app, path, "text/html", "").await;
@@ -410,7 +410,7 @@ fn counting(
 }
 
 #[tokio::test]
-async fn nested_layers_render_once_and_the_innermost_renders() {
+async fn nested_layers_render_error_once_in_innermost_layer() {
     let stand = Backend::memory().stand();
     let silent = stand.process(|builder| builder.cookie(Cookie::new("__Host-silent")));
     let (inner, inner_calls) = counting(&stand, "__Host-inner", "inner");

@@ -799,7 +799,7 @@ async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend
 
 /// The same in both frameworks: what is run with the newest cookie, the body, and what is sent.
 #[tokio::test]
-async fn both_frameworks_show_messages_alike() {
+async fn both_frameworks_show_same_messages() {
     const TOKEN: Option<bool> = Some(false);
     const REMOVAL: Option<bool> = Some(true);
     let stand = Backend::memory().stand();
@@ -845,7 +845,7 @@ async fn both_frameworks_show_messages_alike() {
 }
 
 #[tokio::test]
-async fn message_of_lost_session_is_no_409_in_both_frameworks() {
+async fn message_of_lost_session_causes_no_409_in_both_frameworks() {
     let stand = Backend::memory().stand();
     let gates = Gates::default();
     for app in both_with(std::slice::from_ref(&stand.sessions), gates.clone()).await {

@@ -253,7 +253,7 @@ async fn guards_and_extractors_match_scenario_table() {
 }
 
 #[tokio::test]
-async fn nested_router_keeps_whole_path() {
+async fn guard_on_nested_router_uses_full_request_path() {
     let (stand, ..) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for path in ["/nest/inside/page", "/nest/inside/extract", "/nest/around/a/page"] {
@@ -284,7 +284,7 @@ async fn ambiguous_or_long_target_is_sent_without_next() {
 }
 
 #[tokio::test]
-async fn guard_has_pages_of_its_own() {
+async fn guard_pages_override_configured_pages() {
     let (stand, _, stale) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for (path, cookie, status, location) in [
@@ -306,7 +306,7 @@ async fn guard_has_pages_of_its_own() {
 }
 
 #[tokio::test]
-async fn configured_sign_in_page_is_where_stale_sign_ins_go_without_step_up_page() {
+async fn stale_sign_in_is_redirected_to_sign_in_page_if_no_step_up_page_is_configured() {
     for page in [None, Some("/sign-in")] {
         let stand = Backend::memory().stand_with(|builder| match page {
             Some(page) => builder.sign_in_page(page),
@@ -326,7 +326,7 @@ async fn configured_sign_in_page_is_where_stale_sign_ins_go_without_step_up_page
 }
 
 #[tokio::test]
-async fn way_back_leads_to_local_paths_only() {
+async fn next_parameter_accepts_only_local_paths() {
     let (stand, ..) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         let sent = ask(&app, "GET", "/guard?a=1&b=%26", NAVIGATION, "").await;
@@ -342,7 +342,7 @@ async fn way_back_leads_to_local_paths_only() {
 }
 
 #[tokio::test]
-async fn permit_decides_on_the_session() {
+async fn permission_is_decided_on_current_session() {
     let (stand, ..) = stand().await;
     let with = async |name: &str, role: &str| {
         let sign_in = async |session: Session| {
@@ -380,7 +380,7 @@ async fn permit_decides_on_the_session() {
 }
 
 #[tokio::test]
-async fn outage_is_503_and_not_the_sign_in_page() {
+async fn outage_returns_503_and_does_not_redirect_to_sign_in() {
     let (stand, alice, _) = stand().await;
     stand.store.fail_always(Load, Fault::Unavailable);
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
@@ -418,7 +418,7 @@ async fn option_confirmed(user: Option<AuthenticatedWithin<600>>) -> String {
 
 /// `Maybe` is the same in both; so is `Option` in axum, while actix-web's own hides every error.
 #[tokio::test]
-async fn optional_extractor_is_none_for_nobody_and_error_in_outage() {
+async fn optional_extractor_returns_none_for_anonymous_and_error_in_outage() {
     let (stand, alice, stale) = stand().await;
     let router = Router::new()
         .route("/maybe", any(maybe))
@@ -503,7 +503,7 @@ const ORIGINS: &[(&str, &str, &str, Headers, u16)] = &[
 ];
 
 #[tokio::test]
-async fn requests_of_other_sites_are_refused() {
+async fn cross_site_requests_are_refused() {
     let (stand, ..) = stand().await;
     // It asks for no session, so it needs no session layer.
     for layers in [std::slice::from_ref(&stand.sessions), &[]] {
@@ -531,7 +531,7 @@ async fn requests_of_other_sites_are_refused() {
 
 /// Another site learns nothing of who is signed in.
 #[tokio::test]
-async fn origin_is_checked_before_the_session_is_read() {
+async fn origin_is_checked_before_session_is_loaded() {
     let (stand, alice, _) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         let foreign: Headers = &[SHOP, EVIL, CROSS_SITE, ("accept", "text/html")];

@@ -524,7 +524,7 @@ async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
 }
 
 /// The request is anonymous, and its handle goes on with the session that it has made.
-async fn value_taken_from_session_made_beside_several_tokens_is_handed_out_once(on: Backend) {
+async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let (one, two) = (stand.seeded().await, stand.seeded().await);
     let (exchange, session) = stand.begin(&format!("{one}; {two}")).await;
@@ -563,7 +563,7 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
 }
 
 /// No task, no lock and no wait for a request that has only read.
-async fn request_without_changes_is_finished_at_once(on: Backend) {
+async fn request_without_changes_finishes_without_waiting(on: Backend) {
     let stand = on.stand();
     for cookie in [stand.seeded().await, String::new()] {
         for status in [200, 500] {
@@ -591,7 +591,7 @@ async fn vary_field_is_added_unless_response_has_it(on: Backend) {
 
 /// The commit has moved to a task of a runtime that ended before the commit did.
 #[test]
-fn response_whose_runtime_ends_is_an_error() {
+fn response_returns_error_if_runtime_shuts_down_during_commit() {
     let (one, two) = (runtime(), runtime());
     let stand = Backend::memory().stand();
     let (exchange, session, cookie) = one.block_on(async {
@@ -646,8 +646,8 @@ on_every_store! {
     request_with_replaced_secret_does_not_extend_idle_timeout,
     change_during_in_doubt_commit_stays_visible,
     outcome_unknown_after_response_is_reported_until_reload,
-    value_taken_from_session_made_beside_several_tokens_is_handed_out_once,
+    value_taken_from_session_created_despite_several_tokens_is_handed_out_once,
     panic_in_transaction_leaves_session_usable,
     vary_field_is_added_unless_response_has_it,
-    request_without_changes_is_finished_at_once,
+    request_without_changes_finishes_without_waiting,
 }

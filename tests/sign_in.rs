@@ -115,7 +115,7 @@ async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
 }
 
 /// Applications that differ in the cookie's name alone, over one store.
-async fn applications_with_different_cookie_names_share_nothing(on: Backend) {
+async fn applications_with_different_cookie_names_are_isolated(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
     let two = one.process(|builder| {
         let builder = builder.cookie(Cookie::new("__Host-two"));
@@ -547,7 +547,7 @@ on_every_store! {
     sessions_ended_by_sign_in_do_not_count_against_limit,
     sign_in_fails_if_presented_session_cannot_be_ended,
     sign_in_beside_concurrently_rotated_session_keeps_limit,
-    applications_with_different_cookie_names_share_nothing,
+    applications_with_different_cookie_names_are_isolated,
     token_is_invalid_under_another_cookie_name,
     sign_in_starts_from_configured_lifetime,
     sign_in_clears_end_by_and_step_up_keeps_it,

@@ -169,38 +169,38 @@ streams! {
         touch_not_due_costs_nothing,
         touch_due_costs_one_replace,
         touch_never_passes_absolute_timeout,
-        touch_after_sign_out_is_ended,
-        touch_after_revoke_all_is_ended,
-        touch_after_rotation_is_superseded,
-        touch_after_sign_in_is_superseded,
-        touch_after_idle_timeout_is_expired,
+        touch_after_sign_out_returns_ended,
+        touch_after_revoke_all_returns_ended,
+        touch_after_rotation_returns_superseded,
+        touch_after_sign_in_returns_superseded,
+        touch_after_idle_timeout_returns_expired,
         touch_of_session_that_another_request_kept_alive_succeeds,
         touch_when_store_is_down_is_503_and_keeps_handle,
         touch_writes_no_pending_value,
         touch_counts_for_passive_request,
-        reload_is_no_use,
-        save_and_transact_that_write_are_use,
-        touch_that_meets_sign_out_is_ended,
-        touch_that_meets_revoke_all_is_ended,
-        touch_that_meets_new_secret_is_superseded,
+        reload_does_not_extend_session,
+        save_and_transact_that_write_extend_session,
+        touch_concurrent_with_sign_out_returns_ended,
+        touch_concurrent_with_revoke_all_returns_ended,
+        touch_concurrent_with_rotation_returns_superseded,
         touch_does_not_undo_changed_lifetime,
-        touch_that_meets_other_write_succeeds,
-        touches_at_once_write_once,
+        touch_concurrent_with_other_write_succeeds,
+        concurrent_touches_write_once,
         in_doubt_touch_is_settled,
-        in_doubt_touch_that_new_secret_followed_is_superseded,
+        in_doubt_touch_followed_by_rotation_returns_superseded,
         unsettled_touch_keeps_handle,
         abandoned_touch_runs_to_completion,
         unpolled_touch_blocks_no_other_call,
-        touch_beside_writers_that_never_pause_is_503_and_keeps_handle,
-        touch_beside_sign_out_brings_nothing_back,
-        loss_is_said_of_save_transact_and_reload,
-        loss_stays_as_it_was_found_out,
-        own_sign_out_and_new_sign_in_are_no_loss,
-        touch_of_visitor_does_nothing,
+        touch_that_never_wins_against_writers_is_503_and_keeps_handle,
+        touch_does_not_restore_session_after_concurrent_sign_out,
+        save_transact_and_reload_report_why_session_was_lost,
+        reported_loss_never_changes,
+        own_sign_out_and_new_sign_in_report_no_loss,
+        touch_of_anonymous_visitor_does_nothing,
     }
     in_strict_mode: |builder| builder.directory(DirectoryMode::Strict) => {
-        touch_in_strict_mode_costs_one_load_more,
-        touch_of_unlisted_session_in_strict_mode_is_ended,
+        touch_in_strict_mode_costs_one_more_load,
+        touch_of_unlisted_session_in_strict_mode_returns_ended,
     }
     with_limit: |builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)) => {
         touch_confirms_cookie_once,
@@ -326,35 +326,35 @@ async fn touch_never_passes_absolute_timeout(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_sign_out_is_ended(scene: Scene) {
+async fn touch_after_sign_out_returns_ended(scene: Scene) {
     signs_out(&scene).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_revoke_all_is_ended(scene: Scene) {
+async fn touch_after_revoke_all_returns_ended(scene: Scene) {
     revokes_all(&scene).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_rotation_is_superseded(scene: Scene) {
+async fn touch_after_rotation_returns_superseded(scene: Scene) {
     let newer = scene.stand.visit(&scene.cookie, rotate).await.cookie();
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Superseded));
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_after_sign_in_is_superseded(scene: Scene) {
+async fn touch_after_sign_in_returns_superseded(scene: Scene) {
     let newer = scene.stand.sign_in(&scene.cookie).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Superseded));
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_after_idle_timeout_is_expired(scene: Scene) {
+async fn touch_after_idle_timeout_returns_expired(scene: Scene) {
     scene.later(30 * MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Expired));
 }
@@ -382,7 +382,7 @@ async fn touch_when_store_is_down_is_503_and_keeps_handle(scene: Scene) {
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
 }
 
-async fn touch_in_strict_mode_costs_one_load_more(scene: Scene) {
+async fn touch_in_strict_mode_costs_one_more_load(scene: Scene) {
     scene.stand.spy.take();
     scene.touch().await.unwrap();
     scene.later(MINUTE);
@@ -390,7 +390,7 @@ async fn touch_in_strict_mode_costs_one_load_more(scene: Scene) {
     assert_eq!(scene.stand.taken_verbs(), [Verb::Load, Verb::Replace]);
 }
 
-async fn touch_of_unlisted_session_in_strict_mode_is_ended(scene: Scene) {
+async fn touch_of_unlisted_session_in_strict_mode_returns_ended(scene: Scene) {
     let directory = scene.stand.directory_key("alice").await;
     scene.stand.spy.delete(&directory, None).await.unwrap();
     scene.later(MINUTE);
@@ -435,7 +435,7 @@ async fn touch_counts_for_passive_request(scene: Scene) {
     assert!(scene.is_alive().await);
 }
 
-async fn reload_is_no_use(scene: Scene) {
+async fn reload_does_not_extend_session(scene: Scene) {
     let expires_at = scene.session.expires_at();
     scene.later(20 * MINUTE);
     scene.session.reload().await.unwrap();
@@ -444,7 +444,7 @@ async fn reload_is_no_use(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn save_and_transact_that_write_are_use(scene: Scene) {
+async fn save_and_transact_that_write_extend_session(scene: Scene) {
     for step in 0..4 {
         scene.later(20 * MINUTE);
         match step {
@@ -468,21 +468,21 @@ async fn save_and_transact_that_write_are_use(scene: Scene) {
     assert_eq!(scene.session.expires_at(), expires_at);
 }
 
-async fn touch_that_meets_sign_out_is_ended(scene: Scene) {
+async fn touch_concurrent_with_sign_out_returns_ended(scene: Scene) {
     scene.later(MINUTE);
     assert_eq!(met(&scene, signs_out).await, Err(ErrorKind::Gone));
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_that_meets_revoke_all_is_ended(scene: Scene) {
+async fn touch_concurrent_with_revoke_all_returns_ended(scene: Scene) {
     scene.later(MINUTE);
     assert_eq!(met(&scene, revokes_all).await, Err(ErrorKind::Gone));
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_that_meets_new_secret_is_superseded(scene: Scene) {
+async fn touch_concurrent_with_rotation_returns_superseded(scene: Scene) {
     let meanwhile: [Meanwhile; 2] = [rotates, signs_in];
     for meanwhile in meanwhile {
         let cookie = scene.stand.signed_in("alice").await;
@@ -509,7 +509,7 @@ async fn touch_does_not_undo_changed_lifetime(scene: Scene) {
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_that_meets_other_write_succeeds(scene: Scene) {
+async fn touch_concurrent_with_other_write_succeeds(scene: Scene) {
     for meanwhile in [writes as Meanwhile, writes_passively, reads] {
         scene.later(20 * MINUTE);
         assert_eq!(met(&scene, meanwhile).await, Ok(()));
@@ -521,7 +521,7 @@ async fn touch_that_meets_other_write_succeeds(scene: Scene) {
     assert_eq!(scene.session.get(B).unwrap(), Some(2));
 }
 
-async fn touches_at_once_write_once(scene: Scene) {
+async fn concurrent_touches_write_once(scene: Scene) {
     let (_exchange, other) = scene.stand.begin(&scene.cookie).await;
     scene.later(MINUTE);
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
@@ -549,7 +549,7 @@ async fn in_doubt_touch_is_settled(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn in_doubt_touch_that_new_secret_followed_is_superseded(scene: Scene) {
+async fn in_doubt_touch_followed_by_rotation_returns_superseded(scene: Scene) {
     for meanwhile in [rotates as Meanwhile, signs_in] {
         let cookie = scene.stand.signed_in("alice").await;
         let (_exchange, session) = scene.stand.begin(&cookie).await;
@@ -595,7 +595,7 @@ async fn unpolled_touch_blocks_no_other_call(scene: Scene) {
 }
 
 /// None of the writers uses the session, so the touch stays due.
-async fn touch_beside_writers_that_never_pause_is_503_and_keeps_handle(scene: Scene) {
+async fn touch_that_never_wins_against_writers_is_503_and_keeps_handle(scene: Scene) {
     scene.later(MINUTE);
     let mut gate = scene.stand.store.hold(Verb::Replace);
     let session = scene.session.clone();
@@ -621,7 +621,7 @@ async fn touch_beside_writers_that_never_pause_is_503_and_keeps_handle(scene: Sc
     assert_eq!(scene.session.get(B).unwrap(), Some(8));
 }
 
-async fn touch_beside_sign_out_brings_nothing_back(scene: Scene) {
+async fn touch_does_not_restore_session_after_concurrent_sign_out(scene: Scene) {
     for round in 0..50 {
         let cookie = scene.stand.signed_in("alice").await;
         let (_exchange, session) = scene.stand.begin(&cookie).await;
@@ -637,7 +637,7 @@ async fn touch_beside_sign_out_brings_nothing_back(scene: Scene) {
     }
 }
 
-async fn loss_is_said_of_save_transact_and_reload(scene: Scene) {
+async fn save_transact_and_reload_report_why_session_was_lost(scene: Scene) {
     type Act = for<'a> fn(&'a Session) -> BoxFuture<'a, unsticky::Result<()>>;
     let acts: [Act; 3] = [
         |session| {
@@ -666,7 +666,7 @@ async fn loss_is_said_of_save_transact_and_reload(scene: Scene) {
     }
 }
 
-async fn loss_stays_as_it_was_found_out(scene: Scene) {
+async fn reported_loss_never_changes(scene: Scene) {
     signs_out(&scene).await;
     assert_eq!(scene.session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
     scene.later(48 * HOUR);
@@ -675,7 +675,7 @@ async fn loss_stays_as_it_was_found_out(scene: Scene) {
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
 }
 
-async fn own_sign_out_and_new_sign_in_are_no_loss(scene: Scene) {
+async fn own_sign_out_and_new_sign_in_report_no_loss(scene: Scene) {
     scene.session.sign_out();
     scene.session.save().await.unwrap();
     assert_eq!(scene.session.loss(), None);
@@ -694,7 +694,7 @@ async fn own_sign_out_and_new_sign_in_are_no_loss(scene: Scene) {
     scene.stand.visit(&cookie, again).await.ok();
 }
 
-async fn touch_of_visitor_does_nothing(scene: Scene) {
+async fn touch_of_anonymous_visitor_does_nothing(scene: Scene) {
     let touch = async |session: Session| session.touch().await;
     for cookie in ["", &format!("__Host-id={}", "A".repeat(43))] {
         let visit = scene.stand.visit(cookie, touch).await;
