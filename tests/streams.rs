@@ -1,6 +1,6 @@
-//! Handles that go on after their response, in the body of a stream: they keep their session alive with
-//! `touch`, and learn why it is lost. Each scenario runs in the body of a response, through both frameworks
-//! and on every store.
+//! Handles that continue after their response, in the body of a stream. They keep their session alive with
+//! `touch` and learn why it was lost. Each scenario runs in the body of a response, in both frameworks and
+//! on every store.
 
 #![cfg(all(
     feature = "testing",
@@ -35,7 +35,7 @@ const UNTHROTTLED: Lifetime = Lifetime::new(Duration::from_secs(1800), Duration:
     .refresh_after(Duration::ZERO);
 const REMEMBERED: Lifetime = Lifetime::new(Duration::from_secs(86_400 * 7), Lifetime::MAX);
 
-/// What goes on in the body of a response.
+/// Runs in the body of a response.
 #[derive(Clone)]
 struct Work(Arc<dyn Fn(Session) -> BoxFuture<'static, ()> + Send + Sync>);
 
@@ -91,10 +91,10 @@ mod on_actix {
     }
 }
 
-/// A stream of Alice's, and what happens around it.
+/// A stream of Alice's, and the operations of other requests on its session.
 struct Scene {
     stand: Arc<Stand>,
-    /// The stream's handle.
+    /// The handle that the stream uses.
     session: Session,
     cookie: String,
 }
@@ -104,12 +104,12 @@ impl Scene {
         self.stand.clock.advance(time);
     }
 
-    /// What a touch comes to.
+    /// The result of a touch.
     async fn touch(&self) -> Result<(), ErrorKind> {
         self.session.touch().await.map_err(|error| error.kind())
     }
 
-    /// A touch that is `Gone`, each time, and why.
+    /// A touch that returns `Gone`, each time, and the reason.
     async fn touch_fails(&self) -> Option<Loss> {
         assert_eq!(self.touch().await, Err(ErrorKind::Gone));
         self.stand.spy.take();
@@ -133,7 +133,7 @@ async fn run(
         let namespace = if is_axum { "axum" } else { "actix" };
         let stand = Arc::new(on.stand_with(|builder| configure(builder).namespace(namespace)));
         let cookie = stand.signed_in("alice").await;
-        // Its first use confirms a session where that has to be noted.
+        // Its first use confirms the session if confirmations are recorded.
         assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
         let scene = (stand.clone(), cookie.clone());
         let work = Work(Arc::new(move |session| {
@@ -148,7 +148,7 @@ async fn run(
     }
 }
 
-/// A test of each scenario on every store, with sessions that are configured like this.
+/// Makes a test of each scenario on every store, with sessions configured like this.
 macro_rules! streams {
     ($($module:ident: $configure:expr => { $($scenario:ident),* $(,)? })*) => {$(
         mod $module {
@@ -210,10 +210,10 @@ streams! {
     }
 }
 
-/// What another request does to the session between a touch's decision and its write.
+/// An operation of another request between the decision of a touch and its write.
 type Meanwhile = for<'a> fn(&'a Scene) -> BoxFuture<'a, ()>;
 
-/// A touch that meets this at the store: what it comes to.
+/// The result of a touch during which another request does this.
 async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
     meanwhile(scene).await;
@@ -221,7 +221,7 @@ async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     touch.await.map_err(|error| error.kind())
 }
 
-/// A touch whose answer is lost, and which this has followed when it is settled.
+/// The result of a touch whose answer is lost, and which is settled after another request has done this.
 async fn settled_after(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     scene.stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     let gate = scene.stand.store.hold(Verb::Load);
@@ -315,7 +315,7 @@ async fn touch_never_passes_absolute_timeout(scene: Scene) {
         scene.touch().await.unwrap();
         assert!(scene.session.expires_at().unwrap() <= last);
     }
-    // Nothing is gained any more.
+    // A touch cannot extend the session any further.
     scene.stand.spy.take();
     scene.later(19 * MINUTE);
     scene.touch().await.unwrap();
@@ -418,7 +418,7 @@ async fn touch_writes_no_pending_value(scene: Scene) {
     scene.stand.write(&scene.cookie, SEED, 2).await;
     scene.later(2 * MINUTE);
     scene.touch().await.unwrap();
-    // It shows what is stored by now, and what is pending on top.
+    // The view shows the stored values with the pending changes applied.
     assert_eq!(scene.session.get(SEED).unwrap(), Some(12));
     assert_eq!(scene.stand.read(&scene.cookie, A).await, None);
     assert_eq!(scene.stand.read(&scene.cookie, SEED).await, Some(2));
@@ -450,13 +450,13 @@ async fn save_and_transact_that_write_extend_session(scene: Scene) {
         match step {
             0 => scene.session.insert(A, &1).unwrap(),
             1 => scene.session.transact(|values| values.insert(A, &2)).await.unwrap(),
-            // Nothing to save: as much as a request that reads.
+            // There is nothing to save: it costs as much as a request that reads.
             _ => {}
         }
         scene.session.save().await.unwrap();
     }
     assert!(scene.is_alive().await);
-    // What writes nothing is none.
+    // A call that writes nothing does not extend the session.
     let expires_at = scene.session.expires_at();
     scene.later(20 * MINUTE);
     scene.session.transact(|values| values.get(A)).await.unwrap();
@@ -529,7 +529,7 @@ async fn concurrent_touches_write_once(scene: Scene) {
     scene.stand.spy.take();
     gate.release();
     touch.await.unwrap();
-    // One that conflicts; Memcached does not bring the record with it.
+    // The write conflicts; Memcached does not return the record with the answer.
     let verbs = scene.stand.taken_verbs();
     assert!(verbs == [Verb::Replace] || verbs == [Verb::Replace, Verb::Load], "{verbs:?}");
     assert_eq!(scene.session.expires_at(), other.expires_at());
@@ -568,7 +568,7 @@ async fn unsettled_touch_keeps_handle(scene: Scene) {
     scene.stand.store.heal();
     scene.touch().await.unwrap();
     assert_eq!(scene.session.loss(), None);
-    // It was no commit, so nothing waits for a reload.
+    // A touch is not a commit, so no later call waits for a reload.
     scene.session.insert(A, &7).unwrap();
     scene.session.save().await.unwrap();
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
@@ -594,7 +594,7 @@ async fn unpolled_touch_blocks_no_other_call(scene: Scene) {
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
 }
 
-/// None of the writers uses the session, so the touch stays due.
+/// None of the writers extends the session, so the touch stays due.
 async fn touch_that_never_wins_against_writers_is_503_and_keeps_handle(scene: Scene) {
     scene.later(MINUTE);
     let mut gate = scene.stand.store.hold(Verb::Replace);
