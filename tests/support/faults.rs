@@ -158,7 +158,7 @@ impl Browser {
     }
 }
 
-/// Makes some sessions of each kind at once, as when accounts are created.
+/// The principals of the concurrent sign-ins, several of which use the same one.
 const CROWD: [&str; 5] = ["erin", "frank", "grace", "heidi", "ivan"];
 
 impl Visitors {
