@@ -128,7 +128,7 @@ macro_rules! in_actix {
 }
 
 #[tokio::test]
-async fn layer_costs_its_allocations_where_no_session_is_asked_for() {
+async fn request_without_session_use_costs_layer_allocations_only() {
     let (sessions, cookie) = canned(DirectoryMode::Off).await;
     let mut counted = Vec::new();
     for (kind, _) in LAYERS {

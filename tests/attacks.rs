@@ -1,4 +1,4 @@
-//! What attacks on the crate have tried and found: each of them once succeeded.
+//! Regression tests for attacks on the crate. Each of these attacks once succeeded.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -56,7 +56,7 @@ async fn step_up_with_old_secret_leaves_eviction_order_unchanged(on: Backend) {
     assert!(stand.who(&newer).await.is_some() && stand.who(&oldest).await.is_none());
 }
 
-/// The browser holds the newer token by then.
+/// By then the browser holds the newer token.
 async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
     let stand = on.stand();
     let stale = stand.signed_in("alice").await;
@@ -70,13 +70,13 @@ async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
     let write = stand.visit(&stale, ends_and_writes).await;
     assert_eq!((write.failure(), write.set_cookie), (Some(ErrorKind::Gone), None));
     assert_eq!(stand.who(&newest).await.as_deref(), Some("alice"));
-    // A person who signs in has a session of their own, and nothing ends.
+    // A user who signs in gets a separate session, and no session ends.
     let again = stand.visit(&stale, sign_in).await;
     assert_eq!(again.failure(), None);
     assert!(stand.who(&again.cookie()).await.is_some() && stand.who(&newest).await.is_some());
 }
 
-/// The attempt is counted before the password is looked at.
+/// The attempt is counted before the password is checked.
 async fn sign_in_after_transact_ends_every_presented_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)));
     for kind in ["alice", "bob"] {
@@ -143,7 +143,7 @@ async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(7));
 }
 
-/// Its sign-in began before another revocation, and is refused; the revocation beside it counts.
+/// A sign-in that began before another revocation is refused; the concurrent revocation takes effect.
 async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on: Backend) {
     let stand = on.stand();
     let begun = stand.sessions.of("alice").begin_sign_in().await.unwrap();
@@ -235,7 +235,7 @@ async fn stream_gets_gone_for_lifetime_replaced_by_another_request(on: Backend) 
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone);
 }
 
-/// What needs a cookie is refused after the response, and blocks nothing that needs none.
+/// Changes that need a cookie are refused after the response, and do not block changes that need none.
 async fn stream_continues_after_operation_that_needs_cookie_fails(on: Backend) {
     type Deed = fn(&Session) -> Result<()>;
     let deeds: [Deed; 3] = [
@@ -306,7 +306,7 @@ async fn unlisted_session_cannot_write_or_revoke_in_strict_mode(on: Backend) {
     drop(exchange);
 }
 
-/// The request of a sign-in goes on writing while its cookie is used for the first time.
+/// The request that signs in continues to write while its cookie is used for the first time.
 async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     for reads in [true, false] {
@@ -326,7 +326,7 @@ async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backe
     }
 }
 
-/// A future that is kept for longer than the request may wait for its store, and polled again.
+/// A future is kept unpolled for longer than the request timeout, and then polled again.
 async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_millis(200)));
     let cookie = stand.seeded().await;
@@ -356,7 +356,7 @@ async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(1), Some(2)));
 }
 
-/// Extractors that wait for the store together wait once.
+/// Extractors that wait for the store at the same time share one timeout.
 async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
     let cookie = stand.seeded().await;
@@ -377,7 +377,7 @@ async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// With one namespace for both.
+/// Both use the same namespace.
 async fn cookie_names_have_separate_directories_in_one_namespace(on: Backend) {
     let shared = |name: &'static str| {
         move |builder: unsticky::Builder| {
@@ -417,7 +417,7 @@ on_every_store! {
     cookie_names_have_separate_directories_in_one_namespace,
 }
 
-/// Another thread changes another key all the time, which is no change of this one.
+/// Another thread constantly changes another key, which must not conflict with this one.
 #[test]
 fn update_succeeds_while_another_thread_changes_other_key() {
     let session = Session::detached();

@@ -1,6 +1,6 @@
-//! What a request may do is decided by the secret that its cookie brought, or by the newest one that its
-//! own handle has made, and never by what the store holds by now: every cell of that table, on every
-//! store.
+//! A request may act only with the secret that its cookie brought, or with the newest secret that its own
+//! handle has made, and never with the secret that the store holds now. The table of all combinations, on
+//! every store.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -24,13 +24,13 @@ use unsticky::{Clock as _, ErrorKind, Lifetime, Result, Session, SessionId};
 const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(3600 * 24), Duration::from_secs(3600 * 24 * 30));
 
-/// What a request under way finds when it acts.
+/// What happened to the session before the request acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Own,
-    /// Another request gave the session a new secret.
+    /// Another request rotated the secret.
     Rotated,
-    /// Another request proved again who is signed in, or revoked all others from there.
+    /// Another request stepped up, or revoked all other sessions from this one.
     SignedInAnew(Anew),
     /// Another request signed out.
     Gone,
@@ -46,7 +46,7 @@ enum Anew {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Insert,
-    /// An insert of the value that was loaded.
+    /// Inserts the value that was loaded.
     InsertNothingNew,
     Transact,
     Rotate,
@@ -63,7 +63,7 @@ enum Act {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Nothing,
-    /// A new secret of the same session.
+    /// A new secret for the same session.
     Same,
     /// The token of another session.
     Fresh,
@@ -77,7 +77,7 @@ struct Scene {
     session: Session,
     id: SessionId,
     cookie: String,
-    /// The cookie that is valid for her session now, if there is one.
+    /// The cookie that is valid for her session now, if any.
     newest: Option<String>,
 }
 
@@ -147,15 +147,15 @@ impl Scene {
     }
 }
 
-/// What a cell of the table says.
+/// The expected result of one combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cell {
-    /// The error that the request is answered with.
+    /// The error that the request returns.
     error: Option<ErrorKind>,
     sent: Sent,
-    /// Whether Alice's session, under its newest secret, is there afterwards.
+    /// Whether Alice's session still exists afterwards, under its newest secret.
     lives: bool,
-    /// Whether what the request wrote is stored in it.
+    /// Whether the session contains the value that the request wrote.
     stored: bool,
 }
 
@@ -163,7 +163,6 @@ const fn cell(error: Option<ErrorKind>, sent: Sent, lives: bool) -> Cell {
     Cell { error, sent, lives, stored: false }
 }
 
-/// The table.
 fn expected(found: Found, act: Act) -> Cell {
     let gone = Some(ErrorKind::Gone);
     match (found, act) {
@@ -197,7 +196,7 @@ async fn check(on: &Backend, found: Found, act: Act) {
     let mut scene = Scene::new(on, found).await;
     let other = scene.stand.signed_in("alice").await;
     let acted = scene.act(act).await.map_err(|error| error.kind());
-    // Every time.
+    // The result is the same each time.
     if act == Reload && acted.is_err() {
         let again = scene.session.clone().reload().await;
         assert_eq!(again.map_err(|error| error.kind()), Err(ErrorKind::Gone), "{place}");
@@ -232,7 +231,7 @@ async fn check(on: &Backend, found: Found, act: Act) {
 const ANEW: [Found; 3] =
     [SignedInAnew(Anew::SignIn), SignedInAnew(Anew::StepUp), SignedInAnew(Anew::RevokeOthers)];
 
-/// A module for each row, a test for each cell, on every store.
+/// Makes a module for each row and a test for each combination, on every store.
 macro_rules! table {
     ($($row:ident: $found:expr => { $($cell:ident: $act:expr),* $(,)? })*) => {$(
         mod $row {
@@ -308,9 +307,9 @@ table! {
     }
 }
 
-/// Whatever a request does first, it gets nothing with a secret that was made void: no cookie for the
-/// session, and no end of it.
-async fn request_with_old_secret_cannot_take_over_session(on: Backend) {
+/// A request with a replaced secret gets no cookie for the session and cannot end it, whatever it does
+/// first.
+async fn request_with_replaced_secret_cannot_take_over_session(on: Backend) {
     type First = fn(&Session) -> BoxFuture<'_, Result<()>>;
     let first: [First; 4] = [
         |_| Box::pin(async { Ok(()) }),
@@ -343,8 +342,8 @@ async fn request_with_old_secret_cannot_take_over_session(on: Backend) {
     }
 }
 
-/// A WebSocket on a copied cookie, from which its owner has revoked all others.
-async fn long_lived_handle_with_old_secret_always_gets_gone(on: Backend) {
+/// A WebSocket on a stolen cookie; the owner of the session has revoked all others since.
+async fn long_lived_handle_with_replaced_secret_always_gets_gone(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         let stand = on.stand();
         let cookie = stand.signed_in("alice").await;
@@ -373,7 +372,7 @@ async fn long_lived_handle_with_old_secret_always_gets_gone(on: Backend) {
     }
 }
 
-/// Somebody else has signed in on what was an anonymous session when the request began.
+/// Another principal signed in on the session, which was anonymous when the request began.
 async fn sign_out_of_anonymous_session_spares_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     for reloads in [false, true] {
@@ -390,7 +389,7 @@ async fn sign_out_of_anonymous_session_spares_concurrent_sign_in(on: Backend) {
     }
 }
 
-/// Stepped up in another tab, told so by `reload`, and then signed out.
+/// The session was stepped up in another tab, the request learned of it by `reload`, and then it signs out.
 async fn sign_out_after_gone_ends_session_of_same_principal(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         for way in ["reload", "save", "transact"] {
@@ -414,7 +413,8 @@ async fn sign_out_after_gone_ends_session_of_same_principal(on: Backend) {
     }
 }
 
-/// Who signs out while the session ends has nothing to end, and a newer cookie may be in the browser.
+/// A sign-out of a session that has already ended removes no cookie, because the browser may hold a newer
+/// one.
 async fn sign_out_of_ended_session_removes_no_newer_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -425,14 +425,14 @@ async fn sign_out_of_ended_session_removes_no_newer_cookie(on: Backend) {
     let reply = finish(exchange, 200).await;
     let kind = reply.error.as_ref().map(unsticky::Error::kind);
     assert_eq!((cookie_of(&reply), kind), (None, Some(ErrorKind::Gone)));
-    // A stale token, whose session has a newer one; and one that nobody knows.
+    // A stale token, whose session has a newer one, and an unknown token.
     let stale = stand.signed_in("alice").await;
     stand.sign_in(&stale).await;
     assert_eq!(stand.visit(&stale, sign_out).await.set_cookie, None);
     assert!(stand.visit(&cookie, sign_out).await.removes_cookie());
 }
 
-/// Every other request of the session is under way with an older secret.
+/// Every other request of the session is in progress with an older secret.
 async fn rotation_after_concurrent_rotation_sends_no_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -448,7 +448,7 @@ async fn rotation_after_concurrent_rotation_sends_no_cookie(on: Backend) {
     assert_eq!(stand.read(&newest, B).await, Some(2));
 }
 
-/// Two requests set the same end: the second has nothing to do, and neither has one that comes later.
+/// Two requests set the same end: the second changes nothing, and a later request changes nothing either.
 async fn setting_current_lifetime_or_end_has_no_effect(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);
@@ -472,8 +472,8 @@ async fn setting_current_lifetime_or_end_has_no_effect(on: Backend) {
 }
 
 on_every_store! {
-    request_with_old_secret_cannot_take_over_session,
-    long_lived_handle_with_old_secret_always_gets_gone,
+    request_with_replaced_secret_cannot_take_over_session,
+    long_lived_handle_with_replaced_secret_always_gets_gone,
     sign_out_of_anonymous_session_spares_concurrent_sign_in,
     sign_out_after_gone_ends_session_of_same_principal,
     sign_out_of_ended_session_removes_no_newer_cookie,

@@ -246,7 +246,7 @@ async fn new_session_is_created_while_directory_is_read() {
 
 /// The answer to a conflict brings the newer record along, where the server's answer can.
 #[tokio::test]
-async fn sign_out_that_meets_newer_record_reads_it_only_if_store_did_not_bring_it() {
+async fn sign_out_after_conflict_loads_record_only_if_store_did_not_return_it() {
     for on in Backend::every() {
         let stand = on.stand();
         let cookie = stand.seeded().await;

@@ -1,4 +1,4 @@
-//! Two requests of one session, held where they meet; and answers that get lost.
+//! Two requests of one session, held at the point where they conflict, and lost answers.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -49,7 +49,7 @@ async fn last_commit_wins_for_same_key(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(7));
 }
 
-async fn two_hundred_concurrent_increments_add_up(on: Backend) {
+async fn two_hundred_concurrent_increments_are_all_counted(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let requests = (0..200).map(|_| {
@@ -79,7 +79,7 @@ async fn concurrent_takes_hand_out_value_once(on: Backend) {
         .await;
     assert_eq!(late.failure(), Some(ErrorKind::ValueChanged));
     let late = stand.overtaken(&cookie, take, async || stand.write(&cookie, SEED, 2).await).await;
-    // It had not been there when the request began, so nothing was handed out.
+    // The value did not exist when the request began, so nothing was handed out.
     assert_eq!(late.ok(), None);
     let late = stand.overtaken(&cookie, take, async || stand.write(&cookie, SEED, 3).await).await;
     assert_eq!(late.failure(), Some(ErrorKind::ValueChanged));
@@ -352,7 +352,8 @@ async fn save_of_nothing_keeps_session(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// Both requests may have taken it: the one whose answer was lost, and another one that ended the session.
+/// Both requests may have taken the value: the one whose answer was lost, and another one that ended the
+/// session.
 async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -366,8 +367,8 @@ async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, None);
 }
 
-/// Only a refresh that has a cookie to confirm is worth a second write.
-async fn refresh_that_meets_conflict_is_not_repeated(on: Backend) {
+/// Only a refresh that has a cookie to confirm is written a second time.
+async fn refresh_is_not_retried_after_conflict(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     stand.clock.advance(Duration::from_secs(300));
@@ -384,7 +385,7 @@ async fn refresh_that_meets_conflict_is_not_repeated(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// One load shows that the record was the newest one, or brings the newest one.
+/// One load shows that the record was the newest one, or returns the newest one.
 async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -410,7 +411,7 @@ async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
     }
 }
 
-/// Also where the first use of a sign-in's cookie is noted by the same commit.
+/// The same if the commit also confirms the first use of a sign-in's cookie.
 async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let signs_in = async |session: Session| {
@@ -421,7 +422,7 @@ async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend
     let reads = async |session: Session| session.transact(|values| values.get(A)).await;
     let late = stand.overtaken(&cookie, reads, async || stand.write(&cookie, A, 2).await);
     assert_eq!(late.await.ok(), Some(2));
-    // Nobody else writes: decided at once, and confirmed.
+    // No other request writes: decided at once, and confirmed.
     let cookie = stand.visit("", signs_in).await.cookie();
     assert_eq!(stand.visit(&cookie, reads).await.ok(), Some(1));
     stand.spy.take();
@@ -506,7 +507,7 @@ async fn in_doubt_write_is_settled_after_up_to_seven_later_writes(on: Backend) {
                 let others = async {
                     gate.reached().await;
                     for _ in 0..followers {
-                        // The gate holds one call only, the first.
+                        // The gate holds only the first call.
                         stand.visit(&cookie, increment).await.ok();
                     }
                     gate.release();
@@ -541,7 +542,8 @@ async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-/// The write is sent again because its first copy was not there yet, and that one comes first after all.
+/// The write is sent again because its first copy had not arrived, and then the first copy arrives first
+/// after all.
 async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -558,7 +560,7 @@ async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// The first copy may still arrive, so that nobody can say that nothing was done.
+/// The first copy may still arrive, so it is unknown whether the write is applied.
 async fn refusal_of_retried_command_leaves_outcome_unknown(on: Backend) {
     async fn increment(session: Session) -> Result<()> {
         session.update(A, |number| *number += 1)
@@ -582,7 +584,7 @@ async fn refusal_of_retried_command_leaves_outcome_unknown(on: Backend) {
     }
 }
 
-/// A connection that once sends a write again by itself, after the first copy was applied.
+/// A connection that sends a write a second time by itself, after the first copy was applied.
 #[derive(Default)]
 struct SentTwice(AtomicBool);
 
@@ -600,10 +602,10 @@ impl Interceptor for SentTwice {
     }
 }
 
-/// The conflict is with the write's own first copy. Memcached's answer does not bring the record along, and
-/// its connections repeat nothing.
+/// The write conflicts with its own first copy. Memcached is left out: its answer does not return the
+/// record, and its connections repeat nothing.
 #[tokio::test]
-async fn write_that_connection_sends_twice_is_applied_once() {
+async fn write_sent_twice_by_connection_is_applied_once() {
     let server = RedisServer::start();
     for on in [Arc::new(MemoryStore::new()), unsticky::connect(&server.url()).unwrap()] {
         let stand =
@@ -615,7 +617,7 @@ async fn write_that_connection_sends_twice_is_applied_once() {
     }
 }
 
-/// A source whose last secret can be overheard.
+/// A source of randomness whose last secret can be read by the test.
 #[derive(Debug, Clone, Default)]
 struct Overheard(Arc<Mutex<Vec<u8>>>);
 
@@ -630,8 +632,8 @@ impl Entropy for Overheard {
     }
 }
 
-/// Whoever knows the new secret before its cookie leaves has replaced it, and the browser may hold a newer
-/// cookie by now.
+/// A client that knew the new secret before its cookie was sent has rotated it, so the browser may already
+/// hold a newer cookie.
 async fn replaced_secret_of_settled_write_is_not_sent(on: Backend) {
     for signs_in in [false, true] {
         let secret = Overheard::default();
@@ -672,7 +674,7 @@ async fn unsettled_write_is_reported_and_not_retried(on: Backend) {
         stand.store.fail_always(Verb::Load, Fault::Unavailable);
         session.update(A, |number| *number += 1)?;
         assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
-        // The handler carries on as if nothing had happened.
+        // The handler continues without handling the error.
         stand.store.heal();
         Ok(())
     };
@@ -760,7 +762,7 @@ async fn save_after_response_head_fails_only_if_it_needs_cookie(on: Backend) {
     session.insert(A, &1).unwrap();
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::HeadSent);
 
-    // A stream that goes on after the head can save and see that the session lives.
+    // A stream that continues after the response head can save and see that the session is alive.
     let cookie = stand.seeded().await;
     let mut kept = None;
     stand
@@ -785,7 +787,7 @@ async fn sessions_with_colliding_ids_stay_separate(on: Backend) {
     let id = Repeating::default();
     let stand = on.stand_with(|builder| builder.entropy(id.clone()));
     let create = |mark: u32| async move |session: Session| session.insert(A, &mark);
-    // Both have drawn the id before either has stored anything.
+    // Both requests have drawn the id before either has stored a record.
     let gate = stand.store.hold(Verb::Create);
     let both = async {
         let first = stand.visit("", create(1));
@@ -799,7 +801,7 @@ async fn sessions_with_colliding_ids_stay_separate(on: Backend) {
     };
     let (first, second) = both.await;
     let (first, second) = (first.cookie(), second.cookie());
-    // The name, and the characters that hold the id alone.
+    // The cookie name, and the characters that encode the id alone.
     assert_ne!(first[..31], second[..31]);
     assert_eq!(stand.read(&first, A).await, Some(1));
     assert_eq!(stand.read(&second, A).await, Some(2));
@@ -823,7 +825,7 @@ impl Entropy for Repeating {
         bytes.copy_from_slice(&random[..bytes.len()]);
         if bytes.len() == 16 {
             let mut drawn = self.0.lock().unwrap();
-            // The id and the secret of the first come before the id of the second.
+            // The first request's id and secret come before the id of the second.
             if drawn.len() == 2 {
                 bytes.copy_from_slice(&drawn[0]);
             }
@@ -833,7 +835,7 @@ impl Entropy for Repeating {
     }
 }
 
-/// A store in which somebody has every new id before its session is created.
+/// A store in which a record with the new id already exists when a session is created.
 struct Taken(MemoryStore);
 
 impl Interceptor for Taken {
@@ -850,9 +852,9 @@ impl Interceptor for Taken {
     }
 }
 
-/// Nobody gets a session that is not their own.
+/// No visitor gets the session of another one.
 #[tokio::test]
-async fn session_is_not_created_under_id_that_is_taken() {
+async fn session_is_not_created_under_existing_id() {
     let store = MemoryStore::new();
     let store = Intercepted::new(Arc::new(store.clone()), Taken(store));
     let stand = Stand::over(Arc::new(store), |builder| builder);
@@ -863,7 +865,7 @@ async fn session_is_not_created_under_id_that_is_taken() {
     assert!(stand.sessions.of("alice").list().await.unwrap().is_empty());
 }
 
-/// The end stands, and the answer says that what came after it was not kept.
+/// The sign-out takes effect, and the error says that the later changes were not saved.
 #[tokio::test]
 async fn failed_create_after_sign_out_is_reported() {
     let stand = Backend::memory().stand();
@@ -879,10 +881,10 @@ async fn failed_create_after_sign_out_is_reported() {
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-/// How an error is made.
+/// Makes an error.
 type Make = fn(&'static str) -> Error;
 
-/// A store whose commands of this verb are applied and answered with this error.
+/// A store that applies each command of this verb and then returns this error.
 #[derive(Default)]
 struct Failing(Mutex<Option<(Verb, Make)>>);
 
@@ -908,9 +910,9 @@ fn failing_stand() -> (Stand, Arc<Failing>) {
     (Stand::over(Arc::new(store), |builder| builder), fails)
 }
 
-/// A server whose answer to a write is nonsense may have done it.
+/// A server may have applied a write even if its answer is invalid.
 #[tokio::test]
-async fn nonsense_answer_to_write_is_settled() {
+async fn invalid_answer_to_write_is_settled() {
     let (stand, fails) = failing_stand();
     let cookie = stand.seeded().await;
     let increment = async |session: Session| {
@@ -921,10 +923,10 @@ async fn nonsense_answer_to_write_is_settled() {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// A load changes nothing, so there is nothing to be unsure about, and a server that answers with nonsense
-/// is no better than one that is down. A refusal stays one.
+/// A load changes nothing, so its outcome is never in doubt: an invalid answer counts as an outage. A
+/// refusal stays a refusal.
 #[tokio::test]
-async fn failed_load_is_an_outage_or_a_refusal() {
+async fn failed_load_is_unavailable_or_refused() {
     let (stand, fails) = failing_stand();
     let cookie = stand.seeded().await;
     let cases: [(Make, _); 4] = [
@@ -942,7 +944,7 @@ async fn failed_load_is_an_outage_or_a_refusal() {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// A store in which another writer is always faster, and what was sent to it.
+/// A store in which another writer always writes first, and the commands that were sent to it.
 struct AlwaysOvertaken {
     inner: MemoryStore,
     sent: Mutex<Vec<(Verb, Instant)>>,
@@ -965,7 +967,7 @@ impl Interceptor for AlwaysOvertaken {
     }
 }
 
-/// A source whose pauses are as long as they may be.
+/// A source of randomness that makes each pause as long as possible.
 #[derive(Debug)]
 struct LongestPauses;
 
@@ -979,8 +981,8 @@ impl Entropy for LongestPauses {
     }
 }
 
-/// The first attempts follow each other at once. The later ones let the writers of other processes pass, each
-/// eight of them for twice as long, and start from what those have written.
+/// The first attempts follow each other at once. Later ones pause to let the writers of other processes
+/// finish: the pause doubles every eight attempts. Each attempt starts from the newest record.
 #[tokio::test(start_paused = true)]
 async fn pauses_between_attempts_grow() {
     const PROMPT: usize = 8;
@@ -991,7 +993,7 @@ async fn pauses_between_attempts_grow() {
         let store = Intercepted::new(Arc::new(inner), overtaken);
         let overtaken = store.interceptor.clone();
         let stand = Stand::over(Arc::new(store), |builder| builder.entropy(LongestPauses));
-        // There is a directory.
+        // There is a directory record.
         stand.signed_in("alice").await;
         let cookie = stand.seeded().await;
         let failing = async |session: Session| {
@@ -1057,7 +1059,7 @@ on_every_store! {
     commit_attempts_and_command_retries_follow_configuration,
     concurrent_writes_to_different_keys_all_survive,
     last_commit_wins_for_same_key,
-    two_hundred_concurrent_increments_add_up,
+    two_hundred_concurrent_increments_are_all_counted,
     concurrent_takes_hand_out_value_once,
     transact_enforces_attempt_limit_under_concurrency,
     save_does_not_undo_concurrent_sign_out,
@@ -1074,7 +1076,7 @@ on_every_store! {
     save_error_ignored_by_handler_still_fails_response,
     save_of_nothing_keeps_session,
     in_doubt_end_of_session_leaves_outcome_of_take_unknown,
-    refresh_that_meets_conflict_is_not_repeated,
+    refresh_is_not_retried_after_conflict,
     read_only_transaction_decides_once_on_each_record,
     read_only_transaction_at_first_use_decides_on_newest_record,
     failed_or_read_only_transaction_writes_nothing,
@@ -1093,7 +1095,7 @@ on_every_store! {
     save_after_response_head_fails_only_if_it_needs_cookie,
 }
 
-/// What the handler has seen is written as it is, as long as the record is the one that it was seen on.
+/// A value that the handler has computed is written as it is, as long as the record has not changed since.
 #[tokio::test]
 async fn update_is_computed_again_only_after_conflict() {
     let stand = Backend::memory().stand();
@@ -1113,9 +1115,9 @@ async fn update_is_computed_again_only_after_conflict() {
     assert_eq!((stand.read(&cookie, A).await, computed.load(Ordering::Relaxed)), (Some(11), 3));
 }
 
-/// What a request has left is not what a stream has after it.
+/// A stream after the response has the full timeout, not the time that the request has left.
 #[tokio::test(start_paused = true)]
-async fn handle_that_outlives_its_response_has_the_whole_time_again() {
+async fn handle_used_after_response_gets_full_timeout() {
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
@@ -1126,7 +1128,7 @@ async fn handle_that_outlives_its_response_has_the_whole_time_again() {
     stand.store.heal();
     assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(finish(exchange, 200).await.error.is_none());
-    // Each of them, however many the stream makes.
+    // Each operation of the stream, however many there are.
     for number in 1..=3 {
         let begun = Instant::now();
         stand.store.fail_always(Verb::Load, Fault::Hang);
@@ -1139,13 +1141,13 @@ async fn handle_that_outlives_its_response_has_the_whole_time_again() {
     }
 }
 
-/// On memory nothing waits, so only threads make requests meet.
+/// In memory no operation waits, so requests conflict only on several threads.
 mod memory_on_two_threads {
     use super::Backend;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn two_hundred_concurrent_increments_add_up() {
-        super::two_hundred_concurrent_increments_add_up(Backend::memory()).await;
+    async fn two_hundred_concurrent_increments_are_all_counted() {
+        super::two_hundred_concurrent_increments_are_all_counted(Backend::memory()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! The CSRF token: bound to the session, masked for each page, verified of requests in both frameworks.
+//! The CSRF token: bound to the session, masked for each page, verified for requests in both frameworks.
 
 #![cfg(all(
     feature = "testing",
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Csrf, CsrfToken, ErrorKind, Key, Result, Session, Sessions};
 
-/// How the value is stored.
+/// The stored form of the value.
 const STORED: Key<String> = Key::new("unsticky.csrf");
 
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ impl Order {
     }
 }
 
-/// A page with a form, one without, and what takes the forms.
+/// A page with a form, a page without one, and the routes that accept the forms.
 async fn shops(sessions: &Sessions) -> [App; 2] {
     let router = {
         use axum::routing::{get, post};
@@ -68,7 +68,7 @@ async fn shops(sessions: &Sessions) -> [App; 2] {
     both_of(router, routes, std::slice::from_ref(sessions)).await
 }
 
-/// A form's page: the cookie that the browser has then, and the token.
+/// Loads a page with a form; returns the browser's cookie after that, and the token.
 async fn page(app: &App, cookie: &str) -> (String, String) {
     let reply = app.get("/form", cookie).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -88,7 +88,7 @@ fn assert_taken(reply: &Reply) {
     assert_eq!((reply.status, &*reply.body), (200, "article 7"), "{reply:?}");
 }
 
-/// One answer for every token that is not valid, which has neither the token nor a cookie.
+/// Every invalid token gets the same response, which contains neither the token nor a cookie.
 fn assert_refused(reply: &Reply) {
     assert_eq!(
         (reply.status, &*reply.body),
@@ -107,7 +107,7 @@ async fn token_is_taken_from_form_field_and_from_header() {
         assert_taken(&app.ask(with_field(&cookie, &token)).await);
         let first = form(&cookie, &format!("csrf_token={token}&article=7"));
         assert_taken(&app.ask(first).await);
-        // Each character encoded, as a form may be.
+        // Each character percent-encoded, as in a form body.
         let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
         assert_taken(&app.ask(with_field(&cookie, &encoded)).await);
         let header = |ask: Ask| ask.cookie(&cookie).header(CsrfToken::HEADER, &token);
@@ -121,7 +121,7 @@ async fn token_is_taken_from_form_field_and_from_header() {
     }
 }
 
-/// Whoever is signed in or not, and whatever the body is.
+/// Applies to anonymous and signed-in visitors, whatever the body is.
 #[tokio::test]
 async fn missing_and_forged_tokens_are_403() {
     let stand = Backend::memory().stand();
@@ -138,14 +138,14 @@ async fn missing_and_forged_tokens_are_403() {
         {
             let longer = format!("{token}A");
             let forged = ["", "x", &tampered, &token[..85], &longer, &zeros, &long];
-            // Another session's as well.
+            // The token of another session is refused as well.
             let foreign = [&*token, &of_alice].into_iter().filter(|token| *token != own);
             for token in forged.into_iter().chain(foreign) {
                 assert_refused(&app.ask(with_field(cookie, token)).await);
                 let header = form(cookie, "article=7").header(CsrfToken::HEADER, token);
                 assert_refused(&app.ask(header).await);
             }
-            // None, in the places where none is looked for, and twice.
+            // No token, a token in a place that is not read, and two tokens.
             for body in
                 ["article=7", "", "article=7&csrf-token=x", "article=7&CSRF_TOKEN=x", "csrf_token"]
             {
@@ -167,7 +167,7 @@ async fn missing_and_forged_tokens_are_403() {
             .header(CsrfToken::HEADER, &token)
             .header(CsrfToken::HEADER, &token);
         assert_refused(&app.ask(two_headers).await);
-        // The header counts, also where the field would do.
+        // The header decides, even if the field is valid.
         let both = with_field(&anonymous, &token).header(CsrfToken::HEADER, "x");
         assert_refused(&app.ask(both).await);
         let not_text = with_field(&anonymous, &token).header(CsrfToken::HEADER, b"\xff");
@@ -176,9 +176,9 @@ async fn missing_and_forged_tokens_are_403() {
     }
 }
 
-/// A token is worth something in its session until the next sign-in or the session's end.
+/// A token is valid in its session until the next sign-in or the end of the session.
 #[tokio::test]
-async fn token_is_new_at_each_sign_in_and_ends_with_session() {
+async fn csrf_token_changes_at_sign_in_and_expires_with_session() {
     let stand = Backend::memory().stand();
     let step_up = async |session: Session| session.step_up();
     let switch = async |session: Session| session.sign_in("bob");
@@ -200,7 +200,7 @@ async fn token_is_new_at_each_sign_in_and_ends_with_session() {
             }
             tokens.push(token);
         }
-        // Forms that are open stay valid.
+        // Forms that are already open stay valid.
         let last = tokens.pop().unwrap();
         cookie = stand.visit(&cookie, rotate).await.cookie();
         assert_taken(&app.ask(with_field(&cookie, &last)).await);
@@ -217,9 +217,9 @@ async fn token_is_new_at_each_sign_in_and_ends_with_session() {
     }
 }
 
-/// A page that shows its form in the answer to a sign-in shows the token of the signed-in session.
+/// A page that shows its form in the response to a sign-in shows the token of the signed-in session.
 #[tokio::test]
-async fn token_of_page_that_signs_in_is_that_of_new_session() {
+async fn page_that_signs_in_contains_csrf_token_of_new_session() {
     let stand = Backend::memory().stand();
     for before in ["", "alice"] {
         for app in shops(&stand.sessions).await {
@@ -245,7 +245,7 @@ async fn token_of_page_that_signs_in_is_that_of_new_session() {
 }
 
 #[tokio::test]
-async fn page_is_masked_anew_and_costs_one_command() {
+async fn each_page_masks_token_differently_and_costs_one_command() {
     let stand = Backend::memory().stand();
     for app in shops(&stand.sessions).await {
         stand.spy.take();
@@ -267,7 +267,7 @@ async fn page_is_masked_anew_and_costs_one_command() {
             assert_taken(&app.ask(with_field(&cookie, token)).await);
         }
         stand.spy.take();
-        // The first one of a session that is there is a write, and verifying it a read.
+        // The first token of an existing session costs a write; verifying it costs a read.
         let seeded = stand.seeded().await;
         stand.spy.take();
         let (_, token) = page(&app, &seeded).await;
@@ -289,9 +289,9 @@ async fn page_without_form_creates_nothing() {
     }
 }
 
-/// The session first, then the token, then the body.
+/// The session is checked first, then the token, then the body.
 #[tokio::test]
-async fn outage_is_503_and_bad_body_is_error_of_its_extractor() {
+async fn outage_is_503_and_bad_body_returns_extractor_error() {
     let stand = Backend::memory().stand();
     for app in shops(&stand.sessions).await {
         let (cookie, token) = page(&app, "").await;
@@ -316,7 +316,7 @@ async fn outage_is_503_and_bad_body_is_error_of_its_extractor() {
     }
 }
 
-/// Of an encoded body nothing is known; the header is.
+/// An encoded body is not searched for a token; the header is read.
 #[tokio::test]
 async fn encoded_form_needs_token_in_header() {
     let stand = Backend::memory().stand();
@@ -341,7 +341,7 @@ async fn token_and_field_are_safe_in_html_and_hidden_from_debug() {
     assert_eq!((CsrfToken::FIELD, CsrfToken::HEADER), ("csrf_token", "x-csrf-token"));
 }
 
-/// The token that a page at once with others shows is that of the stored value.
+/// Pages loaded at the same time all show the token of the stored value.
 async fn pages_at_once_show_tokens_of_stored_value(on: Backend) {
     const PAGES: usize = 120;
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
@@ -366,7 +366,8 @@ async fn pages_at_once_show_tokens_of_stored_value(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// A page that makes the value while somebody signs in never hands its token on to the signed-in session.
+/// A page that creates the value during a concurrent sign-in never passes its token on to the signed-in
+/// session.
 async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
     let stand = on.stand();
     for before in ["", "alice"] {
@@ -386,7 +387,7 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
         let verify = async |session: Session| session.verify_csrf_token(old.as_str());
         let refused = stand.visit(&signed_in, verify).await.failure();
         assert_eq!(refused, Some(ErrorKind::InvalidCsrfToken));
-        // The other way round the token is worth something with the old cookie only.
+        // In the other order, the token is valid with the old cookie only.
         let mut signed_in = String::new();
         let cookie = stand.seeded().await;
         let late = stand.overtaken(&cookie, token, async || {
@@ -406,7 +407,7 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
     }
 }
 
-/// The application's own values are merged as ever.
+/// The application's own values are merged as usual.
 async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -424,8 +425,9 @@ async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backen
     assert_eq!((late.failure(), late.set_cookie), (None, None));
 }
 
-/// The browser never got the answer to a sign-in or a rotation, or it holds cookies of two sessions: the form
-/// can be loaded and sent, writes nothing, and signing in with it ends that.
+/// The browser never received the response to a sign-in or a rotation, or it holds the cookies of two
+/// sessions. The form can still be loaded and sent and writes nothing, and signing in with it resolves the
+/// situation.
 async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -448,7 +450,7 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
         assert_eq!(page.set_cookie, None);
         let shown = page.ok();
         assert!(stand.taken_verbs().iter().all(|verb| *verb == Verb::Load));
-        // Worth nothing with other cookies, or with none.
+        // The token is invalid with other cookies, and without cookies.
         for cookies in cases.iter().map(|(cookies, _)| cookies).filter(|other| *other != cookies) {
             let verify = async |session: Session| session.verify_csrf_token(shown.as_str());
             let refused = stand.visit(cookies, verify).await.failure();
@@ -469,7 +471,7 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     }
 }
 
-/// Whoever was revoked may know what pages have shown.
+/// A user whose session was revoked may know the tokens that pages have shown.
 async fn token_is_new_when_others_are_revoked(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -491,7 +493,7 @@ async fn token_is_new_when_others_are_revoked(on: Backend) {
     stand.visit(&cookie, verify).await.ok();
 }
 
-/// Something else stands under the key: it counts as none, and is replaced.
+/// A value of another type under the key counts as missing and is replaced.
 async fn value_of_another_form_is_replaced(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -505,7 +507,7 @@ async fn value_of_another_form_is_replaced(on: Backend) {
     stand.visit(&cookie, verify).await.ok();
 }
 
-/// The write is settled, and the token is that of what was written.
+/// The write is settled, and the token is that of the stored value.
 async fn token_whose_answer_was_lost_is_valid(on: Backend) {
     let stand = on.stand();
     for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
@@ -518,7 +520,7 @@ async fn token_whose_answer_was_lost_is_valid(on: Backend) {
     }
 }
 
-/// A handle after its response has no cookie to send.
+/// A handle cannot send a cookie after its response.
 async fn token_after_response_needs_session(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;
@@ -542,9 +544,9 @@ on_every_store!(
     token_after_response_needs_session,
 );
 
-/// For handlers that render a refusal of their own.
+/// For handlers that render the refusal themselves.
 #[tokio::test]
-async fn refusal_is_an_error_of_the_crate() {
+async fn refused_csrf_token_returns_crate_error() {
     let session = Session::detached();
     let refused: Result<()> = session.verify_csrf_token("x");
     let refused = refused.unwrap_err();

@@ -50,7 +50,7 @@ fn named(stand: &Stand, name: &'static str) -> Sessions {
 }
 
 #[tokio::test]
-async fn two_layers_in_one_application_have_two_names() {
+async fn two_layers_in_one_application_get_different_cookie_names() {
     let stand = Backend::memory().stand();
     let layers = [named(&stand, "shop"), named(&stand, "admin")];
     for app in both_with(&layers, Gates::default()).await {
@@ -68,7 +68,7 @@ async fn two_layers_in_one_application_have_two_names() {
 }
 
 #[tokio::test]
-async fn two_applications_on_one_host_keep_their_sign_ins() {
+async fn applications_on_one_host_keep_separate_sign_ins() {
     // Over one store and over two.
     let (one, other) = (Backend::memory().stand(), Backend::memory().stand());
     for other in [&one, &other] {
@@ -87,7 +87,7 @@ async fn two_applications_on_one_host_keep_their_sign_ins() {
 }
 
 #[test]
-fn insecure_cookie_that_browsers_drop_is_refused() {
+fn insecure_cookie_that_browsers_reject_is_refused_at_build() {
     let stand = Backend::memory().stand();
     for cookie in [
         Cookie::default().insecure(),
@@ -212,7 +212,7 @@ fn with_own_name(cookie: impl Fn(String) -> Cookie) -> (Sessions, String) {
 const ELSEWHERE: &[u8] = b"http://shop.test:3000";
 
 #[tokio::test]
-async fn secure_cookie_on_plain_http_is_told_once_with_the_fix() {
+async fn secure_cookie_on_plain_http_is_reported_once_with_fix() {
     for on in [Framework::Axum, Framework::Actix] {
         let (sessions, name) = with_own_name(Cookie::new);
         for _ in 0..3 {
@@ -229,7 +229,7 @@ async fn secure_cookie_on_plain_http_is_told_once_with_the_fix() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_where_browsers_keep_the_cookie() {
+async fn nothing_is_reported_if_browsers_accept_cookie() {
     for on in [Framework::Axum, Framework::Actix] {
         let (sessions, name) = with_own_name(Cookie::new);
         for origin in [
@@ -266,7 +266,7 @@ async fn nothing_is_told_where_browsers_keep_the_cookie() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_where_no_token_is_sent() {
+async fn nothing_is_reported_if_no_token_is_sent() {
     for on in [Framework::Axum, Framework::Actix] {
         let (sessions, name) = with_own_name(Cookie::new);
         let cookie = ask(on, &sessions, "/in", "", b"null").await;

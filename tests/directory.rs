@@ -1,4 +1,4 @@
-//! A principal's sessions: listed, counted, limited and ended, on every store.
+//! Listing, counting, limiting and revoking the sessions of a principal, on every store.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -21,12 +21,12 @@ use unsticky::{
 
 const ALICE: &str = "alice";
 
-/// The cookie of a new session of Alice's.
+/// Signs Alice in on a new session and returns its cookie.
 async fn arrives(stand: &Stand, label: &str) -> String {
     arrival(&stand.sessions, label).await.cookie()
 }
 
-/// The cookie of a new session of Alice's whose sign-in a browser has confirmed by using it.
+/// Signs Alice in on a new session, uses it once to confirm the sign-in, and returns its cookie.
 async fn confirmed(stand: &Stand, label: &str) -> String {
     let cookie = arrives(stand, label).await;
     assert!(is_alice(stand, &cookie).await);
@@ -51,7 +51,7 @@ async fn is_alice(stand: &Stand, cookie: &str) -> bool {
     stand.who(cookie).await.as_deref() == Some(ALICE)
 }
 
-/// Which of these are still signed in.
+/// Returns, for each cookie, whether Alice is still signed in.
 async fn usable(stand: &Stand, cookies: &[String]) -> Vec<bool> {
     let mut usable = Vec::new();
     for cookie in cookies {
@@ -60,7 +60,7 @@ async fn usable(stand: &Stand, cookies: &[String]) -> Vec<bool> {
     usable
 }
 
-/// How many records in the store are sessions of Alice's, listed or not.
+/// Counts the records in the store that are sessions of Alice, listed or not.
 async fn stored_as_alices(stand: &Stand) -> usize {
     let commands = stand.spy.commands();
     let sessions = commands.iter().filter(|command| command.key.kind() == Kind::Session);
@@ -75,7 +75,7 @@ async fn stored_as_alices(stand: &Stand) -> usize {
     count
 }
 
-/// Alice signs in on the session of this cookie, in a task of its own.
+/// Signs Alice in on the session of this cookie, in a separate task.
 fn sign_in_apart(stand: &Stand, cookie: &str) -> tokio::task::JoinHandle<Visit<()>> {
     let (sessions, cookie) = (stand.sessions.clone(), cookie.to_owned());
     tokio::spawn(async move {
@@ -105,13 +105,13 @@ async fn list_shows_every_signed_in_session(on: Backend) {
     assert_eq!((newest.created, newest.signed_in_at), (began, stand.clock.now()));
     assert_eq!((newest.last_seen, newest.expires_at), (stand.clock.now(), expires_at));
     assert_eq!((found[1].label.as_deref(), found[1].is_current), (Some("phone"), false));
-    // An administrator sees the same, with none marked.
+    // An administrator sees the same list, with no session marked as current.
     let seen: Vec<_> = list(&stand).await.iter().map(|one| (one.id, one.is_current)).collect();
     assert_eq!(seen, [(id, false), (found[1].id, false)]);
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
     assert_eq!(stand.sessions.of("carol").count().await.unwrap(), 0);
 
-    // Who signs in again is the newest, keeps the label, and is listed once.
+    // A session that signs in again moves to the top of the list, keeps its label, and is listed once.
     let phone = stand.sign_in(&phone).await;
     assert_eq!(labels(&stand).await, ["phone", "-"]);
     stand.sign_out(&laptop).await;
@@ -120,7 +120,7 @@ async fn list_shows_every_signed_in_session(on: Backend) {
         async |session: Session| session.sign_in_with(SignIn::new(ALICE).label("new phone"));
     let phone = stand.visit(&phone, rename).await.cookie();
     assert_eq!(labels(&stand).await, ["new phone"]);
-    // Somebody else signs in on it: the session ends, and theirs is on their own list.
+    // Bob signs in on it: Alice's session ends, and Bob's session is on Bob's list.
     let switch = async |session: Session| session.sign_in("bob");
     stand.visit(&phone, switch).await.ok();
     assert!(list(&stand).await.is_empty());
@@ -137,17 +137,17 @@ async fn session_is_listed_until_it_expires(on: Backend) {
         Ok(())
     };
     let long = stand.visit(&long, remember).await.cookie();
-    // The entry of a session that is used to its absolute end stays as long.
+    // Constant use keeps the directory entry until the absolute timeout.
     for _ in 0..3 {
         stand.clock.advance(hours(1) - Duration::from_secs(600));
         assert!(is_alice(&stand, &long).await);
         is_alice(&stand, &short).await;
     }
-    assert!(!is_alice(&stand, &short).await, "its absolute timeout");
+    assert!(!is_alice(&stand, &short).await, "past its absolute timeout");
     assert_eq!(labels(&stand).await, ["long"]);
     stand.clock.advance(hours(90));
     assert!(is_alice(&stand, &long).await);
-    // Another sign-in drops what is long over, and nothing else.
+    // Another sign-in removes expired entries, and no others.
     arrives(&stand, "new").await;
     assert_eq!(labels(&stand).await, ["new", "long"]);
 }
@@ -165,8 +165,8 @@ async fn three_concurrent_sign_ins_list_three_sessions(on: Backend) {
     assert_eq!(found, ["one", "three", "two"]);
 }
 
-/// Many more at once than are allowed leave exactly as many as are allowed, whatever the policy is,
-/// and whoever was answered with an error has no session.
+/// After more concurrent sign-ins than the limit allows, exactly as many sessions as allowed exist under
+/// each policy, and a sign-in that returned an error has no session.
 async fn session_limit_holds_for_concurrent_sign_ins(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(4), ConcurrentSessions::Reject(4)] {
         for at_once in [5, 20] {
@@ -199,7 +199,7 @@ async fn session_limit_holds_for_concurrent_sign_ins(on: Backend) {
             let alive = usable(&stand, &cookies).await.into_iter().filter(|usable| *usable).count();
             assert_eq!(alive, 4, "{policy:?}, {at_once} at once, {} answered", cookies.len());
             assert_eq!(list(&stand).await.len(), 4, "{policy:?}");
-            // One that no browser has used yet may have made room for a later one.
+            // A later sign-in may have revoked a session that no browser has used yet.
             assert!(cookies.len() >= 4, "{policy:?}");
         }
     }
@@ -211,10 +211,10 @@ async fn sign_in_evicts_session_that_signed_in_longest_ago(on: Backend) {
     let first = arrives(&stand, "first").await;
     let second = arrives(&stand, "second").await;
     let first = stand.sign_in(&first).await;
-    // The first has proved itself later than the second.
+    // The first session has authenticated later than the second.
     let third = arrives(&stand, "third").await;
     assert_eq!(usable(&stand, &[first.clone(), second, third.clone()]).await, [true, false, true]);
-    // A session that has ended makes room, however lately it was begun.
+    // A session that has ended makes room, even if it signed in recently.
     stand.sign_out(&third).await;
     let fourth = arrives(&stand, "fourth").await;
     assert_eq!(usable(&stand, &[first, fourth]).await, [true, true]);
@@ -230,11 +230,11 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
     };
     let refused = stand.visit(&anonymous, sign_in).await;
     assert_eq!((refused.failure(), &refused.set_cookie), (Some(ErrorKind::TooManySessions), &None));
-    // It was decided before anything was changed.
+    // The sign-in was refused before anything was changed.
     assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
     assert_eq!(stand.read(&anonymous, A).await, None);
     assert_eq!(stand.who(&anonymous).await, None);
-    // In the handler, for an answer of its own.
+    // A handler can save early and render its own response.
     let save = async |session: Session| {
         session.sign_in(ALICE)?;
         session.save().await
@@ -245,7 +245,7 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
         session.insert(A, &7)?;
         session.sign_in(ALICE)?;
         assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::TooManySessions);
-        // There is room again, which is no reason to sign in behind the page.
+        // There is room again, but the commit at the end of the request must not retry the sign-in.
         stand.sign_out(&first).await;
         Ok(session.is_signed_in())
     };
@@ -253,7 +253,8 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
     assert_eq!((page.set_cookie.clone(), page.ok()), (None, false));
     assert_eq!((stand.who(&anonymous).await, stand.read(&anonymous, A).await), (None, None));
     let first = arrives(&stand, "first").await;
-    // The same session again is no other one, nor is one that ends with the same request.
+    // Signing in again on the same session does not count as another session, nor does a session that ends
+    // in the same request.
     let first = stand.sign_in(&first).await;
     let renew = async |session: Session| {
         session.sign_out();
@@ -261,12 +262,12 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
     };
     let renewed = stand.visit(&first, renew).await.cookie();
     assert_eq!(usable(&stand, &[first, renewed.clone()]).await, [false, true]);
-    // Signed out and in again, at once.
+    // A sign-out makes room at once.
     stand.sign_out(&renewed).await;
     let again = arrives(&stand, "again").await;
     assert!(is_alice(&stand, &again).await);
-    // By its idle timeout, too. It is the store that says so: a server does by its own clock, so here
-    // by hand.
+    // An idle timeout makes room too. The server removes expired records by its own clock, so the test
+    // deletes the record.
     let id = stand.visit(&again, async |session: Session| Ok(session.id())).await.ok().unwrap();
     stand.clock.advance(Duration::from_secs(31 * 60));
     let is_its = |command: &&Command| command.key.as_str().ends_with(&id.to_string());
@@ -282,14 +283,14 @@ async fn revoke_ends_one_session_of_its_principal(on: Backend) {
     let bobs = stand.sessions.of("bob").list().await.unwrap()[0].id;
     let directory = stand.sessions.of(ALICE);
     let id = list(&stand).await[1].id;
-    // Nobody ends somebody else's.
+    // A principal cannot revoke a session of another principal.
     assert!(!directory.revoke(bobs).await.unwrap());
     assert!(directory.revoke(id).await.unwrap());
-    assert!(!directory.revoke(id).await.unwrap(), "it is ended already");
+    assert!(!directory.revoke(id).await.unwrap(), "already revoked");
     assert_eq!(usable(&stand, &[phone, laptop.clone()]).await, [false, true]);
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
     assert_eq!(labels(&stand).await, ["laptop"]);
-    // Its own, in the middle of a request: what it writes is not kept.
+    // A request that revokes its own session loses the values that it wrote.
     let end_own = async |session: Session| {
         session.insert(A, &1)?;
         let own = session.id().unwrap();
@@ -313,7 +314,7 @@ async fn revoke_all_ends_every_session_of_principal(on: Backend) {
     assert_eq!(usable(&stand, &cookies).await, [false; 3]);
     assert!(list(&stand).await.is_empty());
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
-    // Whoever signs in afterwards is welcome.
+    // Later sign-ins succeed.
     assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
     assert_eq!(directory.revoke_all().await.unwrap().count, 1);
 }
@@ -330,18 +331,18 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     let renewed = visit.cookie();
     let revoked = visit.ok();
     assert_eq!((revoked.count, revoked.complete), (1, true));
-    // The kept one has a new secret, and what it wrote.
+    // The kept session has a new secret and the value that the request wrote.
     assert_eq!(usable(&stand, &[other, own, renewed.clone()]).await, [false, false, true]);
     assert_eq!(stand.read(&renewed, A).await, Some(5));
     assert_eq!(labels(&stand).await, ["own"]);
-    // Only by one of their own.
+    // A session of another principal cannot revoke Alice's other sessions.
     let bob = stand.signed_in("bob").await;
     let alices = stand.sessions.of(ALICE);
     let foreign = async |session: Session| alices.revoke_others(&session).await;
     assert_eq!(stand.visit(&bob, foreign).await.failure(), Some(ErrorKind::NotSignedIn));
     let anonymous = async |session: Session| session.directory().map(|_| ());
     assert_eq!(stand.visit("", anonymous).await.failure(), Some(ErrorKind::NotSignedIn));
-    // Nor by one that was ended meanwhile: its holder ends nobody.
+    // A session that was revoked during the request cannot revoke the others.
     let thief = arrives(&stand, "thief").await;
     let id = list(&stand).await[0].id;
     let too_late = async |session: Session| session.directory()?.revoke_others(&session).await;
@@ -351,7 +352,7 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     let error = visit.await.output.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
     assert!(is_alice(&stand, &renewed).await);
-    // Nor by one that was ended after it had its new secret.
+    // The same applies if the session was revoked after its secret was rotated.
     let thief = arrives(&stand, "thief").await;
     let id = list(&stand).await[0].id;
     let gate = stand.store.hold_answer(Verb::Replace);
@@ -363,13 +364,13 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     let error = visit.output.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
     assert!(is_alice(&stand, &renewed).await);
-    // Where two do it at once, one of them is left.
+    // If two sessions revoke all others at the same time, one of them is left.
     let second = arrives(&stand, "second").await;
     let (one, two) = tokio::join!(stand.visit(&renewed, too_late), stand.visit(&second, too_late));
     let cookies = [renewed, second, one.cookie(), two.cookie()];
     let left: Vec<_> = usable(&stand, &cookies).await;
     assert_eq!(left.iter().filter(|usable| **usable).count(), 1, "{left:?}");
-    // A sign-in of the same request is kept as well.
+    // A sign-in in the same request is kept as well.
     let reset = async |session: Session| {
         session.sign_in(ALICE)?;
         session.directory()?.revoke_others(&session).await
@@ -381,7 +382,7 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     assert!(is_alice(&stand, &kept).await);
 }
 
-/// Its end is decided, and its record is still there.
+/// The session is marked as revoked in the directory, but its record still exists.
 async fn session_that_is_being_revoked_cannot_revoke_others(on: Backend) {
     let stand = on.stand();
     let other = arrives(&stand, "other").await;
@@ -401,7 +402,7 @@ async fn session_that_is_being_revoked_cannot_revoke_others(on: Backend) {
     assert_eq!(labels(&stand).await, ["other"]);
 }
 
-/// Whatever is under way when all sessions are ended, none of them is alive afterwards.
+/// No session is alive after all were revoked, whatever other requests were doing at that time.
 async fn revoke_all_beats_requests_in_progress(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -438,7 +439,7 @@ async fn revoke_all_beats_requests_in_progress(on: Backend) {
         assert!(!is_alice(&stand, &cookie).await, "{name}");
         assert!(list(&stand).await.is_empty(), "{name}");
     }
-    // A refresh: a read that comes late.
+    // A refresh: a read after part of the idle timeout.
     let cookie = arrives(&stand, "refresh").await;
     stand.clock.advance(Duration::from_secs(600));
     let (exchange, session) = stand.begin(&cookie).await;
@@ -448,7 +449,7 @@ async fn revoke_all_beats_requests_in_progress(on: Backend) {
     assert!(!is_alice(&stand, &cookie).await);
 }
 
-/// A write that comes between the look at a session and its deletion.
+/// Another request writes between the load of the session and its deletion.
 async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     let stand = on.stand();
     let cookie = arrives(&stand, "busy").await;
@@ -465,8 +466,8 @@ async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// A sign-in that has read the directory and not written it yet, on a new session and on an anonymous one, and
-/// one on an anonymous session that is listed and not written yet.
+/// The sign-in has read the directory but has not written it yet (on a new session and on an anonymous
+/// one), or its anonymous session is listed but not written yet.
 async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
     for (is_new, is_listed) in [(true, false), (false, false), (false, true)] {
         let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
@@ -474,7 +475,7 @@ async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
         arrives(&stand, "first").await;
         stand.sessions.of(ALICE).revoke_all().await.unwrap();
         if is_listed {
-            // The directory's own passes.
+            // The load of the directory record passes.
             drop(stand.store.hold(Verb::Replace));
         }
         let gate = stand.store.hold(Verb::Replace);
@@ -501,8 +502,8 @@ async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
     }
 }
 
-/// A sign-in that was entered and then refused by the store leaves the visitor's session on the list,
-/// where it is nobody's, until somebody else signs in on it.
+/// If a sign-in is enrolled and the store then refuses the session's write, the anonymous session stays
+/// listed until another principal signs in on it.
 async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "first").await;
@@ -512,7 +513,7 @@ async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) 
     let sign_in = async |session: Session| session.sign_in(ALICE);
     assert_eq!(stand.visit(&cookie, sign_in).await.failure(), Some(ErrorKind::Refused));
     assert_eq!(labels(&stand).await, ["first"]);
-    // An end of all leaves the visitor what they have.
+    // Revoking all sessions leaves the anonymous session and its values alone.
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 
@@ -526,21 +527,21 @@ async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) 
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("bob"));
 }
 
-/// A pool of servers, of which one can be down: the one that has a certain session.
+/// A pool of servers. One of them, which stores a certain session, can be down.
 struct Pool {
     inner: Arc<dyn Store>,
     down: Mutex<Down>,
-    /// What was created, the newest last.
+    /// The keys of created records, the newest last.
     created: Mutex<Vec<StoreKey>>,
 }
 
 enum Down {
     Nothing,
-    /// Whatever server the next session would be on; whether it goes down with that very command.
+    /// The server of the next session, whichever it is; `is_lost` says whether it fails during that create.
     Next {
         is_lost: bool,
     },
-    /// None; but the next session is created twice, as by a client that repeats commands by itself.
+    /// No server is down, but the client repeats the create of the next session.
     Repeats,
     At(StoreKey),
 }
@@ -567,7 +568,7 @@ impl Pool {
         self.created.lock().unwrap().iter().filter(|key| key.kind() == kind).count()
     }
 
-    /// The next session is created: whether its client repeats the command.
+    /// Called before a session is created. Returns whether the client repeats the command.
     fn creates(&self, key: &StoreKey) -> Result<bool> {
         let mut down = self.down.lock().unwrap();
         match *down {
@@ -612,12 +613,12 @@ impl Interceptor for Pool {
     }
 }
 
-/// Whether somebody is signed in with this cookie.
+/// Returns whether a principal is signed in with this cookie.
 async fn is_valid(sessions: &Sessions, cookie: &str) -> bool {
     visit(sessions, cookie, async |session: Session| Ok(session.is_signed_in())).await.ok()
 }
 
-/// A sign-in whose session cannot be written takes nobody's place.
+/// A sign-in whose session cannot be written keeps no reservation.
 #[tokio::test]
 async fn reservation_is_released_when_session_cannot_be_written() {
     for has_session in [false, true] {
@@ -652,7 +653,7 @@ async fn reservation_is_released_when_session_cannot_be_written() {
     }
 }
 
-/// One whose answer is lost with its server does not count for the second try of the same request.
+/// A reservation whose answer was lost with its server does not count when the same request tries again.
 #[tokio::test]
 async fn in_doubt_reservation_does_not_count_against_limit() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
@@ -668,7 +669,7 @@ async fn in_doubt_reservation_does_not_count_against_limit() {
     }
 }
 
-/// A sign-in that fails takes nothing from another one on the same session that did not.
+/// A failed sign-in does not affect another sign-in that succeeded on the same session.
 #[tokio::test]
 async fn failed_sign_in_spares_other_sign_in_on_same_session() {
     for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
@@ -701,7 +702,7 @@ async fn failed_sign_in_spares_other_sign_in_on_same_session() {
     }
 }
 
-/// A directory that is there, and has nobody on it.
+/// Leaves a directory record with no sessions in it.
 async fn empty_directory(stand: &Stand) {
     let old = arrives(stand, "old").await;
     stand.sign_out(&old).await;
@@ -709,14 +710,15 @@ async fn empty_directory(stand: &Stand) {
     assert!(list(stand).await.is_empty());
 }
 
-/// The same where the other one comes in between, a moment later or in the same one.
+/// The other sign-in happens while the failed one releases its reservation, in the same millisecond or in
+/// the next one.
 async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) {
     for (millis, is_down) in [(0, false), (1, false), (1, true)] {
         let namespace = format!("between-{millis}-{is_down}");
         let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
-        // Its session cannot be written, and the directory is asked a second time.
+        // The session cannot be written, and the directory is read a second time.
         drop(stand.store.hold(Verb::Replace));
         stand.store.inject(Verb::Replace, Fault::Unavailable);
         drop(stand.store.hold(Verb::Load));
@@ -727,7 +729,7 @@ async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) 
         stand.clock.advance(Duration::from_millis(millis));
         let other = stand.sign_in(&anonymous).await;
         if is_down {
-            // What a look at the session would find out.
+            // Prevents the request from loading the session to learn who is signed in.
             stand.store.inject(Verb::Load, Fault::Unavailable);
         }
         gives_back.release();
@@ -738,7 +740,7 @@ async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) 
     }
 }
 
-/// Nor does one that fails end a session in which its principal was signed in before, listed or not.
+/// A failed sign-in does not end a session on which the same principal was signed in before, listed or not.
 #[tokio::test]
 async fn failed_reauthentication_ends_no_session() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::default());
@@ -755,7 +757,7 @@ async fn failed_reauthentication_ends_no_session() {
     assert!(is_valid(&sessions, &cookie).await);
 }
 
-/// Nobody has the secret of a sign-in whose answer was lost for good: it takes no place.
+/// The secret of an in-doubt sign-in was never sent to a client, so the sign-in keeps no reservation.
 async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
     for (fault, is_written) in [(Fault::LoseRequest, false), (Fault::LoseAnswer, true)] {
         let namespace = format!("unknown-{is_written}");
@@ -764,7 +766,7 @@ async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
         });
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
-        // The session's load and the directory's pass, then the one that would settle it fails.
+        // The loads of the session and of the directory pass; the load that would settle the write fails.
         drop(stand.store.hold(Verb::Load));
         drop(stand.store.hold(Verb::Load));
         (0..3).for_each(|_| stand.store.inject(Verb::Load, Fault::Unavailable));
@@ -778,14 +780,14 @@ async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
         assert_eq!(stand.read(&anonymous, SEED).await, (!is_written).then_some(1), "{fault:?}");
         stand.spy.take();
         assert!(list(&stand).await.is_empty());
-        assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory: {fault:?}");
+        assert_eq!(stand.spy.verbs(), [Verb::Load], "the directory is empty: {fault:?}");
         let new = arrives(&stand, "new").await;
         assert!(is_alice(&stand, &new).await);
         assert_eq!(list(&stand).await.len(), 1);
     }
 }
 
-/// The directory is written, and cannot be read while its lost answer is settled.
+/// The directory is written with a lost answer, and then cannot be read to settle it.
 async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -798,16 +800,16 @@ async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Bac
     stand.store.heal();
     stand.spy.take();
     assert!(list(&stand).await.is_empty());
-    assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory");
+    assert_eq!(stand.spy.verbs(), [Verb::Load], "the directory is empty");
     assert_eq!(stored_as_alices(&stand).await, 0);
     let new = arrives(&stand, "new").await;
     assert!(is_alice(&stand, &new).await);
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// The answer to the directory's write is lost, and the new session is ended before the directory is read again:
-/// the sign-in does not list what is gone, nor is another session evicted for that.
-async fn sign_in_whose_session_was_ended_takes_another_id(on: Backend) {
+/// The answer to the directory write is lost, and the new session is revoked before the directory is read
+/// again. The sign-in must not list the revoked session, and must not evict another one for it.
+async fn sign_in_whose_session_was_revoked_gets_another_id(on: Backend) {
     for has_directory in [false, true] {
         for is_revoked in [false, true] {
             let namespace = format!("ended-{has_directory}-{is_revoked}");
@@ -839,7 +841,7 @@ async fn sign_in_whose_session_was_ended_takes_another_id(on: Backend) {
             assert_eq!(first.failure(), None, "{place}");
             assert!(is_alice(&stand, &first.cookie()).await, "{place}");
             if let Some(second) = second {
-                assert!(!is_alice(&stand, &second).await, "it made room: {place}");
+                assert!(!is_alice(&stand, &second).await, "it was evicted: {place}");
             }
             assert_eq!(list(&stand).await.len(), 1, "{place}");
             assert_eq!(stored_as_alices(&stand).await, 1, "{place}");
@@ -847,7 +849,7 @@ async fn sign_in_whose_session_was_ended_takes_another_id(on: Backend) {
     }
 }
 
-/// The answer to the session's create is lost, and then the directory's.
+/// The answers to the session's create and then to the directory write are lost.
 async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -859,7 +861,7 @@ async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1, "the first one is deleted");
 }
 
-/// Also where no other id is tried.
+/// This also applies if no other id is tried.
 async fn in_doubt_new_session_is_deleted_when_its_sign_in_fails(on: Backend) {
     let stand = on.stand();
     for is_read in [true, false] {
@@ -876,7 +878,7 @@ async fn in_doubt_new_session_is_deleted_when_its_sign_in_fails(on: Backend) {
     }
 }
 
-/// A place is known again by who has taken it: after a lost answer, and after a conflict a moment later.
+/// A request recognises its own reservation after a lost answer, and after a conflict a moment later.
 async fn reservation_is_released_after_retried_enrolment(on: Backend) {
     for conflicts in [false, true] {
         let namespace = format!("second-{conflicts}");
@@ -885,7 +887,8 @@ async fn reservation_is_released_after_retried_enrolment(on: Backend) {
         let anonymous = stand.seeded().await;
         let sign_in = async |session: Session| session.sign_in(ALICE);
         let failed = if conflicts {
-            // The directory, the session, somebody else's write to it, and the directory again.
+            // The directory write, the session write, the other request's write to the session, and the
+            // directory write to release the reservation.
             drop(stand.store.hold(Verb::Replace));
             let writes = stand.store.hold(Verb::Replace);
             drop(stand.store.hold(Verb::Replace));
@@ -907,12 +910,12 @@ async fn reservation_is_released_after_retried_enrolment(on: Backend) {
         assert_eq!(failed.failure(), Some(ErrorKind::Unavailable), "{conflicts}");
         stand.spy.take();
         assert!(list(&stand).await.is_empty());
-        assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory");
+        assert_eq!(stand.spy.verbs(), [Verb::Load], "the directory is empty");
     }
 }
 
-/// Bob's session was written, and Alice's before it cannot be ended: nobody is signed in, and Bob is not
-/// kept out by it.
+/// Bob's session was written, but Alice's earlier session cannot be ended. The sign-in fails, and Bob can
+/// sign in again.
 #[tokio::test(start_paused = true)]
 async fn failed_account_switch_keeps_no_reservation() {
     let reject =
@@ -929,7 +932,7 @@ async fn failed_account_switch_keeps_no_reservation() {
     assert!(is_alice(&stand, &alice).await);
 }
 
-/// Where no directory would make room: the session is gone, not only its cookie.
+/// There is no directory to clean up later, so the new session itself must be deleted.
 async fn failed_account_switch_leaves_no_new_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     let alice = arrives(&stand, "phone").await;
@@ -943,20 +946,20 @@ async fn failed_account_switch_leaves_no_new_session(on: Backend) {
     assert!(is_alice(&stand, &alice).await);
 }
 
-/// Somebody has made sure that a place is free, and is about to give it away, while the sign-in that had
-/// taken it goes on after all: it is listed, whoever of the two comes first.
+/// A second sign-in has decided to take over a reservation and is about to do so when the first sign-in
+/// continues. Exactly one session remains, whichever of the two finishes first.
 async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
     empty_directory(&stand).await;
     let anonymous = stand.seeded().await;
-    // The first one is in the directory record, and stands still before its session is written.
+    // The first sign-in is in the directory record and waits before its session is written.
     drop(stand.store.hold(Verb::Replace));
     let first_writes = stand.store.hold(Verb::Replace);
     let first = sign_in_apart(&stand, &anonymous);
     first_writes.reached().await;
-    // The second one rewrites that session, and stands still before it takes the place.
+    // The second sign-in rewrites that session and waits before it takes over the reservation.
     drop(stand.store.hold(Verb::Replace));
     let second_enrols = stand.store.hold(Verb::Replace);
     let second = {
@@ -972,14 +975,15 @@ async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     for visit in [&first, &second] {
         signed_in += usize::from(visit.failure().is_none());
     }
-    // The second one may find the first one signed in and its cookie not used yet.
+    // The second sign-in may find that the first one has succeeded and that its cookie has not been used
+    // yet.
     assert!(signed_in >= 1, "{:?} {:?}", first.failure(), second.failure());
     assert_eq!(list(&stand).await.len(), 1);
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// The oldest one is on a server that is down: it ends as soon as that is back, and who signs in need not
-/// wait for it.
+/// The oldest session is on a server that is down. It ends when the server is back, and the new sign-in
+/// does not wait for it.
 #[tokio::test]
 async fn unreachable_evicted_session_does_not_block_sign_in() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::EvictOldest(1));
@@ -989,7 +993,7 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
     assert!(is_valid(&sessions, &new).await);
     let directory = sessions.of(ALICE);
     assert_eq!(directory.count().await.unwrap(), 1);
-    // Neither does it keep others from being ended; only its own end is an error.
+    // It does not prevent other sessions from being revoked; only revoking that session returns an error.
     let id = directory.list().await.unwrap()[0].id;
     assert!(directory.revoke(id).await.unwrap());
     assert!(!is_valid(&sessions, &new).await);
@@ -999,10 +1003,9 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
     assert!(!is_valid(&sessions, &old).await);
 }
 
-/// Whoever signs in, and whoever fails to, waits half of the time at the most for a session that does not
-/// answer.
+/// A sign-in, successful or not, waits at most half of its timeout for a session that does not answer.
 #[tokio::test(start_paused = true)]
-async fn hanging_session_takes_half_of_sign_ins_time() {
+async fn hanging_session_delays_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
         .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     arrives(&stand, "old").await;
@@ -1018,7 +1021,8 @@ async fn hanging_session_takes_half_of_sign_ins_time() {
     let begun = tokio::time::Instant::now();
     // The directory is created, and the session cannot be written.
     stand.store.inject(Verb::Replace, Fault::Refused);
-    // Both are read, the directory once more to release the reservation, and then the session hangs.
+    // Both records are read, then the directory again to release the reservation; then the load of the
+    // session hangs.
     (0..3).for_each(|_| drop(stand.store.hold(Verb::Load)));
     stand.store.fail_always(Verb::Load, Fault::Hang);
     let sign_in = async |session: Session| session.sign_in("bob");
@@ -1028,7 +1032,7 @@ async fn hanging_session_takes_half_of_sign_ins_time() {
     assert!(stand.sessions.of("bob").list().await.unwrap().is_empty());
 }
 
-/// The store still holds it; the record says that it is over.
+/// The store still holds the record, but the record says that the session has expired.
 #[tokio::test]
 async fn list_leaves_out_expired_session_that_is_still_stored() {
     let stand = Stand::over(Backend::memory().store(), |builder| builder);
@@ -1039,8 +1043,8 @@ async fn list_leaves_out_expired_session_that_is_still_stored() {
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// A process that stands still until its request's time is over must not let anybody in: what keeps
-/// sign-ins that were ended from coming late does not stand for ever.
+/// A process that is suspended until its request has timed out must not complete the sign-in, because the
+/// tombstone that blocks revoked sign-ins expires.
 #[tokio::test]
 async fn sign_in_answered_after_deadline_fails() {
     struct Stalling;
@@ -1054,7 +1058,7 @@ async fn sign_in_answered_after_deadline_fails() {
         ) -> Result<T> {
             let answer = call().await;
             if verb == Verb::Create {
-                // The whole process, not only this task.
+                // Blocks the whole process, not only this task.
                 std::thread::sleep(Duration::from_millis(15));
             }
             answer
@@ -1067,7 +1071,7 @@ async fn sign_in_answered_after_deadline_fails() {
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Unavailable), None));
 }
 
-/// A password check that was slow, while the password was changed.
+/// The password check was slow, and the password was changed in the meantime.
 async fn revoke_all_beats_begun_sign_in(on: Backend) {
     let stand = on.stand();
     // Also if the account has never signed in, so that there is no directory yet.
@@ -1079,7 +1083,7 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
     for had_directory in [false, true] {
         let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
         let other = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
-        // Another device signs in meanwhile: that is no reason to fail.
+        // Another device signs in meanwhile, which must not make this sign-in fail.
         arrives(&stand, "meanwhile").await;
         let finish_it = async |session: Session| session.sign_in_with(other.label("in time"));
         let in_time = stand.visit("", finish_it).await.cookie();
@@ -1090,7 +1094,8 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
         assert_eq!((late.failure(), &late.set_cookie), (Some(ErrorKind::Revoked), &None));
         assert_eq!(stored_as_alices(&stand).await, 0, "{had_directory}");
     }
-    // One that takes longer than a revocation is remembered; the directory is there for longer.
+    // A sign-in that takes longer than revocations are remembered fails, even though the directory record
+    // still exists.
     arrives(&stand, "another").await;
     let just_in_time = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3600));
@@ -1101,10 +1106,11 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
     let finish_it = async |session: Session| session.sign_in_with(sign_in);
     stand.spy.take();
     assert_eq!(stand.visit("", finish_it).await.failure(), Some(ErrorKind::Revoked));
-    assert_eq!(stand.spy.verbs(), [], "nothing is written, and nothing is to be deleted");
+    assert_eq!(stand.spy.verbs(), [], "nothing is written or deleted");
 }
 
-/// A sign-in that is listed, meets a conflict on its session, and has taken too long by then: its entry goes.
+/// The sign-in is listed, its session write conflicts, and the time limit has passed by then: its entry is
+/// removed.
 async fn sign_in_that_took_too_long_keeps_no_reservation(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
     let begun = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
@@ -1124,12 +1130,12 @@ async fn sign_in_that_took_too_long_keeps_no_reservation(on: Backend) {
     assert_eq!(slow.await.unwrap().failure(), Some(ErrorKind::Revoked));
     stand.spy.take();
     assert!(list(&stand).await.is_empty());
-    assert_eq!(stand.spy.verbs(), [Verb::Load], "nobody is on the directory");
+    assert_eq!(stand.spy.verbs(), [Verb::Load], "the directory is empty");
     assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
 }
 
-/// Only where a sign-in that was begun a moment ago has nothing to do but to write the directory, it goes on from
-/// what it has read.
+/// A sign-in reuses what `begin_sign_in` read only if that was a moment ago and the directory needs no more
+/// than one write.
 async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     use Verb::{Create, Load, Replace};
     let stand = on.stand_with(|builder| {
@@ -1148,11 +1154,12 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
         stand.clock.advance(Duration::from_secs(seconds));
         assert_eq!(verbs(&stand.sessions, begun).await, expected, "{seconds}");
     }
-    // Another store and another key: there is no directory.
+    // Another store under another key has no directory record.
     let other = on.stand_with(|builder| builder.namespace("other"));
     let begun = other.sessions.of("bob").begin_sign_in().await.unwrap();
     assert_eq!(verbs(&stand.sessions, begun).await, [Create, Load, Create]);
-    // What is there is full, and was not a moment ago: nobody is evicted on the strength of that.
+    // The directory is full now and was not a moment ago: the old copy must not decide which session is
+    // evicted.
     let process = stand.process(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::EvictOldest(3)).namespace("one")
     });
@@ -1162,7 +1169,7 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     assert_eq!(visit(&process, "", finish_it).await.failure(), None);
     let second = &stand.spy.take()[1];
     assert_eq!((second.verb, second.key.kind()), (Load, Kind::Directory));
-    // Larger than what a sign-in keeps.
+    // The record is larger than a sign-in keeps in memory.
     for number in 0..130 {
         arrives(&stand, &format!("{number:x>128}")).await;
     }
@@ -1170,7 +1177,8 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     assert_eq!(verbs(&stand.sessions, begun).await, [Create, Load, Replace]);
 }
 
-/// What a sign-in has read when it began may be out of date: it is read again then, and decided on anew.
+/// The directory that the sign-in read at its beginning may be outdated: it is read again, and the sign-in
+/// is decided again.
 async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
     use Verb::{Create, Load, Replace};
     let stand = on.stand();
@@ -1183,7 +1191,7 @@ async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
         assert!(is_alice(&stand, &cookie).await);
         verbs
     };
-    // There was none, and now there is one.
+    // There was no directory record, and now there is one.
     let begun = begin().await;
     arrives(&stand, "meanwhile").await;
     assert_eq!(sign_in(begun.clone()).await, [Create, Create, Load, Replace]);
@@ -1191,7 +1199,7 @@ async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
     arrives(&stand, "meanwhile").await;
     assert_eq!(sign_in(begun).await, [Create, Replace, Load, Replace]);
     assert_eq!(list(&stand).await.len(), 4);
-    // The store has evicted it.
+    // The store has evicted the directory record.
     let begun = begin().await;
     let key = stand.directory_key(ALICE).await;
     stand.spy.delete(&key, None).await.unwrap();
@@ -1199,7 +1207,7 @@ async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// A session that was written and cannot be listed is deleted.
+/// A session that was written but cannot be listed is deleted.
 async fn refused_sign_in_leaves_no_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     confirmed(&stand, "first").await;
@@ -1217,9 +1225,9 @@ async fn refused_sign_in_leaves_no_session(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// Where it cannot be deleted, the sign-in is refused as always, and in time.
+/// If the session cannot be deleted, the sign-in is still refused, and in time.
 #[tokio::test(start_paused = true)]
-async fn hanging_delete_delays_refused_sign_in_by_half_of_its_time() {
+async fn hanging_delete_delays_refused_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
         .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     confirmed(&stand, "first").await;
@@ -1229,14 +1237,14 @@ async fn hanging_delete_delays_refused_sign_in_by_half_of_its_time() {
     assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
     assert!(begun.elapsed() <= Duration::from_millis(500), "{:?}", begun.elapsed());
     stand.store.heal();
-    // Nobody has its secret, and it is not listed.
+    // Its secret was never sent, and it is not listed.
     assert_eq!(stored_as_alices(&stand).await, 2);
     assert_eq!(labels(&stand).await, ["first"]);
 }
 
-/// A new sign-in takes the place of one that was enrolled and never written, as if its process had
-/// died; where it goes on nevertheless, it is decided on anew. That is a sign-in on a session that was there
-/// before: a new session is written before it is enrolled.
+/// A new sign-in takes over the reservation of one that was enrolled but never written, as if its process
+/// had died. If the first sign-in continues after all, it is decided again. This happens only for a session
+/// that existed before: a new session is written before it is enrolled.
 async fn unwritten_reservation_makes_room_for_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
@@ -1254,8 +1262,8 @@ async fn unwritten_reservation_makes_room_for_sign_in(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// One that is only slow gets the moment it needs to be written; under a policy that refuses, a later one
-/// then revokes it as long as no browser has used its cookie, and there is one session at every moment.
+/// A slow sign-in gets the time that it needs to be written. A later one then revokes it under a rejecting
+/// policy as long as no browser has used its cookie, so there is never more than one session.
 #[tokio::test(start_paused = true)]
 async fn slow_sign_in_keeps_reservation_until_written() {
     let stand = Backend::memory().stand_with(|builder| {
@@ -1271,13 +1279,13 @@ async fn slow_sign_in_keeps_reservation_until_written() {
         first.await.unwrap()
     };
     let (second, first) = tokio::join!(arrival(&stand.sessions, "second"), a_moment_later);
-    // It met no conflict: nobody had fenced it off.
+    // The first sign-in had no conflict: no other request has rewritten its session.
     assert_eq!((first.failure(), second.failure()), (None, None));
     assert_eq!(usable(&stand, &[first.cookie(), second.cookie()]).await, [false, true]);
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// A sign-in whose answers are lost is either listed or leaves nothing that anybody could use.
+/// A sign-in with lost answers either is listed or leaves no usable session.
 async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     for verb in [Verb::Create, Verb::Replace, Verb::Load] {
         for nth in 0..3 {
@@ -1310,8 +1318,8 @@ async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     }
 }
 
-/// An end of all sessions whose answers are lost has ended them when it says so, and when it is
-/// called again.
+/// Revoking all sessions with lost answers has ended them when it returns success, and when it is called
+/// again.
 async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
     for verb in [Verb::Load, Verb::Replace, Verb::Delete, Verb::Create] {
         for nth in 0..3 {
@@ -1321,7 +1329,7 @@ async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
                 for label in ["1", "2"] {
                     arrives(&stand, label).await;
                 }
-                // One that is gone, behind which a sign-in might be under way.
+                // One session is missing from the store, so a sign-in might still be in progress.
                 stand.sign_out(&arrives(&stand, "3").await).await;
                 for _ in 0..nth {
                     drop(stand.store.hold(verb));
@@ -1340,7 +1348,7 @@ async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
     }
 }
 
-/// A session that has ended, and whose request goes on, costs nobody theirs.
+/// A request whose session has ended cannot evict another session.
 async fn ended_session_evicts_no_other_session(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         let namespace = format!("dead-{}", policy == ConcurrentSessions::Reject(1));
@@ -1362,7 +1370,8 @@ async fn ended_session_evicts_no_other_session(on: Backend) {
     }
 }
 
-/// The cookie of a new session of Alice's, which her identity provider ends in a quarter of an hour.
+/// Signs Alice in on a new session that her identity provider limits to fifteen minutes, and returns its
+/// cookie.
 async fn federated(stand: &Stand) -> String {
     let cap = stand.clock.now() + Duration::from_secs(900);
     let sign_in = async |session: Session| {
@@ -1373,7 +1382,8 @@ async fn federated(stand: &Stand) -> String {
     stand.visit("", sign_in).await.cookie()
 }
 
-/// The cap of an identity provider holds through proofs of the same sign-in, and is no other sign-in's.
+/// The limit set by an identity provider stays through step-ups of the same sign-in and does not apply to
+/// other sign-ins.
 async fn end_by_applies_to_its_own_sign_in_only(on: Backend) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         let namespace = format!("{mode:?}");
@@ -1399,7 +1409,8 @@ async fn end_by_applies_to_its_own_sign_in_only(on: Backend) {
     }
 }
 
-/// What an end of sessions could not do is an error, and the next one who looks finishes it.
+/// A revocation that is only partly carried out returns an error, and the next use of the directory
+/// completes it.
 async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
     for strict in [false, true] {
         let mode = if strict { DirectoryMode::Strict } else { DirectoryMode::Listed };
@@ -1409,15 +1420,15 @@ async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
         stand.store.fail_always(Verb::Delete, Fault::Unavailable);
         let failed = stand.sessions.of(ALICE).revoke_all().await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Unavailable);
-        // In strict mode the decision is enough.
+        // In strict mode the entry in the directory is sufficient.
         assert_eq!(usable(&stand, &cookies).await, [!strict; 2]);
-        // Whoever signs in on one that is being ended is told to come back.
+        // Signing in on a session that is being revoked fails.
         if !strict {
             let on_it =
                 stand.visit(&cookies[0], async |session: Session| session.sign_in(ALICE)).await;
             assert_eq!(on_it.failure(), Some(ErrorKind::Unavailable));
         }
-        // What cannot be carried out keeps nobody from signing in, and is not listed.
+        // A revocation that cannot be carried out does not block sign-ins, and the session is not listed.
         let new = arrives(&stand, "new").await;
         assert!(is_alice(&stand, &new).await);
         assert_eq!(labels(&stand).await, ["new"]);
@@ -1429,7 +1440,8 @@ async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
     }
 }
 
-/// A list that is lost, and an end of all sessions that finds none: what is under way brings none back.
+/// The directory record is lost and `revoke_all` finds none: requests in progress must not list their
+/// sessions again.
 async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     type Deed = fn(&Session) -> Result<()>;
@@ -1438,7 +1450,7 @@ async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
         session.set_lifetime(Lifetime::nist_aal1());
         Ok(())
     };
-    // Nothing is lost with another lifetime of a session that is gone.
+    // A lifetime change of a session that is gone loses nothing.
     for (deed, failure, name) in
         [(step_up, Some(ErrorKind::Gone), "step up"), (longer, None, "longer life")]
     {
@@ -1459,14 +1471,14 @@ async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
     }
 }
 
-/// The same where two proofs meet, and the second one would have begun a session anew.
+/// Two step-ups at the same time: the second one must not start the session again.
 async fn strict_mode_step_up_cannot_restart_unlisted_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let phone = arrives(&stand, "phone").await;
     let key = stand.directory_key(ALICE).await;
     let (exchange, session) = stand.begin(&phone).await;
     session.step_up().unwrap();
-    // The directory's write passes, the session's does not yet.
+    // The directory write passes; the session write waits.
     drop(stand.store.hold(Verb::Replace));
     let writes = stand.store.hold(Verb::Replace);
     let saves = {
@@ -1484,7 +1496,7 @@ async fn strict_mode_step_up_cannot_restart_unlisted_session(on: Backend) {
     assert!(list(&stand).await.is_empty());
 }
 
-/// A second factor that was right in the same request takes nothing of the sign-in back.
+/// A successful step-up in the same request does not undo the sign-in.
 async fn step_up_keeps_sign_in_of_same_request(on: Backend) {
     let stand = on.stand();
     for is_ended in [false, true] {
@@ -1502,7 +1514,8 @@ async fn step_up_keeps_sign_in_of_same_request(on: Backend) {
     }
 }
 
-/// Who signs out and cannot sign in as somebody else is signed out, if the handler answers so.
+/// A user who signs out and whose sign-in as another principal is refused is signed out, if the handler
+/// saves.
 async fn sign_out_takes_effect_when_following_sign_in_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
@@ -1519,7 +1532,7 @@ async fn sign_out_takes_effect_when_following_sign_in_is_refused(on: Backend) {
     assert!(visit.removes_cookie());
     visit.ok();
     assert_eq!(stand.who(&alice).await, None);
-    // The same where the handler leaves the answer to the commit at the end.
+    // The same if the handler leaves the commit to the end of the request.
     let alice = arrives(&stand, "phone").await;
     let switch = async |session: Session| {
         session.sign_out();
@@ -1538,7 +1551,7 @@ async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     let stand = on.stand_with(strict);
     let (phone, laptop) = (arrives(&stand, "phone").await, arrives(&stand, "laptop").await);
     assert_eq!(usable(&stand, &[phone.clone(), laptop.clone()]).await, [true, true]);
-    // Anonymous sessions are nobody's, and cost what they always do.
+    // Anonymous sessions belong to no principal and cost no additional commands.
     let anonymous = stand.seeded().await;
     stand.spy.take();
     assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
@@ -1546,7 +1559,7 @@ async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     stand.spy.take();
     assert!(is_alice(&stand, &phone).await);
     assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load]);
-    // A directory that cannot be read is an error, and not an anonymous visitor.
+    // An unreadable directory returns an error and does not make the visitor anonymous.
     drop(stand.store.hold(Verb::Load));
     for _ in 0..3 {
         stand.store.inject(Verb::Load, Fault::Unavailable);
@@ -1554,23 +1567,23 @@ async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     let read = async |session: Session| Ok(session.principal());
     assert_eq!(stand.visit(&phone, read).await.failure(), Some(ErrorKind::Unavailable));
     stand.store.heal();
-    // A session that is under way notices when it looks again.
+    // A request in progress learns of the revocation when it reloads.
     let (exchange, session) = stand.begin(&laptop).await;
-    // The record itself is still there.
+    // The session record itself still exists.
     stand.store.fail_always(Verb::Delete, Fault::Unavailable);
     assert!(stand.sessions.of(ALICE).revoke(session.id().unwrap()).await.is_err());
     stand.store.heal();
     assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
     drop(session);
     finish(exchange, 200).await;
-    // Where the directory is lost, as when it is evicted, everybody on it is.
+    // If the directory record is lost (evicted by the store, for example), all its sessions are invalid.
     let key = stand.directory_key(ALICE).await;
     stand.spy.delete(&key, None).await.unwrap();
     assert_eq!(usable(&stand, &[phone, laptop]).await, [false, false]);
     assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
 }
 
-/// What the default promises where the directory is evicted, and what it does not.
+/// What the default mode guarantees after the store has evicted the directory record.
 async fn lost_directory_record_ends_no_session_and_is_rebuilt(on: Backend) {
     let stand = on.stand();
     let old = arrives(&stand, "old").await;
@@ -1579,10 +1592,10 @@ async fn lost_directory_record_ends_no_session_and_is_rebuilt(on: Backend) {
     assert!(is_alice(&stand, &old).await);
     let revoked = stand.sessions.of(ALICE).revoke_all().await.unwrap();
     assert_eq!((revoked.count, revoked.complete), (0, false));
-    assert!(is_alice(&stand, &old).await, "it is not listed any more");
-    // Asking once more makes it no more certain, until all that was not listed has ended.
+    assert!(is_alice(&stand, &old).await, "still valid although unlisted");
+    // A second call does not report completeness either, until every unlisted session has expired.
     assert!(!stand.sessions.of(ALICE).revoke_all().await.unwrap().complete);
-    // The next proof, and a longer life, bring it back.
+    // The next step-up, and a longer lifetime, list it again.
     let old = stand.sign_in(&old).await;
     assert_eq!(list(&stand).await.len(), 1);
     stand.spy.delete(&key, None).await.unwrap();
@@ -1636,7 +1649,7 @@ async fn directory_accepts_any_principal_and_label_text(on: Backend) {
     }
 }
 
-/// The User-Agent of a phone has 139 bytes, and text is not cut inside a character.
+/// A phone's User-Agent can have 139 bytes; the label is not cut inside a character.
 async fn long_label_is_truncated_at_character_boundary(on: Backend) {
     let stand = on.stand();
     let x = |count: usize| "x".repeat(count);
@@ -1656,7 +1669,7 @@ async fn long_label_is_truncated_at_character_boundary(on: Backend) {
     }
 }
 
-/// It is reported, stays as it is, and nobody's session is touched.
+/// The error is reported, the record stays as it is, and no session is affected.
 async fn undecodable_directory_record_is_reported_and_kept(on: Backend) {
     use DirectoryMode::{Listed, Strict};
     let corrupt = ErrorKind::Corrupt;
@@ -1691,24 +1704,25 @@ async fn undecodable_directory_record_is_reported_and_kept(on: Backend) {
     }
 }
 
-/// What the store refuses is an error, and not another writer that was faster.
+/// A write that the store refuses returns an error and is not treated as a conflict.
 async fn refused_write_for_directory_is_reported_and_not_repeated(on: Backend) {
     let stand = on.stand();
     stand.store.inject(Verb::Create, Fault::Refused);
     let first = arrival(&stand.sessions, "first").await;
     assert_eq!((first.failure(), first.set_cookie), (Some(ErrorKind::Refused), None));
-    // A session on the directory is missing: its sign-in may be under way, and has to be kept from coming.
+    // A listed session is missing: its sign-in may be in progress and must be blocked.
     let cookie = arrives(&stand, "second").await;
     stand.sign_out(&cookie).await;
     stand.store.inject(Verb::Create, Fault::Refused);
     let directory = stand.sessions.of(ALICE);
     assert_eq!(directory.revoke_all().await.unwrap_err().kind(), ErrorKind::Refused);
-    // A lost answer is no refusal: it is looked at again.
+    // A lost answer is not a refusal: the record is read again.
     stand.store.inject(Verb::Create, Fault::LoseAnswer);
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
-/// Alice's sign-in on it failed, and could not be taken off her directory before Bob signed in.
+/// Alice's sign-in on this session failed, and its entry could not be removed from her directory before Bob
+/// signed in.
 async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     empty_directory(&stand).await;
@@ -1727,12 +1741,12 @@ async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend)
     let directory = stand.sessions.of(ALICE);
     stand.spy.take();
     assert!(!directory.revoke(id).await.unwrap());
-    assert!(stand.spy.verbs().contains(&Verb::Replace), "it is on her directory");
+    assert!(stand.spy.verbs().contains(&Verb::Replace), "it is in her directory");
     assert_eq!(directory.revoke_all().await.unwrap().count, 0);
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
 }
 
-/// A session that no directory listed may live for its absolute timeout, by a clock that is five minutes off.
+/// An unlisted session may live for its absolute timeout, plus a clock difference of five minutes.
 async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expired(on: Backend) {
     let hour = Duration::from_secs(3600);
     let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hour, 2 * hour)));
@@ -1744,15 +1758,15 @@ async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expi
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
-/// An older release lists a new session before it creates it. Once that sign-in was revoked, it stays out,
-/// however often its session is looked at.
+/// An older release lists a new session before it creates it. After such a sign-in was revoked, it stays
+/// blocked, however often its session is checked.
 async fn sign_in_revoked_twice_before_it_is_written_fails(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
     let cookie = arrives(&stand, "late").await;
     let key = stand.key(&cookie).await;
     let bytes = stand.stored(&key).await;
     stand.spy.delete(&key, None).await.unwrap();
-    // The first time, its entry cannot be taken off.
+    // The first time, its entry cannot be removed.
     drop(stand.store.hold(Verb::Replace));
     (0..3).for_each(|_| stand.store.inject(Verb::Replace, Fault::Unavailable));
     let directory = stand.sessions.of(ALICE);
@@ -1766,7 +1780,8 @@ async fn sign_in_revoked_twice_before_it_is_written_fails(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// Nobody can say any more that it was revoked, and only strict mode takes that for an end.
+/// Without the directory record there is no evidence of a revocation. Only strict mode treats that as the
+/// end of the session.
 async fn session_of_lost_directory_can_revoke_others_unless_mode_is_strict(on: Backend) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         let namespace = format!("lost-{mode:?}");
@@ -1789,8 +1804,8 @@ async fn session_of_lost_directory_can_revoke_others_unless_mode_is_strict(on: B
     }
 }
 
-/// The directory is written only if a session will live longer than it expects.
-async fn lifetime_that_directory_expects_is_not_written_to_it(on: Backend) {
+/// The directory is written only if a session will live longer than the directory expects.
+async fn lifetime_within_directory_expectation_costs_no_directory_write(on: Backend) {
     use Verb::{Load, Replace};
     let stand = on.stand();
     let mut cookie = arrives(&stand, "phone").await;
@@ -1811,13 +1826,13 @@ async fn lifetime_that_directory_expects_is_not_written_to_it(on: Backend) {
     }
 }
 
-/// Nobody waits for a session whose sign-in cannot be under way any more.
-async fn session_that_ended_long_ago_is_looked_at_once(on: Backend) {
+/// A sign-in does not wait for a session whose own sign-in must have finished long ago.
+async fn session_that_ended_long_ago_is_checked_only_once(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     let old = arrives(&stand, "old").await;
     stand.sign_out(&old).await;
-    // Twice the time that a request has for its store.
+    // Twice the request timeout.
     stand.clock.advance(Duration::from_secs(2));
     stand.spy.take();
     let new = arrives(&stand, "new").await;
@@ -1825,12 +1840,12 @@ async fn session_that_ended_long_ago_is_looked_at_once(on: Backend) {
     let looks = commands
         .iter()
         .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
-    // And once more before its id is occupied.
+    // The first load is the check; the second one precedes the tombstone under its id.
     assert_eq!(looks.count(), 2);
     assert!(is_alice(&stand, &new).await);
 }
 
-/// As many as a directory holds, and no more; all of them end in one call.
+/// The directory accepts its maximum and no more, and one call revokes all of them.
 async fn directory_holds_at_most_one_thousand_sessions(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Allow).timeout(Duration::from_secs(30))
@@ -1856,7 +1871,7 @@ async fn session_limit_holds_for_ten_thousand_sign_ins() {
     crowd(Backend::memory(), 10_000).await;
 }
 
-/// So many sign-ins, a hundred at a time, with the longest labels there may be.
+/// Signs in this many times, a hundred at a time, with labels of the maximum length.
 async fn crowd(on: Backend, sign_ins: usize) {
     let stand = on.stand_with(|builder| {
         builder
@@ -1884,7 +1899,7 @@ async fn crowd(on: Backend, sign_ins: usize) {
     assert_eq!((revoked.count, revoked.complete), (50, true));
 }
 
-/// A cookie can address a session only.
+/// A cookie can address session records only.
 async fn cookie_with_directory_id_makes_request_anonymous(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "old").await;
@@ -1900,7 +1915,7 @@ async fn cookie_with_directory_id_makes_request_anonymous(on: Backend) {
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// The commands of a sign-in, a list and the rest, as the stores' double counts them.
+/// The number of store commands for each operation, as the test store counts them.
 async fn directory_operations_match_command_budget(on: Backend) {
     use Verb::{Create, Delete, Load, Replace};
     let stand = on.stand();
@@ -1909,9 +1924,17 @@ async fn directory_operations_match_command_budget(on: Backend) {
     let anonymous = stand.seeded().await;
     stand.spy.take();
     stand.visit("", sign_in).await.ok();
-    assert_eq!(stand.taken_verbs(), [Create, Load, Replace], "one, and two for the directory");
+    assert_eq!(
+        stand.taken_verbs(),
+        [Create, Load, Replace],
+        "one for the session and two for the directory"
+    );
     let cookie = stand.visit(&anonymous, sign_in).await.cookie();
-    assert_eq!(stand.taken_verbs(), [Load, Load, Replace, Replace], "two, and two");
+    assert_eq!(
+        stand.taken_verbs(),
+        [Load, Load, Replace, Replace],
+        "two for the session and two for the directory"
+    );
     assert_eq!(list(&stand).await.len(), 3);
     assert_eq!(stand.taken_verbs(), [Load; 4], "one more than there are sessions");
     let mut bob = String::new();
@@ -1929,24 +1952,24 @@ async fn directory_operations_match_command_budget(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Load, Replace], "a write");
     stand.sign_out(&cookie).await;
     assert_eq!(stand.taken_verbs(), [Load, Delete], "a sign-out");
-    // The directory marked, the session looked at and deleted, and taken off.
+    // The directory is marked, the session is loaded and deleted, and its entry is removed.
     let id = list(&stand).await[0].id;
     stand.spy.take();
     assert!(stand.sessions.of(ALICE).revoke(id).await.unwrap());
-    assert_eq!(stand.taken_verbs(), [Load, Replace, Load, Delete, Replace], "an end of one");
-    // One lives, the other one was signed out.
+    assert_eq!(stand.taken_verbs(), [Load, Replace, Load, Delete, Replace], "revoke one");
+    // One session is alive; the other one was signed out.
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
     let verbs = stand.taken_verbs();
-    assert_eq!(verbs.len(), 2 * 2 + 3, "an end of all: {verbs:?}");
+    assert_eq!(verbs.len(), 2 * 2 + 3, "revoke all: {verbs:?}");
 }
 
-/// Two round trips, however many sessions there are: all of them are asked for at once.
+/// Two round trips, however many sessions there are: all of them are loaded at once.
 async fn list_loads_all_sessions_concurrently(on: Backend) {
     let stand = on.stand();
     for label in ["one", "two", "three", "four"] {
         arrives(&stand, label).await;
     }
-    // The directory's own load passes.
+    // The load of the directory record passes.
     drop(stand.store.hold(Verb::Load));
     let looks: [_; 4] = std::array::from_fn(|_| stand.store.hold(Verb::Load));
     let directory = stand.sessions.of(ALICE);
@@ -1983,7 +2006,7 @@ on_every_store! {
     end_by_applies_to_its_own_sign_in_only,
     in_doubt_sign_in_keeps_no_reservation,
     sign_in_keeps_no_reservation_when_directory_becomes_unreachable,
-    sign_in_whose_session_was_ended_takes_another_id,
+    sign_in_whose_session_was_revoked_gets_another_id,
     sign_in_with_two_lost_answers_is_listed_once,
     in_doubt_new_session_is_deleted_when_its_sign_in_fails,
     sign_in_that_took_too_long_keeps_no_reservation,
@@ -2014,6 +2037,6 @@ on_every_store! {
     begun_sign_in_reads_directory_again_if_it_has_changed,
     refused_sign_in_leaves_no_session,
     session_of_lost_directory_can_revoke_others_unless_mode_is_strict,
-    lifetime_that_directory_expects_is_not_written_to_it,
-    session_that_ended_long_ago_is_looked_at_once,
+    lifetime_within_directory_expectation_costs_no_directory_write,
+    session_that_ended_long_ago_is_checked_only_once,
 }

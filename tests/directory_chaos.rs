@@ -1,5 +1,5 @@
-//! Sign-ins, sign-outs, lists and revocations of one account at random and at once, from two processes, over
-//! a store whose commands and answers are lost, arrive late or are never answered.
+//! Random concurrent sign-ins, sign-outs, lists and revocations of one account from two processes, over a
+//! store whose commands and answers are lost, arrive late or are never answered.
 //!
 //! `UNSTICKY_LONG=1` makes it ten times as long.
 
@@ -36,27 +36,27 @@ const ALICE: &str = "alice";
 const LIMIT: usize = 3;
 const EXACT: ConcurrentSessions = ConcurrentSessions::Reject(LIMIT as u16);
 const CLIENTS: usize = 5;
-/// Of each client.
+/// The number of operations of each client.
 const DEEDS: usize = 8;
-/// What a request of the application has for the store.
+/// The store timeout of a request.
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// How late a command arrives at most.
+/// The longest delay of a command.
 const LATEST: Duration = Duration::from_millis(600);
 
-/// What becomes of a command.
+/// What happens to a command.
 #[derive(Clone, Copy)]
 enum Fate {
     Answered,
     Unavailable,
     RequestLost,
     AnswerLost,
-    /// Its sender gives it up, and it arrives after that.
+    /// Its sender gives up, and the command arrives later.
     Late,
-    /// The same, and its sender waits as long as it can.
+    /// The same, but its sender waits until its timeout.
     Unanswered,
 }
 
-/// The way to the store.
+/// The connection to the store.
 struct Chaos {
     rng: Mutex<Rng>,
     is_over: AtomicBool,
@@ -121,7 +121,7 @@ impl Interceptor for Chaos {
     }
 }
 
-/// Ids, secrets and pauses of the same seed are the same.
+/// The same seed gives the same ids, secrets and pauses.
 #[derive(Debug, Clone)]
 struct Seeded(Arc<Mutex<Rng>>);
 
@@ -132,7 +132,7 @@ impl Entropy for Seeded {
     }
 }
 
-/// The time of the runtime, which is paused where the store is in memory.
+/// The runtime's clock, which is paused if the store is in memory.
 #[derive(Debug, Clone)]
 struct RuntimeClock(time::OffsetDateTime, Instant);
 
@@ -148,14 +148,14 @@ struct Sent {
     at: usize,
 }
 
-/// How often something happened.
+/// Counts events.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     sign_ins: usize,
     failed: usize,
     revocations: usize,
     alive: usize,
-    /// The sign-ins after which nothing could have ended their session.
+    /// The sign-ins after which no other operation could have ended their session.
     checked: usize,
 }
 
@@ -169,7 +169,7 @@ impl AddAssign for Tally {
     }
 }
 
-/// Deeds of a kind.
+/// Operations of one kind.
 #[derive(Debug, Default, Clone, Copy)]
 struct Deeds {
     begun: usize,
@@ -182,22 +182,22 @@ impl Deeds {
         self.under_way += 1;
     }
 
-    /// How many have been under way since `before`, besides the own one.
+    /// The number of operations in progress since `before`, without the caller's own.
     fn since(self, before: Self) -> usize {
         before.under_way + self.begun - before.begun
     }
 }
 
-/// What happened so far, in the order of these numbers.
+/// The history so far, in the order of these numbers.
 #[derive(Default)]
 struct Log {
     number: usize,
     sent: Vec<Sent>,
-    /// When those revocations began that have ended every session, or every other one.
+    /// When the revocations of all sessions, or of all others, began.
     revocations: Vec<usize>,
-    /// Those that `revoke` has ended.
+    /// The sessions that `revoke` has ended.
     ended: HashSet<SessionId>,
-    /// The sign-ins that have begun, and the deeds that end sessions; and how many of each are not over.
+    /// The sign-ins, the operations that end sessions, and how many of each are still in progress.
     sign_ins: Deeds,
     ends: Deeds,
     tally: Tally,
@@ -207,9 +207,9 @@ struct History {
     place: String,
     policy: ConcurrentSessions,
     is_paused: bool,
-    /// Two processes on the way of chaos.
+    /// Two processes with faulty connections.
     processes: [Sessions; 2],
-    /// A process that reaches the store as it is.
+    /// A process with a reliable connection.
     quiet: Sessions,
     log: Mutex<Log>,
 }
@@ -221,7 +221,7 @@ impl History {
         log.number
     }
 
-    /// The session of this cookie, if Alice is signed in there.
+    /// Returns the session of this cookie, if Alice is signed in with it.
     async fn alices(&self, cookie: &str) -> Option<SessionId> {
         let who = async |session: Session| {
             Ok(session.id().filter(|_| session.principal().as_deref() == Some(ALICE)))
@@ -229,7 +229,7 @@ impl History {
         visit(&self.quiet, cookie, who).await.ok()
     }
 
-    /// The sessions that are alive of those whose cookie was sent before that.
+    /// Returns the sessions that are alive and whose cookie was sent before `before`.
     async fn alive(&self, before: usize) -> HashSet<SessionId> {
         let cookies: Vec<_> = {
             let log = self.log.lock().unwrap();
@@ -243,7 +243,7 @@ impl History {
         alive
     }
 
-    /// One request. The browser keeps the cookie, unless it has gone away before that.
+    /// Makes one request. The browser keeps the cookie, unless it has disconnected.
     async fn request<T>(
         &self,
         rng: &mut Rng,
@@ -256,7 +256,7 @@ impl History {
             _ => 100 * TIMEOUT,
         };
         let Ok(visit) = timeout(patience, visit(sessions, cookie, handler)).await else {
-            // What it has begun is over by then.
+            // By then, all work of the request has completed.
             sleep(3 * TIMEOUT).await;
             return None;
         };
@@ -267,7 +267,7 @@ impl History {
         Some(visit)
     }
 
-    /// Signs in, and perhaps once more on the same session where that fails.
+    /// Signs in, and on failure perhaps once more on the same session.
     async fn signs_in(&self, rng: &mut Rng, cookie: &str, is_begun: bool) {
         for _ in 0..2 {
             let before = {
@@ -305,7 +305,7 @@ impl History {
             sleep(TIMEOUT.mul_f64(rng.f64() / 5.0)).await;
         }
         let handler = async |session: Session| session.sign_in_with(sign_in);
-        // A browser that has gone away does not know.
+        // A disconnected browser does not know the result.
         let Some(visit) = self.request(rng, cookie, handler).await else { return false };
         let has_failed = visit.failure().is_some();
         let is_overtaken = {
@@ -326,11 +326,12 @@ impl History {
         has_failed
     }
 
-    /// The cookie of a sign-in without a session works, unless other deeds since `before` may have ended its session.
+    /// Checks that the cookie of a sign-in without an earlier session works, unless other operations since
+    /// `before` may have ended its session.
     async fn is_usable(&self, cookie: &str, before: (Deeds, Deeds)) {
         let alive = self.alices(cookie).await;
         let mut log = self.log.lock().unwrap();
-        // Each of them takes the place of one session at most; where they are refused, an unconfirmed one's.
+        // Each operation replaces at most one session; under a rejecting policy, only an unconfirmed one.
         let sign_ins = log.sign_ins.since(before.0) - 1;
         let most = if self.policy == EXACT { 0 } else { LIMIT - 1 };
         if sign_ins <= most && log.ends.since(before.1) == 0 {
@@ -339,7 +340,7 @@ impl History {
         }
     }
 
-    /// A deed that may end any session.
+    /// An operation that may end any session.
     async fn end<T>(&self, deed: impl Future<Output = T>) -> T {
         self.log.lock().unwrap().ends.begin();
         let output = deed.await;
@@ -347,7 +348,7 @@ impl History {
         output
     }
 
-    /// Sessions were revoked: nothing lives that had its cookie before.
+    /// After a revocation, no session is alive whose cookie was sent before it.
     async fn was_revoked(&self, begun: usize, revoked: Revoked) {
         assert!(revoked.complete, "{}", self.place);
         let alive = self.alive(begun).await;
@@ -363,7 +364,7 @@ impl History {
             let log = self.log.lock().unwrap();
             match log.sent.len() {
                 0 => String::new(),
-                // One of the last.
+                // One of the last cookies.
                 count => log.sent[count - 1 - rng.usize(..count.min(4))].cookie.clone(),
             }
         };
@@ -395,7 +396,7 @@ impl History {
                     async |session: Session| session.directory()?.revoke_others(&session).await;
                 let Some(visit) = self.end(self.request(rng, &known, others)).await else { return };
                 if let Ok(revoked) = visit.output {
-                    // The one that is kept has a new secret.
+                    // The session that is kept has a new secret.
                     self.was_revoked(begun, revoked).await;
                 }
             }
@@ -407,13 +408,13 @@ impl History {
             }
         }
         if self.policy == EXACT && self.is_paused {
-            // At every moment. With the clock paused, nobody else runs in between.
+            // At every moment: with the clock paused, no other task runs in between.
             let alive = self.alive(usize::MAX).await;
             assert!(alive.len() <= LIMIT, "{}: {alive:?}", self.place);
         }
     }
 
-    /// Nothing goes wrong any more, and nothing is under way.
+    /// Final checks, without faults and with no work in progress.
     async fn ends(&self) -> Tally {
         let directory = self.quiet.of(ALICE);
         let list = directory.list().await.unwrap();
@@ -430,7 +431,7 @@ impl History {
     }
 }
 
-/// The histories of these seeds under each policy and mode, so many at once.
+/// Runs the histories of these seeds under each policy and mode, so many at once.
 async fn histories(on: &Backend, count: u64, at_once: usize) -> Tally {
     let is_paused = on.server().is_none();
     let mut histories = Vec::new();
@@ -479,7 +480,7 @@ async fn history(
         quiet: process(store, 50 * TIMEOUT),
         log: Mutex::default(),
     };
-    // Without a directory, no revocation can say that it was complete.
+    // Without a directory record, no revocation can report completeness.
     let first = visit(&history.quiet, "", async |session: Session| session.sign_in(ALICE)).await;
     let at = history.number();
     history.log.lock().unwrap().sent.push(Sent { cookie: first.cookie(), at });
@@ -492,18 +493,18 @@ async fn history(
     }))
     .await;
     chaotic.interceptor.is_over.store(true, Ordering::SeqCst);
-    // What was given up is over by then, and what is late has arrived.
+    // By then, abandoned work has completed and late commands have arrived.
     sleep(LATEST + 5 * TIMEOUT).await;
     history.ends().await
 }
 
-/// Whatever is lost or late: every session whose cookie was sent is listed while it lives, what was revoked
-/// is dead, a sign-in that began before a revocation lets nobody in, and the limit holds; where new sign-ins
-/// are refused, at every moment.
+/// Whatever commands are lost or late: every session whose cookie was sent is listed while it is alive,
+/// revoked sessions are invalid, a sign-in that began before a revocation does not succeed, and the session
+/// limit holds (under a rejecting policy, at every moment).
 #[tokio::test(start_paused = true)]
-async fn directory_keeps_its_promises_in_chaos_in_memory() {
+async fn directory_guarantees_hold_under_random_faults_in_memory() {
     let tally = histories(&Backend::memory(), 25 * u64::from(length()), 1).await;
-    // They are not kept because nothing happens.
+    // The guarantees must not hold merely because nothing happened.
     assert!(tally.sign_ins > 800 && tally.failed > 400, "{tally:?}");
     assert!(tally.revocations > 200 && tally.alive > 100 && tally.checked > 20, "{tally:?}");
 }

@@ -1,6 +1,6 @@
-//! Processes that die between any two commands of a sign-in or of an end of sessions, and several
-//! processes at once: every session whose cookie was sent is listed, every revoked one is dead, and nothing
-//! hangs.
+//! Processes that are killed between any two commands of a sign-in or a revocation, and several processes
+//! at once: every session whose cookie was sent is listed, every revoked session is invalid, and no
+//! operation hangs.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -30,7 +30,7 @@ use unsticky::{
 const ALICE: &str = "alice";
 const LIMIT: u16 = 3;
 
-/// Of a process that dies at one of its commands: before it is sent, or after it was applied.
+/// A process is killed at one of its commands: before it is sent, or after it was applied.
 struct Fate {
     commands_left: AtomicUsize,
     dies_after: bool,
@@ -59,7 +59,7 @@ impl Interceptor for Fate {
     }
 }
 
-/// What the process does that dies.
+/// The operation of the process that is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
     SignIn,
@@ -68,11 +68,11 @@ enum Deed {
     /// With `begin_sign_in`.
     BegunSignIn,
     BegunSignInHere,
-    /// One more than are allowed.
+    /// One session more than the limit.
     Evict,
     StepUp,
     LongerLife,
-    /// To another person and back.
+    /// To another principal and back.
     Switch,
     /// A sign-out and a sign-in in one request.
     StartOver,
@@ -83,7 +83,7 @@ enum Deed {
 }
 
 impl Deed {
-    /// Whether it makes a new session of Alice's.
+    /// Whether the operation creates a new session of Alice's.
     fn makes_new_session(self) -> bool {
         use Deed::{BegunSignIn, Evict, SignIn, StartOver, Switch};
         matches!(self, SignIn | BegunSignIn | Evict | Switch | StartOver)
@@ -108,7 +108,7 @@ const DEEDS: [Deed; 13] = [
 
 fn sessions(store: impl Store, mode: DirectoryMode, namespace: &str) -> Sessions {
     let builder = Sessions::builder(store).namespace(namespace.to_owned()).directory(mode);
-    // Nothing that a process does may take as long as this.
+    // No operation of a process may take this long.
     let builder = builder.timeout(Duration::from_secs(5));
     builder.concurrent_sessions(ConcurrentSessions::EvictOldest(LIMIT)).build().unwrap()
 }
@@ -178,7 +178,7 @@ async fn carry_out(sessions: &Sessions, deed: Deed, cookies: &[String], anonymou
     }
 }
 
-/// The sessions of Alice's that the store holds, whoever made them.
+/// The sessions of Alice's that the store holds, whichever process created them.
 async fn stored(store: &dyn Store, keys: &HashSet<StoreKey>) -> HashSet<SessionId> {
     let mut found = HashSet::new();
     for key in keys.iter().filter(|key| key.kind() == Kind::Session) {
@@ -247,7 +247,7 @@ fn dies_at(
                 () = doomed.interceptor.died.notified() => false,
             }
         });
-        // With everything that was under way.
+        // Drops the runtime with all work in progress.
         there.shutdown_background();
         survived
     };
@@ -259,11 +259,13 @@ fn dies_at(
         let keys_seen = keys.lock().unwrap().clone();
         let alive = stored(&survivor, &keys_seen).await;
         assert!(listed.is_subset(&alive), "{place}: {listed:?} of {alive:?}");
-        // A sign-in that died before it was listed leaves the record of a session that nobody can open.
+        // A sign-in that was killed before it was listed leaves a record of a session whose secret was
+        // never sent.
         let orphans: HashSet<_> = alive.difference(&listed).copied().collect();
         let most = usize::from(deed.makes_new_session() && !survived);
         assert!(orphans.len() <= most, "{place}: {orphans:?}");
-        // Whoever starts over has two for a moment, for a refused write must change nothing.
+        // A sign-out with a sign-in has two sessions for a moment, because a refused write must change
+        // nothing.
         let spare = usize::from(deed == Deed::StartOver && !survived);
         assert!(listed.len() <= usize::from(LIMIT) + spare, "{place}");
         let mut usable = 0;
@@ -274,9 +276,9 @@ fn dies_at(
             }
         }
         match deed {
-            // All of them, or none.
+            // All sessions or none.
             Deed::RevokeAll => assert!(alive.is_empty() || usable == 2, "{place}: {usable}"),
-            // A dead sign-in costs nobody a session, unless one had to go.
+            // A killed sign-in ends no session, unless one had to be evicted.
             Deed::SignIn
             | Deed::SignInHere
             | Deed::BegunSignIn
@@ -286,14 +288,14 @@ fn dies_at(
             Deed::StepUp | Deed::LongerLife | Deed::Switch | Deed::StartOver => {
                 assert!(usable >= 1, "{place}")
             }
-            // The kept one's cookie may have been void before its answer came.
+            // The cookie of the kept session may have been replaced before its answer arrived.
             Deed::RevokeOne => {
                 assert!(usable == 1 || (!survived && usable == 2), "{place}: {usable}")
             }
             Deed::RevokeOthers if survived => assert_eq!(alive.len(), 1, "{place}"),
             Deed::RevokeOthers => assert!(!alive.is_empty(), "{place}"),
         }
-        // Everything goes on as if nothing had been.
+        // The account works as if nothing had happened.
         let newest = timeout(bounded, arrives(&own)).await.expect(place);
         assert!(is_alice(&own, &newest).await, "{place}");
         timeout(bounded, directory.revoke_all()).await.expect(place).expect(place);
@@ -304,17 +306,17 @@ fn dies_at(
     survived
 }
 
-/// How far a command has come when its process dies.
+/// How far a command has come when its process is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Progress {
     NotSent,
-    /// And not answered.
+    /// Applied, but not answered.
     Applied,
     Answered,
 }
 
-/// How far the commands of a sign-in on a new session have come when its process dies: the session's create
-/// and the directory's load, which are under way at once, and the directory's write, which follows them.
+/// How far each command of a sign-in on a new session has come when its process is killed. The create of
+/// the session and the load of the directory are sent at once; the write of the directory follows them.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     is_begun: bool,
@@ -331,7 +333,7 @@ impl Point {
             for load in [NotSent, Applied, Answered] {
                 points.push(Self { is_begun: false, create, load, write: NotSent });
             }
-            // One that was begun has read the directory before.
+            // A sign-in from `begin_sign_in` has read the directory before.
             points.push(Self { is_begun: true, create, load: Answered, write: NotSent });
         }
         for is_begun in [false, true] {
@@ -341,10 +343,10 @@ impl Point {
     }
 }
 
-/// A process that dies at a point of its sign-in.
+/// A process that is killed at a point of its sign-in.
 struct Doomed {
     point: Point,
-    /// How many commands have not come as far as the point says.
+    /// The number of commands that have not reached the point.
     left: AtomicUsize,
     died: Notify,
     keys: Arc<Mutex<HashSet<StoreKey>>>,
@@ -382,8 +384,8 @@ impl Interceptor for Doomed {
     }
 }
 
-/// At each of these points a process signs in and dies. The sessions that were there stay and are listed,
-/// the new one is listed if the directory was written, and otherwise no directory ever lists it.
+/// At each of these points a process signs in and is killed. Existing sessions stay valid and listed. The
+/// new session is listed if the directory was written; otherwise no directory ever lists it.
 fn dies_at_every_point(open: &dyn Fn() -> Arc<dyn Store>, mode: DirectoryMode) {
     for (number, point) in Point::every().into_iter().enumerate() {
         for has_directory in [false, true] {
@@ -434,7 +436,7 @@ fn dies_at_point(
         };
         timeout(Duration::from_secs(4), dies).await.expect(place);
     });
-    // With everything that was under way.
+    // Drops the runtime with all work in progress.
     there.shutdown_background();
     here.block_on(async {
         let keys = keys.lock().unwrap().clone();
@@ -493,7 +495,7 @@ const WORKER: &str = "UNSTICKY_DIRECTORY_WORKER";
 
 const SIGN_INS: usize = 25;
 
-/// Not a test of its own: what each of four processes runs.
+/// Not a test itself: the code that each of four processes runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker() {
     let Ok(url) = std::env::var(WORKER) else { return };
@@ -510,7 +512,7 @@ async fn worker() {
     }
 }
 
-/// A limit of three holds whoever decides, and what all of them have listed is alive.
+/// A limit of three holds whichever process decides, and every listed session is alive.
 async fn four_processes(on: Backend) {
     let url = on.url();
     let spawn = || {

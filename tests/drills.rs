@@ -150,7 +150,7 @@ fn killed_master_stops_whole_cluster_that_requires_full_coverage() {
 }
 
 #[test]
-fn master_that_has_kept_its_data_loses_nothing_when_it_is_killed_and_comes_back() {
+fn killed_master_with_persistence_restarts_without_data_loss() {
     let _turn = turn();
     let kept = [&STEADY[..], &["--appendonly", "yes", "--appendfsync", "always"]].concat();
     let mut cluster = RedisCluster::start_with(&kept);
@@ -234,18 +234,18 @@ fn master_is_replaced_as_planned(arguments: &[&str]) -> Report {
 }
 
 #[test]
-fn planned_failover_with_sentinels_fails_no_command_and_undoes_nothing_later() {
+fn planned_failover_with_sentinels_fails_no_command_and_loses_no_write() {
     let report = master_is_replaced_as_planned(&[]);
     assert!(report.failed(|_| true).is_empty(), "{report}");
 }
 
 #[test]
-fn planned_failover_of_master_that_wants_replicas_undoes_nothing_later() {
+fn planned_failover_of_master_that_requires_replicas_loses_no_write() {
     master_is_replaced_as_planned(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]);
 }
 
 #[test]
-fn dead_sentinel_disturbs_nobody_and_killed_master_costs_half_a_second_after_promotion() {
+fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after_promotion() {
     let _turn = turn();
     let mut set = SentinelSet::start();
     let load = Load::start(&set.url());

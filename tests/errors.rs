@@ -1,4 +1,4 @@
-//! Errors rendered in one place, whatever they come from: one table, both frameworks.
+//! Errors from every source are rendered in one place: one table, both frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -32,7 +32,7 @@ use unsticky::{
 };
 
 thread_local! {
-    /// The cookie of the request under way, for what another request does meanwhile.
+    /// The cookie of the current request, for operations of another request during it.
     static COOKIE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -67,7 +67,7 @@ async fn wrong_type(session: Session) -> Result<String> {
     Ok(session.get(Key::<String>::new("seed"))?.unwrap_or_default())
 }
 
-/// An application's own error, which answers with that of the crate.
+/// An application's own error type, which responds with the crate's error.
 #[derive(Debug)]
 struct Own(Error);
 
@@ -119,7 +119,7 @@ async fn sent(_: Csrf<String>) -> &'static str {
     "ok"
 }
 
-/// An answer that the handler gives itself.
+/// A response that the handler renders itself.
 fn degraded(session: &Result<Session>) -> String {
     match session {
         Ok(_) => "ok".to_owned(),
@@ -174,7 +174,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
     both_of(router, routes, layers).await
 }
 
-/// How the application of these tests renders.
+/// The renderer of this test application.
 fn render(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResponse {
     let name = error.kind().as_str();
     match wants {
@@ -193,7 +193,7 @@ async fn request(app: &App, path: &str, accept: &str, cookie: &str) -> Reply {
     app.ask(Ask::get(path).header("accept", accept).cookie(cookie)).await
 }
 
-/// What goes wrong with the store.
+/// The fault that the store injects.
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
     None,
@@ -202,7 +202,7 @@ enum Trouble {
 
 use Trouble::At;
 
-/// What it shows, path, whether with Alice's session, trouble, kind, status
+/// Description, path, whether with Alice's session, fault, kind, status
 const TABLE: &[(&str, &str, bool, Trouble, ErrorKind, u16)] = &[
     ("outage in extractor", "/used", true, At(Verb::Load), ErrorKind::Unavailable, 503),
     ("outage in SignedIn", "/user", true, At(Verb::Load), ErrorKind::Unavailable, 503),
@@ -267,9 +267,9 @@ async fn every_error_is_rendered_in_one_place() {
     }
 }
 
-/// As an argument of a handler it needs no session layer.
+/// The extractor needs no session layer.
 #[tokio::test]
-async fn handler_learns_what_request_wants() {
+async fn handler_extracts_whether_request_wants_page_or_data() {
     for app in apps(&[]).await {
         for (accept, expected) in [("text/html", "Page"), ("application/json", "Data")] {
             let reply = request(&app, "/wants", accept, "").await;
@@ -310,7 +310,7 @@ async fn refused_request_of_another_site_is_rendered() {
     }
 }
 
-/// Missing, forged, and replayed from another session: one answer, which the application renders.
+/// Missing, forged, and replayed from another session: the application renders the same response for each.
 #[tokio::test]
 async fn refused_csrf_token_is_rendered() {
     for renders in [false, true] {
@@ -367,7 +367,7 @@ async fn refused_csrf_token_is_rendered() {
 }
 
 #[tokio::test]
-async fn what_the_handler_renders_itself_is_left_alone() {
+async fn response_rendered_by_handler_is_not_replaced() {
     let stand = Backend::memory().stand_with(|builder| configured(builder, true));
     stand.store.fail_always(Verb::Load, Fault::Unavailable);
     let cookie = format!("__Host-id={}", "A".repeat(43));
@@ -383,7 +383,7 @@ async fn what_the_handler_renders_itself_is_left_alone() {
 }
 
 #[tokio::test]
-async fn missing_layer_tells_visitor_nothing() {
+async fn missing_layer_error_shows_no_details_to_client() {
     for app in apps(&[]).await {
         for path in ["/used", "/user", "/guarded"] {
             let reply = request(&app, path, "text/html", "").await;
@@ -410,7 +410,7 @@ fn counting(
 }
 
 #[tokio::test]
-async fn nested_layers_render_once_and_the_innermost_renders() {
+async fn nested_layers_render_error_once_in_innermost_layer() {
     let stand = Backend::memory().stand();
     let silent = stand.process(|builder| builder.cookie(Cookie::new("__Host-silent")));
     let (inner, inner_calls) = counting(&stand, "__Host-inner", "inner");
@@ -420,7 +420,7 @@ async fn nested_layers_render_once_and_the_innermost_renders() {
         ([inner.clone(), outer.clone()], "inner", [1, 0]),
         ([silent.clone(), outer.clone()], "outer", [0, 1]),
         ([inner.clone(), silent], "inner", [1, 0]),
-        // One layer twice is one session, and renders once.
+        // The same layer twice shares one session and renders once.
         ([inner.clone(), inner.clone()], "inner", [1, 0]),
     ] {
         for app in apps(&layers).await {
@@ -433,7 +433,7 @@ async fn nested_layers_render_once_and_the_innermost_renders() {
     }
 }
 
-/// What a handler sends along stays, but for what speaks of its body.
+/// The handler's header fields stay, except those that describe the body.
 #[tokio::test]
 async fn rendered_response_keeps_headers_unrelated_to_its_body() {
     const FIELDS: [(&str, &str); 4] = [
@@ -477,7 +477,7 @@ async fn rendered_response_keeps_headers_unrelated_to_its_body() {
     }
 }
 
-/// The error itself goes on to whatever is further out, rendered or not.
+/// Outer layers receive the error itself, rendered or not.
 #[tokio::test]
 async fn error_stays_with_its_response() {
     for renders in [false, true] {
@@ -505,8 +505,8 @@ async fn error_stays_with_its_response() {
     }
 }
 
-/// In actix-web a middleware may fail with an error in place of a response. What is further out finds it of
-/// the type that it was, and its response has what any other one gets.
+/// An actix-web middleware may fail with an error instead of a response. Outer middleware receives the
+/// error with its original type, and its response gets the same headers and cookies as any other.
 #[tokio::test]
 async fn error_of_inner_actix_middleware_keeps_its_type() {
     type Own = InternalError<&'static str>;

@@ -241,7 +241,7 @@ async fn paused_pool_server_affects_only_its_own_sessions() {
 /// A directory is a record like any other: it is on one of the servers, wherever the sessions are that
 /// it lists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_whose_directory_is_on_killed_pool_server_keep_sessions_and_cannot_sign_in() {
+async fn accounts_with_directory_on_killed_pool_server_keep_sessions_but_cannot_sign_in() {
     let (first, mut second) = (MemcachedServer::start(), MemcachedServer::start());
     let url = format!("memcached://{},{}", first.address(), second.address());
     let of_mode = |mode| {

@@ -20,7 +20,7 @@ use unsticky::{Clock, Cookie, ErrorKind, Sessions};
 
 /// No clock is read, no command is sent and no runtime is needed for a session that nobody asks for.
 #[test]
-fn request_that_asks_for_no_session_reads_no_clock() {
+fn request_without_session_use_reads_no_clock() {
     #[derive(Debug)]
     struct NoClock;
 
@@ -59,7 +59,7 @@ async fn ended(exchange: Exchange, end: End) {
 }
 
 #[tokio::test]
-async fn handle_first_asked_after_response_saves_values_and_sends_no_cookie() {
+async fn handle_first_used_after_response_saves_values_and_sends_no_cookie() {
     for end in [End::Answered, End::Failed, End::Dropped] {
         let stand = Backend::memory().stand();
         let cookie = stand.seeded().await;
@@ -82,7 +82,7 @@ async fn handle_first_asked_after_response_saves_values_and_sends_no_cookie() {
 }
 
 #[tokio::test]
-async fn handle_first_asked_after_response_creates_no_session() {
+async fn handle_first_used_after_response_creates_no_session() {
     for end in [End::Answered, End::Failed, End::Dropped] {
         let stand = Backend::memory().stand();
         let exchange = Exchange::begin(&stand.sessions, [""], None);
@@ -100,7 +100,7 @@ async fn handle_first_asked_after_response_creates_no_session() {
 
 /// The same `Sessions` twice: the inner exchange may end at any time, the outer one's end counts.
 #[tokio::test]
-async fn handle_of_shared_session_is_in_time_until_outer_exchange_ends() {
+async fn handle_of_shared_session_can_set_cookie_until_outer_layer_finishes() {
     for in_time in [true, false] {
         let stand = Backend::memory().stand();
         let admins = stand.process(|builder| builder.cookie(Cookie::new("__Host-admin")));
@@ -145,7 +145,7 @@ impl AsRef<[u8]> for SlowToParse {
 /// Finishing the request on another thread sees the session that is being made, or the session sees that it
 /// is too late: nobody writes to one that looks alive and whose cookie was never sent.
 #[test]
-fn session_made_while_request_is_finished_knows_that_response_has_begun() {
+fn session_extracted_during_commit_cannot_set_cookie() {
     let stand = Backend::memory().stand();
     let runtime = runtime();
     let (is_parsed, parsed) = mpsc::channel();

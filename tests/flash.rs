@@ -1,4 +1,4 @@
-//! Messages for the next page: each goes to exactly one response, and none fails a request.
+//! Flash messages: each is shown by exactly one response, and none causes a request to fail.
 
 #![cfg(all(
     feature = "testing",
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{ErrorKind, Flash, Key, Level, Result, Session, Sessions};
 
-/// A handler that leaves a message.
+/// A handler that adds a message.
 fn say(text: &str) -> impl AsyncFnOnce(Session) -> Result<()> {
     async move |session: Session| session.flash(Level::Info, text)
 }
@@ -33,24 +33,24 @@ fn texts(flashes: Vec<Flash>) -> Vec<String> {
     flashes.into_iter().map(|flash| flash.text).collect()
 }
 
-/// A page.
+/// A handler that shows the messages.
 async fn page(session: Session) -> Result<Vec<String>> {
     session.flashes().await.map(texts)
 }
 
-/// What a page of this session shows.
+/// The messages that a page of this session shows.
 async fn shown(stand: &Stand, cookie: &str) -> Vec<String> {
     let page = stand.visit(cookie, page).await;
     assert_eq!(page.set_cookie, None);
     page.ok()
 }
 
-/// The cookie of an anonymous session with a message.
+/// Returns the cookie of an anonymous session with a message.
 async fn told(stand: &Stand, text: &str) -> String {
     stand.visit("", say(text)).await.cookie()
 }
 
-/// What a request came to that is answered as if nothing had happened.
+/// Returns the result of a request that must succeed.
 fn unharmed<T: std::fmt::Debug>(visit: Visit<T>) -> T {
     assert_eq!((visit.failure(), &visit.set_cookie), (None, &None), "{:?}", visit.output);
     visit.ok()
@@ -104,7 +104,7 @@ async fn message_survives_sign_in_of_same_person(on: Backend) {
     };
     let cookie = stand.visit(&cookie, sign_in).await.cookie();
     assert_eq!(shown(&stand, &cookie).await, ["first", "before", "after"]);
-    // Again, and as a step-up.
+    // Signing in again, and a step-up.
     unharmed(stand.visit(&cookie, say("first")).await);
     let cookie = stand.visit(&cookie, sign_in).await.cookie();
     let step_up = async |session: Session| session.step_up();
@@ -112,7 +112,7 @@ async fn message_survives_sign_in_of_same_person(on: Backend) {
     assert_eq!(shown(&stand, &cookie).await, ["first", "before", "after"]);
 }
 
-/// What waited before was for somebody else.
+/// Earlier messages were meant for another user.
 async fn sign_in_as_another_person_keeps_only_messages_of_its_request(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -129,7 +129,7 @@ async fn sign_in_as_another_person_keeps_only_messages_of_its_request(on: Backen
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
 }
 
-/// A fresh anonymous session, whose cookie takes the place of the removal.
+/// The response has the cookie of a new anonymous session instead of a removal.
 async fn message_of_sign_out_goes_into_new_session(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -171,7 +171,7 @@ async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     });
     unharmed(second.await);
     assert_eq!(shown(&stand, &first).await, ["goodbye"]);
-    // With a value that is lost as well it fails, as without a message.
+    // If a value is lost as well, the request fails as it does without a message.
     let cookie = stand.signed_in("alice").await;
     let with_value = async |session: Session| {
         session.insert(A, &1)?;
@@ -184,7 +184,7 @@ async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-/// The session has ended, which is what was asked for; there is only no session for the message.
+/// The session has ended, as requested; only the message has no session.
 async fn sign_out_succeeds_where_its_message_cannot_be_stored(on: Backend) {
     let stand = on.stand();
     for fault in [Fault::Refused, Fault::Unavailable] {
@@ -192,7 +192,7 @@ async fn sign_out_succeeds_where_its_message_cannot_be_stored(on: Backend) {
         stand.store.fail_always(Verb::Create, fault);
         let left = stand.visit(&cookie, sign_out_and_tell).await;
         assert_eq!((left.failure(), left.removes_cookie()), (None, true));
-        // A value is missed.
+        // The lost value makes the request fail.
         stand.store.heal();
         let cookie = stand.signed_in("alice").await;
         stand.store.fail_always(Verb::Create, fault);
@@ -220,7 +220,7 @@ async fn sign_out_overtaken_by_other_persons_sign_in_sends_nothing(on: Backend) 
     assert_eq!(stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-/// A cookie for a new session would overwrite the newer one.
+/// The cookie of a new session would overwrite the newer one.
 async fn request_with_stale_cookie_drops_its_message(on: Backend) {
     let stand = on.stand();
     let stale = stand.signed_in("alice").await;
@@ -245,7 +245,7 @@ async fn request_with_stale_cookie_drops_its_message(on: Backend) {
     assert_eq!(stand.visit(&stale, with_value).await.failure(), Some(ErrorKind::Gone));
 }
 
-/// The handler looks whether its session still stands, and answers all the same.
+/// The handler checks whether its session is still alive and responds in either case.
 async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
     let stand = on.stand();
     for (touches, writes) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -258,7 +258,7 @@ async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
             }
             let looked = if touches { session.touch().await } else { session.reload().await };
             assert_eq!(looked.unwrap_err().kind(), ErrorKind::Gone);
-            // Nothing of what waited in the session.
+            // No message that waited in the session is shown.
             let shown = page(session.clone()).await?;
             session.flash(Level::Info, "dropped")?;
             Ok(shown)
@@ -270,7 +270,7 @@ async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
         let late = late.await;
         match writes {
             false => assert_eq!(unharmed(late), ["own"]),
-            // Without a message it fails as well.
+            // Without a message, the request fails as well.
             true => assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None)),
         }
     }
@@ -350,7 +350,8 @@ async fn page_at_once_with_rotation_shows_message(on: Backend) {
     assert_eq!(shown(&stand, &rotated).await, NOTHING);
 }
 
-/// Written while another request does this, and what the session's newest cookie shows then.
+/// Writes a message while another request does this; returns the messages that the session's newest cookie
+/// shows then.
 async fn message_written_at_once_with_other_request_is_merged_or_dropped(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -401,17 +402,17 @@ async fn own_message_is_shown_without_being_stored(on: Backend) {
         assert_eq!(unharmed(stand.visit(cookie, own).await), ["own"]);
         assert_eq!(stand.taken_verbs(), commands);
     }
-    // Another request's message is left for another page.
+    // A message of another request is left for another page.
     let late = stand.overtaken(&cookie, own, async || {
         unharmed(stand.visit(&cookie, say("other")).await);
     });
     assert_eq!(unharmed(late.await), ["own"]);
     assert_eq!(shown(&stand, &cookie).await, ["other"]);
-    // Together with one that waits.
+    // Together with a message that is waiting.
     unharmed(stand.visit(&cookie, say("waits")).await);
     assert_eq!(unharmed(stand.visit(&cookie, own).await), ["waits", "own"]);
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
-    // One that comes after the page has asked waits for the next one.
+    // A message added after the page has taken the messages waits for the next page.
     let afterwards = async |session: Session| {
         session.flash(Level::Info, "shown")?;
         let shown = page(session.clone()).await?;
@@ -422,7 +423,7 @@ async fn own_message_is_shown_without_being_stored(on: Backend) {
     assert_eq!(shown(&stand, &cookie).await, ["next"]);
 }
 
-/// Another handle of the request stores it at this moment.
+/// Another handle of the request stores the message at this moment.
 async fn message_that_is_being_stored_is_shown_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -458,7 +459,7 @@ async fn pages_cost_one_command_and_two_with_message(on: Backend) {
     stand.spy.take();
     assert_eq!(shown(&stand, "").await, NOTHING);
     assert!(stand.taken_verbs().is_empty());
-    // A write that was made anyway takes the message along.
+    // A write that is made for another reason stores the message too.
     stand.spy.take();
     unharmed(stand.visit(&cookie, say("hello")).await);
     assert_eq!(stand.taken_verbs(), [Verb::Load, Verb::Replace]);
@@ -510,12 +511,12 @@ async fn seventeenth_message_drops_oldest(on: Backend) {
     assert_eq!((shown.len(), &shown[3][..3]), (4, "19x"));
 }
 
-/// The application's own values come first, whoever wrote the messages.
+/// The application's values have priority over messages, in whichever order they were written.
 async fn messages_take_no_room_from_values(on: Backend) {
     const TEXT: Key<String> = Key::new("text");
     let stand = on.stand_with(|builder| builder.max_record_bytes(2048));
     let cookie = stand.seeded().await;
-    // A record remembers its last writes, and is as large as it gets after eight.
+    // A record remembers its last eight writes, so after eight it has its full size.
     for number in 0..8 {
         stand.write(&cookie, A, number).await;
     }
@@ -531,10 +532,10 @@ async fn messages_take_no_room_from_values(on: Backend) {
     let write = async |session: Session| session.insert(TEXT, &"y".repeat(largest));
     let read = async |session: Session| Ok(session.get(TEXT)?.unwrap_or_default());
 
-    // There is no room for a message, and that fails nobody.
+    // There is no room for a message, and no request fails for that reason.
     unharmed(stand.visit(&cookie, say("dropped")).await);
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
-    // Messages that are there make room.
+    // Stored messages are dropped to make room.
     unharmed(
         stand.visit(&cookie, async |session: Session| session.insert(TEXT, &String::new())).await,
     );
@@ -555,7 +556,7 @@ async fn messages_take_no_room_from_values(on: Backend) {
     };
     unharmed(stand.visit(&cookie, both).await);
     assert_eq!(stand.visit(&cookie, read).await.ok(), "w".repeat(largest));
-    // What is too large without messages is refused as ever.
+    // A value that is too large even without messages is refused as usual.
     let too_much = async |session: Session| {
         session.flash(Level::Info, "dropped")?;
         session.insert(TEXT, &"v".repeat(largest + 1))
@@ -586,7 +587,7 @@ async fn failed_response_keeps_waiting_messages_and_discards_its_own(on: Backend
     session.flash(Level::Info, "discarded").unwrap();
     assert!(finish(exchange, 500).await.error.is_none());
     assert_eq!(shown(&stand, &cookie).await, ["waits"]);
-    // One that has asked has taken them.
+    // A request that has called it has taken the messages.
     unharmed(stand.visit(&cookie, say("taken")).await);
     let (exchange, session) = stand.begin(&cookie).await;
     assert_eq!(page(session).await.unwrap(), ["taken"]);
@@ -618,7 +619,7 @@ async fn handle_after_its_response_stores_and_takes_messages(on: Backend) {
     session.flash(Level::Info, "late").unwrap();
     session.save().await.unwrap();
     assert_eq!(shown(&stand, &cookie).await, ["late"]);
-    // It has written the message, and a page has taken it since.
+    // The request has written the message, and a page has taken it since.
     assert_eq!(page(session.clone()).await.unwrap(), NOTHING);
     session.flash(Level::Info, "lost").unwrap();
     stand.sign_out(&cookie).await;
@@ -637,7 +638,7 @@ async fn lost_answer_shows_message_at_most_once(on: Backend) {
     for (fault, failed_loads, expected) in [
         (Fault::LoseAnswer, 0, Some(1)),
         (Fault::LoseRequest, 0, Some(1)),
-        // Applied, and nobody learns of it.
+        // The write is applied, and its answer is lost.
         (Fault::LoseAnswer, 3, None),
         (Fault::LoseRequest, 3, None),
     ] {
@@ -666,7 +667,7 @@ async fn lost_answer_shows_message_at_most_once(on: Backend) {
     }
 }
 
-/// The write was applied, so the messages are this page's, whatever has become of the session since.
+/// The write was applied, so this page shows the messages, whatever has happened to the session since.
 async fn message_taken_before_sign_in_is_shown_although_its_answer_is_lost(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -684,7 +685,8 @@ async fn message_taken_before_sign_in_is_shown_although_its_answer_is_lost(on: B
     assert_eq!(shown(&stand, &signed_in).await, NOTHING);
 }
 
-/// The same pages again, each with a cookie and what it does besides; how often each message was shown.
+/// Loads the same pages again, each with a cookie and an additional operation, and counts how often each
+/// message was shown.
 async fn pages_at_once(
     sessions: &Sessions,
     cookie: &str,
@@ -697,7 +699,7 @@ async fn pages_at_once(
         let (sessions, cookie, barrier) = (sessions.clone(), cookie.to_owned(), barrier.clone());
         pages.spawn(async move {
             let page = async |session: Session| {
-                // All have read the session by now.
+                // By now all requests have loaded the session.
                 barrier.wait().await;
                 if writes {
                     session.update(A, |number| *number += 1)?;
@@ -732,7 +734,7 @@ async fn hundred_and_twenty_pages_at_once_show_each_message_once(on: Backend) {
     }
 }
 
-/// Everything at once: messages, pages, rotations, sign-ins and sign-outs, and answers that get lost.
+/// All operations at the same time: messages, pages, rotations, sign-ins and sign-outs, and lost answers.
 async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend) {
     for round in 0..12_usize {
         let loses_answers = round % 4 == 3;
@@ -772,7 +774,7 @@ async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend
         while let Some(request) = requests.join_next().await {
             let request = request.unwrap();
             if request.failure() == Some(ErrorKind::OutcomeUnknown) && loses_answers {
-                // Too many others have written before it could be settled.
+                // Too many other requests wrote before the answer could be settled.
                 in_doubt += 1;
                 continue;
             }
@@ -790,16 +792,17 @@ async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend
         }
         assert!(seen.values().all(|count| *count == 1), "round {round}: {seen:?}");
         if round % 3 != 0 && in_doubt == 0 {
-            // What waited at the start is lost with the session only.
+            // Messages from the start are lost only with the session.
             let first = seen.keys().filter(|text| text.starts_with("first")).count();
             assert_eq!(first, 3, "round {round}: {seen:?}");
         }
     }
 }
 
-/// The same in both frameworks: what is run with the newest cookie, the body, and what is sent.
+/// In both frameworks: the script that is run with the newest cookie, the body, and the cookie in the
+/// response.
 #[tokio::test]
-async fn both_frameworks_show_messages_alike() {
+async fn both_frameworks_show_same_messages() {
     const TOKEN: Option<bool> = Some(false);
     const REMOVAL: Option<bool> = Some(true);
     let stand = Backend::memory().stand();
@@ -845,7 +848,7 @@ async fn both_frameworks_show_messages_alike() {
 }
 
 #[tokio::test]
-async fn message_of_lost_session_is_no_409_in_both_frameworks() {
+async fn message_of_lost_session_causes_no_409_in_both_frameworks() {
     let stand = Backend::memory().stand();
     let gates = Gates::default();
     for app in both_with(std::slice::from_ref(&stand.sessions), gates.clone()).await {

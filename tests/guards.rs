@@ -1,4 +1,4 @@
-//! Groups of routes behind a guard, and the extractors of the same meaning: one table, both frameworks.
+//! Groups of routes behind a guard, and the equivalent extractors: one table, both frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -58,7 +58,7 @@ fn is_staff(user: &SignedIn) -> Result<bool> {
     Ok(user.session.get(ROLE)?.as_deref() == Some("staff"))
 }
 
-/// Guards, and the paths that they are around.
+/// The guards and the paths that they protect.
 fn guards() -> Vec<(&'static str, Guard)> {
     let stale = || Guard::authenticated_within(TEN_MINUTES);
     vec![
@@ -84,7 +84,7 @@ fn same_origin() -> Guard {
     Guard::same_origin().trust("https://login.example").unwrap()
 }
 
-/// The same routes in both frameworks, some of them in scopes with the guard inside or around.
+/// The same routes in both frameworks, some of them in scopes with the guard inside or outside.
 async fn apps(layers: &[Sessions]) -> [App; 2] {
     let guard = || Guard::signed_in();
     let inside = Router::new()
@@ -146,13 +146,13 @@ enum Visitor {
 
 use Visitor::{Alice, Nobody, Stale};
 
-/// A stand with pages, and the cookies of Alice and of Stale.
+/// Returns a stand with configured pages, and the cookies of Alice and of Stale.
 async fn stand() -> (Stand, String, String) {
     let stand = Backend::memory()
         .stand_with(|builder| builder.sign_in_page("/sign-in").step_up_page("/confirm?again"));
     let stale = stand.signed_in("stale").await;
     stand.clock.advance(TEN_MINUTES + Duration::from_millis(1));
-    // Extending an idle timeout would be a command more.
+    // Extending an idle timeout would cost one more command.
     stand.visit(&stale, async |session: Session| session.get(ROLE)).await.ok();
     let alice = stand.signed_in("alice").await;
     stand.spy.take();
@@ -164,7 +164,7 @@ async fn ask(app: &App, method: &str, path: &str, headers: Headers, cookie: &str
     app.ask(headers.iter().fold(Ask::new(method, path).cookie(cookie), with)).await
 }
 
-/// The fields of Vary, sorted.
+/// Returns the field names of Vary, sorted.
 fn vary(reply: &Reply) -> String {
     let mut fields = reply.all("vary");
     fields.sort_unstable();
@@ -173,7 +173,8 @@ fn vary(reply: &Reply) -> String {
 
 type Row = (&'static str, Visitor, &'static str, &'static str, Headers, u16, Option<&'static str>);
 
-/// What it shows, visitor, method, target after `/guard` and after `/extract`, header fields, status, Location
+/// Description, visitor, method, target after `/guard` and after `/extract`, header fields, status,
+/// Location
 const TABLE: &[Row] = &[
     ("signed in passes", Alice, "GET", "", NAVIGATION, 200, None),
     ("signed in passes with a form", Alice, "POST", "?a", NAVIGATION, 200, None),
@@ -253,7 +254,7 @@ async fn guards_and_extractors_match_scenario_table() {
 }
 
 #[tokio::test]
-async fn nested_router_keeps_whole_path() {
+async fn guard_on_nested_router_uses_full_request_path() {
     let (stand, ..) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for path in ["/nest/inside/page", "/nest/inside/extract", "/nest/around/a/page"] {
@@ -264,7 +265,7 @@ async fn nested_router_keeps_whole_path() {
     }
 }
 
-/// The target is a client's: what is no path of this site does not come back to it.
+/// The client chooses the target: a target that is not a path of this site is not sent back to it.
 #[tokio::test]
 async fn ambiguous_or_long_target_is_sent_without_next() {
     let (stand, ..) = stand().await;
@@ -284,17 +285,17 @@ async fn ambiguous_or_long_target_is_sent_without_next() {
 }
 
 #[tokio::test]
-async fn guard_has_pages_of_its_own() {
+async fn guard_pages_override_configured_pages() {
     let (stand, _, stale) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         for (path, cookie, status, location) in [
             ("/own", "", 303, Some("/own-sign-in?next=/own")),
             ("/own", &*stale, 303, Some("/own-confirm?next=/own")),
-            // A page of another site is not told where the visitor comes from.
+            // A page on another site does not receive the path that the visitor came from.
             ("/elsewhere", "", 303, Some("https://login.example/?a")),
-            // What the application says about `next` stays.
+            // A `next` parameter set by the application is kept.
             ("/told", "", 303, Some("/sign-in?next=/told-before")),
-            // The page itself, behind its own guard, would send the browser round in circles.
+            // If the sign-in page itself is behind its guard, `next` would redirect the browser in circles.
             ("/own-sign-in?way=code&next=/own", "", 401, None),
         ] {
             let reply = ask(&app, "GET", path, NAVIGATION, cookie).await;
@@ -306,7 +307,7 @@ async fn guard_has_pages_of_its_own() {
 }
 
 #[tokio::test]
-async fn configured_sign_in_page_is_where_stale_sign_ins_go_without_step_up_page() {
+async fn stale_sign_in_is_redirected_to_sign_in_page_if_no_step_up_page_is_configured() {
     for page in [None, Some("/sign-in")] {
         let stand = Backend::memory().stand_with(|builder| match page {
             Some(page) => builder.sign_in_page(page),
@@ -319,14 +320,14 @@ async fn configured_sign_in_page_is_where_stale_sign_ins_go_without_step_up_page
             let expected = page.map(|page| format!("{page}?next=/guard/danger"));
             assert_eq!(reply.status, if page.is_some() { 303 } else { 401 });
             assert_eq!(reply.all("location").pop(), expected.as_deref());
-            // Without a page nothing of the request decides the answer.
+            // Without a page, the response does not depend on the kind of request.
             assert_eq!(vary(&reply).contains("accept"), page.is_some());
         }
     }
 }
 
 #[tokio::test]
-async fn way_back_leads_to_local_paths_only() {
+async fn next_parameter_accepts_only_local_paths() {
     let (stand, ..) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         let sent = ask(&app, "GET", "/guard?a=1&b=%26", NAVIGATION, "").await;
@@ -342,7 +343,7 @@ async fn way_back_leads_to_local_paths_only() {
 }
 
 #[tokio::test]
-async fn permit_decides_on_the_session() {
+async fn permission_is_decided_on_current_session() {
     let (stand, ..) = stand().await;
     let with = async |name: &str, role: &str| {
         let sign_in = async |session: Session| {
@@ -365,7 +366,7 @@ async fn permit_decides_on_the_session() {
             ("/boss", &boss, 200, "welcome boss"),
             ("/boss", &staff, 403, "You do not have permission to do this."),
             ("/boss", &guest, 403, "You do not have permission to do this."),
-            // Nobody is asked to sign in who has.
+            // A visitor who is signed in is not asked to sign in.
             ("/staff", &broken, 500, "Something went wrong on our side."),
         ] {
             for headers in [NAVIGATION, FETCH] {
@@ -380,7 +381,7 @@ async fn permit_decides_on_the_session() {
 }
 
 #[tokio::test]
-async fn outage_is_503_and_not_the_sign_in_page() {
+async fn outage_returns_503_and_does_not_redirect_to_sign_in() {
     let (stand, alice, _) = stand().await;
     stand.store.fail_always(Load, Fault::Unavailable);
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
@@ -416,9 +417,10 @@ async fn option_confirmed(user: Option<AuthenticatedWithin<600>>) -> String {
     maybe_confirmed(Maybe(user)).await
 }
 
-/// `Maybe` is the same in both; so is `Option` in axum, while actix-web's own hides every error.
+/// `Maybe` is the same in both frameworks. So is `Option` in axum; the `Option` of actix-web hides every
+/// error.
 #[tokio::test]
-async fn optional_extractor_is_none_for_nobody_and_error_in_outage() {
+async fn optional_extractor_returns_none_for_anonymous_and_error_in_outage() {
     let (stand, alice, stale) = stand().await;
     let router = Router::new()
         .route("/maybe", any(maybe))
@@ -468,7 +470,7 @@ const CROSS_SITE: (&str, &str) = ("sec-fetch-site", "cross-site");
 const SAME_ORIGIN: (&str, &str) = ("sec-fetch-site", "same-origin");
 const HANDSHAKE: (&str, &str) = ("upgrade", "websocket");
 
-/// What it shows, method, target, header fields, status
+/// Description, method, target, header fields, status
 const ORIGINS: &[(&str, &str, &str, Headers, u16)] = &[
     ("cross-site POST", "POST", "", &[SHOP, EVIL, CROSS_SITE], 403),
     ("same-origin POST", "POST", "", &[SHOP, OURS, SAME_ORIGIN], 200),
@@ -503,9 +505,9 @@ const ORIGINS: &[(&str, &str, &str, Headers, u16)] = &[
 ];
 
 #[tokio::test]
-async fn requests_of_other_sites_are_refused() {
+async fn cross_site_requests_are_refused() {
     let (stand, ..) = stand().await;
-    // It asks for no session, so it needs no session layer.
+    // This guard does not use the session, so it needs no session layer.
     for layers in [std::slice::from_ref(&stand.sessions), &[]] {
         for app in apps(layers).await {
             for (row, method, authority, headers, status) in ORIGINS.iter().copied() {
@@ -529,9 +531,9 @@ async fn requests_of_other_sites_are_refused() {
     assert_eq!(stand.taken_verbs(), []);
 }
 
-/// Another site learns nothing of who is signed in.
+/// Another site cannot learn whether the visitor is signed in.
 #[tokio::test]
-async fn origin_is_checked_before_the_session_is_read() {
+async fn origin_is_checked_before_session_is_loaded() {
     let (stand, alice, _) = stand().await;
     for app in apps(std::slice::from_ref(&stand.sessions)).await {
         let foreign: Headers = &[SHOP, EVIL, CROSS_SITE, ("accept", "text/html")];

@@ -1,4 +1,4 @@
-//! Several handles of one request, early commits, and what comes after them.
+//! Several handles in one request, early commits, and the use of handles after them.
 
 #![cfg(all(
     feature = "testing",
@@ -102,7 +102,7 @@ async fn sign_in_after_early_saved_rotation_starts_separate_session(on: Backend)
     s1.rotate();
     s1.save().await.unwrap();
     s2.sign_in("alice").unwrap();
-    // The sign-in's secret was void already, so it is not on the same session: both cookies are valid.
+    // The secret of this sign-in was already replaced, so it uses another session: both cookies are valid.
     let signed_in = cookie_of(&finish(e2, 200).await).unwrap();
     s1.insert(A, &1).unwrap();
     let rotated = cookie_of(&finish(e1, 200).await).unwrap();
@@ -192,7 +192,7 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
             }
             _ => assert_eq!(s.reload().await.unwrap_err().kind(), ErrorKind::Gone),
         }
-        // With nothing to save, which is no reason to forget it.
+        // There is nothing to save, but the replaced session must not be forgotten.
         s.save().await.unwrap();
         s.insert(A, &1).unwrap();
         let r = finish(e, 200).await;
@@ -261,7 +261,7 @@ async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backen
     assert!(futures_util::poll!(&mut end).is_pending());
     gate.release();
     let r = end.await;
-    // Whatever is under way is over after this.
+    // After this, all work in progress has completed.
     let _ = s.save().await;
     let now = cookie_of(&r).unwrap_or(cookie);
     assert_eq!(
@@ -411,7 +411,8 @@ async fn sign_in_recovers_request_whose_session_was_lost(on: Backend) {
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
 }
 
-/// What changes nothing is done by that, and no later commit of a handle writes it over what others write.
+/// A change without effect needs no write, and no later commit of the handle overwrites the values of other
+/// requests with it.
 async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -424,7 +425,7 @@ async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     assert_eq!((stand.read(&cookie, SEED).await, stand.read(&cookie, A).await), (Some(2), Some(1)));
 }
 
-/// The browser may hold the newer cookie, which that of a new session would replace.
+/// The browser may hold the newer cookie, which the cookie of a new session would replace.
 async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     let stand = on.stand();
     let old = stand.seeded().await;
@@ -434,7 +435,8 @@ async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     assert_eq!((stand.read(&newer, SEED).await, stand.read(&newer, A).await), (Some(1), None));
 }
 
-/// A session that has ended needs no other end; one that somebody else has signed in on does not get one.
+/// A session that has ended needs no lifetime change; one on which another principal has signed in does not
+/// get one.
 async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend) {
     for lives in [false, true] {
         let stand = on.stand();
@@ -450,7 +452,7 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
         session.set_lifetime(Lifetime::nist_aal2());
         let reply = finish(exchange, 200).await;
         assert_eq!((reply.error.map(|error| error.kind()), reply.set_cookie), (gone, None));
-        // Also where an end has found that out, after the response.
+        // The same if a sign-out after the response has already noticed it.
         let cookie = stand.seeded().await;
         let (exchange, session) = stand.begin(&cookie).await;
         overtake(&cookie).await;
@@ -462,7 +464,7 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
     }
 }
 
-/// Whoever acts by a secret that was replaced does not keep the session alive.
+/// A request with a replaced secret does not extend the session.
 async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -482,7 +484,7 @@ async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) 
     assert_eq!(stand.read(&newer, A).await, None);
 }
 
-/// What a commit whose outcome is unknown had is not shown any more, and what came after it is.
+/// The values of an in-doubt commit are no longer visible; later changes are.
 async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -503,7 +505,7 @@ async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::OutcomeUnknown);
 }
 
-/// Until the record is read again, whoever commits is told.
+/// Until the record is reloaded, each commit returns the error.
 async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -523,8 +525,8 @@ async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, C).await), (Some(1), Some(3)));
 }
 
-/// The request is anonymous, and its handle goes on with the session that it has made.
-async fn value_taken_from_session_made_beside_several_tokens_is_handed_out_once(on: Backend) {
+/// The request is anonymous, and its handle continues with the session that it has created.
+async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let (one, two) = (stand.seeded().await, stand.seeded().await);
     let (exchange, session) = stand.begin(&format!("{one}; {two}")).await;
@@ -537,7 +539,7 @@ async fn value_taken_from_session_made_beside_several_tokens_is_handed_out_once(
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::ValueChanged);
 }
 
-/// A function that panics leaves a session that goes on as if it had not been called.
+/// After a panic in the function, the session continues as if the function had not been called.
 async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;
@@ -562,8 +564,8 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
 }
 
-/// No task, no lock and no wait for a request that has only read.
-async fn request_without_changes_is_finished_at_once(on: Backend) {
+/// A request that has only read starts no task, takes no lock and does not wait.
+async fn request_without_changes_finishes_without_waiting(on: Backend) {
     let stand = on.stand();
     for cookie in [stand.seeded().await, String::new()] {
         for status in [200, 500] {
@@ -589,9 +591,9 @@ async fn vary_field_is_added_unless_response_has_it(on: Backend) {
     assert!(!finish(unused, 200).await.adds_vary([]));
 }
 
-/// The commit has moved to a task of a runtime that ended before the commit did.
+/// The commit moved to a task of a runtime that shut down before the commit completed.
 #[test]
-fn response_whose_runtime_ends_is_an_error() {
+fn response_returns_error_if_runtime_shuts_down_during_commit() {
     let (one, two) = (runtime(), runtime());
     let stand = Backend::memory().stand();
     let (exchange, session, cookie) = one.block_on(async {
@@ -607,7 +609,7 @@ fn response_whose_runtime_ends_is_an_error() {
     two.block_on(async {
         assert!(futures_util::poll!(&mut reply).is_pending());
         gate.reached().await;
-        // Another commit waits for it, so that it goes on in a task of its own.
+        // Another commit waits for this one, so that it continues in a task.
         let mut other = Box::pin(session.save());
         assert!(futures_util::poll!(&mut other).is_pending());
     });
@@ -646,8 +648,8 @@ on_every_store! {
     request_with_replaced_secret_does_not_extend_idle_timeout,
     change_during_in_doubt_commit_stays_visible,
     outcome_unknown_after_response_is_reported_until_reload,
-    value_taken_from_session_made_beside_several_tokens_is_handed_out_once,
+    value_taken_from_session_created_despite_several_tokens_is_handed_out_once,
     panic_in_transaction_leaves_session_usable,
     vary_field_is_added_unless_response_has_it,
-    request_without_changes_is_finished_at_once,
+    request_without_changes_finishes_without_waiting,
 }

@@ -132,7 +132,7 @@ async fn step_up_renews_stale_authentication() {
 }
 
 #[tokio::test]
-async fn only_later_end_by_extends_session_past_its_end() {
+async fn only_new_end_by_moves_session_end() {
     for on in Backend::every() {
         let Stand { sessions, clock, .. } = stand(&on, Lifetime::new(ms(600_000), ms(700_000)));
         let end = clock.now() + ms(100_000);

@@ -2071,7 +2071,7 @@ async fn sign_in_is_rolled_back_if_presented_session_continues() {
 }
 
 #[tokio::test]
-async fn change_without_effect_needs_no_cookie_after_response() {
+async fn change_without_effect_succeeds_after_response() {
     let clears = vec![Act::Edit(Edit::Clear), Act::Save];
     let leaves = vec![Act::SignOut, Act::Edit(Edit::Remove(0)), Act::Save];
     as_the_reference_does(&[

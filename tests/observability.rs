@@ -511,7 +511,7 @@ fn count_of(name: &str, scenario: impl Future<Output = ()>) -> u64 {
 
 /// However many attempts the write takes; and not where nothing is written.
 #[test]
-fn message_without_room_is_reported_once_it_is_dropped() {
+fn message_that_does_not_fit_is_reported_once_when_dropped() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     const TEXT: Key<String> = Key::new("text");
     let says = async |session: Session| session.flash(Level::Info, "x".repeat(490)).unwrap();
@@ -559,7 +559,7 @@ fn touch_of_unknown_outcome_is_reported() {
 }
 
 #[test]
-fn event_happens_only_for_its_own_reason() {
+fn event_is_emitted_only_for_its_documented_reason() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let several_tokens = async {
         let stand = stand();
@@ -758,7 +758,7 @@ async fn digest(stand: &Stand, principal: &str) -> String {
 }
 
 #[test]
-fn principal_is_told_as_configured() {
+fn principal_is_reported_as_configured() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let long = "é".repeat(300);
     for (audit, principal, name) in [
@@ -817,7 +817,7 @@ fn principal_is_told_as_configured() {
 }
 
 #[test]
-fn actor_is_told_under_every_audit_setting() {
+fn actor_is_reported_under_every_audit_setting() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let long = "é".repeat(300);
     for audit in [Audit::Digest, Audit::Principal, Audit::Nothing] {
@@ -874,7 +874,7 @@ fn actor_is_told_under_every_audit_setting() {
 
 /// Also if sessions could not be deleted: they are marked as revoked then.
 #[test]
-fn revocation_of_all_is_told_with_number_of_revoked_sessions() {
+fn revoke_all_event_reports_number_of_revoked_sessions() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let told = Told::of(async {
         let stand = stand();
@@ -896,7 +896,7 @@ fn revocation_of_all_is_told_with_number_of_revoked_sessions() {
 
 /// Every reason of the documentation happens, for the sessions that it is the reason of.
 #[test]
-fn every_documented_reason_happens() {
+fn every_documented_reason_is_emitted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     let told = Told::of(every_reason_happens());
     let reasons: BTreeSet<_> = told
@@ -981,7 +981,7 @@ async fn every_reason_happens() {
 
 /// Also where the event is about a directory, whose key has the digest of the principal.
 #[test]
-fn audit_of_nothing_names_no_account() {
+fn audit_setting_nothing_names_no_account() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
     const ABOUT_A_DIRECTORY: [&str; 5] = [
         "corrupt_record",

@@ -80,7 +80,7 @@ async fn opened_session_is_read_and_changed(on: Backend) {
     assert_eq!(format!("{session:?}"), format!("OpenSession {{ id: {id:?}, .. }}"));
 }
 
-async fn change_of_nothing_writes_nothing(on: Backend) {
+async fn open_without_changes_writes_nothing(on: Backend) {
     let stand = on.stand();
     let (_, mut session) = opened(&stand).await;
     stand.spy.take();
@@ -122,7 +122,7 @@ async fn changes_survive_concurrent_requests_in_both_directions(on: Backend) {
     }
 }
 
-async fn hundred_increments_of_jobs_and_requests_add_up(on: Backend) {
+async fn hundred_increments_by_jobs_and_requests_are_all_counted(on: Backend) {
     let stand = on.stand();
     let (cookie, session) = opened(&stand).await;
     let id = session.id();
@@ -143,7 +143,7 @@ async fn hundred_increments_of_jobs_and_requests_add_up(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(100));
 }
 
-async fn session_of_nobody_or_of_another_principal_is_none(on: Backend) {
+async fn anonymous_session_or_session_of_another_principal_is_none(on: Backend) {
     let stand = on.stand();
     let anonymous = stand.seeded().await;
     let bobs = stand.signed_in("bob").await;
@@ -157,7 +157,7 @@ async fn session_of_nobody_or_of_another_principal_is_none(on: Backend) {
     assert_eq!(error.kind(), ErrorKind::InvalidPrincipal);
 }
 
-async fn session_that_has_ended_is_none(on: Backend) {
+async fn ended_session_is_none(on: Backend) {
     let stand = on.stand();
     for end in 0..3 {
         let (cookie, session) = opened(&stand).await;
@@ -186,7 +186,7 @@ async fn undecodable_record_is_none_and_newer_format_is_an_error(on: Backend) {
     assert!(open(&stand, session.id()).await.is_none());
 }
 
-async fn store_that_is_down_is_an_error(on: Backend) {
+async fn unavailable_store_returns_error(on: Backend) {
     let stand = on.stand();
     let (_, mut session) = opened(&stand).await;
     let id = session.id();
@@ -275,7 +275,7 @@ async fn sign_in_of_another_principal_ends_job(on: Backend) {
 }
 
 /// What was ended while the job writes stays ended.
-async fn session_revoked_meanwhile_is_gone(on: Backend) {
+async fn session_revoked_during_job_returns_gone(on: Backend) {
     let stand = on.stand();
     for end in 0..3 {
         let (cookie, mut session) = opened(&stand).await;
@@ -299,7 +299,7 @@ async fn session_revoked_meanwhile_is_gone(on: Backend) {
     }
 }
 
-async fn job_beside_sign_out_brings_nothing_back(on: Backend) {
+async fn job_does_not_restore_session_after_concurrent_sign_out(on: Backend) {
     let stand = on.stand();
     for round in 0..100 {
         let (cookie, mut session) = opened(&stand).await;
@@ -334,7 +334,7 @@ async fn unlisted_session_is_none_and_gone_in_strict_mode(on: Backend) {
 }
 
 /// Elsewhere it goes on without its directory, and can be revoked nevertheless.
-async fn session_whose_directory_was_lost_is_revoked(on: Backend) {
+async fn session_with_lost_directory_can_be_revoked(on: Backend) {
     for (mode, is_begun_anew) in [
         (DirectoryMode::Listed, false),
         (DirectoryMode::Listed, true),
@@ -363,7 +363,7 @@ async fn session_whose_directory_was_lost_is_revoked(on: Backend) {
 }
 
 /// The store still has the record, so by another clock the session may live.
-async fn expired_session_is_revoked_while_store_has_it(on: Backend) {
+async fn expired_session_still_in_store_can_be_revoked(on: Backend) {
     for is_lost in [false, true] {
         let stand = Stand::over(on.store(), |builder| builder);
         let (cookie, session) = opened(&stand).await;
@@ -456,27 +456,27 @@ async fn back_channel_logout_finds_session_by_label(on: Backend) {
 
 on_every_store! {
     opened_session_is_read_and_changed,
-    change_of_nothing_writes_nothing,
+    open_without_changes_writes_nothing,
     changes_survive_concurrent_requests_in_both_directions,
-    hundred_increments_of_jobs_and_requests_add_up,
-    session_of_nobody_or_of_another_principal_is_none,
-    session_that_has_ended_is_none,
+    hundred_increments_by_jobs_and_requests_are_all_counted,
+    anonymous_session_or_session_of_another_principal_is_none,
+    ended_session_is_none,
     undecodable_record_is_none_and_newer_format_is_an_error,
-    store_that_is_down_is_an_error,
+    unavailable_store_returns_error,
     opened_session_is_not_extended_and_keeps_its_cookie,
     opened_session_stays_unconfirmed,
     job_survives_rotation_step_up_and_sign_in_of_same_principal,
     sign_in_of_another_principal_ends_job,
-    session_revoked_meanwhile_is_gone,
-    job_beside_sign_out_brings_nothing_back,
+    session_revoked_during_job_returns_gone,
+    job_does_not_restore_session_after_concurrent_sign_out,
     unlisted_session_is_none_and_gone_in_strict_mode,
-    session_whose_directory_was_lost_is_revoked,
-    expired_session_is_revoked_while_store_has_it,
+    session_with_lost_directory_can_be_revoked,
+    expired_session_still_in_store_can_be_revoked,
     in_doubt_change_is_settled_and_applied_once,
     failed_function_writes_nothing,
     abandoned_change_runs_to_completion,
     back_channel_logout_finds_session_by_label,
-    job_that_handler_spawned_changes_session_after_response,
+    job_spawned_by_handler_changes_session_after_response,
 }
 
 /// A handler starts a job and answers; the job goes on without the request.
@@ -497,7 +497,7 @@ type Job = futures_util::future::BoxFuture<'static, Result<()>>;
 #[derive(Clone)]
 struct Tasks(tokio::sync::mpsc::UnboundedSender<Job>);
 
-async fn job_that_handler_spawned_changes_session_after_response(on: Backend) {
+async fn job_spawned_by_handler_changes_session_after_response(on: Backend) {
     let stand = on.stand();
     for is_axum in [true, false] {
         let cookie = stand.signed_in("alice").await;

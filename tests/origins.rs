@@ -16,7 +16,7 @@ const TRUSTED: &str = "https://login.example";
 
 /// Every combination of these, but for WebSockets and repeated fields, which tower-http does not look at.
 #[tokio::test]
-async fn verdict_is_that_of_tower_http() {
+async fn origin_check_matches_tower_http() {
     let inner = tower::service_fn(async |_: Request<Body>| {
         Ok::<_, Infallible>(Response::new(Body::empty()))
     });

@@ -16,11 +16,11 @@ use unsticky::{Cookie, Lifetime, OnFailedResponse, SameSite, Sessions};
 
 use Verb::{Create, Delete, Load, Replace};
 
-/// What a script answers, and the store commands it cost.
+/// The response to a script, and the store commands that it cost.
 async fn step(stand: &Stand, app: &App, script: &str, cookie: &str) -> (Reply, Vec<Verb>) {
     stand.spy.take();
     let reply = app.run(script, cookie).await;
-    // What sign-ins do to their directory depends on who was there before.
+    // The cost of a sign-in in directory commands depends on earlier sign-ins, so it is not compared.
     let commands = stand.spy.take();
     let commands = commands.iter().filter(|command| command.key.kind() == Kind::Session);
     (reply, commands.map(|command| command.verb).collect())
@@ -29,7 +29,7 @@ async fn step(stand: &Stand, app: &App, script: &str, cookie: &str) -> (Reply, V
 const SET: &str = "; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=86400";
 const REMOVAL: &str = "__Host-id=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0";
 
-/// What is to be seen of a session cookie.
+/// The observable form of a session cookie.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sent {
     Nothing,
@@ -54,7 +54,7 @@ fn sent(reply: &Reply) -> Sent {
     }
 }
 
-/// Who comes with the request.
+/// The cookie that the request brings.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
     New,
@@ -62,9 +62,9 @@ enum Visitor {
     Known,
     /// Signed in as alice; `seed=1` was written after the sign-in.
     Alice,
-    /// With a well-formed token that nobody knows.
+    /// With a well-formed but unknown token.
     Stranger,
-    /// With a cookie of our name that is no token.
+    /// With a cookie of the right name whose value is not a token.
     Garbage,
 }
 
@@ -104,7 +104,7 @@ const TABLE: &[Row] = &[
         Sent::Nothing,
     ),
     (Visitor::New, "keys,json:a", 200, " -", &[], Sent::Nothing),
-    // A new secret.
+    // Rotating the secret.
     (Visitor::New, "rotate", 200, "", &[], Sent::Nothing),
     (Visitor::Known, "rotate", 200, "", &[Load, Replace], Sent::Token),
     (Visitor::Known, "rotate,set:a=1", 200, "", &[Load, Replace], Sent::Token),
@@ -146,7 +146,7 @@ const TABLE: &[Row] = &[
         &[Load, Create, Delete],
         Sent::Token,
     ),
-    // A handler that failed keeps nothing but an end.
+    // A failed response saves nothing but a sign-out.
     (Visitor::Known, "set:a=1,status:500", 500, "", &[Load], Sent::Nothing),
     (Visitor::New, "set:a=1,status:503", 503, "", &[], Sent::Nothing),
     (Visitor::Known, "sign-in:alice,status:500", 500, "", &[Load], Sent::Nothing),
@@ -154,7 +154,7 @@ const TABLE: &[Row] = &[
     (Visitor::Alice, "sign-out,status:500", 500, "", &[Load, Delete], Sent::Removal),
     (Visitor::Alice, "sign-out,set:a=1,status:500", 500, "", &[Load, Delete], Sent::Removal),
     (Visitor::Known, "set:a=1,status:404", 404, "", &[Load, Replace], Sent::Nothing),
-    // At once.
+    // Early saves.
     (Visitor::New, "set:a=1,save,set:b=1", 200, "", &[Create, Replace], Sent::Token),
     (Visitor::New, "set:a=1,save,status:500", 500, "", &[Create], Sent::Token),
     (Visitor::Known, "set:a=1,save", 200, "", &[Load, Replace], Sent::Nothing),
@@ -162,7 +162,7 @@ const TABLE: &[Row] = &[
     (Visitor::Known, "once:seed,get:seed", 200, "1 -", &[Load, Replace], Sent::Nothing),
     (Visitor::Known, "once:other", 200, "-", &[Load, Load], Sent::Nothing),
     (Visitor::New, "once:other", 200, "-", &[], Sent::Nothing),
-    // What cannot be kept.
+    // Changes that cannot be saved.
     (Visitor::New, "big:a", 500, "Something went wrong on our side.", &[], Sent::Nothing),
     (
         Visitor::Known,
@@ -285,9 +285,9 @@ async fn several_cookie_fields_and_session_cookies_are_resolved() {
         assert_eq!(read(&[format!("__Host-id=garbage; {valid}")]).await, ("1".to_owned(), 1));
         let four = ["x", "y", "z"].map(unknown).join("; ");
         assert_eq!(read(&[format!("{four}; {valid}")]).await, ("-".to_owned(), 3));
-        // More than one valid token is nobody.
+        // More than one valid token makes the request anonymous.
         assert_eq!(read(&[format!("{valid}; {other}")]).await, ("-".to_owned(), 2));
-        // Signing out then ends them all.
+        // A sign-out then ends all their sessions.
         let both = format!("{valid}; {other}");
         let (reply, commands) = step(&stand, &app, "sign-out", &both).await;
         assert_eq!((sent(&reply), commands), (Sent::Removal, vec![Load, Load, Delete, Delete]));
@@ -331,14 +331,14 @@ async fn remember_me_and_browser_mode_are_chosen_per_session() {
         let reply = app.run("remember", &cookie).await;
         assert!(reply.cookies()[0].ends_with("; Max-Age=2592000"), "{reply:?}");
         let cookie = reply.cookie();
-        // It is stored with the session: a later rotation knows it.
+        // The lifetime is stored with the session: a later rotation uses it.
         stand.clock.advance(Duration::from_secs(86_400));
         let reply = app.run("rotate,get:seed", &cookie).await;
         assert_eq!(reply.body, "1");
         assert!(reply.cookies()[0].ends_with("; Max-Age=2505600"), "{reply:?}");
         let reply = app.run("browser", &reply.cookie()).await;
         assert!(reply.cookies()[0].ends_with("; SameSite=Lax"), "{reply:?}");
-        // A sign-in starts from the configuration, unless its own request chooses.
+        // A sign-in starts from the configured lifetime, unless the same request sets one.
         let browser = app.run("sign-in:alice,browser", &reply.cookie()).await;
         assert!(browser.cookies()[0].ends_with("; SameSite=Lax"), "{browser:?}");
         let reply = app.run("sign-in:alice", &browser.cookie()).await;
@@ -447,7 +447,7 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
         assert!(admin.cookie().starts_with("__Host-admin="), "{admin:?}");
         let all = format!("{}; {}", customer.cookie(), admin.cookie());
         assert_eq!(app.run("who", &all).await.body, "alice");
-        // Each token is worth something under its own name only.
+        // Each token is valid under its own cookie name only.
         let swapped = all.replace("__Host-id", "x").replace("__Host-admin", "__Host-id");
         assert_eq!(app.run("who", &swapped).await.body, "-");
     }
@@ -480,7 +480,7 @@ async fn panic_and_disconnect_keep_only_sign_out() {
                     let ended = futures_util::FutureExt::catch_unwind(panics).await;
                     assert_eq!(ended.is_err(), ending == "panic");
                 }
-                // The end is carried out in a task of its own.
+                // The sign-out is carried out in a separate task.
                 tasks_go_on().await;
                 let verbs = stand.taken_verbs();
                 let expected: &[Verb] = if survives { &[Load] } else { &[Load, Delete] };

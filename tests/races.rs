@@ -91,7 +91,7 @@ async fn concurrent_writes_to_different_keys_all_survive(on: Backend) {
     }
 }
 
-async fn two_hundred_concurrent_increments_add_up(on: Backend) {
+async fn two_hundred_concurrent_increments_are_all_counted(on: Backend) {
     let sessions = sessions(&on.url(), Duration::from_secs(5));
     for think in [Duration::ZERO, Duration::from_millis(20)] {
         let cookie = seeded(&sessions).await;
@@ -186,7 +186,7 @@ macro_rules! races {
 }
 
 races! {
-    memory: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up;
-    redis: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
-    memcached: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_add_up, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
+    memory: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_are_all_counted;
+    redis: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_are_all_counted, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
+    memcached: concurrent_writes_to_different_keys_all_survive, two_hundred_concurrent_increments_are_all_counted, concurrent_increments_add_up_over_slow_link, increments_from_four_processes_add_up;
 }

@@ -150,7 +150,7 @@ async fn half_moved_slots_take_every_verb(cluster: &RedisCluster) {
 }
 
 #[tokio::test]
-async fn half_moved_slots_take_every_verb_by_script() {
+async fn migrating_slots_accept_every_command_by_script() {
     half_moved_slots_take_every_verb(&RedisCluster::masters(&redis_program(), PATIENT_NODES)).await;
 }
 
@@ -162,7 +162,7 @@ mod valkey {
     }
 
     #[tokio::test]
-    async fn nodes_compare_by_themselves_also_while_slots_move() {
+    async fn nodes_use_native_compare_and_set_while_slots_move() {
         let cluster = RedisCluster::masters(&ValkeyServer::program(), PATIENT_NODES);
         let store = patient(&cluster.url(), Duration::from_secs(5));
         for (shard, node) in cluster.nodes().iter().enumerate() {
@@ -190,7 +190,7 @@ mod valkey {
 }
 
 #[tokio::test]
-async fn nodes_are_found_however_they_announce_themselves() {
+async fn nodes_are_found_by_every_kind_of_announced_address() {
     let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
     let seed = [cluster.nodes()[0].port()];
     let configure = |name: &str, value: &str| {
@@ -229,7 +229,7 @@ async fn nodes_are_found_however_they_announce_themselves() {
 }
 
 #[tokio::test]
-async fn nodes_that_name_each_other_are_given_up() {
+async fn redirect_loop_between_nodes_returns_error() {
     for (redirect, tries) in [("MOVED", 5), ("ASK", 5)] {
         let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
         let fake = async |other: usize| {
@@ -292,7 +292,7 @@ async fn redirect_to_nowhere_is_not_followed() {
 }
 
 #[tokio::test]
-async fn any_node_that_answers_leads_to_the_others() {
+async fn any_reachable_node_discovers_the_others() {
     let cluster = shared_masters();
     let ports: Vec<_> = cluster.nodes().iter().map(RedisServer::port).collect();
     // It accepts connections and says nothing.
@@ -308,7 +308,7 @@ async fn any_node_that_answers_leads_to_the_others() {
 }
 
 #[tokio::test]
-async fn replica_leads_to_the_masters() {
+async fn replica_discovers_the_masters() {
     let cluster = RedisCluster::start_with(PATIENT_NODES);
     every_shard_is_reached(&store(&url(&[cluster.nodes()[SHARDS].port()]))).await;
 }
@@ -339,7 +339,7 @@ async fn server_without_cluster_is_refused_as_node() {
 }
 
 #[tokio::test]
-async fn user_who_may_not_ask_for_slots_is_redirected() {
+async fn client_without_permission_for_slots_command_follows_redirects() {
     let cluster = shared_masters();
     let user = ["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "-@all"];
     let commands = ["+get", "+set", "+del", "+getrange", "+eval", "+evalsha"];
@@ -353,7 +353,7 @@ async fn user_who_may_not_ask_for_slots_is_redirected() {
 }
 
 #[tokio::test]
-async fn wrong_password_is_named() {
+async fn error_names_wrong_password() {
     let cluster = shared_masters();
     let store = store(&cluster.url().replace("://", "://app:wrong8@"));
     let error = store.load(&random_key()).await.unwrap_err();
@@ -394,7 +394,7 @@ fn each_runtime_has_its_own_connections_and_dropped_store_leaves_no_task() {
 }
 
 #[tokio::test]
-async fn removed_node_is_left_and_its_connection_closed() {
+async fn connection_to_removed_node_is_closed() {
     let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
     let store = store(&cluster.url());
     every_shard_is_reached(&store).await;
@@ -436,7 +436,7 @@ async fn removed_node_is_left_and_its_connection_closed() {
 
 /// A comparison is tried on the node that the map names, and goes nowhere else.
 #[tokio::test]
-async fn replacing_alone_finds_the_new_node() {
+async fn writes_alone_discover_new_node() {
     let mut cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
     let store = store(&cluster.url());
     let key = key_of(2);
@@ -460,7 +460,7 @@ async fn replacing_alone_finds_the_new_node() {
 }
 
 #[tokio::test]
-async fn keys_that_nobody_serves_are_unavailable_and_nothing_is_written() {
+async fn keys_of_unassigned_slots_are_unavailable_and_not_written() {
     let mut cluster = RedisCluster::masters(&redis_program(), &[]);
     let store = patient(&cluster.url(), Duration::from_secs(2));
     every_shard_is_reached(&*store).await;

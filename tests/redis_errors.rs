@@ -186,7 +186,7 @@ async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
 }
 
 #[tokio::test]
-async fn denied_command_is_named() {
+async fn error_names_denied_command() {
     use ErrorKind::Refused;
 
     let server = RedisServer::start();
@@ -214,7 +214,7 @@ async fn denied_command_is_named() {
 }
 
 #[tokio::test]
-async fn denied_database_is_named() {
+async fn error_names_denied_database() {
     use ErrorKind::Unavailable;
 
     let server = RedisServer::start();
@@ -230,7 +230,7 @@ async fn denied_database_is_named() {
 }
 
 #[tokio::test]
-async fn wrong_missing_and_needless_passwords_are_told_apart() {
+async fn errors_distinguish_wrong_missing_and_unneeded_passwords() {
     use ErrorKind::Unavailable;
 
     let server = RedisServer::start_with(&["--requirepass", "hunter2"]);
@@ -255,7 +255,7 @@ async fn wrong_missing_and_needless_passwords_are_told_apart() {
 }
 
 #[tokio::test]
-async fn server_with_too_many_clients_is_named() {
+async fn error_names_server_with_too_many_clients() {
     let server = RedisServer::start_with(&["--maxclients", "1"]);
     // Whoever started it may not be gone yet.
     let _only = loop {
@@ -276,7 +276,7 @@ async fn server_with_too_many_clients_is_named() {
 }
 
 #[tokio::test]
-async fn protected_mode_is_named() {
+async fn error_names_protected_mode() {
     let server = RedisServer::start_with(&["--protected-mode", "yes", "--bind", "*"]);
     // Any address of this machine but the loopback's.
     let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
@@ -291,7 +291,7 @@ async fn protected_mode_is_named() {
 }
 
 #[tokio::test]
-async fn starting_server_is_named() {
+async fn error_names_server_that_is_still_loading() {
     let mut server = RedisServer::start_with(&[
         "--key-load-delay",
         "1000",
@@ -310,7 +310,7 @@ async fn starting_server_is_named() {
 }
 
 #[tokio::test]
-async fn refused_connection_and_unknown_host_are_told_apart() {
+async fn errors_distinguish_refused_connection_and_unknown_host() {
     use ErrorKind::Unavailable;
 
     let mut server = RedisServer::start();
@@ -326,7 +326,7 @@ async fn refused_connection_and_unknown_host_are_told_apart() {
 }
 
 #[tokio::test]
-async fn another_protocol_is_named() {
+async fn error_names_server_of_another_protocol() {
     let server = MemcachedServer::start();
     let url = format!("redis://127.0.0.1:{}/", server.port());
     let text = "the server does not speak the protocol of Redis";
@@ -334,7 +334,7 @@ async fn another_protocol_is_named() {
 }
 
 #[tokio::test]
-async fn node_of_cluster_is_named() {
+async fn error_names_cluster_node() {
     const CLUSTER: &str = "the server is a node of a Redis Cluster";
     let start = || RedisServer::start_with(&["--cluster-enabled", "yes"]);
     let (one, two) = (start(), start());
@@ -360,7 +360,7 @@ async fn node_of_cluster_is_named() {
 }
 
 #[tokio::test]
-async fn sentinel_is_named() {
+async fn error_names_sentinel() {
     use ErrorKind::{Refused, Unavailable};
 
     let sentinel = RedisServer::sentinel();
@@ -380,7 +380,7 @@ async fn sentinel_is_named() {
 }
 
 #[tokio::test]
-async fn replica_is_named_by_writes_and_answers_reads() {
+async fn write_error_names_replica_and_reads_succeed() {
     let master = RedisServer::start();
     let store = RedisStore::connect(&master.url()).unwrap();
     let key = random_key();
@@ -421,7 +421,7 @@ async fn replica_is_named_by_writes_and_answers_reads() {
 }
 
 #[tokio::test]
-async fn valkey_addresses_lead_to_same_store() {
+async fn valkey_and_redis_addresses_connect_to_same_store() {
     let server = RedisServer::start();
     let url = server.url().replacen("redis:", "valkey:", 1);
     let store = unsticky::connect(&url).unwrap();

@@ -88,7 +88,7 @@ async fn every_outcome_is_right(store: &RedisStore, size: usize) {
 }
 
 #[tokio::test]
-async fn server_without_comparison_is_tried_out_once_for_each_connection() {
+async fn server_without_native_comparison_is_probed_once_per_connection() {
     let server = RedisServer::start();
     let store = RedisStore::connect(&server.url()).unwrap();
     let keys: Vec<_> = (0..64).map(|_| random_key()).collect();
@@ -110,7 +110,7 @@ async fn server_without_comparison_is_tried_out_once_for_each_connection() {
 }
 
 /// A server that compares by itself, and its command for a conditional delete.
-async fn server_compares_by_itself(server: &RedisServer, delete: &str) {
+async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, delete: &str) {
     let store = RedisStore::connect(&server.url()).unwrap();
     compares(server, &store).await;
     let counts = || (scripts(server), server.calls("set"), server.calls(delete));
@@ -183,7 +183,7 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
 }
 
 /// After a failover an older server may stand behind the name, and after an upgrade a newer one.
-async fn server_behind_name_is_tried_out_again(newer: &RedisServer) {
+async fn server_behind_sentinel_name_is_probed_again(newer: &RedisServer) {
     let older = RedisServer::start();
     let proxy = Proxy::start(older.port()).await;
     let store = RedisStore::connect(&format!("redis://127.0.0.1:{}/", proxy.port())).unwrap();
@@ -247,8 +247,12 @@ macro_rules! on_newer_server {
     ($name:ident: $server:ty, $delete:literal) => {
         mod $name {
             #[tokio::test]
-            async fn server_compares_by_itself() {
-                super::server_compares_by_itself(&<$server>::start(), $delete).await;
+            async fn server_with_native_comparison_is_sent_no_script() {
+                super::server_with_native_comparison_is_sent_no_script(
+                    &<$server>::start(),
+                    $delete,
+                )
+                .await;
             }
 
             #[tokio::test]
@@ -263,8 +267,8 @@ macro_rules! on_newer_server {
             }
 
             #[tokio::test]
-            async fn server_behind_name_is_tried_out_again() {
-                super::server_behind_name_is_tried_out_again(&<$server>::start()).await;
+            async fn server_behind_sentinel_name_is_probed_again() {
+                super::server_behind_sentinel_name_is_probed_again(&<$server>::start()).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

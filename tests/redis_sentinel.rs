@@ -88,7 +88,7 @@ fn says(server: &RedisServer, epoch: u64) -> Says {
 }
 
 #[tokio::test]
-async fn wrong_name_and_server_that_is_no_sentinel_are_named() {
+async fn errors_name_unknown_master_and_server_that_is_not_sentinel() {
     let (set, server) = (SentinelSet::single(&[]), RedisServer::start());
     let sentinel = set.sentinels()[0].port();
     let text = said(&store(&url(&[sentinel]).replace(MASTER, "another"))).await;
@@ -108,7 +108,7 @@ async fn wrong_name_and_server_that_is_no_sentinel_are_named() {
 }
 
 #[tokio::test]
-async fn sentinels_and_servers_have_credentials_of_their_own() {
+async fn sentinels_and_servers_use_separate_credentials() {
     let set = SentinelSet::single(&[]);
     let (sentinel, server) = (&set.sentinels()[0], &set.servers()[0]);
     server.cli(&["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "+@all"]);
@@ -162,7 +162,7 @@ fn credentials_for_sentinels_without_sentinels_are_refused_at_build() {
 }
 
 #[tokio::test]
-async fn replica_that_sentinels_name_is_not_written_to() {
+async fn replica_named_by_sentinels_receives_no_writes() {
     let master = RedisServer::start();
     let port = master.port().to_string();
     let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]);
@@ -196,7 +196,7 @@ async fn one_sentinel_that_answers_is_enough() {
 
 /// A Sentinel that was cut off during a failover goes on to name the old master.
 #[tokio::test]
-async fn older_view_is_not_followed_although_newer_one_is_gone() {
+async fn older_sentinel_view_is_ignored_even_if_newer_one_is_unreachable() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
     let behind = sentinel(&says(&old, 1)).await;
     let ahead = sentinel(&says(&new, 2)).await;
@@ -216,7 +216,7 @@ async fn older_view_is_not_followed_although_newer_one_is_gone() {
 }
 
 #[tokio::test]
-async fn sentinel_that_does_not_tell_its_epoch_is_not_believed() {
+async fn sentinel_that_reports_no_epoch_is_ignored() {
     let set = SentinelSet::single(&[]);
     let user = ["ACL", "SETUSER", "watcher", "on", ">sesame7", "&*", "+@all", "-sentinel|master"];
     set.sentinels()[0].cli(&user);
@@ -228,7 +228,7 @@ async fn sentinel_that_does_not_tell_its_epoch_is_not_believed() {
 
 /// A master without its replicas may be one no longer.
 #[tokio::test]
-async fn write_refused_for_want_of_replicas_has_sentinels_asked_at_once() {
+async fn write_refused_for_missing_replicas_queries_sentinels_at_once() {
     let old = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
     let new = RedisServer::start();
     let says = says(&old, 1);

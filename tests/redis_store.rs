@@ -420,7 +420,7 @@ async fn repeated_early_cancellations_replace_silent_connection() {
 }
 
 #[tokio::test]
-async fn command_that_was_given_up_is_not_sent_to_its_end() {
+async fn cancelled_command_is_not_sent_completely() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let store = RedisStore::connect(&format!("redis://{}/", listener.local_addr().unwrap()));
     let (store, key, length) = (store.unwrap(), random_key(), 32 << 20);
@@ -438,7 +438,7 @@ async fn command_that_was_given_up_is_not_sent_to_its_end() {
 }
 
 #[tokio::test]
-async fn end_of_silent_connection_leaves_newer_one_alone() {
+async fn closing_silent_connection_leaves_newer_connection_open() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let port = fake(&accepted, |connection, _| (connection > 0).then_some("$-1\r\n")).await;
     let store = RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap();
@@ -460,7 +460,7 @@ async fn end_of_silent_connection_leaves_newer_one_alone() {
 }
 
 #[tokio::test]
-async fn server_silent_from_the_start_is_named() {
+async fn error_names_server_that_never_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/", listener.local_addr().unwrap());
     let patience = Duration::from_millis(60);
@@ -533,7 +533,7 @@ const UNKNOWN: &str = "-ERR unknown command, with args beginning with: 'x'\r\n";
 const FULL: &str = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
 #[tokio::test]
-async fn server_that_ignores_comparison_is_not_trusted_with_it() {
+async fn server_that_ignores_native_comparison_is_sent_script() {
     let (store, sent) = scripted(&[
         ("SET", &["+OK\r\n"]),
         ("DELIFEQ", &[":1\r\n"]),
@@ -551,7 +551,7 @@ async fn server_that_ignores_comparison_is_not_trusted_with_it() {
 
 /// A proxy may lead to an older server on the same connection.
 #[tokio::test]
-async fn server_that_turns_out_older_is_sent_script() {
+async fn server_replaced_by_older_version_is_sent_script() {
     let (store, sent) = scripted(&[
         ("SET", &["$-1\r\n", "+OK\r\n", "-ERR syntax error\r\n"]),
         ("DELIFEQ", &[":0\r\n", ":1\r\n", UNKNOWN]),
@@ -573,7 +573,7 @@ async fn server_that_turns_out_older_is_sent_script() {
 }
 
 #[tokio::test]
-async fn full_server_is_sent_comparison_again_later() {
+async fn full_server_is_sent_native_comparison_again_later() {
     let (store, sent) = scripted(&[
         ("SET", &["$-1\r\n", FULL, "+OK\r\n"]),
         ("DELIFEQ", &[":0\r\n"]),
@@ -590,7 +590,7 @@ async fn full_server_is_sent_comparison_again_later() {
 }
 
 #[tokio::test]
-async fn server_that_is_full_when_it_is_tried_out_is_tried_out_again() {
+async fn server_that_is_full_when_probed_is_probed_again() {
     let (store, sent) = scripted(&[
         ("SET", &[FULL, "$-1\r\n", "+OK\r\n"]),
         ("DELIFEQ", &[":0\r\n"]),
@@ -607,7 +607,7 @@ async fn server_that_is_full_when_it_is_tried_out_is_tried_out_again() {
 
 /// There are proxies that end a connection at a command that they do not know.
 #[tokio::test]
-async fn server_that_ends_connections_when_it_is_tried_out_is_sent_script() {
+async fn server_that_closes_connection_when_probed_is_sent_script() {
     let accepted = Arc::default();
     let port = fake(&accepted, |_, verb| match verb {
         "EVALSHA" => Some(":1\r\n"),
@@ -630,7 +630,7 @@ async fn server_that_ends_connections_when_it_is_tried_out_is_sent_script() {
 
 /// A future may be kept and not polled while the server is tried out for it.
 #[tokio::test]
-async fn no_command_waits_for_the_trial() {
+async fn no_command_waits_for_probe() {
     let (store, sent) = scripted(&[
         ("SET", &["$-1\r\n"]),
         ("DELIFEQ", &[":0\r\n"]),
@@ -666,7 +666,7 @@ async fn any_time_limit_is_accepted() {
 }
 
 #[tokio::test]
-async fn write_with_unknown_outcome_is_sent_once() {
+async fn in_doubt_write_is_sent_once() {
     let (store, sent) = scripted(&[
         ("SET", &["-UPSTREAM failure\r\n"]),
         ("DEL", &["-UPSTREAM failure\r\n"]),

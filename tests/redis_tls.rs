@@ -77,7 +77,7 @@ fn expired_certificate_is_refused() {
 }
 
 #[test]
-fn server_that_wants_certificate_of_client_is_named() {
+fn error_names_server_that_requires_client_certificate() {
     let files = Files::new("mutual");
     let authority = Authority::new(&files, "authority");
     let arguments = certificate(&files, &authority, "localhost", |_| ());
@@ -303,7 +303,7 @@ async fn renewed_client_certificate_is_used_by_next_connection() {
 }
 
 #[tokio::test]
-async fn file_that_goes_missing_is_named_until_it_is_back() {
+async fn error_names_missing_file_until_it_is_restored() {
     let files = Files::new("missing");
     let authority = Authority::new(&files, "authority");
     let arguments = certificate(&files, &authority, "localhost", |_| ());
@@ -329,7 +329,7 @@ async fn file_that_goes_missing_is_named_until_it_is_back() {
 }
 
 #[test]
-fn unusable_file_is_refused_at_build_and_named() {
+fn unusable_file_is_named_by_build_error() {
     let files = Files::new("unusable");
     let authority = Authority::new(&files, "authority");
     let ca = &authority.file;
@@ -455,7 +455,7 @@ async fn said(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn plain_address_of_tls_port_is_named() {
+async fn error_names_plain_address_of_tls_port() {
     let files = Files::new("plain");
     let authority = Authority::new(&files, "authority");
     let (_server, port) = server(&files, &authority, "localhost");
@@ -472,7 +472,7 @@ async fn plain_address_of_tls_port_is_named() {
 }
 
 #[tokio::test]
-async fn tls_address_of_plain_port_is_named() {
+async fn error_names_tls_address_of_plain_port() {
     let server = RedisServer::start();
     let said = said(&format!("rediss://localhost:{}/", server.port())).await;
     let expected = "no answer to the TLS handshake in 400ms; if the server does not speak TLS, write \
@@ -495,7 +495,7 @@ async fn talker(says: &'static [u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn answer_in_wrong_protocol_is_named() {
+async fn error_names_answer_in_wrong_protocol() {
     // What TLS says to what is none of it: a fatal alert.
     let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
     let of = async |url: String| outcome(&store(&url, |builder| builder).unwrap()).await;

@@ -343,7 +343,7 @@ mod repeating_server {
     }
 
     #[tokio::test]
-    async fn repeated_record_and_password_are_printed_nowhere() {
+    async fn record_and_password_echoed_by_server_are_printed_nowhere() {
         let printed = Printed::default();
         let _default = tracing::subscriber::set_default(printed.subscriber());
 

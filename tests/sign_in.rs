@@ -23,7 +23,7 @@ fn rejects(builder: Builder) -> Builder {
     builder.concurrent_sessions(ConcurrentSessions::Reject(1))
 }
 
-/// Two valid cookies: the browser sends both, and the new one that a sign-in adds.
+/// The browser holds two valid cookies and sends both; the sign-in adds a new one.
 async fn sign_in_ends_every_presented_session(on: Backend) {
     let stand = on.stand();
     for (one, two) in [("", ""), ("alice", ""), ("alice", "alice"), ("alice", "bob")] {
@@ -71,8 +71,8 @@ async fn sessions_ended_by_sign_in_do_not_count_against_limit(on: Backend) {
     }
 }
 
-/// Decided: the sign-in fails and takes back its session, for beside a second valid cookie the next request
-/// would be anonymous.
+/// The sign-in fails and deletes its new session: with a second valid cookie, the next request would be
+/// anonymous.
 async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
     for fault in [Fault::Unavailable, Fault::Refused] {
         let stand = on.stand_with(|builder| {
@@ -88,7 +88,7 @@ async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
             if fault == Fault::Refused { ErrorKind::Refused } else { ErrorKind::Unavailable };
         assert_eq!((failed.failure(), &failed.set_cookie), (Some(kind), &None));
         assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0, "{fault:?}");
-        // One of the two has ended, so that the next request is not anonymous any more.
+        // One of the two has ended, so the next request is no longer anonymous.
         assert_eq!(stand.read(&both, SEED).await, Some(1), "{fault:?}");
         let again = stand.visit(&both, sign_in).await;
         assert_eq!(again.failure(), None, "{fault:?}");
@@ -97,8 +97,8 @@ async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
     }
 }
 
-/// A session that another request has given a new secret meanwhile is not this request's to end; where it is
-/// the same account's it would be one too many.
+/// A session that another request has rotated meanwhile must not be ended by this request. If it belongs to
+/// the same principal, the sign-in fails, because it would exceed the limit.
 async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
     let stand = on.stand_with(rejects);
     let (bob, alice) = (stand.signed_in("bob").await, stand.signed_in("alice").await);
@@ -114,8 +114,8 @@ async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
 }
 
-/// Applications that differ in the cookie's name alone, over one store.
-async fn applications_with_different_cookie_names_share_nothing(on: Backend) {
+/// Applications over one store that differ only in the cookie name.
+async fn applications_with_different_cookie_names_are_isolated(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
     let two = one.process(|builder| {
         let builder = builder.cookie(Cookie::new("__Host-two"));
@@ -127,14 +127,14 @@ async fn applications_with_different_cookie_names_share_nothing(on: Backend) {
     let under_the_other_name = first.replace("-one", "-two");
     let who = async |session: Session| Ok(session.principal());
     assert_eq!(visit(&two, &under_the_other_name, who).await.ok(), None);
-    // Neither lists, limits nor ends the other one's.
+    // Neither lists, limits or revokes the sessions of the other one.
     assert!(one.who(&first).await.is_some());
     assert_eq!(one.sessions.of("alice").count().await.unwrap(), 1);
     assert_eq!(two.of("alice").revoke_all().await.unwrap().count, 1);
     assert!(one.who(&first).await.is_some());
 }
 
-/// With one namespace for both, and even for the name of which the other one is a part.
+/// Both use the same namespace; this also holds if one cookie name is contained in the other.
 async fn token_is_invalid_under_another_cookie_name(on: Backend) {
     let name = |name: &'static str| {
         move |builder: Builder| builder.namespace("shared").cookie(Cookie::new(name))
@@ -148,13 +148,13 @@ async fn token_is_invalid_under_another_cookie_name(on: Backend) {
         let token = customer.strip_prefix("id=").unwrap();
         let stolen = format!("{other}={token}");
         assert_eq!(visit(&admins, &stolen, who).await.ok(), None, "{other}");
-        // Nor does a sign-out there touch it, or a wrong secret remove a cookie.
+        // A sign-out in one application does not affect the other, and a wrong secret removes no cookie.
         assert_eq!(visit(&admins, &stolen, sign_out).await.set_cookie, None, "{other}");
         assert_eq!(customers.who(&customer).await.as_deref(), Some("root"), "{other}");
     }
 }
 
-/// "Remember me" is a choice of one sign-in.
+/// "Remember me" applies to one sign-in.
 async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     let stand = on.stand();
     let remember = async |session: Session| {
@@ -169,7 +169,7 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     assert_eq!(max_age(&remembered), 90 * 86_400);
     let unticked = stand.visit(&remembered.cookie(), sign_in).await;
     assert_eq!(max_age(&unticked), 86_400);
-    // An anonymous session's choice is not the account's.
+    // The lifetime that an anonymous session has chosen does not apply to the account.
     let chosen_before = async |session: Session| {
         session.insert(A, &1)?;
         session.set_lifetime(REMEMBERED);
@@ -178,7 +178,7 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     let anonymous = stand.visit("", chosen_before).await;
     assert_eq!(max_age(&anonymous), 90 * 86_400);
     assert_eq!(max_age(&stand.visit(&anonymous.cookie(), sign_in).await), 86_400);
-    // The same request's counts, whatever the order, and also after an early save.
+    // A lifetime set in the same request applies, in either order, and also after an early save.
     for saves in [false, true] {
         let cookie = stand.seeded().await;
         let both = async |session: Session| {
@@ -197,7 +197,7 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     assert_eq!(max_age(&stand.visit(&remembered, step_up).await), 90 * 86_400);
 }
 
-/// The end that an identity provider has set is that of its own sign-in.
+/// The end that an identity provider sets applies to its own sign-in.
 async fn sign_in_clears_end_by_and_step_up_keeps_it(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);
@@ -215,21 +215,22 @@ async fn sign_in_clears_end_by_and_step_up_keeps_it(on: Backend) {
     assert_eq!(stand.who(&stepped_up).await, None);
 }
 
-/// A client that vanishes while it signs in has no cookie, and must not be locked out by its own session.
+/// A client that disconnects during its sign-in has no cookie, and must not be locked out by its own
+/// session.
 async fn sign_in_of_vanished_client_does_not_block_next_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     for on_a_session in [false, true] {
         let cookie = if on_a_session { stand.seeded().await } else { String::new() };
         let (exchange, session) = stand.begin(&cookie).await;
         session.sign_in("alice").unwrap();
-        // The response is given up before it is polled to its end.
+        // The response future is dropped before it completes.
         drop(exchange.finish(200));
         let directory = stand.sessions.of("alice");
         eventually(async || directory.count().await.unwrap() == 1, "it was not written").await;
         let again = stand.visit("", sign_in).await;
         assert_eq!(again.failure(), None, "{on_a_session}");
         assert_eq!(directory.count().await.unwrap(), 1);
-        // That one is used, and counts.
+        // This session is used, so it counts.
         assert!(stand.who(&again.cookie()).await.is_some());
         let refused = stand.visit("", sign_in).await;
         assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions), "{on_a_session}");
@@ -237,7 +238,7 @@ async fn sign_in_of_vanished_client_does_not_block_next_sign_in(on: Backend) {
     }
 }
 
-/// One write with the first use of a cookie, none with the next; and none at all under other policies.
+/// The first use of a cookie costs one write and the next use none; other policies cost none at all.
 async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
     for (policy, first) in [
         (ConcurrentSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
@@ -268,7 +269,7 @@ async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
             assert_eq!(stand.read(&cookie, A).await, None);
             stand.sign_out(&cookie).await;
         }
-        // A request that writes anyway confirms with that.
+        // A request that writes anyway confirms the sign-in with the same write.
         let cookie = stand.signed_in("alice").await;
         stand.spy.take();
         stand.write(&cookie, A, 1).await;
@@ -279,7 +280,7 @@ async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
     }
 }
 
-/// The write that confirms never fails its request.
+/// A failed confirmation write never fails the request.
 async fn failed_confirmation_does_not_fail_request(on: Backend) {
     let stand = on.stand_with(rejects);
     for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::LoseRequest] {
@@ -292,8 +293,8 @@ async fn failed_confirmation_does_not_fail_request(on: Backend) {
     }
 }
 
-/// Two sign-ins at once, of which the browser keeps one answer: both are let in, one after the other, and
-/// the later one is signed in.
+/// Two sign-ins at once, of which the browser keeps one answer: both succeed, one after the other, and the
+/// later one is the one signed in.
 async fn double_sign_in_leaves_one_valid_session_under_limit_of_one(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     for shared in [false, true] {
@@ -323,12 +324,12 @@ async fn double_sign_in_leaves_one_valid_session_under_limit_of_one(on: Backend)
     }
 }
 
-/// A cookie that comes back while the sign-in after it is about to revoke its session is not revoked, or its
-/// request finds it gone: never two sessions.
+/// A cookie is used while a later sign-in is about to revoke its session. Either the session is kept, or
+/// its request gets `Gone`; there are never two sessions.
 async fn session_confirmed_during_eviction_is_kept(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     let first = stand.signed_in("alice").await;
-    // The sign-in has looked at the session, and stands still before it ends it.
+    // The sign-in has loaded the session and waits before it deletes it.
     let gate = stand.store.hold(Verb::Delete);
     let second = {
         let sessions = stand.sessions.clone();
@@ -342,7 +343,7 @@ async fn session_confirmed_during_eviction_is_kept(on: Backend) {
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
 }
 
-/// Where the limit is reached, those that were never confirmed go first, the oldest of them before others.
+/// At the limit, unconfirmed sessions are evicted first, and among them the oldest.
 async fn oldest_unconfirmed_session_is_evicted_first(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let mut cookies = Vec::new();
@@ -365,7 +366,7 @@ async fn oldest_unconfirmed_session_is_evicted_first(on: Backend) {
     assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
 }
 
-/// Bob's session is taken back where Alice's before it cannot be ended, and nobody is told of it.
+/// If Alice's earlier session cannot be ended, Bob's new session is deleted and its token is not sent.
 async fn failed_account_switch_leaves_both_accounts_unchanged(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     let alice = stand.signed_in("alice").await;
@@ -376,7 +377,7 @@ async fn failed_account_switch_leaves_both_accounts_unchanged(on: Backend) {
     assert_eq!(stand.who(&alice).await.as_deref(), Some("alice"));
 }
 
-/// A list that takes the last entry off leaves the memory of a revocation as it was.
+/// A list that removes the last entry keeps the record of an earlier revocation.
 async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     let stand = on.stand();
     let directory = stand.sessions.of("alice");
@@ -384,7 +385,7 @@ async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     assert!(directory.revoke_all().await.unwrap().complete);
     let cookie = stand.signed_in("alice").await;
     stand.sign_out(&cookie).await;
-    // Longer ago than a sign-in may take.
+    // Longer than a sign-in may take.
     stand.clock.advance(Duration::from_secs(2 * 3600));
     let begun = directory.begin_sign_in().await.unwrap();
     assert!(directory.list().await.unwrap().is_empty());
@@ -394,7 +395,7 @@ async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     assert!(stand.who(&signed_in.cookie()).await.is_some());
 }
 
-/// A process whose clock is a day ahead takes nobody off the directory, and neither does its list.
+/// A process whose clock is a day ahead removes no entry from the directory, by sign-in or by list.
 async fn process_with_fast_clock_unlists_no_live_session(on: Backend) {
     for policy in [ConcurrentSessions::default(), ConcurrentSessions::EvictOldest(2)] {
         let namespace = format!("ahead-{}", policy == ConcurrentSessions::default());
@@ -421,7 +422,7 @@ async fn process_with_fast_clock_unlists_no_live_session(on: Backend) {
     }
 }
 
-/// However many sessions an account may have, a sign-in at the limit looks at sixteen of them.
+/// A sign-in at the limit checks sixteen sessions, however many the account may have.
 async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(40)));
@@ -436,11 +437,11 @@ async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     let looks = commands
         .iter()
         .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
-    // Sixteen of forty, and the evicted one before it is deleted.
+    // Sixteen of forty, and the evicted session once more before it is deleted.
     assert_eq!(looks.count(), 17);
     assert_eq!(stand.who(&cookies[0]).await, None);
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 40);
-    // Where most have ended, one of the sixteen has, and nobody is evicted.
+    // If most sessions have ended, one of the sixteen has ended too, and none is evicted.
     for cookie in &cookies[2..] {
         stand.sign_out(cookie).await;
     }
@@ -448,7 +449,7 @@ async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     assert!(stand.who(&cookies[1]).await.is_some());
 }
 
-/// The label is for the list that a directory keeps.
+/// Labels are stored in the directory only.
 async fn label_is_ignored_without_directory(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     let labelled = async |session: Session| {
@@ -463,7 +464,8 @@ async fn label_is_ignored_without_directory(on: Backend) {
 
 const CART: Key<u32> = Key::new("cart").survives_sign_in();
 
-/// What survives a sign-in is of the anonymous visitor who signs in, and of nobody who was signed in before.
+/// Surviving values come only from the anonymous session that signs in, never from a session that was
+/// signed in.
 async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Backend) {
     let stand = on.stand();
     let fill = async |session: Session| session.insert(CART, &1);
@@ -475,7 +477,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
         (stand.who(&bob).await.as_deref(), stand.read(&bob, CART).await),
         (Some("bob"), None)
     );
-    // Nor from one that the same request has ended.
+    // Nor from a session that the same request has ended.
     let anonymous = stand.visit("", fill).await.cookie();
     let start_over = async |session: Session| {
         session.sign_out();
@@ -483,7 +485,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
     };
     let renewed = stand.visit(&anonymous, start_over).await.cookie();
     assert_eq!(stand.read(&renewed, CART).await, None);
-    // But from one that it has made itself, beside several others.
+    // They do come from a session that the request created itself, despite several presented tokens.
     let (one, two) = (stand.seeded().await, stand.seeded().await);
     let fill_and_sign_in = async |session: Session| {
         session.insert(CART, &2)?;
@@ -495,7 +497,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
     assert_eq!(stand.read(&signed_in, CART).await, Some(2));
 }
 
-/// What the request of a sign-in writes after its response does not show that the response arrived.
+/// A write by the request that signs in does not show that the response reached the browser.
 async fn own_write_does_not_confirm_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     let (exchange, session) = stand.begin("").await;
@@ -508,7 +510,7 @@ async fn own_write_does_not_confirm_sign_in(on: Backend) {
     assert!(stand.who(&again.cookie()).await.is_some());
 }
 
-/// The sign-in's own request writes at the same time as its cookie comes back.
+/// The request that signs in writes while its cookie is used for the first time.
 async fn confirmation_is_repeated_after_conflict(on: Backend) {
     let stand = on.stand_with(rejects);
     let (exchange, session) = stand.begin("").await;
@@ -527,7 +529,7 @@ async fn confirmation_is_repeated_after_conflict(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Somebody has signed in on one of the presented sessions, and that has expired since.
+/// Another principal signed in on one of the presented sessions, which has expired since.
 #[tokio::test]
 async fn sign_in_succeeds_beside_expired_session_that_is_still_stored() {
     let stand = Stand::over(Backend::memory().store(), |builder| builder);
@@ -547,7 +549,7 @@ on_every_store! {
     sessions_ended_by_sign_in_do_not_count_against_limit,
     sign_in_fails_if_presented_session_cannot_be_ended,
     sign_in_beside_concurrently_rotated_session_keeps_limit,
-    applications_with_different_cookie_names_share_nothing,
+    applications_with_different_cookie_names_are_isolated,
     token_is_invalid_under_another_cookie_name,
     sign_in_starts_from_configured_lifetime,
     sign_in_clears_end_by_and_step_up_keeps_it,

@@ -1,6 +1,6 @@
-//! Handles that go on after their response, in the body of a stream: they keep their session alive with
-//! `touch`, and learn why it is lost. Each scenario runs in the body of a response, through both frameworks
-//! and on every store.
+//! Handles that continue after their response, in the body of a stream. They keep their session alive with
+//! `touch` and learn why it was lost. Each scenario runs in the body of a response, in both frameworks and
+//! on every store.
 
 #![cfg(all(
     feature = "testing",
@@ -35,7 +35,7 @@ const UNTHROTTLED: Lifetime = Lifetime::new(Duration::from_secs(1800), Duration:
     .refresh_after(Duration::ZERO);
 const REMEMBERED: Lifetime = Lifetime::new(Duration::from_secs(86_400 * 7), Lifetime::MAX);
 
-/// What goes on in the body of a response.
+/// Runs in the body of a response.
 #[derive(Clone)]
 struct Work(Arc<dyn Fn(Session) -> BoxFuture<'static, ()> + Send + Sync>);
 
@@ -91,10 +91,10 @@ mod on_actix {
     }
 }
 
-/// A stream of Alice's, and what happens around it.
+/// A stream of Alice's, and the operations of other requests on its session.
 struct Scene {
     stand: Arc<Stand>,
-    /// The stream's handle.
+    /// The handle that the stream uses.
     session: Session,
     cookie: String,
 }
@@ -104,12 +104,12 @@ impl Scene {
         self.stand.clock.advance(time);
     }
 
-    /// What a touch comes to.
+    /// The result of a touch.
     async fn touch(&self) -> Result<(), ErrorKind> {
         self.session.touch().await.map_err(|error| error.kind())
     }
 
-    /// A touch that is `Gone`, each time, and why.
+    /// A touch that returns `Gone`, each time, and the reason.
     async fn touch_fails(&self) -> Option<Loss> {
         assert_eq!(self.touch().await, Err(ErrorKind::Gone));
         self.stand.spy.take();
@@ -133,7 +133,7 @@ async fn run(
         let namespace = if is_axum { "axum" } else { "actix" };
         let stand = Arc::new(on.stand_with(|builder| configure(builder).namespace(namespace)));
         let cookie = stand.signed_in("alice").await;
-        // Its first use confirms a session where that has to be noted.
+        // Its first use confirms the session if confirmations are recorded.
         assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
         let scene = (stand.clone(), cookie.clone());
         let work = Work(Arc::new(move |session| {
@@ -148,7 +148,7 @@ async fn run(
     }
 }
 
-/// A test of each scenario on every store, with sessions that are configured like this.
+/// Makes a test of each scenario on every store, with sessions configured like this.
 macro_rules! streams {
     ($($module:ident: $configure:expr => { $($scenario:ident),* $(,)? })*) => {$(
         mod $module {
@@ -169,38 +169,38 @@ streams! {
         touch_not_due_costs_nothing,
         touch_due_costs_one_replace,
         touch_never_passes_absolute_timeout,
-        touch_after_sign_out_is_ended,
-        touch_after_revoke_all_is_ended,
-        touch_after_rotation_is_superseded,
-        touch_after_sign_in_is_superseded,
-        touch_after_idle_timeout_is_expired,
+        touch_after_sign_out_returns_ended,
+        touch_after_revoke_all_returns_ended,
+        touch_after_rotation_returns_superseded,
+        touch_after_sign_in_returns_superseded,
+        touch_after_idle_timeout_returns_expired,
         touch_of_session_that_another_request_kept_alive_succeeds,
         touch_when_store_is_down_is_503_and_keeps_handle,
         touch_writes_no_pending_value,
         touch_counts_for_passive_request,
-        reload_is_no_use,
-        save_and_transact_that_write_are_use,
-        touch_that_meets_sign_out_is_ended,
-        touch_that_meets_revoke_all_is_ended,
-        touch_that_meets_new_secret_is_superseded,
+        reload_does_not_extend_session,
+        save_and_transact_that_write_extend_session,
+        touch_concurrent_with_sign_out_returns_ended,
+        touch_concurrent_with_revoke_all_returns_ended,
+        touch_concurrent_with_rotation_returns_superseded,
         touch_does_not_undo_changed_lifetime,
-        touch_that_meets_other_write_succeeds,
-        touches_at_once_write_once,
+        touch_concurrent_with_other_write_succeeds,
+        concurrent_touches_write_once,
         in_doubt_touch_is_settled,
-        in_doubt_touch_that_new_secret_followed_is_superseded,
+        in_doubt_touch_followed_by_rotation_returns_superseded,
         unsettled_touch_keeps_handle,
         abandoned_touch_runs_to_completion,
         unpolled_touch_blocks_no_other_call,
-        touch_beside_writers_that_never_pause_is_503_and_keeps_handle,
-        touch_beside_sign_out_brings_nothing_back,
-        loss_is_said_of_save_transact_and_reload,
-        loss_stays_as_it_was_found_out,
-        own_sign_out_and_new_sign_in_are_no_loss,
-        touch_of_visitor_does_nothing,
+        touch_that_never_wins_against_writers_is_503_and_keeps_handle,
+        touch_does_not_restore_session_after_concurrent_sign_out,
+        save_transact_and_reload_report_why_session_was_lost,
+        reported_loss_never_changes,
+        own_sign_out_and_new_sign_in_report_no_loss,
+        touch_of_anonymous_visitor_does_nothing,
     }
     in_strict_mode: |builder| builder.directory(DirectoryMode::Strict) => {
-        touch_in_strict_mode_costs_one_load_more,
-        touch_of_unlisted_session_in_strict_mode_is_ended,
+        touch_in_strict_mode_costs_one_more_load,
+        touch_of_unlisted_session_in_strict_mode_returns_ended,
     }
     with_limit: |builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)) => {
         touch_confirms_cookie_once,
@@ -210,10 +210,10 @@ streams! {
     }
 }
 
-/// What another request does to the session between a touch's decision and its write.
+/// An operation of another request between the decision of a touch and its write.
 type Meanwhile = for<'a> fn(&'a Scene) -> BoxFuture<'a, ()>;
 
-/// A touch that meets this at the store: what it comes to.
+/// The result of a touch during which another request does this.
 async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
     meanwhile(scene).await;
@@ -221,7 +221,7 @@ async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     touch.await.map_err(|error| error.kind())
 }
 
-/// A touch whose answer is lost, and which this has followed when it is settled.
+/// The result of a touch whose answer is lost, and which is settled after another request has done this.
 async fn settled_after(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     scene.stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     let gate = scene.stand.store.hold(Verb::Load);
@@ -315,7 +315,7 @@ async fn touch_never_passes_absolute_timeout(scene: Scene) {
         scene.touch().await.unwrap();
         assert!(scene.session.expires_at().unwrap() <= last);
     }
-    // Nothing is gained any more.
+    // A touch cannot extend the session any further.
     scene.stand.spy.take();
     scene.later(19 * MINUTE);
     scene.touch().await.unwrap();
@@ -326,35 +326,35 @@ async fn touch_never_passes_absolute_timeout(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_sign_out_is_ended(scene: Scene) {
+async fn touch_after_sign_out_returns_ended(scene: Scene) {
     signs_out(&scene).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_revoke_all_is_ended(scene: Scene) {
+async fn touch_after_revoke_all_returns_ended(scene: Scene) {
     revokes_all(&scene).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_after_rotation_is_superseded(scene: Scene) {
+async fn touch_after_rotation_returns_superseded(scene: Scene) {
     let newer = scene.stand.visit(&scene.cookie, rotate).await.cookie();
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Superseded));
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_after_sign_in_is_superseded(scene: Scene) {
+async fn touch_after_sign_in_returns_superseded(scene: Scene) {
     let newer = scene.stand.sign_in(&scene.cookie).await;
     scene.later(MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Superseded));
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_after_idle_timeout_is_expired(scene: Scene) {
+async fn touch_after_idle_timeout_returns_expired(scene: Scene) {
     scene.later(30 * MINUTE);
     assert_eq!(scene.touch_fails().await, Some(Loss::Expired));
 }
@@ -382,7 +382,7 @@ async fn touch_when_store_is_down_is_503_and_keeps_handle(scene: Scene) {
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
 }
 
-async fn touch_in_strict_mode_costs_one_load_more(scene: Scene) {
+async fn touch_in_strict_mode_costs_one_more_load(scene: Scene) {
     scene.stand.spy.take();
     scene.touch().await.unwrap();
     scene.later(MINUTE);
@@ -390,7 +390,7 @@ async fn touch_in_strict_mode_costs_one_load_more(scene: Scene) {
     assert_eq!(scene.stand.taken_verbs(), [Verb::Load, Verb::Replace]);
 }
 
-async fn touch_of_unlisted_session_in_strict_mode_is_ended(scene: Scene) {
+async fn touch_of_unlisted_session_in_strict_mode_returns_ended(scene: Scene) {
     let directory = scene.stand.directory_key("alice").await;
     scene.stand.spy.delete(&directory, None).await.unwrap();
     scene.later(MINUTE);
@@ -418,7 +418,7 @@ async fn touch_writes_no_pending_value(scene: Scene) {
     scene.stand.write(&scene.cookie, SEED, 2).await;
     scene.later(2 * MINUTE);
     scene.touch().await.unwrap();
-    // It shows what is stored by now, and what is pending on top.
+    // The view shows the stored values with the pending changes applied.
     assert_eq!(scene.session.get(SEED).unwrap(), Some(12));
     assert_eq!(scene.stand.read(&scene.cookie, A).await, None);
     assert_eq!(scene.stand.read(&scene.cookie, SEED).await, Some(2));
@@ -435,7 +435,7 @@ async fn touch_counts_for_passive_request(scene: Scene) {
     assert!(scene.is_alive().await);
 }
 
-async fn reload_is_no_use(scene: Scene) {
+async fn reload_does_not_extend_session(scene: Scene) {
     let expires_at = scene.session.expires_at();
     scene.later(20 * MINUTE);
     scene.session.reload().await.unwrap();
@@ -444,19 +444,19 @@ async fn reload_is_no_use(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn save_and_transact_that_write_are_use(scene: Scene) {
+async fn save_and_transact_that_write_extend_session(scene: Scene) {
     for step in 0..4 {
         scene.later(20 * MINUTE);
         match step {
             0 => scene.session.insert(A, &1).unwrap(),
             1 => scene.session.transact(|values| values.insert(A, &2)).await.unwrap(),
-            // Nothing to save: as much as a request that reads.
+            // There is nothing to save: it costs as much as a request that reads.
             _ => {}
         }
         scene.session.save().await.unwrap();
     }
     assert!(scene.is_alive().await);
-    // What writes nothing is none.
+    // A call that writes nothing does not extend the session.
     let expires_at = scene.session.expires_at();
     scene.later(20 * MINUTE);
     scene.session.transact(|values| values.get(A)).await.unwrap();
@@ -468,21 +468,21 @@ async fn save_and_transact_that_write_are_use(scene: Scene) {
     assert_eq!(scene.session.expires_at(), expires_at);
 }
 
-async fn touch_that_meets_sign_out_is_ended(scene: Scene) {
+async fn touch_concurrent_with_sign_out_returns_ended(scene: Scene) {
     scene.later(MINUTE);
     assert_eq!(met(&scene, signs_out).await, Err(ErrorKind::Gone));
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_that_meets_revoke_all_is_ended(scene: Scene) {
+async fn touch_concurrent_with_revoke_all_returns_ended(scene: Scene) {
     scene.later(MINUTE);
     assert_eq!(met(&scene, revokes_all).await, Err(ErrorKind::Gone));
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
     assert!(!scene.is_alive().await);
 }
 
-async fn touch_that_meets_new_secret_is_superseded(scene: Scene) {
+async fn touch_concurrent_with_rotation_returns_superseded(scene: Scene) {
     let meanwhile: [Meanwhile; 2] = [rotates, signs_in];
     for meanwhile in meanwhile {
         let cookie = scene.stand.signed_in("alice").await;
@@ -509,7 +509,7 @@ async fn touch_does_not_undo_changed_lifetime(scene: Scene) {
     assert_eq!(scene.stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-async fn touch_that_meets_other_write_succeeds(scene: Scene) {
+async fn touch_concurrent_with_other_write_succeeds(scene: Scene) {
     for meanwhile in [writes as Meanwhile, writes_passively, reads] {
         scene.later(20 * MINUTE);
         assert_eq!(met(&scene, meanwhile).await, Ok(()));
@@ -521,7 +521,7 @@ async fn touch_that_meets_other_write_succeeds(scene: Scene) {
     assert_eq!(scene.session.get(B).unwrap(), Some(2));
 }
 
-async fn touches_at_once_write_once(scene: Scene) {
+async fn concurrent_touches_write_once(scene: Scene) {
     let (_exchange, other) = scene.stand.begin(&scene.cookie).await;
     scene.later(MINUTE);
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
@@ -529,7 +529,7 @@ async fn touches_at_once_write_once(scene: Scene) {
     scene.stand.spy.take();
     gate.release();
     touch.await.unwrap();
-    // One that conflicts; Memcached does not bring the record with it.
+    // The write conflicts; Memcached does not return the record with the answer.
     let verbs = scene.stand.taken_verbs();
     assert!(verbs == [Verb::Replace] || verbs == [Verb::Replace, Verb::Load], "{verbs:?}");
     assert_eq!(scene.session.expires_at(), other.expires_at());
@@ -549,7 +549,7 @@ async fn in_doubt_touch_is_settled(scene: Scene) {
     assert!(!scene.is_alive().await);
 }
 
-async fn in_doubt_touch_that_new_secret_followed_is_superseded(scene: Scene) {
+async fn in_doubt_touch_followed_by_rotation_returns_superseded(scene: Scene) {
     for meanwhile in [rotates as Meanwhile, signs_in] {
         let cookie = scene.stand.signed_in("alice").await;
         let (_exchange, session) = scene.stand.begin(&cookie).await;
@@ -568,7 +568,7 @@ async fn unsettled_touch_keeps_handle(scene: Scene) {
     scene.stand.store.heal();
     scene.touch().await.unwrap();
     assert_eq!(scene.session.loss(), None);
-    // It was no commit, so nothing waits for a reload.
+    // A touch is not a commit, so no later call waits for a reload.
     scene.session.insert(A, &7).unwrap();
     scene.session.save().await.unwrap();
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
@@ -594,8 +594,8 @@ async fn unpolled_touch_blocks_no_other_call(scene: Scene) {
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
 }
 
-/// None of the writers uses the session, so the touch stays due.
-async fn touch_beside_writers_that_never_pause_is_503_and_keeps_handle(scene: Scene) {
+/// None of the writers extends the session, so the touch stays due.
+async fn touch_that_never_wins_against_writers_is_503_and_keeps_handle(scene: Scene) {
     scene.later(MINUTE);
     let mut gate = scene.stand.store.hold(Verb::Replace);
     let session = scene.session.clone();
@@ -621,7 +621,7 @@ async fn touch_beside_writers_that_never_pause_is_503_and_keeps_handle(scene: Sc
     assert_eq!(scene.session.get(B).unwrap(), Some(8));
 }
 
-async fn touch_beside_sign_out_brings_nothing_back(scene: Scene) {
+async fn touch_does_not_restore_session_after_concurrent_sign_out(scene: Scene) {
     for round in 0..50 {
         let cookie = scene.stand.signed_in("alice").await;
         let (_exchange, session) = scene.stand.begin(&cookie).await;
@@ -637,7 +637,7 @@ async fn touch_beside_sign_out_brings_nothing_back(scene: Scene) {
     }
 }
 
-async fn loss_is_said_of_save_transact_and_reload(scene: Scene) {
+async fn save_transact_and_reload_report_why_session_was_lost(scene: Scene) {
     type Act = for<'a> fn(&'a Session) -> BoxFuture<'a, unsticky::Result<()>>;
     let acts: [Act; 3] = [
         |session| {
@@ -666,7 +666,7 @@ async fn loss_is_said_of_save_transact_and_reload(scene: Scene) {
     }
 }
 
-async fn loss_stays_as_it_was_found_out(scene: Scene) {
+async fn reported_loss_never_changes(scene: Scene) {
     signs_out(&scene).await;
     assert_eq!(scene.session.reload().await.unwrap_err().kind(), ErrorKind::Gone);
     scene.later(48 * HOUR);
@@ -675,7 +675,7 @@ async fn loss_stays_as_it_was_found_out(scene: Scene) {
     assert_eq!(scene.session.loss(), Some(Loss::Ended));
 }
 
-async fn own_sign_out_and_new_sign_in_are_no_loss(scene: Scene) {
+async fn own_sign_out_and_new_sign_in_report_no_loss(scene: Scene) {
     scene.session.sign_out();
     scene.session.save().await.unwrap();
     assert_eq!(scene.session.loss(), None);
@@ -694,7 +694,7 @@ async fn own_sign_out_and_new_sign_in_are_no_loss(scene: Scene) {
     scene.stand.visit(&cookie, again).await.ok();
 }
 
-async fn touch_of_visitor_does_nothing(scene: Scene) {
+async fn touch_of_anonymous_visitor_does_nothing(scene: Scene) {
     let touch = async |session: Session| session.touch().await;
     for cookie in ["", &format!("__Host-id={}", "A".repeat(43))] {
         let visit = scene.stand.visit(cookie, touch).await;

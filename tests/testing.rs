@@ -15,7 +15,7 @@ use unsticky::{ConcurrentSessions, DirectoryMode, ErrorKind, Key, SignIn};
 const TEXT: Key<String> = Key::new("a");
 
 #[tokio::test]
-async fn cookie_is_signed_in_in_both_frameworks() {
+async fn test_cookie_is_signed_in_in_both_frameworks() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = testing::signed_in(&stand.sessions, "alice", |_| Ok(())).await.unwrap();
@@ -31,7 +31,7 @@ async fn cookie_is_signed_in_in_both_frameworks() {
 }
 
 #[tokio::test]
-async fn values_and_lifetime_are_those_of_the_closure() {
+async fn test_session_has_values_and_lifetime_set_by_closure() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = testing::signed_in(&stand.sessions, "alice", |session| {
@@ -47,7 +47,7 @@ async fn values_and_lifetime_are_those_of_the_closure() {
 }
 
 #[tokio::test]
-async fn clock_expires_the_session() {
+async fn test_session_expires_by_manual_clock() {
     let stand = Backend::memory().stand();
     for app in both(&stand.sessions).await {
         let cookie = testing::signed_in(&stand.sessions, "alice", |_| Ok(())).await.unwrap();
@@ -71,7 +71,7 @@ async fn session_is_listed_and_valid_in_strict_mode() {
 }
 
 #[tokio::test]
-async fn limit_of_sessions_applies() {
+async fn session_limit_applies_to_test_sessions() {
     let stand = Backend::memory()
         .stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     let sign_in = async || testing::signed_in(&stand.sessions, "alice", |_| Ok(())).await;
@@ -83,7 +83,7 @@ async fn limit_of_sessions_applies() {
 }
 
 #[tokio::test]
-async fn any_other_visitor_is_made_by_a_handler() {
+async fn handler_can_create_any_other_test_session() {
     let Stand { sessions, .. } = &Backend::memory().stand();
     let visitor = testing::cookie(sessions, async |session| session.insert(A, &1)).await.unwrap();
     let labelled = testing::cookie(sessions, async |session| {

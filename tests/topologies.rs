@@ -22,7 +22,7 @@ fn fill(server: &RedisServer, slots: impl Iterator<Item = u16>) -> Vec<String> {
 }
 
 #[test]
-fn keys_hash_to_slots_as_servers_do() {
+fn key_slots_match_servers() {
     let cluster = RedisCluster::single(&[]);
     for key in
         ["", "123456789", "unsticky:0:s:abc", "{tag}rest", "a{tag}b{other}", "{}rest", "{open"]
@@ -55,7 +55,7 @@ fn cluster_has_three_masters_with_a_replica_each() {
 }
 
 #[test]
-fn moved_slots_take_their_keys_along() {
+fn moving_slots_moves_their_keys() {
     let cluster = RedisCluster::start();
     let keys = fill(&cluster.nodes()[0], 0..40);
     // More than go in one batch.
@@ -79,7 +79,7 @@ fn moved_slots_take_their_keys_along() {
 }
 
 #[test]
-fn replica_succeeds_killed_master_which_comes_back_as_replica() {
+fn killed_master_is_replaced_and_rejoins_as_replica() {
     let mut cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
     let keys = fill(&cluster.nodes()[0], 0..5);
     wait_for_replicas(&cluster.nodes()[0], &key_in(0), 1);
@@ -119,7 +119,7 @@ fn single_node_serves_all_slots_and_announces_another_port() {
 }
 
 #[test]
-fn sentinels_replace_killed_master_which_comes_back_as_replica() {
+fn sentinels_replace_killed_master_which_rejoins_as_replica() {
     let mut set = SentinelSet::start();
     set.hasten();
     assert_eq!(set.master(), 0);
@@ -138,7 +138,7 @@ fn sentinels_replace_killed_master_which_comes_back_as_replica() {
 }
 
 #[test]
-fn planned_failover_names_another_master_also_without_one_sentinel() {
+fn planned_failover_succeeds_with_one_sentinel_stopped() {
     let mut set = SentinelSet::start();
     set.hasten();
     set.kill_sentinel(0);
@@ -164,7 +164,7 @@ fn single_sentinel_names_another_port() {
 }
 
 #[test]
-fn processes_end_with_their_cluster() {
+fn dropping_cluster_stops_its_processes() {
     let cluster = RedisCluster::single(&[]);
     let pid = cluster.nodes()[0].pid();
     let exists = || Path::new(&format!("/proc/{pid}")).exists();

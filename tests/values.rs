@@ -178,7 +178,7 @@ on_every_store!(
 
 proptest! {
     #[test]
-    fn every_finite_float_comes_back_bit_for_bit(
+    fn every_finite_float_round_trips_exactly(
         bits in proptest::collection::vec(any::<(u64, u32)>(), 1..20),
     ) {
         let floats = bits
@@ -240,7 +240,7 @@ const TOO_DEEP: &str = "nested more than 127 levels deep";
 const UNREADABLE: &str = "its JSON cannot be read back as the key's type";
 
 #[tokio::test]
-async fn float_that_is_not_finite_is_refused_wherever_it_is() {
+async fn non_finite_float_is_refused_at_any_depth() {
     #[derive(Clone, Serialize, Deserialize)]
     struct Newtype(f32);
     #[derive(Clone, Serialize, Deserialize)]
@@ -266,7 +266,7 @@ async fn float_that_is_not_finite_is_refused_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn integer_keys_that_serde_cannot_read_back_are_refused() {
+async fn integer_keys_that_cannot_be_deserialised_are_refused() {
     #[derive(Clone, Serialize, Deserialize)]
     struct Flattened {
         #[serde(flatten)]
@@ -302,7 +302,7 @@ impl<'de> Deserialize<'de> for Nested {
 }
 
 #[tokio::test]
-async fn value_is_refused_from_the_depth_that_cannot_be_read() {
+async fn value_nested_too_deeply_to_be_read_is_refused() {
     let nested =
         |depth, layer: fn(Value) -> Value| (1..depth).fold(json!([]), |value, _| layer(value));
     let variants = |depth: usize| {
@@ -327,7 +327,7 @@ async fn value_is_refused_from_the_depth_that_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn value_is_refused_if_its_type_does_not_write_or_does_not_read_it() {
+async fn value_that_does_not_round_trip_is_refused() {
     #[derive(Clone, Deserialize)]
     struct Unwritable;
     impl Serialize for Unwritable {
@@ -356,7 +356,7 @@ async fn value_is_refused_if_its_type_does_not_write_or_does_not_read_it() {
 }
 
 #[tokio::test]
-async fn update_that_leads_to_unreadable_value_on_newer_record_fails_commit() {
+async fn update_that_produces_unreadable_value_on_replay_fails_commit() {
     const RATIO: Key<f64> = Key::new("ratio");
     let stand = Backend::memory().stand();
     let cookie = stand.seeded().await;
@@ -377,7 +377,7 @@ async fn update_that_leads_to_unreadable_value_on_newer_record_fails_commit() {
 
 /// What the documentation of `Key` says: these come back as another value, and nobody can tell.
 #[tokio::test]
-async fn changes_that_only_the_type_could_notice_are_those_documented() {
+async fn undetected_round_trip_changes_match_documentation() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Number {

@@ -1,5 +1,5 @@
-//! Nobody waits for ever: futures that are kept and not polled, functions that use the session they are
-//! called for, and what a handler may pile up.
+//! No request waits forever: futures that are kept without being polled, functions that use the session
+//! that calls them, and limits on what a handler may accumulate.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -19,14 +19,14 @@ use tokio::time::timeout;
 use unsticky::testing::Verb;
 use unsticky::{ErrorKind, Key, Session};
 
-/// Much longer than anything here takes, and than a request may wait for its store.
+/// Much longer than any operation here takes, and than the store timeout of a request.
 const BOUND: Duration = Duration::from_secs(20);
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.unwrap_or_else(|_| panic!("{what} never returned"))
 }
 
-/// `save()` in a `select!` whose other branch wins, and is kept.
+/// `save()` in a `select!` whose other branch wins; the future is kept.
 async fn unpolled_save_blocks_neither_other_saves_nor_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -41,11 +41,11 @@ async fn unpolled_save_blocks_neither_other_saves_nor_response(on: Backend) {
     for (key, value) in [(A, 1), (B, 2), (C, 3)] {
         assert_eq!(stand.read(&cookie, key).await, Some(value));
     }
-    // Its own answer is there when somebody asks for it after all.
+    // The kept future still returns its own result when it is polled again.
     in_time("the kept one", kept).await.unwrap();
 }
 
-/// The same for everything that works on the session.
+/// The same for every other operation on the session.
 async fn unpolled_transact_and_reload_block_no_other_call(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -65,7 +65,7 @@ async fn unpolled_transact_and_reload_block_no_other_call(on: Backend) {
     in_time("the kept reload", reload).await.unwrap();
 }
 
-/// The end of a request whose response nobody polls, as of a connection that is stuck.
+/// The end of a request whose response is not polled, for example because the connection is stuck.
 async fn unpolled_response_blocks_no_long_lived_handle(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -78,15 +78,15 @@ async fn unpolled_response_blocks_no_long_lived_handle(on: Backend) {
     assert!(in_time("the kept one", kept).await.error.is_none());
 }
 
-/// A commit that met a conflict has a turn in the queue of its session, or waits for one; either may be
-/// kept, and other requests of that session still succeed.
+/// A commit that had a conflict has a place in the queue of its session, or waits for one. The future of
+/// either may be kept, and other requests of that session still succeed.
 async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.update(A, |number| *number += 1).unwrap();
     stand.write(&cookie, B, 1).await;
-    // It has its turn, and stands still in its second attempt.
+    // It is at the head of the queue and waits in its second attempt.
     drop(stand.store.hold(Verb::Replace));
     let gate = stand.store.hold(Verb::Replace);
     let mut kept = Box::pin(session.save());
@@ -109,7 +109,7 @@ async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
     drop((kept, exchange));
 }
 
-/// The extractor's future in a `select!`, kept, and another extractor.
+/// The extractor's future is kept from a `select!`, and another extractor is used.
 async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -126,7 +126,7 @@ async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Revocations take turns too, at the account's directory.
+/// Revocations queue too, at the directory of their principal.
 async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
     let stand = on.stand();
     stand.signed_in("alice").await;
@@ -137,7 +137,7 @@ async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
         assert!(poll!(&mut kept).is_pending());
         tokio::task::yield_now().await;
     }
-    // Its write meets a conflict when it goes on, so that it takes a turn.
+    // Its write will conflict when it continues, so that it takes a place in the queue.
     let first = stand.signed_in("alice").await;
     gate.release();
     for _ in 0..20 {
@@ -164,7 +164,7 @@ on_every_store! {
     transact_calls_function_once_when_create_is_in_doubt,
 }
 
-/// On a thread of its own, for what might hold a lock or never come to an end.
+/// Runs on a separate thread, because the code may hold a lock or never return.
 fn apart(what: &str, work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -190,13 +190,13 @@ fn update_function_that_changes_session_returns_error() {
         assert_eq!((error.kind(), error.status()), (ErrorKind::Reentrant, 500));
         assert!(calls.load(Ordering::Relaxed) <= 100);
         assert_eq!(session.get(A).unwrap(), None);
-        // The session goes on.
+        // The session can still be used.
         session.update(A, |number| *number += 1).unwrap();
         assert_eq!(session.get(A).unwrap(), Some(1));
     });
 }
 
-/// One that does so only where it is called again: at the commit, and when the view is computed anew.
+/// The function does so only when it is called again: at the commit, and when the view is computed again.
 #[test]
 fn update_function_that_changes_session_on_replay_returns_error() {
     apart("a sign-in", || {
@@ -263,7 +263,7 @@ fn update_captures_are_dropped_while_session_is_unlocked() {
     }
 }
 
-/// Also where the request ends: with a failed response, and where its client goes away.
+/// The same when the request ends: with a failed response, and when its client disconnects.
 #[test]
 fn update_captures_are_dropped_unlocked_when_request_ends() {
     for status in [Some(500), None] {
@@ -302,7 +302,7 @@ fn pending_changes_are_bounded_by_record_size() {
     let longer = move |text: &mut String| text.push_str(&"y".repeat(1000));
     assert_eq!(session.update(key(0), longer).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(session.get(&key(0)).unwrap().as_deref(), Some(&value[..]));
-    // What is overwritten or removed makes room.
+    // Overwriting or removing values makes room.
     for _ in 0..10_000 {
         session.insert(key(0), &value).unwrap();
     }
@@ -310,7 +310,8 @@ fn pending_changes_are_bounded_by_record_size() {
     session.insert(key(kept), &value).unwrap();
 }
 
-/// The work for a change must not grow with those before it: forty thousand took seconds.
+/// The work for a change must not grow with the number of earlier changes: forty thousand once took
+/// seconds.
 #[test]
 fn cost_of_changes_grows_linearly() {
     let took = |changes: usize| {
@@ -324,14 +325,14 @@ fn cost_of_changes_grows_linearly() {
         }
         begun.elapsed()
     };
-    // The shortest of several, so that a busy machine does not decide; ten times as many may take
-    // thirty times as long, and quadratic work takes a hundred times.
+    // Takes the shortest of several runs, so that a busy machine does not decide. Ten times as many changes
+    // may take thirty times as long; quadratic work takes a hundred times as long.
     let shortest = |changes| (0..5).map(|_| took(changes)).min().unwrap();
     let (few, many) = (shortest(4_000), shortest(40_000));
     assert!(many < few * 30, "{few:?} for 4,000, {many:?} for 40,000");
 }
 
-/// Answered with an error, so what it changed is not counted behind that answer.
+/// The call returned an error, so its changes must not be applied later.
 async fn changes_of_replaced_response_are_not_saved_later(on: Backend) {
     use unsticky::testing::Fault;
 
@@ -372,7 +373,7 @@ async fn transact_after_sign_out_calls_function_once(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.who(&cookie).await), (Some(1), None));
 }
 
-/// A new session is tried under another id, with what was decided.
+/// A new session is tried under another id, with the same decision.
 async fn transact_calls_function_once_when_create_is_in_doubt(on: Backend) {
     let stand = on.stand();
     stand.store.inject(Verb::Create, unsticky::testing::Fault::LoseAnswer);

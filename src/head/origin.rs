@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_other_sites_are_refused() {
+    fn cross_site_requests_are_refused() {
         for (row, foreign) in [
             (("POST", None, SHOP, EVIL, CROSS, None), Foreign::Site),
             (("POST", None, SHOP, OURS, CROSS, None), Foreign::Site),

@@ -1,4 +1,4 @@
-//! Where the sessions of a test are kept: in memory, or on a server of the test's own.
+//! The store of a test: in memory, or on a server that the test starts.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use unsticky::Store;
 use super::servers::{MemcachedServer, RedisServer};
 use super::topologies::{RedisCluster, SentinelSet};
 
-/// A store to test on, and what keeps it running.
+/// A store under test, and the server that it runs on.
 pub struct Backend {
     /// None in memory.
     server: Option<Server>,
@@ -48,7 +48,7 @@ impl Backend {
         self.server.as_ref().map_or_else(|| "memory:".to_owned(), Server::url)
     }
 
-    /// A connection of its own, as another process has it; in memory a store of its own.
+    /// Connects to the same store as another process does; in memory, makes a new store.
     pub fn store(&self) -> Arc<dyn Store> {
         unsticky::connect(&self.url()).unwrap()
     }
@@ -64,7 +64,7 @@ impl From<Server> for Backend {
     }
 }
 
-/// A server of the test's own.
+/// A server that the test starts.
 pub enum Server {
     Redis(RedisServer),
     Memcached(MemcachedServer),
@@ -129,7 +129,7 @@ impl Server {
         }
     }
 
-    /// The address of the server itself, where nobody else names it.
+    /// The address of the server itself, if no cluster or Sentinel announces it.
     pub fn direct_url(&self) -> String {
         match self {
             Self::Memcached(server) => server.url(),
@@ -137,7 +137,8 @@ impl Server {
         }
     }
 
-    /// The address of a proxy before the server. Whoever names the server names the proxy from now on.
+    /// The address of a proxy in front of the server. From now on the cluster or the Sentinel announces the
+    /// proxy.
     pub fn url_at(&self, port: u16) -> String {
         match self {
             Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
@@ -162,7 +163,7 @@ impl Server {
         }
     }
 
-    /// Starts the server that has the data anew; returns when it serves.
+    /// Restarts the server that has the data; returns when it serves.
     pub fn restart(&mut self) {
         match self {
             Self::Redis(server) => server.restart(),
@@ -175,7 +176,7 @@ impl Server {
         }
     }
 
-    /// Has the server keep its connections and do nothing; returns when each of its threads does so.
+    /// Makes the server keep its connections and do nothing; returns when each of its threads is stopped.
     pub async fn pause(&self) {
         let pid = match self {
             Self::Memcached(server) => {
@@ -205,7 +206,7 @@ impl Server {
 fn all_threads_are_stopped(pid: u32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
-        // The name stands in brackets and may hold anything.
+        // The name stands in brackets and may contain any character.
         stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
     })
 }
@@ -228,7 +229,7 @@ pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
     }
 }
 
-/// A connection that a Memcached server has accepted, if it accepts another one.
+/// Connects to a Memcached server; `None` if the server does not accept the connection.
 pub async fn accepted(port: u16) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(b"mn\r\n").await.ok()?;

@@ -1,4 +1,5 @@
-//! A server that speaks the protocol of Redis and answers as a test wants, where a real one would not.
+//! A server that speaks the Redis protocol and gives the answers that a test needs and a real server would
+//! not give.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// It answers each command, whose words stand between spaces; greetings are answered with `OK`.
+    /// Answers each command, whose words are separated by spaces; greetings are answered with `OK`.
     pub async fn start(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -47,13 +48,13 @@ impl Fake {
         self.port
     }
 
-    /// How many commands it was sent that begin so.
+    /// Returns how many commands beginning with this text were received.
     pub fn heard(&self, beginning: &str) -> usize {
         self.heard.lock().unwrap().iter().filter(|command| command.starts_with(beginning)).count()
     }
 }
 
-/// Its connections end with it.
+/// Its connections close with it.
 impl Drop for Fake {
     fn drop(&mut self) {
         self.task.abort();

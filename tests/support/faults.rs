@@ -1,4 +1,4 @@
-//! What visitors see while a store does not answer, and once it does again.
+//! The behaviour that visitors see while a store does not answer, and after it recovers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use super::visit::{Visit, rotate, sent_back, sign_out, visit};
 pub const SEED: Key<u64> = Key::new("seed").survives_sign_in();
 pub const NUMBER: Key<u64> = Key::new("number");
 
-/// What a request waits for the store in all, as configured by default.
+/// The default store timeout of a request.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Within this time the first request after a fault has its answer: half a second, and what a busy
-/// machine adds to it.
+/// The first request after a fault is answered within this time: half a second, plus the delay of a busy
+/// machine.
 pub const BACK: Duration = Duration::from_millis(500 + 150);
 
-/// What a read may fail with while the store does not answer.
+/// The kinds of error with which a read may fail while the store does not answer.
 pub const UNREAD: &[ErrorKind] = &[ErrorKind::Unavailable];
 
-/// What a write may fail with while the store does not answer.
+/// The kinds of error with which a write may fail while the store does not answer.
 pub const UNWRITTEN: &[ErrorKind] = &[ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
 
-/// Sessions of the default settings, in a process of their own as far as the store can tell.
+/// Sessions with the default settings, which the store sees as a separate process.
 pub fn sessions(url: &str) -> Sessions {
     Sessions::builder(unsticky::connect(url).unwrap()).timeout(TIMEOUT).build().unwrap()
 }
 
-/// How a request was answered.
+/// The outcome of a request.
 #[derive(Debug)]
 pub struct Answer {
     pub failure: Option<ErrorKind>,
-    /// The status of the response, where the handler failed.
+    /// The status of the response, if the handler failed.
     pub status: u16,
     pub set_cookie: Option<String>,
     pub took: Duration,
@@ -54,8 +54,8 @@ impl Answer {
         }
     }
 
-    /// That it is an error of one of these kinds that came in time, and that no cookie is set or
-    /// removed.
+    /// Checks that this is an error of one of these kinds, that it came in time, and that no cookie is set
+    /// or removed.
     #[track_caller]
     pub fn is_failure(&self, kinds: &[ErrorKind], within: Duration) {
         assert!(self.failure.is_some_and(|kind| kinds.contains(&kind)), "{self:?}");
@@ -64,7 +64,7 @@ impl Answer {
     }
 }
 
-/// What a request does to its session.
+/// The operation of a request on its session.
 #[derive(Debug, Clone, Copy)]
 pub enum Deed {
     Read,
@@ -90,14 +90,14 @@ impl Deed {
     }
 }
 
-/// A request, from its beginning to its answer.
+/// A request, from its beginning to its response.
 pub async fn request(sessions: &Sessions, cookie: &str, deed: Deed) -> Answer {
     let begun = Stopwatch::start();
     let visit = visit(sessions, cookie, async |session: Session| deed.done_to(session).await).await;
     Answer::new(&visit, begun.elapsed())
 }
 
-/// A request that has read its session and is about to do something to it.
+/// A request that has loaded its session and is about to change it.
 #[derive(Debug)]
 pub struct Held {
     release: oneshot::Sender<()>,
@@ -121,7 +121,7 @@ impl Held {
         Self { release, visit }
     }
 
-    /// Lets the request go on; the time until it is answered counts from here.
+    /// Lets the request continue; its response time is measured from here.
     pub async fn release(self) -> Answer {
         let begun = Stopwatch::start();
         self.release.send(()).unwrap();
@@ -130,7 +130,7 @@ impl Held {
     }
 }
 
-/// Four browsers that came before the fault: three with somebody signed in, one without.
+/// Four browsers that have sessions before the fault: three signed in, one anonymous.
 #[derive(Debug)]
 pub struct Visitors {
     pub sessions: Sessions,
@@ -139,16 +139,16 @@ pub struct Visitors {
     pub carol: Browser,
     pub anonymous: Browser,
     held: Vec<Held>,
-    /// How many increments of alice's number were answered with success.
+    /// The number of increments of Alice's number that were answered with success.
     pub counted: u64,
-    /// And how many may have been made.
+    /// The number of increments that may have been made.
     pub unknown: u64,
 }
 
 #[derive(Debug)]
 pub struct Browser {
     pub cookie: String,
-    /// Whether what it asked for during the fault is certain not to have been done.
+    /// Whether the requested change is certain not to have been made.
     pub is_certain: bool,
 }
 
@@ -158,7 +158,7 @@ impl Browser {
     }
 }
 
-/// Some at once of each, as accounts are.
+/// The principals of the concurrent sign-ins, several of which use the same one.
 const CROWD: [&str; 5] = ["erin", "frank", "grace", "heidi", "ivan"];
 
 impl Visitors {
@@ -183,7 +183,7 @@ impl Visitors {
         }
     }
 
-    /// Many come at once, so that there are as many connections as there ever will be.
+    /// Makes many requests at once, so that the store opens as many connections as it ever will.
     pub async fn crowd(&self) {
         let mut requests = JoinSet::new();
         for number in 0..100 {
@@ -199,7 +199,7 @@ impl Visitors {
         }
     }
 
-    /// Each begins a request that reads its session now and changes it later.
+    /// Begins requests that load their sessions now and change them later.
     pub async fn begin(&mut self) {
         assert!(self.held.is_empty());
         let deeds = [
@@ -213,14 +213,14 @@ impl Visitors {
         }
     }
 
-    /// Alice's session is changed, with success.
+    /// Changes Alice's session, with success.
     pub async fn increment(&mut self) {
         let answer = request(&self.sessions, &self.alice, Deed::Increment).await;
         assert_eq!((answer.failure, &answer.set_cookie), (None, &None), "{answer:?}");
         self.counted += 1;
     }
 
-    /// The requests that had begun are answered with success, and what they did was done.
+    /// The requests that had begun succeed, and their changes are made.
     pub async fn succeed(&mut self) {
         let held = std::mem::take(&mut self.held);
         assert_eq!(held.len(), 4);
@@ -244,8 +244,8 @@ impl Visitors {
         }
     }
 
-    /// While the store does not answer: the requests that had begun and those that come now fail in
-    /// time, with the right kind of error and without a cookie, each alone and a thousand at once.
+    /// While the store does not answer, requests that had begun and new requests fail in time, with the
+    /// right kind of error and without a cookie, each alone and a thousand at once.
     pub async fn are_told(&mut self) {
         self.are_told_alone(UNREAD, UNWRITTEN).await;
         self.are_told_a_thousand_at_once().await;
@@ -274,9 +274,9 @@ impl Visitors {
         does_without(&self.sessions, &self.alice);
     }
 
-    /// Every request comes to an end in time, and none of them with a panic.
+    /// Every request ends in time, and none of them panics.
     pub async fn are_told_a_thousand_at_once(&self) {
-        // Two thousand, in two tests, would measure the machine.
+        // Two thousand requests in two tests would measure the machine.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let _turn = ONE_AT_A_TIME.lock().await;
         let begun = Stopwatch::start();
@@ -298,12 +298,12 @@ impl Visitors {
         for answer in answers {
             answer.is_failure(UNWRITTEN, TIMEOUT + Duration::from_millis(300));
         }
-        // They wait together, however long it takes to begin them all.
+        // They wait at the same time, however long it takes to begin them all.
         assert!(took < TIMEOUT * 2, "{took:?}");
     }
 
-    /// Once the store answers again, with all that it held: the first request succeeds at once,
-    /// whoever was signed in still is, and what was refused was not done.
+    /// After the store has recovered with all its data, the first request succeeds at once, every signed-in
+    /// user is still signed in, and refused changes were not made.
     pub async fn go_on(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
         self.number_is_right().await;
@@ -328,14 +328,14 @@ impl Visitors {
         self.number_is_right().await;
     }
 
-    /// Alice's session goes on, which a server has kept through whatever happened.
+    /// Alice's session continues, because the server has kept it.
     pub async fn alice_goes_on(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
         self.increment().await;
         self.number_is_right().await;
     }
 
-    /// Nothing that was answered with success is lost, and nothing was done twice.
+    /// No change that was answered with success is lost, and none was made twice.
     pub async fn number_is_right(&self) {
         let read = async |session: Session| session.get(NUMBER);
         let number = visit(&self.sessions, &self.alice, read).await.ok().unwrap_or(0);
@@ -343,8 +343,8 @@ impl Visitors {
         assert!(possible.contains(&number), "{number}, and not one of {possible:?}");
     }
 
-    /// Once the store answers again, with nothing: everybody is anonymous, nobody's cookie is
-    /// removed, and whoever signs in again is signed in.
+    /// After the store has recovered without its data, every visitor is anonymous, no cookie is removed,
+    /// and users can sign in again.
     pub async fn begin_anew(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await, None);
         for cookie in [&self.bob.cookie, &self.carol.cookie, &self.anonymous.cookie] {
@@ -360,7 +360,7 @@ impl Visitors {
     }
 }
 
-/// The first request after a fault: who is signed in. It succeeds, and soon.
+/// The first request after a fault reads who is signed in. It succeeds within the time limit.
 pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
     let begun = Stopwatch::start();
     let who = async |session: Session| Ok(session.principal());
@@ -371,7 +371,7 @@ pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
     visit.ok()
 }
 
-/// A route that does not use the session answers at once: without waiting for anything.
+/// A route that does not use the session answers at once, without waiting for the store.
 pub fn does_without(sessions: &Sessions, cookie: &str) {
     let exchange = Exchange::begin(sessions, [cookie.to_owned()], None);
     match exchange.finish(200) {
@@ -382,7 +382,7 @@ pub fn does_without(sessions: &Sessions, cookie: &str) {
     }
 }
 
-/// What takes longer than this hangs.
+/// A request that takes longer than this counts as hanging.
 pub async fn bounded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future).await.expect("it hangs")
 }

@@ -1,4 +1,4 @@
-//! A store with a test on the way to it.
+//! A store that passes each command to the test first.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use unsticky::Result;
 use unsticky::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::Verb;
 
-/// Sends the command, as often as it is called.
+/// Sends the command once for each call.
 pub type Call<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync>;
 
-/// What a test does to the commands that are sent to a store.
+/// The test's treatment of the commands that are sent to a store.
 pub trait Interceptor: Send + Sync + 'static {
     /// Runs in place of a command.
     fn intercept<T: Send + 'static>(

@@ -1,4 +1,4 @@
-//! Commands that reach the server after their sender has given them up.
+//! Commands that reach the server after their sender has given up.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,18 +10,18 @@ use unsticky::{Error, Result};
 
 use super::interceptor::{Call, Intercepted, Interceptor};
 
-/// A store in which things go wrong on demand, and what makes its commands late.
+/// A store with injected faults, and the handle that delays its commands.
 pub fn faulty(inner: impl Store) -> (FaultStore<Arc<dyn Store>>, Late) {
     let late = Late::default();
     let store: Arc<dyn Store> = Arc::new(Intercepted::new(Arc::new(inner), late.clone()));
     (FaultStore::new(store), late)
 }
 
-/// Makes commands late; clones share which.
+/// Delays commands; clones share the same commands.
 #[derive(Clone, Default)]
 pub struct Late(Arc<Mutex<Vec<(Verb, Postponed)>>>);
 
-/// A command whose sender has given it up, once one was sent.
+/// A command whose sender has given up, once one was sent.
 ///
 /// Dropping it loses the command.
 #[derive(Clone, Default)]
@@ -53,7 +53,7 @@ impl Interceptor for Late {
     ) -> Result<T> {
         const REASON: &str = "the command is late";
         let Some(postponed) = self.next(verb) else { return call().await };
-        // Nobody waits for the answer any more.
+        // The sender no longer waits for the answer.
         *postponed.0.lock().unwrap() = Some(call().map(drop).boxed());
         match verb {
             Verb::Load => Err(Error::unavailable(REASON)),

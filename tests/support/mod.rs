@@ -1,4 +1,4 @@
-//! What the integration tests share. Each uses a part of it.
+//! Code that the integration tests share. Each test file uses a part of it.
 
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -27,7 +27,7 @@ pub mod terminal;
 pub mod topologies;
 pub mod visit;
 
-/// How many times as long a randomized test is as usual.
+/// The factor by which randomized tests run longer than usual.
 pub fn length() -> u8 {
     match std::env::var_os("UNSTICKY_LONG") {
         Some(value) if value != "0" => 10,
@@ -35,7 +35,8 @@ pub fn length() -> u8 {
     }
 }
 
-/// So many histories at once; ends at the first violation, with the sum of the tallies until then.
+/// Runs this many histories at once. Stops at the first violation; otherwise returns the sum of the
+/// tallies.
 pub async fn until_violation<T: Default>(
     histories: impl Iterator<Item = impl Future<Output = (T, Option<String>)>>,
     at_once: usize,
@@ -54,12 +55,12 @@ pub async fn until_violation<T: Default>(
     (total, None)
 }
 
-/// On the thread of the test alone.
+/// A runtime on the thread of the test alone.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// While one runtime is blocked, with so many loads under way, another one loads from the same store.
+/// While one runtime is blocked with this many loads in progress, another one loads from the same store.
 #[cfg(feature = "testing")]
 pub fn blocked_runtime_delays_no_other_one(store: impl unsticky::Store + Clone, loads: usize) {
     use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ pub fn blocked_runtime_delays_no_other_one(store: impl unsticky::Store + Clone, 
                 say.send(()).unwrap();
                 std::thread::sleep(BLOCKED);
                 for load in loads {
-                    // It may have run out of time.
+                    // The load may have timed out.
                     let _ = load.await.unwrap();
                 }
             });

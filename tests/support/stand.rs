@@ -1,4 +1,4 @@
-//! A store in which things go wrong on demand, and visitors.
+//! A store with injected faults, and visitors.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,11 +37,11 @@ impl Backend {
     }
 }
 
-/// Sessions over a store that is spied on and in which things go wrong on demand.
+/// Sessions over a store that records commands and injects faults.
 pub struct Stand {
     pub store: FaultStore<Arc<dyn Store>>,
     pub late: Late,
-    /// Next to the store: sees what reaches it.
+    /// Closest to the store: sees the commands that reach it.
     pub spy: SpyStore<Arc<dyn Store>>,
     pub clock: ManualClock,
     pub sessions: Sessions,
@@ -59,8 +59,8 @@ impl Stand {
         Self { store, late, spy, clock, sessions }
     }
 
-    /// Over a store that does not know the clock of the stand: it still holds what the record says
-    /// is over.
+    /// Uses a store that does not share the clock of the stand: it still holds records whose content says
+    /// that they have expired.
     pub fn over(store: Arc<dyn Store>, configure: impl FnOnce(Builder) -> Builder) -> Self {
         Self::new(store, ManualClock::new(), configure)
     }
@@ -91,7 +91,7 @@ impl Stand {
         visit(&self.sessions, cookie, handler).await
     }
 
-    /// A request that has loaded its session before `other` runs, and goes on after it.
+    /// Makes a request that loads its session before `other` runs and continues after it.
     pub async fn overtaken<T>(
         &self,
         cookie: &str,
@@ -117,7 +117,7 @@ impl Stand {
         self.visit(cookie, async |session: Session| session.insert(key, &value)).await.ok();
     }
 
-    /// Alice signs in on the session of this cookie.
+    /// Signs Alice in on the session of this cookie.
     pub async fn sign_in(&self, cookie: &str) -> String {
         self.visit(cookie, sign_in).await.cookie()
     }
@@ -126,7 +126,7 @@ impl Stand {
         assert!(self.visit(cookie, sign_out).await.removes_cookie());
     }
 
-    /// What was sent to the store since the last look.
+    /// The commands that were sent to the store since the last call.
     pub fn taken_verbs(&self) -> Vec<Verb> {
         self.spy.take().iter().map(|command| command.verb).collect()
     }
@@ -138,26 +138,26 @@ impl Stand {
         self.spy.take()
     }
 
-    /// Where the record of this session is kept.
+    /// Returns the key of this session's record.
     pub async fn key(&self, cookie: &str) -> StoreKey {
         let command = self.commands_of_a_load(cookie).await.swap_remove(0);
         assert_eq!(command.verb, Verb::Load);
         command.key
     }
 
-    /// Where the directory of this principal is kept.
+    /// Returns the key of this principal's directory record.
     pub async fn directory_key(&self, principal: &str) -> StoreKey {
         self.spy.take();
         self.sessions.of(principal).begin_sign_in().await.unwrap();
         self.spy.take().pop().unwrap().key
     }
 
-    /// What the store holds there.
+    /// Returns the bytes that the store holds under this key.
     pub async fn stored(&self, key: &StoreKey) -> Bytes {
         self.spy.load(key).await.unwrap().unwrap().bytes
     }
 
-    /// Has the store hold these bytes there.
+    /// Makes the store hold these bytes under this key.
     pub async fn put(&self, key: &StoreKey, bytes: impl Into<Bytes>) {
         const TTL: Duration = Duration::from_secs(3600);
         let bytes = bytes.into();
@@ -173,14 +173,14 @@ impl Stand {
         }
     }
 
-    /// A request that goes on by hand.
+    /// A request that the test advances step by step.
     pub async fn begin(&self, cookie: &str) -> (Exchange, Session) {
         let exchange = Exchange::begin(&self.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
         (exchange, session)
     }
 
-    /// Work that stands still at its next command of this kind, and that nobody polls any more.
+    /// Work that waits at its next command of this kind and is no longer polled.
     pub async fn held<F: Future>(&self, verb: Verb, work: F) -> (Gate, Pin<Box<F>>) {
         let gate = self.store.hold(verb);
         let mut work = Box::pin(work);
@@ -203,7 +203,7 @@ pub fn save_in_a_task(session: &Session) -> JoinHandle<Result<()>> {
     tokio::spawn(async move { session.save().await })
 }
 
-/// Waits for what a task of its own does.
+/// Waits for an effect of another task.
 pub async fn eventually(mut holds: impl AsyncFnMut() -> bool, otherwise: &str) {
     let begun = Instant::now();
     while !holds().await {

@@ -1,14 +1,14 @@
-//! Time that passes for the code under test, without the moments in which the machine ran nobody.
+//! Measures time for the code under test, without the moments in which the machine ran no task.
 
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the watcher sleeps at a time.
+/// The length of one sleep of the watcher.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Naps that took far longer than that, and when they ended. A shared machine stands still for half a
-/// second now and then, and no deadline can be kept meanwhile.
+/// Sleeps that took far longer, and when they ended. A shared machine occasionally stops for half a second,
+/// and no deadline can be kept meanwhile.
 static STALLS: Mutex<Vec<(Instant, Duration)>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Stopwatch {
         self.0.elapsed().saturating_sub(self.stalled())
     }
 
-    /// How long the machine has stood still since the start.
+    /// The total time that the machine has been stopped since the start.
     pub fn stalled(self) -> Duration {
         let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
         stalls.iter().filter(|(end, _)| *end > self.0).map(|(_, stall)| *stall).sum()

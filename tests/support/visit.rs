@@ -3,19 +3,19 @@
 use unsticky::exchange::{Exchange, Finish, Reply};
 use unsticky::{ErrorKind, Result, Session, Sessions};
 
-/// What a request led to.
+/// The result of a request.
 #[derive(Debug)]
 pub struct Visit<T> {
-    /// What the handler returned.
+    /// The handler's return value.
     pub output: Result<T>,
     /// The Set-Cookie header.
     pub set_cookie: Option<String>,
-    /// What the response was replaced by.
+    /// The error that replaced the response, if any.
     pub error: Option<ErrorKind>,
 }
 
 impl<T> Visit<T> {
-    /// The cookie as the browser sends it back; empty where none was set.
+    /// Returns the cookie as the browser sends it back; empty if none was set.
     pub fn cookie(&self) -> String {
         self.set_cookie.as_deref().map(sent_back).unwrap_or_default()
     }
@@ -24,19 +24,19 @@ impl<T> Visit<T> {
         self.set_cookie.as_deref().is_some_and(|cookie| cookie.contains("Max-Age=0"))
     }
 
-    /// What the handler returned, of a request that was answered with success.
+    /// Returns the handler's return value; panics if the request failed.
     pub fn ok(self) -> T {
         assert_eq!(self.error, None);
         self.output.unwrap()
     }
 
-    /// The kind of the error that the visitor got, from the handler or after it.
+    /// Returns the kind of the error in the response, from the handler or the commit.
     pub fn failure(&self) -> Option<ErrorKind> {
         self.output.as_ref().err().map(unsticky::Error::kind).or(self.error)
     }
 }
 
-/// One request with this Cookie header field; a handler's error is a response of its status.
+/// Makes one request with this Cookie header field; a handler's error becomes a response with its status.
 pub async fn visit<T>(
     sessions: &Sessions,
     cookie: &str,
@@ -60,7 +60,7 @@ pub async fn visit_with<T>(
     Visit { output, set_cookie: reply.set_cookie, error: reply.error.map(|error| error.kind()) }
 }
 
-/// The end of a request with a response of this status.
+/// Ends a request with a response of this status.
 pub async fn finish(exchange: Exchange, status: u16) -> Reply {
     match exchange.finish(status) {
         Finish::Ready(reply) => reply,
@@ -68,12 +68,12 @@ pub async fn finish(exchange: Exchange, status: u16) -> Reply {
     }
 }
 
-/// The cookie of a reply as the browser sends it back.
+/// Returns the cookie of a reply as the browser sends it back.
 pub fn cookie_of(reply: &Reply) -> Option<String> {
     reply.set_cookie.as_deref().map(sent_back)
 }
 
-/// The cookie of a Set-Cookie field as the browser sends it back.
+/// Returns the cookie of a Set-Cookie field as the browser sends it back.
 pub fn sent_back(set_cookie: &str) -> String {
     set_cookie.split(';').next().unwrap().to_owned()
 }
