@@ -128,7 +128,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// How many items the server has, whoever they belong to, and what they take.
+    /// The number of all items on the server, including those of other applications, and their bytes.
     async fn totals(&mut self) -> Result<(u64, u64)> {
         self.send("stats").await?;
         let (mut items, mut bytes) = (None, None);
