@@ -97,7 +97,7 @@ async fn healthy_cluster_is_fine_with_every_node_examined() {
     });
     let report = check(&cluster.url()).await;
     expect_no_trouble(&report);
-    the(&report, Level::Fine, "cluster", "All 16384 slots have a node, on 3 masters");
+    the(&report, Level::Fine, "cluster", "All 16384 slots have a master (3 masters)");
     the(&report, Level::Fine, "seed", "6 of the 6 nodes");
     for shard in 0..SHARDS {
         let [master, replica] = [shard, shard + SHARDS].map(|node| &cluster.nodes()[node]);
@@ -126,7 +126,7 @@ async fn slots_without_node_are_an_error_whether_or_not_the_cluster_stops() {
             });
         }
         let report = check(&cluster.url()).await;
-        let hole = "100 of 16384 slots have no node, the first is 100;";
+        let hole = "100 of 16384 slots have no master (the first is 100);";
         let finding = the(&report, Level::Error, "cluster", hole);
         assert!(finding.sentence().contains(consequence), "{finding}");
         let level = if coverage == "yes" { Level::Error } else { Level::Fine };
@@ -181,7 +181,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     let report = check(&cluster.url()).await;
     assert_eq!(report.level(), Level::Warning, "{report}");
     let failed = format!("CLUSTER NODES has 127.0.0.1:{port} as failed");
-    about(&report, Level::Warning, "shard", &cluster.nodes()[0], "of its 1 replica none is up");
+    about(&report, Level::Warning, "shard", &cluster.nodes()[0], "its only replica is down");
     about(&report, Level::Warning, "shard", &cluster.nodes()[0], &failed);
     about(&report, Level::Fine, "shard", &cluster.nodes()[1], "and 1 replica");
 }
@@ -228,7 +228,7 @@ async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_
     let report = check(&url).await;
     assert_eq!(report.first_error(), None, "{report}");
     the(&report, Level::Note, "hidden", "CLUSTER INFO and CLUSTER NODES");
-    the(&report, Level::Fine, "cluster", "All 16384 slots have a node");
+    the(&report, Level::Fine, "cluster", "All 16384 slots have a master");
 
     permit(&cluster.nodes()[1], &permitted.replace(" +asking", ""));
     let report = check(&url).await;

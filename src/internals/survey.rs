@@ -39,7 +39,7 @@ impl Survey {
         let half = timeout / 2;
         match url.split([':', '+']).next().unwrap_or_default() {
             "memory" => Err(ConnectError::address(
-                "sessions of memory: are in another process, which alone can count them",
+                "the sessions of memory: are in the memory of another process, so this one cannot count them",
             )),
             "memcached" => {
                 let store = MemcachedStore::builder(url)?;

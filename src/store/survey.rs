@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How many keys of a server are walked through in a second at most, so that it serves its sessions
-/// undisturbed. All keys of the server count, whoever they belong to.
+/// The largest number of keys to scan on a server in a second, so that the scan does not slow down its sessions.
+/// All keys of the server count, including those of other applications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate(NonZeroU32);
 
@@ -59,8 +59,8 @@ pub enum Met<'a> {
         /// not permit to ask, or keeps no string under the key.
         bytes: Option<u64>,
     },
-    /// How many keys of the server have been walked through so far, whoever they belong to; about so many on
-    /// Redis.
+    /// How many keys of the server have been scanned so far, including those of other applications. On Redis
+    /// this is an estimate.
     Walked {
         /// As `host:port`.
         server: &'a str,
@@ -97,7 +97,7 @@ pub enum Outcome {
     Totals {
         /// Why it does not.
         reason: String,
-        /// All items, whoever they belong to.
+        /// The number of all items, including those of other applications.
         items: u64,
         /// What they take, in bytes.
         bytes: u64,

@@ -123,7 +123,9 @@ fn reason(error: &exp::Error) -> String {
         exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
             "it answered in TLS, which this store does not speak".to_owned()
         }
-        exp::Error::Protocol(line) => format!("its answer is not memcached's: {}", prose(line)),
+        exp::Error::Protocol(line) => {
+            format!("its answer is not that of Memcached: {}", prose(line))
+        }
         exp::Error::Usage(reason) => format!("the command is not well-formed: {reason}"),
         _ => "the client failed".to_owned(),
     }
@@ -333,7 +335,7 @@ mod tests {
             (rejected("ERROR"), "it has reached its limit of connections, or is older than 1.6"),
             (
                 protocol(r#"unknown return code "HTTP/1.1""#),
-                "its answer is not memcached's: unknown return code …",
+                "its answer is not that of Memcached: unknown return code …",
             ),
             (Client::Usage("no key"), "the command is not well-formed: no key"),
             (Client::Conflict, "the client failed"),

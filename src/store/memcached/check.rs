@@ -131,7 +131,7 @@ const MAX_ANSWERS: usize = 64 * 1024;
 const MAX_LINE: usize = 4096;
 
 fn strange() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "its answer is not memcached's")
+    io::Error::new(io::ErrorKind::InvalidData, "its answer is not that of Memcached")
 }
 
 /// A connection of the check's own: the store's client has no call for `stats`.

@@ -128,7 +128,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// How many items the server has, whoever they belong to, and what they take.
+    /// The number of all items on the server, including those of other applications, and their bytes.
     async fn totals(&mut self) -> Result<(u64, u64)> {
         self.send("stats").await?;
         let (mut items, mut bytes) = (None, None);
@@ -144,7 +144,7 @@ impl<'a> Link<'a> {
         }
         items.zip(bytes).ok_or_else(|| {
             Error::refused(format!(
-                "memcached at {}: it does not say how many items it has",
+                "memcached at {}: it does not report how many items it holds",
                 self.address
             ))
         })
@@ -180,7 +180,10 @@ impl<'a> Link<'a> {
     }
 
     fn strange(&self) -> Error {
-        Error::corrupt(format!("memcached at {}: it gave a strange answer to a dump", self.address))
+        Error::corrupt(format!(
+            "memcached at {}: it gave an unexpected answer to lru_crawler metadump",
+            self.address
+        ))
     }
 }
 

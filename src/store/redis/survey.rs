@@ -13,8 +13,8 @@ use crate::store::redis::topology::Topology;
 use crate::store::redis::{Access, RedisStore, Route};
 use crate::store::survey::{Met, Outcome, Pace, Plan, Seen, Visitor, Walk};
 
-const CHANGED: &str = "the cluster has moved slots or failed over during the walk through its keys, or is \
-                       doing so, so some keys may have been missed; count again when it has settled";
+const CHANGED: &str = "the cluster moved slots or failed over during the scan of its keys, or is doing so now, so \
+                       some keys may have been missed; count again when this has finished";
 
 impl RedisStore {
     /// Walks through all keys, one master after the other. Each server is walked through on one connection: a
@@ -30,7 +30,7 @@ impl RedisStore {
     ) -> Result<Vec<Walk>> {
         let Route::Own(own) = &self.route else {
             return Err(Error::refused(
-                "a connection of the application's own is not walked along",
+                "the keys behind a connection that the application made are not scanned",
             ));
         };
         let topology = own.topology().map_err(read)?;
@@ -78,8 +78,8 @@ async fn must_be_master(lease: &Lease<'_>) -> Result<()> {
         return Ok(());
     }
     Err(Error::unavailable(format!(
-        "the server at {} ceased to be the master during the walk through its keys, so some may have been \
-         missed; count again",
+        "the server at {} stopped being the master during the scan of its keys, so some may have been missed; \
+         count again",
         lease.place()
     )))
 }
@@ -92,7 +92,7 @@ async fn walk_cluster(
     let layout = cluster.layout().await.map_err(read)?;
     if !layout.covers_all_slots() {
         return Err(Error::unavailable(
-            "some slots of the cluster have no master, so their keys cannot be walked through",
+            "some slots of the cluster have no master, so their keys cannot be scanned",
         ));
     }
     let mut walks = Vec::new();
@@ -123,7 +123,7 @@ async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
         answer => text(answer),
     };
     let nodes =
-        nodes.ok_or_else(|| Error::corrupt("redis gave a strange answer to CLUSTER NODES"))?;
+        nodes.ok_or_else(|| Error::corrupt("redis gave an unexpected answer to CLUSTER NODES"))?;
     if is_moving_slots(nodes) { Err(Error::unavailable(CHANGED)) } else { Ok(()) }
 }
 
@@ -154,8 +154,8 @@ async fn walk(lease: &Lease<'_>, plan: &Plan<'_>, visitor: &mut Visitor<'_>) -> 
         let mut command = cmd("SCAN");
         command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(batch);
         let answer = lease.send(&command).await.map_err(read)?;
-        let (next, mut keys) =
-            keys(&answer).ok_or_else(|| Error::corrupt("redis gave a strange answer to SCAN"))?;
+        let (next, mut keys) = keys(&answer)
+            .ok_or_else(|| Error::corrupt("redis gave an unexpected answer to SCAN"))?;
         let examined = batch.max(u64::try_from(keys.len()).unwrap_or(u64::MAX));
         pace.spend(examined);
         walked += examined;
@@ -202,7 +202,7 @@ impl Lengths {
                 // It has ended since. No record is empty.
                 Ok(Value::Int(0)) => {}
                 Ok(Value::Int(bytes)) => found.push((key, u64::try_from(bytes).ok())),
-                Ok(_) => return Err(Error::corrupt("redis gave a strange answer to STRLEN")),
+                Ok(_) => return Err(Error::corrupt("redis gave an unexpected answer to STRLEN")),
                 Err(Failure::Answered(answer)) if answer.is_of_no_such_command() => {
                     self.refused = Some(answer.to_string());
                     found.push((key, None));

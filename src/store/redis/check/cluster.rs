@@ -171,7 +171,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
         } else if own.is_empty() {
             format!("The address names this node, which cannot be used: {}.", answer.reason())
         } else {
-            "The address names this node, which belongs to another cluster than the others."
+            "The address names this node, which belongs to a different cluster than the others."
                 .to_owned()
         };
         let remedy = "Start the node, or remove it from the address.";
@@ -437,8 +437,11 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
         (0, count) => Finding::warning(
             "shard",
             format!(
-                "It has {size}, and of its {} none is up, so their sessions are lost if it fails{}.",
-                counted(count, "replica"),
+                "It has {size}, and {}, so their sessions are lost if it fails{}.",
+                match count {
+                    1 => "its only replica is down".to_owned(),
+                    count => format!("none of its {count} replicas is up"),
+                },
                 named(&down),
             ),
             "Start its replicas, or add another one.",
@@ -479,11 +482,11 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
         Finding::error(
             "cluster",
             format!(
-                "{} of {SLOTS} slots have no node, the first is {first}; {}.",
+                "{} of {SLOTS} slots have no master (the first is {first}); {}.",
                 unserved.len(),
                 consequence(views)
             ),
-            "Give them to a node with redis-cli --cluster fix or CLUSTER ADDSLOTSRANGE.",
+            "Assign them to a master with redis-cli --cluster fix or CLUSTER ADDSLOTSRANGE.",
         )
     } else if failed > 0 {
         Finding::error(
@@ -512,11 +515,11 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
             "Find the node that CLUSTER NODES shows as fail?, and check whether it can be reached.",
         )
     } else if infos.is_empty() {
-        Finding::fine("cluster", format!("All {SLOTS} slots have a node, on {masters}."))
+        Finding::fine("cluster", format!("All {SLOTS} slots have a master ({masters})."))
     } else {
         Finding::fine(
             "cluster",
-            format!("All {SLOTS} slots have a node, on {masters}, and cluster_state is ok."),
+            format!("All {SLOTS} slots have a master ({masters}), and cluster_state is ok."),
         )
     };
     // Without a view, nothing but the servers' own findings can be said.
@@ -533,7 +536,7 @@ fn consequence(views: &[View]) -> &'static str {
     if settings.clone().any(|needs_all| needs_all == Some(true)) {
         "cluster-require-full-coverage is yes, so the cluster refuses all commands"
     } else if settings.all(|needs_all| needs_all == Some(false)) {
-        "cluster-require-full-coverage is no, so only the sessions in these slots cannot be kept"
+        "cluster-require-full-coverage is no, so only the sessions in these slots are unavailable"
     } else {
         "unless cluster-require-full-coverage is no, the cluster refuses all commands"
     }
@@ -543,13 +546,13 @@ fn report_moves(probe: &Probe, views: &[View]) {
     let open: BTreeSet<_> = views.iter().flat_map(View::open_slots).collect();
     let Some(first) = open.first() else { return };
     let sentence = match open.len() {
-        1 => format!("Slot {first} is being moved from one master to another one."),
-        count => format!("{count} slots are being moved between masters, the first is {first}."),
+        1 => format!("Slot {first} is being moved from one master to another."),
+        count => format!("{count} slots are being moved between masters (the first is {first})."),
     };
     probe.report(Finding::note(
         "moving",
         sentence,
-        "No session is lost by that. If no move is under way, complete it with redis-cli --cluster fix.",
+        "No session is lost by this. If no move is under way, complete it with redis-cli --cluster fix.",
     ));
 }
 
@@ -559,10 +562,12 @@ fn report_hidden(probe: &Probe, views: &[View]) {
     let (commands, unknown) = match (info, nodes) {
         (false, false) => return,
         (true, false) => ("CLUSTER INFO", "cluster_state is unknown"),
-        (false, true) => ("CLUSTER NODES", "slots on the move and failed replicas are unknown"),
+        (false, true) => {
+            ("CLUSTER NODES", "slots that are being moved and failed replicas are unknown")
+        }
         (true, true) => (
             "CLUSTER INFO and CLUSTER NODES",
-            "cluster_state, slots on the move and failed replicas are unknown",
+            "cluster_state, slots that are being moved and failed replicas are unknown",
         ),
     };
     probe.report(Finding::note(
