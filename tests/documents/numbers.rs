@@ -57,7 +57,7 @@ fn end_of_number(text: &str) -> usize {
         let Some(separator) = separator else { return end };
         let next = end + separator.len_utf8();
         let after = digits(next);
-        let is_group = after - next == 3 && end <= 3 || after - next == 3 && separator != '.';
+        let is_group = after - next == 3 && (end <= 3 || separator != '.');
         if after > next && (separator == '.' || is_group && text[..end].len() < 16) {
             end = after;
         } else {
