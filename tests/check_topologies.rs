@@ -198,7 +198,7 @@ async fn node_of_the_address_that_left_or_belongs_elsewhere_is_a_warning() {
 
     let [first, second] = [&cluster.nodes()[0], &other.nodes()[0]].map(RedisServer::port);
     let report = check(&format!("redis+cluster://127.0.0.1:{first},127.0.0.1:{second}")).await;
-    the(&report, Level::Warning, "seed", "belongs to another cluster");
+    the(&report, Level::Warning, "seed", "belongs to a different cluster");
 }
 
 #[tokio::test]
@@ -451,7 +451,7 @@ async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     let report = check(&set.url()).await;
     the(&report, Level::Warning, "sentinel", "There is one Sentinel");
     the(&report, Level::Warning, "replica", "The master has no replica");
-    the(&report, Level::Fine, "quorum", "A failover needs 1 of 1 Sentinels");
+    the(&report, Level::Fine, "quorum", "A failover needs 1 of 1 Sentinel ");
     about(&report, Level::Fine, "commands", &set.servers()[0], "");
     assert_eq!(report.first_error(), None, "{report}");
 
