@@ -680,7 +680,7 @@ async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), Strin
     let slots = connection.send_packed_command(&command).await.and_then(Value::extract_error);
     match slots.as_ref().map_err(|error| Answer::of(Some("it".to_owned()), &command, error)) {
         Err(Some(answer)) if answer.is_of_no_cluster() => Err(answer.to_string()),
-        // If the command failed, the first command of the store reports the problem.
+        // The first command of the store reports any other problem.
         _ => Ok(()),
     }
 }
