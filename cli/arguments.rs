@@ -39,7 +39,7 @@ Exit status:
   130  interrupted";
 
 impl Arguments {
-    /// Parses what was typed. One session id in 64 begins with a hyphen; no option looks like an id.
+    /// Parses the command line. One session id in 64 begins with a hyphen, but no option looks like an id.
     pub(crate) fn parse_typed(
         typed: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
@@ -48,7 +48,7 @@ impl Arguments {
         let options = typed.by_ref().take_while(|argument| argument != "--");
         let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
         if ids.is_empty() {
-            // `help` takes no `--`.
+            // `help` does not accept `--`.
             return Self::try_parse_from(all);
         }
         arguments.push("--".into());
@@ -56,7 +56,7 @@ impl Arguments {
         arguments.extend(typed);
         let mut arguments = Self::try_parse_from(arguments)?;
         if let Action::Revoke(revoke) = &mut arguments.action {
-            // In the order in which they were typed.
+            // Restores the order of the command line.
             let is = |typed: &OsString, id| {
                 typed.to_str().and_then(|text| text.parse().ok()) == Some(id)
             };

@@ -144,7 +144,7 @@ impl Tally {
         }
     }
 
-    /// Counts keys without a length as foreign keys. The server returns lengths, so these keys hold no string and
+    /// Counts keys without a length as other keys. The server returns lengths, so these keys hold no string and
     /// therefore no record.
     fn set_strange_aside(&mut self) {
         for records in [&mut self.sessions, &mut self.directories] {

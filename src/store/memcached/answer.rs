@@ -119,7 +119,7 @@ fn reason(error: &exp::Error) -> String {
         }
         exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
         exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
-        // The text of the client contains what it could not read.
+        // The client's text contains the bytes that it could not parse.
         exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
             "it answered in TLS, which this store does not speak".to_owned()
         }

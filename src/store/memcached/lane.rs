@@ -1,8 +1,8 @@
 //! Operations that are ready at the same moment share one round trip.
 //!
-//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take what is queued and send it as one batch. A
-//! task ends when the queue is empty. If a caller is dropped, its task continues, so the answers of the other callers
-//! are not affected.
+//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take the queued operations and send them in
+//! batches. A task ends when the queue is empty. If a caller is dropped, its task continues, so the answers of the
+//! other callers are not affected.
 //!
 //! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it: operations
 //! that arrive in the meantime get their own task. Measured over loopback with records of 1 KiB, a single caller then
@@ -36,7 +36,7 @@ struct State<O: Operation> {
     waiting: VecDeque<Waiting<O>>,
     /// The number of drainers.
     drainers: usize,
-    /// Whether a drainer has not taken its batch yet. It will take what is queued until then.
+    /// Whether a drainer has not taken its batch yet. Operations that are queued until then can join the batch.
     gathering: bool,
     /// Whether the last batch had several operations.
     crowded: bool,

@@ -69,8 +69,8 @@ impl Cluster {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command to the first node that can be reached, if the map has no node for the slot. Every node knows
-    /// the right one.
+    /// Sends a command to the first node that can be reached, for a slot without a node in the map. Every node
+    /// redirects to the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
         key: &str,
@@ -92,8 +92,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Continues after a command failed at a node, as long as it is certain that nothing has been done and another
-    /// node is known to have the key.
+    /// Continues after a command failed at a node, as long as the command certainly had no effect and another node
+    /// is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,

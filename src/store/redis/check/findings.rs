@@ -18,16 +18,16 @@ const STOP_WRITES: &str = "stop-writes-on-bgsave-error";
 const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 
-/// How many seconds old a replica's last confirmation may be. A replica confirms every second.
+/// The maximum age in seconds of a replica's last confirmation. A replica confirms every second.
 const LAG: u64 = 3;
 
 /// The percentage from which memory or connections count as scarce.
 const NEARLY_ALL: u64 = 80;
 
-/// How much the clocks may differ without a warning.
+/// The maximum difference of the clocks without a warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
-/// All findings that follow from the server's answers to `INFO` and `CONFIG GET`.
+/// Returns all findings that follow from the server's answers to `INFO` and `CONFIG GET`.
 pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     let findings = [
         eviction(info),
@@ -141,7 +141,7 @@ fn eviction(info: &Info) -> Option<Finding> {
             "The server evicts no keys (maxmemory-policy is noeviction).",
         ));
     }
-    // Every key of this crate has a time to live, so the volatile policies are no better.
+    // Every key of this crate has a time to live, so the policies for volatile keys also evict sessions.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
@@ -349,7 +349,7 @@ impl Follower {
     }
 }
 
-/// Judges how far this process's clock is ahead of the server's. The result is uncertain by the round trip.
+/// Judges how far this process's clock is ahead of the server's. The round trip limits the accuracy.
 pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     const CODE: &str = "clock";
     let uncertain = time::Duration::try_from(round_trip / 2).unwrap_or(time::Duration::MAX);
