@@ -39,7 +39,7 @@ Exit status:
   130  interrupted";
 
 impl Arguments {
-    /// Parses what was typed. One session id in 64 begins with a hyphen; no option looks like an id.
+    /// Parses the command line. One session id in 64 begins with a hyphen, but no option looks like an id.
     pub(crate) fn parse_typed(
         typed: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
@@ -48,7 +48,7 @@ impl Arguments {
         let options = typed.by_ref().take_while(|argument| argument != "--");
         let (ids, mut arguments): (Vec<_>, Vec<_>) = options.partition(is_id_like_an_option);
         if ids.is_empty() {
-            // `help` takes no `--`.
+            // `help` does not accept `--`.
             return Self::try_parse_from(all);
         }
         arguments.push("--".into());
@@ -56,7 +56,7 @@ impl Arguments {
         arguments.extend(typed);
         let mut arguments = Self::try_parse_from(arguments)?;
         if let Action::Revoke(revoke) = &mut arguments.action {
-            // In the order in which they were typed.
+            // Restores the order of the command line.
             let is = |typed: &OsString, id| {
                 typed.to_str().and_then(|text| text.parse().ok()) == Some(id)
             };
@@ -179,7 +179,7 @@ enum NamedBy {
 }
 
 impl AuditedStore {
-    /// The sessions as the application configures them, and how events name a principal.
+    /// Returns the sessions with the application's settings, and how events name a principal.
     pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
         let audit = match self.audit {
             NamedBy::Digest => Audit::Digest,
@@ -189,7 +189,7 @@ impl AuditedStore {
         self.store.builder()?.audit(audit).build().map_err(Failure::configuration)
     }
 
-    /// The actor of the events.
+    /// Returns the actor of the events.
     pub(crate) fn actor(&self) -> String {
         let user = || {
             let names = ["USER", "LOGNAME"].into_iter();
@@ -238,7 +238,7 @@ pub(crate) struct StoreArguments {
 }
 
 impl StoreArguments {
-    /// The sessions as the application configures them.
+    /// Returns the sessions with the application's settings.
     pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
         self.builder()?.build().map_err(Failure::configuration)
     }
@@ -260,7 +260,7 @@ impl StoreArguments {
         Ok(builder)
     }
 
-    /// The servers whose keys are scanned.
+    /// Returns the servers whose keys are scanned.
     pub(crate) fn survey(&self) -> Result<Survey, Failure> {
         Address::required(self.url.as_ref())?.survey(self.timeout)
     }
@@ -285,13 +285,13 @@ impl Address {
         operate::connect(&self.0, timeout).map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// The servers whose keys are scanned.
+    /// Returns the servers whose keys are scanned.
     pub(crate) fn survey(&self, timeout: Duration) -> Result<Survey, Failure> {
         let survey = Survey::open_within(&self.0, timeout);
         survey.map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// Where the address came from, for errors. An argument takes precedence over the variable.
+    /// Returns the source of the address, for errors. An argument takes precedence over the variable.
     fn source(&self) -> &'static str {
         let mut typed = std::env::args_os().take_while(|argument| argument != "--");
         let is_typed =
@@ -299,7 +299,7 @@ impl Address {
         if is_typed { "--url" } else { "SESSION_URL" }
     }
 
-    /// Whether the sessions exist only in this process.
+    /// Returns whether the sessions exist only in this process.
     pub(crate) fn is_memory(&self) -> bool {
         self.0.starts_with("memory:")
     }

@@ -20,8 +20,8 @@ pub(crate) async fn run(store: &StoreArguments, format: Format) -> Result<ExitCo
     Ok(if is_wrong { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS })
 }
 
-/// The findings under the server that they are about. The worst server comes first, and so does the worst
-/// finding about each server. The last line sums up.
+/// Lists the findings under the server that they are about. The server with the worst finding comes first, and
+/// so does the worst finding about each server. The last line is a summary.
 fn text(report: &Report) -> String {
     let mut groups: Vec<Vec<&Finding>> = Vec::new();
     for finding in report.findings() {

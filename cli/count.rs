@@ -45,14 +45,14 @@ pub(crate) async fn run(arguments: &CountArguments, format: Format) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was counted.
+/// The result of the count.
 struct Count {
     keys: Keys,
     servers: Vec<Server>,
     took: Duration,
 }
 
-/// What was counted on one server.
+/// The result of the count on one server.
 struct Server {
     name: String,
     found: Found,
@@ -68,7 +68,7 @@ enum Found {
     },
 }
 
-/// What stands under the namespace.
+/// The keys under the namespace.
 #[derive(Debug, Default, Clone)]
 struct Tally {
     sessions: Records,
@@ -80,7 +80,7 @@ struct Tally {
 /// Records of one kind.
 #[derive(Debug, Default, Clone)]
 struct Records {
-    /// How many have each length, so no more is kept than there are lengths.
+    /// The number of records of each length. Memory use depends on the number of different lengths only.
     lengths: BTreeMap<u64, u64>,
     without_length: u64,
 }
@@ -136,7 +136,7 @@ impl Tally {
         self.other_keys += other.other_keys;
     }
 
-    /// Some lengths were told before the server refused to tell them.
+    /// Discards the lengths that were read before the server refused to return any more.
     fn forget_lengths(&mut self) {
         for records in [&mut self.sessions, &mut self.directories] {
             records.without_length = records.count();
@@ -144,7 +144,8 @@ impl Tally {
         }
     }
 
-    /// What has no length although the server tells them is no string, and so no record.
+    /// Counts keys without a length as other keys. The server returns lengths, so these keys hold no string and
+    /// therefore no record.
     fn set_strange_aside(&mut self) {
         for records in [&mut self.sessions, &mut self.directories] {
             self.other_keys += std::mem::take(&mut records.without_length);
@@ -180,7 +181,7 @@ impl Records {
         self.lengths.values().sum::<u64>() + self.without_length
     }
 
-    /// None where the lengths are not known.
+    /// Returns `None` if the lengths are not known.
     fn sizes(&self) -> Option<Sizes> {
         let count: u64 = self.lengths.values().sum();
         if self.without_length > 0 {
@@ -197,7 +198,7 @@ impl Records {
         })
     }
 
-    /// The length that so many percent do not exceed (the nearest rank).
+    /// Returns the length that `percent` of the records do not exceed (the nearest rank).
     fn percentile(&self, count: u64, percent: u64) -> u64 {
         let rank = count.saturating_mul(percent).div_ceil(100);
         let mut below = 0;
@@ -233,7 +234,7 @@ struct Sizes {
 }
 
 impl Count {
-    /// None where a server does not show its keys: it would be too low.
+    /// Returns `None` if a server does not show its keys, because the total would be too low.
     fn total(&self) -> Option<Tally> {
         let mut total = Tally::default();
         for server in &self.servers {
@@ -309,7 +310,7 @@ impl Count {
 
 const COLUMNS: usize = 8;
 
-/// Rows of cells; the first two are words, the others numbers.
+/// Rows of cells. The first two cells of a row are text, the others are numbers.
 #[derive(Default)]
 struct Table(Vec<[String; COLUMNS]>);
 
@@ -370,14 +371,15 @@ impl Table {
     }
 }
 
-/// How far the walk has come, in one line of a terminal that is erased at the end; nothing elsewhere.
+/// Shows the number of scanned keys in one line of a terminal and erases the line at the end. Shows nothing if
+/// the standard error stream is not a terminal.
 struct Progress {
     is_shown: bool,
     last: Option<Instant>,
 }
 
 impl Progress {
-    /// At most five times a second.
+    /// The display is updated at most five times a second.
     const INTERVAL: Duration = Duration::from_millis(200);
 
     fn new() -> Self {
@@ -388,13 +390,13 @@ impl Progress {
         let is_due = self.last.is_none_or(|last| last.elapsed() >= Self::INTERVAL);
         if self.is_shown && is_due {
             self.last = Some(Instant::now());
-            // A terminal that has gone away is no reason to stop.
+            // The command continues even if the terminal was closed.
             let _ = write!(io::stderr(), "\r{}: {keys} keys\x1b[K", one_line(server));
         }
     }
 }
 
-/// Also when the command is interrupted.
+/// Erases the line, also when the command is interrupted.
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.last.is_some() {

@@ -1,6 +1,6 @@
-//! Reports why the command failed: with one line on the standard error stream and an exit status.
+//! Reports a failure of the command: one line on the standard error stream, and an exit status.
 //!
-//! The line repeats nothing that was typed, because it may contain a password.
+//! The line repeats none of the arguments, because they may contain a password.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ impl Failure {
         Self::Usage(format!("{argument}: {reason}"))
     }
 
-    /// A setting that the library does not allow; it names the setting and not its value.
+    /// A setting that the library does not allow. The error names the setting but not its value.
     pub(crate) fn configuration(error: ConfigError) -> Self {
         Self::Usage(error.to_string())
     }
@@ -51,7 +51,7 @@ impl Failure {
         }
     }
 
-    /// Some of the sessions could not be revoked. The others were.
+    /// Some of the sessions could not be revoked. The others were revoked.
     pub(crate) fn partly(failed: usize, of: usize, first: &Error) -> Self {
         let reason = operate::causes(first);
         Self::Store(format!("{failed} of {of} sessions could not be revoked: {reason}"))
@@ -65,7 +65,7 @@ impl Failure {
         Self::Local(format!("the output cannot be written: {error}"))
     }
 
-    /// Prints the line, and gives the exit status.
+    /// Prints the line and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         let (line, status) = match self {
             Self::Usage(reason) => (reason, USAGE),
@@ -77,13 +77,13 @@ impl Failure {
     }
 }
 
-/// Reports an error of clap in one line that repeats no value. Help and version are no failures.
+/// Reports an error of clap in one line that repeats no value. Help and version are not failures.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(STORE) };
     }
     let argument = match error.get(ContextKind::InvalidArg) {
-        // Here the argument is what was typed.
+        // For this kind, the argument in the error is the text that the user typed.
         _ if error.kind() == ErrorKind::UnknownArgument => String::new(),
         Some(ContextValue::String(argument)) => argument.clone(),
         Some(ContextValue::Strings(arguments)) => arguments.join(", "),

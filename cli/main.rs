@@ -1,4 +1,4 @@
-//! The command `unsticky`: checks the servers of a store, looks up and revokes sessions, measures the store.
+//! The command `unsticky`: checks the servers of a store, looks up and revokes sessions, and measures the store.
 
 mod arguments;
 mod bench;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = run(&arguments) => outcome,
-            // A measurement removes its keys first.
+            // A measurement handles the interruption itself and removes its keys first.
             _ = tokio::signal::ctrl_c(), if !matches!(arguments.action, Action::Bench(_)) => {
                 Err(Failure::Interrupted)
             }
@@ -79,7 +79,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The manual page of a command, or of all of them.
+/// Returns the manual page of a command, or the summary of all commands.
 fn described(name: Option<&str>) -> Man {
     let mut whole = Arguments::command();
     // This adds the global options to each page.
@@ -94,11 +94,11 @@ fn print_events() {
     let is_told = |event: &Metadata<'_>| {
         event.target() == "unsticky"
             && *event.level() <= Level::INFO
-            // A failed command of the store: if it failed for good, the error of the command says so.
+            // If a store command failed for good, the error of this command already reports it.
             && event.fields().field("verb").is_none()
     };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     let events = tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_told)));
-    // It fails only if it was done before.
+    // This fails only if a subscriber was already set.
     let _ = tracing::subscriber::set_global_default(events);
 }

@@ -1,4 +1,4 @@
-//! What is printed.
+//! The output formats, and printing.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -9,16 +9,16 @@ use unsticky::internals::operate::is_plain;
 
 use crate::failure::Failure;
 
-/// For whom it is printed.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// People.
+    /// Text for people.
     Text,
-    /// Programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Prints text that is complete. A reader that has gone away, as `head` does, is no failure.
+/// Prints complete text. It is not a failure if the reader has closed the pipe, as `head` does.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(text.as_bytes())
 }
@@ -29,15 +29,15 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{}\n", escaped(&text)))
 }
 
-/// The same JSON without characters that command a terminal. They stand in strings only: between them, JSON has
-/// no other control characters than line breaks.
+/// Returns the same JSON with the characters escaped that can control a terminal. They occur in strings only:
+/// outside strings, JSON has no control characters except line breaks.
 fn escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for char in json.chars() {
         if char == '\n' || is_plain(char) {
             escaped.push(char);
         } else {
-            // Each of them is one unit of UTF-16.
+            // Each of these characters is one UTF-16 code unit.
             let _ = write!(escaped, "\\u{:04x}", u32::from(char));
         }
     }
@@ -56,8 +56,8 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Text from anywhere, which can neither begin a new line nor command the terminal: control characters and
-/// marks that change the direction become spaces.
+/// Makes text from any source safe to print in one line: control characters and marks that change the writing
+/// direction become spaces, so the text can neither start a new line nor control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|char| if is_plain(char) { char } else { ' ' }).collect()
 }

@@ -1,13 +1,13 @@
-//! Reads the principal from an argument, or from the standard input to keep it out of the list of processes.
+//! Reads the principal from an argument, or from the standard input so that it is not visible in the process list.
 
 use std::io::{self, IsTerminal as _, Read as _};
 
 use crate::failure::Failure;
 
-/// How many bytes a line may have. The library allows less.
+/// The maximum length of a line in bytes. The library allows fewer.
 const LONGEST_LINE: u64 = 4096;
 
-/// What stands for the standard input.
+/// The argument that stands for the standard input.
 const STANDARD_INPUT: &str = "-";
 
 pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
@@ -19,7 +19,7 @@ pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
         }
         _ => {}
     }
-    // In a thread of its own, so that the wait for it can be interrupted.
+    // Runs in a separate thread, so that the wait for input can be interrupted.
     let read = || {
         let mut bytes = Vec::new();
         io::stdin().lock().take(LONGEST_LINE + 3).read_to_end(&mut bytes).map(|_| bytes)
@@ -34,7 +34,7 @@ pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
     one_line(bytes).map_err(|reason| Failure::usage("the standard input", reason))
 }
 
-/// The line without its end. The error repeats nothing.
+/// Returns the line without its line break. The error does not repeat the line.
 fn one_line(bytes: Vec<u8>) -> Result<String, &'static str> {
     let mut text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
     if text.ends_with('\n') {

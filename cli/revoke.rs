@@ -63,7 +63,7 @@ fn text(revoked: Revoked) -> String {
     format!("{count}, and sign-ins that started before now will fail.\n{completeness}\n")
 }
 
-/// Revokes each of the sessions, even if another one failed.
+/// Revokes each of the sessions and continues if one of them fails.
 async fn each(
     sessions: &Sessions,
     ids: &[SessionId],
@@ -76,7 +76,7 @@ async fn each(
         let outcome = operate::revoke(sessions, *id, actor).await;
         is_missing |= matches!(outcome, Ok(Outcome::NotFound));
         match format {
-            // Printed at once, because the next revocation may take long.
+            // Printed at once, because the next revocation may take a long time.
             Format::Text => print(&format!("{id}  {}\n", told(&outcome)))?,
             Format::Json => done.push(json_of(*id, &outcome)),
         }

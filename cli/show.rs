@@ -69,7 +69,7 @@ fn text(session: &Examined, with_values: bool) -> String {
     text
 }
 
-/// What is printed of a value.
+/// Returns the printed form of a value.
 fn shown(value: &Examination) -> &str {
     match &value.content {
         Content::Json(json) => json,
@@ -91,7 +91,7 @@ fn json(session: &Examined, with_values: bool) -> Json {
             "survives_sign_in": value.survives_sign_in,
         });
         if with_values {
-            // As text, so that no number is rounded.
+            // Kept as text, so that no number is rounded.
             fields["json"] = match &value.content {
                 Content::Json(json) => json.as_str().into(),
                 Content::Binary | Content::Secret => Json::Null,

@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The time limit of a piece of work that uses the store. Time during which the work was woken and not polled
-/// does not count, because the owner of a future may keep it without polling it.
+/// The time limit of a piece of work that uses the store. Time does not count while the work has been woken but not
+/// polled, because the owner of a future may keep it without polling it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
     /// The deadline, not extended by the time during which the work was not polled.
     pub(crate) fixed_deadline: Instant,
-    /// How long the work was not polled in all, and until when this was counted: several commands of a piece of
-    /// work may wait at the same time, and no period may count twice.
+    /// The total time during which the work was not polled, and the end of the last period that was counted. Several
+    /// commands of the work may wait at the same time, and no period may count twice.
     unpolled: Mutex<(Duration, Instant)>,
 }
 
-/// Longer than a runtime usually takes to poll a woken task.
+/// This is longer than a runtime usually takes to poll a woken task.
 const PROMPT: Duration = Duration::from_millis(20);
 
 impl Budget {
@@ -34,7 +34,7 @@ impl Budget {
         self.unpolled.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Records that the work was woken at `since` and is polled only now.
+    /// Records that the work was woken at `since` but is polled only now.
     fn add_unpolled(&self, since: Instant, now: Instant) {
         let (unpolled, until) = &mut *self.unpolled.lock().unwrap_or_else(PoisonError::into_inner);
         *unpolled += now.saturating_duration_since(since.max(*until));
@@ -49,7 +49,7 @@ impl Budget {
         self.deadline().saturating_duration_since(now)
     }
 
-    /// Returns how much time was used since `since`.
+    /// Returns how much time has been used since `since`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
         since.elapsed().saturating_sub(self.unpolled())
@@ -89,7 +89,7 @@ impl Budget {
 struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
 
 impl Woken {
-    /// Records that the future is polled now, for this waker, and returns when it was woken.
+    /// Records that the future is now being polled with this waker. Returns when it was woken.
     fn polled(&self, waker: &Waker) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.0 {
@@ -137,12 +137,12 @@ mod tests {
         assert!(poll!(&mut work).is_pending());
         advance(SECOND / 10).await;
         wake.send(()).unwrap();
-        // It is woken, and not polled.
+        // The future is woken but not polled.
         advance(9 * SECOND).await;
         assert!(poll!(&mut work).is_pending());
         assert_eq!(budget.deadline(), budget.fixed_deadline + 9 * SECOND);
         assert_eq!(budget.used(None), SECOND / 10);
-        // It may wait for the rest of its time.
+        // The future may still use the rest of its time.
         advance(SECOND * 39 / 100).await;
         assert!(poll!(&mut work).is_pending());
         advance(SECOND / 50).await;

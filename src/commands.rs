@@ -26,7 +26,7 @@ pub(crate) struct Write {
     pub(crate) tag: Tag,
 }
 
-/// A store, and the time that is left for its commands.
+/// A store, and the remaining time for its commands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commands<'a> {
     store: &'a dyn Store,

@@ -15,9 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A future that runs to completion.
 ///
-/// It moves to its own task when it is dropped unfinished, and when its [`Driver`] reports that other work waits for
-/// it. So a future that is kept but not polled cannot block other work. Nearly all futures are awaited until they
-/// finish, so nearly no commit needs its own task.
+/// It moves to its own task when it is dropped unfinished, or when its [`Driver`] reports that other work waits for
+/// it. Therefore a future that is kept but not polled cannot block other work. Almost all futures are awaited until
+/// they finish, so very few commits need their own task.
 ///
 /// The output is `None` if the runtime of the task shuts down before the work is finished.
 pub(crate) struct RunToCompletion<T: Send + 'static>(Arc<Work<T>>);
@@ -47,7 +47,7 @@ enum Stage<T> {
 }
 
 impl<T: Send + 'static> RunToCompletion<T> {
-    /// Creates the work. The future that `work` returns may pass its own driver on.
+    /// Creates the work. The future that `work` returns may pass on its own driver.
     pub(crate) fn new<F>(runtime: Handle, work: impl FnOnce(Driver) -> F) -> Self
     where
         F: Future<Output = T> + Send + 'static,

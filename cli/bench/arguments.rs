@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 
 use crate::arguments::{Address, duration};
 
-/// How many values a list may have: more columns do not fit into a terminal.
+/// The maximum number of values in a list. More columns do not fit into a terminal.
 const LONGEST_LIST: usize = 5;
 const MOST_CALLERS: u32 = 500;
-/// With the rest of a record it stays under the largest one that the library allows.
+/// With this value, the whole record stays below the maximum record size of the library.
 const MOST_BYTES: u32 = 990_000;
 const MOST_SECONDS: u32 = 60;
 const HIGHEST_RATE: u32 = 1_000_000;
@@ -93,7 +93,7 @@ impl Operation {
     }
 }
 
-/// Numbers without repetitions, in the order in which they were given.
+/// Numbers without repetitions, in the order of the argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Numbers(pub(crate) Vec<u32>);
 

@@ -1,4 +1,4 @@
-//! Requests of so many callers at once: as many as they can send, or at a fixed rate.
+//! Sends requests from a number of concurrent callers: as many as possible, or at a fixed rate.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use crate::bench::tally::Tally;
 use crate::bench::visitor::{Application, Deed, Visitor};
 
-/// How long a caller waits after an error, so that a server that refuses is not flooded.
+/// How long a caller waits after an error, so that a server that refuses requests is not flooded.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// How long it takes at the most until a fixed rate notices that it is over.
+/// The longest time until a load with a fixed rate notices that it is over.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// Says that no more requests are to be sent.
+/// A flag that stops the sending of further requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
@@ -32,34 +32,34 @@ impl Stop {
     }
 }
 
-/// When a request is sent.
+/// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As soon as a caller has its last answer.
+    /// As soon as the caller has received its last answer.
     Most,
-    /// So many a second, whatever the answers do. The latency of a request counts from the moment at which it
-    /// is due, so that it includes the wait for a caller.
+    /// At this number of requests per second, whether or not answers arrive. The latency of a request counts from
+    /// the moment at which it is due, so it includes the wait for a free caller.
     Rate(u32),
 }
 
-/// What is sent.
+/// The requests to send.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) deed: Deed,
     pub(crate) pace: Pace,
     pub(crate) callers: u32,
-    /// How many requests at the most.
+    /// The maximum number of requests.
     pub(crate) most: u64,
-    /// After this time no request is sent any more.
+    /// No request is sent after this time.
     pub(crate) time: Duration,
 }
 
-/// Visitors who have no request under way.
+/// Visitors without a request in progress.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Visitors(Arc<Mutex<VecDeque<Visitor>>>);
 
 impl Visitors {
-    /// So many without a session.
+    /// Returns `count` visitors without a session.
     pub(crate) fn new(count: u32) -> Self {
         Self(Arc::new(Mutex::new((0..count).map(Visitor::new).collect())))
     }
@@ -73,7 +73,7 @@ impl Visitors {
     }
 }
 
-/// What the callers of a load share.
+/// The state that the callers of a load share.
 struct Shared {
     load: Load,
     application: Arc<Application>,
@@ -81,15 +81,15 @@ struct Shared {
     to: Visitors,
     stop: Stop,
     began: Instant,
-    /// How many requests were sent.
+    /// The number of requests that were sent.
     sent: AtomicU64,
     /// A permit for each request that is due.
     due: Semaphore,
     tally: Mutex<Tally>,
 }
 
-/// Sends the load, with visitors that are taken from one queue and then put into the other, which may be the
-/// same. Returns when every request was answered.
+/// Sends the load. Takes visitors from one queue and puts them into the other after their request; both may be
+/// the same queue. Returns when all requests have been answered.
 pub(crate) async fn drive(
     application: &Arc<Application>,
     from: &Visitors,
@@ -133,7 +133,7 @@ impl Shared {
     }
 }
 
-/// One caller.
+/// Runs one caller.
 async fn call(shared: Arc<Shared>) {
     let Shared { load, application, from, to, .. } = &*shared;
     loop {
@@ -159,7 +159,7 @@ async fn call(shared: Arc<Shared>) {
         let outcome = application.visit(&mut visitor, load.deed).await;
         let latency = due.elapsed();
         let has_failed = outcome.is_err();
-        // What became of a session is unknown after an error, unless it was only used.
+        // After an error, the state of the session is unknown, unless the request only used it.
         if !has_failed || load.deed.keeps_session() {
             to.queue().push_back(visitor);
         }
@@ -170,7 +170,7 @@ async fn call(shared: Arc<Shared>) {
     }
 }
 
-/// Gives a permit for each request when it is due, and at the end one for each caller, so that it ends.
+/// Adds a permit for each request when it is due, and finally one for each caller, so that the callers stop.
 fn release(shared: &Shared, rate: u32) {
     let Load { most, callers, .. } = shared.load;
     let mut released = 0;
@@ -186,13 +186,13 @@ fn release(shared: &Shared, rate: u32) {
 
 const NANOS: u128 = 1_000_000_000;
 
-/// How long after the beginning the request of this number, from 0 on, is due.
+/// Returns how long after the start the request with this number is due. Numbers start at 0.
 fn due_after(number: u64, rate: u32) -> Duration {
     let nanos = (u128::from(number) * NANOS).div_ceil(rate.into());
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// How many requests are due until then.
+/// Returns how many requests are due after this time.
 fn due_until(elapsed: Duration, rate: u32) -> u64 {
     let due = elapsed.as_nanos() * u128::from(rate) / NANOS + 1;
     u64::try_from(due).unwrap_or(u64::MAX)

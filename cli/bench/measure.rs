@@ -1,4 +1,4 @@
-//! Every measurement of a plan, one after the other.
+//! Runs all measurements of a plan, one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,17 @@ use crate::bench::progress::Progress;
 use crate::bench::tally::{Errors, Tally};
 use crate::bench::visitor::{Application, Deed};
 
-/// How long it may take to make the sessions that a measurement needs, or to remove them.
+/// The time limit for creating the sessions that a measurement needs, and for removing them.
 const PREPARATION: Duration = Duration::from_secs(10);
 
-/// After so many rounds of sign-ins the directories are removed, so that they stay as small as those of people.
+/// The directories are removed after this many rounds of sign-ins, so that they stay as small as those of real
+/// users.
 const ROUNDS: u32 = 8;
 
-/// How many times its duration a measurement at a fixed rate may take, if the store cannot keep up.
+/// A measurement at a fixed rate may take this many times its duration if the store cannot keep up.
 const PATIENCE: u32 = 2;
 
-/// The most that so many callers get.
+/// The highest throughput for a number of callers.
 #[derive(Debug)]
 pub(crate) struct Throughput {
     pub(crate) operation: Operation,
@@ -31,19 +32,19 @@ pub(crate) struct Throughput {
     pub(crate) tally: Tally,
 }
 
-/// How long requests take at a fixed rate.
+/// The latencies at a fixed rate.
 #[derive(Debug)]
 pub(crate) struct Latency {
     pub(crate) operation: Operation,
     pub(crate) payload: u32,
     pub(crate) rate: u32,
-    /// How many requests were due.
+    /// The number of requests that were due.
     pub(crate) due: u64,
     pub(crate) tally: Tally,
 }
 
 impl Latency {
-    /// How many requests that were due were not sent.
+    /// Returns the number of requests that were due but not sent.
     pub(crate) fn unsent(&self) -> u64 {
         self.due.saturating_sub(self.tally.requests())
     }
@@ -55,9 +56,9 @@ pub(crate) struct Results {
     pub(crate) latency: Vec<Latency>,
     /// Errors of requests that were not measured.
     pub(crate) preparation: Errors,
-    /// The measurements ended early, since no request succeeded in the last one.
+    /// The measurements ended early, because no request succeeded in the last one.
     pub(crate) is_cut_short: bool,
-    /// How many keys could not be removed.
+    /// The number of keys that could not be removed.
     pub(crate) keys_left: usize,
 }
 
@@ -71,7 +72,7 @@ impl Results {
         errors
     }
 
-    /// The most that was found for an operation and a payload.
+    /// Returns the highest throughput for an operation and a payload.
     fn highest(&self, operation: Operation, payload: u32) -> f64 {
         self.throughput
             .iter()
@@ -81,7 +82,7 @@ impl Results {
     }
 }
 
-/// What is left of a measurement.
+/// The remaining time and requests of a measurement.
 #[derive(Debug, Clone, Copy)]
 struct Quota {
     pace: Pace,
@@ -90,7 +91,7 @@ struct Quota {
 }
 
 impl Quota {
-    /// `None` is not to be measured.
+    /// `None`: the operation is not measured.
     fn new(pace: Option<Pace>, time: Duration) -> Self {
         let (pace, time, requests) = match pace {
             None => (Pace::Most, Duration::ZERO, 0),
@@ -112,7 +113,7 @@ impl Quota {
     }
 }
 
-/// Sign-ins and sign-outs of a measurement.
+/// The sign-ins and sign-outs of a measurement.
 #[derive(Debug, Default)]
 struct InAndOut {
     sign_in: Tally,
@@ -129,7 +130,7 @@ pub(crate) struct Measurement<'a> {
 }
 
 impl<'a> Measurement<'a> {
-    /// `keys` is the store of `sessions`.
+    /// `keys` must be the store of `sessions`.
     pub(crate) fn new(
         plan: &'a Plan,
         sessions: Sessions,
@@ -140,7 +141,7 @@ impl<'a> Measurement<'a> {
         Self { plan, sessions, keys, stop, progress, results: Results::default() }
     }
 
-    /// Everything, or until it is stopped; afterwards its keys are removed.
+    /// Runs all measurements, or those until the stop flag is set, and then removes the keys.
     pub(crate) async fn run(mut self) -> Results {
         for payload in &self.plan.payloads {
             for callers in &self.plan.callers {
@@ -233,7 +234,7 @@ impl<'a> Measurement<'a> {
         self.results.latency.push(Latency { operation, payload, rate, due, tally });
     }
 
-    /// Requests that use the same sessions again and again, each by one caller at a time.
+    /// Measures requests that use the same sessions repeatedly. Only one caller uses a session at a time.
     async fn steady(
         &mut self,
         application: &Arc<Application>,
@@ -257,8 +258,8 @@ impl<'a> Measurement<'a> {
         tally
     }
 
-    /// Sign-ins and sign-outs in turns, so that there are never more sessions than planned. `None` is not to
-    /// be measured; without a limit of requests, sign-outs last as long as sign-ins do.
+    /// Measures sign-ins and sign-outs alternately, so that there are never more sessions than planned. `None`: the
+    /// operation is not measured. Without a limit of requests, the sign-outs end together with the sign-ins.
     async fn in_and_out(
         &mut self,
         application: &Arc<Application>,
@@ -316,7 +317,7 @@ impl<'a> Measurement<'a> {
         tallies
     }
 
-    /// All visitors there are, as fast as possible.
+    /// A load of all visitors, as fast as possible.
     fn unmeasured(&self, deed: Deed) -> Load {
         let callers = self.plan.most_callers();
         Load { deed, pace: Pace::Most, callers, most: u64::MAX, time: PREPARATION }

@@ -2,14 +2,14 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `arguments` | what can be asked for |
-//! | `plan` | what is measured in which order, how long it takes, how much memory of the store it needs |
-//! | `measure` | every measurement, one after the other |
-//! | `drive` | requests of so many callers, as many as possible or at a fixed rate |
+//! | `arguments` | the arguments |
+//! | `plan` | the order of the measurements, their duration, and the memory that they need in the store |
+//! | `measure` | runs the measurements, one after the other |
+//! | `drive` | sends requests from concurrent callers, as many as possible or at a fixed rate |
 //! | `visitor` | the requests |
-//! | `own_keys` | the store, with the keys remembered that are to be removed |
-//! | `tally` | how many, how fast, which errors |
-//! | `report`, `picture`, `progress` | what is printed |
+//! | `own_keys` | the store, which remembers the keys that must be removed |
+//! | `tally` | counts, latencies and errors |
+//! | `report`, `picture`, `progress` | the output |
 
 mod arguments;
 mod drive;
@@ -43,10 +43,10 @@ use crate::bench::report::Head;
 use crate::failure::{Failure, STORE};
 use crate::output::{Format, print, print_json};
 
-/// How long the search for other keys may take: a server with very many is not walked through.
+/// The time limit of the search for other keys. A server with very many keys is not scanned completely.
 const SEARCH: Duration = Duration::from_secs(10);
 
-/// What the library allows at the most.
+/// The maximum record size that the library allows.
 const RECORD_BYTES: usize = 1_000_000;
 
 pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<ExitCode, Failure> {
@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
     tokio::pin!(measurement);
     let results = tokio::select! {
         results = &mut measurement => results,
-        // The keys are removed first, unless somebody asks again.
+        // The keys are removed first, unless the user interrupts again.
         _ = ctrl_c() => {
             stop.set();
             tokio::select! {
@@ -95,10 +95,10 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
     Ok(if has_failed { ExitCode::from(STORE) } else { ExitCode::SUCCESS })
 }
 
-/// Sessions that end soon, and the keys that are made for them.
+/// Returns sessions that expire soon, and the store that remembers their keys.
 fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Failure> {
     let BenchArguments { url, namespace, timeout, .. } = arguments;
-    // A cookie's name, which is the namespace of an application that chooses none.
+    // This is the name of a cookie, which is the namespace of an application that does not choose one.
     if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
         let reason =
             "this is the namespace of an application; choose another one for the measurement";
@@ -108,7 +108,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     let keys = Arc::new(OwnKeys::new(store));
     let sessions = Sessions::builder(Arc::clone(&keys))
         .namespace(namespace.clone())
-        // With one time for both, no use of a session extends it, so that a read is a read only.
+        // With the same value for both timeouts, using a session does not extend it, so a read only reads.
         .lifetime(Lifetime::new(KEY_LIFE, KEY_LIFE))
         .timeout(*timeout)
         .max_record_bytes(RECORD_BYTES)
@@ -118,7 +118,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     Ok((sessions, keys))
 }
 
-/// Refuses a store that would evict or refuse the sessions of applications because of the measurement's own.
+/// Refuses a store that could evict or refuse sessions of applications because of the measurement.
 fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure> {
     const ABOUT_MEMORY: [&str; 4] = ["memory", "evicted", "evictions", "refused_writes"];
     if let Some(error) = check.first_error() {
@@ -141,7 +141,7 @@ fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure
 async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
     let BenchArguments { url, namespace, allow_unseen_keys, timeout, .. } = arguments;
     let url = Address::required(url.as_ref())?;
-    // It is this process's own.
+    // The memory store belongs to this process only.
     if url.is_memory() {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! The store, with the keys that the measurement has made remembered, so that they can be removed, and with
-//! times to live that end soon whatever happens.
+//! A store that remembers the keys of the measurement, so that they can be removed. It also limits their time to
+//! live, so that they expire soon even if they are not removed.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -30,11 +30,11 @@ impl OwnKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes every key, so many at once, and returns how many are left when the time is over.
+    /// Deletes all keys, `at_once` of them at the same time. Returns how many are left when the time is over.
     pub(crate) async fn remove_all(&self, at_once: u32, time: Duration) -> usize {
         let keys: Vec<_> = self.keys().iter().cloned().collect();
         let at_once = usize::try_from(at_once).unwrap_or(1);
-        // One that cannot be deleted stays remembered.
+        // A key that cannot be deleted stays remembered.
         let deletions = stream::iter(keys).for_each_concurrent(at_once, async |key: StoreKey| {
             let _ = self.delete(&key, None).await;
         });
@@ -46,7 +46,7 @@ impl OwnKeys {
 #[async_trait]
 impl Store for OwnKeys {
     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created> {
-        // Before it is sent, since the answer may be lost.
+        // Remembered before the command is sent, because its answer may be lost.
         self.keys().insert(key.clone());
         self.store.create(key, bytes, ttl.min(KEY_LIFE)).await
     }

@@ -1,20 +1,20 @@
-//! Bars in a terminal.
+//! Draws bars in a terminal.
 
-/// How wide a picture is at the most, in columns: a small terminal has so many.
+/// The maximum width of a picture in columns, which fits a small terminal.
 pub(crate) const WIDTH: usize = 60;
 
-/// What bars are drawn with.
+/// The characters of the bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ink {
-    /// Block characters, of which the last one has eighths.
+    /// Block characters. The last one of a bar is drawn in steps of an eighth.
     Blocks,
     Ascii,
 }
 
 impl Ink {
-    /// ASCII where it was asked for, and where the terminal shows nothing else by its locale.
+    /// Uses ASCII if the user asked for it, or if the locale of the terminal is not UTF-8.
     pub(crate) fn new(ascii: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
-        // The first one that is set counts, as in POSIX.
+        // The first variable that is set counts, as in POSIX.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
             .filter_map(variable)
@@ -24,7 +24,7 @@ impl Ink {
         if is_utf8 && !ascii { Self::Blocks } else { Self::Ascii }
     }
 
-    /// A bar of this part of a width, from 0 to 1. Whatever is not zero can be seen.
+    /// Returns a bar that fills `part` of the width, from 0 to 1. A part above zero is always visible.
     fn bar(self, part: f64, width: usize) -> String {
         const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
         let steps = match self {
@@ -43,14 +43,14 @@ impl Ink {
     }
 }
 
-/// A bar with its name at the left and its number at the right.
+/// A bar with its name on the left and its number on the right.
 pub(crate) struct Bar {
     pub(crate) name: String,
     pub(crate) value: f64,
     pub(crate) number: String,
 }
 
-/// Bars of one scale, a line each; the highest one takes the whole width.
+/// Draws bars with a common scale, one in each line. The longest bar has the full width.
 pub(crate) fn bars(bars: &[Bar], ink: Ink) -> String {
     let longest = |text: fn(&Bar) -> &String| {
         bars.iter().map(|bar| text(bar).chars().count()).max().unwrap_or(0)

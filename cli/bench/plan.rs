@@ -1,23 +1,22 @@
-//! What is measured in which order, how long that takes, and how much it may put into the store.
+//! The plan: the order of the measurements, their duration, and the amount of data in the store.
 
 use std::time::Duration;
 
 use crate::bench::arguments::{BenchArguments, Operation};
 
-/// After this time, the store has removed every key that a measurement has left behind. It is longer than any
-/// measurement.
+/// The store removes all remaining keys of a measurement after this time. It is longer than any measurement.
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(5 * 60);
 
-/// How many sessions there are at the same time.
+/// The maximum number of sessions at the same time.
 const MOST_SESSIONS: u32 = 1000;
-/// How many bytes these may have, unless there are more callers.
+/// The maximum size of these sessions together in bytes, unless there are more callers.
 const MOST_BYTES: u64 = 32 << 20;
-/// What a session costs beside its value, roughly: its record's head, its key, and what the server adds.
+/// The approximate size of a session without its value: the head of its record, its key, and the server's overhead.
 const OVERHEAD: u64 = 500;
-/// How many sessions are read and written: enough to be spread over servers.
+/// The number of sessions that are read and written. They are enough to be spread over several servers.
 const FEWEST_SESSIONS: u32 = 100;
 
-/// What was asked for.
+/// The measurements that the user asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Without repetitions, in the order of the variants.
@@ -25,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) payloads: Vec<u32>,
     pub(crate) callers: Vec<u32>,
     pub(crate) seconds: u32,
-    /// `None`: half of what was found to be the most.
+    /// `None`: half of the highest throughput that was measured.
     pub(crate) rate: Option<u32>,
 }
 
@@ -55,12 +54,12 @@ impl Plan {
         self.callers.iter().copied().max().unwrap_or(1)
     }
 
-    /// How many measurements there are.
+    /// Returns the number of measurements.
     pub(crate) fn measurements(&self) -> usize {
         self.operations.len() * self.payloads.len() * (self.callers.len() + 1)
     }
 
-    /// How long everything takes, roughly. A measured sign-in needs a sign-out and the reverse.
+    /// Returns the approximate duration of all measurements. A measured sign-in needs a sign-out, and the reverse.
     pub(crate) fn takes(&self) -> Duration {
         let (mut most, mut latency) = (0, 0);
         for operation in [Operation::Read, Operation::Write] {
@@ -76,20 +75,20 @@ impl Plan {
         Duration::from_secs(halves.div_ceil(2))
     }
 
-    /// How many sessions with such a value there are at the same time, at the most.
+    /// Returns the maximum number of sessions with this payload at the same time.
     pub(crate) fn sessions(&self, payload: u32) -> u32 {
         let fit = MOST_BYTES / (u64::from(payload) + OVERHEAD);
         let fit = u32::try_from(fit).unwrap_or(MOST_SESSIONS);
         fit.min(MOST_SESSIONS).max(self.most_callers())
     }
 
-    /// How many sessions with such a value are read and written.
+    /// Returns how many sessions with this payload are read and written.
     pub(crate) fn steady_sessions(&self, payload: u32) -> u32 {
         FEWEST_SESSIONS.min(self.sessions(payload)).max(self.most_callers())
     }
 
-    /// How much memory of the store that takes, at the most, in bytes. Beside each session there may be a
-    /// directory.
+    /// Returns how much memory of the store this takes at most, in bytes. There may be a directory record for each
+    /// session.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = |payload: &u32| {
             u64::from(self.sessions(*payload)) * (u64::from(*payload) + 2 * OVERHEAD)
@@ -98,10 +97,10 @@ impl Plan {
     }
 }
 
-/// Half of so many requests a second, with two significant digits, so that it can be remembered and given
-/// again.
+/// Returns half of this throughput with two significant digits, so that a user can easily remember it and pass it
+/// as an argument.
 pub(crate) fn half(throughput: f64) -> u32 {
-    // A float becomes the nearest number that there is.
+    // The cast truncates, and it limits the value to the range of the integer.
     let mut rate = (throughput / 2.0) as u32;
     let mut scale = 1;
     while rate >= 100 {
@@ -115,7 +114,7 @@ pub(crate) fn half(throughput: f64) -> u32 {
 pub(crate) mod tests {
     use super::*;
 
-    /// What is measured without further arguments.
+    /// The plan without further arguments.
     pub(crate) fn plan() -> Plan {
         Plan {
             operations: vec![
@@ -149,7 +148,7 @@ pub(crate) mod tests {
     fn memory_in_the_store_is_bounded() {
         assert_eq!(plan().sessions(100), 1000);
         assert_eq!(plan().sessions(100_000), 333);
-        // A session for each caller there has to be.
+        // There must be a session for each caller.
         assert_eq!(plan().sessions(990_000), 64);
         assert!(plan().bytes() < 20 << 20);
         let many = Plan { callers: vec![500], ..plan() };

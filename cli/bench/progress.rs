@@ -1,26 +1,26 @@
-//! What is being measured, for those who wait at a terminal.
+//! Shows in a terminal which measurement is running.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::bench::report::bytes;
 
-/// One line on the standard error stream, which is written anew each time.
+/// One line on the standard error stream, which is overwritten each time.
 #[derive(Debug)]
 pub(crate) struct Progress {
     is_shown: bool,
     done: usize,
     of: usize,
-    /// How long the line is that stands there.
+    /// The length of the text that is currently shown.
     length: usize,
 }
 
 impl Progress {
-    /// Shows nothing where the standard error stream is no terminal.
+    /// Shows nothing if the standard error stream is not a terminal.
     pub(crate) fn new(of: usize) -> Self {
         Self { is_shown: io::stderr().is_terminal(), done: 0, of, length: 0 }
     }
 
-    /// So many measurements begin.
+    /// Shows that this many further measurements start.
     pub(crate) fn step(&mut self, what: &str, payload: u32, measurements: usize) {
         self.done += measurements;
         let (done, of) = (self.done, self.of);
@@ -39,9 +39,9 @@ impl Progress {
         if line.is_empty() {
             text.push('\r');
         }
-        // With what the terminal writes there for Ctrl-C.
+        // Includes the `^C` that the terminal may print.
         self.length = line.len() + "^C".len();
-        // Nobody who cannot see it waits for it.
+        // An error is ignored: the measurement must not fail because the line cannot be shown.
         let mut out = io::stderr().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }

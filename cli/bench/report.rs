@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! The results, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::bench::plan::{KEY_LIFE, Plan};
 use crate::bench::tally::{QUANTILES, Tally};
 use crate::output::one_line;
 
-/// What was measured where.
+/// The store and the settings of the measurement.
 pub(crate) struct Head<'a> {
     pub(crate) arguments: &'a BenchArguments,
     pub(crate) plan: &'a Plan,
@@ -23,13 +23,13 @@ pub(crate) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Each server with what the check says of its version.
+    /// Returns each server with the check's sentence about its version.
     fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
         let versions = self.check.findings().iter().filter(|finding| finding.code() == "version");
         versions.map(|finding| (finding.subject(), finding.sentence()))
     }
 
-    /// What is printed before the measurements begin.
+    /// Returns the text that is printed before the measurements start.
     pub(crate) fn text(&self) -> String {
         let Self { arguments, plan, .. } = self;
         let mut text = String::new();
@@ -113,7 +113,7 @@ fn row(operation: Operation, payload: u32, tally: &Tally) -> Value {
     })
 }
 
-/// Tables, a picture, and what went wrong.
+/// Returns the tables, a picture and the problems.
 pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
     let mut text = String::new();
     if !results.throughput.is_empty() {
@@ -155,7 +155,7 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
         }
     }
     text.push_str(&complaints(results));
-    // Each part ends with an empty line, the last one without.
+    // Each part ends with an empty line, except the last one.
     if text.ends_with("\n\n") {
         text.pop();
     }
@@ -185,13 +185,13 @@ fn throughput_table(plan: &Plan, results: &Results) -> String {
     table(&rows)
 }
 
-/// The first payload only: a picture is to be small.
+/// Draws the first payload only, to keep the picture small.
 fn throughput_picture(plan: &Plan, results: &Results, ink: Ink) -> String {
     let Some(payload) = plan.payloads.first() else { return String::new() };
     let digits = plan.most_callers().to_string().len();
     let measured = results.throughput.iter().filter(|it| it.payload == *payload);
     let mut measured: Vec<_> = measured.collect();
-    // In the order of the table.
+    // Sorted in the order of the table.
     measured.sort_by_key(|it| it.operation);
     let mut last = None;
     let drawn: Vec<_> = measured
@@ -228,7 +228,7 @@ fn latency_table(results: &Results) -> String {
     table(&rows)
 }
 
-/// What went wrong, if anything did.
+/// Returns the problems, if there were any.
 fn complaints(results: &Results) -> String {
     let mut text = String::new();
     let errors = results.errors();
@@ -259,7 +259,7 @@ fn complaints(results: &Results) -> String {
     text
 }
 
-/// Columns with two spaces between them; the first one is left-aligned, the others are right-aligned.
+/// Formats columns with two spaces between them. The first one is left-aligned, the others are right-aligned.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -281,7 +281,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number of bytes with its unit.
+/// Returns a number of bytes with its unit.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0 => "0 B".to_owned(),
@@ -296,11 +296,11 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn whole(number: f64) -> String {
-    // A float becomes the nearest number that there is.
+    // The cast limits the value to the range of the integer.
     grouped(number.round() as u64)
 }
 
-/// With a comma before each group of three digits.
+/// Returns the number with a comma before each group of three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -313,7 +313,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// At most three digits that matter, and no more than three after the point.
+/// Returns at most three significant digits, and at most three after the decimal point.
 fn three_digits(number: f64) -> String {
     match number {
         _ if number < 0.9995 => format!("{number:.3}"),
@@ -323,7 +323,7 @@ fn three_digits(number: f64) -> String {
     }
 }
 
-/// As in RFC 3339, in UTC.
+/// Returns the time in the format of RFC 3339, in UTC.
 fn timestamp(time: OffsetDateTime) -> String {
     let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
     let (hour, minute, second) = (time.hour(), time.minute(), time.second());

@@ -1,4 +1,4 @@
-//! What became of requests: how many, how fast, and which errors.
+//! The results of requests: counts, latencies and errors.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::bench::visitor::Trouble;
 
-/// Errors by their kinds.
+/// Errors by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Errors(BTreeMap<&'static str, Error>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Error {
     count: u64,
-    /// What the first one said.
+    /// The sentence of the first error of this kind.
     sentence: String,
 }
 
@@ -36,7 +36,7 @@ impl Errors {
         self.0.values().map(|error| error.count).sum()
     }
 
-    /// Kind, count and sentence of each.
+    /// Returns the kind, the count and the sentence of each.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
         self.0.iter().map(|(kind, error)| (*kind, error.count, &*error.sentence))
     }
@@ -46,22 +46,22 @@ impl Errors {
     }
 }
 
-/// How long requests took.
+/// The latencies of requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Latencies {
     /// Nanoseconds with three significant digits.
     histogram: Option<Histogram<u64>>,
-    /// The longest one, exactly.
+    /// The longest latency, exactly.
     longest: Duration,
 }
 
-/// The quantiles that are reported, with their names; the last one is the longest of all.
+/// The quantiles that are reported, with their names. The last one is the maximum.
 pub(crate) const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
 impl Default for Latencies {
     fn default() -> Self {
-        // It fails for more than five digits only.
+        // This fails only for more than five digits.
         Self { histogram: Histogram::new(3).ok(), longest: Duration::ZERO }
     }
 }
@@ -71,7 +71,7 @@ impl Latencies {
         self.longest = self.longest.max(latency);
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         if let Some(histogram) = &mut self.histogram {
-            // It grows as it has to, so what fails is a time of centuries.
+            // The histogram grows as necessary, so this fails only for latencies of centuries.
             let _ = histogram.record(nanos);
         }
     }
@@ -83,25 +83,25 @@ impl Latencies {
         }
     }
 
-    /// The latencies of [`QUANTILES`]; the longest one is exact.
+    /// Returns the latencies of [`QUANTILES`]. The maximum is exact.
     pub(crate) fn quantiles(&self) -> [Duration; QUANTILES.len()] {
         QUANTILES.map(|(_, quantile)| {
             let histogram = self.histogram.as_ref();
             let nanos = histogram.map_or(0, |histogram| histogram.value_at_quantile(quantile));
-            // The end of the interval that holds it may be beyond the longest one.
+            // The upper end of the histogram's interval may be above the longest latency.
             Duration::from_nanos(nanos).min(self.longest)
         })
     }
 }
 
-/// What became of the requests of a measurement.
+/// The results of the requests of a measurement.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) succeeded: u64,
     pub(crate) errors: Errors,
-    /// From the first request until the last answer.
+    /// The time from the first request to the last answer.
     pub(crate) elapsed: Duration,
-    /// Of those that succeeded.
+    /// The latencies of the successful requests.
     pub(crate) latencies: Latencies,
 }
 
@@ -123,12 +123,12 @@ impl Tally {
         self.latencies.merge(&other.latencies);
     }
 
-    /// How many requests there were.
+    /// Returns the number of requests.
     pub(crate) fn requests(&self) -> u64 {
         self.succeeded + self.errors.count()
     }
 
-    /// How many succeeded in a second.
+    /// Returns the number of successful requests per second.
     pub(crate) fn throughput(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
         if seconds > 0.0 { self.succeeded as f64 / seconds } else { 0.0 }
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((one.succeeded, one.requests(), one.throughput()), (2, 5, 1.0));
         let errors: Vec<_> = one.errors.iter().collect();
         assert_eq!(errors, [("lost", 1, "it is lost"), ("refused", 2, "it is refused")]);
-        // Those that failed have no latency.
+        // Failed requests have no latency.
         assert_eq!(one.latencies.quantiles()[4], millis(9));
         assert_eq!(Tally::default().throughput(), 0.0);
     }

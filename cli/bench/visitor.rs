@@ -1,4 +1,4 @@
-//! The requests that are measured: those of an application, without its framework.
+//! The measured requests: those of an application, without its framework.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::bench::arguments::Operation;
 const VALUE: Key<String> = Key::new("value");
 const COUNT: Key<u64> = Key::new("count");
 
-/// What a visitor's request does.
+/// The action of a visitor's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// A session begins, with nobody signed in. It is what `read` and `write` need; it is not measured.
+    /// Creates a session without a signed-in user, for `read` and `write`. It is not measured.
     Arrive,
     Measured(Operation),
 }
 
 impl Deed {
-    /// Whether the visitor can do it again.
+    /// Returns whether the visitor can repeat the action with the same session.
     pub(crate) fn keeps_session(self) -> bool {
         matches!(self, Self::Measured(Operation::Read | Operation::Write))
     }
@@ -34,18 +34,18 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
-    /// Somebody without a session. The same number is the same account.
+    /// Returns a visitor without a session. The same number stands for the same account.
     pub(crate) fn new(number: u32) -> Self {
         Self { principal: format!("bench-{number}").into(), cookie: Bytes::new() }
     }
 }
 
-/// Why a request has failed.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub(crate) struct Trouble {
-    /// For programs.
+    /// The error kind, for programs.
     pub(crate) kind: &'static str,
-    /// For people.
+    /// The sentence, for people.
     pub(crate) sentence: String,
 }
 
@@ -62,7 +62,7 @@ impl From<Error> for Trouble {
     }
 }
 
-/// The application that is visited.
+/// The application that receives the requests.
 #[derive(Debug)]
 pub(crate) struct Application {
     sessions: Sessions,
@@ -74,10 +74,10 @@ impl Application {
         Self { sessions, value: "x".repeat(usize::try_from(payload).unwrap_or(0)) }
     }
 
-    /// One request; the visitor then has the cookie that it set.
+    /// Runs one request. The visitor then has the cookie that the response set.
     pub(crate) async fn visit(&self, visitor: &mut Visitor, deed: Deed) -> Result<(), Trouble> {
         let exchange = Exchange::begin(&self.sessions, [visitor.cookie.clone()], None);
-        // Where this returns early, the exchange is dropped, which keeps nothing.
+        // An early return drops the exchange, which discards all changes.
         let session = exchange.handle().session().await?;
         self.act(&session, &visitor.principal, deed)?;
         let reply = match exchange.finish(200) {
@@ -88,7 +88,7 @@ impl Application {
             return Err(error.into());
         }
         if let Some(mut cookie) = reply.set_cookie {
-            // What a browser sends back.
+            // Keeps only the part that a browser sends back.
             cookie.truncate(cookie.find(';').unwrap_or(cookie.len()));
             visitor.cookie = cookie.into();
         }
@@ -105,7 +105,7 @@ impl Application {
                 session.get(VALUE)?.ok_or_else(Trouble::lost)?;
             }
             Deed::Measured(Operation::Write) => {
-                // It would begin a session.
+                // The write would create a session.
                 if !session.contains(COUNT) {
                     return Err(Trouble::lost());
                 }

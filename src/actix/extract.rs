@@ -29,7 +29,7 @@ fn handle(request: &HttpRequest) -> Result<SessionHandle> {
     request.extensions().get::<SessionHandle>().cloned().ok_or_else(|| missing_layer(FIX))
 }
 
-/// Gives access to the session without reading it. For several middlewares, see [`SessionHandle::of`].
+/// Gives access to the session without reading it. For nested middleware, see [`SessionHandle::of`].
 impl FromRequest for SessionHandle {
     type Error = Error;
     type Future = Ready<Result<Self>>;
@@ -121,7 +121,7 @@ impl ResponseError for Error {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = rendered(HttpResponse::new(StatusCode::OK), self.into());
-        // The response keeps the error, even if it is the answer of an error type of the application.
+        // The response keeps the error, even if an error type of the application made the response.
         response.extensions_mut().insert(self.clone());
         response
     }
@@ -131,7 +131,7 @@ fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Renders an error into a response. Whatever else the response has, such as its error, stays.
+/// Renders an error into a response. Other parts of the response, such as its error, stay unchanged.
 pub(super) fn rendered(mut response: HttpResponse, answer: ErrorResponse) -> HttpResponse {
     *response.status_mut() = status_code(answer.status);
     response.headers_mut().clear();

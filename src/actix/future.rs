@@ -20,14 +20,14 @@ type Answer<B> = Result<ServiceResponse<B>, actix_web::Error>;
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// If it is dropped before the handler has answered, the session's changes are discarded, but a session that
-    /// the handler has ended is still ended. If it is dropped later, the commit still runs to completion.
+    /// If it is dropped before the handler has answered, the session's changes are discarded, except that a session
+    /// which the handler has ended still ends. If it is dropped later, the commit still runs to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
-        // The handle of a middleware outside of this one.
+        // The handle of the middleware outside this one.
         outer: Option<SessionHandle>,
         renderer: Option<ErrorRenderer>,
         answered: Option<(Answer<B>, Commit)>,
@@ -60,7 +60,7 @@ where
                 let answer = ready!(this.inner.poll(cx));
                 let status = match &answer {
                     Ok(response) => response.status(),
-                    // A middleware inside of this one failed. Its status counts like that of a handler.
+                    // A middleware inside this one failed. Its status counts like the status of a handler.
                     Err(error) => error.as_response_error().status_code(),
                 };
                 let finish = this.exchange.take().map(|exchange| exchange.finish(status.as_u16()));
@@ -93,7 +93,7 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-/// Returns the answer for the middleware outside of this one.
+/// Returns the response for the middleware outside this one.
 fn answered<B: MessageBody + 'static>(
     answer: Answer<B>,
     mut reply: Reply,
@@ -102,7 +102,7 @@ fn answered<B: MessageBody + 'static>(
 ) -> Answer<EitherBody<B>> {
     match answer {
         Ok(response) => {
-            // A request shares its extensions with the middleware outside.
+            // The middleware outside this one shares the extensions of the request.
             if let Some(outer) = outer {
                 response.request().extensions_mut().insert(outer);
             }
@@ -119,7 +119,7 @@ fn answered<B: MessageBody + 'static>(
 }
 
 /// Adds the header fields of the exchange to the response of an error, or replaces the error. An error that is
-/// not replaced keeps its type, because the middleware outside may look at it.
+/// not replaced keeps its type, because the middleware outside this one may examine it.
 fn failed(
     error: actix_web::Error,
     mut reply: Reply,
@@ -134,7 +134,7 @@ fn failed(
     }
     let (renderer, cookie) = (renderer.cloned(), cookie_of(&mut reply));
     error.add_response_mapper(move |mut response| {
-        // Not before, because some errors can give their response only once.
+        // Not done earlier, because some errors can return their response only once.
         if let Some((renderer, ours)) = renderer.as_ref().zip(unrendered(&response)) {
             response = rendered(response, renderer.render(&ours));
             response.extensions_mut().insert(Rendered);
@@ -146,14 +146,14 @@ fn failed(
     error
 }
 
-/// Returns the error that a response stands for, unless the application has rendered it already.
+/// Returns the error that a response contains, unless the application has already rendered it.
 fn unrendered<B>(response: &HttpResponse<B>) -> Option<Error> {
     let extensions = response.extensions();
     let is_rendered = extensions.get::<Rendered>().is_some();
     extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
-/// Adds the header fields of the exchange to the response, or replaces the response by an error.
+/// Adds the header fields of the exchange to the response, or replaces the response with an error.
 fn replied<B: MessageBody>(
     response: HttpResponse<B>,
     mut reply: Reply,
@@ -169,7 +169,7 @@ fn replied<B: MessageBody>(
     response
 }
 
-/// Replaces this response by the response of an error.
+/// Replaces this response with the response of an error.
 fn replaced<B>(
     response: &HttpResponse<B>,
     error: Error,

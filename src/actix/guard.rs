@@ -107,7 +107,7 @@ where
         Box::pin(async move {
             match check(&guard, &request).await {
                 Ok(()) => inner.call(request).await.map(ServiceResponse::map_into_left_body),
-                // A response and not an error, so that the middleware outside sees what the visitor gets.
+                // Returned as a response, not as an error, so that the middleware outside sees what the visitor gets.
                 Err(error) => {
                     let response = HttpResponse::from_error(error).map_into_right_body();
                     // `into_response` would drop the error.

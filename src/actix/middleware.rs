@@ -16,7 +16,7 @@ use crate::settings::Sessions;
 /// the response is sent.
 ///
 /// Make the [`Sessions`] outside the closure of `HttpServer::new`, so that all workers share one store. The
-/// closure runs once for each worker; a memory store that was made inside it would be a different one in each.
+/// closure runs once for each worker, so each worker would otherwise get its own memory store.
 ///
 /// ```
 /// # #[cfg(all(feature = "actix", feature = "memory"))]
@@ -45,7 +45,7 @@ use crate::settings::Sessions;
 ///
 /// # Several cookies in one application
 ///
-/// Two scopes side by side, for example one for customers and one for administrators, each get their own
+/// Two separate scopes, for example one for customers and one for administrators, each get their own
 /// middleware. If middlewares are nested, the extractors use the innermost one. [`SessionHandle::of`] finds
 /// another middleware's session by its [`Sessions`]:
 ///
@@ -68,8 +68,8 @@ use crate::settings::Sessions;
 /// Give the middlewares different cookie names. A token is valid only under the name of its own cookie, and the
 /// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the middlewares
 /// share nothing in the store. If two nested middlewares have the same cookie name, an error event reports it.
-/// If the same [`Sessions`] is nested in itself, there is only one session: the inner middleware uses the session
-/// of the outer one, which commits it.
+/// If the same [`Sessions`] is used in two nested middlewares, there is only one session: the inner middleware
+/// uses the session of the outer one, which commits it.
 ///
 /// # Order of middleware
 ///

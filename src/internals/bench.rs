@@ -1,5 +1,5 @@
-//! What the benchmarks measure of the parts that are not public. Nothing here is part of the
-//! interface: it changes without notice.
+//! The private parts that the benchmarks measure. Nothing here is part of the public interface: it changes
+//! without notice.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody is to use it")]
 
@@ -17,7 +17,7 @@ use crate::record::values::Value;
 use crate::record::{codec, plan};
 use crate::store::TAG_LEN;
 
-/// The record of a signed-in session with so many values of so many bytes each.
+/// Returns the record of a signed-in session with `values` values of `bytes` bytes each.
 #[must_use]
 pub fn record(values: usize, bytes: usize) -> Bytes {
     let mut header = Header::new(
@@ -56,7 +56,7 @@ impl Decoded {
     }
 }
 
-/// What is decided at the end of every kind of request; how many of them need the store.
+/// Decides what happens at the end of every kind of request. Returns how many of them need the store.
 #[must_use]
 pub fn decide_all() -> u32 {
     let mut writes = 0;

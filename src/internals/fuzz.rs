@@ -1,4 +1,4 @@
-//! What the fuzz targets assert of the parts that are not public. Not part of the library.
+//! The assertions of the fuzz targets about private parts. Nothing here is part of the public interface.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::missing_panics_doc, reason = "they are tests")]
 
@@ -21,8 +21,8 @@ use crate::record::tag::Tag;
 use crate::record::token::{SecretDigest, Token};
 use crate::record::values::{Item, OnSignIn, Value, Values};
 
-/// Any header fields hold at most three tokens of ours, each of which stands there; and one more that
-/// is well-formed is found whatever stands before it.
+/// Checks that any header fields yield at most three tokens, and that each of them occurs in the fields. A
+/// well-formed token at the end is found whatever precedes it, unless three others were found.
 pub fn cookie_header(data: &[u8]) {
     const OURS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_ABCDE";
     let fields: Vec<_> = data.split(|byte| *byte == b'\n').collect();
@@ -52,7 +52,7 @@ pub fn cookie_header(data: &[u8]) {
     assert!(is_found || found.len() == 3, "{found:?} {with_ours:?}");
 }
 
-/// What is decoded is encoded to something that is decoded to the same, with all that is unknown.
+/// Checks that a decoded record is encoded to bytes that decode to the same record, with all unknown parts.
 pub fn record_decode(data: &[u8]) {
     let valid = codec::encode(&header(), &[]);
     for bytes in [data.to_vec(), [&valid[..], data].concat()] {
@@ -69,7 +69,7 @@ pub fn record_decode(data: &[u8]) {
         assert_eq!(again.header, record.header);
         assert!(again.values.items().eq(record.values.items()));
         assert_eq!(self::encoded(&again), encoded);
-        // The encoding is the shortest there is, so nothing was made up.
+        // The encoding is the shortest possible, so nothing was added.
         assert!(encoded.len() <= bytes.len());
         for item in record.values.items() {
             let key = std::str::from_utf8(item.key).unwrap();
@@ -90,7 +90,8 @@ fn header() -> Header {
 
 type Model = BTreeMap<String, (Vec<u8>, bool)>;
 
-/// A list of changes leads to what a plain map says, on the record it was made for and on another one.
+/// Checks that a list of changes has the same effect as on a plain map, both on the record for which it was made
+/// and on another record.
 pub fn delta_replay(data: &[u8]) {
     let mut data = data.iter().copied();
     let mut bases: [Model; 2] = Default::default();
@@ -106,7 +107,7 @@ pub fn delta_replay(data: &[u8]) {
     };
     let [here, there] = bases.each_ref().map(values);
     let mut delta = Delta::default();
-    // `None` clears.
+    // `None` clears the values.
     let mut changes: Vec<Option<(Arc<str>, Change)>> = Vec::new();
     while let (Some(deed), Some(letter)) = (data.next(), data.next()) {
         let key: Arc<str> = key(letter).into();
@@ -216,12 +217,12 @@ fn values(model: &Model) -> Values {
     codec::decode(codec::encode(&header(), &values)).unwrap().values
 }
 
-/// The value of a field of a query or of a form.
+/// Returns the value of a field of a query or of a form.
 pub fn field_decoded(text: &[u8], name: &str) -> Option<String> {
     query::field(text, name)
 }
 
-/// A query of one field.
+/// Returns a query of one field.
 pub fn field_encoded(name: &str, value: &str) -> String {
     let mut text = format!("{name}=");
     query::encode_value(value, &mut text);

@@ -1,5 +1,5 @@
-//! What the command, the fuzz targets and the benchmarks reach of the parts that are not public. Nothing here is
-//! part of the interface: it changes without notice.
+//! The private parts that the command, the fuzz targets and the benchmarks use. Nothing here is part of the public
+//! interface: it changes without notice.
 
 #[cfg(feature = "testing")]
 pub mod bench;

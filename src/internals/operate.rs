@@ -1,5 +1,5 @@
-//! What the command `unsticky` does with sessions that an application has no need of: it finds one by its
-//! public id alone, whoever is signed in there. Not part of the library.
+//! Operations of the command `unsticky` that an application does not need: they find a session by its public id
+//! alone, whether or not a user is signed in. Nothing here is part of the public interface.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
 
@@ -24,21 +24,21 @@ use crate::sessions::listed::Rfc3339;
 use crate::settings::{DirectoryMode, Sessions, Settings};
 use crate::store::{self, ConnectError, Deleted, MemcachedStore, RedisStore, Store};
 
-/// The keys that this crate uses for itself begin like this.
+/// The prefix of the keys that this crate uses for its own values.
 const RESERVED: &str = "unsticky.";
 
-/// A session as the store has it, without its secret's digest and its write tags.
+/// A session as the store has it, without the digest of its secret and without its write tags.
 #[allow(missing_debug_implementations, reason = "it holds values")]
 pub struct Examined {
     pub id: SessionId,
     pub principal: Option<Arc<str>>,
     pub created: OffsetDateTime,
-    /// `None` where nobody is signed in.
+    /// `None` if no user is signed in.
     pub signed_in_at: Option<OffsetDateTime>,
     pub last_seen: OffsetDateTime,
     pub idle_deadline: OffsetDateTime,
     pub absolute_deadline: OffsetDateTime,
-    /// The earlier one of both.
+    /// The earlier of the two deadlines.
     pub expires_at: OffsetDateTime,
     pub is_expired: bool,
     pub standing: Standing,
@@ -47,10 +47,10 @@ pub struct Examined {
     pub values: Vec<Examination>,
 }
 
-/// What the directory of its principal says of a session.
+/// The state of a session in the directory of its principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody is signed in, so there is no directory.
+    /// No user is signed in, so there is no directory.
     Anonymous,
     Listed {
         label: Option<Arc<str>>,
@@ -69,27 +69,27 @@ pub struct Examination {
     pub content: Content,
 }
 
-/// What may be told of a value.
+/// The part of a value that may be shown.
 #[allow(missing_debug_implementations, reason = "it holds the value")]
 pub enum Content {
     /// The JSON as it is stored.
     Json(String),
-    /// It is not text.
+    /// The value is not text.
     Binary,
-    /// A secret of this crate.
+    /// The value is a secret of this crate.
     Secret,
 }
 
-/// What became of a session that was to be revoked.
+/// The result of revoking a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Revoked,
-    /// It had expired, and the store still had its record, which is deleted now.
+    /// The session had expired, but the store still had its record. The record is now deleted.
     Expired,
     NotFound,
 }
 
-/// Looks at a session; `None` where the store has none of this id. The event `opened` tells it.
+/// Reads a session. Returns `None` if the store has no session with this id. Emits the event `opened`.
 pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Option<Examined>> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -100,7 +100,7 @@ pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<
     Ok(Some(examined(settings, &loaded, standing)))
 }
 
-/// Ends a session as its principal's directory does; one in which nobody is signed in is deleted.
+/// Revokes a session through the directory of its principal. Deletes it directly if no user is signed in.
 pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Outcome> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -112,7 +112,7 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
         let header = &loaded.record.header;
         let was_stored = match &header.principal {
             Some(principal) => match sessions.of(principal).by(actor).revoke_owned(id).await {
-                // The directory stays as it is; the session has to end all the same.
+                // The directory record stays unchanged, but the session must still be revoked.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     delete(settings, commands, &loaded, actor).await?
                 }
@@ -133,8 +133,8 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
     Err(Error::new(ErrorKind::Contended, ""))
 }
 
-/// The store at an address, where one operation may take so long: connecting and answering have the same part
-/// of that as by default.
+/// Returns the store at an address. One operation takes at most `timeout`. Connecting and answering get the same
+/// fractions of it as by default.
 pub fn connect(url: &str, timeout: Duration) -> Result<Arc<dyn Store>, ConnectError> {
     let part = limits::CONNECT.as_secs_f64() / limits::TIMEOUT.as_secs_f64();
     let part = timeout.mul_f64(part);
@@ -151,25 +151,25 @@ pub fn connect(url: &str, timeout: Duration) -> Result<Arc<dyn Store>, ConnectEr
     }
 }
 
-/// An error with its causes, in one line without secrets.
+/// Returns an error with its causes in one line, without secrets.
 #[must_use]
 pub fn causes(error: &Error) -> String {
     error::causes(error)
 }
 
-/// Whether a character neither ends a line nor commands a terminal.
+/// Returns whether a character can neither end a line nor control a terminal.
 #[must_use]
 pub fn is_plain(char: char) -> bool {
     error::is_plain(char)
 }
 
-/// A moment as text of RFC 3339, in UTC and whole seconds.
+/// Returns a time in the format of RFC 3339, in UTC and whole seconds.
 #[must_use]
 pub fn rfc3339(time: OffsetDateTime) -> String {
     Rfc3339(time).to_string()
 }
 
-/// The session of an id. What only occupies an id is none.
+/// Returns the session with this id. A tombstone is not a session.
 async fn look_up(
     settings: &Settings,
     commands: Commands<'_>,
@@ -187,8 +187,8 @@ async fn look_up(
     }
 }
 
-/// Deletes a session unless it was written since it was read: somebody may have signed in on it. Returns
-/// whether it was there; `None` if it has to be read again.
+/// Deletes a session unless it was written since it was read, because a user may have signed in on it. Returns
+/// whether the session existed, or `None` if it must be read again.
 async fn delete(
     settings: &Settings,
     commands: Commands<'_>,
@@ -216,7 +216,7 @@ async fn standing(
     match DirectoryHandle::new(settings, commands, principal).listing(loaded.id).await {
         Ok(Some(listing)) => Ok(Standing::Listed { label: listing.label }),
         Ok(None) => Ok(Standing::Unlisted),
-        // The event says so.
+        // An event has already reported this.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat) => {
             Ok(Standing::Unknown)
         }
@@ -246,7 +246,7 @@ fn examined(settings: &Settings, loaded: &Loaded, standing: Standing) -> Examine
 
 fn examination(item: &Item<'_>) -> Examination {
     let key = String::from_utf8_lossy(item.key).into_owned();
-    // Of the crate's own values only the messages for the next page are no secret.
+    // The flash messages are the only values of this crate that are not secret.
     let is_secret = key.starts_with(RESERVED) && key != flash::KEY;
     let content = match std::str::from_utf8(item.bytes) {
         _ if is_secret => Content::Secret,

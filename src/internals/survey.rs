@@ -1,4 +1,4 @@
-//! What stands under a prefix on the servers of a store: for the command `unsticky`.
+//! Scans the keys under a prefix on the servers of a store, for the command `unsticky`.
 
 #![allow(clippy::missing_errors_doc, reason = "nobody is to use it")]
 
@@ -17,8 +17,7 @@ use crate::store::survey::Plan;
 pub use crate::store::survey::{Met, Outcome, Rate, Walk};
 use crate::store::{ConnectError, MemcachedStore, RedisStore};
 
-/// The servers behind an address, whose keys can be walked through. Nothing is written, and no record is
-/// read.
+/// The servers behind an address, whose keys can be scanned. A scan writes nothing and reads no record.
 #[derive(Debug)]
 pub struct Survey(Servers);
 
@@ -29,12 +28,12 @@ enum Servers {
 }
 
 impl Survey {
-    /// The servers of this address. Nothing is sent yet.
+    /// Returns the servers of this address. Sends nothing yet.
     pub fn open(url: &str) -> Result<Self, ConnectError> {
         Self::open_within(url, limits::CONNECT + limits::RESPONSE)
     }
 
-    /// The same, where one operation may take so long: half of it to connect, and half of it to be answered.
+    /// The same with a time limit for each operation: half of it to connect, and half of it for the answer.
     pub fn open_within(url: &str, timeout: Duration) -> Result<Self, ConnectError> {
         let half = timeout / 2;
         match url.split([':', '+']).next().unwrap_or_default() {
@@ -55,11 +54,12 @@ impl Survey {
         }
     }
 
-    /// Walks through all keys of all servers, one server after the other, and tells `each` of those that begin
-    /// with `prefix`, each of them once, and of its progress.
+    /// Scans all keys of all servers, one server after the other. Calls `each` once for each key that begins with
+    /// `prefix`, and to report progress.
     ///
-    /// A key that was there all the time is met. Whether one is met that came or went meanwhile is chance, and
-    /// so it is on a Memcached server for one that the server has moved from one of its lists to another
+    /// The scan finds every key that exists during the whole scan. It may or may not find a key that is created or
+    /// removed meanwhile. The same applies to an item that a Memcached server moves from one of its lists to
+    /// another meanwhile. If keys may have been missed for any other reason, the result is an error.
     /// meanwhile. Where keys may have been missed for another reason, it is an error.
     pub async fn scan(
         &self,
@@ -78,8 +78,8 @@ impl Survey {
         }
     }
 
-    /// Whether any server has a key that begins with `prefix`. `None` where that cannot be known: a server
-    /// does not show its keys, or the walk through them did not end within the budget.
+    /// Returns whether any server has a key that begins with `prefix`. Returns `None` if that is unknown because a
+    /// server does not show its keys, or because the scan did not finish within the budget.
     pub async fn holds_any(&self, prefix: &str, budget: Duration) -> Result<Option<bool>> {
         let plan = Plan { prefix, rate: Rate::FAST, wants_lengths: false };
         let mut is_found = false;
@@ -113,14 +113,14 @@ impl Survey {
     }
 }
 
-/// What the keys of an application look like.
+/// The form of an application's keys.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// Namespace and epoch, as the keys begin: `shop:0:`.
+    /// The namespace and the epoch at the beginning of each key: `shop:0:`.
     prefix: String,
 }
 
-/// What a key under a namespace is.
+/// The kind of a key under a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// A session.
@@ -129,31 +129,31 @@ pub enum Owner {
     Directory,
     /// A session or a directory of another epoch.
     OtherEpoch,
-    /// Something that this crate did not write.
+    /// A key that this crate did not write.
     Foreign,
 }
 
 impl Keys {
-    /// Those of these sessions.
+    /// Returns the form of the keys of these sessions.
     #[must_use]
     pub fn of(sessions: &Sessions) -> Self {
         Self { prefix: sessions.settings().key_prefix.clone() }
     }
 
-    /// With what every key of the namespace begins, whatever its epoch: `shop:`.
+    /// Returns the prefix of every key of the namespace, for any epoch: `shop:`.
     #[must_use]
     pub fn namespace(&self) -> &str {
         let end = self.prefix.find(':').map_or(self.prefix.len(), |colon| colon + 1);
         &self.prefix[..end]
     }
 
-    /// Namespace and epoch, as the keys begin: `shop:0:`.
+    /// Returns the namespace and the epoch at the beginning of each key: `shop:0:`.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What a key under the namespace is.
+    /// Returns the kind of a key under the namespace.
     #[must_use]
     pub fn owner(&self, key: &str) -> Owner {
         if let Some(rest) = key.strip_prefix(&self.prefix) {
@@ -167,12 +167,12 @@ impl Keys {
     }
 }
 
-/// Whether an epoch is written this way.
+/// Returns whether the text is an epoch in the form in which keys contain it.
 fn is_epoch(text: &str) -> bool {
     text.parse::<u32>().is_ok_and(|epoch| epoch.to_string() == text)
 }
 
-/// What the part of a key behind its epoch names.
+/// Returns the kind of record that the part of a key after its epoch names.
 fn record(rest: &str) -> Option<Owner> {
     let (kind, id) = rest.split_once(':')?;
     match kind {

@@ -93,10 +93,10 @@ pub trait Diagnose: Send + Sync {
     async fn diagnose(&self, probe: &Probe);
 }
 
-/// The keys, records and settings that a check gives to a store that examines its servers. It collects the
+/// The keys, records and settings that a check gives to a store that examines its servers. It also collects the
 /// findings.
 pub struct Probe {
-    /// Namespace and epoch, as every key begins.
+    /// The namespace and the epoch at the beginning of each key.
     prefix: String,
     /// The record of an expired session that no cookie opens.
     record: Bytes,
@@ -120,10 +120,11 @@ pub(crate) struct ProbeSettings {
 }
 
 impl Probe {
-    /// How long a record of a check lives: ten seconds.
+    /// The time to live of the records of a check: ten seconds.
     pub const TTL: Duration = Duration::from_secs(10);
 
-    /// How many keys are tried until one fits: more than enough for one slot of a Redis Cluster.
+    /// The maximum number of keys that are tried to find one that fits. It is more than enough for one slot of a
+    /// Redis Cluster.
     const MAX_KEYS: u32 = 1 << 20;
 
     pub(crate) fn new(settings: ProbeSettings, deadline: Instant) -> Self {
@@ -132,7 +133,7 @@ impl Probe {
         Self { prefix, record, clock, entropy, timeout, deadline, max_record_bytes, findings }
     }
 
-    /// The application's namespace, with which every key begins.
+    /// Returns the application's namespace, which is the beginning of each key.
     #[cfg(feature = "redis")]
     pub(crate) fn namespace(&self) -> &str {
         self.prefix.split(':').next().unwrap_or_default()
@@ -143,8 +144,9 @@ impl Probe {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
 
-    /// A key under the application's namespace that nothing else uses, and for which `fits` is true; for
-    /// one server of several, those that it holds. `None` if none of a million keys fits.
+    /// Returns a key under the application's namespace that nothing else uses, and for which `fits` is true. If
+    /// there are several servers, `fits` can select the keys of one server. Returns `None` if none of a million
+    /// keys fits.
     ///
     /// # Errors
     ///
@@ -164,8 +166,8 @@ impl Probe {
         Ok(None)
     }
 
-    /// The bytes of a record for such a key, with a write tag of its own: a session that has expired and
-    /// that no cookie opens.
+    /// Returns the bytes of a record for such a key, with its own write tag. It is the record of an expired session
+    /// that no cookie can open.
     ///
     /// # Errors
     ///
@@ -177,26 +179,26 @@ impl Probe {
         Ok(record.into())
     }
 
-    /// The current time, from the clock of the sessions.
+    /// Returns the current time from the clock of the sessions.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }
 
-    /// How long a request waits for the store in all; see [`Builder::timeout`](crate::Builder::timeout).
+    /// Returns how long a request waits for the store in total; see [`Builder::timeout`](crate::Builder::timeout).
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// How large a record may be, in bytes; see
+    /// Returns the maximum size of a record in bytes; see
     /// [`Builder::max_record_bytes`](crate::Builder::max_record_bytes).
     #[must_use]
     pub fn max_record_bytes(&self) -> usize {
         self.max_record_bytes
     }
 
-    /// Runs a part of the examination that may take too long, such as that of one server of several. If it has
+    /// Runs a part of the examination that may take too long, for example one of several servers. If the part has
     /// not finished when the time of the check is over, this is reported about `subject` as an error, and the
     /// result is `None`.
     pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
@@ -225,7 +227,7 @@ impl Probe {
         timeout_at(self.deadline, part).await.ok()
     }
 
-    /// When all parts must have finished.
+    /// Returns the time at which all parts must have finished.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }

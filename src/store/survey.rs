@@ -1,4 +1,4 @@
-//! A walk through all keys of a store's servers, at a bounded rate: what the command `unsticky` counts with.
+//! Scans all keys of a store's servers at a limited rate, for the command `unsticky`.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep_until};
 pub struct Rate(NonZeroU32);
 
 impl Rate {
-    /// 100,000 keys per second: some percent of a server's time.
+    /// 100,000 keys per second, which takes a few percent of a server's time.
     pub(crate) const FAST: Self = match Self::per_second(100_000) {
         Some(rate) => rate,
         None => Self(NonZeroU32::MIN),
     };
 
-    /// So many keys in a second; 0 is none.
+    /// Returns a rate of this many keys per second, or `None` for 0.
     #[must_use]
     pub const fn per_second(keys: u32) -> Option<Self> {
         match NonZeroU32::new(keys) {
@@ -29,82 +29,82 @@ impl Rate {
         }
     }
 
-    /// How many keys are asked for at once: a twentieth of a second's, and no more than a server answers with
-    /// in a fraction of a millisecond.
+    /// Returns how many keys one command scans: a twentieth of the rate per second, but no more than a server can
+    /// scan in a fraction of a millisecond.
     pub(super) fn batch(self) -> u64 {
         u64::from(self.0.get() / 20).clamp(1, 500)
     }
 }
 
-/// What is walked through, and how.
+/// The keys to scan, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan<'a> {
-    /// With what the keys begin that are reported.
+    /// The prefix of the keys that are reported.
     pub(crate) prefix: &'a str,
     pub(crate) rate: Rate,
-    /// Whether it is asked how long their values are, where that takes a command.
+    /// Whether the lengths of the values are requested, if that takes a separate command.
     pub(crate) wants_lengths: bool,
 }
 
-/// What is met on the way.
+/// A report of the scan.
 #[derive(Debug, Clone, Copy)]
 pub enum Met<'a> {
-    /// A key under the prefix, once.
+    /// A key under the prefix. Each key is reported once.
     Key {
-        /// The server that has it, as `host:port`.
+        /// The server that has the key, as `host:port`.
         server: &'a str,
         /// The whole key.
         key: &'a str,
-        /// How long the value is; on Memcached, how much the whole item takes. `None` where the server does
-        /// not permit to ask, or keeps no string under the key.
+        /// The length of the value; on Memcached, the size of the whole item. `None` if the server does not permit
+        /// the command, or if the key does not hold a string.
         bytes: Option<u64>,
     },
     /// How many keys of the server have been scanned so far, including those of other applications. On Redis
     /// this is an estimate.
     Walked {
-        /// As `host:port`.
+        /// The server, as `host:port`.
         server: &'a str,
-        /// How many so far.
+        /// The number of keys so far.
         keys: u64,
     },
 }
 
-/// Is told what is met, and may end the walk.
+/// Receives the reports of a scan, and can end the scan.
 pub(crate) type Visitor<'a> = dyn FnMut(Met<'_>) -> ControlFlow<()> + Send + 'a;
 
-/// What a walk has come to at one server.
+/// The result of the scan of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walk {
-    /// As `host:port`.
+    /// The server, as `host:port`.
     pub server: String,
-    /// How it ended.
+    /// How the scan ended.
     pub outcome: Outcome,
 }
 
-/// How a walk ended at one server.
+/// How the scan of one server ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every key was met that was there all the time.
+    /// The scan found every key that existed during the whole scan.
     Complete {
-        /// Why the lengths of some values are not known, if the server refused to tell them.
+        /// The reason why the lengths of some values are not known, if the server refused to return them.
         no_lengths: Option<String>,
-        /// There were so many keys that some may have been reported twice.
+        /// There were so many keys that some may have been reported more than once.
         may_repeat: bool,
     },
-    /// The visitor ended it.
+    /// The visitor ended the scan.
     Ended,
-    /// The server does not show its keys, and says only how much it has of everything.
+    /// The server does not show its keys, but only the totals of all its items.
     Totals {
-        /// Why it does not.
+        /// The reason why it does not show its keys.
         reason: String,
         /// The number of all items, including those of other applications.
         items: u64,
-        /// What they take, in bytes.
+        /// The size of all items in bytes.
         bytes: u64,
     },
 }
 
-/// Keeps a walk at its rate. Time that was lost is not made up for.
+/// Keeps a scan at its rate. A scan that falls behind does not become faster afterwards.
 pub(super) struct Pace {
     rate: Rate,
     begun: Instant,
@@ -117,14 +117,14 @@ impl Pace {
         Self { rate, begun: now, next: now }
     }
 
-    /// Waits until more keys may be asked for.
+    /// Waits until more keys may be scanned.
     pub(super) async fn turn(&mut self) {
         sleep_until(self.next).await;
         self.begun = Instant::now();
         self.next = self.begun;
     }
 
-    /// So many keys were walked through since the turn.
+    /// Records that this many keys were scanned since the last wait.
     pub(super) fn spend(&mut self, keys: u64) {
         let nanos = u128::from(keys) * 1_000_000_000 / u128::from(self.rate.0.get());
         let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -132,8 +132,8 @@ impl Pace {
     }
 }
 
-/// The keys of a server that were met, each by a hash of 64 bits: a server may name a key more than once
-/// while its table grows or shrinks. Of ten million keys, two have the same hash once in some 400,000 walks.
+/// The keys of a server that were found, each as a hash of 64 bits. A server may return a key more than once while
+/// its table grows or shrinks. For ten million keys, one scan in about 400,000 has two keys with the same hash.
 #[derive(Default)]
 pub(super) struct Seen {
     hashes: HashSet<u64>,
@@ -142,10 +142,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// About 150 MB, with the reserve of the table.
+    /// The hashes then take about 150 MB, including the reserve of the table.
     const MOST: usize = 1 << 23;
 
-    /// Whether the key was not met before, as far as there is room to remember that.
+    /// Returns whether the key was not found before, as far as there is memory for it.
     pub(super) fn is_new(&mut self, key: &str) -> bool {
         let hash = self.hasher.hash_one(key);
         if self.hashes.len() < Self::MOST {
@@ -155,7 +155,7 @@ impl Seen {
         !self.hashes.contains(&hash)
     }
 
-    /// Whether there were more keys than it remembers.
+    /// Returns whether there were more keys than are remembered.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
     }

@@ -1,4 +1,4 @@
-//! The four verbs of a store, tried on a key of the check's own.
+//! Tries the four verbs of a store on one of the check's own keys.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
 
-/// What went wrong if a record does not last.
+/// The problem if a record disappears.
 const GONE: &str = "a record that was written is gone";
 
-/// Why a trial failed.
+/// The reason why a trial failed.
 enum Failure {
     /// No record could be made.
     NoRecord(Error),
-    /// The verb, and what the store said.
+    /// The store returned this error for the verb.
     Refused(&'static str, Error),
-    /// The verb that was not answered.
+    /// The store did not answer the verb.
     Unanswered(&'static str),
-    /// What the store did against its contract.
+    /// The store broke its contract in this way.
     Wrong(&'static str),
 }
 
-/// What to do if the store refused a command, by what its error says.
+/// Returns the remedy if the store refused a command, from the text of its error.
 fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
     let says = |word: &str| reason.contains(word);
     if says("NOPERM") || says("ACL") {
@@ -48,10 +48,10 @@ fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
 }
 
 impl Probe {
-    /// Tries what sessions need of a store, on this key: all four verbs, with comparisons that succeed and
-    /// that fail. Reports whether they work as the contract of [`Store`] says, and how long a read takes, or
-    /// which verb is not answered in the check's time. `subject` names the server that has the key, and is
-    /// empty if there is only one.
+    /// Tries everything that sessions need from a store on this key: all four verbs, with comparisons that succeed
+    /// and comparisons that fail. Reports whether they follow the contract of [`Store`], and how long a read takes.
+    /// If a verb is not answered within the time of the check, it reports that verb. `subject` names the server that
+    /// has the key, and is empty if there is only one.
     pub async fn try_verbs(&self, store: &dyn Store, key: &StoreKey, subject: &str) {
         let finding = match self.trial(store, key).await {
             Ok(round_trip) => {
@@ -80,8 +80,8 @@ impl Probe {
         self.report(finding.about(subject.to_owned()));
     }
 
-    /// The same on a key of the check's own, for a store that has nothing more to say of itself or is a
-    /// single server.
+    /// The same on one of the check's own keys, for a store that has only one server or reports nothing else about
+    /// itself.
     pub async fn try_store(&self, store: &dyn Store) {
         match self.key(|_| true) {
             Ok(Some(key)) => {
@@ -99,7 +99,7 @@ impl Probe {
         self.report(Finding::error("commands", sentence, remedy).about(subject.to_owned()));
     }
 
-    /// How long a read took.
+    /// Returns how long a read took.
     async fn trial(&self, store: &dyn Store, key: &StoreKey) -> Result<Duration, Failure> {
         let record = || self.record().map_err(Failure::NoRecord);
         let (first, second, third) = (record()?, record()?, record()?);
@@ -137,7 +137,7 @@ impl Probe {
                 return Err(Failure::Wrong(what));
             }
         }
-        // Not the first read, which may have had to wait for a connection.
+        // The first read is not measured, because it may have waited for a connection.
         let begun = Instant::now();
         let read = self.answer("read", store.load(key)).await?;
         let round_trip = begun.elapsed();
@@ -157,7 +157,7 @@ impl Probe {
         Ok(round_trip)
     }
 
-    /// The answer of the store to one command within the time of the check.
+    /// Returns the answer of the store to one command within the time of the check.
     async fn answer<T>(
         &self,
         verb: &'static str,

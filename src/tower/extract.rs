@@ -28,7 +28,7 @@ async fn session(parts: &Parts) -> Result<Session> {
     handle(parts)?.session().await
 }
 
-/// Gives access to the session without reading it. For several layers, see [`SessionHandle::of`].
+/// Gives access to the session without reading it. For nested layers, see [`SessionHandle::of`].
 impl<S: Send + Sync> FromRequestParts<S> for SessionHandle {
     type Rejection = Error;
 

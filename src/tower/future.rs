@@ -17,8 +17,8 @@ use crate::exchange::{
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// If it is dropped before the handler has answered, the session's changes are discarded, but a session that
-    /// the handler has ended is still ended. If it is dropped later, the commit still runs to completion.
+    /// If it is dropped before the handler has answered, the session's changes are discarded, except that a session
+    /// which the handler has ended still ends. If it is dropped later, the commit still runs to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -50,7 +50,7 @@ where
                 let response = match ready!(this.inner.poll(cx)) {
                     Ok(response) => response,
                     Err(error) => {
-                        // There is no response to wait for, but a session that was ended must still end.
+                        // No response will follow, but a session that the handler has ended must still end.
                         drop(this.exchange.take().map(|exchange| exchange.finish(500)));
                         return Poll::Ready(Err(error));
                     }
@@ -84,7 +84,7 @@ impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     }
 }
 
-/// Adds the header fields of the exchange to the response, or replaces the response by an error.
+/// Adds the header fields of the exchange to the response, or replaces the response with an error.
 fn replied<B: From<Bytes>>(
     response: Response<B>,
     mut reply: Reply,
@@ -110,14 +110,14 @@ fn replied<B: From<Bytes>>(
     response
 }
 
-/// Returns the error that a response stands for, unless the application has rendered it already.
+/// Returns the error that a response contains, unless the application has already rendered it.
 fn unrendered<B>(response: &Response<B>) -> Option<Error> {
     let extensions = response.extensions();
     let is_rendered = extensions.get::<Rendered>().is_some();
     extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
-/// Replaces this response by the response of an error.
+/// Replaces this response with the response of an error.
 fn replaced<B: From<Bytes>>(
     response: &Response<B>,
     error: Error,

@@ -106,7 +106,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, B, E> {
         Refused { #[pin] answer: Ready<Result<Response<B>, E>> },
-        // For a guard that needs no session, nothing is allocated.
+        // Used if the guard needs no session, so that no future is boxed.
         Passing { #[pin] inner: F },
         Checking { checking: Checking<B, E> },
     }
@@ -156,7 +156,7 @@ where
             return GuardFuture { state: State::Passing { inner: self.inner.call(request) } };
         }
         let guard = self.guard.clone();
-        // Calls the service that was polled to readiness, and keeps its clone.
+        // Calls the service that was polled to readiness, and keeps its clone for the next request.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let checking = Box::pin(async move {

@@ -22,7 +22,7 @@ fn head<'a>(
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
 ) -> RequestHead<'a> {
-    // A nested router removes the prefix of the path under which it is nested.
+    // A nested router removes its prefix from the path, so the original URI is used.
     #[cfg(feature = "axum")]
     let uri = extensions.get::<axum::extract::OriginalUri>().map_or(uri, |original| &original.0);
     #[cfg(not(feature = "axum"))]

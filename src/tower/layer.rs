@@ -38,7 +38,7 @@ use crate::settings::Sessions;
 ///
 /// # Several cookies in one application
 ///
-/// Two routers side by side, for example one for customers and one for administrators, each get their own layer.
+/// Two separate routers, for example one for customers and one for administrators, each get their own layer.
 /// If layers are nested, the extractors use the innermost one.
 /// [`SessionHandle::of`](crate::exchange::SessionHandle::of) finds another layer's session by its [`Sessions`]:
 ///
@@ -77,8 +77,8 @@ use crate::settings::Sessions;
 /// Give the layers different cookie names. A token is valid only under the name of its own cookie, and the
 /// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the layers share
 /// nothing in the store. If two nested layers have the same cookie name, an error event reports it. If the same
-/// [`Sessions`] is nested in itself, there is only one session: the inner layer uses the session of the outer
-/// layer, which commits it.
+/// [`Sessions`] is used in two nested layers, there is only one session: the inner layer uses the session of the
+/// outer layer, which commits it.
 ///
 /// # Order of layers
 ///

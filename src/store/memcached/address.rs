@@ -50,7 +50,7 @@ fn has_weight(entry: &str) -> bool {
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let may_follow = match entry.as_bytes().get(server.len()) {
-        // Only after a port. Without one, the number is the port.
+        // Only after a port. Without a port, the number is the port.
         Some(b':') => server.rsplit_once(':').is_some_and(|(host, port)| {
             is_number(port) && (host.ends_with(']') || !host.contains(':'))
         }),

@@ -6,7 +6,7 @@ use memcache::exp;
 
 use crate::error::{Error, Result};
 
-/// Whether an operation reads or writes, which decides whether it is harmless to repeat it.
+/// Whether an operation reads or writes. Only a read can be repeated without harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Read,
@@ -30,8 +30,8 @@ pub(super) fn classify<T>(
     effect: Effect,
     answers: Vec<exp::Result<T>>,
 ) -> Vec<Result<T>> {
-    // The client reports the failure that ended a batch for every operation without an answer. It belongs to the
-    // first of these; the others were sent and not answered.
+    // If a batch fails, the client reports the failure for every operation without an answer. The failure belongs
+    // to the first of these operations. The others were sent but not answered.
     let mut failed = false;
     let mut write = |error: exp::Error| match error {
         exp::Error::Ambiguous { .. } if std::mem::replace(&mut failed, true) => {
@@ -50,7 +50,7 @@ pub(super) fn classify<T>(
         .collect()
 }
 
-/// Returns whether the failure is about the connection to the server, rather than about the operation.
+/// Returns whether the failure concerns the connection to the server and not the operation.
 pub(super) fn is_transport(error: &exp::Error) -> bool {
     match error {
         exp::Error::Ambiguous { source, .. } => is_transport(source),
@@ -90,7 +90,7 @@ fn named(address: &str, reason: &str) -> String {
     format!("memcached at {address}: {reason}")
 }
 
-/// Says why there was no answer to the first question on a connection.
+/// Returns the reason why there was no answer to the first question on a connection.
 pub(super) fn greeting_reason(error: &exp::Error) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error {
@@ -105,7 +105,7 @@ pub(super) fn greeting_reason(error: &exp::Error) -> String {
     }
 }
 
-/// Says what happened, without the key and without anything that the server may have repeated.
+/// Returns a description of the error, without the key and without any text that the server may have repeated.
 fn reason(error: &exp::Error) -> String {
     match error {
         exp::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -119,7 +119,7 @@ fn reason(error: &exp::Error) -> String {
         }
         exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
         exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
-        // The text of the client contains what it could not read.
+        // The client's text contains the bytes that it could not parse.
         exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
             "it answered in TLS, which this store does not speak".to_owned()
         }
@@ -140,7 +140,7 @@ fn prose(line: &str) -> String {
     const MAX_LENGTH: usize = 200;
     let mut text = String::new();
     for word in line.split(' ') {
-        // Includes the space before the word and the mark of the cut after it.
+        // Includes the space before the word, and the mark that shows where the text was cut.
         if !is_prose(word) || text.len() + word.len() + 2 > MAX_LENGTH {
             text.push('…');
             break;
@@ -173,7 +173,7 @@ fn read_error(address: &str, error: exp::Error) -> Error {
 fn write_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
-        // If these are not wrapped, the command was not sent completely, so it has no effect.
+        // If these errors are not wrapped, the command was not sent completely, so it has no effect.
         exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(reason),
         exp::Error::Usage(_) => Error::refused(reason),
         exp::Error::Ambiguous { source, .. } => {
@@ -183,9 +183,9 @@ fn write_error(address: &str, error: exp::Error) -> Error {
     }
 }
 
-/// Returns the error of an answer that proves that the write was not made.
+/// Returns the error if the answer proves that the write was not applied.
 ///
-/// Other server errors do not prove it: a proxy answers `SERVER_ERROR` if it lost the answer itself.
+/// Other server errors do not prove it: a proxy also answers `SERVER_ERROR` if it lost the server's answer.
 fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
     let reason = text(address, answer);
     match answer {
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(found, [None, unknown, Some(Refused), unknown, unknown]);
     }
 
-    /// Everything that the error and its sources print.
+    /// Returns everything that the error and its sources print.
     fn printed(error: &Error) -> String {
         let source = std::error::Error::source(error).unwrap();
         format!("{error} {error:?} {source} {source:?}")

@@ -26,7 +26,7 @@ impl Diagnose for MemcachedStore {
 }
 
 impl MemcachedStore {
-    /// What is found out about one server. Everything is reported at once, so that it stands together.
+    /// Examines one server. All findings are reported together at the end, so that they stay next to each other.
     async fn examine(&self, server: &Server, probe: &Probe) {
         let subject = format!("memcached at {}", server.address);
         let is_its_own = |key: &StoreKey| self.server(key).address == server.address;
@@ -53,7 +53,7 @@ impl MemcachedStore {
     }
 }
 
-/// What the server tells of itself, or why no session can be kept there.
+/// Returns what the server reports about itself, or the finding that it cannot keep sessions.
 async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
     let limits = server.limits;
     let greeted = dial_name(server.address.as_str(), limits.connect, greet).await;
@@ -83,18 +83,18 @@ async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
         settings: Table::new(),
         heard: OffsetDateTime::UNIX_EPOCH,
     };
-    // Where it falls silent, which a proxy may, the rest is reported as hidden.
+    // A proxy may stop answering. The settings that it does not show are then reported as hidden.
     let _ = timeout(limits.response, conversation.ask_all(&mut told, probe)).await;
     Ok(told)
 }
 
 enum Greeting {
-    /// And whether the meta commands are known to it.
+    /// The server answered. The flag says whether it knows the meta commands.
     Answered(Conversation, bool),
     Full,
 }
 
-/// Opens a connection and sends what the store itself sends first.
+/// Opens a connection and sends the same first command as the store.
 async fn greet(at: SocketAddr) -> Result<Greeting, String> {
     let greeted = async {
         let stream = TcpStream::connect(at).await?;
@@ -114,7 +114,7 @@ async fn greet(at: SocketAddr) -> Result<Greeting, String> {
     }
 }
 
-/// What the client of the store would have made of this answer.
+/// Returns the error that the client of the store would make of this answer.
 fn refusal(line: &str) -> exp::Error {
     let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
     match first {
@@ -124,26 +124,26 @@ fn refusal(line: &str) -> exp::Error {
     }
 }
 
-/// All that is read of one connection's answers, in bytes: ten times what a server says.
+/// The maximum number of bytes that are read from one connection: ten times what a server usually sends.
 const MAX_ANSWERS: usize = 64 * 1024;
 
-/// The longest line, in bytes.
+/// The maximum length of a line in bytes.
 const MAX_LINE: usize = 4096;
 
 fn strange() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "its answer is not that of Memcached")
 }
 
-/// A connection of the check's own: the store's client has no call for `stats`.
+/// A separate connection for the check, because the store's client does not support `stats`.
 struct Conversation {
     stream: TcpStream,
     unread: Vec<u8>,
-    /// How many bytes may still be read.
+    /// The number of bytes that may still be read.
     left: usize,
 }
 
 impl Conversation {
-    /// Asks one thing after the other and keeps what was answered, until one is not.
+    /// Sends one question after the other and keeps the answers, until one question fails.
     async fn ask_all(&mut self, told: &mut Told, probe: &Probe) -> io::Result<()> {
         told.release = self.release().await?;
         told.stats = self.table(b"stats\r\n").await?;
@@ -157,7 +157,7 @@ impl Conversation {
         Ok(release(&self.line().await?))
     }
 
-    /// Empty if the command was refused.
+    /// Returns an empty table if the server refused the command.
     async fn table(&mut self, command: &[u8]) -> io::Result<Table> {
         self.send(command).await?;
         let mut table = Table::new();
@@ -185,7 +185,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// The next line with its end, or what came in its place before the connection was closed.
+    /// Returns the next line with its line break, or the rest of the data if the connection was closed before it.
     async fn line(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {

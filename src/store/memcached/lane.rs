@@ -1,13 +1,13 @@
 //! Operations that are ready at the same moment share one round trip.
 //!
-//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take what is queued and send it as one batch. A
-//! task ends when the queue is empty. If a caller is dropped, its task continues, so the answers of the other callers
-//! are not affected.
+//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take the queued operations and send them in
+//! batches. A task ends when the queue is empty. If a caller is dropped, its task continues, so the answers of the
+//! other callers are not affected.
 //!
 //! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it: operations
 //! that arrive in the meantime get their own task. Measured over loopback with records of 1 KiB, a single caller then
-//! has its answer after 9.7 µs instead of 15.2 on a runtime with two threads, and after 9.6 µs instead of 11.0 on a
-//! runtime with a single thread. With 64 callers there is no difference.
+//! receives its answer after 9.7 µs instead of 15.2 µs on a runtime with two threads, and after 9.6 µs instead of
+//! 11.0 µs on a runtime with a single thread. With 64 callers there is no difference.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use super::answer::Effect;
 use super::node::{Client, DRAINERS, Limits, Node};
 use crate::error::{Error, Result};
 
-/// After this time without an operation, the connection may have been closed unnoticed.
+/// After this time without an operation, the connection may have been closed without notice.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The operations of one kind on one server.
@@ -36,7 +36,7 @@ struct State<O: Operation> {
     waiting: VecDeque<Waiting<O>>,
     /// The number of drainers.
     drainers: usize,
-    /// Whether a drainer has not taken its batch yet. It will take what is queued until then.
+    /// Whether a drainer has not taken its batch yet. Operations that are queued until then can join the batch.
     gathering: bool,
     /// Whether the last batch had several operations.
     crowded: bool,
@@ -70,7 +70,7 @@ where
     /// Sends the operation, alone or with the next batch, and waits for its answer.
     pub(super) async fn submit(self: &Arc<Self>, operation: O) -> Result<O::Output> {
         if let Some(solo) = self.solo() {
-            // Boxed, because this future is far larger than the others need.
+            // Boxed, because this future is much larger than those of the other branches.
             return Box::pin(self.send_alone(solo, operation)).await;
         }
         let (reply, answer) = oneshot::channel();
@@ -134,7 +134,7 @@ impl<O: Operation> State<O> {
     }
 }
 
-/// Held by the one caller that sends its operation directly.
+/// Held by the one caller that currently sends its operation directly.
 struct Solo<'a, O: Operation> {
     lane: &'a Lane<O>,
     /// Whether the lane was idle before.
@@ -154,7 +154,7 @@ struct Drainer<O: Operation> {
     stage: Stage,
 }
 
-/// The part of a drainer that the state of the lane counts.
+/// The state of a drainer that the lane counts.
 #[derive(PartialEq)]
 enum Stage {
     Gathering,
@@ -167,7 +167,7 @@ where
     O: Operation<Output: Send> + Send + Sync + 'static,
 {
     fn spawn(self) {
-        // Outside a runtime the drainer is dropped, which fails the waiting operations.
+        // Outside a runtime, the drainer is dropped, which fails the waiting operations.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(self.run());
         }
@@ -177,13 +177,13 @@ where
         while self.stage == Stage::Gathering {
             // Lets all tasks that are ready now add their operations to the batch.
             tokio::task::yield_now().await;
-            // Before the batch is taken: an operation that is taken is sent at once, or not at all.
+            // Connects before it takes the batch: an operation that was taken is either sent at once or not at all.
             match self.lane.node.client().await {
                 Ok(client) => {
                     let batch = self.take(self.lane.max_batch);
                     self.send(&client, batch).await;
                 }
-                // All of them waited for this connection.
+                // All queued operations waited for this connection.
                 Err(error) => {
                     for waiting in self.take(usize::MAX) {
                         // The caller may have been dropped.
@@ -191,8 +191,8 @@ where
                     }
                 }
             }
-            // In the same poll as the answers: if the runtime is no longer driven once they have arrived, the
-            // drainer must not stay registered.
+            // Runs in the same poll as the answers. The runtime may stop polling after they have arrived, and the
+            // drainer must not stay registered then.
             self.gather_or_leave();
         }
     }
@@ -221,12 +221,12 @@ where
     async fn send(&self, client: &Client, batch: Vec<Waiting<O>>) {
         let (lane, now) = (&self.lane, Instant::now());
         let Limits { connect, response, .. } = lane.node.limits();
-        // The time to make a connection must not count as being too slow.
+        // The time for making a connection does not count as a delay of the server.
         let patience = connect.max(response);
         let mut operations = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
         for Waiting { operation, since, reply } in batch {
-            // An operation that waited behind a server that hangs must not wait for it again.
+            // An operation that has waited for a server that hangs must not wait for it again.
             if now.duration_since(since) > patience {
                 let _ = reply.send(Err(Error::unavailable(
                     "the memcached server does not keep up with the load",
@@ -257,8 +257,8 @@ where
     }
 }
 
-/// Handles a runtime that shuts down, and a panic: unregisters the drainer and, if no drainer is left to send what is
-/// queued, fails the waiting operations as not sent.
+/// Handles the shutdown of a runtime, and a panic: unregisters the drainer. If no drainer is left to send the queued
+/// operations, they fail as not sent.
 impl<O: Operation> Drop for Drainer<O> {
     fn drop(&mut self) {
         if self.stage == Stage::Gone {
@@ -293,10 +293,10 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<GetResult>>;
 
-    /// A lane of batches of three at most, to a server that has no record.
+    /// A lane with batches of at most three operations, to a server that has no records.
     struct Subject {
         lane: Arc<Lane<Get>>,
-        /// The keys that the server was asked for, each with its place in its batch.
+        /// The keys that the server was asked for, each with its position in its batch.
         asked: mpsc::UnboundedReceiver<String>,
         /// Whether the server answers.
         answers: watch::Sender<bool>,
@@ -314,7 +314,7 @@ mod tests {
                     tokio::spawn(async move {
                         let mut buffer = [0; 4096];
                         while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-                            // A batch is small enough to come in one piece.
+                            // A batch is small enough to arrive in one piece.
                             let batch = str::from_utf8(&buffer[..length]).unwrap();
                             let mut answers = String::new();
                             for line in batch.lines() {
@@ -335,12 +335,12 @@ mod tests {
                 }
             });
             let node = Arc::new(Node::new(address, limits));
-            // So that no test measures how long it takes to connect.
+            // Connects first, so that no test measures the time for connecting.
             node.client().await.unwrap();
             Self { lane: Arc::new(Lane::new(node, Effect::Read, 3)), asked, answers }
         }
 
-        /// On a server that does not answer before it is told to.
+        /// Returns a lane to a server that does not answer until the test permits it.
         async fn silent() -> Self {
             let patient = Limits { response: Duration::from_secs(60), ..Limits::default() };
             let subject = Self::new(patient).await;
@@ -365,7 +365,7 @@ mod tests {
             self.asked.try_recv().unwrap_err();
         }
 
-        /// How many drainers there are, and how many operations that nobody has taken yet.
+        /// Returns the number of drainers, and the number of operations in the queue.
         fn counts(&self) -> (usize, usize) {
             let state = self.lane.state();
             (state.drainers, state.waiting.len())
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    /// What takes longer than this hangs.
+    /// Fails if the future takes too long.
     async fn bounded<T>(future: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(5), future).await.expect("it hangs")
     }
@@ -417,7 +417,7 @@ mod tests {
         let in_time = subject.queue_since("in-time", ago(20));
         assert!(unsent(bounded(late).await.unwrap()).contains("does not keep up"));
         succeeds(in_time).await;
-        // A batch of which nothing is left is not sent either.
+        // A batch without remaining operations is not sent either.
         let late = subject.queue_since("late", ago(31));
         assert!(unsent(bounded(late).await.unwrap()).contains("does not keep up"));
         succeeds(subject.queue("last")).await;
@@ -430,7 +430,7 @@ mod tests {
         let subject = Subject::new(Limits { waiting: 2, ..Limits::default() }).await;
         let queued = [subject.queue("one"), subject.queue("two")];
         let refused = subject.lane.submit(Get::new("three")).now_or_never();
-        // The first caller would send it itself, were nobody waiting.
+        // Without the queued operations, the caller would send this one directly.
         assert!(unsent(refused.unwrap()).contains("too many"));
         for answer in queued {
             succeeds(answer).await;
@@ -450,7 +450,7 @@ mod tests {
             assert!(unsent(answer.try_recv().unwrap()).contains("shutting down"));
         }
         subject.is_idle();
-        // The lane goes on elsewhere.
+        // The lane continues on another runtime.
         succeeds(subject.queue("next")).await;
         subject.is_asked(&["next O0"]).await;
         subject.is_idle();
@@ -545,7 +545,7 @@ mod tests {
         let asked = [subject.asked.recv().await.unwrap(), subject.asked.recv().await.unwrap()];
         assert!(asked.contains(&"first O0".to_owned()), "{asked:?}");
 
-        // Where several came together, the next ones are expected to do so, too.
+        // After several operations arrived together, the lane expects the same of the next ones.
         let pair = [subject.queue("a"), subject.queue("b")];
         for answer in pair {
             succeeds(answer).await;

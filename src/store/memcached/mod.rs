@@ -59,7 +59,7 @@ use crate::store::per_runtime::PerRuntime;
 /// configured, with the host in lower case. The order of the servers in the address does not matter. Give every
 /// process the same names: `localhost:11211` and `127.0.0.1:11211` count as two different servers.
 ///
-/// Servers have no weights. Let a larger machine run several servers, each on its own port.
+/// Servers have no weights. On a larger machine, run several servers, each on its own port.
 ///
 /// If a server is down, its records are unavailable until it is back; they do not move to other servers. The
 /// records on the other servers are not affected. The directory record of an account may be on another server
@@ -95,7 +95,7 @@ use crate::store::per_runtime::PerRuntime;
 ///   is revoked there, it stays signed in on the old processes.
 /// - Accounts whose directory record moved have two of them. `revoke_all` through one of them misses the
 ///   sessions in the other, even after the last old process has stopped.
-/// - A rollback makes sessions valid again that had been ended.
+/// - A rollback makes ended sessions valid again.
 ///
 /// With a new epoch, a process only uses records that were written under its own list of servers. Until they
 /// stop, the old processes continue to serve the sessions of the old epoch, and the new processes cannot revoke
@@ -349,7 +349,7 @@ fn unexpected(status: MutationStatus) -> Error {
 }
 
 fn stored(result: GetResult) -> Result<Option<Stored>> {
-    // Only another program that uses the same keys makes leases and stale items.
+    // Leases and stale items can only come from another program that uses the same keys.
     let plain = result.lease_state == LeaseState::None && result.value_state != ValueState::Stale;
     match (result.status, result.value, result.item.cas) {
         (GetStatus::Miss, None, _) => Ok(None),
@@ -433,7 +433,7 @@ mod tests {
         let month = Duration::from_secs(MAX_RELATIVE);
         assert_eq!(expiry(month, now), Ttl::at(after_epoch(1_800_000_000 + MAX_RELATIVE + 1)));
         assert_eq!(expiry(Duration::MAX, now), Ttl::at(after_epoch(LAST_MOMENT)));
-        // From then on there is nothing better than a relative time.
+        // After that moment, the store can only send a relative time.
         let late = after_epoch(LAST_MOMENT);
         assert_eq!(expiry(Duration::MAX, late), Ttl::secs(MAX_RELATIVE as u32));
     }

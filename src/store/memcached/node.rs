@@ -44,7 +44,7 @@ struct Slot {
 #[derive(Clone)]
 pub(super) struct Client {
     inner: AsyncMetaClient,
-    /// Distinguishes it from a newer client, which must not be discarded for the failures of this one.
+    /// Distinguishes the client from a newer one, which must not be discarded because of failures of this client.
     generation: u64,
 }
 
@@ -72,7 +72,7 @@ impl Node {
                     !answers.iter().any(|answer| answer.as_ref().is_err_and(answer::is_transport));
                 answer::classify(&self.address, effect, answers)
             }
-            // If a part of a batch is not well-formed, nothing of the batch is sent.
+            // If one operation of a batch is malformed, the client sends nothing of the batch.
             Err(error) => {
                 doubt.cleared = true;
                 let error = answer::malformed(&self.address, &error);
@@ -101,10 +101,10 @@ impl Node {
         Ok(client)
     }
 
-    /// Makes a client for this address only, so that all its connections lead to the same place.
+    /// Makes a client for this address only, so that all its connections lead to the same server.
     ///
-    /// An answer of a Memcached server is final, even if it is a refusal. Without such an answer, another address may
-    /// be tried.
+    /// An answer of a Memcached server is final, even if it is a refusal. Without an answer, another address may be
+    /// tried.
     async fn open(&self, at: SocketAddr) -> Result<exp::Result<AsyncMetaClient>, String> {
         let greeted = async {
             let client = AsyncMetaClient::builder()
@@ -114,8 +114,8 @@ impl Node {
                 .router(OnlyServer)
                 .connect_async(at)
                 .await?;
-            // A server that does not know the protocol would read a record as commands, and a server that hangs
-            // would leave a write in doubt. This first question avoids both.
+            // A server that does not know the protocol would read a record as commands, and a server that hangs would
+            // leave a write in doubt. This first question avoids both.
             client.noop().await?;
             Ok(client)
         };
@@ -130,7 +130,7 @@ impl Node {
         if slot.generation == generation {
             let client = slot.client.take();
             drop(slot);
-            // Not under the lock, because this drops its connections.
+            // Dropped without holding the lock, because this closes the client's connections.
             drop(client);
         }
     }
@@ -155,7 +155,7 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// A client has one server, so no key needs a hash.
+/// A client has only one server, so keys need no hash.
 struct OnlyServer;
 
 impl Router for OnlyServer {
@@ -188,13 +188,13 @@ mod tests {
 
     const GREETING: &[u8] = b"MN\r\n";
 
-    /// On a server that answers the question whether it is one, and nothing else.
+    /// Returns a node whose server answers the first question and nothing else.
     async fn node() -> Node {
         answering(GREETING, b"").await.0
     }
 
-    /// On a server that has one answer to the first question and one to everything else, and how many
-    /// connections it has accepted.
+    /// Returns a node whose server has one answer to the first question and another answer to everything else, and the
+    /// number of connections that it has accepted.
     async fn answering(greeting: &'static [u8], answer: &'static [u8]) -> (Node, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -7,23 +7,23 @@ use time::OffsetDateTime;
 
 use crate::check::Finding;
 
-/// The first release whose meta commands do what the store needs.
+/// The first release whose meta commands have the behaviour that the store needs.
 const MIN_RELEASE: Release = Release([1, 6, 13]);
 
-/// What an item takes beside its key and its value: the header, the version, the flags, and what ends
-/// the key and the value. Measured 59 bytes without flags; a few more for other builds.
+/// The size of an item without its key and its value: the header, the version, the flags, and the terminators of
+/// the key and the value. 59 bytes were measured without flags; other builds may need a few more.
 const ITEM_OVERHEAD: u64 = 64;
 
-/// The least that [`Builder::max_record_bytes`](crate::Builder::max_record_bytes) takes.
+/// The minimum that [`Builder::max_record_bytes`](crate::Builder::max_record_bytes) accepts.
 const MIN_RECORD: u64 = 2048;
 
-/// The share from which on memory and connections are called scarce, in percent.
+/// The percentage from which memory and connections count as scarce.
 const SCARCE: u64 = 80;
 
-/// Whole seconds; the server's clock ticks once a second, and its answer takes its time.
+/// In whole seconds. The server's clock advances once a second, and its answer takes time to arrive.
 const CLOCK_TOLERANCE: i64 = 2;
 
-/// How long ago a start is worth a note, in seconds.
+/// A start within this many seconds is reported as a note.
 const RECENT: u64 = 5 * 60;
 
 /// A line of an answer to `stats`.
@@ -32,14 +32,15 @@ pub(super) enum Line<'a> {
     /// A name and its value.
     Stat(&'a str, &'a str),
     End,
-    /// An error in place of an answer.
+    /// An error instead of an answer.
     Refusal,
-    /// Nothing that Memcached says.
+    /// A line that does not come from Memcached.
     Strange,
 }
 
 impl<'a> Line<'a> {
-    /// A whole line with its end; half a line says nothing, since half a number is another number.
+    /// Parses a complete line with its line break. An incomplete line is rejected, because a number that was cut is
+    /// another number.
     pub(super) fn parse(bytes: &'a [u8]) -> Self {
         let Some(text) = whole(bytes) else { return Self::Strange };
         if text == "END" {
@@ -54,11 +55,11 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The release that an answer to `version` names.
+/// Returns the release in an answer to `version`.
 pub(super) fn release(line: &[u8]) -> Option<Release> {
     let text = whole(line)?.strip_prefix("VERSION ")?;
     let mut parts = first_word(text).split('.').map(|part| {
-        // A build may add to its last number, as in 1.6.18_2.
+        // A build may add a suffix to the last number, as in 1.6.18_2.
         let digits = part.bytes().take_while(u8::is_ascii_digit).count();
         part[..digits].parse().ok()
     });
@@ -88,7 +89,7 @@ impl fmt::Display for Release {
 /// The names and values of one answer to `stats`.
 pub(super) type Table = HashMap<String, String>;
 
-/// What a server has told of itself until it fell silent.
+/// The data that a server reported about itself before it stopped answering.
 #[derive(Debug)]
 pub(super) struct Told {
     /// Whether it knows the meta commands at all.
@@ -100,17 +101,17 @@ pub(super) struct Told {
     pub(super) heard: OffsetDateTime,
 }
 
-/// What the sessions ask of a server.
+/// The requirements of the sessions on a server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needs {
-    /// The largest record, in bytes.
+    /// The maximum size of a record in bytes.
     pub(super) record: usize,
-    /// Its key, in bytes.
+    /// The length of its key in bytes.
     pub(super) key: usize,
 }
 
 impl Told {
-    /// Whether it is of use to try commands; where not, a finding says why.
+    /// Returns whether it is useful to try commands. If not, a finding gives the reason.
     pub(super) fn is_fit(&self) -> bool {
         self.is_meta && !self.is_old() && !self.has_no_versions()
     }
@@ -123,7 +124,7 @@ impl Told {
         self.settings.get("cas_enabled").is_some_and(|value| value == "no")
     }
 
-    /// Everything that follows from it.
+    /// Returns all findings that follow from this data.
     pub(super) fn findings(&self, needs: Needs) -> Vec<Finding> {
         let mut hidden = Hidden::default();
         let mut findings = vec![
@@ -229,7 +230,8 @@ impl Told {
         })
     }
 
-    /// Not a finding that it has refused none: `item_size` and `evictions` say whether it may.
+    /// Reports refused writes. Returns no finding if there were none, because `item_size` and `evictions` show whether
+    /// the server may refuse writes.
     fn refused_writes(&self) -> Option<Finding> {
         let count = |name| number(&self.stats, name).unwrap_or(0);
         let (large, memory) = (count("store_too_large"), count("store_no_memory"));
@@ -270,7 +272,7 @@ impl Told {
         let limit = hidden.number(&self.stats, "max_connections");
         let (open, limit) = (open?, limit?);
         let count = |name| number(&self.stats, name).unwrap_or(0);
-        // What it keeps for itself is accepted from nobody.
+        // The server reserves some descriptors for itself and accepts no clients on them.
         let accepted = limit.saturating_sub(count("reserved_fds")).max(1);
         let sentence = format!(
             "{open} of at most {} {} open (max_connections is {limit})",
@@ -278,7 +280,7 @@ impl Told {
             if open == 1 { "is" } else { "are" }
         );
         let remedy = "Restart it with a higher limit of connections (-c NUMBER), or let fewer processes connect to it.";
-        // It refuses what is beyond the limit, or lets it wait.
+        // The server refuses connections above the limit, or lets them wait.
         let excess = count("rejected_connections").saturating_add(count("listen_disabled_num"));
         if excess > 0 {
             let sentence = format!(
@@ -329,7 +331,7 @@ impl Told {
     }
 }
 
-/// The names of what the server has not told.
+/// The names of the values that the server has not shown.
 #[derive(Default)]
 struct Hidden(Vec<&'static str>);
 
@@ -340,7 +342,7 @@ impl Hidden {
         }
     }
 
-    /// In place of a finding.
+    /// Records a missing value. Returns `None` instead of a finding.
     fn note(&mut self, name: &'static str) -> Option<Finding> {
         self.add(name);
         None
@@ -370,7 +372,7 @@ fn number(table: &Table, name: &str) -> Option<u64> {
     table.get(name)?.parse().ok()
 }
 
-/// A number with its noun in the singular or the plural.
+/// Returns a number with its noun in the singular or the plural.
 fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
@@ -405,7 +407,7 @@ mod tests {
         entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// A server on which everything is as it should be.
+    /// Returns the data of a server without any problem.
     fn healthy() -> Told {
         Told {
             is_meta: true,
@@ -433,7 +435,7 @@ mod tests {
         }
     }
 
-    /// The level of the only finding with this code.
+    /// Returns the level of the only finding with this code.
     fn level(told: &Told, code: &str) -> Option<Level> {
         let findings = told.findings(NEEDS);
         let mut found = findings.iter().filter(|finding| finding.code() == code);
@@ -442,7 +444,7 @@ mod tests {
         level
     }
 
-    /// The same with another value in one of the tables.
+    /// Returns the same data with another value in one of the tables.
     fn with(name: &str, value: &str) -> Told {
         let mut told = healthy();
         let is_setting = told.settings.contains_key(name) && !value.starts_with('#');
@@ -584,7 +586,7 @@ mod tests {
         }
     }
 
-    /// A line of one of the tables, with a number or anything else in it, or anything else.
+    /// Generates lines of one of the tables with numbers or other values, and lines with arbitrary bytes.
     fn any_line() -> impl Strategy<Value = (Vec<u8>, bool)> {
         let names: Vec<_> = {
             let told = healthy();

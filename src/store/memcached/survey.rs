@@ -1,7 +1,7 @@
-//! Walks through the keys of each server with the dump of its LRU crawler, where the server permits it.
+//! Scans the keys of each server with the dump of its LRU crawler, if the server permits it.
 //!
-//! The crawler walks through the hash table, or through the lists of items. From one list to another the server
-//! moves items all the time, and so the crawler misses some; but it walks through no table that is growing.
+//! The crawler scans either the hash table or the lists of items. The server moves items from one list to another all
+//! the time, so a scan of the lists misses some. The crawler cannot scan a hash table that is growing.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::error::{Error, Result};
 use crate::store::dial::dial_name;
 use crate::store::survey::{Met, Outcome, Pace, Plan, Seen, Visitor, Walk};
 
-/// How long the next line may take. The crawler pauses between items, and it yields to other work.
+/// How long the next line may take. The crawler pauses between items, and it yields to the server's other work.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longer than any line: a key has 250 bytes, which are encoded as three each at most.
+/// Longer than any valid line: a key has at most 250 bytes, and each of them is encoded in at most three.
 const LONGEST_LINE: usize = 4096;
 
 impl MemcachedStore {
-    /// Walks through all keys, one server after the other. A server that does not show its keys says how many
-    /// items it has.
+    /// Scans all keys, one server after the other. A server that does not show its keys reports how many items it
+    /// has.
     ///
     /// # Errors
     ///
-    /// Those of every read, and where the walk through a server's keys did not come to its end.
+    /// The errors of every read, and an error if the scan of a server did not finish.
     pub(crate) async fn survey(
         &self,
         plan: &Plan<'_>,
@@ -48,12 +48,12 @@ impl MemcachedStore {
 
 /// How a dump ended.
 enum Dump {
-    /// With so many items.
+    /// The dump ended after this number of items.
     Over(Outcome, u64),
     Refused(&'static str),
 }
 
-/// A connection of the walk's own, since the client has no such commands.
+/// A separate connection for the scan, because the store's client does not support these commands.
 struct Link<'a> {
     address: &'a str,
     stream: BufReader<TcpStream>,
@@ -73,7 +73,7 @@ impl<'a> Link<'a> {
         let (before, _) = self.totals().await?;
         match self.dump("hash", plan, visitor).await? {
             Dump::Over(outcome, walked) if walked > 0 || before == 0 => Ok(outcome),
-            // The table is growing, or the server is too old for that.
+            // The table is growing, or the server is too old to scan it.
             Dump::Over(..) | Dump::Refused(_) => match self.dump("all", plan, visitor).await? {
                 Dump::Over(outcome, _) => Ok(outcome),
                 Dump::Refused(reason) => {
@@ -105,7 +105,7 @@ impl<'a> Link<'a> {
                     return Ok(Dump::Over(outcome, walked + batch));
                 }
                 let Some((key, bytes)) = item(&line) else {
-                    // What comes before the first item is a refusal.
+                    // Only a line before the first item can be a refusal.
                     return match refusal(&line) {
                         Some(reason) if walked == 0 && batch == 0 => Ok(Dump::Refused(reason)),
                         _ => Err(self.strange()),
@@ -128,7 +128,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// The number of all items on the server, including those of other applications, and their bytes.
+    /// Returns the number of all items on the server, including those of other applications, and their size in bytes.
     async fn totals(&mut self) -> Result<(u64, u64)> {
         self.send("stats").await?;
         let (mut items, mut bytes) = (None, None);
@@ -156,7 +156,7 @@ impl<'a> Link<'a> {
         self.in_time(sent)
     }
 
-    /// The next line, without its end. `ERROR` and other refusals are lines, too.
+    /// Returns the next line without its line break. `ERROR` and other refusals are also lines.
     async fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         let mut stream = (&mut self.stream).take(LONGEST_LINE as u64);
@@ -187,7 +187,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// The key of an item, and what the item takes: `key=shop%3A0 exp=-1 … size=77`.
+/// Returns the key and the size of an item: `key=shop%3A0 exp=-1 … size=77`.
 fn item(line: &str) -> Option<(String, u64)> {
     let mut fields = line.split(' ').map(|field| field.split_once('='));
     let Some(Some(("key", key))) = fields.next() else { return None };
@@ -196,7 +196,7 @@ fn item(line: &str) -> Option<(String, u64)> {
     Some((decoded(key), bytes))
 }
 
-/// Why a server does not show its keys. Nothing of its text is repeated.
+/// Returns why a server does not show its keys, without any of its text.
 fn refusal(line: &str) -> Option<&'static str> {
     if line.contains("crawler disabled") {
         return Some("its LRU crawler is disabled");
@@ -210,7 +210,7 @@ fn refusal(line: &str) -> Option<&'static str> {
     }
 }
 
-/// A key without its percent-encoding. Bytes that are not UTF-8 are nobody's here, and are replaced.
+/// Decodes the percent-encoding of a key. Replaces bytes that are not UTF-8, which this crate does not write.
 fn decoded(key: &str) -> String {
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key;

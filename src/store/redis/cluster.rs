@@ -1,7 +1,7 @@
 //! A Redis Cluster: the key's slot, the slot's node, and the connection to that node.
 //!
 //! A node that does not have the key answers with the name of the node that has it, and does nothing. The command is
-//! then sent to that node. So the map of slots only saves a round trip, and need not be correct.
+//! then sent to that node. The map of slots therefore only saves a round trip, and need not be correct.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ const LONGEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long the store waits for the answer of a node before it asks the next one for the map as well.
 const HEAD_START: Duration = Duration::from_millis(50);
 
-/// The nodes of a cluster, and which of them has which slot.
+/// The nodes of a cluster, and the slots of each.
 pub(super) struct Cluster {
     settings: Settings,
     /// The nodes that the address names, by the names in the address.
@@ -39,7 +39,7 @@ pub(super) struct Cluster {
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
-    /// Advances with each node that cannot be reached, so that the next one is tried first.
+    /// Incremented each time a node cannot be reached, so that the next one is tried first.
     turn: AtomicUsize,
 }
 
@@ -69,8 +69,8 @@ impl Cluster {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command to the first node that can be reached, if the map has no node for the slot. Every node knows
-    /// the right one.
+    /// Sends a command to the first node that can be reached, for a slot without a node in the map. Every node
+    /// redirects to the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
         key: &str,
@@ -92,8 +92,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Continues after a command failed at a node, as long as it is certain that nothing has been done and another
-    /// node is known to have the key.
+    /// Continues after a command failed at a node, as long as the command certainly had no effect and another node
+    /// is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,
@@ -236,7 +236,7 @@ impl Cluster {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
-    /// Who has which slots, as the first node says that can be asked.
+    /// Returns which node has which slots, according to the first node that can be asked.
     #[cfg(feature = "cli")]
     pub(super) async fn layout(&self) -> Result<Layout, Failure> {
         let Some(ranges) = ask(self.candidates()).await else {
@@ -359,12 +359,12 @@ async fn ask_node(node: Node) -> Option<Vec<Range>> {
     ranges(&slots, &node)
 }
 
-/// The answer of a node to `CLUSTER SLOTS`, or `None` if it names no node.
+/// Parses the answer of a node to `CLUSTER SLOTS`. Returns `None` if it names no node.
 pub(super) fn ranges(slots: &Value, answered: &Node) -> Option<Vec<Range>> {
     parse(slots, &answered.fixed_server()?.place)
 }
 
-/// Which node has which slots at one time.
+/// The slots of each node at one time.
 #[cfg(feature = "cli")]
 pub(super) struct Layout {
     masters: Vec<Node>,
@@ -402,7 +402,7 @@ fn shares(ranges: &[Range]) -> Vec<Share> {
     shares
 }
 
-/// Which node has which slot.
+/// The node of each slot.
 struct Map {
     /// The index in `nodes` for each slot, and [`NOBODY`] for slots without a node.
     slots: Box<[u16]>,
@@ -472,12 +472,12 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
         host => announced_host(text(host)?)?,
     };
     let host = host.as_deref().or_else(|| answered.host())?;
-    // If nodes announce IP addresses, their certificates are for the host name beside it.
+    // If nodes announce IP addresses, their certificates are for the announced host name.
     let tls_name = rest
         .get(1)
         .and_then(|metadata| field(metadata, "hostname"))
         .and_then(|name| announced_host(text(name)?)?);
-    // A node without TLS has no port for clients with TLS.
+    // A node without TLS announces no TLS port.
     let port = number(port).filter(|port| *port > 0)?;
     Some(Server { place: Place::tcp(host, port), tls_name })
 }
@@ -535,7 +535,7 @@ mod tests {
         assert!(slot(&[0xff; 64]) < SLOTS);
     }
 
-    /// By either version of the protocol.
+    /// In both versions of the protocol.
     #[test]
     fn answer_to_cluster_slots_is_read() {
         let resp2 = b"*2\r\n\
@@ -590,7 +590,7 @@ mod tests {
             assert_eq!(ranges.len(), 1, "{garbage}");
             assert_eq!((ranges[0].first, ranges[0].last), (7, 7));
         }
-        // A replica is left out alone.
+        // Only the replica is left out.
         let answer = "*1\r\n*4\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n*2\r\n$1\r\nh\r\n:0\r\n";
         let ranges = parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed()).unwrap();
         assert_eq!((ranges[0].last, ranges[0].replicas.len()), (8, 0));
@@ -643,7 +643,7 @@ mod tests {
         cluster.install(&[range(1, Some("n"), &[])]);
         assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
         assert_eq!(known(), "h:1");
-        // Seeds are asked after the masters, by the names in the address.
+        // After the masters, the nodes of the address follow, by the names in the address.
         let candidates = cluster.candidates();
         let servers = candidates.iter().map(|node| node.fixed_server().unwrap().clone());
         let expected = [server("h", 1, None), seed().into()];

@@ -1,4 +1,4 @@
-//! Compare-and-set as a script, which every server runs as one step.
+//! Compare-and-set as a script, which every server runs atomically.
 
 use std::sync::LazyLock;
 
@@ -60,7 +60,7 @@ impl CompareAndSet<'_> {
     }
 }
 
-/// A script that runs as one step inside the server.
+/// A script that runs atomically in the server.
 struct Atomic {
     source: &'static str,
     hash: String,
@@ -72,8 +72,8 @@ impl Atomic {
     }
 }
 
-/// Returns nil for a missing key, 1 for a record that was replaced, and otherwise the record that the key holds, so
-/// that a conflict costs no second round trip.
+/// Returns nil for a missing key, 1 if the record was replaced, and otherwise the current record, so that a
+/// conflict needs no second round trip.
 static REPLACE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\
@@ -85,7 +85,7 @@ return redis.call('GET', KEYS[1])",
     )
 });
 
-/// Returns 1 for a record that was deleted, nil for a missing key, and otherwise the record that the key holds.
+/// Returns 1 if the record was deleted, nil for a missing key, and otherwise the current record.
 static DELETE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\

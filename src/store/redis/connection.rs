@@ -36,12 +36,12 @@ pub(super) enum Target {
     Node(Server),
     /// A Sentinel, which is asked for the master.
     Sentinel(Server),
-    /// The server that is the master when the connection is made.
+    /// The server that is the master at the time of connecting.
     Master(Arc<dyn FindMaster>),
 }
 
 impl Target {
-    /// Returns its name in errors.
+    /// Returns the name of the target in errors.
     fn name(&self) -> String {
         match self {
             Self::Server(server) | Self::Node(server) => format!("redis at {}", server.place),
@@ -54,7 +54,7 @@ impl Target {
 /// Finds the server that is the master.
 #[async_trait]
 pub(super) trait FindMaster: Send + Sync {
-    /// Returns the name of the master, which does not depend on the server.
+    /// Returns the name of the master, which does not change with the server.
     fn name(&self) -> &str;
 
     /// Returns the server that is the master now, or the reason why that is not known.
@@ -64,12 +64,12 @@ pub(super) trait FindMaster: Send + Sync {
     fn suspect(&self);
 }
 
-/// The reason why a command has no value as its answer.
+/// The reason why a command has no value as its result.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// It was not sent.
     NotSent(String),
-    /// It was not sent, because too many other commands wait.
+    /// It was not sent, because too many other commands are waiting.
     Full(String),
     /// It may have been sent, and its outcome is unknown.
     Lost(String),
@@ -78,8 +78,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Interprets the error of a connection of the application. The connection may have sent the command, and
-    /// more than once, whatever its error says. Only an answer of the server is certain.
+    /// Interprets an error of a connection that the application made. Such a connection may have sent the command,
+    /// even several times, whatever the error says. Only an answer of the server is certain.
     pub(super) fn of_foreign(command: &Cmd, error: &RedisError) -> Self {
         match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
@@ -88,7 +88,7 @@ impl Failure {
     }
 }
 
-/// Says what happened, without anything that the server may have repeated.
+/// Says what happened, without any text that the server may have repeated.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,13 +106,13 @@ pub(super) struct SharedConnection {
     name: String,
     /// The number of commands that wait for a connection or for their answer.
     waiting: AtomicUsize,
-    /// How many connections in a row broke while the server's commands were tried.
+    /// How many connections in succession broke while the server's commands were tried.
     lost_trials: AtomicUsize,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Counts the attempts to connect, so that the end of an old connection does not discard a newer one.
+    /// The number of attempts to connect, so that the end of an old connection does not discard a newer one.
     generation: u64,
     phase: Phase,
 }
@@ -158,7 +158,7 @@ impl SharedConnection {
         self.lease().await?.send_asking(command).await
     }
 
-    /// Returns the current connection, or a new one, for commands that the same server must answer.
+    /// Returns the current connection, or a new one, for several commands that must go to the same server.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease<'_>, Failure> {
         let permit = self
             .permit()
@@ -202,7 +202,7 @@ impl SharedConnection {
                 return Poll::Ready(Some(answer));
             }
             let is_over = match &waiting {
-                // Otherwise the runtime may hold the answer back, and wakes the task again.
+                // If it may not, the runtime may be withholding the answer and will wake the task again.
                 Some(waiting) => may_answer && waiting.is_over(cx.waker()),
                 None => {
                     waiting = Waiting::begin(self, link, limit, cx.waker());
@@ -218,7 +218,7 @@ impl SharedConnection {
         self.suspect();
         let Connection { name, waits, .. } = link;
         Failure::Lost(if waits.is_closed() {
-            // Now, and not only when its task ends, because the caller may try again at once.
+            // Discarded now and not only when its task ends, because the caller may retry at once.
             self.discard(link.generation);
             format!("{name} hung up")
         } else {
@@ -228,7 +228,7 @@ impl SharedConnection {
 
     /// Counts one more waiting command, unless there are too many.
     fn permit(&self) -> Option<WaitingPermit<'_>> {
-        // Counts first, so that two commands cannot both take the last place.
+        // Incremented first, so that two commands cannot both take the last permit.
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let place = WaitingPermit(&self.waiting);
         (before < self.settings.max_waiting).then_some(place)
@@ -276,7 +276,7 @@ impl SharedConnection {
         };
         if let Some(sender) = begun {
             let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
-            // In its own task, so that a command that gives up waiting does not stop the attempt for the others.
+            // Runs in a separate task, so that a command that stops waiting does not stop the attempt for the others.
             let (settings, target) = (self.settings.clone(), self.target.clone());
             tokio::spawn(connect(settings, target, release, sender));
         }
@@ -313,7 +313,7 @@ impl SharedConnection {
         if state.generation == generation {
             let old = std::mem::replace(&mut state.phase, Phase::Idle);
             drop(state);
-            // Not under the lock, because dropping a connection calls this function.
+            // Dropped without holding the lock, because dropping a connection calls this function.
             drop(old);
         }
     }
@@ -328,7 +328,7 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the server to which it always leads, if there is one.
+    /// Returns the server of this connection if that never changes.
     pub(super) fn fixed_server(&self) -> Option<&Server> {
         match &self.target {
             Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => {
@@ -386,7 +386,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Sends a command that the server may not know.
+    /// Sends a command that the server may not support.
     pub(super) async fn try_to(&self, command: &Cmd) -> Result<Value, Failure> {
         let Self { shared, link, .. } = self;
         let limit = shared.settings.response_timeout;
@@ -423,7 +423,7 @@ impl Lease<'_> {
             )));
         };
         match (asked, answer.map_err(|error| failed(command, error))) {
-            // It was not carried out, because the `ASKING` before it was refused.
+            // The command was not executed, because the server refused the `ASKING` before it.
             (Err(error), Err(Failure::Answered(answer))) if answer.is_redirect() => {
                 Err(failed(&asking, error))
             }
@@ -431,7 +431,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Returns whether the server is a Sentinel, which knows none of our commands.
+    /// Returns whether the server is a Sentinel, which supports none of the store's commands.
     async fn is_sentinel(&self) -> bool {
         if let Some(is_sentinel) = self.link.is_sentinel.get() {
             return *is_sentinel;
@@ -441,8 +441,8 @@ impl Lease<'_> {
         *self.link.is_sentinel.get_or_init(|| is_sentinel)
     }
 
-    /// Returns which compare-and-set commands the server has, if that is known. They are tried in a separate task,
-    /// so no command waits for that.
+    /// Returns which compare-and-set commands the server has, if that is known. A separate task tries them, so no
+    /// command waits for the trial.
     pub(super) fn native(&self, key: &StoreKey) -> Option<&Native> {
         let Self { shared, link, .. } = self;
         let native = link.native.get();
@@ -457,11 +457,11 @@ impl Lease<'_> {
     }
 }
 
-/// After this many connections in a row that broke during the trial, nothing is tried any more: some proxies close
-/// a connection on which they receive a command that they do not know.
+/// After this many connections in succession broke during the trial, the store stops trying. Some proxies close a
+/// connection on which they receive a command that they do not know.
 const MAX_LOST_TRIALS: usize = 2;
 
-/// Finds out which compare-and-set commands the server has.
+/// Determines which compare-and-set commands the server has.
 async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [Cmd; 3]) {
     // The trial must not keep a connection for as long as an application may wait.
     let limit = shared.settings.response_timeout.min(limits::RESPONSE);
@@ -475,7 +475,7 @@ async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [
         },
         None => Trial::Lost,
     };
-    // All of them at once, in one round trip.
+    // All three are sent together, in one round trip.
     let (set, delifeq, delex) = join3(try_to(set), try_to(delifeq), try_to(delex)).await;
     let trials = [set, delifeq, delex];
     if trials.contains(&Trial::Lost) {
@@ -484,11 +484,11 @@ async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [
     }
     shared.lost_trials.store(0, Ordering::Relaxed);
     if trials.contains(&Trial::Refused) {
-        // Its memory may be full, for example, which says nothing about its commands.
+        // The server may be out of memory, for example, which says nothing about its commands.
         link.is_tried.store(false, Ordering::Relaxed);
         return;
     }
-    // It is not set yet: only one trial runs at a time, until one sets it.
+    // The value is not set yet: only one trial runs at a time, and none runs after a value was set.
     let _ = link.native.set(Native::judged(trials));
 }
 
@@ -512,10 +512,10 @@ struct Connection {
     waits: Arc<Waits>,
     /// Which compare-and-set commands the server has, once that is known.
     native: OnceLock<Native>,
-    /// Whether that has been tried, or is being tried.
+    /// Whether a trial of these commands is running or has finished.
     is_tried: AtomicBool,
     is_sentinel: OnceLock<bool>,
-    /// Aborted with the last user, because it would otherwise continue to write commands that no caller waits for.
+    /// Aborted with the last user. Otherwise it would continue to write commands that no caller waits for.
     driver: AbortHandle,
 }
 
@@ -525,12 +525,12 @@ impl Drop for Connection {
     }
 }
 
-/// How long a connection may be silent before a given-up command discards it. Clients that disconnect often must not
-/// cost a connection each.
+/// How long a connection may be silent before an abandoned command discards it. Clients that disconnect often must
+/// not cost a connection each time.
 const LONG: Duration = Duration::from_millis(100);
 
-/// A command that waits for its answer. When it is given up, because the time limit has passed or the caller has
-/// gone, a connection that has been silent for long is considered dead.
+/// A command that waits for its answer. If it is abandoned because the time limit has passed or the caller was
+/// dropped, a connection that has been silent for long is considered dead.
 struct Waiting<'a> {
     shared: &'a SharedConnection,
     link: &'a Connection,
@@ -597,7 +597,7 @@ async fn connect(
     let (server, connection, driver) = match timeout(limit, reach(&settings, &target, at)).await {
         Ok(Ok(reached)) => reached,
         failed => {
-            // First, so that a caller that learns of the failure can try again at once.
+            // Dropped first, so that a caller that learns of the failure can retry at once.
             drop(release);
             attempt.send_modify(|attempt| {
                 *attempt = Attempt::Over(Err(match (failed, &*attempt) {
@@ -631,7 +631,7 @@ async fn connect(
     });
     if let Some(shared) = shared.upgrade() {
         shared.install(&link);
-        // Another server may have become the master in the meantime.
+        // Another server may have become the master meanwhile.
         shared.suspect();
     }
     attempt.send_replace(Attempt::Over(Ok(link)));
@@ -673,19 +673,19 @@ async fn must_be(target: &Target, connection: MultiplexedConnection) -> Result<(
     }
 }
 
-/// Checks that the server is a node of a cluster. Another server would accept every command, whichever node has the
-/// key.
+/// Checks that the server is a node of a cluster. A server outside a cluster would accept every command, whichever
+/// node has the key.
 async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("CLUSTER").arg("SLOTS").take();
     let slots = connection.send_packed_command(&command).await.and_then(Value::extract_error);
     match slots.as_ref().map_err(|error| Answer::of(Some("it".to_owned()), &command, error)) {
         Err(Some(answer)) if answer.is_of_no_cluster() => Err(answer.to_string()),
-        // The first command reports any other problem.
+        // The first command of the store reports any other problem.
         _ => Ok(()),
     }
 }
 
-/// Checks that the server is a master. It knows better than the Sentinels whether it accepts writes.
+/// Checks that the server is a master. The server knows better than the Sentinels whether it accepts writes.
 async fn must_be_master(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("ROLE");
     let answer = connection.send_packed_command(&command).await.and_then(Value::extract_error);
@@ -719,7 +719,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// After a second attempt to connect.
+    /// Returns a shared connection after its second attempt to connect.
     fn shared(phase: Phase) -> SharedConnection {
         let settings = Settings::new(RedisConnectionInfo::default(), None);
         let target = Target::Server(Place::tcp("h", 6379).into());
@@ -732,7 +732,7 @@ mod tests {
         Phase::Connecting(watch::channel(Attempt::Underway(Step::Connection)).1)
     }
 
-    /// A connection that nobody drives.
+    /// Returns a connection whose driver does not run.
     async fn link(generation: u64) -> Arc<Connection> {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (stream, _) = tokio::io::duplex(1);
@@ -751,7 +751,7 @@ mod tests {
         })
     }
 
-    /// The attempt that made the current connection.
+    /// Returns the attempt that made the current connection.
     fn current(shared: &SharedConnection) -> Option<u64> {
         shared.connected().map(|link| link.generation)
     }
@@ -760,10 +760,10 @@ mod tests {
     async fn connection_of_attempt_that_was_given_up_is_not_used() {
         for (phase, made, used) in [
             (connecting(), 2, Some(2)),
-            // Another attempt was begun meanwhile, or has been successful.
+            // Another attempt has started, or has already succeeded.
             (connecting(), 1, None),
             (Phase::Connected(link(2).await), 1, Some(2)),
-            // It has ended by now.
+            // The connection has ended meanwhile.
             (Phase::Idle, 2, None),
         ] {
             let shared = shared(phase);
@@ -788,7 +788,7 @@ mod tests {
             (400, 100, false, false),
             (20, 19, false, true),
             (20, 20, false, false),
-            // It was slow, and is not silent.
+            // The answer was slow, but the connection was not silent.
             (400, 399, true, true),
         ] {
             let link = link(2).await;
@@ -805,7 +805,7 @@ mod tests {
         }
     }
 
-    /// A connection to a server that does nothing by itself.
+    /// Returns a connection to a server that sends nothing by itself.
     async fn silent(
         response_timeout: Duration,
     ) -> (SharedConnection, Arc<Connection>, DuplexStream) {
@@ -827,7 +827,7 @@ mod tests {
         for (limit, beat) in [(400, 50), (120, 50), (20, 20), (0, 1)] {
             let (shared, link, _server) = silent(ms(limit)).await;
             let ping = cmd("PING");
-            // While it beats and while it rests; together, and one after the other.
+            // The commands start while the task beats and while it rests, some together and some one after the other.
             let starts = [0, 7, 31, 49, 50, 75, 99, 1_000, 1_030, 1_999];
             let commands = starts.map(async |start| {
                 sleep(ms(start)).await;
@@ -843,7 +843,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answer_that_has_arrived_counts_after_a_standstill() {
         let (shared, link, mut server) = silent(ms(400)).await;
-        // In a task of its own, which the end of its time would wake.
+        // Runs in a separate task, which the end of its time limit would wake.
         let answer =
             tokio::spawn(async move { shared.exchange(&link, &cmd("PING"), ms(400)).await });
         sleep(ms(10)).await;
@@ -871,7 +871,7 @@ mod tests {
         assert!(task.await.unwrap().unwrap().is_ok());
     }
 
-    /// What is sent at that moment may stay in the driver's queue.
+    /// A command that is sent at that moment may stay in the driver's queue.
     #[tokio::test(start_paused = true)]
     async fn end_of_connection_ends_wait_for_answer_that_never_comes() {
         let (shared, link, _server) = silent(ms(400)).await;
@@ -889,7 +889,7 @@ mod tests {
         assert_eq!(current(&shared), None);
     }
 
-    /// Nothing that is sent reaches the connection's task.
+    /// The connection's task receives none of the commands.
     #[tokio::test(start_paused = true)]
     async fn time_limit_holds_where_no_command_can_be_written() {
         let (shared, link, _server) = silent(ms(400)).await;

@@ -60,7 +60,7 @@ impl From<Place> for Server {
     }
 }
 
-/// The step for which an attempt to connect is waiting.
+/// The step that an attempt to connect is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// The Sentinels are asked which server is the master.
@@ -71,7 +71,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Says why an attempt failed whose time ended in this step.
+    /// Returns the reason of an attempt that timed out in this step.
     pub(super) fn timed_out(self, limit: Duration) -> String {
         match self {
             Self::Sentinels => format!("no answer from a Sentinel in {limit:?}"),
@@ -94,7 +94,7 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
-/// Connects and authenticates. The error says why that failed, without any secret.
+/// Connects and authenticates. The error gives the reason of a failure without any secret.
 pub(super) async fn open(
     settings: &Settings,
     server: &Server,
@@ -133,7 +133,7 @@ pub(super) async fn open(
 }
 
 /// Returns the certificate that a server presents to a new connection, in DER, or `None` without TLS. The error
-/// says why there is no connection.
+/// gives the reason if no connection could be made.
 pub(super) async fn certificate(
     settings: &Settings,
     server: &Server,
@@ -151,7 +151,7 @@ pub(super) async fn certificate(
     Ok(tls::certificate(&stream))
 }
 
-/// A likely reason if the server hangs up.
+/// A likely reason if the server closes the connection.
 const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
 
 /// Makes a connection that many commands can share.
@@ -166,13 +166,13 @@ pub(super) async fn multiplex(
     Ok((connection, Batching { driver: Box::pin(driver), yielded: false, heartbeat }))
 }
 
-/// Returns what the greeting has not said yet: the version of the protocol.
+/// Returns the login without the parts that the greeting has already sent; only the version of the protocol remains.
 pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    // The rest of the time is for the handshake, and for the error that says why no address answered.
+    // The rest of the time is for the TLS handshake, and for reporting why no address answered.
     let limit = limit / 4 * 3;
     let connected = dial_name((host, port), limit, |address| async move {
         TcpStream::connect(address).await.map_err(|error| error.to_string())
@@ -195,8 +195,8 @@ fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
 }
 
-/// The time limits are our own, so that a timeout is recognised as one. The buffers are large enough that many
-/// commands, or a few large ones, are sent in one write.
+/// The connection has its own time limits, so that a timeout is recognised as such. The buffers are large enough to
+/// send many commands, or a few large ones, in one write.
 fn configuration() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -207,9 +207,9 @@ fn configuration() -> AsyncConnectionConfig {
 
 /// Drives a connection that many commands share. Yields once before each poll of the driver.
 ///
-/// The runtime tends to run the driver directly after the task that woke it, so each command would become a
-/// write of its own. Yielding lets the other tasks that are ready add their commands first. The same processor
-/// then handles several times as many commands a second.
+/// The runtime tends to run the driver directly after the task that woke it, so each command would be sent in a
+/// separate write. Yielding lets the other tasks that are ready add their commands first. The same processor then
+/// handles several times as many commands per second.
 pub(super) struct Batching {
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     yielded: bool,
@@ -233,7 +233,7 @@ impl Future for Batching {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // Only after yielding: a beat that becomes due in between would wake no task.
+        // Polled only after yielding. A beat that became due in between would otherwise wake no task.
         let is_due = self.heartbeat.poll(cx);
         let driven = self.driver.as_mut().poll(cx);
         if is_due {
@@ -259,7 +259,7 @@ mod tests {
     async fn silent_address_leaves_time_to_say_so() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        // It swallows packets when it has no room for more.
+        // The system drops connection attempts when the listener's queue is full.
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut filling = Vec::new();

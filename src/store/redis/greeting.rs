@@ -1,7 +1,7 @@
 //! The greeting on a new connection: authenticates and selects the database.
 //!
-//! The crate `redis` can do this too, but loses the answer of the server: a wrong password, a server with too many
-//! clients and a port that expects TLS would all have the same error.
+//! The crate `redis` can do this too, but it discards the server's answer: a wrong password, a server with too many
+//! clients and a port that expects TLS would all produce the same error.
 
 use std::io;
 
@@ -19,7 +19,7 @@ const LONGEST_LINE: u64 = 16 * 1024;
 pub(super) enum Refusal {
     /// The connection ended, and the server did not say why.
     Broken(io::Error),
-    /// The server answered this. It contains nothing that the server may have repeated.
+    /// The server answered with this text. It contains nothing that the server may have repeated.
     Answered(String),
 }
 
@@ -60,7 +60,7 @@ where
         }
     }
     if !link.buffer().is_empty() {
-        // The rest would be taken for the answer to the next command.
+        // The extra data would be taken for the answer to the next command.
         return Err(Refusal::Answered("the server sent more than it was asked for".to_owned()));
     }
     match answers.into_iter().take(needed.len()).flatten().next() {
@@ -94,7 +94,8 @@ fn needed(info: &RedisConnectionInfo) -> Commands {
     commands
 }
 
-/// Returns the commands that name this library in the server's list of clients. Older servers do not know them.
+/// Returns the commands that set this library's name in the server's list of clients. Older servers do not know
+/// them.
 fn wished() -> Commands {
     [("LIB-NAME", "unsticky"), ("LIB-VER", env!("CARGO_PKG_VERSION"))]
         .map(|(name, value)| {
@@ -156,8 +157,8 @@ mod tests {
         RedisConnectionInfo::default()
     }
 
-    /// What a server hears that answers so, and what becomes of the greeting. It says its role when it is
-    /// asked, and hangs up if it has none.
+    /// Returns what the server receives if it gives these answers, and the outcome of the greeting. The server answers
+    /// `ROLE` with its role, and closes the connection if it has none.
     async fn greeted(
         login: RedisConnectionInfo,
         answers: &[&[u8]],
@@ -228,7 +229,7 @@ mod tests {
         let endless = [b"-OOM ", &[b'x'; 20_000][..]].concat();
         for (answers, expected) in [
             (&[OK, OK, OK][..], "welcome"),
-            // An older server cannot be told a library's name.
+            // An older server does not accept the name of a library.
             (&[OK, UNKNOWN, UNKNOWN], "welcome"),
             (&[OK, OK, OK, OK], "the server sent more than it was asked for"),
             (&[WRONG, OK, OK], "it answered SELECT with WRONGPASS invalid username-password pair"),
@@ -247,7 +248,7 @@ mod tests {
             let (_, said) = greeted(nobody().set_db(3), answers, None).await;
             assert!(said.contains(expected), "{expected}: {said}");
         }
-        // Nobody listens for ever to a line without an end.
+        // The greeting does not wait forever for the end of a line.
         let answers = [&endless[..]];
         let greeting = greeted(nobody().set_db(3), &answers, Some(OK));
         let (_, said) = timeout(Duration::from_secs(5), greeting).await.unwrap();
@@ -266,7 +267,7 @@ mod tests {
             assert!(said.starts_with("it answered SELECT with ERR unknown command: "), "{said}");
             assert_eq!(said.contains("the server is a Sentinel"), is_sentinel, "{said}");
         }
-        // No other error raises the question.
+        // After any other error, the greeting does not ask whether the server is a Sentinel.
         let answers = [&b"-NOPERM private\r\n"[..], OK, OK];
         let (heard, _) = greeted(nobody().set_db(3), &answers, None).await;
         assert!(!heard.ends_with(b"ROLE\r\n"));

@@ -1,4 +1,4 @@
-//! The server's own compare-and-set commands: they have the same effect as the script, and are faster.
+//! The server's own compare-and-set commands. They have the same effect as the scripts and are faster.
 //!
 //! | server | replace | delete |
 //! |---|---|---|
@@ -7,8 +7,9 @@
 //! | Redis 8.4 | `SET … IFEQ` | `DELEX … IFEQ` |
 //! | older ones | script | script |
 //!
-//! These compare the whole value, so the expected record must be sent as well. `IFDEQ`, which compares a digest, is
-//! not used: the digest has no secret key, so a person who can choose a value can make two values with the same digest.
+//! These commands compare the whole value, so the expected record must be sent as well. `IFDEQ`, which compares a
+//! digest, is not used: the digest has no secret key, so an attacker who chooses values can find two with the same
+//! digest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,17 +29,17 @@ pub(super) struct Native {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Trial {
     Answered(Value),
-    /// The server does not know such a command, or does not permit it.
+    /// The server does not know the command, or does not permit it.
     Unknown,
-    /// The server refuses it at the moment.
+    /// The server currently refuses the command.
     Refused,
-    /// No answer came.
+    /// No answer arrived.
     Lost,
 }
 
 impl Native {
-    /// Returns the commands to try. They are sent for a key that belongs to no record and holds nothing. The version
-    /// of the server is not enough, because its permissions and the names of its commands are configurable.
+    /// Returns the commands to try. They use a key that belongs to no record and holds nothing. The version of the
+    /// server is not sufficient, because its permissions and the names of its commands are configurable.
     ///
     /// A server that does not know a command repeats its arguments, so the arguments contain nothing of a record.
     pub(super) fn trials(key: &StoreKey) -> [Cmd; 3] {
@@ -88,8 +89,8 @@ impl Native {
         }
     }
 
-    /// Records that the server does not have the command after all: a proxy leads to an older server, or the
-    /// permissions have changed.
+    /// Records that the server does not have the command after all: a proxy may have forwarded it to an older server,
+    /// or the permissions have changed.
     pub(super) fn forget(&self, change: &Change<'_>) {
         let commands: &[_] = match change {
             Change::Replace { .. } => &[&self.set],
@@ -137,7 +138,7 @@ mod tests {
             (&nil, &unknown, &unknown, ["SET", UNUSED]),
             (&unknown, &zero, &unknown, [UNUSED, "DELIFEQ"]),
             (&unknown, &unknown, &unknown, [UNUSED, UNUSED]),
-            // A server that ignores the condition.
+            // A server that ignores the condition of the command.
             (&okay, &one, &one, [UNUSED, UNUSED]),
             (&zero, &nil, &nil, [UNUSED, UNUSED]),
         ] {
@@ -146,7 +147,7 @@ mod tests {
         }
     }
 
-    /// The names of the commands that it has for a replace and for a delete.
+    /// Returns the names of the native commands for a replace and for a delete.
     fn commands(native: &Native) -> [String; 2] {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
         let bytes = Bytes::from_static(b"12345678");

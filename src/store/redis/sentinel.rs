@@ -1,10 +1,10 @@
-//! Redis Sentinel: asks which server is the master, and notices when another one becomes it.
+//! Redis Sentinel: asks which server is the master, and notices when another server becomes the master.
 //!
 //! Sentinels learn of a failover one after the other, and the view with the greater configuration epoch is right
-//! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). So all of them are asked, and the
-//! newest view counts. The Sentinel that leads a failover names the promoted replica up to a second late. So the
-//! replica itself is asked whether it is a master already, because the writes that the old master still accepts are
-//! lost.
+//! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). Therefore all Sentinels are
+//! asked, and the newest view counts. The Sentinel that leads a failover names the promoted replica up to a second
+//! late. Therefore the replica itself is asked whether it is already a master, because writes that the old master
+//! still accepts are lost.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,8 +24,8 @@ use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, role, text};
 
-/// How long the store waits for the other Sentinels after the first one has answered: while commands wait for a
-/// connection, and while none does.
+/// How long the store waits for the other Sentinels after the first one has answered: the first value while
+/// commands wait for a connection, the second value otherwise.
 const GRACE: Duration = Duration::from_millis(100);
 const LONG_GRACE: Duration = Duration::from_millis(250);
 
@@ -35,20 +35,20 @@ const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an error.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The shortest interval between two requests to the Sentinels, however many commands fail: while a replica is being
-/// promoted, and otherwise.
+/// The shortest interval between two requests to the Sentinels, however many commands fail: the first value while
+/// a replica is being promoted, the second value otherwise.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a view counts that no Sentinel confirms. Sentinels inform each other within seconds.
+/// How long a view counts if no Sentinel confirms it. Sentinels inform each other within seconds.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// The same for a view that no Sentinel has had yet. It is confirmed within about a second, unless the
+/// The same for a view that no Sentinel has reported yet. It is confirmed within about a second, unless the
 /// Sentinel that leads the failover has died; the others then undo the promotion.
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
-/// The events that Sentinels publish when another server becomes the master: first the Sentinel that leads the
-/// failover, in the end all of them.
+/// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the failover
+/// publishes them first, and finally all of them do.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
 /// The connection to the server that is the master.
@@ -146,18 +146,18 @@ struct View {
     place: Place,
 }
 
-/// The age of a view. The newer view has the greater age.
+/// The age of a view. Of two views, the greater one is newer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Age {
     epoch: u64,
-    /// The view names a promoted replica that the Sentinel does not call the master yet.
+    /// The view names a promoted replica that the Sentinel does not report as the master yet.
     is_ahead: bool,
 }
 
 /// The result of asking all Sentinels.
 struct Found {
     master: Result<Server, String>,
-    /// Every Sentinel has answered, or has refused to.
+    /// Every Sentinel has answered or refused to answer.
     is_complete: bool,
     /// A replica is about to be promoted.
     is_changing: bool,
@@ -225,7 +225,7 @@ impl Sentinels {
             let memory = if view.age.is_ahead { MEMORY_AHEAD } else { MEMORY };
             now.duration_since(*at) < memory
         });
-        // A view that was received while these answers were under way is not older than they are.
+        // A view that was received while these answers were on their way is at least as new as they are.
         let is_complete = is_complete
             && is_promoted.is_some()
             && remembered.as_ref().is_none_or(|(at, _)| *at <= begun);
@@ -266,14 +266,14 @@ impl Sentinels {
     }
 }
 
-/// Returns the newest view. Of several views of the same age, the one that most Sentinels have counts.
+/// Returns the newest view. If several views have the same age, the one that most Sentinels report counts.
 fn newest_of(views: Vec<View>) -> Option<View> {
     let votes = |view: &View| views.iter().filter(|other| *other == view).count();
     views.iter().max_by_key(|view| (view.age, votes(view))).cloned()
 }
 
-/// Returns the view that counts, and when it was received. If not all Sentinels have answered, the answer of the one
-/// that knows more may be missing.
+/// Returns the view that counts, and when it was received. If some Sentinels have not answered, a newer view may
+/// be missing.
 fn believed(
     heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,
@@ -420,7 +420,7 @@ mod tests {
         for (said, remembered, is_complete, counts) in [
             (Some(&old), None, false, Some((now, &old))),
             (Some(&new), Some(&old), false, Some((now, &new))),
-            // Confirmed.
+            // The view is confirmed.
             (Some(&new), Some(&new), false, Some((now, &new))),
             (Some(&old), Some(&new), false, Some((then, &new))),
             (Some(&old), Some(&new), true, Some((now, &old))),
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(opinion(None).promoted(), None);
     }
 
-    /// A list of names and values, or a map.
+    /// As a list of names and values, and as a map.
     #[test]
     fn fields_are_found_by_either_version_of_the_protocol() {
         let fields = |ip: &str, flags: &str| {

@@ -1,4 +1,4 @@
-//! Walks through the keys of each master with `SCAN`.
+//! Scans the keys of each master with `SCAN`.
 
 use std::ops::ControlFlow;
 
@@ -17,12 +17,12 @@ const CHANGED: &str = "the cluster moved slots or failed over during the scan of
                        some keys may have been missed; count again when this has finished";
 
 impl RedisStore {
-    /// Walks through all keys, one master after the other. Each server is walked through on one connection: a
-    /// cursor of `SCAN` means nothing to another server, nor to the same one once it has been started anew.
+    /// Scans all keys, one master after the other. Each server is scanned on one connection, because a cursor of
+    /// `SCAN` is only valid on the server that returned it, and only until that server restarts.
     ///
     /// # Errors
     ///
-    /// Those of every read, and where some keys may have been missed.
+    /// The errors of every read, and an error if some keys may have been missed.
     pub(crate) async fn survey(
         &self,
         plan: &Plan<'_>,
@@ -57,7 +57,7 @@ fn read(failure: Failure) -> Error {
     failure.into_error(Access::Read)
 }
 
-/// A node of a cluster shows its own keys alone, so their number would be too low.
+/// Fails on a node of a cluster: it shows only its own keys, so the count would be too low.
 async fn must_be_alone(lease: &Lease<'_>) -> Result<()> {
     match lease.try_to(cmd("CLUSTER").arg("SLOTS")).await {
         Ok(Value::Array(ranges)) if !ranges.is_empty() => Err(Error::refused(format!(
@@ -65,13 +65,13 @@ async fn must_be_alone(lease: &Lease<'_>) -> Result<()> {
              redis+cluster:// or rediss+cluster://",
             lease.place()
         ))),
-        // It is none, or does not permit to ask.
+        // The server is not a node of a cluster, or it does not permit the command.
         Ok(_) | Err(Failure::Answered(_)) => Ok(()),
         Err(failure) => Err(read(failure)),
     }
 }
 
-/// A master that was replaced during the walk lacks what was written to its successor.
+/// Fails if the master was replaced during the scan: it lacks the keys that were written to its successor.
 async fn must_be_master(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(&cmd("ROLE")).await.map_err(read)?;
     if role(&answer) == Some("master") {
@@ -115,7 +115,7 @@ async fn walk_cluster(
     Err(Error::unavailable(CHANGED))
 }
 
-/// The keys of a slot that is being moved lie on two nodes, and are on their way from one to the other.
+/// Fails if the node is moving a slot: the keys of the slot are on two nodes and move from one to the other.
 async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(cmd("CLUSTER").arg("NODES")).await.map_err(read)?;
     let nodes = match &answer {
@@ -127,8 +127,8 @@ async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
     if is_moving_slots(nodes) { Err(Error::unavailable(CHANGED)) } else { Ok(()) }
 }
 
-/// Whether the node that gives this answer is moving a slot, or is no master. It says so in its own line only:
-/// `id address flags master ping pong epoch state slot … [slot->-id]`.
+/// Returns whether the node that gives this answer is moving a slot or is not a master. Only the node's own line
+/// shows that: `id address flags master ping pong epoch state slot … [slot->-id]`.
 fn is_moving_slots(nodes: &str) -> bool {
     let own = nodes.lines().find(|line| {
         line.split(' ').nth(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"))
@@ -139,7 +139,7 @@ fn is_moving_slots(nodes: &str) -> bool {
     })
 }
 
-/// Walks through the keys of one server.
+/// Scans the keys of one server.
 async fn walk(lease: &Lease<'_>, plan: &Plan<'_>, visitor: &mut Visitor<'_>) -> Result<Walk> {
     let server = lease.place().to_string();
     let pattern = pattern(plan.prefix);
@@ -177,14 +177,14 @@ async fn walk(lease: &Lease<'_>, plan: &Plan<'_>, visitor: &mut Visitor<'_>) -> 
     }
 }
 
-/// Asks for the lengths of values, until the server refuses to tell them.
+/// Requests the lengths of values until the server refuses the command.
 struct Lengths {
     are_wanted: bool,
     refused: Option<String>,
 }
 
 impl Lengths {
-    /// The keys that still exist, with the lengths of their values where these are known.
+    /// Returns the keys that still exist, with the lengths of their values if these are known.
     async fn of(
         &mut self,
         lease: &Lease<'_>,
@@ -194,12 +194,12 @@ impl Lengths {
             return Ok(keys.into_iter().map(|key| (key, None)).collect());
         }
         let ask = async |key: &String| lease.try_to(cmd("STRLEN").arg(key)).await;
-        // All of them leave in few writes, and no more than a batch of them is under way.
+        // The commands are sent together in a few writes. There are at most as many as one batch has keys.
         let answers = join_all(keys.iter().map(ask)).await;
         let mut found = Vec::with_capacity(keys.len());
         for (key, answer) in keys.into_iter().zip(answers) {
             match answer {
-                // It has ended since. No record is empty.
+                // The record was deleted or has expired since the scan. No record is empty.
                 Ok(Value::Int(0)) => {}
                 Ok(Value::Int(bytes)) => found.push((key, u64::try_from(bytes).ok())),
                 Ok(_) => return Err(Error::corrupt("redis gave an unexpected answer to STRLEN")),
@@ -220,7 +220,8 @@ impl Lengths {
     }
 }
 
-/// The next cursor and the keys of an answer to `SCAN`. Keys that are not UTF-8 are nobody's here.
+/// Returns the next cursor and the keys of an answer to `SCAN`. Ignores keys that are not UTF-8, which this crate
+/// does not write.
 fn keys(answer: &Value) -> Option<(String, Vec<String>)> {
     let Value::Array(parts) = answer else { return None };
     let [cursor, Value::Array(keys)] = &parts[..] else { return None };
@@ -229,7 +230,7 @@ fn keys(answer: &Value) -> Option<(String, Vec<String>)> {
     Some((cursor, keys))
 }
 
-/// The pattern of all keys that begin with this.
+/// Returns the pattern that matches all keys that begin with this prefix.
 fn pattern(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     for char in prefix.chars() {

@@ -48,14 +48,14 @@ impl Topology {
         }
     }
 
-    /// Reports that the connection for a key did not carry out a command.
+    /// Reports that the connection for a key did not execute a command.
     pub(super) fn suspect(&self) {
         if let Self::Cluster(cluster) = self {
             cluster.renew();
         }
     }
 
-    /// Sends a command to the server that has its key. It is carried out at most once.
+    /// Sends a command to the server that has its key. The command is executed at most once.
     pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let Some(connection) = self.connection(key) else {
             return Box::pin(self.search(key, command)).await;
@@ -66,7 +66,7 @@ impl Topology {
         }
     }
 
-    /// Sends a command if the server of its key is not known.
+    /// Sends a command whose server is not known.
     async fn search(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         match self {
             Self::Cluster(cluster) => cluster.send_to_any(key, command).await,
@@ -76,8 +76,8 @@ impl Topology {
         }
     }
 
-    /// Continues after a command failed: sends it once more if it is certain that nothing has been done and another
-    /// server may accept it.
+    /// Continues after a command failed. Sends it once more if it certainly had no effect and another server may accept
+    /// it.
     async fn go_on(
         &self,
         key: &str,

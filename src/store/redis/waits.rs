@@ -24,9 +24,9 @@ struct State {
 }
 
 struct Place {
-    /// The end of the command's time. `None` if the limit is too long to compute it.
+    /// The time at which the limit ends. `None` if the limit is too long to compute it.
     until: Option<Instant>,
-    /// `None` once its time has passed or the connection has ended.
+    /// `None` after the time limit has passed or the connection has ended.
     waker: Option<Waker>,
 }
 
@@ -75,7 +75,7 @@ impl Waits {
             Some(known) if known.will_wake(waker) => false,
             Some(_) => {
                 let old = place.waker.replace(waker.clone());
-                // Not under the lock, because dropping a waker may drop its task.
+                // Dropped without holding the lock, because dropping a waker may drop its task.
                 drop(state);
                 drop(old);
                 false
@@ -88,7 +88,7 @@ impl Waits {
         self.leave(index, |silence| silence.answered(Instant::now()));
     }
 
-    /// Removes a command that was given up. Returns how long the connection has been silent.
+    /// Removes an abandoned command. Returns how long the connection has been silent.
     pub(super) fn given_up(&self, index: usize) -> Duration {
         self.leave(index, Silence::given_up)
     }
@@ -113,7 +113,7 @@ impl Waits {
         over.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends all waiting, because the connection has ended and no further beat would do so.
+    /// Ends all waits, because the connection has ended and no further beat would end them.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -128,8 +128,8 @@ impl Waits {
         self.state().is_closed
     }
 
-    /// Returns whether no waiting command has a time limit that is still to pass. If so, `task` is woken when the
-    /// next command begins. An overdue command whose future is kept and not polled does not count.
+    /// Returns whether no waiting command has a time limit in the future. If so, `task` is woken when the next command
+    /// begins. An overdue command whose future is kept but not polled does not count.
     pub(super) fn rest(&self, task: &Waker) -> bool {
         let mut state = self.state();
         let may_rest =
@@ -147,14 +147,14 @@ impl Waits {
 
 /// Measures how long a connection has given no answer although one was due.
 ///
-/// Only the time in which at least one command waits counts. It is measured for the connection and not for each
-/// caller, because callers that all give up early would never wait for long enough to notice.
+/// Only the time during which at least one command waits counts. It is measured for the connection and not for each
+/// caller, because a single caller that always gives up early would never wait long enough to notice.
 struct Silence {
     /// The number of commands that wait for their answer.
     waiting: usize,
-    /// When the first of them began to wait, or when the last answer came.
+    /// When the first of them began to wait, or when the last answer arrived.
     since: Instant,
-    /// The time that was waited without an answer before that.
+    /// The time without an answer in earlier waits.
     before: Duration,
 }
 
@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_adds_up_until_an_answer_comes() {
         let mut silence = Silence::new();
-        // Nobody waits at first, and in between.
+        // No command waits at first, nor between the two waits.
         for (waits, length) in [(30, 30), (40, 70)] {
             advance(ms(1000)).await;
             silence.begin(Instant::now());
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(silence.given_up(), ms(5));
     }
 
-    /// Counts how often it is woken.
+    /// Counts how often the waker is woken.
     #[derive(Default)]
     struct Woken(Mutex<usize>);
 

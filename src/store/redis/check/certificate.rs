@@ -1,4 +1,4 @@
-//! When a certificate expires.
+//! Checks when a certificate expires.
 
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
@@ -6,10 +6,10 @@ use crate::check::Finding;
 
 const CODE: &str = "certificate";
 
-/// How long before its expiry a certificate should be renewed.
+/// A certificate should be renewed at least this long before it expires.
 const SOON: Duration = Duration::days(14);
 
-/// Judges a certificate by its expiry. `whose` begins the sentence, such as `The server's certificate`.
+/// Judges a certificate by its expiry date. `whose` is the start of the sentence, such as `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
         let sentence = format!("The expiry of {} is written in an unknown form.", lower(whose));
@@ -36,7 +36,7 @@ pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Fi
     Finding::fine(CODE, sentence)
 }
 
-/// The same words inside a sentence.
+/// Returns the same words for use inside a sentence.
 fn lower(whose: &str) -> String {
     whose.replacen("The ", "the ", 1)
 }
@@ -48,7 +48,8 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// The end of the validity of an X.509 certificate in DER (RFC 5280, 4.1). `None` if these bytes are not one.
+/// Returns the end of the validity of an X.509 certificate in DER (RFC 5280, 4.1). Returns `None` if these bytes are
+/// not a certificate.
 fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (to_be_signed, _) = expect(SEQUENCE, certificate)?;
@@ -65,15 +66,15 @@ fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     point_in_time(tag, not_after)
 }
 
-/// The content of an element with this tag, and what follows it.
+/// Returns the content of an element with this tag, and the bytes after it.
 fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (found, content, rest) = element(bytes)?;
     (found == tag).then_some((content, rest))
 }
 
-/// The tag and the content of the first element, and what follows it.
+/// Returns the tag and the content of the first element, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    /// No certificate has a length of more bytes.
+    /// No certificate needs more bytes for a length.
     const LONGEST: usize = 4;
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -93,7 +94,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// A time in a certificate (RFC 5280, 4.1.2.5): in UTC, with seconds.
+/// Parses a time in a certificate (RFC 5280, 4.1.2.5), which is in UTC and has seconds.
 fn point_in_time(tag: u8, text: &[u8]) -> Option<OffsetDateTime> {
     let (digits, zone) = text.split_last_chunk::<1>()?;
     if zone != b"Z" || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,4 +1,4 @@
-//! A cluster: its nodes, and whether they serve all slots.
+//! Examines the nodes of a cluster, and whether they serve all slots.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -24,7 +24,7 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Clu
     let seeds = cluster.seeds();
     let mut asked: FuturesUnordered<_> = seeds.iter().map(|seed| ask(probe, seed)).collect();
     let mut answers = Vec::new();
-    // The others go on meanwhile, since one that does not answer must not hold up what can be examined.
+    // The first answer is enough to continue. A node that does not answer must not delay the examination.
     let mut told = None;
     while told.is_none()
         && let Some(answer) = asked.next().await
@@ -58,33 +58,33 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Clu
     judge_cluster(probe, &shards, &views.into_iter().flatten().collect::<Vec<_>>());
 }
 
-/// What a node has answered to `CLUSTER SLOTS`.
+/// The answer of a node to `CLUSTER SLOTS`.
 struct Asked {
     node: Node,
-    /// `None` where it did not answer in time, which has been reported.
+    /// `None` if it did not answer in time, which has already been reported.
     slots: Option<Result<Value, Failure>>,
 }
 
 async fn ask(probe: &Probe, node: &Node) -> Asked {
     let command = cmd("CLUSTER").arg("SLOTS").take();
-    // One of several that lead to the cluster.
+    // Any node that the address names is sufficient to find the cluster, so a missing answer is only a warning.
     let slots = probe.spare_part(node.name(), node.send(&command)).await;
     Asked { node: Arc::clone(node), slots }
 }
 
 impl Asked {
-    /// The identities of all nodes, and which slots they have.
+    /// Returns the ids of all nodes, and their slots.
     fn told(&self) -> Option<(BTreeSet<String>, Vec<Range>)> {
         let Some(Ok(slots)) = &self.slots else { return None };
         Some((ids(slots), ranges(slots, &self.node)?))
     }
 
-    /// The server has answered, and the user may not ask for the slots.
+    /// Returns whether the server answered that the user may not read the slots.
     fn is_hidden(&self) -> bool {
         matches!(&self.slots, Some(Err(Failure::Answered(answer))) if answer.is_of_no_such_command())
     }
 
-    /// Why it tells nothing of a cluster.
+    /// Returns the reason why the node does not describe a cluster.
     fn reason(&self) -> String {
         match &self.slots {
             None => format!("{} did not answer in time", self.node.name()),
@@ -94,7 +94,7 @@ impl Asked {
     }
 }
 
-/// The identities of the nodes in an answer to `CLUSTER SLOTS`.
+/// Returns the ids of the nodes in an answer to `CLUSTER SLOTS`.
 fn ids(slots: &Value) -> BTreeSet<String> {
     let Value::Array(ranges) = slots else { return BTreeSet::new() };
     let nodes = ranges.iter().flat_map(|range| match range {
@@ -108,7 +108,7 @@ fn ids(slots: &Value) -> BTreeSet<String> {
     ids.collect()
 }
 
-/// What the nodes say that the address does not name, while none of it answers.
+/// Asks the known nodes that the address does not name, after none of the named nodes described the cluster.
 async fn others(
     probe: &Probe,
     cluster: &Arc<Cluster>,
@@ -126,7 +126,7 @@ async fn others(
     None
 }
 
-/// Examines a cluster whose nodes tell nothing of each other.
+/// Examines a cluster whose nodes do not describe it.
 async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     if answers.iter().any(Asked::is_hidden) {
         probe.report(Finding::warning(
@@ -157,7 +157,7 @@ async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     judge_seeds(probe, answers, &BTreeSet::new());
 }
 
-/// Reports which nodes that the address names lead to the cluster of these identities.
+/// Reports which nodes in the address belong to the cluster with these node ids.
 fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
     let mut usable = 0;
     for answer in answers {
@@ -197,7 +197,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
 struct Shard {
     master: Server,
     slots: Vec<RangeInclusive<u16>>,
-    /// Those that its node does not take for dead.
+    /// The replicas that the node does not report as failed.
     replicas: Vec<Server>,
 }
 
@@ -223,7 +223,7 @@ impl Shard {
         self.slots.iter().any(|range| range.contains(&slot))
     }
 
-    /// How many slots it has, in words.
+    /// Returns the number of its slots in words.
     fn size(&self) -> String {
         counted(self.slots.iter().map(ExactSizeIterator::len).sum(), "slot")
     }
@@ -233,9 +233,9 @@ fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// How a master sees its cluster.
+/// The view that a master has of its cluster.
 struct View {
-    /// `None` where the user may not ask, as below.
+    /// `None` if the user may not run the command. The same applies to the other fields.
     info: Option<Info>,
     /// The answer to `CLUSTER NODES`.
     nodes: Option<String>,
@@ -243,10 +243,10 @@ struct View {
     needs_all_slots: Option<bool>,
 }
 
-/// What of the answer to `CLUSTER INFO` matters here.
+/// The relevant part of the answer to `CLUSTER INFO`.
 struct Info {
     is_ok: bool,
-    /// How many slots have a master that is down for most of the masters, and for this one.
+    /// The number of slots whose master is down: according to most masters, and according to this one.
     failed: u64,
     suspected: u64,
 }
@@ -266,7 +266,7 @@ impl Info {
     }
 }
 
-/// Examines a master, and tries it with a key of its own; `None` if it cannot be used.
+/// Examines a master, and tries commands on the check's own keys. Returns `None` if it cannot be used.
 async fn examine_master(
     store: &RedisStore,
     probe: &Probe,
@@ -307,8 +307,8 @@ async fn examine_master(
     probe.part(name, examined).await.flatten()
 }
 
-/// Tries what a command needs whose key has been moved while its slot has not. It is for the next command on
-/// the connection, so nobody else may use that.
+/// Tries the command that the store sends for a key that has already moved while its slot is being moved. It affects
+/// the next command on the connection, so no other command may use this connection.
 async fn try_asking(probe: &Probe, link: &Node) {
     if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
@@ -343,7 +343,7 @@ async fn view(link: &Node) -> View {
 
 const COVERAGE: &str = "cluster-require-full-coverage";
 
-/// Examines a replica; answers whether it is up.
+/// Examines a replica. Returns whether it is up.
 async fn examine_replica(
     probe: &Probe,
     cluster: &Arc<Cluster>,
@@ -353,7 +353,7 @@ async fn examine_replica(
     let link = cluster.link_to(replica);
     let name = link.name();
     let examined = async {
-        // One that is down costs no session yet, so it is not the error that it would be for a master.
+        // No session is lost while only a replica is down, so this is a warning. For a master it is an error.
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
@@ -369,8 +369,8 @@ async fn examine_replica(
     probe.spare_part(name, examined).await.unwrap_or(false)
 }
 
-/// A line of `CLUSTER NODES`: the node's identity, its address, its flags, the identity of its master, and
-/// the slots that are on the move.
+/// A line of `CLUSTER NODES`: the id of the node, its address, its flags, the id of its master, and the slots that
+/// are being moved.
 struct Line<'a> {
     id: &'a str,
     address: &'a str,
@@ -384,7 +384,7 @@ impl<'a> Line<'a> {
         let mut words = line.split_whitespace();
         let (id, address, flags, master) =
             (words.next()?, words.next()?, words.next()?, words.next()?);
-        // `[slot->-ID]` is leaving, and `[slot-<-ID]` is arriving.
+        // `[slot->-ID]`: the slot moves to that node. `[slot-<-ID]`: the slot comes from that node.
         let open = words.filter_map(|word| {
             let (slot, _) = word.strip_prefix('[')?.split_once('-')?;
             slot.parse().ok()
@@ -398,7 +398,7 @@ impl<'a> Line<'a> {
         })
     }
 
-    /// Most masters take it for dead. `CLUSTER SLOTS` leaves out such a replica.
+    /// Returns whether most masters report the node as failed. `CLUSTER SLOTS` leaves out such a replica.
     fn has_failed(&self) -> bool {
         self.flags.contains(&"fail")
     }
@@ -409,22 +409,21 @@ impl View {
         self.nodes.iter().flat_map(|nodes| nodes.lines()).filter_map(Line::read).collect()
     }
 
-    /// The slots that this node is giving away or taking.
+    /// Returns the slots that this node is exporting or importing.
     fn open_slots(&self) -> Vec<u16> {
         let lines = self.lines().into_iter().filter(|line| line.flags.contains(&"myself"));
         lines.flat_map(|line| line.open).collect()
     }
 }
 
-/// Reports whether a replica could take the master's place. `are_up` says that of those that the shard
-/// names.
+/// Reports whether a replica could replace the master. `are_up` has one value for each replica of the shard.
 fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     let lines = view.lines();
     let own = lines.iter().find(|line| line.flags.contains(&"myself")).map(|line| line.id);
     let replicas = lines.iter().filter(|line| Some(line.master) == own);
     let (failed, alive): (Vec<&Line<'_>>, Vec<&Line<'_>>) =
         replicas.partition(|line| line.has_failed());
-    // `CLUSTER SLOTS` also leaves out those that have not received a write yet.
+    // `CLUSTER SLOTS` also leaves out replicas that have not received a write yet.
     let new = alive.len().saturating_sub(are_up.len());
     let down: Vec<_> = failed.iter().map(|line| line.address).collect();
     let (size, up) = (shard.size(), new + are_up.iter().filter(|is_up| **is_up).count());
@@ -461,7 +460,7 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     probe.report(finding.about(format!("redis at {}", shard.master.place)));
 }
 
-/// Which replicas a master takes for dead.
+/// Names the replicas that a master reports as failed.
 fn named(down: &[&str]) -> String {
     match down {
         [] => String::new(),
@@ -469,7 +468,7 @@ fn named(down: &[&str]) -> String {
     }
 }
 
-/// Reports whether all slots are served. `views` are those of the masters that can be used.
+/// Reports whether all slots are served. `views` are the views of the masters that can be used.
 fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
     let infos: Vec<_> = views.iter().filter_map(|view| view.info.as_ref()).collect();
     let unserved: Vec<_> =
@@ -522,7 +521,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
             format!("All {SLOTS} slots have a master ({masters}), and cluster_state is ok."),
         )
     };
-    // Without a view, nothing but the servers' own findings can be said.
+    // Without a view, there is nothing to add to the findings about the servers.
     if !views.is_empty() || finding.level() > Level::Fine {
         probe.report(finding);
     }
@@ -530,7 +529,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
     report_hidden(probe, views);
 }
 
-/// What becomes of sessions while slots have no node.
+/// Returns the effect on sessions while slots have no node.
 fn consequence(views: &[View]) -> &'static str {
     let mut settings = views.iter().map(|view| view.needs_all_slots);
     if settings.clone().any(|needs_all| needs_all == Some(true)) {

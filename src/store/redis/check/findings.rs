@@ -18,16 +18,16 @@ const STOP_WRITES: &str = "stop-writes-on-bgsave-error";
 const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 
-/// How many seconds old a replica's last confirmation may be. A replica confirms every second.
+/// The maximum age in seconds of a replica's last confirmation. A replica confirms every second.
 const LAG: u64 = 3;
 
 /// The percentage from which memory or connections count as scarce.
 const NEARLY_ALL: u64 = 80;
 
-/// How much the clocks may differ without a warning.
+/// The maximum difference of the clocks without a warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
-/// All findings that follow from the server's answers to `INFO` and `CONFIG GET`.
+/// Returns all findings that follow from the server's answers to `INFO` and `CONFIG GET`.
 pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     let findings = [
         eviction(info),
@@ -40,7 +40,7 @@ pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     findings.into_iter().flatten().collect()
 }
 
-/// Which server and version it is.
+/// Reports the server and its version.
 pub(super) fn version(info: &Info) -> Option<Finding> {
     const CODE: &str = "version";
     let (name, version) = match info.text("valkey_version") {
@@ -63,7 +63,7 @@ pub(super) fn version(info: &Info) -> Option<Finding> {
     })
 }
 
-/// Whether the server has the role that the address needs.
+/// Checks whether the server has the role that the address needs.
 pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     const CODE: &str = "role";
     let mode = mode(info)?;
@@ -111,7 +111,7 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     Some(Finding::error(CODE, format!("It is {is}, but {wanted} was expected here."), remedy))
 }
 
-/// Whether the server is still loading its data after a start.
+/// Checks whether the server is still loading its data after a start.
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
@@ -121,11 +121,11 @@ pub(super) fn loading(info: &Info) -> Option<Finding> {
     })
 }
 
-/// Whether the server removes keys when its memory is full.
+/// Checks whether the server removes keys when its memory is full.
 fn eviction(info: &Info) -> Option<Finding> {
     const CODE: &str = "eviction";
     let Some(policy) = info.text("maxmemory_policy").filter(|policy| is_word(policy)) else {
-        // A server that shows nothing at all has a note already, and a Sentinel keeps no sessions.
+        // If the server shows nothing at all, a note already says so. A Sentinel keeps no sessions.
         let is_shown = version(info).is_some() && mode(info) != Some("sentinel");
         return is_shown.then(|| {
             let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server removes \
@@ -141,7 +141,7 @@ fn eviction(info: &Info) -> Option<Finding> {
             "The server evicts no keys (maxmemory-policy is noeviction).",
         ));
     }
-    // Every key of this crate has a time to live, so the volatile policies are no better.
+    // Every key of this crate has a time to live, so the policies for volatile keys also evict sessions.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
@@ -158,7 +158,7 @@ fn eviction(info: &Info) -> Option<Finding> {
     })
 }
 
-/// Whether the server has removed keys.
+/// Checks whether the server has removed keys.
 fn evicted(info: &Info) -> Option<Finding> {
     let count = info.number("evicted_keys").filter(|count| *count > 0)?;
     Some(Finding::warning(
@@ -184,7 +184,7 @@ fn memory(info: &Info) -> Option<Finding> {
                       instead of being killed with all sessions.";
         return Some(Finding::note(CODE, sentence, remedy));
     }
-    // The server subtracts this as well when it decides whether to refuse a write.
+    // The server also subtracts this number when it decides whether to refuse a write.
     let used = used.saturating_sub(info.number("mem_not_counted_for_evict").unwrap_or(0));
     let share = share(used, limit);
     let sentence =
@@ -219,7 +219,7 @@ fn connections(info: &Info) -> Option<Finding> {
     })
 }
 
-/// What the server keeps across a restart, and whether it can write to its disk.
+/// Reports which data the server keeps across a restart, and checks whether it can write to its disk.
 fn persistence(info: &Info, config: &Config) -> Option<Finding> {
     const CODE: &str = "persistence";
     const REMEDY: &str = "Read the server's log: the disk may be full, or the directory (CONFIG GET dir) \
@@ -320,7 +320,7 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     })
 }
 
-/// Whether a master refuses writes because too few replicas keep up.
+/// Checks whether a master refuses writes because too few replicas keep up.
 fn too_few(info: &Info, config: &Config, followers: &[Follower]) -> Option<Finding> {
     let number = |name| config.get(name).and_then(|value| value.parse::<u64>().ok());
     let (wanted, max_lag) = (number(MIN_REPLICAS)?, number(MAX_LAG)?);
@@ -349,7 +349,7 @@ impl Follower {
     }
 }
 
-/// Judges by how much this process's clock is ahead of the server's. A round trip makes this uncertain.
+/// Judges how far this process's clock is ahead of the server's. The round trip limits the accuracy.
 pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     const CODE: &str = "clock";
     let uncertain = time::Duration::try_from(round_trip / 2).unwrap_or(time::Duration::MAX);
@@ -369,7 +369,7 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     Finding::warning(CODE, sentence, remedy)
 }
 
-/// How the server compares and sets: with a command of its own or with a script, and with which command it deletes.
+/// Reports how the server compares and sets: with its own command or with a script, and with which command it deletes.
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     let sentence = match (sets, deletes) {
         (true, Some(delete)) => {
@@ -387,12 +387,12 @@ pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     Finding::fine("compare_and_set", sentence)
 }
 
-/// What the server runs as: `standalone`, `cluster` or `sentinel`.
+/// Returns the mode of the server: `standalone`, `cluster` or `sentinel`.
 fn mode(info: &Info) -> Option<&str> {
     info.text("redis_mode").or_else(|| info.text("server_mode"))
 }
 
-/// A number with its noun in the singular or the plural.
+/// Returns a number with its noun in the singular or the plural.
 fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
@@ -401,12 +401,12 @@ fn is_word(text: &str) -> bool {
     text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// The percentage, rounded down.
+/// Returns the percentage, rounded down.
 fn share(part: u64, whole: u64) -> u64 {
     part.saturating_mul(100) / whole.max(1)
 }
 
-/// A number of bytes in a readable unit.
+/// Formats a number of bytes in a readable unit.
 fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match UNITS.iter().find(|unit| bytes >= unit.0) {
@@ -415,7 +415,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A duration in a readable unit.
+/// Formats a duration in a readable unit.
 fn span(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),

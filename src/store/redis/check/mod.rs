@@ -5,9 +5,9 @@
 //! | `server` | one server in any role |
 //! | `cluster` | the nodes of a cluster, and whether they cover all slots |
 //! | `sentinel` | the Sentinels, and the servers that they watch |
-//! | `unreachable` | what to do about a server that cannot be used, by its error: pure |
-//! | `findings` | turns the answers of a server into findings: pure |
-//! | `certificate` | when a certificate expires: pure |
+//! | `unreachable` | suggests a remedy for a server that cannot be used (pure functions) |
+//! | `findings` | turns the answers of a server into findings (pure functions) |
+//! | `certificate` | checks when a certificate expires (pure functions) |
 //! | `info` | parses the answer to `INFO` |
 //! | `role` | the role that a server is expected to have |
 

@@ -15,12 +15,12 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// Whether sessions work without this server as long as nothing else fails.
+    /// Returns whether sessions work without this server as long as nothing else fails.
     pub(super) fn is_spare(self) -> bool {
         matches!(self, Self::Replica | Self::SpareNode | Self::Sentinel)
     }
 
-    /// The highest level of a finding about a server in this role.
+    /// Returns the highest level of a finding about a server in this role.
     pub(super) fn highest_level(self) -> Level {
         if self.is_spare() { Level::Warning } else { Level::Error }
     }

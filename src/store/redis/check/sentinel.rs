@@ -1,4 +1,4 @@
-//! Sentinels, and the servers that they watch.
+//! Examines Sentinels, and the servers that they watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, master: &Master) 
         sentinels.map(|sentinel| examine_sentinel(probe, sentinel, master.name())).collect();
     let watched = async {
         let mut said = Vec::new();
-        // The first one that knows the replicas is enough to examine them. The others may never answer.
+        // One answer with replicas is enough to examine the replicas. The other Sentinels may never answer.
         let mut replicas = BTreeSet::new();
         while replicas.is_empty()
             && let Some(answer) = asked.next().await
@@ -42,39 +42,39 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, master: &Master) 
     judge(probe, master.name(), &said);
 }
 
-/// What a Sentinel says.
+/// The answer of a Sentinel.
 struct Said {
     sentinel: Arc<SharedConnection>,
     opinion: Opinion,
 }
 
 enum Opinion {
-    /// It did not answer, or in a way that is of no use, which is reported at the end: why.
+    /// It did not answer, or its answer could not be used. The reason is reported at the end.
     None(String),
     /// It watches no master of this name.
     Unknown,
     Known(View),
 }
 
-/// How a Sentinel sees its master.
+/// The view that a Sentinel has of its master.
 struct View {
     master: Place,
     flags: BTreeSet<String>,
     quorum: usize,
-    /// How many Sentinels there are, with this one.
+    /// The number of Sentinels, including this one.
     sentinels: usize,
-    /// Whether it could have a failover agreed on; `None` if the user may not ask.
+    /// Whether it could get a majority for a failover. `None` if the user may not run the command.
     can_fail_over: Option<bool>,
-    /// `None` if the user may not ask.
+    /// `None` if the user may not run the command.
     replicas: Option<Vec<Replica>>,
 }
 
-/// How a Sentinel sees a replica.
+/// The view that a Sentinel has of a replica.
 struct Replica {
     place: Place,
     flags: BTreeSet<String>,
     is_linked: bool,
-    /// It may become the master.
+    /// Whether it may become the master.
     may_lead: bool,
 }
 
@@ -101,7 +101,7 @@ fn number(instance: &Value, name: &str) -> Option<usize> {
     field(instance, name).and_then(text)?.parse().ok()
 }
 
-/// Asks a Sentinel what it sees, and examines it as a server.
+/// Asks a Sentinel for its view, and examines it as a server.
 async fn examine_sentinel(probe: &Probe, sentinel: &Arc<SharedConnection>, name: &str) -> Said {
     let subject = sentinel.name();
     let examined = async {
@@ -171,7 +171,7 @@ impl Replica {
         })
     }
 
-    /// Why the Sentinel does not count on it, by the Sentinel's own word.
+    /// Returns why the Sentinel does not consider the replica usable, in the Sentinel's own terms.
     fn trouble(&self) -> Option<&'static str> {
         let is = |flag: &str| self.flags.contains(flag);
         if is("s_down") || is("o_down") {
@@ -186,7 +186,7 @@ impl Replica {
     }
 }
 
-/// Examines the server that is the master, and tries it with a key of the check's own.
+/// Examines the server that is the master, and tries commands on the check's own keys.
 async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
     let link = &master.connection;
     let examined = async {
@@ -222,7 +222,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
     let link = master.replica(place);
     let name = link.name();
     let examined = async {
-        // One that is down costs no session yet, so it is not the error that it would be for a master.
+        // No session is lost while only a replica is down, so this is a warning. For a master it is an error.
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
@@ -236,7 +236,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
     probe.spare_part(name, examined).await;
 }
 
-/// Reports what the Sentinels say together.
+/// Reports the combined answers of the Sentinels.
 fn judge(probe: &Probe, name: &str, said: &[Said]) {
     let views: Vec<_> = said.iter().filter_map(Said::view).collect();
     for Said { sentinel, opinion } in said {
@@ -291,7 +291,7 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
     judge_replicas(probe, &views);
 }
 
-/// No Sentinel knows the master.
+/// Returns the finding for the case that no Sentinel knows the master.
 fn unknown(name: &str, said: &[Said]) -> Finding {
     let count = said.len();
     if said.iter().any(|said| matches!(said.opinion, Opinion::Unknown)) {
@@ -312,7 +312,7 @@ fn unknown(name: &str, said: &[Said]) -> Finding {
     )
 }
 
-/// How many Sentinels there are, as the one that knows most of them says.
+/// Returns the number of Sentinels, according to the one that knows most of them.
 fn total(views: &[&View]) -> usize {
     views.iter().map(|view| view.sentinels).max().unwrap_or(0)
 }
@@ -341,7 +341,7 @@ fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
     }
 }
 
-/// A number with its noun in the singular or the plural.
+/// Returns a number with its noun in the singular or the plural.
 fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
@@ -350,7 +350,7 @@ fn answering(count: usize) -> String {
     format!("{count} {} here", if count == 1 { "answers" } else { "answer" })
 }
 
-/// Whether the Sentinels can agree on a failover.
+/// Checks whether the Sentinels can agree on a failover.
 fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     let total = total(views);
     let quorum = views.iter().map(|view| view.quorum).max().unwrap_or(0);
@@ -383,7 +383,8 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
             ),
             remedy,
         ),
-        // A Sentinel notices late that another one is down. All are named, so those that answer count.
+        // A Sentinel notices late that another one is down. The address names all Sentinels, so those that answer
+        // count.
         (_, 0) if named >= total && views.len() < needed => Finding::warning(
             "quorum",
             format!(
@@ -401,7 +402,7 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     }
 }
 
-/// Reports what the Sentinels think of the master.
+/// Reports the views of the Sentinels on the master.
 fn judge_master(probe: &Probe, views: &[&View]) {
     let with = |flag: &str| views.iter().filter(|view| view.flags.contains(flag)).count();
     let (agreed, alone) = (with("o_down"), with("s_down"));
@@ -436,7 +437,7 @@ fn judge_master(probe: &Probe, views: &[&View]) {
     }
 }
 
-/// Reports what the Sentinels think of the replicas.
+/// Reports the views of the Sentinels on the replicas.
 fn judge_replicas(probe: &Probe, views: &[&View]) {
     let views: Vec<&Vec<Replica>> =
         views.iter().filter_map(|view| view.replicas.as_ref()).collect();

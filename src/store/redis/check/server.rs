@@ -1,4 +1,4 @@
-//! One server.
+//! Examines one server.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -54,10 +54,10 @@ pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
     }
 }
 
-/// Examines one server, which should have this `role`, and reports about `subject`. No record is read or
-/// written. Returns `None` if the server cannot be reached, accepts no commands now or has another role; this
-/// is then reported, and nothing else should be tried with the server. Findings about a server that sessions
-/// can do without are warnings at most.
+/// Examines one server, which should have this `role`, and reports about `subject`. Reads and writes no record.
+/// Returns `None` if the server cannot be reached, currently accepts no commands, or has another role. This is
+/// then reported, and the caller should try nothing else on the server. Findings about a server that sessions can
+/// do without are at most warnings.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
@@ -99,7 +99,7 @@ async fn examined(
     let mut hidden = Vec::new();
     let info = match info {
         Ok(answer) => Info::parse(&lossy(&answer)),
-        // A proxy has its own errors for this command.
+        // A proxy may answer this command with an error of its own.
         Err(Failure::Answered(answer)) if answer.code != "NOAUTH" => {
             let what = "Its version, role, memory, eviction policy, persistence and replicas are";
             hidden.push(hidden_by(what, &answer, "+info"));
@@ -149,7 +149,7 @@ async fn examined(
     Some(())
 }
 
-/// The server cannot be used, so nothing else about it is examined.
+/// Returns the finding for a server that cannot be used. Nothing else about it is examined.
 fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding {
     let sentence = match failure {
         Failure::NotSent(reason) => {
@@ -168,7 +168,7 @@ fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding
     Finding::error("unreachable", sentence, remedy)
 }
 
-/// `what` is unknown because of this answer, and this permission would reveal it.
+/// Returns the finding that `what` is unknown because of this answer, and which permission is missing.
 fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
     let sentence = format!("{what} unknown: {answer}.");
     let remedy = if answer.is_of_permission() {
@@ -179,7 +179,7 @@ fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
     Finding::note("hidden", sentence, remedy)
 }
 
-/// How far the server's clock is from ours.
+/// Compares the server's clock with the clock of this process.
 async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Finding>, Failure> {
     // A Sentinel does not know this command, and keeps no sessions.
     if role == Role::Sentinel {
@@ -197,7 +197,7 @@ async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Fi
     Ok(Some(findings::clock(ours - its, round_trip)))
 }
 
-/// The answer to `TIME`: seconds, and the microseconds that have passed since.
+/// Parses the answer to `TIME`: seconds and microseconds.
 fn time_of(answer: &Value) -> Option<OffsetDateTime> {
     let Value::Array(parts) = answer else { return None };
     let mut numbers = parts.iter().map(|part| text(part)?.parse::<u32>().ok());
@@ -206,7 +206,7 @@ fn time_of(answer: &Value) -> Option<OffsetDateTime> {
     Some(seconds + time::Duration::microseconds(micros.into()))
 }
 
-/// One name at a time: before Redis 7, the command takes one.
+/// Reads one setting at a time, because the command accepts only one name before Redis 7.
 async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
     if role == Role::Sentinel {
         return Ok(Config::new());
@@ -219,7 +219,7 @@ async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
     Ok(settings?.into_iter().flatten().collect())
 }
 
-/// The certificate that the server presents.
+/// Judges the certificate that the server presents.
 async fn certificate(probe: &Probe, settings: &Settings, server: &Server) -> Option<Finding> {
     match dialing::certificate(settings, server).await {
         Ok(certificate) => {
@@ -233,7 +233,7 @@ async fn certificate(probe: &Probe, settings: &Settings, server: &Server) -> Opt
     }
 }
 
-/// Whether a password is sent over the network without encryption.
+/// Checks whether a password is sent over the network without encryption.
 fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
     let Place::Tcp { host, .. } = &server.place else { return None };
     if settings.tls.is_some() || settings.login.password().is_none() || is_loopback(host) {
@@ -252,7 +252,7 @@ fn is_loopback(host: &str) -> bool {
         || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
-/// The answer may name files of the server, in any encoding.
+/// Returns the answer as text. It may name files of the server in any encoding.
 fn lossy(answer: &Value) -> Cow<'_, str> {
     match answer {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
@@ -260,8 +260,8 @@ fn lossy(answer: &Value) -> Cow<'_, str> {
     }
 }
 
-/// Tries every command that the store sends on a key of the check's own that this server has, and reports
-/// about `subject` which of them the user may not run, and how the server compares and sets.
+/// Tries every command that the store sends, on one of the check's own keys that this server has. Reports about
+/// `subject` which commands the user may not run, and how the server compares and sets.
 pub(super) async fn try_permissions(
     probe: &Probe,
     link: &Arc<SharedConnection>,
@@ -284,10 +284,10 @@ pub(super) async fn try_permissions(
                 report(not_permitted(name));
             }
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => report(disabled(name)),
-            // The trial of the verbs reports it.
+            // The trial of the store's verbs reports this failure.
             Err(Failure::NotSent(_) | Failure::Full(_) | Failure::Lost(_)) => {}
             Err(Failure::Answered(answer)) if answer.code.is_empty() || answer.code == "ERR" => {}
-            // The command is permitted: the server is out of memory, or does not have the script.
+            // The command is permitted, but the server is out of memory or does not have the script.
             Ok(_) | Err(Failure::Answered(_)) => continue,
         }
         are_permitted = false;
@@ -329,7 +329,7 @@ pub(super) async fn try_permissions(
 
 const PERMISSION: &str = "permission";
 
-/// Every command that sessions need, as the store sends it or as its script runs it.
+/// Returns every command that sessions need, as the store sends it or as its script runs it.
 fn needed(key: &StoreKey, record: &Bytes) -> [(&'static str, Cmd); 6] {
     let expected = Stored::new(record.clone(), version(record));
     let delete = CompareAndSet { key, expected: &expected, change: Change::Delete };

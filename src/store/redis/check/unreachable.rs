@@ -1,8 +1,8 @@
-//! What to do about a server that cannot be used, by what its error says. These functions are pure.
+//! Suggests a remedy for a server that cannot be used, from the text of its error. These functions are pure.
 
 use crate::store::redis::check::role::Role;
 
-/// The remedy for this reason. The words that are searched for are those of `answer`, `dialing`, `dial` and
+/// Returns the remedy for this reason. The phrases that it searches for come from `answer`, `dialing`, `dial` and
 /// rustls.
 pub(super) fn remedy(reason: &str, role: Role) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
