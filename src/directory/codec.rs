@@ -9,7 +9,7 @@
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
 //! The first bit of the flags says that the session is revoked. Sessions are in the order of their
-//! sign-ins. Unknown fields, and bytes after a label, are kept as they are.
+//! sign-ins. Unknown fields, and bytes after a label, are kept unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Enrolment: a session is listed in its principal's directory before anybody can use it.
+//! Enrolment: a session is listed in its principal's directory before its cookie is sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 const PROBE_BATCH: usize = 16;
 
 /// The listed sessions that this enrolment found alive. The value is the session as it was found if its
-/// cookie has never come back, and `None` otherwise.
+/// cookie the browser has never sent back, and `None` otherwise.
 type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
 
 /// What an attempt to enrol starts from.
@@ -48,13 +48,13 @@ struct EnrolmentAttempt<'a> {
     probed: ProbedSessions,
 }
 
-/// What became of an attempt to enrol. `is_new`: the entry was not there before this enrolment.
+/// The result of an attempt to enrol. `is_new`: the entry was not there before this enrolment.
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },
     /// Another write came first, or may have.
     Overtaken { is_new: bool },
-    /// The session was listed, and somebody else has ended it since.
+    /// The session was listed, and another request has ended it since.
     Ended,
 }
 
@@ -69,7 +69,7 @@ struct PreparedRecord {
 
 impl DirectoryHandle<'_> {
     /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
-    /// one, or `None` if the session was new and somebody else has ended it meanwhile.
+    /// one, or `None` if the session was new and another request has ended it.
     ///
     /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
     /// enrolment, if it was. An outdated one costs a conflict.
@@ -135,7 +135,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Checks that no revocation has overtaken the sign-in, and removes from the record the revoked
-    /// sessions that could be ended. Returns `None` if somebody else has ended the new session.
+    /// sessions that could be ended. Returns `None` if another request has ended the new session.
     async fn prepare(
         &self,
         attempt: &mut EnrolmentAttempt<'_>,
@@ -202,7 +202,7 @@ impl DirectoryHandle<'_> {
             }
             EnrolmentOutcome::AlreadyListed => Ok(Some(HashSet::new())),
             EnrolmentOutcome::BeingRevoked => {
-                Err(Error::new(ErrorKind::Unavailable, "this session is being ended"))
+                Err(Error::new(ErrorKind::Unavailable, "this session is being revoked"))
             }
             EnrolmentOutcome::NotListed => Err(self.settings.gone("")),
             EnrolmentOutcome::Full => {
@@ -291,7 +291,7 @@ impl DirectoryHandle<'_> {
         });
     }
 
-    /// Revokes up to `most` of the sessions whose cookie has never come back, the oldest first. A session
+    /// Revokes up to `most` of the sessions whose cookie the browser has never sent back, the oldest first. A session
     /// that was written since it was probed stays: its cookie may have come back meanwhile.
     async fn revoke_unconfirmed(
         &self,

@@ -52,7 +52,7 @@ pub(crate) struct Listing {
     pub(crate) label: Option<Arc<str>>,
 }
 
-/// What became of a write of a directory.
+/// The result of a write of a directory.
 pub(crate) enum DirectoryWrite {
     Written(DirectorySnapshot),
     /// It was applied, and another write has followed it.
@@ -80,7 +80,7 @@ impl<'a> DirectoryHandle<'a> {
         Self::with_key(settings, commands, principal, directory_key(settings, principal))
     }
 
-    /// The same, where the key of the principal's directory is known.
+    /// As `new`, for a principal whose directory key is known already.
     pub(crate) fn with_key(
         settings: &'a Settings,
         commands: Commands<'a>,
@@ -90,7 +90,7 @@ impl<'a> DirectoryHandle<'a> {
         Self { settings, commands, principal, key, actor: None }
     }
 
-    /// The same, on behalf of the principal.
+    /// Sets the person who acts on behalf of the principal.
     pub(crate) fn by(self, actor: Option<&'a str>) -> Self {
         Self { actor, ..self }
     }
@@ -110,7 +110,7 @@ impl<'a> DirectoryHandle<'a> {
         Ok(self.read().await?.record.lists(id))
     }
 
-    /// What the directory says of a session; `None` where it does not list it.
+    /// Returns the entry of a session, or `None` if the directory does not list it.
     #[cfg(feature = "cli")]
     pub(crate) async fn listing(&self, id: SessionId) -> Result<Option<Listing>> {
         let record = self.read().await?.record;
@@ -129,9 +129,9 @@ impl<'a> DirectoryHandle<'a> {
         Ok(SignInStart { mark, at, directory })
     }
 
-    /// The directory as a sign-in has read it when it began, if the enrolment can go on from there: a moment
-    /// ago, and it takes no more than to write the record. Otherwise sessions would be ended because of what
-    /// may be long out of date.
+    /// Returns the directory as `begin_sign_in` read it, if that was a moment ago and the enrolment needs no
+    /// session to be revoked. An older copy could be out of date, and a live session must not be revoked
+    /// because of it.
     pub(crate) fn begun_snapshot(
         &self,
         start: &SignInStart,

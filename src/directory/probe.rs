@@ -14,7 +14,7 @@ use crate::settings::DirectoryMode;
 pub(super) enum EntryState {
     /// The session, signed in as this principal.
     Owned(Arc<Loaded>),
-    /// A session with nobody signed in, or not yet.
+    /// An anonymous session.
     Anonymous(Arc<Loaded>),
     Missing,
     /// A session of another principal, a tombstone or a corrupt record: it cannot become this principal's.

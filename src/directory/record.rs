@@ -21,7 +21,7 @@ const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
 /// soon a missing session is removed. Whether a session is alive depends on the store alone.
 pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
-/// Changes each time that all sessions are revoked, so a sign-in that has begun before finds another one.
+/// Changes each time all sessions are revoked. A sign-in that began earlier compares it and fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) mark: Mark,
@@ -57,7 +57,7 @@ impl Entry {
     }
 }
 
-/// A request to list a session before anybody can use what is written for it.
+/// A request to list a session before its cookie is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
@@ -77,7 +77,7 @@ pub(crate) struct Enrolment {
     pub(crate) is_written: bool,
 }
 
-/// An entry that a sign-in has made for a session that nobody can use so far.
+/// An entry that a sign-in has made for a session whose cookie is not sent yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,
@@ -86,7 +86,7 @@ pub(crate) struct Reservation {
     pub(crate) tag: Tag,
 }
 
-/// What became of an enrolment.
+/// The result of an enrolment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EnrolmentOutcome {
     /// The session is listed already, and the record is unchanged.
@@ -106,7 +106,7 @@ pub(crate) enum EnrolmentOutcome {
 pub(crate) enum Purpose {
     /// A sign-in, for the first time.
     SignIn,
-    /// The same sign-in once more: another request wrote the session first.
+    /// Another attempt of the same sign-in, because another request wrote the session first.
     Again,
     /// A step-up: the session is signed in already and restarts its clocks.
     StepUp,
@@ -131,7 +131,7 @@ pub(crate) struct DirectoryRecord {
     /// alive.
     pub(crate) incomplete_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,
-    /// Fields of later releases, kept as they are.
+    /// Fields of later releases, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
 }
 
@@ -155,7 +155,7 @@ impl DirectoryRecord {
         self.listed().any(|entry| entry.id == id)
     }
 
-    /// What the application called a session, whether it was revoked or not.
+    /// Returns the label of a session, even if the session is marked as revoked.
     pub(crate) fn label(&self, id: SessionId) -> Option<&str> {
         self.entries.iter().find(|entry| entry.id == id)?.label.as_deref()
     }

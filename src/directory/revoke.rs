@@ -1,7 +1,7 @@
 //! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
 //!
 //! The sign-in of a session that is listed may not be written yet. Before the session counts as ended, that
-//! write is prevented: by a conflict for the sign-in that is under way, or, where the session is missing, by a
+//! write is prevented: by a conflict for the sign-in that is under way, or, if the session is missing, by a
 //! tombstone under its id, as earlier releases create sessions after they have listed them.
 
 use std::collections::HashSet;
@@ -50,14 +50,14 @@ pub(super) enum RevocationReason {
     Target(RevocationTarget),
     /// They made room for a sign-in.
     Limit,
-    /// They made room, because their cookies had never come back.
+    /// They made room, because the browser had never sent their cookies back.
     Unconfirmed,
-    /// They were revoked before, and could not be ended then.
+    /// An earlier revocation marked them and could not delete them.
     Unfinished,
 }
 
 impl RevocationReason {
-    /// As events say it.
+    /// Returns the reason's name in events.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Target(RevocationTarget::One(_)) => "revoked",

@@ -91,8 +91,8 @@ pub(super) fn contended() -> Error {
     Error::new(ErrorKind::Contended, "other handles kept changing the values")
 }
 
-/// The state of a session, locked. What is dropped of it may be the application's, such as the captures of
-/// an `update`'s function, and is dropped only when it is unlocked again.
+/// The locked state of a session. Values of the application, such as the captures of an update function, are
+/// dropped only after it is unlocked.
 pub(super) struct StateGuard<'a> {
     // Fields are dropped in this order.
     state: MutexGuard<'a, State>,
