@@ -125,8 +125,7 @@ proptest! {
             damaged[index] = byte;
             stand.put(&key, damaged.clone()).await;
             let visit: Visit<_> = stand.visit(&cookie, write).await;
-            // Either the record was still readable, and was written back with the same content, or it
-            // is unchanged.
+            // A damaged record that cannot be read is left as it is.
             if visit.failure().is_some() || visit.set_cookie.is_some() {
                 prop_assert_eq!(stand.stored(&key).await, damaged);
             }
