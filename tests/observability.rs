@@ -680,7 +680,7 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
     assert_eq!(count_of("changes_dropped", detached), 0);
 }
 
-/// Every failure of the store is counted, whatever its kind. A record that is too large is not a
+/// Every failure of the store of any kind is counted. A record that is too large is not a
 /// failure of the store.
 #[test]
 fn every_store_failure_is_counted() {

@@ -24,7 +24,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The nodes do not declare a master dead that is slow on a busy machine.
 const PATIENT_NODES: &[&str] = &["--cluster-node-timeout", "30000"];
 
-/// The maximum duration of a call, whatever its result: the time limit of the request.
+/// The maximum duration of a call: the time limit of the request.
 const BOUND: Duration = Duration::from_secs(1);
 
 fn url(ports: &[u16]) -> String {

@@ -407,7 +407,7 @@ async fn undetected_round_trip_changes_match_documentation() {
 const NUMBER: Key<u64> = Key::new("number");
 const WORD: Key<String> = Key::new("word");
 
-/// The type of a value is determined by its key, whatever the argument's form.
+/// The key alone determines the type of a value. The argument may have any form that serialises to it.
 #[tokio::test]
 async fn values_of_usual_shapes_are_inserted() {
     const FLOAT: Key<f32> = Key::new("float");
