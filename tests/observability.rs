@@ -680,8 +680,8 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
     assert_eq!(count_of("changes_dropped", detached), 0);
 }
 
-/// Every failure of the store of any kind is counted. A record that is too large is not a
-/// failure of the store.
+/// Failures of the store of every kind are counted. A record that is too large is not a failure of
+/// the store.
 #[test]
 fn every_store_failure_is_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
