@@ -1,5 +1,5 @@
-//! How many allocations each kind of request costs, exactly: one more is a failing test, and so is one less,
-//! so that the tables stay true.
+//! The exact number of allocations for each kind of request. The test fails for a lower number as well
+//! as for a higher one, so that the tables stay true.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -27,7 +27,7 @@ use unsticky::{DirectoryMode, Guard, Session, Sessions};
 use canned::canned;
 use request::{increment, read, request, sign_out};
 
-/// Without a framework, over a store that answers at once: directory off, and on.
+/// Without a framework, over a store that answers immediately: with the directory off, and on.
 const REQUESTS: &[(&str, [u64; 2])] = &[
     ("no cookie", [1, 1]),
     ("cookie, unused", [1, 1]),
@@ -39,23 +39,23 @@ const REQUESTS: &[(&str, [u64; 2])] = &[
     ("sign-out", [18, 18]),
 ];
 
-/// What a session layer around a route that takes no session adds to a layer that does nothing:
+/// What a session layer around a route that does not use the session adds to a layer that does nothing,
 /// in axum and in actix-web.
 const LAYERS: &[(&str, [u64; 2])] = &[("no cookie", [3, 2]), ("cookie, unused", [3, 2])];
 
-/// What a guard that lets the request pass adds to a layer that does nothing, around a route that takes the
-/// session anyway: in axum and in actix-web.
+/// What a guard that admits the request adds to a layer that does nothing, around a route that uses the
+/// session, in axum and in actix-web.
 const GUARDS: &[(&str, [u64; 2])] = &[("same origin", [0, 1]), ("signed in", [1, 1])];
 
 const OTHER_COOKIES: &[u8] = b"theme=dark; lang=en";
 
-/// Of something that ends without waiting; the first times are not counted, which fill what is kept.
+/// Counts the allocations of work that never waits. The first runs fill caches and are not counted.
 fn allocations(mut work: impl FnMut()) -> u64 {
     (0..3).for_each(|_| work());
     measure(work).count_total
 }
 
-/// The allocations of a request of this kind.
+/// Counts the allocations of a request of this kind.
 fn of_request(kind: &str, sessions: &Sessions, cookie: &Bytes) -> u64 {
     let other = Bytes::from_static(OTHER_COOKIES);
     let sign_in = async |session: Session| session.sign_in("account-4711");
@@ -99,7 +99,7 @@ fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
         let request = axum::http::Request::post("/").header("sec-fetch-site", "same-origin");
         request.header("cookie", cookie).body(Body::empty()).unwrap()
     };
-    // As a server does it once: otherwise the layers are put around the route for each request.
+    // A server does this once. Without it, the layers would be built for each request.
     let app = app.clone().with_state::<()>(());
     let mut prepared: Vec<_> = (0..4).map(|_| (app.clone(), request())).collect();
     allocations(|| {
@@ -109,7 +109,7 @@ fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
     })
 }
 
-/// The same with actix-web; a macro, as the type of an application names its middlewares.
+/// The same with actix-web. It is a macro because the type of an application contains its middlewares.
 macro_rules! in_actix {
     ($app:expr, $handler:expr, $cookie:expr) => {{
         let app = actix_web::test::init_service($app.route("/", web::post().to($handler))).await;

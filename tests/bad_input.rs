@@ -1,4 +1,5 @@
-//! Bytes that nobody should send or store: never a panic, never an overwrite, the documented errors.
+//! Invalid bytes from clients and in the store cause no panic and no overwrite, only the documented
+//! errors.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -19,7 +20,7 @@ fn stand() -> Stand {
     Backend::memory().stand()
 }
 
-/// A session, and the key of its record; the spy has seen nothing.
+/// Returns a session's cookie and the key of its record, with the spy's log cleared.
 async fn seeded(stand: &Stand) -> (String, StoreKey) {
     let cookie = stand.seeded().await;
     let key = stand.key(&cookie).await;
@@ -53,7 +54,7 @@ proptest! {
         values in prop::collection::vec(
             prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..100),
-                // Well-formed tokens, some of them twice.
+                // Well-formed tokens, some of them repeated.
                 "[A-D]{2}[A-Za-z0-9_-]{0}".prop_map(|start| format!("{start:A<43}").into_bytes()),
             ],
             0..8,
@@ -82,7 +83,7 @@ proptest! {
             changed[index] = byte;
             let before = stand.stored(&key).await;
             let visit = visit_with(&stand.sessions, &changed, read).await;
-            // A byte that ends or begins a pair may leave nothing, or quotes; never the session.
+            // A changed byte may leave an empty or quoted value, but never the session.
             prop_assert_eq!(visit.set_cookie.as_ref(), None);
             prop_assert_eq!(visit.ok(), None);
             prop_assert_eq!(stand.stored(&key).await, before);
@@ -101,7 +102,7 @@ proptest! {
             let newer = read.failure() == Some(ErrorKind::NewerFormat);
             if !newer {
                 prop_assert_eq!(read.ok(), None);
-                // The visitor gets a fresh id at the next write.
+                // The next write gives the visitor a new id.
                 let written = stand.visit(&cookie, write).await;
                 prop_assert!(!written.cookie().is_empty());
                 prop_assert_ne!(written.cookie(), cookie);
@@ -124,7 +125,7 @@ proptest! {
             damaged[index] = byte;
             stand.put(&key, damaged.clone()).await;
             let visit: Visit<_> = stand.visit(&cookie, write).await;
-            // Either it could still be read, and was written as what it is; or it stays.
+            // A damaged record that cannot be read is left as it is.
             if visit.failure().is_some() || visit.set_cookie.is_some() {
                 prop_assert_eq!(stand.stored(&key).await, damaged);
             }
@@ -150,7 +151,7 @@ proptest! {
                     prop_assert!(stand.stored(&key).await.len() <= 65_536);
                 }
                 Some(ErrorKind::TooLarge) => {
-                    // The header has its few hundred bytes.
+                    // The header of a record takes a few hundred bytes.
                     prop_assert!(size > 65_000);
                     prop_assert_eq!(stand.stored(&key).await, before);
                 }

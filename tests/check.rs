@@ -39,12 +39,12 @@ fn first_error(report: &Report) -> &Finding {
     report.first_error().unwrap_or_else(|| panic!("no error: {report}"))
 }
 
-/// The report, which comes within twice the timeout of a request.
+/// Runs the check, which must finish within twice the timeout of a request.
 async fn bounded(sessions: &Sessions, timeout: Duration) -> Report {
     let begun = Instant::now();
     let report = sessions.check().await;
     let took = begun.elapsed();
-    // The clock of these tests goes on by whole milliseconds.
+    // The clock of these tests advances in whole milliseconds.
     assert!(took <= 2 * timeout + Duration::from_millis(2), "{took:?}: {report}");
     report
 }
@@ -163,8 +163,8 @@ async fn decorators_forward_part_of_store() {
     }
 }
 
-/// What a probe writes is a session for whoever finds it: one that nobody can open, and that leads nobody
-/// to write.
+/// To the application, the record of a probe is an expired session: no cookie opens it, and no request
+/// writes to it.
 #[tokio::test]
 async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     let written = Arc::new(Mutex::new(Vec::new()));
@@ -191,7 +191,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     assert_ne!(record[..8], other[..8], "each has a write tag of its own");
     assert_eq!(record[8..], other[8..]);
 
-    // The application, of the same namespace and epoch.
+    // An application with the same namespace and epoch.
     let sessions = sessions(inner.clone());
     inner.take();
     for secret in [[0; 16], [0xff; 16]] {
@@ -206,7 +206,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
         let looked = visit(&sessions, &cookie, looks).await;
         assert_eq!(looked.ok(), None);
         assert_eq!(inner.take().iter().map(|it| it.verb).collect::<Vec<_>>(), [Verb::Load]);
-        // Whoever has something to keep gets a session of their own.
+        // A request that stores a value gets a session of its own.
         let wrote = visit(&sessions, &cookie, async |session| session.insert(SEED, &1)).await;
         let [load, create] = &inner.take()[..] else { panic!("a load and a create") };
         assert_eq!((load.verb, &load.key), (Verb::Load, first));
@@ -215,7 +215,8 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     }
     assert_eq!(inner.load(first).await.unwrap().unwrap().bytes, *record);
 
-    // It is no garbage either, which would be reported as such: whoever is on it finds it ended.
+    // The record can be decoded, so it is not reported as corrupt: a request that is using the session
+    // finds it ended.
     let cookie = visit(&sessions, "", async |session| session.insert(SEED, &1)).await.cookie();
     let key = inner.take().pop().unwrap().key;
     let reloads = async |session: Session| {
@@ -230,7 +231,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     visit(&sessions, &cookie, reloads).await.ok();
 }
 
-/// What is sent to a store that is in order.
+/// The commands that a check sends to a store without faults.
 const TRIAL: [Verb; 10] = [
     Verb::Load,
     Verb::Create,
@@ -268,7 +269,7 @@ async fn memory_store_says_that_it_is_not_for_production() {
     assert!(codes(&report).contains(&"memory_store") && codes(&report).contains(&"commands"));
 }
 
-/// How the report says that a verb failed.
+/// How the report describes the failure of a verb.
 fn participle(verb: Verb) -> &'static str {
     match verb {
         Verb::Load => "read",
@@ -393,7 +394,7 @@ enum Flaw {
 
 use Flaw::*;
 
-/// A store with one flaw, which notes the times to live of all that it is given.
+/// A store with one flaw. It records the time to live of every record that it is given.
 #[derive(Debug, Clone)]
 struct Flawed {
     inner: MemoryStore,
@@ -524,7 +525,7 @@ fn assert_leaves_for_seconds(store: &Flawed) {
     assert!(ttls.iter().all(|ttl| *ttl > Duration::ZERO && *ttl <= longest), "{ttls:?}");
 }
 
-/// A trial that ended in its middle leaves a record that the store drops by itself.
+/// A trial that is interrupted leaves a record that expires by itself.
 #[tokio::test(start_paused = true)]
 async fn what_failed_trial_leaves_expires_within_ten_seconds() {
     for (verb, fault) in [(Verb::Replace, Fault::Refused), (Verb::Delete, Fault::Hang)] {
@@ -538,7 +539,7 @@ async fn what_failed_trial_leaves_expires_within_ten_seconds() {
     }
 }
 
-/// Randomness that ends.
+/// A source of randomness that fails after this many uses.
 #[derive(Debug)]
 struct Ending(AtomicU32);
 
@@ -554,7 +555,7 @@ impl Entropy for Ending {
 
 #[tokio::test]
 async fn randomness_that_fails_is_finding() {
-    // A key, and three records.
+    // One key and three records.
     for fills in 0..4 {
         let builder = Sessions::builder(MemoryStore::new()).entropy(Ending(fills.into()));
         let report = builder.build().unwrap().check().await;
@@ -596,7 +597,7 @@ async fn report_is_one_line_for_each_finding_and_json() {
         .boxed()
     });
     let report = sessions(store).check().await;
-    // Findings about one subject are together, and subjects are sorted.
+    // Findings about one subject are grouped, and the subjects are sorted.
     let expected = "note [hidden]: It is not said.\n\
                     error [full]: The disk is full. Buy a larger one.\n\
                     fine [version] disk 1: It is version 3  [31m4.\n\

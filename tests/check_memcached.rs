@@ -1,5 +1,5 @@
-//! What `Sessions::check` finds on Memcached servers: each finding provoked on a real server, and on
-//! servers that no real one is.
+//! The findings of `Sessions::check` on Memcached servers. Each finding is provoked on a real server,
+//! or on a scripted one if no real server behaves that way.
 
 #![cfg(all(feature = "memcached", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -21,13 +21,13 @@ use unsticky::store::MemcachedStore;
 use unsticky::testing::ManualClock;
 use unsticky::{Builder, Sessions};
 
-/// For a machine that has much else to do: how long a call takes is not what is tested.
+/// A busy machine may be slow, which is not the subject of these tests.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Large enough for the smallest item that a server can be started with everywhere.
+/// Larger than the smallest item limit with which a server starts on every system.
 const LARGE: usize = 600_000;
 
-/// The arguments for items of 512 KiB, smaller than which needs further settings.
+/// The arguments for items of 512 KiB. Smaller items would need further settings.
 const SMALL_ITEMS: [&str; 2] = ["-I", "512k"];
 
 fn builder(url: &str, patience: Duration) -> Builder {
@@ -44,7 +44,7 @@ async fn check(server: &MemcachedServer) -> Report {
     checked(builder(&server.url(), PATIENCE)).await
 }
 
-/// The addresses as one list.
+/// Returns one address for all servers.
 fn list<'a>(addresses: impl IntoIterator<Item = &'a str>) -> String {
     format!("memcached://{}", addresses.into_iter().collect::<Vec<_>>().join(","))
 }
@@ -54,7 +54,7 @@ fn about<'a>(report: &'a Report, address: &str) -> Vec<&'a Finding> {
     report.findings().iter().filter(|finding| finding.subject() == subject).collect()
 }
 
-/// The only finding with this code.
+/// Returns the only finding with this code.
 #[track_caller]
 fn found<'a>(report: &'a Report, code: &str) -> &'a Finding {
     let mut found = report.findings().iter().filter(|finding| finding.code() == code);
@@ -69,13 +69,13 @@ fn assert_level(report: &Report, code: &str, level: Level) {
     assert_eq!(found(report, code).level(), level, "{report}");
 }
 
-/// The codes of the findings that are as bad as this or worse.
+/// Returns the codes of the findings of this level or a worse one.
 fn codes(report: &Report, level: Level) -> Vec<&'static str> {
     let findings = report.findings().iter().filter(|finding| finding.level() >= level);
     findings.map(Finding::code).collect()
 }
 
-/// Stores items of 10 KiB until it holds.
+/// Stores items of 10 KiB until the condition holds.
 fn fill(server: &MemcachedServer, mut holds: impl FnMut() -> bool) {
     let value = "x".repeat(10 * 1024);
     for n in 0..100_000 {
@@ -87,7 +87,8 @@ fn fill(server: &MemcachedServer, mut holds: impl FnMut() -> bool) {
     panic!("the server is never full: {}", server.stats());
 }
 
-/// A page of memory belongs to items of one size, so a very small server evicts long before this.
+/// A page of memory holds items of one size only, so a very small server evicts items long before its
+/// memory is used up.
 fn is_full(server: &MemcachedServer) -> bool {
     server.stat("bytes") > server.stat("limit_maxbytes") * 82 / 100
 }
@@ -96,7 +97,7 @@ fn is_full(server: &MemcachedServer) -> bool {
 async fn healthy_server_has_no_warning() {
     let server = MemcachedServer::start();
     let report = check(&server).await;
-    // It has just been started.
+    // The server has just been started.
     assert_eq!(codes(&report, Level::Note), ["uptime"], "{report}");
     for code in [
         "round_trip",
@@ -141,7 +142,7 @@ async fn item_too_small_for_largest_record_is_a_warning_that_says_what_fits() {
     let most: usize = most.parse().unwrap();
     assert_level(&of(most).await, "item_size", Level::Fine);
     assert_level(&of(most + 1).await, "item_size", Level::Warning);
-    // The key of a record is as long as the check takes it to be.
+    // The key of a record is as long as the check assumes.
     let key = "k".repeat(512 * 1024 - 64 - most);
     let write = |bytes: usize| server.cli(&format!("ms {key} {bytes}\r\n{}", "x".repeat(bytes)));
     assert!(write(most).starts_with("HD"));
@@ -193,7 +194,7 @@ async fn clock_that_is_off_is_a_warning() {
 
 #[tokio::test]
 async fn limit_of_connections_is_a_warning_when_near_and_an_error_when_reached() {
-    // Some of these it keeps for itself.
+    // The server reserves some of these connections for itself.
     let server = MemcachedServer::start_with(&["-c", "100", "-t", "4"]);
     let mut held = Vec::new();
     while server.stat("curr_connections") < 68 {
@@ -215,7 +216,7 @@ async fn limit_of_connections_is_a_warning_when_near_and_an_error_when_reached()
     assert!(found(&report, "connections").sentence().contains("rejected_connections"), "{report}");
 }
 
-/// It refuses to say so while it is full.
+/// Returns whether the connections have been closed. A full server refuses to answer.
 fn server_is_idle(server: &MemcachedServer) -> bool {
     let open = server.stat("curr_connections");
     (1..20).contains(&open)
@@ -260,7 +261,7 @@ async fn paused_server_is_an_error_within_the_time_and_others_are_reported() {
     let addresses = servers.each_ref().map(MemcachedServer::address);
     let url = list(addresses.iter().map(String::as_str));
     servers[0].pause();
-    // The store gives it up before the check's time is over, or after it.
+    // The store's connection attempt ends before the check's time limit, and after it.
     for (connect, code) in [(1, "unreachable"), (60, "unanswered")] {
         let store = MemcachedStore::builder(&url).unwrap();
         let store = store.connect_timeout(Duration::from_secs(connect)).response_timeout(PATIENCE);
@@ -292,7 +293,7 @@ async fn no_other_key_is_read_or_written() {
             dump = server.cli("lru_crawler metadump all");
             dump.lines().count() == 101
         });
-        // With the time of the last access.
+        // Includes the time of the last access.
         let mut lines: Vec<_> = dump.lines().map(str::to_owned).collect();
         lines.sort();
         lines
@@ -304,8 +305,8 @@ async fn no_other_key_is_read_or_written() {
     assert_eq!(dump(), before);
 }
 
-/// Answers each chunk of what it is sent as the test wants, and closes the connection where the answer
-/// is `None`.
+/// Starts a server that answers each chunk of input with `answer`, and closes the connection if the
+/// answer is `None`.
 async fn fake<F>(answer: F) -> SocketAddr
 where
     F: Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static,
@@ -384,13 +385,13 @@ async fn port_of_something_else_is_an_error_that_says_so() {
     }
 }
 
-/// Says this to everybody, whatever it is sent, and closes the connection.
+/// Starts a server that sends these bytes to every client and closes the connection.
 async fn closing_after(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            // Without reading it first, the end would be a reset.
+            // If the input were not read first, the connection would be reset.
             let _ = stream.read(&mut [0; 64]).await;
             let _ = stream.write_all(bytes).await;
         }
@@ -407,7 +408,8 @@ async fn server_that_wants_authentication_is_an_error() {
     assert!(found(&report, "unreachable").remedy().contains("authentication"), "{report}");
 }
 
-/// In front of a real server, with other answers to `stats`; closes the connection where there is none.
+/// Starts a proxy in front of a real server that gives another answer to `stats`, or closes the
+/// connection if there is none.
 async fn proxy(server: &MemcachedServer, stats: Option<&'static [u8]>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -478,7 +480,7 @@ async fn server_that_hides_its_statistics_is_a_note() {
 #[tokio::test]
 async fn answer_that_does_not_end_is_a_note_within_the_time() {
     let server = MemcachedServer::start();
-    // Half a line, and half an answer.
+    // No answer, half a line, and half an answer.
     for stats in [&b""[..], b"STAT bytes 12", b"STAT bytes 12\r\n"] {
         let address = proxy(&server, Some(stats)).await;
         let store = MemcachedStore::builder(&at(address)).unwrap();
@@ -500,7 +502,7 @@ async fn endless_answer_is_not_read_to_its_end() {
         let address = proxy(&server, Some(stats)).await;
         let begun = Instant::now();
         let report = checked(builder(&at(address), PATIENCE)).await;
-        // It is the length that ends the reading, and not the time.
+        // The length limit ends the reading, not the time limit.
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
         assert_eq!(codes(&report, Level::Note), ["hidden"], "{report}");
         assert_level(&report, "commands", Level::Fine);

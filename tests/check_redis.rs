@@ -1,4 +1,5 @@
-//! What `Sessions::check` finds on one Redis or Valkey server: each finding provoked on a real one.
+//! The findings of `Sessions::check` on one Redis or Valkey server. Each finding is provoked on a real
+//! server.
 
 #![cfg(all(feature = "redis-tls", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -21,7 +22,7 @@ use unsticky::store::RedisStore;
 use unsticky::testing::ManualClock;
 use unsticky::{Builder, Sessions};
 
-/// How long a check takes at most, and a little for a machine that is busy.
+/// The maximum duration of a check, with a margin for a busy machine.
 const BOUND: Duration = Duration::from_secs(3);
 
 fn builder(url: &str) -> Builder {
@@ -32,16 +33,17 @@ async fn check(url: &str) -> Report {
     builder(url).build().unwrap().check().await
 }
 
-/// The findings with this code.
+/// Returns the findings with this code.
 fn all<'a>(report: &'a Report, code: &str) -> Vec<&'a Finding> {
     report.findings().iter().filter(|finding| finding.code() == code).collect()
 }
 
-/// The only finding with this code, which has this level and whose sentence holds these words.
+/// Asserts that there is only one finding with this code, with this level and with these words in its
+/// sentence.
 #[track_caller]
 fn found(report: &Report, code: &str, level: Level, words: &str) {
     let mut all = all(report, code);
-    // Newer servers have commands that the user need not be permitted to run.
+    // Newer servers have commands for which the user needs no permission.
     all.retain(|finding| code != "permission" || finding.level() != Level::Note);
     match all[..] {
         [finding] => {
@@ -143,7 +145,7 @@ async fn full_memory_is_an_error() {
     found(&check(&server.url()).await, "memory", Level::Warning, "% of its memory (maxmemory is ");
     maxmemory(info(&server, "used_memory") + 1_000_000);
     fill(&server);
-    // What is refused for its size only leaves a little.
+    // A server that refuses only large records has a little memory left.
     maxmemory(info(&server, "used_memory") - 500_000);
     let report = check(&server.url()).await;
     found(&report, "memory", Level::Error, "so it refuses writes");
@@ -160,10 +162,10 @@ async fn many_connections_are_a_warning() {
     found(&report, "connections", Level::Warning, "of at most 20 connections (maxclients)");
 }
 
-/// The rights that the documentation of `RedisStore` lists.
+/// The permissions that the documentation of `RedisStore` lists.
 const NEEDED: [&str; 6] = ["get", "set", "del", "getrange", "eval", "evalsha"];
 
-/// Makes the user with these rights besides.
+/// Creates the user again with these permissions.
 fn permit<'a>(server: &RedisServer, keys: &str, commands: impl IntoIterator<Item = &'a str>) {
     let _ = server.ask(&["ACL", "DELUSER", "app"]);
     let commands: Vec<_> = commands.into_iter().map(|command| format!("+{command}")).collect();
@@ -392,7 +394,7 @@ async fn paused_server_is_reported_in_time() {
     let sessions = builder(&server.url()).build().unwrap();
     assert_eq!(sessions.check().await.level(), Level::Note);
     server.pause();
-    // With a connection and without one.
+    // With an open connection, and without one.
     for _ in 0..2 {
         let begun = Instant::now();
         let report = sessions.check().await;
@@ -431,7 +433,7 @@ async fn only_keys_of_its_own_are_touched() {
     of_server.dedup();
     let known = ["CLIENT", "CONFIG", "HELLO", "INFO", "TIME"];
     assert!(of_server.iter().all(|name| known.contains(&&**name)), "{of_server:?}");
-    // What it leaves, if anything, goes away by itself.
+    // The check leaves no key, or only keys that expire.
     for key in server.cli(&["KEYS", "*"]).lines() {
         let left: i64 = server.cli(&["PTTL", key]).parse().unwrap();
         let is_other = ["other", "shop:1:s:AAAAAAAAAAAAAAAAAAAAAA"].contains(&key);
@@ -441,7 +443,7 @@ async fn only_keys_of_its_own_are_touched() {
     assert_eq!(server.cli(&["GET", "shop:1:s:AAAAAAAAAAAAAAAAAAAAAA"]), "session");
 }
 
-/// What a server is told, by its own account.
+/// The commands that a server receives, as the server reports them.
 struct Seen(BufReader<TcpStream>);
 
 impl Seen {
@@ -473,7 +475,7 @@ impl Seen {
     }
 }
 
-/// An address of this machine that does not look like one.
+/// Uses an address of this machine that does not look local.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn password_without_encryption_is_warned_of() {
@@ -507,7 +509,7 @@ async fn expired_certificate_is_an_error() {
     let (server, port) = tls_server(&authority, &certificate, &key, "no");
     let sessions = builder(&tls_url(&authority, port)).build().unwrap();
     assert_eq!(sessions.check().await.level(), Level::Note);
-    // The connection that is there is as good as before.
+    // The existing connection continues to work.
     let (ended, its_key) = authority.certificate(&files, "ended", -1);
     let (file, key_file) = (ended.to_str().unwrap(), its_key.to_str().unwrap());
     server.cli(&["CONFIG", "SET", "tls-cert-file", file, "tls-key-file", key_file]);
@@ -544,7 +546,7 @@ async fn expiry_of_client_certificate_is_reported() {
     }
 }
 
-/// A server with this certificate, and its port for TLS.
+/// Starts a server with this certificate. Returns its port for TLS as well.
 fn tls_server(
     authority: &Authority,
     certificate: &Path,
@@ -583,7 +585,7 @@ impl Authority {
         Self { issuer, file }
     }
 
-    /// Writes a certificate for this machine that ends in so many days, and its key.
+    /// Writes a certificate for this machine that expires in this many days, and its key.
     fn certificate(&self, files: &Files, name: &str, days: i64) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -594,7 +596,7 @@ impl Authority {
     }
 }
 
-/// A folder of the test's own.
+/// A temporary directory of the test.
 struct Files(PathBuf);
 
 impl Files {
@@ -618,7 +620,7 @@ impl Drop for Files {
     }
 }
 
-/// On a server that compares by itself.
+/// A server with its own compare-and-set.
 async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
     let report = check(&server.url()).await;
     assert_eq!(report.level(), Level::Note, "{report}");
@@ -654,7 +656,7 @@ mod redis84 {
 
 #[tokio::test]
 async fn proxy_that_hides_the_server_does_not_end_the_check() {
-    // As Envoy answers, which counts microseconds since 1970 in place of seconds.
+    // Answers like Envoy, which reports microseconds since 1970 in place of seconds.
     let proxy = Fake::start(|command| match command.split(' ').next() {
         Some("INFO") => "-invalid request\r\n".to_owned(),
         Some("TIME") => list(["1796000000000000", "17"]),
@@ -670,7 +672,7 @@ async fn proxy_that_hides_the_server_does_not_end_the_check() {
     assert!(hidden.iter().all(|finding| finding.level() == Level::Note), "{report}");
     assert!(all(&report, "permission").is_empty(), "nothing is known of it: {report}");
     assert!(report.findings().iter().all(|finding| finding.code() != "unreachable"), "{report}");
-    // Whether sessions work is for the commands to say.
+    // Only the store commands show whether sessions work.
     assert!(proxy.heard("GET ") > 0 && proxy.heard("SET ") > 0, "{report}");
     found(&report, "commands", Level::Error, "A record cannot be read");
 }

@@ -1,4 +1,5 @@
-//! What a check finds in a Redis Cluster, and behind Sentinels: each finding provoked on real servers.
+//! The findings of a check on a Redis Cluster, and behind Sentinels. Each finding is provoked on real
+//! servers.
 
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -15,19 +16,19 @@ use unsticky::Sessions;
 use unsticky::check::{Finding, Level, Report};
 use unsticky::store::RedisStore;
 
-/// A busy machine is no finding, so connections and answers may take longer than by default.
+/// Connections and answers may take longer than by default, so that a busy machine causes no findings.
 const PATIENCE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How much longer than twice its time limit a check may take on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// As [`check_by`], without credentials for Sentinels.
+/// Like [`check_by`], without credentials for Sentinels.
 async fn check(url: &str) -> Report {
     check_by(RedisStore::builder(url).unwrap()).await
 }
 
-/// The report of a process that has just started. It always comes in time.
+/// Runs a check in a process that has just started. The report must arrive within the time limit.
 async fn check_by(store: unsticky::store::RedisBuilder) -> Report {
     let store = store.connect_timeout(PATIENCE).response_timeout(PATIENCE).build().unwrap();
     let sessions = Sessions::builder(store).namespace("shop").timeout(TIMEOUT).build().unwrap();
@@ -38,13 +39,13 @@ async fn check_by(store: unsticky::store::RedisBuilder) -> Report {
     report
 }
 
-/// The findings of this code at this level.
+/// Returns the findings with this code and this level.
 fn found<'a>(report: &'a Report, level: Level, code: &str) -> Vec<&'a Finding> {
     let is = |finding: &&Finding| finding.level() == level && finding.code() == code;
     report.findings().iter().filter(is).collect()
 }
 
-/// Expects one such finding with these words, and answers which.
+/// Returns the only finding with this code, level and words.
 #[track_caller]
 fn the<'a>(report: &'a Report, level: Level, code: &str, words: &str) -> &'a Finding {
     let mut found = found(report, level, code);
@@ -53,7 +54,7 @@ fn the<'a>(report: &'a Report, level: Level, code: &str, words: &str) -> &'a Fin
     found[0]
 }
 
-/// Expects such a finding about this server.
+/// Asserts that there is such a finding about this server.
 #[track_caller]
 fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words: &str) {
     let subject = of(server);
@@ -63,7 +64,7 @@ fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words:
     assert!(is_there, "{level} {code} {subject} {words}:\n{report}");
 }
 
-/// How the subject of a finding about this server ends.
+/// Returns the end of the subject of a finding about this server.
 fn of(server: &RedisServer) -> String {
     format!(" at 127.0.0.1:{}", server.port())
 }
@@ -77,7 +78,7 @@ fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port()
 }
 
-/// Three masters without replicas; a shard that is down does not stop the others.
+/// Starts three masters without replicas. If a shard is down, the others continue.
 fn loose_masters() -> RedisCluster {
     RedisCluster::masters(&redis_program(), &["--cluster-require-full-coverage", "no"])
 }
@@ -86,7 +87,7 @@ fn loose_masters() -> RedisCluster {
 async fn healthy_cluster_is_fine_with_every_node_examined() {
     let cluster = RedisCluster::start();
     expect_no_trouble(&check(&cluster.url()).await);
-    // A replica that has received no write yet is not named to clients.
+    // The nodes do not announce a replica to clients before it has received a write.
     assert!((0..SHARDS).all(|shard| cluster.takes_writes(shard, *slots_at_first(shard).start())));
     eventually("not every node names all replicas", || {
         cluster.nodes().iter().all(|node| {
@@ -171,7 +172,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "cannot be used");
 
     let port = cluster.nodes()[SHARDS].port().to_string();
-    // Whichever node is the first to tell the slots.
+    // Any node may be the first one that is asked for the slots.
     eventually("not every node has heard of it", || {
         cluster.nodes().iter().filter(|node| node.is_running()).all(|node| {
             let nodes = node.cli(&["CLUSTER", "NODES"]);
@@ -263,7 +264,7 @@ async fn server_without_cluster_and_address_without_server_are_errors_with_the_r
     let report = check(&format!("redis+cluster://127.0.0.1:{first},127.0.0.1:{second}")).await;
     the(&report, Level::Error, "cluster", "None of the 2 nodes");
     assert_eq!(found(&report, Level::Warning, "seed").len(), 2, "{report}");
-    // A node that knows no other one and has no slot.
+    // This node knows no other node and serves no slots.
     let cluster = loose_masters();
     cluster.remove(2);
     let alone = format!("redis+cluster://127.0.0.1:{}", cluster.nodes()[2].port());
@@ -285,7 +286,7 @@ async fn stopped_master_does_not_hold_up_the_check_of_the_others() {
     }
 }
 
-/// Everything that the server is sent from now on by the namespace's users.
+/// Records everything that the namespace's users send to the server from now on.
 struct Monitor(BufReader<TcpStream>);
 
 impl Monitor {
@@ -392,7 +393,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     assert_eq!(report.level(), Level::Warning, "{report}");
     about(&report, Level::Warning, "replica", &set.servers()[2], "cannot be used");
 
-    // Nobody replaces it while the test looks.
+    // The Sentinels must not replace the master during the test.
     for sentinel in set.sentinels() {
         sentinel.cli(&["SENTINEL", "SET", MASTER, "failover-timeout", "600000"]);
         sentinel.cli(&["SENTINEL", "SET", MASTER, "quorum", "4"]);
@@ -411,7 +412,7 @@ async fn master_and_replica_that_are_down_are_found_behind_sentinels() {
     the(&report, Level::Warning, "master", "3 of 3 Sentinels cannot reach the master");
     about(&report, Level::Warning, "replica", &set.servers()[2], "report");
 
-    // Without a replica, nobody replaces it either.
+    // Without a replica, the Sentinels cannot replace the master either.
     set.server_mut(1).stop();
     for sentinel in set.sentinels() {
         sentinel.cli(&["SENTINEL", "SET", MASTER, "quorum", "2"]);

@@ -1,4 +1,5 @@
-//! The command `unsticky` beside an application: what it lists, shows and revokes, and what it never prints.
+//! The command `unsticky` next to an application: what it lists, shows and revokes, and what it never
+//! prints.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -48,7 +49,7 @@ impl Application {
         Self { sessions: configure(builder).build().unwrap(), url }
     }
 
-    /// The command with these arguments, configured as the application is.
+    /// Returns the command with these arguments and the application's configuration.
     fn command(&self, arguments: &[&str]) -> Unsticky {
         let configured = ["--namespace", "shop", "--cookie", COOKIE, "--epoch", "7"];
         let patient = ["--timeout", "10s"];
@@ -65,24 +66,24 @@ impl Application {
         visit(&self.sessions, "", sign_in).await.cookie()
     }
 
-    /// A session with nobody signed in.
+    /// Creates an anonymous session.
     async fn arrive(&self) -> String {
         let fill = async |session: Session| session.insert(THEME, &"dark".to_owned());
         visit(&self.sessions, "", fill).await.cookie()
     }
 
-    /// The public id of the session of a cookie; `None` where there is none.
+    /// Returns the public id of a cookie's session, or `None` if there is no session.
     async fn id(&self, cookie: &str) -> Option<SessionId> {
         visit(&self.sessions, cookie, async |session: Session| Ok(session.id())).await.ok()
     }
 }
 
-/// The events among what was printed.
+/// Returns the events in the output.
 fn events(ran: &Ran) -> Vec<&str> {
     ran.stderr.lines().filter(|line| line.contains("event=")).collect()
 }
 
-/// The digest that names a principal.
+/// Returns the digest that stands for a principal.
 fn digest(principal: &[u8]) -> [u8; 32] {
     let length = u64::try_from(COOKIE.len()).unwrap().to_be_bytes();
     sha2::Sha256::new()
@@ -265,7 +266,7 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
         .command(&["revoke", &ids[0], UNKNOWN, &ids[2], &ids[0], "--audit", "principal"])
         .env("USER", "dave")
         .run();
-    // Each is revoked once, however often it is named.
+    // Each session is revoked once, even if it is named several times.
     let expected = [(&*ids[0], "revoked"), (UNKNOWN, "not found"), (&*ids[2], "revoked")];
     let expected = expected.map(|(id, outcome)| format!("{id}  {outcome}\n")).concat();
     assert_eq!(ran.with_status(1), expected);
@@ -294,7 +295,7 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
 
 async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let application = Application::new(on.url());
-    // The principal has never signed in, or is misspelt.
+    // The principal has never signed in, or the name is misspelt.
     let ran = application.run(&["revoke", "--all", "alice"]);
     let text = ran.with_status(1);
     assert!(text.starts_with("This principal has no directory"), "{text}");
@@ -326,7 +327,8 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     assert_eq!(ran.json(0), json!({ "count": 0, "complete": true, "found": true }));
 }
 
-/// A clock of long ago: what it dates has expired, and the store still has it.
+/// A clock that is several hours behind. The records that it dates have expired, and the store still
+/// has them.
 #[derive(Debug)]
 struct HoursAgo(u32);
 
@@ -396,7 +398,7 @@ async fn strict_mode_is_that_of_application() {
     let application =
         Application::with(server.url(), |builder| builder.directory(DirectoryMode::Strict));
     let cookie = application.sign_in(SignIn::new("alice")).await;
-    // Of a directory that is not there nothing is claimed.
+    // The command makes no claim about a directory that does not exist.
     let ran = application.run(&["revoke", "--all", "bob", "--strict", "--json"]);
     assert_eq!(ran.json(1), json!({ "count": 0, "complete": false, "found": false }));
     let id = application.id(&cookie).await.unwrap().to_string();
@@ -444,19 +446,19 @@ async fn what_cannot_be_decoded_is_an_error_and_stops_no_other_revocation() {
         assert_eq!(server.cli(&["GET", &format!("shop:7:s:{}", ids[1])]), record);
         server.cli(&["FLUSHALL"]);
     }
-    // A directory that cannot be decoded hides no session.
+    // A directory that cannot be decoded does not hide a session.
     let cookie = application.sign_in(SignIn::new("alice")).await;
     let id = application.id(&cookie).await.unwrap().to_string();
     server.cli(&["SET", &format!("shop:7:d:{}", base64_of(&digest(b"alice"))), "garbage"]);
     let ran = application.run(&["show", &id]);
     assert!(ran.with_status(0).contains("directory          cannot be decoded\n"), "{ran:?}");
     assert_eq!(application.run(&["sessions", "alice"]).with_status(3), "");
-    // Nor does it keep one alive.
+    // Such a session can also be revoked.
     assert_eq!(application.run(&["revoke", &id]).with_status(0), format!("{id}  revoked\n"));
     assert_eq!(application.id(&cookie).await, None);
 }
 
-/// As over a slow line: a round trip takes longer than the library waits by default.
+/// On a slow line, one round trip takes longer than the library's default timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_limit_is_that_of_connections_as_well() {
     let server = RedisServer::start();
@@ -566,7 +568,7 @@ async fn nothing_secret_is_printed() {
     }
     assert!(printed.contains("unsticky.csrf"), "{printed}");
     assert!(printed.contains("    a secret, which is never printed\n"), "{printed}");
-    // The server refuses another password, and a command that the user may not send.
+    // The server refuses a wrong password, and a command for which the user has no permission.
     server.cli(&["ACL", "SETUSER", "poor", "on", ">sesame-shut-8", "~*", "+hello", "+client"]);
     for user in [":sesame-shut-8", "poor:sesame-shut-8"] {
         let url = server.url().replace(":sesame-open-7", user);
@@ -599,7 +601,7 @@ async fn store_that_is_down_is_one_line_and_status_3() {
     let ran = application.run(&["revoke", UNKNOWN]);
     assert_eq!(ran.with_status(3), format!("{UNKNOWN}  failed\n"));
     assert!(ran.stderr.starts_with("unsticky: 1 of 1 sessions could not be revoked: "), "{ran:?}");
-    // One that is there and says nothing.
+    // The server accepts connections and does not answer.
     server.restart();
     server.pause();
     let ran = Unsticky::new(["show", UNKNOWN, "--timeout", "300ms"])
@@ -610,7 +612,8 @@ async fn store_that_is_down_is_one_line_and_status_3() {
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
 }
 
-/// A session that was signed in by an application which is configured by default is found by default.
+/// With the default settings, the command finds the sessions of an application with the default
+/// settings.
 #[tokio::test]
 async fn defaults_are_those_of_library() {
     let server = RedisServer::start();
@@ -633,7 +636,7 @@ fn interrupted_command_waits_for_nothing() {
     let command = Unsticky::new(["show", UNKNOWN, "--timeout", "60s"]).env("SESSION_URL", url);
     let running = command.start();
     let (mut stream, _) = listener.accept().unwrap();
-    // It has sent its greeting, so it listens to signals.
+    // The command has sent its greeting, so its signal handler is installed.
     stream.read_exact(&mut [0; 4]).unwrap();
     running.interrupt();
     let ran = running.finish();

@@ -18,12 +18,12 @@ use support::visit::{sign_in, sign_out, visit};
 use unsticky::Sessions;
 use unsticky::internals::survey::{Met, Outcome, Rate, Survey};
 
-/// A command that hangs is killed after this.
+/// A command that takes longer is killed.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn begin(url: &str, arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_unsticky"))
-        // On a busy machine a server may take longer than an application waits for it.
+        // On a busy machine, a server may take longer than the default timeout.
         .args(["count", "--timeout", "10s"])
         .args(arguments)
         .env_clear()
@@ -35,7 +35,7 @@ fn begin(url: &str, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// What is printed is less than a pipe holds, so nobody has to read it meanwhile.
+/// The output is smaller than the buffer of a pipe, so it can be read after the end.
 fn end(mut child: Child) -> Output {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -52,7 +52,7 @@ fn count(url: &str, arguments: &[&str]) -> Output {
     end(begin(url, arguments))
 }
 
-/// The report of a command that succeeds, and that prints nothing else.
+/// Returns the report of a command that succeeds and prints nothing else.
 #[track_caller]
 fn report(url: &str, arguments: &[&str]) -> Value {
     let output = count(url, &[arguments, &["--json"]].concat());
@@ -61,7 +61,7 @@ fn report(url: &str, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The error of a command that fails with this status: one line.
+/// Returns the one-line error of a command that fails with this status.
 #[track_caller]
 fn failure(output: &Output, status: i32) -> String {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
@@ -83,7 +83,7 @@ fn set(server: &RedisServer, key: &str, bytes: usize) {
     server.cli(&["SET", key, &"x".repeat(bytes)]);
 }
 
-/// Many keys in one command: `prefix`, 21 digits and an `A`.
+/// Sets many keys with one command: `prefix`, 21 digits and an `A`.
 fn set_many(server: &RedisServer, prefix: &str, numbers: std::ops::Range<usize>) {
     const SCRIPT: &str = "for n = ARGV[1], ARGV[2] do \
                           redis.call('SET', KEYS[1] .. string.format('%021d', n) .. 'A', 'xxxxxxxx') end";
@@ -96,7 +96,7 @@ fn store(server: &MemcachedServer, key: &str, bytes: usize) {
     assert_eq!(answer, "HD\n");
 }
 
-/// The numbers of sessions and directories.
+/// Returns the numbers of sessions and directories.
 fn counts(tally: &Value) -> (u64, u64) {
     let count = |records: &str| tally[records]["count"].as_u64().unwrap();
     (count("sessions"), count("directories"))
@@ -118,7 +118,7 @@ fn numbers_are_exact_whatever_else_is_on_the_server() {
     set(&server, &session("shop:2:", 0), 1);
     set(&server, &session("shop:33:", 0), 1);
     set(&server, &directory("shop:0:", 0), 1);
-    // Keys under the namespace that are no records.
+    // Keys of the namespace that are not records.
     for key in ["shop:", "shop:3", "shop:3:s:short", "shop:eu:3:s:000000000000000000000A"] {
         set(&server, key, 1);
     }
@@ -183,7 +183,7 @@ fn server_without_sessions_is_counted() {
     assert_eq!((counts(total), others(total)), ((0, 0), (0, 0)));
 }
 
-/// Every master has its row, and one that is moving a slot is no reason to count too few.
+/// Each master has a row. While a master moves a slot, the command fails, so that no count is too low.
 #[test]
 fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     let cluster = RedisCluster::masters(&redis_program(), &[]);
@@ -209,7 +209,7 @@ fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     }
     assert_eq!(expected, [(0, 0); SHARDS]);
 
-    // A node counts its own alone, so nobody may take it for the whole.
+    // A node counts only its own keys, so the command refuses to present them as the total.
     let error = failure(&count(&cluster.nodes()[0].url(), &[]), 3);
     assert!(error.contains("redis+cluster://"), "{error}");
 
@@ -218,12 +218,12 @@ fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     assert!(error.contains("count again"), "{error}");
 }
 
-/// The keys of the slot are on a master that was walked through when it had none of them.
+/// A slot's keys move to a master that was scanned before it had them.
 #[test]
 fn cluster_that_moves_slots_during_the_walk_is_an_error() {
     let cluster = RedisCluster::masters(&redis_program(), &[]);
     let slot = cluster.slot_of_master(2);
-    // So that the walk takes long enough at each master.
+    // Makes the scan of each master take long enough.
     for number in 0..120 {
         let key = session("shop:0:", number);
         set(&cluster.nodes()[cluster.server_of(slot_of(&key))], &key, 10);
@@ -278,7 +278,7 @@ fn each_memcached_server_is_counted() {
         assert_eq!(counted["server"], server.address());
         let expected = 10 * (u64::try_from(place).unwrap() + 1);
         assert_eq!(counts(&counted["records"]), (expected, 1));
-        // The whole item, which holds the key, too.
+        // The size includes the whole item with its key.
         let average = counted["records"]["sessions"]["bytes"]["average"].as_u64().unwrap();
         assert!((131..250).contains(&average), "{average}");
     }
@@ -319,7 +319,7 @@ fn memcached_server_that_shows_no_keys_says_what_it_has_of_everything() {
     assert_eq!(holds_any(&url, "shop:"), Ok(Some(true)));
 }
 
-/// The words of the line in the documentation that follows this one, filled in.
+/// Returns the words of the documentation's line after this title, with the placeholders filled in.
 fn documented(title: &str) -> Vec<String> {
     let text = include_str!("../docs/operating.md");
     let line = text.lines().skip_while(|line| *line != title).nth(1).unwrap();
@@ -327,7 +327,7 @@ fn documented(title: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// Makes the user anew, without this word.
+/// Creates the user again, without this word.
 fn permit(server: &RedisServer, words: &[String], without: &str) {
     let _ = server.ask(&["ACL", "DELUSER", &words[2]]);
     let words = words.iter().map(String::as_str).filter(|word| *word != without);
@@ -397,7 +397,7 @@ fn rate_bounds_how_fast_keys_are_walked_through() {
     let begun = Instant::now();
     report(&server.url(), &["--rate", "100"]);
     let (took, scans) = (begun.elapsed(), server.calls("scan"));
-    // In portions of five, which leave the server time in between.
+    // The scan runs in steps of five keys, with pauses for the server.
     assert!(took > Duration::from_millis(1500), "{took:?}");
     assert!((35..=100).contains(&scans), "{scans}");
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -424,7 +424,7 @@ fn nothing_is_written_and_nothing_read_but_lengths() {
         .lines()
         .filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next())
         .filter(|command| {
-            // How a connection begins, and what this test has sent.
+            // The commands that open a connection, and those of this test.
             !["hello", "client|setinfo", "config|resetstat", "info", "select"].contains(command)
         })
         .collect();
@@ -440,7 +440,7 @@ fn nothing_is_written_and_nothing_read_but_lengths() {
     assert_eq!(memcached.stat("cmd_touch"), 0);
 }
 
-/// The server names keys twice while its table shrinks, which must not be counted twice.
+/// While its table shrinks, the server may return a key twice. Such keys must not be counted twice.
 #[test]
 fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     const STABLE: usize = 2000;
@@ -456,7 +456,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
                 const REMOVE: &str = "for n = 0, 29999 do \
                                       redis.call('DEL', 'noise:' .. string.format('%021d', n) .. 'A') end";
                 server.cli(&["EVAL", REMOVE, "0"]);
-                // It shrinks a tenth of a second later at most.
+                // The table starts to shrink within a tenth of a second.
                 thread::sleep(Duration::from_millis(150));
             }
         });
@@ -490,7 +490,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     }
 }
 
-/// Has the others end also where a test fails, which waits for them.
+/// Stops the other threads even if the test fails, because the test waits for them.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
@@ -499,7 +499,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// The keys under a prefix that a walk meets.
+/// Returns the keys with a prefix that a scan finds.
 fn met(url: &str, prefix: &str, rate: u32) -> Vec<String> {
     let mut keys = Vec::new();
     let survey = patient(url);

@@ -1,7 +1,8 @@
-//! Bad input to every argument of the command `unsticky`: one plain line that repeats nothing of it, nothing on
-//! the standard output, and status 2.
+//! Invalid input for every argument of the command `unsticky`. The command prints one plain line that
+//! does not repeat the input, prints nothing on the standard output, and exits with status 2.
 //!
-//! [`BAD`] has a row for each argument that `--help` tells of. An argument without a row fails the test.
+//! [`BAD`] has a row for each argument in the output of `--help`. An argument without a row fails the
+//! test.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -16,18 +17,18 @@ use support::command::Unsticky;
 
 const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
 
-/// Nobody listens there: what reaches the store fails with status 3.
+/// No server listens there: a command that tries to use the store fails with status 3.
 const URL: &str = "redis://127.0.0.1:1/";
 
-/// What stands in bad input, to be found if it is repeated.
+/// A part of each invalid input, by which a repetition is detected.
 const MARK: &str = "SWORDFISH";
 
-/// What may not be repeated, and may not be cut short either.
+/// A long value, of which not even a part may be repeated.
 const LONG: &str = "SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH\
     SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH\
     SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH";
 
-/// The subcommands, each with the arguments that it needs.
+/// The subcommands, each with its required arguments.
 const COMMANDS: &[(&str, &[&str])] = &[
     ("check", &[]),
     ("sessions", &["alice"]),
@@ -39,7 +40,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("man", &[]),
 ];
 
-/// Values that an argument does not take. A flag takes none.
+/// Invalid values of each argument. A flag takes no value.
 const BAD: &[(&str, &[&str])] = &[
     ("--json", &[]),
     ("--help", &[]),
@@ -90,7 +91,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("SHELL", &["", MARK, "BASH", "bash\n", LONG]),
 ];
 
-/// That these arguments are refused as bad input is to be, each of which is not to be repeated.
+/// Asserts that these arguments are refused as invalid input, and that none of them is repeated.
 fn is_refused(arguments: &[OsString], input: &[u8]) {
     let ran = Unsticky::new(arguments).env("SESSION_URL", URL).input(input).run();
     let shown = format!("{arguments:?} {ran:?}");
@@ -113,11 +114,11 @@ fn refused<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) {
     is_refused(&arguments, b"");
 }
 
-/// What `--help` tells of the arguments of a command.
+/// The arguments of a command, as `--help` lists them.
 struct Help {
-    /// As in `--url`, and whether it takes a value.
+    /// The option, for example `--url`, and whether it takes a value.
     options: Vec<(String, bool)>,
-    /// As in `ID`.
+    /// For example `ID`.
     positions: Vec<String>,
     commands: BTreeSet<String>,
 }
@@ -178,7 +179,7 @@ fn every_subcommand_and_every_argument_has_a_row() {
 fn bad_value_of_any_option_is_refused() {
     for (command, needed) in COMMANDS {
         for (option, takes_value) in help(&[command]).options {
-            // What is asked for in place of the session.
+            // `--all` replaces the argument for the session.
             let needed = if option == "--all" { &[][..] } else { needed };
             let arguments = [&[*command], needed].concat();
             let with = |further: &[&OsStr]| {
@@ -210,7 +211,7 @@ fn bad_position_is_refused() {
                 refused([*command, "--", value]);
             }
             refused([OsStr::new(command), OsStr::from_bytes(b"SWORDFISH\xff")]);
-            // A principal is read from the standard input, which is empty.
+            // The principal is read from the standard input, which is empty.
             if *command != "man" {
                 refused([*command]);
             }

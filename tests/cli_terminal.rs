@@ -1,4 +1,4 @@
-//! The command `unsticky` in a real terminal: its width, its progress, its keyboard.
+//! The command `unsticky` in a real terminal: width, progress and keyboard input.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -31,10 +31,10 @@ fn help_fits_width_of_terminal() {
     }
 }
 
-/// So many keys as sessions have them; what they hold does not matter to those who count.
+/// Creates this many keys in the format of sessions. Counting does not depend on their content.
 fn fill(server: &RedisServer, keys: u32) {
     let mut script = String::from("for i = 1, ");
-    // Digits are letters of base64url, too.
+    // Digits are valid characters of base64url.
     let _ = write!(
         script,
         "{keys} do redis.call('SET', 'shop:0:s:' .. string.format('%018d', i) .. 'AAAA', 'x', 'PX', 600000) end"
@@ -53,7 +53,7 @@ fn progress_is_shown_in_terminal_and_erased_at_the_end() {
     assert!(returns >= 3, "{returns}: {:?}", terminal.shown);
     let lines = terminal.lines();
     assert!(lines.iter().any(|line| line.contains("4000")), "{lines:?}");
-    // The same as without a terminal: nothing is left of the progress.
+    // The final output is the same as without a terminal: no trace of the progress remains.
     let piped = format!("sh -c '{count} | cat'");
     let mut without = Terminal::start(80, &piped, &[("SESSION_URL", &server.url())]);
     assert_eq!(without.end(), Some(0));
@@ -87,7 +87,7 @@ async fn principal_is_typed_in() {
     terminal.type_in("alice\n\u{4}");
     assert_eq!(terminal.end(), Some(0), "{:?}", terminal.shown);
     assert!(terminal.shown.contains("SIGNED IN"), "{:?}", terminal.shown);
-    // Without a hyphen nobody waits for a keyboard.
+    // Without a hyphen, the command does not read from the keyboard.
     let list = format!("{UNSTICKY} sessions --cookie shop");
     let mut terminal = Terminal::start(120, &list, &[("SESSION_URL", &server.url())]);
     assert_eq!(terminal.end(), Some(2), "{:?}", terminal.shown);

@@ -1,4 +1,4 @@
-//! The command `unsticky` on every kind of server that sessions can be kept on.
+//! The command `unsticky` on every kind of server that can store sessions.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -13,13 +13,13 @@ use support::topologies::{RedisCluster, SentinelSet};
 use support::visit::visit;
 use unsticky::{Cookie, Session, SessionId, Sessions};
 
-/// Enough for every server of a cluster and of a pool.
+/// Enough users to reach every server of a cluster and of a pool.
 const USERS: usize = 24;
 
 struct Application {
     sessions: Sessions,
     url: String,
-    /// Of each user, the cookie and the public id.
+    /// Each user's cookie and public session id.
     users: Vec<(String, SessionId)>,
 }
 
@@ -48,7 +48,7 @@ impl Application {
         Unsticky::new(arguments).env("SESSION_URL", &self.url).run()
     }
 
-    /// The sessions that live, by the numbers of their users.
+    /// Returns the numbers of the users whose sessions are alive.
     async fn alive(&self) -> Vec<usize> {
         let mut alive = Vec::new();
         for (user, (cookie, _)) in self.users.iter().enumerate() {
@@ -60,7 +60,7 @@ impl Application {
         alive
     }
 
-    /// Everything that the command does, and that nothing else happens to the sessions.
+    /// Runs every function of the command, and asserts that the sessions change in no other way.
     async fn is_operated(&self, servers: usize) {
         let report = self.run(&["check", "--json"]).json(0);
         assert_ne!(report["level"], "error", "{report:#}");

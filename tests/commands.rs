@@ -1,4 +1,4 @@
-//! How many store commands each kind of request costs, by the servers' own count.
+//! The number of store commands for each kind of request, as counted by the servers.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -17,7 +17,7 @@ use unsticky::{ConcurrentSessions, DirectoryMode, Key, Level, Result, Session, S
 
 const OTHER: Key<u32> = Key::new("other");
 
-/// The four verbs' commands: creates, loads, replaces, deletes.
+/// The number of commands of each kind: create, load, replace and delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Count {
     create: i64,
@@ -40,8 +40,8 @@ async fn writes(session: Session) -> Result<()> {
     session.insert(OTHER, &1)
 }
 
-/// Runs each scenario on the store and compares the spy's count, and the server's, with the budget.
-/// `server` counts what has reached the server, from wherever it likes.
+/// Runs each scenario on the store and compares the spy's count and the server's count with the budget.
+/// `server` returns the number of commands that have reached the server.
 async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     let stand = Stand::over(store, |builder| builder);
     strict_budget(&stand).await;
@@ -79,7 +79,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     }
     let nothing = Count::default();
     let read = Count { load: 1, ..nothing };
-    // The first commands open the connection and put the scripts into the server's cache.
+    // The first commands open the connection and load the scripts into the server's cache.
     stand.visit(&stand.seeded().await, writes).await;
     stand.visit(&stand.seeded().await, sign_out).await;
     costs!("no cookie", String::new(), used, nothing);
@@ -88,7 +88,8 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("read", stand.seeded().await, used, read);
     costs!("write", stand.seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
     costs!("new session", String::new(), writes, Count { create: 1, ..nothing });
-    // Two commands, and two for the directory; the first sign-in of all makes it.
+    // A sign-in takes two commands for the session and two for the directory. This first sign-in
+    // creates the directory.
     stand.visit("", sign_in).await.ok();
     costs!("sign-in", stand.seeded().await, sign_in, Count { load: 2, replace: 2, ..nothing });
     costs!(
@@ -122,8 +123,8 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
         sign_out,
         Count { load: 1, delete: 1, ..nothing }
     );
-    // The session of the request, the directory, and the sessions on it: of those that were signed
-    // in above, one is signed out.
+    // Loads the session of the request, the directory, and the listed sessions. Of the sessions that
+    // signed in above, one has signed out.
     let lists = async |session: Session| {
         let listed = session.directory()?.list().await?.len();
         assert_eq!(listed, 5);
@@ -152,7 +153,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("first form", stand.seeded().await, form, Count { load: 1, replace: 1, ..nothing });
     costs!("form", with_token().await, form, read);
 
-    // What a readiness probe asks.
+    // The command of a readiness probe.
     let before = server();
     spy.take();
     sessions.ping().await.unwrap();
@@ -160,7 +161,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     let after = server();
     assert_eq!((after.load - before.load, after.total() - before.total()), (1, 1), "ping");
 
-    // A cookie alone, and visitors without one, cost nothing.
+    // An unused cookie, and a request without a cookie, send no commands.
     let cookie = stand.seeded().await;
     let before = server();
     for cookie in [cookie.as_str(), "", garbage, &unknown] {
@@ -172,7 +173,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     }
     assert_eq!(server().total(), before.total());
 
-    // Ten thousand made-up tokens cost one read each and leave nothing behind.
+    // Ten thousand invented tokens take one read each and leave nothing in the store.
     let before = server();
     for number in 0..10_000_u32 {
         let cookie = format!("__Host-id={number:A>42}A");
@@ -183,7 +184,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     assert_eq!(after.total() - before.total(), 10_000);
 }
 
-/// In strict mode a session in which somebody is signed in costs one command more, and others none.
+/// In strict mode, a session with a signed-in user takes one more command; other sessions do not.
 async fn strict_budget(stand: &Stand) {
     let sessions =
         stand.process(|builder| builder.namespace("strict").directory(DirectoryMode::Strict));
@@ -197,7 +198,7 @@ async fn strict_budget(stand: &Stand) {
     }
 }
 
-/// Where new sign-ins are refused, the first use of a sign-in's cookie costs one command more.
+/// If new sign-ins are refused at the limit, the first use of a new cookie takes one more command.
 async fn confirming_budget(stand: &Stand) {
     let sessions = stand.process(|builder| {
         builder.namespace("confirming").concurrent_sessions(ConcurrentSessions::Reject(3))
@@ -210,8 +211,8 @@ async fn confirming_budget(stand: &Stand) {
     }
 }
 
-/// Three commands in two round trips: the session's create and the directory's load are under way at once,
-/// and the directory is written when both are answered, whichever comes first.
+/// A sign-in sends three commands in two round trips. The session's create and the directory's load run
+/// at the same time, and the directory is written when both are answered, in either order.
 #[tokio::test]
 async fn new_session_is_created_while_directory_is_read() {
     for on in Backend::every() {
@@ -244,7 +245,7 @@ async fn new_session_is_created_while_directory_is_read() {
     }
 }
 
-/// The answer to a conflict brings the newer record along, where the server's answer can.
+/// The answer to a conflict contains the newer record if the server's protocol allows it.
 #[tokio::test]
 async fn sign_out_after_conflict_loads_record_only_if_store_did_not_return_it() {
     for on in Backend::every() {
@@ -265,7 +266,7 @@ async fn sign_out_after_conflict_loads_record_only_if_store_did_not_return_it() 
     }
 }
 
-/// A check tries each verb on one key, and sends nothing else.
+/// A check tries each verb on one key and sends no other command.
 #[tokio::test]
 async fn check_of_store_without_servers_costs_ten_commands() {
     let stand = Backend::memory().stand();
@@ -283,13 +284,13 @@ async fn requests_match_command_budget_on_redis() {
     let store = unsticky::connect(&server.url()).unwrap();
     budget(store, || {
         let calls = |command: &str| i64::try_from(server.calls(command)).unwrap();
-        // A script's own commands are counted too: a replace calls SET, a delete DEL.
+        // A script's own commands are counted too: a replace calls SET, and a delete calls DEL.
         let scripts = calls("evalsha") + calls("eval");
         let deletes = calls("del");
         let refused = i64::try_from(server.failures("set")).unwrap();
         let replaces = scripts - deletes;
         Count {
-            // What was tried out on the connection is refused.
+            // The commands that probe a new connection are refused.
             create: calls("set") - refused - replaces,
             load: calls("get"),
             replace: replaces,
@@ -298,7 +299,7 @@ async fn requests_match_command_budget_on_redis() {
     })
     .await;
     let keys: u64 = server.cli(&["DBSIZE"]).parse().unwrap();
-    // The sessions that the scenarios made, and none of 20,000 visitors'.
+    // The sessions of the scenarios remain, and nothing of the 20,000 other requests.
     assert!(keys < 30, "{keys} keys");
 }
 

@@ -1,4 +1,4 @@
-//! The contract of a store, for the Memcached store, on real servers.
+//! The contract of a store, checked for the Memcached store on real servers.
 
 #![cfg(all(feature = "testing", feature = "memcached"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -13,14 +13,15 @@ use support::servers::MemcachedServer;
 use unsticky::store::Store;
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
-/// For a machine that has much else to do: how long a call takes is not what is tested.
+/// A busy machine may be slow, which is not the subject of these tests.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The Memcached store on a server of its own, in the wrapper.
+/// Returns the Memcached store on its own server, in the wrapper.
 fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     let server = MemcachedServer::start();
     let store = patient(&server.url(), PATIENCE);
-    // What the store itself refuses; what only the server refuses, a configuration must prevent.
+    // The store itself refuses larger records. A server with a lower limit would need a matching
+    // configuration.
     Subject::new(wrap(store)).max_record(1_000_000).keep(server)
 }
 

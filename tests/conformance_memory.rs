@@ -1,4 +1,4 @@
-//! The contract of a store, for the memory store and for everything that wraps a store.
+//! The contract of a store, checked for the memory store and for all wrappers of a store.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 
@@ -14,7 +14,7 @@ use unsticky::testing::{
     FaultStore, ManualClock, SpyStore, Subject, Verb, random_key, random_record,
 };
 
-/// The memory store on a clock that need not be waited for, in the wrapper.
+/// Returns the memory store with a manual clock, in the wrapper.
 fn wrapped<S: Store>(wrap: impl FnOnce(MemoryStore) -> S) -> Subject {
     let clock = ManualClock::new();
     Subject::new(wrap(MemoryStore::with_clock(clock.clone()))).with_clock(clock)
@@ -62,7 +62,7 @@ mod behind_box {
     unsticky::conformance!(setup);
 }
 
-/// Of our own tests' double, which is not among those that the crate has for its users.
+/// Checks the tests' own double, which is not part of the crate.
 #[tokio::test]
 async fn postponed_command_is_applied_when_delivered() {
     let (store, late) = faulty(MemoryStore::new());

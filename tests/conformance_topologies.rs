@@ -1,4 +1,4 @@
-//! The contract of a store, for the Redis store, on a Redis Cluster and behind Sentinels.
+//! The contract of a store, checked for the Redis store on a Redis Cluster and behind Sentinels.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -12,15 +12,15 @@ use support::backend::patient;
 use support::topologies::{MASTER, RedisCluster, SentinelSet};
 use unsticky::testing::Subject;
 
-/// For a machine that has much else to do: how long a call takes is not what is tested.
+/// A busy machine may be slow, which is not the subject of these tests.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A replica that takes its master's place may lack the last writes, so none does while a busy machine
-/// stands still.
+/// A replica that is promoted to master may lack the last writes, so this timeout prevents a failover
+/// when a busy machine pauses.
 const NO_FAILOVER: &str = "60000";
 
-/// The servers of one kind, which all tests that run at the same time share: starting them takes longer
-/// than most clauses.
+/// The servers of one kind, shared by all tests that run at the same time. Starting them takes longer
+/// than most of the tests.
 struct Shared<T>(Mutex<Weak<T>>);
 
 impl<T: Send + Sync + 'static> Shared<T> {

@@ -1,4 +1,4 @@
-//! What a configuration is said to be.
+//! The description of a configuration.
 
 #![cfg(all(feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]

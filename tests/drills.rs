@@ -1,5 +1,5 @@
-//! What visitors see while the servers of a cluster, or behind Sentinels, change places or die: on real
-//! servers, under load from several processes' stores.
+//! What visitors see while servers of a cluster or behind Sentinels are moved, replaced or killed, on
+//! real servers and under load from the stores of several processes.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -22,26 +22,26 @@ use support::topologies::{
 };
 use support::visit::sent_back;
 
-/// How long the load goes on where nothing is waited for.
+/// How long the load continues if the test waits for nothing else.
 const WHILE: Duration = Duration::from_secs(1);
 
-/// No failover because a busy machine stands still.
+/// Prevents a failover when a busy machine pauses.
 const STEADY: [&str; 2] = ["--cluster-node-timeout", "60000"];
 
-/// Two at once would measure each other.
+/// Concurrent tests would distort each other's measurements.
 fn turn() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What may never happen, wherever the server has kept its data.
+/// Asserts what must hold if the servers have kept their data.
 #[track_caller]
 fn is_kept(report: &Report) {
     assert_eq!(report.lost(), 0, "{report}");
     is_sound(report);
 }
 
-/// What may never happen at all.
+/// Asserts what must hold in every case.
 #[track_caller]
 fn is_sound(report: &Report) {
     assert_eq!((report.hangs, report.doubled_updates), (0, 0), "{report}");
@@ -54,12 +54,12 @@ fn no_request_fails_while_slots_move() {
     let _turn = turn();
     let cluster = RedisCluster::start_with(&STEADY);
     let load = Load::start(&cluster.url());
-    // Many slots, of which most hold nothing.
+    // Many slots, most of them empty.
     for from in 0..SHARDS {
         let first = *slots_at_first(from).start();
         cluster.move_slots(first..first + AT_ONCE, from, (from + 1) % SHARDS);
     }
-    // And those that somebody uses, each to a node that has not had it before.
+    // Slots that are in use, each moved to a node that has not had it before.
     let (begun, mut moves) = (Instant::now(), HashMap::new());
     for from in (0..SHARDS).cycle() {
         if begun.elapsed() > 4 * WHILE {
@@ -83,7 +83,7 @@ fn no_request_fails_while_slots_move() {
     assert!(moved > 20 && asked > 0, "{moved} {asked}");
 }
 
-/// Waits until another server takes writes in place of one that is gone.
+/// Waits until another server takes writes in place of one that is down.
 fn succeeded(mut takes_writes: impl FnMut() -> bool) -> Stopwatch {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !takes_writes() {
@@ -93,13 +93,13 @@ fn succeeded(mut takes_writes: impl FnMut() -> bool) -> Stopwatch {
     Stopwatch::start()
 }
 
-/// When the last of the commands that failed had begun, counted from this moment.
+/// Returns when the last of the failed commands started, relative to `since`.
 fn last_failure(failed: &[Command], since: Instant) -> Option<Duration> {
     failed.iter().map(|command| command.begun.saturating_duration_since(since)).max()
 }
 
-/// The master of the first shard is killed, and comes back when its replica has taken its place. What was
-/// written after the replica had confirmed all before may be lost with it, and nothing else.
+/// Kills the master of the first shard, and restarts it after its replica has taken over. Only writes
+/// that the replica had not confirmed may be lost.
 fn master_is_killed(arguments: &[&str], disturbs_others: bool) {
     let _turn = turn();
     let mut cluster = RedisCluster::start_with(arguments);
@@ -190,8 +190,9 @@ fn planned_failover_of_cluster_loses_nothing() {
     assert!(report.failures.is_empty(), "{report}");
 }
 
-/// The old master does not know that it was replaced, and takes writes until the Sentinels tell it, which
-/// takes ten seconds. Those are undone that it takes until the clients have left it.
+/// The old master does not know that it was replaced, and accepts writes until the Sentinels
+/// reconfigure it after ten seconds. The writes that it accepts until the clients have left it are
+/// lost.
 fn master_is_replaced_as_planned(arguments: &[&str]) -> Report {
     let _turn = turn();
     let set = SentinelSet::start_with(arguments);
@@ -249,7 +250,7 @@ fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after
     let _turn = turn();
     let mut set = SentinelSet::start();
     let load = Load::start(&set.url());
-    // It has told the clients who is the master, and will not tell them who is the next one.
+    // This Sentinel has told the clients who the master is, and will not announce the next one.
     set.kill_sentinel(0);
     sleep(WHILE);
     let confirmed = Instant::now();
@@ -260,7 +261,7 @@ fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after
     let back_at = Instant::now();
     sleep(WHILE);
     let stalled = back.stalled();
-    // It comes back as a master without data.
+    // It restarts as a master without data.
     set.restart_sentinel(0);
     set.restart(0);
     set.hasten();
@@ -285,7 +286,8 @@ fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after
     assert!(report.lost() <= unconfirmed as u64, "{report}");
 }
 
-/// An application that starts while nothing answers fails in time, and works when the servers do.
+/// An application that starts while no server answers fails within its time limit, and works once the
+/// servers are up.
 fn starts_first(url: &str, start_servers: impl FnOnce()) {
     runtime().block_on(async {
         let sessions = sessions(url);
@@ -323,7 +325,7 @@ fn application_starts_before_sentinels_and_their_master() {
     (0..3).for_each(|sentinel| set.kill_sentinel(sentinel));
     (0..3).for_each(|server| set.server_mut(server).stop());
     starts_first(&url, || {
-        // A replica that starts anew knows no master, which the Sentinels would replace it with.
+        // Only the master is restarted, because a restarted replica would not know its master.
         set.restart(0);
         (0..3).for_each(|sentinel| set.restart_sentinel(sentinel));
     });

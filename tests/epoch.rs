@@ -1,4 +1,4 @@
-//! A deployment that goes over to another epoch, one process after the other.
+//! A deployment that changes its epoch, one process after the other.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -36,12 +36,12 @@ async fn new_epoch_ends_every_session_without_extra_commands(on: Backend) {
         assert_eq!(number(&old, cookie).await, Some(1), "the old processes still serve");
         assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load], "one command each, as always");
     }
-    // Back and forth while both serve: a session of one epoch is nobody's in the other.
+    // While both versions serve requests, a session of one epoch is unknown in the other.
     let begun = visit(&new, &cookies[0], increment).await.cookie();
     assert_eq!((number(&new, &begun).await, number(&old, &begun).await), (Some(1), None));
     let visited = visit(&old, &begun, async |session: Session| Ok(session.is_signed_in())).await;
     assert_eq!(visited.set_cookie, None, "the newer cookie stays in the browser");
-    // What was ended stays so, and the sessions of the new epoch go on.
+    // Sessions that have ended stay ended, and the sessions of the new epoch continue.
     assert_eq!(number(&new, &cookies[1]).await, None);
     visit(&new, &begun, increment).await.ok();
     assert_eq!(number(&process(2), &begun).await, Some(2));

@@ -1,5 +1,5 @@
-//! What visitors see while a store or the way to it fails, and afterwards: on real servers, with
-//! what can happen to each of them.
+//! What visitors see while a store or the network fails, and afterwards. The tests use real servers and
+//! the faults that each of them can have.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -23,14 +23,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
-/// A proxy before the server, and sessions that go through it.
+/// Starts a proxy in front of the server, and sessions that use it.
 async fn linked(server: &Server) -> (Proxy, Sessions) {
     let proxy = Proxy::start(server.port()).await;
     let sessions = sessions(&server.url_at(proxy.port()));
     (proxy, sessions)
 }
 
-/// Sessions through the proxy, whose store waits this long for a connection and for an answer.
+/// Returns sessions behind the proxy whose store waits this long for a connection and for an answer.
 fn patient(server: &Server, proxy: &Proxy, store: Duration, request: Duration) -> Sessions {
     let store = backend::patient(&server.url_at(proxy.port()), store);
     Sessions::builder(store).timeout(request).build().unwrap()
@@ -44,7 +44,7 @@ async fn requests_recover_after_server_restart(mut server: Server) {
     visitors.are_told().await;
     server.restart();
     visitors.begin_anew().await;
-    // Nobody asks while it is away.
+    // No request is sent while the server is down.
     server.restart();
     visitors.begin_anew().await;
 }
@@ -68,14 +68,14 @@ async fn requests_recover_when_server_starts_after_application(mut server: Serve
     visitors.begin_anew().await;
 }
 
-/// Every one of 200 requests finds that its connection was closed since the last one.
+/// For each of 200 requests, the connection was closed since the previous one.
 async fn requests_succeed_after_idle_connection_is_closed(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     for round in 0..200 {
         let before = proxy.accepted();
         proxy.cut();
-        // The end has come, or is on its way while the request is.
+        // The close has arrived, or it arrives during the request.
         if round % 2 == 0 {
             proxy.all_closed().await;
         }
@@ -89,7 +89,7 @@ async fn requests_succeed_after_idle_connection_is_closed(server: Server) {
     visitors.number_is_right().await;
 }
 
-/// A middlebox has forgotten the connections: nothing passes on them, and nothing says so.
+/// A middlebox has dropped its state: the connections pass no data and report no error.
 async fn requests_succeed_on_half_open_connections(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
@@ -98,14 +98,14 @@ async fn requests_succeed_on_half_open_connections(server: Server) {
         proxy.forget();
         assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
     }
-    // Also where it is noticed only by the write.
+    // A write may also be the first to notice it.
     visitors.crowd().await;
     visitors.begin().await;
     proxy.forget();
     visitors.succeed().await;
 }
 
-/// Nothing passes at all for a while, and the old connections are dead for ever.
+/// Nothing passes for a while, and the old connections never recover.
 async fn requests_recover_after_network_blackhole(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
@@ -113,14 +113,14 @@ async fn requests_recover_after_network_blackhole(server: Server) {
     let before = proxy.accepted();
     proxy.set(Mode::Blackhole);
     visitors.are_told().await;
-    // However many wait, they do not all connect for themselves.
+    // The waiting requests share connections and do not each open their own.
     assert!(proxy.accepted() - before < 50, "{} connections", proxy.accepted() - before);
     proxy.forget();
     proxy.set(Mode::Pass);
     visitors.go_on().await;
 }
 
-/// The server says that it sends no more, and goes on to listen.
+/// The server closes its sending side and continues to read.
 async fn requests_succeed_after_server_half_closes_connection(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
@@ -143,7 +143,7 @@ async fn requests_recover_after_late_answers(server: Server) {
     visitors.are_told().await;
     proxy.set(Mode::Pass);
     visitors.go_on().await;
-    // By now whatever was on its way has arrived, and found a newer record.
+    // By now the delayed writes have arrived, and found a newer record.
     tokio::time::sleep(Duration::from_millis(800)).await;
     visitors.go_on().await;
 }
@@ -176,7 +176,7 @@ async fn requests_succeed_when_bytes_arrive_one_at_a_time(server: Server) {
     visitors.succeed().await;
 }
 
-/// What the server says is replaced by something that it cannot have meant.
+/// The server's answers are replaced by invalid ones.
 async fn requests_recover_after_garbage_answers(server: Server) {
     let garbage: &[&[u8]] = match server {
         Server::Redis(_) | Server::Cluster(_) | Server::Sentinel(_) => &[
@@ -199,7 +199,7 @@ async fn requests_recover_after_garbage_answers(server: Server) {
         for mode in [Mode::Answer(bytes), Mode::AnswerAfterGreeting(bytes)] {
             println!("{mode:?}");
             let mut visitors = Visitors::arrive(&sessions).await;
-            // The connection is known to be good, so the first question is asked on it.
+            // The connection is known to work, so the first command uses it.
             proxy.set(mode);
             let read = bounded(request(&sessions, &visitors.alice, Deed::Read)).await;
             read.is_failure(UNREAD, TIMEOUT);
@@ -214,7 +214,7 @@ async fn requests_recover_after_garbage_answers(server: Server) {
     }
 }
 
-/// A record over the size that is configured is not sent, so the session stays as it was.
+/// A record above the configured limit is not sent, so the session stays as it was.
 async fn oversize_record_is_rejected_and_session_is_kept(server: Server) {
     const TEXT: Key<String> = Key::new("text").survives_sign_in();
     let store = unsticky::connect(&server.url()).unwrap();
@@ -250,7 +250,8 @@ async fn oversize_record_is_rejected_and_session_is_kept(server: Server) {
     }
 }
 
-/// Loading, committing, a conflict and settling together stay inside one deadline.
+/// Loading, committing, a conflict and the settlement of an in-doubt write together stay within one
+/// deadline.
 async fn load_commit_and_settlement_share_one_deadline(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let visitors = Visitors::arrive(&sessions).await;
@@ -274,8 +275,8 @@ async fn load_commit_and_settlement_share_one_deadline(server: Server) {
     assert!(over > 0, "nobody was short of time");
 }
 
-/// Increments, one after the other and many at once, while connections are closed and forgotten at
-/// random times: what was answered with success is there, and nothing is there twice.
+/// Increments, one after the other and concurrently, while connections are closed or dropped silently
+/// at random times. Every acknowledged increment is kept, and none is applied twice.
 async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
     let direct = sessions(&server.direct_url());
     let (proxy, sessions) = linked(&server).await;
@@ -320,7 +321,7 @@ async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
     println!("applied, unknown, not applied: {tallies:?}");
 }
 
-/// Two sessions are read and written in turns while answers come late and requests are given up.
+/// Reads and writes two sessions alternately while answers are late and requests are abandoned.
 async fn late_answer_never_reaches_another_request(server: Server) {
     const NAME: Key<String> = Key::new("name");
     let proxy = Proxy::start(server.port()).await;
@@ -348,7 +349,7 @@ async fn late_answer_never_reaches_another_request(server: Server) {
         for turn in 0..8_usize {
             let (sessions, names, cookies) = (sessions.clone(), names.clone(), cookies.clone());
             let writes = random.u32(0..4) == 0;
-            // Half of them are given up before their time is over.
+            // Half of the requests are abandoned before their time limit.
             let limit = Duration::from_micros(random.u64(0..60_000) << (random.u32(0..2) * 6));
             requests.spawn(async move {
                 let (name, cookie) = (&names[turn % 2], &cookies[turn % 2]);
@@ -380,7 +381,7 @@ async fn late_answer_never_reaches_another_request(server: Server) {
     assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
 }
 
-/// A Sentinel connects to its master, through the proxy, whenever it likes.
+/// A Sentinel may connect to its master through the proxy at any time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxy_cuts_connections_that_are_being_made() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();

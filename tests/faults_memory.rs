@@ -1,4 +1,4 @@
-//! What a thousand requests that wait for a silent store hold in memory.
+//! The memory that a thousand requests hold while they wait for a silent store.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "these are tests")]
@@ -19,15 +19,15 @@ const TEXT: Key<String> = Key::new("text");
 
 const REQUESTS: usize = 1000;
 
-/// What this process has in memory, in KiB.
+/// The resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A crowd of requests, half of which read and half of which write a KiB; the most that was resident
-/// until the last of them was answered.
+/// Runs concurrent requests, of which half read and half write one KiB. Returns the maximum resident
+/// memory until the last answer.
 async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
     let mut requests = JoinSet::new();
     for number in 0..REQUESTS {
@@ -50,7 +50,7 @@ async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
 }
 
 async fn is_bounded(server: Server) {
-    // Both at once would measure each other.
+    // Concurrent runs would measure each other's memory.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
     let sessions = sessions(&server.url());
@@ -70,7 +70,7 @@ async fn is_bounded(server: Server) {
         later.saturating_sub(first),
     );
     assert!(first.saturating_sub(before) < 32 * REQUESTS, "{before} KiB, then {first}");
-    // What the allocator keeps back varies; what is leaked adds up.
+    // The memory that the allocator retains varies, but a leak grows with each round.
     assert!(later.saturating_sub(first) < 4 * REQUESTS, "{first} KiB, then {later}");
 }
 

@@ -1,7 +1,7 @@
-//! A server whose name leads somewhere else than before.
+//! The host name of a server leads to another address than before.
 //!
-//! The names are those of a file that `libnss_wrapper.so` has the resolver read, in a process of its
-//! own for each test.
+//! Each test runs in its own process, in which `libnss_wrapper.so` makes the resolver read the names
+//! from a file.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -27,10 +27,10 @@ use tokio::time::timeout;
 use unsticky::testing::random_key;
 use unsticky::{ErrorKind, Sessions};
 
-/// Names the file of host names to a process that is to run one of the tests.
+/// The environment variable with the file of host names, in a process that runs one of the tests.
 const HOSTS: &str = "NSS_WRAPPER_HOSTS";
 
-/// Runs `scenario` where the name `store.test` is what the scenario says.
+/// Runs `scenario` in a process in which it controls the addresses of `store.test`.
 fn with_names(test: &str, scenario: impl AsyncFnOnce(&Hosts)) {
     if let Some(path) = std::env::var_os(HOSTS) {
         let runtime =
@@ -69,22 +69,22 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// To these addresses, in this order.
+    /// Makes the name lead to these addresses, in this order.
     fn lead_to(&self, addresses: &[&str]) {
         let changed = fs::metadata(&self.path).unwrap().modified().unwrap();
         let lines: String =
             addresses.iter().map(|address| format!("{address} store.test\n")).collect();
         fs::write(&self.path, lines).unwrap();
-        // Changes are noticed by the second.
+        // The library notices changes by the modification time in seconds.
         let file = fs::File::options().write(true).open(&self.path).unwrap();
         file.set_modified(changed + Duration::from_secs(2)).unwrap();
-        // The file is read anew at the next lookup. The library ends the process where two threads do so at
-        // once, as those of a read and a write that go out together.
+        // The next lookup reads the file again. The library aborts the process if two threads do so at
+        // once, as a concurrent read and write would.
         assert!(("store.test", 0).to_socket_addrs().is_ok());
     }
 }
 
-/// Passes an address and port on to a server, until it is dropped.
+/// Forwards an address and port to a server, until it is dropped.
 struct Place {
     port: u16,
     tasks: JoinSet<()>,
@@ -113,7 +113,7 @@ impl Place {
     }
 }
 
-/// An address and port that swallow packets: whoever would accept there has no room for more.
+/// An address and port that drop packets, because the listener's queue is full.
 struct Silent {
     port: u16,
     _listener: TcpListener,
@@ -136,7 +136,7 @@ impl Silent {
     }
 }
 
-/// One request, and then many at once, which need further connections.
+/// Sends one request, and then many concurrent ones, which need further connections.
 async fn is_served(visitors: &Sessions) {
     let answer = request(visitors, "", Deed::SignIn("alice")).await;
     assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
@@ -146,7 +146,7 @@ async fn is_served(visitors: &Sessions) {
     }
 }
 
-/// The name has two addresses, and the first one swallows packets.
+/// The name has two addresses, and the first one drops packets.
 async fn has_silent_address(hosts: &Hosts, server: Server) {
     let place = Place::open("127.0.0.1", 0, server.port()).await;
     let port = place.port;
@@ -157,7 +157,7 @@ async fn has_silent_address(hosts: &Hosts, server: Server) {
     let url = server.url_at(port).replace("127.0.0.1", "store.test");
     let visitors = sessions(&url);
     is_served(&visitors).await;
-    // When the address that worked fails, the name is resolved anew.
+    // When the address that worked fails, the name is resolved again.
     drop(silent);
     place.close().await;
     let lost = request(&visitors, "", Deed::SignIn("alice")).await;
@@ -170,7 +170,7 @@ async fn has_silent_address(hosts: &Hosts, server: Server) {
     drop(silent);
 }
 
-/// No address answers: why, of each.
+/// No address answers. The error gives the reason for each.
 async fn has_no_working_address(hosts: &Hosts, server: Server) {
     let silent = Silent::open("127.0.0.2", 0).await;
     hosts.lead_to(&["127.0.0.2", "127.0.0.1"]);
@@ -209,7 +209,7 @@ scenarios! {
     redis_error_says_why_each_address_failed: has_no_working_address, redis;
 }
 
-/// The old server is closed, or stands still and keeps its connections; the name leads to a new one.
+/// The old server closes, or stops answering and keeps its connections. The name leads to a new server.
 async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     let old_place = Place::open("127.0.0.1", 0, old.port()).await;
     let port = old_place.port;
@@ -220,7 +220,7 @@ async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
         let answer = request(&visitors, "", Deed::SignIn("alice")).await;
         assert_eq!(answer.failure, None);
     }
-    // From here on nothing is at the old address, or nobody answers there.
+    // From now on the old address refuses connections or does not answer.
     let old_place = if is_closed {
         old_place.close().await;
         None
@@ -234,7 +234,7 @@ async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     hosts.lead_to(&["127.0.0.2"]);
     let answer = request(&visitors, "", Deed::SignIn("alice")).await;
     assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
-    // The new server has it.
+    // The new server has the session.
     let cookie = answer.set_cookie.unwrap();
     let cookie = sent_back(&cookie);
     assert_eq!(first(&sessions(&new.url()), &cookie).await.as_deref(), Some("alice"));

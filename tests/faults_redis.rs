@@ -1,4 +1,4 @@
-//! What visitors see of what can happen to Redis alone.
+//! What visitors see of faults that only Redis has.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -25,10 +25,10 @@ use unsticky::redis::{Client, cmd};
 /// Starts a server with these arguments.
 type Start = fn(&[&str]) -> Server;
 
-/// Every answered write is on the disk before its answer leaves.
+/// The server writes each change to the disk before it answers.
 const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-/// All records, byte for byte as far as text can show them.
+/// Returns all records, as exactly as text can show them.
 fn records(server: &RedisServer) -> Vec<(String, String)> {
     let keys = server.cli(&["KEYS", "*"]);
     let mut keys: Vec<_> = keys.lines().map(str::to_owned).collect();
@@ -41,7 +41,7 @@ fn records(server: &RedisServer) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The server refuses every write, so everything is exactly as it was, and nobody is told otherwise.
+/// The server refuses every write. No record changes, and every answer reports the failure.
 async fn are_refused(server: &RedisServer, visitors: &Visitors, deeds: &[(&str, Deed)]) {
     let before = records(server);
     for (cookie, deed) in deeds {
@@ -53,7 +53,7 @@ async fn are_refused(server: &RedisServer, visitors: &Visitors, deeds: &[(&str, 
     assert_eq!(first(&visitors.sessions, &visitors.anonymous.cookie).await, None);
 }
 
-/// Whatever needs a new record or a longer one.
+/// Requests that need a new record or a longer one.
 fn writes(visitors: &Visitors) -> Vec<(&str, Deed)> {
     let (alice, anonymous) = (&*visitors.alice, &*visitors.anonymous.cookie);
     vec![
@@ -75,7 +75,7 @@ async fn full_server_refuses_writes_and_keeps_other_sessions(start: Start) {
     let mut visitors = Visitors::arrive(&sessions(&route.url())).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     are_refused(server, &visitors, &writes(&visitors)).await;
-    // What needs no memory is done: nobody is kept signed in against their will.
+    // Operations that need no memory succeed, so users can still sign out.
     let carol = visitors.carol.cookie.clone();
     let sign_out = visit(&visitors.sessions, &carol, sign_out);
     assert!(sign_out.await.removes_cookie());
@@ -89,7 +89,7 @@ async fn full_server_refuses_writes_and_keeps_other_sessions(start: Start) {
 async fn read_only_server_refuses_writes_and_keeps_sessions() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
-    // The port of a master that does not exist: the data stays as it is.
+    // No server listens on the port of this master, so the data does not change.
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     let mut deeds = writes(&visitors);
     deeds.push((&visitors.alice, Deed::SignOut));
@@ -108,12 +108,12 @@ async fn sessions_survive_restart_of_server_with_persistence(start: Start) {
     visitors.are_told().await;
     server.restart();
     visitors.go_on().await;
-    // Nobody asks while it is away.
+    // No request is sent while the server is down.
     server.restart();
     visitors.go_on().await;
 }
 
-/// Many write at once while the server is killed, again and again.
+/// Many requests write concurrently while the server is killed repeatedly.
 async fn acknowledged_writes_survive_repeated_server_kills(start: Start) {
     let mut server = start(KEPT);
     let sessions = sessions(&server.url());
@@ -154,7 +154,7 @@ async fn acknowledged_writes_survive_repeated_server_kills(start: Start) {
     visitors.go_on().await;
 }
 
-/// A server that has started and is still reading its data answers everything with an error.
+/// A server that has started answers every command with an error until it has loaded its data.
 async fn requests_recover_after_server_finishes_loading(start: Start) {
     let mut server = start(&[
         "--key-load-delay",
@@ -185,7 +185,7 @@ async fn requests_recover_after_server_finishes_loading(start: Start) {
     visitors.go_on().await;
 }
 
-/// An administrator's connection that stays signed in.
+/// An administrator's connection that stays authenticated.
 async fn admin(server: &RedisServer) -> MultiplexedConnection {
     Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
@@ -226,7 +226,7 @@ async fn requests_succeed_after_script_cache_flush(start: Start) {
             visitors.counted += 1;
         }
     }
-    // A server that compares by itself is sent a script only where a comparison fails.
+    // A server with its own compare-and-set receives a script only after a failed comparison.
     if server.calls("delifeq") + server.calls("delex") == 0 {
         assert!(server.calls("eval") > 20);
     }
@@ -236,7 +236,7 @@ async fn requests_succeed_after_script_cache_flush(start: Start) {
     visitors.succeed().await;
 }
 
-/// A master and its replica, which has all that the master has.
+/// Starts a master and a replica that has all of the master's data.
 async fn pair() -> (RedisServer, RedisServer) {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     replica.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
@@ -264,7 +264,8 @@ async fn sessions_survive_failover_to_promoted_replica() {
     visitors.go_on().await;
 }
 
-/// The old master goes on as a replica and keeps its connections; the name leads to the new one.
+/// The old master continues as a replica and keeps its connections, and the name leads to the new
+/// master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_succeed_after_server_is_demoted_to_replica() {
     let (master, replica) = pair().await;
@@ -281,7 +282,8 @@ async fn requests_succeed_after_server_is_demoted_to_replica() {
     visitors.alice_goes_on().await;
 }
 
-/// Runs tests on a server that is named directly, by a cluster of one node and by a Sentinel.
+/// Runs tests on a server that is addressed directly, through a cluster of one node, and through a
+/// Sentinel.
 macro_rules! on_each_route {
     ($($test:ident),* $(,)?) => {
         on_each_route!(@ redis, redis_with: $($test)*);
@@ -307,7 +309,7 @@ on_each_route! {
     requests_succeed_after_script_cache_flush,
 }
 
-/// A node of a cluster does not say how it is until it has read its data.
+/// A node of a cluster does not report its state until it has loaded its data.
 mod while_loading {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_recover_after_server_finishes_loading() {

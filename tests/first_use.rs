@@ -1,4 +1,4 @@
-//! The session of a request is made when a handle is first asked for it, which may be after the response.
+//! A request's session is created when a handle is first used, which may be after the response.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -18,7 +18,7 @@ use unsticky::exchange::{Exchange, Finish, SessionHandle};
 use unsticky::store::MemoryStore;
 use unsticky::{Clock, Cookie, ErrorKind, Sessions};
 
-/// No clock is read, no command is sent and no runtime is needed for a session that nobody asks for.
+/// If the session is not used, the request reads no clock, sends no store command and needs no runtime.
 #[test]
 fn request_without_session_use_reads_no_clock() {
     #[derive(Debug)]
@@ -42,7 +42,7 @@ fn request_without_session_use_reads_no_clock() {
     drop(Exchange::begin(&sessions, [token], None));
 }
 
-/// How the exchange ends before its handle is asked.
+/// How the exchange ends before its handle is first used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Answered,
@@ -70,7 +70,7 @@ async fn handle_first_used_after_response_saves_values_and_sends_no_cookie() {
         let session = one.session().await.unwrap();
         assert_eq!(session.get(SEED).unwrap(), Some(1), "{end:?}");
         session.insert(A, &1).unwrap();
-        // All handles of a request have the same session, also then.
+        // All handles of a request share one session in this case too.
         assert_eq!(other.session().await.unwrap().get(A).unwrap(), Some(1), "{end:?}");
         session.save().await.unwrap();
         assert_eq!(stand.read(&cookie, A).await, Some(1), "{end:?}");
@@ -98,7 +98,8 @@ async fn handle_first_used_after_response_creates_no_session() {
     }
 }
 
-/// The same `Sessions` twice: the inner exchange may end at any time, the outer one's end counts.
+/// Two layers share a `Sessions`. The inner exchange may end at any time; only the end of the outer one
+/// counts.
 #[tokio::test]
 async fn handle_of_shared_session_can_set_cookie_until_outer_layer_finishes() {
     for in_time in [true, false] {
@@ -127,8 +128,8 @@ async fn handle_of_shared_session_can_set_cookie_until_outer_layer_finishes() {
     }
 }
 
-/// A Cookie header field that takes its time to be parsed: until the request is finished, or for as long as
-/// it is sure that finishing it waits.
+/// A `Cookie` header whose parsing takes until the request is finished, or until it is certain that the
+/// end of the request waits for the parsing.
 struct SlowToParse {
     is_parsed: mpsc::Sender<()>,
     is_finished: Mutex<mpsc::Receiver<()>>,
@@ -142,8 +143,9 @@ impl AsRef<[u8]> for SlowToParse {
     }
 }
 
-/// Finishing the request on another thread sees the session that is being made, or the session sees that it
-/// is too late: nobody writes to one that looks alive and whose cookie was never sent.
+/// If another thread finishes the request while its session is being created, either the end of the
+/// request includes the session or the session knows that it is too late. A write never appears to
+/// succeed in a session whose cookie was not sent.
 #[test]
 fn session_extracted_during_commit_cannot_set_cookie() {
     let stand = Backend::memory().stand();
@@ -156,7 +158,7 @@ fn session_extracted_during_commit_cannot_set_cookie() {
     let asking = thread::spawn(move || handle.session().now_or_never().unwrap().unwrap());
     parsed.recv().unwrap();
     let reply = runtime.block_on(finish(exchange, 200));
-    // Nobody waits for it any more where all is well.
+    // The receiver is gone if the parsing has already ended, which is the normal case.
     let _ = say_finished.send(());
     assert!(reply.set_cookie.is_none() && reply.error.is_none());
     let session = asking.join().unwrap();

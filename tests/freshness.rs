@@ -1,4 +1,4 @@
-//! Routes that need a recent proof of who somebody is, in both frameworks.
+//! Routes that require recent authentication, in both frameworks.
 
 #![cfg(all(feature = "axum", feature = "actix", feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -19,7 +19,7 @@ use unsticky::actix::SessionMiddleware;
 use unsticky::tower::SessionLayer;
 use unsticky::{AuthenticatedWithin, Result, Session, Sessions};
 
-/// Status, Location and body of an answer, and the cookie that it set.
+/// A response's status, `Location` header and body, and the cookie that it set.
 type Answer = (u16, Option<String>, String, Option<String>);
 
 async fn delete_account(user: AuthenticatedWithin<600>) -> String {

@@ -1,10 +1,11 @@
-//! The architecture: the rooms of `src/`, each above what it uses.
+//! Checks the architecture: each room of `src/` is above the rooms that it uses.
 //!
-//! [`ROOMS`] lists them from the top to the bottom. A room may use the rooms that stand below it and no
-//! others, and the files of a folder form no circle. The tests read every `crate::`, `super::` and
-//! `self::` path of the sources, every path that begins with a file below the current one, and every name
-//! that an import gives to a file: in imports, in code, in macros and in unit tests. Calls of methods have
-//! no path and are not seen; the methods of a type may stand in a room above it.
+//! [`ROOMS`] lists the files and folders of `src/` from top to bottom. A room may use only the rooms
+//! below it, and the files of a folder must not depend on each other in a circle. The tests read every
+//! `crate::`, `super::` and `self::` path in the sources, every path that starts with a file below the
+//! current one, and every name that an import gives to a file. This covers imports, code, macros and
+//! unit tests. A method call contains no path, so the tests do not see it; a type may have methods in a
+//! room above its own.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -14,54 +15,54 @@ use std::path::Path;
 
 /// A file or a folder of `src/`, and what it is for.
 const ROOMS: &[(&str, &str)] = &[
-    ("lib", "The front page: what the crate exports."),
-    ("guide", "The pages of `docs/`, as part of the documentation."),
+    ("lib", "Exports the public items of the crate."),
+    ("guide", "Includes the pages of `docs/` in the documentation."),
     (
         "internals",
-        "What the command, the fuzz targets and the benchmarks reach of the private parts.",
+        "Gives the command, the fuzz targets and the benchmarks access to private parts.",
     ),
-    ("testing", "For users' tests: the conformance suite, a spy and a store with faults."),
-    ("tower", "The layer for tower stacks, and axum's extractors: a thin shell around `exchange`."),
-    ("actix", "The middleware and extractors for actix-web: a thin shell around `exchange`."),
-    ("guard", "What a group of routes needs of its requests."),
-    ("exchange", "One request and its response, without a framework."),
     (
-        "sessions",
-        "What an application configures and administers: builder, description, directory.",
+        "testing",
+        "Contains the test tools for users: a conformance suite, a spy and a store with faults.",
     ),
-    ("session", "What a handler holds: the session, its life inside a request, the guards."),
-    ("commit", "The end of a request at the store: a plan carried out, conflicts replayed."),
-    ("directory", "The record that lists an account's sessions, and the commands that change it."),
-    ("load", "A session's record read from the store and decoded, or reported."),
-    ("commands", "Store commands under a deadline; in-doubt writes are settled."),
-    ("settings", "The checked configuration that everything above reads."),
-    ("budget", "The time that a piece of work has for the store."),
-    ("key_lock", "Commits of one record that met a conflict take turns."),
-    ("event", "Events and metrics."),
-    ("cookie", "The Cookie header parsed, the Set-Cookie header written."),
+    ("tower", "Contains the tower layer and axum's extractors, which only adapt `exchange`."),
+    ("actix", "Contains the middleware and extractors for actix-web, which only adapt `exchange`."),
+    ("guard", "Checks whether a request may use a group of routes."),
+    ("exchange", "Handles one request and its response, without a framework."),
+    ("sessions", "Configures the sessions of an application, and administers those of an account."),
+    ("session", "Is the handle that a handler uses, with the session's state during a request."),
+    ("commit", "Writes a request's changes to the store, and replays them after a conflict."),
+    ("directory", "Reads and changes the record that lists an account's sessions."),
+    ("load", "Reads a session's record from the store, decodes it, and reports a damaged one."),
+    ("commands", "Runs store commands within a deadline, and settles in-doubt writes."),
+    ("settings", "Holds the validated configuration that the rooms above read."),
+    ("budget", "Limits the time that an operation may spend on the store."),
+    ("key_lock", "Queues the commits of one record after a conflict."),
+    ("event", "Emits the events and counts the metrics."),
+    ("cookie", "Parses the `Cookie` header and writes the `Set-Cookie` header."),
     (
         "record",
-        "What is stored of a session, and every decision about it: pure, without a clock or I/O.",
+        "Encodes a session's record and makes every decision about it, without a clock or I/O.",
     ),
     (
         "store",
-        "The contract of a store, and Redis, Memcached and memory: bytes and keys, no sessions.",
+        "Defines the contract of a store, and implements it for Redis, Memcached and memory.",
     ),
-    ("completion", "Work that runs to completion although nobody waits for it any more."),
-    ("entropy", "Where randomness comes from."),
-    ("clock", "Where the time comes from."),
-    ("answer", "What an error looks like as a response."),
-    ("head", "What is decided by a request's head alone: pure, over borrowed text and bytes."),
-    ("check", "What a check of the store has found, as a report."),
-    ("error", "The error type and its kinds."),
-    ("limits", "The defaults of everything that bounds waiting and trying."),
+    ("completion", "Runs work to completion even if its caller stops waiting."),
+    ("entropy", "Provides randomness."),
+    ("clock", "Provides the time."),
+    ("answer", "Converts an error to a response."),
+    ("head", "Makes the decisions that depend only on a request's head, without I/O."),
+    ("check", "Holds the findings of a store check as a report."),
+    ("error", "Defines the error type and its kinds."),
+    ("limits", "Defines the default limits of waiting and retrying."),
 ];
 
-/// The tokens of each module: `""` is the root, `store::redis` is `store/redis.rs` or
+/// The tokens of each module. `""` is the root, and `store::redis` is `store/redis.rs` or
 /// `store/redis/mod.rs`.
 type Sources = BTreeMap<String, Vec<String>>;
 
-/// A path in the sources: the module it stands in, the module it leads to, and its text.
+/// A path in the sources: the module that contains it, the module to which it leads, and its text.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     from: String,
@@ -92,7 +93,7 @@ fn read(folder: &Path, module: &str, sources: &mut Sources) {
     }
 }
 
-/// Every way in which the sources break the architecture.
+/// Returns every violation of the architecture in the sources.
 fn violations(sources: &Sources, rooms: &[(&str, &str)]) -> Vec<String> {
     let uses = uses(sources);
     let mut violations = Vec::new();
@@ -127,7 +128,7 @@ fn violations(sources: &Sources, rooms: &[(&str, &str)]) -> Vec<String> {
     violations
 }
 
-/// The room of a module: its first file or folder under `src/`.
+/// Returns the room of a module: its first file or folder under `src/`.
 fn room(module: &str) -> &str {
     match module.split("::").next() {
         Some("") | None => "lib",
@@ -135,7 +136,7 @@ fn room(module: &str) -> &str {
     }
 }
 
-/// The way from a module back to itself.
+/// Returns a path from a module back to itself, if there is one.
 fn circle<'a>(
     start: &'a str,
     edges: &BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -156,13 +157,13 @@ fn circle<'a>(
     None
 }
 
-/// All paths of the sources that lead to a file of ours.
+/// Returns all paths in the sources that lead to a file of this crate.
 fn uses(sources: &Sources) -> BTreeSet<Use> {
     let macros = exported_macros(sources);
     let mut uses = BTreeSet::new();
     for (file, tokens) in sources {
         let mut scope = Scope { file, sources, names: BTreeMap::new() };
-        // Names first: a function may stand above the import that it uses.
+        // The names come first, because a function may precede the import that it uses.
         for is_naming in [true, false] {
             for Found { here, path, name, is_macro } in scope.paths(tokens) {
                 let target = match scope.names.get(&path[0]) {
@@ -172,7 +173,7 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
                     None => absolute(&here, &path),
                 };
                 let to = match macros.get(target.join("::").as_str()) {
-                    // The language puts exported macros into the root.
+                    // The language puts exported macros into the crate's root.
                     Some(home) if is_macro => home.to_string(),
                     _ => module_of(&target, sources),
                 };
@@ -186,7 +187,7 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
     uses
 }
 
-/// A path in the code, and the inline modules around it. `name`: what an import calls it.
+/// A path in the code, with the inline modules around it. `name` is the name that an import gives it.
 struct Found {
     here: Vec<String>,
     path: Vec<String>,
@@ -194,19 +195,20 @@ struct Found {
     is_macro: bool,
 }
 
-/// What a path in a file may begin with.
+/// What a path in a file may start with.
 struct Scope<'a> {
     file: &'a str,
     sources: &'a Sources,
-    /// What modules are called here: `use crate::record as r;` makes `r` lead there.
+    /// The names of modules in this file: `use crate::record as r;` gives `record` the name `r`.
     names: BTreeMap<String, String>,
 }
 
 impl Scope<'_> {
-    /// The paths of the file that begin with `crate`, `super`, `self`, a file below it, or a name.
+    /// Returns the paths in the file that start with `crate`, `super`, `self`, a file below it, or a
+    /// name.
     fn paths(&self, tokens: &[String]) -> Vec<Found> {
         let mut found = Vec::new();
-        // The inline modules around a token, with the depth of their braces.
+        // The inline modules around a token, each with the depth of its braces.
         let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0_usize);
         let mut is_import = false;
         for (place, token) in tokens.iter().enumerate() {
@@ -237,7 +239,7 @@ impl Scope<'_> {
         found
     }
 
-    /// Whether a path that begins with this leads to a file of ours.
+    /// Returns whether a path that starts with this segment leads to a file of this crate.
     fn is_ours(&self, first: &str) -> bool {
         let is_child = || match self.file {
             "" => self.sources.contains_key(first),
@@ -247,7 +249,7 @@ impl Scope<'_> {
     }
 }
 
-/// The path that begins at this place, or all paths of a group.
+/// Returns the path that starts at this position, or all paths of a group.
 fn leaves(tokens: &[String], place: usize, is_import: bool, here: Vec<String>) -> Vec<Found> {
     let mut leaves = Vec::new();
     let mut next = place;
@@ -263,7 +265,7 @@ fn leaves(tokens: &[String], place: usize, is_import: bool, here: Vec<String>) -
     leaves.into_iter().map(found).collect()
 }
 
-/// The macros of all files, by name, and the file of each.
+/// Returns the exported macros by name, each with its file.
 fn exported_macros(sources: &Sources) -> BTreeMap<&str, &str> {
     let mut macros = BTreeMap::new();
     for (file, tokens) in sources {
@@ -277,8 +279,8 @@ fn segments(module: &str) -> impl Iterator<Item = &str> {
     module.split("::").filter(|segment| !segment.is_empty())
 }
 
-/// The paths of a (perhaps grouped) path that begins at `next`, which is left behind it, and what they are
-/// called from there on.
+/// Reads a path or a group of paths that starts at `next`, and moves `next` behind it. Returns the
+/// paths with the names that they have from there on.
 fn tree(
     tokens: &[String],
     next: &mut usize,
@@ -322,7 +324,7 @@ fn tree(
     paths.push((path, alias));
 }
 
-/// A path from the crate's root on.
+/// Returns the path relative to the crate's root.
 fn absolute<'a>(here: &'a [String], path: &'a [String]) -> Vec<&'a str> {
     let mut target: Vec<&str> = here.iter().map(String::as_str).collect();
     for segment in path {
@@ -336,14 +338,14 @@ fn absolute<'a>(here: &'a [String], path: &'a [String]) -> Vec<&'a str> {
     target
 }
 
-/// The file in which a path ends.
+/// Returns the file in which a path ends.
 fn module_of(path: &[&str], sources: &Sources) -> String {
     let lengths = (0..=path.len()).rev();
     let mut modules = lengths.map(|length| path[..length].join("::"));
     modules.find(|module| sources.contains_key(module)).unwrap_or_default()
 }
 
-/// What would hide a path from this test.
+/// Returns the constructs that would hide a path from this test.
 fn hidden(sources: &Sources) -> Vec<String> {
     let mut hidden = Vec::new();
     for (file, tokens) in sources {
@@ -360,7 +362,7 @@ fn hidden(sources: &Sources) -> Vec<String> {
         if tokens.windows(4).any(|window| glob(window) && is_import(window)) {
             hidden.push(format!("{file}: a glob import hides where a path leads"));
         }
-        // In unit tests `super::*` is the file itself.
+        // In unit tests, `super::*` is the file itself.
         if has(&["use", "super", "::", "*"]) && !has(&["mod", "tests", "{"]) {
             hidden.push(format!("{file}: a glob import hides where a path leads"));
         }
@@ -371,8 +373,8 @@ fn hidden(sources: &Sources) -> Vec<String> {
     hidden
 }
 
-/// Identifiers, `::`, braces and other signs, and texts with their opening quote; no comments, and no
-/// other literals.
+/// Returns the identifiers, `::`, braces and other signs, and the string literals with their opening
+/// quote. Comments and other literals are left out.
 fn tokens(source: &str) -> Vec<String> {
     let characters: Vec<_> = source.chars().collect();
     let at = |place: usize| characters.get(place).copied().unwrap_or('\0');
@@ -440,7 +442,7 @@ fn tokens(source: &str) -> Vec<String> {
     tokens
 }
 
-/// How long the raw string is with which a text begins.
+/// Returns the length of the raw string at the start of the text.
 fn raw_string(text: &[char]) -> Option<usize> {
     let prefix = text.iter().take_while(|sign| "rbc".contains(**sign)).count();
     if text[..prefix].last() != Some(&'r') || prefix > 2 {
@@ -464,7 +466,8 @@ fn every_room_uses_only_rooms_below_it() {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// `upper` may use `lower`, whose folder has the files `one` and `two`.
+/// Checks a small crate in which `upper` may use `lower`, and the folder of `lower` has the files `one`
+/// and `two`.
 fn violations_of(changes: &[(&str, &str)]) -> Vec<String> {
     let rooms = [("lib", ""), ("upper", ""), ("lower", "")];
     let mut texts = BTreeMap::from([

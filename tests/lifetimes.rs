@@ -1,4 +1,5 @@
-//! Deadlines: from the record on every store, whatever the server still holds, and the servers' own.
+//! Deadlines follow the record on every store, even if the server still holds an expired record. The
+//! servers also expire records by themselves.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -16,12 +17,12 @@ use unsticky::{Clock as _, ErrorKind, Lifetime, Session, Sessions, Store};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// No store knows of the manual clock: it still holds what the record says is over.
+/// The stores do not use the manual clock, so they still hold records that have expired by it.
 fn stand(on: &Backend, lifetime: Lifetime) -> Stand {
     Stand::over(on.store(), |builder| builder.lifetime(lifetime))
 }
 
-/// Whether the server still has the record of the session that was used last.
+/// Returns whether the server still has the record of the session that was used last.
 async fn holds_the_last_key(spy: &SpyStore<Arc<dyn Store>>) -> bool {
     let key = spy.commands().last().unwrap().key.clone();
     spy.load(&key).await.unwrap().is_some()
@@ -31,7 +32,7 @@ async fn create(sessions: &Sessions) -> String {
     visit(sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie()
 }
 
-/// Whether the cookie is still worth something.
+/// Returns whether the cookie still leads to a session.
 async fn lives(sessions: &Sessions, cookie: &str) -> bool {
     let read = async |session: Session| session.get(SEED);
     visit(sessions, cookie, read).await.ok().is_some()
@@ -121,7 +122,7 @@ async fn step_up_renews_stale_authentication() {
         assert!(!lives(&sessions, &cookie).await, "{}: the old secret is void", on.name());
         let cookie = stepped_up.cookie();
         assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", on.name());
-        // Both clocks have started anew: this is past the first absolute deadline.
+        // Both timeouts have been restarted: this time is past the first absolute timeout.
         clock.advance(ms(599_999));
         assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(99_999));
@@ -146,7 +147,7 @@ async fn only_new_end_by_moves_session_end() {
         let set_cookie = signed_in.set_cookie.clone().unwrap();
         assert!(set_cookie.ends_with("; Max-Age=100"), "{}: {set_cookie}", on.name());
         clock.advance(ms(50_000));
-        // Neither a new proof nor another lifetime nor use moves it.
+        // Neither a step-up, nor another lifetime, nor use of the session moves this deadline.
         let renew = async |session: Session| {
             session.set_lifetime(Lifetime::new(ms(900_000), DAY));
             session.step_up()
@@ -157,7 +158,7 @@ async fn only_new_end_by_moves_session_end() {
         let cookie = renewed.cookie();
         clock.advance(ms(49_999));
         assert!(lives(&sessions, &cookie).await, "{}", on.name());
-        // The identity provider's session was renewed.
+        // The identity provider has renewed its session.
         let later = async |session: Session| {
             session.end_by(end + ms(10_000));
             Ok(())
@@ -215,7 +216,8 @@ async fn sign_in_restarts_both_timeouts() {
 async fn lifetime_over_thirty_days_is_honoured() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(DAY * 40, DAY * 400));
-        // Memcached takes more than thirty days as a point in time: the clock has to be the real one.
+        // Memcached interprets a time to live of more than thirty days as a date, so this needs the
+        // real time.
         clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
         assert!(holds_the_last_key(&spy).await, "{}", on.name());
@@ -249,7 +251,8 @@ async fn servers_expire_sessions_by_themselves() {
         clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
         assert!(holds_the_last_key(&spy).await, "{}", on.name());
-        // Nobody advances the clock of the core: the server alone ends it, soon after its time.
+        // The crate's clock does not move. The server expires the record by itself soon after its
+        // deadline.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         while holds_the_last_key(&spy).await {
             assert!(tokio::time::Instant::now() < deadline, "{}: kept for ever", on.name());
@@ -268,7 +271,8 @@ async fn request_with_slow_clock_does_not_shorten_session() {
     let ahead_of = &stand.sessions;
     let behind_of = stand.process(|builder| builder.clock(behind.clone()).lifetime(lifetime));
     let cookie = create(ahead_of).await;
-    // A use by the clock that is behind does not shorten what the other one gave.
+    // Use by a process whose clock is behind does not shorten the deadline that the other process has
+    // set.
     behind.advance(ms(20_000));
     assert!(lives(&behind_of, &cookie).await);
     ahead.advance(ms(59_999));

@@ -1,7 +1,8 @@
-//! Histories of the four verbs by several clients at once, on every store, judged by a checker for
-//! linearizability against a model of one key; and stores with a fault, which the checker must find.
+//! Records what several concurrent clients do with the four store commands, on every store, and checks
+//! each history for linearizability against a model of one key. Stores with a seeded fault verify that
+//! the checker finds it.
 //!
-//! `UNSTICKY_LONG=1` makes it ten times as long.
+//! `UNSTICKY_LONG=1` runs ten times as many histories.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -30,23 +31,25 @@ use unsticky::testing::{Fault, FaultStore, Verb, random_key};
 use unsticky::{ErrorKind, Result};
 
 const CLIENTS: usize = 4;
-/// Rounds of one history. After each the clients wait for each other and one of them loads, so that
-/// the checker has a short way to go and knows where the next round begins.
+/// The rounds of one history. After each round the clients wait for each other and one of them loads.
+/// This limits the checker's search and shows the state in which the next round starts.
 const ROUNDS: usize = 3;
-/// Calls of each client in one round; the checker's time grows much faster than this.
+/// The calls of each client in one round. The checker's time grows much faster than this number.
 const CALLS: usize = 3;
 const CALLS_IN_ALL: usize = ROUNDS * (CLIENTS * CALLS + 1);
-/// No more calls are made where so many have no answer: the checker has to try each both ways.
+/// No more calls are made if this many have no answer, because the checker tries each of them both
+/// ways.
 const MAX_UNKNOWN: usize = 4;
-/// The number of the first call of an earlier round; each round has fewer of its own.
+/// The number of the first call that is left over from an earlier round. A round makes fewer calls than
+/// this.
 const LATE: usize = 1000;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The write that a record comes from: the record's first eight bytes. No two writes share one, so it
-/// stands for the version in the model, whatever numbers the store gives.
+/// The write that stored a record, in the record's first eight bytes. No two writes share a tag, so the
+/// model uses it in place of the store's version.
 type Tag = u64;
 
-/// The reference: one key.
+/// The reference model: one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct OneKey(Option<Tag>);
 
@@ -64,11 +67,11 @@ enum Ret {
     Occupied,
     Loaded(Option<Tag>),
     Replaced,
-    /// With what stands there, where the answer brought it along.
+    /// Contains the stored record if the answer includes it.
     Conflict(Option<Tag>),
     Missing,
     Deleted,
-    /// No answer came, and the call took effect.
+    /// The call took effect, and its answer was lost.
     Applied,
 }
 
@@ -106,28 +109,28 @@ impl SequentialSpec for OneKey {
     }
 }
 
-/// What the clients of one key do.
+/// What the clients of one key did.
 struct History {
     key: StoreKey,
-    /// The history's part of every tag.
+    /// The history's part of each tag.
     number: u64,
     writes: AtomicU64,
-    /// Which write each version was said to be.
+    /// The write that each version was reported for.
     versions: Mutex<Vec<(Version, Tag)>>,
-    /// Answers that made no sense in themselves.
+    /// Answers that are wrong by themselves.
     nonsense: Mutex<Vec<String>>,
     round: Mutex<Round>,
 }
 
-/// What the clients did in one round, in the order of real time: a call is noted before it is made,
-/// and its answer after it has come.
+/// What the clients did in one round, in real-time order: a call is recorded before it is made, and its
+/// answer after it has arrived.
 #[derive(Debug, Clone, Default)]
 struct Round {
-    /// What stood there before.
+    /// The record that was stored before the round.
     before: OneKey,
     /// Calls of earlier rounds that have no answer and may still take effect.
     pending: Vec<Op>,
-    /// Calls without an answer, earlier ones included.
+    /// The number of calls without an answer, including those of earlier rounds.
     unknown: usize,
     events: Vec<Event>,
 }
@@ -143,7 +146,7 @@ enum Event {
         call: usize,
         ret: Ret,
     },
-    /// The call certainly did nothing.
+    /// The call is known to have had no effect.
     Nothing {
         call: usize,
     },
@@ -190,7 +193,7 @@ impl History {
         self.version(stored.version, tag)
     }
 
-    /// What the store did that it must not.
+    /// Returns how the store broke its contract, if it did.
     fn violation(&self) -> Option<String> {
         if let Some(nonsense) = self.nonsense.lock().unwrap().first() {
             return Some(nonsense.clone());
@@ -208,14 +211,14 @@ impl History {
         (!round.is_linearizable(&seen)).then(|| format!("not linearizable: {round:#x?}"))
     }
 
-    /// Begins another round; false where there is to be none.
+    /// Starts another round. Returns `false` if there must be no further round.
     fn goes_on(&self) -> bool {
         let round = &mut *self.round.lock().unwrap();
         let Some(current) = round.left() else { return false };
         round.pending.extend(round.unanswered());
         let seen = self.versions.lock().unwrap();
-        // A write takes effect once, and no version comes again. A deletion that took effect already
-        // may be tried once more, which only lets more pass.
+        // A write takes effect once, and no version is used twice. A deletion that already took effect
+        // may be assumed to take effect again; this only makes the check more lenient.
         round.pending.retain(|op| match *op {
             Op::Load => false,
             Op::Create(tag) => !seen.iter().any(|(_, seen)| *seen == tag),
@@ -242,7 +245,7 @@ impl Round {
         self.calls().filter(|(call, _)| !ended.contains_key(call)).map(|(_, op)| op).collect()
     }
 
-    /// The calls that came to an end, with their answers.
+    /// Returns the finished calls with their answers.
     fn ended(&self) -> HashMap<usize, Option<Ret>> {
         let ended = self.events.iter().filter_map(|event| match *event {
             Event::Call { .. } => None,
@@ -252,7 +255,7 @@ impl Round {
         ended.collect()
     }
 
-    /// What the load at its end brought.
+    /// Returns what the final load of the round returned.
     fn left(&self) -> Option<Option<Tag>> {
         match self.events.last()? {
             Event::Answer { ret: Ret::Loaded(left), .. } => Some(*left),
@@ -260,13 +263,13 @@ impl Round {
         }
     }
 
-    /// Whether there is an order that explains the answers, and for each call without one a guess
-    /// whether and when it took effect. `seen` are the writes that somebody saw.
+    /// Returns whether some order explains the answers. For each call without an answer the checker
+    /// guesses whether and when it took effect. `seen` contains the writes that a client has observed.
     fn is_linearizable(&self, seen: &HashSet<Tag>) -> bool {
         let ended = self.ended();
         let open = self.calls().filter(|(call, _)| !ended.contains_key(call));
         let late = self.pending.iter().enumerate().map(|(number, op)| (LATE + number, *op));
-        // A call that is seen to have taken effect needs no guess.
+        // A call whose effect was observed needs no guess.
         let (mut applied, mut guesses) = (HashSet::new(), Vec::new());
         for (call, op) in open.chain(late) {
             match op {
@@ -290,7 +293,7 @@ impl Round {
         applied: &HashSet<usize>,
     ) -> bool {
         let mut tester = LinearizabilityTester::new(self.before);
-        // A call without an answer goes on to the end, on a thread of its own.
+        // A call without an answer stays open until the end, on a thread of its own.
         let alone = |call| CLIENTS + call;
         for (number, op) in self.pending.iter().enumerate() {
             if applied.contains(&(LATE + number)) {
@@ -356,12 +359,12 @@ impl Round {
     }
 }
 
-/// What was checked.
+/// Counts of what was checked.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     histories: usize,
     calls: usize,
-    /// Calls that began while another one was open.
+    /// Calls that started while another call was open.
     overlapping: usize,
     unknown: usize,
     nothing: usize,
@@ -392,19 +395,19 @@ impl Known {
     }
 }
 
-/// The record of a write: of many lengths, and every byte says which write it is.
+/// The record of a write. The lengths vary, and every byte depends on the tag.
 fn record(tag: Tag) -> Bytes {
     let body = (0..tag % 251).map(|at| (tag.wrapping_mul(31) >> (at % 8)) as u8);
     tag.to_be_bytes().into_iter().chain(body).collect()
 }
 
-/// How calls go wrong.
+/// How calls fail.
 #[derive(Clone)]
 enum Trouble {
     None,
-    /// Answers and requests of a store in this process are lost or late.
+    /// Requests and answers of a store in this process are lost or delayed.
     Lost(FaultStore<Arc<dyn Store>>, Late, Arc<Mutex<Vec<Postponed>>>),
-    /// Some calls are given up at once; the network does the rest.
+    /// Some calls are abandoned; all other faults come from the network.
     GivenUp,
 }
 
@@ -418,7 +421,7 @@ struct Client {
 }
 
 impl Client {
-    /// One round.
+    /// Runs one round.
     async fn run(mut self) -> Self {
         for _ in 0..CALLS {
             if self.history.round.lock().unwrap().unknown >= MAX_UNKNOWN {
@@ -434,9 +437,9 @@ impl Client {
         self
     }
 
-    /// A call, and the record that it expects.
+    /// Chooses a call, and the record that it expects.
     fn choose(&mut self) -> (Op, Option<Known>) {
-        // Mostly what was seen last, sometimes what is certainly old.
+        // Mostly the latest record that was seen, sometimes one that is certainly old.
         let known = match self.known.len() {
             0 => None,
             count if self.rng.u8(..10) == 0 => Some(self.known[self.rng.usize(..count)]),
@@ -478,7 +481,7 @@ impl Client {
     async fn step(&mut self, (op, expected): (Op, Option<Known>)) {
         let history = self.history.clone();
         let call = history.call(self.number, op);
-        // Stores that answer without waiting would hardly ever meet otherwise.
+        // Without this, calls to a store that answers without waiting would hardly ever overlap.
         if self.rng.bool() {
             yield_now().await;
         }
@@ -549,14 +552,14 @@ impl Client {
     }
 }
 
-/// What the clients talk to.
+/// The stores that the clients use.
 #[derive(Clone)]
 struct Bench {
-    /// The clients take turns: several connections, as of several processes.
+    /// The clients are spread over several connections, like those of several processes.
     stores: Vec<Arc<dyn Store>>,
     /// Answers are lost inside this process.
     lossy: bool,
-    /// Calls are given up.
+    /// Clients abandon calls.
     impatient: bool,
 }
 
@@ -565,7 +568,7 @@ impl Bench {
         Self { stores: stores.into_iter().collect(), lossy: false, impatient: false }
     }
 
-    /// One history from its first call to its judgement.
+    /// Runs one history and checks it.
     async fn history(self, seed: u64) -> (Tally, Option<String>) {
         let mut rng = Rng::with_seed(seed);
         let history = Arc::new(History::new());
@@ -599,7 +602,7 @@ impl Bench {
                     break;
                 }
             }
-            // The checker needs the processor for itself.
+            // The checker needs a processor for itself.
             let judged = history.clone();
             let judge = move || {
                 let tally = judged.round.lock().unwrap().tally();
@@ -614,27 +617,27 @@ impl Bench {
                 break;
             }
         }
-        // The keys that are left are those of histories that go on.
+        // The keys that remain are those of unfinished histories.
         let _ = stores[0].delete(&history.key, None).await;
         (total, None)
     }
 
-    /// So many histories, several at a time; ends at the first violation.
+    /// Runs this many histories, several at a time, and stops at the first violation.
     async fn run(&self, count: usize, at_once: usize) -> (Tally, Option<String>) {
         let histories = (0..count).map(|seed| self.clone().history(seed as u64));
         support::until_violation(histories, at_once, Tally::add).await
     }
 }
 
-/// How many histories make so many calls, or ten times as many in the long run.
+/// The number of histories that make this many calls; ten times as many in the long run.
 fn histories(calls: usize) -> usize {
     calls.div_ceil(CALLS_IN_ALL) * usize::from(support::length())
 }
 
-/// So many calls as find what is rare.
+/// Enough calls to find rare faults.
 const MANY: usize = 100_000;
 
-/// A server that nothing is the matter with.
+/// Checks a server without faults.
 async fn calm(name: &str, bench: Bench, calls: usize) {
     let started = Instant::now();
     let count = histories(calls);
@@ -643,13 +646,14 @@ async fn calm(name: &str, bench: Bench, calls: usize) {
     assert_eq!(violation, None);
     assert!(tally.calls >= count * CALLS_IN_ALL);
     assert_eq!((tally.unknown, tally.nothing), (0, 0));
-    // There is something to judge: every answer came often, and many calls met others. How many is
-    // the scheduler's doing, a third on a busy machine where the store is in memory.
+    // The histories must contain enough to check: every answer was common, and many calls overlapped.
+    // How many overlap depends on the scheduler; with a store in memory it is a third on a busy
+    // machine.
     assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
     assert!(tally.overlapping * 10 >= tally.calls, "{tally:?}");
 }
 
-/// A server whose answers are lost.
+/// Checks a server whose answers are lost.
 async fn rough(name: &str, bench: Bench) {
     let started = Instant::now();
     let (tally, violation) = bench.run(histories(20_000), 8).await;
@@ -659,7 +663,7 @@ async fn rough(name: &str, bench: Bench) {
     assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
 }
 
-/// Does to the connections what networks do, until it is dropped.
+/// Disturbs the connections as networks do, until it is dropped.
 async fn weather(proxy: &Proxy) {
     let mut rng = Rng::with_seed(7);
     loop {
@@ -669,7 +673,8 @@ async fn weather(proxy: &Proxy) {
             4 => (Mode::Delay(Duration::from_millis(rng.u64(1..4))), 5),
             5 => (Mode::Trickle, 5),
             6 => (Mode::Blackhole, 5),
-            // Long enough for the store to give the connection up; what it sent arrives late.
+            // Long enough for the store to abandon the connection. What the store has sent arrives
+            // late.
             _ => (Mode::Stall, 30),
         };
         proxy.set(mode);
@@ -681,7 +686,7 @@ async fn weather(proxy: &Proxy) {
     }
 }
 
-/// What a store waits for an answer where the network is bad.
+/// How long a store waits for an answer on a bad network.
 const PATIENCE: Duration = Duration::from_millis(40);
 
 async fn calm_on(on: Backend) {
@@ -730,13 +735,13 @@ async fn redis_is_linearizable_when_answers_of_named_master_are_lost() {
     rough_on(Server::sentinel()).await;
 }
 
-/// How often a slot is moved: no node takes it twice. One that does cannot tell a command that another
-/// node has sent to it the first time from one of the second, and may make a record anew that has not
-/// arrived yet.
+/// How often a slot is moved: no node receives it twice. If one did, it could not tell whether a
+/// command that another node redirected to it belongs to the first or the second time, and might create
+/// a record again before the record itself arrives.
 const MOVES: usize = SHARDS;
 
-/// Moves the slots of the keys that there are from one master to the next, until it is told that it is
-/// done; returns how often it has moved one.
+/// Moves the slots of the stored keys from one master to the next until `done` is set. Returns the
+/// number of moves.
 fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
     let mut moves = HashMap::new();
     for from in (0..SHARDS).cycle() {
@@ -755,10 +760,10 @@ fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
     moves.values().sum()
 }
 
-/// No call fails, either.
+/// No call fails during the moves either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_cluster_is_linearizable_while_slots_move() {
-    // A replica that takes its master's place may lack the last writes.
+    // A replica that is promoted to master may lack the last writes.
     let cluster = RedisCluster::start_with(&["--cluster-node-timeout", "60000"]);
     let (cluster, done) = (Arc::new(cluster), Arc::new(AtomicBool::new(false)));
     let mover = tokio::task::spawn_blocking({
@@ -767,7 +772,7 @@ async fn redis_cluster_is_linearizable_while_slots_move() {
     });
     let store = || patient(&cluster.url(), Duration::from_secs(5));
     let bench = Bench::calm([store(), store()]);
-    // In a task of its own, so that the slots come to rest also when it fails.
+    // Runs in its own task, so that the mover is stopped even if this fails.
     let judged = tokio::spawn(async { calm("cluster", bench, 20_000).await }).await;
     done.store(true, Ordering::Relaxed);
     let moved = mover.await.unwrap();
@@ -787,29 +792,30 @@ async fn memcached_is_linearizable_when_answers_are_lost() {
     rough_on(Server::memcached()).await;
 }
 
-/// What is wrong with a store.
+/// The fault of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seeded {
     Nothing,
-    /// `replace` compares, and then writes whatever stands there by now.
+    /// `replace` compares, and then overwrites any record that has been stored since.
     GetThenSet,
-    /// `create` looks, and then writes whatever stands there by now.
+    /// `create` checks that there is no record, and then overwrites any record that has been stored
+    /// since.
     LookThenSet,
-    /// `replace` of a record that is gone brings it back.
+    /// `replace` restores a record that was deleted.
     Resurrects,
-    /// `delete` says that it has deleted, also where it has not.
+    /// `delete` always reports a deletion, even if it deleted nothing.
     DeletedAlways,
-    /// `delete` does not look at the version.
+    /// `delete` ignores the version.
     DeletesAnything,
-    /// Every eighth `replace` is answered and forgotten.
+    /// Every eighth `replace` is answered and not applied.
     Forgets,
-    /// `load` brings what the load before it should have brought: a replica that is behind.
+    /// `load` returns what the previous load should have returned, like a replica that lags behind.
     Behind,
-    /// Versions come again.
+    /// Versions are reused.
     FewVersions,
 }
 
-/// A store with something wrong on top of one that is right.
+/// A store with a fault, over a correct store.
 struct Faulty {
     inner: Arc<dyn Store>,
     seeded: Seeded,
@@ -822,7 +828,7 @@ impl Faulty {
         Self { inner, seeded, calls: AtomicU64::new(0), loaded: Mutex::default() }
     }
 
-    /// Writes whatever stands there.
+    /// Writes unconditionally.
     async fn set(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Version> {
         loop {
             let bytes = bytes.clone();
@@ -842,7 +848,7 @@ impl Faulty {
         }
     }
 
-    /// What it calls a version.
+    /// The version that the store reports.
     fn called(&self, bytes: &Bytes, version: Version) -> Version {
         match self.seeded {
             Seeded::FewVersions => Version::new(u64::from(bytes[7] % 2)),
@@ -958,8 +964,8 @@ impl Store for Faulty {
     }
 }
 
-/// Every fault is found within so many histories, also where answers are lost, and none is found
-/// where there is none.
+/// Each fault is found within this many histories, even if answers are lost, and a correct store
+/// passes.
 async fn seeded_faults_are_found(on: Backend) {
     const WITHIN: usize = 200;
     let (name, inner) = (on.name(), on.store());
@@ -984,7 +990,7 @@ async fn seeded_faults_are_found(on: Backend) {
             let found = tally.histories;
             println!("{name}, lossy {lossy}: {seeded:?} was found in history {found}");
             let violation = violation.unwrap_or_else(|| panic!("{name}: {seeded:?}: {tally:?}"));
-            // Versions that come again are seen as that; everything else only the checker sees.
+            // Reused versions are detected directly; only the checker finds the other faults.
             let by_checker = seeded != Seeded::FewVersions;
             assert_eq!(violation.starts_with("not linearizable"), by_checker, "{violation}");
         }

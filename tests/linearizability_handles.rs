@@ -1,13 +1,13 @@
-//! Histories of what several clients do to one session through its handles, on every store, judged by
-//! a checker for linearizability against a model of a map of registers; and clients with a fault, which
-//! the checker must find.
+//! Records what several clients do with one session through their handles, on every store, and checks
+//! each history for linearizability against a model of a map of registers. Clients with a seeded fault
+//! verify that the checker finds it.
 //!
-//! What is promised differs with the age of a handle. A request may go by what it has read, so what it
-//! does counts at some moment between its load and its answer. A handle that lives on after the response
-//! has no load that is young enough: what it does counts between the call and the answer.
+//! The guarantee depends on the age of a handle. A request may rely on what it has read, so its
+//! operations take effect at some moment between its load and their answers. A handle that outlives the
+//! response has no recent load: its operations take effect between call and answer.
 //!
-//! In memory on one thread a seed is a schedule, and the same one at each run. `UNSTICKY_LONG=1` makes it ten times as
-//! long.
+//! In memory on one thread, a seed determines the schedule, so a run can be repeated. `UNSTICKY_LONG=1`
+//! runs ten times as many histories.
 
 #![cfg(all(
     feature = "testing",
@@ -42,41 +42,43 @@ use unsticky::store::{Store, StoreKey};
 use unsticky::testing::{Fault, FaultStore, Verb};
 use unsticky::{ErrorKind, Key, Result, Session, Sessions, Transaction};
 
-/// The most that a history has.
+/// The maximum number of clients in a history.
 const CLIENTS: usize = 4;
-/// Operations of each client in a history, or one or two more; the checker's time grows much faster.
+/// The operations of each client in a history, sometimes one or two more. The checker's time grows much
+/// faster than this number.
 const CALLS: usize = 3;
-/// No more trouble is made where so many are unknown: each may have come at any time since.
+/// No more faults are injected if this many results are unknown, because each may have taken effect at
+/// any time since.
 const MAX_UNKNOWN: usize = 3;
 const KEYS: [Key<u32>; 3] = [SEED, A, B];
-/// Few, so that equal ones are common: 0, 1 and 2.
+/// The number of values (0, 1 and 2). It is small, so that equal values are common.
 const VALUES: u32 = 3;
 
-/// How long a request may wait: no errors are wanted of a slow machine.
+/// How long a request may wait. It is long, so that a slow machine causes no errors.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the session holds, by [`KEYS`].
+/// The values of the session, in the order of [`KEYS`].
 type Values = [Option<u32>; KEYS.len()];
 
-/// One change, made and not committed.
+/// One change that has been made and not yet committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Set(usize, u32),
     Remove(usize),
     Clear,
-    /// The next value, and after the last one the first.
+    /// Sets the next value; the first value follows the last.
     Next(usize),
     /// An update that often changes nothing.
     AtLeast(usize, u32),
     Take(usize),
 }
 
-/// What a `transact` does after it has seen all values.
+/// What a `transact` does after it has read all values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     Look,
     Next(usize),
-    /// Sets a value where there is none.
+    /// Sets a value if there is none.
     Claim(usize, u32),
     Take(usize),
     Copy(usize, usize),
@@ -145,7 +147,7 @@ impl Decision {
         }
     }
 
-    /// Returns what was there before.
+    /// Returns the values from before the decision.
     fn make(self, values: &mut Transaction<'_>) -> Result<Values> {
         let mut saw = Values::default();
         for (saw, key) in saw.iter_mut().zip(KEYS) {
@@ -168,15 +170,15 @@ impl Decision {
     }
 }
 
-/// Something that takes effect at one moment, or not at all.
+/// An operation that takes effect at one moment, or not at all.
 #[derive(Debug, Clone)]
 struct Op {
     number: usize,
-    /// What the same handle did before. The two may overlap, as both may count from the load of their
-    /// request, but not in this order.
+    /// The previous operation of the same handle. The two may overlap, since both may count from the
+    /// load of their request, but they cannot be reordered.
     after: Option<usize>,
     steps: Arc<[Step]>,
-    /// What is looked at and decided after the steps.
+    /// What is read and decided after the steps.
     decision: Option<Decision>,
 }
 
@@ -186,17 +188,17 @@ impl Op {
     }
 }
 
-/// What came of it.
+/// The result of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Ret {
-    /// The value that a take at the beginning handed out.
+    /// The value that a take returned at its start.
     taken: Option<u32>,
     saw: Option<Values>,
-    /// No answer came, and if it took effect at all, nobody knows what it would have been.
+    /// No answer arrived. If the operation took effect, its result is unknown.
     is_unknown: bool,
 }
 
-/// The reference: a map of registers.
+/// The reference model: a map of registers.
 #[derive(Debug, Clone, Default)]
 struct Registers {
     values: Values,
@@ -205,14 +207,14 @@ struct Registers {
     tried: Rc<RefCell<Tried>>,
 }
 
-/// Where the checker has been: what was held and what had taken effect. What is left to explain depends
-/// on nothing else.
+/// The states that the checker has visited: the values, and the operations that have taken effect. What
+/// remains to be explained depends on nothing else.
 #[derive(Debug, Default)]
 struct Tried {
-    /// From a place where it has turned back before there is no way.
+    /// The checker has already failed to continue from these states.
     been: HashSet<(Values, u64)>,
-    /// Somebody has looked and gone on from here. Looking changes nothing, so whatever explains the rest
-    /// can begin with it, and there is no other way either.
+    /// From these states the checker has continued with a read. A read changes nothing, so if the rest
+    /// can be explained at all, it can be explained with the read first.
     looked: HashSet<(Values, u64)>,
 }
 
@@ -257,17 +259,17 @@ enum How {
     /// Changes that were committed at the end of their request.
     Request,
     EarlySave,
-    /// What a request has read, or has saved since.
+    /// A read of what the request has loaded, or has saved since.
     Get,
-    /// By a handle that has outlived its response.
+    /// A save by a handle that has outlived its response.
     LateSave,
-    /// During a request, or after it.
+    /// During a request or after it.
     Transact,
     ReloadAndGet,
 }
 
-/// An operation with the time from its beginning to its end; no end where it is not known whether it
-/// took effect.
+/// An operation with its start and end. There is no end if it is unknown whether the operation took
+/// effect.
 #[derive(Clone)]
 struct Called {
     client: usize,
@@ -297,11 +299,12 @@ impl fmt::Debug for Called {
     }
 }
 
-/// Whether there is an order of the operations that explains what came of each. One that is unknown
-/// goes on beyond the end, where it changes nothing that anybody sees.
+/// Returns whether some order of the operations explains all results. An operation with an unknown
+/// result is extended past the end, where its effect is invisible.
 fn is_linearizable(before: Values, called: &[Called]) -> bool {
-    // Each on a thread of its own, as those of one client may overlap. The checker tries the threads in
-    // this order: who looks first, and of the others what ended first, as that most often came first.
+    // Each operation is on a thread of its own, since those of one client may overlap. The checker
+    // tries the threads in this order: reads first, then by the end of the operation, since that is
+    // most often the real order.
     let ended = |called: &Called| called.ended.unwrap_or(usize::MAX);
     let thread = |called: &Called| (!called.op.is_look(), ended(called), called.op.number);
     let begins = called.iter().map(|called| (called.begun, called, true));
@@ -325,10 +328,10 @@ fn is_linearizable(before: Values, called: &[Called]) -> bool {
 struct History {
     seed: u64,
     before: Values,
-    /// The time: it only tells what came first.
+    /// A logical clock, which only orders events.
     now: AtomicUsize,
     called: Mutex<Vec<Called>>,
-    /// What cannot be explained whatever else was done.
+    /// Results that no order of operations can explain.
     nonsense: Mutex<Vec<String>>,
     tally: Mutex<Tally>,
 }
@@ -338,7 +341,7 @@ impl History {
         self.now.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// What stands at the end is an operation as well.
+    /// Records the final values as an operation too.
     fn ends_with(&self, begun: usize, saw: Values) {
         let decision = Some(Decision::Look);
         let op = Op { number: 0, after: None, steps: Arc::default(), decision };
@@ -400,19 +403,19 @@ impl History {
     }
 }
 
-/// What was checked.
+/// Counts of what was checked.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     histories: usize,
     made: BTreeMap<How, usize>,
-    /// Operations that overlap with one of another client.
+    /// Operations that overlap with an operation of another client.
     overlapping: usize,
     taken: usize,
-    /// Inserts of the value that the handle has: in a request, and after it.
+    /// Inserts of the value that the handle already has: during a request, and after it.
     equal: [usize; 2],
-    /// Operations that failed and did nothing.
+    /// Operations that failed and had no effect.
     nothing: usize,
-    /// Takes that came too late.
+    /// Takes that failed because the value had changed.
     changed: usize,
     unknown: usize,
 }
@@ -436,43 +439,44 @@ impl Tally {
     }
 }
 
-/// What is wrong with the clients.
+/// The fault of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seeded {
-    /// A request does not write what it has loaded, whatever stands there by now.
+    /// A request does not write a value that equals the loaded one, even if the stored value has
+    /// changed since.
     EqualIsDropped,
-    /// The same of a handle that lives on.
+    /// The same fault in a handle that outlives its response.
     EqualIsDroppedLate,
-    /// An update inserts what it has computed on what the handle sees.
+    /// An update inserts a result that it computed from the handle's own copy.
     UpdatesWhatItSees,
-    /// A transaction decides on what the handle sees.
+    /// A transaction decides on the handle's own copy.
     DecidesOnWhatItSees,
     /// A reload reads nothing.
     NeverReloads,
-    /// One early save in eight only says that it has saved.
+    /// One early save in eight reports success without saving.
     Forgets,
 }
 
-/// The handle of a request, and what is known of it.
+/// The handle of a request, and what the test knows about it.
 struct Visitor {
     client: usize,
     history: Arc<History>,
     seeded: Option<Seeded>,
     session: Session,
-    /// When its request began to read the session.
+    /// When its request started to read the session.
     loaded: usize,
-    /// The response has left.
+    /// The response has been sent.
     is_late: bool,
-    /// What was changed and is not committed.
+    /// Changes that are not committed yet.
     pending: Vec<Step>,
     taken: Option<u32>,
-    /// What it did last.
+    /// The handle's last operation.
     last: Option<usize>,
     rng: Rng,
 }
 
 impl Visitor {
-    /// The same handle in another task, which has a program of its own.
+    /// Returns the same handle for another task, with a random sequence of its own.
     fn fork(&mut self) -> Self {
         assert!(self.pending.is_empty());
         Self {
@@ -484,7 +488,7 @@ impl Visitor {
         }
     }
 
-    /// From when on something counts that is done now.
+    /// Returns the earliest time at which an operation that starts now can take effect.
     fn begins(&self) -> usize {
         let now = self.history.now();
         if self.is_late { now } else { self.loaded }
@@ -531,7 +535,7 @@ impl Visitor {
         }
     }
 
-    /// Takes a value, or sees that there is none.
+    /// Takes a value, or finds that there is none.
     fn take(&mut self) {
         let (key, saw) = (self.rng.usize(..KEYS.len()), self.look());
         match self.session.take(KEYS[key]) {
@@ -540,14 +544,14 @@ impl Visitor {
                 self.pending.push(Step::Take(key));
                 self.taken = saw[key];
             }
-            // Too old to count where the response has left.
+            // After the response, what the handle has read is too old to check.
             Ok(None) if self.is_late => {}
             Ok(None) => self.get(),
             Err(error) => self.history.nonsense(format!("take: {error}")),
         }
     }
 
-    /// What the request goes by.
+    /// Records what the request has read.
     fn get(&mut self) {
         let saw = self.look();
         self.note(How::Get, self.loaded, Some(Decision::Look), Some(saw), true);
@@ -571,7 +575,7 @@ impl Visitor {
         }
     }
 
-    /// Notes an operation and what came of it; false where the handle is of no use any more.
+    /// Records an operation and its result. Returns `false` if the handle can no longer be used.
     fn noted(
         &mut self,
         how: How,
@@ -581,13 +585,13 @@ impl Visitor {
     ) -> bool {
         match outcome {
             Ok(saw) => {
-                // A save of nothing is none.
+                // A save without changes is not an operation.
                 if decision.is_some() || !self.pending.is_empty() {
                     self.note(how, begun, decision, saw, true);
                 }
                 true
             }
-            // The changes are still pending, and part of whatever is committed next.
+            // The changes are still pending and become part of the next commit.
             Err(ErrorKind::Unavailable | ErrorKind::Refused | ErrorKind::Contended) => {
                 self.history.count(|tally| tally.nothing += 1);
                 true
@@ -607,7 +611,7 @@ impl Visitor {
         }
     }
 
-    /// How it saves.
+    /// The kind of a save by this handle.
     fn how(&self) -> How {
         if self.is_late { How::LateSave } else { How::EarlySave }
     }
@@ -621,14 +625,14 @@ impl Visitor {
         let saved = tokio::select! {
             biased;
             saved = self.session.save() => saved.map_err(|error| error.kind()),
-            // What was begun goes on nevertheless.
+            // A write that has started continues although the caller has stopped waiting.
             () = yields(patience), if give_up => Err(ErrorKind::OutcomeUnknown),
         };
         self.noted(how, begun, None, saved.map(|()| None))
     }
 
     async fn transact(&mut self, decision: Decision) -> bool {
-        // A decision is made on what stands there now, whoever makes it.
+        // A transaction always decides on the stored record, during a request and after it.
         let begun = self.history.now();
         let decided = if self.seeded == Some(Seeded::DecidesOnWhatItSees) {
             let saw = self.look();
@@ -659,7 +663,7 @@ impl Visitor {
             }
             return true;
         }
-        // What is pending is seen as well, and counts only when it is committed.
+        // A read also returns pending changes, which count only once they are committed.
         if self.pending.is_empty() {
             let saw = Some(self.look());
             self.note(How::ReloadAndGet, begun, Some(Decision::Look), saw, true);
@@ -667,7 +671,7 @@ impl Visitor {
         true
     }
 
-    /// One operation; false where the handle is of no use any more.
+    /// Runs one operation. Returns `false` if the handle can no longer be used.
     async fn act(&mut self, is_rough: bool) -> bool {
         match self.rng.u8(..12) {
             0..6 => {
@@ -696,8 +700,8 @@ impl Visitor {
         }
     }
 
-    /// Some operations of one of two tasks that share a handle. Each has one step only, which may be
-    /// committed by the other task.
+    /// Runs some operations of one of two tasks that share a handle. Each operation has only one step,
+    /// which the other task may commit.
     async fn share(mut self) -> bool {
         for _ in 0..self.rng.u8(1..3) {
             self.dawdle().await;
@@ -714,7 +718,7 @@ impl Visitor {
             self.dawdle().await;
             let goes_on = self.save(begun, false).await;
             if !self.pending.is_empty() {
-                // It is still pending, and the other task may commit it at any time.
+                // The change is still pending, and the other task may commit it at any time.
                 self.note(self.how(), begun, None, None, false);
             }
             if !goes_on {
@@ -735,7 +739,7 @@ async fn yields(count: u8) {
     }
 }
 
-/// Two tasks with one handle; false where something is left over that nobody knows of.
+/// Runs two tasks with one handle. Returns `false` if it is unknown which changes are still pending.
 async fn shared(visitor: &mut Visitor) -> bool {
     let nothing = |visitor: &Visitor| visitor.history.tally.lock().unwrap().nothing;
     let before = nothing(visitor);
@@ -757,7 +761,7 @@ struct Client {
 
 impl Client {
     async fn run(mut self) {
-        // Whatever fails is no operation, so there is an end to the trying as well.
+        // A failed attempt is not an operation, so the number of attempts is limited as well.
         for _ in 0..2 * CALLS {
             if self.has_done_enough() {
                 break;
@@ -798,7 +802,7 @@ impl Client {
             last: None,
             rng: self.rng.fork(),
         };
-        // Who fails on the way goes without an end to the request.
+        // A client that fails part-way leaves without finishing its request.
         let _ = self.use_up(exchange, &mut visitor).await;
     }
 
@@ -848,7 +852,7 @@ impl Client {
             let outcome = error.map_or(Ok(None), Err);
             goes_on(visitor.noted(How::Request, visitor.loaded, None, outcome))?;
         }
-        // What is not committed by now is dropped.
+        // Changes that are not committed by now are dropped.
         visitor.pending.clear();
         (visitor.taken, visitor.is_late) = (None, true);
         if late > 0 && self.rng.u8(..4) == 0 {
@@ -867,7 +871,7 @@ impl Client {
     }
 }
 
-/// Others may overtake on the way to the store.
+/// Lets other tasks run before a command reaches the store.
 struct Detour(Mutex<Rng>);
 
 impl Detour {
@@ -893,16 +897,16 @@ impl Interceptor for Detour {
     }
 }
 
-/// What goes wrong.
+/// The faults of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// Commands and answers are lost, refused or late.
+    /// Commands and answers are lost, refused or delayed.
     InTheStore,
     InTheClients(Seeded),
 }
 
-/// Where one history is made.
+/// The setting of one history.
 struct Bench {
     store: FaultStore<Arc<dyn Store>>,
     late: Late,
@@ -966,7 +970,7 @@ impl Bench {
 async fn history(stand: &Stand, trouble: Trouble, seed: u64) -> Arc<History> {
     let mut rng = Rng::with_seed(seed);
     let bench = Arc::new(Bench::new(stand, trouble, &mut rng));
-    // Not by way of the store in which things go wrong.
+    // Bypasses the store with the injected faults.
     let sessions = Sessions::builder(stand.spy.clone()).clock(stand.clock.clone());
     let sessions = sessions.timeout(PATIENCE).build().unwrap();
     let mut before = Values::default();
@@ -1014,8 +1018,8 @@ async fn history(stand: &Stand, trouble: Trouble, seed: u64) -> Arc<History> {
     history
 }
 
-/// So many histories in memory, one after the other; ends at the first violation. Each has a runtime to
-/// itself, so that its seed is its schedule, whatever was before.
+/// Runs this many histories in memory, one after the other, and stops at the first violation. Each has
+/// a runtime of its own, so that its seed alone determines its schedule.
 fn in_memory(count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     let mut total = Tally::default();
     for seed in 0..count as u64 {
@@ -1031,36 +1035,36 @@ fn in_memory(count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     (total, None)
 }
 
-/// So many histories on one store, several at a time; ends at the first violation.
+/// Runs this many histories on one store, several at a time, and stops at the first violation.
 async fn several(on: &Backend, count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     let stand = &on.stand();
     let histories = (0..count as u64).map(|seed| async move {
         let history = history(stand, trouble, seed).await;
-        // It may take the processor for a while.
+        // The checker may occupy the processor for a while.
         let judge = move || (history.tally(), history.violation());
         tokio::task::spawn_blocking(judge).await.unwrap()
     });
     support::until_violation(histories, 4, Tally::add).await
 }
 
-/// So many histories, or ten times as many in the long run.
+/// This many histories, or ten times as many in the long run.
 fn histories(count: usize) -> usize {
     count * usize::from(support::length())
 }
 
-/// There was no violation, and enough to judge.
+/// Asserts that there was no violation and that there was enough to check.
 fn check(name: &str, trouble: Trouble, (tally, violation): (Tally, Option<String>)) {
     println!("{name}, trouble {trouble:?}: {tally:?}");
     assert!(violation.is_none(), "{}", violation.unwrap_or_default());
     let made = tally.made();
     if trouble == Trouble::None {
-        // A machine that stands still for a while may lose an answer.
+        // An answer may be lost if the machine pauses for a while.
         assert!((tally.unknown + tally.nothing) * 100 <= made, "{tally:?}");
     } else {
         assert!(tally.unknown * 100 >= made && tally.nothing * 100 >= made, "{tally:?}");
     }
-    // Every kind of operation was common, many met others, and many inserts were of the value that their
-    // handle had.
+    // Every kind of operation was common, many operations overlapped, and many inserts were of the
+    // value that their handle already had.
     assert!(made >= tally.histories * 2 * CALLS, "{tally:?}");
     assert_eq!(tally.made.len(), 6, "{tally:?}");
     assert!(tally.made.values().all(|count| count * 50 >= made), "{tally:?}");
@@ -1080,7 +1084,7 @@ fn handles_are_linearizable_in_memory_when_commands_fail() {
     check("memory", trouble, in_memory(histories(1000), trouble));
 }
 
-/// Not schedules that come again, but with two threads.
+/// Runs on two threads, so the schedules cannot be repeated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handles_are_linearizable_in_memory_on_two_threads() {
     let judged = several(&Backend::memory(), histories(500), Trouble::None).await;
@@ -1111,7 +1115,7 @@ async fn handles_are_linearizable_on_memcached_when_commands_fail() {
     check("memcached", trouble, several(&Backend::memcached(), histories(300), trouble).await);
 }
 
-/// Every fault is found within so many histories.
+/// Each fault is found within this many histories.
 #[test]
 fn seeded_faults_are_found() {
     const WITHIN: usize = 1000;
@@ -1130,7 +1134,7 @@ fn seeded_faults_are_found() {
     }
 }
 
-/// Operations by hand: the client, the time from beginning to end, and what is done.
+/// Operations written by hand: the client, start and end, and the steps.
 #[derive(Default)]
 struct ByHand(Vec<Called>);
 
@@ -1163,11 +1167,12 @@ const TWO: Values = [Some(2), None, None];
 
 #[test]
 fn checker_finds_lost_write() {
-    // A handle that has seen a 1 writes it over the 2 of another client. At the end there is a 2.
+    // A late handle that has read 1 inserts it after another client has written 2. The final value must
+    // not be 2.
     for (begun, saw, expected) in [
         (4, ONE, true),
         (4, TWO, false),
-        // As a request that has loaded before, it may have come first.
+        // In a request that loaded earlier, the insert may have come first.
         (0, ONE, true),
         (0, TWO, true),
     ] {
@@ -1181,8 +1186,8 @@ fn checker_finds_lost_write() {
 
 #[test]
 fn checker_finds_half_applied_commit() {
-    // A request writes two keys. Another one writes the first of them, and then sees that the second is
-    // not there yet.
+    // One request writes two keys. Another request overwrites the first key and then must not find the
+    // second one missing.
     for (saw, expected) in [
         ([Some(2), Some(0), None], true),
         ([Some(1), Some(0), None], false),
@@ -1219,7 +1224,7 @@ fn checker_finds_two_decisions_on_same_values() {
 
 #[test]
 fn checker_finds_reordered_operations_of_one_handle() {
-    // Both early saves count from the load of their request, but the second one comes second.
+    // Both early saves count from the load of their request, but they keep their order.
     for (saw, expected) in [(TWO, true), ([Some(0), None, None], false)] {
         let mut ops = ByHand::default();
         ops.op(0, (0, 2), &[Step::Set(0, 0)]);
@@ -1269,7 +1274,7 @@ async fn long_lived_handle_writes_value_it_already_saw(on: Backend) {
             stand.write(&cookie, key, 8).await;
             write(&session);
             if by_transact {
-                // What it decides is nothing, and what was changed before is committed with it.
+                // The transaction changes nothing itself, but it commits the earlier changes.
                 session.transact(|_| Ok(())).await.unwrap();
             } else {
                 session.save().await.unwrap();

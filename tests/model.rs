@@ -1,8 +1,8 @@
-//! Random visits of two browsers against a reference: who is signed in, every value, every cookie
-//! that was ever sent, through restarts, lost answers, requests that overtake each other and handles
-//! that outlive their response.
+//! Compares random visits of two browsers with a reference model: who is signed in, every value, and
+//! every cookie that was ever sent. The visits include restarts, lost answers, requests that overtake
+//! each other, and handles that outlive their response.
 //!
-//! `UNSTICKY_LONG=1` makes it ten times as long.
+//! `UNSTICKY_LONG=1` runs ten times as many cases.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -28,8 +28,8 @@ use unsticky::{
 };
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-/// Where the list of messages stands among the values. It is a number here: four times the list before, and
-/// the message, of which there are 1, 2 and 3.
+/// The key of the list of messages among the values. The model stores the list as a number: four times
+/// the list before, plus the new message, which is 1, 2 or 3.
 const MESSAGES: usize = NAMES.len();
 const LIST: Key<Vec<(String, String)>> = Key::new("unsticky.flash");
 const PEOPLE: [&str; 2] = ["alice", "bob"];
@@ -39,7 +39,7 @@ const fn minutes(number: u64) -> Duration {
     Duration::from_secs(60 * number)
 }
 
-/// What sessions get that do not choose.
+/// The lifetime of a session that does not choose one.
 const CONFIGURED: Lifetime = Lifetime::new(minutes(10), minutes(20));
 const CHOICES: [Lifetime; 3] = [
     Lifetime::new(minutes(5), minutes(12)),
@@ -47,39 +47,39 @@ const CHOICES: [Lifetime; 3] = [
     Lifetime::new(minutes(15), minutes(30)).browser_session(),
 ];
 
-/// What happens.
+/// One step of a case.
 #[derive(Debug, Clone)]
 enum Step {
     Visit(Request),
-    /// The second request comes to its end between two acts of the first one.
+    /// The second request finishes between two acts of the first one.
     Overtaken {
         first: Request,
         second: Request,
-        /// How many acts of the first one come before.
+        /// The number of acts of the first request that run before the second one.
         after: usize,
-        /// The second one has read its session before those.
+        /// The second request has read its session before those acts.
         early: bool,
-        /// What the first one waits besides.
+        /// The pause between the two parts of the first request.
         pause: Duration,
     },
-    /// A handle is kept after its response and used on, between other requests.
+    /// The handler keeps its handle after the response and uses it later, between other requests.
     Outlives {
         first: Request,
         rounds: Vec<Round>,
     },
     Advance(Duration),
-    /// Another process over the same store.
+    /// Another process opens the same store.
     Restart,
 }
 
-/// What happens after a response whose handle is kept.
+/// What happens between two uses of a handle that outlives its response.
 #[derive(Debug, Clone)]
 struct Round {
     other: Option<Request>,
-    /// The other request has read its session before the first one did anything.
+    /// The other request has read its session before the first one acted.
     early: bool,
     pause: Duration,
-    /// What the kept handle does then.
+    /// The acts on the kept handle after that.
     acts: Vec<Act>,
 }
 
@@ -88,11 +88,11 @@ struct Request {
     browser: usize,
     presents: Presents,
     acts: Vec<Act>,
-    /// The handler returns the first error it gets.
+    /// The handler returns its first error.
     careful: bool,
     status: u16,
     trouble: Trouble,
-    /// The browser never gets the response.
+    /// The response never reaches the browser.
     is_lost: bool,
 }
 
@@ -101,13 +101,13 @@ enum Presents {
     /// The browser's own cookie.
     Own,
     Nothing,
-    /// Any cookie that was ever sent.
+    /// Any cookie that was ever sent, to either browser.
     Any(usize),
-    /// The browser's own, and any.
+    /// The browser's own cookie, and any other one.
     Both(usize),
 }
 
-/// What a handler does.
+/// One act of a handler.
 #[derive(Debug, Clone)]
 enum Act {
     Edit(Edit),
@@ -133,7 +133,7 @@ enum Edit {
     Clear,
 }
 
-/// What goes wrong with the store's commands of one request.
+/// A fault that affects the store's commands during one request.
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
     None,
@@ -206,12 +206,12 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
-/// A request that is sure to meet others on the same session.
+/// A request that is certain to compete with others for the same session.
 fn rival() -> impl Strategy<Value = Request> {
     request().prop_map(|request| Request { browser: 0, presents: Presents::Own, ..request })
 }
 
-/// What commits at once.
+/// An act that commits immediately.
 fn commit() -> impl Strategy<Value = Act> {
     let edits = prop::collection::vec(edit(), 0..3);
     prop_oneof![
@@ -220,7 +220,8 @@ fn commit() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A handle that commits, is overtaken, and perhaps reads anew before it commits again.
+/// A handle that commits while another request writes first, and that may reload before it commits
+/// again.
 fn contest(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     let acts = || prop::collection::vec(act(), 0..4);
     let rereads = prop::option::weighted(0.2, Just(Act::Reload));
@@ -246,7 +247,7 @@ fn round(to_the_millisecond: bool) -> impl Strategy<Value = Round> {
         .prop_map(|(other, early, pause, acts)| Round { other, early, pause, acts })
 }
 
-/// Where the store's own clock is the real one, a deadline must not come too near to it.
+/// If the store uses the real clock, the model keeps away from deadlines.
 fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
     let seconds = select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]);
@@ -256,7 +257,7 @@ fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     advance.boxed()
 }
 
-/// How long a request waits, if it does.
+/// How long a request waits between two acts, if it waits.
 fn pause(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     prop_oneof![4 => Just(Duration::ZERO), 1 => advance(to_the_millisecond)].boxed()
 }
@@ -282,21 +283,21 @@ fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What is seen of a session from outside: nothing where it is not known.
+/// The public state of a session; everything is empty if the session is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sight {
     principal: Option<String>,
     values: Vec<Option<u64>>,
     is_stored: bool,
-    /// Milliseconds since the beginning.
+    /// In milliseconds since the start of the case.
     expires_at: Option<u64>,
 }
 
-/// What one act came to, and what the handler sees after it.
+/// The result of one act, and the state that the handler sees after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Done {
     result: Result<Option<u64>, ErrorKind>,
-    /// What a transaction decided on.
+    /// The values that the transaction returned.
     decided: Vec<Option<u64>>,
     sight: Sight,
 }
@@ -308,7 +309,7 @@ enum SetCookie {
     Token { max_age: Option<u64> },
 }
 
-/// How far a handler has come.
+/// The progress of a handler.
 #[derive(Debug)]
 struct Progress {
     acts: Vec<Done>,
@@ -321,7 +322,7 @@ impl Progress {
         Self { acts: Vec::new(), status: request.status, is_over: false }
     }
 
-    /// Notes an act; its error may be the handler's.
+    /// Records an act. The handler may return the act's error.
     fn note(&mut self, request: &Request, done: Done) {
         if let Err(kind) = done.result
             && request.careful
@@ -333,7 +334,7 @@ impl Progress {
     }
 }
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
     acts: Vec<Done>,
@@ -343,7 +344,7 @@ struct Outcome {
 
 type Values = BTreeMap<usize, (u64, bool)>;
 
-/// A session of the reference.
+/// A session in the reference.
 #[derive(Debug, Clone)]
 struct Record {
     id: usize,
@@ -379,22 +380,22 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
 }
 
-/// A cookie that was sent: which secret of which session.
+/// A cookie that was sent: the session and which of its secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
     id: usize,
     secret: usize,
 }
 
-/// The reference of store and clock.
+/// The store and the clock of the reference.
 #[derive(Debug, Default)]
 struct World {
     now: u64,
     records: BTreeMap<usize, Record>,
-    /// Ids, secrets and versions that were given.
+    /// The number of ids, secrets and versions that have been issued.
     given: usize,
     trouble: Option<Trouble>,
-    /// The store has a clock of its own, by which nothing is over.
+    /// The store has a clock of its own, and in the model nothing expires by it.
     has_own_clock: bool,
 }
 
@@ -412,7 +413,8 @@ impl World {
         self.living(token.id).filter(|record| record.secret == token.secret)
     }
 
-    /// Whether a command fails in spite of all repetitions, and whether it is applied all the same.
+    /// Returns whether a command fails in spite of all retries, and whether the store applies it
+    /// nevertheless.
     fn fails(&mut self, verb: Verb) -> Option<(ErrorKind, bool)> {
         match self.trouble {
             Some(Trouble::Once(which, Fault::Refused)) if which == verb => {
@@ -438,7 +440,7 @@ impl World {
 
     fn create(&mut self, record: &Record) -> Result<(), ErrorKind> {
         match self.fails(Verb::Create) {
-            // Another id is tried each time; what was stored is nobody's.
+            // Each attempt uses another id. A record that an earlier attempt stored belongs to no one.
             Some((ErrorKind::OutcomeUnknown, _)) => Err(ErrorKind::Unavailable),
             Some((kind, _)) => Err(kind),
             None => {
@@ -448,7 +450,7 @@ impl World {
         }
     }
 
-    /// The record that stands there instead, if there is one.
+    /// Returns the record that is stored instead, if there is one.
     fn replace(
         &mut self,
         base: usize,
@@ -457,7 +459,8 @@ impl World {
         let current = self.living(record.id).cloned();
         let fits = current.as_ref().is_some_and(|current| current.version == base);
         match self.fails(Verb::Replace) {
-            // What stands there settles it, unless nothing tells a lost request from a late one.
+            // The stored record settles the result, unless a lost request cannot be told from a late
+            // one.
             None | Some((ErrorKind::OutcomeUnknown, true)) => {}
             Some((ErrorKind::OutcomeUnknown, false)) if !fits => {}
             Some((kind, _)) => return Err(kind),
@@ -469,7 +472,8 @@ impl World {
         Ok(Ok(()))
     }
 
-    /// What it did, and whether an answer was lost: what is missing then was perhaps deleted here.
+    /// Returns the result, and whether an answer was lost: if so, this request may itself have deleted
+    /// a record that is now missing.
     fn delete(&mut self, id: usize, version: usize) -> Result<(Deleted, bool), ErrorKind> {
         let lost = match self.trouble {
             Some(Trouble::Once(Verb::Delete, fault)) => Some(fault),
@@ -499,15 +503,15 @@ impl World {
     }
 }
 
-/// A session as a request has read it, and what the request acts by.
+/// A session as a request has read it, and the authority by which the request acts.
 #[derive(Debug, Clone)]
 struct Held {
     record: Record,
     authority: Authority,
 }
 
-/// The secret that a cookie brought, or the newest one that the request itself has made, and whose
-/// session that was then.
+/// The secret that the cookie carried, or the newest secret that the request itself has created, and
+/// the principal of the session at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Authority {
     secret: usize,
@@ -515,13 +519,13 @@ struct Authority {
     principal: Option<usize>,
 }
 
-/// What a request finds of its session when it acts.
+/// The state in which a request finds its session when it acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Own,
-    /// Another request gave it another secret.
+    /// Another request rotated the session's secret.
     Rotated,
-    /// Another request signed in on it.
+    /// Another request signed in on the session.
     SignedInAnew,
     Gone,
 }
@@ -532,7 +536,7 @@ impl Held {
         Self { record, authority: Authority { secret, sign_ins, principal } }
     }
 
-    /// The same session, by the same authority, as it stands now.
+    /// The same session with the same authority, in its current state.
     fn at(&self, record: Record) -> Self {
         Self { record, authority: self.authority }
     }
@@ -553,7 +557,7 @@ impl Held {
         }
     }
 
-    /// Whether the session may be ended as it stands now.
+    /// Returns whether the request may end the session in its current state.
     fn may_end(&self, why: Why, now: &Record) -> bool {
         match (why, self.finds(Some(now))) {
             (_, Found::Own) => true,
@@ -567,40 +571,40 @@ impl Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
     SignOut,
-    /// Another session takes its place.
+    /// Another session replaces it.
     SignIn,
 }
 
-/// What became of a session that was to end.
+/// What happened to a session that was to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Ended,
     Missing,
-    /// It goes on, and is this one's.
+    /// The session continues, and belongs to this principal.
     Spared(Option<usize>),
 }
 
-/// A change of values that can be made again on another record.
+/// A change of values that can be applied again to another record.
 #[derive(Debug, Clone)]
 enum Change {
     Edit(Edit),
-    /// A message for the next page.
+    /// A flash message for the next page.
     Said(u64),
-    /// A value of the record was handed out.
+    /// The handler was given a value of the record.
     Taken {
         key: usize,
         seen: u64,
     },
 }
 
-/// Somebody proves who they are.
+/// A user authenticates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Proof {
     who: usize,
     is_step_up: bool,
 }
 
-/// What the handler of a request of the reference did.
+/// What the handler of a request in the reference has changed.
 #[derive(Debug, Default, Clone)]
 struct Changes {
     values: Vec<Change>,
@@ -608,15 +612,15 @@ struct Changes {
     proof: Option<Proof>,
     rotate: bool,
     choice: Option<usize>,
-    /// The lifetime that the same request chose before, and has committed.
+    /// The lifetime that an earlier commit of the same request chose.
     chose: Option<usize>,
 }
 
-/// What is asked of a session besides its values.
+/// What a request changes besides the session's values.
 #[derive(Debug, Clone, Copy)]
 struct Wishes {
     signs_in: bool,
-    /// Only the session's own secret will do.
+    /// The change requires the session's current secret.
     needs_own: bool,
     needs_secret: bool,
     steps_up: bool,
@@ -631,7 +635,7 @@ impl Changes {
             && self.choice.is_none()
     }
 
-    /// Begins anew; what was handed out stays handed out, and what was said is for the next page.
+    /// Resets the changes, except that taken values stay taken and messages still go to the next page.
     fn start_over(&mut self) {
         self.values.retain(|change| matches!(change, Change::Taken { .. } | Change::Said(_)));
     }
@@ -650,7 +654,7 @@ impl Changes {
         self.proof.is_some_and(|proof| !proof.is_step_up)
     }
 
-    /// A lifetime that stands already is nothing to do.
+    /// Choosing the lifetime that already applies changes nothing.
     fn ages(&self, record: &Record) -> bool {
         self.choice.is_some() && self.choice != record.chosen
     }
@@ -663,13 +667,13 @@ impl Changes {
         Wishes { signs_in, needs_own, needs_secret, steps_up }
     }
 
-    /// Drops everything; what was chosen and committed before stands.
+    /// Drops all changes; a lifetime that was chosen and committed before remains.
     fn drop_all(&mut self) {
         *self = Self { chose: self.chose, ..Self::default() };
     }
 
-    /// Drops what only a new cookie could bring to the browser, with all values of a session that nobody
-    /// can have.
+    /// Drops the changes that need a new cookie to reach the browser, and all values of a session that
+    /// no browser can have.
     fn drop_what_needs_a_cookie(&mut self) {
         if self.proof.is_some() || self.ended {
             *self = Self::default();
@@ -683,7 +687,7 @@ impl Changes {
             .any(|change| matches!(change, Change::Taken { key: taken, .. } if *taken == key))
     }
 
-    /// Whether what was handed out stands there as it was.
+    /// Checks that the values that the handler took are still the same in the record.
     fn check_taken(&self, values: &Values) -> Result<(), ErrorKind> {
         let is_there = |change: &Change| match change {
             Change::Edit(_) | Change::Said(_) => true,
@@ -692,7 +696,7 @@ impl Changes {
         self.values.iter().all(is_there).then_some(()).ok_or(ErrorKind::ValueChanged)
     }
 
-    /// The values that the changes lead to on those of a record.
+    /// Returns the values that result from applying the changes to a record.
     fn on(&self, record: Option<&Record>) -> Values {
         let mut values = record.map(|record| record.values.clone()).unwrap_or_default();
         if self.proof.is_some() && record.is_some_and(|record| record.principal.is_none()) {
@@ -708,7 +712,7 @@ impl Changes {
                 }
                 Change::Said(message) => {
                     let list = values.get(&MESSAGES).map_or(0, |(list, _)| *list);
-                    // The last sixteen.
+                    // The list keeps the last sixteen messages.
                     values.insert(MESSAGES, ((list * 4 + message) % (1 << 32), true));
                 }
             }
@@ -717,7 +721,7 @@ impl Changes {
     }
 }
 
-/// Makes an edit and says what was taken.
+/// Applies an edit and returns the value that was taken.
 fn apply(edit: &Edit, values: &mut Values) -> Option<u64> {
     match *edit {
         Edit::Insert { key, value, survives } => {
@@ -740,13 +744,14 @@ fn shown(values: &Values) -> Vec<Option<u64>> {
     (0..=MESSAGES).map(|key| values.get(&key).map(|(value, _)| *value)).collect()
 }
 
-/// A transaction, and what it decided on at last.
+/// A transaction and its final decision.
 #[derive(Default)]
 struct Decide<'a> {
     edits: &'a [Edit],
     fails: bool,
     decided: Vec<Option<u64>>,
-    /// It only takes the messages, and is no error without a session.
+    /// The transaction only takes messages. Without a session it does nothing, and that is not an
+    /// error.
     shows: bool,
     messages: u64,
 }
@@ -755,19 +760,19 @@ struct Decide<'a> {
 #[derive(Debug)]
 struct Visit {
     loaded: Option<Held>,
-    /// The session that this request has found void for it, and whether it is gone altogether.
+    /// The session that this request can no longer use, and whether it no longer exists.
     lost: Option<(Held, bool)>,
-    /// Several valid tokens came along.
+    /// The further sessions, if the request carried several valid tokens.
     others: Vec<Held>,
     presented: bool,
-    /// One of them was of a session that has another secret.
+    /// One of the tokens was of a session whose secret has been rotated.
     stale: bool,
     changes: Changes,
     passive: bool,
     set_cookie: SetCookie,
     token: Option<Token>,
     failed: Option<ErrorKind>,
-    /// The response has left.
+    /// The response has been sent.
     outlived: bool,
 }
 
@@ -800,7 +805,7 @@ impl Visit {
         })
     }
 
-    /// The session that this request goes on with.
+    /// The session on which this request continues.
     fn base(&self) -> Option<&Record> {
         let goes_on = |record: &&Record| !self.changes.ended && !self.is_another(record);
         self.loaded.as_ref().map(|held| &held.record).filter(goes_on)
@@ -823,7 +828,7 @@ impl Visit {
         self.values() != self.base().map(|base| base.values.clone()).unwrap_or_default()
     }
 
-    /// Whether more is changed than messages, which are not worth an error.
+    /// Returns whether there are changes other than messages; losing a message is not an error.
     fn matters(&self) -> bool {
         let without_messages = |mut values: Values| {
             values.remove(&MESSAGES);
@@ -833,15 +838,15 @@ impl Visit {
         without_messages(self.values()) != without_messages(base)
     }
 
-    /// Whether the session is lost, so that no cookie may be sent for another one.
+    /// Returns whether the session is lost, so that the response must not set a cookie for another one.
     fn is_lost(&self) -> bool {
         self.loaded.is_none()
             && (self.lost.is_some() || (self.stale && self.others.is_empty()))
             && !self.changes.ended
     }
 
-    /// Every session that this request may end: the one that it goes on with or has lost, and those of
-    /// several tokens.
+    /// Every session that this request may end: the one that it uses or has lost, and those of several
+    /// tokens.
     fn came_along(&self) -> Vec<Held> {
         let lost = self.lost.as_ref().map(|(held, _)| held);
         self.loaded.iter().chain(lost).chain(&self.others).cloned().collect()
@@ -943,7 +948,7 @@ impl Visit {
             self.loaded = Some(held.at(newer.clone()));
             return Ok(());
         }
-        // Messages alone fail no request.
+        // A request does not fail because of messages alone.
         if self.changes.are_more_than_messages() || (self.outlived && !self.changes.is_empty()) {
             self.fail(ErrorKind::Gone);
         }
@@ -951,7 +956,7 @@ impl Visit {
         Err(ErrorKind::Gone)
     }
 
-    /// What was asked for failed for good, and so does the response, if it is still to come.
+    /// The operation has failed for good. The response fails as well, if it has not been sent.
     fn fail(&mut self, kind: ErrorKind) {
         self.changes.drop_all();
         if !self.outlived {
@@ -959,13 +964,13 @@ impl Visit {
         }
     }
 
-    /// No cookie may leave that could overwrite somebody else's.
+    /// The response must not set a cookie that could overwrite the cookie of another session.
     fn lose(&mut self, held: Held, is_gone: bool) {
         (self.set_cookie, self.token) = (SetCookie::Nothing, None);
         (self.loaded, self.lost) = (None, Some((held, is_gone)));
     }
 
-    /// Commits what was changed; of a failed request only an end.
+    /// Commits the changes. After a failure, only the end of the session is committed.
     fn commit(
         &mut self,
         world: &mut World,
@@ -976,7 +981,7 @@ impl Visit {
         let failed = failed || earlier.is_some();
         let result = self.carry_out(world, failed, decide);
         match result {
-            // Nothing else was committed.
+            // Only the end of the session was committed.
             Ok(()) if failed => self.changes.ended = false,
             Ok(()) => {
                 let chose = self.changes.choice.or(self.changes.chose);
@@ -1006,12 +1011,12 @@ impl Visit {
             return if ended { self.sign_out(world) } else { Ok(()) };
         }
         let signs_in = self.changes.signs_in();
-        // What a transaction changes is not known before it is made.
+        // The changes of a transaction are not known before it runs.
         let decides = |decide: &&mut Decide<'_>| !decide.shows || self.loaded.is_some();
         let changed = decide.as_ref().is_some_and(decides)
             || if self.is_lost() { self.matters() } else { self.changes_values() };
         if self.outlived && ended && (signs_in || changed) {
-            // The end is carried out, and what was to come after it is not.
+            // The session is ended; nothing after that is carried out.
             self.sign_out(world)?;
             return Err(ErrorKind::HeadSent);
         }
@@ -1022,7 +1027,7 @@ impl Visit {
                 (false, false) => self.sign_out(world),
             };
         }
-        // What a handle that outlives its response has seen is too old to compare with.
+        // A handle that outlives its response holds data that is too old to compare with.
         let asks = !self.changes.values.is_empty() || self.changes.choice.is_some();
         let decides = changed || (self.outlived && asks);
         if signs_in && !self.others.is_empty() {
@@ -1041,7 +1046,8 @@ impl Visit {
         let Some(held) = self.loaded.clone() else {
             let asks = self.outlived && !self.changes.values.is_empty();
             if (changed || asks) && !signs_in && self.stale && self.others.is_empty() {
-                // The browser may hold the newer token, which that of a new session would overwrite.
+                // The browser may hold the newer token, and the token of a new session would overwrite
+                // it.
                 return Err(ErrorKind::Gone);
             }
             if (signs_in || changed) && self.create(world, decide)? {
@@ -1066,7 +1072,7 @@ impl Visit {
         }
     }
 
-    /// Whatever becomes of it, the request goes on.
+    /// The request continues whether or not this succeeds.
     fn refresh(&mut self, world: &mut World, held: Held) {
         let is_due = !self.passive && held.record.is_refresh_due(world.now);
         if is_due && world.now < held.record.deadline() {
@@ -1078,7 +1084,7 @@ impl Visit {
         }
     }
 
-    /// Ends whatever came along.
+    /// Ends all sessions that the request carried.
     fn sign_out(&mut self, world: &mut World) -> Result<(), ErrorKind> {
         let ending = self.came_along();
         let Some(first) = ending.first() else {
@@ -1106,19 +1112,19 @@ impl Visit {
         self.token = Some(Token { id: record.id, secret: record.secret });
     }
 
-    /// Only before the response has left can a cookie be sent.
+    /// A cookie can be sent only before the response.
     fn check_head(&self) -> Result<(), ErrorKind> {
         if self.outlived { Err(ErrorKind::HeadSent) } else { Ok(()) }
     }
 
-    /// What every write does to a record besides its values.
+    /// Applies the changes that every write makes to a record besides its values.
     fn write(&self, world: &mut World, record: &mut Record, is_own: bool) {
         let now = world.now;
         record.version = world.fresh();
         let Changes { proof, choice, chose, .. } = self.changes;
         let ages = self.changes.ages(record);
         record.chosen = match proof {
-            // It starts from what is configured, unless this very request chooses.
+            // A sign-in starts from the configured lifetime, unless the same request chooses one.
             Some(Proof { is_step_up: false, .. }) => choice.or(chose),
             _ => choice.or(record.chosen),
         };
@@ -1135,7 +1141,7 @@ impl Visit {
             record.idle_deadline = now + idle;
             record.absolute_deadline = record.began + absolute;
         } else if !self.passive && is_own {
-            // With a void secret the session is not used.
+            // A request with a replaced secret does not count as use of the session.
             record.last_seen = now;
             record.idle_deadline = record.idle_deadline.max(now + idle);
         }
@@ -1158,7 +1164,7 @@ impl Visit {
         Ok(())
     }
 
-    /// What a new session begins with, that goes on from another one or from nothing.
+    /// The first values of a new session, which continues another one or starts empty.
     fn first_values(
         &self,
         from: Option<&Record>,
@@ -1170,7 +1176,7 @@ impl Visit {
         Ok(values)
     }
 
-    /// A new session, if there is anything to store.
+    /// Stores a new session if there is anything to store.
     fn stored(&self, world: &mut World, values: Values) -> Result<Option<Record>, ErrorKind> {
         if !self.changes.signs_in() && values.is_empty() {
             return Ok(None);
@@ -1194,13 +1200,13 @@ impl Visit {
         Ok(Some(record))
     }
 
-    /// Goes on with a new session.
+    /// Continues on a new session.
     fn go_on_with(&mut self, world: &World, record: Record) {
         self.send_cookie(world, &record);
         (self.loaded, self.lost) = (Some(Held::new(record)), None);
     }
 
-    /// A new session with what this request wrote; false where there is nothing to store.
+    /// Creates a session with what this request wrote. Returns `false` if there is nothing to store.
     fn create(
         &mut self,
         world: &mut World,
@@ -1215,8 +1221,8 @@ impl Visit {
         Ok(is_stored)
     }
 
-    /// A session of its own for a sign-in that cannot be on the one that came along: nothing can be
-    /// taken from that one, and nothing ends.
+    /// Creates a separate session for a sign-in that cannot use the existing one. Nothing is taken from
+    /// the existing session, and nothing ends.
     fn begin(
         &mut self,
         world: &mut World,
@@ -1227,14 +1233,14 @@ impl Visit {
         self.create(world, decide).map(|_| ())
     }
 
-    /// A new session for what was written after the end of the one before.
+    /// Creates a session for the values that were written after the end of the session before.
     fn begin_after_end(
         &mut self,
         world: &mut World,
         decide: Option<&mut Decide<'_>>,
     ) -> Result<(), ErrorKind> {
         let decides = decide.as_ref().is_some_and(|decide| !decide.shows);
-        // It is decided before anything ends.
+        // The transaction runs before anything ends.
         let values = self.first_values(None, decide)?;
         let ending = self.came_along();
         let ended = self.end_all(world, &ending)?;
@@ -1247,12 +1253,12 @@ impl Visit {
             };
         }
         self.remove_cookie();
-        // The old session is no more, whatever becomes of the new one.
+        // The old session no longer exists, whether or not the new one can be created.
         let matters = decides || values.keys().any(|key| *key != MESSAGES);
         match self.stored(world, values) {
             Ok(Some(record)) => self.go_on_with(world, record),
             Ok(None) => {}
-            // There is no session for a message, and that is all.
+            // A message without a session is dropped without an error.
             Err(_) if !matters => {}
             Err(kind) => {
                 self.failed = Some(kind);
@@ -1262,8 +1268,9 @@ impl Visit {
         Ok(())
     }
 
-    /// A new session for a sign-in, and what came along ends after that: a sign-in beside which
-    /// another one of several sessions, or of the same person, would go on is withdrawn.
+    /// Creates a session for a sign-in and then ends the sessions that the request carried. The sign-in
+    /// is withdrawn if one of several sessions, or another session of the same principal, would
+    /// continue beside it.
     fn begin_before_end(
         &mut self,
         world: &mut World,
@@ -1273,10 +1280,11 @@ impl Visit {
         let who = self.changes.proof.map(|proof| proof.who);
         let several = !self.others.is_empty();
         let mut ending = self.came_along();
-        // An anonymous session that this request has made beside several goes on in the new one.
+        // An anonymous session that this request created beside several others continues in the new
+        // session.
         let mut made = None;
         if why == Why::SignIn {
-            // One that this request has lost is not its own to end.
+            // This request may not end a session that it has lost.
             ending.retain(|held| self.lost.as_ref().is_none_or(|(lost, _)| !lost.is(held)));
             let base = self.loaded.as_ref().map(|held| &held.record);
             made = base.filter(|record| record.principal.is_none());
@@ -1285,7 +1293,8 @@ impl Visit {
         let created = self.stored(world, values)?.unwrap();
         for held in ending {
             let ended = match self.end(world, &held, why) {
-                // The next request would bring its token as well, or it was not counted.
+                // The next request would carry that session's token as well, or the session would not
+                // be counted.
                 Ok(Fate::Spared(_)) if several || held.record.principal == who => {
                     Err(ErrorKind::Contended)
                 }
@@ -1301,7 +1310,7 @@ impl Visit {
         Ok(())
     }
 
-    /// The session is void for this request: not brought back, and no cookie.
+    /// This request can no longer use the session: it does not restore it and sends no cookie.
     fn gone(&mut self, held: Held, is_gone: bool, fails: bool) -> Result<(), ErrorKind> {
         let fails = fails || self.matters();
         self.lose(held, is_gone);
@@ -1317,8 +1326,8 @@ impl Visit {
         if self.changes.wishes(&held.record).needs_secret {
             self.check_head()?;
         }
-        // What was read before the response left is too old to decide on, and what is over by now may
-        // have been used by others since.
+        // Data that was read before the response was sent is too old to decide on. A session that has
+        // expired by now may have been used by other requests since.
         let mut is_fresh = self.outlived || world.now >= held.record.deadline();
         let mut now = match is_fresh {
             true => world.load(held.record.id)?,
@@ -1331,7 +1340,7 @@ impl Visit {
             let wishes = self.changes.wishes(&last);
             let fails = self.outlived || decide.as_ref().is_some_and(|decide| !decide.shows);
             if let Some(decide) = &mut decide {
-                // What was decided before is not stored.
+                // An earlier decision of the transaction is not stored.
                 decide.messages = 0;
             }
             let needs_secret = match held.finds(living.as_ref()) {
@@ -1362,7 +1371,7 @@ impl Visit {
                     Err(newer) => now = newer,
                 }
             } else {
-                // A decision that is not written must have been made on the newest record.
+                // A decision that is not written must be based on the newest record.
                 now = match decide.is_some() && !is_fresh {
                     true => world.load(last.id)?,
                     false => Some(last.clone()),
@@ -1387,19 +1396,19 @@ impl Visit {
         Ok(*spared.or(ended).unwrap_or(&Fate::Missing))
     }
 
-    /// Ends a session, if it may.
+    /// Ends a session, if the request may do so.
     fn end(&self, world: &mut World, held: &Held, why: Why) -> Result<Fate, ErrorKind> {
         let mut now = held.record.clone();
         loop {
             if !held.may_end(why, &now) {
-                // What was handed out of it could be handed out again.
+                // Otherwise another request could take a value that this request has taken.
                 self.check_taken_from(held, &Values::new())?;
                 return Ok(Fate::Spared(now.principal));
             }
             self.check_taken_from(held, &now.values)?;
             let in_doubt = match world.delete(now.id, now.version)? {
                 (Deleted::Deleted, _) if world.now < now.deadline() => return Ok(Fate::Ended),
-                // What is over is no more, whatever the store still holds.
+                // An expired session counts as missing, even if the store still holds it.
                 (Deleted::Deleted, _) => Some(false),
                 (Deleted::Missing, in_doubt) => Some(in_doubt),
                 (Deleted::Conflict(_), _) => None,
@@ -1412,7 +1421,8 @@ impl Visit {
         }
     }
 
-    /// Values are handed out of the session that is read, and not of others that came along.
+    /// Checks the values that were taken from the session that was read. Nothing is taken from the
+    /// other sessions.
     fn check_taken_from(&self, held: &Held, values: &Values) -> Result<(), ErrorKind> {
         match self.loaded.as_ref().is_some_and(|loaded| loaded.is(held)) {
             true => self.changes.check_taken(values),
@@ -1420,8 +1430,8 @@ impl Visit {
         }
     }
 
-    /// The session is no more: fine, unless this request handed out one of its values. Where it cannot
-    ///  be known who ended it, it cannot be known either whether somebody else took the value.
+    /// The session no longer exists. That is an error only if this request took one of its values: if
+    /// it is in doubt who ended the session, another request may have taken the value too.
     fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
@@ -1437,7 +1447,7 @@ impl Visit {
         }
     }
 
-    /// What comes after the handler. What the response does not stand for is dropped.
+    /// Runs after the handler. Changes that the response does not confirm are dropped.
     fn finish(&mut self, world: &mut World, at: Progress) -> (Outcome, Option<Token>) {
         let failed = at.status >= 500 || at.status == 408;
         let error = self.commit(world, failed, None).err().filter(|_| !failed);
@@ -1445,7 +1455,7 @@ impl Visit {
             self.changes = Changes::default();
         }
         self.outlived = true;
-        // The response has told it.
+        // The response has reported the failure.
         self.failed = None;
         let set_cookie = std::mem::replace(&mut self.set_cookie, SetCookie::Nothing);
         (Outcome { acts: at.acts, set_cookie, error }, self.token.take())
@@ -1465,7 +1475,7 @@ fn key(index: usize) -> RuntimeKey<u64> {
     Key::runtime(NAMES[index])
 }
 
-/// The list of messages as a number.
+/// Converts the list of messages to a number.
 fn as_number(list: Vec<(String, String)>) -> u64 {
     list.iter().fold(0, |number, (level, text)| {
         assert_eq!(level, "info");
@@ -1477,16 +1487,16 @@ fn marked(index: usize, survives: bool) -> RuntimeKey<u64> {
     if survives { key(index).survives_sign_in() } else { key(index) }
 }
 
-/// What is tested: the crate over a store.
+/// The subject of the test: the crate over a store.
 struct Real {
     stand: Stand,
     began: OffsetDateTime,
 }
 
 fn configured(builder: Builder) -> Builder {
-    // The reference says what becomes of each command, and these are not its own.
+    // The reference predicts the result of each command. It does not model the directory's commands.
     let builder = builder.directory(DirectoryMode::Off);
-    // Servers of a busy machine may be slow, and that is not what is tested.
+    // Servers on a busy machine may be slow, which is not the subject of this test.
     builder.lifetime(CONFIGURED).timeout(Duration::from_secs(30))
 }
 
@@ -1612,7 +1622,7 @@ impl Real {
     }
 }
 
-/// What comes after the handler; with the cookie that was sent.
+/// Runs what follows the handler. Returns the cookie that was sent as well.
 async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>) {
     let (header, error) = told(finish(exchange, at.status).await);
     let pair = header.as_ref().and_then(|header| header.split(';').next());
@@ -1626,12 +1636,12 @@ async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>
     (Outcome { acts: at.acts, set_cookie, error }, cookie)
 }
 
-/// The Set-Cookie header, and what the response was replaced by.
+/// Returns the `Set-Cookie` header, and the error of a response that was replaced.
 fn told(reply: Reply) -> (Option<String>, Option<ErrorKind>) {
     (reply.set_cookie, reply.error.map(|error| error.kind()))
 }
 
-/// A request that has read its session, in both worlds.
+/// A request that has read its session, in both the crate and the reference.
 struct Open {
     exchange: Exchange,
     session: Session,
@@ -1640,13 +1650,13 @@ struct Open {
     expected: Progress,
 }
 
-/// A handle whose response has left, in both worlds.
+/// A handle whose response has been sent, in both the crate and the reference.
 struct Kept {
     session: Session,
     visit: Visit,
 }
 
-/// How often a conflict reads differs between the stores.
+/// The stores differ in how often they read during a conflict.
 fn late_trouble(request: &Request) -> Trouble {
     match request.trouble {
         Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
@@ -1654,17 +1664,17 @@ fn late_trouble(request: &Request) -> Trouble {
     }
 }
 
-/// Both, and the browsers.
+/// The crate, the reference and the browsers.
 struct Case {
     real: Real,
     world: World,
-    /// Every cookie that was ever sent, in both worlds.
+    /// Every cookie that was ever sent, as the crate and the reference know it.
     issued: Vec<(String, Token)>,
     jars: [Option<usize>; BROWSERS],
 }
 
 impl Case {
-    /// The cookies that a request brings.
+    /// The cookies that a request carries.
     fn presented(&self, request: &Request) -> Vec<usize> {
         let any = |index: &usize| index.checked_rem(self.issued.len());
         let own = self.jars[request.browser];
@@ -1704,7 +1714,7 @@ impl Case {
         indices.iter().map(|index| (self.issued[*index].0.as_str(), self.issued[*index].1)).unzip()
     }
 
-    /// Reads the session; nothing to go on with where that fails in both worlds alike.
+    /// Reads the session. Returns `None` if reading fails in the crate and in the reference alike.
     async fn open(&mut self, request: &Request) -> Result<Option<Open>, TestCaseError> {
         let presented = self.presented(request);
         let (cookies, tokens) = self.cookies(&presented);
@@ -1739,7 +1749,7 @@ impl Case {
         open.visit.perform(&mut self.world, request, acts, &mut open.expected);
     }
 
-    /// What is left of a request, from this act on; its handle outlives it.
+    /// Runs the rest of a request from this act on. Its handle outlives it.
     async fn go_on(
         &mut self,
         mut open: Open,
@@ -1784,7 +1794,7 @@ impl Case {
         Ok(())
     }
 
-    /// A request from its beginning, or from where it has read its session.
+    /// Runs a request from its start, or from the point at which it has read its session.
     async fn overtake(
         &mut self,
         request: &Request,
@@ -1832,8 +1842,8 @@ impl Case {
         self.world.now += millis(by);
     }
 
-    /// Every cookie that was ever sent is worth what the reference says: of each session at most
-    /// one.
+    /// Checks each cookie that was ever sent against the reference. At most one cookie of each session
+    /// is valid.
     async fn compare(&self) -> Result<(), TestCaseError> {
         for (cookie, token) in &self.issued {
             let exchange = self.real.begin(&[cookie]);
@@ -1920,7 +1930,7 @@ fn memcached_store_matches_reference_model() {
     on_server(&Backend::memcached());
 }
 
-/// A request in which nothing goes wrong.
+/// A request without faults.
 fn plain(acts: Vec<Act>) -> Request {
     Request {
         browser: 0,
@@ -1945,7 +1955,7 @@ fn overtaken(first: Request, second: Request, after: usize) -> Step {
     Step::Overtaken { first, second, after, early: false, pause: Duration::ZERO }
 }
 
-/// A handle that does nothing in its request.
+/// A handle that does nothing before its response.
 fn outlives(rounds: Vec<Round>) -> Step {
     Step::Outlives { first: plain(Vec::new()), rounds }
 }
@@ -1954,8 +1964,8 @@ fn round_of(other: Option<Vec<Act>>, pause: Duration, acts: Vec<Act>) -> Round {
     Round { other: other.map(plain), early: false, pause, acts }
 }
 
-/// What chance seldom brings about: over a store with the same clock, and over one that still holds
-/// what is over.
+/// Runs a case that is rare at random, over a store with the same clock and over a store that still
+/// holds expired records.
 async fn as_the_reference_does(steps: &[Step]) {
     for has_own_clock in [false, true] {
         let on = Backend::memory();
@@ -2143,7 +2153,7 @@ async fn sign_out_of_expired_session_sends_no_cookie() {
     }
 }
 
-/// What becomes of a request with a session's cookie.
+/// Runs these acts in a request that carries a session's cookie.
 async fn signed_out_with(acts: Vec<Act>, trouble: Trouble, late: Duration) -> Outcome {
     let real = Real::new(Backend::memory().stand_with(configured));
     let request = |acts, trouble| Request { careful: true, trouble, ..plain(acts) };

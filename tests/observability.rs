@@ -1,5 +1,5 @@
-//! Every event of docs/observability.md happens, with the level and the fields that stand there, and
-//! is counted; and no other one does.
+//! Every event of docs/observability.md occurs with the documented level and fields, and is counted. No
+//! other event occurs.
 
 #![cfg(all(feature = "tracing", feature = "metrics", feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
@@ -25,16 +25,17 @@ use unsticky::{
 
 const COUNT: Key<u64> = Key::new("count");
 
-/// Which events anybody listens to is known to the whole process, so one test runs after the other.
+/// `tracing` caches for the whole process which events have a subscriber, so the tests run one after
+/// the other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Level and fields of each event, by its name.
+/// The level and the fields of each event, by its name.
 type Events = BTreeMap<String, (String, BTreeSet<String>)>;
 
 #[derive(Clone, Default)]
 struct Captured {
     events: Arc<Mutex<Events>>,
-    /// The texts of all fields `error`, by the names of their events.
+    /// The texts of all `error` fields, by the name of their event.
     errors: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
 }
 
@@ -74,7 +75,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Captured {
     }
 }
 
-/// The rows of the documentation's table.
+/// Returns the rows of the documentation's table.
 fn documented() -> Events {
     let text = include_str!("../docs/observability.md");
     let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
@@ -86,7 +87,7 @@ fn documented() -> Events {
     .collect()
 }
 
-/// The store's own clock is the system's: it keeps what the record says is over.
+/// The store uses the system's clock, so it keeps records that have expired by the manual clock.
 fn stand() -> Stand {
     let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000));
     Stand::over(Backend::memory().store(), |builder| builder.lifetime(lifetime))
@@ -121,7 +122,7 @@ async fn damage(stand: &Stand, cookie: &str, place: usize, byte: u8) {
     stand.put(&key, bytes).await;
 }
 
-/// In strict mode, with room for one session.
+/// Strict mode with a limit of one session.
 async fn directories(stand: &Stand) {
     let sessions = stand.process(|builder| {
         let builder = builder.namespace("directories").directory(DirectoryMode::Strict);
@@ -135,7 +136,7 @@ async fn directories(stand: &Stand) {
     };
     let early = alice.begin_sign_in().await.unwrap();
     let cookie = sign_in(SignIn::new("alice")).await;
-    // Its first use confirms it, so that the next sign-in is refused.
+    // The first use confirms the session, so the next sign-in is refused.
     let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     assert!(exchange.handle().session().await.unwrap().is_signed_in());
     finished(exchange).await;
@@ -144,7 +145,7 @@ async fn directories(stand: &Stand) {
     alice.list().await.unwrap();
     let directory = stand.spy.take()[0].key.clone();
     let stored = stand.stored(&directory).await;
-    // As if it had been evicted, and then brought back.
+    // The directory record is lost, as if it had been evicted, and then restored.
     stand.spy.delete(&directory, None).await.unwrap();
     let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     assert!(!exchange.handle().session().await.unwrap().is_signed_in());
@@ -154,7 +155,7 @@ async fn directories(stand: &Stand) {
     sign_in(early).await;
 }
 
-/// The end of a request; the cookie that was set.
+/// Finishes a request and returns the cookie that was set.
 async fn finished(exchange: Exchange) -> String {
     cookie_of(&finish(exchange, 200).await).unwrap_or_default()
 }
@@ -172,7 +173,8 @@ async fn everything_happens() {
     let other = arrive(&stand).await;
     read(&stand, &format!("{cookie}; {other}")).await;
 
-    // Two requests at once: one is overtaken by a write, the other one by the end of the session.
+    // Two concurrent requests. During the first one another request writes, and during the second one
+    // the session ends.
     for overtaking in [false, true] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
@@ -184,7 +186,8 @@ async fn everything_happens() {
         finished(exchange).await;
     }
 
-    // A lost answer that is settled, and one that cannot be: the store is gone when it is read back.
+    // A lost answer that is settled, and one that cannot be settled because the store fails when it is
+    // read back.
     let cookie = arrive(&stand).await;
     for failed_loads in [0, 3] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
@@ -233,7 +236,7 @@ async fn everything_happens() {
     let inner = Exchange::begin(&others, [""], Some(outer.handle()));
     drop((inner.finish(200), outer.finish(200)));
 
-    // A sign-in on a page that was loaded over plain http.
+    // A sign-in on a page that was loaded over plain HTTP.
     let mut exchange = Exchange::begin(&stand.sessions, [""], None);
     let mut head = RequestHead::default();
     head.host = Some(b"shop.test");
@@ -246,12 +249,12 @@ async fn everything_happens() {
     let listed = alice.list().await.unwrap();
     assert!(alice.open(listed[0].id).await.unwrap().is_some());
 
-    // A message of a request whose cookie is stale.
+    // A flash message in a request with a stale cookie.
     let stale = arrive(&stand).await;
     request(&stand, &stale, async |session| session.rotate()).await;
     request(&stand, &stale, async |session| session.flash(Level::Info, "hello").unwrap()).await;
 
-    // A guard that permits nothing.
+    // A guard that admits no request.
     request(&stand, "", async |session| {
         session.sign_in("bob").unwrap();
         let guard = Guard::signed_in().permit(|_| Ok(false));
@@ -259,18 +262,18 @@ async fn everything_happens() {
     })
     .await;
 
-    // A form of another session.
+    // A form with the token of another session.
     request(&stand, "", async |session| drop(session.verify_csrf_token("forged").unwrap_err()))
         .await;
 }
 
-/// On one thread, with a clock that jumps to the next time limit.
+/// Runs on one thread, with a clock that jumps to the next time limit.
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().start_paused(true).build().unwrap()
 }
 
-/// The counters after a scenario.
+/// Returns the counters after a scenario.
 fn counted(scenario: impl Future<Output = ()>) -> BTreeMap<String, u64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -298,7 +301,7 @@ fn every_documented_event_is_emitted_and_counted() {
 
     let documented = documented();
     assert_eq!(*captured.events.lock().unwrap(), documented);
-    // Each field `error` says why, and says it once.
+    // Each `error` field gives the cause once.
     let errors = captured.errors.lock().unwrap();
     let with_error = documented.iter().filter(|(_, (_, fields))| fields.contains("error"));
     assert_eq!(
@@ -331,7 +334,7 @@ fn every_documented_event_is_emitted_and_counted() {
     assert_eq!(verbs, ["create", "delete", "load", "replace"].map(str::to_owned).into());
 }
 
-/// What was done is told also where its answer was lost.
+/// An operation is reported even if its answer was lost.
 #[test]
 fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -339,7 +342,7 @@ fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
         let stand = stand();
         let cookie = arrive(&stand).await;
         let sign_in = async |session: Session| session.sign_in("alice").unwrap();
-        // The directory's own write is a create.
+        // The directory's own write is a create, so the fault does not affect it.
         stand.store.inject(Verb::Replace, Fault::LoseAnswer);
         let cookie = request(&stand, &cookie, sign_in).await;
         let rotate = async |session: Session| session.rotate();
@@ -353,7 +356,7 @@ fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
     }
 }
 
-/// A sign-in as somebody else that is taken back has not happened.
+/// A sign-in as another principal that is rolled back is not counted.
 #[test]
 fn rolled_back_account_switch_is_not_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -374,7 +377,7 @@ fn rolled_back_account_switch_is_not_counted() {
     }
 }
 
-/// What changes nothing is not missed, and what would have changed something is.
+/// Dropped changes are reported only if they would have changed something.
 #[test]
 fn dropped_changes_are_reported_only_if_something_is_lost() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -410,7 +413,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
             assert_eq!(dropped(&counted), (None, None), "{name} {status}");
         }
     }
-    // An insert of what is there already, and one that is lost after the response.
+    // Inserts a value that is already stored, and one that is lost after the response.
     for (value, lost) in [(1, None), (2, Some(1))] {
         let counted = counted(async {
             let stand = stand();
@@ -423,7 +426,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         });
         assert_eq!(dropped(&counted), (lost, None), "{value}");
     }
-    // Of a handle that was first asked after the response.
+    // The handle is first used after the response.
     let counted_late = counted(async {
         let stand = stand();
         let exchange = Exchange::begin(&stand.sessions, [arrive(&stand).await], None);
@@ -432,7 +435,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         handle.session().await.unwrap().insert(COUNT, &2).unwrap();
     });
     assert_eq!(dropped(&counted_late), (Some(1), None));
-    // Discarded by the response, and by the error that took its place.
+    // Dropped because the response is an error, and because an error replaced the response.
     for status in [500, 408] {
         let counted = counted(async {
             let stand = stand();
@@ -450,7 +453,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
     assert_eq!(dropped(&counted), (None, Some(1)));
 }
 
-/// Once for each request, with the number of its messages.
+/// Reported once for each request, with the number of its messages.
 #[test]
 fn dropped_message_is_reported_once() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -504,12 +507,12 @@ fn dropped_message_is_reported_once() {
     assert_eq!(count(says, nothing, false, 500), (None, None, Some(1)));
 }
 
-/// How often an event happens in a scenario.
+/// Returns how often an event occurs in a scenario.
 fn count_of(name: &str, scenario: impl Future<Output = ()>) -> u64 {
     counted(scenario).get(&format!("unsticky_{name}_total")).copied().unwrap_or(0)
 }
 
-/// However many attempts the write takes; and not where nothing is written.
+/// Reported once for any number of write attempts, and not at all if nothing is written.
 #[test]
 fn message_that_does_not_fit_is_reported_once_when_dropped() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -611,7 +614,7 @@ fn event_is_emitted_only_for_its_documented_reason() {
         };
         assert_eq!(count_of("outcome_unknown", unsettled), count, "{fault:?}");
     }
-    // A reload that finds the session gone, with something to lose and with nothing.
+    // A reload that finds the session gone, with and without changes to lose.
     for (changes, count) in [(true, 1), (false, 0)] {
         let gone = async {
             let stand = stand();
@@ -629,7 +632,8 @@ fn event_is_emitted_only_for_its_documented_reason() {
     }
 }
 
-/// What a failed commit has dropped is reported with the response, unless it was reported as gone.
+/// The changes that a failed commit drops are reported with the response, unless they were reported as
+/// gone.
 #[test]
 fn changes_dropped_by_failed_commit_are_reported_with_response() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -656,7 +660,7 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
         .await;
     };
     assert_eq!(count_of("changes_discarded", gone), 0);
-    // A refused sign-in, to which the handler answers with an error of its own.
+    // The sign-in is refused, and the handler returns an error of its own.
     let refused = async {
         let stand = Stand::over(Backend::memory().store(), |builder| {
             builder.concurrent_sessions(ConcurrentSessions::Reject(1))
@@ -671,12 +675,13 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
         finish(exchange, 500).await;
     };
     assert_eq!(count_of("changes_discarded", refused), 1);
-    // No request is there to lose anything.
+    // A detached session belongs to no request that could lose a change.
     let detached = async { Session::detached().insert(COUNT, &1).unwrap() };
     assert_eq!(count_of("changes_dropped", detached), 0);
 }
 
-/// An outage is counted whatever it looks like, and a record that is too large is none.
+/// Failures of the store of every kind are counted. A record that is too large is not a failure of
+/// the store.
 #[test]
 fn every_store_failure_is_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -715,12 +720,12 @@ fn every_documented_alert_uses_existing_counter() {
     assert!(counters >= 7, "the alerts are gone");
 }
 
-/// The fields of each event, in the order in which they happened.
+/// The fields of each event, in the order of the events.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
 
 impl Told {
-    /// What a scenario tells.
+    /// Returns the events of a scenario.
     fn of(scenario: impl Future<Output = ()>) -> Vec<BTreeMap<&'static str, String>> {
         let told = Self::default();
         let subscriber = tracing_subscriber::registry().with(told.clone());
@@ -734,7 +739,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
         struct Texts<'a>(&'a mut BTreeMap<&'static str, String>);
         impl Visit for Texts<'_> {
             fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-                // Logs put only strings in quotes, and without them a text can pass for another field.
+                // Logs quote only strings. Without quotes, a text could imitate another field.
                 assert!(!["principal", "label", "actor"].contains(&field.name()), "{value:?}");
                 self.0.insert(field.name(), format!("{value:?}"));
             }
@@ -751,7 +756,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
     }
 }
 
-/// The digest that names a principal: the last part of its directory's key.
+/// Returns the digest that stands for a principal: the last part of the key of its directory.
 async fn digest(stand: &Stand, principal: &str) -> String {
     let key = stand.directory_key(principal).await;
     key.as_str().rsplit(':').next().unwrap().to_owned()
@@ -787,7 +792,7 @@ fn principal_is_reported_as_configured() {
             request(&stand, &cookie, async |session| session.sign_out()).await;
             request(&stand, "", async |session| session.sign_in(principal).unwrap()).await;
             stand.sessions.of(principal).revoke_all().await.unwrap();
-            // Nobody is signed in there.
+            // No user is signed in on this session.
             let anonymous = arrive(&stand).await;
             request(&stand, &anonymous, async |session| session.sign_out()).await;
         });
@@ -843,7 +848,7 @@ fn actor_is_reported_under_every_audit_setting() {
                 assert!(open(0).await.unwrap().revoke().await.unwrap());
                 assert!(directory.revoke(listed[1].id).await.unwrap());
                 assert_eq!(directory.revoke_all().await.unwrap().count, 1);
-                // Nobody acts for somebody else in a request.
+                // In a request users act for themselves, so no actor is reported.
                 let own = async |session: Session| {
                     session.sign_in("alice").unwrap();
                     session.save().await.unwrap();
@@ -872,7 +877,7 @@ fn actor_is_reported_under_every_audit_setting() {
     }
 }
 
-/// Also if sessions could not be deleted: they are marked as revoked then.
+/// The count includes sessions that could not be deleted, because they are marked as revoked.
 #[test]
 fn revoke_all_event_reports_number_of_revoked_sessions() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -894,7 +899,7 @@ fn revoke_all_event_reports_number_of_revoked_sessions() {
     assert_eq!(told, [("0", "false"), ("0", "true"), ("2", "true")]);
 }
 
-/// Every reason of the documentation happens, for the sessions that it is the reason of.
+/// Every reason in the documentation is reported for the right sessions.
 #[test]
 fn every_documented_reason_is_emitted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -919,7 +924,7 @@ fn every_documented_reason_is_emitted() {
             assert!(row(name).unwrap().contains(&format!("`{reason}`")), "{name} {reason}");
         }
     }
-    // What ended for a reason is named by its label.
+    // Each session's label is the expected reason.
     for fields in told.iter().filter(|fields| fields["event"] == "revoked") {
         assert_eq!(fields["label"], format!("to be {}", fields["reason"]));
     }
@@ -954,14 +959,14 @@ async fn every_reason_happens() {
     let cookie = sign_in(&stand, "revoked").await;
     assert!(alice.revoke(id(&cookie).await).await.unwrap());
 
-    // The store is down when it is to be ended.
+    // The store fails while the session is revoked.
     let cookie = sign_in(&stand, "unfinished").await;
     stand.store.fail_always(Verb::Delete, Fault::Unavailable);
     assert!(alice.revoke(id(&cookie).await).await.is_err());
     stand.store.heal();
     assert!(alice.list().await.unwrap().is_empty());
 
-    // Somebody else signs in on the same browser, and out again.
+    // Another principal signs in on the same browser, and out again.
     let cookie = request(&stand, "", async |session| session.sign_in("bob").unwrap()).await;
     let cookie = request(&stand, &cookie, async |session| session.sign_in("alice").unwrap()).await;
     request(&stand, &cookie, async |session| session.sign_out()).await;
@@ -979,7 +984,7 @@ async fn every_reason_happens() {
     }
 }
 
-/// Also where the event is about a directory, whose key has the digest of the principal.
+/// This includes events about a directory, whose key contains the digest of the principal.
 #[test]
 fn audit_setting_nothing_names_no_account() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -1003,7 +1008,7 @@ fn audit_setting_nothing_names_no_account() {
             let sign_in = async |session: Session| session.sign_in("alice").unwrap();
             let early = alice.begin_sign_in().await.unwrap();
             let cookie = request(&stand, "", sign_in).await;
-            // Its first use confirms it, so that the next sign-in is refused.
+            // The first use confirms the session, so the next sign-in is refused.
             read(&stand, &cookie).await;
             request(&stand, "", sign_in).await;
             stand.store.inject(Verb::Replace, Fault::LoseAnswer);

@@ -1,4 +1,4 @@
-//! A principal's session outside a request: `Sessions::of(principal).open(id)`.
+//! Changes a principal's session outside a request, with `Sessions::of(principal).open(id)`.
 
 #![cfg(all(
     feature = "testing",
@@ -33,14 +33,14 @@ async fn open(stand: &Stand, id: SessionId) -> Option<OpenSession> {
     stand.sessions.of("alice").open(id).await.unwrap()
 }
 
-/// Alice's cookie, and her session opened.
+/// Returns Alice's cookie, and her session opened by a job.
 async fn opened(stand: &Stand) -> (String, OpenSession) {
     let cookie = stand.signed_in("alice").await;
     let session = open(stand, id_of(stand, &cookie).await).await.unwrap();
     (cookie, session)
 }
 
-/// What becomes of a write, by its kind of error.
+/// Writes a value and returns the kind of the error.
 async fn write(session: &mut OpenSession, key: Key<u32>, value: u32) -> Result<(), ErrorKind> {
     let written = session.transact(move |values| values.insert(key, &value)).await;
     written.map_err(|error| error.kind())
@@ -89,12 +89,12 @@ async fn open_without_changes_writes_nothing(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Verb::Load; 2]);
 }
 
-/// A request that has read the session before, and one that reads it after: neither loses anything, and the
-/// job decides on what is stored by then.
+/// A request that read the session before the job, and one that reads it after: neither loses a change,
+/// and the job decides on the record that is stored when it writes.
 async fn changes_survive_concurrent_requests_in_both_directions(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
-    // The request has read the session, then the job writes.
+    // The request has read the session before the job writes.
     let late = stand.overtaken(
         &cookie,
         async |session: Session| {
@@ -104,7 +104,7 @@ async fn changes_survive_concurrent_requests_in_both_directions(on: Backend) {
         async || assert_eq!(write(&mut session, B, 2).await, Ok(())),
     );
     late.await.ok();
-    // The job has read the session, then the request writes.
+    // The job has read the session before the request writes.
     let (mut job, gate) =
         (open(&stand, session.id()).await.unwrap(), stand.store.hold(Verb::Replace));
     let writing = tokio::spawn(async move {
@@ -200,7 +200,7 @@ async fn unavailable_store_returns_error(on: Backend) {
     assert_eq!(off.of("alice").open(id).await.unwrap_err().kind(), ErrorKind::NoDirectory);
 }
 
-/// A job is no use of the session, sends no cookie and makes none void.
+/// A job does not count as use of the session, sends no cookie and invalidates none.
 async fn opened_session_is_not_extended_and_keeps_its_cookie(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
@@ -222,7 +222,7 @@ async fn opened_session_is_not_extended_and_keeps_its_cookie(on: Backend) {
     assert_eq!(write(&mut session, B, 3).await, Err(ErrorKind::Gone));
 }
 
-/// Where new sign-ins are refused, a job confirms no cookie.
+/// With a limit that refuses new sign-ins, a job does not confirm the session's cookie.
 async fn opened_session_stays_unconfirmed(on: Backend) {
     let stand = on
         .stand_with(|builder| builder.concurrent_sessions(unsticky::ConcurrentSessions::Reject(1)));
@@ -230,7 +230,7 @@ async fn opened_session_stays_unconfirmed(on: Backend) {
     let listed = stand.sessions.of("alice").list().await.unwrap();
     let mut session = open(&stand, listed[0].id).await.unwrap();
     assert_eq!(write(&mut session, A, 1).await, Ok(()));
-    // Its cookie has never come back, so it makes room.
+    // The browser never sent this cookie back, so the session is revoked to make room.
     let newer = stand.signed_in("alice").await;
     assert_eq!(stand.who(&newer).await.as_deref(), Some("alice"));
     assert_eq!(stand.who(&lost).await, None);
@@ -252,7 +252,8 @@ async fn job_survives_rotation_step_up_and_sign_in_of_same_principal(on: Backend
         assert_eq!(stand.who(&cookie).await, None, "the old secret stays void");
         cookie = renewed;
     }
-    // And while it is under way: the request has its new secret, and the job its change.
+    // The secret is rotated during the job: the request gets its new secret, and the job's change is
+    // kept.
     let gate = stand.store.hold(Verb::Replace);
     let writing = tokio::spawn(async move { write(&mut session, B, 7).await });
     gate.reached().await;
@@ -274,7 +275,7 @@ async fn sign_in_of_another_principal_ends_job(on: Backend) {
     assert_eq!(stand.who(&bobs).await.as_deref(), Some("bob"));
 }
 
-/// What was ended while the job writes stays ended.
+/// A session that is revoked while the job writes is not restored.
 async fn session_revoked_during_job_returns_gone(on: Backend) {
     let stand = on.stand();
     for end in 0..3 {
@@ -333,7 +334,8 @@ async fn unlisted_session_is_none_and_gone_in_strict_mode(on: Backend) {
     assert!(open(&stand, id).await.is_none());
 }
 
-/// Elsewhere it goes on without its directory, and can be revoked nevertheless.
+/// Outside strict mode a session continues without its directory. In both modes it can still be
+/// revoked.
 async fn session_with_lost_directory_can_be_revoked(on: Backend) {
     for (mode, is_begun_anew) in [
         (DirectoryMode::Listed, false),
@@ -357,12 +359,12 @@ async fn session_with_lost_directory_can_be_revoked(on: Backend) {
         assert_eq!(stand.who(&cookie).await, None);
         assert_eq!(stand.spy.load(&key).await.unwrap(), None);
         assert!(!again.revoke().await.unwrap());
-        // Nobody else's.
+        // Sessions that signed in later are not affected.
         assert_eq!(stand.who(&newer).await.is_some(), is_begun_anew);
     }
 }
 
-/// The store still has the record, so by another clock the session may live.
+/// The store still has the record, so a process with another clock may consider the session alive.
 async fn expired_session_still_in_store_can_be_revoked(on: Backend) {
     for is_lost in [false, true] {
         let stand = Stand::over(on.store(), |builder| builder);
@@ -392,10 +394,10 @@ async fn in_doubt_change_is_settled_and_applied_once(on: Backend) {
         assert_eq!(add(&mut session).await, Ok(()), "{fault:?}");
     }
     assert_eq!(stand.read(&cookie, SEED).await, Some(3));
-    // One that cannot be settled says so, and the next one goes on from what is stored.
+    // A change that stays in doubt is an error, and the next change starts from the stored record.
     stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     let id = session.id();
-    // The first load succeeds.
+    // Only the first load succeeds.
     stand.store.hold(Verb::Load).release();
     stand.store.fail_always(Verb::Load, Fault::Unavailable);
     assert_eq!(add(&mut session).await, Err(ErrorKind::OutcomeUnknown));
@@ -423,7 +425,8 @@ async fn failed_function_writes_nothing(on: Backend) {
 async fn abandoned_change_runs_to_completion(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
-    // The load has been answered and the write is held, in a task of its own once nobody awaits it.
+    // The load has been answered and the write is held. Once its caller is gone, the write continues in
+    // a task of its own.
     let gate = stand.store.hold(Verb::Replace);
     {
         let mut writing = Box::pin(session.transact(|values| values.insert(A, &7)));
@@ -438,7 +441,8 @@ async fn abandoned_change_runs_to_completion(on: Backend) {
     support::stand::eventually(is_stored, "the change was not stored").await;
 }
 
-/// A logout token of an identity provider names its session, which was kept as the label.
+/// The logout token of an identity provider names its session id, which the application stored as the
+/// label.
 async fn back_channel_logout_finds_session_by_label(on: Backend) {
     let stand = on.stand();
     let with_sid = async |sid: &str| {
@@ -479,7 +483,7 @@ on_every_store! {
     job_spawned_by_handler_changes_session_after_response,
 }
 
-/// A handler starts a job and answers; the job goes on without the request.
+/// A handler that starts a job and answers. The job continues without the request.
 async fn start(session: Session, tasks: Tasks) -> Result<&'static str> {
     let (sessions, principal) = (session.sessions().clone(), session.principal().unwrap());
     let id = session.id().unwrap();

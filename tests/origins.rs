@@ -1,4 +1,4 @@
-//! The guard against requests of other sites, beside tower-http's layer of the same purpose.
+//! Compares the guard against cross-site requests with the equivalent layer of tower-http.
 
 #![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -14,7 +14,7 @@ use unsticky::tower::GuardLayer;
 
 const TRUSTED: &str = "https://login.example";
 
-/// Every combination of these, but for WebSockets and repeated fields, which tower-http does not look at.
+/// Covers every combination except WebSockets and repeated headers, which tower-http does not check.
 #[tokio::test]
 async fn origin_check_matches_tower_http() {
     let inner = tower::service_fn(async |_: Request<Body>| {

@@ -1,4 +1,4 @@
-//! Many requests of one session at once, on real servers: in one process, and in four.
+//! Many concurrent requests of one session on real servers, in one process and in four.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -29,7 +29,7 @@ async fn read(sessions: &Sessions, cookie: &str, key: &Key<u64>) -> u64 {
     visit(sessions, cookie, async |session: Session| session.get(key)).await.ok().unwrap_or(0)
 }
 
-/// What became of many requests.
+/// The results of many requests.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     ok: u64,
@@ -37,7 +37,7 @@ struct Tally {
     failed: u64,
 }
 
-/// Sends `count` requests at once; each one thinks for a while between reading and writing.
+/// Sends `count` requests at once. Each waits for a while between its read and its write.
 async fn increments(sessions: &Sessions, cookie: &str, count: u64, think: Duration) -> Tally {
     let mut requests = JoinSet::new();
     for _ in 0..count {
@@ -101,7 +101,7 @@ async fn two_hundred_concurrent_increments_are_all_counted(on: Backend) {
     }
 }
 
-/// Nothing is lost and nothing counts twice, whatever is answered.
+/// No increment is lost or counted twice, and the answers agree.
 async fn hot_session(url: &str, timeout: Duration) {
     let sessions = sessions(url, timeout);
     let cookie = seeded(&sessions).await;
@@ -111,7 +111,7 @@ async fn hot_session(url: &str, timeout: Duration) {
     assert!(tally.ok > 0, "{tally:?}");
 }
 
-/// Both directions of the link take five milliseconds.
+/// The link delays both directions by five milliseconds.
 async fn concurrent_increments_add_up_over_slow_link(on: Backend) {
     let server = on.server().unwrap();
     let proxy = Proxy::start(server.port()).await;
@@ -125,10 +125,10 @@ async fn concurrent_increments_add_up_over_slow_link(on: Backend) {
     hot_session(&url, Duration::from_secs(1)).await;
 }
 
-/// The environment variable that makes a test process one of several workers.
+/// The environment variable that turns a test process into one of several workers.
 const WORKER: &str = "UNSTICKY_RACES_WORKER";
 
-/// Not a test of its own: what each of four processes runs.
+/// Not a test by itself: the work of each of four processes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker() {
     let Ok(task) = std::env::var(WORKER) else { return };

@@ -1,5 +1,5 @@
-//! The permissions that the documentation of `RedisStore` lists: with them everything works, and none is
-//! listed in vain.
+//! The permissions that the documentation of `RedisStore` lists are sufficient, and each of them is
+//! necessary.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -14,7 +14,7 @@ use unsticky::{Key, Session, Sessions};
 
 const NUMBER: Key<u64> = Key::new("number");
 
-/// The words of the line in the documentation that follows this one, filled in.
+/// Returns the words of the documentation's line after this title, with the placeholders filled in.
 fn documented(title: &str) -> Vec<String> {
     let text = include_str!("../src/store/redis/mod.rs");
     let mut lines = text.lines().skip_while(|line| line.trim_start_matches("/// ") != title);
@@ -23,12 +23,12 @@ fn documented(title: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// The commands among these words.
+/// Returns the commands among these words.
 fn commands(words: &[String]) -> Vec<&String> {
     words.iter().filter(|word| word.starts_with('+')).collect()
 }
 
-/// Makes the user anew, without this word and with this one.
+/// Creates the user again, without one of the words and with another.
 fn permit(server: &RedisServer, words: &[String], without: &str, with: &str) {
     let _ = server.ask(&["ACL", "DELUSER", &words[2]]);
     let words = words.iter().map(String::as_str).filter(|word| *word != without);
@@ -36,8 +36,8 @@ fn permit(server: &RedisServer, words: &[String], without: &str, with: &str) {
     server.cli(&words);
 }
 
-/// Everything that an application does with its sessions, in a process that has just started and on a
-/// server that has, too: the first failure, if there is one.
+/// Does everything that an application does with its sessions, in a new process and on a new server.
+/// Returns the first failure.
 async fn is_in_order(server: &RedisServer, store: RedisStore) -> Result<(), String> {
     fn answered<T>(visit: Visit<T>) -> Result<Visit<T>, String> {
         match visit.failure() {
@@ -65,7 +65,8 @@ async fn is_in_order(server: &RedisServer, store: RedisStore) -> Result<(), Stri
     Ok(())
 }
 
-/// That everything works with these permissions, and nothing if one of the needed ones is missing.
+/// Asserts that everything works with these permissions, and that it fails without any one of them that
+/// is not optional.
 async fn is_exact(
     server: &RedisServer,
     words: &[String],
@@ -92,7 +93,7 @@ async fn one_server() {
     is_exact(&server, &words, &[], || with_user(&server.url())).await;
     words.push("+select".to_owned());
     is_exact(&server, &words, &[], || with_user(&format!("{}3", server.url()))).await;
-    // Other applications on the same server are out of reach.
+    // The user has no access to other applications on the same server.
     permit(&server, &words, "~shop:*", "~other:*");
     assert!(is_in_order(&server, with_user(&server.url())).await.is_err());
 }
@@ -103,7 +104,7 @@ async fn node_of_cluster() {
     let words = documented("# each node of a cluster");
     let optional = ["+cluster|slots", "+asking"];
     is_exact(&cluster.nodes()[0], &words, &optional, || with_user(&cluster.url())).await;
-    // `ASKING` is for slots that are being moved.
+    // `ASKING` is needed only while slots are being moved.
     for command in [&["ASKING"][..], &["CLUSTER", "SLOTS"]] {
         let asked = [&["ACL", "DRYRUN", "app"], command].concat();
         assert_eq!(cluster.nodes()[0].cli(&asked), "OK");
@@ -131,7 +132,7 @@ async fn server_behind_sentinel_and_sentinel() {
         let is_optional = optional.contains(&&word[..]) || word.starts_with('&');
         assert_eq!(outcome.is_ok(), is_optional, "{word}: {outcome:?}");
     }
-    // The ones that it can do without.
+    // The permissions that are not required.
     let subscribed = || sentinel.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("sub=3");
     eventually("a subscription is left", || !subscribed());
     permit(sentinel, &watcher, "", "");
@@ -142,14 +143,14 @@ async fn server_behind_sentinel_and_sentinel() {
     assert_eq!(sentinel.cli(&asked), "OK");
 }
 
-/// On a server that compares by itself, which every script may do without but the first one.
+/// If the server has its own compare-and-set, only the first script needs its permission.
 async fn server_that_compares(server: &RedisServer, delete: &str) {
     let words = documented("# one server");
     is_exact(server, &words, &[], || with_user(&server.url())).await;
     let deleted = server.calls(delete);
     permit(server, &words, "", &format!("+{delete}"));
     let store = with_user(&server.url());
-    // Once more, when it is known what the server can do.
+    // The second time, the store knows what the server supports.
     for _ in 0..2 {
         assert_eq!(is_in_order(server, store.clone()).await, Ok(()));
     }

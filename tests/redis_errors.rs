@@ -1,4 +1,4 @@
-//! What an operator reads in the log when Redis does not do what it should, on real servers.
+//! What the log tells an operator when Redis fails, on real servers.
 
 #![cfg(all(feature = "redis", feature = "testing", feature = "tracing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -25,7 +25,7 @@ use unsticky::{Error, ErrorKind};
 const HOUR: Duration = Duration::from_secs(3600);
 
 thread_local! {
-    /// What was logged on this thread, which is one test's.
+    /// The log of this thread, which runs one test.
     static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -42,7 +42,7 @@ impl Write for Logged {
     }
 }
 
-/// How a request is answered, and what is logged meanwhile.
+/// Runs a request and returns its failure and what was logged meanwhile.
 async fn logged(url: &str, cookie: &str, deed: Deed) -> (Option<ErrorKind>, String) {
     static SUBSCRIBER: Once = Once::new();
     SUBSCRIBER.call_once(|| {
@@ -54,7 +54,8 @@ async fn logged(url: &str, cookie: &str, deed: Deed) -> (Option<ErrorKind>, Stri
     (answer.failure, String::from_utf8(LOGGED.take()).unwrap())
 }
 
-/// That a request that reads, and one that writes, fail so, and that the log says all of this once.
+/// Asserts that a reading and a writing request fail with these kinds, and that the log contains each
+/// of these texts once.
 async fn says(url: &str, read: ErrorKind, written: ErrorKind, texts: &[&str]) {
     let token = format!("__Host-id={}", "A".repeat(43));
     for (cookie, deed, kind) in [(&*token, Deed::Read, read), ("", Deed::Insert, written)] {
@@ -68,7 +69,7 @@ async fn says(url: &str, read: ErrorKind, written: ErrorKind, texts: &[&str]) {
     }
 }
 
-/// A user who may do this and no more; the address with its name.
+/// Creates a user with exactly these permissions, and returns the address with the user's name.
 fn user(server: &RedisServer, rules: &[&str]) -> String {
     let user = ["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "resetchannels", "-@all"];
     server.cli(&[&user[..], rules].concat());
@@ -77,18 +78,18 @@ fn user(server: &RedisServer, rules: &[&str]) -> String {
 
 const COMMANDS: &[&str] = &["+get", "+set", "+del", "+getrange", "+eval", "+evalsha"];
 
-/// A record whose bytes are no text.
+/// A record whose bytes are not valid UTF-8.
 fn record(tag: u8) -> Bytes {
     Bytes::from([[tag; 8], [0xfe; 8]].concat())
 }
 
-/// The error and why.
+/// Returns the error with its cause.
 fn all(error: &Error) -> String {
     let source = std::error::Error::source(error).unwrap();
     format!("{error}: {source}")
 }
 
-/// A record that is there already.
+/// Stores a record and returns its key and content.
 async fn stored(server: &RedisServer, store: &RedisStore) -> (StoreKey, Stored) {
     let key = random_key();
     server.cli(&["SETEX", key.as_str(), "3600", "12345678"]);
@@ -121,7 +122,7 @@ async fn command_denied_inside_script_is_refused_and_not_repeated() {
         assert_eq!(log.matches("store_failed").count(), 1, "{log}");
         assert!(log.contains("answered EVAL with ERR ") && log.contains(text), "{log}");
         assert!(!log.contains("in_doubt"), "{log}");
-        // Once by its hash, which was forgotten, and once by its source.
+        // Once by its hash, which the server has forgotten, and once by its source.
         assert_eq!((server.calls("evalsha"), server.calls("eval")), (1, 1), "{denied}");
         let (failure, _) = logged(&server.url(), &cookie, Deed::Read).await;
         assert_eq!(failure, None);
@@ -147,7 +148,8 @@ async fn command_renamed_inside_script_is_refused() {
     }
 }
 
-/// A server repeats what it does not know, and the crate `redis` cannot read what is not UTF-8.
+/// A server repeats an unknown command in its answer, and the `redis` crate cannot read an answer that
+/// is not UTF-8.
 #[tokio::test]
 async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
     for (renamed, protocol) in [("EVALSHA", "resp2"), ("SET", "resp2"), ("EVALSHA", "resp3")] {
@@ -156,7 +158,7 @@ async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
         let url = format!("redis://127.0.0.1:{}/?protocol={protocol}", proxy.port());
         let store = Arc::new(RedisStore::connect(&url).unwrap());
         let (key, _) = stored(&server, &store).await;
-        // Bytes that no text has, in the version and in the record.
+        // The version and the record contain bytes that are not valid UTF-8.
         for _ in 0..8 {
             let work = (0..64).map(|task| {
                 let (store, key) = (Arc::clone(&store), key.clone());
@@ -208,7 +210,7 @@ async fn error_names_denied_command() {
         all(&error).contains("answered EVALSHA with NOPERM no permissions to run"),
         "{error:?}"
     );
-    // The key is none of the user's.
+    // The user has no permission for the key.
     server.cli(&["ACL", "SETUSER", "app", "resetkeys", "~elsewhere:*", "+get", "+set"]);
     says(&url, Refused, Refused, &["ermissions to access", permission]).await;
 }
@@ -257,7 +259,7 @@ async fn errors_distinguish_wrong_missing_and_unneeded_passwords() {
 #[tokio::test]
 async fn error_names_server_with_too_many_clients() {
     let server = RedisServer::start_with(&["--maxclients", "1"]);
-    // Whoever started it may not be gone yet.
+    // The connection of the server's start may still be open.
     let _only = loop {
         let mut only = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
         only.write_all(b"PING\r\n").await.unwrap();
@@ -278,7 +280,7 @@ async fn error_names_server_with_too_many_clients() {
 #[tokio::test]
 async fn error_names_protected_mode() {
     let server = RedisServer::start_with(&["--protected-mode", "yes", "--bind", "*"]);
-    // Any address of this machine but the loopback's.
+    // An address of this machine other than loopback.
     let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
@@ -368,7 +370,7 @@ async fn error_names_sentinel() {
     says(&sentinel.url(), Refused, Refused, &[text]).await;
     let text = format!("it answered SELECT {text}");
     says(&format!("{}1", sentinel.url()), Unavailable, Unavailable, &[&text]).await;
-    // Another server that does not know the command is none.
+    // A server without this command is not mistaken for a Sentinel.
     let server = RedisServer::start_with(&["--rename-command", "GET", ""]);
     let error = RedisStore::connect(&server.url()).unwrap().load(&random_key()).await.unwrap_err();
     assert!(all(&error).contains("with ERR unknown command: the command is disabled"), "{error:?}");

@@ -1,4 +1,4 @@
-//! The server's own compare-and-set, where it has one, and the script elsewhere.
+//! The server's own compare-and-set if it has one, and otherwise the script.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -33,12 +33,12 @@ async fn replaced(store: &RedisStore, key: &StoreKey, expected: &Stored, size: u
     }
 }
 
-/// How many scripts the server has run.
+/// The number of scripts that the server has run.
 fn scripts(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
 
-/// Waits until the store knows that the server compares by itself.
+/// Waits until the store knows that the server supports compare-and-set.
 async fn compares(server: &RedisServer, store: &RedisStore) {
     let (begun, key) = (Instant::now(), random_key());
     let mut stored = created(store, &key, 100).await;
@@ -53,7 +53,7 @@ async fn compares(server: &RedisServer, store: &RedisStore) {
     assert_eq!(store.delete(&key, None).await.unwrap(), Deleted::Deleted);
 }
 
-/// Waits until so many connections have found that the server does not compare by itself.
+/// Waits until this many connections have found that the server does not support compare-and-set.
 async fn does_not_compare(server: &RedisServer, connections: u64) {
     let begun = Instant::now();
     while server.failures("set") < connections {
@@ -63,7 +63,7 @@ async fn does_not_compare(server: &RedisServer, connections: u64) {
     assert_eq!(server.failures("set"), connections);
 }
 
-/// Waits until the store has noticed that its connection is gone, and has another one.
+/// Waits until the store has noticed that its connection is closed, and has opened another one.
 async fn is_connected(store: &RedisStore) {
     let begun = Instant::now();
     while store.load(&random_key()).await.is_err() {
@@ -105,11 +105,11 @@ async fn server_without_native_comparison_is_probed_once_per_connection() {
     }
     every_outcome_is_right(&store, 100).await;
     assert!(scripts(&server) > 64 * 3);
-    // What was tried out left nothing behind.
+    // The probes left no keys behind.
     assert_eq!(server.cli(&["DBSIZE"]), "64");
 }
 
-/// A server that compares by itself, and its command for a conditional delete.
+/// A server with a native compare-and-set, and its command for a conditional delete.
 async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, delete: &str) {
     let store = RedisStore::connect(&server.url()).unwrap();
     compares(server, &store).await;
@@ -123,9 +123,10 @@ async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, d
     assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
     assert_eq!(counts(), (ran, set + 2, deleted + 1));
     every_outcome_is_right(&store, 1000).await;
-    // Other outcomes than success are the script's to find out; that of deletes is not known at first.
+    // The script determines every outcome other than success. For deletes, the store does not know the
+    // server's support at first.
     assert_eq!(scripts(server) - ran, 2 + 2 + 1);
-    // A decorator may hand on other bytes than are stored: the version decides.
+    // A decorator may pass on other bytes than are stored, so the version decides.
     let stored = created(&store, &key, 1000).await;
     let mut other = stored.bytes.to_vec();
     other.truncate(500);
@@ -143,7 +144,7 @@ async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, d
     assert_eq!(outcome, Deleted::Conflict(Some(foreign)));
 }
 
-/// Comparing a long record would cost more than the script does.
+/// Comparing a long record would cost more than running the script.
 async fn long_records_are_changed_by_script(server: &RedisServer) {
     let store = RedisStore::connect(&server.url()).unwrap();
     compares(server, &store).await;
@@ -153,7 +154,7 @@ async fn long_records_are_changed_by_script(server: &RedisServer) {
     assert!(scripts(server) > ran + 6);
 }
 
-/// Users may have keys under one prefix only, and not every command.
+/// Users may be restricted to keys with one prefix, and to some commands.
 async fn permissions_decide_between_comparison_and_script(server: &RedisServer, delete: &str) {
     let user = |commands: &str| {
         let commands: Vec<_> = commands.split(' ').collect();
@@ -172,7 +173,7 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
     assert_eq!((scripts(server), server.calls(delete)), (ran, deleted + 1));
     every_outcome_is_right(&store, 100).await;
 
-    // Without the command, and where it is taken away from a connection that has used it.
+    // The user lacks the command, and loses it on a connection that has used it.
     server.cli(&["ACL", "SETUSER", "app", &format!("-{delete}")]);
     let refused = server.failures(delete);
     every_outcome_is_right(&store, 100).await;
@@ -182,7 +183,7 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
     every_outcome_is_right(&store, 100).await;
 }
 
-/// After a failover an older server may stand behind the name, and after an upgrade a newer one.
+/// After a failover the name may lead to an older server, and after an upgrade to a newer one.
 async fn server_behind_sentinel_name_is_probed_again(newer: &RedisServer) {
     let older = RedisServer::start();
     let proxy = Proxy::start(older.port()).await;
@@ -209,7 +210,7 @@ async fn server_behind_sentinel_name_is_probed_again(newer: &RedisServer) {
     }
 }
 
-/// Two hundred changes at once of one record: each is made once.
+/// Makes two hundred concurrent changes of one record. Each change is applied once.
 async fn concurrent_changes_are_all_kept(server: &RedisServer) {
     let key = random_key();
     let store = RedisStore::connect(&server.url()).unwrap();

@@ -1,5 +1,5 @@
-//! The formulas of docs/scaling.md, against the library itself: visitors come by chance, time is a
-//! clock double's, and what reaches the store is counted.
+//! Compares the formulas of docs/scaling.md with the library. Requests arrive at random, the clock is a
+//! test double, and the test counts what reaches the store.
 
 #![cfg(all(feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -15,8 +15,8 @@ use unsticky::{Key, Lifetime, Session};
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const COUNT: Key<u64> = Key::new("count");
 
-/// Writes a second of one active session whose requests come at random, so many a second on average,
-/// of which this share writes anyway.
+/// The writes per second of one active session. Its requests arrive at random at this average rate, and
+/// this share of them writes anyway.
 async fn writes(threshold: Duration, rate: f64, share: f64) -> f64 {
     const REQUESTS: usize = 20_000;
     let lifetime = Lifetime::new(IDLE, Duration::from_secs(10 * 365 * 24 * 3600));
@@ -61,14 +61,14 @@ async fn writing_request_counts_as_refresh() {
     assert!(measured > bound / 1.5, "{measured} is far below {bound}");
 }
 
-/// How far the fullest of so many servers is over the average, in standard deviations of chance.
+/// How far the fullest server is above the average, in standard deviations of a random distribution.
 fn unevenness(servers: &[u64]) -> f64 {
     let average = servers.iter().sum::<u64>() as f64 / servers.len() as f64;
     let fullest = servers.iter().copied().max().unwrap() as f64;
     (fullest - average) / average.sqrt()
 }
 
-/// The slot of a key in a Redis cluster: CRC-16/XMODEM of all of it, as it has no braces.
+/// Returns the Redis Cluster slot of a key: the CRC-16/XMODEM of the whole key, since it has no braces.
 fn slot(key: &str) -> u16 {
     assert!(!key.contains('{'));
     let crc = key.bytes().fold(0_u16, |crc, byte| {
@@ -81,7 +81,7 @@ fn slot(key: &str) -> u16 {
 
 #[test]
 fn keys_spread_evenly_over_cluster_masters() {
-    // The check value of the algorithm, as the cluster specification gives it.
+    // The algorithm's check value from the cluster specification.
     assert_eq!(slot("123456789"), 0x31c3);
     let mut masters = [0; 64];
     for _ in 0..200_000 {

@@ -1,4 +1,4 @@
-//! No secret in any log, Debug or error.
+//! No log, `Debug` output or error contains a secret.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "tracing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -21,12 +21,12 @@ use unsticky::{Audit, Key, Level, Lifetime, Result, Session, SignedIn};
 const WORD: Key<String> = Key::new("word");
 const VALUE: &str = "SWORDFISH-IN-THE-SESSION";
 
-/// Everything that was printed anywhere.
+/// Collects everything that was printed.
 #[derive(Clone, Default)]
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
 impl Printed {
-    /// Collects all that is logged.
+    /// Returns a subscriber that collects all log output.
     fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync {
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -70,7 +70,7 @@ impl<'a> MakeWriter<'a> for Printed {
     }
 }
 
-/// The forms in which a token's secret might show.
+/// The forms in which a token's secret could appear.
 fn forms(cookie: &str) -> Vec<String> {
     let token = cookie.split_once('=').unwrap().1;
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -78,7 +78,7 @@ fn forms(cookie: &str) -> Vec<String> {
     let secret = &bytes[16..];
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     vec![
-        // The first 22 characters are the id's, which is public.
+        // The first 22 characters are the session id, which is public.
         token[22..].to_owned(),
         base64.encode(secret),
         hex.to_uppercase(),
@@ -90,7 +90,7 @@ fn forms(cookie: &str) -> Vec<String> {
 #[tokio::test]
 async fn logs_errors_and_debug_output_contain_no_secret() {
     let printed = Printed::default();
-    // For the whole process: events are cached for all threads together.
+    // The subscriber serves the whole process, because `tracing` caches its events for all threads.
     tracing::subscriber::set_global_default(printed.subscriber()).unwrap();
 
     let memory = MemoryStore::new();
@@ -123,7 +123,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
             })
             .await
     };
-    // The token of a form, the value that it stands for, and what is verified of a request.
+    // The CSRF token of a form, the value that it encodes, and what a request sends for verification.
     let noted = secrets.len();
     let csrf = std::cell::RefCell::new(Vec::new());
     let with_token = async |session: Session| -> Result<()> {
@@ -151,7 +151,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
     let old = note(visit(&sessions, "", change).await, &mut secrets);
     let cookie = note(visit(&sessions, &old, change).await, &mut secrets);
 
-    // A wrong secret, several tokens, expiry, garbage, errors of every kind.
+    // A wrong secret, several tokens, an expired session, invalid bytes, and errors of every kind.
     note(visit(&sessions, &old, change).await, &mut secrets);
     let other = note(visit(&sessions, "", change).await, &mut secrets);
     note(visit(&sessions, &format!("{other}; {cookie}"), change).await, &mut secrets);
@@ -216,7 +216,7 @@ async fn store_holds_no_usable_token() {
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let secret = &base64.decode(cookie.split_once('=').unwrap().1).unwrap()[16..];
     assert!(!stored.windows(16).any(|window| window == secret));
-    // The key and the stored digest together are no cookie.
+    // The session id and the stored digest together do not form a valid cookie.
     let id = key.as_str().rsplit(':').next().unwrap();
     let digest = &stored[12..44];
     for half in [&digest[..16], &digest[16..]] {
@@ -226,7 +226,7 @@ async fn store_holds_no_usable_token() {
     }
 }
 
-/// Servers and proxies that repeat what they were told, in every way that is thinkable.
+/// Servers and proxies that repeat the words of a command in their answers, in every plausible form.
 #[cfg(feature = "redis")]
 mod repeating_server {
     use std::time::Duration;
@@ -245,7 +245,7 @@ mod repeating_server {
     const PASSWORD: &str = "hunter2-sesame";
     const USER: &str = "somebody9";
 
-    /// One word of a command, in one form.
+    /// Encodes one word of a command.
     type Form = fn(&[u8]) -> Vec<u8>;
 
     const FORMS: [Form; 5] = [
@@ -256,7 +256,7 @@ mod repeating_server {
         |word| word.to_ascii_uppercase(),
     ];
 
-    /// Answers in which `WORDS` is replaced by all words of the command and `LAST` by a secret one.
+    /// Answers in which `WORDS` stands for all words of the command, and `LAST` for one that is secret.
     const ANSWERS: [&str; 18] = [
         "-ERR unknown command 'WORDS', with args beginning with: WORDS\r\n",
         "-ERR unknown command WORDS\r\n",
@@ -278,7 +278,8 @@ mod repeating_server {
         ":LAST\r\n",
     ];
 
-    /// A server that takes the greeting, or does not, and answers like this in this form.
+    /// A server that accepts the greeting or not, and then gives this answer with the words in this
+    /// form.
     async fn server(answer: &'static str, form: Form, takes_greeting: bool) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -351,7 +352,7 @@ mod repeating_server {
         let mut secrets = Vec::new();
         for secret in [VALUE.as_bytes(), PASSWORD.as_bytes(), USER.as_bytes(), &record] {
             for form in FORMS {
-                // Enough of it to be recognized.
+                // A part that is long enough to recognise the secret.
                 let form = String::from_utf8_lossy(&form(secret)).into_owned();
                 secrets.extend([
                     form.to_lowercase(),

@@ -1,4 +1,4 @@
-//! The helpers for an application's own tests, through both frameworks.
+//! The helpers for an application's own tests, in both frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -22,7 +22,7 @@ async fn test_cookie_is_signed_in_in_both_frameworks() {
         assert_eq!(app.run("who", &cookie).await.body, "alice", "{}", app.framework);
         assert_eq!(cookie.len(), "__Host-id=".len() + 43, "no attributes");
         assert_eq!(app.get("/profile", &cookie).await.body, "profile of alice");
-        // A cookie as any other: it can be rotated and signed out.
+        // This cookie behaves like any other: its session can be rotated and signed out.
         let renewed = app.run("rotate", &cookie).await.cookie();
         assert_eq!(app.run("who", &cookie).await.body, "-");
         app.run("sign-out", &renewed).await;

@@ -1,4 +1,4 @@
-//! A value comes back as it was written, or is refused when it is written.
+//! A value is read back exactly as it was written, or it is refused when it is written.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -22,7 +22,7 @@ use unsticky::{Error, ErrorKind, Key, Result, Session};
 const SECRET: &str = "SWORDFISH";
 const SECRET_NUMBER: u32 = 471_147_114;
 
-/// A float at every place where serde may treat it in another way.
+/// Floats in every position that serde may treat differently.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Floats {
     double: f64,
@@ -80,7 +80,7 @@ impl Floats {
         }
     }
 
-    /// All of it, so that no bit is lost in a comparison: -0.0 is equal to 0.0.
+    /// Returns the bits of all floats, because a comparison would treat -0.0 and 0.0 as equal.
     fn bits(&self) -> (Vec<u64>, Vec<u32>) {
         let Self { double, single, inside, variant, untagged, flat, rest, any } = self;
         let (mut doubles, mut singles) =
@@ -106,7 +106,7 @@ impl Floats {
     }
 }
 
-/// What a value is after it was stored.
+/// Stores a value and returns it as it is read back.
 async fn stored<T>(stand: &Stand, key: Key<T>, value: &T) -> T
 where
     T: Serialize + DeserializeOwned,
@@ -140,7 +140,7 @@ async fn notable_floats_come_back_bit_for_bit(on: Backend) {
         123_456_789_012_345_680_000.0,
     ];
     let single = [
-        // Its shortest text is another f32 where it is read as an f64 first.
+        // The shortest text of this `f32` is another number if it is first parsed as an `f64`.
         7.038_531e-26,
         0.1,
         -0.0,
@@ -191,7 +191,7 @@ proptest! {
     }
 }
 
-/// Has each of the three write a value and refuse it for a reason, and nothing changes.
+/// Asserts that all three ways to write refuse the value for this reason and change nothing.
 async fn assert_refused<T>(value: T, reason: &str)
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -276,12 +276,12 @@ async fn integer_keys_that_cannot_be_deserialised_are_refused() {
     let numbered = HashMap::from([(SECRET_NUMBER, SECRET.to_owned())]);
     assert_refused(Flattened { numbered: numbered.clone() }, UNREADABLE).await;
     assert_refused(Untagged::Numbered(numbered.clone()), UNREADABLE).await;
-    // Where nothing is flattened or guessed, such a map is as good as any.
+    // Without flattening or untagged enums, such a map can be stored.
     const NUMBERED: Key<HashMap<u32, String>> = Key::new("numbered");
     assert_eq!(stored(&Backend::memory().stand(), NUMBERED, &numbered).await, numbered);
 }
 
-/// Arrays inside each other without end in memory.
+/// Serialises as nested arrays of this depth, and takes no memory for them.
 #[derive(Clone)]
 struct Nested(u32);
 
@@ -318,11 +318,11 @@ async fn value_nested_too_deeply_to_be_read_is_refused() {
         assert_refused(nested(200, layer), TOO_DEEP).await;
     }
     const VARIANTS: Key<Variants> = Key::new("variants");
-    // A variant with fields is an object in an object.
+    // A variant with fields is an object inside an object.
     stored(&stand, VARIANTS, &variants(63)).await;
     assert_refused(variants(64), TOO_DEEP).await;
     assert_refused(variants(200), TOO_DEEP).await;
-    // Before it is written: each level is a call.
+    // It is refused while it is serialised, since each level is a recursive call.
     assert_refused(Nested(10_000_000), TOO_DEEP).await;
 }
 
@@ -375,7 +375,8 @@ async fn update_that_produces_unreadable_value_on_replay_fails_commit() {
     assert_eq!(ratio, Some(0.0));
 }
 
-/// What the documentation of `Key` says: these come back as another value, and nobody can tell.
+/// The changes that the documentation of `Key` describes: these values are read back as other values,
+/// and the crate cannot detect it.
 #[tokio::test]
 async fn undetected_round_trip_changes_match_documentation() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -406,7 +407,7 @@ async fn undetected_round_trip_changes_match_documentation() {
 const NUMBER: Key<u64> = Key::new("number");
 const WORD: Key<String> = Key::new("word");
 
-/// Whatever the shape of a value, its type is the key's.
+/// The key alone determines the type of a value. The argument may have any form that serialises to it.
 #[tokio::test]
 async fn values_of_usual_shapes_are_inserted() {
     const FLOAT: Key<f32> = Key::new("float");
@@ -460,7 +461,7 @@ async fn text_is_stored_as_string(on: Backend) {
         let read = async |session: Session| Ok((session.get(WORD)?, session.json("word")?));
         let json = serde_json::to_string(text).unwrap();
         assert_eq!(stand.visit(&cookie, read).await.ok(), (Some(text.to_owned()), Some(json)));
-        // It is the value that stands there already.
+        // The session already has this value.
         stand.spy.take();
         stand.visit(&cookie, async |session: Session| session.insert(WORD, text)).await.ok();
         assert_eq!(stand.taken_verbs(), [Verb::Load]);
@@ -475,7 +476,7 @@ async fn text_is_stored_as_string(on: Backend) {
     assert_eq!(failure.failure(), Some(ErrorKind::TooLarge));
 }
 
-/// Of the record, and of what the request has changed of it.
+/// The keys include those of the record and those that the request has changed.
 async fn keys_are_those_of_view_and_record(on: Backend) {
     let stand = on.stand();
     let write = async |session: Session| {
@@ -535,7 +536,8 @@ async fn json_is_text_as_stored(on: Backend) {
     assert_eq!(stand.visit(&cookie, read).await.ok(), expected);
 }
 
-/// Bytes that another program has put there: what is no text is an error, and all else is passed on.
+/// The bytes in the store are damaged: invalid text is an error, and anything else is returned as it
+/// is.
 #[tokio::test]
 async fn json_of_damaged_value_is_decode_error() {
     let stand = Backend::memory().stand();
@@ -548,7 +550,7 @@ async fn json_of_damaged_value_is_decode_error() {
         let error = session.json("word").err();
         Ok((session.keys(), error, session.transact(|values| values.json("word")).await.err()))
     };
-    // The opening quote, which leaves text that is no JSON.
+    // Replaces the opening quotation mark. The result is text, but not JSON.
     bytes[place - 1] = b'?';
     stand.put(&key, bytes.clone()).await;
     let (keys, error, of_transaction) = stand.visit(&cookie, read).await.ok();

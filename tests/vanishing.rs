@@ -1,4 +1,4 @@
-//! A client that goes away at any point of its request.
+//! The client disconnects at any point of its request.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -23,8 +23,8 @@ use unsticky::{Key, Result, Session, Sessions};
 const SEED: Key<u32> = Key::new("seed").survives_sign_in();
 const NUMBER: Key<u32> = Key::new("number");
 
-/// Lets others run before and after each command, so that even a store that never waits has points
-/// at which a caller can go away.
+/// Yields before and after each command, so that a caller can be dropped there even if the store never
+/// waits.
 struct Yielding;
 
 impl Interceptor for Yielding {
@@ -45,7 +45,7 @@ impl Interceptor for Yielding {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
     Increment,
-    /// Saved before the handler has answered, and once more after it.
+    /// Saves during the handler and once more at the end of the request.
     SaveTwice,
     Transact,
     Rotate,
@@ -67,7 +67,7 @@ const DEEDS: [Deed; 8] = [
 ];
 
 impl Deed {
-    /// `begun` is set when something has begun that goes on without its client.
+    /// Sets `begun` once an operation has started that continues without its client.
     async fn done_to(self, session: &Session, begun: &mut bool) -> Result<()> {
         match self {
             Self::Increment => session.update(NUMBER, |number| *number += 1)?,
@@ -97,11 +97,11 @@ impl Deed {
     }
 }
 
-/// What makes the request longer on its way through the store.
+/// A fault that makes the request's way through the store longer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Trouble {
     None,
-    /// Another request writes between reading and writing.
+    /// Another request writes between this request's read and write.
     Conflict,
     /// The answer to the first write is lost.
     LostAnswer,
@@ -112,20 +112,20 @@ struct Case<'a> {
     faults: &'a FaultStore<Arc<dyn Store>>,
     deed: Deed,
     trouble: Trouble,
-    /// How many tasks there are while nothing is done: those of the connections.
+    /// The number of tasks when no request is running: those of the connections.
     tasks_at_rest: usize,
 }
 
-/// How far a request has come.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
-    /// The handler has begun a transaction.
+    /// The handler has started a transaction.
     begun: bool,
-    /// The handler has answered.
+    /// The handler has returned.
     answered: bool,
 }
 
-/// What a visitor finds.
+/// What a request with the cookie finds.
 #[derive(Debug, Clone, PartialEq)]
 struct Found {
     principal: Option<String>,
@@ -156,14 +156,14 @@ impl Case<'_> {
         visit(self.sessions, cookie, look).await.ok()
     }
 
-    /// The request, whose client goes away when it has waited `patience` times; how far it had
-    /// come, and the reply if there was time for one.
+    /// Runs a request whose client disconnects after the request has waited `patience` times. Returns
+    /// its progress, and the reply if it was finished in time.
     async fn request(&self, cookie: &str, patience: usize) -> (Progress, Option<Visit<()>>) {
         let mut progress = Progress::default();
         let handler = async |session: Session| {
             session.get(NUMBER)?;
             if self.trouble == Trouble::Conflict {
-                // To its end, also where the client goes away meanwhile.
+                // This request is completed even if the client disconnects meanwhile.
                 let (sessions, cookie) = (self.sessions.clone(), cookie.to_owned());
                 let insert = async |session: Session| session.insert(SEED, &2);
                 let other = async move { visit(&sessions, &cookie, insert).await.failure() };
@@ -194,7 +194,7 @@ impl Case<'_> {
         (progress, reply)
     }
 
-    /// With every patience there is, until a client sees the end of its request.
+    /// Disconnects after every number of waits, until a request is finished in time.
     async fn goes_away_everywhere(&self) {
         for patience in 0.. {
             let cookie = self.cookie().await;
@@ -210,7 +210,7 @@ impl Case<'_> {
         }
     }
 
-    /// Waits until no task is left but those of the connections.
+    /// Waits until only the tasks of the connections are left.
     async fn comes_to_rest(&self) {
         let metrics = tokio::runtime::Handle::current().metrics();
         let rest = async {
@@ -233,15 +233,15 @@ impl Case<'_> {
         let is_signed_in = self.deed != Deed::SignIn;
         let as_before = |number| Found {
             principal: is_signed_in.then(|| "alice".to_owned()),
-            // Another request may have written it.
+            // In a conflict, the other request may have written this value.
             seed: old
                 .seed
                 .filter(|seed| self.trouble == Trouble::Conflict && *seed == 2)
                 .or(Some(1)),
             number: Some(number),
         };
-        // What the old cookie may find: all of it if the handler had answered, and a transaction
-        // that had begun.
+        // What a request with the old cookie may find. All changes are required if the handler had
+        // returned, and a transaction's changes if it had started.
         let allowed = match self.deed {
             Deed::Increment | Deed::Transact => vec![as_before(0), as_before(1)],
             Deed::SaveTwice => vec![as_before(0), as_before(1), as_before(2)],

@@ -1,4 +1,4 @@
-//! The same application in both frameworks, driven by scripts in its addresses.
+//! The same application in both frameworks, controlled by scripts in its paths.
 //!
 //! `/do/sign-in:alice,set:a=1` runs these actions one after the other in a handler.
 
@@ -19,7 +19,7 @@ pub const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 pub const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400));
 
-/// A response, whatever made it.
+/// A response of either framework.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
     pub status: u16,
@@ -33,13 +33,13 @@ impl Reply {
         named.map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The session cookies that were set, or removed.
+    /// Returns the session cookies that were set or removed.
     pub fn cookies(&self) -> Vec<&str> {
         let ours = |cookie: &&str| !cookie.starts_with("own=");
         self.all("set-cookie").into_iter().filter(ours).collect()
     }
 
-    /// The one session cookie that was set, as the browser sends it back.
+    /// Returns the only session cookie that was set, in the form in which the browser sends it back.
     pub fn cookie(&self) -> String {
         let cookies = self.cookies();
         assert_eq!(cookies.len(), 1, "{self:?}");
@@ -47,11 +47,10 @@ impl Reply {
     }
 }
 
-/// A request.
 #[derive(Debug, Clone)]
 pub struct Ask {
     method: String,
-    /// The request's target: a path with its query, or an absolute address, as HTTP/2 has it.
+    /// The request's target: a path with its query, or an absolute address as in HTTP/2.
     path: String,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
@@ -71,13 +70,13 @@ impl Ask {
         Self::new("POST", path)
     }
 
-    /// With one more header field.
+    /// Adds a header.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));
         self
     }
 
-    /// With one more Cookie header field, unless it is empty.
+    /// Adds a `Cookie` header, unless it is empty.
     pub fn cookie(self, cookie: &str) -> Self {
         if cookie.is_empty() { self } else { self.header("cookie", cookie) }
     }
@@ -86,7 +85,7 @@ impl Ask {
         Self { body: body.into(), ..self.header("content-type", content_type) }
     }
 
-    /// With a form that is urlencoded already.
+    /// Adds a form that is already URL-encoded.
     pub fn form(self, form: &str) -> Self {
         self.body("application/x-www-form-urlencoded", form)
     }
@@ -106,7 +105,7 @@ impl App {
         (self.call)(ask).await
     }
 
-    /// A request with these Cookie header fields.
+    /// Sends a request with these `Cookie` headers.
     pub async fn send(&self, path: &str, cookies: &[&[u8]]) -> Reply {
         let with = |ask: Ask, cookie: &&[u8]| ask.header("cookie", cookie);
         self.ask(cookies.iter().fold(Ask::get(path), with)).await
@@ -120,7 +119,6 @@ impl App {
         self.get(&format!("/do/{script}"), cookie).await
     }
 
-    /// Signs in and returns the cookie.
     pub async fn sign_in(&self, principal: &str) -> String {
         self.run(&format!("sign-in:{principal}"), "").await.cookie()
     }
@@ -130,7 +128,7 @@ impl App {
     }
 }
 
-/// Points at which a script waits until the test lets it go on.
+/// Points at which a script waits until the test opens them.
 #[derive(Clone, Default)]
 pub struct Gates(Arc<Mutex<HashMap<String, Arc<GateState>>>>);
 
@@ -160,10 +158,10 @@ impl Gates {
     }
 }
 
-/// What a script led to: the status of the response, and what the actions printed.
+/// The result of a script: the status of the response, and the output of the actions.
 pub type Outcome = Result<(u16, String)>;
 
-/// Runs a script; the same in both frameworks.
+/// Runs a script in the same way in both frameworks.
 pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome {
     let mut output = String::new();
     let mut status = 200;
@@ -227,7 +225,7 @@ pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome 
     Ok((status, output.trim_end().to_owned()))
 }
 
-/// `/maybe`: a page that degrades.
+/// `/maybe`: a page that also works if the session cannot be loaded.
 fn degraded(session: &Result<Session>) -> String {
     match session {
         Ok(session) => format!("signed in: {}", session.is_signed_in()),
@@ -247,7 +245,7 @@ fn rendered(signed_in: Result<SignedIn>) -> (u16, String) {
 #[derive(Clone, Debug)]
 pub struct Admins(pub Option<Sessions>);
 
-/// The session of the administrators' layer, whichever layers there are.
+/// Returns the session of the administrators' layer, which may be any of several layers.
 async fn admin(handle: SessionHandle, admins: &Admins) -> Result<String, Error> {
     let handle = admins.0.as_ref().and_then(|admins| handle.of(admins));
     let session = handle.expect("the layer of the administrators").session().await?;
@@ -328,7 +326,7 @@ pub mod on_axum {
         app_of(router(gates).layer(Extension(admins)), layers)
     }
 
-    /// An application of these routes, with session layers from the inside to the outside.
+    /// Returns an application of these routes, with session layers from the innermost to the outermost.
     pub fn app_of(router: Router, layers: &[Sessions]) -> App {
         let router = layers
             .iter()
@@ -437,9 +435,10 @@ pub mod on_actix {
         app_of(routes, layers).await
     }
 
-    /// An application of these routes, with session middlewares from the inside to the outside.
+    /// Returns an application of these routes, with session middlewares from the innermost to the
+    /// outermost.
     pub async fn app_of(routes: impl FnOnce(&mut web::ServiceConfig), layers: &[Sessions]) -> App {
-        // The type of an actix application names its middlewares, so there are always two.
+        // The type of an actix-web application contains its middlewares, so there are always two.
         assert!(layers.len() <= 2);
         let middleware = |index: usize| {
             let sessions = layers.get(index).or(layers.first()).cloned();
@@ -482,18 +481,18 @@ pub mod on_actix {
     }
 }
 
-/// The application in both frameworks, over the same sessions.
+/// Returns the application in both frameworks, with the same sessions.
 pub async fn both(sessions: &Sessions) -> [App; 2] {
     both_with(std::slice::from_ref(sessions), Gates::default()).await
 }
 
-/// Both, with several layers from the inside to the outside.
+/// Returns the application in both frameworks, with several layers from the innermost to the outermost.
 pub async fn both_with(layers: &[Sessions], gates: Gates) -> [App; 2] {
     [on_axum::app(layers, gates.clone()), on_actix::app(layers, gates).await]
 }
 
-/// An application of a test's own routes in both frameworks, with session layers from the inside to the
-/// outside.
+/// Returns an application of a test's own routes in both frameworks, with session layers from the
+/// innermost to the outermost.
 pub async fn both_of(
     router: axum::Router,
     routes: impl FnOnce(&mut actix_web::web::ServiceConfig),

@@ -1,4 +1,4 @@
-//! The command `unsticky` as a process of its own, as an operator runs it.
+//! Runs the command `unsticky` in a separate process, as an operator does.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write as _};
@@ -7,37 +7,37 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the command may take before it has failed.
+/// A command that takes longer has failed.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// What came of the command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
-    /// `None`: a signal ended it.
+    /// `None` if a signal ended the command.
     pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    /// What a command printed that ended with this status.
+    /// Returns the standard output of a command that must have ended with this status.
     pub fn with_status(&self, status: i32) -> &str {
         assert_eq!(self.status, Some(status), "{self:?}");
         &self.stdout
     }
 
-    /// The same as JSON.
+    /// Returns the same output as JSON.
     pub fn json(&self, status: i32) -> serde_json::Value {
         serde_json::from_str(self.with_status(status)).unwrap()
     }
 
-    /// Everything that it printed anywhere.
+    /// Returns everything that the command printed.
     pub fn printed(&self) -> String {
         format!("{}\n{}", self.stdout, self.stderr)
     }
 }
 
-/// A command that is to be run, in an environment with nothing but what is set here.
+/// A command that has not been started. Its environment contains only the variables that are set here.
 pub struct Unsticky {
     command: Command,
     input: Vec<u8>,
@@ -55,12 +55,12 @@ impl Unsticky {
         self
     }
 
-    /// What stands on the standard input. Default: nothing.
+    /// Sets the standard input. The default is empty.
     pub fn input(self, input: impl Into<Vec<u8>>) -> Self {
         Self { input: input.into(), ..self }
     }
 
-    /// Runs it. One that does not end is killed, and the test fails.
+    /// Runs the command. A command that does not end is killed, and the test fails.
     pub fn run(self) -> Ran {
         self.start().finish()
     }
@@ -69,7 +69,7 @@ impl Unsticky {
         let streams = self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, input) = (child.stdin.take().unwrap(), self.input);
-        // It may end without reading.
+        // The command may end without reading its input.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collected(child.stdout.take().unwrap());
         let stderr = collected(child.stderr.take().unwrap());
@@ -77,7 +77,7 @@ impl Unsticky {
     }
 }
 
-/// A command that has begun.
+/// A command that has been started.
 pub struct Running {
     child: Child,
     deadline: Instant,
@@ -85,13 +85,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// As Ctrl-C does.
+    /// Interrupts the command as Ctrl-C does.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the command.
     pub fn finish(mut self) -> Ran {
         let [stdout, stderr] = self.streams.map(|stream| {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -108,7 +108,7 @@ fn end(child: &mut Child) -> ! {
     panic!("the command did not end within {LONGEST:?}")
 }
 
-/// Everything that comes from a stream, once it has ended.
+/// Returns everything that a stream contains, once it has ended.
 fn collected(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! Visitors of several processes who come all the time: what they were answered, and what of it is true.
+//! A constant load of visitors of several processes. It records their answers and checks them against
+//! the sessions.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -25,19 +26,20 @@ use super::visit::{sign_out, visit};
 
 const NUMBER: Key<u64> = Key::new("number");
 
-/// Each with a store and a runtime of its own.
+/// Each process has its own store and runtime.
 const PROCESSES: usize = 3;
 
-/// Each comes to all processes at once.
+/// Each user sends requests to all processes concurrently.
 pub const USERS: usize = 12;
 
-/// How many requests of the user's first process lie between a sign-in and the sign-out.
+/// The number of requests to the user's first process between a sign-in and the sign-out.
 const STAY: usize = 8;
 
-/// A request that takes longer than this hangs.
+/// A request that takes longer counts as hanging.
 const HANG: Duration = Duration::from_millis(1500);
 
-/// Users who sign in, count in their sessions at several processes at once, look, and sign out.
+/// Users who sign in, increment a number in their sessions at several processes concurrently, read it,
+/// and sign out.
 pub struct Load {
     url: String,
     users: Vec<Arc<User>>,
@@ -46,12 +48,12 @@ pub struct Load {
     processes: Vec<JoinHandle<()>>,
 }
 
-/// What happened.
+/// What happened during the load.
 #[derive(Default)]
 struct Journal {
     requests: Mutex<Vec<Request>>,
     commands: Mutex<Vec<Command>>,
-    /// Why commands failed, each reason once, with the number of its commands.
+    /// The distinct reasons for which commands failed, each with the number of commands.
     reasons: Mutex<BTreeMap<String, usize>>,
     ended: Mutex<Vec<String>>,
     sign_ins: AtomicU64,
@@ -61,14 +63,13 @@ struct Journal {
     resurrected: AtomicU64,
 }
 
-/// A request and its answer.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     took: Duration,
     failure: Option<ErrorKind>,
 }
 
-/// A command of a store and its answer.
+/// A command of a store and its result.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
     pub slot: u16,
@@ -80,18 +81,18 @@ pub struct Command {
 
 struct User {
     name: String,
-    /// Whoever changes who is signed in does so alone.
+    /// A request that changes who is signed in holds this lock exclusively.
     cookie: RwLock<Option<String>>,
-    /// Increments of the session's number: those that were answered with success, and those that may have
-    /// been made besides.
+    /// The acknowledged increments of the session's number, and those that may have been applied in
+    /// addition.
     counted: AtomicU64,
     unknown: AtomicU64,
-    /// The session was not there although nobody had ended it.
+    /// The session was missing although no request had ended it.
     is_lost: AtomicBool,
 }
 
 impl Load {
-    /// Begins; returns when everybody was signed in once.
+    /// Starts the load, and returns when every user has signed in once.
     pub fn start(url: &str) -> Self {
         let user = |number| User {
             name: format!("user-{number}"),
@@ -133,7 +134,7 @@ impl Load {
         Self { url: url.to_owned(), users, journal, is_over, processes }
     }
 
-    /// Ends, looks at every session that was ended, and says what was seen.
+    /// Stops the load, reads every session that was ended, and returns the report.
     pub fn end(mut self) -> Report {
         self.is_over.store(true, Ordering::Relaxed);
         for process in self.processes.drain(..) {
@@ -175,41 +176,41 @@ impl Load {
     }
 }
 
-/// Where a test fails, the load must not go on beside the next one.
+/// If a test fails, its load must not continue during the next test.
 impl Drop for Load {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// What was seen of a load.
+/// The results of a load.
 pub struct Report {
     pub requests: usize,
-    /// How many failed with which kind of error.
+    /// The number of failed requests for each kind of error.
     pub failures: BTreeMap<String, usize>,
     pub hangs: usize,
     pub longest: Duration,
     pub commands: Vec<Command>,
-    /// Why commands failed, with the number of those that did.
+    /// The reasons for which commands failed, each with the number of commands.
     pub reasons: BTreeMap<String, usize>,
     pub sign_outs: usize,
-    /// Sessions that were gone although nobody had ended them.
+    /// Sessions that were missing although no request had ended them.
     pub lost_sessions: u64,
-    /// Increments that were answered with success and were not there.
+    /// Acknowledged increments that were missing.
     pub lost_updates: u64,
-    /// Increments that were there and were not asked for.
+    /// Increments that were present and had not been requested.
     pub doubled_updates: u64,
-    /// Sessions that were there although they had been signed out.
+    /// Sessions that were present although they had been signed out.
     pub resurrected: u64,
 }
 
 impl Report {
-    /// Writes that were undone.
+    /// Returns the number of acknowledged writes that were undone.
     pub fn lost(&self) -> u64 {
         self.lost_sessions + self.lost_updates + self.resurrected
     }
 
-    /// The writes that were answered with success in this time.
+    /// Returns the number of writes that were acknowledged in this period.
     pub fn written_between(&self, begin: Instant, end: Instant) -> usize {
         let is_one = |command: &&Command| {
             command.is_write && command.is_answered && (begin..end).contains(&command.ended)
@@ -217,13 +218,13 @@ impl Report {
         self.commands.iter().filter(is_one).count()
     }
 
-    /// Whether nothing failed but what may succeed later.
+    /// Returns whether all failures were of kinds that may succeed on another attempt.
     pub fn is_told_to_come_again(&self) -> bool {
         let kinds = ["Unavailable", "OutcomeUnknown", "Contended"];
         self.failures.keys().all(|kind| kinds.contains(&&**kind))
     }
 
-    /// The commands that failed, and that concern these slots.
+    /// Returns the failed commands that concern these slots.
     pub fn failed(&self, mut slots: impl FnMut(u16) -> bool) -> Vec<Command> {
         let failed = self.commands.iter().filter(|command| !command.is_answered);
         failed.filter(|command| slots(command.slot)).copied().collect()
@@ -246,7 +247,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A process's own, whose commands are noted.
+/// Returns the sessions of one process, whose commands are recorded.
 fn sessions(url: &str, journal: &Arc<Journal>) -> Sessions {
     let store = unsticky::connect(url).unwrap();
     let store = Intercepted::new(store, Observer(journal.clone()));
@@ -255,7 +256,7 @@ fn sessions(url: &str, journal: &Arc<Journal>) -> Sessions {
 
 struct Observer(Arc<Journal>);
 
-/// A command that is under way; it counts as failed where its sender gives it up.
+/// A command in progress. It counts as failed if its caller abandons it.
 struct Underway<'a> {
     journal: &'a Journal,
     command: Command,
@@ -288,7 +289,7 @@ impl Interceptor for Observer {
     }
 }
 
-/// The error and what is behind it.
+/// Returns the error with its causes.
 fn reason(error: &unsticky::Error) -> String {
     let causes = successors(error.source(), |&cause| cause.source());
     once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
@@ -308,7 +309,7 @@ impl Visitor<'_> {
         !self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Signs in and out, and counts and looks in between.
+    /// Signs in and out, and increments and reads the number in between.
     async fn stay(&mut self) {
         while self.goes_on() {
             self.sign_in().await;
@@ -319,7 +320,7 @@ impl Visitor<'_> {
         }
     }
 
-    /// Counts while the user is signed in.
+    /// Increments the number while the user is signed in.
     async fn call(&mut self) {
         while self.goes_on() {
             self.count().await;
@@ -387,7 +388,7 @@ impl Visitor<'_> {
         }
     }
 
-    /// Nothing else is under way in the session meanwhile.
+    /// Runs while no other request uses the session.
     async fn look_and_sign_out(&mut self) {
         let user = self.user;
         let mut cookie = user.cookie.write().await;
@@ -408,13 +409,13 @@ impl Visitor<'_> {
         let most = counted + user.unknown.load(Ordering::Relaxed);
         self.journal.lost_updates.fetch_add(counted.saturating_sub(number), Ordering::Relaxed);
         self.journal.doubled_updates.fetch_add(number.saturating_sub(most), Ordering::Relaxed);
-        // Where it is not known whether it has ended, it does not matter any more.
+        // A session whose sign-out is in doubt is not checked later.
         if self.ask(&signed_in, sign_out).await.1.is_none() {
             self.journal.ended.lock().unwrap().push(signed_in);
         }
     }
 
-    /// A request: what its handler returned and its cookie, and why it failed.
+    /// Sends a request. Returns the handler's result and the cookie, and the failure.
     async fn ask<T>(
         &self,
         cookie: &str,

@@ -1,4 +1,4 @@
-//! A small TCP proxy on loopback that can do to a connection what networks do.
+//! A small TCP proxy on loopback that disturbs connections as networks do.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -11,23 +11,23 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
-/// What is done to the bytes that pass.
+/// How the proxy treats the bytes that pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// Each direction takes this long.
+    /// Delays each direction by this duration.
     Delay(Duration),
-    /// Connections stay open, and nothing passes: what arrives is kept until the mode changes.
+    /// Keeps connections open and holds back the bytes until the mode changes.
     Stall,
-    /// Nothing passes any more, and what arrives is lost: a firewall that has forgotten the link.
+    /// Drops all bytes, like a firewall that has forgotten the connection.
     Blackhole,
-    /// One byte at a time.
+    /// Passes one byte at a time.
     Trickle,
-    /// New connections are closed at once.
+    /// Closes new connections immediately.
     Refuse,
-    /// What the server says is lost, and this is passed on in place of each piece of it.
+    /// Replaces each piece of the server's answers with these bytes.
     Answer(&'static [u8]),
-    /// The same, but for what answers a greeting.
+    /// The same, except for the answer to a greeting.
     AnswerAfterGreeting(&'static [u8]),
 }
 
@@ -35,14 +35,14 @@ pub struct Proxy {
     address: SocketAddr,
     target: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
-    /// Each counted up when that is done to all connections.
+    /// Each counter is increased to apply its action to all connections.
     cut: watch::Sender<u64>,
     forget: watch::Sender<u64>,
     half_close: watch::Sender<u64>,
     accepted: Arc<AtomicUsize>,
-    /// Has a receiver for each connection that is open and was not cut.
+    /// Has a receiver for each open connection that was not cut.
     open: Arc<Mutex<watch::Sender<()>>>,
-    /// Has one for each that was cut at last and is still open.
+    /// Has a receiver for each connection of the last cut that is still open.
     closing: Mutex<watch::Sender<()>>,
     acceptor: tokio::task::JoinHandle<()>,
 }
@@ -68,7 +68,8 @@ impl Proxy {
                 if *orders.mode.borrow() == Mode::Refuse {
                     continue;
                 }
-                // At once, so that a connection that counts as open is cut and forgotten with the others.
+                // Both happen while the lock is held, so a connection that counts as open is cut and
+                // forgotten with the others.
                 let (is_open, orders) = {
                     let open = connections.lock().unwrap();
                     (open.subscribe(), orders.unmarked())
@@ -92,37 +93,37 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// New connections lead to another server; those that there are stay where they are.
+    /// Makes new connections lead to another server. Existing connections are not affected.
     pub fn lead_to(&self, target_port: u16) {
         self.target.store(target_port, Ordering::Relaxed);
     }
 
-    /// Closes every connection there is.
+    /// Closes every existing connection.
     pub fn cut(&self) {
         let mut open = self.open.lock().unwrap();
         *self.closing.lock().unwrap() = std::mem::replace(&mut open, watch::Sender::new(()));
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Every connection there is stays open, and nothing passes on it ever again, whatever the mode:
-    /// what a middlebox does that has forgotten it.
+    /// Keeps every existing connection open and never passes data on it again, in any mode, like a
+    /// middlebox that has forgotten the connection.
     pub fn forget(&self) {
         self.forget.send_modify(|forgets| *forgets += 1);
     }
 
-    /// Says on every connection there is that the server sends no more; what the client says still
-    /// reaches the server.
+    /// Closes the server's sending side on every existing connection. The client's data still reaches
+    /// the server.
     pub fn half_close(&self) {
         self.half_close.send_modify(|half_closes| *half_closes += 1);
     }
 
-    /// Waits until no connection is open any more that was cut.
+    /// Waits until every connection that was cut is closed.
     pub async fn all_closed(&self) {
         let closing = self.closing.lock().unwrap().clone();
         closing.closed().await;
     }
 
-    /// How many connections were ever accepted.
+    /// Returns the number of connections that were ever accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -134,7 +135,7 @@ impl Drop for Proxy {
     }
 }
 
-/// What a connection is told, by values that change or have changed since it was made.
+/// The actions that apply to a connection, as values that change.
 #[derive(Clone)]
 struct Orders {
     mode: watch::Receiver<Mode>,
@@ -144,7 +145,7 @@ struct Orders {
 }
 
 impl Orders {
-    /// For a connection that what was ordered before does not concern.
+    /// Returns the orders for a new connection, which ignores all earlier actions.
     fn unmarked(&self) -> Self {
         let mut orders = self.clone();
         for order in [&mut orders.cut, &mut orders.forget, &mut orders.half_close] {
@@ -180,7 +181,7 @@ async fn pump(
     mut orders: Orders,
     answers: bool,
 ) {
-    // Delayed bytes must not hold up those that come after them.
+    // Delayed bytes must not hold up those that arrive later.
     let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel::<(Instant, Mode, Vec<u8>)>();
     let reader = orders.clone();
     let mut half_close = orders.half_close.clone();
@@ -222,7 +223,7 @@ async fn pump(
                         if to.write_all(&[byte]).await.is_err() {
                             return;
                         }
-                        // Whoever waits for the byte may read it by itself.
+                        // Gives the receiver the opportunity to read this byte by itself.
                         yield_now().await;
                     }
                 } else if to.write_all(&bytes).await.is_err() {
@@ -236,14 +237,15 @@ async fn pump(
         };
         if !ended {
             let _ = to.shutdown().await;
-            // The other direction goes on.
+            // The other direction continues.
             std::future::pending::<()>().await;
         }
     };
     tokio::join!(read, write);
 }
 
-/// Redis answers one only as the first thing on a connection, Memcached in a word of its own.
+/// Redis sends a greeting's answer only first on a connection, and Memcached answers with a distinct
+/// word.
 fn is_greeting(answer: &[u8], first: bool) -> bool {
     answer.starts_with(b"MN\r\n") || (first && answer.starts_with(b"+") | answer.starts_with(b"-"))
 }

@@ -1,7 +1,7 @@
-//! Real servers for tests, examples and benchmarks: each on a free port of the loopback interface,
-//! with nothing kept on disk, ended with the value that started it.
+//! Real servers for tests, examples and benchmarks. Each uses a free port of the loopback interface,
+//! keeps nothing on disk, and stops when its value is dropped.
 //!
-//! Everything here blocks and panics: a test that cannot have its server has failed.
+//! The functions here block and panic: a test fails if its server cannot be started.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// A Redis server of the test's own, from `UNSTICKY_REDIS_SERVER` or the path. Another server that speaks
-/// its protocol can so take its place.
+/// A Redis server for one test, from `UNSTICKY_REDIS_SERVER` or from the path. The variable can name
+/// another server with the same protocol.
 pub struct RedisServer {
     process: Process,
     password: Option<String>,
@@ -33,7 +33,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// With further arguments, as in `["--maxmemory", "2mb"]`.
+    /// Starts a server with further arguments, for example `["--maxmemory", "2mb"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::of(&redis_program(), "apt-get install redis-server", arguments)
     }
@@ -46,12 +46,13 @@ impl RedisServer {
         Self { process, password }.started(data_server)
     }
 
-    /// A node of a cluster that knows no other node and serves no slot. It comes back as itself.
+    /// Starts a cluster node that knows no other node and serves no slots. After a restart it keeps its
+    /// identity.
     pub(super) fn cluster_node(program: &str, arguments: &[&str]) -> Self {
         let install = "a cluster needs Redis 7.0 or newer: apt-get install redis-server, or name one \
                        in UNSTICKY_REDIS_SERVER";
         let process = Process::new(program, install, arguments);
-        // The nodes talk to each other on a second port, which stays the same as long as the first.
+        // The nodes communicate on a second port, which is stable as long as the first one.
         let buses = Mutex::new(HashMap::new());
         Self { process, password: None }.started(move |port, dir| {
             let mut buses = buses.lock().unwrap();
@@ -63,15 +64,15 @@ impl RedisServer {
         })
     }
 
-    /// A Sentinel that watches nothing.
+    /// Starts a Sentinel that watches no server.
     pub fn sentinel() -> Self {
         Self::sentinel_with(&[])
     }
 
-    /// With further arguments, as in `["--tls-port", "26380"]`.
+    /// The same with further arguments, for example `["--tls-port", "26380"]`.
     pub fn sentinel_with(arguments: &[&str]) -> Self {
         let process = Process::new(&redis_program(), "apt-get install redis-server", arguments);
-        // It keeps what it knows in its configuration.
+        // The Sentinel stores its state in its configuration file.
         let file = process.dir.join("sentinel.conf");
         fs::write(&file, "").unwrap();
         Self { process, password: None }.started(move |port, dir| {
@@ -108,18 +109,18 @@ impl RedisServer {
         format!("redis://{}127.0.0.1:{}/", password.unwrap_or_default(), self.port())
     }
 
-    /// Runs an administrator's command on a connection of its own and gives its answer as text,
-    /// an array as one line for each element.
+    /// Runs an administrator's command on a new connection and returns its answer as text, with one
+    /// line for each element of an array.
     pub fn cli(&self, command: &[&str]) -> String {
         self.ask(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// The same, where the server may be down or may refuse it.
+    /// The same, for a server that may be down or may refuse the command.
     pub fn ask(&self, command: &[&str]) -> Result<String, String> {
         redis(self.port(), self.password.as_deref(), command)
     }
 
-    /// A connection for many commands.
+    /// Opens a connection for many commands.
     pub(super) fn dial(&self) -> Link {
         Link(dial(self.port()).unwrap_or_else(|error| panic!("port {}: {error}", self.port())))
     }
@@ -128,12 +129,12 @@ impl RedisServer {
         self.process.child.is_some()
     }
 
-    /// How often the server was sent the command, by its own count.
+    /// Returns how often the server received the command, by its own count.
     pub fn calls(&self, command: &str) -> u64 {
         self.command_stat(command, "calls")
     }
 
-    /// How often it answered the command with an error, or did not run it at all.
+    /// Returns how often the server answered the command with an error or rejected it.
     pub fn failures(&self, command: &str) -> u64 {
         self.command_stat(command, "failed_calls") + self.command_stat(command, "rejected_calls")
     }
@@ -146,17 +147,17 @@ impl RedisServer {
         stat.and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
-    /// Kills the server at once; its port is free until [`restart`](Self::restart).
+    /// Kills the server immediately. Its port is free until [`restart`](Self::restart).
     pub fn stop(&mut self) {
         self.process.stop();
     }
 
-    /// Starts the server anew, empty, on the same port, once nobody else is on it.
+    /// Starts the server again without data on the same port, once the port is free.
     pub fn restart(&mut self) {
         self.process.restart();
     }
 
-    /// Has the server keep its connections and do nothing.
+    /// Makes the server keep its connections and do nothing.
     pub fn pause(&self) {
         self.process.signal("STOP");
     }
@@ -175,12 +176,12 @@ impl Link {
     }
 }
 
-/// The program of Redis servers and Sentinels.
+/// Returns the program of Redis servers and Sentinels.
 pub fn redis_program() -> String {
     std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-/// The arguments of a server that keeps nothing on disk.
+/// Returns the arguments of a server that keeps nothing on disk.
 fn data_server(port: &str, dir: &str) -> Vec<String> {
     ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
         .into_iter()
@@ -189,7 +190,7 @@ fn data_server(port: &str, dir: &str) -> Vec<String> {
         .collect()
 }
 
-/// A server that speaks the protocol of Redis, from this variable or else from the path.
+/// Defines a server with the Redis protocol, from this variable or from the path.
 macro_rules! other_server {
     ($(#[$doc:meta])* $name:ident: $variable:literal, $program:literal, $install:literal) => {
         $(#[$doc])*
@@ -227,16 +228,16 @@ macro_rules! other_server {
 }
 
 other_server! {
-    /// A Valkey server of the test's own, of version 9.
+    /// A Valkey server of version 9 for one test.
     ValkeyServer: "UNSTICKY_VALKEY_SERVER", "valkey-server", "apt-get install valkey-server"
 }
 
 other_server! {
-    /// A Redis server of the test's own, of version 8.4 or later.
+    /// A Redis server of version 8.4 or later for one test.
     Redis84Server: "UNSTICKY_REDIS84_SERVER", "redis-server-8.4", "install Redis 8.4 or later"
 }
 
-/// A Memcached server of the test's own.
+/// A Memcached server for one test.
 pub struct MemcachedServer {
     process: Process,
 }
@@ -246,11 +247,11 @@ impl MemcachedServer {
         Self::start_with(&[])
     }
 
-    /// With further arguments, as in `["-m", "2"]`.
+    /// Starts a server with further arguments, for example `["-m", "2"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let mut process = Process::new("memcached", "apt-get install memcached", arguments);
         process.start(
-            // The user counts for root only, whom memcached refuses to serve otherwise.
+            // The user matters only for root, as which memcached refuses to run.
             |port, _| {
                 ["-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"]
                     .map(str::to_owned)
@@ -272,7 +273,7 @@ impl MemcachedServer {
         self.process.pid()
     }
 
-    /// `127.0.0.1:port`, for addresses of several servers.
+    /// Returns `127.0.0.1:port`, for an address of several servers.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port())
     }
@@ -281,8 +282,8 @@ impl MemcachedServer {
         format!("memcached://{}", self.address())
     }
 
-    /// Runs a command whose answer ends with `END`, `OK`, a meta command's status or an error, and
-    /// gives the answer.
+    /// Runs a command whose answer ends with `END`, `OK`, the status of a meta command or an error.
+    /// Returns the answer.
     pub fn cli(&self, command: &str) -> String {
         match memcached(self.port(), command) {
             Ok(answer) => answer,
@@ -294,23 +295,23 @@ impl MemcachedServer {
         self.cli("stats")
     }
 
-    /// A number from the statistics, as in `stat("cmd_get")`.
+    /// Returns a number from the statistics, for example `stat("cmd_get")`.
     pub fn stat(&self, name: &str) -> u64 {
         let value = field(&self.stats(), &format!("STAT {name} "));
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
-    /// Kills the server at once; its port is free until [`restart`](Self::restart).
+    /// Kills the server immediately. Its port is free until [`restart`](Self::restart).
     pub fn stop(&mut self) {
         self.process.stop();
     }
 
-    /// Starts the server anew, empty, on the same port, once nobody else is on it.
+    /// Starts the server again without data on the same port, once the port is free.
     pub fn restart(&mut self) {
         self.process.restart();
     }
 
-    /// Has the server keep its connections and do nothing.
+    /// Makes the server keep its connections and do nothing.
     pub fn pause(&self) {
         self.process.signal("STOP");
     }
@@ -353,7 +354,7 @@ impl Process {
         }
     }
 
-    /// Others look for free ports too, so one may be gone before the server has it.
+    /// Other tests look for free ports too, so a port may be taken before the server uses it.
     fn start(
         &mut self,
         arguments: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
@@ -379,7 +380,7 @@ impl Process {
         }
     }
 
-    /// Whether our own process came to answer on the port.
+    /// Returns whether this process, and not another one, answers on the port.
     fn spawn(&mut self) -> bool {
         let dir = self.dir.to_str().unwrap();
         let child = Command::new(&self.program)
@@ -418,7 +419,7 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        // The one of the shell: a program of that name is not installed everywhere.
+        // The shell's built-in `kill`, because the program is not installed on every system.
         let kill = format!("kill -{signal} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(status.success(), "{kill}");
@@ -513,7 +514,7 @@ fn line(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
     }
 }
 
-/// What follows `name` at the beginning of a line.
+/// Returns the text that follows `name` at the start of a line.
 pub(super) fn field(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }

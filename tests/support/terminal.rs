@@ -1,4 +1,4 @@
-//! A terminal for programs that behave differently in one: a pseudo-terminal that `script` makes.
+//! A pseudo-terminal, made by `script`, for programs that behave differently in a terminal.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -14,12 +14,12 @@ pub struct Terminal {
     child: Child,
     keyboard: ChildStdin,
     screen: Receiver<Vec<u8>>,
-    /// Everything that it has printed.
+    /// Everything that the program has printed.
     pub shown: String,
 }
 
 impl Terminal {
-    /// Runs a command of the shell in a terminal of so many columns.
+    /// Runs a shell command in a terminal with this many columns.
     pub fn start(columns: u16, command: &str, environment: &[(&str, &str)]) -> Self {
         let command = format!("stty cols {columns} rows 40; exec {command}");
         let mut child = Command::new("script")
@@ -45,7 +45,7 @@ impl Terminal {
         Self { child, keyboard, screen, shown: String::new() }
     }
 
-    /// Waits until this has been shown.
+    /// Waits until this text has been shown.
     pub fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + LONGEST;
         while !self.shown.contains(text) {
@@ -58,7 +58,7 @@ impl Terminal {
         self.keyboard.flush().unwrap();
     }
 
-    /// Waits for the end, and gives the exit status.
+    /// Waits for the end and returns the exit status.
     pub fn end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + LONGEST;
         while self.read(deadline) {}
@@ -66,7 +66,7 @@ impl Terminal {
         self.child.wait().unwrap().code()
     }
 
-    /// Whether there was something to read before the end.
+    /// Reads more output. Returns `false` at the end.
     fn read(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(bytes) = self.screen.recv_timeout(left) else { return false };
@@ -74,8 +74,8 @@ impl Terminal {
         true
     }
 
-    /// The lines as they stand on the screen at last: what follows a carriage return overwrites what stands
-    /// there.
+    /// Returns the final lines of the screen. The text after a carriage return overwrites the text
+    /// before it.
     pub fn lines(&self) -> Vec<String> {
         self.shown.replace("\r\n", "\n").split('\n').map(overwritten).collect()
     }
@@ -95,7 +95,7 @@ fn overwritten(line: &str) -> String {
     while let Some(char) = chars.next() {
         match char {
             '\r' => column = 0,
-            // Of the control sequences the one that erases to the end of the line.
+            // Of the control sequences, only the one that erases to the end of the line has an effect.
             '\u{1b}' => {
                 let sequence: String =
                     std::iter::from_fn(|| chars.next_if(|char| !char.is_ascii_alphabetic()))

@@ -1,7 +1,7 @@
-//! Several Redis servers that act as one: a cluster, and a master that Sentinels watch over.
+//! Several Redis servers that act as one: a cluster, and a master with Sentinels.
 //!
-//! Real processes on loopback, like those of [`servers`](super::servers). Everything here blocks, is
-//! bounded and panics.
+//! They are real processes on loopback, like those of [`servers`](super::servers). The functions here
+//! block, have time limits, and panic.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::servers::{Link, RedisServer, field, redis_program};
 
-/// How many slots a cluster has.
+/// The number of slots of a cluster.
 pub const SLOTS: u16 = 16384;
 
-/// How many masters a cluster has; each has one replica.
+/// The number of masters of a cluster. Each has one replica.
 pub const SHARDS: usize = 3;
 
 /// The name under which the Sentinels know their master.
@@ -25,10 +25,10 @@ pub const MASTER: &str = "mymaster";
 /// How long the servers may take to agree.
 const AGREEMENT: Duration = Duration::from_secs(30);
 
-/// Replicas are sent the data at once; the server waits for further ones otherwise.
+/// Makes a master send its data to a replica immediately. By default it waits for further replicas.
 const EAGER: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
 
-/// The slot of a key: the CRC16 (XMODEM) of what stands between its first braces, or else of all of it.
+/// Returns the slot of a key: the CRC16 (XMODEM) of the text in its first braces, or of the whole key.
 pub fn slot_of(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
@@ -40,13 +40,14 @@ pub fn slot_of(key: &str) -> u16 {
     crc % SLOTS
 }
 
-/// A key that belongs in the slot.
+/// Returns a key in the slot.
 pub fn key_in(slot: u16) -> String {
     (0_u32..).map(|number| format!("key:{number}")).find(|key| slot_of(key) == slot).unwrap()
 }
 
-/// A Redis Cluster: three masters, which are the nodes 0, 1 and 2, and a replica of each, the nodes
-/// 3, 4 and 5. A shard is a pair of them, `shard` and `shard + 3`, whichever is the master.
+/// A Redis Cluster: three masters, which are the nodes 0, 1 and 2, and a replica of each, which are the
+/// nodes 3, 4 and 5. A shard consists of the nodes `shard` and `shard + 3`, either of which may be the
+/// master.
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
     ids: Vec<String>,
@@ -57,7 +58,8 @@ impl RedisCluster {
         Self::start_with(&[])
     }
 
-    /// With further arguments for each node, as in `["--cluster-require-full-coverage", "no"]`.
+    /// Starts a cluster with further arguments for each node, for example
+    /// `["--cluster-require-full-coverage", "no"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let cluster = Self::of(&redis_program(), 2 * SHARDS, arguments);
         cluster.share_out();
@@ -71,7 +73,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// The three masters alone, whose program this is. A master that dies has no successor.
+    /// Starts only the three masters, with this program. A master that dies is not replaced.
     pub fn masters(program: &str, arguments: &[&str]) -> Self {
         let cluster = Self::of(program, SHARDS, arguments);
         cluster.share_out();
@@ -79,7 +81,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// One node that serves all slots, with further arguments.
+    /// Starts one node that serves all slots, with further arguments.
     pub fn single(arguments: &[&str]) -> Self {
         let cluster = Self::of(&redis_program(), 1, arguments);
         cluster.nodes[0].cli(&["CLUSTER", "ADDSLOTSRANGE", "0", &(SLOTS - 1).to_string()]);
@@ -94,11 +96,11 @@ impl RedisCluster {
         Self { nodes, ids }
     }
 
-    /// Gives each master its slots, and tells all nodes of each other.
+    /// Assigns the slots to the masters, and introduces all nodes to each other.
     fn share_out(&self) {
         for shard in 0..SHARDS {
             let node = &self.nodes[shard];
-            // A number of its own, so that no two of them have to settle whose slots count.
+            // Distinct epochs, so that no two masters have to resolve a conflict about slots.
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(shard + 1).to_string()]);
             let slots = slots_at_first(shard);
             let (first, last) = (slots.start().to_string(), slots.end().to_string());
@@ -107,7 +109,7 @@ impl RedisCluster {
         self.introduce();
     }
 
-    /// Each is told of each, which is sooner than hearsay.
+    /// Introduces each node to each other node, which is faster than waiting for gossip.
     fn introduce(&self) {
         for (at, node) in self.nodes.iter().enumerate() {
             let bus = node.cli(&["CONFIG", "GET", "cluster-port"]);
@@ -118,7 +120,7 @@ impl RedisCluster {
         }
     }
 
-    /// The address of the cluster, with every node in it.
+    /// Returns the address of the cluster, with every node in it.
     pub fn url(&self) -> String {
         format!("redis+cluster://{}", hosts(&self.nodes))
     }
@@ -131,24 +133,24 @@ impl RedisCluster {
         &mut self.nodes[node]
     }
 
-    /// Has a single node say from now on that it is at this port, which is that of a proxy before it.
+    /// Makes a single node announce this port from now on, which is that of a proxy in front of it.
     pub fn announce(&self, port: u16) {
         self.nodes[0].cli(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
     }
 
-    /// The node that is the shard's master, by its own word.
+    /// Returns the node that reports itself as the shard's master.
     pub fn master_of(&self, shard: usize) -> usize {
         let is_master = |&node: &usize| is_master(&self.nodes[node]);
         let master = [shard, shard + SHARDS].into_iter().find(is_master);
         master.unwrap_or_else(|| panic!("shard {shard} has no master"))
     }
 
-    /// The other node of the shard.
+    /// Returns the other node of the shard.
     pub fn replica_of(&self, shard: usize) -> usize {
         2 * shard + SHARDS - self.master_of(shard)
     }
 
-    /// The node that serves the slot, as the first node that runs sees it.
+    /// Returns the node that serves the slot, as the first running node reports.
     pub fn server_of(&self, slot: u16) -> usize {
         let view = self.view(self.running().next().unwrap());
         let node = view.iter().find(|seen| seen.slots.iter().any(|slots| slots.contains(&slot)));
@@ -156,31 +158,31 @@ impl RedisCluster {
         self.ids.iter().position(|id| *id == node.id).unwrap()
     }
 
-    /// A slot that the master serves.
+    /// Returns a slot that the master serves.
     pub fn slot_of_master(&self, master: usize) -> u16 {
         let view = self.view(master);
         let seen = view.iter().find(|seen| seen.id == self.ids[master]);
         *seen.and_then(|seen| seen.slots.first()).unwrap().start()
     }
 
-    /// The keys of the slot that its server has.
+    /// Returns the keys of the slot, from the node that serves it.
     pub fn keys_in(&self, slot: u16) -> Vec<String> {
         let node = &self.nodes[self.server_of(slot)];
         lines(&node.cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000000"]))
     }
 
-    /// All keys of the shard, as its master has them.
+    /// Returns all keys of the shard, from its master.
     pub fn keys_of(&self, shard: usize) -> Vec<String> {
         lines(&self.nodes[self.master_of(shard)].cli(&["KEYS", "*"]))
     }
 
-    /// Moves slots from one master to another one while both serve them, as `redis-cli --cluster
+    /// Moves slots from one master to another while both serve requests, as `redis-cli --cluster
     /// reshard` does.
     pub fn move_slots(&self, slots: impl IntoIterator<Item = u16>, from: usize, to: usize) {
         self.move_slots_in_steps(slots, from, to, Duration::ZERO);
     }
 
-    /// The same, with a pause before each step, in which the keys of the slot are at two places.
+    /// The same, with a pause before each step, while the keys of the slot are on both nodes.
     pub fn move_slots_in_steps(
         &self,
         slots: impl IntoIterator<Item = u16>,
@@ -188,8 +190,9 @@ impl RedisCluster {
         to: usize,
         pause: Duration,
     ) {
-        // A node that has not heard of another one's newest epoch takes a slot under an older one. What was
-        // sent before the move then counts as newer, and the two nodes redirect to each other.
+        // If a node does not know the newest epoch of another node, it takes over a slot with an older
+        // one. Messages from before the move then count as newer, and the two nodes redirect to each
+        // other.
         self.settle();
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
@@ -212,7 +215,7 @@ impl RedisCluster {
                 migrate.extend(keys.lines());
                 source.cli(&migrate);
             }
-            // The target knows first, so that there is always a node that serves the slot.
+            // The target learns of it first, so that one node always serves the slot.
             for node in [&mut target, &mut source].into_iter().chain(&mut others) {
                 node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]);
             }
@@ -223,7 +226,7 @@ impl RedisCluster {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running())
     }
 
-    /// Begins to move a slot from one master to another one, and leaves it at that.
+    /// Starts to move a slot from one master to another, and moves no key.
     pub fn open_slot(&self, slot: u16, from: usize, to: usize) {
         let slot = &*slot.to_string();
         self.nodes[to].cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &self.ids[from]]);
@@ -237,17 +240,17 @@ impl RedisCluster {
         assert_eq!(moved, "OK");
     }
 
-    /// Takes slots that hold nothing away from one master and gives them to another one.
+    /// Reassigns empty slots from one master to another.
     pub fn hand_over(&self, slots: RangeInclusive<u16>, to: usize) {
         let (first, last) = (slots.start().to_string(), slots.end().to_string());
         for node in &self.nodes {
-            // It may know of no owner.
+            // The node may know no owner of the slots.
             let _ = node.ask(&["CLUSTER", "DELSLOTSRANGE", &first, &last]);
         }
         self.nodes[to].cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
     }
 
-    /// Has the other nodes forget a node, which then belongs to no cluster.
+    /// Makes the other nodes forget a node, which then belongs to no cluster.
     pub fn remove(&self, node: usize) {
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             self.nodes[other].cli(&["CLUSTER", "FORGET", &self.ids[node]]);
@@ -255,23 +258,23 @@ impl RedisCluster {
         self.nodes[node].cli(&["CLUSTER", "RESET"]);
     }
 
-    /// Kills the node at once.
+    /// Kills the node immediately.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].stop();
     }
 
-    /// Starts a node anew, as itself, with the data that it has kept.
+    /// Restarts a node with its identity and the data that it has kept.
     pub fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
     }
 
-    /// Has the shard's replica take its master's place, as planned; returns when both know.
+    /// Starts a planned failover to the shard's replica, and returns when both nodes know of it.
     pub fn fail_over(&self, shard: usize) {
         let [old, new] = [self.master_of(shard), self.replica_of(shard)];
         let has_happened = || is_master(&self.nodes[new]) && !is_master(&self.nodes[old]);
         let mut asked = None;
         eventually("the replica does not take its master's place", || {
-            // Asked again when the time is over in which a replica tries.
+            // Asks again once the time for a replica's attempt has passed.
             if asked.is_none_or(|asked: Instant| asked.elapsed() > Duration::from_secs(6)) {
                 asked = Some(Instant::now());
                 let _ = self.nodes[new].ask(&["CLUSTER", "FAILOVER"]);
@@ -280,28 +283,28 @@ impl RedisCluster {
         });
     }
 
-    /// Whether the node stores a key of this slot now.
+    /// Returns whether the node accepts a write to this slot now.
     pub fn takes_writes(&self, node: usize, slot: u16) -> bool {
         takes_write(&self.nodes[node], &key_in(slot))
     }
 
-    /// Waits until the cluster [is settled](Self::is_settled).
     pub fn settle(&self) {
         eventually("the nodes of the cluster do not agree", || self.is_settled());
     }
 
-    /// Whether all nodes that run serve, agree who serves what, and have the data of their masters.
+    /// Returns whether all running nodes serve requests, agree on the slots, and have the data of their
+    /// masters.
     pub fn is_settled(&self) -> bool {
         let mut views = self.running().map(|node| self.agreed(node));
         let first = views.next().unwrap();
         first.is_some() && views.all(|view| view == first)
     }
 
-    /// How the node sees the cluster: who has which role and serves which slots since when. `None` while
-    /// it sees something amiss, or is behind its own master.
+    /// Returns the node's view of the cluster: each node's role, slots and epoch. Returns `None` if the
+    /// node reports a problem or lags behind its own master.
     fn agreed(&self, node: usize) -> Option<Vec<Seen>> {
         let server = &self.nodes[node];
-        // It answers nothing while it reads its data.
+        // The node does not answer while it loads its data.
         let info = server.ask(&["CLUSTER", "INFO"]).ok()?;
         let replication = server.cli(&["INFO", "replication"]);
         let link = field(&replication, "master_link_status:");
@@ -322,26 +325,26 @@ impl RedisCluster {
     }
 }
 
-/// How a node sees another one, or itself.
+/// How a node sees another node, or itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     id: String,
-    /// The identity of its master, or `-`.
+    /// The id of its master, or `-`.
     replicates: String,
-    /// Since when it serves its slots, as the cluster counts.
+    /// The configuration epoch in which the node got its slots.
     epoch: u64,
     is_well: bool,
     slots: Vec<RangeInclusive<u16>>,
 }
 
 impl Seen {
-    /// From a line of `CLUSTER NODES`.
+    /// Reads a line of `CLUSTER NODES`.
     fn read(line: &str) -> Self {
         let words: Vec<_> = line.split(' ').collect();
         let is_failing = words[2]
             .split(',')
             .any(|flag| matches!(flag, "fail" | "fail?" | "handshake" | "noaddr"));
-        // Slots on the move stand in brackets after the others.
+        // Slots that are being moved follow the others in brackets.
         let slots = words[8..].iter().filter(|word| !word.starts_with('[')).map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             first.parse().unwrap()..=last.parse().unwrap()
@@ -356,7 +359,7 @@ impl Seen {
     }
 }
 
-/// The slots of a shard as long as none was moved.
+/// The slots of a shard, provided that none has been moved.
 pub fn slots_at_first(shard: usize) -> RangeInclusive<u16> {
     let first = |shard: usize| u16::try_from(shard * usize::from(SLOTS) / SHARDS).unwrap();
     first(shard)..=first(shard + 1) - 1
@@ -373,8 +376,7 @@ impl SentinelSet {
         Self::start_with(&[])
     }
 
-    /// With further arguments for the servers that hold the data, as in
-    /// `["--min-replicas-to-write", "1"]`.
+    /// Starts the data servers with further arguments, for example `["--min-replicas-to-write", "1"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let arguments = [&EAGER, arguments].concat();
         let servers = at_once(3, || RedisServer::start_with(&arguments));
@@ -382,14 +384,16 @@ impl SentinelSet {
         for replica in &servers[1..] {
             replica.cli(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
         }
-        // A Sentinel that finds them there need not look again, which it does every ten seconds.
+        // A Sentinel that finds the replicas at its start need not search for them, which it does only
+        // every ten seconds.
         eventually("the replicas do not find their master", || {
             servers[0].cli(&["INFO", "replication"]).matches("state=online").count() == 2
         });
         let set = Self { servers, sentinels: at_once(3, RedisServer::sentinel) };
         for sentinel in &set.sentinels {
             watch(sentinel, port, 2);
-            // They ask once a second, so a shorter time has them replace masters that are well.
+            // The Sentinels ping once a second, so with a shorter time they would replace healthy
+            // masters.
             for (setting, milliseconds) in
                 [("down-after-milliseconds", "2000"), ("failover-timeout", "3000")]
             {
@@ -400,7 +404,7 @@ impl SentinelSet {
         set
     }
 
-    /// One server with further arguments, and one Sentinel, which never finds it down.
+    /// Starts one server with further arguments, and one Sentinel, which never considers it down.
     pub fn single(arguments: &[&str]) -> Self {
         let servers = vec![RedisServer::start_with(arguments)];
         let set = Self { servers, sentinels: vec![RedisServer::sentinel()] };
@@ -408,8 +412,8 @@ impl SentinelSet {
         set
     }
 
-    /// Has the Sentinels that run look after the servers and tell each other ten times as often as usual,
-    /// where it is not measured how long they take.
+    /// Makes the running Sentinels query the servers and each other ten times as often as usual. It is
+    /// only for tests that do not measure the Sentinels' delay.
     pub fn hasten(&self) {
         for sentinel in self.running_sentinels() {
             let periods = ["info-period", "1000", "publish-period", "200"];
@@ -417,13 +421,13 @@ impl SentinelSet {
         }
     }
 
-    /// The address that names the Sentinels and their master.
+    /// Returns the address that names the Sentinels and their master.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/{MASTER}", hosts(&self.sentinels))
     }
 
-    /// Has a single Sentinel say from now on that the master is at this port, which is that of a proxy
-    /// before it.
+    /// Makes a single Sentinel announce this port for the master from now on, which is that of a proxy
+    /// in front of it.
     pub fn announce(&self, port: u16) {
         let sentinel = &self.sentinels[0];
         if self.named_by(0) != Some(port) {
@@ -434,7 +438,7 @@ impl SentinelSet {
         }
     }
 
-    /// The servers that hold the data.
+    /// Returns the servers that hold the data.
     pub fn servers(&self) -> &[RedisServer] {
         &self.servers
     }
@@ -447,29 +451,29 @@ impl SentinelSet {
         &self.sentinels
     }
 
-    /// The server that the Sentinels say is master.
+    /// Returns the server that the Sentinels report as master.
     pub fn master(&self) -> usize {
         let sentinel = self.sentinels.iter().position(RedisServer::is_running).unwrap();
         let port = self.named_by(sentinel).unwrap();
         self.servers.iter().position(|server| server.port() == port).unwrap()
     }
 
-    /// The port of the master, as the Sentinel has it.
+    /// Returns the port of the master that the Sentinel reports.
     fn named_by(&self, sentinel: usize) -> Option<u16> {
         let address =
             self.sentinels[sentinel].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
         address.lines().nth(1)?.parse().ok()
     }
 
-    /// Has the Sentinels put another server in the master's place, as planned; returns which one when
-    /// they name it. The old master does not know of it for some seconds.
+    /// Starts a planned failover, waits until the Sentinels name another master, and returns it. For
+    /// some seconds, the old master does not know that it was replaced.
     pub fn fail_over(&self) -> usize {
         let old = self.master();
         self.begin_fail_over();
         self.succeeded(old)
     }
 
-    /// Has a Sentinel begin with that.
+    /// Makes a Sentinel start a failover.
     pub fn begin_fail_over(&self) {
         let sentinel = &self.sentinels[self.running_sentinels().next().unwrap()];
         eventually("the Sentinel begins no failover", || {
@@ -477,14 +481,14 @@ impl SentinelSet {
         });
     }
 
-    /// Kills the master at once; returns which server that was.
+    /// Kills the master immediately and returns it.
     pub fn kill_master(&mut self) -> usize {
         let master = self.master();
         self.servers[master].stop();
         master
     }
 
-    /// Waits until the Sentinels name another master than this one, which takes writes; returns which.
+    /// Waits until the Sentinels name another master that takes writes, and returns it.
     pub fn succeeded(&self, old: usize) -> usize {
         let old = Some(self.servers[old].port());
         eventually("no other server becomes master", || {
@@ -494,8 +498,8 @@ impl SentinelSet {
         self.master()
     }
 
-    /// Starts a server anew, with the data that it has kept. It thinks that it is a master until the
-    /// Sentinels tell it otherwise, after some seconds.
+    /// Restarts a server with the data that it has kept. It acts as a master until the Sentinels
+    /// reconfigure it after some seconds.
     pub fn restart(&mut self, server: usize) {
         self.servers[server].restart();
     }
@@ -504,23 +508,22 @@ impl SentinelSet {
         self.sentinels[sentinel].stop();
     }
 
-    /// Starts a Sentinel anew, with what it knew.
+    /// Restarts a Sentinel with its stored state.
     pub fn restart_sentinel(&mut self, sentinel: usize) {
         self.sentinels[sentinel].restart();
     }
 
-    /// Whether the server stores something now.
+    /// Returns whether the server accepts a write now.
     pub fn takes_writes(&self, server: usize) -> bool {
         takes_write(&self.servers[server], "key")
     }
 
-    /// Waits until the servers and Sentinels [are settled](Self::is_settled).
     pub fn settle(&self) {
         eventually("the servers and Sentinels do not agree", || self.is_settled());
     }
 
-    /// Whether all servers and Sentinels that run know each other, the replicas have the data of the
-    /// master, and the master takes writes.
+    /// Returns whether all running servers and Sentinels know each other, the replicas have the data of
+    /// the master, and the master takes writes.
     pub fn is_settled(&self) -> bool {
         let running = self.servers.iter().filter(|server| server.is_running()).count();
         let server = &self.servers[self.master()];
@@ -532,7 +535,8 @@ impl SentinelSet {
             && self.takes_writes(self.master())
     }
 
-    /// Whether the Sentinel finds all well: the master at this port, as many replicas, the others.
+    /// Returns whether the Sentinel reports no problem: the master at this port, this many replicas,
+    /// and the other Sentinels.
     fn agrees(&self, sentinel: usize, port: &str, replicas: usize) -> bool {
         let sentinel = &self.sentinels[sentinel];
         let state = sentinel.cli(&["SENTINEL", "MASTER", MASTER]);
@@ -550,17 +554,17 @@ impl SentinelSet {
     }
 }
 
-/// Has the Sentinel watch the master at this port.
+/// Makes the Sentinel watch the master at this port.
 fn watch(sentinel: &RedisServer, port: u16, quorum: u8) {
     let (port, quorum) = (port.to_string(), quorum.to_string());
     sentinel.cli(&["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port, &quorum]);
 }
 
-/// Has a master answer no write for ten seconds, and returns when so many replicas have all that it has
-/// answered before. What they do not have is lost with it, and no client can do anything about that.
+/// Stops a master from executing writes for ten seconds, and returns when this many replicas have every
+/// write that it has acknowledged. A write that they do not have would be lost with the master.
 pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     let mut link = master.dial();
-    // One step, so that nothing is written behind the one that is confirmed.
+    // A transaction, so that no other write follows the confirmed one.
     link.cli(&["MULTI"]);
     link.cli(&["SET", key, "the last one", "PX", "1"]);
     link.cli(&["CLIENT", "PAUSE", "10000", "WRITE"]);
@@ -568,27 +572,27 @@ pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     confirmed(&mut link, replicas);
 }
 
-/// Returns when so many replicas have all that their master has answered until now. The key is one that the
-/// master serves.
+/// Waits until this many replicas have every write that their master has acknowledged so far. The
+/// master must serve the key.
 pub fn wait_for_replicas(master: &RedisServer, key: &str, replicas: usize) {
     let mut link = master.dial();
     link.cli(&["SET", key, "the last one", "PX", "1"]);
     confirmed(&mut link, replicas);
 }
 
-/// `WAIT` is about what its own connection has written last, and returns at once where that is nothing.
+/// `WAIT` covers only the last write of its own connection, and returns immediately if there was none.
 fn confirmed(link: &mut Link, replicas: usize) {
     let replicas = replicas.to_string();
     let confirmed = link.cli(&["WAIT", &replicas, "4000"]);
     assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
 }
 
-/// Has the server answer writes again, those first that have waited.
+/// Makes the server execute writes again, starting with those that have waited.
 pub fn release_writes(server: &RedisServer) {
     server.cli(&["CLIENT", "UNPAUSE"]);
 }
 
-/// By the server's own word; false where it gives none.
+/// Returns whether the server reports itself as master; `false` if it does not answer.
 fn is_master(server: &RedisServer) -> bool {
     server.ask(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))
 }
@@ -597,7 +601,7 @@ fn takes_write(server: &RedisServer, key: &str) -> bool {
     server.ask(&["SET", key, "a probe's", "PX", "1"]).is_ok()
 }
 
-/// What stands in the line after this one.
+/// Returns the line after this one.
 fn after<'a>(lines: &'a str, name: &str) -> Option<&'a str> {
     lines.lines().skip_while(|line| *line != name).nth(1)
 }
@@ -612,7 +616,7 @@ fn hosts(servers: &[RedisServer]) -> String {
     hosts.join(",")
 }
 
-/// So many servers, each started by a thread of its own.
+/// Starts this many servers, each on a thread of its own.
 fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisServer> {
     thread::scope(|scope| {
         let starting: Vec<_> = (0..count).map(|_| scope.spawn(&start)).collect();
@@ -621,7 +625,7 @@ fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisSer
     })
 }
 
-/// Asks until it is so.
+/// Polls until the condition holds.
 #[track_caller]
 pub fn eventually(otherwise: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + AGREEMENT;
