@@ -1,4 +1,4 @@
-//! What an error looks like as a response.
+//! Converts an error to a response, without a framework.
 
 use std::borrow::Cow;
 

@@ -249,7 +249,7 @@ async fn job_survives_rotation_step_up_and_sign_in_of_same_principal(on: Backend
         assert_ne!(renewed, "");
         assert_eq!(write(&mut session, A, round).await, Ok(()), "{round}");
         assert_eq!(stand.read(&renewed, A).await, Some(round));
-        assert_eq!(stand.who(&cookie).await, None, "the old secret stays void");
+        assert_eq!(stand.who(&cookie).await, None, "the old secret stays invalid");
         cookie = renewed;
     }
     // The secret is rotated during the job: the request gets its new secret, and the job's change is
