@@ -240,7 +240,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let alive = self.handle(&self.budget(), None)?.list().await?;
@@ -274,7 +274,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     pub async fn count(&self) -> Result<usize> {
         self.list().await.map(|list| list.len())
     }
@@ -303,7 +303,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is idempotent.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -336,7 +336,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is idempotent.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -371,7 +371,7 @@ impl Directory {
     ///
     /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
     /// or another request replaced its secret (no session is revoked then), the errors of
-    /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
+    /// [`Session::save`], and those [of every method](Self#errors). On such an error the revocation may be only partly
     /// done; call it again, it is idempotent.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
@@ -412,7 +412,7 @@ impl Directory {
     /// changed. Commit it within one hour. If the store evicts the principal's directory
     /// record between the revocation and the commit, the sign-in does not notice the revocation.
     ///
-    /// It sends one command, and usually saves the commit one: if the same `Sessions` commits the sign-in within ten
+    /// It sends one command, and usually saves one at the commit: if the same `Sessions` commits the sign-in within ten
     /// seconds, and no session must be revoked to make room, the commit uses the directory record that was read
     /// here, and reads it again only if it has changed. The [`SignIn`] keeps that record in memory,
     /// unless it is larger than 16 KiB.
@@ -435,7 +435,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })

@@ -97,7 +97,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     #[doc(alias("find_by_id", "get_session"))]
     pub async fn open(&self, id: SessionId) -> Result<Option<OpenSession>> {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
