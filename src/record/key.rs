@@ -140,7 +140,8 @@ impl<T> Key<T> {
         RuntimeKey { name: name.into(), survives_sign_in: false, value: PhantomData }
     }
 
-    /// Keeps the value when a user signs in on an anonymous session. By default, it is dropped.
+    /// Keeps the value when a user signs in on an anonymous session. By default, the value is dropped, unless the
+    /// request that signs in has written it.
     ///
     /// An attacker who plants a session in a victim's browser can also plant values in it. A shopping cart is worth
     /// that risk. A `return_to` address or a half-finished change of an email address is not. The flag is stored
