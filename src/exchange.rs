@@ -223,7 +223,7 @@ impl LazySession {
 #[must_use = "the reply has to be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
-    /// No store command is needed.
+    /// The reply is ready at once. No store command was needed.
     Ready(Reply),
     /// The reply is ready when the commit has finished.
     Pending(Commit),
@@ -337,9 +337,9 @@ pub const REPLACED_FIELDS: [&str; 26] = [
 
 /// Gives access to the session of a request, which is read only when it is asked for.
 ///
-/// If you keep the handle and first ask for the session after the response has begun, you get a session in its state
-/// [after the response](Session#after-the-response): changes are committed only by [`save`](Session::save), and changes
-/// that need a cookie fail with [`ErrorKind::HeadSent`].
+/// If you keep the handle and first ask for the session after the response has begun, you get a session as it is
+/// [after the response](Session#after-the-response): only [`save`](Session::save) commits changes, and changes that
+/// need a cookie fail with [`ErrorKind::HeadSent`].
 #[derive(Clone)]
 pub struct SessionHandle {
     session: Arc<LazySession>,
@@ -354,8 +354,8 @@ impl SessionHandle {
     ///
     /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer
     /// release wrote the record, and, in [strict mode](crate::DirectoryMode::Strict),
-    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. It never returns an empty session in place
-    /// of an error.
+    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. It never returns an empty session in
+    /// place of an error.
     pub async fn session(self) -> Result<Session> {
         let session = self.session.session();
         session.load().await?;
@@ -406,9 +406,9 @@ pub fn missing_layer(fix: &'static str) -> Error {
 
 /// Renders the errors of one request if the application [renders them itself](crate::Builder::on_error). For adapters.
 ///
-/// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces the response
-/// by the result of [`render`](Self::render). It then puts [`Rendered`] into the response's extensions, so that an outer
-/// layer does not render the error again.
+/// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces the
+/// response by the result of [`render`](Self::render). It then puts [`Rendered`] into the response's extensions, so
+/// that an outer layer does not render the error again.
 #[derive(Clone)]
 pub struct ErrorRenderer {
     sessions: Sessions,

@@ -1,4 +1,4 @@
-//! What is decided by a request's head alone: pure, over borrowed text and bytes.
+//! Decisions that depend only on the head of a request: pure functions of borrowed text and bytes.
 
 pub(crate) mod local_path;
 pub(crate) mod origin;

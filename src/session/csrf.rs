@@ -33,8 +33,9 @@ const SECRET_BYTES: usize = 32;
 ///
 /// The session stores a random value of 256 bits when a page first asks for a token. Every sign-in removes it,
 /// also a sign-in as the same principal, and so do [`revoke_others`](crate::Directory::revoke_others) and
-/// [`clear`](Session::clear); the next page then stores a new one. Each token is this value under a new random mask, so compressed pages do not reveal it (BREACH). Tokens stay valid after a
-/// rotation and after a [`step_up`](Session::step_up).
+/// [`clear`](Session::clear); the next page then stores a new one. Each token is this value under a new random
+/// mask, so compressed pages do not reveal it (BREACH). Tokens stay valid after a rotation and after a
+/// [`step_up`](Session::step_up).
 ///
 /// A browser may send a cookie that is no longer valid, because the response to a sign-in or a rotation was
 /// lost, or the cookies of two sessions. The token is then bound to these cookies: nothing is stored, no cookie

@@ -303,7 +303,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
+    /// idempotent.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -336,7 +337,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
+    /// idempotent.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -371,7 +373,7 @@ impl Directory {
     ///
     /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
     /// or another request replaced its secret (no session is revoked then), the errors of
-    /// [`Session::save`], and those [of every method](Self#errors). On such an error the revocation may be only partly
+    /// [`Session::save`], and those [of every method](Directory#errors). On such an error the revocation may be only partly
     /// done; call it again, it is idempotent.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
