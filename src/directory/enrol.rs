@@ -30,11 +30,11 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 /// How many sessions are probed at once when the directory is at its limit.
 const PROBE_BATCH: usize = 16;
 
-/// The listed sessions that this enrolment found alive. The value is the session as it was found if its
-/// cookie has never come back, and `None` otherwise.
+/// The listed sessions that this enrolment found alive. The value is the session as it was read if it is
+/// unconfirmed (no request has used its cookie yet), and `None` otherwise.
 type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
 
-/// What an attempt to enrol starts from.
+/// The state that one attempt to enrol passes to the next.
 struct EnrolmentAttempt<'a> {
     enrolment: &'a Enrolment,
     /// The mark that the sign-in found first; `None` if it has not read the directory, or if this is none.
@@ -48,13 +48,13 @@ struct EnrolmentAttempt<'a> {
     probed: ProbedSessions,
 }
 
-/// What became of an attempt to enrol. `is_new`: the entry was not there before this enrolment.
+/// The outcome of an attempt to enrol. `is_new`: this enrolment has added the entry.
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },
     /// Another write came first, or may have.
     Overtaken { is_new: bool },
-    /// The session was listed, and somebody else has ended it since.
+    /// The session was listed, and another request has ended it since.
     Ended,
 }
 
@@ -69,7 +69,7 @@ struct PreparedRecord {
 
 impl DirectoryHandle<'_> {
     /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
-    /// one, or `None` if the session was new and somebody else has ended it meanwhile.
+    /// one, or `None` if the session was new and another request has ended it in the meantime.
     ///
     /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
     /// enrolment, if it was. An outdated one costs a conflict.
@@ -135,7 +135,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Checks that no revocation has overtaken the sign-in, and removes from the record the revoked
-    /// sessions that could be ended. Returns `None` if somebody else has ended the new session.
+    /// sessions that could be ended. Returns `None` if another request has ended the new session.
     async fn prepare(
         &self,
         attempt: &mut EnrolmentAttempt<'_>,
@@ -291,8 +291,8 @@ impl DirectoryHandle<'_> {
         });
     }
 
-    /// Revokes up to `most` of the sessions whose cookie has never come back, the oldest first. A session
-    /// that was written since it was probed stays: its cookie may have come back meanwhile.
+    /// Revokes up to `most` of the unconfirmed sessions, the oldest first. A session that was written since it
+    /// was probed is kept, because a request may have confirmed it.
     async fn revoke_unconfirmed(
         &self,
         unconfirmed: &[Arc<Loaded>],

@@ -357,7 +357,7 @@ mod tests {
         ) {
             if let Some(path) = LocalPath::parse(&text) {
                 prop_assert!(on_this_site(&path), "{path}");
-                // As a proxy or a router may write it anew.
+                // A proxy or a router may rewrite the path like this.
                 let decoded = String::from_utf8_lossy(&percent_decoded(path.as_bytes())).into_owned();
                 prop_assert!(on_this_site(split_query(&decoded).0), "{path}");
                 prop_assert_eq!(Next::of_query(split_query(&path.after("/s")).1).0, Some(path));

@@ -165,7 +165,7 @@ mod tests {
             (("POST", None, SHOP, EVIL, CROSS, None), Foreign::Site),
             (("POST", None, SHOP, OURS, CROSS, None), Foreign::Site),
             (("POST", None, SHOP, None, CROSS, None), Foreign::Site),
-            // A sibling domain may be somebody else's.
+            // A sibling domain may belong to another party.
             (("POST", None, SHOP, OURS, Some("same-site"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("Same-Origin"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("same-origin, none"), None), Foreign::Site),

@@ -57,7 +57,7 @@ impl<'a> Item<'a> {
         Self { key: key.as_bytes(), bytes: &value.bytes, flags: value.flags }
     }
 
-    /// Whether it is still there after a sign-in.
+    /// Returns whether the value is kept after a sign-in.
     pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
         outlives(self.flags, sign_in)
     }
@@ -71,7 +71,7 @@ pub(crate) enum OnSignIn {
     Nobody,
     /// A sign-in on an anonymous session.
     First,
-    /// A sign-in as the principal that is already signed in.
+    /// A sign-in as the principal that is already signed in, or `revoke_others` on the session.
     Again,
 }
 
@@ -151,7 +151,7 @@ impl Values {
 }
 
 impl Value {
-    /// Whether it is still there after a sign-in.
+    /// Returns whether the value is kept after a sign-in.
     pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
         outlives(self.flags, sign_in)
     }

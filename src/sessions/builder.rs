@@ -285,7 +285,7 @@ impl Builder {
         self
     }
 
-    /// Sets what a response of status 5xx or 408 does to the handler's changes.
+    /// Sets whether the handler's changes are committed if its response has status 5xx or 408.
     ///
     /// Default: [`OnFailedResponse::Discard`].
     ///

@@ -373,8 +373,8 @@ impl Directory {
     ///
     /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
     /// or another request replaced its secret (no session is revoked then), the errors of
-    /// [`Session::save`], and those [of every method](Directory#errors). On such an error the revocation may be only partly
-    /// done; call it again, it is idempotent.
+    /// [`Session::save`], and those [of every method](Directory#errors). On such an error the revocation may be only
+    /// partly done; call it again, it is idempotent.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
