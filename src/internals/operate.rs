@@ -1,5 +1,5 @@
-//! Operations of the command `unsticky` that an application does not need. They find a session by its public id,
-//! for any principal. Not part of the library.
+//! What the command `unsticky` does with sessions that an application has no need of: it finds one by its
+//! public id alone, whoever is signed in there. Not part of the library.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
 
@@ -27,13 +27,13 @@ use crate::store::{self, ConnectError, Deleted, MemcachedStore, RedisStore, Stor
 /// The keys that this crate uses for itself begin like this.
 const RESERVED: &str = "unsticky.";
 
-/// A stored session, without its secret's digest and its write tags.
+/// A session as the store has it, without its secret's digest and its write tags.
 #[allow(missing_debug_implementations, reason = "it holds values")]
 pub struct Examined {
     pub id: SessionId,
     pub principal: Option<Arc<str>>,
     pub created: OffsetDateTime,
-    /// `None` if no user is signed in.
+    /// `None` where nobody is signed in.
     pub signed_in_at: Option<OffsetDateTime>,
     pub last_seen: OffsetDateTime,
     pub idle_deadline: OffsetDateTime,
@@ -89,7 +89,7 @@ pub enum Outcome {
     NotFound,
 }
 
-/// Reads a session. Returns `None` if the store has none with this id. The event `opened` records the access.
+/// Looks at a session; `None` where the store has none of this id. The event `opened` tells it.
 pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Option<Examined>> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -100,7 +100,7 @@ pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<
     Ok(Some(examined(settings, &loaded, standing)))
 }
 
-/// Revokes a session like its principal's directory. If no user is signed in, the session is deleted.
+/// Ends a session as its principal's directory does; one in which nobody is signed in is deleted.
 pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Outcome> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -187,8 +187,8 @@ async fn look_up(
     }
 }
 
-/// Deletes a session, unless it was written since it was read, because a user may have signed in on it. Returns
-/// whether it existed, or `None` if it must be read again.
+/// Deletes a session unless it was written since it was read: somebody may have signed in on it. Returns
+/// whether it was there; `None` if it has to be read again.
 async fn delete(
     settings: &Settings,
     commands: Commands<'_>,

@@ -176,7 +176,7 @@ impl<T: Guarded> Maybe<T> {
 
 /// The extractors that [`Maybe`] can contain: [`SignedIn`] and [`AuthenticatedWithin`].
 ///
-/// Do not implement it for other types.
+/// The trait is sealed: you cannot implement it.
 pub trait Guarded: Sized {
     /// Implements the extractor.
     #[doc(hidden)]
