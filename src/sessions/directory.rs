@@ -57,11 +57,10 @@ use crate::settings::{DirectoryMode, Sessions};
 /// three commands in two round trips. A rejected sign-in sends one more command, to delete that record.
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches the
-/// limit checks whether listed sessions have ended, with one load of the whole record for each: under
-/// `EvictOldest` up to 16 of them, under `Reject` and `Allow` 16 at a time until there is room. Under
-/// `EvictOldest`, only 16 sessions are checked. If an ended session is not among them, it still counts, and the
-/// oldest live session may be revoked in its place. A session counts until the store has removed its record,
-/// regardless of any process's clock.
+/// limit checks whether listed sessions have ended, with one load of the whole record for each. Under `Reject` and
+/// `Allow`, it checks 16 sessions at a time until there is room. Under `EvictOldest`, only 16 sessions are checked.
+/// If an ended session is not among them, it still counts, and the oldest live session may be revoked in its place.
+/// A session counts until the store has removed its record, regardless of any process's clock.
 ///
 /// A directory record expires five minutes after the longest absolute timeout of its sessions (or the configured
 /// one, if that is longer, and at least one hour), counted from its last change.
