@@ -1,43 +1,45 @@
-//! Converts an error to a response, without a framework.
+//! The response that an error becomes.
 
 use std::borrow::Cow;
 
 use crate::error::Error;
 use crate::head::request::Wants;
 
-/// An error as a response: what every adapter renders.
+/// The response that an error becomes. Every adapter sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ErrorResponse {
     /// The status code.
     pub status: u16,
-    /// The body. Default: the kind's [`message`](crate::ErrorKind::message), which names no detail of the
+    /// The body. Default: the kind's [`message`](crate::ErrorKind::message), which contains no details of the
     /// deployment.
     pub body: Cow<'static, str>,
-    /// The Content-Type header field. Default: plain text.
+    /// The `Content-Type` header. Default: plain text.
     pub content_type: Cow<'static, str>,
-    /// The Location header field.
+    /// The `Location` header, if the response redirects.
     pub location: Option<Cow<'static, str>>,
-    /// The Retry-After header field, in seconds.
+    /// The `Retry-After` header, in seconds.
     pub retry_after: Option<&'static str>,
-    /// The Vary header fields: what of the request decided this response. Each may name several fields.
+    /// The `Vary` headers: the request headers that this response depends on. Each may name several headers.
     pub vary: Vec<&'static str>,
 }
 
 impl ErrorResponse {
-    /// The same response with a page as its body: status and header fields stay.
+    /// Replaces the body with an HTML page. The status and the other headers stay the same.
     #[must_use]
     pub fn html(self, page: impl Into<String>) -> Self {
         self.with_body("text/html; charset=utf-8", page.into())
     }
 
-    /// The same response with a text in JSON as its body: status and header fields stay.
+    /// Replaces the body with JSON text. The status and the other headers stay the same.
     #[must_use]
     pub fn json(self, text: impl Into<String>) -> Self {
         self.with_body("application/json", text.into())
     }
 
-    /// The response's header fields, names in small letters; for adapters. An error is never cached.
+    /// Returns the response's headers, with names in lower case. For adapters.
+    ///
+    /// They include `Cache-Control: no-store`, so the response is not cached.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let fields = [
             ("cache-control", "no-store"),
@@ -53,7 +55,7 @@ impl ErrorResponse {
         Self { content_type: content_type.into(), body: body.into(), ..self }
     }
 
-    /// Notes that the body was made for those who want a page, or for those who want data.
+    /// Notes that the body depends on whether the request wants a page or data.
     pub(crate) fn varies_by_wants(&mut self) {
         if !self.vary.contains(&Wants::VARY) {
             self.vary.push(Wants::VARY);
@@ -75,5 +77,5 @@ impl From<&Error> for ErrorResponse {
     }
 }
 
-/// How an application renders errors.
+/// The function with which an application renders errors.
 pub(crate) type OnError = dyn Fn(ErrorResponse, &Error, Wants) -> ErrorResponse + Send + Sync;

@@ -1,4 +1,4 @@
-//! Where randomness comes from.
+//! The source of randomness.
 
 use std::fmt;
 
@@ -6,19 +6,20 @@ use rand::TryRng as _;
 
 use crate::error::{Error, Result};
 
-/// Where ids and secrets come from.
+/// A source of randomness for session ids, secrets and other random values.
 ///
-/// The operating system by default; replaceable so that a failing source can be tested.
+/// Default: the operating system's random number generator. You can replace it, for example with a source that fails,
+/// to test how your application handles that. Set it with [`Builder::entropy`](crate::Builder::entropy).
 pub trait Entropy: fmt::Debug + Send + Sync + 'static {
     /// Fills `buffer` with unpredictable bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::randomness`] where none can be had; `buffer` is not used then.
+    /// Return [`Error::randomness`] if the source failed. The content of `buffer` is not used then.
     fn fill(&self, buffer: &mut [u8]) -> Result<()>;
 }
 
-/// The operating system's generator.
+/// The operating system's random number generator.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OsEntropy;
 

@@ -165,7 +165,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns a sentence for the visitor that says what they can do, without details of the
+    /// Returns a message for the visitor with advice on how to continue. It contains no details of the
     /// deployment.
     ///
     /// It is the body of the error response, unless the application [renders

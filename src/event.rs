@@ -184,7 +184,7 @@ impl Field for &Error {
     }
 }
 
-/// Records how long the store took for a command, whatever its answer was.
+/// Records how long the store took for a command, regardless of its answer.
 #[inline]
 pub(crate) fn store_answered(verb: &'static str, started: Instant) {
     #[cfg(feature = "metrics")]
@@ -218,7 +218,7 @@ events! {
     error corrupt_record(key: RecordKey<'_>) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
     error newer_format(key: RecordKey<'_>) "a stored record has a newer format";
-    /// The store has no session of this id.
+    /// The store has no session with this id.
     debug unknown_session(id: SessionId) "a session was presented that is not stored";
     /// A stored session was presented with another secret: a stale cookie or an attack.
     warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id came with a wrong secret";

@@ -1,14 +1,14 @@
-//! One request and its response, without a framework: for adapters.
+//! Handles one request and its response without a framework. For adapters.
 //!
-//! The tower layer and the actix-web middleware of this crate are thin shells around this module, and
-//! an adapter for another framework can be one too:
+//! The tower layer and the actix-web middleware of this crate are thin wrappers around this module. You can write an
+//! adapter for another framework in the same way:
 //!
-//! 1. [`Exchange::begin`] with the request's Cookie header fields: no I/O, and nothing is parsed; and
-//!    [`Exchange::note_origin`], which helps in development;
-//! 2. [`Exchange::handle`] goes where extractors find it; [`SessionHandle::session`] parses the fields and reads
-//!    the record when a handler first asks;
-//! 3. [`Exchange::finish`] with the response's status, and its [`Reply`] applied to the response;
-//! 4. errors of this crate are rendered as [`ErrorResponse`]s, or by the [`ErrorRenderer`] of the request if the
+//! 1. Call [`Exchange::begin`] with the request's `Cookie` headers. This does no I/O and parses nothing. Then call
+//!    [`Exchange::note_origin`], which detects a common mistake in development.
+//! 2. Store the [`Exchange::handle`] where extractors find it. [`SessionHandle::session`] parses the headers and reads
+//!    the record at its first call.
+//! 3. Call [`Exchange::finish`] with the response's status, and apply the [`Reply`] to the response.
+//! 4. Render errors of this crate as [`ErrorResponse`]s, or with the [`ErrorRenderer`] of the request if the
 //!    application [renders them itself](crate::Builder::on_error).
 //!
 //! ```
@@ -52,29 +52,30 @@ use crate::settings::Sessions;
 pub use crate::answer::ErrorResponse;
 pub use crate::head::request::{RequestHead, Wants};
 
-/// A request whose response is not finished. Dropping it keeps nothing of what the handler did but
-/// an end of the session.
+/// A request whose response is not finished.
 ///
-/// It costs one small allocation, which its handles share. The cookie is parsed and the session made
-/// when a handler first asks for it.
+/// If you drop it without calling [`finish`](Self::finish), only an end of the session is committed; all other changes
+/// are dropped. It costs one small allocation, which its handles share. The cookie is parsed when a handler first asks
+/// for the session.
 #[derive(Debug)]
 #[must_use = "what the handler changed is kept only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
     /// The request came from a page whose browser drops a `Secure` cookie.
     drops_cookie: bool,
-    /// Nothing is left to do here: it is finished, or a layer further out has the same [`Sessions`],
-    /// whose session is used here and finished there.
+    /// Nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`] finishes the
+    /// session.
     is_over: bool,
 }
 
 impl Exchange {
-    /// Begins with the values of the request's Cookie header fields, as they came. They are kept for as
-    /// long as there is a handle, so pass what is cheap to keep: a clone of the framework's header value, a
-    /// `Bytes`, or a `String`. For a request without the field pass nothing, or an empty value.
+    /// Begins an exchange with the unchanged values of the request's `Cookie` headers.
     ///
-    /// `outer` is the handle of a layer further out, where several are nested. If one of them has the
-    /// same `Sessions`, this exchange uses its session, and finishing it does nothing.
+    /// The values are kept as long as a handle exists, so pass a type that is cheap to keep: a clone of the framework's
+    /// header value, a `Bytes`, or a `String`. If the request has no such header, pass no value or an empty one.
+    ///
+    /// If session layers are nested, `outer` is the handle of the next outer layer. If one of the outer layers has the
+    /// same `Sessions`, this exchange uses its session, and finishing this exchange does nothing.
     pub fn begin<C>(
         sessions: &Sessions,
         cookies: impl IntoIterator<Item = C>,
@@ -97,17 +98,18 @@ impl Exchange {
         Self { handle: SessionHandle { session, outer }, drops_cookie: false, is_over }
     }
 
-    /// Looks at the value of the request's Origin header field, if there is one. If it is a page of this site on
-    /// [plain http](crate::Cookie#plain-http), and a `Secure` cookie is sent to it that its browser will drop, the
-    /// log says so, once for these [`Sessions`]. The response stays the same. `head` is called only for such an
-    /// origin.
+    /// Checks the value of the request's `Origin` header, if it has one.
+    ///
+    /// If the origin is this site over [plain HTTP](crate::Cookie#plain-http), and the response sends a `Secure` cookie
+    /// that the browser will drop, an event reports this, once for these [`Sessions`]. The response is not changed.
+    /// `head` is called only for an origin over plain HTTP.
     pub fn note_origin<'a>(
         &mut self,
         origin: Option<&[u8]>,
         head: impl FnOnce() -> RequestHead<'a>,
     ) {
         let is_secure = self.handle.sessions().settings().cookie.is_secure;
-        // What another site's page is loaded over says nothing of this one.
+        // Whether another site uses plain HTTP does not matter.
         let is_own = |origin: &[u8]| {
             let authority = head().own_authority();
             authority.is_some_and(|own| origin.strip_prefix(b"http://") == Some(own))
@@ -116,15 +118,15 @@ impl Exchange {
             && origin.is_some_and(|origin| drops_secure_cookies(origin) && is_own(origin));
     }
 
-    /// What extractors get the session from.
+    /// Returns the handle from which extractors get the session.
     #[must_use]
     pub fn handle(&self) -> SessionHandle {
         self.handle.clone()
     }
 
-    /// Commits what the handler changed; `status` is its response's.
+    /// Commits the handler's changes. `status` is the status of the handler's response.
     ///
-    /// Must be called inside a tokio runtime: a commit that is dropped unfinished goes on there.
+    /// Call it inside a tokio runtime. If the commit is dropped before it has finished, it continues there.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.close() else {
             return Finish::Ready(Reply::default());
@@ -145,7 +147,7 @@ impl Exchange {
         })))
     }
 
-    /// The session that is left to be finished, if somebody has asked for it.
+    /// Returns the session that must be finished, if a handler has asked for it.
     fn close(&mut self) -> Option<Session> {
         if std::mem::replace(&mut self.is_over, true) { None } else { self.handle.session.close() }
     }
@@ -159,7 +161,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The session of a request, which is made when a handle is first asked for it.
+/// The session of a request. It is created when a handle is first asked for it.
 struct LazySession<C: ?Sized = dyn CookieFields> {
     sessions: Sessions,
     asked: Mutex<Asked>,
@@ -169,11 +171,11 @@ struct LazySession<C: ?Sized = dyn CookieFields> {
 #[derive(Default)]
 struct Asked {
     session: Option<Session>,
-    /// The exchange is over: a session that is made now comes too late for its response.
+    /// The exchange is finished. A session that is created now cannot change its response.
     is_closed: bool,
 }
 
-/// The values of a request's Cookie header fields. There is nearly always one.
+/// The values of a request's `Cookie` headers. There is nearly always one.
 trait CookieFields: Send + Sync {
     fn parse(&self, name_and_equals: &[u8]) -> Presented;
 }
@@ -204,7 +206,7 @@ impl LazySession {
         session.get_or_insert_with(make).clone()
     }
 
-    /// The session, if it was made; from now on it comes too late.
+    /// Returns the session if it was created. From now on, it cannot change the response.
     fn close(&self) -> Option<Session> {
         let mut asked = self.asked();
         asked.is_closed = true;
@@ -216,18 +218,18 @@ impl LazySession {
     }
 }
 
-/// The end of an exchange: at once, or after store commands.
+/// The result of [`Exchange::finish`]: a reply, or a commit that must be awaited.
 #[derive(Debug)]
 #[must_use = "the reply has to be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
-    /// There was nothing to do.
+    /// The reply is ready at once. No store command was needed.
     Ready(Reply),
-    /// The reply comes when the commit is done.
+    /// The reply is ready when the commit has finished.
     Pending(Commit),
 }
 
-/// A commit under way: when it is dropped unfinished, it goes on in a task of its own.
+/// A commit in progress. If you drop it before it has finished, it continues in a task of its own.
 #[derive(Debug)]
 #[must_use = "the reply has to be applied to the response"]
 pub struct Commit(RunToCompletion<Reply>);
@@ -247,21 +249,21 @@ impl Future for Commit {
     }
 }
 
-/// What is to be done to the response.
+/// The changes that the adapter must make to the response.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Reply {
-    /// A Set-Cookie header field to be *added*; `Cache-Control: no-store` goes with it. It holds a
-    /// credential: do not log it.
+    /// The value of a `Set-Cookie` header to *add*. If there is one, also set `Cache-Control: no-store`. It may contain
+    /// a credential, so do not log it.
     pub set_cookie: Option<String>,
-    /// Whether the response depends on the session, so that `Vary` must name `Cookie`.
+    /// `true` if the response depends on the session, so `Vary` must name `Cookie`.
     pub vary: bool,
-    /// What the response is to be replaced by, as the handler's changes were not kept.
+    /// The error that must replace the response, because the handler's changes were not committed.
     pub error: Option<Error>,
 }
 
 impl Reply {
-    /// Whether the response stays as it is.
+    /// Returns `true` if the response stays unchanged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.vary && self.set_cookie.is_none() && self.error.is_none()
@@ -279,7 +281,7 @@ impl Reply {
         Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
 
-    /// Whether `Cookie` is still to be added to the response's Vary header fields, given those it has.
+    /// Returns `true` if `Cookie` must be added to the response's `Vary` headers, whose present values are `fields`.
     pub fn adds_vary<'a>(&self, fields: impl IntoIterator<Item = &'a [u8]>) -> bool {
         let mut names = fields.into_iter().flat_map(|field| field.split(|byte| *byte == b','));
         self.vary
@@ -300,9 +302,10 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The header fields that go when a response is replaced by that of an error: those that speak of the
-/// body, of its caching and of the status. All others of the handler stay, such as Set-Cookie, those of
-/// CORS, a request id and Strict-Transport-Security.
+/// The headers to remove when an error replaces a response. They describe the body, its caching and the status.
+///
+/// All other headers of the handler stay, such as `Set-Cookie`, the headers of CORS, a request id and
+/// `Strict-Transport-Security`.
 pub const REPLACED_FIELDS: [&str; 26] = [
     "accept-ranges",
     "age",
@@ -332,47 +335,48 @@ pub const REPLACED_FIELDS: [&str; 26] = [
     "www-authenticate",
 ];
 
-/// The session of a request before anybody has asked for it.
+/// Gives access to the session of a request, which is read only when it is asked for.
 ///
-/// A handle that is kept, and asked only after the response has begun, gets a session as it is
-/// [after the response](Session#after-the-response): nothing is committed without
-/// [`save`](Session::save), and what needs a cookie fails with [`ErrorKind::HeadSent`].
+/// If you keep the handle and first ask for the session after the response has begun, you get a session as it is
+/// [after the response](Session#after-the-response): only [`save`](Session::save) commits changes, and changes that
+/// need a cookie fail with [`ErrorKind::HeadSent`].
 #[derive(Clone)]
 pub struct SessionHandle {
     session: Arc<LazySession>,
-    /// That of the next layer further out.
+    /// The handle of the next outer layer.
     outer: Option<Arc<SessionHandle>>,
 }
 
 impl SessionHandle {
-    /// Reads the record, if this is the first time that somebody asks, and returns the session.
+    /// Returns the session. The first call for a request reads the record.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer
     /// release wrote the record, and, in [strict mode](crate::DirectoryMode::Strict),
-    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. Never an empty session
-    /// in place of an error.
+    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. It never returns an empty session in
+    /// place of an error.
     pub async fn session(self) -> Result<Session> {
         let session = self.session.session();
         session.load().await?;
         Ok(session)
     }
 
-    /// The handle that belongs to `sessions`, where layers with different cookies are nested; the
-    /// innermost layer's is the one that extractors use.
+    /// Returns the handle of `sessions`, or `None` if no layer around the route has these `Sessions`.
+    ///
+    /// Use it if layers with different cookies are nested. Extractors use the handle of the innermost layer.
     #[must_use]
     pub fn of(&self, sessions: &Sessions) -> Option<Self> {
         self.find(sessions).cloned()
     }
 
-    /// The configuration of the layer.
+    /// Returns the configuration of the layer.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
         &self.session.sessions
     }
 
-    /// From the innermost layer outwards.
+    /// Iterates over the layers, the innermost first.
     fn layers(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |handle| handle.outer.as_deref())
     }
@@ -392,19 +396,19 @@ impl fmt::Debug for SessionHandle {
     }
 }
 
-/// The error of an extractor on a route without the layer, naming the fix.
+/// Creates the error of an extractor on a route without a session layer, and emits an event. `fix` says how to add the
+/// layer.
 #[must_use]
 pub fn missing_layer(fix: &'static str) -> Error {
     event::missing_layer(fix);
     Error::new(ErrorKind::MissingLayer, fix)
 }
 
-/// Renders the errors of one request, where the application [does that
-/// itself](crate::Builder::on_error); for adapters.
+/// Renders the errors of one request if the application [renders them itself](crate::Builder::on_error). For adapters.
 ///
-/// When the response passes, the adapter replaces it by what [`render`](Self::render) makes of the reply's
-/// error, or, without one, of the [`Error`] that the response stands for already. It leaves [`Rendered`]
-/// with the response, so that a layer further out renders no error twice.
+/// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces the
+/// response by the result of [`render`](Self::render). It then puts [`Rendered`] into the response's extensions, so
+/// that an outer layer does not render the error again.
 #[derive(Clone)]
 pub struct ErrorRenderer {
     sessions: Sessions,
@@ -412,14 +416,15 @@ pub struct ErrorRenderer {
 }
 
 impl ErrorRenderer {
-    /// `None` if the application does not render errors itself. Then `head` is not called.
+    /// Returns the renderer of a request, or `None` if the application does not render errors itself. `head` is not
+    /// called then.
     #[must_use]
     pub fn of<'a>(sessions: &Sessions, head: impl FnOnce() -> RequestHead<'a>) -> Option<Self> {
         let is_wanted = sessions.settings().options.on_error.is_some();
         is_wanted.then(|| Self { sessions: sessions.clone(), wants: head().wants() })
     }
 
-    /// The response of an error.
+    /// Returns the response of an error.
     #[must_use]
     pub fn render(&self, error: &Error) -> ErrorResponse {
         let response = ErrorResponse::from(error);
@@ -436,7 +441,7 @@ impl fmt::Debug for ErrorRenderer {
     }
 }
 
-/// The mark of a response that an [`ErrorRenderer`] has made, in the response's extensions; for adapters.
+/// Marks a response that an [`ErrorRenderer`] has rendered, in the response's extensions. For adapters.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Rendered;

@@ -12,8 +12,8 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts of a commit follow each other without a pause. There are pauses between the later ones.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How often a function over a value is called again because other handles of the same request changed that value
-/// meanwhile.
+/// How often a function over a value is called again because another handle of the same request changed the value
+/// during the call.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
 /// The same for a function over all values, which is called again after a change of any value.

@@ -1,4 +1,4 @@
-//! The checked configuration of an application, and what its requests share.
+//! The checked configuration of an application, and the state that its requests share.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,10 +22,10 @@ use crate::record::tag::Tag;
 use crate::record::token::SessionId;
 use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 
-/// The sessions of an application: the store, and everything that is decided once.
+/// The sessions of an application: the store and the configuration.
 ///
-/// Cheap to clone. Make one at start-up and hand it to the layer or the middleware; handlers get at
-/// it by extraction.
+/// Build it once when the application starts, with [`Sessions::builder`], and pass it to the session layer or
+/// middleware. Handlers can take it as an argument. Cloning is cheap.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,7 +80,7 @@ pub(crate) struct Options {
     pub(crate) audit: Audit,
 }
 
-/// The pages for those who are turned away.
+/// The pages to which rejected requests are redirected.
 #[derive(Clone, Default)]
 pub(crate) struct Pages {
     pub(crate) sign_in: Option<Cow<'static, str>>,
@@ -135,22 +135,23 @@ impl Settings {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
 
-    /// Which record an event is about.
+    /// Returns the key of a record in the form in which events name it.
     pub(crate) fn record_key<'a>(&self, key: &'a StoreKey) -> RecordKey<'a> {
         RecordKey { audit: self.options.audit, key }
     }
 
-    /// Who an event is about.
+    /// Returns the account that an event is about.
     pub(crate) fn who<'a>(&'a self, principal: Option<&'a str>) -> Who<'a> {
         Who { audit: self.options.audit, cookie_name: self.cookie.name(), principal }
     }
 
-    /// Who an event of a session is about.
+    /// Returns the account that an event of a session is about.
     pub(crate) fn who_of<'a>(&'a self, session: &'a Loaded) -> Who<'a> {
         self.who(session.record.header.principal.as_deref())
     }
 
-    /// Whether a session's cookie came back for the first time, where that has to be noted.
+    /// Returns whether this is the first use of a sign-in's cookie, and the limit of concurrent sessions requires the
+    /// session to be confirmed.
     pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
         loaded.record.header.is_unconfirmed
             && loaded.authority.is_presented
@@ -252,8 +253,8 @@ pub(crate) const CAPACITY: u16 = 1000;
 
 /// Limits the concurrent sessions of a principal (ASVS 5.0 7.1.2). Default: `EvictOldest(100)`.
 ///
-/// The limit is applied at the sign-in, before a session is changed or a cookie is sent. Ended sessions do not
-/// count, for whatever reason they ended.
+/// The limit is applied at the sign-in, before a session is changed or a cookie is sent. Ended sessions do not count,
+/// for any reason for which they ended.
 #[doc(alias("maximum_sessions", "SessionConcurrency"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

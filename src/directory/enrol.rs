@@ -30,11 +30,11 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 /// How many sessions are probed at once when the directory is at its limit.
 const PROBE_BATCH: usize = 16;
 
-/// The listed sessions that this enrolment found alive. The value is the session as it was found if its
-/// cookie the browser has never sent back, and `None` otherwise.
+/// The listed sessions that this enrolment found alive. The value is the session as it was read if it is
+/// unconfirmed (no request has used its cookie yet), and `None` otherwise.
 type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
 
-/// What an attempt to enrol starts from.
+/// The state that one attempt to enrol passes to the next.
 struct EnrolmentAttempt<'a> {
     enrolment: &'a Enrolment,
     /// The mark that the sign-in found first; `None` if it has not read the directory, or if this is none.
@@ -48,7 +48,7 @@ struct EnrolmentAttempt<'a> {
     probed: ProbedSessions,
 }
 
-/// The result of an attempt to enrol. `is_new`: the entry was not there before this enrolment.
+/// The outcome of an attempt to enrol. `is_new`: this enrolment has added the entry.
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },
@@ -69,7 +69,7 @@ struct PreparedRecord {
 
 impl DirectoryHandle<'_> {
     /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
-    /// one, or `None` if the session was new and another request has ended it.
+    /// one, or `None` if the session was new and another request has ended it in the meantime.
     ///
     /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
     /// enrolment, if it was. An outdated one costs a conflict.
@@ -291,8 +291,8 @@ impl DirectoryHandle<'_> {
         });
     }
 
-    /// Revokes up to `most` of the sessions whose cookie the browser has never sent back, the oldest first. A session
-    /// that was written since it was probed stays: its cookie may have come back meanwhile.
+    /// Revokes up to `most` of the unconfirmed sessions, the oldest first. A session that was written since it
+    /// was probed is kept, because a request may have confirmed it.
     async fn revoke_unconfirmed(
         &self,
         unconfirmed: &[Arc<Loaded>],

@@ -10,11 +10,11 @@ use crate::record::loaded::Loaded;
 use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
-/// What the store holds under the id of a listed session.
+/// The record that the store has for a listed session.
 pub(super) enum EntryState {
     /// The session, signed in as this principal.
     Owned(Arc<Loaded>),
-    /// An anonymous session.
+    /// An anonymous session. A sign-in on it may be in progress.
     Anonymous(Arc<Loaded>),
     Missing,
     /// A session of another principal, a tombstone or a corrupt record: it cannot become this principal's.
@@ -37,7 +37,7 @@ impl DirectoryHandle<'_> {
         })
     }
 
-    /// Loads the session if the store has it and it is this principal's.
+    /// Loads the session, if the store has it and it belongs to this principal.
     pub(super) async fn load_owned(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
         Ok(match self.probe(id).await? {
             EntryState::Owned(loaded) => Some(loaded),

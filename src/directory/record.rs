@@ -77,7 +77,7 @@ pub(crate) struct Enrolment {
     pub(crate) is_written: bool,
 }
 
-/// An entry that a sign-in has made for a session whose cookie is not sent yet.
+/// An entry that a sign-in has added for a session that cannot be used yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,

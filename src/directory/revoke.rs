@@ -50,7 +50,7 @@ pub(super) enum RevocationReason {
     Target(RevocationTarget),
     /// They made room for a sign-in.
     Limit,
-    /// They made room, because the browser had never sent their cookies back.
+    /// They made room, because no request had used their cookies.
     Unconfirmed,
     /// An earlier revocation marked them and could not delete them.
     Unfinished,
@@ -141,8 +141,8 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// Checks that the session that is to be kept is alive: a session that was revoked meanwhile cannot
-    /// revoke others.
+    /// Checks that the session to keep is alive. A session that was revoked in the meantime cannot revoke
+    /// others.
     async fn check_kept(&self, kept: SessionId, record: &DirectoryRecord) -> Result<()> {
         // If it is neither listed nor revoked, it has ended, or the directory that listed it was lost.
         let is_alive = record.lists(kept)
@@ -261,8 +261,8 @@ impl DirectoryHandle<'_> {
         join_all(ended).await.into_iter().flatten().collect()
     }
 
-    /// Makes sure that a session has ended and cannot be created any more. Returns false if it is alive
-    /// and is to be kept according to `is_kept`, or if it was written meanwhile.
+    /// Makes sure that a session has ended and cannot be created any more. Returns `false` if it is alive
+    /// and `is_kept` returns `true` for it, or if it was written in the meantime.
     pub(super) async fn ensure_ended_unless(
         &self,
         id: SessionId,

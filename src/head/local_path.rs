@@ -7,8 +7,10 @@ use serde::{Serialize, Serializer};
 use crate::head::query::{encode_value, field, percent_decoded};
 use crate::head::request::{RequestHead, split_query};
 
-/// A path of this site with its query, fit for a redirect: whatever a client has sent, it leads to no
-/// other site (ASVS 5.0 3.7.2 and CWE-601, open redirect).
+/// A path of this site with its query, to which you can safely redirect.
+///
+/// The text may come from a client: a `LocalPath` never leads to another site (ASVS 5.0 3.7.2 and CWE-601, open
+/// redirect).
 ///
 /// ```
 /// use unsticky::LocalPath;
@@ -23,23 +25,23 @@ use crate::head::request::{RequestHead, split_query};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LocalPath(String);
 
-/// The longest text that is a local path, in bytes.
+/// The maximum length of a local path, in bytes.
 const LONGEST: usize = 1024;
 
-/// How often a path may have been percent-encoded.
+/// How often a path may be percent-encoded.
 const MOST_ENCODINGS: usize = 3;
 
-/// The name of the field that carries a local path.
+/// The name of the query parameter that contains a local path.
 const NEXT: &str = "next";
 
 impl LocalPath {
-    /// Checks a text: `None` if it is not a path of this site, or if a browser, a proxy or a router could
-    /// take it for anything else.
+    /// Parses a text. Returns `None` if it is not a path of this site, or if a browser, a proxy or a router could
+    /// interpret it differently.
     ///
-    /// It has at most 1024 bytes, all of them printable ASCII but none of `\`, `"`, `<`, `>` and `#`. It
-    /// begins with one `/`, and no segment of its path is empty (but the last), `.` or `..`, or has a
-    /// backslash or a control character, also if it is percent-decoded up to three times; what is encoded
-    /// more often is refused. The query may hold anything.
+    /// The text must have at most 1024 bytes, all of them printable ASCII, and none of `\`, `"`, `<`, `>` and `#`. It
+    /// must begin with exactly one `/`. No segment of the path may be `.` or `..`, only the last one may be empty, and
+    /// none may contain a backslash or a control character. The same rules apply to the path after each of up to three
+    /// percent-decodings; a path that is encoded more often is rejected. The query has no further rules.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"<>#".contains(&byte);
@@ -48,15 +50,16 @@ impl LocalPath {
         is_local.then(|| Self(text.to_owned()))
     }
 
-    /// The path with its query.
+    /// Returns the path with its query.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The address of a page that leads back here when it is done: `page` with the field `next` in its
-    /// query, which [`Next`] reads there. It needs no further escaping in an attribute of HTML, if `page`
-    /// needs none.
+    /// Returns the address of `page` with this path in the query parameter `next`, which [`Next`] reads there.
+    ///
+    /// The page can then redirect back to this path. The address needs no escaping in an HTML attribute, unless `page`
+    /// itself does.
     #[must_use]
     pub fn after(&self, page: &str) -> String {
         let mut address = String::with_capacity(page.len() + 3 * self.0.len());
@@ -68,14 +71,14 @@ impl LocalPath {
         address
     }
 
-    /// Where a request for this target that is sent to a page comes back to.
+    /// Returns the path to which a page can redirect back after this request was redirected to the page.
     pub(crate) fn of(head: &RequestHead<'_>) -> Option<Self> {
-        // Nobody comes back to a form that was sent.
+        // Only these requests can be repeated by a redirect back: a form that was sent cannot.
         if matches!(head.method, "GET" | "HEAD") { Self::parse(head.target) } else { None }
     }
 
-    /// Whether a page can be told where to lead back to: it is one of this site, and does not say so
-    /// itself.
+    /// Returns whether `next` can be added to the address of a page: the page is on this site, and its address has no
+    /// `next` yet.
     pub(crate) fn can_follow(page: &str) -> bool {
         let is_told = || field(split_query(page).1.as_bytes(), NEXT).is_some();
         Self::parse(page).is_some() && !is_told()
@@ -96,7 +99,8 @@ fn is_local(path: &str) -> bool {
     false
 }
 
-/// Whether a path means the same to everybody: one that begins with two slashes is another site's.
+/// Returns whether all browsers, proxies and routers interpret a path in the same way. For example, a path that begins
+/// with two slashes leads to another site.
 fn is_unambiguous(path: &[u8]) -> bool {
     let Some(segments) = path.strip_prefix(b"/") else { return false };
     let is_text = |byte: &u8| !byte.is_ascii_control() && *byte != b'\\';
@@ -106,7 +110,7 @@ fn is_unambiguous(path: &[u8]) -> bool {
     path.iter().all(is_text) && (last.is_empty() || is_segment(last)) && segments.all(is_segment)
 }
 
-/// For redirects of frameworks that keep the address.
+/// Converts the path for frameworks whose redirects own the address.
 impl From<LocalPath> for Cow<'static, str> {
     fn from(path: LocalPath) -> Self {
         Self::Owned(path.0)
@@ -133,17 +137,18 @@ impl Serialize for LocalPath {
     }
 }
 
-/// Where a person wanted to go before they were sent here: the field `next` in this request's query. As an
-/// argument of a handler, in axum and in actix-web, it rejects nobody; what is no [`LocalPath`] counts as
-/// absent.
+/// The path that the user wanted to open before the redirect to this page: the parameter `next` of this request's
+/// query.
 ///
-/// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and
-/// [`AuthenticatedWithin`](crate::AuthenticatedWithin) send it to the sign-in page.
+/// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and [`AuthenticatedWithin`](crate::AuthenticatedWithin) add
+/// the parameter when they redirect to the sign-in page or the step-up page. Take `Next` as an argument of that page's
+/// handler, in axum or in actix-web. It never rejects a request. If the parameter is not a [`LocalPath`], it is
+/// ignored.
 ///
 /// ```
 /// use unsticky::{Next, Result, Session};
 ///
-/// /// `GET /sign-in`: the form brings `next` along.
+/// /// `GET /sign-in`: the form sends `next` again.
 /// async fn form(next: Next) -> String {
 ///     format!("<form method=post action=\"{}\">…</form>", next.page("/sign-in"))
 /// }
@@ -166,32 +171,33 @@ impl Serialize for LocalPath {
 pub struct Next(Option<LocalPath>);
 
 impl Next {
-    /// What a query says, without its `?`: for extractors of your own.
+    /// Reads `next` from a query, which is passed without its `?`. Use it in your own extractors.
     #[must_use]
     pub fn of_query(query: &str) -> Self {
         Self(field(query.as_bytes(), NEXT).and_then(|next| LocalPath::parse(&next)))
     }
 
-    /// What the query of a request says; for adapters.
+    /// Reads `next` from the query of a request. For adapters.
     #[must_use]
     pub fn of(head: &RequestHead<'_>) -> Self {
         Self::of_query(head.query())
     }
 
-    /// The path, if the request brought one.
+    /// Returns the path, or `None` if the request has no valid one.
     #[must_use]
     pub fn path(&self) -> Option<&LocalPath> {
         self.0.as_ref()
     }
 
-    /// The path, or a default of yours; `/` if that is no [`LocalPath`].
+    /// Returns the path, or `default` if the request has no valid one. If `default` is not a [`LocalPath`], it returns
+    /// `/`.
     #[must_use]
     pub fn or(self, default: &str) -> LocalPath {
         self.0.or_else(|| LocalPath::parse(default)).unwrap_or_else(|| LocalPath("/".to_owned()))
     }
 
-    /// The address of a page of yours that is to lead on to the same path: for the action of a form, and
-    /// for the link to another way of signing in.
+    /// Returns the address of another page of yours with the same `next`. Use it as the action of the sign-in form, or
+    /// for a link to another way to sign in.
     #[must_use]
     pub fn page(&self, page: &str) -> String {
         self.0.as_ref().map_or_else(|| page.to_owned(), |path| path.after(page))
@@ -351,7 +357,7 @@ mod tests {
         ) {
             if let Some(path) = LocalPath::parse(&text) {
                 prop_assert!(on_this_site(&path), "{path}");
-                // As a proxy or a router may write it anew.
+                // A proxy or a router may rewrite the path like this.
                 let decoded = String::from_utf8_lossy(&percent_decoded(path.as_bytes())).into_owned();
                 prop_assert!(on_this_site(split_query(&decoded).0), "{path}");
                 prop_assert_eq!(Next::of_query(split_query(&path.after("/s")).1).0, Some(path));

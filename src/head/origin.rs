@@ -1,8 +1,8 @@
-//! Requests that pages of other sites made a browser send (cross-site request forgery).
+//! Detects requests that a page of another site made a browser send (cross-site request forgery).
 
 use crate::head::request::RequestHead;
 
-/// What gave a request away.
+/// The header by which a request was detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Foreign {
     /// `Sec-Fetch-Site`.
@@ -20,14 +20,14 @@ impl Foreign {
     }
 }
 
-/// The header fields that decide it, for Vary.
+/// The headers that decide it, for `Vary`.
 pub(crate) const VARY: &str = "sec-fetch-site, origin";
 
-/// Whether a request may change something: what only reads passes, and so does what this site or a trusted
-/// origin has sent, and what no browser has sent.
+/// Checks whether a request may change something. It passes if it only reads, if this site or a trusted origin sent it,
+/// or if it does not come from a browser.
 pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Foreign> {
-    // Not TRACE, which nobody needs. A WebSocket's handshake is a GET that any site may make a browser
-    // send, with cookies, and what comes after it is not checked (ASVS 5.0 4.4.2).
+    // TRACE is not needed. The handshake of a WebSocket is a GET that any site can make a browser send, with cookies,
+    // and the messages after it are not checked (ASVS 5.0 4.4.2).
     let only_reads = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
     if only_reads && head.upgrade.is_none_or(<[u8]>::is_empty) {
         return Ok(());
@@ -38,14 +38,14 @@ pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Fo
     }
     match head.sec_fetch_site.unwrap_or_default() {
         b"same-origin" | b"none" => return Ok(()),
-        // A browser that does not send it, or a page over plain http.
+        // The browser does not send the header, or the page was loaded over plain HTTP.
         b"" => {}
         _ => return Err(Foreign::Site),
     }
-    // Every browser sends the Origin of a request that is no GET, and of a WebSocket's handshake.
+    // Every browser sends `Origin` with requests other than GET, and with the handshake of a WebSocket.
     let Some(origin) = head.origin else { return Ok(()) };
     let of_origin = [&b"https://"[..], b"http://"].iter().find_map(|it| origin.strip_prefix(*it));
-    // A browser writes both alike: in small letters, and without the scheme's own port.
+    // Browsers write both in the same form: in lower case, and without the scheme's default port.
     let of_request = head.own_authority();
     match of_origin {
         Some(authority) if !authority.is_empty() && of_request == Some(authority) => Ok(()),
@@ -53,7 +53,7 @@ pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Fo
     }
 }
 
-/// Whether a text is an origin as browsers write it: `scheme://host` or `scheme://host:port`.
+/// Returns whether a text is an origin in the form that browsers send: `scheme://host` or `scheme://host:port`.
 pub(crate) fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else { return false };
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
@@ -165,7 +165,7 @@ mod tests {
             (("POST", None, SHOP, EVIL, CROSS, None), Foreign::Site),
             (("POST", None, SHOP, OURS, CROSS, None), Foreign::Site),
             (("POST", None, SHOP, None, CROSS, None), Foreign::Site),
-            // A sibling domain may be somebody else's.
+            // A sibling domain may belong to another party.
             (("POST", None, SHOP, OURS, Some("same-site"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("Same-Origin"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("same-origin, none"), None), Foreign::Site),

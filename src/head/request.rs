@@ -1,5 +1,7 @@
-/// The parts of a request's head that this crate decides by; see [`exchange`](crate::exchange) for whom
-/// it is. An adapter fills in what its framework has:
+/// The parts of a request's head on which decisions of this crate depend. For adapters; see
+/// [`exchange`](crate::exchange).
+///
+/// An adapter sets the fields from its framework's request:
 ///
 /// ```
 /// use unsticky::exchange::{RequestHead, Wants};
@@ -12,45 +14,46 @@
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
-    /// The method, in capitals as it came.
+    /// The method, unchanged, in upper case.
     pub method: &'a str,
-    /// Path and query as the browser sent them, whatever a router has taken off.
+    /// The path and the query as the browser sent them, including any prefix that a router has removed.
     pub target: &'a str,
-    /// Host and port of the target, where it has them: HTTP/2, and HTTP/1 with an absolute target.
+    /// The host and port of the target, if it has them: in HTTP/2, and in HTTP/1 with an absolute target.
     pub authority: Option<&'a str>,
-    /// The Host header field itself, not what a proxy says about it.
+    /// The `Host` header itself, and not a header in which a proxy reports it.
     pub host: Option<&'a [u8]>,
-    /// The Origin header field.
+    /// The `Origin` header.
     pub origin: Option<&'a [u8]>,
-    /// The Sec-Fetch-Site header field.
+    /// The `Sec-Fetch-Site` header.
     pub sec_fetch_site: Option<&'a [u8]>,
-    /// The Sec-Fetch-Mode header field.
+    /// The `Sec-Fetch-Mode` header.
     pub sec_fetch_mode: Option<&'a [u8]>,
-    /// The Accept header field.
+    /// The `Accept` header.
     pub accept: Option<&'a [u8]>,
-    /// The Upgrade header field.
+    /// The `Upgrade` header.
     pub upgrade: Option<&'a [u8]>,
 }
 
-/// What a request is to be answered with. [`Builder::on_error`](crate::Builder::on_error) is told, and a handler can take
-/// it as an argument, with or without the session layer. Such an answer varies by `Sec-Fetch-Mode` and `Accept`.
+/// Says whether a request wants a page or data.
+///
+/// The function of [`Builder::on_error`](crate::Builder::on_error) receives it. A handler can also take it as an
+/// argument, with or without the session layer. A response that depends on it varies by `Sec-Fetch-Mode` and `Accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Wants {
-    /// A page: a browser shows the answer to a person.
+    /// A page: a browser shows the response to a user.
     Page,
-    /// Data: a script, a program or a WebSocket gets the answer.
+    /// Data: a script, a program or a WebSocket receives the response.
     Data,
 }
 
 impl Wants {
-    /// The header fields that decide it, for Vary.
+    /// The headers that decide it, for `Vary`.
     pub(crate) const VARY: &'static str = "sec-fetch-mode, accept";
 }
 
 impl<'a> RequestHead<'a> {
-    /// The same head with its header fields. `values` has the values of all fields of a name, which is in small
-    /// letters.
+    /// Sets the headers. `values` returns all values of the header with this name, which is in lower case.
     #[must_use]
     pub fn with_fields<V>(self, values: impl Fn(&'static str) -> V) -> Self
     where
@@ -58,7 +61,7 @@ impl<'a> RequestHead<'a> {
     {
         let field = |name| Self::field(values(name));
         Self {
-            // The field itself, not what a proxy or a client has written into `Forwarded`.
+            // The header itself, not `Forwarded`, which a client can set.
             host: field("host"),
             origin: field("origin"),
             sec_fetch_site: field("sec-fetch-site"),
@@ -69,17 +72,19 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The value of a header field that may stand once, from the values of all fields of its name. Where it
-    /// stands several times it has a value that no rule accepts.
+    /// Returns the value of a header that must not be repeated, from all its values. If it is repeated, the result is a
+    /// value that no rule accepts.
     fn field(values: impl IntoIterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
         let mut values = values.into_iter();
         let first = values.next()?;
-        // As fields that are joined to one begin or go on.
+        // A list of several values contains a comma.
         Some(if values.next().is_some() { b"," } else { first })
     }
 
-    /// What the request is to be answered with. A navigation by its `Sec-Fetch-Mode` is a page, and any
-    /// other mode is not; a client that does not send the field gets a page if it accepts `text/html`.
+    /// Returns whether the request wants a page or data.
+    ///
+    /// It wants a page if its `Sec-Fetch-Mode` is `navigate`, and data for any other mode. If the client does not send
+    /// that header, the request wants a page if its `Accept` contains `text/html`.
     #[must_use]
     pub fn wants(&self) -> Wants {
         let is_page = match self.sec_fetch_mode {
@@ -89,12 +94,12 @@ impl<'a> RequestHead<'a> {
         if is_page { Wants::Page } else { Wants::Data }
     }
 
-    /// The host and port that the request was sent to.
+    /// Returns the host and port to which the request was sent.
     pub(crate) fn own_authority(&self) -> Option<&'a [u8]> {
         self.authority.map(str::as_bytes).or(self.host)
     }
 
-    /// Whether this is a request for a page, which is a path or a whole address.
+    /// Returns whether this is a request for `page`, which is a path or a complete URL.
     pub(crate) fn is_for(&self, page: &str) -> bool {
         let (page, _) = split_query(page);
         let path = match (page.split_once("://"), self.own_authority()) {
@@ -105,18 +110,18 @@ impl<'a> RequestHead<'a> {
         path == Some(self.path().as_bytes())
     }
 
-    /// The target without its query.
+    /// Returns the target without its query.
     pub(crate) fn path(&self) -> &'a str {
         split_query(self.target).0
     }
 
-    /// The target's query.
+    /// Returns the target's query.
     pub(crate) fn query(&self) -> &'a str {
         split_query(self.target).1
     }
 }
 
-/// A path and its query, which may be empty.
+/// Splits a target into its path and its query, which may be empty.
 pub(crate) fn split_query(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }

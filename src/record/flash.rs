@@ -1,4 +1,4 @@
-//! Messages for the next page: what they are, and the list of them that a record keeps.
+//! Flash messages, and the list of them in a record.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,34 +13,34 @@ use crate::error::{Error, ErrorKind, Result};
 /// The key of the list: a JSON array with `[level, text]` for each message, the oldest first.
 pub(crate) const KEY: &str = "unsticky.flash";
 
-/// How many messages a session keeps.
+/// The maximum number of messages in a session.
 pub(crate) const MESSAGES: usize = 16;
 
-/// How many bytes of a record the list takes at most.
+/// The maximum size of the list, in bytes.
 const LIST_BYTES: usize = 4096;
 
-/// How many bytes the text of one message may have.
+/// The maximum length of the text of a message, in bytes.
 const TEXT_BYTES: usize = 1024;
 
-/// How important a [`Flash`] message is, and so how a page shows it.
+/// The level of a [`Flash`] message, which says how a page shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Level {
-    /// Something to know.
+    /// Information. The default.
     #[default]
     Info,
-    /// Something was done.
+    /// An action succeeded.
     Success,
-    /// Something needs attention.
+    /// The user should pay attention.
     Warning,
-    /// Something failed.
+    /// An action failed.
     Error,
 }
 
 impl Level {
     const ALL: [Self; 4] = [Self::Info, Self::Success, Self::Warning, Self::Error];
 
-    /// Its name: `info`, `success`, `warning` or `error`, for the class of an element.
+    /// Returns the name: `info`, `success`, `warning` or `error`. Use it as a CSS class, for example.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl Level {
         }
     }
 
-    /// The level of a name. One that a later release has written is an `Info` for this one.
+    /// Returns the level of a name. An unknown name, which a later release may have written, is `Info`.
     fn named(name: &str) -> Self {
         Self::ALL.into_iter().find(|level| level.as_str() == name).unwrap_or_default()
     }
@@ -69,7 +69,7 @@ impl Serialize for Level {
     }
 }
 
-/// An unknown name is an [`Info`](Level::Info).
+/// Deserialises from the name. An unknown name becomes [`Info`](Level::Info).
 impl<'de> Deserialize<'de> for Level {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|name| Self::named(&name))
@@ -81,9 +81,9 @@ impl<'de> Deserialize<'de> for Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flash {
-    /// How important it is.
+    /// The level of the message.
     pub level: Level,
-    /// The text, as it was passed to [`Session::flash`](crate::Session::flash): escape it in a page.
+    /// The text that was passed to [`Session::flash`](crate::Session::flash), unchanged. Escape it in a page.
     pub text: String,
 }
 
@@ -104,12 +104,12 @@ impl<'de> Deserialize<'de> for Flash {
     }
 }
 
-/// How many bytes the list may take of a record of at most so many.
+/// Returns the maximum size of the list for this maximum size of a record, in bytes.
 pub(crate) fn most_bytes(max_record: usize) -> usize {
     LIST_BYTES.min(max_record / 4)
 }
 
-/// A message as it stands in a list of at most so many bytes.
+/// Encodes a message for a list of at most `most` bytes.
 pub(crate) fn encoded(level: Level, text: &str, most: usize) -> Result<Bytes> {
     let refused = |size: usize, max: usize| {
         let context = format!("a flash message of {size} bytes, and at most {max} are allowed");
@@ -125,8 +125,8 @@ pub(crate) fn encoded(level: Level, text: &str, most: usize) -> Result<Bytes> {
     Ok(message.into())
 }
 
-/// The list with one more message. The oldest ones go where it would be too long, and what is no list is
-/// begun anew: a message makes no commit fail.
+/// Appends a message to the list. If the list would be too long, the oldest messages are removed. If the stored value
+/// is not a list, a new list replaces it, because a message must not make a commit fail.
 pub(crate) fn appended(list: Option<&[u8]>, message: &[u8], most: usize) -> Bytes {
     let earlier = list.and_then(items).unwrap_or_default();
     let earlier: Vec<String> = earlier.iter().map(Json::to_string).collect();
@@ -149,7 +149,7 @@ pub(crate) fn appended(list: Option<&[u8]>, message: &[u8], most: usize) -> Byte
     longer.into()
 }
 
-/// The messages of a list, and how many parts of it are none.
+/// Returns the messages of a list, and the number of items that cannot be decoded.
 pub(crate) fn messages(list: &[u8]) -> (Vec<Flash>, usize) {
     let Some(items) = items(list) else { return (Vec::new(), 1) };
     let messages: Vec<_> = items.iter().filter_map(message).collect();

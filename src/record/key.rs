@@ -1,4 +1,4 @@
-//! The name and the type of a value.
+//! Keys: the name and the type of a session value.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// The name of a session value together with its type.
 ///
-/// Declare keys as constants; then no handler repeats a name or a type:
+/// Declare keys as constants, so that no handler repeats a name or a type:
 ///
 /// ```
 /// use unsticky::{Key, Session};
@@ -29,8 +29,8 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Any name is allowed; it counts towards the record's size. Keys that are made at run time are
-/// passed by reference:
+/// Any name is allowed. It counts towards the size of the record. Pass keys that are created at run time by
+/// reference:
 ///
 /// ```
 /// use unsticky::{Key, Session};
@@ -46,37 +46,37 @@ use serde::Serialize;
 ///
 /// # Values
 ///
-/// A value is any type that serde can serialize and deserialize. It is stored as JSON: a type may change
-/// while sessions live, and an operator can read it. Every number comes back exactly, each finite `f32`
-/// and `f64` bit for bit; for integers beyond 64 bits there is the exception below.
+/// A value can have any type that implements serde's `Serialize` and `Deserialize`. It is stored as JSON, so the
+/// type may change between releases while sessions are alive, and an operator can read the value. All numbers are
+/// restored exactly, every finite `f32` and `f64` bit for bit. Integers beyond 64 bits have one exception, listed
+/// below.
 ///
-/// A value that could not be read again is refused when it is written, with [`ErrorKind::Encode`] and the
-/// reason: each new value is read back once, as the key's type, before it is accepted. This refuses
+/// Before a new value is accepted, it is decoded once as the key's type. If that fails, the write fails with
+/// [`ErrorKind::Encode`] and the reason. This rejects:
 ///
-/// - NaN and the infinities, at any depth, which JSON does not have;
+/// - NaN and the infinities, at any depth, because JSON cannot represent them;
 /// - arrays and objects that are nested more than 127 levels deep;
-/// - maps whose keys are neither text, numbers, `bool`s nor unit variants;
-/// - whatever the type's own `Deserialize` refuses: integer keys of a map behind `#[serde(flatten)]` or in
-///   an untagged enum, for example, or a field that is only skipped when it is serialized.
+/// - maps whose keys are neither strings, numbers, `bool`s nor unit variants;
+/// - values that the type's own `Deserialize` rejects, for example integer keys of a map behind
+///   `#[serde(flatten)]` or in an untagged enum, or a field that is skipped only when it is serialised.
 ///
-/// Reading back shows that a value can be read, not that it is equal: types need not be comparable. A
-/// value that its type reads as another one is therefore accepted:
+/// This shows that the value can be decoded, but not that the decoded value is equal, because the type need not
+/// be comparable. These values are accepted, although they can change:
 ///
-/// - `Some(None)` and `Some(())` are stored as `null` and read as `None`;
-/// - a field that serde skips comes back as its default;
-/// - an untagged enum comes back as the first variant that can read the JSON, and an integer beyond 64 bits
-///   can become a float there, as it can behind `#[serde(flatten)]`;
-/// - `serde_json::Value` turns NaN and the infinities into its `Null` before the session sees them;
-/// - a `Deserialize` of your own may return anything.
+/// - `Some(None)` and `Some(())` are stored as `null` and decoded as `None`;
+/// - a field that serde skips is decoded as its default;
+/// - an untagged enum is decoded as the first variant that matches the JSON, and an integer beyond 64 bits can
+///   become a float there, as it can behind `#[serde(flatten)]`;
+/// - `serde_json::Value` turns NaN and the infinities into `Null` before they reach the session;
+/// - your own implementation of `Deserialize` may return any value.
 ///
-/// If another release of the application changes the type, [`Session::get`] fails with
-/// [`ErrorKind::Decode`] where the new type cannot read what is stored; `#[serde(default)]` helps with new
-/// fields.
+/// If a new release of the application changes the type, [`Session::get`] fails with [`ErrorKind::Decode`] if the
+/// stored value cannot be decoded as the new type. Use `#[serde(default)]` for new fields.
 ///
 /// # Bytes
 ///
-/// JSON has no bytes: it stores a `Vec<u8>` as an array of numbers, 20 kB as up to 80 kB, and
-/// `serde_bytes` does not change that. Keep bytes as base64 text, which takes 27 kB:
+/// JSON has no type for bytes. It stores a `Vec<u8>` as an array of numbers, so 20 kB take up to 80 kB;
+/// `serde_bytes` does not change that. Store bytes as base64 text, which takes 27 kB:
 ///
 /// ```
 /// use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -114,9 +114,9 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// The crate `serde_with` has it ready as `serde_with::base64::Base64`. For what is larger than a few
-/// kilobytes, keep a name in the session and the bytes in a store of your own: a session is read with each
-/// request that uses it.
+/// The crate `serde_with` contains such a type, `serde_with::base64::Base64`. Each request that uses the session
+/// reads the whole record. If the bytes are larger than a few kilobytes, keep them in a store of your own, and keep
+/// only their name in the session.
 ///
 /// [`ErrorKind::Encode`]: crate::ErrorKind::Encode
 /// [`ErrorKind::Decode`]: crate::ErrorKind::Decode
@@ -128,30 +128,31 @@ pub struct Key<T> {
 }
 
 impl<T> Key<T> {
-    /// A key with a constant name.
+    /// Creates a key with a constant name.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self { name, survives_sign_in: false, value: PhantomData }
     }
 
-    /// A key whose name is known only at run time.
+    /// Creates a key whose name is known only at run time.
     #[must_use]
     pub fn runtime(name: impl Into<String>) -> RuntimeKey<T> {
         RuntimeKey { name: name.into(), survives_sign_in: false, value: PhantomData }
     }
 
-    /// Keeps the value when an anonymous session is signed in; the default is to drop it.
+    /// Keeps the value when a user signs in on an anonymous session. By default, the value is dropped, unless the
+    /// request that signs in has written it.
     ///
-    /// Whoever plants a session on a victim's browser can also plant values in it. A shopping cart
-    /// is worth that risk; a `return_to` address or a half-finished e-mail change is not. The flag
-    /// is stored with the value when the value is written.
+    /// An attacker who plants a session in a victim's browser can also plant values in it. A shopping cart is worth
+    /// that risk. A `return_to` address or a half-finished change of an email address is not. The flag is stored
+    /// together with the value when the value is written.
     #[must_use]
     pub const fn survives_sign_in(self) -> Self {
         Self { survives_sign_in: true, ..self }
     }
 }
 
-/// A [`Key`] whose name was made at run time; see [`Key::runtime`].
+/// A [`Key`] whose name is created at run time; see [`Key::runtime`].
 pub struct RuntimeKey<T> {
     name: String,
     survives_sign_in: bool,
@@ -159,30 +160,30 @@ pub struct RuntimeKey<T> {
 }
 
 impl<T> RuntimeKey<T> {
-    /// Keeps the value when an anonymous session is signed in; see [`Key::survives_sign_in`].
+    /// Keeps the value when a user signs in on an anonymous session; see [`Key::survives_sign_in`].
     #[must_use]
     pub fn survives_sign_in(self) -> Self {
         Self { survives_sign_in: true, ..self }
     }
 }
 
-/// What names a session value and knows its type: a [`Key`], or a [`RuntimeKey`] by reference.
+/// A key of a session value: a [`Key`], or a [`RuntimeKey`] by reference.
 ///
-/// Sealed: there are no other implementations.
+/// The trait is sealed: you cannot implement it.
 pub trait AsKey: sealed::Sealed {
     /// The type of the value.
     type Value;
 
-    /// The key's name.
+    /// Returns the key's name.
     fn name(&self) -> &str;
 
-    /// Whether the value is kept when an anonymous session is signed in.
+    /// Returns `true` if the value is kept when a user signs in on an anonymous session.
     fn survives(&self) -> bool;
 }
 
 /// A value that can be stored under a key of `T`: a `T` itself, or a `str` under a key of `String`.
 ///
-/// Sealed: there are no other implementations. [`Session::insert`](crate::Session::insert) takes them.
+/// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement it.
 #[diagnostic::on_unimplemented(
     message = "a `{Self}` is not what a key of `{T}` holds",
     label = "expected `&{T}`",
@@ -194,7 +195,7 @@ impl<T: Serialize> StoredAs<T> for T {}
 
 impl StoredAs<String> for str {}
 
-/// A key's name, to be kept: one that is constant is not copied.
+/// The owned name of a key. A constant name is not copied.
 #[derive(Debug, Clone)]
 pub(crate) enum Name {
     Constant(&'static str),

@@ -1,48 +1,49 @@
-//! How long a session lives: pure arithmetic, the time is always an argument.
+//! The lifetime of a session. Pure arithmetic: the current time is always an argument.
 
 use std::time::Duration;
 
 use crate::clock::{Millis, millis};
 
-/// What the browser is told about the cookie's life.
+/// Says how long the browser keeps the cookie.
 #[doc(alias = "SessionLifecycle")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
-    /// `Max-Age` is the time to the absolute deadline: the session outlives the browser's restart.
-    /// The default.
+    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a restart of the
+    /// browser. The default.
     #[default]
     Persistent,
-    /// No `Max-Age`: the browser forgets the cookie when it ends. The server's deadlines hold all
-    /// the same.
+    /// The cookie has no `Max-Age`, so the browser forgets it when it is closed. The server applies both timeouts
+    /// nevertheless.
     BrowserSession,
 }
 
-/// How long a session lives.
+/// The idle timeout and the absolute timeout of a session.
 ///
-/// Two limits hold at once, and both are enforced by the server from the stored record, not by the
-/// cookie (ASVS 5.0 7.3.1 and 7.3.2):
+/// Both timeouts apply. The server enforces them with the stored record, and not with the cookie (ASVS 5.0 7.3.1
+/// and 7.3.2):
 ///
-/// - **idle**: the session ends when no request has used it for this long;
-/// - **absolute**: it ends this long after the sign-in, or after its creation where there was none,
-///   whatever happens. Signing in again starts both anew.
+/// - **idle timeout**: the session expires if no request uses it for this long;
+/// - **absolute timeout**: the session expires this long after the sign-in, or after its creation if no user has
+///   signed in, even if it is in use.
 ///
-/// Sliding costs a write, so it is throttled: reading extends the idle deadline only once
-/// [`refresh_after`](Self::refresh_after) has gone by since the last extension. A session that is
-/// only read therefore ends between `idle - refresh_after` and `idle` after its last use.
+/// Signing in again restarts both timeouts.
 ///
-/// The deadlines are compared with the clock of the process that reads the session. If clocks differ, a
-/// session ends early or late by at most that difference: keep them synchronised. Up to five minutes of
-/// difference have no other effect; beyond that, [`Revoked::complete`](crate::Revoked) may be wrong for
-/// a directory that was missing. Which sessions a [directory](crate::Directory) lists does not depend on
-/// clocks.
+/// Extending the idle timeout costs a write, so it is not done at each use. A request that only reads extends it
+/// if at least [`refresh_after`](Self::refresh_after) has passed since the last extension. A session that is only
+/// read therefore expires between `idle - refresh_after` and `idle` after its last use.
+///
+/// The process that reads the session decides with its own clock whether the session has expired. If clocks
+/// differ, a session expires early or late by at most the difference, so keep the clocks synchronised. A difference
+/// of up to five minutes has no other effect. With a larger one, [`Revoked::complete`](crate::Revoked) may be wrong
+/// for a directory that was missing. Which sessions a [directory](crate::Directory) lists does not depend on clocks.
 ///
 /// ```
 /// use std::time::Duration;
 /// use unsticky::Lifetime;
 ///
 /// const HOUR: Duration = Duration::from_secs(60 * 60);
-/// /// For people who ticked "remember me".
+/// /// For users who ticked "remember me".
 /// const REMEMBER_ME: Lifetime = Lifetime::new(HOUR.saturating_mul(24 * 14), HOUR.saturating_mul(24 * 90));
 /// /// For a till in a shop.
 /// const TILL: Lifetime = Lifetime::new(Duration::from_secs(300), HOUR.saturating_mul(8)).browser_session();
@@ -59,15 +60,15 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// The longest life there is: ten years. Longer durations are cut to it.
+    /// The longest possible timeout: ten years. Longer durations are reduced to it.
     pub const MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
     /// The longest `Max-Age` that browsers accept: 400 days (RFC 6265bis).
     pub const MAX_COOKIE_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
-    /// A lifetime with these limits and a persistent cookie.
+    /// Creates a lifetime with these timeouts and a persistent cookie.
     ///
-    /// Durations are cut to between one millisecond and [`MAX`](Self::MAX).
+    /// Durations outside the range from one millisecond to [`MAX`](Self::MAX) are replaced by the nearer limit.
     #[must_use]
     pub const fn new(idle: Duration, absolute: Duration) -> Self {
         Self {
@@ -78,81 +79,84 @@ impl Lifetime {
         }
     }
 
-    /// For applications in which little can be done in somebody else's name: idle 30 minutes,
-    /// absolute 8 hours, the upper ends of what the OWASP Session Management Cheat Sheet gives for
-    /// low-risk applications and for a working day.
+    /// Returns the timeouts for applications with a low risk: idle 30 minutes, absolute 8 hours.
+    ///
+    /// These are the upper limits that the OWASP Session Management Cheat Sheet gives for low-risk applications and
+    /// for a working day.
     #[must_use]
     pub const fn owasp_low_risk() -> Self {
         Self::new(minutes(30), hours(8))
     }
 
-    /// For applications with much at stake: idle 5 minutes, absolute 4 hours, the upper end of what the
-    /// OWASP Session Management Cheat Sheet gives for the idle timeout of high-value applications and
-    /// the lower one for a working day.
+    /// Returns the timeouts for applications with a high risk: idle 5 minutes, absolute 4 hours.
+    ///
+    /// These are the upper limit that the OWASP Session Management Cheat Sheet gives for the idle timeout of
+    /// high-value applications, and its lower limit for a working day.
     #[must_use]
     pub const fn owasp_high_risk() -> Self {
         Self::new(minutes(5), hours(4))
     }
 
-    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 1: absolute 30 days.
-    /// An idle timeout is optional there; here it is as long.
+    /// Returns the timeouts of NIST SP 800-63B-4 (second public draft) for authentication assurance level 1:
+    /// absolute 30 days. An idle timeout is optional there; here it is as long as the absolute timeout.
     #[must_use]
     pub const fn nist_aal1() -> Self {
         Self::new(hours(30 * 24), hours(30 * 24))
     }
 
-    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 2: idle 1 hour,
-    /// absolute 24 hours.
+    /// Returns the timeouts of NIST SP 800-63B-4 (second public draft) for authentication assurance level 2: idle
+    /// 1 hour, absolute 24 hours.
     #[must_use]
     pub const fn nist_aal2() -> Self {
         Self::new(hours(1), hours(24))
     }
 
-    /// NIST SP 800-63B-4 (second public draft), authentication assurance level 3: idle 15 minutes,
-    /// absolute 12 hours.
+    /// Returns the timeouts of NIST SP 800-63B-4 (second public draft) for authentication assurance level 3: idle
+    /// 15 minutes, absolute 12 hours.
     #[must_use]
     pub const fn nist_aal3() -> Self {
         Self::new(minutes(15), hours(12))
     }
 
-    /// Whether neither limit is longer than those of `other`.
+    /// Returns `true` if neither timeout is longer than that of `other`.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         self.idle <= other.idle && self.absolute <= other.absolute
     }
 
-    /// The browser is to forget the cookie when it ends.
+    /// Makes the browser forget the cookie when it is closed; see [`Persistence::BrowserSession`].
     #[doc(alias("OnSessionEnd", "BrowserSession", "expire_at_browser_close"))]
     #[must_use]
     pub const fn browser_session(self) -> Self {
         Self { persistence: Persistence::BrowserSession, ..self }
     }
 
-    /// How much of the idle timeout must have gone by before a read extends it. Default: one
-    /// minute or a tenth of the idle timeout, whichever is smaller. At most half the idle timeout.
+    /// Sets how much time must have passed since the last extension before a read extends the idle timeout again.
     ///
-    /// With the default a session that is read all the time costs at most one write a minute.
+    /// Default: one minute or a tenth of the idle timeout, whichever is shorter. At most half of the idle timeout;
+    /// longer durations are reduced to that. With the default and an idle timeout of at least ten minutes, a session
+    /// that is read all the time costs at most one write a minute.
     #[doc(alias("TtlExtensionPolicy", "touch"))]
     #[must_use]
     pub const fn refresh_after(self, duration: Duration) -> Self {
         Self { refresh_after: Some(duration), ..self }
     }
 
-    /// The idle timeout.
+    /// Returns the idle timeout.
     #[doc(alias("max_inactive_interval", "OnInactivity"))]
     #[must_use]
     pub const fn idle(&self) -> Duration {
         self.idle
     }
 
-    /// The absolute timeout.
+    /// Returns the absolute timeout.
     #[doc(alias("max_age", "AtDateTime"))]
     #[must_use]
     pub const fn absolute(&self) -> Duration {
         self.absolute
     }
 
-    /// What the browser is told.
+    /// Returns how long the browser keeps the cookie.
     #[must_use]
     pub const fn persistence(&self) -> Persistence {
         self.persistence
@@ -164,7 +168,7 @@ impl Lifetime {
             .min(self.idle / 2)
     }
 
-    /// The same refresh policy with the limits that a session chose for itself.
+    /// Returns the same refresh policy with the timeouts that were set for one session.
     pub(crate) fn with_limits_of(self, chosen: Chosen) -> Self {
         Self {
             idle: within_bounds(Duration::from_millis(chosen.idle)),
@@ -176,8 +180,8 @@ impl Lifetime {
 }
 
 impl Default for Lifetime {
-    /// Idle 30 minutes, the upper end of what the OWASP Session Management Cheat Sheet gives for
-    /// low-risk applications; absolute 24 hours, the limit of NIST SP 800-63B-4 for AAL2.
+    /// Returns the default timeouts: idle 30 minutes, the upper limit that the OWASP Session Management Cheat Sheet
+    /// gives for low-risk applications; absolute 24 hours, the limit of NIST SP 800-63B-4 for AAL2.
     fn default() -> Self {
         Self::new(Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60))
     }
@@ -201,7 +205,7 @@ const fn within_bounds(duration: Duration) -> Duration {
     }
 }
 
-/// The limits that a session chose for itself, as stored.
+/// The timeouts that were set for one session, as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) idle: u64,
@@ -223,7 +227,7 @@ impl From<Lifetime> for Chosen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Clocks {
     pub(crate) created: Millis,
-    /// The sign-in that counts now; `None` while anonymous.
+    /// When the user last authenticated; `None` while the session is anonymous.
     pub(crate) authenticated: Option<Millis>,
     pub(crate) last_seen: Millis,
     pub(crate) idle_deadline: Millis,
@@ -241,7 +245,7 @@ impl Clocks {
         }
     }
 
-    /// The moment at which the session ends if nobody uses it again.
+    /// Returns when the session expires if it is not used again.
     pub(crate) fn deadline(&self) -> Millis {
         self.idle_deadline.min(self.absolute_deadline)
     }
@@ -250,30 +254,30 @@ impl Clocks {
         now >= self.deadline()
     }
 
-    /// How long the store is to keep the record: never nothing, which would mean "for ever".
+    /// Returns how long the store keeps the record. Never zero, which would mean "for ever".
     pub(crate) fn ttl(&self, now: Millis) -> Duration {
         self.deadline().since(now).max(Duration::from_millis(1))
     }
 
-    /// What is left for the browser.
+    /// Returns how long the browser keeps a persistent cookie.
     pub(crate) fn cookie_age(&self, now: Millis) -> Duration {
         self.absolute_deadline.since(now).min(Lifetime::MAX_COOKIE_AGE)
     }
 
-    /// A read that came so late that it is worth a write.
+    /// Returns whether a read extends the idle timeout, which costs a write.
     pub(crate) fn refresh_due(&self, now: Millis, lifetime: &Lifetime) -> bool {
         now.since(self.last_seen) >= lifetime.refresh_threshold()
-            // Nothing is gained where the absolute deadline is the nearer one already.
+            // An extension has no effect if the absolute timeout is the nearer one already.
             && self.idle_deadline < self.absolute_deadline
     }
 
-    /// The session was used. Never brings a deadline nearer: another process's clock may be ahead.
+    /// Notes a use of the session. Never shortens the timeout, because another process's clock may be ahead.
     pub(crate) fn used(&mut self, now: Millis, lifetime: &Lifetime) {
         self.last_seen = self.last_seen.max(now);
         self.idle_deadline = self.idle_deadline.max(now.plus(lifetime.idle));
     }
 
-    /// Somebody proved who they are: both clocks start anew (NIST SP 800-63B-4 5.2).
+    /// Notes an authentication, which restarts both timeouts (NIST SP 800-63B-4 5.2).
     pub(crate) fn authenticated(&mut self, now: Millis, lifetime: &Lifetime) {
         self.authenticated = Some(now);
         self.last_seen = now;
@@ -281,12 +285,12 @@ impl Clocks {
         self.absolute_deadline = now.plus(lifetime.absolute);
     }
 
-    /// Nothing extends the session beyond this moment.
+    /// Limits the session's lifetime to this time.
     pub(crate) fn end_by(&mut self, end: Millis) {
         self.absolute_deadline = self.absolute_deadline.min(end);
     }
 
-    /// The session was given another lifetime; the absolute limit still counts from where it began.
+    /// Applies another lifetime. The absolute timeout still counts from the sign-in, or else from the creation.
     pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
         let began = self.authenticated.unwrap_or(self.created).max(self.created);
         self.last_seen = self.last_seen.max(now);

@@ -1,4 +1,4 @@
-//! A session as a request has read it.
+//! A session that a request has read.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::record::token::SessionId;
 use crate::record::values::Values;
 use crate::store::{StoreKey, Stored, Version};
 
-/// A session as it was read from a store.
+/// The decoded record of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) header: Header,
     pub(crate) values: Values,
 }
 
-/// A session as it was read, and what the request may do to it.
+/// A session that was read, and the request's authority to act on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) id: SessionId,
@@ -27,8 +27,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// A session that a request holds the secret of, or that it only looks at. `is_presented`: the browser
-    /// has sent the secret back.
+    /// Creates it for a request that has the secret of the session, or only looks at it. `is_presented`: the browser
+    /// has sent the secret.
     pub(crate) fn new(
         id: SessionId,
         key: StoreKey,
@@ -40,7 +40,7 @@ impl Loaded {
         Self { id, key, record, version, authority }
     }
 
-    /// The same session as a later write left it.
+    /// Returns the same session after a later write.
     pub(crate) fn at(&self, record: Record, version: Version) -> Arc<Self> {
         Arc::new(Self {
             id: self.id,
@@ -51,38 +51,38 @@ impl Loaded {
         })
     }
 
-    /// The same session after a write that gave it a secret of this request's own.
+    /// Returns the same session after a write that set a secret of this request.
     pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
         Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
     }
 
-    /// The same session for the application, which acts on it by no secret.
+    /// Returns the same session for the application, which acts on it without a secret.
     pub(crate) fn opened(&self) -> Arc<Self> {
         Arc::new(Self { authority: Authority::over(&self.record.header), ..self.clone() })
     }
 
-    /// The record as the store holds it.
+    /// Returns the record in its stored form.
     pub(crate) fn stored(&self) -> Stored {
         Stored::new(self.record.values.source().clone(), self.version)
     }
 
-    /// What the request's secret is worth on the session as it was read.
+    /// Returns whether the request's secret was still valid when the session was read.
     pub(crate) fn secret_status(&self) -> SecretStatus {
         self.authority.status_on(&self.record.header)
     }
 }
 
-/// A session that a request has lost: it is gone, was signed in anew, or has another secret.
+/// A session that a request has lost, because it ended or another request replaced its secret.
 #[derive(Debug, Clone)]
 pub(crate) struct Lost {
-    /// As it was read before: a sign-out still ends it where it may.
+    /// The session as it was read before. A sign-out can still end it.
     pub(crate) session: Arc<Loaded>,
-    /// It is no more.
+    /// The session has ended.
     pub(crate) is_gone: bool,
 }
 
 impl Lost {
-    /// Why it is lost, as far as this request can tell at this moment.
+    /// Returns the reason of the loss, as far as this request can tell at this time.
     pub(crate) fn loss(&self, now: Millis) -> Loss {
         match self.is_gone {
             false => Loss::Superseded,
@@ -92,33 +92,33 @@ impl Lost {
     }
 }
 
-/// Why a request has lost its session; see [`Session::loss`](crate::Session::loss).
+/// Says why a request has lost its session; see [`Session::loss`](crate::Session::loss).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// The session has a new secret: another request rotated it, gave it another lifetime, or signed in
-    /// on it. The browser has the new cookie, so a client that connects again is let in.
+    /// Another request replaced the secret: it rotated the secret, set another lifetime, or signed in on the session.
+    /// The browser has the new cookie, so the client can connect again.
     Superseded,
-    /// The deadline that this handle knew has passed: nobody used the session for its idle timeout, or it
-    /// reached its absolute timeout. The user must sign in again.
+    /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout or its
+    /// absolute timeout. The user must sign in again.
     Expired,
-    /// The session was signed out or revoked, somebody else signed in in the same browser, or the store lost
-    /// it. The user must sign in again.
+    /// The session was signed out or revoked, another user signed in with the same browser, or the store lost the
+    /// record. The user must sign in again.
     Ended,
 }
 
-/// A session as its request finds it when it looks again.
+/// The state of a session when its request reads it again.
 #[derive(Debug)]
 pub(crate) enum Standing {
     Valid(Arc<Loaded>),
     Lost {
-        /// It is no more.
+        /// The session has ended.
         is_gone: bool,
     },
 }
 
 impl Standing {
-    /// `found` is the session as the store has it.
+    /// Decides by the session that was read again, if the store still has it.
     pub(crate) fn of(found: Option<Arc<Loaded>>, now: Millis) -> Self {
         match found.filter(|session| !session.record.header.clocks.expired(now)) {
             None => Self::Lost { is_gone: true },

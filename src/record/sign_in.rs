@@ -1,4 +1,4 @@
-//! Who signs in, as a request says it.
+//! A sign-in, as a request asks for it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,23 +8,23 @@ use crate::clock::Millis;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, StoreKey, Stored};
 
-/// How many bytes a label may have.
+/// The maximum length of a label, in bytes.
 pub(crate) const LABEL_BYTES: usize = 128;
 
-/// How long a sign-in that was begun may take to its end, and so how long a directory remembers that
-/// everything was revoked.
+/// How long a sign-in may take from its beginning to its commit, and so how long a directory remembers a
+/// revocation of all sessions.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// How long a directory that was read when a sign-in began is acted on without being read again.
+/// How long the directory record that was read when a sign-in began is used without being read again.
 const YOUNG: Duration = Duration::from_secs(10);
 
-/// How large a directory's record is at most that a sign-in keeps from its beginning.
+/// The maximum size of a directory record that a sign-in keeps from its beginning, in bytes.
 pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
-/// What a directory's last revocation of all sessions is recognised by.
+/// Identifies a directory's last revocation of all sessions.
 pub(crate) type Mark = [u8; 8];
 
-/// How many bytes a principal may have: account ids and addresses, not documents.
+/// The maximum length of a principal in bytes, enough for account ids and email addresses.
 const MAX_PRINCIPAL: usize = 1024;
 
 pub(crate) fn checked_principal(principal: &str) -> Result<()> {
@@ -34,10 +34,11 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
     }
 }
 
-/// Who signs in; for [`Session::sign_in_with`](crate::Session::sign_in_with).
+/// A sign-in with a label or with an earlier beginning, for
+/// [`Session::sign_in_with`](crate::Session::sign_in_with).
 ///
-/// One of [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) holds up to 16 KiB: the directory as
-/// it was read.
+/// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps the directory record that was
+/// read, up to 16 KiB.
 ///
 /// ```
 /// use unsticky::{Result, Session, Sessions};
@@ -45,12 +46,12 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
 /// # struct Account { id: String }
 /// # impl Account { async fn takes(&self, password: &str) -> bool { true } }
 /// # async fn look_up(name: &str) -> Option<Account> { None }
-/// // The same in an axum handler and in one of actix-web.
+/// // Works as a handler in axum and in actix-web.
 /// async fn sign_in(session: Session, sessions: Sessions, name: &str, password: &str) -> Result<bool> {
-///     // The account's own id: a name can be typed in several ways.
+///     // Use the account's stable id, because a name can be typed in several ways.
 ///     let Some(account) = look_up(name).await else { return Ok(false) };
-///     // Before the password is looked at: if it is changed meanwhile, and all sessions ended, this
-///     // sign-in fails.
+///     // Begin before the password is verified: if the password is changed and all sessions are revoked during
+///     // the sign-in, the commit fails.
 ///     let sign_in = sessions.of(&account.id).begin_sign_in().await?;
 ///     if !account.takes(password).await {
 ///         return Ok(false);
@@ -65,24 +66,24 @@ pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) begun: Option<SignInStart>,
-    /// Of the one who is signed in already: it needs the session.
+    /// The signed-in user authenticated again. It requires the session.
     pub(crate) is_step_up: bool,
 }
 
-/// What a sign-in found in the directory when it began.
+/// The state of the directory when a sign-in began.
 #[derive(Debug, Clone)]
 pub(crate) struct SignInStart {
-    /// The mark of the last revocation; `None` where nothing was revoked.
+    /// The mark of the last revocation of all sessions; `None` if there was none.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
-    /// The directory as it was read, unless it is large.
+    /// The directory record that was read, unless it is large.
     pub(crate) directory: Option<BegunDirectory>,
 }
 
-/// A directory as it was read when a sign-in began.
+/// A directory record that was read when a sign-in began.
 #[derive(Debug, Clone)]
 pub(crate) struct BegunDirectory {
-    /// Only to be compared: a sign-in that is kept must not keep a store.
+    /// Used only for comparison. A `SignIn` that is kept must not keep the store alive.
     pub(crate) store: Weak<dyn Store>,
     pub(crate) key: StoreKey,
     /// Its record, if there was one.
@@ -90,7 +91,8 @@ pub(crate) struct BegunDirectory {
 }
 
 impl SignInStart {
-    /// The directory as it was read, if that was a moment ago, and from the place where this sign-in's is.
+    /// Returns the directory record that was read, if that was less than ten seconds ago and from the same key of the
+    /// same store.
     pub(crate) fn young_directory(
         &self,
         store: &Arc<dyn Store>,
@@ -106,22 +108,21 @@ impl SignInStart {
 }
 
 impl SignIn {
-    /// A sign-in that begins when it is committed; see
-    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) for one that begins before the
-    /// password is verified.
+    /// Creates a sign-in that begins when it is committed. For one that begins before the password is verified, use
+    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in).
     ///
-    /// `principal` is the application's own name for the account, of 1 to 1024 bytes: a stable one,
-    /// such as its id.
+    /// `principal` is your stable id of the account, of 1 to 1024 bytes.
     #[must_use]
     pub fn new(principal: impl AsRef<str>) -> Self {
         let principal = principal.as_ref().into();
         Self { principal, label: None, begun: None, is_step_up: false }
     }
 
-    /// What the list of sessions calls this one: the browser, the place. It is cut to 128 bytes, at a
-    /// character boundary, so a User-Agent may be passed as it came. It is listed as it is, so escape it
-    /// in a page. Without a [directory](crate::DirectoryMode::Off) it is not stored. Default: none, or the one
-    /// that the session has.
+    /// Sets the label under which the list of sessions shows this session, for example the browser or the location.
+    ///
+    /// Default: none, or the label that the session already has. The label is cut to 128 bytes, at a character
+    /// boundary, so you can pass a User-Agent unchanged. It is listed unchanged, so escape it in a page. If the
+    /// [directory is turned off](crate::DirectoryMode::Off), the label is not stored.
     #[must_use]
     pub fn label(self, label: impl AsRef<str>) -> Self {
         let label = label.as_ref();

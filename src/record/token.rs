@@ -1,4 +1,4 @@
-//! What the cookie carries: a public id and a secret.
+//! The token, which is the cookie's value: a public id and a secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,12 +20,12 @@ const TOKEN_BYTES: usize = ID_BYTES + SECRET_BYTES;
 // ASVS 5.0 7.2.3 asks for at least 128 bits from a CSPRNG.
 const _: () = assert!(SECRET_BYTES * 8 >= 128);
 
-/// The public id of a session: 128 random bits, the same for the session's whole life.
+/// The public id of a session: 128 random bits that stay the same for the session's whole life.
 ///
-/// It is the record's key in the store and **not** a credential. It may be logged, listed, and sent
-/// to an administrator's page; who knows it cannot use the session.
+/// It is part of the record's key in the store. It is **not** a credential: it cannot be used to access the session,
+/// so you may log it, list it and show it on an administrator's page.
 ///
-/// As text, in JSON and in forms it is 22 characters of base64url, and anything else is refused:
+/// As text, in JSON and in forms it has 22 characters of base64url. All other texts are rejected:
 ///
 /// ```
 /// use unsticky::SessionId;
@@ -41,7 +41,7 @@ const _: () = assert!(SECRET_BYTES * 8 >= 128);
 pub struct SessionId([u8; ID_BYTES]);
 
 impl SessionId {
-    /// How many characters [`Display`](fmt::Display) prints.
+    /// The number of characters that [`Display`](fmt::Display) prints.
     pub const ENCODED_LEN: usize = 22;
 
     pub(crate) fn random(entropy: &dyn Entropy) -> Result<Self> {
@@ -59,14 +59,14 @@ impl SessionId {
     }
 
     pub(crate) fn encoded(self, text: &mut [u8; Self::ENCODED_LEN]) -> &str {
-        // It has just the length, and base64 is ASCII.
+        // The buffer has exactly the right length, and base64 is ASCII.
         let length = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text[..]).unwrap_or(0);
         std::str::from_utf8(&text[..length]).unwrap_or_default()
     }
 }
 
 impl fmt::Display for SessionId {
-    /// The id as 22 characters of base64url.
+    /// Prints the id as 22 characters of base64url.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.encoded(&mut [0; Self::ENCODED_LEN]))
     }
@@ -78,7 +78,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// The text is not the 22 characters of a [`SessionId`].
+/// The error for a text that is not a [`SessionId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a session id")]
 #[non_exhaustive]
@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for SessionId {
     }
 }
 
-/// The credential. It never leaves this module but inside a cookie.
+/// The credential. It leaves this module only inside a cookie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Secret([u8; SECRET_BYTES]);
 
@@ -129,21 +129,21 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// The digest for a cookie of this name.
+    /// Returns the digest for a cookie of this name.
     pub(crate) fn digest(&self, cookie_name: &str) -> SecretDigest {
         SecretDigest(digest_under(cookie_name, &self.0))
     }
 }
 
-/// SHA-256 of the length of the cookie's name (8 bytes, big-endian), the cookie's name, and `content`:
-/// what is worth something under one cookie name is worth nothing under another.
+/// Returns the SHA-256 of the length of the cookie's name (8 bytes, big-endian), the cookie's name, and `content`.
+/// A token is therefore valid under one cookie name only.
 pub(crate) fn digest_under(cookie_name: &str, content: &[u8]) -> [u8; 32] {
     let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
     let name = Sha256::new().chain_update(length.to_be_bytes()).chain_update(cookie_name);
     name.chain_update(content).finalize().into()
 }
 
-/// The same in base64url: 43 characters.
+/// Returns the digest of [`digest_under`] in base64url: 43 characters.
 pub(crate) fn encoded_digest(cookie_name: &str, content: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest_under(cookie_name, content))
 }
@@ -154,8 +154,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the store holds of a secret: its [digest under the cookie's name](digest_under). A token is
-/// therefore valid under its own cookie's name only.
+/// The stored form of a secret: its [digest under the cookie's name](digest_under).
 ///
 /// The secret has 128 random bits, so a plain digest can be neither reversed nor guessed; the slow
 /// hashes for passwords would add nothing.
@@ -173,7 +172,7 @@ impl SecretDigest {
         &self.0
     }
 
-    /// Whether this is the digest of `secret` for a cookie of this name, in constant time.
+    /// Returns whether this is the digest of `secret` for a cookie of this name, in constant time.
     pub(crate) fn matches(&self, secret: &Secret, cookie_name: &str) -> bool {
         self.0.ct_eq(&secret.digest(cookie_name).0).into()
     }
@@ -185,7 +184,7 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// `id || secret`, in one text form of 43 characters of base64url.
+/// A token, `id || secret`. It has exactly one text form, of 43 characters of base64url.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) id: SessionId,
@@ -195,7 +194,7 @@ pub(crate) struct Token {
 impl Token {
     pub(crate) const ENCODED_LEN: usize = 43;
 
-    /// Reads the one text form; anything else is `None`.
+    /// Parses the text form, and returns `None` for any other text.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let bytes: [u8; TOKEN_BYTES] = decode(text)?;
         let (id, secret) = bytes.split_at(ID_BYTES);
@@ -216,10 +215,10 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Decodes exactly `N` bytes; the alphabet, the length and the trailing bits must all be right, so
-/// that every value has one text form only.
+/// Decodes exactly `N` bytes. The alphabet, the length and the trailing bits must be right, so that each value has
+/// only one text form.
 fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    // base64 wants room for its own estimate of the length, which may be a little over.
+    // base64 needs room for its own estimate of the length, which may be a little too high.
     let mut buffer = [0; TOKEN_BYTES + 3];
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut buffer).ok()?;
     buffer.get(..length)?.try_into().ok()

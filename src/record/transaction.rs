@@ -1,4 +1,4 @@
-//! The values inside a `transact`.
+//! The values that the function of a `transact` reads and changes.
 
 use std::fmt;
 
@@ -11,8 +11,7 @@ use crate::record::json::{decoded, encoded, text};
 use crate::record::key::{AsKey, Name, StoredAs};
 use crate::record::values::{Value, Values};
 
-/// The values of a stored record, to decide on and to change; see
-/// [`Session::transact`](crate::Session::transact).
+/// Gives access to the values of the stored record inside [`Session::transact`](crate::Session::transact).
 pub struct Transaction<'a> {
     base: &'a Values,
     view: &'a mut View,
@@ -24,11 +23,11 @@ impl<'a> Transaction<'a> {
         Self { base, view, max_record }
     }
 
-    /// The value of a key; `None` where there is none.
+    /// Returns the value of a key, or `None` if the key has no value.
     ///
     /// # Errors
     ///
-    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type.
     pub fn get<K: AsKey>(&self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -37,20 +36,20 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Whether there is a value of this key, of whatever type.
+    /// Returns `true` if the key has a value, of any type.
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.view.get(self.base, key.name()).is_some()
     }
 
-    /// The names of all keys that have a value, in ascending order; see
+    /// Returns the names of all keys that have a value, in ascending order; see
     /// [`Session::keys`](crate::Session::keys).
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         self.view.keys(self.base)
     }
 
-    /// The JSON of a value as it is stored; see [`Session::json`](crate::Session::json).
+    /// Returns the stored JSON of a value unchanged; see [`Session::json`](crate::Session::json).
     ///
     /// # Errors
     ///
@@ -59,13 +58,13 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, name).map(|value| text(name, &value.bytes)).transpose()
     }
 
-    /// Sets a value, as [`Session::insert`](crate::Session::insert) does.
+    /// Sets the value of a key, like [`Session::insert`](crate::Session::insert).
     ///
     /// # Errors
     ///
-    /// [`Encode`](crate::ErrorKind::Encode) if the value cannot be encoded, or [could not be read
-    /// again](crate::Key#values); [`TooLarge`](crate::ErrorKind::TooLarge) if the values changed so far would
-    /// be over the size of a record with it.
+    /// [`Encode`](crate::ErrorKind::Encode) if the value cannot be encoded, or [cannot be decoded
+    /// again](crate::Key#values). [`TooLarge`](crate::ErrorKind::TooLarge) if the values changed so far would exceed
+    /// the [maximum size of a record](crate::Builder::max_record_bytes).
     pub fn insert<K, V>(&mut self, key: K, value: &V) -> Result<()>
     where
         K: AsKey,
@@ -79,16 +78,18 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Removes a value, if it is there.
+    /// Removes the value of a key. No effect if the key has no value.
     pub fn remove(&mut self, key: impl AsKey) {
         self.view.put(key.to_name(), None);
     }
 
-    /// Removes a value and returns it. Only one of several concurrent transactions gets it.
+    /// Removes the value of a key and returns it, or `None` if the key has no value. If several transactions take a
+    /// value concurrently, only one of them gets it.
     ///
     /// # Errors
     ///
-    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`; it stays as it is.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type. The value is left
+    /// unchanged.
     pub fn take<K: AsKey>(&mut self, key: K) -> Result<Option<K::Value>>
     where
         K::Value: DeserializeOwned,
@@ -98,12 +99,13 @@ impl<'a> Transaction<'a> {
         Ok(taken)
     }
 
-    /// Changes a value by a function, beginning with the type's default where there is none.
+    /// Changes the value of a key with a function. If the key has no value, the function starts with the type's
+    /// default.
     ///
     /// # Errors
     ///
-    /// [`Decode`](crate::ErrorKind::Decode) if the stored value is not a `T`, and those of [`insert`](Self::insert) for the
-    /// new one.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type, and the errors of
+    /// [`insert`](Self::insert) for the new value.
     pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
     where
         K::Value: Serialize + DeserializeOwned + Default,
@@ -113,12 +115,12 @@ impl<'a> Transaction<'a> {
         self.insert(key, &value)
     }
 
-    /// A value as it is stored.
+    /// Returns a value in its stored form.
     pub(crate) fn stored(&self, name: &str) -> Option<Value> {
         self.view.get(self.base, name)
     }
 
-    /// Gives a key a value as it is to be stored, or none.
+    /// Sets a value in its stored form, or removes it.
     pub(crate) fn put(&mut self, name: Name, value: Option<Value>) {
         self.view.put(name, value);
     }
@@ -128,7 +130,7 @@ impl<'a> Transaction<'a> {
         self.view.clear();
     }
 
-    /// Whether there is no value at all.
+    /// Returns `true` if there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.view.is_empty(self.base)

@@ -6,15 +6,15 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-/// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only
-/// when it is read, and copied as bytes when the record is written again.
+/// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only when it is read.
+/// When the record is written again, its bytes are copied.
 #[derive(Clone, Default)]
 pub(crate) struct Values {
     source: Bytes,
     entries: Vec<Entry>,
 }
 
-/// Where a value lies in the record's bytes.
+/// The position of a value in the record's bytes.
 #[derive(Clone)]
 pub(crate) struct Entry {
     key: Range<u32>,
@@ -23,7 +23,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// `None` where the record is larger than any that is ever written.
+    /// Returns `None` if the record is larger than any that this crate writes.
     pub(crate) fn new(key: Range<usize>, flags: u8, value: Range<usize>) -> Option<Self> {
         let narrow = |range: Range<usize>| {
             Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?)
@@ -31,7 +31,7 @@ impl Entry {
         Some(Self { key: narrow(key)?, value: narrow(value)?, flags })
     }
 
-    /// Where the key lies.
+    /// Returns the position of the key.
     pub(crate) fn key(&self) -> Range<usize> {
         self.key.start as usize..self.key.end as usize
     }
@@ -41,7 +41,7 @@ impl Entry {
     }
 }
 
-/// One value where it lies, with its key. Keys are text, whose order is that of its bytes.
+/// A borrowed value with its key. Keys are text, and are ordered by their bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Item<'a> {
     pub(crate) key: &'a [u8],
@@ -57,21 +57,21 @@ impl<'a> Item<'a> {
         Self { key: key.as_bytes(), bytes: &value.bytes, flags: value.flags }
     }
 
-    /// Whether it is still there after a sign-in.
+    /// Returns whether the value is kept after a sign-in.
     pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
         outlives(self.flags, sign_in)
     }
 }
 
-/// Who signs in on a session, and so which of its values stay.
+/// The kind of sign-in on a session, which decides which of its values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum OnSignIn {
-    /// Nobody: all values stay.
+    /// No sign-in: all values are kept.
     #[default]
     Nobody,
-    /// Somebody on an anonymous session, which was anybody's before.
+    /// A sign-in on an anonymous session.
     First,
-    /// The one who is signed in already.
+    /// A sign-in as the principal that is already signed in, or `revoke_others` on the session.
     Again,
 }
 
@@ -91,31 +91,31 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// It stays when somebody signs in on an anonymous session.
+    /// The value is kept at a sign-in on an anonymous session.
     const SURVIVES_SIGN_IN: u8 = 1;
-    /// It goes also when the one who is signed in signs in again.
+    /// The value is removed even at a sign-in as the same principal.
     const ENDS_AT_SIGN_IN: u8 = 2;
 
     pub(crate) fn new(bytes: Bytes, survives: bool) -> Self {
         Self { bytes, flags: if survives { Self::SURVIVES_SIGN_IN } else { 0 } }
     }
 
-    /// One that every sign-in removes.
+    /// Creates a value that every sign-in removes.
     pub(crate) fn until_sign_in(bytes: Bytes) -> Self {
         Self { bytes, flags: Self::ENDS_AT_SIGN_IN }
     }
 }
 
-/// What a session has that is not stored.
+/// The values of a session that is not stored.
 pub(crate) static NO_VALUES: Values = Values { source: Bytes::new(), entries: Vec::new() };
 
 impl Values {
-    /// The entries must lie inside `source`, the keys must be text and in ascending order.
+    /// The entries must be inside `source`, and the keys must be text in ascending order.
     pub(crate) fn new(source: Bytes, entries: Vec<Entry>) -> Self {
         Self { source, entries }
     }
 
-    /// The whole record.
+    /// Returns the bytes of the whole record.
     pub(crate) fn source(&self) -> &Bytes {
         &self.source
     }
@@ -135,7 +135,7 @@ impl Values {
         Some(Value { bytes: self.source.slice(entry.value()), flags: entry.flags })
     }
 
-    /// Whether a key has this value, or none.
+    /// Returns whether a key has this value, or has no value if `value` is `None`.
     pub(crate) fn holds(&self, key: &str, value: Option<&Value>) -> bool {
         self.find(key).map(|entry| self.item(entry)) == value.map(|value| Item::new(key, value))
     }
@@ -151,7 +151,7 @@ impl Values {
 }
 
 impl Value {
-    /// Whether it is still there after a sign-in.
+    /// Returns whether the value is kept after a sign-in.
     pub(crate) const fn outlives(&self, sign_in: OnSignIn) -> bool {
         outlives(self.flags, sign_in)
     }

@@ -290,6 +290,6 @@ impl Drop for CommitInProgress<'_> {
 pub(crate) struct ResponseEffects {
     /// The `Set-Cookie` header to send.
     pub(crate) cookie: Option<String>,
-    /// Whether the request used the session.
+    /// `true` if the request used the session.
     pub(crate) used: bool,
 }

@@ -1,4 +1,4 @@
-//! A value bound to the session, which requests that change something bring back.
+//! CSRF tokens: values bound to the session, which a request must contain to change something.
 
 use std::fmt;
 
@@ -20,33 +20,35 @@ use crate::session::Session;
 
 const KEY: Name = Name::Constant("unsticky.csrf");
 
-/// The value that the session keeps.
+/// The random value that is stored in the session.
 type CsrfSecret = [u8; SECRET_BYTES];
 
 const SECRET_BYTES: usize = 32;
 
-/// A token for the forms of a page, which shows that a request comes from a page of this session (NIST SP
-/// 800-63B-4 5.1, OWASP's synchronizer token). As an argument of a handler it is that of the request's
-/// session; [`Csrf`] verifies it when the form is sent.
+/// Proves that a form was sent from a page of this session (NIST SP 800-63B-4 5.1, OWASP's synchronizer
+/// token).
 ///
-/// The session keeps a random value of 256 bits, made when a page first asks for a token, and a new one
-/// after each sign-in, also of the same person, and after [`revoke_others`](crate::Directory::revoke_others);
-/// [`clear`](Session::clear) removes it as well. The token is that value masked anew for each page, so that
-/// compression leaks nothing of it (BREACH). Tokens stay valid after a rotation and a
-/// [`step_up`](Session::step_up), as long as the value does.
+/// Take it as an argument of the handler that renders the form, and put [`field`](Self::field) into the form.
+/// [`Csrf`] verifies the token when the form is sent.
 ///
-/// A browser may hold a cookie that is not valid any more, because the response to a sign-in or a rotation
-/// never arrived, or the cookies of two sessions. Its pages get a token that is bound to these cookies
-/// instead: nothing is stored, no cookie is sent, and the form can be used to sign in.
+/// The session stores a random value of 256 bits when a page first asks for a token. Every sign-in removes it,
+/// also a sign-in as the same principal, and so do [`revoke_others`](crate::Directory::revoke_others) and
+/// [`clear`](Session::clear); the next page then stores a new one. Each token is this value under a new random
+/// mask, so compressed pages do not reveal it (BREACH). Tokens stay valid after a rotation and after a
+/// [`step_up`](Session::step_up).
 ///
-/// A visitor without a session gets one with the first token, and a cookie: ask for a token only on pages
-/// that have a form. Of two first pages that are loaded at once without a cookie, the session of one is lost;
-/// its form has to be loaded again.
+/// A browser may send a cookie that is no longer valid, because the response to a sign-in or a rotation was
+/// lost, or the cookies of two sessions. The token is then bound to these cookies: nothing is stored, no cookie
+/// is sent, and the user can still sign in with the form.
+///
+/// If the request has no session, the first token creates one and sends a cookie, so ask for a token only on
+/// pages that have a form. If a browser without a cookie loads two such pages at once, one of the two sessions
+/// is lost, and the form of that page must be loaded again.
 ///
 /// ```
 /// use unsticky::{CsrfToken, Session};
 ///
-/// // The same in an axum handler and in one of actix-web.
+/// // Works as a handler in axum and in actix-web.
 /// async fn page(token: CsrfToken) -> String {
 ///     format!("<form method=post>{}<button>Buy</button></form>", token.field())
 /// }
@@ -56,7 +58,7 @@ const SECRET_BYTES: usize = 32;
 /// let session = Session::detached();
 /// let html = page(session.csrf_token().await?).await;
 /// assert!(html.contains(r#"<input type="hidden" name="csrf_token" value=""#));
-/// // What `Csrf` does with the field:
+/// // `Csrf` verifies the field like this:
 /// let token = session.csrf_token().await?;
 /// session.verify_csrf_token(token.as_str())?;
 /// assert!(session.verify_csrf_token("forged").is_err());
@@ -70,25 +72,25 @@ pub struct CsrfToken {
 }
 
 impl CsrfToken {
-    /// The name of the form field that carries the token.
+    /// The name of the form field that contains the token.
     pub const FIELD: &'static str = "csrf_token";
 
-    /// The name of the header field that carries the token, for scripts.
+    /// The name of the request header that contains the token, for scripts.
     pub const HEADER: &'static str = "x-csrf-token";
 
-    /// The token: 86 characters, letters and digits, `-` and `_`.
+    /// Returns the token: 86 characters, which are letters, digits, `-` or `_`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The hidden field of a form, as HTML.
+    /// Returns a hidden form field with the token, as HTML.
     #[must_use]
     pub fn field(&self) -> String {
         format!(r#"<input type="hidden" name="{}" value="{self}">"#, Self::FIELD)
     }
 
-    /// The value under a fresh mask.
+    /// Returns a token with the value under a new random mask.
     fn masked(secret: &CsrfSecret, entropy: &dyn Entropy) -> Result<Self> {
         let mut bytes = [0; 2 * SECRET_BYTES];
         let (mask, masked) = bytes.split_at_mut(SECRET_BYTES);
@@ -100,7 +102,7 @@ impl CsrfToken {
     }
 }
 
-/// The value of a token.
+/// Returns the value of a token.
 fn unmasked(token: &str) -> Option<CsrfSecret> {
     let bytes: [u8; 2 * SECRET_BYTES] = BASE64.decode(token).ok()?.try_into().ok()?;
     let (mask, masked) = bytes.split_at(SECRET_BYTES);
@@ -111,7 +113,7 @@ fn unmasked(token: &str) -> Option<CsrfSecret> {
     Some(secret)
 }
 
-/// The value as it is stored: base64 as JSON.
+/// Returns the value as it is stored: base64 as JSON.
 fn stored_form(secret: &CsrfSecret) -> Value {
     Value::until_sign_in(format!("\"{}\"", BASE64.encode(secret)).into())
 }
@@ -139,15 +141,18 @@ impl Serialize for CsrfToken {
     }
 }
 
-/// An extractor of a body, such as `Csrf<Form<T>>` or `Csrf<Json<T>>`, for requests that bring the
-/// session's [`CsrfToken`]; all others get a 403, [`ErrorKind::InvalidCsrfToken`].
+/// Extracts a body, such as `Csrf<Form<T>>` or `Csrf<Json<T>>`, after verifying the request's [`CsrfToken`].
 ///
-/// The token is looked for in the header field [`CsrfToken::HEADER`] and, if the request has none and its
-/// body is an urlencoded form, in the form's field [`CsrfToken::FIELD`]. A form is read whole for that,
-/// within the framework's limit for bodies: axum's `DefaultBodyLimit`, and in actix-web `PayloadConfig` besides
-/// the form's own. A type that denies unknown fields needs a field `csrf_token`.
-/// A request without a body takes `Csrf<Bytes>`. For other bodies, such as `multipart/form-data`, take the token out yourself and call
-/// [`Session::verify_csrf_token`].
+/// A request without a valid token of this session gets a 403, [`ErrorKind::InvalidCsrfToken`].
+///
+/// The token is read from the request header [`CsrfToken::HEADER`]. If the request does not have this header and
+/// its body is a URL-encoded form, the token is read from the form field [`CsrfToken::FIELD`]. The whole form is
+/// then read into memory, up to the framework's limit for bodies: in axum `DefaultBodyLimit`, in actix-web
+/// `PayloadConfig` as well as the limit of the form itself. If `T` denies unknown fields, give it a field
+/// `csrf_token`.
+///
+/// For requests without a body, take `Csrf<Bytes>`. For other bodies, such as `multipart/form-data`, read the
+/// token yourself and call [`Session::verify_csrf_token`].
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -157,7 +162,7 @@ impl Serialize for CsrfToken {
 ///
 /// # #[derive(serde::Deserialize)]
 /// # struct Order { article: u32 }
-/// // With actix-web the same, and `web::Form`.
+/// // In actix-web, use `web::Form`.
 /// async fn buy(session: Session, Csrf(Form(order)): Csrf<Form<Order>>) -> String {
 ///     format!("article {} is yours", order.article)
 /// }
@@ -210,7 +215,7 @@ impl Session {
                 Ok(decision.shown)
             })
             .await?;
-        // If the session was lost, a page need not fail for that.
+        // A lost session is no reason to fail a page.
         let shown = shown.or_else(|| self.csrf_secret());
         shown.ok_or_else(|| self.settings().gone("the session has ended"))
     }
@@ -239,11 +244,11 @@ impl Session {
         if is_valid { Ok(()) } else { Err(self.refused_csrf("invalid")) }
     }
 
-    /// The value that tokens stand for, if there is one yet.
+    /// Returns the value behind the tokens, or `None` if the session has none yet.
     ///
-    /// Where the browser's tokens lead astray, no cookie may be sent and nothing can be stored, and yet a
-    /// sign-in must be possible, which ends that: those tokens themselves are what ties the page to the
-    /// browser then.
+    /// If the request's tokens are stale or belong to several sessions, no cookie may be sent and nothing can be
+    /// stored. A sign-in must still be possible, because it ends this state. The value is then derived from the
+    /// request's tokens, which bind the page to the browser.
     fn csrf_secret(&self) -> Option<CsrfSecret> {
         let state = self.state();
         if state.is_astray() {
@@ -260,11 +265,11 @@ impl Session {
     }
 }
 
-/// Makes the value in the stored record, unless another page was earlier.
+/// Adds the value to the stored record, unless another request has added one first.
 struct ShowValue {
     fresh: CsrfSecret,
     shown: Option<CsrfSecret>,
-    /// A visitor gets a session for it. One that was lost gets none.
+    /// If the request has no session, one is created for the value. If it lost its session, none is created.
     has_session: bool,
 }
 
@@ -287,21 +292,21 @@ impl Decision for ShowValue {
     }
 }
 
-/// How a request carries its token.
+/// Where a request contains its token.
 #[cfg(any(feature = "axum", feature = "actix"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
-    /// What is no single token is an empty text, which is none.
+    /// In the header. The text is empty, and so invalid, if the header is repeated or not UTF-8.
     Header(String),
-    /// If it has one, it is in the urlencoded body.
+    /// In the URL-encoded body, if it has one.
     Form,
     Nothing,
 }
 
 #[cfg(any(feature = "axum", feature = "actix"))]
 impl Carrier {
-    /// By the fields of the header: those of [`CsrfToken::HEADER`], and the body's type; `is_encoded`: the
-    /// body is compressed or the like.
+    /// Decides by the request's headers: the values of [`CsrfToken::HEADER`] and the type of the body.
+    /// `is_encoded`: the body has a content encoding, such as compression.
     pub(crate) fn of<'a>(
         tokens: impl IntoIterator<Item = &'a [u8]>,
         content_type: Option<&[u8]>,
@@ -327,7 +332,7 @@ fn is_form(content_type: &[u8]) -> bool {
 
 #[cfg(any(feature = "axum", feature = "actix"))]
 impl Session {
-    /// Verifies the token of a request; `form` is its body where that may carry the token.
+    /// Verifies the token of a request. `form` is its body if that may contain the token.
     pub(crate) fn verify_csrf(&self, carrier: Carrier, form: &[u8]) -> Result<()> {
         let token = match carrier {
             Carrier::Header(token) => Some(token),

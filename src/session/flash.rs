@@ -31,8 +31,8 @@ impl Session {
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
     /// If another request ended the session or signed in on it, no cookie may be sent: the message is dropped
-    /// with the event `flash_dropped`, and the request succeeds. The message of a sign-out is dropped in the same
-    /// way if the store is full. After the response, a message that needs a new session fails at
+    /// with the event `flash_dropped`, and the request succeeds. The message of a sign-out is also
+    /// dropped if the store has no room for it. After the response, a message that needs a new session fails at
     /// [`save`](Self::save) with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent), like any value.
     ///
     /// ```
@@ -74,7 +74,7 @@ impl Session {
     /// Each message is returned to exactly one request. If the session that this request read has no messages,
     /// nothing is sent to the store. Otherwise the messages are removed before this returns, in one write that
     /// also commits the earlier changes of this request, like [`transact`](Self::transact). If several pages ask
-    /// at the same time, one gets the messages and the others get none. It is not an error if another request
+    /// at once, one of them gets the messages. It is not an error if another request
     /// ended the session or signed in on it. If the page fails afterwards, its messages are lost.
     ///
     /// ```

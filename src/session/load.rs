@@ -1,4 +1,5 @@
-//! The record read: once for all handles of a request, and again on demand; and kept alive.
+//! Reads the session's record: once for all handles of a request, and again on demand. Also extends the idle
+//! timeout for streams.
 
 use std::sync::Arc;
 
@@ -12,23 +13,25 @@ use crate::record::loaded::{Loaded, Loss, Lost, Standing};
 use crate::record::token::Token;
 use crate::session::Session;
 
-/// What a token turned out to be.
+/// The result of looking up a token.
 enum Found {
     Valid(Arc<Loaded>),
-    /// A session's, with a secret that is not its own: the browser may hold a newer one.
+    /// The session exists, but the token's secret is not its secret. The browser may hold a newer one.
     WrongSecret,
     Nothing,
 }
 
-/// The session of the only valid token, or those of several; and whether there is a stale token.
+/// The session of the only valid token, or the sessions of several valid tokens; and whether there is a stale
+/// token.
 type FoundSessions = (Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool);
 
-/// Handlers never see an unloaded session.
 impl Session {
     /// Reads the record, once for all handles of the request.
     ///
-    /// Nobody waits for somebody else's read, which may never be polled again: whoever finds none
-    /// finished reads too, and the first to finish counts.
+    /// A handle does not wait for the read of another handle, because that read may never be polled again. If no
+    /// read has finished, each handle reads, and the first result counts.
+    ///
+    /// Extractors call it before a handler gets the session.
     pub(crate) async fn load(&self) -> Result<()> {
         {
             let mut state = self.state();
@@ -44,7 +47,7 @@ impl Session {
         };
         let mut state = self.state();
         if state.is_read {
-            // Another handle was faster, and it does not matter what this one came to.
+            // Another handle's read finished first, so the result of this one is ignored, even an error.
             return Ok(());
         }
         drop(state);
@@ -60,7 +63,7 @@ impl Session {
         state.has_stale_token = has_stale_token;
         drop(state);
         if several > 1 {
-            // ASVS 5.0 15.3.7: which of them the person meant cannot be known.
+            // ASVS 5.0 15.3.7: it is unknown which of them the user meant.
             event::several_valid_tokens(several);
         }
         Ok(())
@@ -70,7 +73,7 @@ impl Session {
         let look_up = |token| self.look_up(commands, token);
         let mut tokens = self.0.presented.tokens();
         let found = match (tokens.next(), tokens.next()) {
-            // Nearly always, and without a list of futures.
+            // The usual case, handled without a list of futures.
             (Some(only), None) => {
                 return Ok(match look_up(only).await? {
                     Found::Valid(loaded) => (Some(loaded), Vec::new(), false),
@@ -93,7 +96,7 @@ impl Session {
         Ok((only, valid, has_stale_token))
     }
 
-    /// The session of a token, if the token is valid.
+    /// Looks up the session of a token, and whether the token is valid.
     async fn look_up(&self, commands: Commands<'_>, token: Token) -> Result<Found> {
         let settings = self.settings();
         let loaded = match load::look_up(settings, commands, token.id, true).await? {
@@ -102,7 +105,7 @@ impl Session {
                 event::unknown_session(token.id);
                 return Ok(Found::Nothing);
             }
-            // The visitor is anonymous.
+            // The request is anonymous.
             Lookup::Corrupt => return Ok(Found::Nothing),
         };
         let header = &loaded.record.header;
@@ -186,7 +189,7 @@ impl Session {
     /// Returns why this request has lost its session, or `None` if it has not detected a loss.
     ///
     /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit.
-    /// The first reason is kept. An end that this request asked for is not a loss.
+    /// The first reason found is kept. An end that this request asked for is not a loss.
     ///
     /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended the
     /// session beyond that deadline and it was signed out later, this handle reports `Expired` as well.
@@ -227,7 +230,7 @@ impl Session {
                 state.loaded = Some(newer);
                 state.changes.delta.mark();
                 drop(state);
-                // What fails here fails again at the next commit, which reports it.
+                // If a change fails here, it fails again at the next commit, which reports it.
                 let _ = self.rebase(|_, _| ());
                 Ok(())
             }
@@ -268,7 +271,7 @@ impl Session {
         let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        // Flash messages alone do not fail a request: its end drops them, with an event.
+        // Flash messages alone do not fail a request: they are dropped at its end, with an event.
         let pending = state.changes.pending();
         let matters = pending > state.changes.delta.messages() || (state.head_sent && pending > 0);
         let would_change = matters && state.would_change(context) > 0;
@@ -281,7 +284,7 @@ impl Session {
         if would_change {
             event::gone(session.id, self.settings().who_of(&session));
         }
-        // Stored messages belong to another page. No function is left that could fail.
+        // Stored messages belong to another page. No function of an update is left, so this cannot fail.
         let _ = self.rebase(|_, _| ());
         gone
     }

@@ -49,7 +49,7 @@ use crate::settings::{Sessions, Settings};
 /// Changes are recorded one by one and committed after the handler returns, before the response is sent.
 /// Concurrent requests that write different keys therefore never overwrite each other's values.
 ///
-/// A clone is another handle to the same session. All handles of a request see the same values.
+/// A clone is another handle to the same session. All handles of a request see the same changes.
 ///
 /// ```
 /// use unsticky::{Key, Result, Session};
@@ -102,8 +102,8 @@ use crate::settings::{Sessions, Settings};
 /// # What a request may do
 ///
 /// A request acts with the secret that its cookie contained, or with the newest secret that the request
-/// itself created. If another request has replaced that secret, this request gets no new cookie, and
-/// the table says what each method does:
+/// itself created. As a rule: if another request replaced the secret, values are merged, and everything
+/// that needs a new cookie fails. The table shows what each method does:
 ///
 /// | state of the session | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
 /// |---|---|---|---|---|---|---|---|---|
@@ -563,11 +563,12 @@ impl Session {
     /// Signs a user in: replaces the secret, restarts both timeouts, and stores the principal and the time
     /// (ASVS 5.0 7.2.4).
     ///
-    /// `principal` is your stable id of the account, of 1 to 1024 bytes. An anonymous session keeps only
-    /// the values of keys that [survive a sign-in](crate::Key::survives_sign_in) and the values that this
-    /// request wrote. Signing in as another principal ends the current session and creates a new one
-    /// without its values. If another request has replaced the secret, the sign-in also creates a new
-    /// session, and no session ends.
+    /// `principal` is your stable id of the account, of 1 to 1024 bytes.
+    ///
+    /// From an anonymous session, only values whose key [`survives_sign_in`](crate::Key::survives_sign_in)
+    /// are kept, and those that this request wrote. Signing in as another principal ends the current session
+    /// and creates a new one without its values. If another request has replaced the secret, the sign-in
+    /// creates a new session. The old session does not end then.
     ///
     /// The session gets the [configured lifetime](crate::Builder::lifetime), unless this request calls
     /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices of earlier requests are

@@ -1,4 +1,4 @@
-//! Requests that need a user who is signed in: one decision, for the extractors and for guards.
+//! Requires a signed-in user: one decision for the extractors and for guards.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,45 +11,45 @@ use crate::head::request::{RequestHead, Wants};
 use crate::session::Session;
 use crate::settings::Pages;
 
-/// A session with a user who is signed in. As an argument of a handler it rejects every other request, with
-/// [`ErrorKind::NotSignedIn`].
+/// Requires a signed-in user.
 ///
-/// Navigations are sent to the configured [`sign_in_page`](crate::Builder::sign_in_page), everything else
-/// gets a 401. To handle the rejection yourself, take `Result<SignedIn>`. For a whole group of routes,
-/// there is [`Guard`](crate::Guard).
+/// Take it as an argument of a handler. If no user is signed in, the request fails with
+/// [`ErrorKind::NotSignedIn`]: navigations of a browser are redirected to the configured
+/// [`sign_in_page`](crate::Builder::sign_in_page), and all other requests get a 401. To handle the error
+/// yourself, take `Result<SignedIn>`. To protect a group of routes, use [`Guard`](crate::Guard).
 ///
 /// ```
 /// use unsticky::SignedIn;
 ///
-/// // The same in an axum handler and in one of actix-web.
+/// // Works as a handler in axum and in actix-web.
 /// async fn profile(SignedIn { principal, .. }: SignedIn) -> String {
 ///     format!("the profile of {principal}")
 /// }
 /// # let _ = profile;
 /// ```
 ///
-/// # Pages for everybody
+/// # Pages for everyone
 ///
-/// A page that also serves visitors takes [`Maybe<SignedIn>`](Maybe): nobody is `None`, and an outage of
-/// the store stays an error. In axum, `Option<SignedIn>` is the same. **In actix-web it is not**: its
-/// `Option` turns every error into `None`, so a user who is signed in seems to be nobody while the store is
-/// down.
+/// If a page also serves anonymous visitors, take [`Maybe<SignedIn>`](Maybe). It is `None` if no user is signed
+/// in, and an outage of the store is still an error. In axum, `Option<SignedIn>` does the same. **In actix-web
+/// it does not**: `Option` turns every error into `None` there, so while the store is down, signed-in users
+/// appear to be signed out.
 #[doc(alias("login_required", "AuthUser", "Identity"))]
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SignedIn {
     /// The session.
     pub session: Session,
-    /// Who is signed in.
+    /// The signed-in principal.
     pub principal: Arc<str>,
 }
 
 impl SignedIn {
-    /// What the extractor does with the session of a request; for adapters.
+    /// Implements the extractor. For adapters.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`], with the page that the visitor is sent to if the request is a navigation.
+    /// [`ErrorKind::NotSignedIn`]. If the request is a navigation, the error contains the page to redirect to.
     pub fn of(session: Session, head: &RequestHead<'_>) -> Result<Self> {
         admit(session, None, &Pages::default(), Some(head))
     }
@@ -58,25 +58,24 @@ impl SignedIn {
 impl TryFrom<Session> for SignedIn {
     type Error = Error;
 
-    /// For code that has no request at hand: nobody is sent to another page.
+    /// Converts without a request, so the error never redirects.
     fn try_from(session: Session) -> Result<Self> {
         admit(session, None, &Pages::default(), None)
     }
 }
 
-/// A session whose user authenticated within the last `SECONDS` seconds. As an argument of a handler it
-/// rejects every other request (ASVS 5.0 7.5.1 and 7.5.3).
+/// Requires that the user authenticated within the last `SECONDS` seconds (ASVS 5.0 7.5.1 and 7.5.3).
 ///
-/// Who is not signed in is answered as by [`SignedIn`]. Who authenticated longer ago gets
-/// [`ErrorKind::StaleSignIn`]: navigations are sent to the configured
-/// [`step_up_page`](crate::Builder::step_up_page), everything else gets a 401. The page asks for the
-/// password, or another factor, and calls [`Session::step_up`]. To handle the rejection yourself, take
-/// `Result<AuthenticatedWithin<600>>`.
+/// Take it as an argument of a handler. If no user is signed in, the request fails as with [`SignedIn`]. If the
+/// user authenticated longer ago, it fails with [`ErrorKind::StaleSignIn`]: navigations of a browser are
+/// redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other requests get a
+/// 401. That page asks for the password or another factor, and then calls [`Session::step_up`]. To handle the
+/// error yourself, take `Result<AuthenticatedWithin<600>>`.
 ///
 /// ```
 /// use unsticky::AuthenticatedWithin;
 ///
-/// // At most ten minutes ago.
+/// // The user authenticated at most ten minutes ago.
 /// async fn delete_account(user: AuthenticatedWithin<600>) -> String {
 ///     format!("goodbye {}", user.principal)
 /// }
@@ -88,17 +87,17 @@ impl TryFrom<Session> for SignedIn {
 pub struct AuthenticatedWithin<const SECONDS: u64> {
     /// The session.
     pub session: Session,
-    /// Who is signed in.
+    /// The signed-in principal.
     pub principal: Arc<str>,
 }
 
 impl<const SECONDS: u64> AuthenticatedWithin<SECONDS> {
-    /// What the extractor does with the session of a request; for adapters.
+    /// Implements the extractor. For adapters.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] and [`ErrorKind::StaleSignIn`], with the page that the visitor is sent to
-    /// if the request is a navigation.
+    /// [`ErrorKind::NotSignedIn`] and [`ErrorKind::StaleSignIn`]. If the request is a navigation, the error
+    /// contains the page to redirect to.
     pub fn of(session: Session, head: &RequestHead<'_>) -> Result<Self> {
         Self::admitted(session, Some(head))
     }
@@ -114,7 +113,7 @@ impl<const SECONDS: u64> AuthenticatedWithin<SECONDS> {
 impl<const SECONDS: u64> TryFrom<Session> for AuthenticatedWithin<SECONDS> {
     type Error = Error;
 
-    /// For code that has no request at hand: nobody is sent to another page.
+    /// Converts without a request, so the error never redirects.
     fn try_from(session: Session) -> Result<Self> {
         Self::admitted(session, None)
     }
@@ -134,11 +133,11 @@ impl fmt::Debug for SignedIn {
     }
 }
 
-/// [`SignedIn`], or nobody: for pages that also serve visitors, in axum and in actix-web.
+/// Makes [`SignedIn`] or [`AuthenticatedWithin`] optional, for pages that also serve anonymous visitors.
 ///
-/// `Maybe<SignedIn>` is `None` where nobody is signed in, and `Maybe<AuthenticatedWithin<600>>` also where
-/// the user authenticated longer ago. Everything else stays an error: while the store is down the answer is
-/// a 503, never the page of a visitor.
+/// `Maybe<SignedIn>` is `None` if no user is signed in. `Maybe<AuthenticatedWithin<600>>` is also `None` if the
+/// user authenticated longer ago. All other errors remain errors: while the store is down, the response is a
+/// 503 and never the page for anonymous visitors. It works in axum and in actix-web.
 ///
 /// ```
 /// use unsticky::{Maybe, SignedIn};
@@ -157,11 +156,11 @@ impl fmt::Debug for SignedIn {
 pub struct Maybe<T>(pub Option<T>);
 
 impl<T: Guarded> Maybe<T> {
-    /// What the extractor does with the session of a request; for adapters.
+    /// Implements the extractor. For adapters.
     ///
     /// # Errors
     ///
-    /// Whatever is no answer to the question, who is signed in.
+    /// The errors of `T`, except [`ErrorKind::NotSignedIn`] and [`ErrorKind::StaleSignIn`].
     pub fn of(session: Session, head: &RequestHead<'_>) -> Result<Self> {
         match T::guarded(session, head) {
             Ok(user) => Ok(Self(Some(user))),
@@ -175,9 +174,11 @@ impl<T: Guarded> Maybe<T> {
     }
 }
 
-/// The extractors that [`Maybe`] can hold. Nobody else can implement it.
+/// The extractors that [`Maybe`] can contain: [`SignedIn`] and [`AuthenticatedWithin`].
+///
+/// The trait is sealed: you cannot implement it.
 pub trait Guarded: Sized {
-    /// The extractor, of a session.
+    /// Implements the extractor.
     #[doc(hidden)]
     fn guarded(session: Session, head: &RequestHead<'_>) -> Result<Self>;
 }
@@ -194,8 +195,8 @@ impl<const SECONDS: u64> Guarded for AuthenticatedWithin<SECONDS> {
     }
 }
 
-/// The user of a session, who must be signed in, and have authenticated `within` this time. `own`: pages
-/// that go before the configured ones.
+/// Returns the signed-in user of a session, who must have authenticated `within` this time. `own`: pages that
+/// take precedence over the configured ones.
 pub(crate) fn admit(
     session: Session,
     within: Option<Duration>,
@@ -214,10 +215,10 @@ pub(crate) fn admit(
     Ok(SignedIn { session, principal })
 }
 
-/// The error of a visitor who is sent to this page if the request is a navigation.
+/// Returns the error of a rejected request, which redirects to this page if the request is a navigation.
 fn turned_away(kind: ErrorKind, page: Option<&str>, head: Option<&RequestHead<'_>>) -> Error {
     let Some((page, head)) = page.zip(head) else { return Error::new(kind, "") };
-    // Sent from the page to itself, a browser would go round in circles.
+    // A page that redirects to itself would cause an endless loop.
     let location = (head.wants() == Wants::Page && !head.is_for(page)).then(|| {
         let back = LocalPath::of(head).filter(|_| LocalPath::can_follow(page));
         Cow::Owned(back.map_or_else(|| page.to_owned(), |path| path.after(page)))

@@ -52,7 +52,7 @@ impl Sessions {
     }
 }
 
-/// Builds a [`Sessions`]; see [`Sessions::builder`].
+/// The settings of a [`Sessions`]; see [`Sessions::builder`].
 ///
 /// # Limits
 ///
@@ -125,8 +125,8 @@ impl Builder {
     /// can share a store.
     ///
     /// It has 1 to 64 characters: ASCII letters, digits and any of `._-`. Default: the cookie's name. If that
-    /// is not a valid namespace, `=` and the base64url of its SHA-256 (43 characters) are used; no namespace
-    /// that you can set has this form.
+    /// is not a valid namespace, `=` and the base64url of its SHA-256 (43 characters) are used instead, so it cannot
+    /// collide with a namespace that you set.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -187,7 +187,8 @@ impl Builder {
 
     /// Sets the maximum size of a session's record, in bytes.
     ///
-    /// Default: 65 536. Allowed: 2048 to 1 000 000, which Memcached stores in its default configuration.
+    /// Default: 65 536. Allowed: 2048 to 1 000 000, which a Memcached server stores with its
+    /// default settings.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -264,8 +265,8 @@ impl Builder {
         self
     }
 
-    /// Sets how often one command is retried: a command that certainly did nothing, or an in-doubt write that
-    /// turned out not to be applied.
+    /// Sets how often one command is retried. A command is retried if it certainly did nothing, or if it was an
+    /// in-doubt write that the store did not apply.
     ///
     /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. With 0, a request fails if
     /// the server has closed the idle connection that it uses.
@@ -284,7 +285,7 @@ impl Builder {
         self
     }
 
-    /// Sets what a response of status 5xx or 408 does to the handler's changes.
+    /// Sets whether the handler's changes are committed if its response has status 5xx or 408.
     ///
     /// Default: [`OnFailedResponse::Discard`].
     ///

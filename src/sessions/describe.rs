@@ -1,4 +1,4 @@
-//! A configuration as a report.
+//! The session policy of a configuration, as a report.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -14,9 +14,9 @@ use crate::session::Session;
 use crate::settings::Sessions;
 use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored, Version};
 
-/// Keeps what one detached session writes, for as long as that session's handles live.
+/// The store of one detached session. It lives as long as the session's handles.
 ///
-/// Keeps records of detached sessions. `MemoryStore` is an optional feature, so this one exists in every build.
+/// `MemoryStore` is an optional feature, but this store exists in every build.
 #[derive(Debug, Default)]
 pub(crate) struct Detached(Mutex<HashMap<StoreKey, Stored>>);
 

@@ -1,9 +1,9 @@
-//! The sessions of a principal: listed, counted, limited and ended.
+//! Lists, counts, limits and revokes the sessions of a principal.
 //!
-//! The directory of a principal is a record of its own, in the same store and under the same four
-//! verbs. A session is entered there before its cookie is sent, so every session that a browser can
-//! open is listed; what is to end is marked there before it is deleted, so whoever reads the directory
-//! next finishes what a process that died has left.
+//! The directory of a principal is a record of its own. It is in the same store as the sessions and uses the
+//! same four commands. A session is listed there before its cookie is sent, so every session that a browser can
+//! use is listed. A session that is to be revoked is marked there before its record is deleted. If the process
+//! dies in between, the next use of the directory deletes the record.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,21 +21,28 @@ use crate::record::token::SessionId;
 use crate::session::Session;
 use crate::settings::{DirectoryMode, Sessions};
 
-/// The sessions of one principal; see [`Sessions::of`] and [`Session::directory`].
+/// Lists, counts, limits and revokes the sessions of one principal.
 ///
-/// Every method has the configured [timeout](crate::Builder::timeout) to itself, and fails with
-/// [`ErrorKind::NoDirectory`] where the [directory](crate::Builder::directory) is turned off, with
-/// [`ErrorKind::InvalidPrincipal`] for a principal that no session can have, with [`ErrorKind::Corrupt`] where
-/// the directory cannot be decoded (it stays as it is; the event names its key), and otherwise as
-/// [`Session::save`] does.
+/// [`Sessions::of`] returns the directory of any principal, and [`Session::directory`] that of the signed-in user.
+/// Each call of a method may wait for the store for the configured [timeout](crate::Builder::timeout).
+///
+/// # Errors
+///
+/// The methods that use the store fail with:
+///
+/// - [`ErrorKind::NoDirectory`] if the [directory](crate::Builder::directory) is turned off;
+/// - [`ErrorKind::InvalidPrincipal`] if the principal is empty or longer than 1024 bytes;
+/// - [`ErrorKind::Corrupt`] if the directory record cannot be decoded. The record is left unchanged, and an event
+///   names its key;
+/// - the errors of [`Session::save`], for example [`ErrorKind::Unavailable`] if the store cannot be reached.
 ///
 /// # Guarantees
 ///
 /// - Every session whose cookie was sent is listed while it is alive, even if processes crash between any two
-///   commands. A sign-in that crashes earlier may leave an unlisted record. No request can use that record,
-///   and the store removes it after its idle timeout.
+///   commands. If the process dies before the cookie is sent, a record may remain that is not listed. No request
+///   can use that record, and the store removes it after its idle timeout.
 /// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the sessions have
-///   ended. A sign-in, a rotation, a slow save or a refresh in progress cannot restore them.
+///   ended. No other request in progress can restore them, for example with a rotation or a slow save.
 /// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
 /// Memcached evicts records. If it evicts a directory record, the sessions in it continue without being
@@ -50,21 +57,20 @@ use crate::settings::{DirectoryMode, Sessions};
 /// three commands in two round trips. A rejected sign-in sends one more command, to delete that record.
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches the
-/// limit checks whether listed sessions have ended, with one load of the whole record for each: under
-/// `EvictOldest` up to 16 of them, under `Reject` and `Allow` 16 at a time until there is room. Under
-/// `EvictOldest` with a limit over 16, an ended session that was not checked still counts, so the oldest
-/// session may be revoked although another one had ended. A session counts until the store has removed its
-/// record, regardless of any process's clock.
+/// limit checks whether listed sessions have ended, with one load of the whole record for each. Under `Reject` and
+/// `Allow`, it checks 16 sessions at a time until there is room. Under `EvictOldest`, only 16 sessions are checked.
+/// If an ended session is not among them, it still counts, and the oldest live session may be revoked in its place.
+/// A session counts until the store has removed its record, regardless of any process's clock.
 ///
-/// The store keeps a directory record from its last change for the longest absolute timeout among its sessions
-/// and the configured one, for at least one hour, and for five more minutes.
+/// A directory record expires five minutes after the longest absolute timeout of its sessions (or the configured
+/// one, if that is longer, and at least one hour), counted from its last change.
 #[doc(alias("SessionRegistry", "FindByIndexNameSessionRepository"))]
 #[derive(Clone)]
 pub struct Directory {
     pub(super) sessions: Sessions,
     pub(super) principal: Arc<str>,
     current: Option<SessionId>,
-    /// Acts on behalf of the principal; recorded in events.
+    /// Uses the directory on behalf of the principal; named in events.
     pub(super) actor: Option<Arc<str>>,
 }
 
@@ -177,8 +183,9 @@ impl Directory {
     /// Names the actor that uses the directory on behalf of the principal: an administrator, a support desk or
     /// a job.
     ///
-    /// The events `revoked` and `opened` contain it in the field `actor`, under every [`Audit`](crate::Audit)
-    /// setting, cut to 200 characters and with control characters replaced. Default: none, shown as `-`.
+    /// The events `revoked`, `all_revoked` and `opened` name the actor in the field `actor`, or `-` if there is
+    /// none. They do so under every [`Audit`](crate::Audit) setting. The name is cut to 200 characters, and control
+    /// characters in it are replaced.
     ///
     /// The name has no effect on permissions. Check that the actor may do this before you call it.
     ///
@@ -232,7 +239,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let alive = self.handle(&self.budget(), None)?.list().await?;
@@ -266,7 +273,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     pub async fn count(&self) -> Result<usize> {
         self.list().await.map(|list| list.len())
     }
@@ -295,7 +302,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
+    /// idempotent.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -328,7 +336,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self). On error the revocation may be only partly done; call it again, it is idempotent.
+    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
+    /// idempotent.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -363,8 +372,8 @@ impl Directory {
     ///
     /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
     /// or another request replaced its secret (no session is revoked then), the errors of
-    /// [`Session::save`], and those [above](Self). On such an error the revocation may be only partly
-    /// done; call it again, it is idempotent.
+    /// [`Session::save`], and those [of every method](Directory#errors). On such an error the revocation may be only
+    /// partly done; call it again, it is idempotent.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
@@ -401,12 +410,12 @@ impl Directory {
     ///
     /// If all sessions of the principal are revoked before the sign-in is committed, the commit fails with
     /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails after the password was
-    /// changed. The sign-in must be completed within one hour. If the store evicts the principal's directory
+    /// changed. Commit it within one hour. If the store evicts the principal's directory
     /// record between the revocation and the commit, the sign-in does not notice the revocation.
     ///
-    /// It sends one command, which the commit then saves: if the sign-in is committed within ten seconds by the
-    /// same `Sessions`, and no session must be revoked to make room, the commit uses the directory record that
-    /// was read here, and reads it again only if it has changed. The [`SignIn`] keeps that record in memory,
+    /// It sends one command, and usually saves one at the commit: if the same `Sessions` commits the sign-in within ten
+    /// seconds, and no session must be revoked to make room, the commit uses the directory record that was read
+    /// here, and reads it again only if it has changed. The [`SignIn`] keeps that record in memory,
     /// unless it is larger than 16 KiB.
     ///
     /// ```
@@ -427,7 +436,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })

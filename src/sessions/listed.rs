@@ -1,4 +1,4 @@
-//! A listed session as data, for a page of "your sessions" that a script draws.
+//! Serialises a listed session, for a "your sessions" page that a script renders.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::sessions::directory::ListedSession;
 
-/// All fields under their names; the times as text of RFC 3339, in UTC and whole seconds, as in
+/// Serialises all fields under their names. Times are text in RFC 3339 format, in UTC and whole seconds, such as
 /// `2026-01-01T09:30:00Z`.
 impl Serialize for ListedSession {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -24,7 +24,7 @@ impl Serialize for ListedSession {
     }
 }
 
-/// A moment as text (RFC 3339 5.6), rounded down to the second.
+/// Prints a time in RFC 3339 format (section 5.6), rounded down to the second.
 pub(crate) struct Rfc3339(pub(crate) OffsetDateTime);
 
 impl fmt::Display for Rfc3339 {

@@ -1,4 +1,4 @@
-//! What an application configures and administers.
+//! The configuration of an application, and the administration of its sessions.
 
 pub(crate) mod builder;
 mod check;

@@ -1,4 +1,4 @@
-//! A session of a principal outside a request.
+//! Access to a session of a principal outside a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use crate::sessions::directory::Directory;
 /// /// Runs after the response, in a task of its own.
 /// async fn make_report(sessions: Sessions, principal: &str, id: SessionId) -> Result<bool> {
 ///     let report = "/reports/7.pdf".to_owned();
-///     // The user may have signed out meanwhile.
+///     // The user may have signed out in the meantime.
 ///     let Some(mut session) = sessions.of(principal).open(id).await? else { return Ok(false) };
 ///     session.transact(move |values| values.insert(REPORT, &report)).await?;
 ///     Ok(true)
@@ -97,7 +97,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As [above](Self).
+    /// Those [of every method](Directory#errors).
     #[doc(alias("find_by_id", "get_session"))]
     pub async fn open(&self, id: SessionId) -> Result<Option<OpenSession>> {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
