@@ -102,8 +102,9 @@ use crate::settings::{Sessions, Settings};
 /// # What a request may do
 ///
 /// A request acts with the secret that its cookie contained, or with the newest secret that the request
-/// itself created. As a rule: if another request replaced the secret, values are merged, and everything
-/// that needs a new cookie fails. The table shows what each method does:
+/// itself created. As a rule: if another request rotated the secret, values are still merged,
+/// but changes that need a new cookie fail or have no effect, and `sign_in` begins a new session. The table
+/// shows what each method does:
 ///
 /// | state of the session | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
 /// |---|---|---|---|---|---|---|---|---|
