@@ -17,7 +17,8 @@ fn followed(text: &str) -> Url {
 /// the way, and that it is unchanged when a page receives it as the parameter `next`.
 fn stays_here(path: &LocalPath) {
     let text = path.as_str();
-    let (plain, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+    let (plain, query) =
+        text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
     let address = followed(text);
     assert!(percent_decode_str(address.path()).eq(percent_decode_str(plain)), "{text}");
     assert_eq!(address.query().is_some(), query.is_some(), "{text}");

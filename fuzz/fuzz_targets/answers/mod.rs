@@ -101,7 +101,9 @@ impl Stand {
         };
         self.runtime.block_on(async {
             let limit = Duration::from_secs(5);
-            if let Err(error) = tokio::time::timeout(limit, command).await.expect("a command did not end") {
+            if let Err(error) =
+                tokio::time::timeout(limit, command).await.expect("a command did not end")
+            {
                 let expected = [
                     ErrorKind::Unavailable,
                     ErrorKind::OutcomeUnknown,
