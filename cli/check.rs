@@ -23,13 +23,9 @@ pub(crate) async fn run(store: &StoreArguments, format: Format) -> Result<ExitCo
 /// Lists the findings under the server that they are about. The server with the worst finding comes first, and
 /// so does the worst finding about each server. The last line is a summary.
 fn text(report: &Report) -> String {
-    let mut groups: Vec<Vec<&Finding>> = Vec::new();
-    for finding in report.findings() {
-        match groups.iter_mut().find(|group| group[0].subject() == finding.subject()) {
-            Some(group) => group.push(finding),
-            None => groups.push(vec![finding]),
-        }
-    }
+    // A report is sorted by subject.
+    let groups = report.findings().chunk_by(|one, next| one.subject() == next.subject());
+    let mut groups: Vec<Vec<&Finding>> = groups.map(|group| group.iter().collect()).collect();
     for group in &mut groups {
         group.sort_by_key(|finding| (Reverse(finding.level()), finding.code()));
     }

@@ -49,6 +49,13 @@ impl Serialize for Level {
     }
 }
 
+/// Returns a number with its noun in the singular or the plural.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, thing: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
 /// One result of a check. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {

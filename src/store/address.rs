@@ -1,6 +1,8 @@
 //! The error of an address that names no store, and what all addresses have in common.
 
 use std::borrow::Cow;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+use std::net::Ipv6Addr;
 
 /// The reason why no store can be made from an address.
 ///
@@ -59,4 +61,16 @@ impl ConnectError {
 /// Returns the part before the first colon.
 pub(crate) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+/// Parses an IPv6 address after its opening bracket. Returns it with the text after the closing bracket.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) fn bracketed(text: &str) -> Result<(Ipv6Addr, &str), ConnectError> {
+    let (host, rest) = text.split_once(']').ok_or_else(|| {
+        ConnectError::address("a bracket is not closed; write an IPv6 address as [::1]")
+    })?;
+    let host = host.parse().map_err(|_| {
+        ConnectError::address("the text in brackets is not an IPv6 address; write it as in [::1]")
+    })?;
+    Ok((host, rest))
 }

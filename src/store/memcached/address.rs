@@ -1,8 +1,6 @@
 //! Parses addresses of the form `memcached://host[:port][,host[:port]…]`.
 
-use std::net::Ipv6Addr;
-
-use crate::store::address::ConnectError;
+use crate::store::address::{ConnectError, bracketed};
 
 const SCHEME: &str = "memcached://";
 const DEFAULT_PORT: u16 = 11211;
@@ -63,14 +61,7 @@ fn has_weight(entry: &str) -> bool {
 
 fn server(entry: &str) -> Result<String, ConnectError> {
     if let Some(rest) = entry.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(|| {
-            ConnectError::address("a bracket is not closed; write an IPv6 address as [::1]")
-        })?;
-        let host: Ipv6Addr = host.parse().map_err(|_| {
-            ConnectError::address(
-                "the text in brackets is not an IPv6 address; write it as in [::1]",
-            )
-        })?;
+        let (host, rest) = bracketed(rest)?;
         let port = match rest.strip_prefix(':') {
             Some(text) => port(text)?,
             None if rest.is_empty() => DEFAULT_PORT,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-use crate::check::Finding;
+use crate::check::{Finding, counted};
 
 /// The first release whose meta commands have the behaviour that the store needs.
 const MIN_RELEASE: Release = Release([1, 6, 13]);
@@ -370,11 +370,6 @@ impl Hidden {
 
 fn number(table: &Table, name: &str) -> Option<u64> {
     table.get(name)?.parse().ok()
-}
-
-/// Returns a number with its noun in the singular or the plural.
-fn counted(count: u64, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

@@ -5,11 +5,10 @@
 //! taken for a host name and appear in a log.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 
 use ::redis::{ProtocolVersion, RedisConnectionInfo};
 
-use crate::store::address::ConnectError;
+use crate::store::address::{ConnectError, bracketed};
 use crate::store::redis::place::Place;
 use crate::store::redis::tls::Tls;
 
@@ -249,14 +248,7 @@ fn unix(path: &str, options: Options) -> Result<Parts, ConnectError> {
 
 fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(|| {
-            ConnectError::address("a bracket is not closed; write an IPv6 address as [::1]")
-        })?;
-        let host: Ipv6Addr = host.parse().map_err(|_| {
-            ConnectError::address(
-                "the text in brackets is not an IPv6 address; write it as in [::1]",
-            )
-        })?;
+        let (host, rest) = bracketed(rest)?;
         if host.is_unspecified() {
             return Err(ConnectError::address(WILDCARD));
         }

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all, join3};
 use futures_util::stream::FuturesUnordered;
 
-use crate::check::{Finding, Level};
+use crate::check::{Finding, Level, counted};
 use crate::store::diagnose::Probe;
 use crate::store::redis::RedisStore;
 use crate::store::redis::answer::SLOTS;
@@ -225,12 +225,8 @@ impl Shard {
 
     /// Returns the number of its slots in words.
     fn size(&self) -> String {
-        counted(self.slots.iter().map(ExactSizeIterator::len).sum(), "slot")
+        counted(self.slots.iter().map(ExactSizeIterator::len).sum::<usize>(), "slot")
     }
-}
-
-fn counted(count: usize, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The view that a master has of its cluster.

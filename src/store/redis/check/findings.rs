@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::check::Finding;
+use crate::check::{Finding, counted};
 use crate::store::redis::check::info::{Follower, Info};
 use crate::store::redis::check::role::Role;
 
@@ -390,11 +390,6 @@ pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
 /// Returns the mode of the server: `standalone`, `cluster` or `sentinel`.
 fn mode(info: &Info) -> Option<&str> {
     info.text("redis_mode").or_else(|| info.text("server_mode"))
-}
-
-/// Returns a number with its noun in the singular or the plural.
-fn counted(count: u64, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn is_word(text: &str) -> bool {

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all, join4};
 use futures_util::stream::FuturesUnordered;
 
-use crate::check::Finding;
+use crate::check::{Finding, counted};
 use crate::store::diagnose::Probe;
 use crate::store::redis::RedisStore;
 use crate::store::redis::check::server::{Role, examine_server, try_permissions};
@@ -339,11 +339,6 @@ fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
             "Name all of them, so that the store finds the master even if some of them are down.";
         probe.report(Finding::note("sentinel", sentence, remedy));
     }
-}
-
-/// Returns a number with its noun in the singular or the plural.
-fn counted(count: usize, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn answering(count: usize) -> String {
