@@ -147,7 +147,7 @@ async fn whole_shop_works_with_keyboard_only() {
         browser.tab_to("input[name=new]").await;
         browser.keys("plugh").await;
         browser.enter().await;
-        assert!(browser.text(MESSAGE).await.starts_with("Your password is changed"));
+        assert!(browser.text(MESSAGE).await.starts_with("Your password has been changed"));
 
         // The page for users who signed in too long ago.
         browser.open(&format!("{shop}/confirm?next=/password")).await;
