@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! peers web|stores|costs|core|choices [--quick | --check]   measures, and writes benches/results/*.json
+//! peers behaviour [--quick | --check]                       writes benches/results/behaviour.txt
 //! peers report [--quick | --check]                          writes benches/RESULTS.md and its charts
 //! peers choices <word> …                                    measures only some choices, and prints the table
 //! peers one <contender> <workload>                          runs one measurement, for a profiler
@@ -9,9 +10,11 @@
 //! ```
 //!
 //! With `--quick` the results go to `target/results`, and the page to `target`. With `--check` each measurement runs
-//! only long enough to show that it works, and nothing is written; the report is compared with the existing one.
+//! only long enough to show that it works, and nothing is written; the behaviour and the report are compared with the
+//! existing ones.
 
 mod app;
+mod behaviour;
 #[path = "../../sessions/canned.rs"]
 mod canned;
 mod chart;
@@ -85,6 +88,7 @@ fn main() {
         ["serve", contender, redis] => return app::serve(contender, redis),
         ["work", name, times] => return core::work(name, times.parse().unwrap()),
         ["one", contender, workload] => return web::one(contender, workload, effort),
+        ["behaviour"] => return behaviour::run(mode),
         ["report"] => return report::report(&mode.directory(), mode),
         ["web"] => web::run(effort),
         ["stores"] => stores::run(effort),

@@ -115,10 +115,8 @@ impl Record {
 }
 
 /// Returns the version of a server; empty if the program is missing.
-fn server_version(program: &str) -> String {
-    let output = std::process::Command::new(program).arg("--version").output();
-    let text =
-        output.map(|it| String::from_utf8_lossy(&it.stdout).into_owned()).unwrap_or_default();
+pub fn server_version(program: &str) -> String {
+    let text = run(program, &["--version"]);
     let version = text.split(' ').find_map(|word| word.strip_prefix("v="));
     version.unwrap_or_default().to_owned()
 }
@@ -128,11 +126,18 @@ pub fn valkey() -> Option<ValkeyServer> {
     (!server_version(&ValkeyServer::program()).is_empty()).then(ValkeyServer::start)
 }
 
+/// Runs a program and returns its output; empty if it is missing.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output();
+    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Returns today's date, in UTC.
+pub fn date() -> String {
+    run("date", &["-u", "+%Y-%m-%d"])
+}
+
 fn about() -> BTreeMap<String, String> {
-    let run = |program: &str, arguments: &[&str]| {
-        let output = std::process::Command::new(program).args(arguments).output();
-        output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
-    };
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut names = processors.lines().filter_map(|line| line.strip_prefix("model name"));
     let cpu = names.next().unwrap_or("unknown");
@@ -152,7 +157,7 @@ fn about() -> BTreeMap<String, String> {
             processors.lines().filter(|line| line.starts_with("processor")).count().to_string(),
         ),
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
-        ("date", run("date", &["-u", "+%Y-%m-%d"])),
+        ("date", date()),
         // The script sets the time of its run, so that results of two runs cannot be mixed.
         ("run", std::env::var("PEERS_RUN").unwrap_or_default()),
         ("rustc", run("rustc", &["--version"])),
