@@ -1,7 +1,7 @@
-//! The result of a check of the store: the report of [`Sessions::check`](crate::Sessions::check).
+//! The report that [`Sessions::check`](crate::Sessions::check) returns.
 //!
-//! A [`Report`] is a list of [`Finding`]s. It can be printed and serialised as JSON. The page
-//! [operating](crate::guide::operating) lists every finding of this crate's stores, with its remedy.
+//! A [`Report`] is a list of [`Finding`]s. It can be printed and serialised as JSON. The [operating
+//! page](crate::guide::operating) lists every finding that this crate's stores can report, with its remedy.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::error::one_line;
 
-/// How much a [`Finding`] matters, in ascending order.
+/// How serious a [`Finding`] is, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Level {
@@ -18,7 +18,7 @@ pub enum Level {
     Fine,
     /// Something could not be examined, or is worth knowing. You need not do anything.
     Note,
-    /// It works now, but sessions can be lost or requests can fail under some circumstances.
+    /// Sessions work now, but under some circumstances they can be lost, or requests can fail.
     Warning,
     /// Sessions do not work, or will be lost.
     Error,
@@ -67,15 +67,15 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Creates a finding that something is in order. `code` names the kind of finding for programs, in lower
-    /// case with underscores; `sentence` describes it to people.
+    /// Creates a finding for something that is in order. `code` identifies the kind of finding to programs,
+    /// in lower case with underscores; `sentence` describes the finding to people.
     #[must_use]
     pub fn fine(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Level::Fine, code, sentence.into(), Cow::Borrowed(""))
     }
 
-    /// Creates a finding that something could not be examined, or is worth knowing. `remedy` says how to change
-    /// that and may be empty.
+    /// Creates a finding for something that could not be examined, or is worth knowing. `remedy` says what to
+    /// do about it, and may be empty.
     #[must_use]
     pub fn note(
         code: &'static str,
@@ -85,8 +85,8 @@ impl Finding {
         Self::new(Level::Note, code, sentence.into(), remedy.into())
     }
 
-    /// Creates a finding that sessions can be lost or requests can fail under some circumstances. `remedy` says
-    /// what to do about it.
+    /// Creates a finding for a problem that, under some circumstances, can lose sessions or make requests
+    /// fail. `remedy` says what to do about it.
     #[must_use]
     pub fn warning(
         code: &'static str,
@@ -96,7 +96,8 @@ impl Finding {
         Self::new(Level::Warning, code, sentence.into(), remedy.into())
     }
 
-    /// Creates a finding that sessions do not work or will be lost. `remedy` says what to do about it.
+    /// Creates a finding for a problem that stops sessions from working, or that will lose them. `remedy`
+    /// says what to do about it.
     #[must_use]
     pub fn error(
         code: &'static str,
@@ -116,31 +117,33 @@ impl Finding {
         Self { level, code, subject: Cow::Borrowed(""), sentence, remedy }
     }
 
-    /// Sets the server that the finding is about, named as people know it, such as `redis at cache:6379`.
+    /// Sets the server that the finding is about, by a name that people recognise, such as
+    /// `redis at cache:6379`.
     #[must_use]
     pub fn about(self, subject: impl Into<Cow<'static, str>>) -> Self {
         Self { subject: printable(subject.into()), ..self }
     }
 
-    /// The same with this level if it had a higher one.
+    /// Lowers the level of the finding to `level` if it is higher.
     #[cfg(feature = "redis")]
     pub(crate) fn at_most(self, level: Level) -> Self {
         Self { level: self.level.min(level), ..self }
     }
 
-    /// Returns how much the finding matters.
+    /// Returns how serious the finding is.
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// Returns the kind of finding, for programs. It stays the same in every release and at every level.
+    /// Returns the code that identifies the kind of finding to programs. A code stays the same in every
+    /// release and at every level.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// Returns the server that the finding is about. It is empty if the finding is about the store as a whole.
+    /// Returns the server that the finding is about, or an empty string if it is about the store as a whole.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
@@ -152,14 +155,14 @@ impl Finding {
         &self.sentence
     }
 
-    /// Returns what to do about it. It is empty if there is nothing to do.
+    /// Returns what to do about the finding, or an empty string if there is nothing to do.
     #[must_use]
     pub fn remedy(&self) -> &str {
         &self.remedy
     }
 }
 
-/// A finding is one line, and may contain text of a server.
+/// Puts the text on one line. Only owned text can come from a server.
 fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(_) => text,
@@ -167,7 +170,7 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     }
 }
 
-/// The level, the code, the server, the sentence and the remedy, in one line.
+/// Writes the level, the code, the server, the sentence and the remedy on one line.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}]", self.level, self.code)?;
@@ -182,7 +185,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All parts under their names.
+/// Serialises the fields `level`, `code`, `subject`, `sentence` and `remedy`.
 impl Serialize for Finding {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Finding", 5)?;
@@ -197,7 +200,7 @@ impl Serialize for Finding {
 
 /// The findings of [`Sessions::check`](crate::Sessions::check).
 ///
-/// Its [`Display`](fmt::Display) has a line for each finding, for a log at start-up.
+/// Its [`Display`](fmt::Display) output has one line per finding. Print it to the log at start-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "print the report or act on it"]
 pub struct Report {
@@ -205,21 +208,22 @@ pub struct Report {
 }
 
 impl Report {
-    /// Servers are examined at the same time, so findings arrive in any order. Here those about one server are
-    /// brought together, and the servers are sorted.
+    /// Groups the findings by server, and sorts the servers. Servers are examined concurrently, so findings
+    /// arrive in any order.
     pub(crate) fn new(findings: Vec<Finding>) -> Self {
         let mut findings = findings;
         findings.sort_by(|one, other| one.subject.cmp(&other.subject));
         Self { findings }
     }
 
-    /// Returns all findings. Those about one server are together, and the servers are in alphabetical order.
+    /// Returns all findings, grouped by server. The servers are in alphabetical order.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Returns the highest level of all findings. With [`Level::Error`] the process should get no traffic.
+    /// Returns the highest level of all findings. If it is [`Level::Error`], the process should get no
+    /// traffic.
     #[must_use]
     pub fn level(&self) -> Level {
         self.findings.iter().map(Finding::level).max().unwrap_or(Level::Fine)
@@ -232,7 +236,7 @@ impl Report {
     }
 }
 
-/// One line for each finding.
+/// Writes one line per finding.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -244,7 +248,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The fields `level`, the highest of all findings, and `findings`.
+/// Serialises the fields `level`, which is the highest level of all findings, and `findings`.
 impl Serialize for Report {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Report", 2)?;
@@ -270,7 +274,7 @@ mod tests {
         assert_eq!(report.level(), Level::Error);
         assert_eq!(report.first_error().map(Finding::code), Some("memory"));
         let text = report.to_string();
-        // What is about one server stands together.
+        // Findings about one server are grouped.
         assert_eq!(
             text.lines().nth(3),
             Some("warning [eviction] redis at h:1: It evicts. Do not.")

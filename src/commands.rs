@@ -1,4 +1,5 @@
-//! Sends store commands within a deadline and settles in-doubt writes. Only this module repeats store commands.
+//! Sends store commands within a deadline and settles in-doubt writes. Only this module retries store
+//! commands.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(crate) struct Write {
 pub(crate) struct Commands<'a> {
     store: &'a dyn Store,
     budget: &'a Budget,
-    /// The driver of the calling work, if that work may wait for other work or other work may wait for it.
+    /// The driver of the work that sends the commands, if it and other work may wait for each other.
     driver: Option<&'a Driver>,
     /// The maximum number of retries of one command. The deadline limits them as well.
     max_retries: u32,
@@ -49,8 +50,8 @@ impl<'a> Commands<'a> {
         Self { driver: Some(driver), ..self }
     }
 
-    /// Waits for the commits of this process that had a conflict on the same record earlier. Waits for at most
-    /// half of the time left: those commits may be on a runtime that is not running, and correctness does not
+    /// Waits for commits in this process that had a conflict on the same record earlier, but for at most half
+    /// of the time left: those commits may be on a runtime that is not running, and correctness does not
     /// depend on the wait.
     pub(crate) async fn key_guard<'q>(
         &self,
@@ -136,9 +137,10 @@ impl<'a> Commands<'a> {
 
     /// Creates a record.
     ///
-    /// An in-doubt create is not settled. The caller must use another id, because a late copy of this write could
-    /// restore the session after it has ended. An answer after the deadline also counts as lost: the tombstones and
-    /// marks that stop late sign-ins are kept only for a limited time.
+    /// An in-doubt create is not settled. The caller must use a new id, because a late copy of this write
+    /// could restore the session after it has ended. An answer after the deadline also counts as lost,
+    /// because the tombstones and marks in a directory, which stop late sign-ins, are kept only for a limited
+    /// time.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
         let mut retries = self.retries();
         loop {
@@ -161,7 +163,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Replaces a record that has not changed since it was read. Settles an in-doubt write.
+    /// Replaces a record if it has not changed since it was read. Settles an in-doubt write.
     pub(crate) async fn replace(
         &self,
         key: &StoreKey,
@@ -175,7 +177,7 @@ impl<'a> Commands<'a> {
             match self.once("replace", true, command).await {
                 Ok(Replaced::Replaced(version)) => return Ok(Settled::Applied(version)),
                 Ok(Replaced::Missing) => return Ok(Settled::Missing),
-                // If the connection repeats commands on its own, the second copy conflicts with the first.
+                // If the connection retries commands on its own, the second copy conflicts with the first.
                 Ok(Replaced::Conflict(Some(current))) if holds(&current, write.tag) => {
                     return settled(Some(current), write.tag, expected);
                 }
@@ -191,8 +193,8 @@ impl<'a> Commands<'a> {
                     in_doubt = true;
                     self.report_in_doubt(key);
                     match Box::pin(self.read_back(key)).await? {
-                        // The write is not applied so far. Sending it again is safe: once one copy is applied, the
-                        // other one can only conflict.
+                        // The write has not been applied so far. Sending it again is safe: once one copy is
+                        // applied, the other copy can only conflict.
                         Some(current) if current.version == expected.version => {
                             if !retries.take_one() {
                                 return Err(error);
@@ -209,7 +211,8 @@ impl<'a> Commands<'a> {
 
     /// Deletes a record. If an answer is lost, sends the command again.
     ///
-    /// The flag in the result is `true` if an answer was lost. `Missing` may then be the effect of this command.
+    /// The flag in the result is `true` if an answer was lost. In that case, `Missing` may be the effect of
+    /// this command.
     pub(crate) async fn delete(
         &self,
         key: &StoreKey,
@@ -276,7 +279,7 @@ fn may_retry(error: &Error) -> bool {
     error.kind() == ErrorKind::Unavailable
 }
 
-/// Makes an error [`ErrorKind::OutcomeUnknown`] if an earlier answer to the same command was lost.
+/// Turns an error into [`ErrorKind::OutcomeUnknown`] if an earlier answer to the same command was lost.
 fn doubted(error: Error, in_doubt: bool) -> Error {
     if in_doubt && error.kind() != ErrorKind::OutcomeUnknown {
         return Error::with_source(ErrorKind::OutcomeUnknown, "", error);
@@ -293,9 +296,9 @@ fn holds(stored: &Stored, tag: Tag) -> bool {
 pub(crate) enum Settled {
     /// The record was written.
     Applied(Version),
-    /// The record was written. Holds the current record, which may include later writes of other requests.
+    /// The record was written. Holds the current record, which may include later writes by other requests.
     Followed(Stored),
-    /// Another request wrote first, so the record was not written. `None`: the current record was not read.
+    /// Another request wrote first, so the record was not written. `None` if the current record was not read.
     Conflict(Option<Stored>),
     /// The record no longer exists.
     Missing,
@@ -310,8 +313,8 @@ fn settled(current: Option<Stored>, tag: Tag, expected: &Stored) -> Result<Settl
     if tags.as_ref().is_some_and(|tags| tags.contains(tag)) {
         return Ok(Settled::Followed(current));
     }
-    // The record remembers only the newest tags. If it still remembers the write before ours, it would remember ours
-    // too, so ours was not applied. It never will be, because the version that it expects is gone.
+    // The record remembers only the newest tags. If it still remembers the write before ours but not ours,
+    // our write was not applied. It never will be, because the version that it expects is gone.
     let before = envelope::newest_tag(&expected.bytes);
     if tags.zip(before).is_some_and(|(tags, before)| tags.contains(before)) {
         return Ok(Settled::Conflict(Some(current)));
