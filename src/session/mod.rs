@@ -96,10 +96,10 @@ use crate::settings::{Sessions, Settings};
 ///   depend on them.
 ///
 /// If the response has status 5xx or 408, or is replaced by an error, only a sign-out or `destroy` is
-/// committed; all other changes are dropped. For the status codes,
-/// [`Builder::on_failed_response`](crate::Builder::on_failed_response) changes this. To store a change
-/// regardless of the response, such as a failed attempt, use [`transact`](Self::transact) or
-/// [`save`](Self::save).
+/// committed; all other changes are dropped.
+/// [`Builder::on_failed_response`](crate::Builder::on_failed_response) can change this for the status codes.
+/// To store a change regardless of the response, such as a failed attempt, use [`transact`](Self::transact)
+/// or [`save`](Self::save).
 ///
 /// # What a request may do
 ///
@@ -572,7 +572,7 @@ impl Session {
     ///
     /// `principal` is your application's stable id for the account, 1 to 1024 bytes long.
     ///
-    /// An anonymous session keeps only the values whose keys [survive a
+    /// At the sign-in, an anonymous session keeps only the values whose keys [survive a
     /// sign-in](crate::Key::survives_sign_in) and the values that this request wrote. Signing in as a
     /// different principal ends the current session and creates a new one without the old values. If another
     /// request has replaced the secret, the sign-in creates a new session and does not end the old one.
@@ -583,9 +583,9 @@ impl Session {
     /// [survives a sign-in](crate::Key::survives_sign_in), and call `set_lifetime` when the user returns.
     ///
     /// If the request carries several valid tokens, the sign-in creates a new session and ends the sessions
-    /// of all these tokens, which do not count against the limit on concurrent sessions. If one of them
-    /// cannot be ended, the sign-in fails and the new session is removed again. Sessions that have already
-    /// been ended stay ended; signing in again ends the others.
+    /// of all these tokens, which do not count against the limit on concurrent sessions. If one of those
+    /// sessions cannot be ended, the sign-in fails and the new session is removed again. Sessions that have
+    /// already been ended stay ended; signing in again ends the others.
     ///
     /// The session is listed in the principal's [directory](crate::Directory) before its cookie is sent.
     ///
@@ -826,7 +826,7 @@ impl Session {
 
     /// Marks this request as passive: it does not count as use of the session, even if it writes.
     ///
-    /// Call this in handlers that the browser polls without any action by the user.
+    /// Call this in handlers for routes that the browser polls without any action by the user.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -941,17 +941,17 @@ impl Session {
     ///   not be applied to a newer record. Nothing was written, and the changes are still pending.
     /// - [`ErrorKind::Gone`]: the session has ended, or its secret was replaced and these changes are no
     ///   longer allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped.
-    ///   This request's response is replaced by this error, unless it is itself a failure.
+    ///   The request's response is replaced by this error, unless it is itself a failure.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
     ///   sign-in. The changes are dropped, except for a sign-out or `destroy`. No session was created or
     ///   changed.
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer version of the record, or the directory
     ///   record, cannot be decoded. Nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not have been stored. They are no longer
-    ///   pending. This request's response is replaced by this error, unless it is itself a failure. A handle
+    ///   pending. The request's response is replaced by this error, unless it is itself a failure. A handle
     ///   that is used after the response returns this error until a [`reload`](Self::reload) succeeds.
-    /// - [`ErrorKind::HeadSent`]: the response has already begun, so the cookie that a new session, a
-    ///   sign-in, a rotation or a lifetime needs cannot be sent.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, which
+    ///   cannot be sent because the response has already begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
@@ -980,8 +980,8 @@ impl Session {
     /// # Errors
     ///
     /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret, and on
-    ///   every later call. Pending changes are dropped. If there were any, this request's response is
-    ///   replaced by this error, unless it is itself a failure. The handle then shows an empty session.
+    ///   every later call. Pending changes are dropped. If there were any, the request's response is replaced
+    ///   by this error, unless it is itself a failure. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
