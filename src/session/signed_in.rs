@@ -13,10 +13,10 @@ use crate::settings::Pages;
 
 /// Requires a signed-in user.
 ///
-/// Take it as an argument of a handler. If no user is signed in, the request fails with
-/// [`ErrorKind::NotSignedIn`]: navigations of a browser are redirected to the configured
-/// [`sign_in_page`](crate::Builder::sign_in_page), and all other requests get a 401. To handle the error
-/// yourself, take `Result<SignedIn>`. To protect a group of routes, use [`Guard`](crate::Guard).
+/// Take it as a handler argument. If no user is signed in, the request fails with [`ErrorKind::NotSignedIn`]:
+/// browser navigations are redirected to the configured [`sign_in_page`](crate::Builder::sign_in_page), and
+/// all other requests get a 401. To handle the error yourself, take `Result<SignedIn>`. To protect a group of
+/// routes, use [`Guard`](crate::Guard).
 ///
 /// ```
 /// use unsticky::SignedIn;
