@@ -60,8 +60,8 @@ pub(crate) fn text(name: &str, bytes: &[u8]) -> Result<String> {
     str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
-/// Returns the position of an error in the JSON, or nothing if the type's `Deserialize` returned an error
-/// without a position.
+/// Returns the position of an error in the JSON, or an empty string if the type's `Deserialize` returned an
+/// error without a position.
 fn place(error: &serde_json::Error) -> String {
     match error.line() {
         0 => String::new(),

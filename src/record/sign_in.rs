@@ -38,8 +38,8 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
 /// A sign-in with options, for [`Session::sign_in_with`](crate::Session::sign_in_with): a label, or a
 /// beginning before the password was verified.
 ///
-/// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps the directory record
-/// that was read in memory, unless the record is larger than 16 KiB.
+/// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps in memory the
+/// directory record that was read, unless the record is larger than 16 KiB.
 ///
 /// ```
 /// use unsticky::{Result, Session, Sessions};

@@ -172,7 +172,8 @@ impl SecretDigest {
         &self.0
     }
 
-    /// Returns whether this is the digest of `secret` for a cookie with this name. Takes constant time.
+    /// Returns whether this is the digest of `secret` for a cookie with this name. The comparison takes
+    /// constant time.
     pub(crate) fn matches(&self, secret: &Secret, cookie_name: &str) -> bool {
         self.0.ct_eq(&secret.digest(cookie_name).0).into()
     }
