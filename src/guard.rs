@@ -74,7 +74,7 @@ impl Guard {
     /// This guard does not need a session, so you can apply it to all routes. To add its rules to another
     /// guard, use [`and_same_origin`].
     ///
-    /// A request passes if any of these holds, in this order:
+    /// The following rules are checked in this order. A request passes as soon as one of them holds:
     ///
     /// 1. its method is GET, HEAD or OPTIONS, and it does not ask for an upgrade, as a WebSocket handshake
     ///    does;

@@ -143,7 +143,7 @@ macro_rules! accept {
     };
 }
 
-/// Enters an array or an object, with the number of levels that it adds.
+/// Enters an array or an object, which adds the given number of levels.
 macro_rules! enter {
     ($($method:ident($($argument:ty),*) -> $compound:ident: $levels:literal;)*) => {
         $(

@@ -1,4 +1,4 @@
-//! Keys, each of which combines the name and the type of a session value.
+//! Keys: the name of a session value together with its type.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -29,8 +29,8 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Any name is allowed. Its length counts towards the size of the record. A key that is created at run time
-/// is passed by reference:
+/// Any name is allowed, but its length counts towards the size of the record. A key that is created at run
+/// time is passed by reference:
 ///
 /// ```
 /// use unsticky::{Key, Session};
@@ -118,7 +118,7 @@ use serde::Serialize;
 ///
 /// The `serde_with` crate contains such a type, `serde_with::base64::Base64`. Each request that uses the
 /// session reads the whole record, so keep anything larger than a few kilobytes in a store of your own, and
-/// only its name in the session.
+/// keep only its name in the session.
 ///
 /// [`ErrorKind::Encode`]: crate::ErrorKind::Encode
 /// [`ErrorKind::Decode`]: crate::ErrorKind::Decode
@@ -147,7 +147,7 @@ impl<T> Key<T> {
     ///
     /// An attacker who plants a session in a victim's browser can also plant values in that session. A
     /// shopping cart is worth that risk. A `return_to` URL or a half-finished change of an email address is
-    /// not. The flag is stored together with the value when the value is written.
+    /// not. The flag that this method sets is stored with the value when the value is written.
     #[must_use]
     pub const fn survives_sign_in(self) -> Self {
         Self { survives_sign_in: true, ..self }

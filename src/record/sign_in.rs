@@ -1,4 +1,4 @@
-//! A sign-in that a request asks for.
+//! A sign-in that a handler requests.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,11 +15,11 @@ pub(crate) const LABEL_BYTES: usize = 128;
 /// directory remembers a revocation of all sessions.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// The time for which a sign-in uses the directory record that was read when it began, without reading the
+/// The time for which a sign-in uses the directory record that it read at its beginning, without reading the
 /// record again.
 const YOUNG: Duration = Duration::from_secs(10);
 
-/// The maximum size in bytes of a directory record that a sign-in keeps after reading it at its beginning.
+/// The maximum size in bytes of a directory record that a sign-in keeps in memory.
 pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
 /// Identifies a directory's last revocation of all sessions.
@@ -67,7 +67,7 @@ pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) begun: Option<SignInStart>,
-    /// The signed-in user has authenticated again. This requires the session.
+    /// The signed-in user has authenticated again, so the session must still exist.
     pub(crate) is_step_up: bool,
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct SignInStart {
 /// A directory record that was read when a sign-in began.
 #[derive(Debug, Clone)]
 pub(crate) struct BegunDirectory {
-    /// Used only for comparison. A `SignIn` that is kept must not keep the store alive.
+    /// Used only for comparison. Weak, so that a `SignIn` does not keep the store alive.
     pub(crate) store: Weak<dyn Store>,
     pub(crate) key: StoreKey,
     /// The stored record, or `None` if there was none.

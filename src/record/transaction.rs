@@ -36,7 +36,7 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Returns `true` if the key has a value, of any type.
+    /// Returns `true` if the key has a value of any type.
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.view.get(self.base, key.name()).is_some()

@@ -105,7 +105,7 @@ impl Session {
                 event::unknown_session(token.id);
                 return Ok(Found::Nothing);
             }
-            // The request is anonymous.
+            // Treat the request as anonymous.
             Lookup::Corrupt => return Ok(Found::Nothing),
         };
         let header = &loaded.record.header;
@@ -130,8 +130,8 @@ impl Session {
     /// session.
     ///
     /// Most calls send no command, so success does not mean that the session is still valid. To check that,
-    /// call [`reload`](Self::reload) first. A timer that calls `reload` but not `touch` detects a sign-out,
-    /// yet lets an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
+    /// call [`reload`](Self::reload) first. A timer that calls `reload` but not `touch` detects a sign-out
+    /// but still lets an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
     ///
     /// ```
     /// use unsticky::{Loss, Result, Session};

@@ -88,18 +88,18 @@ use crate::settings::{Sessions, Settings};
 ///
 /// - [`insert`](Self::insert) and [`remove`](Self::remove): if two requests write the same key, the
 ///   last commit wins. A `get` followed by an `insert` is therefore not atomic.
-/// - [`update`](Self::update): if another request wrote first, the function runs again on the newer
-///   value. After 200 concurrent increments the counter is 200 higher.
+/// - [`update`](Self::update): if another request wrote first, the function that you passed runs again on the
+///   newer value. After 200 concurrent increments, the counter is 200 higher.
 /// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most one
 ///   request succeeds in taking a one-time value.
 /// - [`transact`](Self::transact): the changes are stored before the handler continues, so the response can
 ///   depend on them.
 ///
 /// If the response has status 5xx or 408, or is replaced by an error, only a sign-out or `destroy` is
-/// committed; all other changes are dropped.
-/// [`Builder::on_failed_response`](crate::Builder::on_failed_response) can change this for the status codes.
-/// To store a change regardless of the response, such as a failed attempt, use [`transact`](Self::transact)
-/// or [`save`](Self::save).
+/// committed; all other changes are dropped. To commit all changes whatever the status, use
+/// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a single change regardless
+/// of the response, for example to count a failed attempt, use [`transact`](Self::transact) or
+/// [`save`](Self::save).
 ///
 /// # What a request may do
 ///
@@ -119,10 +119,10 @@ use crate::settings::{Sessions, Settings};
 /// changes to values fail with [`Gone`] as well, because the cookie of a new session would overwrite the
 /// newer cookie in the browser.
 ///
-/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). This
-/// error drops all of the request's changes. `set_lifetime` and `end_by` change nothing if the session
-/// already has that lifetime or time limit. A [flash message](Self::flash) alone never causes `Gone`: if
-/// nothing else would change, the message is dropped.
+/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). With
+/// this error, all of the request's changes are dropped. `set_lifetime` and `end_by` change nothing if the
+/// session already has that lifetime or time limit. A [flash message](Self::flash) alone never causes `Gone`:
+/// if nothing else would change, the message is dropped.
 ///
 /// # After the response
 ///
@@ -179,7 +179,7 @@ impl Session {
         value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Returns `true` if the key has a value, of any type.
+    /// Returns `true` if the key has a value of any type.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -629,8 +629,8 @@ impl Session {
         self.sign_in_with(SignIn::new(principal))
     }
 
-    /// Signs a user in like [`sign_in`](Self::sign_in), with options: a [label](SignIn::label) for the list
-    /// of sessions, or a sign-in that [began](crate::Directory::begin_sign_in) before the password was
+    /// Signs a user in like [`sign_in`](Self::sign_in), but with options: a [label](SignIn::label) for the
+    /// list of sessions, or a sign-in that [began](crate::Directory::begin_sign_in) before the password was
     /// verified.
     ///
     /// ```
@@ -740,9 +740,9 @@ impl Session {
 
     /// Replaces the session's secret. The old token becomes invalid when the change is committed.
     ///
-    /// Call this when the signed-in user's privileges change; [`sign_in`](Self::sign_in) already replaces the
-    /// secret itself. The session id stays the same. No effect on an unsaved session, or if another request
-    /// has already replaced the secret.
+    /// Call this when the signed-in user's privileges change. It is not needed after a
+    /// [`sign_in`](Self::sign_in), which also replaces the secret. The session id stays the same. No effect
+    /// on an unsaved session, or if another request has already replaced the secret.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -765,8 +765,8 @@ impl Session {
     /// Sets the lifetime of this session, for example for "remember me".
     ///
     /// The lifetime is stored with the session and applies until the next sign-in. The cookie is sent again,
-    /// with a new secret. No effect if the session already has this lifetime. On an unsaved session, it has
-    /// an effect only if this request also stores a value or signs in.
+    /// with a new secret. No effect if the session already has this lifetime. On an unsaved session, the call
+    /// has an effect only if this request also stores a value or signs in.
     ///
     /// If the new lifetime ends later than the old one, the principal's [directory](crate::Directory) is
     /// updated first, so the commit can also fail with the directory's errors. If another request has
@@ -797,13 +797,13 @@ impl Session {
 
     /// Sets a time limit: the session expires at `end` at the latest.
     ///
-    /// Use this after a federated sign-in, so that the session ends no later than the identity provider's
+    /// Use this after a federated sign-in, so that this session ends no later than the identity provider's
     /// (ASVS 5.0 7.1.3 and 7.6.1). The limit applies until you set a different one or the user signs in
     /// again; [`step_up`](Self::step_up) and [`set_lifetime`](Self::set_lifetime) do not remove it. The
     /// cookie is sent again, with a new secret. If `end` is in the past, the session ends with this request.
     ///
-    /// No effect if the session already has this limit. On an unsaved session, it has an effect only if this
-    /// request also stores a value or signs in.
+    /// No effect if the session already has this limit. On an unsaved session, the call has an effect only if
+    /// this request also stores a value or signs in.
     ///
     /// ```
     /// use time::{Duration, OffsetDateTime};
@@ -916,7 +916,8 @@ impl Session {
     ///
     /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there is
     /// nothing to save, this method extends the idle timeout if that is due, as at the end of a request, and
-    /// does not report a failure to extend it. For a stream that is in use, call [`touch`](Self::touch).
+    /// does not report a failure to extend it. To keep the session alive while a stream is in use, call
+    /// [`touch`](Self::touch).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -941,15 +942,15 @@ impl Session {
     ///   not be applied to a newer record. Nothing was written, and the changes are still pending.
     /// - [`ErrorKind::Gone`]: the session has ended, or its secret was replaced and these changes are no
     ///   longer allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped.
-    ///   The request's response is replaced by this error, unless it is itself a failure.
+    ///   This error also replaces the request's response, unless the response is itself a failure.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
     ///   sign-in. The changes are dropped, except for a sign-out or `destroy`. No session was created or
     ///   changed.
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer version of the record, or the directory
     ///   record, cannot be decoded. Nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not have been stored. They are no longer
-    ///   pending. The request's response is replaced by this error, unless it is itself a failure. A handle
-    ///   that is used after the response returns this error until a [`reload`](Self::reload) succeeds.
+    ///   pending. This error also replaces the request's response, unless the response is itself a failure. A
+    ///   handle that is used after the response returns this error until a [`reload`](Self::reload) succeeds.
     /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, which
     ///   cannot be sent because the response has already begun.
     #[doc(alias = "commit")]
@@ -980,8 +981,8 @@ impl Session {
     /// # Errors
     ///
     /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret, and on
-    ///   every later call. Pending changes are dropped. If there were any, the request's response is replaced
-    ///   by this error, unless it is itself a failure. The handle then shows an empty session.
+    ///   every later call. Pending changes are dropped. If there were any, this error also replaces the
+    ///   request's response, unless the response is itself a failure. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
@@ -1021,7 +1022,7 @@ impl Session {
         self.0.context()
     }
 
-    /// Returns the time that the request may still wait for the store.
+    /// Returns how long the request may still wait for the store.
     fn budget(&self) -> Budget {
         Budget::new(self.state().time_left(self.settings()))
     }

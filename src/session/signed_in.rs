@@ -67,11 +67,10 @@ impl TryFrom<Session> for SignedIn {
 /// Requires that the user authenticated within the last `SECONDS` seconds (ASVS 5.0 7.5.1 and 7.5.3).
 ///
 /// Take it as a handler argument. If no user is signed in, the request fails as with [`SignedIn`]. If the
-/// last authentication is too long ago, the request fails with [`ErrorKind::StaleSignIn`]: browser
+/// user last authenticated too long ago, the request fails with [`ErrorKind::StaleSignIn`]: browser
 /// navigations are redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other
-/// requests get a
-/// 401. That page asks for the password or another factor, and then calls [`Session::step_up`]. To handle the
-/// error yourself, take `Result<AuthenticatedWithin<600>>`.
+/// requests get a 401. That page asks for the password or another factor, and then calls
+/// [`Session::step_up`]. To handle the error yourself, take `Result<AuthenticatedWithin<600>>`.
 ///
 /// ```
 /// use unsticky::AuthenticatedWithin;

@@ -40,7 +40,7 @@ pub(super) struct State {
     /// The session that the request may no longer use, because it is gone or because another request has
     /// signed in or replaced the secret. The browser may hold a newer cookie.
     pub(super) lost: Option<Lost>,
-    /// The reason for the loss that was detected first.
+    /// The first reason that was detected for the loss.
     pub(super) loss: Option<Loss>,
     /// The sessions of a request that presented several valid tokens. The request is anonymous, but it can end them.
     pub(super) others: Vec<Arc<Loaded>>,
