@@ -33,7 +33,7 @@ pub enum Audit {
     ///
     /// Choose this if your logs may contain what your application uses as a principal.
     Principal,
-    /// Does not identify the account. A directory's key is printed without its digest, too.
+    /// Does not identify the account. Directory keys are also printed without their digest.
     ///
     /// Events still contain the session's public id and the label that the application gave the session.
     Nothing,

@@ -401,7 +401,7 @@ impl fmt::Debug for SessionHandle {
     }
 }
 
-/// Creates the error for an extractor on a route without a session layer, and emits an event. `fix` explains
+/// Returns the error for an extractor on a route without a session layer, and emits an event. `fix` explains
 /// how to add the layer.
 #[must_use]
 pub fn missing_layer(fix: &'static str) -> Error {

@@ -61,8 +61,8 @@ pub(crate) type Dropped = Vec<Arc<UpdateFn>>;
 pub(crate) struct Delta {
     /// The changes by key. No list is empty.
     keys: SmallMap<KeyChanges>,
-    /// The sequence number of the change that removed all values of the record, if there was one. It comes before
-    /// the changes in `keys`.
+    /// The sequence number of the change that removed all values of the record, if there was one. That change
+    /// comes before the changes in `keys`.
     cleared: Option<u64>,
     made: u64,
     view: View,
@@ -604,7 +604,7 @@ mod tests {
         append(&mut delta, &none, "a");
         append(&mut delta, &none, "b");
         delta.clear();
-        // Both functions are returned. The text is not, because it has no destructor of the application.
+        // Both functions are returned. The text is not, because dropping it runs no application code.
         assert_eq!((held(&mut delta), delta.pending_after(0)), (2, 1));
         append(&mut delta, &none, "a");
         delta.forget(delta.made());

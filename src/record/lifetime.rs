@@ -9,8 +9,8 @@ use crate::clock::{Millis, millis};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
-    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a restart of the
-    /// browser. The default.
+    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a browser
+    /// restart. The default.
     #[default]
     Persistent,
     /// The cookie has no `Max-Age`, so it is deleted when the browser is closed. The server still applies
@@ -182,8 +182,9 @@ impl Lifetime {
 }
 
 impl Default for Lifetime {
-    /// Returns the default timeouts: idle 30 minutes, the upper limit that the OWASP Session Management Cheat Sheet
-    /// gives for low-risk applications; absolute 24 hours, the limit of NIST SP 800-63B-4 for AAL2.
+    /// Returns the default timeouts: idle 30 minutes, the upper limit that the OWASP Session Management Cheat
+    /// Sheet gives for low-risk applications; absolute 24 hours, the limit that NIST SP 800-63B-4 sets for
+    /// AAL2.
     fn default() -> Self {
         Self::new(Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60))
     }
@@ -225,7 +226,7 @@ impl From<Lifetime> for Chosen {
     }
 }
 
-/// The clocks of one session.
+/// The times and deadlines of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Clocks {
     pub(crate) created: Millis,

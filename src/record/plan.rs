@@ -41,7 +41,7 @@ pub(crate) enum KnownSession {
     Lost,
 }
 
-/// Whether the request authenticates a user, and on which session.
+/// Whether the request authenticates a user, and in which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignInTarget {
     None,

@@ -28,7 +28,7 @@ use crate::settings::{Sessions, Settings};
 pub(super) struct Shared {
     pub(super) sessions: Sessions,
     pub(super) presented: Presented,
-    /// Held during a commit, so that each commit sees the result of the one before.
+    /// Held during a commit, so that each commit sees the result of the previous one.
     pub(super) committing: AsyncMutex<()>,
     pub(super) state: Mutex<State>,
 }
@@ -47,7 +47,7 @@ pub(super) struct State {
     /// The request presented a token whose id belongs to an existing session but whose secret does not match.
     pub(super) has_stale_token: bool,
     pub(super) changes: Changes,
-    /// The driver of the newest commit that began without waiting for another one.
+    /// The driver of the newest commit that began without waiting for another commit.
     pub(super) committing: Option<Driver>,
     pub(super) used: bool,
     pub(super) is_passive: bool,
@@ -156,8 +156,8 @@ pub(super) struct CommitStart {
     pub(super) failed: bool,
     /// The error of an earlier commit, which this commit must not hide.
     pub(super) earlier: Option<Error>,
-    /// Only the end of the session is committed, because the changes after it need a cookie that can no longer be
-    /// sent.
+    /// Only the sign-out or `destroy` is committed, because the changes after it need a cookie that can no
+    /// longer be sent.
     pub(super) is_cut_short: bool,
     /// The number of flash messages that are dropped, because no cookie may be sent for a session that could hold
     /// them.
@@ -306,8 +306,8 @@ impl State {
         }
     }
 
-    /// Returns the number of changes that are lost if only the end of the session is committed. Changes in a commit
-    /// under way do not count.
+    /// Returns the number of changes that are lost if only a sign-out or `destroy` is committed. Changes in a
+    /// commit under way do not count.
     pub(super) fn changes_lost(&self, context: Context<'_>) -> usize {
         let later = self.changes.pending_after(self.under_way.unwrap_or(0));
         if self.changes.is_ended() {
@@ -337,7 +337,7 @@ impl State {
         decides: bool,
     ) -> Result<CommitStart> {
         let earlier = self.failed.clone();
-        // After a failure, only the end of the session is still committed.
+        // After a failure, only a sign-out or `destroy` is still committed.
         let failed = failed || earlier.is_some();
         let mut plan = self.plan(context, failed, decides);
         let messages_lost = self.messages_lost(context, plan, failed);
@@ -400,7 +400,7 @@ impl State {
     /// Drops the changes that must not be committed again after this error. Returns `false` if all changes stay pending.
     fn apply_error(&mut self, error: &Error, bookmark: u64, context: Context<'_>) -> bool {
         match error.kind() {
-            // Another commit of the same changes could apply them twice.
+            // Committing the same changes again could apply them twice.
             ErrorKind::OutcomeUnknown => self.fail(error, bookmark, context),
             // The sign-in was refused. It must not be retried after the handler has seen the error, but a
             // requested sign-out is still carried out.
