@@ -25,8 +25,8 @@ impl Session {
     ///
     /// If the request also [signs out](Self::sign_out), before or after this call, the message is stored in a
     /// new anonymous session. Messages stored earlier, by previous requests or by a [`save`](Self::save), are
-    /// removed with the old session, because they may be personal. A sign-in as a different principal has the
-    /// same effects. To revoke all sessions and show a message, call
+    /// removed with the old session, because they may be personal. A sign-in as a different principal removes
+    /// them as well. To revoke all sessions and show a message, call
     /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then `flash`: after
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
