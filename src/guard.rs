@@ -17,8 +17,8 @@ use crate::settings::Pages;
 /// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer. A
 /// request that does not meet a condition gets this response:
 ///
-/// - [`signed_in`](Self::signed_in): the same as from [`SignedIn`];
-/// - [`authenticated_within`](Self::authenticated_within): the same as from
+/// - [`signed_in`](Self::signed_in): the response of [`SignedIn`];
+/// - [`authenticated_within`](Self::authenticated_within): the response of
 ///   [`AuthenticatedWithin`](crate::AuthenticatedWithin);
 /// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`];
 /// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], regardless of the user.

@@ -34,8 +34,9 @@ const SECRET_BYTES: usize = 32;
 /// When a page first asks for a token, a random value of 256 bits is stored in the session. Every sign-in
 /// removes this value, even a sign-in as the same principal, and so do
 /// [`revoke_others`](crate::Directory::revoke_others) and [`clear`](Session::clear); the next page then
-/// stores a new one. Each token is this value under a fresh random mask, so compressed pages do not reveal
-/// the value (BREACH). Tokens stay valid after a rotation and after a [`step_up`](Session::step_up).
+/// stores a new one. Each token contains this value, masked with fresh random bytes, so compressed pages do
+/// not reveal the value (BREACH). Tokens stay valid after a rotation and after a
+/// [`step_up`](Session::step_up).
 ///
 /// A browser may send a cookie that is no longer valid because the response to a sign-in or a rotation was
 /// lost, or it may send the cookies of two sessions. The token is then bound to the cookies that the browser
@@ -90,7 +91,7 @@ impl CsrfToken {
         format!(r#"<input type="hidden" name="{}" value="{self}">"#, Self::FIELD)
     }
 
-    /// Returns a token that contains the value under a fresh random mask.
+    /// Returns a token that contains the value, masked with fresh random bytes.
     fn masked(secret: &CsrfSecret, entropy: &dyn Entropy) -> Result<Self> {
         let mut bytes = [0; 2 * SECRET_BYTES];
         let (mask, masked) = bytes.split_at_mut(SECRET_BYTES);
