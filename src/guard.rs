@@ -145,8 +145,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it has
-    /// a fragment or characters other than printable ASCII.
+    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
+    /// has a fragment or characters other than printable ASCII.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)
@@ -157,8 +157,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it has
-    /// a fragment or characters other than printable ASCII.
+    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
+    /// has a fragment or characters other than printable ASCII.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)
