@@ -1,5 +1,5 @@
-//! Work that runs to completion. It runs inside the task that awaits it, and moves to its own task when that task
-//! drops it or other work must wait for it.
+//! Work that runs to completion. The work runs inside the task that awaits it, and moves to a task of its own
+//! when the awaiting task drops it or when other work must wait for it.
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -15,11 +15,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A future that runs to completion.
 ///
-/// It moves to its own task when it is dropped unfinished, or when its [`Driver`] reports that other work waits for
-/// it. Therefore a future that is kept but not polled cannot block other work. Almost all futures are awaited until
-/// they finish, so very few commits need their own task.
+/// The future moves to a task of its own when it is dropped unfinished, or when its [`Driver`] reports that
+/// other work is waiting for it. A future that is kept but not polled therefore cannot block other work.
+/// Almost all futures are awaited until they finish, so very few commits need their own task.
 ///
-/// The output is `None` if the runtime of the task shuts down before the work is finished.
+/// The output is `None` if the task's runtime shuts down before the work is finished.
 pub(crate) struct RunToCompletion<T: Send + 'static>(Arc<Work<T>>);
 
 /// Moves work to its own task. Has no effect after the work has finished.
@@ -36,9 +36,9 @@ struct Work<T> {
 }
 
 enum Stage<T> {
-    /// Not being polled. Holds the waker of the task that awaits it.
+    /// Not being polled. Holds the waker of the task that awaits the work.
     Idle(BoxFuture<'static, T>, Option<Waker>),
-    /// Being polled. `is_wanted`: move it to its own task afterwards.
+    /// Being polled. `is_wanted` means that the work must move to its own task afterwards.
     Polled { is_wanted: bool },
     /// Moved to its own task.
     Task(JoinHandle<T>),
@@ -77,7 +77,7 @@ impl<T: Send + 'static> Drive for Work<T> {
             Stage::Idle(future, waker) => {
                 *stage = Stage::Task(self.runtime.spawn(future));
                 drop(stage);
-                // The awaiting task must poll again, to wait for the new task.
+                // The awaiting task must poll again in order to wait for the new task.
                 if let Some(waker) = waker {
                     waker.wake();
                 }

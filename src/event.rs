@@ -1,7 +1,7 @@
-//! Events for operators: `tracing` events with the target `unsticky`, and counters of the `metrics` facade.
-//! `docs/observability.md` documents each of them.
+//! Events for operators: `tracing` events with the `unsticky` target, and counters for the `metrics` facade.
+//! `docs/observability.md` documents each event and counter.
 //!
-//! Without the features `tracing` and `metrics`, every function here is empty.
+//! Without the `tracing` and `metrics` features, every function here is empty.
 
 use std::fmt;
 
@@ -15,30 +15,31 @@ use crate::error::{Error, one_line};
 use crate::record::token::{SessionId, encoded_digest};
 use crate::store::{Kind, StoreKey};
 
-/// How the events of the feature `tracing` name an account; set with [`Builder::audit`](crate::Builder::audit).
+/// How `tracing` events identify an account; set with [`Builder::audit`](crate::Builder::audit).
 ///
-/// Counters of the feature `metrics` never name an account.
+/// Counters of the `metrics` feature never identify an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Audit {
-    /// Names the account by a digest of its principal, which is also the last part of its directory's key. This is
-    /// the default.
+    /// Identifies the account by a digest of its principal. The key of the principal's directory ends in the
+    /// same digest. This is the default.
     ///
-    /// All events of an account have the same digest, so they can be found together. The digest is a pseudonym:
-    /// anyone who can guess a principal can compute its digest.
+    /// All events about an account contain the same digest, so you can search for them together. The digest
+    /// is a pseudonym: anyone who can guess a principal can compute its digest.
     #[default]
     Digest,
-    /// Names the account by its principal, cut to 200 characters and with control characters replaced.
+    /// Identifies the account by its principal, truncated to 200 characters and with control characters
+    /// replaced.
     ///
-    /// Choose it if your logs may hold what your application uses as a principal.
+    /// Choose this if your logs may contain what your application uses as a principal.
     Principal,
-    /// Does not name the account. The key of a directory is printed without its digest as well.
+    /// Does not identify the account. Directory keys are also printed without their digest.
     ///
-    /// Events still have the session's public id and the label that the application gave to the session.
+    /// Events still contain the session's public id and the label that the application gave the session.
     Nothing,
 }
 
-/// The account that an event is about, named as configured.
+/// The account that an event is about, identified as configured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who<'a> {
     pub(crate) audit: Audit,
@@ -78,7 +79,7 @@ impl fmt::Display for RecordKey<'_> {
     }
 }
 
-/// The label that the application gave to a session.
+/// The label that the application gave a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Label<'a>(pub(crate) Option<&'a str>);
 
@@ -101,7 +102,7 @@ impl fmt::Display for Actor<'_> {
 /// The text of a field without a value.
 const NONE: &str = "-";
 
-/// How many characters of a principal, a label or an actor are printed.
+/// How much of a principal, a label or an actor is printed, in characters.
 const LONGEST_NAME: usize = 200;
 
 macro_rules! events {
@@ -124,8 +125,8 @@ macro_rules! events {
     )*};
 }
 
-/// Converts a field of an event to its text. Text that the application chose is recorded as a string. Logs put
-/// strings in quotes, so such a text cannot imitate another field.
+/// Converts a field of an event to its text. Text that the application chose is recorded as a string. Logs
+/// put strings in quotes, so such text cannot imitate a different field.
 #[cfg(feature = "tracing")]
 trait Field {
     fn text(&self) -> impl Value;
@@ -184,7 +185,7 @@ impl Field for &Error {
     }
 }
 
-/// Records how long the store took for a command, regardless of its answer.
+/// Records how long the store took to answer a command, regardless of the answer.
 #[inline]
 pub(crate) fn store_answered(verb: &'static str, started: Instant) {
     #[cfg(feature = "metrics")]
@@ -196,7 +197,7 @@ pub(crate) fn store_answered(verb: &'static str, started: Instant) {
 events! {
     /// A session was stored for the first time.
     debug created(id: SessionId) "a session was created";
-    /// A user signed in, or authenticated again.
+    /// A user signed in or authenticated again.
     info signed_in(id: SessionId, principal: Who<'_>, label: Label<'_>, reason: &str) "a user signed in";
     /// The secret was replaced without a sign-in.
     info rotated(id: SessionId, principal: Who<'_>, reason: &str) "the secret of a session was replaced";
@@ -206,29 +207,29 @@ events! {
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
     /// All sessions of a principal, or all but one, were revoked, and sign-ins under way will fail.
     info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal were revoked";
-    /// Strict mode: the directory does not list the session.
+    /// In strict mode, the directory does not list the session.
     warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that its directory does not list";
-    /// The principal has as many sessions as are allowed.
+    /// The principal already has the maximum number of sessions.
     info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
     /// All sessions of the principal were revoked after the sign-in had started.
     warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked meanwhile";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
-    /// The bytes under a key are not a record; they are left as they are.
+    /// The bytes under a key are not a record. They are left unchanged.
     error corrupt_record(key: RecordKey<'_>) "a stored record cannot be decoded";
     /// A later release of this crate wrote the record.
     error newer_format(key: RecordKey<'_>) "a stored record has a newer format";
     /// The store has no session with this id.
     debug unknown_session(id: SessionId) "a session was presented that is not stored";
-    /// A stored session was presented with another secret: a stale cookie or an attack.
+    /// A stored session was presented with the wrong secret: a stale cookie or an attack.
     warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id came with a wrong secret";
     /// More than one valid token came with one request.
     warn several_valid_tokens(count: usize) "several valid session tokens came with one request";
-    /// The session was past its deadline, and the store still had it.
+    /// The session was past its deadline, but the store still had it.
     debug expired(id: SessionId) "an expired session was presented";
     /// Another request wrote the session first.
     debug conflict(id: SessionId) "another request wrote the session first";
-    /// While a request was changing it, the session ended or a sign-in replaced its secret.
+    /// The session ended, or a sign-in replaced its secret, while a request was changing the session.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session has ended or was signed in again";
     /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
@@ -236,25 +237,25 @@ events! {
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.
     warn store_failed(verb: &str, error: &Error) "a command of the store failed";
-    /// An idle timeout was not extended; the request itself goes on.
+    /// An idle timeout was not extended. The request itself continues.
     warn refresh_failed(id: SessionId, error: &Error) "an idle timeout could not be extended";
-    /// Changes were made and never committed.
+    /// Changes were made but never committed.
     warn changes_dropped(count: usize) "session changes were never committed";
     /// A request failed, and its changes were not kept.
     debug changes_discarded(count: usize) "session changes of a failed request were discarded";
     /// Two nested session layers use the same cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
-    /// The function of a `Guard::permit` did not permit a request.
+    /// The function passed to `Guard::permit` did not permit a request.
     info forbidden(id: Option<SessionId>, principal: Who<'_>) "a request was not permitted";
-    /// A page of another site made a browser send a request that may change something.
+    /// A page on another site made a browser send a request that may change something.
     warn cross_origin(reason: &str) "a request of another site was refused";
-    /// The browser drops the cookie, because it loaded the page over plain http from another machine.
+    /// The browser drops the cookie, because the page was loaded over plain HTTP from another machine.
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
     info opened(id: SessionId, principal: Who<'_>, actor: Actor<'_>) "a session was opened outside a request";
     /// Flash messages were lost: no cookie may be sent for them, the record has no room, or they cannot be
     /// decoded.
     info flash_dropped(count: usize) "messages for the next page were dropped";
-    /// A request had no CSRF token, or one of another session.
+    /// A request had no CSRF token, or one that belongs to a different session.
     info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";
 }

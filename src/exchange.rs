@@ -5,11 +5,11 @@
 //!
 //! 1. Call [`Exchange::begin`] with the request's `Cookie` headers. This does no I/O and parses nothing. Then call
 //!    [`Exchange::note_origin`], which detects a common mistake in development.
-//! 2. Store the [`Exchange::handle`] where extractors find it. [`SessionHandle::session`] parses the headers and reads
-//!    the record at its first call.
+//! 2. Store the [`Exchange::handle`] where extractors can find it. The first call of
+//!    [`SessionHandle::session`] parses the headers and reads the record.
 //! 3. Call [`Exchange::finish`] with the response's status, and apply the [`Reply`] to the response.
-//! 4. Render errors of this crate as [`ErrorResponse`]s, or with the [`ErrorRenderer`] of the request if the
-//!    application [renders them itself](crate::Builder::on_error).
+//! 4. Render this crate's errors as [`ErrorResponse`]s, or with the request's [`ErrorRenderer`] if the
+//!    application [renders errors itself](crate::Builder::on_error).
 //!
 //! ```
 //! use unsticky::exchange::{Exchange, Finish};
@@ -52,16 +52,16 @@ use crate::settings::Sessions;
 pub use crate::answer::ErrorResponse;
 pub use crate::head::request::{RequestHead, Wants};
 
-/// A request whose response is not finished.
+/// A request whose response is not yet finished.
 ///
-/// If you drop it without calling [`finish`](Self::finish), only an end of the session is committed; all other changes
-/// are dropped. It costs one small allocation, which its handles share. The cookie is parsed when a handler first asks
-/// for the session.
+/// If you drop an exchange without calling [`finish`](Self::finish), only a sign-out or `destroy` is
+/// committed; all other changes are dropped. An exchange costs one small allocation, which its handles share.
+/// The cookie is parsed when a handler first asks for the session.
 #[derive(Debug)]
 #[must_use = "what the handler changed is kept only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
-    /// The request came from a page whose browser drops a `Secure` cookie.
+    /// The request came from a page for which the browser drops a `Secure` cookie.
     drops_cookie: bool,
     /// Nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`] finishes the
     /// session.
@@ -71,11 +71,13 @@ pub struct Exchange {
 impl Exchange {
     /// Begins an exchange with the unchanged values of the request's `Cookie` headers.
     ///
-    /// The values are kept as long as a handle exists, so pass a type that is cheap to keep: a clone of the framework's
-    /// header value, a `Bytes`, or a `String`. If the request has no such header, pass no value or an empty one.
+    /// The values are kept as long as a handle exists, so pass a type that is cheap to keep: a clone of the
+    /// framework's header value, a `Bytes`, or a `String`. If the request has no `Cookie` header, pass no
+    /// values or an empty one.
     ///
-    /// If session layers are nested, `outer` is the handle of the next outer layer. If one of the outer layers has the
-    /// same `Sessions`, this exchange uses its session, and finishing this exchange does nothing.
+    /// If session layers are nested, `outer` is the handle of the next outer layer. If one of the outer
+    /// layers has the same `Sessions`, this exchange uses that layer's session, and finishing this exchange
+    /// does nothing.
     pub fn begin<C>(
         sessions: &Sessions,
         cookies: impl IntoIterator<Item = C>,
@@ -100,9 +102,9 @@ impl Exchange {
 
     /// Checks the value of the request's `Origin` header, if it has one.
     ///
-    /// If the origin is this site over [plain HTTP](crate::Cookie#plain-http), and the response sends a `Secure` cookie
-    /// that the browser will drop, an event reports this, once for these [`Sessions`]. The response is not changed.
-    /// `head` is called only for an origin over plain HTTP.
+    /// If the origin is this site over [plain HTTP](crate::Cookie#plain-http), and the response sends a
+    /// `Secure` cookie that the browser will drop, an event reports the problem, once per [`Sessions`]. The
+    /// response is not changed. `head` is called only if the origin uses plain HTTP.
     pub fn note_origin<'a>(
         &mut self,
         origin: Option<&[u8]>,
@@ -126,7 +128,8 @@ impl Exchange {
 
     /// Commits the handler's changes. `status` is the status of the handler's response.
     ///
-    /// Call it inside a tokio runtime. If the commit is dropped before it has finished, it continues there.
+    /// Call this method inside a tokio runtime. If the [`Commit`] is dropped before it has finished, it
+    /// continues in that runtime.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.close() else {
             return Finish::Ready(Reply::default());
@@ -161,7 +164,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The session of a request. It is created when a handle is first asked for it.
+/// The session of a request. The session is created when a handle is first asked for it.
 struct LazySession<C: ?Sized = dyn CookieFields> {
     sessions: Sessions,
     asked: Mutex<Asked>,
@@ -171,11 +174,11 @@ struct LazySession<C: ?Sized = dyn CookieFields> {
 #[derive(Default)]
 struct Asked {
     session: Option<Session>,
-    /// The exchange is finished. A session that is created now cannot change its response.
+    /// The exchange is finished. A session that is created after that cannot change the response.
     is_closed: bool,
 }
 
-/// The values of a request's `Cookie` headers. There is nearly always one.
+/// The values of a request's `Cookie` headers. There is nearly always exactly one.
 trait CookieFields: Send + Sync {
     fn parse(&self, name_and_equals: &[u8]) -> Presented;
 }
@@ -253,8 +256,8 @@ impl Future for Commit {
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Reply {
-    /// The value of a `Set-Cookie` header to *add*. If there is one, also set `Cache-Control: no-store`. It may contain
-    /// a credential, so do not log it.
+    /// The value of a `Set-Cookie` header to *add*. If there is one, also set `Cache-Control: no-store`. The
+    /// header may contain a credential, so do not log it.
     pub set_cookie: Option<String>,
     /// `true` if the response depends on the session, so `Vary` must name `Cookie`.
     pub vary: bool,
@@ -281,7 +284,8 @@ impl Reply {
         Self { set_cookie: closed.cookie, vary: closed.used, error }
     }
 
-    /// Returns `true` if `Cookie` must be added to the response's `Vary` headers, whose present values are `fields`.
+    /// Returns `true` if `Cookie` must be added to the response's `Vary` headers, whose current values are
+    /// `fields`.
     pub fn adds_vary<'a>(&self, fields: impl IntoIterator<Item = &'a [u8]>) -> bool {
         let mut names = fields.into_iter().flat_map(|field| field.split(|byte| *byte == b','));
         self.vary
@@ -304,7 +308,7 @@ impl fmt::Debug for Reply {
 
 /// The headers to remove when an error replaces a response. They describe the body, its caching and the status.
 ///
-/// All other headers of the handler stay, such as `Set-Cookie`, the headers of CORS, a request id and
+/// All other headers that the handler set stay, such as `Set-Cookie`, CORS headers, a request id and
 /// `Strict-Transport-Security`.
 pub const REPLACED_FIELDS: [&str; 26] = [
     "accept-ranges",
@@ -335,11 +339,11 @@ pub const REPLACED_FIELDS: [&str; 26] = [
     "www-authenticate",
 ];
 
-/// Gives access to the session of a request, which is read only when it is asked for.
+/// Gives access to a request's session, which is read from the store only on demand.
 ///
-/// If you keep the handle and first ask for the session after the response has begun, you get a session as it is
-/// [after the response](Session#after-the-response): only [`save`](Session::save) commits changes, and changes that
-/// need a cookie fail with [`ErrorKind::HeadSent`].
+/// If you keep the handle and first ask for the session after the response has begun, the session behaves as
+/// it does [after the response](Session#after-the-response): changes are committed only by an explicit call
+/// such as [`save`](Session::save), and changes that need a cookie fail with [`ErrorKind::HeadSent`].
 #[derive(Clone)]
 pub struct SessionHandle {
     session: Arc<LazySession>,
@@ -352,19 +356,20 @@ impl SessionHandle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer
-    /// release wrote the record, and, in [strict mode](crate::DirectoryMode::Strict),
-    /// [`ErrorKind::Corrupt`] if the principal's directory cannot be decoded. It never returns an empty session in
-    /// place of an error.
+    /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer release
+    /// wrote the record, and, in [strict mode](crate::DirectoryMode::Strict), [`ErrorKind::Corrupt`] if the
+    /// principal's directory cannot be decoded. This method never returns an empty session in place of an
+    /// error.
     pub async fn session(self) -> Result<Session> {
         let session = self.session.session();
         session.load().await?;
         Ok(session)
     }
 
-    /// Returns the handle of `sessions`, or `None` if no layer around the route has these `Sessions`.
+    /// Returns the handle for `sessions`, or `None` if no layer around the route has these `Sessions`.
     ///
-    /// Use it if layers with different cookies are nested. Extractors use the handle of the innermost layer.
+    /// Use this if layers with different cookies are nested. Extractors use the handle of the innermost
+    /// layer.
     #[must_use]
     pub fn of(&self, sessions: &Sessions) -> Option<Self> {
         self.find(sessions).cloned()
@@ -376,7 +381,7 @@ impl SessionHandle {
         &self.session.sessions
     }
 
-    /// Iterates over the layers, the innermost first.
+    /// Iterates over the layers, innermost first.
     fn layers(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |handle| handle.outer.as_deref())
     }
@@ -396,8 +401,8 @@ impl fmt::Debug for SessionHandle {
     }
 }
 
-/// Creates the error of an extractor on a route without a session layer, and emits an event. `fix` says how to add the
-/// layer.
+/// Returns the error for an extractor on a route without a session layer, and emits an event. `fix` explains
+/// how to add the layer.
 #[must_use]
 pub fn missing_layer(fix: &'static str) -> Error {
     event::missing_layer(fix);
@@ -406,9 +411,9 @@ pub fn missing_layer(fix: &'static str) -> Error {
 
 /// Renders the errors of one request if the application [renders them itself](crate::Builder::on_error). For adapters.
 ///
-/// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces the
-/// response by the result of [`render`](Self::render). It then puts [`Rendered`] into the response's extensions, so
-/// that an outer layer does not render the error again.
+/// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces
+/// the response with the result of [`render`](Self::render). It then puts [`Rendered`] into the response's
+/// extensions, so that an outer layer does not render the error again.
 #[derive(Clone)]
 pub struct ErrorRenderer {
     sessions: Sessions,
@@ -416,15 +421,15 @@ pub struct ErrorRenderer {
 }
 
 impl ErrorRenderer {
-    /// Returns the renderer of a request, or `None` if the application does not render errors itself. `head` is not
-    /// called then.
+    /// Returns the renderer for a request, or `None` if the application does not render errors itself. In
+    /// that case, `head` is not called.
     #[must_use]
     pub fn of<'a>(sessions: &Sessions, head: impl FnOnce() -> RequestHead<'a>) -> Option<Self> {
         let is_wanted = sessions.settings().options.on_error.is_some();
         is_wanted.then(|| Self { sessions: sessions.clone(), wants: head().wants() })
     }
 
-    /// Returns the response of an error.
+    /// Returns the response for an error.
     #[must_use]
     pub fn render(&self, error: &Error) -> ErrorResponse {
         let response = ErrorResponse::from(error);
@@ -441,7 +446,7 @@ impl fmt::Debug for ErrorRenderer {
     }
 }
 
-/// Marks a response that an [`ErrorRenderer`] has rendered, in the response's extensions. For adapters.
+/// Marks a response as rendered by an [`ErrorRenderer`]. Stored in the response's extensions. For adapters.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Rendered;

@@ -12,21 +12,22 @@ use crate::session::signed_in::{SignedIn, admit};
 use crate::sessions::builder::ConfigError;
 use crate::settings::Pages;
 
-/// Protects a group of routes: only requests that meet its conditions reach the handlers.
+/// Protects a group of routes: only requests that meet the guard's conditions reach the handlers.
 ///
-/// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer.
-/// Other requests get the response of the corresponding extractor:
+/// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer. A
+/// request that does not meet a condition gets this response:
 ///
-/// - [`signed_in`](Self::signed_in): like [`SignedIn`];
-/// - [`authenticated_within`](Self::authenticated_within): like
+/// - [`signed_in`](Self::signed_in): the response of [`SignedIn`];
+/// - [`authenticated_within`](Self::authenticated_within): the response of
 ///   [`AuthenticatedWithin`](crate::AuthenticatedWithin);
 /// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`];
 /// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], regardless of the user.
 ///
-/// A navigation of a browser is redirected to the configured sign-in page, with its own address in the query
-/// parameter `next`, which [`Next`](crate::Next) reads there. All other requests get a 401, so one configuration
-/// serves pages and an API. While the store is down, the response is a 503 and never the sign-in page. The session
-/// is read once: an extractor in a guarded handler sends no further command.
+/// If the user must sign in, a browser navigation is redirected to the configured sign-in page, and all other
+/// requests get a 401, so one configuration serves both pages and an API. The redirect passes the path of the
+/// original request in the `next` query parameter; on the sign-in page, [`Next`](crate::Next) reads it. While
+/// the store is down, the response is a 503 and never the sign-in page. The session is read once: an
+/// extractor in a guarded handler sends no further command.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,7 +51,7 @@ pub struct Guard {
     within: Option<Duration>,
     permits: Vec<Arc<Permit>>,
     pages: Pages,
-    /// The trusted origins, if requests from other sites are rejected.
+    /// The trusted origins, if cross-site requests are rejected.
     trusted: Option<Vec<String>>,
 }
 
@@ -70,19 +71,20 @@ impl Guard {
     /// Rejects requests that the browser sends on behalf of another site (cross-site request forgery, ASVS 5.0
     /// 3.5.1 to 3.5.3 and 4.4.2).
     ///
-    /// It uses no session, so you can apply it to all routes; [`and_same_origin`] adds it to another guard.
+    /// This guard does not need a session, so you can apply it to all routes. To add its rules to another
+    /// guard, use [`and_same_origin`].
     ///
-    /// A request passes if any of these holds, in this order:
+    /// The following rules are checked in this order. A request passes as soon as one of them holds:
     ///
-    /// 1. its method is GET, HEAD or OPTIONS, and it does not ask for an upgrade (the handshake of a WebSocket
-    ///    does);
+    /// 1. its method is GET, HEAD or OPTIONS, and it does not ask for an upgrade, as a WebSocket handshake
+    ///    does;
     /// 2. its `Origin` is one that you [`trust`](Self::trust);
     /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is rejected;
     /// 4. it has neither `Sec-Fetch-Site` nor `Origin`, so it does not come from a browser;
     /// 5. the host and port of its `Origin` are those of the request's target, or else of its `Host`.
     ///
-    /// GET routes must therefore not change anything. Over plain HTTP, and in browsers from before 2023, the fifth
-    /// rule decides: a proxy must then forward `Host` unchanged.
+    /// GET routes must therefore not change anything. Over plain HTTP, and in browsers released before 2023,
+    /// the fifth rule decides, so a proxy must forward `Host` unchanged.
     ///
     /// [`and_same_origin`]: Self::and_same_origin
     #[doc(alias("csrf", "xsrf", "CsrfLayer"))]
@@ -101,12 +103,12 @@ impl Guard {
         self
     }
 
-    /// Also applies the rules of [`same_origin`](Self::same_origin), and accepts requests of this origin, for
-    /// example from a sign-in service that posts a form back.
+    /// Also applies the rules of [`same_origin`](Self::same_origin), and accepts requests from this origin,
+    /// for example from a sign-in service that posts a form back.
     ///
-    /// The origin may then send any request to the guarded routes, so give the route that needs it a separate
-    /// guard. The origin is compared byte for byte with the `Origin` header: write it as `https://login.example`, in
-    /// lower case, and with a port only if it is not the scheme's default port.
+    /// This origin can then send any request to the guarded routes, so give the route that needs it a
+    /// separate guard. The origin is compared byte for byte with the `Origin` header. Write it as
+    /// `https://login.example`, in lower case, and with a port only if it is not the scheme's default port.
     ///
     /// # Errors
     ///
@@ -122,12 +124,13 @@ impl Guard {
 
     /// Also requires a signed-in user for whom `permit` returns `true`.
     ///
-    /// If it returns `false`, the response is a 403, [`ErrorKind::Forbidden`]. If it returns an error, that error is
-    /// the response. If you call this method several times, all functions must permit the request.
+    /// If `permit` returns `false`, the response is a 403, [`ErrorKind::Forbidden`]. If it returns an error,
+    /// that error is the response. If you call this method several times, every function must permit the
+    /// request.
     ///
-    /// `permit` sees the session as this request has read it. If a permission can be withdrawn while sessions are
-    /// alive, look it up by the principal instead of storing it in the session (ASVS 5.0 8.3.2), in a middleware
-    /// that takes [`SignedIn`] and returns [`Error::forbidden`].
+    /// `permit` sees the session as this request read it. If a permission can be withdrawn while sessions are
+    /// alive, do not store it in the session (ASVS 5.0 8.3.2). Look it up by the principal instead, in a
+    /// middleware that takes [`SignedIn`] and returns [`Error::forbidden`].
     pub fn permit(
         mut self,
         permit: impl Fn(&SignedIn) -> Result<bool> + Send + Sync + 'static,
@@ -142,20 +145,20 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if it is neither a path that begins with `/` nor a complete URL, or if it has a
-    /// fragment or characters other than printable ASCII.
+    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
+    /// has a fragment or characters other than printable ASCII.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)
     }
 
-    /// Sets the page to which this guard redirects users who authenticated too long ago. Default: the configured
-    /// [`step_up_page`](crate::Builder::step_up_page), else the sign-in page.
+    /// Sets the page to which this guard redirects users who authenticated too long ago. Default: the
+    /// configured [`step_up_page`](crate::Builder::step_up_page), or else the sign-in page.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Page`] if it is neither a path that begins with `/` nor a complete URL, or if it has a
-    /// fragment or characters other than printable ASCII.
+    /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
+    /// has a fragment or characters other than printable ASCII.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)
@@ -184,8 +187,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`], [`ErrorKind::StaleSignIn`], [`ErrorKind::Forbidden`], or the error of a function
-    /// of [`permit`](Self::permit).
+    /// [`ErrorKind::NotSignedIn`], [`ErrorKind::StaleSignIn`], [`ErrorKind::Forbidden`], or the error of a
+    /// function that was passed to [`permit`](Self::permit).
     pub fn check(&self, session: Session, head: &RequestHead<'_>) -> Result<()> {
         let user = admit(session, self.within, &self.pages, Some(head))?;
         for permit in &self.permits {

@@ -1,22 +1,23 @@
-//! What a request may do with a session, given the secret that it holds.
+//! What a request may do with a session, given the secret that the request holds.
 
 use std::sync::Arc;
 
 use crate::record::header::Header;
 use crate::record::token::SecretDigest;
 
-/// The authority by which a session is used: the secret from the request's cookie, the newest secret made by
-/// the request's own handle, or the application itself.
+/// The authority with which a session is used: the secret from the request's cookie, the newest secret that
+/// the request's own handle created, or the application itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
-    /// `None` if the application acts, without a secret. The principal was checked when the session was opened.
+    /// `None` if the application itself acts, which needs no secret. The principal was checked when the
+    /// session was opened.
     secret: Option<HeldSecret>,
     principal: Option<Arc<str>>,
     /// The browser has sent this secret back.
     pub(crate) is_presented: bool,
 }
 
-/// A secret, and the session's number of sign-ins when it was held.
+/// A secret, and the session's number of sign-ins while the secret was valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HeldSecret {
     digest: SecretDigest,
@@ -26,23 +27,24 @@ struct HeldSecret {
 /// Whether the secret that a request holds is still the session's secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecretStatus {
-    /// It is the session's current secret, or the application acts and the session's principal is unchanged.
+    /// The secret is the session's current one; or the application itself acts, and the session's principal
+    /// is unchanged.
     Current,
     /// Another request has rotated the secret.
     Rotated,
-    /// A sign-in, a step-up or `revoke_others` of another request has replaced the secret.
+    /// A sign-in, a step-up or `revoke_others` in another request has replaced the secret.
     Superseded,
 }
 
 impl Authority {
-    /// The authority of a request that holds the secret in this header.
+    /// The authority of a request that holds the secret whose digest is in this header.
     pub(crate) fn of(header: &Header, is_presented: bool) -> Self {
         let secret = Some(HeldSecret { digest: header.digest, sign_ins: header.sign_ins });
         Self { secret, principal: header.principal.clone(), is_presented }
     }
 
-    /// The authority of the application over a session of this header's principal. It does not depend on the
-    /// session's secret.
+    /// The authority of the application over a session of this header's principal. This authority does not
+    /// depend on the session's secret.
     pub(crate) fn over(header: &Header) -> Self {
         Self { secret: None, principal: header.principal.clone(), is_presented: false }
     }

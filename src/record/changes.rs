@@ -39,8 +39,8 @@ pub(crate) struct Changes {
     rotate: Option<Intent<Rotation>>,
     lifetime: Option<Intent<Lifetime>>,
     end_by: Option<Intent<Millis>>,
-    /// The lifetime and end that this request has already committed. A later sign-in of the same request
-    /// keeps them.
+    /// The lifetime and the time limit that this request has already committed. A later sign-in in the same
+    /// request keeps them.
     chosen: (Option<Lifetime>, Option<Millis>),
 }
 
@@ -52,7 +52,7 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
     }
 
-    /// Signs in. Drops the changes made so far if another principal was signed in.
+    /// Signs in. Drops the changes made so far if a different principal was signed in.
     pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
         let signed_in = self.signed_in(loaded);
         if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {
@@ -82,8 +82,8 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
     }
 
-    /// Drops the changes up to a bookmark, because their commit failed. `keeps_end` keeps the end of the
-    /// session.
+    /// Drops the changes up to a bookmark, because their commit failed. If `keeps_end`, a requested end of
+    /// the session stays pending.
     pub(crate) fn drop_until(&mut self, bookmark: u64, keeps_end: bool) {
         let ended = self.ended.take_if(|ended| keeps_end || ended.at > bookmark);
         let chosen = self.chosen;
@@ -107,7 +107,7 @@ impl Changes {
         self.rotate.take_if(|rotate| rotate.value == Rotation::Superseding);
     }
 
-    /// Drops the end of the session if it came before the bookmark, because it was carried out.
+    /// Drops the requested end of the session if it came before the bookmark, because it was carried out.
     pub(crate) fn forget_end(&mut self, bookmark: u64) {
         taken(&mut self.ended, bookmark);
     }
@@ -128,7 +128,7 @@ impl Changes {
         self.delta.is_empty() && self.intents().all(|at| at.is_none())
     }
 
-    /// Returns the sequence numbers of the changes besides values.
+    /// Returns the sequence numbers of all changes other than those to values.
     fn intents(&self) -> impl Iterator<Item = Option<u64>> {
         fn at<T>(intent: &Option<Intent<T>>) -> Option<u64> {
             intent.as_ref().map(|intent| intent.at)
@@ -191,8 +191,8 @@ impl Changes {
         self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
     }
 
-    /// Returns the reason, as events show it, why the session gets a new secret without a sign-in. `before` is
-    /// the session's header before this commit.
+    /// Returns the reason that events give for a new secret without a sign-in. `before` is the session's
+    /// header before this commit.
     pub(crate) fn rotation_reason(&self, before: &Header) -> &'static str {
         if self.supersedes() {
             "others_revoked"
@@ -205,7 +205,7 @@ impl Changes {
         }
     }
 
-    /// Returns the changes that this request asks for, besides values, on a session with this header.
+    /// Returns what this request asks of a session with this header, apart from changes to values.
     pub(crate) fn requested(&self, header: &Header) -> Requested {
         let proof = self.proof();
         Requested {
@@ -213,7 +213,7 @@ impl Changes {
             steps_up: proof == Authentication::StepUp,
             rotates: self.rotate.is_some(),
             supersedes: self.supersedes(),
-            // A lifetime or an end that the session already has is not a change.
+            // A lifetime or a time limit that the session already has is not a change.
             changes_lifetime: header.differs_in_lifetime(self.lifetime())
                 || header.differs_in_end(self.end_by()),
         }
@@ -238,8 +238,8 @@ impl Changes {
     /// Returns how the sign-in of this request affects the values of a session with this header.
     pub(crate) fn on_sign_in(&self, header: &Header) -> OnSignIn {
         match self.proof() {
-            // An attacker whose session is revoked may know this session's CSRF token, so it is dropped as
-            // after another sign-in.
+            // An attacker whose session is revoked may know this session's CSRF token, so the token is
+            // dropped, as it is when the user signs in again.
             Authentication::None if self.supersedes() => OnSignIn::Again,
             Authentication::None => OnSignIn::Nobody,
             _ if header.principal.is_none() => OnSignIn::First,
@@ -248,7 +248,7 @@ impl Changes {
         }
     }
 
-    /// Computes the view again, because the values to which the changes apply are different.
+    /// Recomputes the view, because the values to which the changes apply have changed.
     ///
     /// Calls the application's update functions, so the caller must not hold a lock.
     pub(crate) fn rebase(&mut self, loaded: Option<&Loaded>) -> Result<()> {
@@ -297,7 +297,7 @@ impl Changes {
         plan::decide(Situation {
             session,
             // A `transact` may change anything. After the response has been sent, the record that the handle
-            // has read is too old to compare with.
+            // has read is too old for a comparison.
             changed: decides
                 || (outlived
                     && loaded.is_some()
@@ -319,20 +319,20 @@ fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
     intent.take_if(|intent| intent.at <= bookmark).map(|intent| intent.value)
 }
 
-/// What is known about a request besides its changes.
+/// What is known about a request apart from its changes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestFacts<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
     pub(crate) session: KnownSession,
     /// The request presented several valid tokens.
     pub(crate) several: bool,
-    /// The changes that the request asks for, besides values.
+    /// What the request asks for, apart from changes to values.
     pub(crate) wants: Requested,
-    /// The commit has a `transact`.
+    /// The commit runs a decision, such as the function passed to `transact`.
     pub(crate) decides: bool,
     /// The response has been sent.
     pub(crate) outlived: bool,
-    /// The view could not be computed on the newest record that was read.
+    /// The view could not be recomputed from the newest record that was read.
     pub(crate) is_stale: bool,
     pub(crate) refresh: Refresh,
     pub(crate) failed: bool,

@@ -8,19 +8,19 @@
 //! | type | content |
 //! |---|---|
 //! | 1 | the secret's digest, 32 bytes |
-//! | 2 | created, last seen, idle deadline, absolute deadline: four LEB128, milliseconds since 1970 |
+//! | 2 | created, last seen, idle deadline, absolute deadline: four LEB128 numbers, milliseconds since 1970 |
 //! | 3 | authenticated: LEB128, milliseconds since 1970 |
 //! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
 //! | 5 | principal, UTF-8 |
-//! | 6 | the number of sign-ins, step-ups and calls of `revoke_others`: LEB128 |
-//! | 7 | the tags of up to seven earlier writes, the newest first |
+//! | 6 | the number of sign-ins, step-ups and `revoke_others` calls: LEB128 |
+//! | 7 | the tags of up to seven earlier writes, newest first |
 //! | 8 | the time after which the session cannot be extended: LEB128, milliseconds since 1970 |
 //! | 9 | empty; present if the browser has not yet sent back the cookie of the last sign-in |
 //! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
-//! Values come last and in ascending order of their keys. Fields of unknown types are kept unchanged, so an older
-//! release loses no data of a newer one. A change that older releases must not ignore raises the format number
-//! instead.
+//! Values come last and in ascending order of their keys. Fields of unknown types are kept unchanged, so an
+//! older release preserves data that a newer release has written. A change that older releases must not
+//! ignore raises the format number instead.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Record, Undecodable> {
     decode_fields(tag, bytes).ok_or(Undecodable::Corrupt)
 }
 
-/// The fields of a record that were read so far.
+/// The fields of a record that have been read so far.
 #[derive(Default)]
 struct Fields<'a> {
     digest: Option<[u8; SecretDigest::LEN]>,
@@ -174,7 +174,7 @@ fn read_entry(mut content: Reader<'_>, bytes: &[u8]) -> Option<Entry> {
     let flags = content.byte()?;
     let key = content.sized()?.range();
     let text = &bytes[key.clone()];
-    // Nearly every key is ASCII, and the check for ASCII is faster than the one for UTF-8.
+    // Nearly every key is ASCII, and checking for ASCII is faster than checking for UTF-8.
     (text.is_ascii() || std::str::from_utf8(text).is_ok()).then_some(())?;
     Entry::new(key, flags, content.range())
 }
@@ -394,7 +394,8 @@ mod tests {
         }
         let whole = encoded(&full_header(), &[("a", "1")]);
         let cuts = (0..whole.len()).filter(|end| decode(whole.slice(..*end)).is_ok()).count();
-        // A record that is cut between two fields may still be valid. One that is cut inside a field never is.
+        // A record that is truncated between two fields may still be valid. A record that is truncated inside
+        // a field never is.
         assert!(cuts <= 8, "{cuts}");
     }
 

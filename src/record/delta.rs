@@ -1,5 +1,5 @@
-//! The changes of a request to its values, which can be applied again to a newer record, and the resulting
-//! view of the values.
+//! The changes that a request makes to values, which can be applied again to a newer record, and the
+//! resulting view of the values.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +14,10 @@ use crate::record::key::Name;
 use crate::record::small_map::SmallMap;
 use crate::record::values::{Item, Items, NO_VALUES, OnSignIn, Value, Values};
 
-/// The function of an `update`, over encoded values.
+/// The function that was passed to `update`, applied to encoded values.
 pub(crate) type UpdateFn = dyn Fn(Option<&[u8]>) -> Result<Bytes> + Send + Sync;
 
-/// One change of one key.
+/// One change to one key.
 #[derive(Clone)]
 pub(crate) enum Change {
     Set(Value),
@@ -30,7 +30,7 @@ pub(crate) enum Change {
         survives: bool,
         function: Arc<UpdateFn>,
     },
-    /// Appends a message to the list of a key. The list then holds at most `most` bytes.
+    /// Appends a message to the list that is stored under a key. The list then has at most `most` bytes.
     Append {
         message: Bytes,
         most: usize,
@@ -47,22 +47,22 @@ impl Change {
     }
 }
 
-/// The changes of one key in order, each with its sequence number.
+/// The changes to one key in order, each with its sequence number.
 type KeyChanges = SmallVec<[(u64, Change); 1]>;
 
-/// Update functions of dropped changes. They may capture values of the application, whose destructors must not
+/// Update functions of dropped changes. They may capture the application's values, whose destructors must not
 /// run while the session is locked.
 pub(crate) type Dropped = Vec<Arc<UpdateFn>>;
 
-/// The changes of a request, and the resulting view.
+/// The changes that a request makes, and the resulting view.
 ///
-/// Changes of different keys are independent, so they are kept by key.
+/// Changes to different keys are independent, so they are kept by key.
 #[derive(Clone, Default)]
 pub(crate) struct Delta {
     /// The changes by key. No list is empty.
     keys: SmallMap<KeyChanges>,
-    /// The sequence number of the change that removed all values of the record, if there was one. It comes before
-    /// the changes in `keys`.
+    /// The sequence number of the change that removed all values of the record, if there was one. That change
+    /// comes before the changes in `keys`.
     cleared: Option<u64>,
     made: u64,
     view: View,
@@ -78,8 +78,8 @@ impl Delta {
         self.keys.is_empty() && self.cleared.is_none()
     }
 
-    /// Returns the number of changes made so far. Serves as a bookmark, and shows whether a change was made in
-    /// between.
+    /// Returns the number of changes made so far. The number serves as a bookmark, and a comparison with an
+    /// earlier number shows whether a change was made in between.
     pub(crate) fn made(&self) -> u64 {
         self.made
     }
@@ -95,7 +95,7 @@ impl Delta {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Records a change of a value. `value` is the key's value after the change.
+    /// Records a change to a value. `value` is the key's value after the change.
     pub(crate) fn push(&mut self, key: Name, change: Change, value: Option<Value>) {
         self.made += 1;
         let earlier = self.keys.get_or_default(key.clone());
@@ -143,15 +143,15 @@ impl Delta {
     }
 
     /// Drops all changes except taken values and flash messages. The commit must still check that the taken
-    /// values are unchanged, and flash messages are shown on the next page even if another principal has signed
-    /// in.
+    /// values are unchanged, and flash messages are shown on the next page even if a different principal has
+    /// signed in.
     pub(crate) fn start_over(&mut self) {
         self.reset(|change| !change.is_take() && !change.is_append());
         // The remaining changes call no function, so this cannot fail.
         self.view = self.replay(&NO_VALUES, OnSignIn::Nobody).unwrap_or_default();
     }
 
-    /// Drops the changes of a key that has no value in the record, so the key has no value at all.
+    /// Drops the changes to a key that has no value in the record, so that the key has no value at all.
     pub(crate) fn withdraw(&mut self, key: Name) {
         self.made += 1;
         drop_changes(self.keys.get_or_default(key.clone()), &mut self.dropped, |_, _| true);
@@ -184,13 +184,13 @@ impl Delta {
         });
     }
 
-    /// Returns whether computing the view calls functions of the application.
+    /// Returns whether computing the view calls the application's functions.
     pub(crate) fn has_functions(&self) -> bool {
         let mut changes = self.keys.values().flatten();
         changes.any(|(_, change)| matches!(change, Change::Update { .. }))
     }
 
-    /// Counts a change that is not to a value, and returns its sequence number.
+    /// Counts a change that does not affect a value, and returns its sequence number.
     pub(crate) fn mark(&mut self) -> u64 {
         self.made += 1;
         self.made
@@ -210,7 +210,7 @@ impl Delta {
         Ok(())
     }
 
-    /// Applies the changes to other values and returns the resulting view.
+    /// Applies the changes to the values in `base` and returns the resulting view.
     pub(crate) fn replay(&self, base: &Values, sign_in: OnSignIn) -> Result<View> {
         let cleared = self.cleared.is_some();
         let mut view = View { cleared, sign_in, ..View::default() };
@@ -223,7 +223,7 @@ impl Delta {
         Ok(view)
     }
 
-    /// Resets the view to the record as it was read, until the view is computed again.
+    /// Resets the view to the record as it was read, until the view is recomputed.
     pub(crate) fn hide(&mut self) {
         self.made += 1;
         self.view = View::default();
@@ -257,7 +257,7 @@ fn drop_changes(
     });
 }
 
-/// Drops the oldest pending message if as many are pending as the list can hold.
+/// Drops the oldest pending message if the number of pending messages has reached the list's limit.
 fn drop_oldest_append(changes: &mut KeyChanges) {
     let is_append = |(_, change): &(u64, Change)| change.is_append();
     if changes.iter().filter(|change| is_append(change)).count() >= flash::MESSAGES
@@ -388,8 +388,8 @@ impl View {
     }
 }
 
-/// Returns the size of a slot in bytes. Flash messages count as 0: they have their own limit, and do not reduce
-/// the space for the application's values.
+/// Returns the size of a slot in bytes. Flash messages count as 0: they have their own limit and do not
+/// reduce the space for the application's values.
 fn room(key: &str, value: Option<&Value>) -> usize {
     value.filter(|_| key != flash::KEY).map_or(0, |value| key.len() + value.bytes.len())
 }
@@ -604,7 +604,7 @@ mod tests {
         append(&mut delta, &none, "a");
         append(&mut delta, &none, "b");
         delta.clear();
-        // All but the text, which is not the application's.
+        // Both functions are returned. The text is not, because dropping it runs no application code.
         assert_eq!((held(&mut delta), delta.pending_after(0)), (2, 1));
         append(&mut delta, &none, "a");
         delta.forget(delta.made());
@@ -617,7 +617,7 @@ mod tests {
     }
 
     proptest! {
-        /// Changed values between those of the record, before and behind them.
+        /// Covers changed values before, between and after those of the record.
         #[test]
         fn view_lists_changed_and_unchanged_values_in_order_of_keys(
             stored in prop::collection::btree_map("[a-f]{1,2}", any::<bool>(), 0..20),

@@ -16,9 +16,9 @@ pub(crate) const EARLIER_TAGS: u8 = 7;
 /// Why bytes cannot be decoded as a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Undecodable {
-    /// They are damaged, or not a record of the expected kind.
+    /// The bytes are damaged, or are not a record of the expected kind.
     Corrupt,
-    /// A newer release wrote them in a format that this release does not know.
+    /// A newer release wrote the bytes in a format that this release does not know.
     NewerFormat,
 }
 
@@ -109,7 +109,8 @@ impl<'a> Reader<'a> {
         for (place, &byte) in rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * place);
             if byte < 0x80 {
-                // A final zero byte is not the shortest form, and a 64-bit number uses one bit of the tenth byte.
+                // A number that ends in a zero byte is not in its shortest form, and a 64-bit number uses
+                // only one bit of the tenth byte.
                 let is_shortest = byte != 0 && (place < 9 || byte == 1);
                 self.position += place + 1;
                 return is_shortest.then_some(number);
@@ -151,7 +152,7 @@ pub(crate) fn begin(out: &mut BytesMut, tag: Tag, kind: Kind) {
     out.put_u8(kind.letter() as u8);
 }
 
-/// Writes the tags of the writes before the newest one.
+/// Writes the tags of all writes before the newest one.
 pub(crate) fn put_tags(out: &mut BytesMut, tags: &Tags) {
     let older = tags.older();
     if !older.is_empty() {

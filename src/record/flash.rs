@@ -1,4 +1,4 @@
-//! Flash messages, and the list of them in a record.
+//! Flash messages, and the list in a record that holds them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The key of the list: a JSON array with `[level, text]` for each message, the oldest first.
+/// The key of the list, a JSON array that contains `[level, text]` for each message, oldest first.
 pub(crate) const KEY: &str = "unsticky.flash";
 
 /// The maximum number of messages in a session.
@@ -22,7 +22,7 @@ const LIST_BYTES: usize = 4096;
 /// The maximum length of the text of a message, in bytes.
 const TEXT_BYTES: usize = 1024;
 
-/// The level of a [`Flash`] message, which says how a page shows it.
+/// The level of a [`Flash`] message, which determines how a page shows the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Level {
@@ -40,7 +40,8 @@ pub enum Level {
 impl Level {
     const ALL: [Self; 4] = [Self::Info, Self::Success, Self::Warning, Self::Error];
 
-    /// Returns the name: `info`, `success`, `warning` or `error`. Use it as a CSS class, for example.
+    /// Returns the level's name: `info`, `success`, `warning` or `error`. You can use it as a CSS class, for
+    /// example.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +52,8 @@ impl Level {
         }
     }
 
-    /// Returns the level of a name. An unknown name, which a later release may have written, is `Info`.
+    /// Returns the level with this name. An unknown name, which a later release may have written, means
+    /// `Info`.
     fn named(name: &str) -> Self {
         Self::ALL.into_iter().find(|level| level.as_str() == name).unwrap_or_default()
     }
@@ -83,7 +85,8 @@ impl<'de> Deserialize<'de> for Level {
 pub struct Flash {
     /// The level of the message.
     pub level: Level,
-    /// The text that was passed to [`Session::flash`](crate::Session::flash), unchanged. Escape it in a page.
+    /// The text that was passed to [`Session::flash`](crate::Session::flash), unchanged. Escape it when you
+    /// put it in a page.
     pub text: String,
 }
 
@@ -104,7 +107,7 @@ impl<'de> Deserialize<'de> for Flash {
     }
 }
 
-/// Returns the maximum size of the list for this maximum size of a record, in bytes.
+/// Returns the maximum size of the list in bytes, which depends on the maximum size of a record.
 pub(crate) fn most_bytes(max_record: usize) -> usize {
     LIST_BYTES.min(max_record / 4)
 }
@@ -200,7 +203,7 @@ mod tests {
         let numbers: Vec<_> = (0..20).map(|number| number.to_string()).collect();
         let numbers: Vec<_> = numbers.iter().map(String::as_str).collect();
         assert_eq!(texts(&list(&numbers, 4096)), numbers[4..]);
-        // Eleven bytes each, the commas between them, and two brackets.
+        // Eleven bytes per message, the commas between them, and two brackets.
         for (most, kept) in [(11 + 2, 1), (2 * 11 + 1 + 2, 2), (2 * 11 + 2, 1), (3 * 12 + 1, 3)] {
             let list = list(&["a", "b", "c"].map(|_| ""), most);
             assert_eq!((texts(&list).len(), list.len() <= most), (kept, true), "{most}");
@@ -230,7 +233,7 @@ mod tests {
         let (read, undecodable) = messages(mixed);
         assert_eq!((read[0].level, &*read[0].text), (Level::Info, "old"));
         assert_eq!((read.len(), undecodable), (1, 3));
-        // What a later release has added stays.
+        // Data that a later release has added is kept.
         let longer = appended(Some(br#"[["later","old",{"more":1}]]"#), &message, 100);
         assert_eq!(longer, r#"[["later","old",{"more":1}],["info","new"]]"#);
     }

@@ -21,11 +21,12 @@ pub(crate) struct Header {
     /// The time after which the session cannot be extended, if one was set.
     pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
-    /// The number of sign-ins, step-ups and calls of `revoke_others` on this session. If it is unchanged, the
-    /// secret was only rotated, and changes made with the old secret are still merged. Otherwise they are not.
+    /// The number of sign-ins, step-ups and `revoke_others` calls in this session. If this number is
+    /// unchanged, the secret has only been rotated, and changes made with the old secret are still merged.
+    /// Otherwise they are not.
     pub(crate) sign_ins: u32,
-    /// The browser has not yet sent back the cookie of the last sign-in. Recorded only if the limit on concurrent
-    /// sessions rejects new sign-ins.
+    /// The browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit on
+    /// concurrent sessions rejects new sign-ins.
     pub(crate) is_unconfirmed: bool,
     /// Fields that a later release wrote, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
@@ -56,7 +57,7 @@ impl Header {
         lifetime.is_some_and(|lifetime| self.chosen != Some(lifetime.into()))
     }
 
-    /// Returns whether this end differs from the one set for the session.
+    /// Returns whether this time limit differs from the one that was set for the session.
     pub(crate) fn differs_in_end(&self, end_by: Option<Millis>) -> bool {
         end_by.is_some_and(|end_by| self.end_by != Some(end_by))
     }
@@ -72,7 +73,7 @@ impl Header {
         let has_other_limits = is_other || self.differs_in_end(update.end_by);
         let chosen = update.lifetime.map(Into::into);
         if matches!(update.proof, Authentication::SignIn(_)) {
-            // A sign-in starts from the configured lifetime, unless this request sets another one.
+            // A sign-in starts from the configured lifetime, unless this request sets a different one.
             (header.chosen, header.end_by) = (chosen, update.end_by);
         } else {
             (header.chosen, header.end_by) =
@@ -134,7 +135,7 @@ pub(crate) struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// An update that changes only the tag of the header.
+    /// An update that changes only the header's tag.
     pub(crate) fn plain(now: Millis, tag: Tag, configured: &'a Lifetime) -> Self {
         Self {
             now,

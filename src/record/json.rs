@@ -1,5 +1,5 @@
-//! Encodes values as JSON. JSON is self-describing, so a type may change while sessions are alive, and operators can
-//! read it.
+//! Encodes values as JSON. JSON is self-describing, so a type may change while sessions are alive, and
+//! operators can read the values.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -17,7 +17,7 @@ const MAX_DEPTH: u8 = 127;
 
 /// Encodes a value. Fails if [`decoded`] could not return it as a `T`.
 ///
-/// The errors do not include messages of the encoder or decoder, because these may quote the value.
+/// The errors do not include messages from the encoder or decoder, because these may quote the value.
 pub(crate) fn encoded<T: DeserializeOwned>(
     name: &str,
     value: &(impl Serialize + ?Sized),
@@ -38,8 +38,8 @@ pub(crate) fn encoded<T: DeserializeOwned>(
             format!("the value of {name:?} has {} bytes, but the limit is {max}", bytes.len());
         return Err(Error::new(ErrorKind::TooLarge, context));
     }
-    // Only the type's own `Deserialize` shows whether the JSON can be read back. For example, serde writes a map's
-    // integer keys as text and does not convert them back under `flatten`.
+    // Only the type's own `Deserialize` can show whether the JSON can be read back. For example, serde writes
+    // a map's integer keys as text and does not convert them back under `flatten`.
     serde_json::from_slice::<T>(&bytes).map_err(|error| {
         refused(&format_args!("its JSON cannot be read back as the key's type{}", place(&error)))
     })?;
@@ -48,7 +48,7 @@ pub(crate) fn encoded<T: DeserializeOwned>(
 
 pub(crate) fn decoded<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        // Only the position is taken from the decoder's error, because its text may quote the value.
+        // Only the position is taken from the decoder's error, because its message may quote the value.
         let context = format!("the value of {name:?}{}", place(&error));
         Error::new(ErrorKind::Decode, context)
     })
@@ -60,7 +60,8 @@ pub(crate) fn text(name: &str, bytes: &[u8]) -> Result<String> {
     str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
-/// Returns the position of an error in the JSON, if the type's `Deserialize` kept it.
+/// Returns the position of an error in the JSON, or an empty string if the type's `Deserialize` returned an
+/// error without a position.
 fn place(error: &serde_json::Error) -> String {
     match error.line() {
         0 => String::new(),
@@ -68,9 +69,9 @@ fn place(error: &serde_json::Error) -> String {
     }
 }
 
-/// Writes an `f32` so that it keeps its value if it is read as an `f64` first, as under `flatten` and in untagged
-/// enums. The shortest text of an `f32` may then be rounded twice, for example that of 7.038531e-26. In this case the
-/// text of the equal `f64` is written.
+/// Writes an `f32` so that it keeps its value even if it is first read as an `f64`, as happens under
+/// `flatten` and in untagged enums. The shortest text of some `f32` values, for example 7.038531e-26, would
+/// then be rounded twice. For these values, the text of the equal `f64` is written.
 struct Exact;
 
 impl Formatter for Exact {
@@ -85,8 +86,9 @@ impl Formatter for Exact {
     }
 }
 
-/// A serializer that writes nothing. It rejects values that `serde_json` writes without an error but cannot read back:
-/// it writes numbers that are not finite as `null`, and reads only a limited depth.
+/// A serializer that writes nothing. It rejects values that `serde_json` writes without an error but cannot
+/// read back: numbers that are not finite, which are written as `null`, and values that are nested too
+/// deeply.
 #[derive(Clone, Copy)]
 struct Check {
     depth_left: u8,
@@ -141,7 +143,7 @@ macro_rules! accept {
     };
 }
 
-/// Enters an array or an object, with the number of levels that it adds.
+/// Enters an array or an object, which adds the given number of levels.
 macro_rules! enter {
     ($($method:ident($($argument:ty),*) -> $compound:ident: $levels:literal;)*) => {
         $(

@@ -1,4 +1,4 @@
-//! Keys: the name and the type of a session value.
+//! Keys: the name of a session value together with its type.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -29,8 +29,8 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Any name is allowed. It counts towards the size of the record. Pass keys that are created at run time by
-/// reference:
+/// Any name is allowed, but its length counts towards the size of the record. A key that is created at run
+/// time is passed by reference:
 ///
 /// ```
 /// use unsticky::{Key, Session};
@@ -46,37 +46,39 @@ use serde::Serialize;
 ///
 /// # Values
 ///
-/// A value can have any type that implements serde's `Serialize` and `Deserialize`. It is stored as JSON, so the
-/// type may change between releases while sessions are alive, and an operator can read the value. All numbers are
-/// restored exactly, every finite `f32` and `f64` bit for bit. Integers beyond 64 bits have one exception, listed
-/// below.
+/// A value can have any type that implements serde's `Serialize` and `Deserialize`. It is stored as JSON, so
+/// the type may change between releases while sessions are alive, and an operator can read the value. All
+/// numbers are restored exactly, and every finite `f32` and `f64` bit for bit. The only exception concerns
+/// integers beyond 64 bits; it is listed below.
 ///
-/// Before a new value is accepted, it is decoded once as the key's type. If that fails, the write fails with
-/// [`ErrorKind::Encode`] and the reason. This rejects:
+/// Before a new value is accepted, its JSON is decoded once as the key's type. If that fails, the write fails
+/// with [`ErrorKind::Encode`], and the error contains the reason. This check rejects:
 ///
 /// - NaN and the infinities, at any depth, because JSON cannot represent them;
 /// - arrays and objects that are nested more than 127 levels deep;
 /// - maps whose keys are neither strings, numbers, `bool`s nor unit variants;
-/// - values that the type's own `Deserialize` rejects, for example integer keys of a map behind
-///   `#[serde(flatten)]` or in an untagged enum, or a field that is skipped only when it is serialised.
+/// - values that the type's own `Deserialize` cannot read back, for example a map with integer keys behind
+///   `#[serde(flatten)]` or in an untagged enum, or a struct with a field that serde skips when writing but
+///   requires when reading.
 ///
-/// This shows that the value can be decoded, but not that the decoded value is equal, because the type need not
-/// be comparable. These values are accepted, although they can change:
+/// The check shows that the value can be decoded, but not that the decoded value equals the original, because
+/// the type need not be comparable. The following values are accepted, but may be different when they are
+/// read back:
 ///
 /// - `Some(None)` and `Some(())` are stored as `null` and decoded as `None`;
 /// - a field that serde skips is decoded as its default;
-/// - an untagged enum is decoded as the first variant that matches the JSON, and an integer beyond 64 bits can
-///   become a float there, as it can behind `#[serde(flatten)]`;
+/// - an untagged enum is decoded as the first variant that matches the JSON, and an integer beyond 64 bits in
+///   such an enum, or behind `#[serde(flatten)]`, can become a float;
 /// - `serde_json::Value` turns NaN and the infinities into `Null` before they reach the session;
-/// - your own implementation of `Deserialize` may return any value.
+/// - a `Deserialize` implementation of your own may return any value.
 ///
-/// If a new release of the application changes the type, [`Session::get`] fails with [`ErrorKind::Decode`] if the
-/// stored value cannot be decoded as the new type. Use `#[serde(default)]` for new fields.
+/// When a new release of the application changes the type, [`Session::get`] fails with [`ErrorKind::Decode`]
+/// for stored values that cannot be decoded as the new type. Use `#[serde(default)]` for new fields.
 ///
 /// # Bytes
 ///
-/// JSON has no type for bytes. It stores a `Vec<u8>` as an array of numbers, so 20 kB take up to 80 kB;
-/// `serde_bytes` does not change that. Store bytes as base64 text, which takes 27 kB:
+/// JSON has no type for bytes. A `Vec<u8>` is stored as an array of numbers, so 20 kB take up to 80 kB;
+/// `serde_bytes` does not change that. Instead, store bytes as base64 text, which takes 27 kB:
 ///
 /// ```
 /// use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -114,9 +116,9 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// The crate `serde_with` contains such a type, `serde_with::base64::Base64`. Each request that uses the session
-/// reads the whole record. If the bytes are larger than a few kilobytes, keep them in a store of your own, and keep
-/// only their name in the session.
+/// The `serde_with` crate contains such a type, `serde_with::base64::Base64`. Each request that uses the
+/// session reads the whole record, so keep anything larger than a few kilobytes in a store of your own, and
+/// keep only its name in the session.
 ///
 /// [`ErrorKind::Encode`]: crate::ErrorKind::Encode
 /// [`ErrorKind::Decode`]: crate::ErrorKind::Decode
@@ -140,12 +142,12 @@ impl<T> Key<T> {
         RuntimeKey { name: name.into(), survives_sign_in: false, value: PhantomData }
     }
 
-    /// Keeps the value when a user signs in on an anonymous session. By default, the value is dropped, unless the
-    /// request that signs in has written it.
+    /// Keeps the value when an anonymous user signs in. By default, the value is dropped unless the request
+    /// that signs the user in has written it.
     ///
-    /// An attacker who plants a session in a victim's browser can also plant values in it. A shopping cart is worth
-    /// that risk. A `return_to` address or a half-finished change of an email address is not. The flag is stored
-    /// together with the value when the value is written.
+    /// An attacker who plants a session in a victim's browser can also plant values in that session. A
+    /// shopping cart is worth that risk. A `return_to` URL or a half-finished change of an email address is
+    /// not. The flag that this method sets is stored with the value when the value is written.
     #[must_use]
     pub const fn survives_sign_in(self) -> Self {
         Self { survives_sign_in: true, ..self }
@@ -160,14 +162,14 @@ pub struct RuntimeKey<T> {
 }
 
 impl<T> RuntimeKey<T> {
-    /// Keeps the value when a user signs in on an anonymous session; see [`Key::survives_sign_in`].
+    /// Keeps the value when an anonymous user signs in; see [`Key::survives_sign_in`].
     #[must_use]
     pub fn survives_sign_in(self) -> Self {
         Self { survives_sign_in: true, ..self }
     }
 }
 
-/// A key of a session value: a [`Key`], or a [`RuntimeKey`] by reference.
+/// A key of a session value: a [`Key`], or a reference to a [`RuntimeKey`].
 ///
 /// The trait is sealed: you cannot implement it.
 pub trait AsKey: sealed::Sealed {
@@ -177,7 +179,7 @@ pub trait AsKey: sealed::Sealed {
     /// Returns the key's name.
     fn name(&self) -> &str;
 
-    /// Returns `true` if the value is kept when a user signs in on an anonymous session.
+    /// Returns `true` if the value is kept when an anonymous user signs in.
     fn survives(&self) -> bool;
 }
 

@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use crate::clock::{Millis, millis};
 
-/// Says how long the browser keeps the cookie.
+/// Determines how long the browser keeps the cookie.
 #[doc(alias = "SessionLifecycle")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
-    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a restart of the
-    /// browser. The default.
+    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a browser
+    /// restart. The default.
     #[default]
     Persistent,
-    /// The cookie has no `Max-Age`, so the browser forgets it when it is closed. The server applies both timeouts
-    /// nevertheless.
+    /// The cookie has no `Max-Age`, so it is deleted when the browser is closed. The server still applies
+    /// both timeouts.
     BrowserSession,
 }
 
 /// The idle timeout and the absolute timeout of a session.
 ///
-/// Both timeouts apply. The server enforces them with the stored record, and not with the cookie (ASVS 5.0 7.3.1
-/// and 7.3.2):
+/// Both timeouts apply. The server enforces them using the stored record, not the cookie (ASVS 5.0 7.3.1 and
+/// 7.3.2):
 ///
 /// - **idle timeout**: the session expires if no request uses it for this long;
 /// - **absolute timeout**: the session expires this long after the sign-in, or after its creation if no user has
@@ -29,14 +29,15 @@ pub enum Persistence {
 ///
 /// Signing in again restarts both timeouts.
 ///
-/// Extending the idle timeout costs a write, so it is not done at each use. A request that only reads extends it
-/// if at least [`refresh_after`](Self::refresh_after) has passed since the last extension. A session that is only
-/// read therefore expires between `idle - refresh_after` and `idle` after its last use.
+/// Extending the idle timeout costs a write, so not every use extends it. A request that only reads extends
+/// the idle timeout if at least [`refresh_after`](Self::refresh_after) has passed since the last extension. A
+/// session that is only read therefore expires between `idle - refresh_after` and `idle` after its last use.
 ///
-/// The process that reads the session decides with its own clock whether the session has expired. If clocks
-/// differ, a session expires early or late by at most the difference, so keep the clocks synchronised. A difference
-/// of up to five minutes has no other effect. With a larger one, [`Revoked::complete`](crate::Revoked) may be wrong
-/// for a directory that was missing. Which sessions a [directory](crate::Directory) lists does not depend on clocks.
+/// The process that reads a session uses its own clock to determine whether the session has expired. If
+/// clocks differ, a session expires early or late by at most the difference, so keep the clocks synchronised.
+/// A difference of up to five minutes has no other effect. If the difference is larger,
+/// [`Revoked::complete`](crate::Revoked) may be wrong for a directory that was missing. The list of sessions
+/// in a [directory](crate::Directory) does not depend on clocks.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +46,7 @@ pub enum Persistence {
 /// const HOUR: Duration = Duration::from_secs(60 * 60);
 /// /// For users who ticked "remember me".
 /// const REMEMBER_ME: Lifetime = Lifetime::new(HOUR.saturating_mul(24 * 14), HOUR.saturating_mul(24 * 90));
-/// /// For a till in a shop.
+/// /// For a shop's till.
 /// const TILL: Lifetime = Lifetime::new(Duration::from_secs(300), HOUR.saturating_mul(8)).browser_session();
 /// assert_eq!(REMEMBER_ME.absolute(), HOUR * 24 * 90);
 /// # let _ = TILL;
@@ -60,7 +61,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// The longest possible timeout: ten years. Longer durations are reduced to it.
+    /// The longest possible timeout: ten years. Longer durations are reduced to this value.
     pub const MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
     /// The longest `Max-Age` that browsers accept: 400 days (RFC 6265bis).
@@ -79,26 +80,27 @@ impl Lifetime {
         }
     }
 
-    /// Returns the timeouts for applications with a low risk: idle 30 minutes, absolute 8 hours.
+    /// Returns the timeouts for low-risk applications: idle 30 minutes, absolute 8 hours.
     ///
-    /// These are the upper limits that the OWASP Session Management Cheat Sheet gives for low-risk applications and
-    /// for a working day.
+    /// These are the upper limits that the OWASP Session Management Cheat Sheet gives for the idle timeout of
+    /// low-risk applications and for an absolute timeout that spans a working day.
     #[must_use]
     pub const fn owasp_low_risk() -> Self {
         Self::new(minutes(30), hours(8))
     }
 
-    /// Returns the timeouts for applications with a high risk: idle 5 minutes, absolute 4 hours.
+    /// Returns the timeouts for high-risk applications: idle 5 minutes, absolute 4 hours.
     ///
-    /// These are the upper limit that the OWASP Session Management Cheat Sheet gives for the idle timeout of
-    /// high-value applications, and its lower limit for a working day.
+    /// In the OWASP Session Management Cheat Sheet, these are the upper limit for the idle timeout of
+    /// high-value applications and the lower limit for an absolute timeout that spans a working day.
     #[must_use]
     pub const fn owasp_high_risk() -> Self {
         Self::new(minutes(5), hours(4))
     }
 
     /// Returns the timeouts of NIST SP 800-63B-4 (second public draft) for authentication assurance level 1:
-    /// absolute 30 days. An idle timeout is optional there; here it is as long as the absolute timeout.
+    /// absolute 30 days. The standard makes an idle timeout optional; here, it is as long as the absolute
+    /// timeout.
     #[must_use]
     pub const fn nist_aal1() -> Self {
         Self::new(hours(30 * 24), hours(30 * 24))
@@ -118,13 +120,13 @@ impl Lifetime {
         Self::new(minutes(15), hours(12))
     }
 
-    /// Returns `true` if neither timeout is longer than that of `other`.
+    /// Returns `true` if neither timeout is longer than the corresponding timeout of `other`.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         self.idle <= other.idle && self.absolute <= other.absolute
     }
 
-    /// Makes the browser forget the cookie when it is closed; see [`Persistence::BrowserSession`].
+    /// Makes the cookie last only until the browser is closed; see [`Persistence::BrowserSession`].
     #[doc(alias("OnSessionEnd", "BrowserSession", "expire_at_browser_close"))]
     #[must_use]
     pub const fn browser_session(self) -> Self {
@@ -133,9 +135,9 @@ impl Lifetime {
 
     /// Sets how much time must have passed since the last extension before a read extends the idle timeout again.
     ///
-    /// Default: one minute or a tenth of the idle timeout, whichever is shorter. At most half of the idle timeout;
-    /// longer durations are reduced to that. With the default and an idle timeout of at least ten minutes, a session
-    /// that is read all the time costs at most one write a minute.
+    /// Default: one minute or a tenth of the idle timeout, whichever is shorter. Durations longer than half
+    /// of the idle timeout are reduced to that. With the default and an idle timeout of at least ten minutes,
+    /// a session that is read constantly costs at most one write per minute.
     #[doc(alias("TtlExtensionPolicy", "touch"))]
     #[must_use]
     pub const fn refresh_after(self, duration: Duration) -> Self {
@@ -180,8 +182,9 @@ impl Lifetime {
 }
 
 impl Default for Lifetime {
-    /// Returns the default timeouts: idle 30 minutes, the upper limit that the OWASP Session Management Cheat Sheet
-    /// gives for low-risk applications; absolute 24 hours, the limit of NIST SP 800-63B-4 for AAL2.
+    /// Returns the default timeouts: idle 30 minutes, the upper limit that the OWASP Session Management Cheat
+    /// Sheet gives for low-risk applications; absolute 24 hours, the limit that NIST SP 800-63B-4 sets for
+    /// AAL2.
     fn default() -> Self {
         Self::new(Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60))
     }
@@ -223,7 +226,7 @@ impl From<Lifetime> for Chosen {
     }
 }
 
-/// The clocks of one session.
+/// The times and deadlines of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Clocks {
     pub(crate) created: Millis,
@@ -267,17 +270,18 @@ impl Clocks {
     /// Returns whether a read extends the idle timeout, which costs a write.
     pub(crate) fn refresh_due(&self, now: Millis, lifetime: &Lifetime) -> bool {
         now.since(self.last_seen) >= lifetime.refresh_threshold()
-            // An extension has no effect if the absolute timeout is the nearer one already.
+            // An extension has no effect if the absolute timeout already comes first.
             && self.idle_deadline < self.absolute_deadline
     }
 
-    /// Notes a use of the session. Never shortens the timeout, because another process's clock may be ahead.
+    /// Records a use of the session. Never shortens the timeout, because another process's clock may be
+    /// ahead.
     pub(crate) fn used(&mut self, now: Millis, lifetime: &Lifetime) {
         self.last_seen = self.last_seen.max(now);
         self.idle_deadline = self.idle_deadline.max(now.plus(lifetime.idle));
     }
 
-    /// Notes an authentication, which restarts both timeouts (NIST SP 800-63B-4 5.2).
+    /// Records an authentication, which restarts both timeouts (NIST SP 800-63B-4 5.2).
     pub(crate) fn authenticated(&mut self, now: Millis, lifetime: &Lifetime) {
         self.authenticated = Some(now);
         self.last_seen = now;
@@ -285,12 +289,13 @@ impl Clocks {
         self.absolute_deadline = now.plus(lifetime.absolute);
     }
 
-    /// Limits the session's lifetime to this time.
+    /// Limits the session so that it ends at this time at the latest.
     pub(crate) fn end_by(&mut self, end: Millis) {
         self.absolute_deadline = self.absolute_deadline.min(end);
     }
 
-    /// Applies another lifetime. The absolute timeout still counts from the sign-in, or else from the creation.
+    /// Applies a different lifetime. The absolute timeout still counts from the sign-in, or from the creation
+    /// if no user has signed in.
     pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
         let began = self.authenticated.unwrap_or(self.created).max(self.created);
         self.last_seen = self.last_seen.max(now);

@@ -27,8 +27,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Creates it for a request that has the secret of the session, or only looks at it. `is_presented`: the browser
-    /// has sent the secret.
+    /// Creates the session for a request that holds its secret or only looks at it. `is_presented` means that
+    /// the browser has sent the secret.
     pub(crate) fn new(
         id: SessionId,
         key: StoreKey,
@@ -51,7 +51,7 @@ impl Loaded {
         })
     }
 
-    /// Returns the same session after a write that set a secret of this request.
+    /// Returns the same session after a write in which this request set a new secret.
     pub(crate) fn renewed(&self, record: Record, version: Version) -> Arc<Self> {
         Arc::new(Self::new(self.id, self.key.clone(), record, version, false))
     }
@@ -75,14 +75,14 @@ impl Loaded {
 /// A session that a request has lost, because it ended or another request replaced its secret.
 #[derive(Debug, Clone)]
 pub(crate) struct Lost {
-    /// The session as it was read before. A sign-out can still end it.
+    /// The session as it was last read. A sign-out can still end it.
     pub(crate) session: Arc<Loaded>,
     /// The session has ended.
     pub(crate) is_gone: bool,
 }
 
 impl Lost {
-    /// Returns the reason of the loss, as far as this request can tell at this time.
+    /// Returns the reason for the loss, as far as this request can tell at this time.
     pub(crate) fn loss(&self, now: Millis) -> Loss {
         match self.is_gone {
             false => Loss::Superseded,
@@ -92,22 +92,22 @@ impl Lost {
     }
 }
 
-/// Says why a request has lost its session; see [`Session::loss`](crate::Session::loss).
+/// The reason why a request lost its session; see [`Session::loss`](crate::Session::loss).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// Another request replaced the secret: it rotated the secret, set another lifetime, or signed in on the session.
-    /// The browser has the new cookie, so the client can connect again.
+    /// Another request replaced the secret, for example by a rotation, a new lifetime or a sign-in. The
+    /// browser has the new cookie, so the client can connect again.
     Superseded,
     /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout or its
     /// absolute timeout. The user must sign in again.
     Expired,
-    /// The session was signed out or revoked, another user signed in with the same browser, or the store lost the
-    /// record. The user must sign in again.
+    /// The user signed out, the session was revoked, another user signed in with the same browser, or the
+    /// store lost the record. The user must sign in again.
     Ended,
 }
 
-/// The state of a session when its request reads it again.
+/// The state of a session when the request reads it again.
 #[derive(Debug)]
 pub(crate) enum Standing {
     Valid(Arc<Loaded>),
@@ -118,7 +118,7 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
-    /// Decides by the session that was read again, if the store still has it.
+    /// Determines the state from the session that was read again, or from its absence in the store.
     pub(crate) fn of(found: Option<Arc<Loaded>>, now: Millis) -> Self {
         match found.filter(|session| !session.record.header.clocks.expired(now)) {
             None => Self::Lost { is_gone: true },

@@ -1,5 +1,5 @@
-//! What is stored of a session and what becomes of it. Pure: no clock is read, nothing is sent, and
-//! nothing is async.
+//! The data that is stored for a session, and the decisions based on it. The code is pure: it reads no clock,
+//! sends nothing and is not async.
 
 pub(crate) mod authority;
 pub(crate) mod changes;

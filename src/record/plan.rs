@@ -1,4 +1,4 @@
-//! Decides what to do at the end of a request, and how a write goes on if another request has changed the
+//! Decides what to do at the end of a request, and how a write continues if another request has changed the
 //! session. Pure functions without store access, so the tests can check every case.
 
 use crate::record::authority::{Authority, SecretStatus};
@@ -8,7 +8,7 @@ use crate::record::header::Header;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Situation {
     pub(crate) session: KnownSession,
-    /// The values differ from the loaded ones. If the handler destroyed the session: there are new values.
+    /// The values differ from the loaded ones or, if the handler destroyed the session, there are new values.
     pub(crate) changed: bool,
     /// The handler destroyed the session.
     pub(crate) ended: bool,
@@ -26,34 +26,34 @@ pub(crate) struct Situation {
     pub(crate) failed: bool,
 }
 
-/// What a request knows of its session.
+/// What a request knows about its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownSession {
-    /// The request presented no valid token. `removable`: it presented an invalid session cookie, which the
-    /// response may remove.
+    /// The request presented no valid token. `removable` means that it presented an invalid session cookie,
+    /// which the response may remove.
     Nothing { removable: bool },
     /// A session was loaded, and the request holds its current secret.
     Current,
-    /// A session was loaded, and another request has rotated its secret since.
+    /// A session was loaded, and another request has since rotated its secret.
     Rotated,
-    /// The request may no longer use its session: it is gone, another request has signed in on it, or the
-    /// request's secret has been replaced. The browser may hold a newer token.
+    /// The request may no longer use its session, because the session is gone, another request has signed in,
+    /// or the request's secret has been replaced. The browser may hold a newer token.
     Lost,
 }
 
-/// Whether the request authenticates a user, and on which session.
+/// Whether the request authenticates a user, and in which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignInTarget {
     None,
-    /// Signs in on an anonymous session, or signs in the session's own principal again.
+    /// Signs an anonymous user in, or signs the session's own principal in again.
     Same,
-    /// Signs in a principal other than the one of the loaded session.
+    /// Signs in a principal other than that of the loaded session.
     Other,
     /// The signed-in principal authenticates again (step-up).
     StepUp,
 }
 
-/// Whether the use of a session must be written to the store, if nothing else is.
+/// Whether the use of a session must be written to the store, even if there is nothing else to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refresh {
     No,
@@ -152,16 +152,16 @@ pub(crate) fn decide(situation: Situation) -> Plan {
     }
 }
 
-/// The changes to a session that a request asks for, besides values.
+/// What a request asks of its session, apart from changes to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Requested {
     pub(crate) signs_in: bool,
     pub(crate) steps_up: bool,
     pub(crate) rotates: bool,
     /// Replaces the secret so that requests with an older secret lose the session. Used for the session that
-    /// is kept when all others are revoked.
+    /// remains when all others are revoked.
     pub(crate) supersedes: bool,
-    /// Asks for a lifetime or an end different from the session's own.
+    /// Asks for a lifetime or a time limit different from the session's own.
     pub(crate) changes_lifetime: bool,
 }
 
@@ -175,20 +175,20 @@ impl Requested {
     }
 }
 
-/// How a commit goes on with the session's current record.
+/// How a commit continues with the session's current record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Merge {
-    /// Apply the changes to it.
+    /// Apply the changes to the record.
     Write { new_secret: bool },
-    /// Drop the changes, because this request has lost the session. `fails`: report an error even if no value
-    /// was changed.
+    /// Drop the changes, because this request has lost the session. `fails` means that an error is reported
+    /// even if no value was changed.
     Gone { fails: bool },
-    /// Create a new session for the sign-in, and end none.
+    /// Create a new session for the sign-in, and end no session.
     StartFresh,
 }
 
-/// Decides how a commit goes on. `secret_status` is `None` if the session is gone. `outlived`: the response has
-/// been sent.
+/// Decides how a commit continues. `secret_status` is `None` if the session is gone. `outlived` means that
+/// the response has been sent.
 pub(crate) fn merge(
     secret_status: Option<SecretStatus>,
     requested: Requested,
@@ -210,7 +210,7 @@ pub(crate) fn merge(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndReason {
     SignOut,
-    /// A sign-in replaces it.
+    /// A sign-in replaces the session.
     SignIn,
 }
 
@@ -226,9 +226,9 @@ impl EndReason {
 
 /// Returns whether the request may end the session in its current state.
 ///
-/// A sign-out ends the session if it still belongs to the same principal, even after a step-up; it never ends
-/// the session of another principal. A sign-in replaces the session only if the request holds its current
-/// secret.
+/// A sign-out ends the session if the session still belongs to the same principal, even after a step-up. It
+/// never ends a session that belongs to a different principal. A sign-in replaces the session only if the
+/// request holds its current secret.
 pub(crate) fn ends(why: EndReason, authority: &Authority, header: &Header) -> bool {
     match (authority.status_on(header), why) {
         (SecretStatus::Current, _) | (SecretStatus::Rotated, EndReason::SignOut) => true,
@@ -254,7 +254,7 @@ mod tests {
     /// `S`everal tokens; `E`nded; sign-in (`H`ere, as `A`nother principal, `S`tep-up); `C`hanged; `N`ew secret;
     /// needs its `O`wn secret; refresh (`D`ue, `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
-        // A failed request stores nothing, but its sign-out counts.
+        // A failed request stores nothing, but its sign-out is carried out.
         ("F [orl] - E - - - - -", Plan::Delete),
         ("F [nf] S E - - - - -", Plan::Delete),
         ("F f . E - - - - -", Plan::Forget),

@@ -1,4 +1,4 @@
-//! A sign-in, as a request asks for it.
+//! A sign-in that a handler requests.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,14 +11,15 @@ use crate::store::{Store, StoreKey, Stored};
 /// The maximum length of a label, in bytes.
 pub(crate) const LABEL_BYTES: usize = 128;
 
-/// How long a sign-in may take from its beginning to its commit, and so how long a directory remembers a
-/// revocation of all sessions.
+/// The maximum time from the beginning of a sign-in to its commit, and therefore also the time for which a
+/// directory remembers a revocation of all sessions.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// How long the directory record that was read when a sign-in began is used without being read again.
+/// The time for which a sign-in uses the directory record that it read at its beginning, without reading the
+/// record again.
 const YOUNG: Duration = Duration::from_secs(10);
 
-/// The maximum size of a directory record that a sign-in keeps from its beginning, in bytes.
+/// The maximum size in bytes of a directory record that a sign-in keeps in memory.
 pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
 /// Identifies a directory's last revocation of all sessions.
@@ -34,11 +35,11 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
     }
 }
 
-/// A sign-in with a label or with an earlier beginning, for
-/// [`Session::sign_in_with`](crate::Session::sign_in_with).
+/// A sign-in with options, for [`Session::sign_in_with`](crate::Session::sign_in_with): a label, or a
+/// beginning before the password was verified.
 ///
-/// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps the directory record that was
-/// read, up to 16 KiB.
+/// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps in memory the
+/// directory record that was read, unless the record is larger than 16 KiB.
 ///
 /// ```
 /// use unsticky::{Result, Session, Sessions};
@@ -66,7 +67,7 @@ pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) begun: Option<SignInStart>,
-    /// The signed-in user authenticated again. It requires the session.
+    /// The signed-in user has authenticated again, so the session must still exist.
     pub(crate) is_step_up: bool,
 }
 
@@ -83,16 +84,16 @@ pub(crate) struct SignInStart {
 /// A directory record that was read when a sign-in began.
 #[derive(Debug, Clone)]
 pub(crate) struct BegunDirectory {
-    /// Used only for comparison. A `SignIn` that is kept must not keep the store alive.
+    /// Used only for comparison. Weak, so that a `SignIn` does not keep the store alive.
     pub(crate) store: Weak<dyn Store>,
     pub(crate) key: StoreKey,
-    /// Its record, if there was one.
+    /// The stored record, or `None` if there was none.
     pub(crate) stored: Option<Stored>,
 }
 
 impl SignInStart {
-    /// Returns the directory record that was read, if that was less than ten seconds ago and from the same key of the
-    /// same store.
+    /// Returns the directory record that was read, provided that it was read within the last ten seconds,
+    /// under the same key and from the same store.
     pub(crate) fn young_directory(
         &self,
         store: &Arc<dyn Store>,
@@ -108,21 +109,23 @@ impl SignInStart {
 }
 
 impl SignIn {
-    /// Creates a sign-in that begins when it is committed. For one that begins before the password is verified, use
-    /// [`Directory::begin_sign_in`](crate::Directory::begin_sign_in).
+    /// Creates a sign-in that begins when it is committed. For a sign-in that begins before the password is
+    /// verified, use [`Directory::begin_sign_in`](crate::Directory::begin_sign_in).
     ///
-    /// `principal` is your stable id of the account, of 1 to 1024 bytes.
+    /// `principal` is your application's stable id for the account, 1 to 1024 bytes long.
     #[must_use]
     pub fn new(principal: impl AsRef<str>) -> Self {
         let principal = principal.as_ref().into();
         Self { principal, label: None, begun: None, is_step_up: false }
     }
 
-    /// Sets the label under which the list of sessions shows this session, for example the browser or the location.
+    /// Sets the label that the list of sessions shows for this session, for example the browser or the
+    /// location.
     ///
-    /// Default: none, or the label that the session already has. The label is cut to 128 bytes, at a character
-    /// boundary, so you can pass a User-Agent unchanged. It is listed unchanged, so escape it in a page. If the
-    /// [directory is turned off](crate::DirectoryMode::Off), the label is not stored.
+    /// By default, the session keeps the label that it already has, if any. A label is truncated to 128
+    /// bytes, at a character boundary, so you can pass a User-Agent unchanged. The list does not escape
+    /// labels, so escape them when you put them in a page. If the [directory is turned
+    /// off](crate::DirectoryMode::Off), the label is not stored.
     #[must_use]
     pub fn label(self, label: impl AsRef<str>) -> Self {
         let label = label.as_ref();

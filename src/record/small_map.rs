@@ -1,4 +1,4 @@
-//! A map in ascending order of its keys that allocates no memory while it is small.
+//! A map in ascending key order that allocates no memory while it is small.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Covers small and large maps and the change from one to the other.
+        /// Covers small and large maps, and the conversion from a small map to a large one.
         #[test]
         fn small_map_behaves_like_map(keys in prop::collection::vec(0..60_u32, 0..90)) {
             let mut map = SmallMap::default();

@@ -4,7 +4,7 @@ use crate::store::TAG_LEN;
 
 /// The random number that a write puts at the beginning of the record.
 ///
-/// It identifies the write, so reading the record shows whether an in-doubt write was applied.
+/// The tag identifies the write, so reading the record shows whether an in-doubt write was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(pub(crate) [u8; TAG_LEN]);
 

@@ -22,10 +22,10 @@ const _: () = assert!(SECRET_BYTES * 8 >= 128);
 
 /// The public id of a session: 128 random bits that stay the same for the session's whole life.
 ///
-/// It is part of the record's key in the store. It is **not** a credential: it cannot be used to access the session,
-/// so you may log it, list it and show it on an administrator's page.
+/// The id is part of the record's key in the store. It is **not** a credential: it cannot be used to access
+/// the session, so you may log it, list it and show it on an administrator's page.
 ///
-/// As text, in JSON and in forms it has 22 characters of base64url. All other texts are rejected:
+/// As text, in JSON and in forms, the id is 22 characters of base64url. Any other text is rejected:
 ///
 /// ```
 /// use unsticky::SessionId;
@@ -129,14 +129,14 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// Returns the digest for a cookie of this name.
+    /// Returns the digest for a cookie with this name.
     pub(crate) fn digest(&self, cookie_name: &str) -> SecretDigest {
         SecretDigest(digest_under(cookie_name, &self.0))
     }
 }
 
-/// Returns the SHA-256 of the length of the cookie's name (8 bytes, big-endian), the cookie's name, and `content`.
-/// A token is therefore valid under one cookie name only.
+/// Returns the SHA-256 hash over the length of the cookie's name (8 bytes, big-endian), the cookie's name,
+/// and `content`. A token is therefore valid under one cookie name only.
 pub(crate) fn digest_under(cookie_name: &str, content: &[u8]) -> [u8; 32] {
     let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
     let name = Sha256::new().chain_update(length.to_be_bytes()).chain_update(cookie_name);
@@ -156,8 +156,8 @@ impl fmt::Debug for Secret {
 
 /// The stored form of a secret: its [digest under the cookie's name](digest_under).
 ///
-/// The secret has 128 random bits, so a plain digest can be neither reversed nor guessed; the slow
-/// hashes for passwords would add nothing.
+/// The secret has 128 random bits, so its plain digest can be neither reversed nor guessed; a slow password
+/// hash would add nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SecretDigest([u8; SecretDigest::LEN]);
 
@@ -172,7 +172,8 @@ impl SecretDigest {
         &self.0
     }
 
-    /// Returns whether this is the digest of `secret` for a cookie of this name, in constant time.
+    /// Returns whether this is the digest of `secret` for a cookie with this name. The comparison takes
+    /// constant time.
     pub(crate) fn matches(&self, secret: &Secret, cookie_name: &str) -> bool {
         self.0.ct_eq(&secret.digest(cookie_name).0).into()
     }
@@ -184,7 +185,7 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// A token, `id || secret`. It has exactly one text form, of 43 characters of base64url.
+/// A token, `id || secret`. It has exactly one text form: 43 characters of base64url.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) id: SessionId,
@@ -215,8 +216,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Decodes exactly `N` bytes. The alphabet, the length and the trailing bits must be right, so that each value has
-/// only one text form.
+/// Decodes exactly `N` bytes. The alphabet, the length and the trailing bits must be correct, so that each
+/// value has only one text form.
 fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     // base64 needs room for its own estimate of the length, which may be a little too high.
     let mut buffer = [0; TOKEN_BYTES + 3];

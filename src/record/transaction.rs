@@ -1,4 +1,4 @@
-//! The values that the function of a `transact` reads and changes.
+//! The values that the function passed to `transact` reads and changes.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Returns `true` if the key has a value, of any type.
+    /// Returns `true` if the key has a value of any type.
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.view.get(self.base, key.name()).is_some()
@@ -99,7 +99,7 @@ impl<'a> Transaction<'a> {
         Ok(taken)
     }
 
-    /// Changes the value of a key with a function. If the key has no value, the function starts with the type's
+    /// Changes the value of a key with a function. If the key has no value, the function receives the type's
     /// default.
     ///
     /// # Errors

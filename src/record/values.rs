@@ -6,8 +6,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-/// The values of a record: an index into its bytes, in the order of the keys. A value is parsed only when it is read.
-/// When the record is written again, its bytes are copied.
+/// The values of a record: an index into its bytes, in key order. A value is parsed only when it is read.
+/// When the record is written again, the value's bytes are copied.
 #[derive(Clone, Default)]
 pub(crate) struct Values {
     source: Bytes,
@@ -63,15 +63,15 @@ impl<'a> Item<'a> {
     }
 }
 
-/// The kind of sign-in on a session, which decides which of its values are kept.
+/// The kind of sign-in, which determines which of the session's values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum OnSignIn {
     /// No sign-in: all values are kept.
     #[default]
     Nobody,
-    /// A sign-in on an anonymous session.
+    /// The sign-in of an anonymous user.
     First,
-    /// A sign-in as the principal that is already signed in, or `revoke_others` on the session.
+    /// A sign-in as the principal that is already signed in, or a call of `revoke_others` for the session.
     Again,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// The value is kept at a sign-in on an anonymous session.
+    /// The value is kept when an anonymous user signs in.
     const SURVIVES_SIGN_IN: u8 = 1;
     /// The value is removed even at a sign-in as the same principal.
     const ENDS_AT_SIGN_IN: u8 = 2;

@@ -89,13 +89,14 @@ impl Session {
             let mut state = self.state();
             // Requested while the commit lock is held, so that no other commit includes the rotation.
             state.intend().rotate(Rotation::Superseding);
-            // The rotation also drops the values that end at a sign-in, so the view must be computed again.
+            // The rotation also drops the values that do not survive a sign-in, so the view must be
+            // recomputed.
             state.is_stale = true;
             authority(&state)
         };
         let committed = self.commit_locked(driver, false, None).await;
         let mut state = self.state();
-        // If the commit failed, no session is revoked, so a later commit must not repeat the rotation.
+        // If the commit failed, no session is revoked, so a later commit must not include the rotation.
         state.changes.forget_superseding();
         let after = authority(&state);
         drop(state);
@@ -106,8 +107,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes a change that the view depends on, and computes the view again. Update functions run without the lock,
-    /// because they may read the session or take long.
+    /// Makes a change that the view depends on, and recomputes the view. Update functions run without the
+    /// lock, because they may read the session or take a long time.
     pub(super) fn rebase(&self, change: impl Fn(&mut Changes, Option<&Loaded>)) -> Result<()> {
         let before = changes_on_this_thread();
         for attempt in 0..REBASE_ATTEMPTS {
@@ -135,7 +136,7 @@ impl Session {
             if state.changes.delta.made() == made {
                 std::mem::swap(&mut state.changes, &mut changes);
                 state.is_stale = false;
-                // Unlock before `changes` is dropped: it may hold values of the application.
+                // Unlock before `changes` is dropped: it may hold the application's values.
                 drop(state);
                 return Ok(());
             }
@@ -170,8 +171,8 @@ impl Session {
 
     /// Closes a request that needs no commit. Returns `None` if it needs one. Changes without an effect are dropped.
     pub(crate) fn close_without_commit(&self, failed: bool) -> Option<ResponseEffects> {
-        // The result of a commit under way is not known yet, and it may produce a cookie. No commit can begin while the
-        // state is locked.
+        // A commit under way may still produce a cookie, and its result is not known yet. No commit can begin
+        // while the state is locked.
         let is_busy = |state: &State| {
             self.0.committing.try_lock().is_err() || (!failed && state.failed.is_some())
         };
@@ -224,7 +225,7 @@ impl Session {
         (result, closed)
     }
 
-    /// Makes the commit at the end of a request. The caller holds the commit lock.
+    /// Performs the commit at the end of a request. The caller holds the commit lock.
     async fn commit_at_the_end(&self, driver: &Driver, failed: bool) -> Result<()> {
         let result = self.commit_locked(driver, failed, None).await;
         if let Err(error) = &result
@@ -275,7 +276,7 @@ impl Session {
     }
 }
 
-/// Marks a commit as under way until it is dropped, even if a function that the commit calls panics.
+/// Marks a commit as under way until this guard is dropped, even if a function that the commit calls panics.
 struct CommitInProgress<'a>(&'a Session);
 
 impl Drop for CommitInProgress<'_> {

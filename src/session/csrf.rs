@@ -1,4 +1,4 @@
-//! CSRF tokens: values bound to the session, which a request must contain to change something.
+//! CSRF tokens. Each is bound to a session, and a request that changes anything must contain one.
 
 use std::fmt;
 
@@ -25,25 +25,26 @@ type CsrfSecret = [u8; SECRET_BYTES];
 
 const SECRET_BYTES: usize = 32;
 
-/// Proves that a form was sent from a page of this session (NIST SP 800-63B-4 5.1, OWASP's synchronizer
-/// token).
+/// Proves that a form was sent from a page served in this session (NIST SP 800-63B-4 5.1; OWASP's
+/// synchronizer token).
 ///
-/// Take it as an argument of the handler that renders the form, and put [`field`](Self::field) into the form.
-/// [`Csrf`] verifies the token when the form is sent.
+/// Take a `CsrfToken` as an argument of the handler that renders the form, and insert its
+/// [`field`](Self::field) into the form. [`Csrf`] verifies the token when the form is submitted.
 ///
-/// The session stores a random value of 256 bits when a page first asks for a token. Every sign-in removes it,
-/// also a sign-in as the same principal, and so do [`revoke_others`](crate::Directory::revoke_others) and
-/// [`clear`](Session::clear); the next page then stores a new one. Each token is this value under a new random
-/// mask, so compressed pages do not reveal it (BREACH). Tokens stay valid after a rotation and after a
+/// When a page first asks for a token, a random value of 256 bits is stored in the session. Every sign-in
+/// removes this value, even a sign-in as the same principal, and so do
+/// [`revoke_others`](crate::Directory::revoke_others) and [`clear`](Session::clear); the next page then
+/// stores a new one. Each token contains this value, masked with fresh random bytes, so compressed pages do
+/// not reveal the value (BREACH). Tokens stay valid after a rotation and after a
 /// [`step_up`](Session::step_up).
 ///
-/// A browser may send a cookie that is no longer valid, because the response to a sign-in or a rotation was
-/// lost, or the cookies of two sessions. The token is then bound to these cookies: nothing is stored, no cookie
-/// is sent, and the user can still sign in with the form.
+/// A browser may send a cookie that is no longer valid because the response to a sign-in or a rotation was
+/// lost, or it may send the cookies of two sessions. The token is then bound to the cookies that the browser
+/// sent: nothing is stored, no cookie is set, and the user can still sign in with the form.
 ///
 /// If the request has no session, the first token creates one and sends a cookie, so ask for a token only on
-/// pages that have a form. If a browser without a cookie loads two such pages at once, one of the two sessions
-/// is lost, and the form of that page must be loaded again.
+/// pages that have a form. If a browser without a cookie loads two such pages at once, one of the two new
+/// sessions is lost, and the page that belongs to it must be reloaded.
 ///
 /// ```
 /// use unsticky::{CsrfToken, Session};
@@ -78,19 +79,19 @@ impl CsrfToken {
     /// The name of the request header that contains the token, for scripts.
     pub const HEADER: &'static str = "x-csrf-token";
 
-    /// Returns the token: 86 characters, which are letters, digits, `-` or `_`.
+    /// Returns the token: 86 characters, each a letter, a digit, `-` or `_`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Returns a hidden form field with the token, as HTML.
+    /// Returns the HTML of a hidden form field that contains the token.
     #[must_use]
     pub fn field(&self) -> String {
         format!(r#"<input type="hidden" name="{}" value="{self}">"#, Self::FIELD)
     }
 
-    /// Returns a token with the value under a new random mask.
+    /// Returns a token that contains the value, masked with fresh random bytes.
     fn masked(secret: &CsrfSecret, entropy: &dyn Entropy) -> Result<Self> {
         let mut bytes = [0; 2 * SECRET_BYTES];
         let (mask, masked) = bytes.split_at_mut(SECRET_BYTES);
@@ -102,7 +103,7 @@ impl CsrfToken {
     }
 }
 
-/// Returns the value of a token.
+/// Returns the value that a token contains.
 fn unmasked(token: &str) -> Option<CsrfSecret> {
     let bytes: [u8; 2 * SECRET_BYTES] = BASE64.decode(token).ok()?.try_into().ok()?;
     let (mask, masked) = bytes.split_at(SECRET_BYTES);
@@ -113,7 +114,7 @@ fn unmasked(token: &str) -> Option<CsrfSecret> {
     Some(secret)
 }
 
-/// Returns the value as it is stored: base64 as JSON.
+/// Returns the value as it is stored: a JSON string that contains base64.
 fn stored_form(secret: &CsrfSecret) -> Value {
     Value::until_sign_in(format!("\"{}\"", BASE64.encode(secret)).into())
 }
@@ -141,15 +142,15 @@ impl Serialize for CsrfToken {
     }
 }
 
-/// Extracts a body, such as `Csrf<Form<T>>` or `Csrf<Json<T>>`, after verifying the request's [`CsrfToken`].
+/// Extracts the body, as in `Csrf<Form<T>>` or `Csrf<Json<T>>`, after verifying the request's [`CsrfToken`].
 ///
-/// A request without a valid token of this session gets a 403, [`ErrorKind::InvalidCsrfToken`].
+/// A request without a valid token for its session gets a 403, [`ErrorKind::InvalidCsrfToken`].
 ///
-/// The token is read from the request header [`CsrfToken::HEADER`]. If the request does not have this header and
-/// its body is a URL-encoded form, the token is read from the form field [`CsrfToken::FIELD`]. The whole form is
-/// then read into memory, up to the framework's limit for bodies: in axum `DefaultBodyLimit`, in actix-web
-/// `PayloadConfig` as well as the limit of the form itself. If `T` denies unknown fields, give it a field
-/// `csrf_token`.
+/// The token is read from the [`CsrfToken::HEADER`] request header. If the request does not have this header
+/// and its body is a URL-encoded form, the token is read from the [`CsrfToken::FIELD`] form field. The whole
+/// form is then read into memory, up to the framework's body limit: `DefaultBodyLimit` in axum, and both
+/// `PayloadConfig` and the form's own limit in actix-web. If `T` denies unknown fields, give it a
+/// `csrf_token` field.
 ///
 /// For requests without a body, take `Csrf<Bytes>`. For other bodies, such as `multipart/form-data`, read the
 /// token yourself and call [`Session::verify_csrf_token`].
@@ -175,9 +176,9 @@ pub struct Csrf<E>(pub E);
 impl Session {
     /// Returns a CSRF token for the forms of a page; see [`CsrfToken`].
     ///
-    /// The first call in a session stores the value behind the tokens, in one write that also commits the
-    /// earlier changes of this request, like [`transact`](Self::transact). Later calls send nothing to the
-    /// store.
+    /// The first call in a session stores the value that its tokens are made from. Like
+    /// [`transact`](Self::transact), it uses a single write, which also commits this request's earlier
+    /// changes. Later calls send no store commands.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -192,7 +193,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save).
+    /// The errors of [`save`](Self::save).
     pub async fn csrf_token(&self) -> Result<CsrfToken> {
         let entropy = &*self.settings().entropy;
         let known = self.csrf_secret();
@@ -215,13 +216,13 @@ impl Session {
                 Ok(decision.shown)
             })
             .await?;
-        // A lost session is no reason to fail a page.
+        // Even if the session was lost, the page gets a token.
         let shown = shown.or_else(|| self.csrf_secret());
         shown.ok_or_else(|| self.settings().gone("the session has ended"))
     }
 
-    /// Verifies a CSRF token of the request, in constant time. Use it if the token is sent in a way that
-    /// [`Csrf`] does not read.
+    /// Verifies a CSRF token from the request, in constant time. Use this method if the request carries the
+    /// token where [`Csrf`] does not look for it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -244,11 +245,11 @@ impl Session {
         if is_valid { Ok(()) } else { Err(self.refused_csrf("invalid")) }
     }
 
-    /// Returns the value behind the tokens, or `None` if the session has none yet.
+    /// Returns the value that CSRF tokens are made from, or `None` if the session does not have one yet.
     ///
-    /// If the request's tokens are stale or belong to several sessions, no cookie may be sent and nothing can be
-    /// stored. A sign-in must still be possible, because it ends this state. The value is then derived from the
-    /// request's tokens, which bind the page to the browser.
+    /// If the request's session tokens are stale or belong to several sessions, no cookie may be sent and
+    /// nothing can be stored. A sign-in must still be possible, because it ends this state. The value is then
+    /// derived from these session tokens, so the page is bound to the browser.
     fn csrf_secret(&self) -> Option<CsrfSecret> {
         let state = self.state();
         if state.is_astray() {
@@ -265,11 +266,12 @@ impl Session {
     }
 }
 
-/// Adds the value to the stored record, unless another request has added one first.
+/// Adds the value to the stored record, unless another request has already added one.
 struct ShowValue {
     fresh: CsrfSecret,
     shown: Option<CsrfSecret>,
-    /// If the request has no session, one is created for the value. If it lost its session, none is created.
+    /// If the request has no session, one is created for the value. If the request has lost its session, none
+    /// is created.
     has_session: bool,
 }
 
@@ -292,21 +294,22 @@ impl Decision for ShowValue {
     }
 }
 
-/// Where a request contains its token.
+/// The part of a request that contains its CSRF token.
 #[cfg(any(feature = "axum", feature = "actix"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
-    /// In the header. The text is empty, and so invalid, if the header is repeated or not UTF-8.
+    /// The header. The text is empty, and therefore invalid, if the header appears more than once or is not
+    /// UTF-8.
     Header(String),
-    /// In the URL-encoded body, if it has one.
+    /// The URL-encoded body, which may contain the token.
     Form,
     Nothing,
 }
 
 #[cfg(any(feature = "axum", feature = "actix"))]
 impl Carrier {
-    /// Decides by the request's headers: the values of [`CsrfToken::HEADER`] and the type of the body.
-    /// `is_encoded`: the body has a content encoding, such as compression.
+    /// Determines the carrier from the values of [`CsrfToken::HEADER`] and the body's content type.
+    /// `is_encoded` means that the body has a content encoding, such as compression.
     pub(crate) fn of<'a>(
         tokens: impl IntoIterator<Item = &'a [u8]>,
         content_type: Option<&[u8]>,
@@ -332,7 +335,7 @@ fn is_form(content_type: &[u8]) -> bool {
 
 #[cfg(any(feature = "axum", feature = "actix"))]
 impl Session {
-    /// Verifies the token of a request. `form` is its body if that may contain the token.
+    /// Verifies the token of a request. `form` is the body, if it may contain the token.
     pub(crate) fn verify_csrf(&self, carrier: Carrier, form: &[u8]) -> Result<()> {
         let token = match carrier {
             Carrier::Header(token) => Some(token),

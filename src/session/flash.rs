@@ -1,4 +1,4 @@
-//! Flash messages: one request writes them, and the next page that shows them removes them.
+//! Flash messages: one request stores them, and the next page that shows them removes them.
 
 use bytes::Bytes;
 
@@ -15,30 +15,31 @@ use crate::session::state::State;
 const KEY: Name = Name::Constant(flash::KEY);
 
 impl Session {
-    /// Stores a flash message for the next page that reads it with [`flashes`](Self::flashes). It survives
-    /// redirects, a sign-in and a sign-out.
+    /// Stores a flash message for the next page that reads it with [`flashes`](Self::flashes). The message
+    /// survives redirects, a sign-in and a sign-out.
     ///
-    /// The message is committed like any other change, in the same write. A session holds at most 16 messages,
-    /// of 4 KiB in total (or a quarter of [`max_record_bytes`](crate::Builder::max_record_bytes), if that is
-    /// less); a further message replaces the oldest. If the record would be too large with the messages, they
-    /// are dropped and the application's values are stored.
+    /// The message is committed like any other change, in the same write. A session holds at most 16 messages
+    /// with a total size of 4 KiB (or a quarter of [`max_record_bytes`](crate::Builder::max_record_bytes), if
+    /// that is less); a message beyond these limits replaces the oldest ones. If the messages would make the
+    /// record too large, they are dropped and the application's values are stored without them.
     ///
-    /// If the request also [signs out](Self::sign_out), before or after this call, the message is stored in a new
-    /// anonymous session. Messages that were already stored, by earlier requests or by a [`save`](Self::save),
-    /// are removed with the old session, because they may be personal. The same applies to a sign-in as another
-    /// principal. To revoke all sessions and show a message, call
+    /// If the request also [signs out](Self::sign_out), before or after this call, the message is stored in a
+    /// new anonymous session. Messages stored earlier, by previous requests or by a [`save`](Self::save), are
+    /// removed with the old session, because they may be personal. A sign-in as a different principal removes
+    /// them as well. To revoke all sessions and show a message, call
     /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then `flash`: after
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
-    /// If another request ended the session or signed in on it, no cookie may be sent: the message is dropped
-    /// with the event `flash_dropped`, and the request succeeds. The message of a sign-out is also
-    /// dropped if the store has no room for it. After the response, a message that needs a new session fails at
-    /// [`save`](Self::save) with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent), like any value.
+    /// If another request has ended the session or signed in, no cookie may be sent: the message is dropped
+    /// with the `flash_dropped` event, and the request succeeds. A message stored at a sign-out is also
+    /// dropped if the store has no room for it. After the response, a [`save`](Self::save) fails with
+    /// [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent) if the message needs a new session, as it does for
+    /// any value.
     ///
     /// ```
     /// use unsticky::{Level, Session};
     ///
-    /// // Call it before a redirect, in axum and in actix-web.
+    /// // Called before a redirect, in axum or in actix-web.
     /// async fn save(session: Session) -> unsticky::Result<()> {
     ///     session.flash(Level::Success, "Your changes were saved.")
     /// }
@@ -56,8 +57,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the text has more than 1024 bytes, or more
-    /// than all messages together may have. Nothing is changed then.
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if the text is longer than 1024 bytes or exceeds
+    /// the limit for all messages together. In that case, nothing is changed.
     #[doc(alias("message", "flash_message", "notice"))]
     pub fn flash(&self, level: Level, text: impl AsRef<str>) -> Result<()> {
         let most = flash::most_bytes(self.settings().options.max_record);
@@ -69,13 +70,14 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the pending flash messages and returns them, the oldest first.
+    /// Removes the pending flash messages and returns them, oldest first.
     ///
-    /// Each message is returned to exactly one request. If the session that this request read has no messages,
-    /// nothing is sent to the store. Otherwise the messages are removed before this returns, in one write that
-    /// also commits the earlier changes of this request, like [`transact`](Self::transact). If several pages ask
-    /// at once, one of them gets the messages. It is not an error if another request
-    /// ended the session or signed in on it. If the page fails afterwards, its messages are lost.
+    /// Each message is returned to exactly one request. If the session had no messages when this request read
+    /// it, no store command is sent. Otherwise, this method removes the messages before it returns, in a
+    /// single write that also commits this request's earlier changes, like [`transact`](Self::transact). If
+    /// several pages ask at the same time, one of them gets the messages. If another request has ended the
+    /// session or signed in, this method returns no messages rather than an error. If the page fails
+    /// afterwards, its messages are lost.
     ///
     /// ```
     /// use unsticky::{Level, Session};
@@ -93,8 +95,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save). [`ErrorKind::Gone`](crate::ErrorKind::Gone) is returned only if other
-    /// changes of this request are lost, or after the response.
+    /// The errors of [`save`](Self::save). [`ErrorKind::Gone`](crate::ErrorKind::Gone) is returned only if
+    /// other changes by this request are lost, or after the response.
     #[doc(alias("messages", "flash_messages", "get_messages"))]
     pub async fn flashes(&self) -> Result<Vec<Flash>> {
         let own = self.state().take_unstored_messages();
@@ -130,7 +132,7 @@ impl State {
     }
 }
 
-/// Takes the list from the stored record, if it still has one.
+/// Takes the list from the stored record, if the record still has one.
 struct TakeMessages {
     list: Option<Bytes>,
 }

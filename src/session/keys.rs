@@ -7,7 +7,7 @@ use crate::session::Session;
 impl Session {
     /// Returns the names of all keys that have a value, in ascending order.
     ///
-    /// It includes names that begin with `unsticky.`, which belong to values of this crate.
+    /// The result includes names that begin with `unsticky.`, which belong to this crate's own values.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -21,7 +21,7 @@ impl Session {
     /// session.insert(CART, &vec![7])?;
     /// assert_eq!(session.keys(), ["cart", "theme"]);
     ///
-    /// // Remove all values of a wizard, of any type.
+    /// // Remove all values of a wizard, whatever their types.
     /// for name in session.keys().iter().filter(|name| name.starts_with("wizard.")) {
     ///     session.remove(&Key::<()>::runtime(name));
     /// }

@@ -1,4 +1,4 @@
-//! Reads the session's record: once for all handles of a request, and again on demand. Also extends the idle
+//! Reads the session's record: once for all handles in a request, and again on demand. Also extends the idle
 //! timeout for streams.
 
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::session::Session;
 /// The result of looking up a token.
 enum Found {
     Valid(Arc<Loaded>),
-    /// The session exists, but the token's secret is not its secret. The browser may hold a newer one.
+    /// The session exists, but its secret is not the token's. The browser may hold a newer token.
     WrongSecret,
     Nothing,
 }
 
-/// The session of the only valid token, or the sessions of several valid tokens; and whether there is a stale
-/// token.
+/// Either the session of the only valid token or the sessions of several valid tokens, and whether there is a
+/// stale token.
 type FoundSessions = (Option<Arc<Loaded>>, Vec<Arc<Loaded>>, bool);
 
 impl Session {
-    /// Reads the record, once for all handles of the request.
+    /// Reads the record, once for all handles in the request.
     ///
-    /// A handle does not wait for the read of another handle, because that read may never be polled again. If no
-    /// read has finished, each handle reads, and the first result counts.
+    /// A handle does not wait for another handle's read, because that read may never be polled again. Until
+    /// one read has finished, each handle starts its own, and the first result counts.
     ///
-    /// Extractors call it before a handler gets the session.
+    /// Extractors call this method before they pass the session to a handler.
     pub(crate) async fn load(&self) -> Result<()> {
         {
             let mut state = self.state();
@@ -47,7 +47,7 @@ impl Session {
         };
         let mut state = self.state();
         if state.is_read {
-            // Another handle's read finished first, so the result of this one is ignored, even an error.
+            // Another handle's read finished first, so this result is ignored, even if it is an error.
             return Ok(());
         }
         drop(state);
@@ -63,7 +63,7 @@ impl Session {
         state.has_stale_token = has_stale_token;
         drop(state);
         if several > 1 {
-            // ASVS 5.0 15.3.7: it is unknown which of them the user meant.
+            // ASVS 5.0 15.3.7: it is unknown which session the user meant.
             event::several_valid_tokens(several);
         }
         Ok(())
@@ -96,7 +96,7 @@ impl Session {
         Ok((only, valid, has_stale_token))
     }
 
-    /// Looks up the session of a token, and whether the token is valid.
+    /// Looks up a token's session and checks whether the token is valid.
     async fn look_up(&self, commands: Commands<'_>, token: Token) -> Result<Found> {
         let settings = self.settings();
         let loaded = match load::look_up(settings, commands, token.id, true).await? {
@@ -105,7 +105,7 @@ impl Session {
                 event::unknown_session(token.id);
                 return Ok(Found::Nothing);
             }
-            // The request is anonymous.
+            // Treat the request as anonymous.
             Lookup::Corrupt => return Ok(Found::Nothing),
         };
         let header = &loaded.record.header;
@@ -122,21 +122,22 @@ impl Session {
     }
 
     /// Keeps the session alive while a stream or a WebSocket uses it: extends the idle timeout, as a request
-    /// does. Counts as use also after [`mark_passive`](Self::mark_passive).
+    /// does. A touch counts as use even after [`mark_passive`](Self::mark_passive).
     ///
-    /// A handle sends at most one write per [`refresh_after`](crate::Lifetime::refresh_after), and otherwise no
-    /// command at all, so call it as often as you like: for each message, or on a timer. It never extends the
-    /// absolute timeout, and it writes none of the pending changes. No effect on an unsaved session.
+    /// A handle sends at most one write per [`refresh_after`](crate::Lifetime::refresh_after) interval, and
+    /// otherwise no command at all, so you can call `touch` as often as you like: for each message, or on a
+    /// timer. It never extends the absolute timeout and never writes pending changes. No effect on an unsaved
+    /// session.
     ///
-    /// Most calls send no command, so success does not mean that the session is still valid. To check that, call
-    /// [`reload`](Self::reload) first. A timer that reloads but does not touch detects a sign-out, and still lets
-    /// an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
+    /// Most calls send no command, so success does not mean that the session is still valid. To check that,
+    /// call [`reload`](Self::reload) first. A timer that calls `reload` but not `touch` detects a sign-out
+    /// but still lets an unused connection reach the idle timeout (ASVS 5.0 7.3.1):
     ///
     /// ```
     /// use unsticky::{Loss, Result, Session};
     ///
-    /// /// Called on a timer, and for each message of the client (`is_use`). Close the connection on `Some`. On
-    /// /// an error of the store, continue and check again later.
+    /// /// Called on a timer, and for each message from the client (`is_use`). If it returns `Some`, close
+    /// /// the connection. If the store fails, continue and check again later.
     /// async fn check(session: &Session, is_use: bool) -> Result<Option<Loss>> {
     ///     let checked = match session.reload().await {
     ///         Ok(()) if is_use => session.touch().await,
@@ -166,7 +167,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, as for
+    /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret, as for
     ///   [`reload`](Self::reload); [`loss`](Self::loss) returns the reason.
     /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
     ///   [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Randomness`]: the timeout was not extended, or it is
@@ -186,13 +187,14 @@ impl Session {
         self.run_to_completion(|session, driver| async move { session.extend(&driver).await }).await
     }
 
-    /// Returns why this request has lost its session, or `None` if it has not detected a loss.
+    /// Returns the reason why this request lost its session, or `None` if it has not detected a loss.
     ///
-    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a commit.
-    /// The first reason found is kept. An end that this request asked for is not a loss.
+    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a
+    /// commit. The first reason found is kept. If this request ends the session itself, for example with
+    /// [`sign_out`](Self::sign_out), that is not a loss.
     ///
-    /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended the
-    /// session beyond that deadline and it was signed out later, this handle reports `Expired` as well.
+    /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended
+    /// the session beyond that deadline and the user signed out later, this handle still reports `Expired`.
     ///
     /// ```
     /// use unsticky::Loss;
@@ -257,7 +259,7 @@ impl Session {
         self.rebase(|_, _| ())
     }
 
-    /// Returns the session of this request, if it has one, or an error if it has lost it.
+    /// Returns this request's session, if it has one, or an error if the session has been lost.
     fn not_lost(&self) -> Result<Option<Arc<Loaded>>> {
         let (loaded, is_lost) = {
             let state = self.state();
@@ -271,7 +273,7 @@ impl Session {
         let gone = self.settings().gone("");
         let context = self.context();
         let mut state = self.state();
-        // Flash messages alone do not fail a request: they are dropped at its end, with an event.
+        // Flash messages alone do not make a request fail: they are dropped at its end, with an event.
         let pending = state.changes.pending();
         let matters = pending > state.changes.delta.messages() || (state.head_sent && pending > 0);
         let would_change = matters && state.would_change(context) > 0;
@@ -284,7 +286,8 @@ impl Session {
         if would_change {
             event::gone(session.id, self.settings().who_of(&session));
         }
-        // Stored messages belong to another page. No function of an update is left, so this cannot fail.
+        // Messages stored in the lost session are for a different page. No update function is left, so this
+        // cannot fail.
         let _ = self.rebase(|_, _| ());
         gone
     }

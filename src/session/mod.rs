@@ -39,17 +39,17 @@ use crate::session::state::{
 };
 use crate::settings::{Sessions, Settings};
 
-/// Gives a handler access to the session of its request.
+/// Gives a handler access to the session of the current request.
 ///
-/// Take it as an argument of a handler, in axum or in actix-web; the type is the same. The extractor
-/// reads the record once, so all methods are synchronous except [`transact`](Self::transact),
+/// Take it as a handler argument; the same type works in axum and in actix-web. The extractor reads the
+/// record once, before the handler runs, so all methods are synchronous except [`transact`](Self::transact),
 /// [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch), [`flashes`](Self::flashes) and
 /// [`csrf_token`](Self::csrf_token).
 ///
-/// Changes are recorded one by one and committed after the handler returns, before the response is sent.
+/// Changes are recorded individually and committed after the handler returns, before the response is sent.
 /// Concurrent requests that write different keys therefore never overwrite each other's values.
 ///
-/// A clone is another handle to the same session. All handles of a request see the same changes.
+/// A clone is another handle to the same session. All handles in a request see the same changes.
 ///
 /// ```
 /// use unsticky::{Key, Result, Session};
@@ -68,8 +68,8 @@ use crate::settings::{Sessions, Settings};
 ///
 /// # Pages that work without the store
 ///
-/// A route that takes a `Session` responds with 503 while the store is down. If a page can work without
-/// a session, let its handler take a `Result<Session>`, in both frameworks:
+/// A route that takes a `Session` responds with 503 while the store is down. If a page can work without a
+/// session, let its handler take a `Result<Session>` instead. This works in both frameworks:
 ///
 /// ```
 /// use unsticky::{Result, Session};
@@ -88,48 +88,51 @@ use crate::settings::{Sessions, Settings};
 ///
 /// - [`insert`](Self::insert) and [`remove`](Self::remove): if two requests write the same key, the
 ///   last commit wins. A `get` followed by an `insert` is therefore not atomic.
-/// - [`update`](Self::update): if another request wrote first, the function runs again on the newer
-///   value. After 200 concurrent increments the counter is 200 higher.
-/// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most
-///   one request that takes a one-time value succeeds.
-/// - [`transact`](Self::transact): the decision is stored before the handler continues.
+/// - [`update`](Self::update): if another request wrote first, the function that you passed runs again on the
+///   newer value. After 200 concurrent increments, the counter is 200 higher.
+/// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most one
+///   request succeeds in taking a one-time value.
+/// - [`transact`](Self::transact): the changes are stored before the handler continues, so the response can
+///   depend on them.
 ///
-/// If the response has status 5xx or 408, or is replaced by an error, only the end of a session is
-/// committed; all other changes are dropped. [`Builder::on_failed_response`](crate::Builder::on_failed_response)
-/// changes this for the status codes. To store a change regardless of the response, such as a failed
-/// attempt, use [`transact`](Self::transact) or [`save`](Self::save).
+/// If the response has status 5xx or 408, or is replaced by an error, only a sign-out or `destroy` is
+/// committed; all other changes are dropped. To commit all changes whatever the status, use
+/// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a single change regardless
+/// of the response, for example to count a failed attempt, use [`transact`](Self::transact) or
+/// [`save`](Self::save).
 ///
 /// # What a request may do
 ///
-/// A request acts with the secret that its cookie contained, or with the newest secret that the request
-/// itself created. As a rule: if another request rotated the secret, values are still merged,
-/// but changes that need a new cookie fail or have no effect, and `sign_in` begins a new session. The table
-/// shows what each method does:
+/// A request acts with the secret from its cookie, or with the newest secret that it has created itself. As a
+/// rule, if another request has rotated the secret, changes to values are still merged, but changes that need
+/// a new cookie fail or have no effect, and `sign_in` creates a new session. The table shows what each method
+/// does:
 ///
 /// | state of the session | values | `transact` | `rotate` | `set_lifetime`, `end_by` | `step_up`, `revoke_others` | `sign_in` | `sign_out` | `reload` |
 /// |---|---|---|---|---|---|---|---|---|
-/// | the secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | newest values |
-/// | rotated by another request | merged | stored | no effect | [`Gone`] | [`Gone`] | a new session | ends the session | [`Gone`] |
-/// | another request signed in on it | [`Gone`] if anything would change | [`Gone`] | no effect | [`Gone`] | [`Gone`] | a new session | ends it if the principal is the same | [`Gone`] |
-/// | ended or expired | [`Gone`] if anything would change | [`Gone`] | no effect | no effect | [`Gone`] | a new session | no effect | [`Gone`] |
+/// | the secret is valid | committed | stored | new secret | new secret | new secret | new secret | ends the session | reads the newest values |
+/// | another request rotated the secret | merged | stored | no effect | [`Gone`] | [`Gone`] | creates a new session | ends the session | [`Gone`] |
+/// | another request signed in | [`Gone`] if anything would change | [`Gone`] | no effect | [`Gone`] | [`Gone`] | creates a new session | ends the session if the principal is the same | [`Gone`] |
+/// | the session ended or expired | [`Gone`] if anything would change | [`Gone`] | no effect | no effect | [`Gone`] | creates a new session | no effect | [`Gone`] |
 ///
-/// If the cookie's secret was already replaced when the record was read, the request is anonymous, and
-/// changes to values fail with [`Gone`] as well: the cookie of a new session would overwrite the newer
-/// cookie in the browser.
+/// If the cookie's secret had already been replaced when the record was read, the request is anonymous. Its
+/// changes to values fail with [`Gone`] as well, because the cookie of a new session would overwrite the
+/// newer cookie in the browser.
 ///
-/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). It
-/// drops all changes of the request. Setting a lifetime or an end that the session already has changes
-/// nothing. A [flash message](Self::flash) alone never causes `Gone`: if nothing else would change, the
-/// message is dropped.
+/// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). With
+/// this error, all of the request's changes are dropped. `set_lifetime` and `end_by` change nothing if the
+/// session already has that lifetime or time limit. A [flash message](Self::flash) alone never causes `Gone`:
+/// if nothing else would change, the message is dropped.
 ///
 /// # After the response
 ///
-/// You can keep a handle after the response, in a stream or a WebSocket. Each commit is then based on
-/// the record as it is at that time, and the handle's secret must still be valid: after a rotation by
-/// another request, `save` and `transact` fail with [`ErrorKind::Gone`].
+/// You can keep using a handle after the response, in a stream or a WebSocket. Each commit then applies to
+/// the record as it is at that time, and the handle's secret must still be valid: after a rotation by another
+/// request, `save` and `transact` fail with [`ErrorKind::Gone`].
 ///
-/// An open stream does not count as use of the session. [`touch`](Self::touch) keeps the session alive,
-/// [`reload`](Self::reload) checks whether it is still valid, and [`loss`](Self::loss) says why it is not.
+/// An open stream alone does not count as use of the session. [`touch`](Self::touch) keeps the session alive,
+/// [`reload`](Self::reload) checks whether it is still valid, and [`loss`](Self::loss) returns the reason if
+/// it is not.
 ///
 /// [`Gone`]: ErrorKind::Gone
 #[derive(Clone)]
@@ -172,11 +175,11 @@ impl Session {
     {
         let name = key.name();
         let value = self.state().value(name);
-        // Decoded outside the lock, because `Deserialize` is the application's code.
+        // Decoded outside the lock, because `Deserialize` is application code.
         value.map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Returns `true` if the key has a value, of any type.
+    /// Returns `true` if the key has a value of any type.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -209,8 +212,8 @@ impl Session {
 
     /// Sets the value of a key.
     ///
-    /// The value has the key's type; for a `String` you can also pass a `&str`. Setting the value that this
-    /// request has read causes no write to the store.
+    /// The value has the key's type; for a `String` key, you can also pass a `&str`. If the key had the same
+    /// value when this request read the record, nothing is written to the store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -229,7 +232,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Nothing is changed if it returns an error:
+    /// If this method returns an error, nothing is changed:
     ///
     /// - [`ErrorKind::Encode`] if the value cannot be encoded, or [cannot be decoded
     ///   again](crate::Key#values).
@@ -271,7 +274,7 @@ impl Session {
         self.state().changed().push(key.to_name(), Change::Remove, None);
     }
 
-    /// Removes the value of a key and returns it, or `None` if the key has no value. Use it for values
+    /// Removes the value of a key and returns it, or `None` if the key has no value. Use `take` for values
     /// that may be used only once.
     ///
     /// If another request changes or takes the value before this request commits, the commit fails with
@@ -325,7 +328,7 @@ impl Session {
                     Change::Remove
                 }
                 (Some(stored), _) => Change::Take { seen: stored.bytes },
-                // Only this request has set the value; it is not stored.
+                // The value was set by this request and has not been stored.
                 (None, _) => Change::Remove,
             };
             state.changed().push(key.to_name(), change, None);
@@ -334,11 +337,11 @@ impl Session {
         Err(contended())
     }
 
-    /// Changes the value of a key with a function. If the key has no value, the function starts with the
-    /// type's default.
+    /// Changes the value of a key with a function. If the key has no value, the function receives the type's
+    /// default.
     ///
-    /// If another request wrote first, `function` is called again on the newer value. It must therefore be
-    /// pure, and it returns nothing, because the value that it saw first may not be the one that is stored.
+    /// If another request wrote first, `function` is called again on the newer value, so it must be pure. It
+    /// returns nothing, because a result of the first call might not match the value that is finally stored.
     /// It may read sessions but must not change any. The function and its captures are kept until the change
     /// is committed or dropped.
     ///
@@ -358,14 +361,15 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The value is not changed if it returns an error:
+    /// If this method returns an error, the value is not changed:
     ///
     /// - [`ErrorKind::Decode`] if the stored value cannot be decoded as the key's type.
-    /// - [`ErrorKind::Encode`] and [`ErrorKind::TooLarge`] for the new value, as in [`insert`](Self::insert).
+    /// - [`ErrorKind::Encode`] and [`ErrorKind::TooLarge`] for the new value, as for
+    ///   [`insert`](Self::insert).
     /// - [`ErrorKind::Reentrant`] if `function` changes a session.
     ///
-    /// If the function fails on a newer value, the commit fails with the same kinds, or with
-    /// [`ErrorKind::UpdatePanicked`] if the function panics.
+    /// If the change cannot be applied to a newer value, the commit fails with one of these errors, or with
+    /// [`ErrorKind::UpdatePanicked`] if `function` panics.
     pub fn update<K, F>(&self, key: K, function: F) -> Result<()>
     where
         K: AsKey,
@@ -407,9 +411,9 @@ impl Session {
 
     /// Removes all values. The session continues, and a signed-in user stays signed in.
     ///
-    /// This also removes pending [flash messages](Self::flash) and the value behind the
-    /// [`CsrfToken`](crate::CsrfToken), so pages with open forms must be loaded again. To end the session,
-    /// call [`destroy`](Self::destroy).
+    /// This also removes pending [flash messages](Self::flash) and the stored value that every
+    /// [`CsrfToken`](crate::CsrfToken) is made from, so open pages with forms must be reloaded. To end the
+    /// session, call [`destroy`](Self::destroy).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -485,9 +489,11 @@ impl Session {
         self.principal().is_some()
     }
 
-    /// Returns when the signed-in user last authenticated, by a sign-in or a [`step_up`](Self::step_up).
+    /// Returns the time at which the signed-in user last authenticated, by signing in or with a
+    /// [`step_up`](Self::step_up).
     ///
-    /// `None` if no user is signed in, and from a sign-in in this request until it is committed.
+    /// `None` if no user is signed in, or if this request has signed a user in but not yet committed the
+    /// sign-in.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -508,11 +514,11 @@ impl Session {
         state.base()?.record.header.clocks.authenticated?.to_time()
     }
 
-    /// Returns `true` if a user is signed in and authenticated within the last `duration`.
+    /// Returns `true` if a user is signed in and has authenticated within the last `duration`.
     ///
-    /// Check it before sensitive changes (ASVS 5.0 7.5.1 and 7.5.3), and call [`step_up`](Self::step_up)
-    /// when the user has authenticated again. A sign-in in this request counts. The extractor
-    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) makes the same check.
+    /// Check this before sensitive changes (ASVS 5.0 7.5.1 and 7.5.3), and call [`step_up`](Self::step_up)
+    /// once the user has authenticated again. A sign-in in this request counts as well. The
+    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) extractor makes the same check.
     ///
     /// ```
     /// use std::time::Duration;
@@ -538,8 +544,8 @@ impl Session {
         state.changes.principal().is_some() || state.base().is_some_and(is_fresh)
     }
 
-    /// Returns when the session expires if it is not used again, or `None` before it is stored for the
-    /// first time.
+    /// Returns the time at which the session expires if it is not used again, or `None` before it is stored
+    /// for the first time.
     ///
     /// ```
     /// use time::{Duration, OffsetDateTime};
@@ -561,25 +567,25 @@ impl Session {
         self.state().base()?.record.header.clocks.deadline().to_time()
     }
 
-    /// Signs a user in: replaces the secret, restarts both timeouts, and stores the principal and the time
-    /// (ASVS 5.0 7.2.4).
+    /// Signs a user in: replaces the secret, restarts both timeouts, and stores the principal and the time of
+    /// the sign-in (ASVS 5.0 7.2.4).
     ///
-    /// `principal` is your stable id of the account, of 1 to 1024 bytes.
+    /// `principal` is your application's stable id for the account, 1 to 1024 bytes long.
     ///
-    /// From an anonymous session, only values whose key [`survives_sign_in`](crate::Key::survives_sign_in)
-    /// are kept, and those that this request wrote. Signing in as another principal ends the current session
-    /// and creates a new one without its values. If another request has replaced the secret, the sign-in
-    /// creates a new session. The old session does not end then.
+    /// At the sign-in, an anonymous session keeps only the values whose keys [survive a
+    /// sign-in](crate::Key::survives_sign_in) and the values that this request wrote. Signing in as a
+    /// different principal ends the current session and creates a new one without the old values. If another
+    /// request has replaced the secret, the sign-in creates a new session and does not end the old one.
     ///
     /// The session gets the [configured lifetime](crate::Builder::lifetime), unless this request calls
-    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices of earlier requests are
+    /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices made in earlier requests are
     /// dropped. To keep a choice across a redirect to an identity provider, store it under a key that
     /// [survives a sign-in](crate::Key::survives_sign_in), and call `set_lifetime` when the user returns.
     ///
-    /// If the request carries several valid tokens, the sign-in creates a new session and ends all of
-    /// theirs; none of them counts against the limit. If one of them cannot be ended, the sign-in fails and
-    /// its session is removed again. Sessions that were ended by then stay ended; sign in again to end the
-    /// others.
+    /// If the request carries several valid tokens, the sign-in creates a new session and ends the sessions
+    /// of all these tokens, which do not count against the limit on concurrent sessions. If one of those
+    /// sessions cannot be ended, the sign-in fails and the new session is removed again. Sessions that have
+    /// already been ended stay ended; signing in again ends the others.
     ///
     /// The session is listed in the principal's [directory](crate::Directory) before its cookie is sent.
     ///
@@ -606,25 +612,25 @@ impl Session {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidPrincipal`] if `principal` is empty or longer than 1024 bytes, and the errors of
-    /// an earlier [`update`](Self::update) of this request whose function is called again. Nothing is
-    /// changed then.
+    /// an earlier [`update`](Self::update) in this request, because its function is called again. In either
+    /// case, nothing is changed.
     ///
     /// The commit fails with:
     ///
-    /// - [`ErrorKind::TooManySessions`] if the principal has the maximum number of
-    ///   [concurrent sessions](crate::Builder::concurrent_sessions) and the configuration rejects a new one.
-    ///   The session is unchanged.
-    /// - [`ErrorKind::Revoked`] if all sessions of the principal were revoked during the sign-in.
+    /// - [`ErrorKind::TooManySessions`] if the principal already has the maximum number of [concurrent
+    ///   sessions](crate::Builder::concurrent_sessions) and the configuration rejects new ones. The session
+    ///   is unchanged.
+    /// - [`ErrorKind::Revoked`] if all of the principal's sessions were revoked during the sign-in.
     ///
-    /// To handle these errors in the handler, call [`save`](Self::save) there. The handler's changes are
-    /// then dropped, except for an earlier sign-out.
+    /// To handle these errors yourself, call [`save`](Self::save) in the handler. If it fails with one of
+    /// them, the handler's changes are dropped, except for an earlier sign-out.
     #[doc(alias("login", "log_in", "remember"))]
     pub fn sign_in(&self, principal: impl AsRef<str>) -> Result<()> {
         self.sign_in_with(SignIn::new(principal))
     }
 
-    /// Signs a user in like [`sign_in`](Self::sign_in), with a [label](SignIn::label) for the list of
-    /// sessions, or with a sign-in that [began](crate::Directory::begin_sign_in) before the password was
+    /// Signs a user in like [`sign_in`](Self::sign_in), but with options: a [label](SignIn::label) for the
+    /// list of sessions, or a sign-in that [began](crate::Directory::begin_sign_in) before the password was
     /// verified.
     ///
     /// ```
@@ -640,8 +646,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all
-    /// sessions were revoked since the sign-in began, or if it began more than one hour ago.
+    /// The errors of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all of
+    /// the principal's sessions were revoked after the sign-in began, or if the sign-in began more than one
+    /// hour ago.
     #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
@@ -651,8 +658,8 @@ impl Session {
     /// Records that the signed-in user has authenticated again: replaces the secret and restarts both
     /// timeouts (ASVS 5.0 7.2.4, NIST SP 800-63B-4 5.2).
     ///
-    /// The session keeps its values and its lifetime. If the session ended, or another request replaced its
-    /// secret, the commit fails with [`ErrorKind::Gone`].
+    /// The session keeps its values and its lifetime. If the session has ended, or another request has
+    /// replaced its secret, the commit fails with [`ErrorKind::Gone`].
     ///
     /// ```
     /// use unsticky::{ErrorKind, Session};
@@ -673,13 +680,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has lost
-    /// its session, and the errors of [`sign_in`](Self::sign_in). Nothing is changed then.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has lost its
+    /// session, and the errors of [`sign_in`](Self::sign_in). If this method returns an error, nothing is
+    /// changed.
     #[doc(alias("reauthenticate", "sudo"))]
     pub fn step_up(&self) -> Result<()> {
         let principal = self.signed_in()?;
         if self.state().changes.signing_in().is_some() {
-            // The sign-in of this request is as recent, and may come from `begin_sign_in`.
+            // Keep the pending sign-in: it is just as recent, and it may come from `begin_sign_in`.
             return Ok(());
         }
         self.sign_in_with(SignIn { is_step_up: true, ..SignIn::new(principal) })
@@ -703,12 +711,11 @@ impl Session {
 
     /// Ends the session: the commit deletes the record and tells the browser to remove the cookie.
     ///
-    /// This also ends a session whose secret another request has replaced, if the principal is still the
-    /// same; it never ends a session on which another principal has signed in. If the session has already
-    /// ended, no cookie is sent, because the browser may hold a newer one. If the request carries several
-    /// valid tokens, all their sessions end.
+    /// The session also ends if another request has replaced its secret, but not if a different principal has
+    /// signed in since. If the session has already ended, the browser's cookie is left alone, because it may
+    /// be a newer one. If the request carries several valid tokens, the sessions of all of them end.
     ///
-    /// Values that the request writes afterwards belong to a new session.
+    /// Values that the request writes after this call belong to a new session.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -731,11 +738,11 @@ impl Session {
         self.state().intend().end();
     }
 
-    /// Replaces the session's secret. From the commit on, the old token is invalid.
+    /// Replaces the session's secret. The old token becomes invalid when the change is committed.
     ///
-    /// Call it when the privileges of the signed-in user change; [`sign_in`](Self::sign_in) already replaces
-    /// the secret. The session id stays the same. No effect on an unsaved session, or if another request has
-    /// already replaced the secret.
+    /// Call this when the signed-in user's privileges change. It is not needed after a
+    /// [`sign_in`](Self::sign_in), which also replaces the secret. The session id stays the same. No effect
+    /// on an unsaved session, or if another request has already replaced the secret.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -757,13 +764,13 @@ impl Session {
 
     /// Sets the lifetime of this session, for example for "remember me".
     ///
-    /// The lifetime is stored with the session and applies until the next sign-in. The cookie is sent
-    /// again, with a new secret. No effect if the session already has this lifetime, or on an unsaved
-    /// session, unless this request also stores a value or signs in.
+    /// The lifetime is stored with the session and applies until the next sign-in. The cookie is sent again,
+    /// with a new secret. No effect if the session already has this lifetime. On an unsaved session, the call
+    /// has an effect only if this request also stores a value or signs in.
     ///
-    /// If the new lifetime ends later, the principal's [directory](crate::Directory) is updated first, so the
-    /// commit can also fail with the directory's errors. If another request has replaced the session's
-    /// secret, the commit fails with [`ErrorKind::Gone`].
+    /// If the new lifetime ends later than the old one, the principal's [directory](crate::Directory) is
+    /// updated first, so the commit can also fail with the directory's errors. If another request has
+    /// replaced the session's secret, the commit fails with [`ErrorKind::Gone`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -788,15 +795,15 @@ impl Session {
         self.state().intend().set_lifetime(lifetime);
     }
 
-    /// Sets the time at which the session expires at the latest.
+    /// Sets a time limit: the session expires at `end` at the latest.
     ///
-    /// Use it after a federated sign-in, to end the session with that of the identity provider (ASVS 5.0
-    /// 7.1.3 and 7.6.1). The limit applies until you set another one or the next sign-in; a
-    /// [`step_up`](Self::step_up) or [`set_lifetime`](Self::set_lifetime) does not remove it. The cookie is
-    /// sent again, with a new secret. A time in the past ends the session with this request.
+    /// Use this after a federated sign-in, so that this session ends no later than the identity provider's
+    /// (ASVS 5.0 7.1.3 and 7.6.1). The limit applies until you set a different one or the user signs in
+    /// again; [`step_up`](Self::step_up) and [`set_lifetime`](Self::set_lifetime) do not remove it. The
+    /// cookie is sent again, with a new secret. If `end` is in the past, the session ends with this request.
     ///
-    /// No effect if the session already has this limit, or on an unsaved session, unless this request also
-    /// stores a value or signs in.
+    /// No effect if the session already has this limit. On an unsaved session, the call has an effect only if
+    /// this request also stores a value or signs in.
     ///
     /// ```
     /// use time::{Duration, OffsetDateTime};
@@ -819,7 +826,7 @@ impl Session {
 
     /// Marks this request as passive: it does not count as use of the session, even if it writes.
     ///
-    /// Call it on routes that the browser polls without the user's action.
+    /// Call this in handlers for routes that the browser polls without any action by the user.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -840,12 +847,13 @@ impl Session {
 
     /// Runs `function` on the stored values and stores its changes before returning.
     ///
-    /// Use it for one-time tokens, for limits on attempts, and whenever the response depends on the write.
+    /// Use `transact` for one-time tokens, for limits on attempts, and whenever the response depends on the
+    /// write.
     ///
-    /// If another request wrote first, `function` is called again on the newer record. The result is that
-    /// of the call whose changes were stored. Earlier changes of this request are committed in the same
+    /// If another request wrote first, `function` is called again on the newer record. The result comes from
+    /// the call whose changes were stored. Changes that this request made earlier are committed in the same
     /// write. If nothing has changed, nothing is written. If `function` fails, nothing is written and its
-    /// error is returned. `function` may run in another task, without the caller's task-local values.
+    /// error is returned. `function` may run in a different task, without the caller's task-local values.
     ///
     /// A write counts as use of the session, unless the request is [passive](Self::mark_passive).
     ///
@@ -901,14 +909,15 @@ impl Session {
         .await
     }
 
-    /// Commits the changes so far, instead of after the handler.
+    /// Commits the changes made so far, without waiting for the handler to return.
     ///
-    /// Use it in streams, server-sent events and WebSockets, which continue after the response has begun, and
-    /// whenever a handler must handle the errors of the commit.
+    /// Use `save` in streams, server-sent events and WebSockets, which continue after the response has begun,
+    /// and whenever a handler must deal with commit errors itself.
     ///
     /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there is
-    /// nothing to save, the idle timeout is extended if that is due, as at the end of a request, and a failure
-    /// to extend it is not reported. For a stream that is in use, call [`touch`](Self::touch).
+    /// nothing to save, this method extends the idle timeout if that is due, as at the end of a request, and
+    /// does not report a failure to extend it. To keep the session alive while a stream is in use, call
+    /// [`touch`](Self::touch).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -929,21 +938,21 @@ impl Session {
     /// - [`ErrorKind::Unavailable`], [`ErrorKind::Refused`], [`ErrorKind::Contended`],
     ///   [`ErrorKind::TooLarge`], [`ErrorKind::Randomness`]: nothing was written, and the changes
     ///   are still pending.
-    /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: the same,
-    ///   because a change could not be applied to a newer record.
-    /// - [`ErrorKind::Gone`]: the session ended, or its secret was replaced and these changes are no longer
-    ///   allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped, and this
-    ///   request's response becomes this error, unless the response is a failure itself.
+    /// - [`ErrorKind::ValueChanged`], [`ErrorKind::Decode`], [`ErrorKind::UpdatePanicked`]: a change could
+    ///   not be applied to a newer record. Nothing was written, and the changes are still pending.
+    /// - [`ErrorKind::Gone`]: the session has ended, or its secret was replaced and these changes are no
+    ///   longer allowed; see [what a request may do](Self#what-a-request-may-do). The changes are dropped.
+    ///   This error also replaces the request's response, unless the response is itself a failure.
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
-    ///   sign-in. The changes are dropped, except for an end of the session. No session was created or
+    ///   sign-in. The changes are dropped, except for a sign-out or `destroy`. No session was created or
     ///   changed.
-    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer record, or the directory record, cannot
-    ///   be decoded. Nothing was written.
-    /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not be stored. They are no longer pending, and
-    ///   this request's response becomes this error, unless the response is a failure itself. A handle that
-    ///   is used after the response returns this error until [`reload`](Self::reload) succeeds.
-    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, but the
-    ///   response has begun.
+    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer version of the record, or the directory
+    ///   record, cannot be decoded. Nothing was written.
+    /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not have been stored. They are no longer
+    ///   pending. This error also replaces the request's response, unless the response is itself a failure. A
+    ///   handle that is used after the response returns this error until a [`reload`](Self::reload) succeeds.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, which
+    ///   cannot be sent because the response has already begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
@@ -952,10 +961,10 @@ impl Session {
         .await
     }
 
-    /// Reads the record again, to see the writes of other requests or to check that the session is still
-    /// valid.
+    /// Reads the record again, to see writes by other requests or to check that the session is still valid.
     ///
-    /// Uncommitted changes stay pending. It never counts as use of the session; [`touch`](Self::touch) does.
+    /// Uncommitted changes stay pending. A reload never counts as use of the session; a
+    /// [`touch`](Self::touch) does.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -971,14 +980,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session ended or its secret is no longer this request's, and on each call
-    ///   after that. Pending changes are dropped; if there were any, this request's response becomes this
-    ///   error, unless the response is a failure itself. The handle then shows an empty session.
+    /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret, and on
+    ///   every later call. Pending changes are dropped. If there were any, this error also replaces the
+    ///   request's response, unless the response is itself a failure. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be applied to the
-    ///   newer values. It stays pending.
+    ///   newer values. The update stays pending.
     #[doc(alias = "load")]
     pub async fn reload(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move { session.reread(&driver).await }).await
@@ -1013,13 +1022,13 @@ impl Session {
         self.0.context()
     }
 
-    /// Returns the time that the request may still wait for the store.
+    /// Returns how long the request may still wait for the store.
     fn budget(&self) -> Budget {
         Budget::new(self.state().time_left(self.settings()))
     }
 
-    /// Subtracts the time spent on the store. Time that several handles spent concurrently counts once. Not
-    /// called for an abandoned read, because its future may have been left unpolled for any time.
+    /// Subtracts the time spent on store commands. Time that several handles spend concurrently counts once.
+    /// Not called for an abandoned read, because its future may have gone unpolled for any length of time.
     fn record_store_time(&self, budget: &Budget) {
         let mut state = self.state();
         let used = budget.used(state.charged);
@@ -1027,8 +1036,8 @@ impl Session {
         state.charged = Some(Instant::now());
     }
 
-    /// Waits for a commit of this session in progress. The store's timeout applies, because the other commit
-    /// may be on a runtime that is not polled.
+    /// Waits until no other commit of this session is in progress. The store's timeout applies, because the
+    /// other commit may be on a runtime that is not being polled.
     async fn lock_commits(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
         let settings = self.settings();
         let (under_way, patience) = {
@@ -1041,7 +1050,7 @@ impl Session {
                 Err(_) => (state.committing.clone(), state.time_left(settings)),
             }
         };
-        // The future that holds the lock may never be polled again, and neither may this one.
+        // Both the future that holds the lock and this one might never be polled again.
         under_way.iter().chain([driver]).for_each(Driver::drive);
         let guard = timeout(patience, self.0.committing.lock()).await;
         guard.map_err(|_| {

@@ -1,4 +1,4 @@
-//! Requires a signed-in user: one decision for the extractors and for guards.
+//! Requires a signed-in user. The extractors and the guards share this code.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,10 +13,10 @@ use crate::settings::Pages;
 
 /// Requires a signed-in user.
 ///
-/// Take it as an argument of a handler. If no user is signed in, the request fails with
-/// [`ErrorKind::NotSignedIn`]: navigations of a browser are redirected to the configured
-/// [`sign_in_page`](crate::Builder::sign_in_page), and all other requests get a 401. To handle the error
-/// yourself, take `Result<SignedIn>`. To protect a group of routes, use [`Guard`](crate::Guard).
+/// Take it as a handler argument. If no user is signed in, the request fails with [`ErrorKind::NotSignedIn`]:
+/// browser navigations are redirected to the configured [`sign_in_page`](crate::Builder::sign_in_page), and
+/// all other requests get a 401. To handle the error yourself, take `Result<SignedIn>`. To protect a group of
+/// routes, use [`Guard`](crate::Guard).
 ///
 /// ```
 /// use unsticky::SignedIn;
@@ -30,10 +30,10 @@ use crate::settings::Pages;
 ///
 /// # Pages for everyone
 ///
-/// If a page also serves anonymous visitors, take [`Maybe<SignedIn>`](Maybe). It is `None` if no user is signed
-/// in, and an outage of the store is still an error. In axum, `Option<SignedIn>` does the same. **In actix-web
-/// it does not**: `Option` turns every error into `None` there, so while the store is down, signed-in users
-/// appear to be signed out.
+/// If a page also serves anonymous visitors, take [`Maybe<SignedIn>`](Maybe). It is `None` if no user is
+/// signed in; a store outage is still an error. In axum, `Option<SignedIn>` does the same. **In actix-web it
+/// does not**: there, `Option` turns every error into `None`, so signed-in users appear to be signed out
+/// while the store is down.
 #[doc(alias("login_required", "AuthUser", "Identity"))]
 #[derive(Clone)]
 #[non_exhaustive]
@@ -66,11 +66,11 @@ impl TryFrom<Session> for SignedIn {
 
 /// Requires that the user authenticated within the last `SECONDS` seconds (ASVS 5.0 7.5.1 and 7.5.3).
 ///
-/// Take it as an argument of a handler. If no user is signed in, the request fails as with [`SignedIn`]. If the
-/// user authenticated longer ago, it fails with [`ErrorKind::StaleSignIn`]: navigations of a browser are
-/// redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other requests get a
-/// 401. That page asks for the password or another factor, and then calls [`Session::step_up`]. To handle the
-/// error yourself, take `Result<AuthenticatedWithin<600>>`.
+/// Take it as a handler argument. If no user is signed in, the request fails as with [`SignedIn`]. If the
+/// user last authenticated too long ago, the request fails with [`ErrorKind::StaleSignIn`]: browser
+/// navigations are redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other
+/// requests get a 401. That page asks for the password or another factor, and then calls
+/// [`Session::step_up`]. To handle the error yourself, take `Result<AuthenticatedWithin<600>>`.
 ///
 /// ```
 /// use unsticky::AuthenticatedWithin;
@@ -135,9 +135,9 @@ impl fmt::Debug for SignedIn {
 
 /// Makes [`SignedIn`] or [`AuthenticatedWithin`] optional, for pages that also serve anonymous visitors.
 ///
-/// `Maybe<SignedIn>` is `None` if no user is signed in. `Maybe<AuthenticatedWithin<600>>` is also `None` if the
-/// user authenticated longer ago. All other errors remain errors: while the store is down, the response is a
-/// 503 and never the page for anonymous visitors. It works in axum and in actix-web.
+/// `Maybe<SignedIn>` is `None` if no user is signed in. `Maybe<AuthenticatedWithin<600>>` is also `None` if
+/// the user authenticated more than 600 seconds ago. All other errors remain errors: while the store is down,
+/// the response is a 503 and never the page for anonymous visitors. `Maybe` works in axum and in actix-web.
 ///
 /// ```
 /// use unsticky::{Maybe, SignedIn};
@@ -195,8 +195,8 @@ impl<const SECONDS: u64> Guarded for AuthenticatedWithin<SECONDS> {
     }
 }
 
-/// Returns the signed-in user of a session, who must have authenticated `within` this time. `own`: pages that
-/// take precedence over the configured ones.
+/// Returns the signed-in user of a session, who must have authenticated `within` this time. The pages in
+/// `own` take precedence over the configured ones.
 pub(crate) fn admit(
     session: Session,
     within: Option<Duration>,
@@ -215,7 +215,7 @@ pub(crate) fn admit(
     Ok(SignedIn { session, principal })
 }
 
-/// Returns the error of a rejected request, which redirects to this page if the request is a navigation.
+/// Returns the error for a rejected request. The error redirects to `page` if the request is a navigation.
 fn turned_away(kind: ErrorKind, page: Option<&str>, head: Option<&RequestHead<'_>>) -> Error {
     let Some((page, head)) = page.zip(head) else { return Error::new(kind, "") };
     // A page that redirects to itself would cause an endless loop.

@@ -1,4 +1,5 @@
-//! The state that the handles of a request share, and decisions on it. This module sends no store commands.
+//! The state that the handles in a request share, and the decisions based on it. This module sends no store
+//! commands.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -27,7 +28,7 @@ use crate::settings::{Sessions, Settings};
 pub(super) struct Shared {
     pub(super) sessions: Sessions,
     pub(super) presented: Presented,
-    /// Held during a commit, so that each commit sees the result of the one before.
+    /// Held during a commit, so that each commit sees the result of the previous one.
     pub(super) committing: AsyncMutex<()>,
     pub(super) state: Mutex<State>,
 }
@@ -36,17 +37,17 @@ pub(super) struct State {
     /// The request has looked up its session in the store.
     pub(super) is_read: bool,
     pub(super) loaded: Option<Arc<Loaded>>,
-    /// The session that the request may no longer use: it is gone, or another request has signed in on it or replaced
-    /// its secret. The browser may hold a newer cookie.
+    /// The session that the request may no longer use, because it is gone or because another request has
+    /// signed in or replaced the secret. The browser may hold a newer cookie.
     pub(super) lost: Option<Lost>,
-    /// The reason for the loss, when it was first noticed.
+    /// The first reason that was detected for the loss.
     pub(super) loss: Option<Loss>,
     /// The sessions of a request that presented several valid tokens. The request is anonymous, but it can end them.
     pub(super) others: Vec<Arc<Loaded>>,
-    /// The request presented a token with the id of an existing session and a secret that is not that session's.
+    /// The request presented a token whose id belongs to an existing session but whose secret does not match.
     pub(super) has_stale_token: bool,
     pub(super) changes: Changes,
-    /// The driver of the newest commit that began without waiting for another one.
+    /// The driver of the newest commit that began without waiting for another commit.
     pub(super) committing: Option<Driver>,
     pub(super) used: bool,
     pub(super) is_passive: bool,
@@ -63,7 +64,7 @@ pub(super) struct State {
     pub(super) taken_early: Vec<(Name, Bytes)>,
     /// The time left for store commands.
     pub(super) time_left: Duration,
-    /// The view could not be computed on the newest record that was read.
+    /// The view could not be recomputed from the newest record that was read.
     pub(super) is_stale: bool,
     /// The time up to which store time has been subtracted from `time_left`.
     pub(super) charged: Option<Instant>,
@@ -91,8 +92,8 @@ pub(super) fn contended() -> Error {
     Error::new(ErrorKind::Contended, "other handles kept changing the values")
 }
 
-/// The locked state of a session. Values of the application, such as the captures of an update function, are
-/// dropped only after it is unlocked.
+/// The locked state of a session. The application's values, such as the captures of an update function, are
+/// dropped only after the state is unlocked.
 pub(super) struct StateGuard<'a> {
     // Fields are dropped in this order.
     state: MutexGuard<'a, State>,
@@ -119,7 +120,7 @@ impl Drop for StateGuard<'_> {
     }
 }
 
-/// The data that decisions depend on besides the shared state.
+/// The data that decisions depend on in addition to the shared state.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) settings: &'a Settings,
@@ -151,12 +152,12 @@ pub(super) struct CommitStart {
     pub(super) plan: Plan,
     /// The sequence number of the last change in this commit.
     pub(super) bookmark: u64,
-    /// The request has failed, so only the end of its session is committed.
+    /// The request has failed, so only a sign-out or `destroy` is committed.
     pub(super) failed: bool,
     /// The error of an earlier commit, which this commit must not hide.
     pub(super) earlier: Option<Error>,
-    /// Only the end of the session is committed, because the changes after it need a cookie that can no longer be
-    /// sent.
+    /// Only the sign-out or `destroy` is committed, because the changes after it need a cookie that can no
+    /// longer be sent.
     pub(super) is_cut_short: bool,
     /// The number of flash messages that are dropped, because no cookie may be sent for a session that could hold
     /// them.
@@ -196,13 +197,15 @@ impl State {
         read(self.changes.delta.view(), self.changes.base_values(self.loaded.as_deref()))
     }
 
-    /// Returns the changes, to add one. Counts the change for the check of update functions.
+    /// Returns the changes so that the caller can add one. Counts the change, to detect update functions that
+    /// change a session.
     pub(super) fn intend(&mut self) -> &mut Changes {
         CHANGES_ON_THIS_THREAD.set(CHANGES_ON_THIS_THREAD.get().wrapping_add(1));
         &mut self.changes
     }
 
-    /// Returns the changes of values, to add one. Counts the change for the check of update functions.
+    /// Returns the changes to values so that the caller can add one. Counts the change, as
+    /// [`intend`](Self::intend) does.
     pub(super) fn changed(&mut self) -> &mut Delta {
         &mut self.intend().delta
     }
@@ -217,7 +220,7 @@ impl State {
         if self.head_sent { settings.options.timeout } else { self.time_left }
     }
 
-    /// Returns whether a commit under way includes a change of this key.
+    /// Returns whether a commit under way includes a change to this key.
     pub(super) fn is_being_stored(&self, key: &str) -> bool {
         self.under_way.is_some_and(|bookmark| self.changes.delta.has_until(key, bookmark))
     }
@@ -226,8 +229,8 @@ impl State {
         self.loaded.is_none() && self.lost.is_none() && self.others.is_empty()
     }
 
-    /// Returns whether the browser presented session tokens but the request has no session and creates none: the tokens
-    /// are stale, there are several, or their session was lost.
+    /// Returns whether the browser presented session tokens but the request has no session and creates none:
+    /// the tokens are stale, several are valid, or their session was lost.
     pub(super) fn is_astray(&self) -> bool {
         let is_left_alone = !self.changes.is_ended() && self.changes.principal().is_none();
         let leads_nowhere = self.lost.is_some() || self.has_stale_token || !self.others.is_empty();
@@ -252,7 +255,7 @@ impl State {
         }
     }
 
-    /// Returns what the changes ask of the session, besides values.
+    /// Returns what the changes require of the session, apart from its values.
     pub(super) fn requested(&self) -> Requested {
         let of_lost = |lost: &Lost| {
             let requested = self.changes.requested(&lost.session.record.header);
@@ -303,8 +306,8 @@ impl State {
         }
     }
 
-    /// Returns the number of changes that are lost if only the end of the session is committed. Changes in a commit
-    /// under way do not count.
+    /// Returns the number of changes that are lost if only a sign-out or `destroy` is committed. Changes in a
+    /// commit under way do not count.
     pub(super) fn changes_lost(&self, context: Context<'_>) -> usize {
         let later = self.changes.pending_after(self.under_way.unwrap_or(0));
         if self.changes.is_ended() {
@@ -325,7 +328,8 @@ impl State {
         }
     }
 
-    /// Begins a commit and returns its plan. Fails if the commit needs a cookie and the response has been sent.
+    /// Starts a commit and returns its plan. Fails if the commit needs a cookie and the response has been
+    /// sent.
     pub(super) fn begin_commit(
         &mut self,
         context: Context<'_>,
@@ -333,7 +337,7 @@ impl State {
         decides: bool,
     ) -> Result<CommitStart> {
         let earlier = self.failed.clone();
-        // After a failure, only the end of the session is still committed.
+        // After a failure, only a sign-out or `destroy` is still committed.
         let failed = failed || earlier.is_some();
         let mut plan = self.plan(context, failed, decides);
         let messages_lost = self.messages_lost(context, plan, failed);
@@ -351,7 +355,7 @@ impl State {
         Ok(CommitStart { plan, bookmark, failed, earlier, is_cut_short, messages_lost })
     }
 
-    /// Applies the result of a commit. Also returns whether the view must be computed again.
+    /// Applies the result of a commit. Also returns whether the view must be recomputed.
     pub(super) fn apply_outcome(
         &mut self,
         commit: &CommitStart,
@@ -378,7 +382,7 @@ impl State {
         }
     }
 
-    /// Takes over the session and the cookie from a commit.
+    /// Adopts the session and the cookie that a commit produced.
     fn apply_session(&mut self, plan: Plan, committed: Committed, context: Context<'_>) {
         let Committed { loaded, cookie, lost, .. } = committed;
         match lost {
@@ -396,10 +400,10 @@ impl State {
     /// Drops the changes that must not be committed again after this error. Returns `false` if all changes stay pending.
     fn apply_error(&mut self, error: &Error, bookmark: u64, context: Context<'_>) -> bool {
         match error.kind() {
-            // Another commit of the same changes could apply them twice.
+            // Committing the same changes again could apply them twice.
             ErrorKind::OutcomeUnknown => self.fail(error, bookmark, context),
-            // The sign-in was refused. It must not be tried again after the handler has seen the error, but a sign-out
-            // that was requested is still carried out.
+            // The sign-in was refused. It must not be retried after the handler has seen the error, but a
+            // requested sign-out is still carried out.
             ErrorKind::TooManySessions | ErrorKind::Revoked => {
                 self.drop_until(bookmark, true, context);
             }
@@ -409,11 +413,12 @@ impl State {
         true
     }
 
-    /// Drops the changes that were committed. Returns `true` if other changes are left, so the view must be computed
-    /// again.
+    /// Drops the changes that were committed. Returns `true` if other changes are left, so the view must be
+    /// recomputed.
     fn forget_committed(&mut self, commit: &CommitStart) -> bool {
         if commit.failed {
-            // Only the end of the session was committed. The end of the request drops the other changes.
+            // Only the sign-out or `destroy` was committed. The other changes are dropped when the request
+            // ends.
             self.changes.forget_end(commit.bookmark);
             return false;
         }
@@ -426,12 +431,13 @@ impl State {
             self.is_stale = false;
             return false;
         }
-        // The values that the remaining changes apply to are different now.
+        // The values to which the remaining changes apply have changed.
         self.changes.delta.mark();
         true
     }
 
-    /// Drops the changes up to a bookmark, because their commit cannot be repeated. The response fails as well.
+    /// Drops the changes up to a bookmark, because their commit cannot be retried, and makes the response
+    /// fail as well.
     pub(super) fn fail(&mut self, error: &Error, bookmark: u64, context: Context<'_>) {
         let discarded = self.discarded;
         self.drop_until(bookmark, false, context);
@@ -439,8 +445,8 @@ impl State {
             // A lost session has its own event.
             self.discarded = discarded;
         }
-        // Another handle may have made some of these changes, so its own commit must return the error too. After the
-        // response, this holds until the record is read again.
+        // Another handle may have made some of these changes, so its own commit must return the error too.
+        // After the response, only an unknown outcome is kept, until the record is read again.
         if !self.head_sent || error.kind() == ErrorKind::OutcomeUnknown {
             self.failed.get_or_insert_with(|| error.clone());
         }
@@ -452,7 +458,7 @@ impl State {
         self.discarded += before.saturating_sub(self.changes.pending_after(0));
     }
 
-    /// Records that this request may no longer use the session. No cookie is sent then.
+    /// Records that this request may no longer use the session and sends no cookie for it.
     pub(super) fn mark_lost(&mut self, lost: Lost, context: Context<'_>) {
         // Keep the first reason: later events did not cause the loss.
         self.loss.get_or_insert_with(|| lost.loss(context.now));
@@ -468,7 +474,8 @@ impl Drop for Shared {
         if !state.head_sent || state.changes.is_empty() {
             return;
         }
-        // Count as during the request, so that changes without an effect are not reported.
+        // Count the changes as if the response had not been sent, so that changes without an effect are not
+        // reported.
         state.head_sent = false;
         let settings = self.sessions.settings();
         let context = Context { settings, presented: &self.presented, now: settings.now() };
