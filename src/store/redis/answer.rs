@@ -311,7 +311,7 @@ impl Answer {
         self.certainty == Certainty::NothingWritten
     }
 
-    /// Returns whether the name may by now lead to a different server.
+    /// Returns whether the server's name may by now lead to a different server.
     pub(super) fn is_of_the_wrong_server(&self) -> bool {
         matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
     }

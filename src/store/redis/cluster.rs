@@ -239,7 +239,7 @@ impl Cluster {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
-    /// Returns which node has which slots, according to the first master.
+    /// Returns which node has which slots, according to the first master in the map.
     #[cfg(feature = "cli")]
     pub(super) async fn layout(&self) -> Result<Layout, Failure> {
         let Some(ranges) = ask(self.candidates()).await else {
@@ -247,7 +247,8 @@ impl Cluster {
         };
         self.install(&ranges);
         let masters = self.map().nodes.clone();
-        // The same node is asked again, so that two nodes with different views are not taken for a change.
+        // Asks the node that `is_still_valid` will ask, so that a difference between two nodes' views is not
+        // taken for a change.
         let ranges = match masters.first() {
             Some(master) => ask_node(Arc::clone(master)).await,
             None => None,
