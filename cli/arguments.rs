@@ -174,7 +174,7 @@ pub(crate) struct AuditedStore {
 enum NamedBy {
     /// By the digest at the end of the key of its directory record.
     Digest,
-    /// By its name, in plain text.
+    /// By the principal itself, as plain text.
     Principal,
     /// Not at all.
     Nothing,

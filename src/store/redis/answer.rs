@@ -392,7 +392,7 @@ impl Answer {
     }
 }
 
-/// Returns the error from a command inside a script. Before version 7, Redis wraps it like this: `Error
+/// Returns the error from a command inside a script. Versions of Redis before 7 wrap it like this: `Error
 /// running script (call to f_HASH): @user_script:LINE: ERROR`.
 fn error_before_redis_7(detail: &str) -> Option<&str> {
     let (hash, rest) = detail.strip_prefix("Error running script (call to f_")?.split_once(')')?;
@@ -401,8 +401,7 @@ fn error_before_redis_7(detail: &str) -> Option<&str> {
     (is_hash && is_number(line)).then_some(error)
 }
 
-/// Returns whether the message ends in the way in which Redis 7 and Valkey end script errors: `on
-/// @user_script:LINE.`
+/// Returns whether the message ends like a script error from Redis 7 or Valkey: `on @user_script:LINE.`
 fn ends_with_place_in_script(detail: &str) -> bool {
     let line =
         detail.trim_end().strip_suffix('.').and_then(|text| text.rsplit_once("on @user_script:"));

@@ -90,13 +90,14 @@ use crate::store::redis::topology::Topology;
 ///
 /// For `replace` and the conditional `delete`, the server compares and writes in one atomic step. If the
 /// server has a command for that, the store uses it: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey
-/// 9) or `DELEX … IFEQ` (Redis 8.4). Such a command takes the server about half as long as a script. The
-/// store runs a short Lua script, which compares the record's write tag, in the remaining cases:
+/// 9) or `DELEX … IFEQ` (Redis 8.4). Each of these commands takes the server about half as long as a script.
+/// The store runs a short Lua script, which compares the record's write tag, in the remaining cases:
 ///
 /// - the server has no such command, or the user may not run it;
 /// - the record is longer than 4 KiB: with the command, the store would have to send the whole old record for
 ///   the comparison;
-/// - the comparison failed, and the store needs to know whether the key holds another record or is missing;
+/// - the comparison failed, and the store needs to know whether the key holds a different record or is
+///   missing;
 /// - the connection comes from [`from_connection`](Self::from_connection).
 ///
 /// You may flush the server's script cache at any time.
@@ -107,8 +108,8 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Permissions
 ///
-/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE` is
-/// the [namespace of the builder](crate::Builder::namespace).
+/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE`
+/// is the [namespace](crate::Builder::namespace) that you set on the builder.
 ///
 /// ```text
 /// # one server
@@ -171,11 +172,11 @@ use crate::store::redis::topology::Topology;
 /// # Redis Sentinel
 ///
 /// An address such as `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they
-/// watch. The credentials in the address are for the master and its replicas. Set those for the Sentinels
+/// watch. The credentials in the address are for the master and its replicas. Set the Sentinels' credentials
 /// with [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the
 /// Sentinels must use TLS as well, and the TLS settings apply to them too. If certificates contain host
-/// names, configure the Sentinels to announce host names (`sentinel resolve-hostnames yes` and `sentinel
-/// announce-hostnames yes`).
+/// names, configure the Sentinels to announce host names (`sentinel resolve-hostnames yes` and
+/// `sentinel announce-hostnames yes`).
 ///
 /// - For each new connection, the store asks all Sentinels and uses the answer from the Sentinel that knows
 ///   of the newest failover (the greatest configuration epoch). It does not matter if a Sentinel is down or

@@ -9,8 +9,8 @@ const CODE: &str = "certificate";
 /// A certificate should be renewed at least this long before it expires.
 const SOON: Duration = Duration::days(14);
 
-/// Judges a certificate by its expiry date. `whose` begins the finding's sentence, as in `The server's
-/// certificate`.
+/// Judges a certificate by its expiry date. `whose` begins the finding's sentence, for example
+/// `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
         let sentence = format!("The expiry of {} is written in an unknown form.", lower(whose));
