@@ -117,7 +117,7 @@ pub(crate) enum Action {
     },
 }
 
-/// The principal whose sessions to list.
+/// The principal whose sessions are listed.
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArguments {
     /// The principal, exactly as the application passes it to Session::sign_in. If the argument is missing or
@@ -172,7 +172,7 @@ pub(crate) struct AuditedStore {
 /// How events identify a principal.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NamedBy {
-    /// By the digest at the end of the key of its directory record.
+    /// By the digest that ends the key of the principal's directory record.
     Digest,
     /// By the principal itself, as plain text.
     Principal,
@@ -202,7 +202,7 @@ impl AuditedStore {
     }
 }
 
-/// The store whose sessions to count, and the rate.
+/// The store whose sessions are counted, and the rate.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CountArguments {
     #[command(flatten)]

@@ -95,8 +95,7 @@ fn print_events() {
     let is_told = |event: &Metadata<'_>| {
         event.target() == "unsticky"
             && *event.level() <= Level::INFO
-            // If a store command finally failed, the error that this program prints already reports the
-            // failure.
+            // If a store command failed for good, the error that this program prints already says so.
             && event.fields().field("verb").is_none()
     };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);

@@ -41,8 +41,9 @@ impl LocalPath {
     /// The text must be at most 1024 bytes long and consist of printable ASCII characters other than the
     /// space, `\`, `"`, `<`, `>` and `#`. It must begin with exactly one `/`. No segment of the path may be
     /// `.` or `..`, only the last segment may be empty, and no segment may contain a backslash or a control
-    /// character. The rules for segments also apply to the path after each of up to three percent-decodings;
-    /// a path that is encoded more than three times over is rejected. No further rules apply to the query.
+    /// character. The rules for the leading `/` and for segments also apply after each of up to three
+    /// percent-decodings; a path that is encoded more than three times over is rejected. No further rules
+    /// apply to the query.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"<>#".contains(&byte);

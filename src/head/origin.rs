@@ -146,7 +146,7 @@ mod tests {
             ("POST", SHOP, Some("other.example"), OURS, None, None),
             ("GET", None, SHOP, OURS, None, WS),
             ("CONNECT", SHOP, None, OURS, None, None),
-            // Requests that no browser has sent.
+            // Requests that do not come from a browser.
             ("POST", None, SHOP, None, None, None),
             ("POST", None, None, None, None, None),
             ("GET", None, SHOP, None, None, Some("h2c")),

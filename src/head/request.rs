@@ -84,8 +84,9 @@ impl<'a> RequestHead<'a> {
 
     /// Returns whether the request wants a page or data.
     ///
-    /// A request wants a page if its `Sec-Fetch-Mode` is `navigate`, and data if it is anything else. If the
-    /// client does not send that header, the request wants a page if its `Accept` contains `text/html`.
+    /// A request wants a page if its `Sec-Fetch-Mode` is `navigate`, and data if that header has any other
+    /// value. If the client does not send the header, the request wants a page if its `Accept` contains
+    /// `text/html`.
     #[must_use]
     pub fn wants(&self) -> Wants {
         let is_page = match self.sec_fetch_mode {

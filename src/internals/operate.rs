@@ -188,7 +188,7 @@ async fn look_up(
     }
 }
 
-/// Deletes a session, unless it was written after it was read, because a user may have signed in since.
+/// Deletes a session, unless it has been written since it was read, in which case a user may have signed in.
 /// Returns whether the session existed, or `None` if it must be read again.
 async fn delete(
     settings: &Settings,

@@ -1,7 +1,7 @@
 //! Parses addresses such as `redis://[user:password@]host[:port][/database]`.
 //!
-//! The `redis` crate can parse addresses too, but it ignores a fragment, an unknown option or a user without
-//! a password. With its parser, mistakes would go unnoticed, and a password that is not percent-encoded could
+//! The `redis` crate can parse addresses too, but it ignores fragments, unknown options and users without
+//! passwords. With its parser, mistakes would go unnoticed, and a password that is not percent-encoded could
 //! be taken for a host name and appear in a log.
 
 use std::fmt;

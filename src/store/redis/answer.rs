@@ -392,8 +392,8 @@ impl Answer {
     }
 }
 
-/// Returns the error from a command inside a script. Versions of Redis before 7 wrap it like this: `Error
-/// running script (call to f_HASH): @user_script:LINE: ERROR`.
+/// Returns the error from a command inside a script. Before version 7, Redis wraps it like this:
+/// `Error running script (call to f_HASH): @user_script:LINE: ERROR`.
 fn error_before_redis_7(detail: &str) -> Option<&str> {
     let (hash, rest) = detail.strip_prefix("Error running script (call to f_")?.split_once(')')?;
     let (line, error) = rest.strip_prefix(": @user_script:")?.split_once(": ")?;

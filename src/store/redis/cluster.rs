@@ -20,8 +20,8 @@ use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, text};
 
-/// How many redirects a command follows at most. While slots move, there can be several: from the node in an
-/// outdated map, to the node that has the slot, to the node to which the slot is being moved.
+/// The maximum number of redirects that a command follows. While slots move, there can be several: from the
+/// node in an outdated map, to the node that has the slot, to the node to which the slot is being moved.
 const MAX_REDIRECTS: usize = 4;
 
 /// The limits for the interval between renewals of the map. The interval grows while the map stays the same.
@@ -447,8 +447,8 @@ pub(super) struct Range {
     pub(super) replicas: Vec<Server>,
 }
 
-/// Parses the answer to `CLUSTER SLOTS`. Returns `None` if the answer names no node; a node that belongs to
-/// no cluster answers like that.
+/// Parses the answer to `CLUSTER SLOTS`. Returns `None` if the answer names no node, which is how a node
+/// outside any cluster answers.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
     // An invalid range is ignored: redirects lead to the nodes of its slots.

@@ -300,7 +300,8 @@ impl SharedConnection {
         Err(format!("cannot connect to {}: {reason}", self.name))
     }
 
-    /// Makes `link` the current connection, unless its attempt has been abandoned in the meantime.
+    /// Makes `link` the current connection, unless the attempt that opened it has been abandoned in the
+    /// meantime.
     fn install(&self, link: &Arc<Connection>) {
         let mut state = self.state();
         if state.generation == link.generation && matches!(state.phase, Phase::Connecting(_)) {
@@ -810,7 +811,7 @@ mod tests {
         }
     }
 
-    /// Returns a connection to a server that sends nothing unless the test makes it.
+    /// Returns a connection to a server that sends nothing unless the test tells it to.
     async fn silent(
         response_timeout: Duration,
     ) -> (SharedConnection, Arc<Connection>, DuplexStream) {

@@ -1,5 +1,4 @@
-//! A connection's heartbeat: ends commands that have waited for too long, and keeps the runtime's timers
-//! cheap.
+//! A connection's heartbeat: ends commands that have waited too long, and keeps the runtime's timers cheap.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream in which every byte in an error line that is not printable ASCII is read as `?`.
+/// A stream in whose error lines every byte other than printable ASCII is read as `?`.
 pub(super) struct Sanitized<S> {
     stream: S,
     framing: Framing,
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns these bytes as they are after they were read in pieces of these lengths, with the rest in one
+    /// Returns what a reader receives that reads these bytes in pieces of these lengths, and the rest in one
     /// piece.
     fn cleaned(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
         let mut cleaned = bytes.to_vec();

@@ -71,8 +71,8 @@ async fn must_be_alone(lease: &Lease<'_>) -> Result<()> {
     }
 }
 
-/// Fails if the server was replaced as the master during the scan: it lacks the keys that were written to its
-/// successor.
+/// Fails if the server was replaced as the master during the scan. It then lacks the keys that were written
+/// to its successor.
 async fn must_be_master(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(&cmd("ROLE")).await.map_err(read)?;
     if role(&answer) == Some("master") {
@@ -195,7 +195,7 @@ impl Lengths {
             return Ok(keys.into_iter().map(|key| (key, None)).collect());
         }
         let ask = async |key: &String| lease.try_to(cmd("STRLEN").arg(key)).await;
-        // The commands are sent together in a few writes, one for each key in the batch.
+        // There is one command per key in the batch. All of them are sent together in a few writes.
         let answers = join_all(keys.iter().map(ask)).await;
         let mut found = Vec::with_capacity(keys.len());
         for (key, answer) in keys.into_iter().zip(answers) {

@@ -61,7 +61,7 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Clu
 /// A node's answer to `CLUSTER SLOTS`.
 struct Asked {
     node: Node,
-    /// `None` if the node did not answer in time. In that case, this has already been reported.
+    /// `None` if the node did not answer in time. The timeout has already been reported.
     slots: Option<Result<Value, Failure>>,
 }
 
@@ -127,7 +127,7 @@ async fn others(
     None
 }
 
-/// Examines a cluster that none of its nodes describes.
+/// Examines a cluster if none of its nodes describes it.
 async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     if answers.iter().any(Asked::is_hidden) {
         probe.report(Finding::warning(

@@ -111,7 +111,7 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     Some(Finding::error(CODE, format!("It is {is}, but {wanted} was expected here."), remedy))
 }
 
-/// Checks whether the server has been started and is still loading its data.
+/// Checks whether the server is still loading its data after startup.
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {

@@ -59,7 +59,7 @@ pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
 ///
 /// If the server cannot be reached, currently accepts no commands or has a different role, this function
 /// reports that and returns `None`, and the caller should not try anything else on the server. If sessions
-/// work without the server, no finding is more than a warning.
+/// work without the server, no finding is more severe than a warning.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
