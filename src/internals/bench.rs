@@ -56,7 +56,7 @@ impl Decoded {
     }
 }
 
-/// Decides what happens at the end of every kind of request. Returns how many of these requests need the
+/// Decides, for every kind of request, what happens at its end. Returns how many of these requests need the
 /// store.
 #[must_use]
 pub fn decide_all() -> u32 {

@@ -17,7 +17,7 @@ use crate::store::survey::Plan;
 pub use crate::store::survey::{Met, Outcome, Rate, Walk};
 use crate::store::{ConnectError, MemcachedStore, RedisStore};
 
-/// The servers behind an address, whose keys can be scanned. A scan writes nothing and reads no record.
+/// The servers behind an address. Their keys can be scanned; a scan writes nothing and reads no record.
 #[derive(Debug)]
 pub struct Survey(Servers);
 

@@ -119,7 +119,7 @@ async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<S
     }
 }
 
-/// Reads a line, including its end if there is one.
+/// Reads a line, including its line ending if it has one.
 async fn line<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     match link.take(LONGEST_LINE).read_until(b'\n', &mut line).await? {

@@ -187,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns what a reader receives that reads these bytes in pieces of these lengths, and the rest in one
-    /// piece.
+    /// Returns what a reader receives if it reads these bytes in pieces of these lengths and then the rest at
+    /// once.
     fn cleaned(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
         let mut cleaned = bytes.to_vec();
         let mut framing = Framing::Type;
