@@ -1,4 +1,4 @@
-//! The arguments of the command line.
+//! The command-line arguments.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -74,8 +74,8 @@ impl Arguments {
 pub(crate) enum Action {
     /// Check the servers: version, permissions, memory, replication, clocks, certificates.
     ///
-    /// The check tries commands on its own key, which expires within ten seconds. It reads and writes no other
-    /// record. It takes at most twice --timeout.
+    /// The check tries commands on a key of its own, which expires within ten seconds. It does not read or
+    /// write any other record. It takes at most twice --timeout.
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.
     ///
@@ -83,24 +83,26 @@ pub(crate) enum Action {
     Sessions(SessionsArguments),
     /// Show a session by its public id, whether or not a user is signed in.
     ///
-    /// Prints its principal, times and deadlines, and its keys with the sizes of their values in bytes.
+    /// Prints the session's principal, times and deadlines, and its keys with the size of each value in
+    /// bytes.
     Show(ShowArguments),
     /// Revoke sessions by their public ids, or all sessions of a principal.
     Revoke(RevokeArguments),
-    /// Count the sessions and directories, and their bytes.
+    /// Count sessions and directories, and report their sizes in bytes.
     ///
     /// The command scans all keys of each server at a limited rate. It writes nothing and reads no record.
     Count(CountArguments),
     /// Measure the throughput and latency of the store from this machine.
     ///
-    /// The command reads, writes, signs in and signs out its own sessions under a separate namespace. It removes
-    /// them at the end; otherwise they expire within five minutes. It puts a full load on the store, so other
-    /// applications that use the store become slower meanwhile.
+    /// The command creates its own sessions under a separate namespace and uses them to read, write, sign in
+    /// and sign out. It removes these sessions at the end. If it cannot, they expire within five minutes. The
+    /// command puts full load on the store, so other applications that use the store become slower in the
+    /// meantime.
     ///
-    /// The run takes less than a minute with the defaults. It prints an estimate first: for each payload, read
-    /// and write each take --seconds once for each number in --callers and once for latency. Sign-in and
-    /// sign-out together take --seconds twice for each number in --callers, and two and a half times for
-    /// latency. Preparing and removing the sessions takes a little more.
+    /// With the defaults, a run takes less than a minute. It prints an estimate first. For each payload, read
+    /// and write each take --seconds once per number in --callers and once more for latency. Sign-in and
+    /// sign-out together take --seconds twice per number in --callers, and two and a half times for latency.
+    /// Creating and removing the sessions adds a little to that.
     Bench(BenchArguments),
     /// Print a completion script for a shell.
     Completions {
@@ -118,15 +120,15 @@ pub(crate) enum Action {
 /// The principal whose sessions are listed.
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArguments {
-    /// The principal, exactly as the application passes it to Session::sign_in. If it is missing or -, one line
-    /// is read from the standard input.
+    /// The principal, exactly as the application passes it to Session::sign_in. If the argument is missing or
+    /// -, one line is read from standard input.
     #[arg(value_name = "PRINCIPAL")]
     pub(crate) principal: Option<String>,
     #[command(flatten)]
     pub(crate) store: AuditedStore,
 }
 
-/// The session that is shown.
+/// The session to show.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
     /// The public id: 22 characters, as in events and lists.
@@ -139,47 +141,48 @@ pub(crate) struct ShowArguments {
     pub(crate) store: AuditedStore,
 }
 
-/// The sessions that are revoked.
+/// The sessions to revoke.
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArguments {
     /// The public ids: 22 characters each, as in events and lists.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<SessionId>,
     /// Revoke all sessions of this principal, and every sign-in that has already started. If the value is
-    /// missing or -, one line is read from the standard input.
+    /// missing or -, one line is read from standard input.
     #[arg(long, value_name = "PRINCIPAL", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) all: Option<String>,
     #[command(flatten)]
     pub(crate) store: AuditedStore,
 }
 
-/// The store, the actor, and how events name a principal.
+/// The store, the actor, and how events identify a principal.
 #[derive(Debug, Args)]
 pub(crate) struct AuditedStore {
-    /// Your name, for the field actor of the events that are printed to the standard error stream. Default: the
-    /// user who runs the command (USER or LOGNAME).
+    /// Your name, for the actor field in the events that are printed to standard error. Default: the user who
+    /// runs the command (USER or LOGNAME).
     #[arg(long, value_name = "NAME", value_parser = actor)]
     actor: Option<String>,
-    /// How these events name a principal.
+    /// How these events identify a principal.
     #[arg(long, value_enum, default_value_t = NamedBy::Digest, value_name = "HOW")]
     audit: NamedBy,
     #[command(flatten)]
     store: StoreArguments,
 }
 
-/// How events name a principal.
+/// How events identify a principal.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NamedBy {
-    /// As the digest that ends its directory's key.
+    /// By the digest that ends the key of the principal's directory record.
     Digest,
-    /// As plain text.
+    /// By the principal itself, as plain text.
     Principal,
     /// Not at all.
     Nothing,
 }
 
 impl AuditedStore {
-    /// Returns the sessions with the application's settings, and how events name a principal.
+    /// Returns the sessions with the application's settings and the chosen way to identify principals in
+    /// events.
     pub(crate) fn sessions(&self) -> Result<Sessions, Failure> {
         let audit = match self.audit {
             NamedBy::Digest => Audit::Digest,
@@ -189,7 +192,7 @@ impl AuditedStore {
         self.store.builder()?.audit(audit).build().map_err(Failure::configuration)
     }
 
-    /// Returns the actor of the events.
+    /// Returns the actor to record in events.
     pub(crate) fn actor(&self) -> String {
         let user = || {
             let names = ["USER", "LOGNAME"].into_iter();
@@ -204,7 +207,7 @@ impl AuditedStore {
 pub(crate) struct CountArguments {
     #[command(flatten)]
     pub(crate) store: StoreArguments,
-    /// The largest number of keys to scan on a server in a second. Keys of other applications count as well.
+    /// The maximum number of keys to scan per second on each server. Other applications' keys count as well.
     #[arg(long, default_value = "10000", value_name = "KEYS", value_parser = rate)]
     pub(crate) rate: Rate,
 }
@@ -213,7 +216,7 @@ pub(crate) struct CountArguments {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArguments {
     /// Address of the store, as the application uses it. Prefer the environment variable: other users of this
-    /// machine can read the command line, and with it the password.
+    /// machine can read the command line, including the password.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
     url: Option<Address>,
     /// Name of the application's session cookie.
@@ -232,7 +235,7 @@ pub(crate) struct StoreArguments {
     #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration)]
     absolute_timeout: Duration,
     /// How long one operation may wait for the store, such as 500ms or 2s; from 10ms to 60s. Connecting and
-    /// answering each get a fixed part of it.
+    /// waiting for the answer each get a fixed share of this time.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
 }
@@ -266,13 +269,13 @@ impl StoreArguments {
     }
 }
 
-/// The address of a store, which may hold a password.
+/// The address of a store. It may contain a password.
 #[derive(Clone)]
 pub(crate) struct Address(String);
 
 impl Address {
-    /// This is not a rule of the argument, because the help would then show it as required even if the variable
-    /// is set.
+    /// Fails if there is no address. This is not left to clap, because the help would then show the argument
+    /// as required even if the environment variable is set.
     pub(crate) fn required(address: Option<&Self>) -> Result<&Self, Failure> {
         address.ok_or_else(|| {
             let missing =
@@ -291,7 +294,8 @@ impl Address {
         survey.map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// Returns the source of the address, for errors. An argument takes precedence over the variable.
+    /// Returns the source of the address, for errors. The argument takes precedence over the environment
+    /// variable.
     fn source(&self) -> &'static str {
         let mut typed = std::env::args_os().take_while(|argument| argument != "--");
         let is_typed =
@@ -317,7 +321,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Parses a number of keys per second. The error does not repeat the text.
+/// Parses a number of keys per second. The error does not quote the text.
 fn rate(text: &str) -> Result<Rate, String> {
     let rate = text.parse().ok().and_then(Rate::per_second);
     rate.ok_or_else(|| "write a whole number of keys per second, at least 1".to_owned())
@@ -328,7 +332,7 @@ fn is_id_like_an_option(argument: &OsString) -> bool {
     text.is_some_and(|text| text.parse::<SessionId>().is_ok())
 }
 
-/// Parses a name for logs. The error does not repeat the text.
+/// Parses a name for logs. The error does not quote the text.
 fn actor(text: &str) -> Result<String, String> {
     const MOST: usize = 200;
     match text.chars().count() {
@@ -337,12 +341,12 @@ fn actor(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses a number. The error does not repeat the text.
+/// Parses an epoch. The error does not quote the text.
 fn epoch(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "write a whole number from 0 to 4294967295".to_owned())
 }
 
-/// Parses a duration with its unit. The error does not repeat the text.
+/// Parses a duration with a unit. The error does not quote the text.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "write a whole number and a unit: ms, s, m, h or d";
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();

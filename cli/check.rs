@@ -20,8 +20,8 @@ pub(crate) async fn run(store: &StoreArguments, format: Format) -> Result<ExitCo
     Ok(if is_wrong { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS })
 }
 
-/// Lists the findings under the server that they are about. The server with the worst finding comes first, and
-/// so does the worst finding about each server. The last line is a summary.
+/// Groups the findings by server. The server with the worst finding comes first, and each server's findings
+/// begin with the worst. The last line is a summary.
 fn text(report: &Report) -> String {
     // A report is sorted by subject.
     let groups = report.findings().chunk_by(|one, next| one.subject() == next.subject());

@@ -1,4 +1,4 @@
-//! `unsticky count`: counts sessions and directories and their bytes.
+//! `unsticky count`: counts sessions and directories, and adds up their sizes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -45,14 +45,14 @@ pub(crate) async fn run(arguments: &CountArguments, format: Format) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The result of the count.
+/// The result of counting.
 struct Count {
     keys: Keys,
     servers: Vec<Server>,
     took: Duration,
 }
 
-/// The result of the count on one server.
+/// The result of counting on one server.
 struct Server {
     name: String,
     found: Found,
@@ -61,7 +61,7 @@ struct Server {
 
 enum Found {
     Records(Tally),
-    /// The server does not show its keys.
+    /// All items on a server that does not list its keys.
     Items {
         count: u64,
         bytes: u64,
@@ -80,7 +80,7 @@ struct Tally {
 /// Records of one kind.
 #[derive(Debug, Default, Clone)]
 struct Records {
-    /// The number of records of each length. Memory use depends on the number of different lengths only.
+    /// The number of records of each length. Memory use depends only on how many different lengths there are.
     lengths: BTreeMap<u64, u64>,
     without_length: u64,
 }
@@ -144,8 +144,8 @@ impl Tally {
         }
     }
 
-    /// Counts keys without a length as other keys. The server returns lengths, so these keys hold no string and
-    /// therefore no record.
+    /// Counts keys without a length as other keys. Used only if the server returns lengths, in which case a
+    /// key without one does not hold a string, and therefore no record.
     fn set_strange_aside(&mut self) {
         for records in [&mut self.sessions, &mut self.directories] {
             self.other_keys += std::mem::take(&mut records.without_length);
@@ -198,7 +198,7 @@ impl Records {
         })
     }
 
-    /// Returns the length that `percent` of the records do not exceed (the nearest rank).
+    /// Returns the length that `percent` of the records do not exceed (nearest-rank method).
     fn percentile(&self, count: u64, percent: u64) -> u64 {
         let rank = count.saturating_mul(percent).div_ceil(100);
         let mut below = 0;
@@ -234,7 +234,7 @@ struct Sizes {
 }
 
 impl Count {
-    /// Returns `None` if a server does not show its keys, because the total would be too low.
+    /// Returns `None` if a server does not list its keys, because the total would be too low.
     fn total(&self) -> Option<Tally> {
         let mut total = Tally::default();
         for server in &self.servers {
@@ -310,7 +310,7 @@ impl Count {
 
 const COLUMNS: usize = 8;
 
-/// Rows of cells. The first two cells of a row are text, the others are numbers.
+/// Rows of cells. The first two cells in a row are text, and the others are numbers.
 #[derive(Default)]
 struct Table(Vec<[String; COLUMNS]>);
 
@@ -371,8 +371,8 @@ impl Table {
     }
 }
 
-/// Shows the number of scanned keys in one line of a terminal and erases the line at the end. Shows nothing if
-/// the standard error stream is not a terminal.
+/// Shows the number of scanned keys in a line on the terminal, and erases the line at the end. Shows nothing
+/// if standard error is not a terminal.
 struct Progress {
     is_shown: bool,
     last: Option<Instant>,
@@ -396,7 +396,7 @@ impl Progress {
     }
 }
 
-/// Erases the line, also when the command is interrupted.
+/// Erases the line, even if the command is interrupted.
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.last.is_some() {

@@ -1,6 +1,6 @@
-//! Reports a failure of the command: one line on the standard error stream, and an exit status.
+//! Reports a failure of the command, with one line on standard error and an exit status.
 //!
-//! The line repeats none of the arguments, because they may contain a password.
+//! The line never quotes the value of an argument, because it may contain a password.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -32,17 +32,18 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// `reason` must not repeat the value.
+    /// `reason` must not quote the argument's value.
     pub(crate) fn usage(argument: &str, reason: impl Display) -> Self {
         Self::Usage(format!("{argument}: {reason}"))
     }
 
-    /// A setting that the library does not allow. The error names the setting but not its value.
+    /// Returns the failure for a setting that the library does not allow. The error names the setting but not
+    /// its value.
     pub(crate) fn configuration(error: ConfigError) -> Self {
         Self::Usage(error.to_string())
     }
 
-    /// An error of the library, with its causes.
+    /// Returns the failure for an error from the library, with its causes.
     pub(crate) fn store(error: &Error) -> Self {
         let reason = operate::causes(error);
         match error.kind() {
@@ -51,7 +52,8 @@ impl Failure {
         }
     }
 
-    /// Some of the sessions could not be revoked. The others were revoked.
+    /// Returns the failure for the case in which some sessions could not be revoked and the others were
+    /// revoked.
     pub(crate) fn partly(failed: usize, of: usize, first: &Error) -> Self {
         let reason = operate::causes(first);
         Self::Store(format!("{failed} of {of} sessions could not be revoked: {reason}"))
@@ -77,13 +79,13 @@ impl Failure {
     }
 }
 
-/// Reports an error of clap in one line that repeats no value. Help and version are not failures.
+/// Reports an error from clap in one line that quotes no value. Help and version are not failures.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(STORE) };
     }
     let argument = match error.get(ContextKind::InvalidArg) {
-        // For this kind, the argument in the error is the text that the user typed.
+        // For this kind of error, the argument is the text that the user typed.
         _ if error.kind() == ErrorKind::UnknownArgument => String::new(),
         Some(ContextValue::String(argument)) => argument.clone(),
         Some(ContextValue::Strings(arguments)) => arguments.join(", "),

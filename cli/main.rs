@@ -1,4 +1,5 @@
-//! The command `unsticky`: checks the servers of a store, looks up and revokes sessions, and measures the store.
+//! The `unsticky` command: checks the servers of a store, looks up and revokes sessions, and measures the
+//! store.
 
 mod arguments;
 mod bench;
@@ -79,7 +80,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Returns the manual page of a command, or the summary of all commands.
+/// Returns the manual page for a command, or the summary of all commands.
 fn described(name: Option<&str>) -> Man {
     let mut whole = Arguments::command();
     // This adds the global options to each page.
@@ -94,11 +95,11 @@ fn print_events() {
     let is_told = |event: &Metadata<'_>| {
         event.target() == "unsticky"
             && *event.level() <= Level::INFO
-            // If a store command failed for good, the error of this command already reports it.
+            // If a store command failed for good, the error that this program prints already says so.
             && event.fields().field("verb").is_none()
     };
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     let events = tracing_subscriber::registry().with(lines.with_filter(filter_fn(is_told)));
-    // This fails only if a subscriber was already set.
+    // This fails only if a subscriber has already been set.
     let _ = tracing::subscriber::set_global_default(events);
 }

@@ -1,4 +1,4 @@
-//! The output formats, and printing.
+//! The output formats, and functions that print.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Prints complete text. It is not a failure if the reader has closed the pipe, as `head` does.
+/// Prints the whole text. It is not a failure if the reader has closed the pipe, as `head` does.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(text.as_bytes())
 }
@@ -29,8 +29,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{}\n", escaped(&text)))
 }
 
-/// Returns the same JSON with the characters escaped that can control a terminal. They occur in strings only:
-/// outside strings, JSON has no control characters except line breaks.
+/// Escapes the characters in the JSON that can control a terminal. They occur only inside strings: outside
+/// strings, this JSON has no control characters except line breaks.
 fn escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for char in json.chars() {
@@ -56,8 +56,8 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Makes text from any source safe to print in one line: control characters and marks that change the writing
-/// direction become spaces, so the text can neither start a new line nor control the terminal.
+/// Makes text from any source safe to print on one line. Control characters and marks that change the writing
+/// direction are replaced by spaces, so the text can neither start a new line nor control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|char| if is_plain(char) { char } else { ' ' }).collect()
 }

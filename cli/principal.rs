@@ -1,13 +1,13 @@
-//! Reads the principal from an argument, or from the standard input so that it is not visible in the process list.
+//! Reads the principal from an argument, or from standard input, which keeps it out of the process list.
 
 use std::io::{self, IsTerminal as _, Read as _};
 
 use crate::failure::Failure;
 
-/// The maximum length of a line in bytes. The library allows fewer.
+/// The maximum length of a line, in bytes. The library's own limit is lower.
 const LONGEST_LINE: u64 = 4096;
 
-/// The argument that stands for the standard input.
+/// The argument that stands for standard input.
 const STANDARD_INPUT: &str = "-";
 
 pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
@@ -34,7 +34,7 @@ pub(crate) async fn read(argument: Option<&str>) -> Result<String, Failure> {
     one_line(bytes).map_err(|reason| Failure::usage("the standard input", reason))
 }
 
-/// Returns the line without its line break. The error does not repeat the line.
+/// Returns the line without its line break. The error does not quote the line.
 fn one_line(bytes: Vec<u8>) -> Result<String, &'static str> {
     let mut text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
     if text.ends_with('\n') {

@@ -63,7 +63,7 @@ fn text(revoked: Revoked) -> String {
     format!("{count}, and sign-ins that started before now will fail.\n{completeness}\n")
 }
 
-/// Revokes each of the sessions and continues if one of them fails.
+/// Revokes each of the sessions, and continues if one cannot be revoked.
 async fn each(
     sessions: &Sessions,
     ids: &[SessionId],

@@ -1,4 +1,4 @@
-//! `unsticky sessions`: lists the sessions of a principal.
+//! `unsticky sessions`: lists a principal's sessions.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

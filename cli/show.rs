@@ -69,7 +69,7 @@ fn text(session: &Examined, with_values: bool) -> String {
     text
 }
 
-/// Returns the printed form of a value.
+/// Returns a value in the form in which it is printed.
 fn shown(value: &Examination) -> &str {
     match &value.content {
         Content::Json(json) => json,

@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 
 use crate::arguments::{Address, duration};
 
-/// The maximum number of values in a list. More columns do not fit into a terminal.
+/// The maximum number of values in a list. A terminal has no room for more columns.
 const LONGEST_LIST: usize = 5;
 const MOST_CALLERS: u32 = 500;
-/// With this value, the whole record stays below the maximum record size of the library.
+/// With a value of this size, the whole record stays below the library's maximum record size.
 const MOST_BYTES: u32 = 990_000;
 const MOST_SECONDS: u32 = 60;
 const HIGHEST_RATE: u32 = 1_000_000;
@@ -18,13 +18,13 @@ const HIGHEST_RATE: u32 = 1_000_000;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArguments {
     /// Address of the store, as the application uses it. Prefer the environment variable: other users of this
-    /// machine can read the command line, and with it the password.
+    /// machine can read the command line, including the password.
     #[arg(long, env = "SESSION_URL", hide_env_values = true, value_name = "ADDRESS")]
     pub(crate) url: Option<Address>,
-    /// Namespace for the keys of the measurement. Do not use the application's namespace.
+    /// Namespace for the measurement's keys. Do not use the application's namespace.
     #[arg(long, default_value = "unsticky-bench", value_name = "NAME")]
     pub(crate) namespace: String,
-    /// Measure even if the server does not show whether other keys exist under the namespace.
+    /// Measure even if the server does not reveal whether other keys exist under the namespace.
     #[arg(long)]
     pub(crate) allow_unseen_keys: bool,
     /// The operations to measure, separated by commas.
@@ -35,24 +35,24 @@ pub(crate) struct BenchArguments {
         default_value = "read,write,sign-in,sign-out"
     )]
     pub(crate) operations: Vec<Operation>,
-    /// The numbers of concurrent requests, separated by commas.
+    /// The numbers of concurrent requests to measure with, separated by commas.
     #[arg(long, default_value = "1,16,64", value_name = "LIST", value_parser = callers)]
     pub(crate) callers: Numbers,
-    /// The sizes of the value in a session, in bytes, separated by commas.
+    /// The sizes of a session's value in bytes, separated by commas.
     #[arg(long, default_value = "100,1024,16384", value_name = "LIST", value_parser = payloads)]
     pub(crate) payload: Numbers,
     /// The duration of each measurement in seconds.
     #[arg(long, default_value = "1", value_name = "NUMBER", value_parser = seconds)]
     pub(crate) seconds: u32,
-    /// The number of requests per second when latency is measured. Default: half of the highest throughput that
-    /// was measured for the same operation and payload.
+    /// The number of requests per second when latency is measured. Default: half of the highest throughput
+    /// measured for the same operation and payload.
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     pub(crate) rate: Option<u32>,
     /// How long one operation may wait for the store, such as 500ms or 2s; from 10ms to 60s.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Duration,
-    /// Measure even if the store has little memory left. The store may then evict or refuse sessions of
-    /// applications.
+    /// Measure even if the store has little memory left. The store may then evict or refuse other
+    /// applications' sessions.
     #[arg(long)]
     pub(crate) allow_scarce_memory: bool,
     /// Draw with ASCII characters only.
@@ -60,12 +60,12 @@ pub(crate) struct BenchArguments {
     pub(crate) ascii: bool,
 }
 
-/// What is measured: one complete request of a visitor.
+/// What is measured: one complete request from a visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Operation {
-    /// A request that reads the value of a session.
+    /// A request that reads a session's value.
     Read,
-    /// A request that changes a value of a session.
+    /// A request that changes a session's value.
     Write,
     /// A request that creates a session and signs a user in, with the directory enabled.
     SignIn,
@@ -93,7 +93,7 @@ impl Operation {
     }
 }
 
-/// Numbers without repetitions, in the order of the argument.
+/// Numbers without duplicates, in the order of the argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Numbers(pub(crate) Vec<u32>);
 
@@ -115,7 +115,7 @@ fn rate(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("write a whole number from 1 to {HIGHEST_RATE}"))
 }
 
-/// The error does not repeat the text.
+/// The error does not quote the text.
 fn numbers(text: &str, most: u32) -> Result<Numbers, String> {
     let mut numbers = Vec::new();
     for part in text.split(',') {

@@ -15,10 +15,10 @@ use crate::bench::visitor::{Application, Deed, Visitor};
 /// How long a caller waits after an error, so that a server that refuses requests is not flooded.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// The longest time until a load with a fixed rate notices that it is over.
+/// How long a load at a fixed rate may take to notice that it is over.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// A flag that stops the sending of further requests.
+/// A flag that prevents further requests from being sent.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
@@ -35,10 +35,10 @@ impl Stop {
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As soon as the caller has received its last answer.
+    /// As soon as the caller has received the answer to its previous request.
     Most,
-    /// At this number of requests per second, whether or not answers arrive. The latency of a request counts from
-    /// the moment at which it is due, so it includes the wait for a free caller.
+    /// At this number of requests per second, whether or not answers arrive. The latency of a request is
+    /// counted from the moment when the request is due, so it includes the wait for a free caller.
     Rate(u32),
 }
 
@@ -73,7 +73,7 @@ impl Visitors {
     }
 }
 
-/// The state that the callers of a load share.
+/// The state that all callers of a load share.
 struct Shared {
     load: Load,
     application: Arc<Application>,
@@ -88,8 +88,8 @@ struct Shared {
     tally: Mutex<Tally>,
 }
 
-/// Sends the load. Takes visitors from one queue and puts them into the other after their request; both may be
-/// the same queue. Returns when all requests have been answered.
+/// Sends the load. Takes visitors from one queue and, after their requests, puts them into the other; both
+/// may be the same queue. Returns when all requests have been answered.
 pub(crate) async fn drive(
     application: &Arc<Application>,
     from: &Visitors,
@@ -114,7 +114,8 @@ pub(crate) async fn drive(
     }
     if let Pace::Rate(rate) = load.pace {
         let shared = Arc::clone(&shared);
-        // A thread sleeps more precisely than a timer of the runtime, which counts in milliseconds.
+        // A thread sleeps more precisely than a timer of the runtime, which has a resolution of one
+        // millisecond.
         callers.spawn_blocking(move || release(&shared, rate));
     }
     while callers.join_next().await.is_some() {}
@@ -159,7 +160,8 @@ async fn call(shared: Arc<Shared>) {
         let outcome = application.visit(&mut visitor, load.deed).await;
         let latency = due.elapsed();
         let has_failed = outcome.is_err();
-        // After an error, the state of the session is unknown, unless the request only used it.
+        // After an error, it is not known whether the visitor has a session, unless the request would have
+        // kept it anyway.
         if !has_failed || load.deed.keeps_session() {
             to.queue().push_back(visitor);
         }
@@ -170,7 +172,8 @@ async fn call(shared: Arc<Shared>) {
     }
 }
 
-/// Adds a permit for each request when it is due, and finally one for each caller, so that the callers stop.
+/// Adds a permit for each request when the request is due, and finally one per caller, so that the callers
+/// stop.
 fn release(shared: &Shared, rate: u32) {
     let Load { most, callers, .. } = shared.load;
     let mut released = 0;

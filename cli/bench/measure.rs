@@ -1,4 +1,4 @@
-//! Runs all measurements of a plan, one after the other.
+//! Runs all measurements in a plan, one after another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +54,9 @@ impl Latency {
 pub(crate) struct Results {
     pub(crate) throughput: Vec<Throughput>,
     pub(crate) latency: Vec<Latency>,
-    /// Errors of requests that were not measured.
+    /// Errors from requests that were not measured.
     pub(crate) preparation: Errors,
-    /// The measurements ended early, because no request succeeded in the last one.
+    /// Whether the measurements ended early, because no request succeeded in the last one.
     pub(crate) is_cut_short: bool,
     /// The number of keys that could not be removed.
     pub(crate) keys_left: usize,
@@ -113,7 +113,7 @@ impl Quota {
     }
 }
 
-/// The sign-ins and sign-outs of a measurement.
+/// The results of a measurement's sign-ins and sign-outs.
 #[derive(Debug, Default)]
 struct InAndOut {
     sign_in: Tally,
@@ -130,7 +130,7 @@ pub(crate) struct Measurement<'a> {
 }
 
 impl<'a> Measurement<'a> {
-    /// `keys` must be the store of `sessions`.
+    /// `keys` must be the store that `sessions` uses.
     pub(crate) fn new(
         plan: &'a Plan,
         sessions: Sessions,
@@ -141,7 +141,7 @@ impl<'a> Measurement<'a> {
         Self { plan, sessions, keys, stop, progress, results: Results::default() }
     }
 
-    /// Runs all measurements, or those until the stop flag is set, and then removes the keys.
+    /// Runs all measurements, or stops when the stop flag is set, and then removes the keys.
     pub(crate) async fn run(mut self) -> Results {
         for payload in &self.plan.payloads {
             for callers in &self.plan.callers {
@@ -258,8 +258,9 @@ impl<'a> Measurement<'a> {
         tally
     }
 
-    /// Measures sign-ins and sign-outs alternately, so that there are never more sessions than planned. `None`: the
-    /// operation is not measured. Without a limit of requests, the sign-outs end together with the sign-ins.
+    /// Measures sign-ins and sign-outs alternately, so that there are never more sessions than planned. An
+    /// operation whose pace is `None` is not measured. If the number of requests is not limited, the
+    /// sign-outs end together with the sign-ins.
     async fn in_and_out(
         &mut self,
         application: &Arc<Application>,
@@ -317,7 +318,7 @@ impl<'a> Measurement<'a> {
         tallies
     }
 
-    /// A load of all visitors, as fast as possible.
+    /// Returns a load in which all visitors send their requests as fast as possible.
     fn unmeasured(&self, deed: Deed) -> Load {
         let callers = self.plan.most_callers();
         Load { deed, pace: Pace::Most, callers, most: u64::MAX, time: PREPARATION }

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `arguments` | the arguments |
 //! | `plan` | the order of the measurements, their duration, and the memory that they need in the store |
-//! | `measure` | runs the measurements, one after the other |
+//! | `measure` | runs the measurements, one after another |
 //! | `drive` | sends requests from concurrent callers, as many as possible or at a fixed rate |
-//! | `visitor` | the requests |
+//! | `visitor` | the requests that are measured |
 //! | `own_keys` | the store, which remembers the keys that must be removed |
 //! | `tally` | counts, latencies and errors |
 //! | `report`, `picture`, `progress` | the output |
@@ -43,7 +43,7 @@ use crate::bench::report::Head;
 use crate::failure::{Failure, STORE};
 use crate::output::{Format, print, print_json};
 
-/// The time limit of the search for other keys. A server with very many keys is not scanned completely.
+/// The time limit for the search for other keys. A server with very many keys is not scanned completely.
 const SEARCH: Duration = Duration::from_secs(10);
 
 /// The maximum record size that the library allows.
@@ -98,7 +98,8 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
 /// Returns sessions that expire soon, and the store that remembers their keys.
 fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Failure> {
     let BenchArguments { url, namespace, timeout, .. } = arguments;
-    // This is the name of a cookie, which is the namespace of an application that does not choose one.
+    // A cookie has a name like this. The cookie's name is the namespace of an application that does not set
+    // one.
     if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
         let reason =
             "this is the namespace of an application; choose another one for the measurement";
@@ -108,7 +109,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     let keys = Arc::new(OwnKeys::new(store));
     let sessions = Sessions::builder(Arc::clone(&keys))
         .namespace(namespace.clone())
-        // With the same value for both timeouts, using a session does not extend it, so a read only reads.
+        // If both timeouts are the same, using a session does not extend it, so a read sends no write.
         .lifetime(Lifetime::new(KEY_LIFE, KEY_LIFE))
         .timeout(*timeout)
         .max_record_bytes(RECORD_BYTES)
@@ -118,7 +119,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     Ok((sessions, keys))
 }
 
-/// Refuses a store that could evict or refuse sessions of applications because of the measurement.
+/// Refuses to measure a store that might evict or refuse applications' sessions because of the measurement.
 fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure> {
     const ABOUT_MEMORY: [&str; 4] = ["memory", "evicted", "evictions", "refused_writes"];
     if let Some(error) = check.first_error() {
@@ -137,11 +138,12 @@ fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure
     }
 }
 
-/// Refuses a server that has keys under the namespace. They belong to another application or to an earlier run.
+/// Refuses to measure a server that has keys under the namespace, because they belong to an application or to
+/// an earlier run.
 async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
     let BenchArguments { url, namespace, allow_unseen_keys, timeout, .. } = arguments;
     let url = Address::required(url.as_ref())?;
-    // The memory store belongs to this process only.
+    // A memory store belongs to this process alone.
     if url.is_memory() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A store that remembers the keys of the measurement, so that they can be removed. It also limits their time to
+//! A store that remembers the measurement's keys, so that they can be removed. It also limits their time to
 //! live, so that they expire soon even if they are not removed.
 
 use std::collections::HashSet;
@@ -30,11 +30,11 @@ impl OwnKeys {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes all keys, `at_once` of them at the same time. Returns how many are left when the time is over.
+    /// Deletes all keys, `at_once` of them at a time. Returns how many are left when the time is up.
     pub(crate) async fn remove_all(&self, at_once: u32, time: Duration) -> usize {
         let keys: Vec<_> = self.keys().iter().cloned().collect();
         let at_once = usize::try_from(at_once).unwrap_or(1);
-        // A key that cannot be deleted stays remembered.
+        // A key that cannot be deleted remains in the set.
         let deletions = stream::iter(keys).for_each_concurrent(at_once, async |key: StoreKey| {
             let _ = self.delete(&key, None).await;
         });

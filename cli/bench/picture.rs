@@ -1,20 +1,20 @@
 //! Draws bars in a terminal.
 
-/// The maximum width of a picture in columns, which fits a small terminal.
+/// The maximum width of a picture, in columns. It fits a small terminal.
 pub(crate) const WIDTH: usize = 60;
 
-/// The characters of the bars.
+/// The characters with which bars are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ink {
-    /// Block characters. The last one of a bar is drawn in steps of an eighth.
+    /// Block characters. The last character of a bar is drawn in steps of one eighth.
     Blocks,
     Ascii,
 }
 
 impl Ink {
-    /// Uses ASCII if the user asked for it, or if the locale of the terminal is not UTF-8.
+    /// Chooses ASCII if the user asked for it or if the terminal's locale is not UTF-8.
     pub(crate) fn new(ascii: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
-        // The first variable that is set counts, as in POSIX.
+        // As in POSIX, the first variable that is set determines the locale.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
             .filter_map(variable)
@@ -50,7 +50,7 @@ pub(crate) struct Bar {
     pub(crate) number: String,
 }
 
-/// Draws bars with a common scale, one in each line. The longest bar has the full width.
+/// Draws bars to a common scale, one per line. The longest bar takes up the full width.
 pub(crate) fn bars(bars: &[Bar], ink: Ink) -> String {
     let longest = |text: fn(&Bar) -> &String| {
         bars.iter().map(|bar| text(bar).chars().count()).max().unwrap_or(0)
@@ -112,7 +112,7 @@ mod tests {
         ] {
             assert_eq!(Ink::Blocks.bar(part, 2), expected, "{part}");
         }
-        // Without any value there is nothing to divide by.
+        // If no value is above zero, no division by zero occurs.
         assert!(!bars(&[bar("a", 0.0)], Ink::Blocks).contains('█'));
         assert_eq!(bars(&[], Ink::Blocks), "");
     }

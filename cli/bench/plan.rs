@@ -4,27 +4,28 @@ use std::time::Duration;
 
 use crate::bench::arguments::{BenchArguments, Operation};
 
-/// The store removes all remaining keys of a measurement after this time. It is longer than any measurement.
+/// The keys of a measurement that are not removed expire after this time. It is longer than any measurement.
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(5 * 60);
 
-/// The maximum number of sessions at the same time.
+/// The maximum number of sessions that exist at the same time.
 const MOST_SESSIONS: u32 = 1000;
-/// The maximum size of these sessions together in bytes, unless there are more callers.
+/// The maximum total size of these sessions, in bytes. It is exceeded only to give each caller a session.
 const MOST_BYTES: u64 = 32 << 20;
-/// The approximate size of a session without its value: the head of its record, its key, and the server's overhead.
+/// The approximate size of a session without its value: its record's header, its key, and the server's
+/// overhead.
 const OVERHEAD: u64 = 500;
-/// The number of sessions that are read and written. They are enough to be spread over several servers.
+/// The number of sessions that are read and written. This is enough to spread them over several servers.
 const FEWEST_SESSIONS: u32 = 100;
 
 /// The measurements that the user asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// Without repetitions, in the order of the variants.
+    /// Without duplicates, in the order of the variants.
     pub(crate) operations: Vec<Operation>,
     pub(crate) payloads: Vec<u32>,
     pub(crate) callers: Vec<u32>,
     pub(crate) seconds: u32,
-    /// `None`: half of the highest throughput that was measured.
+    /// `None` stands for half of the highest throughput that was measured.
     pub(crate) rate: Option<u32>,
 }
 
@@ -59,7 +60,8 @@ impl Plan {
         self.operations.len() * self.payloads.len() * (self.callers.len() + 1)
     }
 
-    /// Returns the approximate duration of all measurements. A measured sign-in needs a sign-out, and the reverse.
+    /// Returns the approximate duration of all measurements. Each measured sign-in needs a sign-out, and vice
+    /// versa.
     pub(crate) fn takes(&self) -> Duration {
         let (mut most, mut latency) = (0, 0);
         for operation in [Operation::Read, Operation::Write] {
@@ -75,7 +77,7 @@ impl Plan {
         Duration::from_secs(halves.div_ceil(2))
     }
 
-    /// Returns the maximum number of sessions with this payload at the same time.
+    /// Returns the maximum number of sessions with this payload that exist at the same time.
     pub(crate) fn sessions(&self, payload: u32) -> u32 {
         let fit = MOST_BYTES / (u64::from(payload) + OVERHEAD);
         let fit = u32::try_from(fit).unwrap_or(MOST_SESSIONS);
@@ -87,8 +89,8 @@ impl Plan {
         FEWEST_SESSIONS.min(self.sessions(payload)).max(self.most_callers())
     }
 
-    /// Returns how much memory of the store this takes at most, in bytes. There may be a directory record for each
-    /// session.
+    /// Returns the maximum amount of memory that the plan takes up in the store, in bytes. Each session may
+    /// have a directory record.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = |payload: &u32| {
             u64::from(self.sessions(*payload)) * (u64::from(*payload) + 2 * OVERHEAD)
@@ -100,7 +102,7 @@ impl Plan {
 /// Returns half of this throughput with two significant digits, so that a user can easily remember it and pass it
 /// as an argument.
 pub(crate) fn half(throughput: f64) -> u32 {
-    // The cast truncates, and it limits the value to the range of the integer.
+    // The cast truncates the value, and limits it to the range of the integer.
     let mut rate = (throughput / 2.0) as u32;
     let mut scale = 1;
     while rate >= 100 {
@@ -114,7 +116,7 @@ pub(crate) fn half(throughput: f64) -> u32 {
 pub(crate) mod tests {
     use super::*;
 
-    /// The plan without further arguments.
+    /// Returns the plan for the default arguments.
     pub(crate) fn plan() -> Plan {
         Plan {
             operations: vec![

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::bench::report::bytes;
 
-/// One line on the standard error stream, which is overwritten each time.
+/// One line on standard error, which is overwritten each time.
 #[derive(Debug)]
 pub(crate) struct Progress {
     is_shown: bool,
@@ -15,12 +15,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Shows nothing if the standard error stream is not a terminal.
+    /// Shows nothing if standard error is not a terminal.
     pub(crate) fn new(of: usize) -> Self {
         Self { is_shown: io::stderr().is_terminal(), done: 0, of, length: 0 }
     }
 
-    /// Shows that this many further measurements start.
+    /// Shows that this many further measurements are starting.
     pub(crate) fn step(&mut self, what: &str, payload: u32, measurements: usize) {
         self.done += measurements;
         let (done, of) = (self.done, self.of);

@@ -23,7 +23,7 @@ pub(crate) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Returns each server with the check's sentence about its version.
+    /// Returns each server with what the check reported about its version.
     fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
         let versions = self.check.findings().iter().filter(|finding| finding.code() == "version");
         versions.map(|finding| (finding.subject(), finding.sentence()))
@@ -155,7 +155,7 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
         }
     }
     text.push_str(&complaints(results));
-    // Each part ends with an empty line, except the last one.
+    // Each part except the last ends with an empty line.
     if text.ends_with("\n\n") {
         text.pop();
     }
@@ -191,7 +191,7 @@ fn throughput_picture(plan: &Plan, results: &Results, ink: Ink) -> String {
     let digits = plan.most_callers().to_string().len();
     let measured = results.throughput.iter().filter(|it| it.payload == *payload);
     let mut measured: Vec<_> = measured.collect();
-    // Sorted in the order of the table.
+    // Sorted in the same order as the table.
     measured.sort_by_key(|it| it.operation);
     let mut last = None;
     let drawn: Vec<_> = measured
@@ -259,7 +259,8 @@ fn complaints(results: &Results) -> String {
     text
 }
 
-/// Formats columns with two spaces between them. The first one is left-aligned, the others are right-aligned.
+/// Formats columns with two spaces between them. The first column is left-aligned, and the others are
+/// right-aligned.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -281,7 +282,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Returns a number of bytes with its unit.
+/// Formats a number of bytes with its unit.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0 => "0 B".to_owned(),
@@ -300,7 +301,7 @@ fn whole(number: f64) -> String {
     grouped(number.round() as u64)
 }
 
-/// Returns the number with a comma before each group of three digits.
+/// Formats a number with commas between groups of three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -313,7 +314,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Returns at most three significant digits, and at most three after the decimal point.
+/// Formats a number with at most three significant digits, and at most three after the decimal point.
 fn three_digits(number: f64) -> String {
     match number {
         _ if number < 0.9995 => format!("{number:.3}"),
@@ -323,7 +324,7 @@ fn three_digits(number: f64) -> String {
     }
 }
 
-/// Returns the time in the format of RFC 3339, in UTC.
+/// Formats a time according to RFC 3339, in UTC.
 fn timestamp(time: OffsetDateTime) -> String {
     let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
     let (hour, minute, second) = (time.hour(), time.minute(), time.second());

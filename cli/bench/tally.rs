@@ -15,7 +15,7 @@ pub(crate) struct Errors(BTreeMap<&'static str, Error>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Error {
     count: u64,
-    /// The sentence of the first error of this kind.
+    /// The message of the first error of this kind.
     sentence: String,
 }
 
@@ -36,7 +36,7 @@ impl Errors {
         self.0.values().map(|error| error.count).sum()
     }
 
-    /// Returns the kind, the count and the sentence of each.
+    /// Returns each kind of error, the number of errors, and the message of the first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
         self.0.iter().map(|(kind, error)| (*kind, error.count, &*error.sentence))
     }
@@ -61,7 +61,7 @@ pub(crate) const QUANTILES: [(&str, f64); 5] =
 
 impl Default for Latencies {
     fn default() -> Self {
-        // This fails only for more than five digits.
+        // This fails only if more than five digits are requested.
         Self { histogram: Histogram::new(3).ok(), longest: Duration::ZERO }
     }
 }
@@ -94,7 +94,7 @@ impl Latencies {
     }
 }
 
-/// The results of the requests of a measurement.
+/// The results of all requests in a measurement.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     pub(crate) succeeded: u64,

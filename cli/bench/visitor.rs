@@ -1,4 +1,4 @@
-//! The measured requests: those of an application, without its framework.
+//! The requests that are measured. They do what an application does, but without a web framework.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::bench::arguments::Operation;
 const VALUE: Key<String> = Key::new("value");
 const COUNT: Key<u64> = Key::new("count");
 
-/// The action of a visitor's request.
+/// What a visitor's request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// Creates a session without a signed-in user, for `read` and `write`. It is not measured.
+    /// Creates a session without a signed-in user, for `read` and `write`. This action is not measured.
     Arrive,
     Measured(Operation),
 }
@@ -34,7 +34,7 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
-    /// Returns a visitor without a session. The same number stands for the same account.
+    /// Returns a visitor without a session. Visitors with the same number have the same account.
     pub(crate) fn new(number: u32) -> Self {
         Self { principal: format!("bench-{number}").into(), cookie: Bytes::new() }
     }
@@ -45,12 +45,12 @@ impl Visitor {
 pub(crate) struct Trouble {
     /// The error kind, for programs.
     pub(crate) kind: &'static str,
-    /// The sentence, for people.
+    /// The message, for people.
     pub(crate) sentence: String,
 }
 
 impl Trouble {
-    /// The store has lost a session, or has removed it to make room.
+    /// Returns the error for a session that the store has lost or has removed to make room.
     fn lost() -> Self {
         Self { kind: "lost", sentence: "the session was no longer in the store".to_owned() }
     }
@@ -74,7 +74,7 @@ impl Application {
         Self { sessions, value: "x".repeat(usize::try_from(payload).unwrap_or(0)) }
     }
 
-    /// Runs one request. The visitor then has the cookie that the response set.
+    /// Runs one request. If the response sets a cookie, the visitor has this cookie afterwards.
     pub(crate) async fn visit(&self, visitor: &mut Visitor, deed: Deed) -> Result<(), Trouble> {
         let exchange = Exchange::begin(&self.sessions, [visitor.cookie.clone()], None);
         // An early return drops the exchange, which discards all changes.
@@ -105,7 +105,7 @@ impl Application {
                 session.get(VALUE)?.ok_or_else(Trouble::lost)?;
             }
             Deed::Measured(Operation::Write) => {
-                // The write would create a session.
+                // The write would create a new session.
                 if !session.contains(COUNT) {
                     return Err(Trouble::lost());
                 }

@@ -7,10 +7,10 @@ use serde::{Serialize, Serializer};
 use crate::head::query::{encode_value, field, percent_decoded};
 use crate::head::request::{RequestHead, split_query};
 
-/// A path of this site with its query, to which you can safely redirect.
+/// A path on this site, with its query, to which you can safely redirect.
 ///
-/// The text may come from a client: a `LocalPath` never leads to another site (ASVS 5.0 3.7.2 and CWE-601, open
-/// redirect).
+/// A `LocalPath` never leads to another site, even if the text comes from a client (ASVS 5.0 3.7.2 and
+/// CWE-601, open redirect).
 ///
 /// ```
 /// use unsticky::LocalPath;
@@ -28,20 +28,22 @@ pub struct LocalPath(String);
 /// The maximum length of a local path, in bytes.
 const LONGEST: usize = 1024;
 
-/// How often a path may be percent-encoded.
+/// How many times over a path may be percent-encoded.
 const MOST_ENCODINGS: usize = 3;
 
 /// The name of the query parameter that contains a local path.
 const NEXT: &str = "next";
 
 impl LocalPath {
-    /// Parses a text. Returns `None` if it is not a path of this site, or if a browser, a proxy or a router could
-    /// interpret it differently.
+    /// Parses a path. Returns `None` if the text is not a path on this site, or if a browser, a proxy or a
+    /// router could interpret it differently.
     ///
-    /// The text must have at most 1024 bytes, all of them printable ASCII, and none of `\`, `"`, `<`, `>` and `#`. It
-    /// must begin with exactly one `/`. No segment of the path may be `.` or `..`, only the last one may be empty, and
-    /// none may contain a backslash or a control character. The same rules apply to the path after each of up to three
-    /// percent-decodings; a path that is encoded more often is rejected. The query has no further rules.
+    /// The text must be at most 1024 bytes long and consist of printable ASCII characters other than the
+    /// space, `\`, `"`, `<`, `>` and `#`. It must begin with exactly one `/`. No segment of the path may be
+    /// `.` or `..`, only the last segment may be empty, and no segment may contain a backslash or a control
+    /// character. The rules for the leading `/` and for segments also apply after each of up to three
+    /// percent-decodings; a path that is encoded more than three times over is rejected. No further rules
+    /// apply to the query.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"<>#".contains(&byte);
@@ -56,10 +58,11 @@ impl LocalPath {
         &self.0
     }
 
-    /// Returns the address of `page` with this path in the query parameter `next`, which [`Next`] reads there.
+    /// Returns the URL of `page` with this path added as the `next` query parameter. In a request for the
+    /// page, [`Next`] reads this parameter.
     ///
-    /// The page can then redirect back to this path. The address needs no escaping in an HTML attribute, unless `page`
-    /// itself does.
+    /// The page can then redirect back to this path. The URL needs no escaping in an HTML attribute unless
+    /// `page` itself does.
     #[must_use]
     pub fn after(&self, page: &str) -> String {
         let mut address = String::with_capacity(page.len() + 3 * self.0.len());
@@ -71,14 +74,15 @@ impl LocalPath {
         address
     }
 
-    /// Returns the path to which a page can redirect back after this request was redirected to the page.
+    /// Returns the path of this request, if the page to which the request is redirected can later redirect
+    /// back to it.
     pub(crate) fn of(head: &RequestHead<'_>) -> Option<Self> {
-        // Only these requests can be repeated by a redirect back: a form that was sent cannot.
+        // A redirect back can only repeat requests with these methods. It cannot send a form again.
         if matches!(head.method, "GET" | "HEAD") { Self::parse(head.target) } else { None }
     }
 
-    /// Returns whether `next` can be added to the address of a page: the page is on this site, and its address has no
-    /// `next` yet.
+    /// Returns whether `next` can be added to the URL of a page. The page must be on this site, and its URL
+    /// must not contain `next` yet.
     pub(crate) fn can_follow(page: &str) -> bool {
         let is_told = || field(split_query(page).1.as_bytes(), NEXT).is_some();
         Self::parse(page).is_some() && !is_told()
@@ -99,8 +103,8 @@ fn is_local(path: &str) -> bool {
     false
 }
 
-/// Returns whether all browsers, proxies and routers interpret a path in the same way. For example, a path that begins
-/// with two slashes leads to another site.
+/// Returns whether all browsers, proxies and routers interpret a path in the same way. For example, a browser
+/// takes a path that begins with two slashes for the URL of another site.
 fn is_unambiguous(path: &[u8]) -> bool {
     let Some(segments) = path.strip_prefix(b"/") else { return false };
     let is_text = |byte: &u8| !byte.is_ascii_control() && *byte != b'\\';
@@ -110,7 +114,7 @@ fn is_unambiguous(path: &[u8]) -> bool {
     path.iter().all(is_text) && (last.is_empty() || is_segment(last)) && segments.all(is_segment)
 }
 
-/// Converts the path for frameworks whose redirects own the address.
+/// Converts the path for frameworks whose redirects own their URL.
 impl From<LocalPath> for Cow<'static, str> {
     fn from(path: LocalPath) -> Self {
         Self::Owned(path.0)
@@ -137,18 +141,18 @@ impl Serialize for LocalPath {
     }
 }
 
-/// The path that the user wanted to open before the redirect to this page: the parameter `next` of this request's
-/// query.
+/// The path that the user wanted to open before being redirected to this page, taken from the `next`
+/// parameter in this request's query.
 ///
-/// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and [`AuthenticatedWithin`](crate::AuthenticatedWithin) add
-/// the parameter when they redirect to the sign-in page or the step-up page. Take `Next` as an argument of that page's
-/// handler, in axum or in actix-web. It never rejects a request. If the parameter is not a [`LocalPath`], it is
-/// ignored.
+/// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and
+/// [`AuthenticatedWithin`](crate::AuthenticatedWithin) add the parameter when they redirect to the sign-in
+/// page or the step-up page. Take `Next` as an argument of that page's handler, in axum or in actix-web.
+/// `Next` never rejects a request. If the parameter is not a [`LocalPath`], it is ignored.
 ///
 /// ```
 /// use unsticky::{Next, Result, Session};
 ///
-/// /// `GET /sign-in`: the form sends `next` again.
+/// /// `GET /sign-in`: the form passes `next` on.
 /// async fn form(next: Next) -> String {
 ///     format!("<form method=post action=\"{}\">…</form>", next.page("/sign-in"))
 /// }
@@ -171,33 +175,33 @@ impl Serialize for LocalPath {
 pub struct Next(Option<LocalPath>);
 
 impl Next {
-    /// Reads `next` from a query, which is passed without its `?`. Use it in your own extractors.
+    /// Reads `next` from a query, given without the `?`. For use in your own extractors.
     #[must_use]
     pub fn of_query(query: &str) -> Self {
         Self(field(query.as_bytes(), NEXT).and_then(|next| LocalPath::parse(&next)))
     }
 
-    /// Reads `next` from the query of a request. For adapters.
+    /// Reads `next` from a request's query. For adapters.
     #[must_use]
     pub fn of(head: &RequestHead<'_>) -> Self {
         Self::of_query(head.query())
     }
 
-    /// Returns the path, or `None` if the request has no valid one.
+    /// Returns the path, or `None` if the request has no valid path.
     #[must_use]
     pub fn path(&self) -> Option<&LocalPath> {
         self.0.as_ref()
     }
 
-    /// Returns the path, or `default` if the request has no valid one. If `default` is not a [`LocalPath`], it returns
-    /// `/`.
+    /// Returns the path, or `default` if the request has no valid path. If `default` is not a valid
+    /// [`LocalPath`] either, returns `/`.
     #[must_use]
     pub fn or(self, default: &str) -> LocalPath {
         self.0.or_else(|| LocalPath::parse(default)).unwrap_or_else(|| LocalPath("/".to_owned()))
     }
 
-    /// Returns the address of another page of yours with the same `next`. Use it as the action of the sign-in form, or
-    /// for a link to another way to sign in.
+    /// Returns the URL of `page` with the same `next` parameter. Use it as the action of the sign-in form, or
+    /// to link to another way of signing in.
     #[must_use]
     pub fn page(&self, page: &str) -> String {
         self.0.as_ref().map_or_else(|| page.to_owned(), |path| path.after(page))
@@ -357,7 +361,7 @@ mod tests {
         ) {
             if let Some(path) = LocalPath::parse(&text) {
                 prop_assert!(on_this_site(&path), "{path}");
-                // A proxy or a router may rewrite the path like this.
+                // A proxy or router may rewrite the path in this way.
                 let decoded = String::from_utf8_lossy(&percent_decoded(path.as_bytes())).into_owned();
                 prop_assert!(on_this_site(split_query(&decoded).0), "{path}");
                 prop_assert_eq!(Next::of_query(split_query(&path.after("/s")).1).0, Some(path));

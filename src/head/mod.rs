@@ -1,4 +1,4 @@
-//! Decisions that depend only on the head of a request: pure functions of borrowed text and bytes.
+//! Decisions that depend only on a request's head. All of them are pure functions of borrowed text and bytes.
 
 pub(crate) mod local_path;
 pub(crate) mod origin;

@@ -1,8 +1,8 @@
-//! Detects requests that a page of another site made a browser send (cross-site request forgery).
+//! Detects requests that a page on another site made a browser send (cross-site request forgery).
 
 use crate::head::request::RequestHead;
 
-/// The header by which a request was detected.
+/// The header that revealed a cross-site request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Foreign {
     /// `Sec-Fetch-Site`.
@@ -20,14 +20,14 @@ impl Foreign {
     }
 }
 
-/// The headers that decide it, for `Vary`.
+/// The headers on which the check depends, for `Vary`.
 pub(crate) const VARY: &str = "sec-fetch-site, origin";
 
-/// Checks whether a request may change something. It passes if it only reads, if this site or a trusted origin sent it,
-/// or if it does not come from a browser.
+/// Checks whether a request may change anything. A request passes if it only reads, if it was sent from this
+/// site or a trusted origin, or if it does not come from a browser.
 pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Foreign> {
-    // TRACE is not needed. The handshake of a WebSocket is a GET that any site can make a browser send, with cookies,
-    // and the messages after it are not checked (ASVS 5.0 4.4.2).
+    // `TRACE` is not listed, because it is not needed. A WebSocket handshake is a `GET` that any site can
+    // make a browser send, with cookies, and the messages that follow are not checked (ASVS 5.0 4.4.2).
     let only_reads = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
     if only_reads && head.upgrade.is_none_or(<[u8]>::is_empty) {
         return Ok(());
@@ -42,10 +42,10 @@ pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Fo
         b"" => {}
         _ => return Err(Foreign::Site),
     }
-    // Every browser sends `Origin` with requests other than GET, and with the handshake of a WebSocket.
+    // Every browser sends `Origin` with WebSocket handshakes and with all requests other than `GET`.
     let Some(origin) = head.origin else { return Ok(()) };
     let of_origin = [&b"https://"[..], b"http://"].iter().find_map(|it| origin.strip_prefix(*it));
-    // Browsers write both in the same form: in lower case, and without the scheme's default port.
+    // Browsers write both authorities in the same form: in lower case, and without the scheme's default port.
     let of_request = head.own_authority();
     match of_origin {
         Some(authority) if !authority.is_empty() && of_request == Some(authority) => Ok(()),
@@ -113,23 +113,23 @@ mod tests {
     #[test]
     fn requests_of_this_site_pass() {
         for row in [
-            // What only reads.
+            // Requests that only read.
             ("GET", None, SHOP, None, None, None),
             ("GET", None, SHOP, EVIL, CROSS, None),
             ("HEAD", None, SHOP, EVIL, CROSS, None),
             ("OPTIONS", None, SHOP, EVIL, CROSS, None),
             ("GET", None, SHOP, EVIL, CROSS, Some("")),
-            // By Sec-Fetch-Site.
+            // Accepted because of `Sec-Fetch-Site`.
             ("POST", None, SHOP, OURS, SAME, None),
             ("POST", None, SHOP, None, SAME, None),
             ("POST", None, None, None, SAME, None),
             ("DELETE", None, SHOP, OURS, SAME, None),
             ("GET", None, SHOP, OURS, SAME, WS),
-            // A proxy has written another Host.
+            // A proxy has replaced the `Host` header.
             ("POST", None, Some("10.0.0.7:3000"), OURS, SAME, None),
-            // Typed into the address bar, or a bookmark.
+            // A URL typed into the address bar, or a bookmark.
             ("POST", None, SHOP, None, Some("none"), None),
-            // By Origin.
+            // Accepted because of `Origin`.
             ("POST", None, SHOP, OURS, None, None),
             ("POST", None, SHOP, OURS, Some(""), None),
             ("PUT", None, SHOP, Some("http://shop.example"), None, None),
@@ -146,11 +146,11 @@ mod tests {
             ("POST", SHOP, Some("other.example"), OURS, None, None),
             ("GET", None, SHOP, OURS, None, WS),
             ("CONNECT", SHOP, None, OURS, None, None),
-            // What no browser has sent.
+            // Requests that do not come from a browser.
             ("POST", None, SHOP, None, None, None),
             ("POST", None, None, None, None, None),
             ("GET", None, SHOP, None, None, Some("h2c")),
-            // Of a trusted origin.
+            // Requests from a trusted origin.
             ("POST", None, SHOP, Some(TRUSTED), CROSS, None),
             ("POST", None, SHOP, Some(TRUSTED), None, None),
             ("GET", None, SHOP, Some(TRUSTED), CROSS, WS),
@@ -169,7 +169,7 @@ mod tests {
             (("POST", None, SHOP, OURS, Some("same-site"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("Same-Origin"), None), Foreign::Site),
             (("POST", None, SHOP, OURS, Some("same-origin, none"), None), Foreign::Site),
-            // Repeated.
+            // The header is repeated.
             (("POST", None, SHOP, OURS, Some(","), None), Foreign::Site),
             (("TRACE", None, SHOP, EVIL, CROSS, None), Foreign::Site),
             (("get", None, SHOP, EVIL, CROSS, None), Foreign::Site),
@@ -195,7 +195,7 @@ mod tests {
             (("POST", None, Some(""), Some("https://"), None, None), Foreign::Origin),
             (("POST", None, Some(","), OURS, None, None), Foreign::Origin),
             (("POST", Some("evil.example"), SHOP, OURS, None, None), Foreign::Origin),
-            // A proxy has written another Host, and the browser does not send Sec-Fetch-Site.
+            // A proxy has replaced the `Host` header, and the browser does not send `Sec-Fetch-Site`.
             (("POST", None, Some("10.0.0.7:3000"), OURS, None, None), Foreign::Origin),
             (("POST", None, SHOP, Some("https://login.example:8443"), None, None), Foreign::Origin),
             (("POST", None, SHOP, Some("http://login.example"), CROSS, None), Foreign::Site),

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-/// Returns the value of a field of a query or of a URL-encoded form. Returns `None` if the field is missing, is not
-/// UTF-8, or is repeated: another parser might then use another one of the values (ASVS 5.0 15.3.7).
+/// Returns the value of a field in a query or in a URL-encoded form. Returns `None` if the field is missing,
+/// is not UTF-8, or occurs more than once, in which case another parser might use a different value (ASVS 5.0
+/// 15.3.7).
 pub(crate) fn field(text: &[u8], name: &str) -> Option<String> {
     let mut values = text.split(|byte| *byte == b'&').filter_map(|pair| {
         let mut halves = pair.splitn(2, |byte| *byte == b'=');
@@ -22,8 +23,8 @@ fn form_decoded(text: &[u8]) -> Vec<u8> {
     percent_decoded(&spaced).into_owned()
 }
 
-/// Decodes each `%` that is followed by two hexadecimal digits, and leaves any other `%`. Returns the text borrowed if
-/// there is nothing to decode.
+/// Decodes each `%` that is followed by two hexadecimal digits, and leaves every other `%` as it is. Returns
+/// the borrowed text if there is nothing to decode.
 pub(crate) fn percent_decoded(text: &[u8]) -> Cow<'_, [u8]> {
     let digit = |place: usize| char::from(*text.get(place)?).to_digit(16);
     let mut decoded = Vec::new();
@@ -47,7 +48,8 @@ pub(crate) fn percent_decoded(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(decoded)
 }
 
-/// Appends an encoded value of a query. It contains no character that has a meaning in a query or in an HTML attribute.
+/// Encodes a value for use in a query, and appends it to `into`. The encoded value contains no character that
+/// has a special meaning in a query or in an HTML attribute.
 pub(crate) fn encode_value(text: &str, into: &mut String) {
     const HEX: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];

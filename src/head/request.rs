@@ -1,4 +1,4 @@
-/// The parts of a request's head on which decisions of this crate depend. For adapters; see
+/// The parts of a request's head on which this crate's decisions depend. For adapters; see
 /// [`exchange`](crate::exchange).
 ///
 /// An adapter sets the fields from its framework's request:
@@ -20,7 +20,7 @@ pub struct RequestHead<'a> {
     pub target: &'a str,
     /// The host and port of the target, if it has them: in HTTP/2, and in HTTP/1 with an absolute target.
     pub authority: Option<&'a str>,
-    /// The `Host` header itself, and not a header in which a proxy reports it.
+    /// The `Host` header itself, not a header in which a proxy reports the original host.
     pub host: Option<&'a [u8]>,
     /// The `Origin` header.
     pub origin: Option<&'a [u8]>,
@@ -34,10 +34,11 @@ pub struct RequestHead<'a> {
     pub upgrade: Option<&'a [u8]>,
 }
 
-/// Says whether a request wants a page or data.
+/// What a request wants as its response: a page or data.
 ///
-/// The function of [`Builder::on_error`](crate::Builder::on_error) receives it. A handler can also take it as an
-/// argument, with or without the session layer. A response that depends on it varies by `Sec-Fetch-Mode` and `Accept`.
+/// The function that you pass to [`Builder::on_error`](crate::Builder::on_error) receives a `Wants`. A
+/// handler can also take one as an argument, with or without the session layer. A response that depends on it
+/// varies by `Sec-Fetch-Mode` and `Accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Wants {
@@ -48,12 +49,12 @@ pub enum Wants {
 }
 
 impl Wants {
-    /// The headers that decide it, for `Vary`.
+    /// The headers on which the answer depends, for `Vary`.
     pub(crate) const VARY: &'static str = "sec-fetch-mode, accept";
 }
 
 impl<'a> RequestHead<'a> {
-    /// Sets the headers. `values` returns all values of the header with this name, which is in lower case.
+    /// Sets the headers. `values` takes a header name in lower case, and returns all values of that header.
     #[must_use]
     pub fn with_fields<V>(self, values: impl Fn(&'static str) -> V) -> Self
     where
@@ -61,7 +62,7 @@ impl<'a> RequestHead<'a> {
     {
         let field = |name| Self::field(values(name));
         Self {
-            // The header itself, not `Forwarded`, which a client can set.
+            // The `Host` header itself, not `Forwarded`, which a client can set.
             host: field("host"),
             origin: field("origin"),
             sec_fetch_site: field("sec-fetch-site"),
@@ -72,8 +73,8 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// Returns the value of a header that must not be repeated, from all its values. If it is repeated, the result is a
-    /// value that no rule accepts.
+    /// Returns the value of a header that must not be repeated, given all its values. If the header is
+    /// repeated, returns a value that no rule accepts.
     fn field(values: impl IntoIterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
         let mut values = values.into_iter();
         let first = values.next()?;
@@ -83,8 +84,9 @@ impl<'a> RequestHead<'a> {
 
     /// Returns whether the request wants a page or data.
     ///
-    /// It wants a page if its `Sec-Fetch-Mode` is `navigate`, and data for any other mode. If the client does not send
-    /// that header, the request wants a page if its `Accept` contains `text/html`.
+    /// A request wants a page if its `Sec-Fetch-Mode` is `navigate`, and data if that header has any other
+    /// value. If the client does not send the header, the request wants a page if its `Accept` contains
+    /// `text/html`.
     #[must_use]
     pub fn wants(&self) -> Wants {
         let is_page = match self.sec_fetch_mode {

@@ -1,5 +1,5 @@
-//! The private parts that the benchmarks measure. Nothing here is part of the public interface: it changes
-//! without notice.
+//! The private parts that the benchmarks measure. Nothing here is part of the public interface, and anything
+//! may change without notice.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody is to use it")]
 
@@ -56,7 +56,8 @@ impl Decoded {
     }
 }
 
-/// Decides what happens at the end of every kind of request. Returns how many of them need the store.
+/// Decides, for every kind of request, what happens at its end. Returns how many of these requests need the
+/// store.
 #[must_use]
 pub fn decide_all() -> u32 {
     let mut writes = 0;

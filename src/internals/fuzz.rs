@@ -1,4 +1,4 @@
-//! The assertions of the fuzz targets about private parts. Nothing here is part of the public interface.
+//! Assertions about private parts, for the fuzz targets. Nothing here is part of the public interface.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::missing_panics_doc, reason = "they are tests")]
 
@@ -21,8 +21,8 @@ use crate::record::tag::Tag;
 use crate::record::token::{SecretDigest, Token};
 use crate::record::values::{Item, OnSignIn, Value, Values};
 
-/// Checks that any header fields yield at most three tokens, and that each of them occurs in the fields. A
-/// well-formed token at the end is found whatever precedes it, unless three others were found.
+/// Checks that any header fields yield at most three tokens, each of which occurs in the fields. A
+/// well-formed token at the end is found whatever precedes it, unless three others were found first.
 pub fn cookie_header(data: &[u8]) {
     const OURS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_ABCDE";
     let fields: Vec<_> = data.split(|byte| *byte == b'\n').collect();
@@ -52,7 +52,7 @@ pub fn cookie_header(data: &[u8]) {
     assert!(is_found || found.len() == 3, "{found:?} {with_ours:?}");
 }
 
-/// Checks that a decoded record is encoded to bytes that decode to the same record, with all unknown parts.
+/// Checks that a decoded record can be encoded and decoded again to the same record, with all unknown parts.
 pub fn record_decode(data: &[u8]) {
     let valid = codec::encode(&header(), &[]);
     for bytes in [data.to_vec(), [&valid[..], data].concat()] {
@@ -90,8 +90,8 @@ fn header() -> Header {
 
 type Model = BTreeMap<String, (Vec<u8>, bool)>;
 
-/// Checks that a list of changes has the same effect as on a plain map, both on the record for which it was made
-/// and on another record.
+/// Checks that a list of changes has the same effect on a record as on a plain map, both for the record for
+/// which it was made and for a different record.
 pub fn delta_replay(data: &[u8]) {
     let mut data = data.iter().copied();
     let mut bases: [Model; 2] = Default::default();
@@ -217,12 +217,12 @@ fn values(model: &Model) -> Values {
     codec::decode(codec::encode(&header(), &values)).unwrap().values
 }
 
-/// Returns the value of a field of a query or of a form.
+/// Returns the value of a field in a query or form.
 pub fn field_decoded(text: &[u8], name: &str) -> Option<String> {
     query::field(text, name)
 }
 
-/// Returns a query of one field.
+/// Returns a query with one field.
 pub fn field_encoded(name: &str, value: &str) -> String {
     let mut text = format!("{name}=");
     query::encode_value(value, &mut text);

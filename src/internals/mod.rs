@@ -1,5 +1,5 @@
-//! The private parts that the command, the fuzz targets and the benchmarks use. Nothing here is part of the public
-//! interface: it changes without notice.
+//! The private parts that the `unsticky` command, the fuzz targets and the benchmarks use. Nothing here is
+//! part of the public interface, and anything may change without notice.
 
 #[cfg(feature = "testing")]
 pub mod bench;

@@ -1,4 +1,4 @@
-//! Operations of the command `unsticky` that an application does not need: they find a session by its public id
+//! Operations for the `unsticky` command that applications do not need. They find a session by its public id
 //! alone, whether or not a user is signed in. Nothing here is part of the public interface.
 
 #![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
@@ -27,7 +27,7 @@ use crate::store::{self, ConnectError, Deleted, MemcachedStore, RedisStore, Stor
 /// The prefix of the keys that this crate uses for its own values.
 const RESERVED: &str = "unsticky.";
 
-/// A session as the store has it, without the digest of its secret and without its write tags.
+/// A session as it is stored, without the digest of its secret and without its write tags.
 #[allow(missing_debug_implementations, reason = "it holds values")]
 pub struct Examined {
     pub id: SessionId,
@@ -42,12 +42,12 @@ pub struct Examined {
     pub expires_at: OffsetDateTime,
     pub is_expired: bool,
     pub standing: Standing,
-    /// A signed-in session is valid only while its directory lists it.
+    /// Whether strict mode is on: a signed-in session is then valid only while its directory lists it.
     pub is_strict: bool,
     pub values: Vec<Examination>,
 }
 
-/// The state of a session in the directory of its principal.
+/// The state of a session in its principal's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// No user is signed in, so there is no directory.
@@ -60,7 +60,7 @@ pub enum Standing {
     Unknown,
 }
 
-/// A value of a session.
+/// A value in a session.
 #[allow(missing_debug_implementations, reason = "it holds the value")]
 pub struct Examination {
     pub key: String,
@@ -89,7 +89,7 @@ pub enum Outcome {
     NotFound,
 }
 
-/// Reads a session. Returns `None` if the store has no session with this id. Emits the event `opened`.
+/// Reads a session. Returns `None` if the store has no session with this id. Emits the `opened` event.
 pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Option<Examined>> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -100,7 +100,8 @@ pub async fn examine(sessions: &Sessions, id: SessionId, actor: &str) -> Result<
     Ok(Some(examined(settings, &loaded, standing)))
 }
 
-/// Revokes a session through the directory of its principal. Deletes it directly if no user is signed in.
+/// Revokes a session through its principal's directory. If no user is signed in, deletes the session
+/// directly.
 pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<Outcome> {
     let settings = sessions.settings();
     let budget = Budget::new(settings.options.timeout);
@@ -112,7 +113,7 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
         let header = &loaded.record.header;
         let was_stored = match &header.principal {
             Some(principal) => match sessions.of(principal).by(actor).revoke_owned(id).await {
-                // The directory record stays unchanged, but the session must still be revoked.
+                // The corrupt directory record stays unchanged, but the session must still be revoked.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     delete(settings, commands, &loaded, actor).await?
                 }
@@ -133,8 +134,8 @@ pub async fn revoke(sessions: &Sessions, id: SessionId, actor: &str) -> Result<O
     Err(Error::new(ErrorKind::Contended, ""))
 }
 
-/// Returns the store at an address. One operation takes at most `timeout`. Connecting and answering get the same
-/// fractions of it as by default.
+/// Returns the store at an address. An operation takes at most `timeout`. Connecting and waiting for the
+/// answer get the same shares of this time as they get of the default timeout.
 pub fn connect(url: &str, timeout: Duration) -> Result<Arc<dyn Store>, ConnectError> {
     let part = limits::CONNECT.as_secs_f64() / limits::TIMEOUT.as_secs_f64();
     let part = timeout.mul_f64(part);
@@ -163,7 +164,7 @@ pub fn is_plain(char: char) -> bool {
     error::is_plain(char)
 }
 
-/// Returns a time in the format of RFC 3339, in UTC and whole seconds.
+/// Formats a time according to RFC 3339, in UTC and whole seconds.
 #[must_use]
 pub fn rfc3339(time: OffsetDateTime) -> String {
     Rfc3339(time).to_string()
@@ -187,8 +188,8 @@ async fn look_up(
     }
 }
 
-/// Deletes a session unless it was written since it was read, because a user may have signed in on it. Returns
-/// whether the session existed, or `None` if it must be read again.
+/// Deletes a session, unless it has been written since it was read, in which case a user may have signed in.
+/// Returns whether the session existed, or `None` if it must be read again.
 async fn delete(
     settings: &Settings,
     commands: Commands<'_>,
@@ -196,7 +197,7 @@ async fn delete(
     actor: &str,
 ) -> Result<Option<bool>> {
     Ok(match commands.delete(&loaded.key, Some(&loaded.stored())).await? {
-        // The answer to an earlier copy of this command may have been lost.
+        // The answer to an earlier attempt at this command may have been lost.
         (Deleted::Deleted, _) | (Deleted::Missing, true) => {
             let who = settings.who_of(loaded);
             event::revoked(loaded.id, who, Label(None), Actor(Some(actor)), "revoked");
@@ -246,7 +247,7 @@ fn examined(settings: &Settings, loaded: &Loaded, standing: Standing) -> Examine
 
 fn examination(item: &Item<'_>) -> Examination {
     let key = String::from_utf8_lossy(item.key).into_owned();
-    // The flash messages are the only values of this crate that are not secret.
+    // Flash messages are the only values written by this crate that are not secret.
     let is_secret = key.starts_with(RESERVED) && key != flash::KEY;
     let content = match std::str::from_utf8(item.bytes) {
         _ if is_secret => Content::Secret,

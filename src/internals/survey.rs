@@ -1,4 +1,4 @@
-//! Scans the keys under a prefix on the servers of a store, for the command `unsticky`.
+//! Scans the keys under a prefix on a store's servers, for the `unsticky` command.
 
 #![allow(clippy::missing_errors_doc, reason = "nobody is to use it")]
 
@@ -17,7 +17,7 @@ use crate::store::survey::Plan;
 pub use crate::store::survey::{Met, Outcome, Rate, Walk};
 use crate::store::{ConnectError, MemcachedStore, RedisStore};
 
-/// The servers behind an address, whose keys can be scanned. A scan writes nothing and reads no record.
+/// The servers behind an address. Their keys can be scanned; a scan writes nothing and reads no record.
 #[derive(Debug)]
 pub struct Survey(Servers);
 
@@ -33,7 +33,8 @@ impl Survey {
         Self::open_within(url, limits::CONNECT + limits::RESPONSE)
     }
 
-    /// The same with a time limit for each operation: half of it to connect, and half of it for the answer.
+    /// Like `open`, but with a time limit for each operation: half of it for connecting, and half for the
+    /// answer.
     pub fn open_within(url: &str, timeout: Duration) -> Result<Self, ConnectError> {
         let half = timeout / 2;
         match url.split([':', '+']).next().unwrap_or_default() {
@@ -54,13 +55,12 @@ impl Survey {
         }
     }
 
-    /// Scans all keys of all servers, one server after the other. Calls `each` once for each key that begins with
-    /// `prefix`, and to report progress.
+    /// Scans all keys on all servers, one server after another. Calls `each` once for each key that begins
+    /// with `prefix`, and also to report progress.
     ///
-    /// The scan finds every key that exists during the whole scan. It may or may not find a key that is created or
-    /// removed meanwhile. The same applies to an item that a Memcached server moves from one of its lists to
-    /// another meanwhile. If keys may have been missed for any other reason, the result is an error.
-    /// meanwhile. Where keys may have been missed for another reason, it is an error.
+    /// The scan finds every key that exists during the whole scan. It may or may not find a key that is
+    /// created or removed during the scan, or an item that a Memcached server moves from one of its lists to
+    /// another during the scan. If keys may have been missed for any other reason, the result is an error.
     pub async fn scan(
         &self,
         prefix: &str,
@@ -78,8 +78,8 @@ impl Survey {
         }
     }
 
-    /// Returns whether any server has a key that begins with `prefix`. Returns `None` if that is unknown because a
-    /// server does not show its keys, or because the scan did not finish within the budget.
+    /// Returns whether any server has a key that begins with `prefix`. Returns `None` if this is unknown,
+    /// because a server does not list its keys or because the scan did not finish within the budget.
     pub async fn holds_any(&self, prefix: &str, budget: Duration) -> Result<Option<bool>> {
         let plan = Plan { prefix, rate: Rate::FAST, wants_lengths: false };
         let mut is_found = false;
@@ -127,20 +127,20 @@ pub enum Owner {
     Session,
     /// The directory of a principal's sessions.
     Directory,
-    /// A session or a directory of another epoch.
+    /// A session or directory with a different epoch.
     OtherEpoch,
     /// A key that this crate did not write.
     Foreign,
 }
 
 impl Keys {
-    /// Returns the form of the keys of these sessions.
+    /// Returns the form of the keys that these sessions use.
     #[must_use]
     pub fn of(sessions: &Sessions) -> Self {
         Self { prefix: sessions.settings().key_prefix.clone() }
     }
 
-    /// Returns the prefix of every key of the namespace, for any epoch: `shop:`.
+    /// Returns the prefix of all keys under the namespace, whatever their epoch: `shop:`.
     #[must_use]
     pub fn namespace(&self) -> &str {
         let end = self.prefix.find(':').map_or(self.prefix.len(), |colon| colon + 1);
@@ -167,12 +167,12 @@ impl Keys {
     }
 }
 
-/// Returns whether the text is an epoch in the form in which keys contain it.
+/// Returns whether the text is an epoch, written as it is in keys.
 fn is_epoch(text: &str) -> bool {
     text.parse::<u32>().is_ok_and(|epoch| epoch.to_string() == text)
 }
 
-/// Returns the kind of record that the part of a key after its epoch names.
+/// Returns the kind of record to which a key belongs, given the part of the key after the epoch.
 fn record(rest: &str) -> Option<Owner> {
     let (kind, id) = rest.split_once(':')?;
     match kind {

@@ -1,8 +1,8 @@
 //! Parses addresses such as `redis://[user:password@]host[:port][/database]`.
 //!
-//! The crate `redis` parses addresses too, but ignores what it does not know: a fragment, an option, a user
-//! without a password. A mistake would then go unnoticed, and a password that is not percent-encoded could be
-//! taken for a host name and appear in a log.
+//! The `redis` crate can parse addresses too, but it ignores fragments, unknown options and users without
+//! passwords. With its parser, mistakes would go unnoticed, and a password that is not percent-encoded could
+//! be taken for a host name and appear in a log.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ pub(super) struct Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Servers {
     One(Place),
-    /// Some nodes of a cluster. Each of them knows the others.
+    /// Some nodes of a cluster. Each of them knows all the others.
     Cluster(Vec<Place>),
     /// Sentinels, and the name under which they watch the master.
     Sentinel {
@@ -37,7 +37,7 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    /// For `Debug`: prints no user name and no password.
+    /// For `Debug`. Prints no user name and no password.
     pub(super) fn describe(&self, debug: &mut fmt::DebugStruct<'_, '_>) {
         let list =
             |places: &[Place]| -> Vec<String> { places.iter().map(Place::to_string).collect() };
@@ -51,7 +51,7 @@ impl Servers {
     }
 }
 
-/// Parses an address. An error repeats no part of it.
+/// Parses an address. Errors quote no part of the address.
 pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let (kind, is_encrypted) = match scheme {
@@ -82,7 +82,7 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
     let (place, options) =
         rest.split_once('?').map_or((rest, None), |(place, options)| (place, Some(options)));
     if is_encrypted && options.is_some_and(|options| options.contains('@')) {
-        // Otherwise the end of a password could be taken for the name of a file, which errors repeat.
+        // Otherwise the end of a password could be taken for a file name, and errors quote file names.
         return Err(ConnectError::address(ENCODE_AT));
     }
     let (tls, options): (Vec<_>, Vec<_>) = pairs(options)?
@@ -205,7 +205,7 @@ fn is_name(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
-/// Parses the name of a master, which has only the characters that Sentinel accepts.
+/// Parses the name of a master. Only the characters that Sentinel accepts are allowed.
 fn master_name(text: &str) -> Result<String, ConnectError> {
     let name = decoded(text)?;
     is_name(&name).then_some(name).ok_or_else(|| {
@@ -307,7 +307,7 @@ fn database(text: &str) -> Result<i64, ConnectError> {
     })
 }
 
-/// Parses digits only. The standard library would accept a sign as well.
+/// Parses a number that consists of digits only. The standard library would also accept a sign.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -328,7 +328,7 @@ fn pairs(options: Option<&str>) -> Result<Options, ConnectError> {
             option.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or_else(|| {
                 ConnectError::address(format!("an option has no value (`name=value`); {ENCODE}"))
             })?;
-        // In a form it would mean a space, elsewhere itself.
+        // In form encoding, `+` means a space; elsewhere it means itself.
         if value.contains('+') {
             return Err(ConnectError::address("a `+` in an option's value must be written %2B"));
         }

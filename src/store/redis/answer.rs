@@ -1,4 +1,4 @@
-//! Interprets errors of the server, and decides how much of them may be printed.
+//! Interprets the server's errors, and decides how much of each may be printed.
 
 use std::fmt;
 
@@ -6,21 +6,22 @@ use ::redis::{Arg, Cmd, RedisError};
 
 use crate::store::redis::place::Place;
 
-/// An error that the server answered.
+/// An error that the server gave as its answer.
 ///
-/// A server may repeat a command in its error, and a proxy may do so in its own words, so a record or a
-/// password may be anywhere in the text. Only the texts in [`KNOWN`] and [`SCRIPT_ERRORS`] are kept.
+/// A server may echo a command in its error, and a proxy may do so in words of its own, so any part of the
+/// message can contain a record or a password. Only messages that match [`KNOWN`] or [`SCRIPT_ERRORS`] are
+/// kept.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The server that answered. `None` for a connection of the application: what an address should say does not
-    /// help there.
+    /// The server that answered. `None` for a connection made by the application, for which advice about
+    /// addresses is of no use.
     server: Option<String>,
     /// The name of the command.
     command: String,
     pub(super) code: String,
     known: Option<&'static Known>,
     certainty: Certainty,
-    /// The node of the cluster to which the answer redirects.
+    /// The cluster node to which the answer redirects.
     redirect: Option<Redirect>,
     source: Source,
 }
@@ -30,24 +31,24 @@ pub(super) struct Answer {
 enum Source {
     Server,
     Sentinel,
-    /// A node of a cluster that the address names as one.
+    /// A server that the address declares to be a cluster node.
     ClusterNode,
     /// A server that Sentinels named as the master.
     Master,
 }
 
-/// The number of slots of every cluster (Redis Cluster specification, "Key distribution model").
+/// The number of slots in every cluster (Redis Cluster specification, "Key distribution model").
 pub(super) const SLOTS: u16 = 16384;
 
-/// The node of a cluster that has a key, or to which the key's slot is being moved.
+/// The cluster node that has a key, or to which the key's slot is being moved.
 pub(super) struct Redirect {
-    /// The slot is being moved, and the node accepts this one command directly after an `ASKING`.
+    /// The slot is being moved, and the node accepts only a command that comes right after `ASKING`.
     pub(super) is_ask: bool,
     host: Option<String>,
     port: u16,
 }
 
-/// The host is not printed: it comes from the text of an error.
+/// The host is not printed, because it comes from an error message.
 impl fmt::Debug for Redirect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redirect").field("is_ask", &self.is_ask).finish_non_exhaustive()
@@ -63,16 +64,16 @@ impl Redirect {
         (slot < SLOTS && port > 0).then_some(Self { is_ask, host, port })
     }
 
-    /// Returns the node's address. A node without a host is on the host of the node that answered.
+    /// Returns the node's address. If the redirect names no host, the host is that of the node that answered.
     pub(super) fn place(&self, answered: &Place) -> Option<Place> {
         let host = self.host.as_deref().or_else(|| answered.host())?;
         Some(Place::tcp(host, self.port))
     }
 }
 
-/// Returns the host that a node of a cluster announces, or `Some(None)` if the node does not know its host or
-/// announces every address of its machine. Only the characters of host names are accepted, so no other part of
-/// an error can be taken for a host and be printed.
+/// Returns the host that a cluster node announces, or `Some(None)` if the node does not know its host or
+/// announces the wildcard address. Only characters allowed in host names are accepted, so that no other part
+/// of an error can be taken for a host and printed.
 pub(super) fn announced_host(host: &str) -> Option<Option<String>> {
     const UNKNOWN: [&str; 4] = ["", "?", "0.0.0.0", "::"];
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
@@ -82,14 +83,14 @@ pub(super) fn announced_host(host: &str) -> Option<Option<String>> {
     host.bytes().all(is_host).then(|| Some(host.to_ascii_lowercase()))
 }
 
-/// What an error says about a write.
+/// What an error reveals about whether a write was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     NothingWritten,
     Unknown,
 }
 
-/// A code, a part of the text that a server answers with it, and the meaning.
+/// An error code, part of the message that a server sends with it, and the meaning.
 type Known = (&'static str, &'static str, &'static str);
 
 const UNKNOWN_COMMAND: &str = "unknown command";
@@ -115,7 +116,7 @@ const NO_SENTINEL: &str = "the server is not a Sentinel";
 const SENTINEL: &str = "the server is a Sentinel, which keeps no data; the address of what it watches \
                         begins with redis+sentinel://";
 
-/// The first entry that fits counts. An entry with an empty text fits every text of its code.
+/// The first entry that matches is used. An entry with an empty message matches every message with its code.
 const KNOWN: &[Known] = &[
     ("ERR", UNKNOWN_COMMAND, RENAMED),
     ("ERR", "unknown subcommand", RENAMED),
@@ -139,7 +140,7 @@ const KNOWN: &[Known] = &[
         "the server has no password for its default user, and one is given; remove it from the address, or set \
          requirepass there",
     ),
-    // Envoy answers without a code.
+    // Envoy sends no code.
     ("", "no upstream host", "a proxy has no server for the command"),
     ("", "upstream failure", "a proxy has lost its connection to the server"),
     ("", "upstream protocol error", "a proxy did not understand the server's answer"),
@@ -205,7 +206,7 @@ const KNOWN: &[Known] = &[
     ("NOSCRIPT", "No matching script", "the script was forgotten before it could be run"),
 ];
 
-/// The errors with which the server ends a script at a command that it does not run.
+/// The errors with which the server aborts a script at a command that it refuses to run.
 const SCRIPT_ERRORS: &[Known] = &[
     ("ERR", "The user executing the script can't run this command", SCRIPT_PERMISSION),
     ("ERR", "The user executing the script can't access at least one of the keys", PERMISSION),
@@ -215,7 +216,7 @@ const SCRIPT_ERRORS: &[Known] = &[
 ];
 
 impl Answer {
-    /// Returns the error that the server answered, if this is one.
+    /// Returns the server's answer if this error is one.
     pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
         let code = error.code()?;
         let command = match command.args_iter().next() {
@@ -226,7 +227,7 @@ impl Answer {
         Some(Self { redirect: Redirect::of(error), ..answer })
     }
 
-    /// Makes an answer from the line of an error, without its minus sign, while the connection is made.
+    /// Makes an answer from an error line, without its minus sign, that was received while connecting.
     pub(super) fn of_line(command: &str, line: &str) -> Self {
         let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
         Self::new(Some("it".to_owned()), command.to_owned(), code, detail)
@@ -238,9 +239,9 @@ impl Answer {
         mut code: &'a str,
         mut detail: &'a str,
     ) -> Self {
-        // The only write of our scripts is the last step, so an error that ended a script came before it. A
-        // proxy may repeat a record in a text of its own, so only the exact forms of such errors count, and
-        // only after a script.
+        // Our scripts write only in their last step, so an error that aborted a script occurred before the
+        // write. A proxy may echo a record in a message of its own, so such an error counts only in its exact
+        // form, and only in answer to a script.
         let is_script = matches!(command.as_str(), "EVAL" | "EVALSHA");
         let mut ended_script = false;
         if is_script && code == "ERR" {
@@ -281,69 +282,71 @@ impl Answer {
         }
     }
 
-    /// Returns whether the same command may succeed later.
+    /// Returns whether the same command could succeed later.
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self.code.as_str(),
             "NOAUTH" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN"
         ) || match self.source {
             Source::ClusterNode => self.is_redirect(),
-            // Another server is the master by now, or will be soon.
+            // Another server is the master by now or will be soon.
             Source::Master => matches!(self.code.as_str(), "READONLY" | "NOREPLICAS"),
             Source::Server | Source::Sentinel => false,
         }
     }
 
-    /// Returns whether it redirects to another node of a cluster, which has the key.
+    /// Returns whether the answer redirects to another cluster node, which has the key.
     pub(super) fn is_redirect(&self) -> bool {
         matches!(self.code.as_str(), "MOVED" | "ASK")
     }
 
-    /// Returns whether the server says that it is not a node of a cluster.
+    /// Returns whether the server says that it is not a cluster node.
     pub(super) fn is_of_no_cluster(&self) -> bool {
         self.known.is_some_and(|known| known.1 == NO_CLUSTER)
     }
 
-    /// Returns whether it is certain that nothing was written. A proxy answers with codes of its own, even if it
-    /// has passed the command on.
+    /// Returns whether it is certain that nothing was written. An error code that only a proxy uses proves
+    /// nothing: the proxy may have forwarded the command.
     pub(super) fn is_of_nothing_written(&self) -> bool {
         self.certainty == Certainty::NothingWritten
     }
 
-    /// Returns whether the same name may lead to another server by now.
+    /// Returns whether the server's name may by now lead to a different server.
     pub(super) fn is_of_the_wrong_server(&self) -> bool {
         matches!(self.code.as_str(), "NOAUTH" | "LOADING" | "MASTERDOWN" | "READONLY")
     }
 
-    /// Returns whether a server that is no longer the master might answer this: its replicas follow another one.
+    /// Returns whether the answer could come from a server that is no longer the master and whose replicas
+    /// now follow another server.
     pub(super) fn is_of_perhaps_the_wrong_server(&self) -> bool {
         self.code == "NOREPLICAS"
     }
 
-    /// Returns the node of the cluster to which the command belongs, instead of the one that answered.
+    /// Returns the cluster node to which the command should be sent instead of the node that answered.
     pub(super) fn redirect(&self) -> Option<&Redirect> {
         self.redirect.as_ref()
     }
 
-    /// Returns whether other nodes of the cluster may have newer knowledge of which node has the key.
+    /// Returns whether other nodes of the cluster may know better which node has the key.
     pub(super) fn is_of_changing_cluster(&self) -> bool {
         self.is_of_the_wrong_server()
             || self.is_redirect()
             || matches!(self.code.as_str(), "CLUSTERDOWN" | "TRYAGAIN")
     }
 
-    /// Returns whether the server does not know the command at all. A Sentinel does not know ours.
+    /// Returns whether the server does not know the command at all. A Sentinel knows none of the store's
+    /// commands.
     pub(super) fn is_unknown_command(&self) -> bool {
         self.known.is_some_and(|known| known.1 == UNKNOWN_COMMAND)
     }
 
-    /// Returns whether the server does not know this form of the command, or does not permit it.
+    /// Returns whether the server does not know the command in this form, or does not permit it.
     pub(super) fn is_of_no_such_command(&self) -> bool {
         let is_unknown = |known: &Known| [UNKNOWN_COMMAND, SYNTAX_ERROR].contains(&known.1);
         self.code == "NOPERM" || self.known.is_some_and(is_unknown)
     }
 
-    /// Returns whether the user lacks a permission. For an error inside a script, this is `false`.
+    /// Returns whether the user lacks a permission. Returns `false` for an error inside a script.
     pub(super) fn is_of_permission(&self) -> bool {
         self.code == "NOPERM"
     }
@@ -353,22 +356,22 @@ impl Answer {
         self.is_of_permission() && self.known.is_some_and(|known| known.1.ends_with("to access"))
     }
 
-    /// Returns the same answer, from a server that has said that it is a Sentinel.
+    /// Marks the answer as coming from a server that has identified itself as a Sentinel.
     pub(super) fn of_sentinel(self) -> Self {
         Self { source: Source::Sentinel, ..self }
     }
 
-    /// Returns the same answer, from a server that is known to be a node of a cluster.
+    /// Marks the answer as coming from a server that the address declares to be a cluster node.
     pub(super) fn of_cluster_node(self) -> Self {
         Self { source: Source::ClusterNode, ..self }
     }
 
-    /// Returns the same answer, from the server that Sentinels named as the master.
+    /// Marks the answer as coming from the server that the Sentinels named as the master.
     pub(super) fn of_master(self) -> Self {
         Self { source: Source::Master, ..self }
     }
 
-    /// Returns the meaning for the reader of the error.
+    /// Returns the explanation to print in the error.
     fn meaning(&self, meaning: &'static str) -> &'static str {
         match (self.source, self.code.as_str()) {
             (Source::Sentinel, _) => SENTINEL,
@@ -389,7 +392,7 @@ impl Answer {
     }
 }
 
-/// Returns the error of a command inside a script, which Redis before version 7 wraps like this:
+/// Returns the error from a command inside a script. Before version 7, Redis wraps it like this:
 /// `Error running script (call to f_HASH): @user_script:LINE: ERROR`.
 fn error_before_redis_7(detail: &str) -> Option<&str> {
     let (hash, rest) = detail.strip_prefix("Error running script (call to f_")?.split_once(')')?;
@@ -398,7 +401,7 @@ fn error_before_redis_7(detail: &str) -> Option<&str> {
     (is_hash && is_number(line)).then_some(error)
 }
 
-/// Returns whether the text ends as Redis 7 and Valkey end the error of a script: `on @user_script:LINE.`.
+/// Returns whether the message ends like a script error from Redis 7 or Valkey: `on @user_script:LINE.`
 fn ends_with_place_in_script(detail: &str) -> bool {
     let line =
         detail.trim_end().strip_suffix('.').and_then(|text| text.rsplit_once("on @user_script:"));
@@ -409,7 +412,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Returns whether the server gives this error before it does anything.
+/// Returns whether the server sends this error before it carries out any part of the command.
 fn proves_nothing_written(code: &str, detail: &str) -> bool {
     match code {
         "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "WRONGTYPE" | "NOPERM" | "NOAUTH"
@@ -422,7 +425,7 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
     }
 }
 
-/// Says why a command failed while its connection was made, without anything that the server may have repeated.
+/// Describes why a command failed while connecting, without anything that the server may have echoed.
 pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
     match Answer::of(Some("it".to_owned()), command, error) {
         Some(answer) => answer.to_string(),
@@ -430,7 +433,7 @@ pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
     }
 }
 
-/// Says what happened, without anything that the server may have repeated.
+/// Describes what happened, without anything that the server may have echoed.
 pub(super) fn reason(error: &RedisError) -> String {
     if error.is_io_error() { error.to_string() } else { error.category().to_owned() }
 }
@@ -543,7 +546,7 @@ mod tests {
         }
     }
 
-    /// A proxy may repeat a record, and so any text that a visitor has chosen.
+    /// A proxy may echo a record, and thus any text that a visitor has chosen.
     #[test]
     fn repeated_record_does_not_pass_for_end_of_script() {
         const DENIED: &str = "The user executing the script can't run this command";
@@ -563,7 +566,7 @@ mod tests {
         ] {
             assert!(!answer_to("EVALSHA", &line).is_of_nothing_written(), "{line}");
         }
-        // After a command that is no script, none of these forms means anything.
+        // In answer to a command that runs no script, none of these forms means anything.
         for line in [
             format!("ERR {DENIED} script: 5f, on @user_script:2."),
             "ERR Error running script (call to f_5f): @user_script:2: -OOM".to_owned(),
@@ -698,7 +701,7 @@ mod tests {
         }
     }
 
-    /// These are the literal answers of Redis, Valkey and proxies.
+    /// These are actual answers from Redis, Valkey and proxies.
     #[test]
     fn meaning_of_error_is_printed() {
         for (line, printed) in [
@@ -771,7 +774,7 @@ mod tests {
         assert_eq!(sentinel, format!("it answered SET with ERR unknown command: {SENTINEL}"));
     }
 
-    /// What an address should say is no help for a connection of the application.
+    /// For a connection made by the application, advice about addresses is of no use.
     #[test]
     fn answer_on_application_connection_is_not_explained() {
         let error =

@@ -1,7 +1,8 @@
-//! A Redis Cluster: the key's slot, the slot's node, and the connection to that node.
+//! Redis Cluster: finds the slot for a key, the node for the slot, and the connection to the node.
 //!
-//! A node that does not have the key answers with the name of the node that has it, and does nothing. The command is
-//! then sent to that node. The map of slots therefore only saves a round trip, and need not be correct.
+//! A node that does not have the key answers with the address of the node that has it, and changes nothing.
+//! The command is then sent to that node. The map of slots therefore only saves a round trip, and need not be
+//! correct.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -19,37 +20,38 @@ use crate::store::redis::dialing::{Server, Settings};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, text};
 
-/// How often a command follows a redirect. While slots move there can be several: from the node that an outdated map
-/// names, to the node that has the slot, to the node to which the slot is moved.
+/// The maximum number of redirects that a command follows. While slots move, there can be several: from the
+/// node in an outdated map, to the node that has the slot, to the node to which the slot is being moved.
 const MAX_REDIRECTS: usize = 4;
 
-/// The limits for the interval between renewals of the map. It grows while the map stays the same.
+/// The limits for the interval between renewals of the map. The interval grows while the map stays the same.
 const SHORTEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_RENEWAL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long the store waits for the answer of a node before it asks the next one for the map as well.
+/// How long the store waits for one node's answer before it also asks the next node for the map.
 const HEAD_START: Duration = Duration::from_millis(50);
 
-/// The nodes of a cluster, and the slots of each.
+/// The nodes of a cluster, and which slots each of them has.
 pub(super) struct Cluster {
     settings: Settings,
-    /// The nodes that the address names, by the names in the address.
+    /// The nodes in the address, with the host names used there.
     seeds: Vec<Place>,
     /// All nodes that the map, the address or a redirect has named recently.
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
-    /// Incremented each time a node cannot be reached, so that the next one is tried first.
+    /// Incremented when a node cannot be reached and at each renewal, so that a different node is tried
+    /// first.
     turn: AtomicUsize,
 }
 
 /// The states of a renewal of the map.
 const IDLE: u8 = 0;
 const UNDERWAY: u8 = 1;
-/// Another renewal was requested after the current one began.
+/// Another renewal was requested after the current one started.
 const WANTED: u8 = 2;
 
-/// A node, by the connection to it.
+/// A node, represented by the connection to it.
 pub(super) type Node = Arc<SharedConnection>;
 
 impl Cluster {
@@ -69,7 +71,7 @@ impl Cluster {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command to the first node that can be reached, for a slot without a node in the map. Every node
+    /// Sends a command whose slot has no node in the map to the first node that can be reached. Every node
     /// redirects to the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
@@ -92,8 +94,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Continues after a command failed at a node, as long as the command certainly had no effect and another node
-    /// is known to have the key.
+    /// Tries other nodes after a command failed on one, as long as the command certainly had no effect and
+    /// another node is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,
@@ -108,7 +110,7 @@ impl Cluster {
                     is_ask = redirect.is_ask;
                     Some(self.node_at(redirect.place(&node.fixed_server()?.place)?))
                 }),
-                // The node may be gone for good, and the map may have been renewed since.
+                // The node may be gone for good, and the map may have been renewed in the meantime.
                 Failure::NotSent(_) => {
                     self.node(key).filter(|current| !Arc::ptr_eq(current, &node))
                 }
@@ -145,13 +147,13 @@ impl Cluster {
         }
     }
 
-    /// Returns the nodes that the address names, by the names in the address.
+    /// Returns the nodes in the address, with the host names used there.
     pub(super) fn seeds(&self) -> Vec<Node> {
         self.seeds.iter().map(|seed| self.seed_at(seed)).collect()
     }
 
-    /// Returns all nodes: first the masters of the map, then the others, which may include nodes that have left the
-    /// cluster.
+    /// Returns all nodes: first the masters in the map, then the others, which may include nodes that have
+    /// left the cluster.
     pub(super) fn candidates(&self) -> Vec<Node> {
         let mut masters = self.map().nodes.clone();
         let seeds = self.seeds();
@@ -169,8 +171,9 @@ impl Cluster {
         [masters, others].concat()
     }
 
-    /// Returns the node at a place in the address. Its certificate must have the name in the address, even if the node
-    /// announces another name. Otherwise a wrong announcement could not be corrected.
+    /// Returns the node for an entry in the address. Its certificate must be valid for the name in the
+    /// address, even if the node announces a different name. Otherwise the store could not recover from a
+    /// wrong announcement.
     fn seed_at(&self, place: &Place) -> Node {
         let known = self.node_at(place.clone());
         match known.fixed_server() {
@@ -179,14 +182,14 @@ impl Cluster {
         }
     }
 
-    /// Returns the node at a place that another node has named.
+    /// Returns the node at an address that another node has named.
     fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
         let known = nodes.entry(place.clone());
         Arc::clone(known.or_insert_with(|| node(&self.settings, place.into())))
     }
 
-    /// Returns the connection to a server that another node has named: the connection of the map if it is for the same
+    /// Returns a connection to a server that another node has named: the existing one if it is for the same
     /// server, and otherwise a separate one.
     pub(super) fn link_to(&self, server: &Server) -> Node {
         let server = self.addressed(server.clone());
@@ -200,7 +203,7 @@ impl Cluster {
         node(&self.settings, self.addressed(server.clone()))
     }
 
-    /// Removes the name for the certificate if TLS is not used.
+    /// Removes the certificate name if TLS is not used.
     fn addressed(&self, mut server: Server) -> Server {
         if self.settings.tls.is_none() {
             server.tls_name = None;
@@ -208,7 +211,7 @@ impl Cluster {
         server
     }
 
-    /// Installs the ranges that a node has named. Nodes that are no longer named are dropped.
+    /// Installs the ranges that a node has reported. Nodes that are not in the report are dropped.
     fn install(&self, ranges: &[Range]) {
         let mut nodes = HashMap::new();
         let mut map = Map::empty();
@@ -236,7 +239,7 @@ impl Cluster {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
-    /// Returns which node has which slots, according to the first node that can be asked.
+    /// Returns which node has which slots, according to the first master in the map.
     #[cfg(feature = "cli")]
     pub(super) async fn layout(&self) -> Result<Layout, Failure> {
         let Some(ranges) = ask(self.candidates()).await else {
@@ -244,7 +247,8 @@ impl Cluster {
         };
         self.install(&ranges);
         let masters = self.map().nodes.clone();
-        // The same node is asked again, so that two nodes with different views are not taken for a change.
+        // Asks the node that `is_still_valid` will ask, so that a difference between two nodes' views is not
+        // taken for a change.
         let ranges = match masters.first() {
             Some(master) => ask_node(Arc::clone(master)).await,
             None => None,
@@ -280,7 +284,7 @@ fn node(settings: &Settings, server: Server) -> Node {
     Arc::new(SharedConnection::new(settings.clone(), Target::Node(server)))
 }
 
-/// Renews the map as long as commands ask for a newer one, and less often while it stays the same.
+/// Renews the map as long as commands request a newer one. The interval grows while the map stays the same.
 async fn renew(cluster: Weak<Cluster>) {
     let mut release = ReleaseOnDrop(Some(cluster));
     let (mut before, mut interval) = (None, SHORTEST_RENEWAL_INTERVAL);
@@ -305,13 +309,13 @@ async fn renew(cluster: Weak<Cluster>) {
         let outcome =
             cluster.renewal.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         if outcome.is_ok() {
-            // Another renewal may have begun in the meantime.
+            // Another renewal may have started in the meantime.
             release.0 = None;
         }
     }
 }
 
-/// Allows another renewal if this one ends with its runtime.
+/// Permits the next renewal if the current one is dropped because its runtime was shut down.
 struct ReleaseOnDrop(Option<Weak<Cluster>>);
 
 impl ReleaseOnDrop {
@@ -328,7 +332,7 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-/// Returns the answer of the first node that answers. If a node takes long, the next one is asked as well.
+/// Returns the answer from the first node that answers. If a node takes long, the next one is asked as well.
 async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
     let mut answers = FuturesUnordered::new();
     let mut candidates = candidates.into_iter();
@@ -359,19 +363,19 @@ async fn ask_node(node: Node) -> Option<Vec<Range>> {
     ranges(&slots, &node)
 }
 
-/// Parses the answer of a node to `CLUSTER SLOTS`. Returns `None` if it names no node.
+/// Parses a node's answer to `CLUSTER SLOTS`. Returns `None` if the answer names no node.
 pub(super) fn ranges(slots: &Value, answered: &Node) -> Option<Vec<Range>> {
     parse(slots, &answered.fixed_server()?.place)
 }
 
-/// The slots of each node at one time.
+/// The slots of each node at one point in time.
 #[cfg(feature = "cli")]
 pub(super) struct Layout {
     masters: Vec<Node>,
     shares: Vec<Share>,
 }
 
-/// The first and the last slot of a range, and their master.
+/// The first and the last slot of a range, and the range's master.
 #[cfg(feature = "cli")]
 type Share = (u16, u16, Place);
 
@@ -404,7 +408,7 @@ fn shares(ranges: &[Range]) -> Vec<Share> {
 
 /// The node of each slot.
 struct Map {
-    /// The index in `nodes` for each slot, and [`NOBODY`] for slots without a node.
+    /// For each slot, the index of its node in `nodes`, or [`NOBODY`] if it has no node.
     slots: Box<[u16]>,
     nodes: Vec<Node>,
 }
@@ -434,7 +438,7 @@ impl Map {
     }
 }
 
-/// A range of slots of one master.
+/// A range of slots that one master has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Range {
     pub(super) first: u16,
@@ -443,8 +447,8 @@ pub(super) struct Range {
     pub(super) replicas: Vec<Server>,
 }
 
-/// Parses the answer to `CLUSTER SLOTS`. Returns `None` if it names no node, as the answer of a node that belongs to no
-/// cluster does.
+/// Parses the answer to `CLUSTER SLOTS`. Returns `None` if the answer names no node, which is how a node
+/// outside any cluster answers.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
     // An invalid range is ignored: redirects lead to the nodes of its slots.
@@ -472,7 +476,7 @@ fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
         host => announced_host(text(host)?)?,
     };
     let host = host.as_deref().or_else(|| answered.host())?;
-    // If nodes announce IP addresses, their certificates are for the announced host name.
+    // If a node announces an IP address and a host name, its certificate is for the host name.
     let tls_name = rest
         .get(1)
         .and_then(|metadata| field(metadata, "hostname"))
@@ -489,7 +493,8 @@ fn number(value: &Value) -> Option<u16> {
     }
 }
 
-/// Returns the slot of a key (Redis Cluster specification, "Key distribution model" and "Hash tags").
+/// Returns the slot to which a key belongs (Redis Cluster specification, "Key distribution model" and "Hash
+/// tags").
 pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
@@ -535,7 +540,7 @@ mod tests {
         assert!(slot(&[0xff; 64]) < SLOTS);
     }
 
-    /// In both versions of the protocol.
+    /// In both versions of the protocol, RESP2 and RESP3.
     #[test]
     fn answer_to_cluster_slots_is_read() {
         let resp2 = b"*2\r\n\
@@ -590,7 +595,7 @@ mod tests {
             assert_eq!(ranges.len(), 1, "{garbage}");
             assert_eq!((ranges[0].first, ranges[0].last), (7, 7));
         }
-        // Only the replica is left out.
+        // Only the replica is omitted.
         let answer = "*1\r\n*4\r\n:0\r\n:8\r\n*2\r\n$1\r\nh\r\n:7\r\n*2\r\n$1\r\nh\r\n:0\r\n";
         let ranges = parse(&parse_redis_value(answer.as_bytes()).unwrap(), &seed()).unwrap();
         assert_eq!((ranges[0].last, ranges[0].replicas.len()), (8, 0));
@@ -643,7 +648,7 @@ mod tests {
         cluster.install(&[range(1, Some("n"), &[])]);
         assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
         assert_eq!(known(), "h:1");
-        // After the masters, the nodes of the address follow, by the names in the address.
+        // The masters are followed by the nodes in the address, with the host names used there.
         let candidates = cluster.candidates();
         let servers = candidates.iter().map(|node| node.fixed_server().unwrap().clone());
         let expected = [server("h", 1, None), seed().into()];

@@ -1,4 +1,4 @@
-//! Compare-and-set as a script, which every server runs atomically.
+//! Compare-and-set with a script, which every server runs atomically.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::store::contract::{Stored, Version};
 use crate::store::key::{StoreKey, TAG_LEN};
 
-/// A change of a record that takes effect only if the key still holds the expected one.
+/// A change to a record that takes effect only if the key still holds the expected record.
 pub(super) struct CompareAndSet<'a> {
     pub(super) key: &'a StoreKey,
     pub(super) expected: &'a Stored,
@@ -16,7 +16,7 @@ pub(super) struct CompareAndSet<'a> {
 }
 
 pub(super) enum Change<'a> {
-    /// `ttl` in milliseconds.
+    /// `ttl` is in milliseconds.
     Replace {
         bytes: &'a Bytes,
         ttl: u64,
@@ -25,7 +25,7 @@ pub(super) enum Change<'a> {
 }
 
 impl CompareAndSet<'_> {
-    /// Returns the command that runs the script by its hash. It works if the server has run the script before.
+    /// Returns the command that runs the script by its hash. The server must have the script in its cache.
     pub(super) fn by_hash(&self) -> Cmd {
         self.invocation("EVALSHA", &self.script().hash)
     }
@@ -73,7 +73,7 @@ impl Atomic {
 }
 
 /// Returns nil for a missing key, 1 if the record was replaced, and otherwise the current record, so that a
-/// conflict needs no second round trip.
+/// conflict does not cost a second round trip.
 static REPLACE: LazyLock<Atomic> = LazyLock::new(|| {
     Atomic::new(
         "\
@@ -96,8 +96,8 @@ return redis.call('GET', KEYS[1])",
     )
 });
 
-/// Returns the version of a record: its write tag. Shorter data of other programs is padded with zeros. The scripts
-/// compare eight bytes, so such a version never matches.
+/// Returns the version of a record: its write tag. Shorter data from another program is padded with zeros.
+/// The scripts compare eight bytes, so such a version never matches.
 pub(super) fn version(bytes: &[u8]) -> Version {
     let mut tag = [0; TAG_LEN];
     let length = bytes.len().min(TAG_LEN);

@@ -1,5 +1,5 @@
-//! The store's own connection: made when the first command needs it, shared by all commands, and replaced when it
-//! is broken.
+//! The store's own connection: opened when the first command needs it, shared by all commands, and replaced
+//! when it is broken.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -32,7 +32,7 @@ use crate::store::redis::waits::Waits;
 #[derive(Clone)]
 pub(super) enum Target {
     Server(Server),
-    /// A server that must be a node of a cluster.
+    /// A server that must be a cluster node.
     Node(Server),
     /// A Sentinel, which is asked for the master.
     Sentinel(Server),
@@ -41,7 +41,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Returns the name of the target in errors.
+    /// Returns the name by which errors refer to the target.
     fn name(&self) -> String {
         match self {
             Self::Server(server) | Self::Node(server) => format!("redis at {}", server.place),
@@ -51,35 +51,36 @@ impl Target {
     }
 }
 
-/// Finds the server that is the master.
+/// Finds the server that is currently the master.
 #[async_trait]
 pub(super) trait FindMaster: Send + Sync {
-    /// Returns the name of the master, which does not change with the server.
+    /// Returns the name of the master, which stays the same when another server becomes the master.
     fn name(&self) -> &str;
 
-    /// Returns the server that is the master now, or the reason why that is not known.
+    /// Returns the server that is the master now, or the reason why the master is not known.
     async fn find(&self) -> Result<Server, String>;
 
-    /// Reports that the server that was found may no longer be the master.
+    /// Reports that the server found last may no longer be the master.
     fn suspect(&self);
 }
 
-/// The reason why a command has no value as its result.
+/// Why a command has no value as its result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It was not sent.
+    /// The command was not sent.
     NotSent(String),
-    /// It was not sent, because too many other commands are waiting.
+    /// The command was not sent, because too many other commands are waiting.
     Full(String),
-    /// It may have been sent, and its outcome is unknown.
+    /// The command may have been sent, and its outcome is unknown.
     Lost(String),
     /// The server answered with an error.
     Answered(Answer),
 }
 
 impl Failure {
-    /// Interprets an error of a connection that the application made. Such a connection may have sent the command,
-    /// even several times, whatever the error says. Only an answer of the server is certain.
+    /// Interprets an error from a connection that the application made. Whatever the error says, such a
+    /// connection may have sent the command, even several times. Only an answer from the server is
+    /// conclusive.
     pub(super) fn of_foreign(command: &Cmd, error: &RedisError) -> Self {
         match Answer::of(None, command, error) {
             Some(answer) => Self::Answered(answer),
@@ -88,7 +89,7 @@ impl Failure {
     }
 }
 
-/// Says what happened, without any text that the server may have repeated.
+/// Describes what happened, without any text that the server may have echoed.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,21 +99,22 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A connection that is shared by all commands of a runtime to one server, and replaced when necessary.
+/// A connection to one server that all commands in a runtime share, and that is replaced when necessary.
 pub(super) struct SharedConnection {
     settings: Settings,
     target: Target,
-    /// The name of the target in errors.
+    /// The name by which errors refer to the target.
     name: String,
-    /// The number of commands that wait for a connection or for their answer.
+    /// The number of commands that are waiting for a connection or for their answer.
     waiting: AtomicUsize,
-    /// How many connections in succession broke while the server's commands were tried.
+    /// How many connections in a row have broken while the store was trying out the server's commands.
     lost_trials: AtomicUsize,
     state: Mutex<State>,
 }
 
 struct State {
-    /// The number of attempts to connect, so that the end of an old connection does not discard a newer one.
+    /// The number of attempts to connect. It ensures that the end of an old connection does not discard a
+    /// newer one.
     generation: u64,
     phase: Phase,
 }
@@ -152,8 +154,8 @@ impl SharedConnection {
         self.lease().await?.send(command).await
     }
 
-    /// Sends a command to the node of a cluster to which a slot is being moved. The node accepts it only
-    /// directly after an `ASKING`.
+    /// Sends a command to the cluster node to which a slot is being moved. The node accepts the command only
+    /// right after `ASKING`.
     pub(super) async fn send_asking(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
         self.lease().await?.send_asking(command).await
     }
@@ -183,9 +185,9 @@ impl SharedConnection {
         Some(answer.and_then(Value::extract_error))
     }
 
-    /// Waits for the answer to a command on this connection. Returns `None` if no answer arrives within the limit,
-    /// or if none can arrive any more. A command that is sent while the connection ends may stay in the queue of
-    /// the driver, which then does not notify its sender.
+    /// Waits for the answer to a command on this connection. Returns `None` if no answer arrives within the
+    /// limit, or if none can arrive any more. A command that is sent while the connection is ending may stay
+    /// in the driver's queue, and its sender is then never notified.
     fn in_time<'a, T>(
         &'a self,
         link: &'a Connection,
@@ -202,7 +204,8 @@ impl SharedConnection {
                 return Poll::Ready(Some(answer));
             }
             let is_over = match &waiting {
-                // If it may not, the runtime may be withholding the answer and will wake the task again.
+                // If `may_answer` is false, the runtime may be withholding the answer, and will wake the task
+                // again.
                 Some(waiting) => may_answer && waiting.is_over(cx.waker()),
                 None => {
                     waiting = Waiting::begin(self, link, limit, cx.waker());
@@ -213,12 +216,12 @@ impl SharedConnection {
         })
     }
 
-    /// Returns the reason why a command has no answer on this connection.
+    /// Returns the failure of a command that got no answer on this connection.
     fn unanswered(&self, link: &Connection, limit: Duration) -> Failure {
         self.suspect();
         let Connection { name, waits, .. } = link;
         Failure::Lost(if waits.is_closed() {
-            // Discarded now and not only when its task ends, because the caller may retry at once.
+            // Discarded now rather than when its task ends, because the caller may retry at once.
             self.discard(link.generation);
             format!("{name} hung up")
         } else {
@@ -226,7 +229,7 @@ impl SharedConnection {
         })
     }
 
-    /// Counts one more waiting command, unless there are too many.
+    /// Counts one more waiting command, unless there are too many already.
     fn permit(&self) -> Option<WaitingPermit<'_>> {
         // Incremented first, so that two commands cannot both take the last permit.
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -259,7 +262,7 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the current connection, or waits for the one that is being made, or makes one.
+    /// Returns the current connection, waits for one that is being opened, or opens one.
     async fn connect_or_join(self: &Arc<Self>) -> Result<Arc<Connection>, String> {
         let (generation, mut attempt, begun) = {
             let mut state = self.state();
@@ -286,7 +289,7 @@ impl SharedConnection {
         let reason = match (waited, &*attempt.borrow()) {
             (_, Attempt::Over(Ok(link))) => return Ok(Arc::clone(link)),
             (_, Attempt::Over(Err(reason))) => reason.clone(),
-            // The runtime that the attempt ran on was shut down.
+            // The runtime on which the attempt ran was shut down.
             (Ok(_), _) => "the attempt was abandoned".to_owned(),
             (Err(_), Attempt::Underway(step)) => {
                 // An attempt on a runtime that is no longer driven would never end.
@@ -297,7 +300,8 @@ impl SharedConnection {
         Err(format!("cannot connect to {}: {reason}", self.name))
     }
 
-    /// Makes `link` the current connection, unless its attempt has been given up in the meantime.
+    /// Makes `link` the current connection, unless the attempt that opened it has been abandoned in the
+    /// meantime.
     fn install(&self, link: &Arc<Connection>) {
         let mut state = self.state();
         if state.generation == link.generation && matches!(state.phase, Phase::Connecting(_)) {
@@ -305,9 +309,9 @@ impl SharedConnection {
         }
     }
 
-    /// Discards the connection of this generation, so that the next command makes a new one.
+    /// Discards the connection of this generation, so that the next command opens a new one.
     ///
-    /// Commands that wait on the old connection keep it until they have their answer.
+    /// Commands that are waiting on the old connection keep it alive until they have their answers.
     fn discard(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
@@ -318,8 +322,8 @@ impl SharedConnection {
         }
     }
 
-    /// Discards the current connection if it leads to another server than this one. Commands that wait on it keep
-    /// it until they have their answer.
+    /// Discards the current connection if it leads to a server other than this one. Commands that are waiting
+    /// on the connection keep it alive until they have their answers.
     pub(super) fn leave_unless_at(&self, server: &Server) {
         if let Some(link) = self.connected()
             && link.server != *server
@@ -328,7 +332,7 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the server of this connection if that never changes.
+    /// Returns the server of this connection, if the server never changes.
     pub(super) fn fixed_server(&self) -> Option<&Server> {
         match &self.target {
             Target::Server(server) | Target::Node(server) | Target::Sentinel(server) => {
@@ -338,7 +342,7 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the name of the server in errors.
+    /// Returns the name by which errors refer to the server.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -362,7 +366,7 @@ impl SharedConnection {
     }
 }
 
-/// A connection, and the permit of a command that waits on it.
+/// A connection, and the permit of the caller that uses it.
 pub(super) struct Lease<'a> {
     shared: &'a Arc<SharedConnection>,
     link: Arc<Connection>,
@@ -375,7 +379,7 @@ impl Lease<'_> {
         &self.link.server
     }
 
-    /// Sends a command, once, and waits for its answer.
+    /// Sends a command once and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         match self.try_to(command).await {
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => {
@@ -457,13 +461,14 @@ impl Lease<'_> {
     }
 }
 
-/// After this many connections in succession broke during the trial, the store stops trying. Some proxies close a
-/// connection on which they receive a command that they do not know.
+/// After this many connections in a row have broken during the trial, the store stops trying. Some proxies
+/// close a connection on which they receive a command that they do not know.
 const MAX_LOST_TRIALS: usize = 2;
 
 /// Determines which compare-and-set commands the server has.
 async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [Cmd; 3]) {
-    // The trial must not keep a connection for as long as an application may wait.
+    // An application may set a very long response timeout. The trial must not keep a connection for that
+    // long.
     let limit = shared.settings.response_timeout.min(limits::RESPONSE);
     let [set, delifeq, delex] = &trials;
     let try_to = async |trial| match shared.exchange(&link, trial, limit).await {
@@ -484,11 +489,11 @@ async fn try_out(shared: Arc<SharedConnection>, link: Arc<Connection>, trials: [
     }
     shared.lost_trials.store(0, Ordering::Relaxed);
     if trials.contains(&Trial::Refused) {
-        // The server may be out of memory, for example, which says nothing about its commands.
+        // The server may be out of memory, for example. That says nothing about which commands it has.
         link.is_tried.store(false, Ordering::Relaxed);
         return;
     }
-    // The value is not set yet: only one trial runs at a time, and none runs after a value was set.
+    // This cannot fail: only one trial runs at a time, and none starts once the value is set.
     let _ = link.native.set(Native::judged(trials));
 }
 
@@ -505,17 +510,18 @@ impl Drop for WaitingPermit<'_> {
 struct Connection {
     connection: MultiplexedConnection,
     server: Server,
-    /// The name of the server in errors.
+    /// The name by which errors refer to the server.
     name: String,
     generation: u64,
-    /// The commands that wait for their answer.
+    /// The commands that are waiting for their answers.
     waits: Arc<Waits>,
     /// Which compare-and-set commands the server has, once that is known.
     native: OnceLock<Native>,
-    /// Whether a trial of these commands is running or has finished.
+    /// Whether a trial of the compare-and-set commands is running or has finished.
     is_tried: AtomicBool,
     is_sentinel: OnceLock<bool>,
-    /// Aborted with the last user. Otherwise it would continue to write commands that no caller waits for.
+    /// Aborted when the last user drops the connection. Otherwise the driver would go on writing commands for
+    /// which no caller is waiting.
     driver: AbortHandle,
 }
 
@@ -525,16 +531,16 @@ impl Drop for Connection {
     }
 }
 
-/// How long a connection may be silent before an abandoned command discards it. Clients that disconnect often must
-/// not cost a connection each time.
+/// How long a connection must have been silent for an abandoned command to discard it. A client that
+/// disconnects early must not cost a connection each time.
 const LONG: Duration = Duration::from_millis(100);
 
-/// A command that waits for its answer. If it is abandoned because the time limit has passed or the caller was
-/// dropped, a connection that has been silent for long is considered dead.
+/// A command that is waiting for its answer. If the command is abandoned, because its time limit has passed
+/// or its caller was dropped, the connection is considered dead if it has been silent for long.
 struct Waiting<'a> {
     shared: &'a SharedConnection,
     link: &'a Connection,
-    /// Its index among the waiting commands, until the answer has arrived.
+    /// The index among the waiting commands, until the answer has arrived.
     place: Option<usize>,
 }
 
@@ -571,7 +577,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Allows a new connection when the attempt or the driver ends, for any reason.
+/// Makes room for a new connection when the attempt or the driver ends, for whatever reason.
 struct ReleaseOnDrop {
     shared: Weak<SharedConnection>,
     generation: u64,
@@ -597,7 +603,7 @@ async fn connect(
     let (server, connection, driver) = match timeout(limit, reach(&settings, &target, at)).await {
         Ok(Ok(reached)) => reached,
         failed => {
-            // Dropped first, so that a caller that learns of the failure can retry at once.
+            // Dropped first, so that a caller can retry as soon as it learns of the failure.
             drop(release);
             attempt.send_modify(|attempt| {
                 *attempt = Attempt::Over(Err(match (failed, &*attempt) {
@@ -631,13 +637,13 @@ async fn connect(
     });
     if let Some(shared) = shared.upgrade() {
         shared.install(&link);
-        // Another server may have become the master meanwhile.
+        // Another server may have become the master in the meantime.
         shared.suspect();
     }
     attempt.send_replace(Attempt::Over(Ok(link)));
 }
 
-/// Connects to the target. The error says why that failed, without any secret.
+/// Connects to the target. The error gives the reason, and contains no secret.
 async fn reach(
     settings: &Settings,
     target: &Target,
@@ -673,14 +679,14 @@ async fn must_be(target: &Target, connection: MultiplexedConnection) -> Result<(
     }
 }
 
-/// Checks that the server is a node of a cluster. A server outside a cluster would accept every command, whichever
-/// node has the key.
+/// Checks that the server is a cluster node. A server outside a cluster would accept every command, even for
+/// a key that belongs to a different node.
 async fn must_be_node(mut connection: MultiplexedConnection) -> Result<(), String> {
     let command = cmd("CLUSTER").arg("SLOTS").take();
     let slots = connection.send_packed_command(&command).await.and_then(Value::extract_error);
     match slots.as_ref().map_err(|error| Answer::of(Some("it".to_owned()), &command, error)) {
         Err(Some(answer)) if answer.is_of_no_cluster() => Err(answer.to_string()),
-        // The first command of the store reports any other problem.
+        // The store's first command reports any other problem.
         _ => Ok(()),
     }
 }
@@ -719,7 +725,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// Returns a shared connection after its second attempt to connect.
+    /// Returns a shared connection that has made two attempts to connect.
     fn shared(phase: Phase) -> SharedConnection {
         let settings = Settings::new(RedisConnectionInfo::default(), None);
         let target = Target::Server(Place::tcp("h", 6379).into());
@@ -763,7 +769,7 @@ mod tests {
             // Another attempt has started, or has already succeeded.
             (connecting(), 1, None),
             (Phase::Connected(link(2).await), 1, Some(2)),
-            // The connection has ended meanwhile.
+            // The connection has ended in the meantime.
             (Phase::Idle, 2, None),
         ] {
             let shared = shared(phase);
@@ -805,7 +811,7 @@ mod tests {
         }
     }
 
-    /// Returns a connection to a server that sends nothing by itself.
+    /// Returns a connection to a server that sends nothing unless the test tells it to.
     async fn silent(
         response_timeout: Duration,
     ) -> (SharedConnection, Arc<Connection>, DuplexStream) {
@@ -827,7 +833,8 @@ mod tests {
         for (limit, beat) in [(400, 50), (120, 50), (20, 20), (0, 1)] {
             let (shared, link, _server) = silent(ms(limit)).await;
             let ping = cmd("PING");
-            // The commands start while the task beats and while it rests, some together and some one after the other.
+            // Some commands start while the heartbeat runs and some while it rests, some together and some
+            // one after another.
             let starts = [0, 7, 31, 49, 50, 75, 99, 1_000, 1_030, 1_999];
             let commands = starts.map(async |start| {
                 sleep(ms(start)).await;
@@ -843,7 +850,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answer_that_has_arrived_counts_after_a_standstill() {
         let (shared, link, mut server) = silent(ms(400)).await;
-        // Runs in a separate task, which the end of its time limit would wake.
+        // Runs in a separate task, which would be woken at the end of its time limit.
         let answer =
             tokio::spawn(async move { shared.exchange(&link, &cmd("PING"), ms(400)).await });
         sleep(ms(10)).await;
@@ -871,7 +878,7 @@ mod tests {
         assert!(task.await.unwrap().unwrap().is_ok());
     }
 
-    /// A command that is sent at that moment may stay in the driver's queue.
+    /// A command that is sent while the connection ends may stay in the driver's queue.
     #[tokio::test(start_paused = true)]
     async fn end_of_connection_ends_wait_for_answer_that_never_comes() {
         let (shared, link, _server) = silent(ms(400)).await;
@@ -889,7 +896,7 @@ mod tests {
         assert_eq!(current(&shared), None);
     }
 
-    /// The connection's task receives none of the commands.
+    /// No command reaches the connection's task.
     #[tokio::test(start_paused = true)]
     async fn time_limit_holds_where_no_command_can_be_written() {
         let (shared, link, _server) = silent(ms(400)).await;

@@ -1,4 +1,4 @@
-//! Makes a connection to one server: connects, performs the TLS handshake and authenticates.
+//! Opens a connection to one server: connects, performs the TLS handshake and authenticates.
 
 use std::io;
 use std::pin::Pin;
@@ -50,7 +50,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub(super) place: Place,
-    /// The name that the certificate must have, if it is not the host.
+    /// The name for which the certificate must be valid, if that is not the host.
     pub(super) tls_name: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl From<Place> for Server {
 /// The step that an attempt to connect is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The Sentinels are asked which server is the master.
+    /// Asking the Sentinels which server is the master.
     Sentinels,
     Connection,
     Encryption,
@@ -71,7 +71,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Returns the reason of an attempt that timed out in this step.
+    /// Returns the reason to report for an attempt that timed out in this step.
     pub(super) fn timed_out(self, limit: Duration) -> String {
         match self {
             Self::Sentinels => format!("no answer from a Sentinel in {limit:?}"),
@@ -94,7 +94,7 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
-/// Connects and authenticates. The error gives the reason of a failure without any secret.
+/// Connects and authenticates. The error gives the reason, and contains no secret.
 pub(super) async fn open(
     settings: &Settings,
     server: &Server,
@@ -132,8 +132,8 @@ pub(super) async fn open(
     Ok(Sanitized::new(stream))
 }
 
-/// Returns the certificate that a server presents to a new connection, in DER, or `None` without TLS. The error
-/// gives the reason if no connection could be made.
+/// Opens a connection and returns the certificate that the server presents, in DER format, or `None` if TLS
+/// is not used. If the connection fails, the error gives the reason.
 pub(super) async fn certificate(
     settings: &Settings,
     server: &Server,
@@ -151,10 +151,10 @@ pub(super) async fn certificate(
     Ok(tls::certificate(&stream))
 }
 
-/// A likely reason if the server closes the connection.
+/// The likely reason why a server has closed a connection that does not use TLS.
 const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
 
-/// Makes a connection that many commands can share.
+/// Turns a stream into a connection that many commands can share.
 pub(super) async fn multiplex(
     settings: &Settings,
     stream: Stream,
@@ -166,13 +166,13 @@ pub(super) async fn multiplex(
     Ok((connection, Batching { driver: Box::pin(driver), yielded: false, heartbeat }))
 }
 
-/// Returns the login without the parts that the greeting has already sent; only the version of the protocol remains.
+/// Returns the part of the login that the greeting has not sent, which is only the version of the protocol.
 pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
 }
 
 async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    // The rest of the time is for the TLS handshake, and for reporting why no address answered.
+    // The rest of the time is left for the TLS handshake, or for reporting why no address answered.
     let limit = limit / 4 * 3;
     let connected = dial_name((host, port), limit, |address| async move {
         TcpStream::connect(address).await.map_err(|error| error.to_string())
@@ -186,17 +186,18 @@ async fn dial_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStrea
     Ok(stream)
 }
 
-/// How long sent bytes may stay unacknowledged.
+/// How long sent bytes may remain unacknowledged before the connection is considered dead.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps middleboxes from dropping an idle connection, and notices if one has.
+/// TCP keepalive keeps middleboxes from dropping an idle connection, and detects a connection that was
+/// dropped.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5))
 }
 
-/// The connection has its own time limits, so that a timeout is recognised as such. The buffers are large enough to
-/// send many commands, or a few large ones, in one write.
+/// Disables the time limits of the `redis` crate: the store has its own, so that it can recognise a timeout
+/// as such. The buffers are large enough to send many commands, or a few large ones, in one write.
 fn configuration() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -207,18 +208,18 @@ fn configuration() -> AsyncConnectionConfig {
 
 /// Drives a connection that many commands share. Yields once before each poll of the driver.
 ///
-/// The runtime tends to run the driver directly after the task that woke it, so each command would be sent in a
-/// separate write. Yielding lets the other tasks that are ready add their commands first. The same processor then
+/// The runtime tends to run the driver right after the task that woke it, so that each command would be sent
+/// in a separate write. Yielding lets other tasks that are ready add their commands first. A processor then
 /// handles several times as many commands per second.
 pub(super) struct Batching {
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     yielded: bool,
-    /// Dropped after the driver, so that commands first learn from the driver how the connection ended.
+    /// Dropped after the driver, so that commands learn from the driver first how the connection ended.
     heartbeat: Heartbeat,
 }
 
 impl Batching {
-    /// Returns the commands that wait on the connection.
+    /// Returns the commands that are waiting on the connection.
     pub(super) fn waits(&self) -> Arc<Waits> {
         Arc::clone(self.heartbeat.waits())
     }
@@ -233,11 +234,13 @@ impl Future for Batching {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // Polled only after yielding. A beat that became due in between would otherwise wake no task.
+        // The heartbeat is polled only after yielding. If it were polled earlier, a beat that fell due in
+        // between would wake no task.
         let is_due = self.heartbeat.poll(cx);
         let driven = self.driver.as_mut().poll(cx);
         if is_due {
-            // After the driver, so that an answer that has arrived counts even if the runtime reads it late.
+            // Ends overdue commands only after the driver has run, so that an answer that has arrived counts
+            // even if the runtime reads it late.
             self.heartbeat.waits().end_overdue();
         }
         driven
@@ -259,7 +262,7 @@ mod tests {
     async fn silent_address_leaves_time_to_say_so() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        // The system drops connection attempts when the listener's queue is full.
+        // The operating system drops connection attempts when the listener's queue is full.
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut filling = Vec::new();

@@ -1,7 +1,7 @@
-//! The greeting on a new connection: authenticates and selects the database.
+//! The greeting on a new connection, which authenticates and selects the database.
 //!
-//! The crate `redis` can do this too, but it discards the server's answer: a wrong password, a server with too many
-//! clients and a port that expects TLS would all produce the same error.
+//! The `redis` crate can do this too, but it discards the server's answer: a wrong password, a server with
+//! too many clients and a port that expects TLS would all lead to the same error.
 
 use std::io;
 
@@ -12,14 +12,15 @@ use tokio::io::{
 
 use crate::store::redis::answer::Answer;
 
-/// The limit for the length of a line. No expected line is that long.
+/// The maximum length of a line. All expected lines are shorter.
 const LONGEST_LINE: u64 = 16 * 1024;
 
 /// Why a greeting failed.
 pub(super) enum Refusal {
     /// The connection ended, and the server did not say why.
     Broken(io::Error),
-    /// The server answered with this text. It contains nothing that the server may have repeated.
+    /// The server's answer was not the expected one. The message says how, and contains nothing that the
+    /// server may have echoed.
     Answered(String),
 }
 
@@ -29,7 +30,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Authenticates, selects the database and names this library, in one write.
+/// Authenticates, selects the database and sends the name of this library, all in one write.
 pub(super) async fn greet<S>(stream: &mut S, info: &RedisConnectionInfo) -> Result<(), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -39,8 +40,8 @@ where
     for (_, command) in needed.iter().chain(&wished) {
         command.write_packed_command(&mut packed);
     }
-    // A server that accepts no connections sends the reason and closes the connection. The reason can be read even
-    // if the write fails.
+    // A server that refuses the connection sends the reason and closes the connection. The reason can be read
+    // even if this write fails.
     let _ = stream.write_all(&packed).await;
     let _ = stream.flush().await;
 
@@ -94,8 +95,8 @@ fn needed(info: &RedisConnectionInfo) -> Commands {
     commands
 }
 
-/// Returns the commands that set this library's name in the server's list of clients. Older servers do not know
-/// them.
+/// Returns the commands that set this library's name in the server's list of clients. Older servers do not
+/// know these commands.
 fn wished() -> Commands {
     [("LIB-NAME", "unsticky"), ("LIB-VER", env!("CARGO_PKG_VERSION"))]
         .map(|(name, value)| {
@@ -104,7 +105,7 @@ fn wished() -> Commands {
         .into()
 }
 
-/// Reads the answer to one command. Returns `None` for success, or the line of an error.
+/// Reads the answer to one command. Returns `None` for success, or otherwise the error line.
 async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<String>, Refusal> {
     let line = line(link).await?;
     match &line[..] {
@@ -118,7 +119,7 @@ async fn reply<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> Result<Option<S
     }
 }
 
-/// Reads a line, including its end if there is one.
+/// Reads a line, including its line ending if it has one.
 async fn line<S: AsyncRead + Unpin>(link: &mut BufReader<S>) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     match link.take(LONGEST_LINE).read_until(b'\n', &mut line).await? {
@@ -157,8 +158,8 @@ mod tests {
         RedisConnectionInfo::default()
     }
 
-    /// Returns what the server receives if it gives these answers, and the outcome of the greeting. The server answers
-    /// `ROLE` with its role, and closes the connection if it has none.
+    /// Returns what a server that gives these answers receives, and the outcome of the greeting. The server
+    /// answers `ROLE` with its role, and closes the connection if it has none.
     async fn greeted(
         login: RedisConnectionInfo,
         answers: &[&[u8]],
@@ -229,7 +230,7 @@ mod tests {
         let endless = [b"-OOM ", &[b'x'; 20_000][..]].concat();
         for (answers, expected) in [
             (&[OK, OK, OK][..], "welcome"),
-            // An older server does not accept the name of a library.
+            // Older servers do not accept a library name.
             (&[OK, UNKNOWN, UNKNOWN], "welcome"),
             (&[OK, OK, OK, OK], "the server sent more than it was asked for"),
             (&[WRONG, OK, OK], "it answered SELECT with WRONGPASS invalid username-password pair"),

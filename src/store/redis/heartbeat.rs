@@ -1,4 +1,4 @@
-//! The heartbeat of a connection: ends commands that wait for too long, and keeps the runtime's timers cheap.
+//! A connection's heartbeat: ends commands that have waited too long, and keeps the runtime's timers cheap.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::store::redis::waits::Waits;
 /// The interval: much shorter than the time limits of a request.
 const BEAT: Duration = Duration::from_millis(50);
 
-/// Beats while a connection is in use, and while a command waits on it.
+/// Beats while a connection is in use or a command is waiting on it.
 ///
-/// If a new timer is due before all others, Tokio wakes its runtime by a system call. Every request has a time limit,
-/// so each command in a quiet moment would cost that system call. The timer of the heartbeat is always due earlier,
-/// and costs the call only once.
+/// If a new timer is due before all the others, Tokio wakes its runtime with a system call. Every request has
+/// a time limit, so each command in a quiet moment would cost such a system call. The heartbeat's timer is
+/// always due earlier than the limits, so the system call is needed only once.
 pub(super) struct Heartbeat {
     waits: Arc<Waits>,
     length: Duration,
@@ -36,8 +36,9 @@ impl Heartbeat {
         &self.waits
     }
 
-    /// Must be called first whenever the connection's task is polled, because the rest may use up the budget that
-    /// the runtime gives a task. Wakes the task after each interval. Returns whether a beat is due.
+    /// Returns whether a beat is due, and wakes the task after each interval. Whenever the connection's task
+    /// is polled, it must call this method first, because its other work may use up the budget that the
+    /// runtime grants a task.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let is_due = self.is_beating && self.timer.as_mut().poll(cx).is_ready();
         if self.is_beating && !is_due {
@@ -56,7 +57,7 @@ impl Heartbeat {
 }
 
 impl Drop for Heartbeat {
-    /// Ends the commands that still wait. Nothing else would.
+    /// Ends the commands that are still waiting. Nothing else would end them.
     fn drop(&mut self) {
         self.waits.close();
     }

@@ -51,8 +51,8 @@ use crate::store::redis::no_tls as tls;
 use crate::store::redis::tls::{Client, Pem, Tls};
 use crate::store::redis::topology::Topology;
 
-/// Keeps sessions in Redis (6.2 or newer) or Valkey: on one server, in a Redis Cluster, or on the master that
-/// Redis Sentinels name.
+/// Keeps sessions in Redis (6.2 or newer) or Valkey: on one server, in a Redis Cluster, or on a master that
+/// Redis Sentinel monitors.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,41 +72,44 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Which constructor
 ///
-/// - [`connect`](Self::connect) and [`builder`](Self::builder) open connections of this crate's own. Use these:
-///   they are the **fast path**.
-///   - Each runtime that uses the store has one connection to each server. (actix-web has one runtime for each
-///     worker.) So a blocked runtime does not delay the commands of the others.
-///   - A connection is made at the first command and shared by all commands. Commands that are ready at the
-///     same time are sent in one write.
-///   - If the server closed a connection, the next command opens a new one. If a connection has gone silent,
-///     it is replaced after the first command on it that gets no answer. Host names are resolved each time.
-///   - There is no back-off: the first command after the server has come back succeeds. If a server refuses a
-///     write because it has become a replica, the write is sent once more, on a new connection.
-/// - [`from_connection`](Self::from_connection) uses a connection of the crate `redis`, for settings that
+/// - [`connect`](Self::connect) and [`builder`](Self::builder) open the crate's own connections. Use one of
+///   these two; they are the **fast path**.
+///   - Each runtime that uses the store has one connection to each server. (actix-web has one runtime per
+///     worker.) A blocked runtime therefore does not delay commands from the others.
+///   - A connection is opened for the first command and then shared by all commands. Commands that are ready
+///     at the same time are sent in one write.
+///   - If the server has closed a connection, the next command opens a new one. A connection that has gone
+///     silent is replaced after the first command that gets no answer. Host names are resolved for each new
+///     connection.
+///   - There is no back-off: the first command after the server is back succeeds. If a server refuses a write
+///     because it has become a replica, the store sends the write once more, on a new connection.
+/// - [`from_connection`](Self::from_connection) uses a connection from the `redis` crate, for settings that
 ///   neither an address nor the builder can express.
 ///
 /// # Compare-and-set
 ///
-/// `replace` and the conditional `delete` are compared and carried out inside the server, as one step. If the
-/// server has a command for that, the store uses the command: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ`
-/// (Valkey 9) or `DELEX … IFEQ` (Redis 8.4). These take about half of the server's time that a script takes.
-/// The store runs a short Lua script, which compares the record's write tag, in all other cases:
+/// For `replace` and the conditional `delete`, the server compares and writes in one atomic step. If the
+/// server has a command for that, the store uses it: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey
+/// 9) or `DELEX … IFEQ` (Redis 8.4). Each of these commands takes the server about half as long as a script.
+/// The store runs a short Lua script, which compares the record's write tag, in the remaining cases:
 ///
 /// - the server has no such command, or the user may not run it;
-/// - the record is longer than 4 KiB: the command would have to send the whole old record for the comparison;
-/// - the comparison failed, and the store needs to know whether the key holds another record or is missing;
+/// - the record is longer than 4 KiB: with the command, the store would have to send the whole old record for
+///   the comparison;
+/// - the comparison failed, and the store needs to know whether the key holds a different record or is
+///   missing;
 /// - the connection comes from [`from_connection`](Self::from_connection).
 ///
 /// You may flush the server's script cache at any time.
 ///
-/// The store finds out which of these commands a server has when a connection first compares a record. That
-/// operation still runs the script; in the background, the store tries the three commands on the key
+/// The store finds out which of these commands a server has when it first compares a record on a connection.
+/// That operation still runs the script; in the background, the store tries the three commands on the key
 /// `NAMESPACE:EPOCH:KIND:compare-and-set:{KEY}`, under which nothing is stored.
 ///
 /// # Permissions
 ///
-/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE` is
-/// the [namespace of the builder](crate::Builder::namespace).
+/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE`
+/// is the [namespace](crate::Builder::namespace) that you set on the builder.
 ///
 /// ```text
 /// # one server
@@ -123,82 +126,90 @@ use crate::store::redis::topology::Topology;
 /// |---|---|
 /// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions cannot be kept |
 /// | `SELECT`, for a database other than 0 | the connection fails |
-/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store deletes by the script, which takes the server longer |
-/// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is no node of a cluster is not recognised |
-/// | `ASKING` | an error for each key that has been moved while its slot has not |
+/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store deletes with the script, which takes the server longer |
+/// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is not a cluster node is not recognised as such |
+/// | `ASKING` | while a slot is being moved, commands fail for those of its keys that have already moved |
 /// | `ROLE` | the connection to a server that Sentinels watch fails |
 /// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel's answer is ignored |
 /// | `SENTINEL REPLICAS` | after a planned failover, the store writes to the old master for up to a second longer |
-/// | `SUBSCRIBE`, with the three channels | the store notices a failover up to a second later |
+/// | `SUBSCRIBE`, with the three channels | the store can notice a failover up to a second later |
 /// | `CLIENT SETINFO` | none, except that newer servers record the refusal in `ACL LOG` |
 ///
 /// [`Sessions::check`](crate::Sessions::check) also uses `+info +config|get +time`. If one of these is not
-/// permitted, the report contains a note instead of what the command would tell. Sessions are not affected.
+/// permitted, the report contains a note in place of the information from that command. Sessions are not
+/// affected.
 ///
 /// # Redis Cluster
 ///
-/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes; the store learns the others from
-/// them. Every command has one key. The store computes the key's slot and sends the command to the node that
-/// serves the slot.
+/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes, and the store learns the
+/// others from them. Every command has one key. The store computes the key's slot and sends the command to
+/// the node that serves the slot.
 ///
-/// - A node that does not have the key answers `MOVED` or `ASK` without doing anything. The store then sends
-///   the command to the node that the answer names, and follows at most four such redirects. **You can move
-///   slots under load**: no request fails and nothing is lost.
-/// - The store renews its map of slots in the background, at most every 100 ms, from the first node that
-///   answers. No command waits for that. An outdated map only costs an additional round trip.
-/// - While a master is down, its part of the keys is unavailable until the cluster has promoted a replica. The
-///   store notices the promotion within about 100 ms. **By default, a whole cluster stops** while one slot has
-///   no master. With `cluster-require-full-coverage no` the other shards continue.
-/// - A user's directory record and sessions are on different shards. While the shard of the directory record
-///   is down, the user cannot sign in, and the user's sessions cannot be listed or revoked together; existing
-///   sessions continue. While the shard of a session is down, only that session is unavailable; the user can
-///   sign in again.
+/// - A node that does not have the key only answers `MOVED` or `ASK`, and changes nothing. The store then
+///   sends the command to the node named in the answer. It follows at most four such redirects. **You can
+///   move slots under load**: no request fails and nothing is lost.
+/// - The store renews its map of slots in the background, at most once every 100 ms, from the first node that
+///   answers. No command waits for this. An outdated map only costs an extra round trip.
+/// - While a master is down, its keys are unavailable until the cluster has promoted a replica. The store
+///   notices the promotion within about 100 ms. **By default, a whole cluster stops** while one slot has no
+///   master. With `cluster-require-full-coverage no`, the other shards continue.
+/// - A user's directory record and sessions can be on different shards. While the shard with the directory
+///   record is down, the user cannot sign in, and the user's sessions cannot be listed or revoked together;
+///   existing sessions continue. While the shard with a session is down, only that session is unavailable;
+///   the user can sign in again.
 /// - Replication is asynchronous, so a failover can lose the last writes: see
 ///   [below](#what-a-failover-loses).
-/// - Nodes must announce addresses that the application can reach. If a node announces no host, the store uses
-///   the host of the node that gave the answer.
-/// - With TLS, a node's certificate must be valid for the host that the node announces; if the node announces a
-///   host name beside an IP address (`cluster-announce-hostname`), it must be valid for that name. Also set
-///   `cluster-preferred-endpoint-type hostname`, because a redirect to a node that has no slots yet contains
-///   nothing but its endpoint. [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names.
-///   Nodes send each other what they announce over the cluster bus: protect the bus (`tls-cluster yes`), and
-///   trust an authority of your own.
+/// - Nodes must announce addresses that the application can reach. If a node announces no host, the store
+///   uses the host of the node that answered.
+/// - With TLS, a node's certificate must be valid for the host that the node announces; if the node announces
+///   a host name in addition to an IP address (`cluster-announce-hostname`), the certificate must be valid
+///   for that name. Also set `cluster-preferred-endpoint-type hostname`: a redirect to a node that has no
+///   slots yet contains only the node's preferred endpoint, and the store has not yet learnt its host name.
+///   [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names. Nodes pass these
+///   announcements to each other over the cluster bus: protect the bus (`tls-cluster yes`), and trust only an
+///   authority of your own.
 ///
 /// # Redis Sentinel
 ///
 /// An address such as `redis+sentinel://s1:26379,s2,s3/mymaster` names the Sentinels and the master that they
-/// watch. The credentials in the address are for the master and its replicas. Set those for the Sentinels with
-/// [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the Sentinels must
-/// use TLS as well, and the settings for TLS apply to both. If certificates contain host names, configure the
-/// Sentinels to announce host names (`sentinel resolve-hostnames yes` and `sentinel announce-hostnames yes`).
+/// watch. The credentials in the address are for the master and its replicas. Set the Sentinels' credentials
+/// with [`sentinel_credentials`](RedisBuilder::sentinel_credentials). With `rediss+sentinel://`, the
+/// Sentinels must use TLS as well, and the TLS settings apply to them too. If certificates contain host
+/// names, configure the Sentinels to announce host names (`sentinel resolve-hostnames yes` and
+/// `sentinel announce-hostnames yes`).
 ///
-/// - For each new connection, the store asks all Sentinels and uses the answer of the one that knows the
-///   newest failover (the greatest configuration epoch). A Sentinel that is down or slow does not matter. The
-///   server must then confirm with `ROLE` that it is a master.
-/// - Each runtime subscribes to the Sentinels' events and also asks them every second. When another server has
-///   become the master, the next command goes there. During a failover, the store asks the promoted replica
-///   itself whether it is a master already, because the Sentinels report that up to a second late.
+/// - For each new connection, the store asks all Sentinels and uses the answer from the Sentinel that knows
+///   of the newest failover (the greatest configuration epoch). It does not matter if a Sentinel is down or
+///   slow. The server must then confirm with `ROLE` that it is a master.
+/// - Each runtime subscribes to the Sentinels' events and also polls the Sentinels every second. When another
+///   server has become the master, the next command goes there. During a failover, the store asks the chosen
+///   replica itself whether it is already the master, because the Sentinels report a promotion up to a second
+///   late.
 /// - If a server answers `READONLY`, `MASTERDOWN` or `NOREPLICAS`, the store asks the Sentinels again.
 ///
 /// # What a failover loses
 ///
-/// Redis answers a write before its replicas have received it. If the old master answered a write that its
-/// successor never received, the write is lost. That can be a sign-in, a change, or **a sign-out, so that the
-/// session is valid again**. No client can prevent that. As the operator, you can reduce the loss:
+/// Redis acknowledges a write before its replicas have received it. If the old master acknowledged a write
+/// that its successor never received, the write is lost. The lost write can be a sign-in, a change, or **a
+/// sign-out, in which case the session is valid again**. No client can prevent this. As the operator, you can
+/// reduce the loss:
 ///
 /// - Before a planned failover with Sentinel, pause writes: `CLIENT PAUSE 10000 WRITE` on the master.
-/// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses them by itself.
-/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes two seconds after it
-///   lost its last replica. Writes that it answered within these two seconds can still be lost.
+/// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses writes by
+///   itself.
+/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes from two seconds
+///   after it has lost its last replica. Writes that it acknowledged within these two seconds can still be
+///   lost.
 ///
-/// The page [topologies](crate::guide::topologies) of the guide has measured figures.
+/// The [topologies](crate::guide::topologies) page of the guide has measured figures.
 ///
 /// # TLS
 ///
-/// With the feature `redis-tls`, an address that begins with `rediss://` or `valkeys://` uses TLS. The server
+/// With the `redis-tls` feature, an address that begins with `rediss://` or `valkeys://` uses TLS. The server
 /// must present a certificate that is valid for the host in the address, issued by an authority that the
-/// system trusts or that is in the file which the environment variable `SSL_CERT_FILE` names. The builder
-/// changes that for one store. Options in the address do the same; they have the names that `redis-cli` uses.
+/// system trusts or that is in the file named by the `SSL_CERT_FILE` environment variable. To change these
+/// settings for one store, use the builder or options in the address. The options have the same names as in
+/// `redis-cli`.
 ///
 /// | builder | address | meaning |
 /// |---|---|---|
@@ -206,20 +217,20 @@ use crate::store::redis::topology::Topology;
 /// | `tls_client_files`, `tls_client_pem` | `cert=/path&key=/path` | the client certificate to present, and its key |
 /// | `tls_server_name` | `sni=name` | the name for which the server's certificate must be valid; also sent as SNI |
 ///
-/// All of these are in PEM format. A setting of the builder replaces the option in the address.
+/// All certificates and keys are in PEM format. A builder setting overrides the option in the address.
 ///
-/// `build` and `connect` read the files once and return an error if a file cannot be used. Each new connection
-/// reads them again. So a renewed certificate takes effect with the next connection, without a restart. If a
-/// file cannot be used at that moment, the connection fails with an error that names the file, and the store
-/// recovers when the file can be used again. Replace a file by renaming a complete file to its name, so that no
-/// connection reads half of it. To replace the authority without an interruption, keep both the old and the new
-/// one in the file for a while.
+/// `build` and `connect` read the files once and return an error if a file cannot be used. Each new
+/// connection reads them again, so a renewed certificate takes effect with the next connection, without a
+/// restart. If a file cannot be used at that moment, the connection fails with an error that names the file,
+/// and the store recovers when the file can be used again. To replace a file, write the new one under another
+/// name and rename it, so that no connection reads a partial file. To replace the authority without an
+/// interruption, keep both the old and the new authority in the file for a while.
 ///
 /// # Data of other programs
 ///
-/// The store returns any string under a session's key as it is, so that the core can report that it is no
-/// record. A string that is shorter than a write tag never matches an expected record, so no session operation
-/// overwrites it. A key that holds another type than a string is refused with an error.
+/// The store returns any string under a session's key unchanged, so that the core can report that the string
+/// is not a record. A string that is shorter than a write tag never matches an expected record, so no session
+/// operation overwrites it. If a key holds anything other than a string, the operation fails with an error.
 ///
 /// Eviction (`maxmemory-policy`) removes sessions and directory records before they expire. Use a server with
 /// `noeviction` for sessions.
@@ -230,12 +241,13 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Makes a store from an address, with the default settings of [`RedisBuilder`].
+    /// Makes a store from an address, with the default settings of [`RedisBuilder`]. The address has one of
+    /// these forms:
     ///
     /// | address | servers |
     /// |---|---|
     /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
-    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | a [cluster](Self#redis-cluster), given by some of its nodes, by default on port 6379 |
+    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | the [cluster](Self#redis-cluster) to which these nodes belong, by default on port 6379 |
     /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
     /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a unix socket |
     ///
@@ -247,26 +259,26 @@ impl RedisStore {
     /// refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or a password, and `%`,
     /// `&`, `+`, `@` and `#` in the value of an option.
     ///
-    /// An address that begins with `redis://` must lead to a master. If it leads to a node of a cluster, a
-    /// Sentinel or a replica, the error of the first command that fails says so.
+    /// An address that begins with `redis://` must lead to a master. If it leads to a cluster node, a
+    /// Sentinel or a replica, the error from the first command that fails says so.
     ///
     /// This function sends nothing and resolves no host name. Commands must run inside a tokio runtime that has
     /// I/O and time enabled.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if the address has none of these forms, if the feature that it needs is not enabled, or
+    /// [`ConnectError`] if the address has none of these forms, if a feature that it needs is not enabled, or
     /// if a file for TLS cannot be used.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder(url)?.build()
     }
 
-    /// Returns a builder for the store at an address, to change its settings. The address has one of the forms
-    /// that [`connect`](Self::connect) lists.
+    /// Returns a builder, with which you can change the settings before the store is made. The address has
+    /// one of the forms that [`connect`](Self::connect) lists.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if the address has none of these forms, or if the feature that it needs is not enabled.
+    /// [`ConnectError`] if the address has none of these forms, or if a feature that it needs is not enabled.
     pub fn builder(url: &str) -> Result<RedisBuilder, ConnectError> {
         let Address { servers, login, tls } = address::parse(url)?;
         let sentinel_login = RedisConnectionInfo::default().set_protocol(login.protocol());
@@ -274,27 +286,29 @@ impl RedisStore {
         Ok(RedisBuilder { servers, settings, sentinel_login, has_tls_in_vain: false })
     }
 
-    /// Makes a store that uses a connection of the application: a `MultiplexedConnection`, a
+    /// Makes a store that uses a connection made by the application: a `MultiplexedConnection`, a
     /// `ConnectionManager`, a `ClusterConnection`, or another type that implements `ConnectionLike`.
     ///
-    /// This is slower than [`connect`](Self::connect), and the connection decides about reconnecting and time
-    /// limits:
+    /// This is slower than [`connect`](Self::connect), and reconnecting and time limits are left to the
+    /// connection:
     ///
     /// - A `MultiplexedConnection` never reconnects. Use it in tests only.
     /// - Configure a `ConnectionManager` with few retries and short delays: by default, one command can wait
-    ///   for more than nine seconds while Redis is down. It does not replace a connection that has gone silent.
-    /// - **A `ClusterConnection` can hang for good.** This was measured with `redis` 1.8.1 on a cluster of three
-    ///   masters with 64 concurrent callers: it stopped answering, for all shards, in three of three runs in
-    ///   which slots were moved, and in three of three runs in which a master was killed. It also repeats
-    ///   commands by itself. If a repeated write is answered with an error, it is reported as not written even
-    ///   though an earlier copy may have been carried out. Use a `redis+cluster://` address instead.
+    ///   for more than nine seconds while Redis is down. A `ConnectionManager` does not replace a connection
+    ///   that has gone silent.
+    /// - **A `ClusterConnection` can hang for good.** In tests with `redis` 1.8.1, a cluster of three masters
+    ///   and 64 concurrent callers, it stopped answering, for all shards, in three of three runs in which
+    ///   slots were moved, and in three of three runs in which a master was killed. It also retries commands
+    ///   by itself. If a retried write is answered with an error, the store reports it as not written, even
+    ///   though an earlier attempt may have been carried out. Use a `redis+cluster://` address instead.
     ///
-    /// A server that does not know a command repeats the command's arguments, and so the record, in its error.
-    /// The crate `redis` cannot read such an error and treats it as the end of the connection. So if `SET`,
-    /// `EVALSHA` or `EVAL` is renamed or disabled, other commands on the same connection fail as well, and the
-    /// write is in doubt. The connections that [`connect`](Self::connect) opens do not have this problem.
+    /// A server that does not know a command echoes the command's arguments, and thus the record, in its
+    /// error. The `redis` crate cannot read such an error and treats it as the end of the connection. So if
+    /// `SET`, `EVALSHA` or `EVAL` is renamed or disabled, other commands on the same connection fail as well,
+    /// and the write is in doubt. The connections that [`connect`](Self::connect) opens do not have this
+    /// problem.
     ///
-    /// Set `TCP_NODELAY` on the connection; the crate `redis` does not set it by default.
+    /// Set `TCP_NODELAY` on the connection; the `redis` crate does not set it by default.
     pub fn from_connection<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -307,19 +321,19 @@ impl RedisStore {
         self.send(key, command).await.map_err(|failure| failure.into_error(Access::Read))
     }
 
-    /// Runs a command that writes, at most once.
+    /// Runs a command that writes. The command is run at most once.
     async fn write(&self, key: &StoreKey, command: &Cmd) -> Result<Value> {
         self.send(key, command).await.map_err(|failure| failure.into_error(Access::Write))
     }
 
-    /// Carries out a change, at most once. Returns what the script returns: 1 if the change was made, `Nil` if
-    /// the key is missing, and otherwise the record that the key holds.
+    /// Makes a change, at most once. Returns what the script returns: 1 if the change was made, `Nil` if the
+    /// key is missing, or otherwise the record that the key holds.
     async fn compare_and_set(&self, operation: &CompareAndSet<'_>) -> Result<Value> {
         if self.is_done_natively(operation).await? {
             return Ok(Value::Int(1));
         }
         match self.send(operation.key, &operation.by_hash()).await {
-            // The server has run nothing. EVAL runs the script, and the server caches it.
+            // The server has run nothing. `EVAL` runs the script and makes the server cache it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
                 Box::pin(self.write(operation.key, &operation.by_source())).await
             }
@@ -327,10 +341,10 @@ impl RedisStore {
         }
     }
 
-    /// Returns whether the server made the change by its own compare-and-set command. If `false`, nothing was
-    /// written, and the script finds out the reason.
+    /// Returns whether the server made the change with its own compare-and-set command. If `false`, nothing
+    /// was written, and the caller runs the script to find out why.
     async fn is_done_natively(&self, operation: &CompareAndSet<'_>) -> Result<bool> {
-        // A connection of the application may lead to several servers, some of which are older.
+        // A connection made by the application may lead to several servers, some of them older.
         let Route::Own(own) = &self.route else { return Ok(false) };
         if !COMPARED.contains(&operation.expected.bytes.len()) {
             return Ok(false);
@@ -461,7 +475,7 @@ impl fmt::Debug for RedisStore {
 ///     .build()?;
 /// # let _ = store;
 ///
-/// // TLS settings need an address with TLS, and credentials for Sentinels one with Sentinels.
+/// // TLS settings require an address that uses TLS; Sentinel credentials, an address that names Sentinels.
 /// let builder = RedisStore::builder("redis://localhost")?;
 /// assert!(builder.sentinel_credentials(None, "secret").build().is_err());
 /// # Ok(())
@@ -473,7 +487,7 @@ pub struct RedisBuilder {
     servers: Servers,
     settings: Settings,
     sentinel_login: RedisConnectionInfo,
-    /// There are settings for TLS, but the address does not use TLS.
+    /// Whether there are TLS settings although the address does not use TLS.
     has_tls_in_vain: bool,
 }
 
@@ -490,12 +504,13 @@ impl RedisBuilder {
     /// Sets how long a command may wait for its answer. Default: 400 ms. Keep it at least 50 ms below half of
     /// [`Builder::timeout`](crate::Builder::timeout).
     ///
-    /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if it is shorter. So a
-    /// command can fail that much later, and later still if the runtime is blocked. A write without an answer
-    /// fails with [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+    /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if the timeout is
+    /// shorter. A command can therefore fail up to one interval late, and later still if the runtime is
+    /// blocked. A write that gets no answer fails with
+    /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     ///
-    /// When a command is given up, the connection is replaced if nothing at all has been answered on it for
-    /// 100 ms, or for this timeout if it is shorter.
+    /// When a command is abandoned, its connection is replaced if no command on it has been answered for 100
+    /// ms, or for the length of this timeout if that is shorter.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
@@ -514,8 +529,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets how many commands may wait for one server in one runtime, either for a connection or for their
-    /// answers. Default: 8192. The minimum is 1.
+    /// Sets how many commands in one runtime may wait for one server, either for a connection or for an
+    /// answer. Default: 8192. The minimum is 1.
     ///
     /// Further commands fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     pub fn max_waiting(mut self, commands: usize) -> Self {
@@ -523,14 +538,14 @@ impl RedisBuilder {
         self
     }
 
-    /// Makes the store. Reads the files for TLS. Sends nothing.
+    /// Makes the store. Reads the TLS files, but sends nothing to the servers.
     ///
     /// # Errors
     ///
-    /// - [`ConnectError::Tls`] if a certificate, a key or the server name for TLS cannot be used; if the key does
-    ///   not belong to the certificate; if the system trusts no certificates and no other authority is set; or
-    ///   if there are settings for TLS and the address does not use TLS.
-    /// - [`ConnectError::Address`] if there are credentials for Sentinels and the address names none.
+    /// - [`ConnectError::Tls`] if a certificate, a key or the server name for TLS cannot be used; if the key
+    ///   does not belong to the certificate; if the system trusts no certificates and no other authority is
+    ///   set; or if there are TLS settings but the address does not use TLS.
+    /// - [`ConnectError::Address`] if there are credentials for Sentinels but the address names no Sentinels.
     pub fn build(self) -> Result<RedisStore, ConnectError> {
         if self.has_tls_in_vain {
             return Err(ConnectError::tls(
@@ -554,11 +569,11 @@ impl RedisBuilder {
     }
 }
 
-/// Settings for TLS (feature `redis-tls`). See [`RedisStore`](RedisStore#tls).
+/// TLS settings (`redis-tls` feature). See [`RedisStore`](RedisStore#tls).
 #[cfg(feature = "redis-tls")]
 impl RedisBuilder {
-    /// Trusts the authorities whose certificates are in this file, in PEM format, **instead of** those that the
-    /// system trusts. The same as `cacert` in the address.
+    /// Trusts the authorities whose certificates are in this file, in PEM format, **instead of** those that
+    /// the system trusts. Same as `cacert` in the address.
     #[doc(alias = "cacert")]
     pub fn tls_ca_file(self, certificates: impl Into<PathBuf>) -> Self {
         self.with_tls(|tls| tls.authority = Some(Pem::File(certificates.into())))
@@ -572,7 +587,7 @@ impl RedisBuilder {
 
     /// Sets the client certificate to present if the server asks for one. The first file contains the
     /// certificate and its chain, if there is one; the second file contains the unencrypted private key. Both
-    /// are in PEM format. The same as `cert` and `key` in the address. Default: none.
+    /// are in PEM format. Same as `cert` and `key` in the address. Default: none.
     #[doc(alias = "mtls")]
     pub fn tls_client_files(
         self,
@@ -593,7 +608,7 @@ impl RedisBuilder {
     }
 
     /// Sets the host name or IP address for which the server's certificate must be valid. A host name is also
-    /// sent as SNI. The same as `sni` in the address. Default: the host in the address.
+    /// sent as SNI. Same as `sni` in the address. Default: the host in the address.
     #[doc(alias = "sni")]
     pub fn tls_server_name(self, name: impl Into<String>) -> Self {
         self.with_tls(|tls| tls.server_name = Some(name.into()))
@@ -643,7 +658,7 @@ impl Own {
     }
 }
 
-/// A connection of the application, as a trait object. It is cloned for each command.
+/// A connection made by the application, as a trait object. The connection is cloned for each command.
 trait Foreign: Send + Sync {
     fn send<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
 }
@@ -655,7 +670,7 @@ impl<C: ConnectionLike + Clone + Send + Sync> Foreign for C {
     }
 }
 
-/// Whether a command reads or writes, which decides what a lost answer means.
+/// Whether a command reads or writes, which determines what a lost answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,
@@ -673,26 +688,26 @@ impl Failure {
             {
                 Error::outcome_unknown(answer.to_string())
             }
-            // The server has written nothing: each command writes at most once, as its last step, so a command
-            // that ends in such an error did not write.
+            // The server has written nothing: each command writes at most once, as its last step, so a
+            // command that ends in an error of this kind did not write.
             Self::Answered(answer) if answer.is_passing() => Error::unavailable(answer.to_string()),
             Self::Answered(answer) => Error::refused(answer.to_string()),
         }
     }
 }
 
-/// The lengths, in bytes, of records that the server compares by its own command. The command must send the
-/// whole old record. For longer records the script is cheaper, because it compares the write tag only. A record
-/// that is too short to have a write tag is not ours, and is not changed.
+/// The lengths, in bytes, of the records that are compared with the server's own command. This command needs
+/// the whole old record. For longer records the script is cheaper, because it compares only the write tag. A
+/// record that is too short to have a write tag was not written by this crate, and is not changed.
 ///
-/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers, in comparison with the script: up to
-/// 4 KiB a replace takes 0.25 to 0.45 of the server's time, and a delete 0.3 to 0.9. Above that, a delete is
-/// slower: at 8 KiB it reaches half of the throughput. A replace is faster up to at least 16 KiB if the network
-/// costs nothing.
+/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers: up to 4 KiB, a replace with the
+/// command takes 0.25 to 0.45 of the server time that the script takes, and a delete 0.3 to 0.9. Above 4 KiB,
+/// a delete with the command is slower: at 8 KiB it reaches half of the script's throughput. A replace with
+/// the command is faster up to at least 16 KiB if the network costs nothing.
 const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 
-/// Converts a time to live into the milliseconds that Redis counts. It is cut to ten years, because larger
-/// numbers would exceed the range of the server's clock.
+/// Converts a time to live to milliseconds, the unit that Redis uses. The result is capped at ten years,
+/// because larger numbers would exceed the range of the server's clock.
 fn milliseconds(ttl: Duration) -> u64 {
     const TEN_YEARS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
     let rounded_up = ttl.as_nanos().div_ceil(1_000_000).clamp(1, TEN_YEARS);
@@ -734,7 +749,7 @@ mod tests {
         use crate::store::contract::Version;
         use crate::store::samples::{random_key, random_record};
 
-        /// Fails as told.
+        /// A connection on which every command fails with the given error.
         #[derive(Clone)]
         struct Failing(fn() -> RedisError);
 

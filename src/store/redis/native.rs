@@ -5,11 +5,11 @@
 //! | Valkey 9 | `SET … IFEQ` | `DELIFEQ` |
 //! | Valkey 8.1 | `SET … IFEQ` | script |
 //! | Redis 8.4 | `SET … IFEQ` | `DELEX … IFEQ` |
-//! | older ones | script | script |
+//! | older versions | script | script |
 //!
-//! These commands compare the whole value, so the expected record must be sent as well. `IFDEQ`, which compares a
-//! digest, is not used: the digest has no secret key, so an attacker who chooses values can find two with the same
-//! digest.
+//! These commands compare the whole value, so the expected record must be sent as well. `IFDEQ`, which
+//! compares digests, is not used: the digest has no secret key, so an attacker who can choose values can find
+//! two that have the same digest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,7 +25,7 @@ pub(super) struct Native {
     delex: AtomicBool,
 }
 
-/// The outcome of a command that was tried.
+/// The outcome of trying a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Trial {
     Answered(Value),
@@ -38,10 +38,11 @@ pub(super) enum Trial {
 }
 
 impl Native {
-    /// Returns the commands to try. They use a key that belongs to no record and holds nothing. The version of the
-    /// server is not sufficient, because its permissions and the names of its commands are configurable.
+    /// Returns the commands to try. They use a key that no record uses and under which nothing is stored. It
+    /// is not enough to look at the server's version, because permissions and command names are configurable.
     ///
-    /// A server that does not know a command repeats its arguments, so the arguments contain nothing of a record.
+    /// A server that does not know a command echoes its arguments, so the arguments contain no part of a
+    /// record.
     pub(super) fn trials(key: &StoreKey) -> [Cmd; 3] {
         let key = trial_key(key);
         let mut set = cmd("SET");
@@ -102,8 +103,8 @@ impl Native {
     }
 }
 
-/// Returns a key under the namespace of the record's key, so that the permissions of the application cover it. The
-/// braces put it into the same slot of a cluster.
+/// Returns a key in the same namespace as the record's key, so that the application's permissions cover it.
+/// Because of the braces, a cluster puts both keys into the same slot.
 fn trial_key(key: &StoreKey) -> String {
     let key = key.as_str();
     let prefix = key.rsplit_once(':').map_or("", |(prefix, _)| prefix);
@@ -138,7 +139,7 @@ mod tests {
             (&nil, &unknown, &unknown, ["SET", UNUSED]),
             (&unknown, &zero, &unknown, [UNUSED, "DELIFEQ"]),
             (&unknown, &unknown, &unknown, [UNUSED, UNUSED]),
-            // A server that ignores the condition of the command.
+            // A server that ignores the command's condition.
             (&okay, &one, &one, [UNUSED, UNUSED]),
             (&zero, &nil, &nil, [UNUSED, UNUSED]),
         ] {

@@ -1,4 +1,4 @@
-//! Replaces the module `tls` if the feature `redis-tls` is not enabled.
+//! Replaces the `tls` module if the `redis-tls` feature is not enabled.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::store::address::ConnectError;
 
-/// Has no values: without the feature there are no settings for TLS.
+/// Has no values: without the feature, there are no TLS settings.
 #[derive(Debug, Clone)]
 pub(super) enum Tls {}
 
@@ -33,7 +33,7 @@ pub(super) fn certificate(_: &TcpStream) -> Option<Vec<u8>> {
     None
 }
 
-/// Says why a connection failed.
+/// Describes why a connection failed.
 pub(super) fn reason(error: &io::Error) -> String {
     error.to_string()
 }

@@ -1,4 +1,4 @@
-//! Reads the values of an answer.
+//! Reads values from an answer.
 
 use ::redis::Value;
 
@@ -10,8 +10,8 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// Returns the value of a field: in a list of names and values, or in a map, which newer versions of the protocol
-/// use for it.
+/// Returns the value of a field, from a list of names and values or from the map that RESP3 uses in its
+/// place.
 pub(super) fn field<'a>(fields: &'a Value, name: &str) -> Option<&'a Value> {
     let is_named = |field: &Value| text(field) == Some(name);
     match fields {
@@ -21,7 +21,7 @@ pub(super) fn field<'a>(fields: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// Returns the role of a server from its answer to `ROLE`.
+/// Returns a server's role from its answer to `ROLE`.
 pub(super) fn role(answer: &Value) -> Option<&str> {
     match answer {
         Value::Array(role) => text(role.first()?),

@@ -1,8 +1,8 @@
 //! Makes the server's error lines readable for the client.
 //!
-//! In its error, a server repeats the arguments of a command that it does not know, and our arguments are binary. The
-//! crate `redis` treats a line that is not UTF-8 as the end of the connection, and every other command on the
-//! connection fails as well.
+//! If a server does not know a command, it echoes the command's arguments in its error, and our arguments are
+//! binary. The `redis` crate treats a line that is not UTF-8 as the end of the connection, so every other
+//! command on the connection would fail as well.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream on which each byte of an error line that is not printable ASCII reads as `?`.
+/// A stream in whose error lines every byte other than printable ASCII is read as `?`.
 pub(super) struct Sanitized<S> {
     stream: S,
     framing: Framing,
@@ -22,17 +22,17 @@ impl<S> Sanitized<S> {
     }
 }
 
-/// The part of the protocol to which the next byte belongs. The elements of an aggregate follow its length like
-/// separate values, so they need not be counted.
+/// The part of the protocol to which the next byte belongs. After the length of an aggregate, its elements
+/// come in the same form as separate values, so they need not be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// The byte with the type of the next element.
     Type,
     /// A line, and whether its last byte so far was a carriage return.
     Line(Line, bool),
-    /// This many bytes of a payload, including the end of the line after it.
+    /// The rest of a payload, with its number of bytes, including the line ending after the payload.
     Payload(u64),
-    /// This is not the protocol of Redis. Everything passes unchanged.
+    /// The data is not in the Redis protocol. All of it passes unchanged.
     Unknown,
 }
 
@@ -41,7 +41,7 @@ enum Line {
     /// A value, or the length of an aggregate.
     Text,
     Error,
-    /// The length of a payload, as far as it has been read.
+    /// The length of a payload, with the value of the digits read so far.
     Length(Option<u64>),
     /// A negative length: there is no payload.
     Nothing,
@@ -187,7 +187,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of bytes that are read in pieces of these lengths, and then in one.
+    /// Returns what a reader receives if it reads these bytes in pieces of these lengths and then the rest at
+    /// once.
     fn cleaned(bytes: &[u8], pieces: &[usize]) -> Vec<u8> {
         let mut cleaned = bytes.to_vec();
         let mut framing = Framing::Type;
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(timeout(second, theirs.read(&mut written)).await.unwrap().unwrap(), 0);
     }
 
-    /// Pieces of the protocol, whole and broken.
+    /// Generates sequences of valid and broken protocol elements.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let payload = |mark: &'static str| {
             vec(any::<u8>(), 0..20).prop_map(move |bytes| {
@@ -287,7 +288,7 @@ mod tests {
             prop_assert_eq!(cleaned(&bytes, &pieces), cleaned(&bytes, &[]));
         }
 
-        /// Whatever an error repeats, the client can read it, and what stands behind it is as it was.
+        /// Whatever an error echoes, the client can read it, and the payload between the errors is unchanged.
         #[test]
         fn client_reads_every_error(
             text in vec(any::<u8>().prop_filter("the line's end", |byte| *byte != b'\r'), 0..60),

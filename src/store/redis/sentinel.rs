@@ -1,10 +1,10 @@
-//! Redis Sentinel: asks which server is the master, and notices when another server becomes the master.
+//! Redis Sentinel: asks which server is the master, and detects when another server becomes the master.
 //!
-//! Sentinels learn of a failover one after the other, and the view with the greater configuration epoch is right
-//! (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). Therefore all Sentinels are
-//! asked, and the newest view counts. The Sentinel that leads a failover names the promoted replica up to a second
-//! late. Therefore the replica itself is asked whether it is already a master, because writes that the old master
-//! still accepts are lost.
+//! Sentinels learn of a failover one after another, and the view with the greatest configuration epoch is the
+//! right one (Sentinel documentation, "Configuration epochs" and "Configuration propagation"). Therefore, the
+//! store asks all Sentinels and uses the newest view. Even the Sentinel that leads a failover reports the
+//! promoted replica up to a second late, and writes that the old master accepts until then are lost. The
+//! store therefore asks the replica itself whether it is already a master.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,8 +24,8 @@ use crate::store::redis::dialing::{Server, Settings, open, unspoken};
 use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, role, text};
 
-/// How long the store waits for the other Sentinels after the first one has answered: the first value while
-/// commands wait for a connection, the second value otherwise.
+/// How long the store waits for the other Sentinels after the first one has answered: the first value applies
+/// while commands are waiting for a connection, and the second otherwise.
 const GRACE: Duration = Duration::from_millis(100);
 const LONG_GRACE: Duration = Duration::from_millis(250);
 
@@ -35,23 +35,24 @@ const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an error.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The shortest interval between two requests to the Sentinels, however many commands fail: the first value while
-/// a replica is being promoted, the second value otherwise.
+/// The shortest interval between two requests to the Sentinels, however many commands fail: the first value
+/// applies while a replica is being promoted, and the second otherwise.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a view counts if no Sentinel confirms it. Sentinels inform each other within seconds.
+/// How long a view remains valid if no Sentinel confirms it. Sentinels inform each other within seconds.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// The same for a view that no Sentinel has reported yet. It is confirmed within about a second, unless the
-/// Sentinel that leads the failover has died; the others then undo the promotion.
+/// How long a view remains valid if no Sentinel has reported it yet. Such a view is confirmed within about a
+/// second, unless the Sentinel that leads the failover has died. In that case, the other Sentinels undo the
+/// promotion.
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
-/// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the failover
-/// publishes them first, and finally all of them do.
+/// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the
+/// failover publishes them first, and in the end all Sentinels do.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
-/// The connection to the server that is the master.
+/// The connection to the server that is currently the master.
 pub(super) struct Master {
     pub(super) connection: Arc<SharedConnection>,
     sentinels: Arc<Sentinels>,
@@ -117,7 +118,7 @@ fn connect(settings: &Settings, server: Server) -> Arc<SharedConnection> {
     Arc::new(SharedConnection::new(settings.clone(), Target::Sentinel(server)))
 }
 
-/// The Sentinels of a master.
+/// The Sentinels that watch a master.
 struct Sentinels {
     /// The name of the master.
     name: String,
@@ -133,33 +134,33 @@ struct Sentinels {
 struct State {
     /// The newest view so far, and when it was last confirmed.
     newest: Option<(Instant, View)>,
-    /// The server that was found last, and until when it is returned without asking again.
+    /// The server that was found last, and the time until which it is returned without asking again.
     found: Option<(Instant, Server)>,
     /// The replica that is being promoted.
     candidate: Option<(Place, Arc<SharedConnection>)>,
 }
 
-/// The view of a Sentinel.
+/// A Sentinel's view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     age: Age,
     place: Place,
 }
 
-/// The age of a view. Of two views, the greater one is newer.
+/// The age of a view. The greater of two ages belongs to the newer view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Age {
     epoch: u64,
-    /// The view names a promoted replica that the Sentinel does not report as the master yet.
+    /// Whether the view names a promoted replica that the Sentinel does not yet report as the master.
     is_ahead: bool,
 }
 
 /// The result of asking all Sentinels.
 struct Found {
     master: Result<Server, String>,
-    /// Every Sentinel has answered or refused to answer.
+    /// Whether every Sentinel has answered, so that no newer view can be missing.
     is_complete: bool,
-    /// A replica is about to be promoted.
+    /// Whether a replica is about to be promoted.
     is_changing: bool,
 }
 
@@ -225,7 +226,7 @@ impl Sentinels {
             let memory = if view.age.is_ahead { MEMORY_AHEAD } else { MEMORY };
             now.duration_since(*at) < memory
         });
-        // A view that was received while these answers were on their way is at least as new as they are.
+        // A view that was received while these answers were under way may be newer than they are.
         let is_complete = is_complete
             && is_promoted.is_some()
             && remembered.as_ref().is_none_or(|(at, _)| *at <= begun);
@@ -241,7 +242,8 @@ impl Sentinels {
         Found { master, is_complete, is_changing }
     }
 
-    /// Returns whether a replica that is being promoted is a master already, or `None` if it does not answer in time.
+    /// Returns whether a replica that is being promoted is already a master, or `None` if it does not answer
+    /// in time.
     async fn is_master(&self, place: &Place) -> Option<bool> {
         let connection = {
             let mut state = self.state();
@@ -266,14 +268,14 @@ impl Sentinels {
     }
 }
 
-/// Returns the newest view. If several views have the same age, the one that most Sentinels report counts.
+/// Returns the newest view. If several views have the same age, returns the one that most Sentinels report.
 fn newest_of(views: Vec<View>) -> Option<View> {
     let votes = |view: &View| views.iter().filter(|other| *other == view).count();
     views.iter().max_by_key(|view| (view.age, votes(view))).cloned()
 }
 
-/// Returns the view that counts, and when it was received. If some Sentinels have not answered, a newer view may
-/// be missing.
+/// Returns the view to use, and when it was received. A remembered view is used only if some Sentinels have
+/// not answered, because a newer view may then be missing.
 fn believed(
     heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,
@@ -288,11 +290,11 @@ fn believed(
     }
 }
 
-/// The answer of one Sentinel.
+/// One Sentinel's answer.
 #[derive(Debug, PartialEq, Eq)]
 struct Opinion {
     view: View,
-    /// The replica that it has chosen as the next master.
+    /// The replica that the Sentinel has chosen as the next master.
     chosen: Option<Place>,
 }
 
@@ -309,8 +311,8 @@ impl Opinion {
 async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opinion>, String> {
     let command = |verb: &str| cmd("SENTINEL").arg(verb).arg(name).take();
     let (master, address) = (command("MASTER"), command("GET-MASTER-ADDR-BY-NAME"));
-    // In this order, so that an epoch is never combined with an older address. During a failover, the first command
-    // names the old address for longer.
+    // The commands are sent in this order so that an epoch is never combined with an older address. During a
+    // failover, `SENTINEL MASTER` returns the old address for longer than the second command.
     let (master, address) = join(sentinel.send(&master), sentinel.send(&address)).await;
     let place = match address.map_err(|failure| failure.to_string())? {
         Value::Nil => return Ok(None),
@@ -322,7 +324,7 @@ async fn ask(sentinel: &Arc<SharedConnection>, name: &str) -> Result<Option<Opin
     };
     let place =
         place.ok_or_else(|| "a Sentinel gave an invalid address for the master".to_owned())?;
-    // Without the epoch, the age of this answer could not be compared with that of other Sentinels.
+    // Without the epoch, this answer could not be compared in age with the other Sentinels' answers.
     let master = master.map_err(|failure| failure.to_string())?;
     let epoch = field(&master, "config-epoch").and_then(text).and_then(|epoch| epoch.parse().ok());
     let chosen = if has_flag(&master, "failover_in_progress") {
@@ -352,7 +354,7 @@ fn has_flag(instance: &Value, flag: &str) -> bool {
     flags.is_some_and(|flags| flags.split(',').any(|is| is == flag))
 }
 
-/// Discards the connection to a server that is no longer the master.
+/// Watches for a new master, and discards the connection to a server that is no longer the master.
 async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     let mut is_changing = false;
     let mut last_event: Option<Instant> = None;
@@ -377,7 +379,7 @@ async fn review(sentinels: Arc<Sentinels>, connection: Weak<SharedConnection>) {
     }
 }
 
-/// Receives the events of a Sentinel.
+/// Receives a Sentinel's events.
 async fn listen(settings: Settings, sentinel: Server, sentinels: Arc<Sentinels>) {
     loop {
         if let Ok(Some(mut subscription)) =
@@ -460,7 +462,7 @@ mod tests {
         assert_eq!(opinion(None).promoted(), None);
     }
 
-    /// As a list of names and values, and as a map.
+    /// Checks fields in a list of names and values, and fields in a map.
     #[test]
     fn fields_are_found_by_either_version_of_the_protocol() {
         let fields = |ip: &str, flags: &str| {

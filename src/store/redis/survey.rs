@@ -17,12 +17,12 @@ const CHANGED: &str = "the cluster moved slots or failed over during the scan of
                        some keys may have been missed; count again when this has finished";
 
 impl RedisStore {
-    /// Scans all keys, one master after the other. Each server is scanned on one connection, because a cursor of
-    /// `SCAN` is only valid on the server that returned it, and only until that server restarts.
+    /// Scans all keys, one master after another. Each server is scanned on a single connection, because a
+    /// `SCAN` cursor is valid only on the server that returned it, and only until that server restarts.
     ///
     /// # Errors
     ///
-    /// The errors of every read, and an error if some keys may have been missed.
+    /// The errors that any read can return, and an error if some keys may have been missed.
     pub(crate) async fn survey(
         &self,
         plan: &Plan<'_>,
@@ -57,7 +57,7 @@ fn read(failure: Failure) -> Error {
     failure.into_error(Access::Read)
 }
 
-/// Fails on a node of a cluster: it shows only its own keys, so the count would be too low.
+/// Fails on a cluster node: a node returns only its own keys, so the count would be too low.
 async fn must_be_alone(lease: &Lease<'_>) -> Result<()> {
     match lease.try_to(cmd("CLUSTER").arg("SLOTS")).await {
         Ok(Value::Array(ranges)) if !ranges.is_empty() => Err(Error::refused(format!(
@@ -65,13 +65,14 @@ async fn must_be_alone(lease: &Lease<'_>) -> Result<()> {
              redis+cluster:// or rediss+cluster://",
             lease.place()
         ))),
-        // The server is not a node of a cluster, or it does not permit the command.
+        // The server is not a cluster node, or it does not permit the command.
         Ok(_) | Err(Failure::Answered(_)) => Ok(()),
         Err(failure) => Err(read(failure)),
     }
 }
 
-/// Fails if the master was replaced during the scan: it lacks the keys that were written to its successor.
+/// Fails if the server was replaced as the master during the scan. It then lacks the keys that were written
+/// to its successor.
 async fn must_be_master(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(&cmd("ROLE")).await.map_err(read)?;
     if role(&answer) == Some("master") {
@@ -115,7 +116,7 @@ async fn walk_cluster(
     Err(Error::unavailable(CHANGED))
 }
 
-/// Fails if the node is moving a slot: the keys of the slot are on two nodes and move from one to the other.
+/// Fails if the node is moving a slot: the slot's keys are then on two nodes, and move from one to the other.
 async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(cmd("CLUSTER").arg("NODES")).await.map_err(read)?;
     let nodes = match &answer {
@@ -194,7 +195,7 @@ impl Lengths {
             return Ok(keys.into_iter().map(|key| (key, None)).collect());
         }
         let ask = async |key: &String| lease.try_to(cmd("STRLEN").arg(key)).await;
-        // The commands are sent together in a few writes. There are at most as many as one batch has keys.
+        // There is one command per key in the batch. All of them are sent together in a few writes.
         let answers = join_all(keys.iter().map(ask)).await;
         let mut found = Vec::with_capacity(keys.len());
         for (key, answer) in keys.into_iter().zip(answers) {
@@ -220,8 +221,8 @@ impl Lengths {
     }
 }
 
-/// Returns the next cursor and the keys of an answer to `SCAN`. Ignores keys that are not UTF-8, which this crate
-/// does not write.
+/// Returns the next cursor and the keys from an answer to `SCAN`. Ignores keys that are not UTF-8, because
+/// this crate writes no such keys.
 fn keys(answer: &Value) -> Option<(String, Vec<String>)> {
     let Value::Array(parts) = answer else { return None };
     let [cursor, Value::Array(keys)] = &parts[..] else { return None };

@@ -1,4 +1,4 @@
-//! TLS: the trusted authorities, the client certificate, and the reasons of failed handshakes.
+//! TLS: the trusted authorities, the client certificate, and why handshakes fail.
 
 use std::fmt;
 use std::fs;
@@ -20,8 +20,8 @@ use tokio_rustls::rustls::{
 use crate::store::address::ConnectError;
 use crate::store::dial::is_end;
 
-/// The settings of the application. By default, the store trusts what the system trusts, presents no client
-/// certificate, and expects the name of the host.
+/// The application's TLS settings. By default, the store trusts the authorities that the system trusts,
+/// presents no client certificate, and expects a certificate for the host name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tls {
     pub(super) authority: Option<Pem>,
@@ -74,14 +74,16 @@ impl Tls {
         name.and_then(|()| self.config().map(drop)).map_err(ConnectError::tls)
     }
 
-    /// Performs the TLS handshake and verifies the server's certificate. The error says why that failed.
+    /// Performs the TLS handshake and verifies the server's certificate. The error says why the handshake
+    /// failed.
     pub(super) async fn encrypt(
         &self,
         host: &str,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
         let name = server_name(self.server_name.as_deref().unwrap_or(host))?;
-        // Files are read for each connection, so that renewed ones take effect. Reading blocks.
+        // Files are read for each connection, so that renewed files take effect. They are read in a blocking
+        // task.
         let tls = self.clone();
         let config = spawn_blocking(move || tls.config()).await.map_err(|error| error.to_string());
         let connector = TlsConnector::from(Arc::new(config??));
@@ -96,18 +98,18 @@ impl Tls {
         })
     }
 
-    /// Returns the client certificate, in DER, if one is configured and can be read.
+    /// Returns the client certificate, in DER format, if one is configured and can be read.
     pub(super) async fn own_certificate(&self) -> Option<Vec<u8>> {
         let Client { certificate, .. } = self.client.clone()?;
         let read = spawn_blocking(move || certificate.certificates("the client's certificate"));
-        // If it cannot be read, the error of a connection says so.
+        // If the certificate cannot be read, connecting fails with an error that says so.
         Some(read.await.ok()?.ok()?.first()?.to_vec())
     }
 
     /// Reads all files and makes the configuration.
     ///
-    /// It names the cryptography provider explicitly. The default provider of the process may be missing or
-    /// ambiguous, and rustls panics then.
+    /// The configuration names the cryptography provider explicitly. The default provider of the process may
+    /// be missing or ambiguous, in which case rustls would panic.
     fn config(&self) -> Result<ClientConfig, String> {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
@@ -129,7 +131,7 @@ impl Tls {
     }
 }
 
-/// Returns the certificate that the server presented, in DER.
+/// Returns the certificate that the server presented, in DER format.
 pub(super) fn certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
     Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
 }
@@ -169,7 +171,7 @@ impl Pem {
         Ok(roots)
     }
 
-    /// Reads the certificates. There is at least one.
+    /// Reads the certificates. Fails if there is none.
     fn certificates(&self, what: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         let text = self.read(what)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -178,7 +180,7 @@ impl Pem {
                 Err(format!("{what}: {self} has no certificate in PEM format"))
             }
             Ok(certificates) => Ok(certificates),
-            // The error of the parser would repeat what it has read.
+            // The parser's error would quote what it has read.
             Err(_) => Err(format!("{what}: {self} is damaged PEM text")),
         }
     }
@@ -204,11 +206,11 @@ impl Pem {
     }
 }
 
-/// Prints where the text is, and nothing of its content.
+/// Prints where the text comes from, and nothing of its content.
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // It may be a key that was given in place of a path.
+            // The "path" may be a key that was given by mistake.
             Self::File(path) if path.to_string_lossy().contains("-----") => {
                 f.write_str("a file whose name is PEM text")
             }
@@ -224,7 +226,7 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Says why a connection failed and, if TLS was the reason, which setting to change.
+/// Describes why a connection failed and, if TLS was the reason, which setting to change.
 pub(super) fn reason(error: &io::Error) -> String {
     use AlertDescription::{
         BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
@@ -244,7 +246,7 @@ pub(super) fn reason(error: &io::Error) -> String {
              or sni in the address); a node of a cluster announces its name if cluster-announce-hostname \
              is set"
         }
-        // rustls reports a bad signature if it knows another CA of the same name.
+        // rustls reports a bad signature if it trusts a different CA of the same name.
         Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
             "; if the server's certificate is right, name its CA (tls_ca_file, or cacert in the address)"
         }

@@ -38,7 +38,7 @@ impl Topology {
         }
     }
 
-    /// Returns the connection to the server that has the key, if that is known.
+    /// Returns the connection to the server that has the key, if that server is known.
     pub(super) fn connection(&self, key: &str) -> Option<Arc<SharedConnection>> {
         match self {
             Self::One(connection) | Self::Master(Master { connection, .. }) => {
@@ -48,7 +48,7 @@ impl Topology {
         }
     }
 
-    /// Reports that the connection for a key did not execute a command.
+    /// Reports that a command was not executed on the connection for its key.
     pub(super) fn suspect(&self) {
         if let Self::Cluster(cluster) = self {
             cluster.renew();
@@ -66,7 +66,7 @@ impl Topology {
         }
     }
 
-    /// Sends a command whose server is not known.
+    /// Sends a command for a key whose server is not known.
     async fn search(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         match self {
             Self::Cluster(cluster) => cluster.send_to_any(key, command).await,
@@ -76,7 +76,7 @@ impl Topology {
         }
     }
 
-    /// Continues after a command failed. Sends it once more if it certainly had no effect and another server may accept
+    /// Handles a failed command. Sends it again if it certainly had no effect and another server may accept
     /// it.
     async fn go_on(
         &self,
@@ -89,7 +89,7 @@ impl Topology {
             (Self::Cluster(cluster), failure) => {
                 cluster.go_on(key, command, connection, failure).await
             }
-            // The old connection has been discarded: after a failover, the name leads to another server.
+            // The old connection has been discarded: after a failover, the name leads to a different server.
             (_, Failure::Answered(answer)) if answer.code == "READONLY" => {
                 connection.send(command).await
             }

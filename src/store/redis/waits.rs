@@ -1,5 +1,5 @@
-//! The commands that wait for their answer on one connection: the time limit of each, and how long the connection
-//! has been silent.
+//! The commands that are waiting for answers on one connection, the time limit of each, and how long the
+//! connection has been silent.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -7,24 +7,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The commands that wait for their answer on a connection.
+/// The commands that are waiting for answers on a connection.
 ///
-/// They have no timers of their own: the connection's task checks all of them at each beat.
+/// The commands have no timers of their own: the connection's task checks all of them at each beat.
 pub(super) struct Waits(Mutex<State>);
 
 struct State {
     silence: Silence,
     places: Vec<Place>,
-    /// The indices of the unused places.
+    /// The indices of the unused entries in `places`.
     free: Vec<usize>,
-    /// The waker of the connection's task, while it does not beat.
+    /// The waker of the connection's task while the heartbeat rests.
     resting: Option<Waker>,
-    /// The connection has ended.
+    /// Whether the connection has ended.
     is_closed: bool,
 }
 
 struct Place {
-    /// The time at which the limit ends. `None` if the limit is too long to compute it.
+    /// When the command's time limit expires. `None` if the limit is so long that this time cannot be
+    /// represented.
     until: Option<Instant>,
     /// `None` after the time limit has passed or the connection has ended.
     waker: Option<Waker>,
@@ -41,8 +42,8 @@ impl Waits {
         }))
     }
 
-    /// Adds a waiting command and returns its index. The waker is woken when the time limit has passed or the
-    /// connection ends. Returns `None` if the connection has ended.
+    /// Adds a waiting command and returns its index. The waker is called when the time limit has passed or
+    /// the connection ends. Returns `None` if the connection has ended.
     pub(super) fn begin(&self, limit: Duration, waker: &Waker) -> Option<usize> {
         let now = Instant::now();
         let place = Place { until: now.checked_add(limit), waker: Some(waker.clone()) };
@@ -66,7 +67,7 @@ impl Waits {
         Some(index)
     }
 
-    /// Returns whether the time limit of a command has passed. If not, this waker is woken when it has.
+    /// Returns whether a command's time limit has passed. If it has not, this waker is called when it does.
     pub(super) fn is_over(&self, index: usize, waker: &Waker) -> bool {
         let mut state = self.state();
         let place = &mut state.places[index];
@@ -113,7 +114,7 @@ impl Waits {
         over.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends all waits, because the connection has ended and no further beat would end them.
+    /// Ends all waits. Called when the connection has ended, after which no beat would end them.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -128,8 +129,9 @@ impl Waits {
         self.state().is_closed
     }
 
-    /// Returns whether no waiting command has a time limit in the future. If so, `task` is woken when the next command
-    /// begins. An overdue command whose future is kept but not polled does not count.
+    /// Returns whether the heartbeat may rest, because no waiting command has a time limit that is still to
+    /// come. If so, `task` is woken when the next command starts to wait. An overdue command whose future is
+    /// kept but not polled does not count.
     pub(super) fn rest(&self, task: &Waker) -> bool {
         let mut state = self.state();
         let may_rest =
@@ -145,16 +147,17 @@ impl Waits {
     }
 }
 
-/// Measures how long a connection has given no answer although one was due.
+/// Measures how long a connection has given no answer while one was expected.
 ///
-/// Only the time during which at least one command waits counts. It is measured for the connection and not for each
-/// caller, because a single caller that always gives up early would never wait long enough to notice.
+/// Only the time during which at least one command is waiting counts. The silence is measured per connection
+/// rather than per caller, because a caller that always gives up early would never wait long enough to notice
+/// it.
 struct Silence {
-    /// The number of commands that wait for their answer.
+    /// The number of commands that are waiting for an answer.
     waiting: usize,
-    /// When the first of them began to wait, or when the last answer arrived.
+    /// When the first of these commands began to wait, or when the last answer arrived.
     since: Instant,
-    /// The time without an answer in earlier waits.
+    /// How long earlier waits lasted without an answer.
     before: Duration,
 }
 
@@ -203,7 +206,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_adds_up_until_an_answer_comes() {
         let mut silence = Silence::new();
-        // No command waits at first, nor between the two waits.
+        // No command is waiting before the first wait or between the two.
         for (waits, length) in [(30, 30), (40, 70)] {
             advance(ms(1000)).await;
             silence.begin(Instant::now());
@@ -230,14 +233,14 @@ mod tests {
         advance(ms(10)).await;
         silence.begin(Instant::now());
         assert_eq!(silence.given_up(), ms(30));
-        // An answer to one of them ends the silence for all.
+        // An answer to one command ends the silence for all of them.
         silence.begin(Instant::now());
         silence.answered(Instant::now());
         advance(ms(5)).await;
         assert_eq!(silence.given_up(), ms(5));
     }
 
-    /// Counts how often the waker is woken.
+    /// Counts how often the waker is called.
     #[derive(Default)]
     struct Woken(Mutex<usize>);
 

@@ -9,7 +9,8 @@ const CODE: &str = "certificate";
 /// A certificate should be renewed at least this long before it expires.
 const SOON: Duration = Duration::days(14);
 
-/// Judges a certificate by its expiry date. `whose` is the start of the sentence, such as `The server's certificate`.
+/// Judges a certificate by its expiry date. `whose` begins the finding's sentence, for example
+/// `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
         let sentence = format!("The expiry of {} is written in an unknown form.", lower(whose));
@@ -36,19 +37,19 @@ pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Fi
     Finding::fine(CODE, sentence)
 }
 
-/// Returns the same words for use inside a sentence.
+/// Changes the words for use in the middle of a sentence.
 fn lower(whose: &str) -> String {
     whose.replacen("The ", "the ", 1)
 }
 
-/// Tags of DER (ITU-T X.690).
+/// DER tags (ITU-T X.690).
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// Returns the end of the validity of an X.509 certificate in DER (RFC 5280, 4.1). Returns `None` if these bytes are
+/// Returns when an X.509 certificate in DER format expires (RFC 5280, 4.1). Returns `None` if these bytes are
 /// not a certificate.
 fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
@@ -74,7 +75,7 @@ fn expect(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Returns the tag and the content of the first element, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    /// No certificate needs more bytes for a length.
+    /// No certificate needs more bytes than this for a length.
     const LONGEST: usize = 4;
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn expiry_is_read_in_both_forms() {
-        // Years up to 2049 have the short form, later years the long form.
+        // Years up to 2049 are written in the short form, later years in the long form.
         for end in [0, 946_684_799, 2_524_607_999, 2_524_608_000, 253_402_300_799] {
             assert_eq!(not_after(&certificate(at(end))), Some(at(end)));
         }

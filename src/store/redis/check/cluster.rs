@@ -58,28 +58,29 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, cluster: &Arc<Clu
     judge_cluster(probe, &shards, &views.into_iter().flatten().collect::<Vec<_>>());
 }
 
-/// The answer of a node to `CLUSTER SLOTS`.
+/// A node's answer to `CLUSTER SLOTS`.
 struct Asked {
     node: Node,
-    /// `None` if it did not answer in time, which has already been reported.
+    /// `None` if the node did not answer in time. The timeout has already been reported.
     slots: Option<Result<Value, Failure>>,
 }
 
 async fn ask(probe: &Probe, node: &Node) -> Asked {
     let command = cmd("CLUSTER").arg("SLOTS").take();
-    // Any node that the address names is sufficient to find the cluster, so a missing answer is only a warning.
+    // Any one of the nodes in the address is enough to find the cluster, so the check only warns about a
+    // missing answer.
     let slots = probe.spare_part(node.name(), node.send(&command)).await;
     Asked { node: Arc::clone(node), slots }
 }
 
 impl Asked {
-    /// Returns the ids of all nodes, and their slots.
+    /// Returns the ids of all nodes and the ranges of slots, if the node described the cluster.
     fn told(&self) -> Option<(BTreeSet<String>, Vec<Range>)> {
         let Some(Ok(slots)) = &self.slots else { return None };
         Some((ids(slots), ranges(slots, &self.node)?))
     }
 
-    /// Returns whether the server answered that the user may not read the slots.
+    /// Returns whether the server does not let the user read the slots.
     fn is_hidden(&self) -> bool {
         matches!(&self.slots, Some(Err(Failure::Answered(answer))) if answer.is_of_no_such_command())
     }
@@ -108,7 +109,7 @@ fn ids(slots: &Value) -> BTreeSet<String> {
     ids.collect()
 }
 
-/// Asks the known nodes that the address does not name, after none of the named nodes described the cluster.
+/// Asks the known nodes that are not in the address. Used if no node in the address described the cluster.
 async fn others(
     probe: &Probe,
     cluster: &Arc<Cluster>,
@@ -126,7 +127,7 @@ async fn others(
     None
 }
 
-/// Examines a cluster whose nodes do not describe it.
+/// Examines a cluster if none of its nodes describes it.
 async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     if answers.iter().any(Asked::is_hidden) {
         probe.report(Finding::warning(
@@ -223,15 +224,15 @@ impl Shard {
         self.slots.iter().any(|range| range.contains(&slot))
     }
 
-    /// Returns the number of its slots in words.
+    /// Returns the number of slots as text, such as `5461 slots`.
     fn size(&self) -> String {
         counted(self.slots.iter().map(ExactSizeIterator::len).sum::<usize>(), "slot")
     }
 }
 
-/// The view that a master has of its cluster.
+/// A master's view of its cluster.
 struct View {
-    /// `None` if the user may not run the command. The same applies to the other fields.
+    /// Like every field, `None` if the user may not run the command.
     info: Option<Info>,
     /// The answer to `CLUSTER NODES`.
     nodes: Option<String>,
@@ -262,7 +263,8 @@ impl Info {
     }
 }
 
-/// Examines a master, and tries commands on the check's own keys. Returns `None` if it cannot be used.
+/// Examines a master, and tries commands on the check's own keys. Returns `None` if the master cannot be
+/// used.
 async fn examine_master(
     store: &RedisStore,
     probe: &Probe,
@@ -303,8 +305,8 @@ async fn examine_master(
     probe.part(name, examined).await.flatten()
 }
 
-/// Tries the command that the store sends for a key that has already moved while its slot is being moved. It affects
-/// the next command on the connection, so no other command may use this connection.
+/// Tries `ASKING`, which the store sends for keys that have already moved while their slot is being moved.
+/// `ASKING` affects the next command on its connection, so no other command may use this connection.
 async fn try_asking(probe: &Probe, link: &Node) {
     if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
@@ -349,7 +351,8 @@ async fn examine_replica(
     let link = cluster.link_to(replica);
     let name = link.name();
     let examined = async {
-        // No session is lost while only a replica is down, so this is a warning. For a master it is an error.
+        // For a replica this is only a warning, because sessions remain available. For a master it is an
+        // error.
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
@@ -380,7 +383,7 @@ impl<'a> Line<'a> {
         let mut words = line.split_whitespace();
         let (id, address, flags, master) =
             (words.next()?, words.next()?, words.next()?, words.next()?);
-        // `[slot->-ID]`: the slot moves to that node. `[slot-<-ID]`: the slot comes from that node.
+        // `[slot->-ID]`: the slot is moving to that node. `[slot-<-ID]`: the slot is coming from that node.
         let open = words.filter_map(|word| {
             let (slot, _) = word.strip_prefix('[')?.split_once('-')?;
             slot.parse().ok()
@@ -394,7 +397,8 @@ impl<'a> Line<'a> {
         })
     }
 
-    /// Returns whether most masters report the node as failed. `CLUSTER SLOTS` leaves out such a replica.
+    /// Returns whether most masters report the node as failed. `CLUSTER SLOTS` omits a replica that has
+    /// failed.
     fn has_failed(&self) -> bool {
         self.flags.contains(&"fail")
     }
@@ -412,14 +416,15 @@ impl View {
     }
 }
 
-/// Reports whether a replica could replace the master. `are_up` has one value for each replica of the shard.
+/// Reports whether a replica could replace the shard's master. `are_up` has one value per replica in the
+/// shard.
 fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     let lines = view.lines();
     let own = lines.iter().find(|line| line.flags.contains(&"myself")).map(|line| line.id);
     let replicas = lines.iter().filter(|line| Some(line.master) == own);
     let (failed, alive): (Vec<&Line<'_>>, Vec<&Line<'_>>) =
         replicas.partition(|line| line.has_failed());
-    // `CLUSTER SLOTS` also leaves out replicas that have not received a write yet.
+    // `CLUSTER SLOTS` also omits replicas that have not received a write yet.
     let new = alive.len().saturating_sub(are_up.len());
     let down: Vec<_> = failed.iter().map(|line| line.address).collect();
     let (size, up) = (shard.size(), new + are_up.iter().filter(|is_up| **is_up).count());
@@ -456,7 +461,7 @@ fn judge_shard(probe: &Probe, shard: &Shard, view: &View, are_up: &[bool]) {
     probe.report(finding.about(format!("redis at {}", shard.master.place)));
 }
 
-/// Names the replicas that a master reports as failed.
+/// Lists the replicas that a master reports as failed.
 fn named(down: &[&str]) -> String {
     match down {
         [] => String::new(),
@@ -464,7 +469,7 @@ fn named(down: &[&str]) -> String {
     }
 }
 
-/// Reports whether all slots are served. `views` are the views of the masters that can be used.
+/// Reports whether all slots are served. `views` contains the views of the masters that can be used.
 fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
     let infos: Vec<_> = views.iter().filter_map(|view| view.info.as_ref()).collect();
     let unserved: Vec<_> =
@@ -517,7 +522,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
             format!("All {SLOTS} slots have a master ({masters}), and cluster_state is ok."),
         )
     };
-    // Without a view, there is nothing to add to the findings about the servers.
+    // If no master could be examined, a good result would add nothing to the findings about the servers.
     if !views.is_empty() || finding.level() > Level::Fine {
         probe.report(finding);
     }
@@ -525,7 +530,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
     report_hidden(probe, views);
 }
 
-/// Returns the effect on sessions while slots have no node.
+/// Describes the effect on sessions while slots have no node.
 fn consequence(views: &[View]) -> &'static str {
     let mut settings = views.iter().map(|view| view.needs_all_slots);
     if settings.clone().any(|needs_all| needs_all == Some(true)) {

@@ -7,7 +7,7 @@ use crate::check::{Finding, counted};
 use crate::store::redis::check::info::{Follower, Info};
 use crate::store::redis::check::role::Role;
 
-/// The settings of a server by name, as far as the server shows them.
+/// A server's settings by name, as far as the server reveals them.
 pub(super) type Config = HashMap<&'static str, String>;
 
 /// The settings that findings depend on.
@@ -18,13 +18,13 @@ const STOP_WRITES: &str = "stop-writes-on-bgsave-error";
 const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 
-/// The maximum age in seconds of a replica's last confirmation. A replica confirms every second.
+/// The maximum age, in seconds, of a replica's last acknowledgement. A replica sends one every second.
 const LAG: u64 = 3;
 
-/// The percentage from which memory or connections count as scarce.
+/// At this percentage or more, memory or connections count as scarce.
 const NEARLY_ALL: u64 = 80;
 
-/// The maximum difference of the clocks without a warning.
+/// The maximum difference between the clocks that causes no warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
 /// Returns all findings that follow from the server's answers to `INFO` and `CONFIG GET`.
@@ -111,7 +111,7 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     Some(Finding::error(CODE, format!("It is {is}, but {wanted} was expected here."), remedy))
 }
 
-/// Checks whether the server is still loading its data after a start.
+/// Checks whether the server is still loading its data after startup.
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
@@ -125,7 +125,7 @@ pub(super) fn loading(info: &Info) -> Option<Finding> {
 fn eviction(info: &Info) -> Option<Finding> {
     const CODE: &str = "eviction";
     let Some(policy) = info.text("maxmemory_policy").filter(|policy| is_word(policy)) else {
-        // If the server shows nothing at all, a note already says so. A Sentinel keeps no sessions.
+        // If `INFO` shows nothing at all, another note already says so. A Sentinel keeps no sessions.
         let is_shown = version(info).is_some() && mode(info) != Some("sentinel");
         return is_shown.then(|| {
             let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server removes \
@@ -184,7 +184,7 @@ fn memory(info: &Info) -> Option<Finding> {
                       instead of being killed with all sessions.";
         return Some(Finding::note(CODE, sentence, remedy));
     }
-    // The server also subtracts this number when it decides whether to refuse a write.
+    // The server subtracts this number, too, when it decides whether to refuse a write.
     let used = used.saturating_sub(info.number("mem_not_counted_for_evict").unwrap_or(0));
     let share = share(used, limit);
     let sentence =
@@ -349,7 +349,7 @@ impl Follower {
     }
 }
 
-/// Judges how far this process's clock is ahead of the server's. The round trip limits the accuracy.
+/// Judges by how much this process's clock is ahead of the server's. The round trip limits the accuracy.
 pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     const CODE: &str = "clock";
     let uncertain = time::Duration::try_from(round_trip / 2).unwrap_or(time::Duration::MAX);
@@ -369,7 +369,8 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
     Finding::warning(CODE, sentence, remedy)
 }
 
-/// Reports how the server compares and sets: with its own command or with a script, and with which command it deletes.
+/// Reports whether compare-and-set uses the server's own command or a script, and which command deletes a
+/// record.
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     let sentence = match (sets, deletes) {
         (true, Some(delete)) => {
@@ -452,7 +453,7 @@ mod tests {
     #[test]
     fn role_is_compared_with_expected_role() {
         let master = "redis_mode:standalone\nrole:master";
-        // Valkey has another name for the mode.
+        // Valkey uses a different name for the mode.
         let replica = "server_mode:standalone\nrole:slave";
         let node = "redis_mode:cluster\nrole:slave";
         let sentinel = "redis_mode:sentinel";
@@ -521,7 +522,7 @@ mod tests {
         for (more, level) in [
             ("role:master", Level::Error),
             ("role:slave", Level::Warning),
-            // Buffers are not counted.
+            // Buffers for replicas and the append-only file are not counted.
             ("role:master\nmem_not_counted_for_evict:13", Level::Fine),
         ] {
             assert(memory(&Info::parse(&format!("{full}{more}"))), level, "% of its memory");

@@ -10,9 +10,9 @@ pub(super) struct Info(HashMap<String, String>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Follower {
     pub(super) is_online: bool,
-    /// How many bytes of the replication stream the replica has confirmed.
+    /// How many bytes of the replication stream the replica has acknowledged.
     pub(super) offset: u64,
-    /// How many seconds ago the replica last confirmed. `None` before its first confirmation.
+    /// How many seconds ago the replica last sent an acknowledgement. `None` before the first one.
     pub(super) lag: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ impl Info {
         self.text(name) == Some(value)
     }
 
-    /// The replicas of a master.
+    /// Returns the replicas of a master.
     pub(super) fn followers(&self) -> Vec<Follower> {
         let lines = (0..).map_while(|number| self.text(&format!("slave{number}")));
         lines.map(Follower::parse).collect()

@@ -2,14 +2,14 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `server` | one server in any role |
-//! | `cluster` | the nodes of a cluster, and whether they cover all slots |
-//! | `sentinel` | the Sentinels, and the servers that they watch |
+//! | `server` | examines one server, whatever its role |
+//! | `cluster` | examines the nodes of a cluster, and whether they serve all slots |
+//! | `sentinel` | examines the Sentinels and the servers that they watch |
 //! | `unreachable` | suggests a remedy for a server that cannot be used (pure functions) |
 //! | `findings` | turns the answers of a server into findings (pure functions) |
 //! | `certificate` | checks when a certificate expires (pure functions) |
 //! | `info` | parses the answer to `INFO` |
-//! | `role` | the role that a server is expected to have |
+//! | `role` | defines the roles that a server may be expected to have |
 
 mod certificate;
 mod cluster;

@@ -7,9 +7,9 @@ use crate::check::Level;
 pub(super) enum Role {
     Master,
     Replica,
-    /// A node of a cluster that serves slots.
+    /// A cluster node that serves slots.
     Node,
-    /// A replica of a cluster, which may have become a master by now.
+    /// A replica in a cluster. It may have become a master by now.
     SpareNode,
     Sentinel,
 }

@@ -1,4 +1,4 @@
-//! Examines Sentinels, and the servers that they watch.
+//! Examines the Sentinels and the servers that they watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, master: &Master) 
         sentinels.map(|sentinel| examine_sentinel(probe, sentinel, master.name())).collect();
     let watched = async {
         let mut said = Vec::new();
-        // One answer with replicas is enough to examine the replicas. The other Sentinels may never answer.
+        // One answer that lists replicas is enough to examine them. The other Sentinels may never answer.
         let mut replicas = BTreeSet::new();
         while replicas.is_empty()
             && let Some(answer) = asked.next().await
@@ -42,39 +42,39 @@ pub(super) async fn examine(store: &RedisStore, probe: &Probe, master: &Master) 
     judge(probe, master.name(), &said);
 }
 
-/// The answer of a Sentinel.
+/// A Sentinel's answer.
 struct Said {
     sentinel: Arc<SharedConnection>,
     opinion: Opinion,
 }
 
 enum Opinion {
-    /// It did not answer, or its answer could not be used. The reason is reported at the end.
+    /// The Sentinel did not answer, or its answer could not be used. The reason is reported at the end.
     None(String),
-    /// It watches no master of this name.
+    /// The Sentinel watches no master of this name.
     Unknown,
     Known(View),
 }
 
-/// The view that a Sentinel has of its master.
+/// A Sentinel's view of its master.
 struct View {
     master: Place,
     flags: BTreeSet<String>,
     quorum: usize,
     /// The number of Sentinels, including this one.
     sentinels: usize,
-    /// Whether it could get a majority for a failover. `None` if the user may not run the command.
+    /// Whether the Sentinel could get a majority for a failover. `None` if the user may not run the command.
     can_fail_over: Option<bool>,
     /// `None` if the user may not run the command.
     replicas: Option<Vec<Replica>>,
 }
 
-/// The view that a Sentinel has of a replica.
+/// A Sentinel's view of a replica.
 struct Replica {
     place: Place,
     flags: BTreeSet<String>,
     is_linked: bool,
-    /// Whether it may become the master.
+    /// Whether the replica may become the master.
     may_lead: bool,
 }
 
@@ -171,7 +171,7 @@ impl Replica {
         })
     }
 
-    /// Returns why the Sentinel does not consider the replica usable, in the Sentinel's own terms.
+    /// Returns the Sentinel's own term for why the replica is not usable, if it is not.
     fn trouble(&self) -> Option<&'static str> {
         let is = |flag: &str| self.flags.contains(flag);
         if is("s_down") || is("o_down") {
@@ -186,7 +186,7 @@ impl Replica {
     }
 }
 
-/// Examines the server that is the master, and tries commands on the check's own keys.
+/// Examines the current master, and tries commands on the check's own keys.
 async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
     let link = &master.connection;
     let examined = async {
@@ -222,7 +222,8 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
     let link = master.replica(place);
     let name = link.name();
     let examined = async {
-        // No session is lost while only a replica is down, so this is a warning. For a master it is an error.
+        // For a replica this is only a warning, because sessions remain available. For a master it is an
+        // error.
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
@@ -236,7 +237,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
     probe.spare_part(name, examined).await;
 }
 
-/// Reports the combined answers of the Sentinels.
+/// Combines the Sentinels' answers into findings and reports them.
 fn judge(probe: &Probe, name: &str, said: &[Said]) {
     let views: Vec<_> = said.iter().filter_map(Said::view).collect();
     for Said { sentinel, opinion } in said {
@@ -291,7 +292,7 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
     judge_replicas(probe, &views);
 }
 
-/// Returns the finding for the case that no Sentinel knows the master.
+/// Returns the finding for the case in which no Sentinel knows the master.
 fn unknown(name: &str, said: &[Said]) -> Finding {
     let count = said.len();
     if said.iter().any(|said| matches!(said.opinion, Opinion::Unknown)) {
@@ -312,7 +313,7 @@ fn unknown(name: &str, said: &[Said]) -> Finding {
     )
 }
 
-/// Returns the number of Sentinels, according to the one that knows most of them.
+/// Returns the number of Sentinels, according to the Sentinel that knows the most others.
 fn total(views: &[&View]) -> usize {
     views.iter().map(|view| view.sentinels).max().unwrap_or(0)
 }
@@ -349,7 +350,8 @@ fn answering(count: usize) -> String {
 fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     let total = total(views);
     let quorum = views.iter().map(|view| view.quorum).max().unwrap_or(0);
-    // The quorum must agree that the master is down, and a majority must elect the Sentinel that replaces it.
+    // A quorum must agree that the master is down, and a majority must elect the Sentinel that carries out
+    // the failover.
     let needed = quorum.max(total / 2 + 1);
     let rule =
         format!("A failover needs {needed} of {} (quorum is {quorum})", counted(total, "Sentinel"));
@@ -378,8 +380,8 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
             ),
             remedy,
         ),
-        // A Sentinel notices late that another one is down. The address names all Sentinels, so those that answer
-        // count.
+        // A Sentinel is slow to notice that another one is down. The address names all Sentinels, so what
+        // counts is how many have answered.
         (_, 0) if named >= total && views.len() < needed => Finding::warning(
             "quorum",
             format!(
@@ -397,7 +399,7 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     }
 }
 
-/// Reports the views of the Sentinels on the master.
+/// Reports what the Sentinels say about the master.
 fn judge_master(probe: &Probe, views: &[&View]) {
     let with = |flag: &str| views.iter().filter(|view| view.flags.contains(flag)).count();
     let (agreed, alone) = (with("o_down"), with("s_down"));
@@ -432,7 +434,7 @@ fn judge_master(probe: &Probe, views: &[&View]) {
     }
 }
 
-/// Reports the views of the Sentinels on the replicas.
+/// Reports what the Sentinels say about the replicas.
 fn judge_replicas(probe: &Probe, views: &[&View]) {
     let views: Vec<&Vec<Replica>> =
         views.iter().filter_map(|view| view.replicas.as_ref()).collect();

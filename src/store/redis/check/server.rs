@@ -54,10 +54,12 @@ pub(super) async fn examine_client(probe: &Probe, settings: &Settings) {
     }
 }
 
-/// Examines one server, which should have this `role`, and reports about `subject`. Reads and writes no record.
-/// Returns `None` if the server cannot be reached, currently accepts no commands, or has another role. This is
-/// then reported, and the caller should try nothing else on the server. Findings about a server that sessions can
-/// do without are at most warnings.
+/// Examines a server that is expected to have this `role`, without reading or writing a record. In the
+/// report, the findings are attributed to `subject`.
+///
+/// If the server cannot be reached, currently accepts no commands or has a different role, this function
+/// reports that and returns `None`, and the caller should not try anything else on the server. If sessions
+/// work without the server, no finding is more severe than a warning.
 pub(super) async fn examine_server(
     probe: &Probe,
     link: &Arc<SharedConnection>,
@@ -99,7 +101,7 @@ async fn examined(
     let mut hidden = Vec::new();
     let info = match info {
         Ok(answer) => Info::parse(&lossy(&answer)),
-        // A proxy may answer this command with an error of its own.
+        // A proxy may answer `INFO` with an error of its own.
         Err(Failure::Answered(answer)) if answer.code != "NOAUTH" => {
             let what = "Its version, role, memory, eviction policy, persistence and replicas are";
             hidden.push(hidden_by(what, &answer, "+info"));
@@ -149,7 +151,7 @@ async fn examined(
     Some(())
 }
 
-/// Returns the finding for a server that cannot be used. Nothing else about it is examined.
+/// Returns the finding for a server that cannot be used. Nothing else about the server is examined.
 fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding {
     let sentence = match failure {
         Failure::NotSent(reason) => {
@@ -168,7 +170,8 @@ fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding
     Finding::error("unreachable", sentence, remedy)
 }
 
-/// Returns the finding that `what` is unknown because of this answer, and which permission is missing.
+/// Returns the finding that says that `what` is unknown because of this answer, and which permission is
+/// missing.
 fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
     let sentence = format!("{what} unknown: {answer}.");
     let remedy = if answer.is_of_permission() {
@@ -181,7 +184,7 @@ fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
 
 /// Compares the server's clock with the clock of this process.
 async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Finding>, Failure> {
-    // A Sentinel does not know this command, and keeps no sessions.
+    // A Sentinel does not know the `TIME` command, and it keeps no sessions.
     if role == Role::Sentinel {
         return Ok(None);
     }
@@ -206,7 +209,7 @@ fn time_of(answer: &Value) -> Option<OffsetDateTime> {
     Some(seconds + time::Duration::microseconds(micros.into()))
 }
 
-/// Reads one setting at a time, because the command accepts only one name before Redis 7.
+/// Reads one setting at a time, because `CONFIG GET` accepts only one name before Redis 7.
 async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
     if role == Role::Sentinel {
         return Ok(Config::new());
@@ -252,7 +255,7 @@ fn is_loopback(host: &str) -> bool {
         || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
-/// Returns the answer as text. It may name files of the server in any encoding.
+/// Returns the answer as text. The answer may contain file names from the server in any encoding.
 fn lossy(answer: &Value) -> Cow<'_, str> {
     match answer {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
@@ -260,8 +263,8 @@ fn lossy(answer: &Value) -> Cow<'_, str> {
     }
 }
 
-/// Tries every command that the store sends, on one of the check's own keys that this server has. Reports about
-/// `subject` which commands the user may not run, and how the server compares and sets.
+/// Tries every command that the store sends, on one of the check's own keys, which must belong to this
+/// server. Reports, for `subject`, which commands the user may not run and how compare-and-set is done.
 pub(super) async fn try_permissions(
     probe: &Probe,
     link: &Arc<SharedConnection>,
@@ -284,7 +287,7 @@ pub(super) async fn try_permissions(
                 report(not_permitted(name));
             }
             Err(Failure::Answered(answer)) if answer.is_unknown_command() => report(disabled(name)),
-            // The trial of the store's verbs reports this failure.
+            // The trial of the store's operations reports this failure.
             Err(Failure::NotSent(_) | Failure::Full(_) | Failure::Lost(_)) => {}
             Err(Failure::Answered(answer)) if answer.code.is_empty() || answer.code == "ERR" => {}
             // The command is permitted, but the server is out of memory or does not have the script.
@@ -301,7 +304,8 @@ pub(super) async fn try_permissions(
             "The user is permitted to run every command that sessions need.",
         ));
     }
-    // These come last, because some proxies close the connection at a command that they do not know.
+    // These commands come last, because some proxies close the connection when they receive an unknown
+    // command.
     let [set, delifeq, delex] = Native::trials(key);
     let (set, delifeq, delex) =
         join3(lease.try_to(&set), lease.try_to(&delifeq), lease.try_to(&delex)).await;
@@ -329,7 +333,7 @@ pub(super) async fn try_permissions(
 
 const PERMISSION: &str = "permission";
 
-/// Returns every command that sessions need, as the store sends it or as its script runs it.
+/// Returns every command that sessions need, in the form in which the store sends it or a script runs it.
 fn needed(key: &StoreKey, record: &Bytes) -> [(&'static str, Cmd); 6] {
     let expected = Stored::new(record.clone(), version(record));
     let delete = CompareAndSet { key, expected: &expected, change: Change::Delete };

@@ -1,8 +1,8 @@
-//! Suggests a remedy for a server that cannot be used, from the text of its error. These functions are pure.
+//! Suggests a remedy for a server that cannot be used, based on the error message. These functions are pure.
 
 use crate::store::redis::check::role::Role;
 
-/// Returns the remedy for this reason. The phrases that it searches for come from `answer`, `dialing`, `dial` and
+/// Returns the remedy for this reason. The phrases searched for come from `answer`, `dialing`, `dial` and
 /// rustls.
 pub(super) fn remedy(reason: &str, role: Role) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
