@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-/// Holds one value for each runtime. It is made at the runtime's first call and dropped when the runtime ends.
+/// Holds one value per runtime. A value is made at its runtime's first call and dropped when that runtime
+/// ends.
 ///
-/// Tasks and sockets are driven by the runtime on which they were made. An actix application has one runtime for each
-/// worker, on a single thread. If workers shared tasks or sockets, a handler that blocks its worker would delay the
-/// answers to the other workers.
+/// A task or a socket is driven by the runtime on which it was created. An actix application has one
+/// single-threaded runtime per worker. If workers shared tasks or sockets, a handler that blocks its worker
+/// would delay the answers to the other workers.
 pub(super) struct PerRuntime<T> {
     places: Arc<Places<T>>,
 }
@@ -20,7 +21,7 @@ struct Places<T>(RwLock<Vec<(Id, Place<T>)>>);
 
 struct Place<T> {
     value: Arc<T>,
-    /// Dropped with the store. This ends the task that waits for the end of the runtime.
+    /// Dropped with the store, which ends the task that waits for the runtime to end.
     _store: oneshot::Sender<Infallible>,
 }
 
