@@ -1,8 +1,8 @@
-//! Chooses the server of a key: rendezvous hashing with a hash that never changes.
+//! Chooses the server for a key: rendezvous hashing with a hash that never changes.
 
 use sha2::{Digest as _, Sha256};
 
-/// Returns the index of the server with the highest score. If two are equal, the greater address counts.
+/// Returns the index of the server with the highest score. If two scores are equal, the greater address wins.
 pub(super) fn owner<'a>(servers: impl Iterator<Item = &'a str>, key: &str) -> usize {
     servers
         .enumerate()
