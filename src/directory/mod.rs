@@ -214,8 +214,8 @@ pub(crate) fn directory_key(settings: &Settings, principal: &str) -> StoreKey {
 }
 
 impl Settings {
-    /// Returns whether a session passes the directory's check. In strict mode, a signed-in session is valid
-    /// only while its directory lists it.
+    /// Returns whether a session is valid according to its directory: always `true`, except in strict mode for a
+    /// signed-in session that is not listed.
     pub(crate) async fn is_listed(&self, commands: Commands<'_>, loaded: &Loaded) -> Result<bool> {
         let Some(principal) = &loaded.record.header.principal else { return Ok(true) };
         if self.options.directory != DirectoryMode::Strict {
