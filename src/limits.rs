@@ -12,8 +12,8 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts a commit makes without a pause. There is a pause before each later attempt.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// The maximum number of calls of a function over a value while other handles of the same request keep changing
-/// the value.
+/// The maximum number of times that a function over a value is called if other handles in the same request
+/// keep changing the value during the call.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
 /// The same limit for a function over all values, which is called again after a change to any value.

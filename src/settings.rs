@@ -88,8 +88,8 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Returns whether a page's address is valid in a `Location` header, does not depend on the current page,
-    /// and has no fragment. (A query cannot be appended after a fragment.)
+    /// Returns whether a page's URL is valid in a `Location` header, does not depend on the current page, and
+    /// has no fragment. (A query cannot be appended after a fragment.)
     pub(crate) fn is_address(page: &str) -> bool {
         let is_whole = page.starts_with('/') || page.contains("://");
         is_whole && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
@@ -159,7 +159,8 @@ impl Settings {
             && loaded.secret_status() == SecretStatus::Current
     }
 
-    /// Emits an event, but only once, that the browser drops the token in this `Set-Cookie` header.
+    /// Reports, in an event that is emitted only once, that the browser drops the token in this `Set-Cookie`
+    /// header.
     pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());

@@ -149,9 +149,9 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Returns the mark that the directory must still have; it changes when all sessions are revoked. This is
-    /// the mark that the commit found when it first enrolled the session or read the directory. Before that,
-    /// it is the mark from the beginning of the sign-in. `None` accepts any mark.
+    /// Returns the mark that the directory must still have, or `None` if any mark is accepted. (Revoking all
+    /// sessions changes the mark.) The expected mark is the one that this commit found when it first enrolled
+    /// the session or read the directory; before that, it is the mark from the beginning of the sign-in.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
         self.enrolment.mark.or(sign_in.begun.as_ref().map(|begun| begun.mark))

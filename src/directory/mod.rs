@@ -1,7 +1,7 @@
 //! A principal's directory in the store.
 //!
-//! The directory record lists the principal's sessions. It is read and changed by compare-and-set. Then its
-//! decisions are carried out on the sessions: a session that the record marks as revoked is deleted.
+//! The directory record lists the principal's sessions. The record is changed by compare-and-set, and its
+//! decisions are then carried out on the sessions: a session that the record marks as revoked is deleted.
 //!
 //! | file | content |
 //! |---|---|
@@ -57,7 +57,8 @@ pub(crate) enum DirectoryWrite {
     Written(DirectorySnapshot),
     /// The write was applied, and another write has followed it.
     Followed,
-    /// Another write came first, or may have. If this write was applied all the same, the record has its tag.
+    /// Another write came first, or may have. If this write was applied all the same, the record contains
+    /// this tag.
     Overtaken(Tag),
 }
 

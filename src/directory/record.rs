@@ -126,7 +126,7 @@ impl Purpose {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryRecord {
     pub(crate) tags: Tags,
-    /// `None` if all sessions have never been revoked at once since the record was created.
+    /// `None` if the sessions have not been revoked all at once since the record was created.
     pub(crate) generation: Option<Generation>,
     /// Set if sessions were revoked while there was no record. Until this time, sessions that the record does
     /// not list may be alive.
@@ -180,7 +180,7 @@ impl DirectoryRecord {
         self.listed().filter(|entry| !enrolment.replacing.contains(&entry.id))
     }
 
-    /// Returns how many of these sessions must end to make room for one more.
+    /// Returns how many of the counted sessions must end to make room for one more.
     pub(crate) fn excess(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }

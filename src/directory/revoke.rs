@@ -155,9 +155,9 @@ impl DirectoryHandle<'_> {
         if is_alive { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
-    /// Ends the revoked sessions and removes them from the record. Returns the sessions of `target` that were
-    /// alive, and an error if one of these could not be ended. The other sessions in `revoked` are left over
-    /// from earlier revocations; a failure to end them is not an error.
+    /// Ends the revoked sessions and removes them from the record. Returns the targeted sessions that were
+    /// alive, and an error if a targeted session could not be ended. The other sessions in `revoked` are left
+    /// over from earlier revocations; a failure to end them is not an error.
     async fn carry_out(
         &self,
         written: DirectorySnapshot,

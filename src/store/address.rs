@@ -1,4 +1,4 @@
-//! The error for an address from which no store can be made, and the parts that all addresses have in common.
+//! The error for an invalid store address, and the parsing that all addresses share.
 
 use std::borrow::Cow;
 #[cfg(any(feature = "redis", feature = "memcached"))]
@@ -63,7 +63,8 @@ pub(crate) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }
 
-/// Parses an IPv6 address after its opening bracket. Returns it with the text after the closing bracket.
+/// Parses an IPv6 address after its opening bracket. Returns the address and the text after the closing
+/// bracket.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) fn bracketed(text: &str) -> Result<(Ipv6Addr, &str), ConnectError> {
     let (host, rest) = text.split_once(']').ok_or_else(|| {

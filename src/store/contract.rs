@@ -31,14 +31,15 @@ use crate::store::key::StoreKey;
 ///   its backend. A decorator that changes the bytes, for example to encrypt them, passes on expected bytes
 ///   that its inner store does not hold. Such a decorator therefore needs an inner store that compares
 ///   versions, as all stores in this crate do.
-/// - **Time to live.** `ttl` is at least one millisecond. A store must keep a key for at least `ttl`; if the
-///   backend counts in coarser units, round *up*. The store may keep the key a few seconds longer, because
-///   the core enforces all deadlines itself, but must not keep it for ever. Once a key has expired, every
-///   verb must treat it as missing. `replace` replaces the time to live, with a longer or a shorter one.
+/// - **Time to live.** `ttl` is at least one millisecond. A store must keep a key for at least `ttl`, so a
+///   store whose backend counts in coarser units must round *up*. It may keep the key a few seconds longer,
+///   because the core enforces all deadlines itself, but it must not keep the key for ever. Once a key has
+///   expired, every verb must treat it as missing. `replace` sets a new time to live, which may be longer or
+///   shorter.
 /// - **Bytes** are opaque and binary. A store must accept every length from
-///   [`TAG_LEN`](crate::store::TAG_LEN) to at least 64 KiB. It must refuse a write that exceeds the backend's
-///   limit, and leave the old record unchanged.
-/// - **Keys** are printable ASCII without spaces, of at most 200 bytes.
+///   [`TAG_LEN`](crate::store::TAG_LEN) up to 64 KiB, and may accept more. It must refuse a write that
+///   exceeds the backend's limit, and leave the old record unchanged.
+/// - **Keys** are at most 200 bytes of printable ASCII without spaces.
 /// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] state that nothing was
 ///   written. If a write may have reached the backend but its answer was lost, the error must be
 ///   [`Error::outcome_unknown`], and the store must never retry the write itself.

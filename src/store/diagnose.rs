@@ -93,7 +93,7 @@ pub trait Diagnose: Send + Sync {
     async fn diagnose(&self, probe: &Probe);
 }
 
-/// Gives a store that examines its servers the keys, records and settings of the check, and collects the
+/// Gives a store the keys, records and settings with which it examines its servers, and collects the
 /// findings.
 pub struct Probe {
     /// The namespace and the epoch at the beginning of each key.

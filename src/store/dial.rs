@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout};
 
-/// Resolves the name, and returns the result of `open` for the first address on which it succeeds. If it
+/// Resolves the name, and returns the result of `open` for the first address on which it succeeds. If `open`
 /// fails on all of them, the error gives the reason for each address.
 ///
 /// Each address gets an equal share of the time that is left, so an address that drops packets does not

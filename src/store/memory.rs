@@ -42,7 +42,7 @@ pub struct MemoryStore {
 
 struct Shared {
     records: DashMap<StoreKey, Record>,
-    /// The number of records. It is raised before an insert, so that the capacity is exact.
+    /// The number of records. It is increased before each insert, so that the capacity is exact.
     count: AtomicUsize,
     /// The last version assigned. All keys share the counter, so no key ever has the same version twice.
     version: AtomicU64,

@@ -1,4 +1,4 @@
-//! One value for each runtime that uses a store.
+//! One value per runtime that uses a store.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};

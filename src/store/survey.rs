@@ -104,7 +104,7 @@ pub enum Outcome {
     },
 }
 
-/// Keeps a scan at its rate. A scan that falls behind does not speed up to catch up.
+/// Keeps a scan at its rate. A scan that falls behind does not try to catch up.
 pub(super) struct Pace {
     rate: Rate,
     begun: Instant,

@@ -25,7 +25,7 @@ enum Failure {
     Wrong(&'static str),
 }
 
-/// Returns the remedy for a command that the store refused, depending on the store's error message.
+/// Returns the remedy for a refused command, chosen by the words in its error message.
 fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
     let says = |word: &str| reason.contains(word);
     if says("NOPERM") || says("ACL") {

@@ -64,7 +64,7 @@ pub(super) fn unreachable(address: &str, reason: &str) -> Error {
     Error::unavailable(named(address, reason))
 }
 
-/// Returns the error for a batch of which nothing was sent because an operation in it is malformed.
+/// Returns the error for a batch that was not sent because one of its operations is malformed.
 pub(super) fn malformed(address: &str, error: &exp::Error) -> Error {
     Error::refused(text(address, error))
 }

@@ -81,7 +81,7 @@ where
 
     async fn send_alone(&self, solo: Solo<'_, O>, operation: O) -> Result<O::Output> {
         if solo.is_first {
-            // Gives the runtime a chance to notice that the server has closed the idle connection.
+            // Gives the runtime a chance to notice if the server has closed the idle connection.
             tokio::task::yield_now().await;
         }
         let client = self.node.client().await?;
@@ -260,7 +260,7 @@ where
 }
 
 /// Unregisters the drainer when the runtime shuts down or the drainer panics. If no drainer is left to send
-/// the queued operations, they fail as unsent.
+/// the queued operations, those operations fail, with an error that states that they were not sent.
 impl<O: Operation> Drop for Drainer<O> {
     fn drop(&mut self) {
         if self.stage == Stage::Gone {

@@ -243,11 +243,11 @@ impl MemcachedStore {
         Ok(Self::builder(url)?.build())
     }
 
-    /// Returns a builder for the store at an address, with which you can change the store's limits.
+    /// Returns a builder that lets you change the limits of the store at this address.
     ///
     /// # Errors
     ///
-    /// The same as those of [`connect`](Self::connect).
+    /// The same errors as for [`connect`](Self::connect).
     pub fn builder(url: &str) -> Result<MemcachedBuilder, ConnectError> {
         Ok(MemcachedBuilder { addresses: address::parse(url)?, limits: Limits::default() })
     }
@@ -398,7 +398,8 @@ fn check_key(key: &StoreKey) -> Result<()> {
 /// The largest number that the server reads as a duration. It reads larger numbers as timestamps.
 const MAX_RELATIVE: u64 = 30 * 24 * 60 * 60;
 
-/// The latest timestamp that the server can count. A key with a later timestamp expires at once, or never.
+/// The latest timestamp that the server can represent. A key with a later timestamp expires at once, or
+/// never.
 const LAST_MOMENT: u64 = i32::MAX as u64;
 
 fn expiry(ttl: Duration, now: SystemTime) -> Ttl {
