@@ -212,7 +212,7 @@ impl fmt::Debug for Sessions {
 pub enum OnFailedResponse {
     /// Drops the changes. If the handler ended the session, the session still ends. This is the default.
     ///
-    /// To store a change although the response is an error, use [`transact`](crate::Session::transact) or
+    /// To store a change even if the response is an error, use [`transact`](crate::Session::transact) or
     /// [`save`](crate::Session::save).
     #[default]
     Discard,

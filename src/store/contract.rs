@@ -19,6 +19,8 @@ use crate::store::key::StoreKey;
 /// implementation with `unsticky::testing::conformance!` (in the `testing` feature), which checks every part
 /// of this contract that can be observed from outside.
 ///
+/// # Contract
+///
 /// - **Atomicity.** Each verb takes effect entirely or not at all, at a single moment between the call and
 ///   its answer. Concurrent verbs on one key behave as if they had run one after the other.
 /// - **Versions.** Every successful `create` and `replace` gives the key a version that it has never had

@@ -86,10 +86,10 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 pub trait Diagnose: Send + Sync {
     /// Examines the servers and reports the findings to `probe`.
     ///
-    /// An implementation may use only keys from [`Probe::key`], must write with a time to live of
-    /// [`Probe::TTL`], and must read no other records. Report a server that does not answer as a finding.
-    /// When the check's time is over, the future is dropped, and the findings that it has reported are kept.
-    /// No finding may contain a secret.
+    /// An implementation may read and write records only under keys from [`Probe::key`], and must write them
+    /// with a time to live of [`Probe::TTL`]. Report a server that does not answer as a finding. When the
+    /// check's time is over, the future is dropped, and the findings that it has reported are kept. No
+    /// finding may contain a secret.
     async fn diagnose(&self, probe: &Probe);
 }
 
@@ -120,7 +120,7 @@ pub(crate) struct ProbeSettings {
 }
 
 impl Probe {
-    /// The time to live of the records of a check: ten seconds.
+    /// The time to live of a check's records: ten seconds.
     pub const TTL: Duration = Duration::from_secs(10);
 
     /// The maximum number of keys to try until one fits. This is more than enough to find a key in one

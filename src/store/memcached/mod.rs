@@ -105,9 +105,9 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// # Limits
 ///
-/// - The store supports neither TLS, nor authentication, nor unix sockets. The network between the
-///   application and the servers must be trusted. A port that expects TLS either closes the connection, or
-///   waits and so looks like a server that does not answer.
+/// - The store does not support TLS, authentication or Unix sockets. The network between the application and
+///   the servers must be trusted. A port that expects TLS either closes the connection, or waits and so looks
+///   like a server that does not answer.
 /// - Memcached keeps everything in memory. When the memory is full, it evicts the least recently used
 ///   records. A restart or an eviction ends sessions. Monitor `evictions` in the server's statistics.
 ///   [`Sessions::check`](crate::Sessions::check) warns about evictions and about memory that is nearly full.
