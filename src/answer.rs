@@ -20,7 +20,8 @@ pub struct ErrorResponse {
     pub location: Option<Cow<'static, str>>,
     /// The `Retry-After` header, in seconds.
     pub retry_after: Option<&'static str>,
-    /// The `Vary` headers: the request headers that this response depends on. Each may name several headers.
+    /// The `Vary` headers: the request headers that this response depends on. Each string may list several
+    /// headers.
     pub vary: Vec<&'static str>,
 }
 

@@ -24,8 +24,8 @@ use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 
 /// The sessions of an application: the store and the configuration.
 ///
-/// Build it once when the application starts, with [`Sessions::builder`], and pass it to the session layer or
-/// middleware. Handlers can take it as an argument. Cloning is cheap.
+/// Build this value once when the application starts, with [`Sessions::builder`], and pass it to the session
+/// layer or middleware. Handlers can take it as an argument. Cloning is cheap.
 ///
 /// ```
 /// use std::time::Duration;
@@ -59,7 +59,7 @@ pub(crate) struct Settings {
     pub(crate) key_locks: KeyLocks,
     /// The start of every key: namespace and epoch.
     pub(crate) key_prefix: String,
-    /// Whether the event about a `Secure` cookie on plain HTTP was already emitted.
+    /// Whether the event about a `Secure` cookie on plain HTTP has already been emitted.
     pub(crate) plain_http_told: AtomicBool,
 }
 

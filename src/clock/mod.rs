@@ -15,8 +15,8 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current time, in UTC.
     fn now(&self) -> OffsetDateTime;
 
-    /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for earlier
-    /// times.
+    /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for times
+    /// before 1970.
     ///
     /// The default implementation computes this from [`now`](Self::now). Override it if your clock already
     /// counts milliseconds.

@@ -16,8 +16,8 @@ use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
 impl Commit<'_, '_> {
-    /// Returns whether the directory must be written as well: for a sign-in, and for a session that will live
-    /// longer than its directory record says.
+    /// Returns whether the directory must be written as well. This is so for a sign-in, and for a session
+    /// that will live longer than its directory record says.
     pub(super) fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.options.directory != DirectoryMode::Off

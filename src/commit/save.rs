@@ -16,7 +16,7 @@ use crate::store::Stored;
 pub(super) enum SaveAttempt {
     /// The save succeeded, or nothing had to be written.
     Done(Committed),
-    /// Another request wrote or deleted the record first. `None`: it is gone, or must be read again.
+    /// Another request wrote or deleted the record first. `None`: the record is gone, or must be read again.
     Conflict(Option<Stored>),
 }
 
@@ -73,7 +73,7 @@ impl Commit<'_, '_> {
         Ok(Some(PreparedSave { record, write, cookie }))
     }
 
-    /// Returns the result of the attempt from the store's answer.
+    /// Converts the store's answer to the result of the attempt.
     fn settle_save(
         &self,
         current: &Loaded,

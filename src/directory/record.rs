@@ -96,7 +96,7 @@ pub(crate) enum EnrolmentOutcome {
     Enrolled { evicted: Vec<SessionId> },
     /// There is no room. The caller must find sessions that have ended, or refuse the sign-in.
     Full,
-    /// The session was revoked and could not be ended so far.
+    /// The session was revoked, but could not be ended so far.
     BeingRevoked,
     /// The session must already be listed, but is not.
     NotListed,

@@ -1,4 +1,4 @@
-//! The contract of a store.
+//! The contract for stores.
 
 use std::fmt;
 use std::sync::Arc;

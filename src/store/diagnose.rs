@@ -46,7 +46,7 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 ///             0..10 => Finding::warning("disk", sentence, "Give the store a larger disk."),
 ///             _ => Finding::fine("disk", sentence),
 ///         });
-///         probe.try_store(self).await; // the four verbs, on a key of the check's own
+///         probe.try_store(self).await; // tries the four verbs on one of the check's own keys
 ///     }
 /// }
 ///

@@ -112,7 +112,7 @@ impl MemoryStore {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the store has no record. Expired records count until they are removed.
+    /// Returns whether the store has no records. Expired records count until they are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -380,7 +380,7 @@ mod tests {
                 tokio::spawn(async move {
                     for round in 0..2_000 {
                         let key = &keys[(task * 31 + round * 7) % keys.len()];
-                        // A full store refuses; what counts here is the number afterwards.
+                        // A full store refuses the create. This test checks only the number of records.
                         let _ = store.create(key, random_record(16), HOUR).await;
                         assert!(store.len() <= 64);
                         if round % 3 != 0 {

@@ -30,7 +30,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         Self { places: Arc::new(Places(RwLock::default())) }
     }
 
-    /// Returns the value of the current runtime, or `None` outside a runtime.
+    /// Returns the value for the current runtime, or `None` outside a runtime.
     pub(super) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         let (store, store_dropped) = oneshot::channel();
         let value = {
             let mut places = self.places.write();
-            // Another thread of the same runtime may have been faster.
+            // Another thread on the same runtime may have been faster.
             if let Some(value) = of(&places, id) {
                 return Some(value);
             }
@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             value
         };
         let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
-        // Not under the lock: a runtime that is shutting down drops the task immediately.
+        // Not under the lock, because a runtime that is shutting down drops the task immediately.
         runtime.spawn(async move {
             let _release = release;
             let _ = store_dropped.await;

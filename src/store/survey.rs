@@ -36,7 +36,7 @@ impl Rate {
     }
 }
 
-/// The keys to scan, and how.
+/// Which keys to scan, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan<'a> {
     /// The prefix of the keys that are reported.
@@ -69,7 +69,7 @@ pub enum Met<'a> {
     },
 }
 
-/// Receives the reports of a scan, and can end the scan.
+/// Receives the reports from a scan, and can end the scan.
 pub(crate) type Visitor<'a> = dyn FnMut(Met<'_>) -> ControlFlow<()> + Send + 'a;
 
 /// The result of scanning one server.

@@ -188,7 +188,8 @@ fn write_error(address: &str, error: exp::Error) -> Error {
 
 /// Returns the error if the answer proves that the write was not applied.
 ///
-/// Other server errors do not prove it: a proxy also answers `SERVER_ERROR` if it lost the server's answer.
+/// Other server errors do not prove this: a proxy also answers `SERVER_ERROR` if it has lost the server's
+/// answer.
 fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
     let reason = text(address, answer);
     match answer {

@@ -4,10 +4,11 @@
 //! them in batches. A task ends when the queue is empty. If a caller is dropped, its task continues, so the
 //! other callers still receive their answers.
 //!
-//! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it: operations
-//! that arrive in the meantime get their own task. Measured over loopback with records of 1 KiB, a single caller then
-//! receives its answer after 9.7 µs instead of 15.2 µs on a runtime with two threads, and after 9.6 µs instead of
-//! 11.0 µs on a runtime with a single thread. With 64 callers there is no difference.
+//! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it:
+//! operations that arrive in the meantime get their own task. In a measurement over loopback with records of
+//! 1 KiB, a single caller then received its answer after 9.7 µs instead of 15.2 µs on a runtime with two
+//! threads, and after 9.6 µs instead of 11.0 µs on a runtime with a single thread. With 64 callers there was
+//! no difference.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -452,7 +453,7 @@ mod tests {
             assert!(unsent(answer.try_recv().unwrap()).contains("shutting down"));
         }
         subject.is_idle();
-        // The lane continues on another runtime.
+        // The lane continues to work on a different runtime.
         succeeds(subject.queue("next")).await;
         subject.is_asked(&["next O0"]).await;
         subject.is_idle();
@@ -547,7 +548,7 @@ mod tests {
         let asked = [subject.asked.recv().await.unwrap(), subject.asked.recv().await.unwrap()];
         assert!(asked.contains(&"first O0".to_owned()), "{asked:?}");
 
-        // After several operations arrived together, the lane expects the same of the next ones.
+        // After several operations have arrived together, the lane expects the next ones to do the same.
         let pair = [subject.queue("a"), subject.queue("b")];
         for answer in pair {
             succeeds(answer).await;

@@ -157,7 +157,7 @@ impl Server {
     }
 }
 
-/// Configures the time limits of a [`MemcachedStore`]. Made by [`MemcachedStore::builder`].
+/// Configures the time limits of a [`MemcachedStore`]. Returned by [`MemcachedStore::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -225,7 +225,7 @@ impl MemcachedBuilder {
 /// size.
 const READ_BATCH: usize = 256;
 
-/// After a refused write, the writes behind it in the batch must be read back, so batches are small.
+/// If a write is refused, the writes after it in the batch must be read back, so batches are small.
 const WRITE_BATCH: usize = 16;
 
 impl MemcachedStore {

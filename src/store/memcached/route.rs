@@ -21,7 +21,7 @@ mod tests {
 
     const SERVERS: [&str; 3] = ["a:11211", "b:11211", "[::1]:11212"];
 
-    // All processes of a deployment must send a key to the same server, so these values never change.
+    // All processes in a deployment must send a key to the same server, so these values never change.
     #[test]
     fn routing_hash_matches_documentation() {
         let golden: &[(&str, &str, u64)] = &[

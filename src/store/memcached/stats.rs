@@ -27,7 +27,7 @@ const CLOCK_TOLERANCE: i64 = 2;
 /// If the server started less than this many seconds ago, the report has a note about it.
 const RECENT: u64 = 5 * 60;
 
-/// A line of an answer to `stats`.
+/// A line in the answer to `stats`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// A name and its value.
@@ -112,7 +112,7 @@ pub(super) struct Needs {
 }
 
 impl Told {
-    /// Returns whether it is useful to try commands. If not, a finding gives the reason.
+    /// Returns whether it is worth trying commands. If not, a finding gives the reason.
     pub(super) fn is_fit(&self) -> bool {
         self.is_meta && !self.is_old() && !self.has_no_versions()
     }
@@ -403,7 +403,7 @@ mod tests {
         entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// Returns the data of a server without any problem.
+    /// Returns the data of a server without problems.
     fn healthy() -> Told {
         Told {
             is_meta: true,
@@ -582,7 +582,7 @@ mod tests {
         }
     }
 
-    /// Generates lines of one of the tables with numbers or other values, and lines with arbitrary bytes.
+    /// Generates lines from one of the tables, with numbers or other values, and lines of arbitrary bytes.
     fn any_line() -> impl Strategy<Value = (Vec<u8>, bool)> {
         let names: Vec<_> = {
             let told = healthy();
