@@ -157,7 +157,7 @@ impl Server {
     }
 }
 
-/// Configures the time limits of a [`MemcachedStore`]. Returned by [`MemcachedStore::builder`].
+/// Configures the limits of a [`MemcachedStore`]. Returned by [`MemcachedStore::builder`].
 ///
 /// ```
 /// use std::time::Duration;
