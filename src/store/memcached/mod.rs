@@ -113,9 +113,9 @@ use crate::store::per_runtime::PerRuntime;
 ///   [`Sessions::check`](crate::Sessions::check) warns about evictions and about memory that is nearly full.
 /// - **If the server refuses a write, the session is lost.** Memcached deletes the old value of a key when it
 ///   has no room for the new one. Therefore keep its maximum item size (`-I`, 1 MB by default) above the size
-///   of your largest record, and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check)
-///   reports a wrong value of either setting as an error. The store itself refuses records of more than
-///   1,000,000 bytes before sending them; such a refusal changes nothing on the server.
+///   of your largest record, and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check) warns
+///   if either setting is wrong. The store itself refuses records of more than 1,000,000 bytes before sending
+///   them; such a refusal changes nothing on the server.
 /// - Memcached counts time to live in whole seconds and may expire a key up to a second early. The store
 ///   therefore rounds up and adds a second. A time to live that would end after January 2038 is shortened to
 ///   end then.
