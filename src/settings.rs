@@ -210,7 +210,8 @@ impl fmt::Debug for Sessions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum OnFailedResponse {
-    /// Drops the changes. If the handler ended the session, the session still ends. This is the default.
+    /// Drops the changes. Only a sign-out or [`destroy`](crate::Session::destroy) is still committed. This is
+    /// the default.
     ///
     /// To store a change even if the response is an error, use [`transact`](crate::Session::transact) or
     /// [`save`](crate::Session::save).
