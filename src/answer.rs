@@ -1,26 +1,27 @@
-//! The response that an error becomes.
+//! The response that is sent for an error.
 
 use std::borrow::Cow;
 
 use crate::error::Error;
 use crate::head::request::Wants;
 
-/// The response that an error becomes. Every adapter sends it.
+/// The response that every adapter sends for an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ErrorResponse {
     /// The status code.
     pub status: u16,
-    /// The body. Default: the kind's [`message`](crate::ErrorKind::message), which contains no details of the
-    /// deployment.
+    /// The body. By default, the kind's [`message`](crate::ErrorKind::message), which contains no details of
+    /// the deployment.
     pub body: Cow<'static, str>,
-    /// The `Content-Type` header. Default: plain text.
+    /// The `Content-Type` header. By default, plain text.
     pub content_type: Cow<'static, str>,
     /// The `Location` header, if the response redirects.
     pub location: Option<Cow<'static, str>>,
     /// The `Retry-After` header, in seconds.
     pub retry_after: Option<&'static str>,
-    /// The `Vary` headers: the request headers that this response depends on. Each may name several headers.
+    /// The `Vary` headers: the request headers that this response depends on. Each string may list several
+    /// headers.
     pub vary: Vec<&'static str>,
 }
 
@@ -55,7 +56,7 @@ impl ErrorResponse {
         Self { content_type: content_type.into(), body: body.into(), ..self }
     }
 
-    /// Notes that the body depends on whether the request wants a page or data.
+    /// Records that the body depends on whether the request wants a page or data.
     pub(crate) fn varies_by_wants(&mut self) {
         if !self.vary.contains(&Wants::VARY) {
             self.vary.push(Wants::VARY);
@@ -77,5 +78,5 @@ impl From<&Error> for ErrorResponse {
     }
 }
 
-/// The function with which an application renders errors.
+/// The application's function that renders errors.
 pub(crate) type OnError = dyn Fn(ErrorResponse, &Error, Wants) -> ErrorResponse + Send + Sync;

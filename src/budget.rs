@@ -1,4 +1,4 @@
-//! The time limit of a piece of work that uses the store.
+//! The time limit for a piece of work that uses the store.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The time limit of a piece of work that uses the store. Time does not count while the work has been woken but not
-/// polled, because the owner of a future may keep it without polling it.
+/// The time limit for a piece of work that uses the store. Time during which the work has been woken but not
+/// polled does not count, because the owner of a future may keep it without polling it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
-    /// The deadline, not extended by the time during which the work was not polled.
+    /// The deadline without any extension for time during which the work was not polled.
     pub(crate) fixed_deadline: Instant,
-    /// The total time during which the work was not polled, and the end of the last period that was counted. Several
-    /// commands of the work may wait at the same time, and no period may count twice.
+    /// The total time during which the work was not polled, and the end of the last period that was counted.
+    /// Several of the work's commands may wait at the same time, and no period may count twice.
     unpolled: Mutex<(Duration, Instant)>,
 }
 
-/// This is longer than a runtime usually takes to poll a woken task.
+/// Longer than a runtime usually takes to poll a woken task.
 const PROMPT: Duration = Duration::from_millis(20);
 
 impl Budget {
@@ -84,12 +84,12 @@ impl Budget {
     }
 }
 
-/// The waker of the task that polls a future, and when the future was first woken since it was polled last.
+/// The waker of the task that polls a future, and when the future was first woken since it was last polled.
 #[derive(Debug, Default)]
 struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
 
 impl Woken {
-    /// Records that the future is now being polled with this waker. Returns when it was woken.
+    /// Records that the future is now being polled with this waker. Returns when it was woken, if it was.
     fn polled(&self, waker: &Waker) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.0 {

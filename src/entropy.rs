@@ -8,14 +8,15 @@ use crate::error::{Error, Result};
 
 /// A source of randomness for session ids, secrets and other random values.
 ///
-/// Default: the operating system's random number generator. You can replace it, for example with a source that fails,
-/// to test how your application handles that. Set it with [`Builder::entropy`](crate::Builder::entropy).
+/// Default: the operating system's random number generator. You can set a different source with
+/// [`Builder::entropy`](crate::Builder::entropy), for example one that fails, to test how your application
+/// handles that.
 pub trait Entropy: fmt::Debug + Send + Sync + 'static {
     /// Fills `buffer` with unpredictable bytes.
     ///
     /// # Errors
     ///
-    /// Return [`Error::randomness`] if the source failed. The content of `buffer` is not used then.
+    /// Return [`Error::randomness`] if the source failed. The contents of `buffer` are then not used.
     fn fill(&self, buffer: &mut [u8]) -> Result<()>;
 }
 

@@ -7,11 +7,11 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::store::StoreKey;
 
-/// Locks that let commits with a conflict on the same record run one after the other, so the writers of one process do
-/// not invalidate each other's attempts.
+/// Locks that make commits with a conflict on the same record run one after the other, so that writers in one
+/// process do not invalidate each other's attempts.
 ///
-/// Correctness does not depend on these locks: compare-and-set decides, within a process and between processes. Commits
-/// without a conflict take no lock.
+/// Correctness does not depend on these locks: compare-and-set ensures it, within a process and between
+/// processes. Commits without a conflict take no lock.
 #[derive(Debug, Default)]
 pub(crate) struct KeyLocks(Mutex<HashMap<StoreKey, Arc<AsyncMutex<()>>>>);
 
@@ -40,7 +40,7 @@ impl KeyLocks {
     }
 }
 
-/// A guard that holds the lock of a record until it is dropped.
+/// Holds a record's lock until the guard is dropped.
 #[derive(Debug)]
 pub(crate) struct KeyGuard<'a> {
     locks: &'a KeyLocks,
@@ -50,7 +50,7 @@ pub(crate) struct KeyGuard<'a> {
 }
 
 impl KeyGuard<'_> {
-    /// Returns whether the caller had to wait. If so, the record that it read before may be outdated.
+    /// Returns whether the caller had to wait. If so, the record that the caller has read may be outdated.
     pub(crate) fn waited(&self) -> bool {
         self.waited
     }

@@ -1,5 +1,5 @@
-//! The defaults of all limits on waiting and retrying. The documentation of [`Builder`](crate::Builder) has a table
-//! of those that an application can set.
+//! The default for every limit on waiting and retrying. The documentation of [`Builder`](crate::Builder) has
+//! a table of the limits that an application can set.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ pub(crate) const RECORD_BYTES: usize = 64 * 1024;
 
 pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 
-/// How many attempts of a commit follow each other without a pause. There are pauses between the later ones.
+/// How many attempts a commit makes without a pause. There is a pause before each later attempt.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How often a function over a value is called again because another handle of the same request changed the value
-/// during the call.
+/// The maximum number of times that a function over a value is called if other handles in the same request
+/// keep changing the value during the call.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
-/// The same for a function over all values, which is called again after a change of any value.
+/// The same limit for a function over all values, which is called again after a change to any value.
 pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
 pub(crate) const COMMAND_RETRIES: u32 = 2;
@@ -24,15 +24,16 @@ pub(crate) const COMMAND_RETRIES: u32 = 2;
 /// How many ids are tried for a new session. The first is enough unless answers are lost.
 pub(crate) const NEW_IDS: u32 = 3;
 
-/// How long a session that was revoked before it was written cannot be created: longer than any request waits for
-/// the store.
+/// How long a tombstone prevents the creation of a session that was revoked before it was written. This is
+/// longer than any request waits for the store.
 pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(120);
 
-/// Less than half of [`TIMEOUT`], so that there is time to settle a lost answer after a connection has failed.
+/// Less than half of [`TIMEOUT`], so that there is still time to settle an in-doubt write after a connection
+/// attempt has failed.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const CONNECT: Duration = Duration::from_millis(400);
 
-/// Less than half of [`TIMEOUT`], so that there is time to settle a write whose answer was lost.
+/// Less than half of [`TIMEOUT`], so that there is still time to settle an in-doubt write.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) const RESPONSE: Duration = Duration::from_millis(400);
 

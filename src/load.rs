@@ -1,4 +1,4 @@
-//! Reads a session's record from the store and decodes it. Emits an event if it cannot be decoded.
+//! Reads a session's record from the store and decodes it. Emits an event if the record cannot be decoded.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) enum Lookup {
     Corrupt,
 }
 
-/// Looks up a session by its id. `is_presented`: the request presented a secret for it.
+/// Looks up a session by its id. `is_presented` says whether the request presented a secret for it.
 pub(crate) async fn look_up(
     settings: &Settings,
     commands: Commands<'_>,

@@ -24,8 +24,8 @@ use crate::store::{Kind, Store, StoreKey, TAG_LEN};
 
 /// The sessions of an application: the store and the configuration.
 ///
-/// Build it once when the application starts, with [`Sessions::builder`], and pass it to the session layer or
-/// middleware. Handlers can take it as an argument. Cloning is cheap.
+/// Build this value once when the application starts, with [`Sessions::builder`], and pass it to the session
+/// layer or middleware. Handlers can take it as an argument. Cloning is cheap.
 ///
 /// ```
 /// use std::time::Duration;
@@ -59,11 +59,11 @@ pub(crate) struct Settings {
     pub(crate) key_locks: KeyLocks,
     /// The start of every key: namespace and epoch.
     pub(crate) key_prefix: String,
-    /// Whether the event about a `Secure` cookie on plain HTTP was already emitted.
+    /// Whether the event about a `Secure` cookie on plain HTTP has already been emitted.
     pub(crate) plain_http_told: AtomicBool,
 }
 
-/// The settings of an application.
+/// The settings that an application can choose.
 pub(crate) struct Options {
     pub(crate) lifetime: Lifetime,
     pub(crate) timeout: Duration,
@@ -88,8 +88,8 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Returns whether an address is valid in a `Location` header, does not depend on the current page, and
-    /// can be extended by a query, which is impossible after a fragment.
+    /// Returns whether a page's URL is valid in a `Location` header, does not depend on the current page, and
+    /// has no fragment. (A query cannot be appended after a fragment.)
     pub(crate) fn is_address(page: &str) -> bool {
         let is_whole = page.starts_with('/') || page.contains("://");
         is_whole && page.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
@@ -130,12 +130,12 @@ impl Settings {
         StoreKey::new(&self.key_prefix, Kind::Session, id.encoded(&mut [0; SessionId::ENCODED_LEN]))
     }
 
-    /// Returns the error of a request whose session another request has ended.
+    /// Returns the error for a request whose session another request has ended.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
 
-    /// Returns the key of a record in the form in which events name it.
+    /// Returns the key of a record in the form in which events show it.
     pub(crate) fn record_key<'a>(&self, key: &'a StoreKey) -> RecordKey<'a> {
         RecordKey { audit: self.options.audit, key }
     }
@@ -145,13 +145,13 @@ impl Settings {
         Who { audit: self.options.audit, cookie_name: self.cookie.name(), principal }
     }
 
-    /// Returns the account that an event of a session is about.
+    /// Returns the account that a session's events are about.
     pub(crate) fn who_of<'a>(&'a self, session: &'a Loaded) -> Who<'a> {
         self.who(session.record.header.principal.as_deref())
     }
 
-    /// Returns whether this is the first use of a sign-in's cookie, and the limit of concurrent sessions requires the
-    /// session to be confirmed.
+    /// Returns whether this is the first use of a sign-in's cookie, and the limit on concurrent sessions
+    /// requires the session to be confirmed.
     pub(crate) fn confirms(&self, loaded: &Loaded) -> bool {
         loaded.record.header.is_unconfirmed
             && loaded.authority.is_presented
@@ -159,7 +159,8 @@ impl Settings {
             && loaded.secret_status() == SecretStatus::Current
     }
 
-    /// Emits an event, once, that the browser drops the token in this `Set-Cookie` header.
+    /// Reports, in an event that is emitted only once, that the browser drops the token in this `Set-Cookie`
+    /// header.
     pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());
@@ -204,40 +205,42 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// Says whether a handler's changes are committed if its response has status 5xx or 408. Timeout layers use 408
-/// when they abort a handler.
+/// Determines whether a handler's changes are committed if its response has status 5xx or 408. Timeout layers
+/// use 408 when they abort a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum OnFailedResponse {
-    /// Drops the changes; only an end of the session is committed. The default.
+    /// Drops the changes. Only a sign-out or [`destroy`](crate::Session::destroy) is still committed. This is
+    /// the default.
     ///
-    /// To store a change although the response is an error, use [`transact`](crate::Session::transact) or
+    /// To store a change even if the response is an error, use [`transact`](crate::Session::transact) or
     /// [`save`](crate::Session::save).
     #[default]
     Discard,
-    /// Commits the changes, as after any other response. If the handler panics, still only an end of the session
-    /// is committed.
+    /// Commits the changes, as after any other response. If the handler panics, the changes are dropped all the
+    /// same, as with [`Discard`](Self::Discard).
     Commit,
 }
 
 impl OnFailedResponse {
-    /// Returns whether the changes of a response with this status are dropped.
+    /// Returns whether the changes are dropped if the response has this status.
     pub(crate) fn discards(self, status: u16) -> bool {
         self == Self::Discard && (status >= 500 || status == 408)
     }
 }
 
-/// Says whether the sessions of each principal are listed in a [`Directory`](crate::Directory).
+/// Determines whether the sessions of each principal are listed in a [`Directory`](crate::Directory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DirectoryMode {
-    /// Sessions are not listed. A sign-in sends two commands. Sessions cannot be listed, limited or revoked.
+    /// No directory is kept, so sessions cannot be listed, limited or revoked. A sign-in sends two commands.
     ///
     /// If you turn the directory on later, existing sessions stay unlisted; change the
     /// [`epoch`](crate::Builder::epoch) to end them.
     Off,
-    /// A sign-in lists its session in the principal's directory. It sends two more commands, or one more after
-    /// [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests send no more commands. The default.
+    /// A sign-in lists its session in the principal's directory. It sends two additional commands, or one
+    /// after [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests send no additional commands.
+    /// The default.
     #[default]
     Listed,
     /// Strict mode: a signed-in session is valid only while the directory lists it.
@@ -248,13 +251,13 @@ pub enum DirectoryMode {
     Strict,
 }
 
-/// The maximum number of sessions in a directory, regardless of the limit.
+/// The maximum number of sessions in a directory, regardless of the configured limit.
 pub(crate) const CAPACITY: u16 = 1000;
 
 /// Limits the concurrent sessions of a principal (ASVS 5.0 7.1.2). Default: `EvictOldest(100)`.
 ///
-/// The limit is applied at the sign-in, before a session is changed or a cookie is sent. Ended sessions do not count,
-/// for any reason for which they ended.
+/// The limit is applied at sign-in, before a session is changed or a cookie is sent. Sessions that have ended
+/// do not count, whatever the reason.
 #[doc(alias("maximum_sessions", "SessionConcurrency"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -262,18 +265,19 @@ pub enum ConcurrentSessions {
     /// Allows up to 1000 sessions, the capacity of a directory. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     Allow,
-    /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest ago is
-    /// revoked to make room. If the server of that session is down, it is removed at the next use of the directory
-    /// after the server is back.
+    /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest
+    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted at
+    /// the directory's next use after the server is back.
     EvictOldest(u16),
     /// Allows this many sessions, from 1 to 1000. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     ///
-    /// If a sign-in's response is lost, its session must not lock the user out. The first use of a sign-in's cookie
-    /// therefore confirms the session, with one write. When the limit is reached, a new sign-in revokes sessions
-    /// that were never confirmed, the oldest first. For example, after a double click the later sign-in revokes
-    /// the earlier one, whose cookie the browser has not used yet. The limit is never exceeded. If the response to
-    /// a later rotation is lost, the confirmed session counts until its idle timeout or a revocation.
+    /// If a sign-in's response is lost, its session must not lock the user out. The first use of a sign-in's
+    /// cookie therefore confirms the session, with one write. When the limit is reached, a new sign-in
+    /// revokes sessions that were never confirmed, the oldest first. For example, after a double click, the
+    /// later sign-in revokes the session of the earlier one, whose cookie the browser has not used yet. The
+    /// limit is never exceeded. If the response to a later rotation is lost, the confirmed session counts
+    /// until its idle timeout or a revocation.
     Reject(u16),
 }
 

@@ -10,16 +10,16 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// A source of the current time; set with [`Builder::clock`](crate::Builder::clock).
 ///
-/// The default is [`SystemClock`]. Tests use `testing::ManualClock` of the feature `testing`.
+/// The default is [`SystemClock`]. Tests can use `testing::ManualClock` from the `testing` feature.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current time, in UTC.
     fn now(&self) -> OffsetDateTime;
 
-    /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for earlier
-    /// times.
+    /// Returns the current time in milliseconds since the beginning of 1970, as records store it; 0 for times
+    /// before 1970.
     ///
-    /// The default implementation computes it from [`now`](Self::now). Implement it if your clock already counts
-    /// milliseconds.
+    /// The default implementation computes this from [`now`](Self::now). Override it if your clock already
+    /// counts milliseconds.
     fn unix_millis(&self) -> u64 {
         Millis::of(self.now()).0
     }
@@ -76,7 +76,7 @@ impl Millis {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// Returns how long ago `earlier` was at this time; zero if it was not earlier.
+    /// Returns how long before this time `earlier` was, or zero if it was not before this time.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

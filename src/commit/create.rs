@@ -1,5 +1,5 @@
-//! Creates new sessions: on their own, after the known sessions have ended, or before the sessions that a
-//! sign-in replaces end.
+//! Creates new sessions: on their own, after ending the known sessions, or before ending the sessions that a
+//! sign-in replaces.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ struct NewSession {
     key: StoreKey,
     record: Record,
     write: Write,
-    /// When it was created.
+    /// When the session was created.
     now: Millis,
 }
 
@@ -53,7 +53,7 @@ impl Commit<'_, '_> {
     /// Ends the known sessions, then creates a new one.
     pub(super) async fn end_then_create(&mut self) -> Result<Committed> {
         let nothing = Values::default();
-        // Computed before anything ends: if a `transact` fails, nothing may have changed.
+        // Computed before any session ends: if a `transact` fails, nothing may have changed.
         let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != EndOutcome::Ended {
@@ -76,7 +76,7 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Creates the session of a sign-in, then ends the sessions that it replaces. With this order, a sign-in
+    /// Creates the session of a sign-in, then ends the sessions that it replaces. In this order, a sign-in
     /// that cannot be written changes nothing.
     ///
     /// If a replaced session cannot be ended, the sign-in fails and the new session is deleted. Otherwise the
@@ -108,8 +108,8 @@ impl Commit<'_, '_> {
     }
 
     /// Returns the ids of the `sessions` that belong to the principal who signs in. Only these are in that
-    /// principal's directory. If another request signed one in after it was read here, the directory counts
-    /// it like any other session.
+    /// principal's directory. A session that another request has signed in since it was read here counts in
+    /// the directory like any other.
     fn of_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
         let principal = self.changes.principal();
         let is_same =
@@ -193,11 +193,12 @@ impl Commit<'_, '_> {
         Err(failure)
     }
 
-    /// Writes the record of a new session. At the same time, reads the directory that must list it, unless it
-    /// was read before. Returns `None` if the id is taken: by an earlier copy of this command, or by chance.
+    /// Writes the record of a new session. At the same time, reads the directory that must list the session,
+    /// unless it was already read. Returns `None` if the id is taken: by an earlier copy of this command, or
+    /// by chance.
     ///
-    /// `orphan` is the key of an earlier attempt whose create was not answered. It is deleted at the same
-    /// time.
+    /// `orphan` is the key of an earlier attempt whose create was not answered. That key is deleted at the
+    /// same time.
     async fn create(
         &mut self,
         new: NewSession,
@@ -304,7 +305,8 @@ async fn delete_unused(
 /// later, it leaves a record behind, which the store drops after the idle timeout.
 async fn delete_orphan(commands: Commands<'_>, orphan: Option<StoreKey>) {
     if let Some(key) = orphan {
-        // The request waits for this, and the server did not answer the create either.
+        // Limited to a small part of the time left, because the request waits for this delete and the server
+        // did not answer the create either.
         delete_unused(commands, &key, None, 8).await;
     }
 }

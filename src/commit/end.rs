@@ -10,14 +10,14 @@ use crate::record::plan::{self, EndReason};
 use crate::record::values::Values;
 use crate::store::{Deleted, Stored};
 
-/// The result of the attempt to end a session.
+/// The result of an attempt to end a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndOutcome {
     Ended,
     /// The session no longer exists.
     Missing,
-    /// This request may not end the session: another request has signed in on it, or this request only
-    /// replaces it with a sign-in and another request has rotated its secret.
+    /// This request may not end the session. Either another request has signed the session in, or this
+    /// request only replaces the session with a sign-in and another request has rotated its secret.
     Spared,
 }
 
@@ -64,8 +64,8 @@ impl Commit<'_, '_> {
         Ok(outcome)
     }
 
-    /// Deletes the session if its record is as it was read. If another request wrote first, deletes the newer
-    /// record if this request may still end the session.
+    /// Deletes the session if its record is still as it was read. If another request wrote first, deletes the
+    /// newer record if this request may still end the session.
     async fn try_end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
         let may_end =
             |session: &Loaded| plan::ends(reason, &loaded.authority, &session.record.header);
@@ -113,7 +113,7 @@ impl Commit<'_, '_> {
                 ended();
                 EndOutcome::Ended
             }
-            // A delete was in doubt: this request may have deleted the record, or another one.
+            // A delete was in doubt: either this request or another one may have deleted the record.
             (Deleted::Missing, true) => {
                 ended();
                 self.check_end_is_certain(loaded)?;

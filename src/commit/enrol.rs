@@ -16,8 +16,8 @@ use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
 impl Commit<'_, '_> {
-    /// Returns whether the directory must be written as well: for a sign-in, and for a session that will live
-    /// longer than its directory record says.
+    /// Returns whether the directory must be written as well. This is so for a sign-in, and for a session
+    /// that will live longer than its directory record says.
     pub(super) fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.options.directory != DirectoryMode::Off
@@ -28,8 +28,8 @@ impl Commit<'_, '_> {
 
     /// Lists the session in its principal's directory.
     ///
-    /// `base` is the header that `header` replaces, `None` for a new session. `read` is the directory if it
-    /// was already read. Returns `false` if the session is new and another request has ended it in the
+    /// `base` is the header that `header` replaces, or `None` for a new session. `read` is the directory if
+    /// it was already read. Returns `false` if the session is new and another request has ended it in the
     /// meantime.
     pub(super) async fn enrol(
         &mut self,
@@ -73,7 +73,7 @@ impl Commit<'_, '_> {
         Ok(true)
     }
 
-    /// Fails if the sign-in has taken too long, because the directory may have forgotten a revocation since.
+    /// Fails if the sign-in has taken so long that the directory may have forgotten a revocation.
     pub(super) fn check_sign_in_window(&self) -> Result<()> {
         let begun = self.changes.signing_in().and_then(|sign_in| sign_in.begun.as_ref());
         if begun.is_some_and(|begun| self.settings.now().since(begun.at) > SIGN_IN_WINDOW) {
@@ -85,8 +85,8 @@ impl Commit<'_, '_> {
         Ok(())
     }
 
-    /// Returns the directory that must be read before a new session with this header can be listed, if it must
-    /// be listed.
+    /// Returns the directory that must be read before a new session with this header can be listed, or `None`
+    /// if the session need not be listed.
     pub(super) fn directory_to_read<'b>(
         &'b self,
         header: &'b Header,
@@ -95,8 +95,8 @@ impl Commit<'_, '_> {
         self.needs_enrolment(None, header).then(|| self.directory(principal))
     }
 
-    /// Returns the directory of a principal. Computes the key only once for each commit, because a commit has
-    /// only one principal.
+    /// Returns the directory of a principal. Computes the key only once per commit, because a commit has only
+    /// one principal.
     fn directory<'b>(&'b self, principal: &'b Arc<str>) -> DirectoryHandle<'b> {
         let key_of = || directory_key(self.settings, principal);
         let (owner, key) = self.enrolment.key.get_or_init(|| (principal.clone(), key_of()));
@@ -149,8 +149,9 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Returns the mark that the directory must still have: the one at the first enrolment or read of this
-    /// commit, otherwise the one at the beginning of the sign-in. `None` accepts any mark.
+    /// Returns the mark that the directory must still have, or `None` if any mark is accepted. (Revoking all
+    /// sessions changes the mark.) The expected mark is the one that this commit found when it first enrolled
+    /// the session or read the directory; before that, it is the mark from the beginning of the sign-in.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
         self.enrolment.mark.or(sign_in.begun.as_ref().map(|begun| begun.mark))

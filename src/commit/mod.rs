@@ -1,7 +1,7 @@
 //! Writes the changes of a request to the store by carrying out its plan.
 //!
-//! - `create`: writes a new session, on its own or together with the end of other sessions.
-//! - `replay`: repeats a save until it succeeds. If another request wrote first, applies the changes again to
+//! - `create`: writes a new session, on its own or while ending other sessions.
+//! - `replay`: retries a save until it succeeds. If another request wrote first, applies the changes again to
 //!   the newer record.
 //! - `save`: makes one attempt to save.
 //! - `refresh`: extends the idle timeout and confirms the session's cookie.
@@ -42,10 +42,11 @@ use crate::record::values::{Entry, Items, Values};
 use crate::settings::Settings;
 use crate::store::{StoreKey, Stored};
 
-/// A decision that must be made on the stored record, such as the function of a `transact`. The caller of the
-/// commit keeps the decision's result.
+/// A decision that must be made on the stored record, such as the function that is passed to `transact`. The
+/// caller of the commit keeps the decision's result.
 pub(crate) trait Decision {
-    /// Decides on these values. Called again if another request wrote first; the earlier result is discarded.
+    /// Makes the decision on these values. Called again if another request wrote first; the earlier result is
+    /// discarded.
     fn decide(&mut self, values: &mut Transaction<'_>) -> Result<()>;
 
     /// Returns whether the commit may drop the decision without an error if the session is lost.
@@ -53,7 +54,7 @@ pub(crate) trait Decision {
         false
     }
 
-    /// Discards the result, because nothing of it is stored.
+    /// Discards the result, because none of it is stored.
     fn give_up(&mut self) {}
 }
 
@@ -74,24 +75,24 @@ pub(crate) struct Committed {
     pub(crate) cookie: Option<String>,
     /// Set if some or all of the changes were not stored.
     pub(crate) failure: Option<Error>,
-    /// The session that the request may no longer use. No cookie is sent then: it could overwrite a newer one
-    /// in the browser.
+    /// The session that the request may no longer use, if there is one. In that case no cookie is sent,
+    /// because it could overwrite a newer one in the browser.
     pub(crate) lost: Option<Lost>,
 }
 
 impl Committed {
-    /// A result with this session and no cookie.
+    /// Returns a result with this session and no cookie.
     fn at(loaded: Arc<Loaded>) -> Self {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
-    /// A result without a cookie, for a request that has lost its session.
+    /// Returns a result without a cookie, for a request that has lost its session.
     fn lost(session: Arc<Loaded>, is_gone: bool) -> Self {
         Self { lost: Some(Lost { session, is_gone }), ..Self::default() }
     }
 
-    /// The result of a write that was applied. `stored` was read after it and may include later writes of other
-    /// requests.
+    /// Returns the result of a write that was applied. `stored` was read after that write and may include
+    /// later writes by other requests.
     fn as_read_back(saved: &Loaded, stored: Stored, cookie: Option<String>) -> Result<Self> {
         let newer = saved.newer(stored)?;
         Ok(match newer.secret_status() {
@@ -113,12 +114,13 @@ pub(crate) struct Commit<'a, 'd> {
     /// The other sessions of a request that presented several valid tokens.
     pub(crate) others: Vec<Arc<Loaded>>,
     pub(crate) changes: Changes,
-    /// The view of the changes could not be computed on `loaded`.
+    /// Whether the view of the changes could not be computed from the record in `loaded`.
     pub(crate) is_stale: bool,
     pub(crate) is_activity: bool,
-    /// The response has been sent, so the record read for it is too old to decide on.
+    /// Whether the response has already been sent. If so, the record that was read for it is too old to base
+    /// a decision on.
     pub(crate) outlived: bool,
-    /// The request presented a session cookie that the response may remove.
+    /// Whether the request presented a session cookie that the response may remove.
     pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: EnrolmentProgress,
@@ -129,8 +131,8 @@ pub(crate) struct Commit<'a, 'd> {
 /// The progress of a sign-in in its principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolmentProgress {
-    /// The mark of the directory when this commit listed the session, or when it read the directory for a new
-    /// one. `None` before that, `Some(None)` if the directory has no mark.
+    /// The directory's mark when this commit listed the session or, for a new session, read the directory.
+    /// `None` before that; `Some(None)` if the directory has no mark.
     mark: Option<Option<Mark>>,
     /// The session that this commit has listed.
     listed: Option<SessionId>,
@@ -172,9 +174,9 @@ impl Commit<'_, '_> {
     ///
     /// # Errors
     ///
-    /// On an error the session is unchanged, unless the kind is [`ErrorKind::OutcomeUnknown`]. Two effects are
-    /// not undone: if several sessions had to end, some may have ended, and sessions that were revoked to make
-    /// room for a sign-in stay revoked.
+    /// On an error the session is unchanged, unless the kind is [`ErrorKind::OutcomeUnknown`]. Two effects
+    /// are not undone: if several sessions had to end, some of them may have ended, and sessions that were
+    /// revoked to make room for a sign-in stay revoked.
     pub(crate) async fn run(&mut self, plan: Plan) -> Result<Committed> {
         let outcome = self.carry_out(plan).await;
         let has_failed = outcome.as_ref().map_or(true, |committed| committed.failure.is_some());
@@ -214,21 +216,21 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// The result without a session. The response removes the cookie.
+    /// Returns a result without a session. The response removes the cookie.
     fn cookie_removed(&self) -> Committed {
         Committed { cookie: Some(self.settings.cookie.removal()), ..Committed::default() }
     }
 
-    /// The result of a request that has lost the session it presented. No cookie is sent, because the browser
-    /// may hold a newer one.
+    /// Returns the result of a request that has lost the session it presented. No cookie is sent, because the
+    /// browser may hold a newer one.
     fn known_session_lost(&self, is_gone: bool) -> Committed {
         let session = self.known_sessions().next().cloned();
         let lost = session.map(|session| Lost { session, is_gone });
         Committed { lost, ..Committed::default() }
     }
 
-    /// The result if the changes cannot be stored: the session is gone, or this request's secret does not allow
-    /// them.
+    /// Returns the result if the changes cannot be stored because the session is gone or this request's
+    /// secret does not allow them.
     fn changes_rejected(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
         let failure = Some(self.settings.gone(""));
@@ -238,8 +240,8 @@ impl Commit<'_, '_> {
         Committed { failure, ..self.known_session_lost(is_gone) }
     }
 
-    /// The request's current session, the session that it has lost, and the other sessions whose tokens it
-    /// presented.
+    /// Returns the request's current session, the session that it has lost, and the other sessions whose
+    /// tokens it presented.
     fn known_sessions(&self) -> impl Iterator<Item = &Arc<Loaded>> {
         let lost = self.lost.as_ref().map(|lost| &lost.session);
         self.loaded.iter().chain(lost).chain(&self.others)
@@ -259,7 +261,7 @@ impl Commit<'_, '_> {
         session.record.header.clocks.expired(self.settings.now())
     }
 
-    /// Runs the function of a `transact`, if this commit has one.
+    /// Runs the commit's decision, such as the function passed to `transact`, if there is one.
     fn transact(&mut self, base: &Values, view: &mut View) -> Result<()> {
         let max_record = self.settings.options.max_record;
         match &mut self.decide {
@@ -268,8 +270,9 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Discards the changes and the decision. Returns whether their loss is an error: it is if `matters` is set
-    /// or if a decision that is not optional was made. The loss of flash messages is only an event.
+    /// Discards the changes and the decision. Returns whether their loss is an error, which it is if
+    /// `matters` is set or if a decision that is not optional was made. The loss of flash messages is only an
+    /// event.
     fn is_loss(&mut self, matters: bool) -> bool {
         let is_decided = self.decide.as_mut().is_some_and(|decision| {
             decision.give_up();
@@ -334,8 +337,8 @@ impl Commit<'_, '_> {
         Ok((Record { header, values: Values::new(bytes, index) }, write))
     }
 
-    /// Returns the record without flash messages and the number of messages dropped, if the record fits then.
-    /// The values of the application take precedence over flash messages.
+    /// Returns the record without flash messages, and the number of messages dropped, if the record then
+    /// fits. The application's values take precedence over flash messages.
     fn without_messages(
         &self,
         header: &Header,

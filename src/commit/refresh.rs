@@ -14,7 +14,7 @@ use crate::record::loaded::{Loaded, Standing};
 
 /// The result of one attempt to refresh a session.
 enum RefreshAttempt {
-    /// The write was applied. Holds the session, which may include later writes of other requests.
+    /// The write was applied. Holds the session, which may include later writes by other requests.
     Done(Arc<Loaded>),
     /// Another request wrote first. `None`: the record must be read again.
     Conflict(Option<Arc<Loaded>>),

@@ -1,4 +1,4 @@
-//! Saves with conflicts: if another request wrote first, applies the changes again to the newer record.
+//! Saves after conflicts: if another request wrote first, applies the changes again to the newer record.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::record::token::Secret;
 use crate::store::Stored;
 
 impl<'a> Commit<'a, '_> {
-    /// Writes the changes to the session. If other requests have changed it, applies the changes to the newer
-    /// record if this request may still change the session.
+    /// Writes the changes to the session. If other requests have changed the session, applies the changes to
+    /// the newer record, provided that this request may still change it.
     pub(super) async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
         // If the session was expired when it was read, another request may still have extended it. After the
-        // response has been sent, the record that was read for it is too old to decide on.
+        // response has been sent, the record that was read for it is too old to base a decision on.
         let is_reread = self.is_expired(&loaded) || self.outlived;
         let current = match is_reread {
             true => Box::pin(self.reread_listed(&loaded)).await?,
@@ -35,10 +35,11 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Attempts the save until there is no conflict, up to the configured number of attempts. After each
-    /// conflict, applies the changes again to the newer record if this request may still change it.
+    /// conflict, applies the changes again to the newer record, provided that this request may still change
+    /// it.
     ///
-    /// `current` is the session to start from, `None` if it is gone. `is_reread` says that `current` was read
-    /// for this commit.
+    /// `current` is the session to start from, or `None` if it is gone. `is_reread` says whether `current`
+    /// was read for this commit.
     async fn replay_until_saved(
         &mut self,
         loaded: Arc<Loaded>,
@@ -49,7 +50,7 @@ impl<'a> Commit<'a, '_> {
         let mut drawn = None;
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
-            // `save` has just checked that the record which was read before this commit has not expired.
+            // `save` has just checked that the record that was read before this commit has not expired.
             let is_known_alive = attempt == 0 && !is_reread;
             let living =
                 current.take().filter(|session| is_known_alive || !self.is_expired(session));
@@ -71,14 +72,14 @@ impl<'a> Commit<'a, '_> {
                 Ok(SaveAttempt::Conflict(stored)) => stored,
                 Err(error) => return self.failed_save(loaded, &last, error),
             };
-            // Boxed: conflicts are rare, and this future would make that of every commit larger.
+            // Boxed: conflicts are rare, and this future would make the future of every commit larger.
             current = Box::pin(self.after_conflict(&last, stored, &mut guard, attempt)).await?;
         }
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Decides what this request may do to the current record. If the session is gone (`living` is `None`),
-    /// `last` is the record that was read before.
+    /// Determines what this request may do to the current record. If the session is gone (`living` is
+    /// `None`), judges by `last`, the record that was read before.
     fn decide_on_newer(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
         let requested = self.changes.requested(&living.unwrap_or(last).record.header);
         let secret_status = living.map(Loaded::secret_status);
@@ -99,8 +100,8 @@ impl<'a> Commit<'a, '_> {
         Ok(drawn.filter(|_| is_needed))
     }
 
-    /// Returns the session to which the changes are applied again after a conflict, `None` if it is gone. First
-    /// waits for the commits of this process that had a conflict on the same session earlier.
+    /// Returns the session to which the changes are applied again after a conflict, or `None` if it is gone.
+    /// First waits for the commits in this process that had a conflict on the same session earlier.
     async fn after_conflict(
         &mut self,
         last: &Loaded,
@@ -141,8 +142,8 @@ impl<'a> Commit<'a, '_> {
         Ok(self.lost_during_save(loaded, true, requested.steps_up || requested.supersedes))
     }
 
-    /// The result if the session is gone or this request may no longer change it. The session is not created
-    /// again and no cookie is sent. `fails` makes this an error even if no value was changed.
+    /// Returns the result if the session is gone or this request may no longer change it. The session is not
+    /// created again and no cookie is sent. If `fails` is set, this is an error even if no value was changed.
     fn lost_during_save(&mut self, loaded: Arc<Loaded>, is_gone: bool, fails: bool) -> Committed {
         let base = self.changes.base_values(Some(&loaded));
         let matters = fails || self.changes.delta.view().matters_to(base);

@@ -16,7 +16,7 @@ use crate::store::Stored;
 pub(super) enum SaveAttempt {
     /// The save succeeded, or nothing had to be written.
     Done(Committed),
-    /// Another request wrote or deleted the record first. `None`: it is gone, or must be read again.
+    /// Another request wrote or deleted the record first. `None`: the record is gone, or must be read again.
     Conflict(Option<Stored>),
 }
 
@@ -29,8 +29,8 @@ struct PreparedSave {
 }
 
 impl Commit<'_, '_> {
-    /// Makes one attempt to write the changes to `current`. `is_fresh` says that `current` was read for this
-    /// commit.
+    /// Makes one attempt to write the changes to `current`. `is_fresh` says whether `current` was read for
+    /// this commit.
     pub(super) async fn try_save(
         &mut self,
         current: &Arc<Loaded>,
@@ -38,7 +38,7 @@ impl Commit<'_, '_> {
         is_fresh: bool,
     ) -> Result<SaveAttempt> {
         let Some(prepared) = self.prepare_save(current, secret)? else {
-            // Boxed: rare, and this future would make that of every commit larger.
+            // Boxed: this case is rare, and its future would make the future of every commit larger.
             return Box::pin(self.skip_write(current, is_fresh)).await;
         };
         let (base, header) = (&current.record.header, &prepared.record.header);
@@ -73,7 +73,7 @@ impl Commit<'_, '_> {
         Ok(Some(PreparedSave { record, write, cookie }))
     }
 
-    /// Returns the result of the attempt from the store's answer.
+    /// Converts the store's answer to the result of the attempt.
     fn settle_save(
         &self,
         current: &Loaded,
@@ -124,8 +124,9 @@ impl Commit<'_, '_> {
         self.report_signed_in(session.id);
     }
 
-    /// Skips the write, because the changes leave the record as it is. Without a write there is no conflict to
-    /// reveal that `current` is outdated, so the record is read again if a `transact` has decided on it.
+    /// Skips the write, because the changes leave the record as it is. Without a write, no conflict can
+    /// reveal that `current` is outdated. If a `transact` has based a decision on it, the record is therefore
+    /// read again.
     async fn skip_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<SaveAttempt> {
         if !is_fresh && self.decide.is_some() {
             match Box::pin(self.commands.load(&current.key)).await? {

@@ -1,15 +1,16 @@
-//! The directory record as bytes: the same envelope and field format as a session's record, with another
-//! kind.
+//! The directory record as bytes. It has the same envelope and field format as a session's record, but a
+//! different kind.
 //!
 //! | type | content |
 //! |---|---|
-//! | 1 | generation: its mark, 8 bytes; when it began: LEB128, milliseconds since 1970 |
-//! | 2 | a session: id[16] flags[1], when it was signed in (as above) and how long it may live (milliseconds): LEB128, length of the label (LEB128), label (UTF-8) |
-//! | 3 | until when unlisted sessions may be alive: LEB128, milliseconds since 1970 |
+//! | 1 | the generation: its mark (8 bytes), then when it began (LEB128, milliseconds since 1970) |
+//! | 2 | a session: id[16] flags[1], when it was signed in (as above), how long it may live (LEB128, milliseconds), the length of the label (LEB128), the label (UTF-8) |
+//! | 3 | the time until which unlisted sessions may be alive (LEB128, milliseconds since 1970) |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
-//! The first bit of the flags says that the session is revoked. Sessions are in the order of their
-//! sign-ins. Unknown fields, and bytes after a label, are kept unchanged.
+//! A generation begins each time all sessions are revoked. The first bit of the flags marks a revoked
+//! session. Sessions are in the order of their sign-ins. Unknown fields, and bytes after a label, are kept
+//! unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(with(8, 0).unwrap_err(), Undecodable::Corrupt);
         for length in 0..bytes.len() {
             let cut = bytes.slice(..length);
-            // If it is cut between two fields, it is a shorter directory.
+            // If the cut falls between two fields, the result is a shorter directory.
             if let Ok(shorter) = decode(&cut) {
                 assert!(shorter.entries.len() < 3);
             }

@@ -1,4 +1,4 @@
-//! Enrolment: a session is listed in its principal's directory before its cookie is sent.
+//! Enrolment: lists a session in its principal's directory before its cookie is sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::record::tag::Tag;
 use crate::record::token::SessionId;
 use crate::store::Deleted;
 
-/// How often a listed session that is missing is probed before it counts as ended: its sign-in may be
-/// under way.
+/// How often a listed session whose record is missing is probed before it counts as ended. Its sign-in may
+/// still be under way.
 const PROBE_ATTEMPTS: usize = 3;
 
 /// The pause between two of these attempts.
@@ -30,49 +30,51 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 /// How many sessions are probed at once when the directory is at its limit.
 const PROBE_BATCH: usize = 16;
 
-/// The listed sessions that this enrolment found alive. The value is the session as it was read if it is
-/// unconfirmed (no request has used its cookie yet), and `None` otherwise.
+/// The listed sessions that this enrolment counts as alive. If a session is unconfirmed (no request has used
+/// its cookie yet), the value is the session as it was read; otherwise it is `None`.
 type ProbedSessions = HashMap<SessionId, Option<Arc<Loaded>>>;
 
 /// The state that one attempt to enrol passes to the next.
 struct EnrolmentAttempt<'a> {
     enrolment: &'a Enrolment,
-    /// The mark that the sign-in found first; `None` if it has not read the directory, or if this is none.
+    /// The directory's mark when the sign-in first read it. `None` if the sign-in has not read it yet, or if
+    /// this enrolment is not for a sign-in.
     expected: Option<Option<Mark>>,
-    /// The previous attempt wrote a new entry, and that write may have been applied.
+    /// Whether the previous attempt wrote a new entry, and that write may have been applied.
     may_have_added_entry: bool,
-    /// The tags of the writes that another one overtook, or may have: a copy may still arrive.
+    /// The tags of this enrolment's writes that were overtaken by another write, or may have been. A copy of
+    /// such a write may still arrive.
     written: Vec<Tag>,
-    /// An earlier attempt has listed the session.
+    /// Whether an earlier attempt listed the session.
     was_listed: bool,
     probed: ProbedSessions,
 }
 
-/// The outcome of an attempt to enrol. `is_new`: this enrolment has added the entry.
+/// The outcome of an attempt to enrol. `is_new` says whether this enrolment added the entry.
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },
     /// Another write came first, or may have.
     Overtaken { is_new: bool },
-    /// The session was listed, and another request has ended it since.
+    /// The session was listed, and another request has since ended it.
     Ended,
 }
 
-/// The record that was read, without the sessions that were revoked and have ended.
+/// The record that was read, without the revoked sessions that have ended.
 struct PreparedRecord {
     record: DirectoryRecord,
     mark: Option<Mark>,
     is_new: bool,
-    /// The record had revoked sessions, so it has to be written in any case.
+    /// Whether the record had revoked sessions, so that it must be written in any case.
     had_revoked: bool,
 }
 
 impl DirectoryHandle<'_> {
-    /// Lists a session in the directory. Returns the mark of the directory and whether the entry is a new
-    /// one, or `None` if the session was new and another request has ended it in the meantime.
+    /// Lists a session in the directory. Returns the directory's mark and whether the entry is a new one, or
+    /// `None` if the session was new and another request has ended it in the meantime.
     ///
-    /// `expected` is the mark that the sign-in found first, and `read` the directory as it was read for this
-    /// enrolment, if it was. An outdated one costs a conflict.
+    /// `expected` is the directory's mark when the sign-in first read it. `read` is the directory, if it was
+    /// already read for this enrolment; an outdated copy costs a conflict.
     pub(crate) async fn enrol(
         &self,
         enrolment: &Enrolment,
@@ -134,8 +136,9 @@ impl DirectoryHandle<'_> {
         Ok(AttemptOutcome::Listed { mark, is_new })
     }
 
-    /// Checks that no revocation has overtaken the sign-in, and removes from the record the revoked
-    /// sessions that could be ended. Returns `None` if another request has ended the new session.
+    /// Checks that no revocation has overtaken the sign-in. Ends the sessions that the record marks as
+    /// revoked, and removes those that have ended from the record. Returns `None` if another request has
+    /// ended the new session.
     async fn prepare(
         &self,
         attempt: &mut EnrolmentAttempt<'_>,
@@ -143,7 +146,7 @@ impl DirectoryHandle<'_> {
     ) -> Result<Option<PreparedRecord>> {
         let EnrolmentAttempt { enrolment, expected, .. } = *attempt;
         let now = self.settings.now();
-        // For longer than that, the directory may not remember a revocation.
+        // The directory is certain to remember a revocation for this long, but no longer.
         if enrolment.begun.is_some_and(|begun| now.since(begun) > SIGN_IN_WINDOW) {
             return Err(Error::new(
                 ErrorKind::Revoked,
@@ -152,14 +155,15 @@ impl DirectoryHandle<'_> {
         }
         let mark = snapshot.mark();
         let DirectorySnapshot { mut record, stored } = snapshot;
-        // A directory that is missing remembers no revocation, so there is nothing to compare.
+        // A missing directory remembers no revocation, so there is nothing to compare.
         if stored.is_some() && expected.is_some_and(|expected| expected != mark) {
             return Err(self.sign_in_overtaken());
         }
         if matches!(enrolment.purpose, Purpose::SignIn | Purpose::Again) {
             attempt.expected.get_or_insert(mark);
         }
-        // A new session whose record is deleted must not be listed, and evict another one, again.
+        // A new session whose record was deleted must not be listed again, because that could evict another
+        // session.
         let is_listed = record.lists(enrolment.id);
         attempt.was_listed |=
             is_listed || attempt.written.iter().any(|tag| record.tags.contains(*tag));
@@ -170,7 +174,7 @@ impl DirectoryHandle<'_> {
         let reason = RevocationReason::Unfinished;
         let ended = self.end_within_part(&revoked, 4, reason, &record).await;
         record.remove(&ended);
-        // An earlier attempt of this enrolment may have added the entry without learning of it.
+        // An earlier attempt may have added the entry without learning that its write was applied.
         let is_new = !is_listed
             || (attempt.may_have_added_entry
                 && record.has_reservation(enrolment.id, enrolment.signed_in));
@@ -193,8 +197,8 @@ impl DirectoryHandle<'_> {
         }
         match outcome {
             EnrolmentOutcome::Enrolled { evicted } => Ok(Some(evicted.into_iter().collect())),
-            // After a conflict on the session, the directory record is written again in any case: another
-            // request may have made sure that the session is anonymous, and be about to remove the entry.
+            // After a conflict on the session, the directory record is written again even if it would not
+            // change: another request may have found the session anonymous and be about to remove the entry.
             EnrolmentOutcome::AlreadyListed
                 if !prepared.had_revoked && enrolment.purpose != Purpose::Again =>
             {
@@ -217,8 +221,9 @@ impl DirectoryHandle<'_> {
         Error::new(ErrorKind::Revoked, "")
     }
 
-    /// Removes from the record sessions that have ended, until there is room for one more. If the policy
-    /// evicts, only one batch is probed; if it refuses the sign-in otherwise, all sessions may be.
+    /// Removes ended sessions from the record until there is room for one more. If the policy evicts, only
+    /// one batch of sessions is probed. Under any other policy the sign-in would be refused, so all sessions
+    /// may be probed; `Reject` then also revokes unconfirmed sessions.
     async fn make_room(
         &self,
         record: &mut DirectoryRecord,
@@ -227,7 +232,7 @@ impl DirectoryHandle<'_> {
     ) {
         let policy = self.settings.options.concurrent();
         let mut candidates: Vec<_> = record.counted(enrolment).cloned().collect();
-        // Any of them may have ended, so sign-ins do not all start with the same one.
+        // Any session may have ended, so different sign-ins start with different sessions.
         let start = usize::from(enrolment.id.as_bytes()[0]) % candidates.len().max(1);
         candidates.rotate_left(start);
         for batch in candidates.chunks(PROBE_BATCH) {
@@ -248,16 +253,16 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// Finds the listed sessions that have certainly ended. A session that cannot be read counts as alive,
-    /// and so does one that was `probed` before.
+    /// Finds the listed sessions that have certainly ended. A session that cannot be read, or that was
+    /// `probed` earlier, counts as alive.
     async fn find_ended(
         &self,
         entries: &[Entry],
         probed: &mut ProbedSessions,
     ) -> HashSet<SessionId> {
         let now = self.settings.now();
-        // A session that was there before is listed before its sign-in is written: if that may be under way, it
-        // gets a moment.
+        // An existing session is listed before its sign-in is written. If that sign-in may still be under
+        // way, it gets a moment to finish.
         let is_fresh =
             |entry: &&Entry| now.since(entry.signed_in) < 2 * self.settings.options.timeout;
         let mut missing: Vec<_> =
@@ -276,7 +281,7 @@ impl DirectoryHandle<'_> {
         self.ensure_ended(&missing).await
     }
 
-    /// Probes the `missing` sessions once. Those that are alive or cannot be read move to `probed`.
+    /// Probes the `missing` sessions once. Moves those that are alive or cannot be read to `probed`.
     async fn probe_missing(&self, missing: &mut Vec<&Entry>, probed: &mut ProbedSessions) {
         let results = join_all(missing.iter().map(|entry| self.load_owned(entry.id))).await;
         let mut results = results.into_iter();
@@ -291,8 +296,8 @@ impl DirectoryHandle<'_> {
         });
     }
 
-    /// Revokes up to `most` of the unconfirmed sessions, the oldest first. A session that was written since it
-    /// was probed is kept, because a request may have confirmed it.
+    /// Revokes up to `most` of the unconfirmed sessions, the oldest first. A session that has been written
+    /// since it was probed is kept, because a request may have confirmed it.
     async fn revoke_unconfirmed(
         &self,
         unconfirmed: &[Arc<Loaded>],
@@ -317,7 +322,7 @@ impl DirectoryHandle<'_> {
         ended
     }
 
-    /// Releases the reservation of a sign-in that failed, unless another sign-in uses its session now.
+    /// Releases the reservation of a sign-in that failed, unless another sign-in now uses its session.
     pub(crate) async fn release(&self, reservation: Reservation) -> Result<()> {
         let mut guard = None;
         for attempt in 0..self.settings.options.commit_attempts {
@@ -337,8 +342,8 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// The record without the reservation: its entry is removed if the session has ended, and marked as
-    /// revoked otherwise. Returns `None` if another sign-in uses the session.
+    /// Returns the record without the reservation. If the session has ended, its entry is removed; otherwise
+    /// the entry is marked as revoked. Returns `None` if another sign-in uses the session.
     async fn without_reservation(
         &self,
         mut record: DirectoryRecord,
@@ -346,12 +351,13 @@ impl DirectoryHandle<'_> {
     ) -> Option<DirectoryRecord> {
         let Reservation { id, tag, .. } = reservation;
         let left = self.commands.time_left();
-        // If the failed sign-in's own write was applied after all, no client has the secret.
+        // If the newest write is the failed sign-in's own, no client has the secret.
         let is_of_another = |loaded: &Loaded| loaded.record.header.tags.newest() != tag;
         match timeout(left / 2, self.ensure_ended_unless(id, is_of_another)).await {
             Ok(Ok(true)) => record.remove(&HashSet::from([id])),
             Ok(Ok(false)) => return None,
-            // The next use of the directory ends it. Until then, it is listed as revoked and does not count.
+            // The session is ended at the directory's next use. Until then, it is marked as revoked and does
+            // not count.
             Ok(Err(_)) | Err(_) => drop(record.mark_revoked(|listed| listed == id)),
         }
         Some(record)

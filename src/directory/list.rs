@@ -1,4 +1,4 @@
-//! Listing: the principal's sessions that are alive.
+//! Lists the principal's live sessions.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::record::loaded::Loaded;
 
 impl DirectoryHandle<'_> {
-    /// The sessions that are alive, the newest sign-in first, with their labels. Removes from the record the
-    /// sessions that have ended.
+    /// Returns the live sessions with their labels, the newest sign-in first. Removes ended sessions from the
+    /// record.
     pub(crate) async fn list(&self) -> Result<Vec<(Arc<Loaded>, Option<Arc<str>>)>> {
         let snapshot = self.read().await?;
         let now = self.settings.now();

@@ -1,16 +1,16 @@
 //! A principal's directory in the store.
 //!
-//! The directory record lists the principal's sessions. It is read, changed by compare-and-set, and then
-//! its decisions are carried out on the sessions: a session that the record marks as revoked is deleted.
+//! The directory record lists the principal's sessions. The record is changed by compare-and-set, and its
+//! decisions are then carried out on the sessions: a session that the record marks as revoked is deleted.
 //!
 //! | file | content |
 //! |---|---|
-//! | `record` | the directory record and the rules of an enrolment, without I/O |
+//! | `record` | the directory record and the rules for enrolment, without I/O |
 //! | `codec` | the record as bytes |
-//! | `enrol` | a session is added before its cookie is sent; its reservation is released if that fails |
-//! | `revoke` | sessions are marked as revoked, deleted, and removed from the record |
-//! | `list` | the sessions that are alive |
-//! | `probe` | what the store holds under a listed id |
+//! | `enrol` | adds a session before its cookie is sent; releases its reservation if the sign-in fails |
+//! | `revoke` | marks sessions as revoked, deletes them, and removes them from the record |
+//! | `list` | lists the live sessions |
+//! | `probe` | looks up what the store holds under a listed id |
 
 pub(crate) mod codec;
 mod enrol;
@@ -35,29 +35,30 @@ use crate::record::token::{SessionId, encoded_digest};
 use crate::settings::{DirectoryMode, Settings};
 use crate::store::{Created, Kind, StoreKey, Stored, TAG_LEN};
 
-/// One principal's directory, with the store commands to use it and the time they have.
+/// One principal's directory, with the store commands to use for it and their time limit.
 pub(crate) struct DirectoryHandle<'a> {
     settings: &'a Settings,
     commands: Commands<'a>,
     principal: &'a str,
     key: StoreKey,
-    /// Who acts on behalf of the principal.
+    /// The person who acts on behalf of the principal, if there is one.
     actor: Option<&'a str>,
 }
 
-/// What a directory says of a session that it lists.
+/// What a directory records about a listed session.
 #[cfg(feature = "cli")]
 pub(crate) struct Listing {
-    /// What the application called it.
+    /// The label that the application gave the session.
     pub(crate) label: Option<Arc<str>>,
 }
 
-/// The result of a write of a directory.
+/// The result of writing a directory.
 pub(crate) enum DirectoryWrite {
     Written(DirectorySnapshot),
-    /// It was applied, and another write has followed it.
+    /// The write was applied, and another write has followed it.
     Followed,
-    /// Another write came first. If this one was applied all the same, the record has its tag.
+    /// Another write came first, or may have. If this write was applied all the same, the record contains
+    /// this tag.
     Overtaken(Tag),
 }
 
@@ -80,7 +81,7 @@ impl<'a> DirectoryHandle<'a> {
         Self::with_key(settings, commands, principal, directory_key(settings, principal))
     }
 
-    /// As `new`, for a principal whose directory key is known already.
+    /// Like `new`, but for a principal whose directory key is already known.
     pub(crate) fn with_key(
         settings: &'a Settings,
         commands: Commands<'a>,
@@ -95,17 +96,17 @@ impl<'a> DirectoryHandle<'a> {
         Self { actor, ..self }
     }
 
-    /// The directory's key, for events.
+    /// Returns the directory's key, for events.
     fn record_key(&self) -> RecordKey<'_> {
         self.settings.record_key(&self.key)
     }
 
-    /// The principal, for events.
+    /// Returns the principal, for events.
     fn who(&self) -> Who<'_> {
         self.settings.who(Some(self.principal))
     }
 
-    /// Whether a session is listed.
+    /// Returns whether a session is listed.
     pub(crate) async fn lists(&self, id: SessionId) -> Result<bool> {
         Ok(self.read().await?.record.lists(id))
     }
@@ -117,9 +118,9 @@ impl<'a> DirectoryHandle<'a> {
         Ok(record.lists(id).then(|| Listing { label: record.label(id).map(Into::into) }))
     }
 
-    /// What a sign-in that begins now has to remember of the directory.
+    /// Returns what a sign-in that begins now must remember about the directory.
     pub(crate) async fn sign_in_start(self) -> Result<SignInStart> {
-        // Before the read, so that what is read is never older than that.
+        // Taken before the read, so that the record that is read is never older than this time.
         let at = self.settings.now();
         let snapshot = self.read().await?;
         let (mark, stored) = (snapshot.mark(), snapshot.stored);
@@ -130,8 +131,8 @@ impl<'a> DirectoryHandle<'a> {
     }
 
     /// Returns the directory as `begin_sign_in` read it, if that was a moment ago and the enrolment needs no
-    /// session to be revoked. An older copy could be out of date, and a live session must not be revoked
-    /// because of it.
+    /// session to be revoked. An older copy could be out of date, and no live session may be revoked because
+    /// of it.
     pub(crate) fn begun_snapshot(
         &self,
         start: &SignInStart,
@@ -148,7 +149,7 @@ impl<'a> DirectoryHandle<'a> {
         self.snapshot(self.commands.load(&self.key).await?)
     }
 
-    /// The directory, if the store holds this as its record.
+    /// Decodes the directory from what the store holds.
     fn snapshot(&self, stored: Option<Stored>) -> Result<DirectorySnapshot> {
         let record = match &stored {
             Some(stored) => decoded(self.record_key(), codec::decode(&stored.bytes))?,
@@ -158,7 +159,8 @@ impl<'a> DirectoryHandle<'a> {
         Ok(DirectorySnapshot { record, stored })
     }
 
-    /// Writes `record`, which has the tags that were read, by compare-and-set over what was read.
+    /// Writes `record` by compare-and-set, if the store still holds `stored`. `record` must have the tags
+    /// that were read.
     async fn write(
         &self,
         stored: Option<&Stored>,
@@ -182,7 +184,7 @@ impl<'a> DirectoryHandle<'a> {
             None => match self.commands.create(&self.key, &write).await {
                 Ok(Created::Created(version)) => version,
                 Ok(Created::Occupied) => return Ok(DirectoryWrite::Overtaken(tag)),
-                // The next attempt reads the record and decides again; the result is the same.
+                // The next attempt reads the record and decides again, whether or not this write was applied.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     return Ok(DirectoryWrite::Overtaken(tag));
                 }
@@ -193,8 +195,8 @@ impl<'a> DirectoryHandle<'a> {
         Ok(DirectoryWrite::Written(DirectorySnapshot { record, stored }))
     }
 
-    /// Waits after a conflict. After the first one, other commits of this process that met a conflict on the
-    /// record go first; after several, there is a pause for the commits of other processes.
+    /// Waits after a conflict. After the first conflict, lets the commits in this process that had a conflict
+    /// on the record earlier go first. After several, also pauses for the commits in other processes.
     async fn back_off(&self, guard: &mut Option<KeyGuard<'a>>, attempt: u32) -> Result<()> {
         if guard.is_none() {
             *guard = Some(self.commands.key_guard(self.settings, &self.key).await);
@@ -205,15 +207,16 @@ impl<'a> DirectoryHandle<'a> {
     }
 }
 
-/// The key of a principal's directory under the configured cookie name. The principal is hashed, so that any
-/// principal makes a valid key and no two principals share one.
+/// Returns the key of a principal's directory under the configured cookie name. The principal is hashed, so
+/// that any principal makes a valid key and no two principals share one.
 pub(crate) fn directory_key(settings: &Settings, principal: &str) -> StoreKey {
     let digest = encoded_digest(settings.cookie.name(), principal.as_bytes());
     StoreKey::new(&settings.key_prefix, Kind::Directory, &digest)
 }
 
 impl Settings {
-    /// Whether a signed-in session is valid: in strict mode, only while its directory lists it.
+    /// Returns whether a session is valid according to its directory: always `true`, except in strict mode for a
+    /// signed-in session that is not listed.
     pub(crate) async fn is_listed(&self, commands: Commands<'_>, loaded: &Loaded) -> Result<bool> {
         let Some(principal) = &loaded.record.header.principal else { return Ok(true) };
         if self.options.directory != DirectoryMode::Strict {

@@ -1,4 +1,4 @@
-//! Probing: what the store holds under the id of a listed session.
+//! Looks up what the store holds under the id of a listed session.
 
 use std::sync::Arc;
 
@@ -10,14 +10,15 @@ use crate::record::loaded::Loaded;
 use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
-/// The record that the store has for a listed session.
+/// What the store holds for a listed session.
 pub(super) enum EntryState {
     /// The session, signed in as this principal.
     Owned(Arc<Loaded>),
-    /// An anonymous session. A sign-in on it may be in progress.
+    /// An anonymous session. A sign-in that uses it may be in progress.
     Anonymous(Arc<Loaded>),
     Missing,
-    /// A session of another principal, a tombstone or a corrupt record: it cannot become this principal's.
+    /// A session of another principal, a tombstone or a corrupt record. No sign-in can turn it into a session
+    /// of this principal.
     Foreign,
 }
 
@@ -45,8 +46,8 @@ impl DirectoryHandle<'_> {
         })
     }
 
-    /// The session for the application to act on: if it is this principal's and alive, and in strict mode
-    /// listed.
+    /// Returns the session for the application to act on, if it is alive and belongs to this principal. In
+    /// strict mode, it must also be listed.
     pub(crate) async fn open(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
         let Some(loaded) = self.load_owned(id).await? else { return Ok(None) };
         if loaded.record.header.clocks.expired(self.settings.now()) {

@@ -1,5 +1,5 @@
-//! The directory record of a principal, and the rules by which a session is listed. Pure: the time is
-//! always an argument.
+//! A principal's directory record, and the rules for listing a session. This code is pure: the time is always
+//! an argument.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::record::tag::{Tag, Tags};
 use crate::record::token::SessionId;
 use crate::settings::{CAPACITY, ConcurrentSessions};
 
-/// How many entries a record has at most, including the revoked sessions that could not be ended so far.
+/// The maximum number of entries in a record, including revoked sessions that could not be ended so far.
 const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
 
-/// How much the clocks of processes may differ. It decides how long a revocation is remembered and how
-/// soon a missing session is removed. Whether a session is alive depends on the store alone.
+/// How much the clocks of different processes may differ. This determines how long a revocation is remembered
+/// and how soon a missing session is removed. Whether a session is alive depends only on the store.
 pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
-/// Changes each time all sessions are revoked. A sign-in that began earlier compares it and fails.
+/// Changes each time all sessions are revoked. A sign-in already under way notices the change and fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) mark: Mark,
@@ -33,25 +33,26 @@ pub(crate) struct Generation {
 pub(crate) struct Entry {
     pub(crate) id: SessionId,
     pub(crate) flags: u8,
-    /// When it was signed in.
+    /// When the session was signed in.
     pub(crate) signed_in: Millis,
-    /// The longest time that the session may live from its sign-in on.
+    /// The longest time that the session may live, counted from its sign-in.
     pub(crate) life: Duration,
     pub(crate) label: Option<Arc<str>>,
-    /// Data of later releases, kept as it is.
+    /// Data from later releases, kept unchanged.
     pub(crate) unknown: Bytes,
 }
 
 impl Entry {
     const REVOKED: u8 = 1;
 
-    /// Whether the session was revoked. It does not count any more, even if it could not be ended yet.
+    /// Returns whether the session was revoked. A revoked session no longer counts, even if it could not be
+    /// ended yet.
     fn is_revoked(&self) -> bool {
         self.flags & Self::REVOKED != 0
     }
 
-    /// Whether the sign-in is so long ago that it can hardly be under way: if the session is missing, it can
-    /// be removed.
+    /// Returns whether the sign-in was so long ago that it can hardly still be under way. If such a session
+    /// is missing, its entry can be removed.
     pub(crate) fn is_settled(&self, now: Millis) -> bool {
         now.since(self.signed_in) > TOMBSTONE_TTL + SKEW
     }
@@ -62,18 +63,18 @@ impl Entry {
 pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
-    /// When the sign-in began, if that was before its commit.
+    /// When the sign-in began, if it began before its commit.
     pub(crate) begun: Option<Millis>,
-    /// The longest time that the session may live from its sign-in on.
+    /// The longest time that the session may live, counted from its sign-in.
     pub(crate) life: Duration,
     pub(crate) purpose: Purpose,
-    /// `None` keeps the label that the entry has.
+    /// `None` keeps the entry's current label.
     pub(crate) label: Option<Arc<str>>,
-    /// Sessions that end with the same request. They do not count.
+    /// The sessions that end in the same request. They do not count towards the limit.
     pub(crate) replacing: Vec<SessionId>,
-    /// The session has to be listed already: in strict mode, unless it is a new sign-in.
+    /// Whether the session must already be listed: true in strict mode, unless this is a new sign-in.
     pub(crate) must_be_listed: bool,
-    /// The session is a new one and written already.
+    /// Whether the session is new and has already been written.
     pub(crate) is_written: bool,
 }
 
@@ -82,40 +83,40 @@ pub(crate) struct Enrolment {
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
-    /// The tag of that write.
+    /// The tag of the sign-in's write to the session.
     pub(crate) tag: Tag,
 }
 
 /// The result of an enrolment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EnrolmentOutcome {
-    /// The session is listed already, and the record is unchanged.
+    /// The session is already listed, and the record is unchanged.
     AlreadyListed,
-    /// The record lists the session now; the evicted sessions have to be ended.
+    /// The record now lists the session. The evicted sessions must be ended.
     Enrolled { evicted: Vec<SessionId> },
-    /// There is no room: find sessions that have ended, or refuse.
+    /// There is no room. The caller must find sessions that have ended, or refuse the sign-in.
     Full,
-    /// The session was revoked and could not be ended so far.
+    /// The session was revoked, but could not be ended so far.
     BeingRevoked,
-    /// The session must be listed already, and is not.
+    /// The session must already be listed, but is not.
     NotListed,
 }
 
 /// Why a session is enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A sign-in, for the first time.
+    /// The first attempt at a sign-in.
     SignIn,
-    /// Another attempt of the same sign-in, because another request wrote the session first.
+    /// Another attempt at the same sign-in, because another request wrote the session first.
     Again,
-    /// A step-up: the session is signed in already and restarts its clocks.
+    /// A step-up: the session is already signed in and restarts its clocks.
     StepUp,
-    /// The session is signed in already and will live longer.
+    /// The session is already signed in and will live longer.
     LongerLife,
 }
 
 impl Purpose {
-    /// Whether another session may be evicted for it.
+    /// Returns whether another session may be evicted for this purpose.
     fn may_evict(self) -> bool {
         matches!(self, Self::SignIn | Self::Again)
     }
@@ -125,13 +126,13 @@ impl Purpose {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryRecord {
     pub(crate) tags: Tags,
-    /// `None` if all sessions have not been revoked at once since the record was created.
+    /// `None` if the sessions have not been revoked all at once since the record was created.
     pub(crate) generation: Option<Generation>,
-    /// Sessions were revoked while there was no record. Until then, sessions that it does not list may be
-    /// alive.
+    /// Set if sessions were revoked while there was no record. Until this time, sessions that the record does
+    /// not list may be alive.
     pub(crate) incomplete_until: Option<Millis>,
     pub(crate) entries: Vec<Entry>,
-    /// Fields of later releases, kept unchanged.
+    /// Fields from later releases, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
 }
 
@@ -146,7 +147,7 @@ impl DirectoryRecord {
         }
     }
 
-    /// The sessions that are listed: those that are not revoked.
+    /// Returns the listed sessions: those that are not revoked.
     pub(crate) fn listed(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter().filter(|entry| !entry.is_revoked())
     }
@@ -160,12 +161,12 @@ impl DirectoryRecord {
         self.entries.iter().find(|entry| entry.id == id)?.label.as_deref()
     }
 
-    /// Whether the entry of this sign-in is there and no other sign-in has taken it over.
+    /// Returns whether this sign-in's entry is still there and no other sign-in has taken it over.
     pub(crate) fn has_reservation(&self, id: SessionId, signed_in: Millis) -> bool {
         self.listed().any(|entry| entry.id == id && entry.signed_in == signed_in)
     }
 
-    /// The sessions that were revoked and perhaps not ended.
+    /// Returns the sessions that were revoked and may not have been ended yet.
     pub(crate) fn revoked(&self) -> Vec<SessionId> {
         self.entries.iter().filter(|entry| entry.is_revoked()).map(|entry| entry.id).collect()
     }
@@ -174,22 +175,22 @@ impl DirectoryRecord {
         self.entries.retain(|entry| !ids.contains(&entry.id));
     }
 
-    /// The sessions that count against the limit, the oldest sign-in first.
+    /// Returns the sessions that count towards the limit, the oldest sign-in first.
     pub(crate) fn counted(&self, enrolment: &Enrolment) -> impl Iterator<Item = &Entry> {
         self.listed().filter(|entry| !enrolment.replacing.contains(&entry.id))
     }
 
-    /// How many of them must end to make room for one more.
+    /// Returns how many of the counted sessions must end to make room for one more.
     pub(crate) fn excess(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> usize {
         (self.counted(enrolment).count() + 1).saturating_sub(usize::from(policy.most()))
     }
 
-    /// Whether a session can be listed without looking at others or ending them.
+    /// Returns whether a session can be listed without probing or ending other sessions.
     pub(crate) fn has_room(&self, enrolment: &Enrolment, policy: ConcurrentSessions) -> bool {
         !self.entries.iter().any(Entry::is_revoked) && self.excess(enrolment, policy) == 0
     }
 
-    /// Marks the sessions that `is_chosen` selects as revoked, and returns them.
+    /// Marks as revoked the sessions that `is_chosen` selects, and returns them.
     pub(crate) fn mark_revoked(&mut self, is_chosen: impl Fn(SessionId) -> bool) -> Vec<SessionId> {
         let chosen = self.entries.iter_mut().filter(|entry| is_chosen(entry.id));
         chosen
@@ -200,8 +201,8 @@ impl DirectoryRecord {
             .collect()
     }
 
-    /// Adds a session to the record, or updates its entry. `is_final`: no more sessions can be found to have
-    /// ended, so the policy decides.
+    /// Adds a session to the record, or updates its entry. `is_final` says that no more ended sessions can be
+    /// found, so the policy applies.
     pub(crate) fn enrol(
         &mut self,
         enrolment: &Enrolment,
@@ -224,14 +225,14 @@ impl DirectoryRecord {
         EnrolmentOutcome::Enrolled { evicted }
     }
 
-    /// Updates the entry of a session that is listed already. A new sign-in becomes the newest entry.
+    /// Updates the entry of a session that is already listed. A new sign-in becomes the newest entry.
     fn update_entry(&mut self, index: usize, enrolment: &Enrolment) -> EnrolmentOutcome {
         let Enrolment { signed_in, life, purpose, label, .. } = enrolment;
         let entry = &mut self.entries[index];
         if entry.is_revoked() {
             return EnrolmentOutcome::BeingRevoked;
         }
-        // A step-up is always written: the store keeps the record for a time from its last write on.
+        // A step-up is always written, because the record's time to live counts from the last write.
         if matches!(purpose, Purpose::Again | Purpose::LongerLife) && entry.life >= *life {
             return EnrolmentOutcome::AlreadyListed;
         }
@@ -244,8 +245,8 @@ impl DirectoryRecord {
         EnrolmentOutcome::Enrolled { evicted: Vec::new() }
     }
 
-    /// Marks as revoked the sessions that have to make room for one more, and returns them. Returns `None`
-    /// if there is no room and nothing may be evicted.
+    /// Makes room for one more session by marking others as revoked, and returns those. Returns `None` if
+    /// there is no room and no session may be evicted.
     fn evict(
         &mut self,
         enrolment: &Enrolment,
@@ -253,7 +254,7 @@ impl DirectoryRecord {
         is_final: bool,
     ) -> Option<Vec<SessionId>> {
         let excess = self.excess(enrolment, policy);
-        // A session that is alive already is listed even above the limit, and evicts no other.
+        // A session that is already alive is listed even above the limit, and evicts no other session.
         if excess == 0 || !enrolment.purpose.may_evict() {
             return Some(Vec::new());
         }
@@ -283,9 +284,9 @@ impl DirectoryRecord {
         self.entries.insert(index.unwrap_or(self.entries.len()), entry);
     }
 
-    /// How long the store keeps the record from this write on: the longest of the times that its sessions may
-    /// live, the configured absolute timeout, and the time that a sign-in may take. It is a duration, so it
-    /// does not depend on the clock of the process that writes.
+    /// Returns how long the store keeps the record after this write: the longest of its sessions' lives, the
+    /// configured absolute timeout and the time that a sign-in may take, plus [`SKEW`]. The result is a
+    /// duration, so it does not depend on the clock of the process that writes.
     pub(crate) fn ttl(&self, configured: Duration) -> Duration {
         let longest = self.entries.iter().map(|entry| entry.life).max();
         longest.unwrap_or_default().max(configured).max(SIGN_IN_WINDOW) + SKEW
@@ -352,7 +353,7 @@ mod tests {
             EnrolmentOutcome::Enrolled { evicted: vec![first] }
         );
         assert_eq!((ids(&record), record.revoked()), (vec![second, third.id], vec![first]));
-        // A lower limit after a change of the configuration.
+        // A lower limit after a configuration change.
         let policy = ConcurrentSessions::EvictOldest(1);
         let fourth = enrolment();
         let evicted = vec![second, third.id];
@@ -396,7 +397,7 @@ mod tests {
         let second = Enrolment { replacing: vec![first], ..enrolment() };
         let evicted = Vec::new();
         assert_eq!(record.enrol(&second, policy, true), EnrolmentOutcome::Enrolled { evicted });
-        // It is listed until it has ended.
+        // The replaced session is listed until it has ended.
         assert_eq!(ids(&record), [first, second.id]);
     }
 
@@ -420,7 +421,7 @@ mod tests {
         let shorter = Enrolment { signed_in: NOW, ..again };
         record.enrol(&shorter, policy, false);
         assert_eq!(record.entries[1].life, 2 * HOUR, "never shorter");
-        // A longer life of a session that is not listed any more evicts no other session.
+        // Extending the life of a session that is no longer listed evicts no other session.
         let signed_in = Millis(NOW.0 - 1);
         let unlisted = Enrolment { purpose: Purpose::LongerLife, signed_in, ..enrolment() };
         let evicted = Vec::new();
@@ -432,7 +433,7 @@ mod tests {
         let evicted = Vec::new();
         assert_eq!(record.enrol(&stepped_up, policy, true), EnrolmentOutcome::Enrolled { evicted });
         assert_eq!(ids(&record), before);
-        // A session that must be listed and is not is refused, and so is one that is being revoked.
+        // A session that must be listed but is not, or that is being revoked, is refused.
         let stranger = enrolment();
         let unlisted = Enrolment { must_be_listed: true, ..stranger };
         assert_eq!(record.enrol(&unlisted, policy, true), EnrolmentOutcome::NotListed);

@@ -1,8 +1,9 @@
 //! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
 //!
-//! The sign-in of a session that is listed may not be written yet. Before the session counts as ended, that
-//! write is prevented: by a conflict for the sign-in that is under way, or, if the session is missing, by a
-//! tombstone under its id, as earlier releases create sessions after they have listed them.
+//! A listed session's sign-in may not have been written yet. Before the session counts as ended, that write
+//! is prevented. An anonymous session is written again, so that the sign-in under way meets a conflict. If
+//! the session is missing, a tombstone is written under its id, because earlier releases list a session
+//! before they create it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,13 +32,13 @@ use crate::store::{Created, Deleted};
 pub(crate) struct Revocation {
     /// The sessions that were alive and have been ended.
     pub(crate) ended: HashSet<SessionId>,
-    /// The directory is known to have listed all sessions.
+    /// Whether the directory is known to have listed all sessions.
     pub(crate) is_complete: bool,
-    /// There was a directory before.
+    /// Whether there was a directory before the revocation.
     pub(crate) was_found: bool,
 }
 
-/// Which sessions are to be revoked.
+/// Which sessions to revoke.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum RevocationTarget {
     One(SessionId),
@@ -48,11 +49,11 @@ pub(crate) enum RevocationTarget {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RevocationReason {
     Target(RevocationTarget),
-    /// They made room for a sign-in.
+    /// To make room for a sign-in.
     Limit,
-    /// They made room, because no request had used their cookies.
+    /// To make room for a sign-in, because no request had used the sessions' cookies.
     Unconfirmed,
-    /// An earlier revocation marked them and could not delete them.
+    /// An earlier revocation marked the sessions but could not delete them.
     Unfinished,
 }
 
@@ -71,12 +72,12 @@ impl RevocationReason {
 }
 
 impl DirectoryHandle<'_> {
-    /// Revokes sessions. With [`RevocationTarget::AllExcept`], sign-ins that have begun before fail as well.
+    /// Revokes sessions. With [`RevocationTarget::AllExcept`], every sign-in already under way fails as well.
     pub(crate) async fn revoke(&self, target: RevocationTarget) -> Result<Revocation> {
         let (mut guard, mut was_found) = (None, None);
         for attempt in 0..self.settings.options.commit_attempts {
             let DirectorySnapshot { mut record, stored } = self.read().await?;
-            // A later attempt may find what an earlier one has written.
+            // A later attempt may find the record that an earlier one has written.
             let was_found = *was_found.get_or_insert(stored.is_some());
             let now = self.settings.now();
             match target {
@@ -98,7 +99,8 @@ impl DirectoryHandle<'_> {
             if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
                 let (ended, failure) = self.carry_out(written, &revoked, target).await;
                 if let RevocationTarget::AllExcept(_) = target {
-                    // Also after a failure: the directory is written, so the next use of it ends the rest.
+                    // Emitted even after a failure: the directory is written, so its next use ends the
+                    // remaining sessions.
                     let (actor, reason) =
                         (Actor(self.actor), RevocationReason::Target(target).as_str());
                     event::all_revoked(self.who(), actor, ended.len(), was_found, reason);
@@ -110,8 +112,8 @@ impl DirectoryHandle<'_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Revokes a session of this principal, whether it is listed or the directory that listed it was lost.
-    /// Returns whether it was alive.
+    /// Revokes a session of this principal, even if the directory that listed it was lost. Returns whether
+    /// the session was alive.
     pub(crate) async fn revoke_owned(&self, id: SessionId) -> Result<bool> {
         let target = RevocationTarget::One(id);
         if self.revoke(target).await?.ended.contains(&id) {
@@ -123,8 +125,8 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// Marks all sessions but one as revoked, and begins a new generation, so that sign-ins which have begun
-    /// before fail.
+    /// Marks all sessions except `kept` as revoked, and starts a new generation, so that every sign-in
+    /// already under way fails.
     async fn mark_all_except(
         &self,
         kept: Option<SessionId>,
@@ -141,10 +143,11 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// Checks that the session to keep is alive. A session that was revoked in the meantime cannot revoke
-    /// others.
+    /// Checks that the session to keep is alive. A session that was itself revoked in the meantime cannot
+    /// revoke others.
     async fn check_kept(&self, kept: SessionId, record: &DirectoryRecord) -> Result<()> {
-        // If it is neither listed nor revoked, it has ended, or the directory that listed it was lost.
+        // If the session is neither listed nor revoked, it has ended, or the directory that listed it was
+        // lost.
         let is_alive = record.lists(kept)
             || (self.settings.options.directory != DirectoryMode::Strict
                 && !record.revoked().contains(&kept)
@@ -152,8 +155,9 @@ impl DirectoryHandle<'_> {
         if is_alive { Ok(()) } else { Err(self.settings.gone("")) }
     }
 
-    /// Ends the revoked sessions, removes them from the record, and returns those that were alive, with an
-    /// error if a session of `target` could not be ended; the others are left over from earlier revocations.
+    /// Ends the revoked sessions and removes them from the record. Returns the targeted sessions that were
+    /// alive, and an error if a targeted session could not be ended. The other sessions in `revoked` are left
+    /// over from earlier revocations; a failure to end them is not an error.
     async fn carry_out(
         &self,
         written: DirectorySnapshot,
@@ -184,7 +188,7 @@ impl DirectoryHandle<'_> {
 
     /// Ends sessions within `1 / divisor` of the time left, and returns those that have certainly ended. The
     /// others stay revoked. The time is limited because a sign-in must not fail when the server that holds
-    /// another session is down. `record` has their labels.
+    /// another session is down. `record` provides the sessions' labels.
     pub(super) async fn end_within_part(
         &self,
         ids: &HashSet<SessionId>,
@@ -200,8 +204,8 @@ impl DirectoryHandle<'_> {
         join_all(ends).await.into_iter().flatten().collect()
     }
 
-    /// Removes ended sessions from the record. If the write fails, the next use of the directory removes
-    /// them.
+    /// Removes ended sessions from the record. If the write fails, they are removed at the directory's next
+    /// use.
     pub(super) async fn remove_entries(
         &self,
         snapshot: DirectorySnapshot,
@@ -234,7 +238,7 @@ impl DirectoryHandle<'_> {
         reason: RevocationReason,
         label: Option<&str>,
     ) -> Result<bool> {
-        // At any version: under this id, every later version is this principal's as well.
+        // At any version, because every later version under this id belongs to this principal as well.
         let (deleted, in_doubt) = self.commands.delete(&session.key, None).await?;
         let was_alive = deleted == Deleted::Deleted || in_doubt;
         if was_alive {
@@ -252,8 +256,8 @@ impl DirectoryHandle<'_> {
         event::revoked(id, self.who(), Label(label), Actor(self.actor), reason.as_str());
     }
 
-    /// Makes sure that sessions which were found missing have ended and cannot be created any more.
-    /// Returns those for which this is certain.
+    /// Makes sure that sessions that were found missing have ended and can no longer be created. Returns
+    /// those for which this is certain.
     pub(super) async fn ensure_ended(&self, missing: &[SessionId]) -> HashSet<SessionId> {
         let ended = missing.iter().map(async |id| {
             self.ensure_ended_unless(*id, |_| true).await.unwrap_or(false).then_some(*id)
@@ -261,8 +265,8 @@ impl DirectoryHandle<'_> {
         join_all(ended).await.into_iter().flatten().collect()
     }
 
-    /// Makes sure that a session has ended and cannot be created any more. Returns `false` if it is alive
-    /// and `is_kept` returns `true` for it, or if it was written in the meantime.
+    /// Makes sure that a session has ended and can no longer be created. Returns `false` if the session is
+    /// alive and `is_kept` returns `true` for it, or if it was written in the meantime.
     pub(super) async fn ensure_ended_unless(
         &self,
         id: SessionId,
@@ -276,8 +280,8 @@ impl DirectoryHandle<'_> {
         Ok(!matches!(deleted, Deleted::Conflict(_)))
     }
 
-    /// Makes sure that no sign-in under way can make this session one of the principal's any more. Returns
-    /// the session if it already is one.
+    /// Makes sure that no sign-in under way can still make this session one of the principal's. If the
+    /// session already belongs to the principal, returns it instead.
     async fn prevent_creation(&self, id: SessionId) -> Result<Option<Arc<Loaded>>> {
         for attempt in 0..self.settings.options.commit_attempts {
             let is_prevented = match self.probe(id).await? {
@@ -296,8 +300,8 @@ impl DirectoryHandle<'_> {
         Err(Error::new(ErrorKind::Contended, ""))
     }
 
-    /// Occupies the id of a missing session, so that it cannot be created. Returns false if another write
-    /// came first, or may have.
+    /// Occupies the id of a missing session, so that the session cannot be created. Returns `false` if
+    /// another write came first, or may have.
     async fn create_tombstone(&self, id: SessionId) -> Result<bool> {
         let write = self.tombstone()?;
         match self.commands.create(&self.settings.key(id), &write).await {
@@ -308,8 +312,8 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// Writes an anonymous session unchanged, so that a sign-in which has read the version before meets a
-    /// conflict and enrols again. Returns false if another write came first.
+    /// Writes an anonymous session again, unchanged. A sign-in that has read the earlier version then meets a
+    /// conflict and enrols again. Returns `false` if another write came first.
     async fn write_again(&self, loaded: &Loaded) -> Result<bool> {
         let write = self.next_version(loaded)?;
         match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {
@@ -318,14 +322,14 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// Occupies an id for [`TOMBSTONE_TTL`].
+    /// Returns a write that occupies an id for [`TOMBSTONE_TTL`].
     fn tombstone(&self) -> Result<Write> {
         let tag = self.settings.tag()?;
         let bytes = session_codec::tombstone(tag, self.settings.now());
         Ok(Write { bytes, ttl: TOMBSTONE_TTL, tag })
     }
 
-    /// The next version of a session, with the same content.
+    /// Returns the write of a session's next version, with the same content.
     fn next_version(&self, loaded: &Loaded) -> Result<Write> {
         let (tag, now) = (self.settings.tag()?, self.settings.now());
         let update = Update::plain(now, tag, &self.settings.options.lifetime);

@@ -1,4 +1,4 @@
-//! The error of an address that names no store, and what all addresses have in common.
+//! The error for an invalid store address, and the parsing that all addresses share.
 
 use std::borrow::Cow;
 #[cfg(any(feature = "redis", feature = "memcached"))]
@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 /// The reason why no store can be made from an address.
 ///
-/// The text repeats nothing of the address, which may contain a password, except the names of files.
+/// The message repeats nothing from the address, which may contain a password, except file names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -16,7 +16,7 @@ pub enum ConnectError {
          (or rediss, valkey or valkeys in place of redis), redis+unix://, unix:// or memcached://"
     )]
     UnknownScheme,
-    /// The address names a store that this build does not contain.
+    /// The address is for a store that this build does not include.
     #[error(
         "the store's address needs the feature `{feature}` of the crate unsticky: enable it in Cargo.toml"
     )]
@@ -25,18 +25,18 @@ pub enum ConnectError {
         /// The cargo feature to enable.
         feature: &'static str,
     },
-    /// The address begins with a known scheme, and another part of it is invalid.
+    /// The address begins with a known scheme, but another part of it is invalid.
     #[error("the store's address is invalid: {reason}")]
     #[non_exhaustive]
     Address {
         /// The invalid part, and the form that it must have.
         reason: Cow<'static, str>,
     },
-    /// A certificate, a key or another setting for TLS cannot be used.
+    /// A certificate, a key or another TLS setting cannot be used.
     #[error("the settings for TLS to the store cannot be used: {reason}")]
     #[non_exhaustive]
     Tls {
-        /// The setting or the file that cannot be used, and why. Nothing of a file's content is repeated.
+        /// The setting or file that cannot be used, and why. It repeats nothing from the contents of a file.
         reason: Cow<'static, str>,
     },
 }
@@ -48,7 +48,7 @@ impl ConnectError {
         Self::Address { reason: reason.into() }
     }
 
-    /// `reason` must contain nothing of a key.
+    /// `reason` must not contain any part of a key.
     pub(crate) fn tls(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Tls { reason: reason.into() }
     }
@@ -63,7 +63,8 @@ pub(crate) fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }
 
-/// Parses an IPv6 address after its opening bracket. Returns it with the text after the closing bracket.
+/// Parses an IPv6 address after its opening bracket. Returns the address and the text after the closing
+/// bracket.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) fn bracketed(text: &str) -> Result<(Ipv6Addr, &str), ConnectError> {
     let (host, rest) = text.split_once(']').ok_or_else(|| {

@@ -1,11 +1,11 @@
-//! Makes the store that an address names.
+//! Makes the store that an address specifies.
 
 use std::sync::Arc;
 
 use crate::store::address::{ConnectError, scheme};
 use crate::store::contract::Store;
 
-/// Makes the store that an address names, so that an environment variable can choose the store.
+/// Makes the store that an address specifies, so that you can choose the store with an environment variable.
 ///
 /// ```
 /// # #[cfg(feature = "memory")] {
@@ -20,25 +20,25 @@ use crate::store::contract::Store;
 /// | `memory:` | `MemoryStore` with its defaults | `memory` |
 /// | `redis://[user:password@]host[:port][/database]` | `RedisStore` | `redis` |
 /// | `redis+cluster://[user:password@]host[:port],…` | `RedisStore` in a Redis Cluster | `redis` |
-/// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that the Sentinels name | `redis` |
-/// | `rediss://…`, `rediss+cluster://…`, `rediss+sentinel://…`, the same over TLS, with options for a CA, a client certificate and the server's name | `RedisStore` | `redis-tls` |
+/// | `redis+sentinel://[user:password@]host[:port],…/master[/database]` | `RedisStore` on the master that the Sentinels report | `redis` |
+/// | `rediss://…`, `rediss+cluster://…` or `rediss+sentinel://…` for TLS, with options for a CA, a client certificate and the server's name | `RedisStore` | `redis-tls` |
 /// | `valkey` and `valkeys` in place of `redis` and `rediss` | `RedisStore` | `redis`, `redis-tls` |
 /// | `redis+unix:///path/to/socket` or `unix://…` | `RedisStore` | `redis` |
 /// | `memcached://host:port[,host:port…]` | `MemcachedStore` | `memcached` |
 ///
 /// This function sends nothing and resolves no host name, so the application can start while the backend is
-/// down. It does read the files that the address names for TLS.
+/// down. It does, however, read the TLS files that the address specifies.
 ///
 /// If you change the list of Memcached servers, change [`Builder::epoch`](crate::Builder::epoch) in the same
 /// release. The documentation of `MemcachedStore` explains why.
 ///
 /// # Errors
 ///
-/// [`ConnectError`] if the address has none of these forms, if the feature that it needs is not enabled, or if
-/// a file for TLS cannot be used. The error does not repeat the address, which may contain a password.
+/// [`ConnectError`] if the address has none of these forms, if the feature that it needs is not enabled, or
+/// if a TLS file cannot be used. The error does not repeat the address, which may contain a password.
 #[doc(alias("from_url", "open", "database_url"))]
 pub fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    // What follows a `+`, as in `redis+cluster`, does not change the type of the store.
+    // The part after a `+`, as in `redis+cluster`, does not change the type of the store.
     match scheme(url).split('+').next().unwrap_or_default() {
         "memory" => memory(url),
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" => redis(url),

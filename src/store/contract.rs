@@ -1,4 +1,4 @@
-//! The contract of a store.
+//! The contract for stores.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,49 +12,51 @@ use crate::error::Result;
 use crate::store::diagnose::Diagnose;
 use crate::store::key::StoreKey;
 
-/// Stores records as bytes under keys: four atomic operations ("verbs") on one key each.
+/// Stores records as bytes under keys, with four atomic operations ("verbs") that each act on one key.
 ///
-/// A store does not know what a session is. Encoding, deadlines, conflicts and policy belong to the core of
-/// this crate, so an implementation is short: the example `custom_store` is a complete one. Test an
-/// implementation with `unsticky::testing::conformance!` (feature `testing`), which checks everything in this
-/// contract that can be observed from outside.
+/// A store does not know what a session is. The core of this crate handles encoding, deadlines, conflicts and
+/// policy, so an implementation is short; the `custom_store` example is a complete one. Test your
+/// implementation with `unsticky::testing::conformance!` (in the `testing` feature), which checks every part
+/// of this contract that can be observed from outside.
 ///
 /// # Contract
 ///
-/// - **Atomicity.** Each verb takes effect entirely or not at all, at one moment between the call and its
-///   answer. Concurrent verbs on one key behave as if they had run one after the other.
+/// - **Atomicity.** Each verb takes effect entirely or not at all, at a single moment between the call and
+///   its answer. Concurrent verbs on one key behave as if they had run one after the other.
 /// - **Versions.** Every successful `create` and `replace` gives the key a version that it has never had
-///   before, even if the key was deleted and created again. The first [`TAG_LEN`](crate::store::TAG_LEN) bytes
-///   of `bytes`, the *write tag*, differ in every write that the core makes, so a backend that has no versions
-///   of its own can use them as the version.
-/// - **Compare-and-set.** `replace` and the conditional `delete` receive the record that they expect to find:
-///   its version, as this store returned it, and its bytes, as this store returned or received them with that
-///   version. A store may compare the version, the write tag or the whole value, whichever suits its backend. A
-///   decorator that stores different bytes from those it receives, such as one that encrypts them, passes on
-///   bytes that its inner store does not hold. It therefore needs an inner store that compares versions, as
-///   all stores of this crate do.
-/// - **Time to live.** `ttl` is at least one millisecond. The key must not be readable after it has passed; a
-///   backend that counts in coarser units rounds *up*. The core enforces all deadlines itself, so a store may
-///   keep a key a little longer than `ttl`, but never for less time and never for ever. `replace` replaces the
-///   time to live, with a longer or a shorter one.
-/// - **Bytes** are opaque and binary. Every length from [`TAG_LEN`](crate::store::TAG_LEN) to at least 64 KiB
-///   is accepted. A write over the backend's limit is refused and leaves the old record unchanged.
-/// - **Keys** are printable ASCII without spaces, of at most 200 bytes.
+///   before, even if the key was deleted and created again. The core changes the first
+///   [`TAG_LEN`](crate::store::TAG_LEN) bytes of `bytes`, the *write tag*, in every write, so a backend that
+///   has no versions of its own can use the write tag as the version.
+/// - **Compare-and-set.** `replace` and a conditional `delete` receive the record that the key is expected to
+///   hold: its version, as this store returned it, and its bytes, as this store returned or received them
+///   with that version. A store may compare the version, the write tag or the whole value, whichever suits
+///   its backend. A decorator that changes the bytes, for example to encrypt them, passes on expected bytes
+///   that its inner store does not hold. Such a decorator therefore needs an inner store that compares
+///   versions, as all stores in this crate do.
+/// - **Time to live.** `ttl` is at least one millisecond. A store must keep a key for at least `ttl`, so a
+///   store whose backend counts in coarser units must round *up*. It may keep the key a few seconds longer,
+///   because the core enforces all deadlines itself, but it must not keep the key for ever. Once a key has
+///   expired, every verb must treat it as missing. `replace` sets a new time to live, which may be longer or
+///   shorter.
+/// - **Bytes** are opaque and binary. A store must accept every length from
+///   [`TAG_LEN`](crate::store::TAG_LEN) up to 64 KiB, and may accept more. It must refuse a write that
+///   exceeds the backend's limit, and leave the old record unchanged.
+/// - **Keys** are at most 200 bytes of printable ASCII without spaces.
 /// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] state that nothing was
-///   written. If a write may have reached the backend and its answer was lost, the error must be
-///   [`Error::outcome_unknown`]. A store never repeats such a write itself.
+///   written. If a write may have reached the backend but its answer was lost, the error must be
+///   [`Error::outcome_unknown`], and the store must never retry the write itself.
 /// - **Cancellation.** If the future of a call is dropped, its write may or may not take effect. Other calls
 ///   are not affected: no later call ever receives the answer to a dropped one.
-/// - **Time.** Every call ends in bounded time, with an answer or an error. The core drops a call that takes
-///   longer than its share of the request's time limit.
+/// - **Time.** Every call ends within a bounded time, with an answer or an error. The core drops a call that
+///   takes longer than its share of the request's time limit.
 /// - **Construction** does no I/O, so an application can start while the backend is down.
 ///
 /// The trait has no default methods, so a decorator that does not forward a verb does not compile.
 ///
 /// # Example
 ///
-/// A decorator that counts how many records are read. [`Sessions::builder`](crate::Sessions::builder) takes
-/// any store.
+/// This decorator counts the calls of `load`. [`Sessions::builder`](crate::Sessions::builder) takes any
+/// store.
 ///
 /// ```
 /// # #[cfg(feature = "memory")] {
@@ -121,24 +123,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As the [contract](Self#contract) says. If the key exists, the result is [`Created::Occupied`], not an
-    /// error.
+    /// See *Errors* in the [contract](Self#contract). If the key exists, the result is [`Created::Occupied`],
+    /// not an error.
     async fn create(&self, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Result<Created>;
 
     /// Reads the record under the key. Returns `None` if the key does not exist or has expired.
     ///
     /// # Errors
     ///
-    /// As the [contract](Self#contract) says. A missing key is not an error.
+    /// See *Errors* in the [contract](Self#contract). A missing key is not an error.
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>>;
 
-    /// Replaces the record under the key by `bytes`, for `ttl` from now, if the key still holds the `expected`
-    /// record. Never creates a key.
+    /// Replaces the record under the key with `bytes`, for `ttl` from now, if the key still holds the
+    /// `expected` record. Never creates a key.
     ///
     /// # Errors
     ///
-    /// As the [contract](Self#contract) says. If the key holds another record or is missing, the result is
-    /// [`Replaced::Conflict`] or [`Replaced::Missing`], not an error.
+    /// See *Errors* in the [contract](Self#contract). If the key holds a different record, the result is
+    /// [`Replaced::Conflict`]; if the key is missing, it is [`Replaced::Missing`]. Neither is an error.
     async fn replace(
         &self,
         key: &StoreKey,
@@ -147,24 +149,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         expected: &Stored,
     ) -> Result<Replaced>;
 
-    /// Deletes the key, if it still holds the `expected` record. With `None`, deletes the key whichever record
-    /// it holds.
+    /// Deletes the key if it still holds the `expected` record. With `None`, deletes the key regardless of
+    /// the record that it holds.
     ///
     /// # Errors
     ///
-    /// As the [contract](Self#contract) says. If the key holds another record or is missing, the result is
-    /// [`Deleted::Conflict`] or [`Deleted::Missing`], not an error.
+    /// See *Errors* in the [contract](Self#contract). If the key holds a different record, the result is
+    /// [`Deleted::Conflict`]; if the key is missing, it is [`Deleted::Missing`]. Neither is an error.
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
 
-    /// Returns the examination of the servers behind this store that
-    /// [`Sessions::check`](crate::Sessions::check) runs.
+    /// Returns the examination that [`Sessions::check`](crate::Sessions::check) runs on the servers behind
+    /// this store.
     ///
-    /// A store that cannot tell more than its four verbs do returns `None`; the check then tries the verbs.
-    /// A decorator forwards the call to its inner store.
+    /// Return `None` if the store can report nothing beyond what its four verbs show; the check then tries
+    /// only the verbs. A decorator forwards the call to its inner store.
     fn diagnosis(&self) -> Option<&dyn Diagnose>;
 }
 
-/// The version of a record under its key. Only the store that made it can interpret it.
+/// The version of a record under its key. Only the store that assigned a version can interpret it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version(u64);
 
@@ -193,7 +195,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Makes a record of these bytes and their version.
+    /// Makes a record from these bytes and their version.
     #[must_use]
     pub const fn new(bytes: Bytes, version: Version) -> Self {
         Self { bytes, version }
@@ -215,7 +217,7 @@ impl fmt::Debug for Stored {
 pub enum Created {
     /// The record was stored, under this version.
     Created(Version),
-    /// The key exists already. Nothing was changed.
+    /// The key already exists. Nothing was changed.
     Occupied,
 }
 
@@ -225,7 +227,7 @@ pub enum Created {
 pub enum Replaced {
     /// The record was stored, under this version.
     Replaced(Version),
-    /// The key holds another record than the expected one. Nothing was changed. Contains the record that the
+    /// The key holds a record other than the expected one. Nothing was changed. Contains the record that the
     /// key holds, if the backend's answer included it.
     Conflict(Option<Stored>),
     /// The key does not exist. Nothing was changed.
@@ -238,15 +240,16 @@ pub enum Replaced {
 pub enum Deleted {
     /// The record was deleted.
     Deleted,
-    /// The key holds another record than the expected one. Nothing was changed. Contains the record that the
+    /// The key holds a record other than the expected one. Nothing was changed. Contains the record that the
     /// key holds, if the backend's answer included it.
     Conflict(Option<Stored>),
     /// The key does not exist.
     Missing,
 }
 
-/// Forwards the verbs of a pointer to the store behind it. The signatures that `async_trait` generates are
-/// written out, because the macro would allocate a second future around that of the inner store.
+/// Implements [`Store`] for a pointer by forwarding the verbs to the store behind it. The signatures that
+/// `async_trait` generates are written out, because the macro would allocate a second future around the inner
+/// store's future.
 macro_rules! forward {
     ($($pointer:ident),*) => {$(
         #[deny(clippy::missing_trait_methods)]

@@ -21,7 +21,7 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 
 /// A store that can examine its servers, for [`Sessions::check`](crate::Sessions::check).
 ///
-/// [`Store::diagnosis`](crate::Store::diagnosis) returns it.
+/// A store returns its implementation from [`Store::diagnosis`](crate::Store::diagnosis).
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -46,7 +46,7 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 ///             0..10 => Finding::warning("disk", sentence, "Give the store a larger disk."),
 ///             _ => Finding::fine("disk", sentence),
 ///         });
-///         probe.try_store(self).await; // the four verbs, on a key of the check's own
+///         probe.try_store(self).await; // tries the four verbs on one of the check's own keys
 ///     }
 /// }
 ///
@@ -86,19 +86,19 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 pub trait Diagnose: Send + Sync {
     /// Examines the servers and reports the findings to `probe`.
     ///
-    /// An implementation may write only under the keys of [`Probe::key`], with a time to live of
-    /// [`Probe::TTL`], and must read no other record. Report a server that does not answer as a finding. The
-    /// future is dropped when the time of the check is over; the findings reported until then stay. No finding
-    /// may contain a secret.
+    /// An implementation may read and write records only under keys from [`Probe::key`], and must write them
+    /// with a time to live of [`Probe::TTL`]. Report a server that does not answer as a finding. When the
+    /// check's time is over, the future is dropped, and the findings that it has reported are kept. No
+    /// finding may contain a secret.
     async fn diagnose(&self, probe: &Probe);
 }
 
-/// The keys, records and settings that a check gives to a store that examines its servers. It also collects the
+/// Gives a store the keys, records and settings with which it examines its servers, and collects the
 /// findings.
 pub struct Probe {
     /// The namespace and the epoch at the beginning of each key.
     prefix: String,
-    /// The record of an expired session that no cookie opens.
+    /// The record of an expired session that no cookie can open.
     record: Bytes,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -120,11 +120,11 @@ pub(crate) struct ProbeSettings {
 }
 
 impl Probe {
-    /// The time to live of the records of a check: ten seconds.
+    /// The time to live of a check's records: ten seconds.
     pub const TTL: Duration = Duration::from_secs(10);
 
-    /// The maximum number of keys that are tried to find one that fits. It is more than enough for one slot of a
-    /// Redis Cluster.
+    /// The maximum number of keys to try until one fits. This is more than enough to find a key in one
+    /// particular slot of a Redis Cluster.
     const MAX_KEYS: u32 = 1 << 20;
 
     pub(crate) fn new(settings: ProbeSettings, deadline: Instant) -> Self {
@@ -144,9 +144,9 @@ impl Probe {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
 
-    /// Returns a key under the application's namespace that nothing else uses, and for which `fits` is true. If
-    /// there are several servers, `fits` can select the keys of one server. Returns `None` if none of a million
-    /// keys fits.
+    /// Returns a key in the application's namespace that nothing else uses and for which `fits` returns
+    /// `true`. If there are several servers, `fits` can select the keys on one of them. Returns `None` if
+    /// none of a million keys fits.
     ///
     /// # Errors
     ///
@@ -166,8 +166,8 @@ impl Probe {
         Ok(None)
     }
 
-    /// Returns the bytes of a record for such a key, with its own write tag. It is the record of an expired session
-    /// that no cookie can open.
+    /// Returns the bytes of a record to store under such a key, with a new write tag. The record is that of
+    /// an expired session that no cookie can open.
     ///
     /// # Errors
     ///
@@ -179,13 +179,14 @@ impl Probe {
         Ok(record.into())
     }
 
-    /// Returns the current time from the clock of the sessions.
+    /// Returns the current time from the clock that the sessions use.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         self.clock.now()
     }
 
-    /// Returns how long a request waits for the store in total; see [`Builder::timeout`](crate::Builder::timeout).
+    /// Returns how long a request may wait for the store in total; see
+    /// [`Builder::timeout`](crate::Builder::timeout).
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout
@@ -198,9 +199,9 @@ impl Probe {
         self.max_record_bytes
     }
 
-    /// Runs a part of the examination that may take too long, for example one of several servers. If the part has
-    /// not finished when the time of the check is over, this is reported about `subject` as an error, and the
-    /// result is `None`.
+    /// Runs a part of the examination that may take too long, such as the examination of one of several
+    /// servers. If the part has not finished when the check's time is over, reports this about `subject` as
+    /// an error, and returns `None`.
     pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
         let answer = self.within_time(part).await;
         if answer.is_none() {
@@ -209,7 +210,8 @@ impl Probe {
         answer
     }
 
-    /// The same for a server that sessions can do without: a missing answer is a warning.
+    /// Like [`part`](Self::part), but for a server that sessions can do without: reports a missing answer as
+    /// a warning.
     #[cfg(feature = "redis")]
     pub(crate) async fn spare_part<T>(
         &self,

@@ -1,4 +1,4 @@
-//! Connects to a server by its name, which may have several addresses.
+//! Connects to a server by its name, which may resolve to several addresses.
 
 #[cfg(feature = "redis")]
 use std::io;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout};
 
-/// Resolves the name, and returns the result of `open` for the first address for which it succeeds. If it succeeds
-/// for none, the error has the reason for each address.
+/// Resolves the name, and returns the result of `open` for the first address on which it succeeds. If `open`
+/// fails on all of them, the error gives the reason for each address.
 ///
-/// Each address gets an equal share of the rest of `limit`, so an address that drops packets does not prevent the
-/// others from being tried.
+/// Each address gets an equal share of the time that is left, so an address that drops packets does not
+/// prevent the others from being tried.
 pub(super) async fn dial_name<T, F>(
     name: impl ToSocketAddrs,
     limit: Duration,
@@ -40,7 +40,7 @@ where
     Err(failures.text())
 }
 
-/// The reasons, each once, with the addresses that failed for it.
+/// The distinct reasons, each with the addresses that failed for it.
 #[derive(Default)]
 struct Failures(Vec<(String, Vec<IpAddr>)>);
 
@@ -55,7 +55,7 @@ impl Failures {
     fn text(mut self) -> String {
         match &mut *self.0 {
             [] => "its name has no address".to_owned(),
-            // The caller names the server in its own text.
+            // The caller's message already identifies the server.
             [(reason, addresses)] if addresses.len() == 1 => std::mem::take(reason),
             several => {
                 let texts = several.iter().map(|(reason, addresses)| {
@@ -99,7 +99,7 @@ mod tests {
         let opened = dial_name(&ADDRESSES[..], LIMIT, async |address: SocketAddr| {
             tried.borrow_mut().push(begun.elapsed().as_millis());
             match address.ip().to_string().as_str() {
-                // It leaves its share to the others.
+                // This address leaves its share to the others.
                 "10.0.0.2" => Err("refused".to_owned()),
                 "10.0.0.4" => Ok(address),
                 _ => pending().await,

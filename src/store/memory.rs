@@ -21,7 +21,7 @@ use crate::store::key::StoreKey;
 /// as a single process.
 ///
 /// Processes do **not** share their records, and all sessions end when the process ends. An application with
-/// several processes, or one whose users must stay signed in during a restart, needs Redis or Memcached.
+/// several processes, or one whose users must stay signed in across a restart, needs Redis or Memcached.
 ///
 /// Clones of a store share its records. The number of records is limited: see
 /// [`with_capacity`](Self::with_capacity).
@@ -42,15 +42,15 @@ pub struct MemoryStore {
 
 struct Shared {
     records: DashMap<StoreKey, Record>,
-    /// How many records there are: reserved before an insert, so that the capacity is exact.
+    /// The number of records. It is increased before each insert, so that the capacity is exact.
     count: AtomicUsize,
-    /// The last version given. All keys share the counter, so no key ever has the same version twice.
+    /// The last version assigned. All keys share the counter, so no key ever has the same version twice.
     version: AtomicU64,
     /// The number of creates since the last sweep.
     created: AtomicUsize,
-    /// The number of records that the last sweep left.
+    /// The number of records left after the last sweep.
     left: AtomicUsize,
-    /// The second, by the clock, in which a full store was last swept.
+    /// The second, according to the clock, in which a full store was last swept.
     swept: AtomicI64,
 }
 
@@ -64,7 +64,7 @@ impl MemoryStore {
     /// The default for [`with_capacity`](Self::with_capacity): 100 000 records.
     pub const DEFAULT_CAPACITY: usize = 100_000;
 
-    /// The fewest creates between two sweeps, so that a small store is not swept all the time.
+    /// The minimum number of creates between two sweeps, so that a small store is not swept all the time.
     const SWEEP_AFTER: usize = 1024;
 
     /// Makes an empty store that uses the system's clock and holds up to 100 000 records.
@@ -73,9 +73,10 @@ impl MemoryStore {
         Self::with_clock(SystemClock)
     }
 
-    /// Makes an empty store whose records expire by this clock, and which holds up to 100 000 records.
+    /// Makes an empty store that uses this clock to expire records and holds up to 100 000 records.
     ///
-    /// For tests: give the same [`ManualClock`](https://docs.rs/unsticky/latest/unsticky/testing/struct.ManualClock.html)
+    /// In tests, give the same
+    /// [`ManualClock`](https://docs.rs/unsticky/latest/unsticky/testing/struct.ManualClock.html)
     /// to the store and to [`Builder::clock`](crate::Builder::clock).
     #[must_use]
     pub fn with_clock(clock: impl Clock) -> Self {
@@ -95,9 +96,10 @@ impl MemoryStore {
 
     /// Sets the maximum number of records. Default: 100 000.
     ///
-    /// A full store refuses new records with [`ErrorKind::Refused`](crate::ErrorKind::Refused), and removes
-    /// expired records at most once a second. It never evicts a live session: if it did, a visitor without an
-    /// account could sign out other users by creating sessions.
+    /// While the store is full, it refuses new records with
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused), and removes expired records at most once a second.
+    /// It never evicts a live session: if it did, a visitor without an account could sign other users out by
+    /// creating sessions.
     #[must_use]
     pub fn with_capacity(mut self, max_entries: usize) -> Self {
         self.capacity = max_entries;
@@ -110,7 +112,7 @@ impl MemoryStore {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the store has no record. Expired records count until they are removed.
+    /// Returns whether the store has no records. Expired records count until they are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -154,8 +156,8 @@ impl MemoryStore {
         self.shared.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Sweeps after as many creates as the last sweep left records. So a create costs O(1) on average, and at
-    /// most about half of the records have been expired for long.
+    /// Sweeps once there have been as many creates as the last sweep left records. A create therefore costs
+    /// O(1) on average, and at most about half of the records in the store expired long ago.
     fn sweep_if_due(&self, now: OffsetDateTime) {
         let created = self.shared.created.fetch_add(1, Ordering::Relaxed);
         if created >= self.shared.left.load(Ordering::Relaxed).max(Self::SWEEP_AFTER) {
@@ -163,8 +165,8 @@ impl MemoryStore {
         }
     }
 
-    /// Sweeps a full store, at most once a second. A sweep looks at every record, and creates that are refused
-    /// anyway must not each cost that.
+    /// Sweeps a full store, at most once a second. A sweep visits every record, which is too expensive to do
+    /// for every create that is refused anyway.
     fn sweep_if_full(&self, now: OffsetDateTime) {
         let second = now.unix_timestamp();
         if self.shared.swept.swap(second, Ordering::Relaxed) != second {
@@ -378,7 +380,7 @@ mod tests {
                 tokio::spawn(async move {
                     for round in 0..2_000 {
                         let key = &keys[(task * 31 + round * 7) % keys.len()];
-                        // A full store refuses; what counts here is the number afterwards.
+                        // A full store refuses the create. This test checks only the number of records.
                         let _ = store.create(key, random_record(16), HOUR).await;
                         assert!(store.len() <= 64);
                         if round % 3 != 0 {

@@ -1,4 +1,5 @@
-//! Stores for sessions: the contract of a store, and the stores for Redis, Memcached and memory.
+//! Stores for sessions: the contract that every store must follow, and the stores for Redis, Memcached and
+//! memory.
 
 mod address;
 mod connect;

@@ -1,4 +1,4 @@
-//! One value for each runtime that uses a store.
+//! One value per runtime that uses a store.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-/// Holds one value for each runtime. It is made at the runtime's first call and dropped when the runtime ends.
+/// Holds one value per runtime. A value is made at its runtime's first call and dropped when that runtime
+/// ends.
 ///
-/// Tasks and sockets are driven by the runtime on which they were made. An actix application has one runtime for each
-/// worker, on a single thread. If workers shared tasks or sockets, a handler that blocks its worker would delay the
-/// answers to the other workers.
+/// A task or a socket is driven by the runtime on which it was created. An actix application has one
+/// single-threaded runtime per worker. If workers shared tasks or sockets, a handler that blocks its worker
+/// would delay the answers to the other workers.
 pub(super) struct PerRuntime<T> {
     places: Arc<Places<T>>,
 }
@@ -20,7 +21,7 @@ struct Places<T>(RwLock<Vec<(Id, Place<T>)>>);
 
 struct Place<T> {
     value: Arc<T>,
-    /// Dropped with the store. This ends the task that waits for the end of the runtime.
+    /// Dropped with the store, which ends the task that waits for the runtime to end.
     _store: oneshot::Sender<Infallible>,
 }
 
@@ -29,7 +30,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         Self { places: Arc::new(Places(RwLock::default())) }
     }
 
-    /// Returns the value of the current runtime, or `None` outside a runtime.
+    /// Returns the value for the current runtime, or `None` outside a runtime.
     pub(super) fn get(&self, make: impl FnOnce() -> T) -> Option<Arc<T>> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
@@ -39,7 +40,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
         let (store, store_dropped) = oneshot::channel();
         let value = {
             let mut places = self.places.write();
-            // Another thread of the same runtime may have been faster.
+            // Another thread on the same runtime may have been faster.
             if let Some(value) = of(&places, id) {
                 return Some(value);
             }
@@ -48,7 +49,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             value
         };
         let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
-        // Not under the lock: a runtime that is shutting down drops the task immediately.
+        // Not under the lock, because a runtime that is shutting down drops the task immediately.
         runtime.spawn(async move {
             let _release = release;
             let _ = store_dropped.await;

@@ -19,7 +19,7 @@ pub fn random_key() -> StoreKey {
     StoreKey::new("conformance:0:", Kind::Session, &random_id())
 }
 
-/// Makes a record of `len` random bytes, and of at least [`TAG_LEN`].
+/// Makes a record of `len` random bytes, but no fewer than [`TAG_LEN`].
 ///
 /// # Panics
 ///

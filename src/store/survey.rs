@@ -1,4 +1,4 @@
-//! Scans all keys of a store's servers at a limited rate, for the command `unsticky`.
+//! Scans all keys on a store's servers at a limited rate, for the `unsticky` command.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The largest number of keys to scan on a server in a second, so that the scan does not slow down its sessions.
-/// All keys of the server count, including those of other applications.
+/// The maximum number of keys to scan on a server per second, so that the scan does not slow down the
+/// server's sessions. All keys on the server count, including those of other applications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate(NonZeroU32);
 
@@ -29,50 +29,50 @@ impl Rate {
         }
     }
 
-    /// Returns how many keys one command scans: a twentieth of the rate per second, but no more than a server can
-    /// scan in a fraction of a millisecond.
+    /// Returns how many keys one command scans: the number due in a twentieth of a second, but no more than a
+    /// server can scan in a fraction of a millisecond.
     pub(super) fn batch(self) -> u64 {
         u64::from(self.0.get() / 20).clamp(1, 500)
     }
 }
 
-/// The keys to scan, and how.
+/// Which keys to scan, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan<'a> {
     /// The prefix of the keys that are reported.
     pub(crate) prefix: &'a str,
     pub(crate) rate: Rate,
-    /// Whether the lengths of the values are requested, if that takes a separate command.
+    /// Whether to request the lengths of the values, if that takes a separate command.
     pub(crate) wants_lengths: bool,
 }
 
-/// A report of the scan.
+/// A report from a scan.
 #[derive(Debug, Clone, Copy)]
 pub enum Met<'a> {
     /// A key under the prefix. Each key is reported once.
     Key {
-        /// The server that has the key, as `host:port`.
+        /// The server that holds the key, as `host:port`.
         server: &'a str,
         /// The whole key.
         key: &'a str,
-        /// The length of the value; on Memcached, the size of the whole item. `None` if the server does not permit
-        /// the command, or if the key does not hold a string.
+        /// The length of the value; on Memcached, the size of the whole item. `None` if the server does not
+        /// permit the command for it, or if the key does not hold a string.
         bytes: Option<u64>,
     },
-    /// How many keys of the server have been scanned so far, including those of other applications. On Redis
+    /// How many keys on the server have been scanned so far, including those of other applications. On Redis
     /// this is an estimate.
     Walked {
         /// The server, as `host:port`.
         server: &'a str,
-        /// The number of keys so far.
+        /// The number of keys scanned so far.
         keys: u64,
     },
 }
 
-/// Receives the reports of a scan, and can end the scan.
+/// Receives the reports from a scan, and can end the scan.
 pub(crate) type Visitor<'a> = dyn FnMut(Met<'_>) -> ControlFlow<()> + Send + 'a;
 
-/// The result of the scan of one server.
+/// The result of scanning one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Walk {
     /// The server, as `host:port`.
@@ -88,14 +88,14 @@ pub enum Outcome {
     Complete {
         /// The reason why the lengths of some values are not known, if the server refused to return them.
         no_lengths: Option<String>,
-        /// There were so many keys that some may have been reported more than once.
+        /// `true` if there were so many keys that some may have been reported more than once.
         may_repeat: bool,
     },
     /// The visitor ended the scan.
     Ended,
-    /// The server does not show its keys, but only the totals of all its items.
+    /// The server does not list its keys, but reports the totals for all its items.
     Totals {
-        /// The reason why it does not show its keys.
+        /// The reason why the server does not list its keys.
         reason: String,
         /// The number of all items, including those of other applications.
         items: u64,
@@ -104,7 +104,7 @@ pub enum Outcome {
     },
 }
 
-/// Keeps a scan at its rate. A scan that falls behind does not become faster afterwards.
+/// Keeps a scan at its rate. A scan that falls behind does not try to catch up.
 pub(super) struct Pace {
     rate: Rate,
     begun: Instant,
@@ -132,8 +132,8 @@ impl Pace {
     }
 }
 
-/// The keys of a server that were found, each as a hash of 64 bits. A server may return a key more than once while
-/// its table grows or shrinks. For ten million keys, one scan in about 400,000 has two keys with the same hash.
+/// The keys found on a server, each as a 64-bit hash. A server may return a key more than once while its hash
+/// table grows or shrinks. With ten million keys, one scan in about 400,000 has two keys with the same hash.
 #[derive(Default)]
 pub(super) struct Seen {
     hashes: HashSet<u64>,
@@ -142,10 +142,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The hashes then take about 150 MB, including the reserve of the table.
+    /// The maximum number of hashes. They take about 150 MB, including the spare capacity of the hash set.
     const MOST: usize = 1 << 23;
 
-    /// Returns whether the key was not found before, as far as there is memory for it.
+    /// Returns whether the key has not been found before. After the first `MOST` keys, no more are
+    /// remembered.
     pub(super) fn is_new(&mut self, key: &str) -> bool {
         let hash = self.hasher.hash_one(key);
         if self.hashes.len() < Self::MOST {
@@ -155,7 +156,7 @@ impl Seen {
         !self.hashes.contains(&hash)
     }
 
-    /// Returns whether there were more keys than are remembered.
+    /// Returns whether there were more keys than can be remembered.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
     }

@@ -10,7 +10,7 @@ use crate::store::contract::{Created, Deleted, Replaced, Store, Stored};
 use crate::store::diagnose::Probe;
 use crate::store::key::StoreKey;
 
-/// The problem if a record disappears.
+/// The problem to report if a record disappears.
 const GONE: &str = "a record that was written is gone";
 
 /// The reason why a trial failed.
@@ -25,7 +25,7 @@ enum Failure {
     Wrong(&'static str),
 }
 
-/// Returns the remedy if the store refused a command, from the text of its error.
+/// Returns the remedy for a refused command, chosen by the words in its error message.
 fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
     let says = |word: &str| reason.contains(word);
     if says("NOPERM") || says("ACL") {
@@ -48,10 +48,10 @@ fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
 }
 
 impl Probe {
-    /// Tries everything that sessions need from a store on this key: all four verbs, with comparisons that succeed
-    /// and comparisons that fail. Reports whether they follow the contract of [`Store`], and how long a read takes.
-    /// If a verb is not answered within the time of the check, it reports that verb. `subject` names the server that
-    /// has the key, and is empty if there is only one.
+    /// Tries, on this key, everything that sessions need from a store: all four verbs, with comparisons that
+    /// succeed and comparisons that fail. Reports whether the verbs follow the contract of [`Store`] and how
+    /// long a read takes. If the store does not answer a verb before the check's time is over, reports that
+    /// verb. `subject` identifies the server that holds the key, and is empty if there is only one server.
     pub async fn try_verbs(&self, store: &dyn Store, key: &StoreKey, subject: &str) {
         let finding = match self.trial(store, key).await {
             Ok(round_trip) => {
@@ -80,8 +80,8 @@ impl Probe {
         self.report(finding.about(subject.to_owned()));
     }
 
-    /// The same on one of the check's own keys, for a store that has only one server or reports nothing else about
-    /// itself.
+    /// Like [`try_verbs`](Self::try_verbs), but chooses one of the check's own keys. Use it for a store that
+    /// has only one server or reports nothing else about itself.
     pub async fn try_store(&self, store: &dyn Store) {
         match self.key(|_| true) {
             Ok(Some(key)) => {
@@ -99,7 +99,7 @@ impl Probe {
         self.report(Finding::error("commands", sentence, remedy).about(subject.to_owned()));
     }
 
-    /// Returns how long a read took.
+    /// Tries the verbs, and returns how long a read took.
     async fn trial(&self, store: &dyn Store, key: &StoreKey) -> Result<Duration, Failure> {
         let record = || self.record().map_err(Failure::NoRecord);
         let (first, second, third) = (record()?, record()?, record()?);
@@ -157,7 +157,7 @@ impl Probe {
         Ok(round_trip)
     }
 
-    /// Returns the answer of the store to one command within the time of the check.
+    /// Returns the store's answer to one command, if it arrives before the check's time is over.
     async fn answer<T>(
         &self,
         verb: &'static str,
@@ -169,7 +169,7 @@ impl Probe {
         }
     }
 
-    /// Judges the time of a read. A request needs one or a few reads.
+    /// Judges how long a read took. A request needs one or a few reads.
     fn judged(&self, round_trip: Duration) -> Finding {
         let took = format!("A read took {:.1} ms", round_trip.as_secs_f64() * 1e3);
         let limit = self.timeout() / 10;

@@ -5,7 +5,7 @@ use crate::store::address::{ConnectError, bracketed};
 const SCHEME: &str = "memcached://";
 const DEFAULT_PORT: u16 = 11211;
 
-/// Returns the servers as `host:port`, each in the normalized form by which keys are routed.
+/// Returns the servers as `host:port`, in the normalized form that is used to route keys.
 pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     let list = url
         .strip_prefix(SCHEME)
@@ -48,11 +48,11 @@ fn has_weight(entry: &str) -> bool {
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let may_follow = match entry.as_bytes().get(server.len()) {
-        // Only after a port. Without a port, the number is the port.
+        // A weight can only follow a port. Without a port, the number is the port.
         Some(b':') => server.rsplit_once(':').is_some_and(|(host, port)| {
             is_number(port) && (host.ends_with(']') || !host.contains(':'))
         }),
-        // After a `?`, it would be the value of another option.
+        // After a `?`, the number would be the value of another option.
         Some(b'=') => !server.contains('?'),
         _ => true,
     };

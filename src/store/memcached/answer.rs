@@ -1,4 +1,4 @@
-//! Interprets the errors of the client: whether the operation was applied, was not applied, or is in doubt.
+//! Interprets the client's errors: whether the operation was applied, was not applied, or is in doubt.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use memcache::exp;
 
 use crate::error::{Error, Result};
 
-/// Whether an operation reads or writes. Only a read can be repeated without harm.
+/// Whether an operation reads or writes. Only a read can be retried without harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Read,
@@ -14,7 +14,7 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// Makes the error of an operation that may have been sent and whose answer is lost.
+    /// Returns the error for an operation that may have been sent but whose answer was lost.
     pub(super) fn lost(self) -> Error {
         const REASON: &str = "the task that sent the operation ended before the answer arrived";
         match self {
@@ -24,7 +24,7 @@ impl Effect {
     }
 }
 
-/// Converts the answers of the server at `address` to one batch, in their order.
+/// Converts the client's results for a batch sent to the server at `address`, keeping their order.
 pub(super) fn classify<T>(
     address: &str,
     effect: Effect,
@@ -50,7 +50,7 @@ pub(super) fn classify<T>(
         .collect()
 }
 
-/// Returns whether the failure concerns the connection to the server and not the operation.
+/// Returns whether the failure concerns the connection to the server rather than the operation.
 pub(super) fn is_transport(error: &exp::Error) -> bool {
     match error {
         exp::Error::Ambiguous { source, .. } => is_transport(source),
@@ -59,17 +59,17 @@ pub(super) fn is_transport(error: &exp::Error) -> bool {
     }
 }
 
-/// Makes the error of a server that could not be reached at any of its addresses.
+/// Returns the error for a server that could not be reached at any of its addresses.
 pub(super) fn unreachable(address: &str, reason: &str) -> Error {
     Error::unavailable(named(address, reason))
 }
 
-/// Makes the error of a batch of which nothing was sent.
+/// Returns the error for a batch that was not sent because one of its operations is malformed.
 pub(super) fn malformed(address: &str, error: &exp::Error) -> Error {
     Error::refused(text(address, error))
 }
 
-/// Makes the error of a failure before any operation was sent.
+/// Returns the error for a failure that occurred before any operation was sent.
 pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
@@ -78,10 +78,11 @@ pub(super) fn connect_error(address: &str, error: exp::Error) -> Error {
     }
 }
 
-/// The part that the client keeps of `ERROR` and of `ERROR Too many open connections`.
+/// What the client keeps of both `ERROR` and `ERROR Too many open connections`.
 const BARE_ERROR: &str = "ERROR";
 
-/// Returns the error as one line. The client's own errors repeat their sources and do not name the server.
+/// Returns the error as one line. The client's own messages repeat their sources and do not identify the
+/// server.
 fn text(address: &str, error: &exp::Error) -> String {
     named(address, &reason(error))
 }
@@ -90,7 +91,7 @@ fn named(address: &str, reason: &str) -> String {
     format!("memcached at {address}: {reason}")
 }
 
-/// Returns the reason why there was no answer to the first question on a connection.
+/// Returns why the first command on a connection received no answer.
 pub(super) fn greeting_reason(error: &exp::Error) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error {
@@ -105,7 +106,8 @@ pub(super) fn greeting_reason(error: &exp::Error) -> String {
     }
 }
 
-/// Returns a description of the error, without the key and without any text that the server may have repeated.
+/// Returns a description of the error that contains neither the key nor any text that the server may have
+/// echoed.
 fn reason(error: &exp::Error) -> String {
     match error {
         exp::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -119,7 +121,7 @@ fn reason(error: &exp::Error) -> String {
         }
         exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
         exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
-        // The client's text contains the bytes that it could not parse.
+        // The client's message contains the bytes that it could not parse.
         exp::Error::Protocol(line) if line.contains(TLS_ALERT) => {
             "it answered in TLS, which this store does not speak".to_owned()
         }
@@ -134,13 +136,14 @@ fn reason(error: &exp::Error) -> String {
 /// The first bytes of a TLS alert, as the client prints them.
 const TLS_ALERT: &str = r#""\u{15}\u{3}"#;
 
-/// Returns the words at the beginning of a server's line, as long as they are prose. After them, a server may repeat
-/// the command, which contains a record. A record begins with random bytes, so it is not taken for prose.
+/// Returns the leading words of a line from the server, as long as they are prose. After them, a server may
+/// echo the command, which contains a record. A record begins with random bytes, so it is not mistaken for
+/// prose.
 fn prose(line: &str) -> String {
     const MAX_LENGTH: usize = 200;
     let mut text = String::new();
     for word in line.split(' ') {
-        // Includes the space before the word, and the mark that shows where the text was cut.
+        // Includes the space before the word, and the ellipsis that shows where the text was cut.
         if !is_prose(word) || text.len() + word.len() + 2 > MAX_LENGTH {
             text.push('…');
             break;
@@ -185,7 +188,8 @@ fn write_error(address: &str, error: exp::Error) -> Error {
 
 /// Returns the error if the answer proves that the write was not applied.
 ///
-/// Other server errors do not prove it: a proxy also answers `SERVER_ERROR` if it lost the server's answer.
+/// Other server errors do not prove this: a proxy also answers `SERVER_ERROR` if it has lost the server's
+/// answer.
 fn refusal(address: &str, answer: &exp::Error) -> Option<Error> {
     let reason = text(address, answer);
     match answer {

@@ -53,7 +53,7 @@ impl MemcachedStore {
     }
 }
 
-/// Returns what the server reports about itself, or the finding that it cannot keep sessions.
+/// Returns what the server reports about itself, or a finding if the server cannot be used.
 async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
     let limits = server.limits;
     let greeted = dial_name(server.address.as_str(), limits.connect, greet).await;
@@ -114,7 +114,7 @@ async fn greet(at: SocketAddr) -> Result<Greeting, String> {
     }
 }
 
-/// Returns the error that the client of the store would make of this answer.
+/// Returns the error that the store's client would return for this answer.
 fn refusal(line: &str) -> exp::Error {
     let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
     match first {
@@ -143,7 +143,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    /// Sends one question after the other and keeps the answers, until one question fails.
+    /// Sends one query after another and keeps the answers, until a query fails.
     async fn ask_all(&mut self, told: &mut Told, probe: &Probe) -> io::Result<()> {
         told.release = self.release().await?;
         told.stats = self.table(b"stats\r\n").await?;
@@ -185,7 +185,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Returns the next line with its line break, or the rest of the data if the connection was closed before it.
+    /// Returns the next line with its line break, or the remaining data if the connection was closed before a
+    /// line break.
     async fn line(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {

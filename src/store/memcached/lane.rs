@@ -1,13 +1,14 @@
 //! Operations that are ready at the same moment share one round trip.
 //!
-//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take the queued operations and send them in
-//! batches. A task ends when the queue is empty. If a caller is dropped, its task continues, so the answers of the
-//! other callers are not affected.
+//! Callers queue their operations and wait. At most [`DRAINERS`] tasks take the queued operations and send
+//! them in batches. A task ends when the queue is empty. If a caller is dropped, its task continues, so the
+//! other callers still receive their answers.
 //!
-//! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it: operations
-//! that arrive in the meantime get their own task. Measured over loopback with records of 1 KiB, a single caller then
-//! receives its answer after 9.7 µs instead of 15.2 µs on a runtime with two threads, and after 9.6 µs instead of
-//! 11.0 µs on a runtime with a single thread. With 64 callers there is no difference.
+//! In a quiet lane, a caller sends its operation directly, without a task. No other operation waits for it:
+//! operations that arrive in the meantime get their own task. In a measurement over loopback with records of
+//! 1 KiB, a single caller then received its answer after 9.7 µs instead of 15.2 µs on a runtime with two
+//! threads, and after 9.6 µs instead of 11.0 µs on a runtime with a single thread. With 64 callers there was
+//! no difference.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,10 +22,10 @@ use super::answer::Effect;
 use super::node::{Client, DRAINERS, Limits, Node};
 use crate::error::{Error, Result};
 
-/// After this time without an operation, the connection may have been closed without notice.
+/// After a pause of this length, the server may have closed the connection unnoticed.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The operations of one kind on one server.
+/// The operations of one kind (reads or writes) for one server.
 pub(super) struct Lane<O: Operation> {
     node: Arc<Node>,
     effect: Effect,
@@ -36,7 +37,8 @@ struct State<O: Operation> {
     waiting: VecDeque<Waiting<O>>,
     /// The number of drainers.
     drainers: usize,
-    /// Whether a drainer has not taken its batch yet. Operations that are queued until then can join the batch.
+    /// Whether a drainer has yet to take its batch. Operations that are queued before it does can join the
+    /// batch.
     gathering: bool,
     /// Whether the last batch had several operations.
     crowded: bool,
@@ -80,7 +82,7 @@ where
 
     async fn send_alone(&self, solo: Solo<'_, O>, operation: O) -> Result<O::Output> {
         if solo.is_first {
-            // Lets the runtime notice whether the server has closed the idle connection.
+            // Gives the runtime a chance to notice if the server has closed the idle connection.
             tokio::task::yield_now().await;
         }
         let client = self.node.client().await?;
@@ -123,7 +125,7 @@ impl<O: Operation> Lane<O> {
 }
 
 impl<O: Operation> State<O> {
-    /// Registers a drainer if one is needed. The caller then spawns it.
+    /// Registers a drainer if one is needed. The caller must then spawn it.
     fn enlist(&mut self) -> bool {
         let needed = !self.waiting.is_empty() && !self.gathering && self.drainers < DRAINERS;
         if needed {
@@ -137,7 +139,7 @@ impl<O: Operation> State<O> {
 /// Held by the one caller that currently sends its operation directly.
 struct Solo<'a, O: Operation> {
     lane: &'a Lane<O>,
-    /// Whether the lane was idle before.
+    /// Whether the lane was idle before this operation.
     is_first: bool,
 }
 
@@ -154,7 +156,7 @@ struct Drainer<O: Operation> {
     stage: Stage,
 }
 
-/// The state of a drainer that the lane counts.
+/// The state of a drainer that the lane has registered.
 #[derive(PartialEq)]
 enum Stage {
     Gathering,
@@ -167,7 +169,7 @@ where
     O: Operation<Output: Send> + Send + Sync + 'static,
 {
     fn spawn(self) {
-        // Outside a runtime, the drainer is dropped, which fails the waiting operations.
+        // Outside a runtime, the drainer is dropped, which makes the waiting operations fail.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(self.run());
         }
@@ -177,7 +179,8 @@ where
         while self.stage == Stage::Gathering {
             // Lets all tasks that are ready now add their operations to the batch.
             tokio::task::yield_now().await;
-            // Connects before it takes the batch: an operation that was taken is either sent at once or not at all.
+            // Connects before taking the batch: an operation that was taken is either sent at once or not at
+            // all.
             match self.lane.node.client().await {
                 Ok(client) => {
                     let batch = self.take(self.lane.max_batch);
@@ -191,8 +194,8 @@ where
                     }
                 }
             }
-            // Runs in the same poll as the answers. The runtime may stop polling after they have arrived, and the
-            // drainer must not stay registered then.
+            // Runs in the same poll as the arrival of the answers. The runtime may stop polling after that,
+            // and the drainer must not stay registered.
             self.gather_or_leave();
         }
     }
@@ -221,12 +224,12 @@ where
     async fn send(&self, client: &Client, batch: Vec<Waiting<O>>) {
         let (lane, now) = (&self.lane, Instant::now());
         let Limits { connect, response, .. } = lane.node.limits();
-        // The time for making a connection does not count as a delay of the server.
+        // The time taken to connect does not count as a delay by the server.
         let patience = connect.max(response);
         let mut operations = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
         for Waiting { operation, since, reply } in batch {
-            // An operation that has waited for a server that hangs must not wait for it again.
+            // An operation that has already waited for a server that hangs must not wait for it again.
             if now.duration_since(since) > patience {
                 let _ = reply.send(Err(Error::unavailable(
                     "the memcached server does not keep up with the load",
@@ -257,8 +260,8 @@ where
     }
 }
 
-/// Handles the shutdown of a runtime, and a panic: unregisters the drainer. If no drainer is left to send the queued
-/// operations, they fail as not sent.
+/// Unregisters the drainer when the runtime shuts down or the drainer panics. If no drainer is left to send
+/// the queued operations, those operations fail, with an error that states that they were not sent.
 impl<O: Operation> Drop for Drainer<O> {
     fn drop(&mut self) {
         if self.stage == Stage::Gone {
@@ -335,7 +338,7 @@ mod tests {
                 }
             });
             let node = Arc::new(Node::new(address, limits));
-            // Connects first, so that no test measures the time for connecting.
+            // Connects first, so that no test measures the time taken to connect.
             node.client().await.unwrap();
             Self { lane: Arc::new(Lane::new(node, Effect::Read, 3)), asked, answers }
         }
@@ -450,7 +453,7 @@ mod tests {
             assert!(unsent(answer.try_recv().unwrap()).contains("shutting down"));
         }
         subject.is_idle();
-        // The lane continues on another runtime.
+        // The lane continues to work on a different runtime.
         succeeds(subject.queue("next")).await;
         subject.is_asked(&["next O0"]).await;
         subject.is_idle();
@@ -545,7 +548,7 @@ mod tests {
         let asked = [subject.asked.recv().await.unwrap(), subject.asked.recv().await.unwrap()];
         assert!(asked.contains(&"first O0".to_owned()), "{asked:?}");
 
-        // After several operations arrived together, the lane expects the same of the next ones.
+        // After several operations have arrived together, the lane expects the next ones to do the same.
         let pair = [subject.queue("a"), subject.queue("b")];
         for answer in pair {
             succeeds(answer).await;

@@ -31,7 +31,7 @@ use crate::store::diagnose::Diagnose;
 use crate::store::key::StoreKey;
 use crate::store::per_runtime::PerRuntime;
 
-/// Keeps sessions in Memcached, on one server or on several.
+/// Keeps sessions in Memcached, on one server or several.
 ///
 /// ```
 /// use unsticky::store::MemcachedStore;
@@ -45,12 +45,12 @@ use crate::store::per_runtime::PerRuntime;
 /// ```
 ///
 /// Operations that are ready at the same moment share a round trip. Each runtime that uses the store has its
-/// own queues and its own connections, at most six to each server, so a blocked runtime does not delay the
-/// calls of the others. (actix-web has one runtime for each worker.) Clones of a store share them.
+/// own queues and its own connections, at most six to each server, so a blocked runtime does not delay calls
+/// on the others. (actix-web has one runtime per worker.) Clones of a store share the queues and connections.
 ///
 /// The server must be Memcached 1.6.13 or newer. Do not start it with `-C`, which turns off the versions that
-/// this store compares. [`Sessions::check`](crate::Sessions::check) reports both, and the settings under
-/// [*Limits*](#limits).
+/// this store compares. [`Sessions::check`](crate::Sessions::check) reports a server that is too old or was
+/// started with `-C`, and checks the settings under [*Limits*](#limits).
 ///
 /// # Several servers
 ///
@@ -62,11 +62,11 @@ use crate::store::per_runtime::PerRuntime;
 /// Servers have no weights. On a larger machine, run several servers, each on its own port.
 ///
 /// If a server is down, its records are unavailable until it is back; they do not move to other servers. The
-/// records on the other servers are not affected. The directory record of an account may be on another server
-/// than its sessions. If the server of the directory record is down, the user cannot sign in, and the account's
-/// sessions cannot be listed or revoked together. The user's sessions on other servers continue, and the user
-/// can sign out of them. In strict mode ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)) they are
-/// unavailable as well.
+/// records on the other servers are not affected. An account's directory record may be on a different server
+/// from its sessions. If the server with the directory record is down, the user cannot sign in, and the
+/// account's sessions cannot be listed or revoked together. The user's sessions on other servers continue,
+/// and the user can sign out of them. In strict mode
+/// ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)), these sessions are unavailable as well.
 ///
 /// # Changing the list of servers
 ///
@@ -87,41 +87,42 @@ use crate::store::per_runtime::PerRuntime;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// If you kept the epoch, a server that joins *n* others would take over 1/(*n* + 1) of the keys: a quarter if
-/// there were three. Processes with the old list and processes with the new list would look for these records
-/// on different servers, and neither an error nor an event would report it:
+/// If you kept the epoch, a server that joins *n* others would take over 1/(*n* + 1) of the keys, for example
+/// a quarter if *n* is three. Processes with the old list and processes with the new list would look for
+/// these records on different servers, and no error or event would report it:
 ///
-/// - Users whose session moved are signed out on the new processes. If they sign out there, or if their session
-///   is revoked there, it stays signed in on the old processes.
-/// - Accounts whose directory record moved have two of them. `revoke_all` through one of them misses the
-///   sessions in the other, even after the last old process has stopped.
+/// - Users whose session moved are signed out on the new processes. If they sign out there, or if their
+///   session is revoked there, the session stays signed in on the old processes.
+/// - An account whose directory record moved has two of them. `revoke_all` through one record misses the
+///   sessions listed in the other, even after the last old process has stopped.
 /// - A rollback makes ended sessions valid again.
 ///
-/// With a new epoch, a process only uses records that were written under its own list of servers. Until they
-/// stop, the old processes continue to serve the sessions of the old epoch, and the new processes cannot revoke
-/// these. If that is not acceptable, stop the old processes before you start the new ones.
+/// With a new epoch, a process uses only records that were written under its own list of servers. The old
+/// processes continue to serve the sessions of the old epoch until they stop, and the new processes cannot
+/// revoke those sessions. If that is not acceptable, stop the old processes before you start the new ones.
 ///
-/// The example `memcached_rollout` performs both kinds of rollout on real servers and counts the effects.
+/// The `memcached_rollout` example performs both kinds of rollout on real servers and counts the effects.
 ///
 /// # Limits
 ///
-/// - The store supports neither TLS, nor authentication, nor unix sockets. The network between the application
-///   and the servers must be trusted. A port that expects TLS either closes the connection, or waits and so
-///   looks like a server that does not answer.
-/// - Memcached keeps everything in memory. When the memory is full, it evicts the least recently used records.
-///   A restart or an eviction ends sessions. Monitor `evictions` in the server's statistics.
-///   [`Sessions::check`](crate::Sessions::check) warns of evictions and of memory that is nearly full.
+/// - The store does not support TLS, authentication or Unix sockets. The network between the application and
+///   the servers must be trusted. A port that expects TLS either closes the connection, or waits and so looks
+///   like a server that does not answer.
+/// - Memcached keeps everything in memory. When the memory is full, it evicts the least recently used
+///   records. A restart or an eviction ends sessions. Monitor `evictions` in the server's statistics.
+///   [`Sessions::check`](crate::Sessions::check) warns about evictions and about memory that is nearly full.
 /// - **If the server refuses a write, the session is lost.** Memcached deletes the old value of a key when it
-///   has no room for the new one. So keep its largest item (`-I`, 1 MB by default) above your largest record,
-///   and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check) reports both settings as
-///   errors. The store itself refuses records of more than 1,000,000 bytes before sending them; that changes
-///   nothing on the server.
+///   has no room for the new one. Therefore keep its maximum item size (`-I`, 1 MB by default) above the size
+///   of your largest record, and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check) warns
+///   if either setting is wrong. The store itself refuses records of more than 1,000,000 bytes before sending
+///   them; such a refusal changes nothing on the server.
 /// - Memcached counts time to live in whole seconds and may expire a key up to a second early. The store
-///   therefore rounds up and adds a second. A time to live that would end after January 2038 ends then.
+///   therefore rounds up and adds a second. A time to live that would end after January 2038 is shortened to
+///   end then.
 /// - [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256 operations.
 ///   Increase it if your records are far larger than 64 KiB.
-/// - Versions are the server's CAS ids, which start again when the server restarts. A restart deletes all
-///   records, but a version from before it can coincide with that of a record which was stored later under the
+/// - Versions are the server's CAS ids, which start over when the server restarts. A restart deletes all
+///   records, but a version from before the restart can coincide with that of a record stored later under the
 ///   same key.
 #[doc(alias("MemcacheStore", "MemcachedSessionStore"))]
 #[derive(Clone)]
@@ -135,7 +136,7 @@ struct Server {
     lanes: PerRuntime<Lanes>,
 }
 
-/// The queues and connections of one runtime to a server.
+/// One runtime's queues and connections for a server.
 struct Lanes {
     reads: Arc<Lane<Get>>,
     writes: Arc<Lane<Op>>,
@@ -156,7 +157,7 @@ impl Server {
     }
 }
 
-/// Configures the time limits of a [`MemcachedStore`]. Made by [`MemcachedStore::builder`].
+/// Configures the limits of a [`MemcachedStore`]. Returned by [`MemcachedStore::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -191,10 +192,10 @@ impl MemcachedBuilder {
     /// Sets how long the answer to an operation may take after the operation was sent. Default: 400 ms. Keep it
     /// below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
-    /// An operation that has waited in the queue for longer than the greater of this and
-    /// [`connect_timeout`](Self::connect_timeout) is not sent and fails. An operation that its caller has given
-    /// up in the meantime is not sent either. When an operation leaves the queue, it may still have to wait for
-    /// a new connection.
+    /// An operation fails without being sent if it has waited in the queue for longer than both this time and
+    /// [`connect_timeout`](Self::connect_timeout). An operation that its caller has abandoned in the meantime
+    /// is not sent either. When an operation leaves the queue, it may still have to wait for a new
+    /// connection.
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.limits.response = timeout;
@@ -220,10 +221,11 @@ impl MemcachedBuilder {
     }
 }
 
-/// A failed read does not affect the other reads in its batch, so only the time that a batch takes limits it.
+/// A failed read does not affect the other reads in its batch, so only the time that a batch takes limits its
+/// size.
 const READ_BATCH: usize = 256;
 
-/// After a refused write, the writes behind it in the batch must be read back, so batches are small.
+/// If a write is refused, the writes after it in the batch must be read back, so batches are small.
 const WRITE_BATCH: usize = 16;
 
 impl MemcachedStore {
@@ -235,17 +237,17 @@ impl MemcachedStore {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if the address does not have that form, names a server twice, or contains a user, a
+    /// [`ConnectError`] if the address does not have that form, lists a server twice, or contains a user, a
     /// password, a weight or a path.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Ok(Self::builder(url)?.build())
     }
 
-    /// Returns a builder for the store at an address, to change its time limits.
+    /// Returns a builder that lets you change the limits of the store at this address.
     ///
     /// # Errors
     ///
-    /// The same as those of [`connect`](Self::connect).
+    /// The same errors as for [`connect`](Self::connect).
     pub fn builder(url: &str) -> Result<MemcachedBuilder, ConnectError> {
         Ok(MemcachedBuilder { addresses: address::parse(url)?, limits: Limits::default() })
     }
@@ -290,7 +292,7 @@ impl Store for MemcachedStore {
             (MutationStatus::AlreadyExists, _) => Ok(Created::Occupied),
             (MutationStatus::Applied, Some(cas @ 1..)) => Ok(Created::Created(Version::new(cas))),
             (MutationStatus::Applied, _) => {
-                // An error of the kind `Refused` says that nothing was written, so the write is undone.
+                // `Refused` states that nothing was written, so the write is undone.
                 match self.mutate(Op::Delete(Delete::new(key.as_str())), key).await {
                     Ok(_) => Err(Error::refused(NO_VERSIONS)),
                     Err(_) => Err(Error::outcome_unknown(NO_VERSIONS)),
@@ -363,9 +365,10 @@ fn stored(result: GetResult) -> Result<Option<Stored>> {
     }
 }
 
-/// A little less than the largest item of a server with the default settings.
+/// Slightly less than the largest item that a server with the default settings accepts.
 ///
-/// A server that refuses a new value for its length deletes the old one, so longer records are not sent.
+/// A server that refuses a new value because of its length deletes the old one, so longer records are not
+/// sent.
 const MAX_BYTES: usize = 1_000_000;
 
 fn checked_set(key: &StoreKey, bytes: &Bytes, ttl: Duration) -> Result<Set> {
@@ -379,8 +382,8 @@ fn checked_set(key: &StoreKey, bytes: &Bytes, ttl: Duration) -> Result<Set> {
     Ok(Set::new(key.as_str(), bytes).ttl(expiry(ttl, SystemTime::now())).return_cas())
 }
 
-/// Refuses keys that memcached would not accept. The server would read the record behind a too long key as
-/// commands, and one bad key would fail its whole batch.
+/// Refuses keys that Memcached would not accept. If a key is too long, the server would read the record
+/// behind it as commands. One bad key would also make its whole batch fail.
 fn check_key(key: &StoreKey) -> Result<()> {
     let key = key.as_str();
     if key.len() > memcache::exp::MAX_KEY_LENGTH {
@@ -392,10 +395,11 @@ fn check_key(key: &StoreKey) -> Result<()> {
     Ok(())
 }
 
-/// The largest number that the server reads as a duration. It reads a larger one as a timestamp.
+/// The largest number that the server reads as a duration. It reads larger numbers as timestamps.
 const MAX_RELATIVE: u64 = 30 * 24 * 60 * 60;
 
-/// The latest timestamp that the server can count. A later one expires at once, or never.
+/// The latest timestamp that the server can represent. A key with a later timestamp expires at once, or
+/// never.
 const LAST_MOMENT: u64 = i32::MAX as u64;
 
 fn expiry(ttl: Duration, now: SystemTime) -> Ttl {

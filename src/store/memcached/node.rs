@@ -33,18 +33,19 @@ pub(super) struct Node {
     slot: Mutex<Slot>,
 }
 
-/// The client knows one address of the server. So it is discarded when the server stops answering, and the next call
-/// resolves the name again.
+/// The client knows only one address of the server. It is therefore discarded when the server stops
+/// answering, and the next call resolves the name again.
 struct Slot {
     client: Option<Client>,
-    /// The last generation given to a client.
+    /// The last generation assigned to a client.
     generation: u64,
 }
 
 #[derive(Clone)]
 pub(super) struct Client {
     inner: AsyncMetaClient,
-    /// Distinguishes the client from a newer one, which must not be discarded because of failures of this client.
+    /// Distinguishes this client from a newer one, which must not be discarded because of this client's
+    /// failures.
     generation: u64,
 }
 
@@ -57,7 +58,7 @@ impl Node {
         self.limits
     }
 
-    /// Sends the operations in one round trip. Returns one answer for each, in their order.
+    /// Sends the operations in one round trip. Returns one answer per operation, in the same order.
     pub(super) async fn exchange<O: Operation>(
         &self,
         client: &Client,
@@ -72,7 +73,7 @@ impl Node {
                     !answers.iter().any(|answer| answer.as_ref().is_err_and(answer::is_transport));
                 answer::classify(&self.address, effect, answers)
             }
-            // If one operation of a batch is malformed, the client sends nothing of the batch.
+            // If one operation in a batch is malformed, the client sends none of the batch.
             Err(error) => {
                 doubt.cleared = true;
                 let error = answer::malformed(&self.address, &error);
@@ -103,8 +104,8 @@ impl Node {
 
     /// Makes a client for this address only, so that all its connections lead to the same server.
     ///
-    /// An answer of a Memcached server is final, even if it is a refusal. Without an answer, another address may be
-    /// tried.
+    /// An answer from a Memcached server is final, even if it is a refusal. If there is no answer, another
+    /// address may be tried.
     async fn open(&self, at: SocketAddr) -> Result<exp::Result<AsyncMetaClient>, String> {
         let greeted = async {
             let client = AsyncMetaClient::builder()
@@ -114,8 +115,8 @@ impl Node {
                 .router(OnlyServer)
                 .connect_async(at)
                 .await?;
-            // A server that does not know the protocol would read a record as commands, and a server that hangs would
-            // leave a write in doubt. This first question avoids both.
+            // A server that does not know the protocol would read a record as commands, and a server that
+            // hangs would leave a write in doubt. This first command avoids both.
             client.noop().await?;
             Ok(client)
         };
@@ -140,7 +141,7 @@ impl Node {
     }
 }
 
-/// Discards the client unless the server has answered, even if the caller did not wait for the end.
+/// Discards the client unless the server has answered, even if the caller stopped waiting.
 struct Doubt<'a> {
     node: &'a Node,
     generation: u64,
@@ -155,7 +156,7 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// A client has only one server, so keys need no hash.
+/// A client has only one server, so keys need not be hashed.
 struct OnlyServer;
 
 impl Router for OnlyServer {
@@ -164,13 +165,13 @@ impl Router for OnlyServer {
     }
 }
 
-/// The number of batches of a lane that may be under way at the same time.
+/// The number of batches per lane that may be under way at the same time.
 pub(super) const DRAINERS: usize = 2;
 
 /// The number of connections that can be in use at once: each lane has its drainers and one direct caller.
 const MAX_IDLE: usize = 2 * (DRAINERS + 1);
 
-/// The client adds the time limit to the current time, which panics if the sum overflows.
+/// The longest time limit. The client adds the limit to the current time, which panics if the sum overflows.
 const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 #[cfg(test)]
@@ -188,13 +189,13 @@ mod tests {
 
     const GREETING: &[u8] = b"MN\r\n";
 
-    /// Returns a node whose server answers the first question and nothing else.
+    /// Returns a node whose server answers the first command and nothing else.
     async fn node() -> Node {
         answering(GREETING, b"").await.0
     }
 
-    /// Returns a node whose server has one answer to the first question and another answer to everything else, and the
-    /// number of connections that it has accepted.
+    /// Returns a node and the number of connections that its server has accepted. The server answers the
+    /// first command with `greeting` and everything else with `answer`.
     async fn answering(greeting: &'static [u8], answer: &'static [u8]) -> (Node, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -1,8 +1,8 @@
-//! Chooses the server of a key: rendezvous hashing with a hash that never changes.
+//! Chooses the server for a key: rendezvous hashing with a hash that never changes.
 
 use sha2::{Digest as _, Sha256};
 
-/// Returns the index of the server with the highest score. If two are equal, the greater address counts.
+/// Returns the index of the server with the highest score. If two scores are equal, the greater address wins.
 pub(super) fn owner<'a>(servers: impl Iterator<Item = &'a str>, key: &str) -> usize {
     servers
         .enumerate()
@@ -21,7 +21,7 @@ mod tests {
 
     const SERVERS: [&str; 3] = ["a:11211", "b:11211", "[::1]:11212"];
 
-    // All processes of a deployment must send a key to the same server, so these values never change.
+    // All processes in a deployment must send a key to the same server, so these values never change.
     #[test]
     fn routing_hash_matches_documentation() {
         let golden: &[(&str, &str, u64)] = &[

@@ -17,16 +17,17 @@ const ITEM_OVERHEAD: u64 = 64;
 /// The minimum that [`Builder::max_record_bytes`](crate::Builder::max_record_bytes) accepts.
 const MIN_RECORD: u64 = 2048;
 
-/// The percentage from which memory and connections count as scarce.
+/// At this percentage or more, memory and connections count as scarce.
 const SCARCE: u64 = 80;
 
-/// In whole seconds. The server's clock advances once a second, and its answer takes time to arrive.
+/// The tolerated clock difference, in whole seconds. The server's clock advances once a second, and its
+/// answer takes time to arrive.
 const CLOCK_TOLERANCE: i64 = 2;
 
-/// A start within this many seconds is reported as a note.
+/// If the server started less than this many seconds ago, the report has a note about it.
 const RECENT: u64 = 5 * 60;
 
-/// A line of an answer to `stats`.
+/// A line in the answer to `stats`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// A name and its value.
@@ -39,8 +40,8 @@ pub(super) enum Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Parses a complete line with its line break. An incomplete line is rejected, because a number that was cut is
-    /// another number.
+    /// Parses a complete line with its line break. An incomplete line is rejected, because a truncated number
+    /// is a different number.
     pub(super) fn parse(bytes: &'a [u8]) -> Self {
         let Some(text) = whole(bytes) else { return Self::Strange };
         if text == "END" {
@@ -86,32 +87,32 @@ impl fmt::Display for Release {
     }
 }
 
-/// The names and values of one answer to `stats`.
+/// The names and values in one answer to `stats`.
 pub(super) type Table = HashMap<String, String>;
 
-/// The data that a server reported about itself before it stopped answering.
+/// The data that a server reported about itself. It is incomplete if the server stopped answering.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// Whether it knows the meta commands at all.
+    /// Whether the server knows the meta commands at all.
     pub(super) is_meta: bool,
     pub(super) release: Option<Release>,
     pub(super) stats: Table,
     pub(super) settings: Table,
-    /// This process's time when `stats` was answered.
+    /// This process's time when the answer to `stats` arrived.
     pub(super) heard: OffsetDateTime,
 }
 
-/// The requirements of the sessions on a server.
+/// What sessions need from a server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needs {
     /// The maximum size of a record in bytes.
     pub(super) record: usize,
-    /// The length of its key in bytes.
+    /// The length of a record's key in bytes.
     pub(super) key: usize,
 }
 
 impl Told {
-    /// Returns whether it is useful to try commands. If not, a finding gives the reason.
+    /// Returns whether it is worth trying commands. If not, a finding gives the reason.
     pub(super) fn is_fit(&self) -> bool {
         self.is_meta && !self.is_old() && !self.has_no_versions()
     }
@@ -331,7 +332,7 @@ impl Told {
     }
 }
 
-/// The names of the values that the server has not shown.
+/// The names of the values that the server did not show.
 #[derive(Default)]
 struct Hidden(Vec<&'static str>);
 
@@ -402,7 +403,7 @@ mod tests {
         entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// Returns the data of a server without any problem.
+    /// Returns the data of a server without problems.
     fn healthy() -> Told {
         Told {
             is_meta: true,
@@ -439,7 +440,7 @@ mod tests {
         level
     }
 
-    /// Returns the same data with another value in one of the tables.
+    /// Returns the data of a healthy server, with a different value for one entry.
     fn with(name: &str, value: &str) -> Told {
         let mut told = healthy();
         let is_setting = told.settings.contains_key(name) && !value.starts_with('#');
@@ -581,7 +582,7 @@ mod tests {
         }
     }
 
-    /// Generates lines of one of the tables with numbers or other values, and lines with arbitrary bytes.
+    /// Generates lines from one of the tables, with numbers or other values, and lines of arbitrary bytes.
     fn any_line() -> impl Strategy<Value = (Vec<u8>, bool)> {
         let names: Vec<_> = {
             let told = healthy();

@@ -1,7 +1,7 @@
-//! Scans the keys of each server with the dump of its LRU crawler, if the server permits it.
+//! Scans the keys on each server with a dump from its LRU crawler, if the server permits it.
 //!
-//! The crawler scans either the hash table or the lists of items. The server moves items from one list to another all
-//! the time, so a scan of the lists misses some. The crawler cannot scan a hash table that is growing.
+//! The crawler scans either the hash table or the lists of items. The server constantly moves items from one
+//! list to another, so a scan of the lists misses some. The crawler cannot scan a hash table that is growing.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::error::{Error, Result};
 use crate::store::dial::dial_name;
 use crate::store::survey::{Met, Outcome, Pace, Plan, Seen, Visitor, Walk};
 
-/// How long the next line may take. The crawler pauses between items, and it yields to the server's other work.
+/// How long the next line may take. The crawler pauses between items and yields to the server's other work.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longer than any valid line: a key has at most 250 bytes, and each of them is encoded in at most three.
+/// Longer than any valid line: a key has at most 250 bytes, each of which is encoded in at most three.
 const LONGEST_LINE: usize = 4096;
 
 impl MemcachedStore {
-    /// Scans all keys, one server after the other. A server that does not show its keys reports how many items it
-    /// has.
+    /// Scans all keys, one server after another. If a server does not list its keys, the outcome has the
+    /// number and size of its items.
     ///
     /// # Errors
     ///
-    /// The errors of every read, and an error if the scan of a server did not finish.
+    /// The errors that any read can return, and an error if the scan of a server did not finish.
     pub(crate) async fn survey(
         &self,
         plan: &Plan<'_>,
@@ -73,7 +73,7 @@ impl<'a> Link<'a> {
         let (before, _) = self.totals().await?;
         match self.dump("hash", plan, visitor).await? {
             Dump::Over(outcome, walked) if walked > 0 || before == 0 => Ok(outcome),
-            // The table is growing, or the server is too old to scan it.
+            // The hash table is growing, or the server is too old to scan it.
             Dump::Over(..) | Dump::Refused(_) => match self.dump("all", plan, visitor).await? {
                 Dump::Over(outcome, _) => Ok(outcome),
                 Dump::Refused(reason) => {
@@ -156,7 +156,7 @@ impl<'a> Link<'a> {
         self.in_time(sent)
     }
 
-    /// Returns the next line without its line break. `ERROR` and other refusals are also lines.
+    /// Returns the next line without its line break. The line may be `ERROR` or another refusal.
     async fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         let mut stream = (&mut self.stream).take(LONGEST_LINE as u64);
@@ -196,7 +196,7 @@ fn item(line: &str) -> Option<(String, u64)> {
     Some((decoded(key), bytes))
 }
 
-/// Returns why a server does not show its keys, without any of its text.
+/// Returns the reason why a server does not list its keys. The reason contains none of the server's own text.
 fn refusal(line: &str) -> Option<&'static str> {
     if line.contains("crawler disabled") {
         return Some("its LRU crawler is disabled");
@@ -210,7 +210,7 @@ fn refusal(line: &str) -> Option<&'static str> {
     }
 }
 
-/// Decodes the percent-encoding of a key. Replaces bytes that are not UTF-8, which this crate does not write.
+/// Decodes a percent-encoded key. Replaces bytes that are not UTF-8; this crate does not write such keys.
 fn decoded(key: &str) -> String {
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key;
