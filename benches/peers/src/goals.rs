@@ -120,23 +120,25 @@ fn marked(corner: &str, columns: impl IntoIterator<Item = String>, rows: &[Row])
 
 const REASONS: &str = "\
 - **No cookie, unused**: the middleware makes one small allocation, adds the handle to the request's extensions and
-  inspects the response; see the instructions below. The difference between rounds is larger than this cost.
+  inspects the response; see the instruction counts below. The difference between rounds is larger than this cost.
 - **Reads**: a read has a time limit, compares the cookie's secret with its digest, and checks the deadlines and the form
-  of the whole record. The hand-written code does none of this, and the peers do only a part of it.
+  of the whole record. The hand-written code does none of this, and the peers do only part of it.
 - **Increment**: a change needs more processor time in the application, for the same checks, the replay and the
-  compare-and-set. In Redis 7 the compare-and-set is a script, which costs the server twice as much as a create. The server
-  shares the two cores with the application and the load generator. Valkey 9 has a command for it.
-- **Sign-in, re-sign-in**: most of the difference in axum is the directory of sessions, which the peers do not keep:
-  compare the rows \"directory off\". In actix-web, where a command costs a larger part of a request, the goals are missed
-  without it too. A sign-in takes 3 commands in 2 round trips; by hand, it takes 1 command. Signing in again takes 4
-  commands in 4 round trips; by hand, it takes 3 commands in 2 round trips.
+  compare-and-set. In Redis 7, the compare-and-set is a script, which costs the server twice as much as creating a record,
+  and the server shares the two cores with the application and the load generator. Valkey 9 has a command for
+  compare-and-set.
+- **Sign-in, re-sign-in**: in axum, most of the difference comes from the directory of sessions, which the peers do not
+  keep; compare the \"directory off\" rows. In actix-web, where a command accounts for more of the cost of a request, the
+  goals are missed even without the directory. A sign-in takes 3 commands in 2 round trips; by hand, it takes 1 command.
+  Signing in again takes 4 commands in 4 round trips; by hand, it takes 3 commands in 2 round trips.
 - **Sign-out**: unsticky reads the session and checks its secret first, so that a stale cookie cannot end another user's
   session, and deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
-  actix-session sends two commands, as unsticky does.
-- **p99**: the rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out that is half
-  to four fifths of what unsticky can do, so requests wait for each other.
-- **Stores alone**: the libraries' drivers, parsers and channels cost more than a client that implements one command. They
-  also reconnect, apply time limits, and implement the rest of the protocol.
+  actix-session sends two commands, like unsticky.
+- **p99**: the request rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out,
+  this is between half and four fifths of unsticky's own throughput, so requests queue.
+- **Loads over the client by hand**: the libraries that unsticky uses for Redis and Memcached need more time for their
+  drivers, parsers and channels than a client that implements one command. They also reconnect, apply time limits, and
+  implement the rest of the protocol.
 ";
 
 pub fn goals(page: &Page) -> String {
@@ -149,9 +151,10 @@ pub fn goals(page: &Page) -> String {
     let of_stores = marked("loads over the client by hand", callers, &of_stores);
     format!(
         "## Goals\n\n\
-         The median of the rounds, with the goal in brackets: ✓ if at least three quarters of the rounds reach it, ✗ if\n\
-         at least three quarters do not, and no mark if the rounds do not agree. The best peer is the one of the same\n\
-         framework that asks Redis each time. Of {} goals, {} are reached, {} are undecided and {} are missed.\n\n{of_routes}\n{of_stores}\nWhy goals are missed:\n\n{REASONS}",
+         Each cell has the median of the rounds, with the goal in brackets. It is marked ✓ if at least three quarters of the\n\
+         rounds reach the goal and ✗ if at least three quarters do not; otherwise, the goal is undecided. \"Over by hand\" means\n\
+         relative to the hand-written application. The best peer is the fastest other library for the same framework that reads\n\
+         from Redis on each request. Of {} goals, {} are reached, {} are undecided and {} are missed.\n\n{of_routes}\n{of_stores}\nWhy goals are missed:\n\n{REASONS}",
         verdicts.len(),
         count(Verdict::Reached),
         count(Verdict::Undecided),

@@ -101,6 +101,7 @@ impl Page {
             self.costs(),
             format!(
                 "## What the application can choose\n\n\
+                 The first column has requests per second, and the others are relative to it.\n\
                  [docs/performance.md](../docs/performance.md) explains what follows from these figures.\n\n{}",
                 choices(&self.choices)
             ),
@@ -165,22 +166,23 @@ impl Page {
             .collect();
         format!(
             "# Results\n\n\
-             Throughput relative to a hand-written application in the same framework that has no safety at all: 1.00 means\n\
-             equally fast, higher is better. All applications use default settings, except in the rows that name a setting:\n\
-             unsticky keeps its directory of sessions, the peers are set up as their READMEs show, and the hand-written code\n\
-             uses the crate redis without options.\n\n\
-             The columns are requests. *No cookie* and *unused* do not touch the session, without and with a session cookie.\n\
-             *Read* returns one value of a session that also holds 100 bytes of text, *read 1 KiB* of one that holds 1 KiB.\n\
-             *Increment* changes one value. *Sign-in* starts a session for a browser without one, *re-sign-in* signs in again\n\
-             with a new secret, and *sign-out* ends the session.\n\n{table}\n\
+             The first table shows throughput relative to a hand-written application in the same framework that has no safety at\n\
+             all: 1.00 means equally fast, and higher is better. All applications use default settings, except in the rows that\n\
+             name a setting: unsticky keeps its directory of sessions, the other libraries (the peers) are set up as their READMEs\n\
+             show, and the hand-written code uses the `redis` crate without options.\n\n\
+             Each column is a kind of request. *No cookie* and *unused* do not touch the session; only *unused* sends a session\n\
+             cookie. *Read* returns one value from a session that also holds 100 bytes of text, and *read 1 KiB* from a session that\n\
+             also holds 1 KiB. *Increment* changes one value. *Sign-in* starts a session for a browser that has none, *re-sign-in*\n\
+             signs in again with a new secret, and *sign-out* ends the session.\n\n{table}\n\
              ![Throughput in axum](results/throughput-axum.svg)\n\n\
              ![Throughput in actix-web](results/throughput-actix.svg)\n\n\
-             Each figure is the median of the rounds. In every round the applications are measured in turn. The small range\n\
-             below a figure, and the line on a bar, is the middle half of the rounds; the table shows it if it is wider than 0.05.\n\
-             *Lost updates*: 40 browsers increment the same session concurrently, 200 times in all. The column shows how many\n\
-             increments are missing afterwards. axum_session also keeps every session in the memory of its process and reads it\n\
-             from there, so a user's requests must always reach the same process; with \"memory off\" it reads from Redis.\n\n\
-             The application is pinned to one core and the load generator, with 32 browsers, to the other one; Redis may run on\n\
+             Each figure is the median of the rounds. In every round, the applications are measured in turn. The small range\n\
+             below a figure, and the line on a bar, show the middle half of the rounds; the table shows the range only if it is\n\
+             wider than 0.05. *Lost updates*: 40 browsers increment a value of the same session concurrently, 200 times in total,\n\
+             and the column shows how many increments are missing afterwards. axum_session also keeps every session in the memory\n\
+             of its process and reads it from there, so a user's requests must always reach the same process; with \"memory off\",\n\
+             axum_session reads from Redis.\n\n\
+             The application is pinned to one core and the load generator, with 32 browsers, to the other; Redis may run on\n\
              either. `scripts/bench-peers` writes this page from `benches/results/*.json`. Run it to measure on your machine, with\n\
              `--quick` for a first impression. Measured with: {}.\n",
             machine.join("; "),
@@ -191,13 +193,13 @@ impl Page {
         let mut text = String::from(
             "## What safety costs\n\n\
              The hand-written application parses the cookie and sends GET, SET and DEL for a JSON blob. It overwrites concurrent\n\
-             changes, a slow request restores a session that was signed out, and a copy of its Redis is a list of valid\n\
-             cookies. It has no time limits, and cannot list or revoke the sessions of a user. unsticky checks the secret,\n\
-             makes every change by a compare-and-set (a script in Redis 7), reads a session before it ends it, and records\n\
+             changes, a slow request restores a session that was signed out, and a copy of its Redis data is a list of valid\n\
+             cookies. The application has no time limits, and cannot list or revoke a user's sessions. unsticky checks the\n\
+             secret, makes every change by compare-and-set (a script in Redis 7), reads a session before ending it, and records\n\
              every sign-in in the account's directory record.\n\n\
              These checks cost processor time and commands. Each cell reads: by hand → unsticky. The rates are medians over all\n\
-             rounds. The first table of this page has the median of the ratios within each round, so dividing two of these rates\n\
-             can give another number. If the two disagree, the rounds differ too much for a conclusion.\n\n",
+             rounds. The first table on this page has the medians of the ratios within each round, so dividing two of these rates\n\
+             can give a different number. If the two disagree, the rounds differ too much for a conclusion.\n\n",
         );
         let columns = [
             ("requests a second", "throughput"),
@@ -216,10 +218,10 @@ impl Page {
             ratio(&self.over_hand(&format!("hand-{framework}, nodelay"), route))
         };
         text + &format!(
-            "By default the crate redis leaves Nagle's algorithm on. On the loopback interface this happens to batch commands;\n\
-             over a network, a command may wait for an acknowledgement. unsticky turns it off. If it is turned off, the\n\
-             hand-written application reaches {} (read) and {} (increment) of its throughput above in axum, and {} and {} in\n\
-             actix-web.\n",
+            "By default, the `redis` crate leaves Nagle's algorithm on. On the loopback interface, the algorithm happens to batch\n\
+             commands; over a network, it can make a command wait for an acknowledgement. unsticky turns the algorithm off. With it\n\
+             turned off, the hand-written application reaches {} (read) and {} (increment) of its throughput above in axum, and\n\
+             {} and {} in actix-web.\n",
             nodelay("axum", "read"),
             nodelay("axum", "increment"),
             nodelay("actix", "read"),
@@ -232,10 +234,10 @@ impl Page {
         const OVER: &str = "p99 over by hand";
         let mut text = String::from(
             "## Latency at a fixed rate\n\n\
-             Requests are due at fixed times, at 0.3 of the hand-written application's throughput. A latency is measured from\n\
-             the time when its request was due, so it includes the wait for earlier requests. The rate is the same for all\n\
-             applications of a framework, so the slower ones are closer to their limit. axum_session is left out because it\n\
-             answers reads from its own memory. Microseconds: p50, p99, p99.9.\n\n\
+             Requests are due at fixed times, at 0.3 of the hand-written application's throughput. The latency of a request is\n\
+             measured from the time at which the request was due, so it includes the wait for earlier requests. The rate is the same\n\
+             for all applications in a framework, so the slower applications are closer to their limits. axum_session is left out\n\
+             because it answers reads from its own memory. Each cell has three latencies in microseconds: p50, p99 and p99.9.\n\n\
              ![Latency in axum](results/latency-axum.svg)\n\n![Latency in actix-web](results/latency-actix.svg)\n\n",
         );
         for framework in FRAMEWORKS {
@@ -267,11 +269,11 @@ impl Page {
         let mut text = format!(
             "## Instructions and allocations\n\n\
              Valgrind counts instructions and allocations, so these figures are repeatable, unlike times. Each cell reads: before →\n\
-             after the middleware and the commit were rewritten. The rewrite mostly saves allocations. Some paths of the crate alone\n\
-             take slightly more instructions, but every whole application takes fewer. The crate's own work, with a store that answers\n\
-             at once:\n\n{work}\n\
-             Whole applications, for each request, with eight browsers. Valgrind's processor has no instructions for SHA-256,\n\
-             so about 3,400 instructions of every count with a session do not occur on a real processor:\n\n",
+             after the middleware and the commit were rewritten. The rewrite mostly saves allocations. Some paths in the crate itself\n\
+             take slightly more instructions, but every whole application takes fewer. The first table shows the crate's own work,\n\
+             with a store that answers at once:\n\n{work}\n\
+             The next tables show whole applications, per request, with eight browsers. Valgrind's processor has no SHA-256\n\
+             instructions, so every count with a session includes about 3,400 instructions that a real processor does not need:\n\n",
         );
         let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
             ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
@@ -341,13 +343,13 @@ impl Page {
                        `valkey-server`.\n";
         format!(
             "## The stores alone\n\n\
-             Loads of 1 KiB per second, without a framework. In brackets: relative to a hand-written pipelined client, and to the\n\
-             library's own client (redis with `nodelay`, memcache's `AsyncMetaClient`). The hand-written client implements one command,\n\
-             does not reconnect and has no time limits. It shows the upper limit and is not suitable for production. A proxy adds the\n\
-             delay in each direction.\n\n\
+             The table shows loads of 1 KiB per second, without a framework. The brackets have the ratios to two other clients: a\n\
+             hand-written pipelined client, and the client of the library that unsticky uses (redis with `nodelay`, memcache's\n\
+             `AsyncMetaClient`), used directly. The hand-written client implements one command, does not reconnect and has no time\n\
+             limits. It shows the upper limit and is not suitable for production. A proxy adds the delay in each direction.\n\n\
              ![Loads of 1 KiB](results/stores.svg)\n\n{loads}\n\
-             Changes per second. Each is a load and a compare-and-set, which is a script in Redis 7 and a single command\n\
-             in Valkey 9:\n\n{changes}{}",
+             The next table shows changes per second. Each change is a load and a compare-and-set, which is a script in Redis 7 and\n\
+             a single command in Valkey 9:\n\n{changes}{}",
             if has_valkey { "" } else { without },
         )
     }
@@ -387,16 +389,16 @@ impl Page {
             ["1", "10", "100"].map(|count| cost("directory memory", &[("sessions", count)]));
         format!(
             "## What sessions cost the servers\n\n\
-             Bytes for each session of a signed-in user, with one value (`MEMORY USAGE`; Memcached's `bytes`). A\n\
-             session that was written more often contains the tags of its last eight writes. Redis rounds sizes up, so\n\
-             this is visible there only in the small session. Valkey was not measured here.\n\n{memory}\n\
-             The server's own processor time for a command, in microseconds, with 64 callers. \"Replace\" and \"delete\" act only\n\
-             if the session is unchanged; in Redis 7 each of them is a script.\n\n{time}\n\
-             Requests per second, without a framework, by the number of live sessions. Rounds differ by a factor of up to three,\n\
-             so differences of less than a third have no meaning:\n\n{scale}\n\
-             Requests per second, without a framework, by the mode of the directory of sessions. \"listed\" is the default:\n\n\
+             The first table shows the bytes per session of a signed-in user, with one value (`MEMORY USAGE` in Redis, `bytes` in\n\
+             Memcached). A session that was written several times contains the tags of up to eight writes. Redis rounds sizes up, so\n\
+             the tags are visible there only in the small session. Valkey was not measured here.\n\n{memory}\n\
+             The next table shows the server's own processor time per command, in microseconds, with 64 callers. \"Replace\" and\n\
+             \"delete\" act only if the session is unchanged; in Redis 7, each of them is a script.\n\n{time}\n\
+             The next table shows requests per second, without a framework, by the number of live sessions. Rounds differ by a factor\n\
+             of up to three, so differences of less than a third have no meaning:\n\n{scale}\n\
+             The next table shows requests per second, without a framework, by the mode of the directory. \"listed\" is the default:\n\n\
              {directory}\n\
-             The size of a directory record in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {} bytes.\n",
+             Bytes per directory record in Redis with 1, 10 and 100 sessions, each with a label of 16 bytes: {}.\n",
             sizes.join(", "),
         )
     }
