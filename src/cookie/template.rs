@@ -63,7 +63,7 @@ impl SameSite {
 /// | any other address, such as `http://192.168.1.5` | dropped | dropped |
 ///
 /// The results for Chromium and Firefox were measured in Chromium 156 and Firefox 153. Those for Safari are
-/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which asks to change this.
+/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
 ///
 /// If the browser drops the cookie, a sign-in has no effect. The `secure_cookie_on_plain_http` event reports
 /// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. In Chromium and
