@@ -1,10 +1,10 @@
 //! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Valkey, Memcached or
 //! memory.
 //!
-//! Any request may be served by any process, and a process may be killed at any time: the session lives in a
-//! store that expires it, so the load balancer needs no sticky sessions. Requests of one session may run at
-//! once, in any number of processes. No update is lost, a session that has ended stays ended, and there are
-//! never two valid secrets.
+//! Any process may serve any request, and a process may be killed at any time: sessions are kept in a store,
+//! which also expires them, so the load balancer needs no sticky sessions. Several requests in one session may
+//! run at once, in any number of processes. No update is lost, a session that has ended stays ended, and there
+//! are never two valid secrets.
 //!
 //! ```text
 //! request  -> session layer         keeps the Cookie header                     no command
@@ -14,7 +14,7 @@
 //!                                   Set-Cookie, Vary, Cache-Control
 //! ```
 //!
-//! [How it works](guide::how_it_works) explains this picture, and the [`guide`] leads from a first application
+//! [How it works](guide::how_it_works) explains this diagram, and the [`guide`] leads from a first application
 //! to production.
 //!
 //! # axum
@@ -27,7 +27,7 @@
 //!
 //! const VISITS: Key<u64> = Key::new("visits");
 //!
-//! /// `transact` stores the change before it returns, so that two requests at once get two numbers.
+//! /// `transact` stores the change before it returns, so two concurrent requests get two different numbers.
 //! async fn visit(session: Session) -> Result<String> {
 //!     let visits = session
 //!         .transact(|values| {
@@ -58,7 +58,7 @@
 //!
 //! const CART: Key<Vec<String>> = Key::new("cart");
 //!
-//! /// Of concurrent requests each adds its item.
+//! /// Concurrent requests each add their own item.
 //! async fn add(session: Session, item: web::Path<String>) -> Result<&'static str> {
 //!     let item = item.into_inner();
 //!     session.update(CART, move |cart| cart.push(item.clone()))?;
@@ -78,28 +78,28 @@
 //! # }
 //! ```
 //!
-//! # Where to go on
+//! # Where to go next
 //!
 //! | you want to | look at |
 //! |---|---|
 //! | build an application, task by task | the [`guide`] |
 //! | read and change values | [`Session`], [`Key`] |
 //! | configure the cookie, timeouts and limits | [`Sessions::builder`], [`Cookie`], [`Lifetime`] |
-//! | choose the store by an environment variable | [`connect`] |
-//! | require a signed-in user | [`SignedIn`], [`AuthenticatedWithin`], [`Maybe`]; for groups of routes [`Guard`] |
+//! | choose the store with an environment variable | [`connect`] |
+//! | require a signed-in user | [`SignedIn`], [`AuthenticatedWithin`], [`Maybe`]; for groups of routes, [`Guard`] |
 //! | lead back to the requested page after a sign-in | [`Next`] |
 //! | list, limit and revoke an account's sessions | [`Directory`], [`ConcurrentSessions`] |
 //! | show a message on the next page | [`Session::flash`] |
 //! | protect forms | [`CsrfToken`], [`Csrf`], [`Guard::same_origin`] |
 //! | handle and render errors | [`ErrorKind`], [`Builder::on_error`] |
 //! | test an application | `testing::signed_in`, `testing::ManualClock` |
-//! | check the store before traffic | [`Sessions::check`], [`Sessions::ping`] |
+//! | check the store before you accept traffic | [`Sessions::check`], [`Sessions::ping`] |
 //! | write a store | [`Store`], `testing::conformance!` |
 //! | write an adapter for another framework | [`exchange`] |
 //!
 //! # Features
 //!
-//! No feature is enabled by default, and no feature changes what another one does. The crate needs the tokio
+//! No feature is enabled by default, and no feature changes the behaviour of another. The crate needs the tokio
 //! runtime.
 //!
 //! | feature | adds |
@@ -111,10 +111,10 @@
 //! | `redis-tls` | TLS for Redis: addresses that begin with `rediss` or `valkeys` |
 //! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or later |
 //! | `memory` | `MemoryStore`, for development and tests |
-//! | `tracing` | events for failures and for what matters to security |
-//! | `metrics` | counters of the same events, and the latency of the store |
+//! | `tracing` | events for failures and for everything that matters to security |
+//! | `metrics` | counters for the same events, and the latency of the store |
 //! | `testing` | signed-in users for tests, the conformance suite for stores, test doubles, a manual clock |
-//! | `cli` | the command `unsticky`, which checks a store, and finds and revokes sessions; adds nothing to the library |
+//! | `cli` | the `unsticky` command, which checks a store, and finds and revokes sessions; adds nothing to the library |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "actix")]
@@ -178,7 +178,7 @@ pub use crate::store::{ConnectError, Store, connect};
 #[cfg(feature = "redis")]
 pub use redis;
 
-// Its examples need these features.
+// The guide's examples need these features.
 #[cfg(all(
     doc,
     any(

@@ -5,7 +5,7 @@ use crate::record::token::{Token, digest_under};
 /// The distinct well-formed tokens of a request.
 ///
 /// A browser sends several cookies with one name if they were set with different domains or paths. At most three
-/// are kept: more are a sign of an attack or a defect, and each costs a store command.
+/// tokens are kept: a larger number indicates an attack or a defect, and each token costs a store command.
 #[derive(Debug, Default)]
 pub(crate) struct Presented {
     tokens: [Option<Token>; Self::MAX],
@@ -52,8 +52,8 @@ impl Presented {
         self.tokens.iter().flatten().copied()
     }
 
-    /// Returns a digest of all these tokens, or `None` if there are none. It does not depend on their order,
-    /// because browsers may send them in any order. The tokens cannot be computed from it.
+    /// Returns a digest of all these tokens, or `None` if there are none. The digest does not depend on the
+    /// order of the tokens, because browsers may send them in any order. The tokens cannot be computed from it.
     pub(crate) fn digest(&self, cookie_name: &str, purpose: &str) -> Option<[u8; 32]> {
         let encoded = |token: Token| {
             let mut text = String::new();

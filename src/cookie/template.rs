@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::record::lifetime::Persistence;
 use crate::record::token::Token;
 
-/// Decides when a browser sends the cookie with a request that another site caused (RFC 6265bis).
+/// Controls whether a browser sends the cookie with cross-site requests (RFC 6265bis).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SameSite {
@@ -33,7 +33,7 @@ impl SameSite {
 /// The name and the attributes of the session cookie. Set it with [`Builder::cookie`](crate::Builder::cookie).
 ///
 /// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`. The name reveals nothing about the
-/// software. With the prefix `__Host-`, a browser accepts the cookie only from this exact host and only over
+/// software. With the `__Host-` prefix, a browser accepts the cookie only from this exact host and only over
 /// https (RFC 6265bis). `HttpOnly` cannot be turned off, because no script needs the token.
 ///
 /// [`Builder::build`](crate::Builder::build) returns an error for a cookie that browsers would refuse.
@@ -53,7 +53,7 @@ impl SameSite {
 /// # Plain http
 ///
 /// Whether a browser keeps a `Secure` cookie that it received over plain http depends on the host in its
-/// address bar. A name with the prefix `__Host-` makes no difference:
+/// address bar. The `__Host-` prefix makes no difference:
 ///
 /// | page | Chromium, Firefox | Safari |
 /// |---|---|---|
@@ -62,17 +62,17 @@ impl SameSite {
 /// | any other name, such as `http://laptop` or `http://shop.test` | dropped | dropped |
 /// | any other address, such as `http://192.168.1.5` | dropped | dropped |
 ///
-/// The columns for Chromium and Firefox were measured with Chromium 156 and Firefox 153. The column for Safari
-/// is from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
+/// The results for Chromium and Firefox were measured in Chromium 156 and Firefox 153. Those for Safari are
+/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
 ///
-/// If the browser drops the cookie, a sign-in has no effect. The event `secure_cookie_on_plain_http` reports
-/// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. So you can use
-/// the default cookie for development on `localhost`. For Safari, for another device in your network and for
-/// the host name of a container, use [`insecure`](Self::insecure).
+/// If the browser drops the cookie, a sign-in has no effect. The `secure_cookie_on_plain_http` event reports
+/// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. In Chromium and
+/// Firefox, you can use the default cookie for development on `localhost`. For Safari, for another device in
+/// your network, and for the host name of a container, use [`insecure`](Self::insecure).
 ///
-/// Browsers keep one set of cookies for each host, whatever the port (RFC 6265 8.5). So two applications on
-/// `localhost:3000` and `localhost:3001` with the same cookie name sign each other's users out. Give each
-/// application its own name, as in `Cookie::new("shop")`, or its own host, as in `shop.localhost`.
+/// Browsers keep one set of cookies per host, whatever the port (RFC 6265 8.5). Two applications on
+/// `localhost:3000` and `localhost:3001` with the same cookie name therefore sign each other's users out. Give
+/// each application its own cookie name, as in `Cookie::new("shop")`, or its own host, as in `shop.localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cookie {
     name: Cow<'static, str>,
@@ -90,7 +90,7 @@ impl Default for Cookie {
 }
 
 impl Cookie {
-    /// Makes a cookie with this name and the default attributes.
+    /// Creates a cookie with this name and the default attributes.
     #[must_use]
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -135,7 +135,7 @@ impl Cookie {
 
     /// Sets the path under which the browser sends the cookie. Default: `/`.
     ///
-    /// The prefix `__Host-` in the name requires the path `/`.
+    /// A name with the `__Host-` prefix requires the path `/`.
     #[doc(alias("with_path", "cookie_path"))]
     #[must_use]
     pub fn path(self, path: impl Into<Cow<'static, str>>) -> Self {
@@ -145,23 +145,22 @@ impl Cookie {
     /// Sets the domain that shares the cookie with all its subdomains. Default: none, so only this host gets
     /// the cookie.
     ///
-    /// The name must not have the prefix `__Host-`.
+    /// The name must not have the `__Host-` prefix.
     #[doc(alias("with_domain", "cookie_domain"))]
     #[must_use]
     pub fn domain(self, domain: impl Into<Cow<'static, str>>) -> Self {
         Self { domain: Some(domain.into()), ..self }
     }
 
-    /// Sets when the browser sends the cookie with requests that other sites cause. Default:
-    /// [`SameSite::Lax`].
+    /// Sets whether the browser sends the cookie with cross-site requests. Default: [`SameSite::Lax`].
     #[doc(alias("with_same_site", "cookie_same_site"))]
     #[must_use]
     pub fn same_site(self, same_site: SameSite) -> Self {
         Self { same_site, ..self }
     }
 
-    /// Adds `Partitioned`: the browser keeps a separate cookie for each site that embeds this one (CHIPS).
-    /// Needs `Secure`. Default: not partitioned.
+    /// Adds `Partitioned`, so that the browser keeps a separate cookie for each site that embeds this one
+    /// (CHIPS). Needs `Secure`. Default: not partitioned.
     #[doc(alias("chips", "with_partitioned"))]
     #[must_use]
     pub fn partitioned(self) -> Self {
@@ -174,7 +173,7 @@ impl Cookie {
         &self.name
     }
 
-    /// Checks that browsers accept the cookie with all its attributes. The error names the reason.
+    /// Checks that browsers accept the cookie with all its attributes. The error states the reason.
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         if self.name.is_empty() || !self.name.bytes().all(is_token_byte) {
             return Err("the name must have one or more of: letters, digits, !#$%&'*+-.^_`|~");
@@ -202,7 +201,7 @@ impl Cookie {
                 "the domain may contain only letters, digits, - and . and must not be empty",
             );
         }
-        // Browsers compare the prefixes without regard to case.
+        // Browsers ignore case when they compare the prefixes.
         let has_prefix = |prefix: &str| {
             self.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
@@ -230,7 +229,7 @@ impl Cookie {
     }
 }
 
-/// RFC 6265bis 5.6: name and value together have at most 4096 octets.
+/// RFC 6265bis 5.6: the name and the value together have at most 4096 octets.
 const MAX_NAME: usize = 256;
 const _: () = assert!(MAX_NAME + Token::ENCODED_LEN <= 4096);
 
