@@ -25,7 +25,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::local(format!("the output cannot be made: {error}")))?;
+        .map_err(|error| Failure::local(format!("the output cannot be generated: {error}")))?;
     print(&format!("{}\n", escaped(&text)))
 }
 

@@ -234,7 +234,7 @@ impl ErrorKind {
                 "an update function panicked when it was called again on a newer value"
             }
             Self::Reentrant => {
-                "a session was changed inside an update function or the decoding of a value"
+                "a session was changed inside an update function or while a value was being decoded"
             }
             Self::InvalidPrincipal => "the principal is empty or longer than 1024 bytes",
             Self::NotSignedIn => "the user is not signed in",
@@ -588,7 +588,8 @@ mod tests {
                     "h",
                     Error::corrupt("no\r\nvalue\u{1b}[0m"),
                 ),
-                "the session store is unavailable: h: the session record could not be decoded: no  value [0m",
+                "the session store is unavailable: h: the session record could not be decoded: no  \
+                 value [0m",
             ),
             (Error::outcome_unknown(""), "the outcome of a write to the session store is unknown"),
         ] {

@@ -202,17 +202,17 @@ events! {
     /// The secret was replaced without a sign-in.
     info rotated(id: SessionId, principal: Who<'_>, reason: &str) "the secret of a session was replaced";
     /// A request ended its own session.
-    info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a session was ended by its own request";
+    info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a request ended its own session";
     /// A session was ended through the directory, or by an operator.
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
     /// All sessions of a principal, or all but one, were revoked, and sign-ins under way will fail.
     info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal were revoked";
     /// In strict mode, the directory does not list the session.
-    warn unlisted(id: SessionId, principal: Who<'_>) "a session was presented that its directory does not list";
+    warn unlisted(id: SessionId, principal: Who<'_>) "a presented session is not listed in its directory";
     /// The principal already has the maximum number of sessions.
     info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
     /// All sessions of the principal were revoked after the sign-in had started.
-    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked meanwhile";
+    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked in the meantime";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a key are not a record. They are left unchanged.
@@ -220,42 +220,42 @@ events! {
     /// A later release of this crate wrote the record.
     error newer_format(key: RecordKey<'_>) "a stored record has a newer format";
     /// The store has no session with this id.
-    debug unknown_session(id: SessionId) "a session was presented that is not stored";
+    debug unknown_session(id: SessionId) "a presented session is not stored";
     /// A stored session was presented with the wrong secret: a stale cookie or an attack.
-    warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id came with a wrong secret";
+    warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id was presented with a wrong secret";
     /// More than one valid token came with one request.
-    warn several_valid_tokens(count: usize) "several valid session tokens came with one request";
+    warn several_valid_tokens(count: usize) "one request presented several valid session tokens";
     /// The session was past its deadline, but the store still had it.
     debug expired(id: SessionId) "an expired session was presented";
     /// Another request wrote the session first.
     debug conflict(id: SessionId) "another request wrote the session first";
     /// The session ended, or a sign-in replaced its secret, while a request was changing the session.
-    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: their session has ended or was signed in again";
+    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: the session has ended, or another request signed in";
     /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
     /// The session layer could not find out whether a write was applied; the request failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.
-    warn store_failed(verb: &str, error: &Error) "a command of the store failed";
+    warn store_failed(verb: &str, error: &Error) "a store command failed";
     /// An idle timeout was not extended. The request itself continues.
     warn refresh_failed(id: SessionId, error: &Error) "an idle timeout could not be extended";
     /// Changes were made but never committed.
     warn changes_dropped(count: usize) "session changes were never committed";
     /// A request failed, and its changes were not kept.
-    debug changes_discarded(count: usize) "session changes of a failed request were discarded";
+    debug changes_discarded(count: usize) "the session changes of a failed request were discarded";
     /// Two nested session layers use the same cookie.
     error cookie_name_shared(name: &str) "nested session layers share a cookie name: give each of them its own with Builder::cookie";
     /// The function passed to `Guard::permit` did not permit a request.
     info forbidden(id: Option<SessionId>, principal: Who<'_>) "a request was not permitted";
     /// A page on another site made a browser send a request that may change something.
-    warn cross_origin(reason: &str) "a request of another site was refused";
+    warn cross_origin(reason: &str) "a cross-site request was refused";
     /// The browser drops the cookie, because the page was loaded over plain HTTP from another machine.
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
     info opened(id: SessionId, principal: Who<'_>, actor: Actor<'_>) "a session was opened outside a request";
     /// Flash messages were lost: no cookie may be sent for them, the record has no room, or they cannot be
     /// decoded.
-    info flash_dropped(count: usize) "messages for the next page were dropped";
+    info flash_dropped(count: usize) "flash messages were dropped";
     /// A request had no CSRF token, or one that belongs to a different session.
     info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";
 }

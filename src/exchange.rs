@@ -58,7 +58,7 @@ pub use crate::head::request::{RequestHead, Wants};
 /// committed; all other changes are dropped. An exchange costs one small allocation, which its handles share.
 /// The cookie is parsed when a handler first asks for the session.
 #[derive(Debug)]
-#[must_use = "what the handler changed is kept only by `finish`"]
+#[must_use = "the handler's changes are committed only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
     /// The request came from a page for which the browser drops a `Secure` cookie.
@@ -140,7 +140,7 @@ impl Exchange {
             return Finish::Ready(Reply::of(&session, closed, None, drops_cookie));
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            let error = Error::unavailable("a commit needs a tokio runtime");
+            let error = Error::unavailable("a commit needs a Tokio runtime");
             let closed = session.close_failed();
             return Finish::Ready(Reply::of(&session, closed, Some(error), drops_cookie));
         };
@@ -223,7 +223,7 @@ impl LazySession {
 
 /// The result of [`Exchange::finish`]: a reply, or a commit that must be awaited.
 #[derive(Debug)]
-#[must_use = "the reply has to be applied to the response"]
+#[must_use = "the reply must be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
     /// The reply is ready at once. No store command was needed.
@@ -234,7 +234,7 @@ pub enum Finish {
 
 /// A commit in progress. If you drop it before it has finished, it continues in a task of its own.
 #[derive(Debug)]
-#[must_use = "the reply has to be applied to the response"]
+#[must_use = "the reply must be applied to the response"]
 pub struct Commit(RunToCompletion<Reply>);
 
 impl Future for Commit {
@@ -244,7 +244,7 @@ impl Future for Commit {
         let ended = || Reply {
             error: Some(Error::new(
                 ErrorKind::OutcomeUnknown,
-                "the runtime of the commit has ended",
+                "the Tokio runtime shut down during the commit",
             )),
             ..Reply::default()
         };

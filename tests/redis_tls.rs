@@ -128,7 +128,7 @@ fn system_without_certificates_is_refused_at_build() {
     let garbage = files.write("garbage", "no certificate");
     for (trusted, reason) in [(files.0.join("missing"), "No such file"), (garbage, "trusts")] {
         let said = in_another_process(&trusted, "rediss://localhost/");
-        assert!(said.contains("the system has no certificates that it trusts"), "{said}");
+        assert!(said.contains("the system trusts no certificates"), "{said}");
         assert!(said.contains(reason), "{said}");
     }
 }
@@ -465,7 +465,7 @@ async fn error_names_plain_address_of_tls_port() {
         let said = said(&url).await;
         let expected = format!(
             "cannot connect to redis at localhost:{port}: the server hung up during the handshake; a \
-             port that speaks TLS needs rediss://"
+             TLS port needs rediss:// in the address"
         );
         assert_eq!(said, expected);
     }

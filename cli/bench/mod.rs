@@ -102,7 +102,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
     // one.
     if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
         let reason =
-            "this is the namespace of an application; choose another one for the measurement";
+            "this is an application's namespace; choose a different one for the measurement";
         return Err(Failure::usage("--namespace", reason));
     }
     let store = Address::required(url.as_ref())?.connect(*timeout)?;
@@ -154,7 +154,8 @@ async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
         Some(true) => Err(Failure::usage(
             "--namespace",
             format!(
-                "the store has keys under this namespace. Those of an earlier run expire within {} minutes. If \
+                "the store has keys under this namespace. Those of an earlier run expire within {} \
+                 minutes. If \
                  they stay, they belong to another application: choose another namespace",
                 KEY_LIFE.as_secs() / 60
             ),
@@ -162,7 +163,8 @@ async fn expect_no_keys(arguments: &BenchArguments) -> Result<(), Failure> {
         None if *allow_unseen_keys => Ok(()),
         None => Err(Failure::usage(
             "--namespace",
-            "the store does not show whether other keys exist under this namespace; if nothing else uses the \
+            "the store does not show whether other keys exist under this namespace; if nothing else \
+             uses the \
              namespace, add --allow-unseen-keys",
         )),
     }

@@ -292,7 +292,7 @@ impl View {
             return Ok(());
         }
         let context =
-            format!("with {key:?}, the changed values take more than the {max} bytes allowed");
+            format!("with {key:?}, the changed values would exceed the limit of {max} bytes");
         Err(Error::new(ErrorKind::TooLarge, context))
     }
 

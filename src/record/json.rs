@@ -31,7 +31,7 @@ pub(crate) fn encoded<T: DeserializeOwned>(
     let mut json = serde_json::Serializer::with_formatter(&mut bytes, Exact);
     value.serialize(&mut json).map_err(|error| match error.classify() {
         Category::Data => refused(&Refusal::Serialize),
-        _ => refused(&"it contains a map whose keys cannot be JSON keys"),
+        _ => refused(&"it contains a map with keys that JSON cannot represent"),
     })?;
     if bytes.len() > max {
         let context =

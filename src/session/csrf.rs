@@ -170,7 +170,10 @@ impl Serialize for CsrfToken {
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy)]
-#[allow(clippy::exhaustive_structs, reason = "it is made to be taken apart in arguments")]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "it is meant to be destructured in a handler's arguments"
+)]
 pub struct Csrf<E>(pub E);
 
 impl Session {

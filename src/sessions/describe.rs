@@ -90,8 +90,10 @@ impl Policy {
         }
         let limit = match options.concurrent() {
             ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
-            ConcurrentSessions::EvictOldest(most) => format!("{most}, then the oldest goes"),
-            ConcurrentSessions::Reject(most) => format!("{most}, then a sign-in is refused"),
+            ConcurrentSessions::EvictOldest(most) => {
+                format!("{most}; above that, the oldest is revoked")
+            }
+            ConcurrentSessions::Reject(most) => format!("{most}; above that, a sign-in is refused"),
         };
         line(f, "sessions at once", &limit)
     }
@@ -111,7 +113,9 @@ impl Policy {
             f,
             "after a 5xx or 408",
             &match options.on_failed_response {
-                OnFailedResponse::Discard => "changes are discarded, an end of the session is kept",
+                OnFailedResponse::Discard => {
+                    "changes are discarded, but a sign-out or destroy is kept"
+                }
                 OnFailedResponse::Commit => "changes are kept",
             },
         )?;

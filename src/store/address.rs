@@ -18,7 +18,7 @@ pub enum ConnectError {
     UnknownScheme,
     /// The address is for a store that this build does not include.
     #[error(
-        "the store's address needs the feature `{feature}` of the crate unsticky: enable it in Cargo.toml"
+        "the store's address needs the `{feature}` feature of the unsticky crate: enable it in Cargo.toml"
     )]
     #[non_exhaustive]
     FeatureDisabled {
@@ -33,7 +33,7 @@ pub enum ConnectError {
         reason: Cow<'static, str>,
     },
     /// A certificate, a key or another TLS setting cannot be used.
-    #[error("the settings for TLS to the store cannot be used: {reason}")]
+    #[error("the TLS settings for the store cannot be used: {reason}")]
     #[non_exhaustive]
     Tls {
         /// The setting or file that cannot be used, and why. It repeats nothing from the contents of a file.

@@ -41,7 +41,7 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 /// impl Diagnose for DiskStore {
 ///     async fn diagnose(&self, probe: &Probe) {
 ///         let free = self.free_percent();
-///         let sentence = format!("{free} percent of the disk are free.");
+///         let sentence = format!("{free} percent of the disk is free.");
 ///         probe.report(match free {
 ///             0..10 => Finding::warning("disk", sentence, "Give the store a larger disk."),
 ///             _ => Finding::fine("disk", sentence),
@@ -242,8 +242,9 @@ impl Probe {
 fn unanswered() -> Finding {
     Finding::error(
         "unanswered",
-        "The server did not answer within the time of the check.",
-        "Check whether the server is running, overloaded or cut off from here.",
+        "The server did not answer within the check's time limit.",
+        "Check whether the server is running, whether it is overloaded, and whether it can be reached \
+         from here.",
     )
 }
 

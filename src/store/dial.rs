@@ -25,7 +25,7 @@ where
     let addresses: Vec<_> = match timeout(limit, lookup_host(name)).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return Err(format!("its name was not resolved: {error}")),
-        Err(_) => return Err(format!("its name was not resolved in {limit:?}")),
+        Err(_) => return Err(format!("its name was not resolved within {limit:?}")),
     };
     let mut failures = Failures::default();
     for (tried, address) in addresses.iter().enumerate() {

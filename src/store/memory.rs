@@ -224,7 +224,10 @@ impl Store for MemoryStore {
             })
             .map_err(|_| {
                 let capacity = self.capacity;
-                Error::refused(format!("the memory store is full: it holds {capacity} records (MemoryStore::with_capacity)"))
+                Error::refused(format!(
+                    "the memory store is full: its capacity is {capacity} records \
+                     (MemoryStore::with_capacity)"
+                ))
             })
     }
 

@@ -29,19 +29,21 @@ enum Failure {
 fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
     let says = |word: &str| reason.contains(word);
     if says("NOPERM") || says("ACL") {
-        "Permit the command or the keys with ACL SETUSER; the documentation of RedisStore lists the whole line."
+        "Permit the command or the keys with ACL SETUSER; the documentation of RedisStore shows the \
+         complete command."
     } else if says("OOM") {
         "Raise maxmemory on the server, or remove what fills its memory."
     } else if says("MISCONF") {
-        "Give the server's disk room, or mend its permissions; the server's log says what failed."
+        "Free space on the server's disk, or repair the permissions of its data directory. The server's \
+         log says what failed."
     } else if says("NOREPLICAS") {
         "Start the replicas that are down, or lower min-replicas-to-write on the server."
     } else if says("READONLY") {
-        "Write the host of the master into the address."
+        "Write the master's host into the address."
     } else if says("disabled or renamed") {
-        "Remove the line rename-command from redis.conf and restart the server."
+        "Remove the rename-command line from redis.conf and restart the server."
     } else if kind == ErrorKind::Refused {
-        "Correct what the error names, on the server or in the address."
+        "Correct the problem that the error reports, on the server or in the address."
     } else {
         "Check whether the server is running and can be reached from here."
     }
@@ -62,9 +64,10 @@ impl Probe {
             Err(Failure::Unanswered(verb)) => Finding::error(
                 "unanswered",
                 format!(
-                    "A record was not {verb} within the time of the check, so requests would fail."
+                    "A record was not {verb} within the check's time limit, so requests would fail."
                 ),
-                "Check whether the store is running, overloaded or cut off from here.",
+                "Check whether the store is running, whether it is overloaded, and whether it can be \
+                 reached from here.",
             ),
             Err(Failure::Refused(verb, error)) => Finding::error(
                 "commands",
@@ -74,7 +77,7 @@ impl Probe {
             Err(Failure::Wrong(what)) => Finding::error(
                 "compare",
                 format!("The store breaks its contract: {what}."),
-                "Updates would be lost. Use a store that compares and sets.",
+                "Updates would be lost. Use a store that supports compare-and-set.",
             ),
         };
         self.report(finding.about(subject.to_owned()));
@@ -125,7 +128,7 @@ impl Probe {
             Replaced::Conflict(_) => {}
             Replaced::Missing => return Err(Failure::Wrong(GONE)),
             Replaced::Replaced(_) => {
-                let what = "a record was replaced that had changed since it was read";
+                let what = "a record that had changed since it was read was replaced";
                 return Err(Failure::Wrong(what));
             }
         }
@@ -133,7 +136,7 @@ impl Probe {
             Deleted::Conflict(_) => {}
             Deleted::Missing => return Err(Failure::Wrong(GONE)),
             Deleted::Deleted => {
-                let what = "a record was deleted that had changed since it was read";
+                let what = "a record that had changed since it was read was deleted";
                 return Err(Failure::Wrong(what));
             }
         }
@@ -142,7 +145,9 @@ impl Probe {
         let read = self.answer("read", store.load(key)).await?;
         let round_trip = begun.elapsed();
         if read.as_ref() != Some(&new) {
-            return Err(Failure::Wrong("a record that was written is not what is read"));
+            return Err(Failure::Wrong(
+                "a record was read back with a different content or version",
+            ));
         }
         if self.answer("deleted", store.delete(key, Some(&new))).await? != Deleted::Deleted {
             return Err(Failure::Wrong("an unchanged record was not deleted"));

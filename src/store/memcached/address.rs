@@ -20,14 +20,15 @@ pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     }
     if list.contains(['/', '?', '#']) {
         return Err(ConnectError::address(
-            "it has a path or an option, which a memcached address cannot have; write memcached://HOST:PORT,HOST:PORT",
+            "it has a path or an option, which a memcached address cannot have; write \
+             memcached://HOST:PORT,HOST:PORT",
         ));
     }
     let mut servers: Vec<String> = Vec::new();
     for entry in list.split(',') {
         let server = server(entry)?;
         if servers.contains(&server) {
-            return Err(ConnectError::address("it names the same server twice; remove one"));
+            return Err(ConnectError::address("it lists the same server twice; remove one"));
         }
         servers.push(server);
     }

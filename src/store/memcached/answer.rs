@@ -98,7 +98,8 @@ pub(super) fn greeting_reason(error: &exp::Error) -> String {
         exp::Error::Io(error)
             if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) =>
         {
-            "it closed the connection without an answer; if the port expects TLS, use another one: this store does \
+            "it closed the connection without an answer; if the port expects TLS, use another one: this \
+             store does \
              not speak TLS"
                 .to_owned()
         }
@@ -117,7 +118,7 @@ fn reason(error: &exp::Error) -> String {
         exp::Error::Timeout { .. } => "it did not answer in time".to_owned(),
         exp::Error::Ambiguous { source, .. } => reason(source),
         exp::Error::Rejected(line) if line == BARE_ERROR => {
-            "it has reached its limit of connections, or is older than 1.6".to_owned()
+            "it has reached its connection limit, or is older than 1.6".to_owned()
         }
         exp::Error::Rejected(line) => format!("it rejected the command: {}", prose(line)),
         exp::Error::Server(line) => format!("it answered with an error: {}", prose(line)),
@@ -126,7 +127,7 @@ fn reason(error: &exp::Error) -> String {
             "it answered in TLS, which this store does not speak".to_owned()
         }
         exp::Error::Protocol(line) => {
-            format!("its answer is not that of Memcached: {}", prose(line))
+            format!("its answer is not a Memcached answer: {}", prose(line))
         }
         exp::Error::Usage(reason) => format!("the command is not well-formed: {reason}"),
         _ => "the client failed".to_owned(),
@@ -336,10 +337,10 @@ mod tests {
             (ambiguous(timeout()), "it did not answer in time"),
             (server("backend timed out"), "it answered with an error: backend timed out"),
             (rejected("unauthenticated"), "it rejected the command: unauthenticated"),
-            (rejected("ERROR"), "it has reached its limit of connections, or is older than 1.6"),
+            (rejected("ERROR"), "it has reached its connection limit, or is older than 1.6"),
             (
                 protocol(r#"unknown return code "HTTP/1.1""#),
-                "its answer is not that of Memcached: unknown return code …",
+                "its answer is not a Memcached answer: unknown return code …",
             ),
             (Client::Usage("no key"), "the command is not well-formed: no key"),
             (Client::Conflict, "the client failed"),

@@ -62,9 +62,11 @@ async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
         Ok(Greeting::Full) => {
             return Err(Finding::error(
                 "connections",
-                "The server has reached its limit of connections (max_connections) and accepts no more, so its \
+                "The server has reached its limit of connections (max_connections) and accepts no more, \
+                 so its \
                  sessions are unavailable.",
-                "Start it with a higher limit of connections (-c NUMBER), or let fewer processes connect to it.",
+                "Start it with a higher connection limit (-c NUMBER), or let fewer processes connect to \
+                 it.",
             ));
         }
         Err(reason) => {
@@ -131,7 +133,7 @@ const MAX_ANSWERS: usize = 64 * 1024;
 const MAX_LINE: usize = 4096;
 
 fn strange() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "its answer is not that of Memcached")
+    io::Error::new(io::ErrorKind::InvalidData, "its answer is not a Memcached answer")
 }
 
 /// A separate connection for the check, because the store's client does not support `stats`.

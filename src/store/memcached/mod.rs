@@ -153,7 +153,7 @@ impl Server {
         };
         self.lanes
             .get(lanes)
-            .ok_or_else(|| Error::unavailable("the call runs outside a tokio runtime"))
+            .ok_or_else(|| Error::unavailable("the call runs outside a Tokio runtime"))
     }
 }
 
@@ -268,9 +268,7 @@ impl MemcachedStore {
     async fn mutate(&self, operation: Op, key: &StoreKey) -> Result<MutationResult> {
         match self.server(key).lanes()?.writes.submit(operation).await? {
             OpResult::Mutation(result) => Ok(result),
-            _ => Err(Error::outcome_unknown(
-                "memcached gave the answer to a read in place of that to a write",
-            )),
+            _ => Err(Error::outcome_unknown("memcached answered a write as if it were a read")),
         }
     }
 }

@@ -156,7 +156,7 @@ impl Told {
                     "The server does not know the meta commands, which sessions need: Memcached has them \
                      since {MIN_RELEASE}."
                 ),
-                "Upgrade the server. If this is a proxy, name the servers behind it in the address.",
+                "Upgrade the server. If this is a proxy, list the servers behind it in the address.",
             )),
             Some(release) => Some(Finding::fine("version", format!("It is Memcached {release}."))),
             None => hidden.note("version"),
@@ -167,7 +167,8 @@ impl Told {
         match self.settings.get("cas_enabled").map(String::as_str) {
             Some("no") => Some(Finding::error(
                 "cas",
-                "The server keeps no versions of its items (cas_enabled is no), so no session can be saved.",
+                "The server keeps no versions of its items (cas_enabled is no), so no session can be \
+                 saved.",
                 "Restart it without -C (--disable-cas).",
             )),
             Some("yes") => Some(Finding::fine(
@@ -225,7 +226,8 @@ impl Told {
                      been signed out.",
                     counted(count, "item")
                 ),
-                "Restart it with more memory (-m MEGABYTES), or add servers. The command `stats reset` resets the \
+                "Restart it with more memory (-m MEGABYTES), or add servers. The command `stats reset` \
+                 resets the \
                  counter.",
             ),
         })
@@ -242,11 +244,13 @@ impl Told {
         Some(Finding::warning(
             "refused_writes",
             format!(
-                "The server has refused {} because of the size (store_too_large) and {memory} because its memory \
+                "The server has refused {} because of the size (store_too_large) and {memory} because \
+                 its memory \
                  was full (store_no_memory). Each refused write deleted the item under its key, perhaps a session.",
                 counted(large, "write")
             ),
-            "Follow the findings item_size, evictions and memory. The command `stats reset` resets the counters.",
+            "Follow the findings item_size, evictions and memory. The `stats reset` command resets the \
+             counters.",
         ))
     }
 
@@ -280,12 +284,14 @@ impl Told {
             counted(accepted, "connection"),
             if open == 1 { "is" } else { "are" }
         );
-        let remedy = "Restart it with a higher limit of connections (-c NUMBER), or let fewer processes connect to it.";
+        let remedy = "Restart it with a higher connection limit (-c NUMBER), or let fewer processes \
+                      connect to it.";
         // The server refuses connections above the limit, or lets them wait.
         let excess = count("rejected_connections").saturating_add(count("listen_disabled_num"));
         if excess > 0 {
             let sentence = format!(
-                "{sentence}, and the limit was reached before (rejected_connections and listen_disabled_num are \
+                "{sentence}, and the limit was reached before (rejected_connections and \
+                 listen_disabled_num are \
                  {excess} together)."
             );
             return Some(Finding::warning("connections", sentence, remedy));
@@ -310,7 +316,8 @@ impl Told {
         Some(Finding::warning(
             "clock",
             format!("The server's clock is {} seconds {way} this process's.", ahead.unsigned_abs()),
-            "Synchronise the clocks of all machines with NTP. The clocks of the processes decide when a session \
+            "Synchronise the clocks of all machines with NTP. The clocks of the processes decide when a \
+             session \
              expires; the server's decides when a record with a lifetime of more than 30 days does.",
         ))
     }
@@ -324,7 +331,7 @@ impl Told {
         Some(Finding::note(
             "uptime",
             format!(
-                "The server started {} ago (uptime), so all sessions from before are gone.",
+                "The server started {} ago (uptime), so all earlier sessions are gone.",
                 rounded(seconds)
             ),
             "",

@@ -202,9 +202,9 @@ fn refusal(line: &str) -> Option<&'static str> {
         return Some("its LRU crawler is disabled");
     }
     match line.split(' ').next() {
-        Some("BUSY") => Some("its LRU crawler is busy with the command of another client"),
+        Some("BUSY") => Some("its LRU crawler is busy with another client's command"),
         Some("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR" | "NOTSTARTED") => {
-            Some("it does not know the command lru_crawler metadump, or does not permit it")
+            Some("it does not know the lru_crawler metadump command, or does not permit it")
         }
         _ => None,
     }

@@ -90,7 +90,8 @@ pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
         .partition(|(name, _)| matches!(name.as_str(), "cacert" | "cert" | "key" | "sni"));
     if !is_encrypted && !tls.is_empty() {
         return Err(ConnectError::address(
-            "the options cacert, cert, key and sni need TLS; write rediss:// or valkeys:// at the beginning",
+            "the options cacert, cert, key and sni need TLS; write rediss:// or valkeys:// at the \
+             beginning",
         ));
     }
     let (servers, login) = match kind {
@@ -109,9 +110,11 @@ enum Kind {
     Unix,
 }
 
-const ENCODE: &str = "if it is part of a password, note that `#`, `?`, `/`, `@` and `%` must be percent-encoded there";
+const ENCODE: &str = "if it is part of a password, note that `#`, `?`, `/`, `@` and `%` must be \
+                      percent-encoded there";
 
-const ENCODE_AT: &str = "it contains an `@` in the wrong place; `#`, `?`, `/`, `@` and `%` in a user name, a \
+const ENCODE_AT: &str = "it contains an `@` in the wrong place; `#`, `?`, `/`, `@` and `%` in a user \
+                         name, a \
                          password or an option must be percent-encoded";
 
 const NO_PASSWORD: &str =
@@ -194,7 +197,7 @@ fn server_list(text: &str, default_port: u16) -> Result<Vec<Place>, ConnectError
     for text in text.split(',') {
         let place = server(text, default_port)?;
         if places.contains(&place) {
-            return Err(ConnectError::address("it names the same server twice; remove one"));
+            return Err(ConnectError::address("it lists the same server twice; remove one"));
         }
         places.push(place);
     }
@@ -275,7 +278,8 @@ fn server(text: &str, default_port: u16) -> Result<Place, ConnectError> {
         }
         if !is_name(host) {
             return Err(ConnectError::address(
-                "the server's name is not a host name; it may contain only letters, digits, `.`, `-` and `_`",
+                "the server's name is not a host name; it may contain only letters, digits, `.`, `-` \
+                 and `_`",
             ));
         }
         if host == "0.0.0.0" {
@@ -411,7 +415,8 @@ mod tests {
             ),
             (
                 "?key=k.pem&cert=c.pem",
-                "authority: None, client: Some(Client { certificate: c.pem, key: k.pem }), server_name: None",
+                "authority: None, client: Some(Client { certificate: c.pem, key: k.pem }), server_name: \
+                 None",
             ),
         ] {
             let Address { login, tls, .. } = parse(&format!("rediss://u:p@h/{options}")).unwrap();

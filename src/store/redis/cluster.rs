@@ -255,7 +255,8 @@ impl Cluster {
         };
         let ranges = ranges.ok_or_else(|| {
             Failure::Lost(
-                "the first master of the cluster did not say who has which slots".to_owned(),
+                "the first master of the cluster did not report which node has which slots"
+                    .to_owned(),
             )
         })?;
         Ok(Layout { masters, shares: shares(&ranges) })
@@ -268,7 +269,7 @@ impl Cluster {
                 return failure;
             }
         }
-        Failure::NotSent("no node of the cluster says who has which slots".to_owned())
+        Failure::NotSent("no node of the cluster reports which node has which slots".to_owned())
     }
 
     fn map(&self) -> Arc<Map> {

@@ -422,7 +422,7 @@ impl Lease<'_> {
         let mut answers = answers.into_iter().map(Value::extract_error);
         let (Some(asked), Some(answer)) = (answers.next(), answers.next()) else {
             return Err(Failure::Lost(format!(
-                "{} gave fewer answers than it was sent commands",
+                "{} answered fewer commands than it was sent",
                 link.name
             )));
         };

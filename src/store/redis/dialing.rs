@@ -152,7 +152,7 @@ pub(super) async fn certificate(
 }
 
 /// The likely reason why a server has closed a connection that does not use TLS.
-const TLS_HINT: &str = "; a port that speaks TLS needs rediss://";
+const TLS_HINT: &str = "; a TLS port needs rediss:// in the address";
 
 /// Turns a stream into a connection that many commands can share.
 pub(super) async fn multiplex(

@@ -549,7 +549,8 @@ impl RedisBuilder {
     pub fn build(self) -> Result<RedisStore, ConnectError> {
         if self.has_tls_in_vain {
             return Err(ConnectError::tls(
-                "the address does not use TLS; write rediss:// or valkeys:// in place of redis:// or valkey://",
+                "the address does not use TLS; write rediss:// or valkeys:// in place of redis:// or \
+                 valkey://",
             ));
         }
         if self.sentinel_login.password().is_some()
@@ -654,7 +655,7 @@ impl Own {
     fn topology(&self) -> Result<Arc<Topology>, Failure> {
         let make = || Topology::new(&self.settings, &self.servers, &self.sentinel_login);
         let topology = self.topologies.get(make);
-        topology.ok_or_else(|| Failure::NotSent("the call runs outside a tokio runtime".to_owned()))
+        topology.ok_or_else(|| Failure::NotSent("the call runs outside a Tokio runtime".to_owned()))
     }
 }
 

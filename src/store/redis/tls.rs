@@ -154,7 +154,7 @@ fn system_roots() -> Result<RootCertStore, String> {
     }
     let reasons: Vec<_> = found.errors.iter().map(|error| format!(": {error}")).collect();
     Err(format!(
-        "the system has no certificates that it trusts{}; install its ca-certificates, or name a CA \
+        "the system trusts no certificates{}; install its ca-certificates, or name a CA \
          (tls_ca_file, or cacert in the address)",
         reasons.concat()
     ))
@@ -181,7 +181,7 @@ impl Pem {
             }
             Ok(certificates) => Ok(certificates),
             // The parser's error would quote what it has read.
-            Err(_) => Err(format!("{what}: {self} is damaged PEM text")),
+            Err(_) => Err(format!("{what}: {self} is not valid PEM")),
         }
     }
 
@@ -191,7 +191,7 @@ impl Pem {
             PemError::NoItemsFound => {
                 format!("{what}: {self} has no unencrypted private key in PEM format")
             }
-            _ => format!("{what}: {self} is damaged PEM text"),
+            _ => format!("{what}: {self} is not valid PEM"),
         })
     }
 

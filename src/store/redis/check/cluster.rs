@@ -172,7 +172,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
         } else if own.is_empty() {
             format!("The address names this node, which cannot be used: {}.", answer.reason())
         } else {
-            "The address names this node, which belongs to a different cluster than the others."
+            "The address names this node, which belongs to a different cluster from the others."
                 .to_owned()
         };
         let remedy = "Start the node, or remove it from the address.";
@@ -281,7 +281,8 @@ async fn examine_master(
             let remedy = if shard.replicas.is_empty() {
                 "Start it again: it has no replica that could replace it."
             } else {
-                "The cluster promotes a replica after cluster-node-timeout if most masters are up. Watch it with \
+                "The cluster promotes a replica after cluster-node-timeout if most masters are up. \
+                 Watch it with \
                  CLUSTER NODES."
             };
             probe.report(Finding::error("shard", sentence, remedy).about(name.to_owned()));

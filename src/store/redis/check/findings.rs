@@ -100,7 +100,8 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
         ),
         Role::Replica if !is_replica => {
             let sentence = format!("It is {is}, but a replica was expected here.");
-            let remedy = "Wait until a failover that is under way has finished. Otherwise make the server follow \
+            let remedy = "Wait until a failover that is under way has finished. Otherwise make the \
+                          server follow \
                           its master with REPLICAOF.";
             return Some(Finding::warning(CODE, sentence, remedy));
         }
@@ -115,9 +116,10 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
-        let sentence = "The server is still loading its data after a start (loading is 1), so no session can be \
+        let sentence = "The server is still loading its data after it was started (loading is 1), so no \
+                        session can be \
                         read or written yet.";
-        Finding::error("loading", sentence, "Wait. If it takes long, read the server's log.")
+        Finding::error("loading", sentence, "Wait. If loading takes long, read the server's log.")
     })
 }
 
@@ -128,7 +130,8 @@ fn eviction(info: &Info) -> Option<Finding> {
         // If `INFO` shows nothing at all, another note already says so. A Sentinel keeps no sessions.
         let is_shown = version(info).is_some() && mode(info) != Some("sentinel");
         return is_shown.then(|| {
-            let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server removes \
+            let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server \
+                            removes \
                             sessions when its memory is full.";
             let remedy = "Look it up in the configuration of the server or the service: it should be \
                           noeviction.";
@@ -145,7 +148,8 @@ fn eviction(info: &Info) -> Option<Finding> {
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
-            "maxmemory-policy is {policy}. maxmemory is 0, so nothing is removed now, but once maxmemory is \
+            "maxmemory-policy is {policy}. maxmemory is 0, so nothing is removed now, but once \
+             maxmemory is \
              set, the server may remove live sessions."
         );
         Finding::note(CODE, sentence, remedy)
@@ -189,7 +193,7 @@ fn memory(info: &Info) -> Option<Finding> {
     let share = share(used, limit);
     let sentence =
         format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
-    let remedy = "Raise maxmemory, or find what fills it with redis-cli --bigkeys.";
+    let remedy = "Raise maxmemory, or use redis-cli --bigkeys to find what fills it.";
     Some(match share {
         100.. if info.is("maxmemory_policy", "noeviction") && !info.is("role", "slave") => {
             Finding::error(
@@ -212,7 +216,7 @@ fn connections(info: &Info) -> Option<Finding> {
         Finding::warning(
             CODE,
             format!("{sentence}. At the limit, it refuses new connections."),
-            "Raise maxclients, or find the programs with many connections with CLIENT LIST.",
+            "Raise maxclients, or use CLIENT LIST to find the programs that hold many connections.",
         )
     } else {
         Finding::fine(CODE, format!("{sentence}."))
@@ -238,7 +242,8 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             (Some(true), Some(true)) => Finding::error(
                 CODE,
                 format!(
-                    "{failed}, so the server refuses writes and no session can be saved ({STOP_WRITES} is yes)."
+                    "{failed}, so the server refuses writes and no session can be saved ({STOP_WRITES} \
+                     is yes)."
                 ),
                 REMEDY,
             ),
@@ -253,14 +258,16 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             ),
         });
     }
-    let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and write the same into \
+    let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and write the same \
+                  into \
                   redis.conf.";
     Some(match (has_log, saves) {
         (true, _) => {
             Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes).")
         }
         (_, Some(true)) => {
-            let sentence = "The server only makes snapshots: a restart undoes the changes since the last one, so \
+            let sentence = "The server only makes snapshots: a restart undoes the changes since the \
+                            last one, so \
                             users who signed out may be signed in again.";
             Finding::note(CODE, sentence, remedy)
         }
@@ -269,7 +276,8 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             Finding::note(CODE, sentence, remedy)
         }
         (_, None) => {
-            let sentence = "The server keeps no append-only file, and it is unknown whether it makes snapshots.";
+            let sentence = "The server keeps no append-only file, and it is unknown whether it makes \
+                            snapshots.";
             Finding::note(CODE, sentence, remedy)
         }
     })
@@ -297,7 +305,8 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     }
     if count == 0 {
         let sentence = "The server has no replica: while it is down, sessions are unavailable.";
-        let remedy = "If sessions must survive that, run replicas with Sentinel, or a cluster with replicas.";
+        let remedy = "If sessions must stay available then, run replicas with Sentinel, or a cluster \
+                      with replicas.";
         return Some(Finding::note(CODE, sentence, remedy));
     }
     let offset = info.number("master_repl_offset").unwrap_or(0);
@@ -314,7 +323,8 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     Some(if are_well {
         Finding::fine(CODE, sentence)
     } else {
-        let remedy = "A failover would lose what the replica has not received: check whether the replica is \
+        let remedy = "A failover would lose what the replica has not received: check whether the \
+                      replica is \
                       overloaded, stopped or cut off.";
         Finding::warning(CODE, sentence, remedy)
     })
@@ -338,7 +348,8 @@ fn too_few(info: &Info, config: &Config, followers: &[Follower]) -> Option<Findi
                  server refuses writes and no session can be saved.",
                 counted(good, "replica")
             ),
-            "Start the replicas that are down, or run CONFIG SET min-replicas-to-write with a lower number.",
+            "Start the replicas that are down, or run CONFIG SET min-replicas-to-write with a lower \
+             number.",
         )
     })
 }
@@ -374,16 +385,16 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
     let sentence = match (sets, deletes) {
         (true, Some(delete)) => {
-            format!("The server compares and sets with its own commands (SET IFEQ and {delete}).")
+            format!("The server uses its own commands for compare-and-set (SET IFEQ and {delete}).")
         }
         (true, None) => {
-            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+            "The server replaces records with its own command (SET IFEQ) and deletes them with a script."
                 .to_owned()
         }
         (false, Some(delete)) => format!(
-            "The server replaces with a script and deletes with its own command ({delete})."
+            "The server replaces records with a script and deletes them with its own command ({delete})."
         ),
-        (false, None) => "The server compares and sets with a script.".to_owned(),
+        (false, None) => "The server uses a script for compare-and-set.".to_owned(),
     };
     Finding::fine("compare_and_set", sentence)
 }
@@ -549,13 +560,13 @@ mod tests {
         let told = |sets, deletes| compare_and_set(sets, deletes).sentence().to_owned();
         assert_eq!(
             told(true, Some("DELEX")),
-            "The server compares and sets with its own commands (SET IFEQ and DELEX)."
+            "The server uses its own commands for compare-and-set (SET IFEQ and DELEX)."
         );
         assert_eq!(
             told(true, None),
-            "The server replaces with its own command (SET IFEQ) and deletes with a script."
+            "The server replaces records with its own command (SET IFEQ) and deletes them with a script."
         );
-        assert_eq!(told(false, None), "The server compares and sets with a script.");
+        assert_eq!(told(false, None), "The server uses a script for compare-and-set.");
         assert!(told(false, Some("DELIFEQ")).contains("its own command (DELIFEQ)"));
     }
 }

@@ -34,9 +34,10 @@ impl Diagnose for RedisStore {
         let Route::Own(own) = &self.route else {
             probe.report(Finding::note(
                 "opaque",
-                "The store uses a connection that the application made (RedisStore::from_connection), so only the \
+                "The store uses a connection that the application made (RedisStore::from_connection), \
+                 so only the \
                  commands were tried and the server was not examined.",
-                "Run the command unsticky check with the address of the server.",
+                "Run unsticky check with the server's address.",
             ));
             return probe.try_store(self).await;
         };

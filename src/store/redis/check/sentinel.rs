@@ -140,7 +140,7 @@ async fn opinion(sentinel: &Arc<SharedConnection>, name: &str) -> Opinion {
     };
     let (Some(address), Some(quorum_size)) = (address, number(&master, "quorum")) else {
         return Opinion::None(format!(
-            "the answer of {} is not that of a Sentinel",
+            "the answer of {} is not a Sentinel's answer",
             sentinel.name()
         ));
     };
@@ -194,7 +194,8 @@ async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
             Ok(lease) => lease.server().place.clone(),
             Err(failure) => {
                 let sentence = format!("The master cannot be used: {failure}.");
-                let remedy = "The Sentinels promote a replica if they can. Read the other findings, and run \
+                let remedy = "The Sentinels promote a replica if they can. Read the other findings, and \
+                              run \
                               SENTINEL MASTER on a Sentinel.";
                 return probe.report(Finding::error("master", sentence, remedy));
             }
@@ -244,12 +245,13 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
         let (sentence, remedy) = match opinion {
             Opinion::Known(_) => continue,
             Opinion::Unknown => (
-                format!("This Sentinel watches no master with the name {name}."),
+                format!("This Sentinel watches no master named {name}."),
                 "Correct the name at the end of the address, or run SENTINEL MONITOR on the Sentinel.",
             ),
             Opinion::None(reason) => (
                 format!("This Sentinel cannot be asked for the master: {reason}."),
-                "Start it, set its credentials with RedisBuilder::sentinel_credentials if it asks for them, or \
+                "Start it, set its credentials with RedisBuilder::sentinel_credentials if it asks for \
+                 them, or \
                  remove it from the address.",
             ),
         };
@@ -298,7 +300,7 @@ fn unknown(name: &str, said: &[Said]) -> Finding {
     if said.iter().any(|said| matches!(said.opinion, Opinion::Unknown)) {
         return Finding::error(
             "sentinel",
-            format!("No Sentinel that answers watches a master with the name {name}."),
+            format!("No Sentinel that answers watches a master named {name}."),
             "Correct the name at the end of the address. SENTINEL MASTERS lists the watched masters.",
         );
     }
@@ -337,7 +339,7 @@ fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
     if named < total {
         let sentence = format!("The address names {named} of the {total} Sentinels.");
         let remedy =
-            "Name all of them, so that the store finds the master even if some of them are down.";
+            "List all of them, so that the store finds the master even if some of them are down.";
         probe.report(Finding::note("sentinel", sentence, remedy));
     }
 }
@@ -355,7 +357,8 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
     let needed = quorum.max(total / 2 + 1);
     let rule =
         format!("A failover needs {needed} of {} (quorum is {quorum})", counted(total, "Sentinel"));
-    let remedy = "Start the Sentinels that are down. If the quorum is higher than their number, lower it with \
+    let remedy = "Start the Sentinels that are down. If the quorum is higher than their number, lower \
+                  it with \
                   SENTINEL SET MASTER quorum NUMBER. SENTINEL RESET removes Sentinels that are gone for good.";
     let asked = || views.iter().filter_map(|view| view.can_fail_over);
     let (able, unable) =
@@ -371,7 +374,8 @@ fn judged_quorum(named: usize, views: &[&View]) -> Finding {
             "hidden",
             "The user may not run SENTINEL CKQUORUM, and the address names too few Sentinels to tell \
              whether a failover is possible.",
-            "Run ACL SETUSER USER +sentinel|ckquorum on each Sentinel, or name all Sentinels in the address.",
+            "Run ACL SETUSER USER +sentinel|ckquorum on each Sentinel, or list all Sentinels in the \
+             address.",
         ),
         (0, _) => Finding::warning(
             "quorum",
@@ -428,7 +432,8 @@ fn judge_master(probe: &Probe, views: &[&View]) {
                 alone.max(broken),
                 counted(count, "Sentinel")
             ),
-            "Check whether the master is running and can be reached from the Sentinels. Sentinels that are cut \
+            "Check whether the master is running and can be reached from the Sentinels. Sentinels that \
+             are cut \
              off cannot replace it.",
         ));
     }
@@ -462,7 +467,8 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
             "{count} of {} report {troubles} for this replica, so it cannot replace the master.",
             counted(seen.len(), "Sentinel")
         );
-        let remedy = "Check whether it is running and can reach its master (INFO replication). If it is gone \
+        let remedy = "Check whether it is running and can reach its master (INFO replication). If it is \
+                      gone \
                       for good, run SENTINEL RESET on each Sentinel.";
         let finding = Finding::warning("replica", sentence, remedy);
         probe.report(finding.about(format!("redis at {place}")));
@@ -471,7 +477,7 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         Finding::warning(
             "replica",
             "The master has no replica, so all sessions are lost if it fails.",
-            "Start another server and run REPLICAOF HOST PORT on it, with the address of the master.",
+            "Start another server and run REPLICAOF HOST PORT on it, with the master's address.",
         )
     } else if sound == 0 {
         Finding::warning(

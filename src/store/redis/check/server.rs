@@ -192,7 +192,7 @@ async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Fi
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
     let Some(its) = time_of(&answer) else {
-        let sentence = "Its time is unknown: the answer to TIME is not that of Redis.";
+        let sentence = "Its time is unknown: the answer to TIME is not a Redis answer.";
         let remedy = "If this is a proxy, check the server behind it.";
         return Ok(Some(Finding::note("hidden", sentence, remedy)));
     };
@@ -244,7 +244,8 @@ fn unencrypted(settings: &Settings, server: &Server) -> Option<Finding> {
     }
     Some(Finding::warning(
         "plain",
-        "The password and all sessions are sent to this server without encryption, so anyone on the network \
+        "The password and all sessions are sent to this server without encryption, so anyone on the \
+         network \
          can read them.",
         "Set tls-port on the server, and begin the address with rediss://.",
     ))
@@ -366,7 +367,7 @@ fn not_permitted_but_replaced(name: &str) -> Finding {
 
 fn disabled(name: &str) -> Finding {
     let sentence = format!("{name} is disabled or renamed on the server, but sessions need it.");
-    let remedy = "Remove the line rename-command for it from redis.conf, and restart the server.";
+    let remedy = "Remove its rename-command line from redis.conf, and restart the server.";
     Finding::error(PERMISSION, sentence, remedy)
 }
 
