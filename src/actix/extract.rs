@@ -49,7 +49,7 @@ impl FromRequest for Session {
     }
 }
 
-/// Gives the configuration and the store of the innermost middleware.
+/// Extracts the [`Sessions`] of the innermost middleware.
 impl FromRequest for Sessions {
     type Error = Error;
     type Future = Ready<Result<Self>>;
@@ -121,7 +121,7 @@ impl ResponseError for Error {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = rendered(HttpResponse::new(StatusCode::OK), self.into());
-        // The response keeps the error, even if an error type of the application made the response.
+        // The response keeps the error, even if the application's own error type produced the response.
         response.extensions_mut().insert(self.clone());
         response
     }
