@@ -52,14 +52,14 @@ struct Redirect {
 /// The number in parentheses is the HTTP status code of the error response.
 ///
 /// "Nothing was written" refers to the request's session. A revocation through a
-/// [`Directory`](crate::Directory) may be only partly done when it returns an error. It is idempotent, so
-/// call it again.
+/// [`Directory`](crate::Directory) may be only partly done when it returns an error. Revocations are
+/// idempotent, so call the method again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The store could not be reached or did not answer in time. Nothing was written (503).
     Unavailable,
-    /// A write was sent, but its answer was lost. The store may or may not have applied it (503).
+    /// A write was sent, but its answer was lost. The store may or may not have applied the write (503).
     OutcomeUnknown,
     /// The store rejected a read or a write, for example because it is out of memory, is read-only,
     /// or does not permit the command. Nothing was written (503).
@@ -465,7 +465,7 @@ impl StdError for Error {
 }
 
 /// Makes untrusted text safe to print within a log line: replaces control characters, line separators and
-/// marks that change the direction of text with spaces (ASVS 5.0 16.4.1).
+/// text direction marks with spaces (ASVS 5.0 16.4.1).
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
     text.chars().take(longest).map(|char| if is_plain(char) { char } else { ' ' }).collect()
 }

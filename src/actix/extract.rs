@@ -95,7 +95,7 @@ impl FromRequest for Next {
     }
 }
 
-/// For handlers that answer both browsers and programs, such as the default service for unknown paths.
+/// For handlers that serve both browsers and programs, such as the default service for unknown paths.
 impl FromRequest for Wants {
     type Error = Infallible;
     type Future = Ready<Result<Self, Infallible>>;

@@ -28,7 +28,7 @@ use crate::store::Store;
 impl Sessions {
     /// Returns a builder for sessions that are kept in `store`.
     ///
-    /// Create the store with [`connect`](crate::connect) or with a store's own constructor.
+    /// Create the store with [`connect`](crate::connect) or with the store's own constructor.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -144,7 +144,7 @@ impl Builder {
 
     /// Sets the epoch: the second part of every key in the store. Default: 0.
     ///
-    /// Changing the epoch ends every session of the deployment without sending a command. The old records are
+    /// Changing the epoch ends every session in the deployment without sending a command. The old records are
     /// never read again, and they expire.
     ///
     /// If you change the list of Memcached servers, change the epoch in the same release; see the documentation
@@ -354,10 +354,10 @@ impl Builder {
     /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) redirect the request
     /// to this page.
     ///
-    /// Redirects work as in [`sign_in_page`](Self::sign_in_page). The page asks the user to authenticate
-    /// again and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. In that case,
-    /// the sign-in page must also ask signed-in users to authenticate: if it redirects them back immediately,
-    /// the browser is caught in a loop.
+    /// Redirects work as described for [`sign_in_page`](Self::sign_in_page). The page asks the user to
+    /// authenticate again and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. In
+    /// that case, the sign-in page must also ask signed-in users to authenticate: if it redirects them back
+    /// immediately, the browser is caught in a loop.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -381,7 +381,7 @@ impl Builder {
     ///
     /// Default: [`ErrorKind::message`](crate::ErrorKind::message) as plain text.
     ///
-    /// `render` receives the response as it would be sent, the error, and whether the request wants a page or
+    /// `render` receives the response as it would be sent, the error, and whether the client wants a page or
     /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render`
     /// is called when the response passes through the session layer, including for a redirect to the sign-in
     /// page. It is not called if a handler itself built the response from an error. The status that `render`

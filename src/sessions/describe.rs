@@ -157,7 +157,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, value: &dyn fmt::Display) -> fmt
     writeln!(f, "{name:<24}{value}")
 }
 
-/// The standards with whose limits the lifetime is compared.
+/// The standards whose limits the lifetime is compared with.
 const STANDARDS: [(&str, Lifetime); 5] = [
     ("OWASP, low risk", Lifetime::owasp_low_risk()),
     ("OWASP, high risk", Lifetime::owasp_high_risk()),

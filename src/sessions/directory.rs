@@ -54,7 +54,7 @@ use crate::settings::{DirectoryMode, Sessions};
 /// # Cost
 ///
 /// A sign-in sends two commands for the directory: a load and a write. Shortly after
-/// [`begin_sign_in`](Self::begin_sign_in), it sends only the write, if the directory is below the limit and
+/// [`begin_sign_in`](Self::begin_sign_in), it sends only the write if the directory is below the limit and
 /// has not changed in the meantime. If the request had no session, the load is sent together with the new
 /// session's record, which makes three commands in two round trips. If such a sign-in is rejected, one more
 /// command deletes that record.
@@ -74,7 +74,7 @@ pub struct Directory {
     pub(super) sessions: Sessions,
     pub(super) principal: Arc<str>,
     current: Option<SessionId>,
-    /// The actor that uses the directory on behalf of the principal. Events contain it.
+    /// The actor that uses the directory on behalf of the principal, as reported in events.
     pub(super) actor: Option<Arc<str>>,
 }
 
@@ -383,8 +383,8 @@ impl Directory {
     /// [`ErrorKind::NotSignedIn`] if `session` does not belong to this principal, and [`ErrorKind::Gone`] if
     /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
     ///
-    /// Also the errors of [`Session::save`] and the errors [of every method](Directory#errors). After one of
-    /// these, the revocation may be only partly done. The call is idempotent, so call it again.
+    /// The other errors are those of [`Session::save`] and those [of every method](Directory#errors). After
+    /// one of these, the revocation may be only partly done. The call is idempotent, so call it again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {

@@ -183,7 +183,7 @@ pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// If several writers read, change and replace a record until they succeed, none of their changes are lost.
+/// If several writers read, change and replace a record until they succeed, no change is lost.
 pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     const WRITERS: usize = 4;
     const WRITES: usize = 10;
@@ -379,7 +379,7 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
 }
 
-/// A record is readable until its time to live has passed, and not afterwards.
+/// A record is readable until its time to live has passed, but not afterwards.
 pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     let key = random_key();
     let begin = Instant::now();
@@ -586,7 +586,7 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
 }
 
-/// A call that is dropped at any point does not affect other calls.
+/// Dropping a call at any point does not affect other calls.
 pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
     let mut kept = Vec::new();
@@ -625,7 +625,7 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     }
 }
 
-/// `Arc<dyn Store>` and `Box<dyn Store>` are stores, and forward each verb.
+/// `Arc<dyn Store>` and `Box<dyn Store>` are stores that forward each verb.
 pub async fn store_pointers_forward_every_verb(subject: &Subject) {
     let arc: Arc<dyn Store> = Arc::new(Arc::clone(&subject.store));
     let boxed: Box<dyn Store> = Box::new(Arc::clone(&subject.store));
@@ -672,7 +672,7 @@ async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
 
 async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
     let loaded = answer(subject.store.load(key).await);
-    // The message contains lengths and versions only. The bytes are random.
+    // The message contains only lengths and versions, because the bytes are random.
     assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
 }
 
@@ -713,7 +713,7 @@ async fn let_expire(subject: &Subject, ttl: Duration) {
     }
 }
 
-/// Starts all calls at once, each on its own thread, so that they overlap on the network, and even in a store
+/// Starts all calls at once, each on its own thread, so that they overlap on the network and even in a store
 /// that never waits.
 async fn race<T, F>(calls: impl IntoIterator<Item = F>) -> Vec<T>
 where
@@ -777,19 +777,19 @@ async fn abandon<F: Future>(call: F, polls: usize) {
     }
 }
 
-/// Makes a record with this content after the write tag.
+/// Returns a record with this content after the write tag.
 fn tagged(content: &[u8]) -> Bytes {
     let mut bytes = random_record(TAG_LEN).to_vec();
     bytes.extend_from_slice(content);
     bytes.into()
 }
 
-/// Makes a record with this version that no store holds.
+/// Returns a record with this version that no store holds.
 fn never_stored(version: u64) -> Stored {
     Stored::new(random_record(100), Version::new(version))
 }
 
-/// Makes a record that repeats one value, so that a torn record would be noticed.
+/// Returns a record that repeats one value, so that a torn record would be noticed.
 fn uniform(value: u8) -> Bytes {
     tagged(&[value; 8192])
 }

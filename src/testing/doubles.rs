@@ -169,7 +169,7 @@ impl<S: Store> Store for SpyStore<S> {
     }
 }
 
-/// The way in which a command fails in a [`FaultStore`].
+/// How a command fails in a [`FaultStore`].
 ///
 /// "Applied" means that the inner store carries out the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

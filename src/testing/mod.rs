@@ -33,7 +33,7 @@
 //!
 //! let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await?;
 //!
-//! // Stands for a request to the application.
+//! // Simulates a request to the application.
 //! let who = async || {
 //!     let exchange = Exchange::begin(&sessions, [cookie.clone()], None);
 //!     exchange.handle().session().await.map(|session| session.principal())

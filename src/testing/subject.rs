@@ -32,7 +32,7 @@ impl Subject {
         Self { store: Arc::new(store), clock: None, max_record: None, guards: Vec::new() }
     }
 
-    /// Keeps `guard` alive, for example the handle of a test server, until the clause has ended.
+    /// Keeps `guard`, for example the handle of a test server, alive until the clause has ended.
     pub fn keep(mut self, guard: impl Any + Send) -> Self {
         self.guards.push(Box::new(guard));
         self

@@ -109,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Next {
     }
 }
 
-/// For handlers that answer both browsers and programs, such as the fallback for unknown paths.
+/// For handlers that serve both browsers and programs, such as the fallback for unknown paths.
 impl<S: Send + Sync> FromRequestParts<S> for Wants {
     type Rejection = Infallible;
 

@@ -24,7 +24,7 @@ const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to
 /// [`SessionLayer`](super::SessionLayer).
 ///
 /// The inner service must implement `Clone`, and its response body must implement `From<Bytes>`. If the guard
-/// refuses a request, the inner service is not called, and the response has the [`Error`] in its extensions.
+/// refuses a request, the inner service is not called, and the response's extensions contain the [`Error`].
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
@@ -48,7 +48,7 @@ const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to
 ///     .merge(account)
 ///     .layer(SessionLayer::new(sessions));
 ///
-/// // Programs get a status, and browsers are sent to the sign-in page.
+/// // Programs get a status code, and browsers are sent to the sign-in page.
 /// let request = Request::get("/account").body(Body::empty())?;
 /// let response = app.clone().oneshot(request).await?;
 /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
