@@ -176,8 +176,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if this request has lost its
-    /// session.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if the session has ended
+    /// or another request has signed a user in.
     pub fn directory(&self) -> Result<Directory> {
         let principal = self.signed_in()?;
         let (sessions, current) = (self.sessions().clone(), self.id());
