@@ -12,14 +12,13 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// Describes why an operation on a session, a directory or a store failed.
 ///
-/// Branch on [`kind`](Self::kind). `Display` prints one line for logs, and
-/// [`source`](StdError::source) gives the cause, for example the error of the Redis client. An error
-/// is cheap to clone and contains no secret.
+/// Branch on [`kind`](Self::kind). `Display` prints one line for logs, and [`source`](StdError::source)
+/// returns the cause, for example the Redis client's error. An error is cheap to clone and contains no
+/// secret.
 ///
-/// An error is also a response in axum and in actix-web, so `session.get(KEY)?` works in a handler.
-/// The response has the status code [`status`](Self::status) and the body
-/// [`ErrorKind::message`], unless the application
-/// [renders errors itself](crate::Builder::on_error).
+/// An error is also a response in axum and in actix-web, so `session.get(KEY)?` works in a handler. The
+/// response's status code is [`status`](Self::status) and its body is [`ErrorKind::message`], unless the
+/// application [renders errors itself](crate::Builder::on_error).
 ///
 /// ```
 /// use unsticky::{ErrorKind, Key, Session};
@@ -41,7 +40,7 @@ struct Inner {
     source: Option<Source>,
 }
 
-/// The redirect that an error becomes, or would become for another request.
+/// The redirect that an error becomes, or would become if the request's headers were different.
 struct Redirect {
     location: Option<Cow<'static, str>>,
     /// The request headers that the decision depends on, as the value of `Vary`.
@@ -50,17 +49,17 @@ struct Redirect {
 
 /// Names the cause of an [`Error`], so that callers can branch on it.
 ///
-/// The number in parentheses is the HTTP status code of the response that the error becomes.
+/// The number in parentheses is the HTTP status code of the error response.
 ///
-/// "Nothing was written" refers to the session of the request. A revocation through a
-/// [`Directory`](crate::Directory) may be only partly done when it returns an error; call it again,
-/// it is idempotent.
+/// "Nothing was written" refers to the request's session. A revocation through a
+/// [`Directory`](crate::Directory) may be only partly done when it returns an error. Revocations are
+/// idempotent, so call the method again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The store could not be reached or did not answer in time. Nothing was written (503).
     Unavailable,
-    /// A write was sent, but its answer was lost. The store may or may not have applied it (503).
+    /// A write was sent, but its answer was lost. The store may or may not have applied the write (503).
     OutcomeUnknown,
     /// The store rejected a read or a write, for example because it is out of memory, is read-only,
     /// or does not permit the command. Nothing was written (503).
@@ -74,11 +73,11 @@ pub enum ErrorKind {
     /// The operating system's random number generator failed, so no session id and no secret could
     /// be generated (503).
     Randomness,
-    /// The session ended, or another request signed in on it, while this request was changing it. The
-    /// changes were dropped (409, or the [configured status](crate::Builder::gone_status)).
+    /// The session ended, or another request signed a user in, while this request was changing the session.
+    /// The changes were dropped (409, or the [configured status](crate::Builder::gone_status)).
     Gone,
-    /// Another request changed or took a value before this request, which had called
-    /// [`take`](crate::Session::take), was committed. Nothing was written (409).
+    /// This request had called [`take`](crate::Session::take) on a value, and another request changed or took
+    /// the value before this request was committed. Nothing was written (409).
     ValueChanged,
     /// The record, or its key in the store, would exceed the size limit. Nothing was written (500).
     TooLarge,
@@ -90,11 +89,11 @@ pub enum ErrorKind {
     /// A session's record or a directory record could not be decoded. The record is left unchanged
     /// (500).
     Corrupt,
-    /// The function of an [`update`](crate::Session::update) panicked when it was called again on a
-    /// newer value. Nothing was written (500).
+    /// The function that was passed to [`update`](crate::Session::update) panicked when it was called again
+    /// on a newer value. Nothing was written (500).
     UpdatePanicked,
-    /// The function of an [`update`](crate::Session::update), or the `Deserialize` implementation of a
-    /// value, changed a session while it ran (500).
+    /// The function that was passed to [`update`](crate::Session::update), or a value's `Deserialize`
+    /// implementation, changed a session while it ran (500).
     Reentrant,
     /// The principal is empty or longer than 1024 bytes. Nothing was written (400).
     InvalidPrincipal,
@@ -107,7 +106,7 @@ pub enum ErrorKind {
     /// A [`Guard`](crate::Guard), or the handler itself with [`Error::forbidden`], does not permit
     /// the request (403).
     Forbidden,
-    /// The browser sent this request on behalf of a page of another site (403).
+    /// The browser sent this request on behalf of a page on another site (403).
     CrossOrigin,
     /// The request's CSRF token is missing or does not belong to this session (403).
     InvalidCsrfToken,
@@ -129,7 +128,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Returns the name of the kind: the variant's name in snake case, such as `not_signed_in`.
     ///
-    /// Use it in JSON responses and as a label of metrics. The names do not change between releases.
+    /// Use it in JSON responses and as a metric label. The names do not change between releases.
     ///
     /// ```
     /// assert_eq!(unsticky::ErrorKind::NotSignedIn.as_str(), "not_signed_in");
@@ -165,11 +164,11 @@ impl ErrorKind {
         }
     }
 
-    /// Returns a message for the visitor with advice on how to continue. It contains no details of the
-    /// deployment.
+    /// Returns a message for the visitor with advice on how to continue. The message contains no details of
+    /// the deployment.
     ///
-    /// It is the body of the error response, unless the application [renders
-    /// errors](crate::Builder::on_error) itself. For logs, print the [`Error`] instead.
+    /// The message is the body of the error response, unless the application
+    /// [renders errors](crate::Builder::on_error) itself. For logs, print the [`Error`] instead.
     ///
     /// ```
     /// assert_eq!(unsticky::ErrorKind::NotSignedIn.message(), "Please sign in.");
@@ -304,7 +303,7 @@ impl Error {
         Self(Arc::new(Inner { kind, context, status, redirect: None, source }))
     }
 
-    /// Creates the error of a request that is redirected to `location`, or would be if its headers were
+    /// Creates the error for a request that is redirected to `location`, or would be if its headers were
     /// different. `vary` names these headers.
     #[cold]
     pub(crate) fn decided_by(
@@ -321,7 +320,7 @@ impl Error {
         }))
     }
 
-    /// Creates the error of a store that could not reach its server and **wrote nothing**.
+    /// Creates the error for a store that could not reach its server and **wrote nothing**.
     ///
     /// The caller may send the command again. If a write may have reached the server, return
     /// [`outcome_unknown`](Self::outcome_unknown) instead.
@@ -329,40 +328,40 @@ impl Error {
         Self::with_source(ErrorKind::Unavailable, "", source)
     }
 
-    /// Creates the error of a store that does not know whether the server applied a write.
+    /// Creates the error for a store that does not know whether the server applied a write.
     ///
     /// The caller reads the record again to find out.
     pub fn outcome_unknown(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::OutcomeUnknown, "", source)
     }
 
-    /// Creates the error of a store whose server rejected the command and **wrote nothing**.
+    /// Creates the error for a store whose server rejected the command and **wrote nothing**.
     pub fn refused(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Refused, "", source)
     }
 
-    /// Creates the error of a store for a record or a key that exceeds the server's size limit.
-    /// **Nothing was written**.
+    /// Creates the error for a store whose server rejected a record or a key that exceeds the size limit, and
+    /// **wrote nothing**.
     pub fn too_large(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::TooLarge, "", source)
     }
 
-    /// Creates the error of a store for an invalid answer to a **read**.
+    /// Creates the error for a store that received an invalid answer to a **read**.
     ///
     /// After a write, return [`outcome_unknown`](Self::outcome_unknown) instead.
     pub fn corrupt(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Corrupt, "", source)
     }
 
-    /// Creates the error of an [`Entropy`](crate::Entropy) source that failed.
+    /// Creates the error for an [`Entropy`](crate::Entropy) source that failed.
     pub fn randomness(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::Randomness, "", source)
     }
 
-    /// Creates the error of a handler that does not permit the signed-in user to do this.
+    /// Creates the error for a handler that does not permit what the signed-in user requested.
     ///
-    /// The response is the same as that of [`Guard::permit`](crate::Guard::permit). Use it for decisions
-    /// that depend on more than the session.
+    /// The response is the same as that of [`Guard::permit`](crate::Guard::permit). Use this error for
+    /// decisions that depend on more than the session.
     ///
     /// ```
     /// use unsticky::{Error, ErrorKind, Result, SignedIn};
@@ -391,10 +390,9 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns `true` if the same request may succeed when it is sent again, and the failed one
-    /// certainly wrote nothing.
+    /// Returns `true` if the request certainly wrote nothing and may succeed when it is sent again.
     ///
-    /// This is so for [`Unavailable`](ErrorKind::Unavailable), [`Refused`](ErrorKind::Refused),
+    /// This is the case for [`Unavailable`](ErrorKind::Unavailable), [`Refused`](ErrorKind::Refused),
     /// [`Contended`](ErrorKind::Contended), [`NewerFormat`](ErrorKind::NewerFormat) and
     /// [`Randomness`](ErrorKind::Randomness).
     #[must_use]
@@ -421,11 +419,11 @@ impl Error {
         self.0.redirect.as_ref().map(|redirect| redirect.vary)
     }
 
-    /// Returns the HTTP status code of the response that this error becomes.
+    /// Returns the HTTP status code of the error response.
     ///
-    /// It is 303 if there is a [`location`](Self::location), the
-    /// [configured status](crate::Builder::gone_status) for [`ErrorKind::Gone`], and otherwise the number
-    /// in the documentation of the [`ErrorKind`].
+    /// The status is 303 if there is a [`location`](Self::location), the
+    /// [configured status](crate::Builder::gone_status) for [`ErrorKind::Gone`], and otherwise the number in
+    /// the documentation of the [`ErrorKind`].
     #[must_use]
     pub fn status(&self) -> u16 {
         self.0.status.unwrap_or_else(|| self.kind().status())
@@ -466,8 +464,8 @@ impl StdError for Error {
     }
 }
 
-/// Makes an untrusted text safe to print within a line of a log: replaces control characters, line
-/// separators and marks that change the direction of text by spaces (ASVS 5.0 16.4.1).
+/// Makes untrusted text safe to print within a log line: replaces control characters, line separators and
+/// text direction marks with spaces (ASVS 5.0 16.4.1).
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
     text.chars().take(longest).map(|char| if is_plain(char) { char } else { ' ' }).collect()
 }
@@ -478,9 +476,9 @@ pub(crate) fn is_plain(char: char) -> bool {
         && !matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Returns an error and the chain of its sources in one line.
+/// Returns an error and the chain of its sources as one line.
 pub(crate) fn causes(error: &Error) -> String {
-    /// In characters. The sources of an application's own store may be of any length.
+    /// In characters. The errors of an application's own store may be of any length.
     const LONGEST: usize = 1000;
 
     let mut text = error.to_string();

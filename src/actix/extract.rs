@@ -49,7 +49,7 @@ impl FromRequest for Session {
     }
 }
 
-/// Gives the configuration and the store of the innermost middleware.
+/// Extracts the [`Sessions`] of the innermost middleware.
 impl FromRequest for Sessions {
     type Error = Error;
     type Future = Ready<Result<Self>>;
@@ -95,7 +95,7 @@ impl FromRequest for Next {
     }
 }
 
-/// For handlers that answer both browsers and programs, such as the default service for unknown paths.
+/// For handlers that serve both browsers and programs, such as the default service for unknown paths.
 impl FromRequest for Wants {
     type Error = Infallible;
     type Future = Ready<Result<Self, Infallible>>;
@@ -121,7 +121,7 @@ impl ResponseError for Error {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = rendered(HttpResponse::new(StatusCode::OK), self.into());
-        // The response keeps the error, even if an error type of the application made the response.
+        // The response keeps the error, even if the application's own error type produced the response.
         response.extensions_mut().insert(self.clone());
         response
     }

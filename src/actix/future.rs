@@ -1,4 +1,4 @@
-//! The future of a response: commits the session, and adds the session's header fields.
+//! The response future: commits the session, and adds the session's header fields.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,8 +20,9 @@ type Answer<B> = Result<ServiceResponse<B>, actix_web::Error>;
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// If it is dropped before the handler has answered, the session's changes are discarded, except that a session
-    /// which the handler has ended still ends. If it is dropped later, the commit still runs to completion.
+    /// If the future is dropped before the handler has responded, the session's changes are discarded, but a
+    /// session that the handler has ended still ends. If the future is dropped later, the commit still runs
+    /// to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -60,7 +61,7 @@ where
                 let answer = ready!(this.inner.poll(cx));
                 let status = match &answer {
                     Ok(response) => response.status(),
-                    // A middleware inside this one failed. Its status counts like the status of a handler.
+                    // A middleware inside this one failed. The error's status counts like a handler's status.
                     Err(error) => error.as_response_error().status_code(),
                 };
                 let finish = this.exchange.take().map(|exchange| exchange.finish(status.as_u16()));
@@ -102,7 +103,7 @@ fn answered<B: MessageBody + 'static>(
 ) -> Answer<EitherBody<B>> {
     match answer {
         Ok(response) => {
-            // The middleware outside this one shares the extensions of the request.
+            // The middleware outside this one shares the request's extensions.
             if let Some(outer) = outer {
                 response.request().extensions_mut().insert(outer);
             }
@@ -118,8 +119,8 @@ fn answered<B: MessageBody + 'static>(
     }
 }
 
-/// Adds the header fields of the exchange to the response of an error, or replaces the error. An error that is
-/// not replaced keeps its type, because the middleware outside this one may examine it.
+/// Adds the header fields of the exchange to an error's response, or replaces the error. An error that is not
+/// replaced keeps its type, because the middleware outside this one may examine it.
 fn failed(
     error: actix_web::Error,
     mut reply: Reply,
@@ -169,7 +170,7 @@ fn replied<B: MessageBody>(
     response
 }
 
-/// Replaces this response with the response of an error.
+/// Replaces this response with an error's response.
 fn replaced<B>(
     response: &HttpResponse<B>,
     error: Error,
@@ -204,7 +205,7 @@ fn add_headers(headers: &mut HeaderMap, reply: &Reply, cookie: Option<HeaderValu
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
     if let Some(cookie) = cookie {
-        // Appended, so that the handler's own cookies stay.
+        // Appended, so that the handler's own cookies are kept.
         headers.append(SET_COOKIE, cookie);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

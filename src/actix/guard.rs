@@ -1,4 +1,4 @@
-//! The middleware that protects a group of routes by a guard.
+//! The middleware that protects a group of routes with a guard.
 
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -17,10 +17,10 @@ use crate::guard::Guard;
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App, or to the \
                    scope after its GuardMiddleware, so that the GuardMiddleware is inside";
 
-/// The actix-web middleware that protects a group of routes by a [`Guard`]. It belongs inside the
+/// The actix-web middleware that protects a group of routes with a [`Guard`]. It belongs inside the
 /// [`SessionMiddleware`](super::SessionMiddleware).
 ///
-/// If the guard refuses a request, the routes are not called, and the `error()` of the response is an
+/// If the guard refuses a request, the handler is not called, and the response's `error()` returns an
 /// [`Error`](crate::Error).
 ///
 /// ```
@@ -61,7 +61,7 @@ pub struct GuardMiddleware {
 }
 
 impl GuardMiddleware {
-    /// Makes a middleware that lets a request pass only if `guard` does.
+    /// Creates a middleware that lets a request pass only if `guard` permits it.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
         Self { guard: Arc::new(guard) }

@@ -1,4 +1,4 @@
-//! Converts the head of a request for the rules that read it.
+//! Converts the head of a request to a [`RequestHead`].
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};

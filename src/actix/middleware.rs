@@ -15,8 +15,8 @@ use crate::settings::Sessions;
 /// The actix-web middleware that provides each request with its session and commits the session's changes before
 /// the response is sent.
 ///
-/// Make the [`Sessions`] outside the closure of `HttpServer::new`, so that all workers share one store. The
-/// closure runs once for each worker, so each worker would otherwise get its own memory store.
+/// Create the [`Sessions`] outside the closure that you pass to `HttpServer::new`, so that all workers share
+/// one store. The closure runs once per worker, so each worker would otherwise get its own memory store.
 ///
 /// ```
 /// # #[cfg(all(feature = "actix", feature = "memory"))]
@@ -45,9 +45,9 @@ use crate::settings::Sessions;
 ///
 /// # Several cookies in one application
 ///
-/// Two separate scopes, for example one for customers and one for administrators, each get their own
-/// middleware. If middlewares are nested, the extractors use the innermost one. [`SessionHandle::of`] finds
-/// another middleware's session by its [`Sessions`]:
+/// If you have two separate scopes, for example one for customers and one for administrators, wrap each in
+/// its own middleware. If middlewares are nested, the extractors use the innermost one. To get another
+/// middleware's session, pass that middleware's [`Sessions`] to [`SessionHandle::of`]:
 ///
 /// ```
 /// use actix_web::web;
@@ -65,23 +65,23 @@ use crate::settings::Sessions;
 /// # let _ = dashboard;
 /// ```
 ///
-/// Give the middlewares different cookie names. A token is valid only under the name of its own cookie, and the
-/// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the middlewares
-/// share nothing in the store. If two nested middlewares have the same cookie name, an error event reports it.
-/// If the same [`Sessions`] is used in two nested middlewares, there is only one session: the inner middleware
-/// uses the session of the outer one, which commits it.
+/// Give the middlewares different cookie names. A token is valid only under the name of its own cookie, and
+/// the default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the
+/// middlewares share nothing in the store. If two nested middlewares have the same cookie name, an error
+/// event reports this. If two nested middlewares have the same [`Sessions`], there is only one session: the
+/// inner middleware uses the session of the outer middleware, which commits it.
 ///
 /// # Order of middleware
 ///
-/// When a response passes this middleware, its effect on the session is final. The middleware that is wrapped
-/// last is the outermost.
+/// When a response passes through this middleware, the session's changes become final. The middleware that is
+/// wrapped last is the outermost.
 ///
-/// - Place middleware that can replace the handler's response by an error, such as a timeout, *inside* this one.
-///   With its status 408 or 503, the incomplete changes of the handler are discarded.
-/// - Middleware that adds header fields to every response, such as CORS, request ids and tracing, can be on either
-///   side. If a response is replaced because its session changes could not be stored, the new response keeps all
-///   header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this middleware also sees
-///   the status of the replaced response.
+/// - Place middleware that can replace the handler's response with an error, such as a timeout, *inside* this
+///   one. If the error has status 408 or 503, the handler's incomplete changes are discarded.
+/// - Middleware that adds header fields to every response, such as CORS, request ids and tracing, can be on
+///   either side. If a response is replaced because the session's changes could not be stored, the new
+///   response keeps all header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside*
+///   this middleware sees the status of the new response.
 #[doc(alias("SessionLayer", "SessionManagerLayer"))]
 #[derive(Debug, Clone)]
 pub struct SessionMiddleware {
@@ -89,7 +89,7 @@ pub struct SessionMiddleware {
 }
 
 impl SessionMiddleware {
-    /// Makes a middleware with the configuration and the store of `sessions`.
+    /// Creates a middleware with the configuration and the store of `sessions`.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }

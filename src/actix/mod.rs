@@ -6,13 +6,13 @@
 //! response <-- SessionMiddleware: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! The middleware replaces a response only if the session's changes could not be stored. The `error()` of the new
-//! response is then an [`Error`](crate::Error). It is also one if an extractor, a [`GuardMiddleware`] or a handler
-//! returned the error. [`Builder::on_error`](crate::Builder::on_error) renders all of these. `ErrorHandlers` and
-//! other middleware outside the session middleware can render them as well.
+//! The middleware replaces a response only if the session's changes could not be stored. In that case, and if
+//! an extractor, a [`GuardMiddleware`] or a handler returned an [`Error`](crate::Error), the response's
+//! `error()` returns this error. [`Builder::on_error`](crate::Builder::on_error) renders all of these errors.
+//! `ErrorHandlers` and other middleware outside the session middleware can render them as well.
 //!
-//! If a middleware inside the session middleware fails with an error instead of a response, the error keeps its
-//! type and is passed on, and the session's header fields are added to its `error_response()`.
+//! If a middleware inside the session middleware returns an error instead of a response, the error is passed
+//! on with its type unchanged, and the session's header fields are added to its `error_response()`.
 //!
 //! **Do not use `Option<Session>` or `Option<SignedIn>` as extractors.** actix-web's own `Option` extractor turns
 //! every error into `None`. While the store is down, a signed-in user would be treated as anonymous. Use

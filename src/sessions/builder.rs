@@ -26,9 +26,9 @@ use crate::settings::{
 use crate::store::Store;
 
 impl Sessions {
-    /// Returns a builder for the configuration of sessions in `store`.
+    /// Returns a builder for sessions that are kept in `store`.
     ///
-    /// Create the store with [`connect`](crate::connect) or with a store's own constructor.
+    /// Create the store with [`connect`](crate::connect) or with the store's own constructor.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -59,14 +59,14 @@ impl Sessions {
 /// | limit | default | set with |
 /// |---|---|---|
 /// | total time that a request waits for the store | 1 s | [`timeout`](Self::timeout) |
-/// | share of one command | half of the remaining time | – |
-/// | attempts of a commit when other requests write first | 64 | [`commit_attempts`](Self::commit_attempts) |
-/// | retries of one command | 2 | [`command_retries`](Self::command_retries) |
+/// | time for one command | half of the remaining time | – |
+/// | commit attempts when other requests write first | 64 | [`commit_attempts`](Self::commit_attempts) |
+/// | retries per command | 2 | [`command_retries`](Self::command_retries) |
 /// | size of a record | 65 536 bytes | [`max_record_bytes`](Self::max_record_bytes) |
-/// | concurrent sessions of a principal | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
+/// | concurrent sessions per principal | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
 /// | time to connect to a server | 400 ms | `connect_timeout` of the store's builder |
 /// | time until a command is answered | 400 ms | `response_timeout` of the store's builder |
-/// | commands waiting for one server, in each runtime | 8192 | `max_waiting` of the store's builder |
+/// | commands waiting for one server, per runtime | 8192 | `max_waiting` of the store's builder |
 #[must_use]
 pub struct Builder {
     store: Arc<dyn Store>,
@@ -124,9 +124,9 @@ impl Builder {
     /// Sets the namespace: the first part of every key in the store. Applications with different namespaces
     /// can share a store.
     ///
-    /// It has 1 to 64 characters: ASCII letters, digits and any of `._-`. Default: the cookie's name. If that
-    /// is not a valid namespace, `=` and the base64url of its SHA-256 (43 characters) are used instead, so it cannot
-    /// collide with a namespace that you set.
+    /// A namespace has 1 to 64 characters: ASCII letters, digits and any of `._-`. Default: the cookie's
+    /// name. If the cookie's name is not a valid namespace, the default is `=` followed by the base64url of
+    /// the name's SHA-256 (43 characters), which cannot collide with a namespace that you set.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -144,8 +144,8 @@ impl Builder {
 
     /// Sets the epoch: the second part of every key in the store. Default: 0.
     ///
-    /// Changing it ends every session of the deployment, without extra commands. The old records are never read
-    /// again, and expire.
+    /// Changing the epoch ends every session in the deployment without sending a command. The old records are
+    /// never read again, and they expire.
     ///
     /// If you change the list of Memcached servers, change the epoch in the same release; see the documentation
     /// of `MemcachedStore`.
@@ -163,8 +163,8 @@ impl Builder {
         Self { epoch, ..self }
     }
 
-    /// Sets the total time that a request waits for the store: the load, the commit, conflicts and in-doubt
-    /// writes together.
+    /// Sets the total time that a request waits for the store, including the load, the commit, conflicts and
+    /// in-doubt writes.
     ///
     /// Default: 1 second. Allowed: 10 milliseconds to 1 minute.
     ///
@@ -187,8 +187,8 @@ impl Builder {
 
     /// Sets the maximum size of a session's record, in bytes.
     ///
-    /// Default: 65 536. Allowed: 2048 to 1 000 000, which a Memcached server stores with its
-    /// default settings.
+    /// Default: 65 536. Allowed: 2048 to 1 000 000. A Memcached server with default settings can store a
+    /// record of the maximum size.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -223,7 +223,7 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of concurrent sessions of a principal, and what happens to a sign-in beyond it.
+    /// Sets the maximum number of concurrent sessions per principal, and what happens to a sign-in beyond it.
     ///
     /// Default: `EvictOldest(100)`. Allowed: 1 to 1000. A limit requires the [directory](Self::directory).
     ///
@@ -244,11 +244,11 @@ impl Builder {
         self
     }
 
-    /// Sets how often a commit is attempted when other requests write first. After the last attempt the request
-    /// fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended).
+    /// Sets how often a commit is attempted when other requests write first. After the last attempt, the
+    /// request fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended).
     ///
-    /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Before the
-    /// later ones there is a random pause, at first of at most 1 ms, growing to at most 16 ms. The
+    /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Before
+    /// each later attempt, there is a random pause, whose maximum grows from 1 ms to 16 ms. The
     /// [`timeout`](Self::timeout) applies as well.
     ///
     /// ```
@@ -265,11 +265,11 @@ impl Builder {
         self
     }
 
-    /// Sets how often one command is retried. A command is retried if it certainly did nothing, or if it was an
-    /// in-doubt write that the store did not apply.
+    /// Sets how often one command is retried. A command is retried if it certainly had no effect, or if it
+    /// was an in-doubt write that turned out not to have been applied.
     ///
-    /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. With 0, a request fails if
-    /// the server has closed the idle connection that it uses.
+    /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. Without retries, a
+    /// request fails if its command is sent on an idle connection that the server has already closed.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -285,7 +285,7 @@ impl Builder {
         self
     }
 
-    /// Sets whether the handler's changes are committed if its response has status 5xx or 408.
+    /// Sets whether the handler's changes are committed if the response has status 5xx or 408.
     ///
     /// Default: [`OnFailedResponse::Discard`].
     ///
@@ -305,7 +305,7 @@ impl Builder {
         self
     }
 
-    /// Sets the status code of the response when another request has ended the session or signed in on it
+    /// Sets the status code of the response if another request has ended the session or signed a user in
     /// ([`ErrorKind::Gone`](crate::ErrorKind::Gone)).
     ///
     /// Default: 409. Allowed: 400 to 599.
@@ -324,15 +324,16 @@ impl Builder {
         self
     }
 
-    /// Sets the sign-in page: [`SignedIn`](crate::SignedIn), [`AuthenticatedWithin`](crate::AuthenticatedWithin)
-    /// and [`Guard`](crate::Guard) redirect requests without a signed-in user to it with a 303.
+    /// Sets the sign-in page. If no user is signed in, [`SignedIn`](crate::SignedIn),
+    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) redirect the request
+    /// to this page with a 303.
     ///
     /// Default: none; the response is a 401. `location` is a path that begins with `/`, or a complete URL.
     ///
-    /// Only navigations of a browser are redirected. They are recognised by `Sec-Fetch-Mode`, or, if the
-    /// browser does not send that, by an `Accept` that contains `text/html`. All other requests get a 401. If
-    /// the page is a path of this site, a redirected GET or HEAD passes its own address in the query parameter
-    /// `next`, which the page reads with [`Next`](crate::Next).
+    /// Only browser navigations are redirected. They are recognised by the `Sec-Fetch-Mode` header or, if the
+    /// browser does not send it, by an `Accept` header that contains `text/html`. Other requests get a 401.
+    /// If the page is a path on this site, the redirect of a GET or HEAD request passes the requested path in
+    /// the `next` query parameter, which the page reads with [`Next`](crate::Next).
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -349,12 +350,14 @@ impl Builder {
         self
     }
 
-    /// Sets the step-up page: [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard)
-    /// redirect users to it who are signed in but authenticated too long ago.
+    /// Sets the step-up page. If the user is signed in but authenticated too long ago,
+    /// [`AuthenticatedWithin`](crate::AuthenticatedWithin) and [`Guard`](crate::Guard) redirect the request
+    /// to this page.
     ///
-    /// Redirects work as in [`sign_in_page`](Self::sign_in_page). The page asks the user to authenticate again
-    /// and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. It must then ask
-    /// signed-in users as well: if it redirects them back immediately, the browser is caught in a loop.
+    /// Redirects work as described for [`sign_in_page`](Self::sign_in_page). The page asks the user to
+    /// authenticate again and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. In
+    /// that case, the sign-in page must also ask signed-in users to authenticate: if it redirects them back
+    /// immediately, the browser is caught in a loop.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -373,20 +376,20 @@ impl Builder {
         self
     }
 
-    /// Sets the function that renders every error of this crate that becomes a response: errors of extractors
-    /// and guards, errors returned by handlers, and errors of the commit.
+    /// Sets the function that renders this crate's errors when they become responses: errors from extractors
+    /// and guards, errors returned by handlers, and errors from the commit.
     ///
-    /// Default: plain text, [`ErrorKind::message`](crate::ErrorKind::message).
+    /// Default: [`ErrorKind::message`](crate::ErrorKind::message) as plain text.
     ///
-    /// `render` receives the response as it would be sent, the error, and whether the request wants a page or
-    /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render` is
-    /// called when the response passes the session layer, also for a redirect to the sign-in page. It is not
-    /// called for a response that a handler built from an error itself. The status that it returns does not
-    /// affect whether the request's changes are committed. If layers are nested, the innermost one with a
-    /// function renders.
+    /// `render` receives the response as it would be sent, the error, and whether the client wants a page or
+    /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render`
+    /// is called when the response passes through the session layer, including for a redirect to the sign-in
+    /// page. It is not called if a handler itself built the response from an error. The status that `render`
+    /// returns does not affect whether the request's changes are committed. If layers are nested, the
+    /// innermost layer that has such a function calls it.
     ///
-    /// Errors of the framework, such as a malformed form or an unknown path, are not rendered here; a fallback
-    /// handler can take [`Wants`] as an argument.
+    /// Errors of the framework, for example for a malformed form or an unknown path, are not passed to
+    /// `render`. For an unknown path, a fallback handler can take [`Wants`] as an argument.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -411,7 +414,7 @@ impl Builder {
         self
     }
 
-    /// Sets how events name accounts. Default: [`Audit::Digest`].
+    /// Sets how events identify accounts. Default: [`Audit::Digest`].
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -483,7 +486,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the setting that is not allowed and the method that sets it.
+    /// Returns a [`ConfigError`] that names the invalid setting and the method that sets it.
     pub fn build(self) -> Result<Sessions, ConfigError> {
         if self.namespace.as_ref().is_some_and(|namespace| !is_namespace(namespace)) {
             return Err(ConfigError::Namespace);
@@ -493,7 +496,7 @@ impl Builder {
         Ok(self.unchecked())
     }
 
-    /// Builds without checking, for settings that are known to be allowed.
+    /// Builds without checking, for settings that are known to be valid.
     pub(crate) fn unchecked(self) -> Sessions {
         let namespace = match self.namespace {
             Some(namespace) => namespace,
@@ -564,11 +567,11 @@ fn is_namespace(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Leaves room for the header with the longest principal.
+/// Leaves room for a record header with the longest allowed principal.
 const MIN_RECORD: usize = 2048;
 const MAX_RECORD: usize = 1_000_000;
 
-/// Names a setting that is not allowed; see [`Builder::build`].
+/// Names an invalid setting; see [`Builder::build`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {

@@ -1,4 +1,4 @@
-//! Checks whether the store's servers are fit for sessions.
+//! Checks whether the store's servers are suitable for sessions.
 
 use std::sync::Arc;
 
@@ -15,17 +15,18 @@ use crate::settings::{Sessions, Settings};
 use crate::store::{Probe, ProbeSettings, TAG_LEN};
 
 impl Sessions {
-    /// Examines the servers behind the store. Call it at start-up, before the process gets traffic.
+    /// Examines the servers behind the store. Call this at start-up, before the process receives traffic.
     ///
-    /// The report names the servers and their versions. It says whether the user may run every command that
-    /// sessions need, how long a read takes, and whether the configuration of the servers keeps sessions from
-    /// being lost. The check tries the commands on its own key under the namespace, which expires within ten
-    /// seconds. It reads and writes no other record.
+    /// The report lists the servers and their versions. It states whether the store's user may run every
+    /// command that sessions need, how long a read takes, and whether the servers' configuration protects
+    /// sessions from being lost. The check tries the commands on a key of its own in the namespace; this key
+    /// expires within ten seconds. No other record is read or written.
     ///
-    /// It takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: a server
-    /// that does not answer is a finding. A command that the user may not run (`INFO`, `CONFIG`) is a note.
-    /// It sends a few dozen commands to each server, so do not call it for every probe of an orchestrator:
-    /// [`ping`](Self::ping) is for that.
+    /// The check takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: if
+    /// a server does not answer, the report contains a finding about it. If the user may not run a command
+    /// that only the check needs (`INFO`, `CONFIG`), the report contains a note. The check sends a few dozen
+    /// commands to each server, so do not call it for an orchestrator's probes; use [`ping`](Self::ping) for
+    /// those.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]
@@ -49,7 +50,7 @@ impl Sessions {
     pub async fn check(&self) -> Report {
         let Settings { store, options, .. } = self.settings();
         let end = Instant::now() + 2 * options.timeout;
-        // The parts stop a little earlier, so that each of them can report that it was not answered.
+        // Each part of the check stops a little earlier, so that it can report that it got no answer.
         let probe = Probe::new(self.probe_settings(), end - options.timeout / 8);
         let examined = async {
             match store.diagnosis() {
@@ -67,11 +68,12 @@ impl Sessions {
         Report::new(probe.into_findings())
     }
 
-    /// Checks that the store answers, for the readiness probes of an orchestrator.
+    /// Checks that the store answers, for an orchestrator's readiness probes.
     ///
-    /// It reads a key that does not exist: one command, within the configured
-    /// [`timeout`](crate::Builder::timeout). A failed command is [retried](crate::Builder::command_retries)
-    /// like any other. With several servers, each call asks one of them, chosen at random.
+    /// This method reads a key that does not exist. It sends one command and takes at most the configured
+    /// [`timeout`](crate::Builder::timeout). If the command fails, it is
+    /// [retried](crate::Builder::command_retries) like any other. If there are several servers, each call
+    /// asks one of them, chosen at random.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -84,8 +86,8 @@ impl Sessions {
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) or
-    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused), as every read, and
-    /// [`ErrorKind::Randomness`](crate::ErrorKind::Randomness).
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused), as for every read, and
+    /// [`ErrorKind::Randomness`](crate::ErrorKind::Randomness) if no key could be generated.
     pub async fn ping(&self) -> Result<()> {
         let settings = self.settings();
         let budget = Budget::new(settings.options.timeout);

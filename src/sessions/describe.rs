@@ -1,4 +1,4 @@
-//! The session policy of a configuration, as a report.
+//! Describes the session policy of a configuration.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::settings::{
     CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Pages, Sessions, Settings,
 };
 
-/// Prints the session policy of a configuration, one rule a line; see [`Sessions::describe`].
+/// Prints the session policy of a configuration, one rule per line; see [`Sessions::describe`].
 #[derive(Debug, Clone)]
 pub struct Policy {
     sessions: Sessions,
@@ -19,8 +19,8 @@ pub struct Policy {
 impl Sessions {
     /// Returns the session policy that this configuration implements.
     ///
-    /// Print it for the documentation that ASVS 5.0 7.1.1 requires, or log it when the application starts. It
-    /// contains no server names and no secrets.
+    /// Print the policy for the documentation that ASVS 5.0 7.1.1 requires, or log it when the application
+    /// starts. It contains no server names and no secrets.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -161,7 +161,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, value: &dyn fmt::Display) -> fmt
     writeln!(f, "{name:<24}{value}")
 }
 
-/// Whose limits the lifetime is compared with.
+/// The standards whose limits the lifetime is compared with.
 const STANDARDS: [(&str, Lifetime); 5] = [
     ("OWASP, low risk", Lifetime::owasp_low_risk()),
     ("OWASP, high risk", Lifetime::owasp_high_risk()),
@@ -193,7 +193,7 @@ impl fmt::Display for Comparison<'_> {
     }
 }
 
-/// A duration in the largest units that fit: `1 h 30 min`.
+/// Prints a duration in the largest units that fit, such as `1 h 30 min`.
 struct Span(Duration);
 
 impl fmt::Display for Span {

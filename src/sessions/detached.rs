@@ -79,7 +79,7 @@ impl Store for Detached {
 impl Session {
     /// Returns an anonymous, empty session that needs no server, for unit tests of handlers.
     ///
-    /// Its records are kept in the session handle itself and do not expire.
+    /// The session's records are kept in the handle itself and do not expire.
     ///
     /// ```
     /// use unsticky::{Key, Session};

@@ -1,9 +1,10 @@
 //! Lists, counts, limits and revokes the sessions of a principal.
 //!
-//! The directory of a principal is a record of its own. It is in the same store as the sessions and uses the
-//! same four commands. A session is listed there before its cookie is sent, so every session that a browser can
-//! use is listed. A session that is to be revoked is marked there before its record is deleted. If the process
-//! dies in between, the next use of the directory deletes the record.
+//! A principal's directory is a record of its own. It is in the same store as the sessions and uses the same
+//! four commands. A session is listed in the directory before its cookie is sent, so every session that a
+//! browser can use is listed. A session that is to be revoked is first marked in the directory, and then its
+//! record is deleted. If the process dies between these steps, the next use of the directory deletes the
+//! record.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use crate::settings::{DirectoryMode, Sessions};
 
 /// Lists, counts, limits and revokes the sessions of one principal.
 ///
-/// [`Sessions::of`] returns the directory of any principal, and [`Session::directory`] that of the signed-in user.
-/// Each call of a method may wait for the store for the configured [timeout](crate::Builder::timeout).
+/// [`Sessions::of`] returns the directory of any principal, and [`Session::directory`] returns that of the
+/// signed-in user. Each method call waits for the store for at most the configured
+/// [timeout](crate::Builder::timeout).
 ///
 /// # Errors
 ///
@@ -32,52 +34,54 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// - [`ErrorKind::NoDirectory`] if the [directory](crate::Builder::directory) is turned off;
 /// - [`ErrorKind::InvalidPrincipal`] if the principal is empty or longer than 1024 bytes;
-/// - [`ErrorKind::Corrupt`] if the directory record cannot be decoded. The record is left unchanged, and an event
-///   names its key;
+/// - [`ErrorKind::Corrupt`] if the directory record cannot be decoded. The record is left unchanged, and an
+///   event reports its key;
 /// - the errors of [`Session::save`], for example [`ErrorKind::Unavailable`] if the store cannot be reached.
 ///
 /// # Guarantees
 ///
 /// - Every session whose cookie was sent is listed while it is alive, even if processes crash between any two
-///   commands. If the process dies before the cookie is sent, a record may remain that is not listed. No request
-///   can use that record, and the store removes it after its idle timeout.
+///   commands. If the process dies before the cookie is sent, an unlisted record may remain. No request can
+///   use that record, and the store removes it after its idle timeout.
 /// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the sessions have
-///   ended. No other request in progress can restore them, for example with a rotation or a slow save.
+///   ended. No request in progress can restore them, for example by a rotation or a slow save.
 /// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
-/// Memcached evicts records. If it evicts a directory record, the sessions in it continue without being
-/// listed, until they end or the user signs in again. If this is not acceptable, use
+/// Memcached may evict records. If it evicts a directory record, the sessions that were listed there stay
+/// valid but unlisted until they end or the user signs in again. If this is not acceptable, use
 /// [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
 ///
 /// # Cost
 ///
-/// A sign-in sends two more commands: a load and a write. Shortly after
-/// [`begin_sign_in`](Self::begin_sign_in) it sends only the write, if the directory is below the limit and has
-/// not changed since. If the request had no session, the load is sent together with the new session's record:
-/// three commands in two round trips. A rejected sign-in sends one more command, to delete that record.
+/// A sign-in sends two commands for the directory: a load and a write. Shortly after
+/// [`begin_sign_in`](Self::begin_sign_in), it sends only the write if the directory is below the limit and
+/// has not changed in the meantime. If the request had no session, the load is sent together with the new
+/// session's record, which makes three commands in two round trips. If such a sign-in is rejected, one more
+/// command deletes that record.
 ///
-/// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches the
-/// limit checks whether listed sessions have ended, with one load of the whole record for each. Under `Reject` and
-/// `Allow`, it checks 16 sessions at a time until there is room. Under `EvictOldest`, only 16 sessions are checked.
-/// If an ended session is not among them, it still counts, and the oldest live session may be revoked in its place.
-/// A session counts until the store has removed its record, regardless of any process's clock.
+/// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches
+/// the limit checks whether listed sessions have ended. Each check loads the whole record of one session.
+/// Under `Reject` and `Allow`, the sign-in checks 16 sessions at a time until there is room. Under
+/// `EvictOldest`, it checks only 16 sessions. An ended session that is not among them still counts, so the
+/// oldest live session may be revoked in its place. A session counts until the store has removed its record,
+/// regardless of any process's clock.
 ///
-/// A directory record expires five minutes after the longest absolute timeout of its sessions (or the configured
-/// one, if that is longer, and at least one hour), counted from its last change.
+/// After each change, the store keeps a directory record for five minutes more than the longest of the
+/// following: the absolute timeouts of its sessions, the configured absolute timeout, and one hour.
 #[doc(alias("SessionRegistry", "FindByIndexNameSessionRepository"))]
 #[derive(Clone)]
 pub struct Directory {
     pub(super) sessions: Sessions,
     pub(super) principal: Arc<str>,
     current: Option<SessionId>,
-    /// Uses the directory on behalf of the principal; named in events.
+    /// The actor that uses the directory on behalf of the principal, as reported in events.
     pub(super) actor: Option<Arc<str>>,
 }
 
 /// Describes a session in its principal's directory.
 ///
-/// It contains no secret and serialises to JSON: each field under its name, times in RFC 3339 format in UTC and
-/// in whole seconds.
+/// A listed session contains no secret. It serialises to JSON with each field under its name, and with times
+/// in RFC 3339 format, in UTC and whole seconds.
 #[doc(alias = "SessionInformation")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,16 +90,16 @@ pub struct ListedSession {
     pub id: SessionId,
     /// When the session was created. It may have been anonymous then.
     pub created: OffsetDateTime,
-    /// When the user last authenticated on it.
+    /// When the user last authenticated in the session.
     pub signed_in_at: OffsetDateTime,
-    /// When it was last used, to the precision of the
+    /// When the session was last used, to the precision of the
     /// [refresh threshold](crate::Lifetime::refresh_after).
     pub last_seen: OffsetDateTime,
-    /// When it expires if it is not used again.
+    /// When the session expires if it is not used again.
     pub expires_at: OffsetDateTime,
-    /// The [label](SignIn::label) that the application gave it at the sign-in.
+    /// The [label](SignIn::label) that the application gave the session at the sign-in.
     pub label: Option<Arc<str>>,
-    /// `true` for the session whose [`directory`](Session::directory) this is.
+    /// `true` for the session on which [`Session::directory`] was called.
     pub is_current: bool,
 }
 
@@ -109,12 +113,14 @@ pub struct Revoked {
     /// still be alive.
     ///
     /// A directory is missing if the principal never signed in, if all its sessions ended long ago, or if the
-    /// store evicted it. After that, it stays `false` for the configured absolute timeout, during which
-    /// unlisted sessions may be alive (longer only if a session was given a longer lifetime). It is always
-    /// `true` in [strict mode](DirectoryMode::Strict), in which an unlisted session is invalid.
+    /// store evicted it. Once a revocation has found the directory missing, `complete` stays `false` for the
+    /// configured absolute timeout, because unlisted sessions may be alive until then, or longer if they were
+    /// given a longer lifetime. In [strict mode](DirectoryMode::Strict), `complete` is always `true`, because
+    /// an unlisted session is invalid.
     ///
-    /// If a sign-in creates the directory again after an eviction, it looks like a first one. With a store
-    /// that evicts, rely on this field in strict mode only.
+    /// If a sign-in creates the directory again after an eviction, it looks like the principal's first
+    /// sign-in, and `complete` is `true`. If the store may evict records, rely on this field in strict mode
+    /// only.
     pub complete: bool,
     /// `true` if a directory of this principal exists. `false` if the principal has not signed in recently, or
     /// if the store evicted the directory. A page for administrators can then point out that the principal may
@@ -125,8 +131,8 @@ pub struct Revoked {
 impl Sessions {
     /// Returns the directory of a principal.
     ///
-    /// Use it in pages for administrators, and when an account changes, for example after a password reset. No
-    /// command is sent.
+    /// Use it in pages for administrators, and when an account changes, for example after a password reset.
+    /// This call sends no command.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -170,8 +176,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if this request has lost its
-    /// session.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if the session has ended
+    /// or another request has signed a user in.
     pub fn directory(&self) -> Result<Directory> {
         let principal = self.signed_in()?;
         let (sessions, current) = (self.sessions().clone(), self.id());
@@ -183,11 +189,12 @@ impl Directory {
     /// Names the actor that uses the directory on behalf of the principal: an administrator, a support desk or
     /// a job.
     ///
-    /// The events `revoked`, `all_revoked` and `opened` name the actor in the field `actor`, or `-` if there is
-    /// none. They do so under every [`Audit`](crate::Audit) setting. The name is cut to 200 characters, and control
-    /// characters in it are replaced.
+    /// The `actor` field of the `revoked`, `all_revoked` and `opened` events contains this name, or `-` if
+    /// there is none, under every [`Audit`](crate::Audit) setting. The name is truncated to 200 characters,
+    /// and control characters in it are replaced.
     ///
-    /// The name has no effect on permissions. Check that the actor may do this before you call it.
+    /// The name has no effect on permissions. Before you use the directory, check that the actor is permitted
+    /// to do so.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]
@@ -219,11 +226,12 @@ impl Directory {
         Self { actor: Some(actor.into()), ..self }
     }
 
-    /// Returns the live sessions, the most recent sign-in first.
+    /// Returns the live sessions, with the most recent sign-in first.
     ///
-    /// It sends one command for the directory, and then one for each listed session, all concurrently. For each
-    /// ended session whose sign-in is more than seven minutes old, it sends two more commands to confirm that,
-    /// and then one command to remove all of them from the directory.
+    /// This method loads the directory with one command, and then loads all listed sessions concurrently,
+    /// with one command per session. If a session has ended and its sign-in is more than seven minutes old,
+    /// two more commands confirm that it has ended. A final command removes all such sessions from the
+    /// directory.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -239,7 +247,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors).
+    /// The errors [of every method](Directory#errors).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let alive = self.handle(&self.budget(), None)?.list().await?;
@@ -258,7 +266,7 @@ impl Directory {
         Ok(listed.collect())
     }
 
-    /// Returns the number of live sessions. It sends the same commands as [`list`](Self::list).
+    /// Returns the number of live sessions. Sends the same commands as [`list`](Self::list).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -273,17 +281,17 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors).
+    /// The errors [of every method](Directory#errors).
     pub async fn count(&self) -> Result<usize> {
         self.list().await.map(|list| list.len())
     }
 
     /// Revokes one of the principal's sessions (ASVS 5.0 7.5.2).
     ///
-    /// Returns `false` if the id is not that of a live session in this directory; sessions of other principals
-    /// are never revoked. If the store has lost the directory, [`open`](Self::open) the session and call
-    /// [`OpenSession::revoke`](crate::OpenSession::revoke). To end the session of the request itself, call
-    /// [`Session::sign_out`].
+    /// Returns `false` if the id does not belong to a live session in this directory; sessions of other
+    /// principals are never revoked. If the store has lost the directory, [`open`](Self::open) the session
+    /// and call [`OpenSession::revoke`](crate::OpenSession::revoke). To end the current request's own
+    /// session, call [`Session::sign_out`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -302,8 +310,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
-    /// idempotent.
+    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
+    /// call is idempotent, so call it again.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -317,9 +325,11 @@ impl Directory {
         .await
     }
 
-    /// Revokes all sessions of the principal, and every sign-in that [began](Self::begin_sign_in) before.
+    /// Revokes all sessions of the principal. Every sign-in that is already [under way](Self::begin_sign_in)
+    /// fails.
     ///
-    /// Use it when an account is disabled or deleted, and when a password is reset (ASVS 5.0 7.4.2 and 7.4.5).
+    /// Call this when an account is disabled or deleted, and when a password is reset (ASVS 5.0 7.4.2 and
+    /// 7.4.5).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -336,8 +346,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors). On error the revocation may be only partly done; call it again, it is
-    /// idempotent.
+    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
+    /// call is idempotent, so call it again.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -347,12 +357,12 @@ impl Directory {
 
     /// Revokes all sessions of the principal except `session`, and replaces the secret of `session`.
     ///
-    /// Use it after a password or another factor was changed (ASVS 5.0 7.4.3). Requests in progress with an
-    /// older secret of this session are treated as if another request had signed in on it, so a copied cookie
-    /// becomes worthless.
+    /// Call this after a password or another factor was changed (ASVS 5.0 7.4.3). Requests in progress that
+    /// have an older secret of `session` are treated as if another request had signed in, so a copied cookie
+    /// becomes useless.
     ///
-    /// The changes of `session` so far are committed first. Sign-ins that [began](Self::begin_sign_in) before
-    /// fail, as for [`revoke_all`](Self::revoke_all).
+    /// The changes made to `session` so far are committed first. As with [`revoke_all`](Self::revoke_all),
+    /// every sign-in that is already [under way](Self::begin_sign_in) fails.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -370,10 +380,11 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if `session` is not this principal's, [`ErrorKind::Gone`] if it ended
-    /// or another request replaced its secret (no session is revoked then), the errors of
-    /// [`Session::save`], and those [of every method](Directory#errors). On such an error the revocation may be only
-    /// partly done; call it again, it is idempotent.
+    /// [`ErrorKind::NotSignedIn`] if `session` does not belong to this principal, and [`ErrorKind::Gone`] if
+    /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
+    ///
+    /// The other errors are those of [`Session::save`] and those [of every method](Directory#errors). After
+    /// one of these, the revocation may be only partly done. The call is idempotent, so call it again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
@@ -406,17 +417,17 @@ impl Directory {
         })
     }
 
-    /// Begins a sign-in, before the password is verified.
+    /// Begins a sign-in. Call this before you verify the password.
     ///
     /// If all sessions of the principal are revoked before the sign-in is committed, the commit fails with
-    /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails after the password was
-    /// changed. Commit it within one hour. If the store evicts the principal's directory
-    /// record between the revocation and the commit, the sign-in does not notice the revocation.
+    /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the password has been
+    /// changed. The sign-in must be committed within one hour. If the store evicts the principal's directory
+    /// record between the revocation and the commit, the sign-in does not detect the revocation.
     ///
-    /// It sends one command, and usually saves one at the commit: if the same `Sessions` commits the sign-in within ten
-    /// seconds, and no session must be revoked to make room, the commit uses the directory record that was read
-    /// here, and reads it again only if it has changed. The [`SignIn`] keeps that record in memory,
-    /// unless it is larger than 16 KiB.
+    /// This method sends one command, which usually saves one at the commit: if the same `Sessions` commits
+    /// the sign-in within ten seconds and no session must be revoked to make room, the commit uses the
+    /// directory record that was read here. The commit reads the record again only if it has changed. The
+    /// [`SignIn`] keeps the record in memory, unless the record is larger than 16 KiB.
     ///
     /// ```
     /// use unsticky::{ErrorKind, Session};
@@ -436,7 +447,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors).
+    /// The errors [of every method](Directory#errors).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })

@@ -7,8 +7,8 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::sessions::directory::ListedSession;
 
-/// Serialises all fields under their names. Times are text in RFC 3339 format, in UTC and whole seconds, such as
-/// `2026-01-01T09:30:00Z`.
+/// Serialises all fields under their names. Times are strings in RFC 3339 format, in UTC and whole seconds,
+/// such as `2026-01-01T09:30:00Z`.
 impl Serialize for ListedSession {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { id, created, signed_in_at, last_seen, expires_at, label, is_current } = self;

@@ -1,4 +1,4 @@
-//! Access to a session of a principal outside a request.
+//! Access to a principal's session outside a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,17 +21,18 @@ use crate::record::token::SessionId;
 use crate::record::transaction::Transaction;
 use crate::sessions::directory::Directory;
 
-/// Gives access to a session of a principal outside a request: for background jobs, a back-channel logout and
-/// support. [`Directory::open`] returns it.
+/// Gives access to a principal's session outside a request, for example for background jobs, back-channel
+/// logout and support. [`Directory::open`] returns it.
 ///
-/// You can read and change the session's values, and revoke it. You cannot sign in, rotate the secret or send a
-/// cookie. Access does not count as use of the session, so it does not extend the idle timeout.
+/// You can read and change the session's values, and revoke the session. You cannot sign in, rotate the
+/// secret or send a cookie. Access does not count as use of the session, so it does not extend the idle
+/// timeout.
 ///
 /// If a handler spawns a job, call [`Session::save`](crate::Session::save) first: changes that the request
 /// commits later could overwrite those of the job.
 ///
-/// An open session acts for the principal and not with a secret. A rotation, a step-up or another sign-in of the
-/// same principal on the session therefore does not affect it.
+/// An open session acts for the principal and does not depend on the session's secret. It therefore keeps
+/// working if the session is rotated or stepped up, or if the same principal signs in again.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -75,11 +76,12 @@ pub struct OpenSession {
 impl Directory {
     /// Opens a session of the principal outside a request.
     ///
-    /// Returns `None` if the id is not that of a live session of this principal; in
-    /// [strict mode](crate::DirectoryMode::Strict) the session must also be listed. Does not count as use of the
-    /// session.
+    /// Returns `None` if the id does not belong to a live session of this principal; in
+    /// [strict mode](crate::DirectoryMode::Strict), the session must also be listed. Opening a session does
+    /// not count as use of the session.
     ///
-    /// It sends one command, or two in strict mode. The event `opened` records it with the [actor](Self::by).
+    /// This method sends one command, or two in strict mode. The `opened` event records the access, with the
+    /// [actor](Self::by).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -97,7 +99,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Those [of every method](Directory#errors).
+    /// The errors [of every method](Directory#errors).
     #[doc(alias("find_by_id", "get_session"))]
     pub async fn open(&self, id: SessionId) -> Result<Option<OpenSession>> {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
@@ -124,7 +126,7 @@ impl OpenSession {
         self.loaded.id
     }
 
-    /// Returns the signed-in principal, which is that of the directory.
+    /// Returns the signed-in principal, which is the directory's principal.
     #[must_use]
     pub fn principal(&self) -> Arc<str> {
         self.directory.principal.clone()
@@ -136,20 +138,21 @@ impl OpenSession {
         self.clocks().created.to_time_or_last()
     }
 
-    /// Returns when the user last authenticated on it.
+    /// Returns when the user last authenticated in the session.
     #[must_use]
     pub fn signed_in_at(&self) -> OffsetDateTime {
         let clocks = self.clocks();
         clocks.authenticated.unwrap_or(clocks.created).to_time_or_last()
     }
 
-    /// Returns when it was last used, to the precision of the [refresh threshold](crate::Lifetime::refresh_after).
+    /// Returns when the session was last used, to the precision of the
+    /// [refresh threshold](crate::Lifetime::refresh_after).
     #[must_use]
     pub fn last_seen(&self) -> OffsetDateTime {
         self.clocks().last_seen.to_time_or_last()
     }
 
-    /// Returns when it expires if it is not used again.
+    /// Returns when the session expires if it is not used again.
     #[must_use]
     pub fn expires_at(&self) -> OffsetDateTime {
         self.clocks().deadline().to_time_or_last()
@@ -159,8 +162,8 @@ impl OpenSession {
         &self.loaded.record.header.clocks
     }
 
-    /// Returns the value of a key, or `None` if the key has no value. It is the value at the time when the session
-    /// was opened, or last changed through this handle.
+    /// Returns the value of a key, or `None` if the key has no value. The value dates from when the session
+    /// was opened or was last changed through this handle.
     ///
     /// # Errors
     ///
@@ -200,8 +203,8 @@ impl OpenSession {
 
     /// Runs `function` on the stored values and stores its changes before returning.
     ///
-    /// `function` must meet the same conditions as in [`Session::transact`](crate::Session::transact). Requests of
-    /// the session in progress lose no changes. It sends two commands, or three in
+    /// `function` must meet the same conditions as in [`Session::transact`](crate::Session::transact).
+    /// Requests in progress in the same session lose no changes. This method sends two commands, or three in
     /// [strict mode](crate::DirectoryMode::Strict).
     ///
     /// ```
@@ -223,9 +226,10 @@ impl OpenSession {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, belongs to another principal, or is no
-    /// longer listed in strict mode, and the errors of [`Session::transact`](crate::Session::transact). Nothing was
-    /// written, unless the error is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, belongs to another principal or,
+    /// in strict mode, is no longer listed; and the errors of
+    /// [`Session::transact`](crate::Session::transact). Nothing was written, unless the error is
+    /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     pub async fn transact<T, F>(&mut self, function: F) -> Result<T>
     where
         T: Send + 'static,
@@ -243,7 +247,7 @@ impl OpenSession {
                 Ok(())
             };
             let mut commit = Commit {
-                // It may have been opened a long time ago.
+                // The session may have been opened a long time ago.
                 outlived: true,
                 decide: Some(&mut decide),
                 ..Commit::new(settings, commands, Some(loaded))
@@ -263,8 +267,9 @@ impl OpenSession {
 
     /// Revokes the session like [`Directory::revoke`], even if the store has lost the directory that listed it.
     ///
-    /// When it returns without an error, the session has ended. Returns `false` if it had ended before. An expired
-    /// session counts as live until the store has removed its record, because another process's clock may differ.
+    /// When this method returns without an error, the session has ended. Returns `false` if the session had
+    /// already ended. An expired session counts as live until the store has removed its record, because
+    /// another process's clock may differ.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -281,7 +286,7 @@ impl OpenSession {
     ///
     /// # Errors
     ///
-    /// Those of [`Directory::revoke`].
+    /// The errors of [`Directory::revoke`].
     pub async fn revoke(self) -> Result<bool> {
         self.directory.revoke_owned(self.loaded.id).await
     }

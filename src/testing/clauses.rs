@@ -1,6 +1,7 @@
-//! The clauses of the contract, one function each. [`conformance!`](crate::conformance) runs all of them.
+//! The clauses of the [`Store`] contract, that is, the rules that every store must follow. Each clause is a
+//! function. [`conformance!`](crate::conformance) runs all of them.
 //!
-//! The list of clauses is not a stable part of the interface: a minor release may add some.
+//! The list of clauses is not a stable part of the interface: a minor release may add clauses.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a clause that does not hold panics")]
 
@@ -25,19 +26,19 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// The shortest time to live that every backend can count.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long a record may exist after its time to live: some seconds of a coarse clock.
+/// How long a record may outlive its time to live: a few seconds, because a server's clock may be coarse.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// How far the clock of a server may be behind, because the server reads the time only now and then.
+/// How far a server's clock may lag, because the server reads the time only now and then.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The number of calls that race each other.
 const RACERS: usize = 16;
 
-/// How long one clause may take: far longer than any does, so that only a store that hangs fails by it.
+/// The time limit for one clause. No clause comes close to it, so only a store that hangs exceeds it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs one clause against a new subject. The tests that `conformance!` generates call it.
+/// Runs one clause against a new subject. The tests that `conformance!` generates call this function.
 #[doc(hidden)]
 pub fn run(setup: impl AsyncFnOnce() -> Subject, clause: impl AsyncFnOnce(&Subject)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -66,7 +67,7 @@ pub async fn created_record_is_loaded_with_its_bytes_and_version(subject: &Subje
     assert_stands(subject, &key, &stored, "a created record is loaded as it was stored").await;
 }
 
-/// Creating a key that exists returns [`Created::Occupied`] and changes neither bytes nor version.
+/// Creating a key that exists returns [`Created::Occupied`] and changes neither the bytes nor the version.
 pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -75,7 +76,8 @@ pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     assert_stands(subject, &key, &stored, "an occupied create changes nothing").await;
 }
 
-/// Of many concurrent creates of one key, exactly one succeeds, and its record is the one that the key holds.
+/// If many calls create the same key concurrently, exactly one of them succeeds, and the key holds its
+/// record.
 pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
@@ -105,7 +107,7 @@ pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
 }
 
-/// The version that a replace returns is the one that the next replace needs.
+/// The version that a replace returns is the version that the next replace must expect.
 pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(20), HOUR).await;
@@ -155,7 +157,7 @@ pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
 }
 
-/// Of many concurrent replaces at one version, exactly one succeeds. The others conflict.
+/// If many calls replace the same version concurrently, exactly one of them succeeds. The others conflict.
 pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(64), HOUR).await;
@@ -181,7 +183,7 @@ pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// Writers that read, change and replace until they succeed lose none of their changes.
+/// If several writers read, change and replace a record until they succeed, no change is lost.
 pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     const WRITERS: usize = 4;
     const WRITES: usize = 10;
@@ -292,7 +294,8 @@ pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     }
 }
 
-/// Of many concurrent deletes of one version, exactly one succeeds. The others find the key missing.
+/// If many calls delete the same version concurrently, exactly one of them succeeds. The others find the key
+/// missing.
 pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     for by_version in [true, false] {
         let key = random_key();
@@ -312,7 +315,8 @@ pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// Of a concurrent delete and replace at one version, exactly one succeeds, and the key shows its effect.
+/// If a delete and a replace of the same version run concurrently, exactly one of them succeeds, and the key
+/// shows its effect.
 pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
@@ -375,7 +379,7 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
 }
 
-/// A record is readable until its time to live has passed, and not afterwards.
+/// A record is readable until its time to live has passed, but not afterwards.
 pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     let key = random_key();
     let begin = Instant::now();
@@ -396,9 +400,9 @@ pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     }
 }
 
-/// An expired key is missing for every verb, and can be created again.
+/// Every verb treats an expired key as missing, so the key can be created again.
 pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
-    // One key for each verb, so that no verb depends on what another one removed.
+    // One key per verb, so that no verb depends on what another verb removed.
     let keys: Vec<_> = (0..5).map(|_| random_key()).collect();
     let mut stored = Vec::new();
     for key in &keys {
@@ -453,8 +457,8 @@ pub async fn ttl_of_one_millisecond_expires(subject: &Subject) {
     }
 }
 
-/// Records with a time to live of up to 400 days are readable: the backend does not take the number for a date.
-/// With a clock that can be advanced, the clause also checks that the time to live is not cut.
+/// Records with a time to live of up to 400 days are readable: the backend does not mistake the number for a
+/// date. If the subject has a clock, the clause also checks that the time to live is not shortened.
 pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     for days in [1, 29, 30, 31, 40, 365, 400] {
         let ttl = DAY * days;
@@ -469,7 +473,7 @@ pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     }
 }
 
-/// All byte values are stored unchanged, also line ends, zeros and text that looks like a protocol.
+/// All byte values are stored unchanged, including line ends, zeros and text that looks like a protocol.
 pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     let every_value: Vec<u8> = (0..=255).collect();
     let contents: [&[u8]; 12] = [
@@ -514,7 +518,7 @@ pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     }
 }
 
-/// A record over the limit is refused and leaves the old record unchanged. Checked only if
+/// A record over the limit is refused and leaves the old record unchanged. This is checked only if
 /// [`Subject::max_record`] sets the limit.
 pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) {
     let Some(limit) = subject.max_record else { return };
@@ -535,7 +539,7 @@ pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) 
     replace(subject, &key, random_record(100), HOUR, &stored).await;
 }
 
-/// A session and a directory record with the same id are two different keys.
+/// A session record and a directory record with the same id have different keys.
 pub async fn record_kinds_have_separate_keys(subject: &Subject) {
     let id = random_id();
     let [session, directory] =
@@ -566,7 +570,7 @@ pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subj
     }
 }
 
-/// Of many concurrent calls on many keys, each gets its own answer.
+/// If many calls on many keys run concurrently, each call gets its own answer.
 pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     let life = async |length: usize| {
         let key = random_key();
@@ -582,7 +586,7 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
 }
 
-/// A call that is dropped at any point does not affect other calls.
+/// Dropping a call at any point does not affect other calls.
 pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
     let mut kept = Vec::new();
@@ -606,7 +610,7 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
             abandon(subject.store.create(&fresh, random_record(300), HOUR), polls).await;
             abandon(subject.store.delete(&fresh, None), polls).await;
         };
-        // Some calls run concurrently with those that are dropped, and some come after them.
+        // Some calls run concurrently with the dropped calls, and some run after them.
         let beside = async {
             for (key, stored) in &kept {
                 assert_stands(subject, key, stored, sentence).await;
@@ -621,7 +625,7 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
     }
 }
 
-/// `Arc<dyn Store>` and `Box<dyn Store>` are stores, and forward each verb.
+/// `Arc<dyn Store>` and `Box<dyn Store>` are stores that forward each verb.
 pub async fn store_pointers_forward_every_verb(subject: &Subject) {
     let arc: Arc<dyn Store> = Arc::new(Arc::clone(&subject.store));
     let boxed: Box<dyn Store> = Box::new(Arc::clone(&subject.store));
@@ -668,11 +672,11 @@ async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
 
 async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
     let loaded = answer(subject.store.load(key).await);
-    // The message contains lengths and versions only. The bytes are random.
+    // The message contains only lengths and versions, because the bytes are random.
     assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
 }
 
-/// A conflict need not contain a record. If it does, it must be the one that the key holds.
+/// A conflict need not contain a record. If it does, the record must be the one that the key holds.
 #[track_caller]
 fn assert_brought(brought: Option<&Stored>, standing: &Stored) {
     let is_right = brought.is_none_or(|brought| brought == standing);
@@ -699,8 +703,8 @@ async fn let_expire(subject: &Subject, ttl: Duration) {
     match &subject.clock {
         Some(clock) => clock.advance(ttl),
         None => {
-            // It was stored last, so it expires last of the keys on its server. Another server may count coarse
-            // seconds that began later.
+            // This record was stored last, so it is the last on its server to expire. On another server, the
+            // coarse seconds may begin later.
             let key = random_key();
             create(subject, &key, random_record(TAG_LEN), ttl).await;
             wait_until_gone(subject, &key, ttl).await;
@@ -709,8 +713,8 @@ async fn let_expire(subject: &Subject, ttl: Duration) {
     }
 }
 
-/// Starts all calls at once, each on its own thread. So they overlap on the network, and also in a store that
-/// never waits.
+/// Starts all calls at once, each on its own thread, so that they overlap on the network and even in a store
+/// that never waits.
 async fn race<T, F>(calls: impl IntoIterator<Item = F>) -> Vec<T>
 where
     T: Send + 'static,
@@ -725,7 +729,7 @@ where
             Handle::current().block_on(call)
         })
     });
-    // All are started before the first one is awaited.
+    // All calls are started before the first one is awaited.
     let threads: Vec<_> = threads.collect();
     let answers = join_all(threads).await;
     answers.into_iter().map(|answer| answer.expect("a call does not panic")).collect()
@@ -773,19 +777,19 @@ async fn abandon<F: Future>(call: F, polls: usize) {
     }
 }
 
-/// Makes a record with this content after the write tag.
+/// Returns a record with this content after the write tag.
 fn tagged(content: &[u8]) -> Bytes {
     let mut bytes = random_record(TAG_LEN).to_vec();
     bytes.extend_from_slice(content);
     bytes.into()
 }
 
-/// Makes a record with this version that no store holds.
+/// Returns a record with this version that no store holds.
 fn never_stored(version: u64) -> Stored {
     Stored::new(random_record(100), Version::new(version))
 }
 
-/// Makes a record that repeats one value, so that a torn record would be noticed.
+/// Returns a record that repeats one value, so that a torn record would be noticed.
 fn uniform(value: u8) -> Bytes {
     tagged(&[value; 8192])
 }

@@ -1,15 +1,17 @@
 //! The conformance suite: lists the clauses and runs each as a test.
 
-/// Checks an implementation of [`Store`](crate::store::Store) against its contract, as far as the contract can be
-/// observed from outside. Expands to one test function for each clause.
+/// Checks an implementation of [`Store`](crate::store::Store) against its contract, as far as the contract
+/// can be observed from outside. Expands to one test function for each clause, that is, for each rule of the
+/// contract.
 ///
 /// The argument is an async function without arguments, or a path to one, that returns a
-/// [`Subject`](crate::testing::Subject). It runs once for each clause, in the runtime of that clause, so each clause
-/// can have its own server. A shared server works too: the keys are random, and the suite deletes only keys that
-/// it has created.
+/// [`Subject`](crate::testing::Subject). The function runs once per clause, in that clause's runtime, so each
+/// clause can have its own server. A shared server works, too: the keys are random, and the suite deletes
+/// only keys that it has created.
 ///
-/// The clauses that wait for a record to expire take some seconds, unless the store uses a
-/// [`ManualClock`](crate::testing::ManualClock). To check several stores in one file, put each into its own module.
+/// The clauses that wait for a record to expire take a few seconds, unless the store uses a
+/// [`ManualClock`](crate::testing::ManualClock). To check several stores in one file, put each into its own
+/// module.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -76,7 +78,7 @@ macro_rules! conformance {
 
 pub use conformance;
 
-/// Shows that the suite can fail: each flaw is found by the clause that checks for it.
+/// Shows that the suite detects faulty stores: for each flaw, the clause that checks for it fails.
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod tests {
@@ -119,12 +121,12 @@ mod tests {
         VersionsAreCounts,
     }
 
-    /// A store with one flaw.
+    /// A store with one deliberate flaw.
     #[derive(Debug)]
     struct Flawed {
         flaw: Flaw,
         inner: MemoryStore,
-        /// For answers that are not matched to their calls.
+        /// Queues answers that are not matched to their calls.
         answers: Mutex<VecDeque<Option<Stored>>>,
         first_ttl: Mutex<Option<Duration>>,
     }
@@ -177,7 +179,7 @@ mod tests {
             }
         }
 
-        /// Gives other calls time to interfere, as only a store that is not atomic allows.
+        /// Gives other calls time to interfere, which only a store that is not atomic allows.
         fn pause() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Without a flaw the wrapper passes, so it is the flaw that the tests below find.
+    /// Without a flaw, the wrapper passes every clause, so the failures below are caused by the flaws.
     mod flawless_store {
         crate::conformance!(super::flawed(super::Flaw::None));
     }

@@ -1,4 +1,4 @@
-//! Test doubles: stores and a source of randomness that do what a test asks for.
+//! Test doubles: stores and a source of randomness that behave as a test requires.
 
 #![allow(clippy::expect_used, reason = "a test without randomness can only stop")]
 
@@ -66,7 +66,8 @@ pub struct Command {
     pub key: StoreKey,
 }
 
-/// A decorator that records the commands that are sent to the store inside it. Clones share the record.
+/// A decorator that records the commands that are sent to the store inside it. Clones share the list of
+/// commands.
 ///
 /// A command is recorded when its call begins, whatever its outcome.
 ///
@@ -91,18 +92,19 @@ pub struct SpyStore<S> {
 }
 
 impl<S> SpyStore<S> {
-    /// Wraps a store. No command is recorded yet.
+    /// Wraps a store and starts with an empty list of commands.
     pub fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner), log: Arc::default() }
     }
 
-    /// Returns the commands since the last [`take`](Self::take), in the order in which they were sent.
+    /// Returns the commands that were recorded since the last [`take`](Self::take), in the order in which
+    /// they were sent.
     #[must_use]
     pub fn commands(&self) -> Vec<Command> {
         lock(&self.log).clone()
     }
 
-    /// Returns the commands since the last `take` and clears the record.
+    /// Returns the commands that were recorded since the last `take`, and clears the list.
     pub fn take(&self) -> Vec<Command> {
         std::mem::take(&mut lock(&self.log))
     }
@@ -167,38 +169,39 @@ impl<S: Store> Store for SpyStore<S> {
     }
 }
 
-/// The way in which a command fails in a [`FaultStore`].
+/// How a command fails in a [`FaultStore`].
 ///
-/// "Applied" means that the inner store carries the command out.
+/// "Applied" means that the inner store carries out the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The server cannot be reached: not applied, fails with [`ErrorKind::Unavailable`].
+    /// The server cannot be reached. The command is not applied and fails with [`ErrorKind::Unavailable`].
     Unavailable,
-    /// The server refuses the command: not applied, fails with [`ErrorKind::Refused`].
+    /// The server refuses the command. The command is not applied and fails with [`ErrorKind::Refused`].
     Refused,
-    /// The record is over the server's limit: not applied, fails with [`ErrorKind::TooLarge`].
+    /// The record exceeds the server's limit. The command is not applied and fails with
+    /// [`ErrorKind::TooLarge`].
     TooLarge,
-    /// The command is lost on its way: not applied, fails with [`ErrorKind::OutcomeUnknown`]. A load, which
-    /// writes nothing, fails with [`ErrorKind::Unavailable`].
+    /// The command is lost on its way to the server. It is not applied and fails with
+    /// [`ErrorKind::OutcomeUnknown`]. A load, which writes nothing, fails with [`ErrorKind::Unavailable`].
     LoseRequest,
-    /// The answer is lost on its way: applied, fails with [`ErrorKind::OutcomeUnknown`]. A load, which writes
-    /// nothing, fails with [`ErrorKind::Unavailable`].
+    /// The answer is lost on its way back. The command is applied and fails with
+    /// [`ErrorKind::OutcomeUnknown`]. A load, which writes nothing, fails with [`ErrorKind::Unavailable`].
     LoseAnswer,
-    /// The command hangs: not applied, and never answered.
+    /// The command hangs. It is not applied and never answered.
     Hang,
-    /// The answer never arrives: applied, and never answered.
+    /// The answer never arrives. The command is applied but never answered.
     HangAfter,
-    /// The answer is garbage. A load returns 64 random bytes, with the version of the record if there is one. The
-    /// other verbs are applied and fail with [`ErrorKind::OutcomeUnknown`].
+    /// The answer is garbage. A load returns 64 random bytes, with the record's version if the record exists.
+    /// Commands with the other verbs are applied and fail with [`ErrorKind::OutcomeUnknown`].
     Garbage,
 }
 
-/// A decorator in which commands fail, hang or wait on demand. Clones share the instructions.
+/// A decorator that makes commands fail, hang or wait on demand. Clones share the instructions.
 ///
-/// Each call of [`inject`](Self::inject), [`hold`](Self::hold) and [`hold_answer`](Self::hold_answer) affects one
-/// later command of its verb, in the order of the calls. Commands without such an instruction fail as
-/// [`fail_always`](Self::fail_always) says, or otherwise go to the inner store.
+/// Each call of [`inject`](Self::inject), [`hold`](Self::hold) and [`hold_answer`](Self::hold_answer) affects
+/// one later command with the same verb, in the order of the calls. A command that has no such instruction
+/// fails as set with [`fail_always`](Self::fail_always), or otherwise goes to the inner store.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -237,29 +240,30 @@ enum Step {
 }
 
 impl<S> FaultStore<S> {
-    /// Wraps a store. Nothing fails yet.
+    /// Wraps a store. Until there are instructions, all commands go to this store.
     pub fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner), script: Arc::default() }
     }
 
-    /// Makes the next command of this verb fail in this way.
+    /// Makes the next command with this verb fail with `fault`.
     pub fn inject(&self, verb: Verb, fault: Fault) {
         self.push(verb, Step::Fault(fault));
     }
 
-    /// Makes every command of this verb fail in this way, until [`heal`](Self::heal).
+    /// Makes every command with this verb fail with `fault`, until [`heal`](Self::heal) is called.
     pub fn fail_always(&self, verb: Verb, fault: Fault) {
         lock(&self.script).always[verb as usize] = Some(fault);
     }
 
-    /// Removes all instructions, also those that no command has met yet.
+    /// Removes all instructions, including those that no command has reached yet.
     ///
-    /// Commands that are held or hang already stay as they are.
+    /// Commands that are already held or hanging stay as they are.
     pub fn heal(&self) {
         *lock(&self.script) = Script::default();
     }
 
-    /// Makes the next command of this verb wait **before** it is applied, until the gate is released or dropped.
+    /// Makes the next command with this verb wait **before** it is applied, until the gate is released or
+    /// dropped.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]
@@ -289,7 +293,8 @@ impl<S> FaultStore<S> {
         Gate(passage)
     }
 
-    /// Makes the next command of this verb wait **after** it was applied, until the gate is released or dropped.
+    /// Makes the next command with this verb wait **after** it was applied, until the gate is released or
+    /// dropped.
     pub fn hold_answer(&self, verb: Verb) -> Gate {
         let passage = Arc::new(Passage::new());
         self.push(verb, Step::HoldAnswer(Arc::clone(&passage)));
@@ -306,7 +311,7 @@ impl<S> FaultStore<S> {
         script.next[verb as usize].pop_front().or_else(|| always.map(Step::Fault))
     }
 
-    /// Applies `command`, or makes it fail. `garble` makes the answer of [`Fault::Garbage`].
+    /// Applies `command`, or makes it fail. `garble` produces the answer for [`Fault::Garbage`].
     async fn run<T: Send>(
         &self,
         verb: Verb,
@@ -404,27 +409,28 @@ impl<S: Store> Store for FaultStore<S> {
     }
 }
 
-/// Holds one command of a [`FaultStore`], so that a test can choose an interleaving without sleeping. Made by
-/// [`FaultStore::hold`] and [`FaultStore::hold_answer`].
+/// Holds one command of a [`FaultStore`], so that a test can choose an interleaving without sleeping.
+/// Returned by [`FaultStore::hold`] and [`FaultStore::hold_answer`].
 ///
 /// Dropping the gate releases the command.
 #[must_use = "a gate that is dropped does not hold its command"]
 pub struct Gate(Arc<Passage>);
 
-/// Each semaphore begins without permits. Its first permit lets everything through from then on.
+/// Each semaphore starts without permits. Its first permit is never used up, so it lets everything through
+/// from then on.
 struct Passage {
     reached: Semaphore,
     released: Semaphore,
 }
 
 impl Gate {
-    /// Waits until the command has arrived at this gate. Returns at once if it has arrived already.
+    /// Waits until the command has arrived at this gate. Returns at once if the command has already arrived.
     pub async fn reached(&self) {
         // The permit is returned when it is dropped. Neither semaphore is ever closed.
         let _ = self.0.reached.acquire().await;
     }
 
-    /// Lets the command continue, even if it has not arrived yet.
+    /// Opens the gate: the command continues, or passes without waiting if it arrives later.
     pub fn release(&self) {
         self.0.released.add_permits(1);
     }
@@ -453,7 +459,7 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// Ignores that another test may have panicked while it held the lock.
+/// Locks the mutex even if another test panicked while it held the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

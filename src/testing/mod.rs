@@ -4,12 +4,12 @@
 //! - [`signed_in`] returns the cookie of a signed-in user. [`cookie`] returns the cookie of a session in any other
 //!   state.
 //! - [`ManualClock`] only advances when a test tells it to.
-//! - [`SpyStore`] records the commands that were sent to a store.
-//! - [`FaultStore`] fails, hangs and waits on demand.
+//! - [`SpyStore`] records the commands that are sent to a store.
+//! - [`FaultStore`] makes commands fail, hang or wait on demand.
 //! - [`FailingEntropy`] fails to provide random bytes.
 //! - [`conformance!`] checks an implementation of [`Store`](crate::store::Store) against its contract.
 //!
-//! None of this is for production. Enable the feature `testing` in your dev-dependencies.
+//! None of this is for production. Enable the `testing` feature in your dev-dependencies.
 //!
 //! # Testing an application
 //!
@@ -33,7 +33,7 @@
 //!
 //! let cookie = testing::signed_in(&sessions, "alice", |_| Ok(())).await?;
 //!
-//! // Stands for a request to the application.
+//! // Simulates a request to the application.
 //! let who = async || {
 //!     let exchange = Exchange::begin(&sessions, [cookie.clone()], None);
 //!     exchange.handle().session().await.map(|session| session.principal())

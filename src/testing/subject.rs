@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::clock::manual::ManualClock;
 use crate::store::Store;
 
-/// The store that [`conformance!`](crate::conformance) checks, with what the suite needs to know about it.
+/// The store that [`conformance!`](crate::conformance) checks, and what the suite needs to know about it.
 ///
 /// ```
 /// # #[cfg(feature = "memory")] {
@@ -27,12 +27,12 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Makes a subject of a store whose records expire in real time and whose size limit is unknown.
+    /// Creates a subject for a store whose records expire in real time and whose size limit is unknown.
     pub fn new(store: impl Store) -> Self {
         Self { store: Arc::new(store), clock: None, max_record: None, guards: Vec::new() }
     }
 
-    /// Keeps `guard`, for example the handle of a test server, until the clause has ended.
+    /// Keeps `guard`, for example the handle of a test server, alive until the clause has ended.
     pub fn keep(mut self, guard: impl Any + Send) -> Self {
         self.guards.push(Box::new(guard));
         self
@@ -45,8 +45,9 @@ impl Subject {
         self
     }
 
-    /// Sets the length of the longest record that the store accepts, in bytes. The suite checks that a record of
-    /// this length is stored and that one with a byte more is refused. Default: the limit is not checked.
+    /// Sets the length of the longest record that the store accepts, in bytes. The suite checks that a record
+    /// of this length is stored and that a record with one more byte is refused. Default: the limit is not
+    /// checked.
     pub fn max_record(mut self, bytes: usize) -> Self {
         self.max_record = Some(bytes);
         self

@@ -1,4 +1,4 @@
-//! Cookies of sessions, for the tests of an application.
+//! Session cookies for an application's tests.
 
 use crate::error::Result;
 use crate::exchange::{Exchange, Finish};
@@ -7,8 +7,9 @@ use crate::settings::Sessions;
 
 /// Signs in a new user and returns their cookie, as the value of a `Cookie` header field.
 ///
-/// `values` runs after the sign-in and can store values in the new session or choose its lifetime. The session is
-/// stored, listed and limited like any other, so `sessions` must be the ones that the application under test uses.
+/// `values` runs after the sign-in and can store values in the new session or choose its lifetime. The
+/// session is stored, listed and limited like any other, so pass the same `Sessions` that the application
+/// under test uses.
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
@@ -42,7 +43,7 @@ use crate::settings::Sessions;
 /// # fn main() {}
 /// ```
 ///
-/// The same with actix-web:
+/// With actix-web:
 ///
 /// ```
 /// # #[cfg(all(feature = "actix", feature = "memory"))]
@@ -73,7 +74,7 @@ use crate::settings::Sessions;
 ///
 /// # Errors
 ///
-/// The errors of `values`, of [`Session::sign_in`] and of the commit, such as
+/// The errors from `values`, from [`Session::sign_in`] and from the commit, such as
 /// [`TooManySessions`](crate::ErrorKind::TooManySessions).
 #[doc(alias("login", "force_login", "act_as", "acting_as", "login_user"))]
 pub async fn signed_in(
@@ -87,11 +88,11 @@ pub async fn signed_in(
     finish(exchange).await
 }
 
-/// Runs `handler` with the session of a new visitor and returns the cookie that the visitor received, as the value
-/// of a `Cookie` header field. Use it for sessions in another state than a plain [sign-in](signed_in).
+/// Runs `handler` with the session of a new visitor and returns the cookie that the visitor received, as the
+/// value of a `Cookie` header field. Use it for sessions in a state other than a plain [sign-in](signed_in).
 ///
-/// If `handler` stored nothing, there is no session, and the text is empty. Sent as a `Cookie` header field, it
-/// stands for a visitor without a cookie.
+/// If `handler` stored nothing, there is no session, and the returned string is empty. A request with an
+/// empty `Cookie` header field is treated like one without a cookie.
 ///
 /// ```
 /// use unsticky::{Key, Sessions, testing};
@@ -112,7 +113,7 @@ pub async fn signed_in(
 ///
 /// # Errors
 ///
-/// The errors of `handler` and of the commit after it.
+/// The errors from `handler` and from the commit after it.
 pub async fn cookie(
     sessions: &Sessions,
     handler: impl AsyncFnOnce(&Session) -> Result<()>,
@@ -122,7 +123,7 @@ pub async fn cookie(
     finish(exchange).await
 }
 
-/// Begins the request of a visitor without a cookie.
+/// Begins a request from a visitor without a cookie.
 async fn begin(sessions: &Sessions) -> Result<(Exchange, Session)> {
     let exchange = Exchange::begin(sessions, [""; 0], None);
     let session = exchange.handle().session().await?;

@@ -45,7 +45,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
     }
 }
 
-/// Gives the configuration and the store of the innermost layer.
+/// Extracts the [`Sessions`] of the innermost layer.
 impl<S: Send + Sync> FromRequestParts<S> for Sessions {
     type Rejection = Error;
 
@@ -88,8 +88,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for SignedIn {
     }
 }
 
-/// The same as [`Maybe<AuthenticatedWithin>`](Maybe): `None` if no user is signed in or the last authentication is
-/// too long ago, and an error if the store failed.
+/// The same as [`Maybe<AuthenticatedWithin>`](Maybe): `None` if no user is signed in or the last
+/// authentication was too long ago, and an error if the store failed.
 impl<S: Send + Sync, const SECONDS: u64> OptionalFromRequestParts<S>
     for AuthenticatedWithin<SECONDS>
 {
@@ -109,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Next {
     }
 }
 
-/// For handlers that answer both browsers and programs, such as the fallback for unknown paths.
+/// For handlers that serve both browsers and programs, such as the fallback for unknown paths.
 impl<S: Send + Sync> FromRequestParts<S> for Wants {
     type Rejection = Infallible;
 

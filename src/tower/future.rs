@@ -1,4 +1,4 @@
-//! The future of a response: commits the session, and adds the session's header fields.
+//! The response future: commits the session, and adds the session's header fields.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -17,8 +17,9 @@ use crate::exchange::{
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// If it is dropped before the handler has answered, the session's changes are discarded, except that a session
-    /// which the handler has ended still ends. If it is dropped later, the commit still runs to completion.
+    /// If the future is dropped before the handler has responded, the session's changes are discarded, but a
+    /// session that the handler has ended still ends. If the future is dropped later, the commit still runs
+    /// to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]
@@ -103,7 +104,7 @@ fn replied<B: From<Bytes>>(
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
     if let Some(cookie) = reply.set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
-        // Appended, so that the handler's own cookies stay.
+        // Appended, so that the handler's own cookies are kept.
         headers.append(SET_COOKIE, cookie);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -117,7 +118,7 @@ fn unrendered<B>(response: &Response<B>) -> Option<Error> {
     extensions.get::<Error>().filter(|_| !is_rendered).cloned()
 }
 
-/// Replaces this response with the response of an error.
+/// Replaces this response with an error's response.
 fn replaced<B: From<Bytes>>(
     response: &Response<B>,
     error: Error,
@@ -138,7 +139,7 @@ fn replaced<B: From<Bytes>>(
     replaced
 }
 
-/// Makes the response of an error.
+/// Converts a rendered error to a response.
 pub(super) fn rendered(rendered: ErrorResponse) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() =

@@ -1,4 +1,4 @@
-//! The layer that protects a group of routes by a guard.
+//! The layer that protects a group of routes with a guard.
 
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -20,11 +20,11 @@ use crate::guard::Guard;
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
                    the GuardLayer, so that the GuardLayer is inside";
 
-/// The tower layer that protects a group of routes by a [`Guard`]. It belongs inside the
+/// The tower layer that protects a group of routes with a [`Guard`]. It belongs inside the
 /// [`SessionLayer`](super::SessionLayer).
 ///
-/// The inner service must be `Clone`, and its response body must be `From<Bytes>`. If the guard refuses a
-/// request, the routes are not called, and the [`Error`] is in the extensions of the response.
+/// The inner service must implement `Clone`, and its response body must implement `From<Bytes>`. If the guard
+/// refuses a request, the inner service is not called, and the response's extensions contain the [`Error`].
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
@@ -48,7 +48,7 @@ const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to
 ///     .merge(account)
 ///     .layer(SessionLayer::new(sessions));
 ///
-/// // Programs get a status, and browsers are sent to the sign-in page.
+/// // Programs get a status code, and browsers are sent to the sign-in page.
 /// let request = Request::get("/account").body(Body::empty())?;
 /// let response = app.clone().oneshot(request).await?;
 /// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -68,7 +68,7 @@ pub struct GuardLayer {
 }
 
 impl GuardLayer {
-    /// Makes a layer that lets a request pass only if `guard` does.
+    /// Creates a layer that lets a request pass only if `guard` permits it.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
         Self { guard: Arc::new(guard) }
@@ -99,7 +99,7 @@ pin_project! {
     }
 }
 
-/// Reads the session of a request, checks it, and then calls the routes.
+/// Reads and checks the request's session, and then calls the inner service.
 type Checking<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
 
 pin_project! {

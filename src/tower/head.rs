@@ -1,4 +1,4 @@
-//! Converts the head of a request for the rules that read it.
+//! Converts the head of a request to a [`RequestHead`].
 
 use http::header::HeaderName;
 #[cfg(feature = "axum")]

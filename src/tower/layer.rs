@@ -8,8 +8,9 @@ use crate::settings::Sessions;
 /// The tower layer that provides each request with its session and commits the session's changes before the
 /// response is sent.
 ///
-/// The inner service need not be `Clone`. Its response body must be `From<Bytes>`, because the layer replaces a
-/// response by an error if the session's changes could not be stored; see [below](#the-body-of-a-response).
+/// The inner service need not implement `Clone`. Its response body must implement `From<Bytes>`, because the
+/// layer replaces a response with an error if the session's changes could not be stored; see
+/// [below](#the-body-of-a-response).
 ///
 /// ```
 /// # #[cfg(all(feature = "axum", feature = "memory"))]
@@ -38,9 +39,9 @@ use crate::settings::Sessions;
 ///
 /// # Several cookies in one application
 ///
-/// Two separate routers, for example one for customers and one for administrators, each get their own layer.
-/// If layers are nested, the extractors use the innermost one.
-/// [`SessionHandle::of`](crate::exchange::SessionHandle::of) finds another layer's session by its [`Sessions`]:
+/// If you have two separate routers, for example one for customers and one for administrators, give each its
+/// own layer. If layers are nested, the extractors use the innermost one. To get another layer's session,
+/// pass that layer's [`Sessions`] to [`SessionHandle::of`](crate::exchange::SessionHandle::of):
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -75,28 +76,28 @@ use crate::settings::Sessions;
 /// ```
 ///
 /// Give the layers different cookie names. A token is valid only under the name of its own cookie, and the
-/// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the layers share
-/// nothing in the store. If two nested layers have the same cookie name, an error event reports it. If the same
-/// [`Sessions`] is used in two nested layers, there is only one session: the inner layer uses the session of the
-/// outer layer, which commits it.
+/// default [namespace](crate::Builder::namespace) is derived from that name, so the sessions of the layers
+/// share nothing in the store. If two nested layers have the same cookie name, an error event reports this.
+/// If two nested layers have the same [`Sessions`], there is only one session: the inner layer uses the
+/// session of the outer layer, which commits it.
 ///
 /// # Order of layers
 ///
-/// When a response passes this layer, its effect on the session is final.
+/// When a response passes through this layer, the session's changes become final.
 ///
-/// - Place layers that can replace the handler's response by an error, such as a timeout, *inside* this layer.
-///   With their status 408 or 503, the incomplete changes of the handler are discarded.
+/// - Place layers that can replace the handler's response with an error, such as a timeout, *inside* this
+///   layer. If the error has status 408 or 503, the handler's incomplete changes are discarded.
 /// - Layers that add header fields to every response, such as CORS, request ids and tracing, can be on either
-///   side. If a response is replaced because its session changes could not be stored, the new response keeps all
-///   header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this layer also sees the
-///   status of the replaced response.
+///   side. If a response is replaced because the session's changes could not be stored, the new response
+///   keeps all header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this layer
+///   sees the status of the new response.
 ///
 /// # The body of a response
 ///
-/// The layer keeps the body type of the service inside it. axum's `Body` and `http_body_util::Full<Bytes>`
-/// implement `From<Bytes>`. Layers such as compression have their own body types, and hyper services often have
-/// a `BoxBody`. `Router::layer` converts them into axum's `Body` by itself. Elsewhere, for example in a
-/// `ServiceBuilder`, convert a body that is not `From<Bytes>` before it reaches this layer:
+/// The layer keeps the body type of the inner service. axum's `Body` and `http_body_util::Full<Bytes>`
+/// implement `From<Bytes>`. Layers such as compression have their own body types, and hyper services often
+/// have a `BoxBody`. `Router::layer` converts them into axum's `Body` automatically. Elsewhere, for example
+/// in a `ServiceBuilder`, convert a body that does not implement `From<Bytes>` before it reaches this layer:
 ///
 /// ```
 /// # #[cfg(feature = "axum")]
@@ -122,7 +123,7 @@ pub struct SessionLayer {
 }
 
 impl SessionLayer {
-    /// Makes a layer with the configuration and the store of `sessions`.
+    /// Creates a layer with the configuration and the store of `sessions`.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }

@@ -6,10 +6,10 @@
 //! response <-- SessionLayer: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! The layer replaces a response only if the session's changes could not be stored. The
-//! [`Error`](crate::Error) is then in the extensions of the new response. It is also there if an extractor, a
-//! [`GuardLayer`] or a handler returned the error. [`Builder::on_error`](crate::Builder::on_error) renders all of
-//! these. A layer of your own outside the session layer can render them as well:
+//! The layer replaces a response only if the session's changes could not be stored. In that case, and if an
+//! extractor, a [`GuardLayer`] or a handler returned an [`Error`](crate::Error), the response's extensions
+//! contain this error. [`Builder::on_error`](crate::Builder::on_error) renders all of these errors. Your own
+//! layer outside the session layer can render them as well:
 //!
 //! ```
 //! # #[cfg(feature = "axum")]
