@@ -56,7 +56,7 @@ impl Policy {
             "cookie's age",
             &match self.settings().options.lifetime.persistence() {
                 Persistence::Persistent => "to the absolute timeout, at most 400 days",
-                Persistence::BrowserSession => "until the browser ends",
+                Persistence::BrowserSession => "until the browser closes",
             },
         )?;
         line(
@@ -89,7 +89,7 @@ impl Policy {
             return Ok(());
         }
         let limit = match options.concurrent() {
-            ConcurrentSessions::Allow => format!("{CAPACITY}, then a sign-in is refused"),
+            ConcurrentSessions::Allow => format!("{CAPACITY}; above that, a sign-in is refused"),
             ConcurrentSessions::EvictOldest(most) => {
                 format!("{most}; above that, the oldest is revoked")
             }
@@ -103,8 +103,8 @@ impl Policy {
         line(f, "keys begin with", &self.settings().key_prefix)?;
         line(f, "record", &format_args!("at most {} bytes", options.max_record))?;
         line(f, "wait for the store", &Span(options.timeout))?;
-        line(f, "attempts of a commit", &options.commit_attempts)?;
-        line(f, "retries of a command", &options.command_retries)
+        line(f, "commit attempts", &options.commit_attempts)?;
+        line(f, "retries per command", &options.command_retries)
     }
 
     fn describe_responses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +132,7 @@ impl Policy {
     fn describe_events(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         line(
             f,
-            "events name accounts",
+            "accounts in events",
             &match self.settings().options.audit {
                 Audit::Digest => "by the digest of the principal",
                 Audit::Principal => "by the principal",

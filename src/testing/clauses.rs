@@ -3,7 +3,7 @@
 //!
 //! The list of clauses is not a stable part of the interface: a minor release may add clauses.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a clause that does not hold panics")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a clause panics if the store violates it")]
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -72,8 +72,8 @@ pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
     let again = answer(subject.store.create(&key, random_record(50), HOUR).await);
-    assert_eq!(again, Created::Occupied, "creating a key that exists is occupied");
-    assert_stands(subject, &key, &stored, "an occupied create changes nothing").await;
+    assert_eq!(again, Created::Occupied, "creating a key that exists returns `Occupied`");
+    assert_stands(subject, &key, &stored, "a create that returns `Occupied` changes nothing").await;
 }
 
 /// If many calls create the same key concurrently, exactly one of them succeeds, and the key holds its
@@ -95,7 +95,8 @@ pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
         })
         .collect();
     assert_eq!(winners.len(), 1, "of many concurrent creates exactly one create wins");
-    assert_stands(subject, &key, &winners[0], "the record of the create that won stands").await;
+    assert_stands(subject, &key, &winners[0], "the key holds the record of the create that won")
+        .await;
 }
 
 /// A replace at the current version stores the bytes and gives the key a new version.
@@ -103,7 +104,10 @@ pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
     let new = replace(subject, &key, random_record(200), HOUR, &old).await;
-    assert_ne!(new.version, old.version, "a replace gives the key a version it has not had before");
+    assert_ne!(
+        new.version, old.version,
+        "a replace gives the key a version that it has not had before"
+    );
     assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
 }
 
@@ -117,7 +121,13 @@ pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
         let new = seen.insert(stored.version);
         assert!(new, "every replace gives the key a version that it has not had before");
     }
-    assert_stands(subject, &key, &stored, "the last of several replaces stands").await;
+    assert_stands(
+        subject,
+        &key,
+        &stored,
+        "the key holds the record of the last of several replaces",
+    )
+    .await;
 }
 
 /// A replace at an old version returns [`Replaced::Conflict`] and changes nothing. If the conflict contains a
@@ -174,12 +184,15 @@ pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
             match answer(replaced) {
                 Replaced::Replaced(version) => winners.push(Stored::new(bytes, version)),
                 Replaced::Conflict(_) => {}
-                Replaced::Missing => panic!("a replace that another one beat is a conflict"),
+                Replaced::Missing => {
+                    panic!("a replace that another replace preceded is a conflict")
+                }
             }
         }
         assert_eq!(winners.len(), 1, "of many concurrent replaces exactly one replace wins");
         stored = winners.remove(0);
-        assert_stands(subject, &key, &stored, "the record of the replace that won stands").await;
+        assert_stands(subject, &key, &stored, "the key holds the record of the replace that won")
+            .await;
     }
 }
 
@@ -199,7 +212,9 @@ pub async fn contended_replaces_lose_no_write(subject: &Subject) {
                     match answer(store.replace(&key, next, HOUR, &stored).await) {
                         Replaced::Replaced(_) => break,
                         Replaced::Conflict(_) => {}
-                        Replaced::Missing => panic!("a replace that was beaten is a conflict"),
+                        Replaced::Missing => {
+                            panic!("a replace that another replace preceded is a conflict")
+                        }
                     }
                 }
             }
@@ -225,7 +240,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
                 let expected = &written[written.len() - 1];
                 match answer(store.replace(&key, bytes.clone(), HOUR, expected).await) {
                     Replaced::Replaced(version) => written.push(Stored::new(bytes, version)),
-                    _ => panic!("a replace at the current version stores"),
+                    _ => panic!("a replace at the current version succeeds"),
                 }
             }
             written
@@ -247,7 +262,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
         written.into_iter().map(|stored| (stored.version, stored.bytes)).collect();
     for stored in all.into_iter().flatten() {
         let bytes = written.get(&stored.version);
-        assert!(bytes == Some(&stored.bytes), "a load sees the whole bytes of its version");
+        assert!(bytes == Some(&stored.bytes), "a load returns the complete bytes of its version");
     }
 }
 
@@ -287,7 +302,7 @@ pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     for round in ["never was", "was deleted"] {
         for expected in [None, Some(never_stored(1)), Some(never_stored(u64::MAX))] {
             let deleted = answer(subject.store.delete(&key, expected.as_ref()).await);
-            assert_eq!(deleted, Deleted::Missing, "deleting a key that {round} is missing");
+            assert_eq!(deleted, Deleted::Missing, "deleting a key that {round} returns `Missing`");
         }
         create(subject, &key, random_record(100), HOUR).await;
         delete(subject, &key, None).await;
@@ -310,7 +325,7 @@ pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
         let winners = answers.iter().filter(|&deleted| *deleted == Deleted::Deleted).count();
         assert_eq!(winners, 1, "of many concurrent deletes exactly one delete wins");
         let conflicts = answers.iter().any(|deleted| matches!(deleted, Deleted::Conflict(_)));
-        assert!(!conflicts, "a delete that comes after another one is missing");
+        assert!(!conflicts, "a delete after another delete returns `Missing`");
         assert_missing(subject, &key, "a deleted key is gone").await;
     }
 }
@@ -330,9 +345,12 @@ pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Sub
             }
             (Deleted::Conflict(_), Replaced::Replaced(version)) => {
                 let new = Stored::new(bytes, version);
-                assert_stands(subject, &key, &new, "the replace won, so its bytes stand").await;
+                assert_stands(subject, &key, &new, "the replace won, so the key holds its bytes")
+                    .await;
             }
-            both => panic!("of a delete and a replace exactly one wins, and not {both:?}"),
+            both => {
+                panic!("exactly one of a delete and a replace wins, but the results are {both:?}")
+            }
         }
     }
 }
@@ -344,10 +362,10 @@ pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
         let old = create(subject, &key, random_record(64), HOUR).await;
         let (deleted, replaced) =
             race_delete_and_replace(subject, &key, None, &random_record(64), &old).await;
-        assert_eq!(deleted, Deleted::Deleted, "a delete at any version deletes");
+        assert_eq!(deleted, Deleted::Deleted, "a delete without a version deletes the key");
         assert!(
             matches!(replaced, Replaced::Replaced(_) | Replaced::Missing),
-            "a replace beside a delete comes before it, or finds nothing, and not {replaced:?}"
+            "a replace that races a delete comes before it or finds nothing, but the result is {replaced:?}"
         );
         assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
     }
@@ -374,7 +392,10 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
         let conflict = matches!(answer(replaced), Replaced::Conflict(_));
         assert!(conflict, "a replace at a version from before a delete is a conflict");
         let deleted = answer(subject.store.delete(&key, Some(&old)).await);
-        assert!(matches!(deleted, Deleted::Conflict(_)), "so is a delete at such a version");
+        assert!(
+            matches!(deleted, Deleted::Conflict(_)),
+            "a delete at a version from before a delete is a conflict"
+        );
     }
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
 }
@@ -387,7 +408,7 @@ pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
     if let Some(clock) = &subject.clock {
         clock.advance(SECOND - Duration::from_millis(1));
         let there = answer(subject.store.load(&key).await).is_some();
-        assert!(there, "a store may keep a key a little longer, never shorter");
+        assert!(there, "a store may keep a key a little longer, but never shorter");
         clock.advance(Duration::from_millis(1));
         assert_missing(subject, &key, "a key is not readable after its time to live").await;
     } else {
@@ -395,7 +416,7 @@ pub async fn record_is_readable_until_its_ttl_ends(subject: &Subject) {
         let lived = begin.elapsed();
         assert!(
             lived + TICK >= SECOND,
-            "a store may keep a key a little longer, never shorter: it was gone after {lived:?}"
+            "a store may keep a key a little longer, but never shorter: it was gone after {lived:?}"
         );
     }
 }
@@ -420,7 +441,7 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete");
     let new = create(subject, &keys[4], random_record(100), HOUR).await;
     assert_ne!(new.version, stored[4].version, "a version is not used again after an expiry");
-    assert_stands(subject, &keys[4], &new, "an expired key is created anew").await;
+    assert_stands(subject, &keys[4], &new, "an expired key can be created again").await;
 }
 
 /// A replace can shorten the time to live.
@@ -439,7 +460,7 @@ pub async fn replace_extends_ttl(subject: &Subject) {
     let stored = create(subject, &key, random_record(100), short).await;
     let stored = replace(subject, &key, random_record(100), HOUR, &stored).await;
     let_expire(subject, short).await;
-    assert_stands(subject, &key, &stored, "a replace sets the time to live anew").await;
+    assert_stands(subject, &key, &stored, "a replace sets the time to live again").await;
 }
 
 /// The shortest time to live, one millisecond, is accepted, and the record expires.
@@ -510,10 +531,10 @@ pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     let mut stored = create(subject, &key, random_record(TAG_LEN), HOUR).await;
     for length in lengths {
         stored = replace(subject, &key, random_record(length), HOUR, &stored).await;
-        assert_stands(subject, &key, &stored, "every length to 64 KiB is stored").await;
+        assert_stands(subject, &key, &stored, "every length up to 64 KiB is stored").await;
         let other = random_key();
         let created = create(subject, &other, random_record(length), HOUR).await;
-        assert_stands(subject, &other, &created, "every length to 64 KiB is stored").await;
+        assert_stands(subject, &other, &created, "every length up to 64 KiB is stored").await;
         delete(subject, &other, None).await;
     }
 }
@@ -531,11 +552,11 @@ pub async fn oversize_record_is_refused_and_old_record_stays(subject: &Subject) 
         let kind = error.map(|error| error.kind());
         assert!(
             matches!(kind, Some(ErrorKind::TooLarge | ErrorKind::Refused)),
-            "a write that is over the limit is refused, and not {kind:?}"
+            "a write over the limit is refused, but the error is {kind:?}"
         );
     }
-    assert_missing(subject, &fresh, "a create that is refused stores nothing").await;
-    assert_stands(subject, &key, &stored, "a replace that is refused leaves the old bytes").await;
+    assert_missing(subject, &fresh, "a refused create stores nothing").await;
+    assert_stands(subject, &key, &stored, "a refused replace keeps the old bytes").await;
     replace(subject, &key, random_record(100), HOUR, &stored).await;
 }
 
@@ -588,7 +609,8 @@ pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
 
 /// Dropping a call at any point does not affect other calls.
 pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
-    let sentence = "a dropped call disturbs no other one: no later call ever receives its answer";
+    let sentence =
+        "a dropped call does not affect other calls: no later call ever receives its answer";
     let mut kept = Vec::new();
     for number in 0..4 {
         let key = random_key();
@@ -621,7 +643,10 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
             assert_stands(subject, key, stored, sentence).await;
         }
         let current = answer(subject.store.load(&written).await).expect("the record is there");
-        assert!(attempts.contains(&current.bytes), "a dropped write is done or undone, whole");
+        assert!(
+            attempts.contains(&current.bytes),
+            "a dropped write is applied completely or not at all"
+        );
     }
 }
 
@@ -642,7 +667,7 @@ pub async fn store_pointers_forward_every_verb(subject: &Subject) {
 
 #[track_caller]
 fn answer<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("the store failed where it had no reason to: {error:?}"))
+    result.unwrap_or_else(|error| panic!("the store failed without a reason: {error:?}"))
 }
 
 async fn create(subject: &Subject, key: &StoreKey, bytes: Bytes, ttl: Duration) -> Stored {
@@ -661,13 +686,17 @@ async fn replace(
 ) -> Stored {
     match answer(subject.store.replace(key, bytes.clone(), ttl, expected).await) {
         Replaced::Replaced(version) => Stored::new(bytes, version),
-        other => panic!("a replace at the current version stores, and is not {other:?}"),
+        other => panic!("a replace at the current version succeeds, but the result is {other:?}"),
     }
 }
 
 async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
     let deleted = answer(subject.store.delete(key, expected).await);
-    assert_eq!(deleted, Deleted::Deleted, "a delete at the current or at any version deletes");
+    assert_eq!(
+        deleted,
+        Deleted::Deleted,
+        "a delete at the current version, or without one, deletes the key"
+    );
 }
 
 async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
@@ -680,7 +709,7 @@ async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sente
 #[track_caller]
 fn assert_brought(brought: Option<&Stored>, standing: &Stored) {
     let is_right = brought.is_none_or(|brought| brought == standing);
-    assert!(is_right, "a conflict that brings a record brings the record that stands there");
+    assert!(is_right, "a conflict that returns a record returns the one that the key holds");
 }
 
 async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
@@ -758,7 +787,7 @@ async fn race_delete_and_replace(
     });
     match <[Answer; 2]>::try_from(race([delete, replace]).await) {
         Ok([Answer::Deleted(deleted), Answer::Replaced(replaced)]) => (deleted, replaced),
-        _ => unreachable!("the answers come in the order of the calls"),
+        _ => unreachable!("the answers arrive in the order of the calls"),
     }
 }
 

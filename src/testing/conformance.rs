@@ -315,15 +315,15 @@ mod tests {
             by cancelled_calls_do_not_disturb_other_calls, "no later call ever receives its answer";
         truncated_bytes_are_found: BytesEndAtNul by record_bytes_are_stored_unchanged, "bytes are opaque and binary";
         wrong_conflict_record_is_found: ConflictBringsWhatWasSent
-            by replace_at_old_version_changes_nothing, "brings the record that stands there";
+            by replace_at_old_version_changes_nothing, "returns the one that the key holds";
         wrong_conflict_record_of_delete_is_found: ConflictBringsWhatWasExpected
-            by delete_at_old_version_changes_nothing, "brings the record that stands there";
+            by delete_at_old_version_changes_nothing, "returns the one that the key holds";
         racy_create_is_found: CreateChecksThenWrites
             by concurrent_creates_have_exactly_one_winner, "exactly one create wins";
         overwriting_create_is_found: CreateOverwrites
-            by create_of_existing_key_changes_nothing, "is occupied";
+            by create_of_existing_key_changes_nothing, "returns `Occupied`";
         delete_that_always_reports_success_is_found: DeleteAlwaysSaysDeleted
-            by delete_of_missing_key_returns_missing, "is missing";
+            by delete_of_missing_key_returns_missing, "returns `Missing`";
         delete_that_hides_conflict_is_found: DeleteAlwaysSaysDeleted
             by delete_at_old_version_changes_nothing, "is a conflict";
         delete_that_ignores_version_is_found: DeleteIgnoresVersion
@@ -331,7 +331,7 @@ mod tests {
         kinds_that_share_keys_are_found: KindsShareKeys
             by record_kinds_have_separate_keys, "are different keys";
         oversize_write_that_deletes_record_is_found: OversizeDeletes
-            by oversize_record_is_refused_and_old_record_stays, "leaves the old bytes";
+            by oversize_record_is_refused_and_old_record_stays, "keeps the old bytes";
         racy_replace_is_found: ReplaceChecksThenWrites
             by concurrent_replaces_have_exactly_one_winner, "exactly one replace";
         creating_replace_is_found: ReplaceCreates
@@ -343,7 +343,7 @@ mod tests {
         ttl_that_is_not_shortened_is_found: ReplaceKeepsTtl
             by replace_shortens_ttl, "not readable after its time to live";
         ttl_that_is_not_extended_is_found: ReplaceKeepsTtl
-            by replace_extends_ttl, "sets the time to live anew";
+            by replace_extends_ttl, "sets the time to live again";
         endless_short_ttl_is_found: ShortTtlIsForEver
             by ttl_of_one_millisecond_expires, "not readable after its time to live";
         ignored_ttl_is_found: TtlIgnored
