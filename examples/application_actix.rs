@@ -1,4 +1,4 @@
-//! A complete application with actix-web, in one file. The page `actix-web` of the guide explains it.
+//! An application with actix-web, in one file. The page `actix-web` of the guide explains it.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! A complete application with axum, in one file. The page `application` of the guide explains it.
+//! An application with axum, in one file. The page `application` of the guide explains it.
 
 use std::error::Error;
 

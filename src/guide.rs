@@ -20,6 +20,7 @@ macro_rules! pages {
 pages! {
     how_it_works "how-it-works.md"
     application "application.md"
+    actix_web "actix-web.md"
     values "values.md"
     signing_in "signing-in.md"
     account_sessions "account-sessions.md"

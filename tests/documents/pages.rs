@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::markdown::{Link, documents, files, root};
+use crate::markdown::{Block, Link, documents, files, root};
 
 const SOURCE: &str = "https://docs.rs/crate/unsticky/latest/source/";
 
@@ -80,5 +80,22 @@ fn pages_link_by_the_labels_of_links_md() {
                 Link::Definition(..) | Link::Reference(_) => {}
             }
         }
+    }
+}
+
+/// The applications on the pages are examples of the crate, so that their tests run.
+#[test]
+fn applications_on_pages_are_those_in_examples() {
+    for (page, example) in [
+        ("docs/application.md", "application_axum.rs"),
+        ("docs/actix-web.md", "application_actix.rs"),
+    ] {
+        let program = fs::read_to_string(root().join("examples").join(example)).unwrap();
+        let (_description, program) = program.split_once("\n\n").unwrap();
+        let page = documents().into_iter().find(|document| document.path == page).unwrap();
+        let is_shown = page.blocks().iter().any(|block| {
+            matches!(block, Block::Code { info: "rust,no_run", text, .. } if text.trim_end() == program.trim_end())
+        });
+        assert!(is_shown, "{} does not show examples/{example} as it is now", page.path);
     }
 }
