@@ -136,8 +136,8 @@ impl Finding {
         self.level
     }
 
-    /// Returns the code that identifies the kind of finding to programs. A code stays the same in every
-    /// release and at every level.
+    /// Returns a machine-readable code for the kind of finding. A code does not depend on the finding's level,
+    /// and does not change between releases.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
@@ -162,7 +162,8 @@ impl Finding {
     }
 }
 
-/// Puts the text on one line. Only owned text can come from a server.
+/// Puts the text on one line. Borrowed text is the crate's own and needs no change; only owned text can come from a
+/// server.
 fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(_) => text,

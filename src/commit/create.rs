@@ -108,8 +108,8 @@ impl Commit<'_, '_> {
     }
 
     /// Returns the ids of the `sessions` that belong to the principal who signs in. Only these are in that
-    /// principal's directory. A session that another request has signed in since it was read here counts in
-    /// the directory like any other.
+    /// principal's directory. If another request has signed in one of these sessions since this request read
+    /// it, its id is not returned, so it counts towards the account's limit.
     fn of_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
         let principal = self.changes.principal();
         let is_same =

@@ -4,7 +4,7 @@
 //! | type | content |
 //! |---|---|
 //! | 1 | the generation: its mark (8 bytes), then when it began (LEB128, milliseconds since 1970) |
-//! | 2 | a session: id[16] flags[1], when it was signed in (as above), how long it may live (LEB128, milliseconds), the length of the label (LEB128), the label (UTF-8) |
+//! | 2 | a session: id (16 bytes), flags (1 byte), when it was signed in (as above), how long it may live (LEB128, milliseconds), the length of the label (LEB128), the label (UTF-8) |
 //! | 3 | the time until which unlisted sessions may be alive (LEB128, milliseconds since 1970) |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!

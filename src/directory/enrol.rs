@@ -42,7 +42,7 @@ struct EnrolmentAttempt<'a> {
     expected: Option<Option<Mark>>,
     /// Whether the previous attempt wrote a new entry, and that write may have been applied.
     may_have_added_entry: bool,
-    /// The tags of this enrolment's writes that were overtaken by another write, or may have been. A copy of
+    /// The tags of this enrolment's writes that another write overtook, or whose outcome is unknown. A copy of
     /// such a write may still arrive.
     written: Vec<Tag>,
     /// Whether an earlier attempt listed the session.
@@ -54,7 +54,7 @@ struct EnrolmentAttempt<'a> {
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },
-    /// Another write came first, or may have.
+    /// The directory must be read again: another write came first or has followed, or the outcome is unknown.
     Overtaken { is_new: bool },
     /// The session was listed, and another request has since ended it.
     Ended,

@@ -57,8 +57,8 @@ pub(crate) enum DirectoryWrite {
     Written(DirectorySnapshot),
     /// The write was applied, and another write has followed it.
     Followed,
-    /// Another write came first, or may have. If this write was applied all the same, the record contains
-    /// this tag.
+    /// Another write came first, or the outcome of this write is unknown. If this write was applied all the
+    /// same, the record contains this tag.
     Overtaken(Tag),
 }
 

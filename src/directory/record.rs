@@ -63,7 +63,7 @@ impl Entry {
 pub(crate) struct Enrolment {
     pub(crate) id: SessionId,
     pub(crate) signed_in: Millis,
-    /// When the sign-in began, if it began before its commit.
+    /// When `begin_sign_in` was called for this sign-in, or `None` if it was not called.
     pub(crate) begun: Option<Millis>,
     /// The longest time that the session may live, counted from its sign-in.
     pub(crate) life: Duration,

@@ -301,7 +301,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Occupies the id of a missing session, so that the session cannot be created. Returns `false` if
-    /// another write came first, or may have.
+    /// another write came first, or if the outcome of this write is unknown.
     async fn create_tombstone(&self, id: SessionId) -> Result<bool> {
         let write = self.tombstone()?;
         match self.commands.create(&self.settings.key(id), &write).await {

@@ -17,7 +17,7 @@ pub(crate) struct Authority {
     pub(crate) is_presented: bool,
 }
 
-/// A secret, and the session's number of sign-ins while the secret was valid.
+/// A secret, and the value of [`Header::sign_ins`] while the secret was the session's current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HeldSecret {
     digest: SecretDigest,

@@ -16,7 +16,7 @@
 //! | 7 | the tags of up to seven earlier writes, newest first |
 //! | 8 | the time after which the session cannot be extended: LEB128, milliseconds since 1970 |
 //! | 9 | empty; present if the browser has not yet sent back the cookie of the last sign-in |
-//! | 32 | a value: flags[1], length of the key (LEB128), key (UTF-8), the value as JSON |
+//! | 32 | a value: flags (1 byte), length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
 //! Values come last and in ascending order of their keys. Fields of unknown types are kept unchanged, so an
 //! older release preserves data that a newer release has written. A change that older releases must not

@@ -152,7 +152,7 @@ pub(crate) fn begin(out: &mut BytesMut, tag: Tag, kind: Kind) {
     out.put_u8(kind.letter() as u8);
 }
 
-/// Writes the tags of all writes before the newest one.
+/// Writes the remembered write tags, except the newest one.
 pub(crate) fn put_tags(out: &mut BytesMut, tags: &Tags) {
     let older = tags.older();
     if !older.is_empty() {

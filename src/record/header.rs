@@ -152,7 +152,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Whether a write signs in or steps up.
+/// Whether a write is a sign-in, a step-up, or neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Authentication<'a> {
     None,

@@ -248,7 +248,7 @@ impl Clocks {
         }
     }
 
-    /// Returns when the session expires if it is not used again.
+    /// Returns the time at which the session expires if it is not used again.
     pub(crate) fn deadline(&self) -> Millis {
         self.idle_deadline.min(self.absolute_deadline)
     }

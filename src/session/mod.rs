@@ -914,9 +914,9 @@ impl Session {
     /// Use `save` in streams, server-sent events and WebSockets, which continue after the response has begun,
     /// and whenever a handler must deal with commit errors itself.
     ///
-    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there is
-    /// nothing to save, this method extends the idle timeout if that is due, as at the end of a request, and
-    /// does not report a failure to extend it. To keep the session alive while a stream is in use, call
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there are
+    /// no changes, this method only extends the idle timeout, if an extension is due, and ignores a failure to
+    /// extend it. The end of a request does the same. To keep the session alive while a stream is in use, call
     /// [`touch`](Self::touch).
     ///
     /// ```
@@ -946,8 +946,8 @@ impl Session {
     /// - [`ErrorKind::TooManySessions`], [`ErrorKind::Revoked`]: the [directory](crate::Directory) rejected a
     ///   sign-in. The changes are dropped, except for a sign-out or `destroy`. No session was created or
     ///   changed.
-    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: a newer version of the record, or the directory
-    ///   record, cannot be decoded. Nothing was written.
+    /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record that another request has
+    ///   written in the meantime, or the directory record, cannot be decoded. Nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not have been stored. They are no longer
     ///   pending. This error also replaces the request's response, unless the response is itself a failure. A
     ///   handle that is used after the response returns this error until a [`reload`](Self::reload) succeeds.

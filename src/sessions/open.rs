@@ -132,27 +132,27 @@ impl OpenSession {
         self.directory.principal.clone()
     }
 
-    /// Returns when the session was created. It may have been anonymous then.
+    /// Returns the time at which the session was created. It may have been anonymous then.
     #[must_use]
     pub fn created(&self) -> OffsetDateTime {
         self.clocks().created.to_time_or_last()
     }
 
-    /// Returns when the user last authenticated in the session.
+    /// Returns the time at which the user last authenticated in the session.
     #[must_use]
     pub fn signed_in_at(&self) -> OffsetDateTime {
         let clocks = self.clocks();
         clocks.authenticated.unwrap_or(clocks.created).to_time_or_last()
     }
 
-    /// Returns when the session was last used, to the precision of the
+    /// Returns the time at which the session was last used, to the precision of the
     /// [refresh threshold](crate::Lifetime::refresh_after).
     #[must_use]
     pub fn last_seen(&self) -> OffsetDateTime {
         self.clocks().last_seen.to_time_or_last()
     }
 
-    /// Returns when the session expires if it is not used again.
+    /// Returns the time at which the session expires if it is not used again.
     #[must_use]
     pub fn expires_at(&self) -> OffsetDateTime {
         self.clocks().deadline().to_time_or_last()

@@ -156,7 +156,7 @@ impl MemoryStore {
         self.shared.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Sweeps once there have been as many creates as the last sweep left records. A create therefore costs
+    /// Sweeps once the number of creates since the last sweep has reached the number of records that the sweep left. A create therefore costs
     /// O(1) on average, and at most about half of the records in the store expired long ago.
     fn sweep_if_due(&self, now: OffsetDateTime) {
         let created = self.shared.created.fetch_add(1, Ordering::Relaxed);

@@ -226,7 +226,7 @@ pub async fn contended_replaces_lose_no_write(subject: &Subject) {
     assert_eq!(count(&stored.bytes), total, "a write that was acknowledged is not lost");
 }
 
-/// Loads that run concurrently with replaces return the complete bytes of one write, with its version.
+/// A `load` that runs concurrently with `replace` calls returns all the bytes of one write, with its version.
 pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
     const READERS: usize = 3;
     let key = random_key();
@@ -717,7 +717,8 @@ async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
     assert_eq!(loaded, None, "{sentence}");
 }
 
-/// Waits until the time to live of a record that was stored before this call has passed.
+/// Polls until the record is gone, and fails if the record outlives `ttl` by too much. The record must have
+/// been stored before this call.
 async fn wait_until_gone(subject: &Subject, key: &StoreKey, ttl: Duration) {
     let deadline = Instant::now() + ttl + SLACK;
     while answer(subject.store.load(key).await).is_some() {

@@ -179,7 +179,7 @@ mod tests {
             }
         }
 
-        /// Gives other calls time to interfere, which only a store that is not atomic allows.
+        /// Leaves a gap in which other calls can interfere. A store that is atomic has no such gap.
         fn pause() {
             std::thread::sleep(Duration::from_millis(5));
         }

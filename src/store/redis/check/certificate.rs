@@ -49,7 +49,7 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// Returns when an X.509 certificate in DER format expires (RFC 5280, 4.1). Returns `None` if these bytes are
+/// Returns the time at which an X.509 certificate in DER format expires (RFC 5280, 4.1). Returns `None` if these bytes are
 /// not a certificate.
 fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
