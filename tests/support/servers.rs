@@ -1,5 +1,5 @@
 //! Real servers for tests, examples and benchmarks. Each server uses a free port on the loopback interface,
-//! keeps nothing on disk, and stops when its value is dropped.
+//! keeps nothing on disk by default, and stops when its value is dropped.
 //!
 //! The functions here block, and they panic on failure, so a test fails if its server cannot be started.
 
@@ -154,7 +154,8 @@ impl RedisServer {
         self.process.stop();
     }
 
-    /// Restarts the server on the same port, without its data, as soon as the port is free.
+    /// Restarts the server on the same port as soon as the port is free. The data is lost unless an argument
+    /// made the server store it on disk.
     pub fn restart(&mut self) {
         self.process.restart();
     }
