@@ -1,5 +1,5 @@
-//! The findings of a check on a Redis Cluster, and behind Sentinels. Each finding is provoked on real
-//! servers.
+//! The findings of a check on a Redis Cluster and on servers behind Sentinels. Each finding is provoked on
+//! real servers.
 
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -16,19 +16,19 @@ use unsticky::Sessions;
 use unsticky::check::{Finding, Level, Report};
 use unsticky::store::RedisStore;
 
-/// Connections and answers may take longer than by default, so that a busy machine causes no findings.
+/// The timeouts are longer than the defaults, so that a busy machine causes no findings.
 const PATIENCE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How much longer than twice its time limit a check may take on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Like [`check_by`], without credentials for Sentinels.
+/// Like [`check_by`], but without credentials for Sentinels.
 async fn check(url: &str) -> Report {
     check_by(RedisStore::builder(url).unwrap()).await
 }
 
-/// Runs a check in a process that has just started. The report must arrive within the time limit.
+/// Runs a check as a process that has just started would. The report must arrive within the time limit.
 async fn check_by(store: unsticky::store::RedisBuilder) -> Report {
     let store = store.connect_timeout(PATIENCE).response_timeout(PATIENCE).build().unwrap();
     let sessions = Sessions::builder(store).namespace("shop").timeout(TIMEOUT).build().unwrap();
@@ -54,7 +54,7 @@ fn the<'a>(report: &'a Report, level: Level, code: &str, words: &str) -> &'a Fin
     found[0]
 }
 
-/// Asserts that there is such a finding about this server.
+/// Asserts that a finding with this level, this code and these words is about this server.
 #[track_caller]
 fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words: &str) {
     let subject = of(server);
@@ -64,7 +64,7 @@ fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words:
     assert!(is_there, "{level} {code} {subject} {words}:\n{report}");
 }
 
-/// Returns the end of the subject of a finding about this server.
+/// Returns the text with which the subject of a finding about this server ends.
 fn of(server: &RedisServer) -> String {
     format!(" at 127.0.0.1:{}", server.port())
 }
@@ -87,7 +87,7 @@ fn loose_masters() -> RedisCluster {
 async fn healthy_cluster_is_fine_with_every_node_examined() {
     let cluster = RedisCluster::start();
     expect_no_trouble(&check(&cluster.url()).await);
-    // The nodes do not announce a replica to clients before it has received a write.
+    // The nodes announce a replica to clients only once it has received a write.
     assert!((0..SHARDS).all(|shard| cluster.takes_writes(shard, *slots_at_first(shard).start())));
     eventually("not every node names all replicas", || {
         cluster.nodes().iter().all(|node| {
@@ -172,7 +172,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "cannot be used");
 
     let port = cluster.nodes()[SHARDS].port().to_string();
-    // Any node may be the first one that is asked for the slots.
+    // The check may ask any of the nodes for the slots first.
     eventually("not every node has heard of it", || {
         cluster.nodes().iter().filter(|node| node.is_running()).all(|node| {
             let nodes = node.cli(&["CLUSTER", "NODES"]);
@@ -286,7 +286,7 @@ async fn stopped_master_does_not_hold_up_the_check_of_the_others() {
     }
 }
 
-/// Records everything that the namespace's users send to the server from now on.
+/// Records every command that the server receives from now on.
 struct Monitor(BufReader<TcpStream>);
 
 impl Monitor {
