@@ -1,4 +1,4 @@
-//! A deployment that changes its epoch, one process after the other.
+//! A deployment whose epoch is changed in one process at a time.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
