@@ -327,8 +327,8 @@ pub mod on_axum {
         app_of(router(gates).layer(Extension(admins)), layers)
     }
 
-    /// Returns an application with these routes and with session layers, listed from the innermost to the
-    /// outermost.
+    /// Returns an application with these routes and these session layers, which are listed from the innermost
+    /// to the outermost.
     pub fn app_of(router: Router, layers: &[Sessions]) -> App {
         let router = layers
             .iter()
@@ -437,8 +437,8 @@ pub mod on_actix {
         app_of(routes, layers).await
     }
 
-    /// Returns an application with these routes and with session middlewares, listed from the innermost to
-    /// the outermost.
+    /// Returns an application with these routes and these session middlewares, which are listed from the
+    /// innermost to the outermost.
     pub async fn app_of(routes: impl FnOnce(&mut web::ServiceConfig), layers: &[Sessions]) -> App {
         // An actix-web application's type contains its middlewares, so this function always applies two.
         assert!(layers.len() <= 2);
@@ -488,7 +488,7 @@ pub async fn both(sessions: &Sessions) -> [App; 2] {
     both_with(std::slice::from_ref(sessions), Gates::default()).await
 }
 
-/// Returns the application in both frameworks, with session layers listed from the innermost to the
+/// Returns the application in both frameworks, with these session layers, listed from the innermost to the
 /// outermost.
 pub async fn both_with(layers: &[Sessions], gates: Gates) -> [App; 2] {
     [on_axum::app(layers, gates.clone()), on_actix::app(layers, gates).await]

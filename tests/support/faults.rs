@@ -245,8 +245,8 @@ impl Visitors {
     }
 
     /// Checks that, while the store does not answer, the requests in progress and new requests fail in time,
-    /// with the right kind of error and without a cookie. New requests are tried singly and a thousand at
-    /// once.
+    /// with the right kind of error and without a cookie. New requests are tried one at a time and a
+    /// thousand at once.
     pub async fn are_told(&mut self) {
         self.are_told_alone(UNREAD, UNWRITTEN).await;
         self.are_told_a_thousand_at_once().await;
@@ -305,7 +305,7 @@ impl Visitors {
     }
 
     /// Checks that once the store has recovered with all its data, the first request succeeds at once, every
-    /// signed-in user is still signed in, and no change was made that was certainly refused.
+    /// signed-in user is still signed in, and no change that was certainly refused has been made.
     pub async fn go_on(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
         self.number_is_right().await;

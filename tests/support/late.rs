@@ -21,7 +21,7 @@ pub fn faulty(inner: impl Store) -> (FaultStore<Arc<dyn Store>>, Late) {
 #[derive(Clone, Default)]
 pub struct Late(Arc<Mutex<Vec<(Verb, Postponed)>>>);
 
-/// Holds a command that its sender has abandoned, once such a command was sent.
+/// Holds a command that its sender has abandoned. Empty until such a command has been sent.
 ///
 /// If this value is dropped, the command is lost.
 #[derive(Clone, Default)]

@@ -1,4 +1,4 @@
-//! A constant load from visitors of several processes. It records the responses and checks them against the
+//! A constant load from visitors to several processes. It records the responses and checks them against the
 //! sessions.
 
 use std::collections::BTreeMap;

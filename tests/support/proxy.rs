@@ -244,8 +244,8 @@ async fn pump(
     tokio::join!(read, write);
 }
 
-/// On a Redis connection only the first answer can be a greeting's, and Memcached answers a greeting with a
-/// distinctive word.
+/// Returns whether this is the answer to a greeting. On a Redis connection, only the first answer can be one.
+/// Memcached answers a greeting with a distinctive word.
 fn is_greeting(answer: &[u8], first: bool) -> bool {
     answer.starts_with(b"MN\r\n") || (first && answer.starts_with(b"+") | answer.starts_with(b"-"))
 }

@@ -69,8 +69,8 @@ impl RedisServer {
         Self::sentinel_with(&[])
     }
 
-    /// Starts a Sentinel that watches no server, with additional arguments, for example `["--tls-port",
-    /// "26380"]`.
+    /// Starts a Sentinel that watches no server, with additional arguments, for example
+    /// `["--tls-port", "26380"]`.
     pub fn sentinel_with(arguments: &[&str]) -> Self {
         let process = Process::new(&redis_program(), "apt-get install redis-server", arguments);
         // The Sentinel stores its state in its configuration file.
@@ -193,8 +193,8 @@ fn data_server(port: &str, dir: &str) -> Vec<String> {
         .collect()
 }
 
-/// Defines a server that speaks the Redis protocol. The program is the one that the variable names, or else
-/// this one from the path.
+/// Defines a server that speaks the Redis protocol. The program is the one that `$variable` names, or
+/// else `$program` from the path.
 macro_rules! other_server {
     ($(#[$doc:meta])* $name:ident: $variable:literal, $program:literal, $install:literal) => {
         $(#[$doc])*

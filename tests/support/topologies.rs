@@ -1,7 +1,7 @@
 //! Several Redis servers that act as one: a cluster, or a master with Sentinels.
 //!
-//! They are real processes on loopback, like those in [`servers`](super::servers). The functions here block
-//! until a time limit, and panic on failure.
+//! They are real processes on loopback, like those in [`servers`](super::servers). The functions here block, up
+//! to a time limit, and panic on failure.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
@@ -47,8 +47,7 @@ pub fn key_in(slot: u16) -> String {
 }
 
 /// A Redis Cluster with three masters, which are nodes 0, 1 and 2, and one replica for each, which are nodes
-/// 3, 4 and 5. A shard consists of nodes `shard` and `shard + 3`. After a failover, the master is the other
-/// node.
+/// 3, 4 and 5. A shard consists of nodes `shard` and `shard + 3`, either of which can be the master.
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
     ids: Vec<String>,
@@ -247,7 +246,7 @@ impl RedisCluster {
     pub fn hand_over(&self, slots: RangeInclusive<u16>, to: usize) {
         let (first, last) = (slots.start().to_string(), slots.end().to_string());
         for node in &self.nodes {
-            // The node may not know an owner of the slots.
+            // The node refuses this command if it knows no owner of the slots.
             let _ = node.ask(&["CLUSTER", "DELSLOTSRANGE", &first, &last]);
         }
         self.nodes[to].cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
