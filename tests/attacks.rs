@@ -19,8 +19,8 @@ use unsticky::{
     ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Result, Session, Sessions,
 };
 
-/// A thief's request began with a copied cookie. The session then ends, and its owner signs in again, so the
-/// thief's step-up fails.
+/// A thief's request began with a copied cookie. The session then ends, and its owner signs in again. The
+/// thief's step-up fails and evicts no session.
 async fn step_up_on_ended_session_fails_and_evicts_no_other_session(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         for revokes in [false, true] {
@@ -61,7 +61,7 @@ async fn step_up_with_old_secret_leaves_eviction_order_unchanged(on: Backend) {
 }
 
 /// Another request has rotated the token, so the browser already holds the newer one. A write with the stale
-/// token fails with `Gone`, even after a sign-out, and the response has no cookie.
+/// token fails with `Gone`, even if the request signs out first, and the response has no cookie.
 async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
     let stand = on.stand();
     let stale = stand.signed_in("alice").await;
@@ -136,8 +136,8 @@ async fn value_taken_while_being_committed_is_handed_out_once(on: Backend) {
     assert_eq!(kind, Some(ErrorKind::ValueChanged));
 }
 
-/// The sign-in exceeds the limit on concurrent sessions. A value that the handler inserted meanwhile is
-/// stored all the same.
+/// The sign-in exceeds the limit on concurrent sessions and is refused. A value that the handler inserted
+/// during the commit is stored all the same.
 async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let other = stand.signed_in("alice").await;
@@ -155,8 +155,8 @@ async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(7));
 }
 
-/// A sign-in that began before a revocation is refused. If `revoke_others` is called while that sign-in is
-/// being committed, it either fails, or sends a new cookie and invalidates the old secret.
+/// A sign-in that began before a revocation is refused. A call of `revoke_others` while that sign-in is being
+/// committed either fails, or sends a new cookie and invalidates the old secret.
 async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on: Backend) {
     let stand = on.stand();
     let begun = stand.sessions.of("alice").begin_sign_in().await.unwrap();
@@ -372,8 +372,8 @@ async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(1), Some(2)));
 }
 
-/// Extractors that wait for the store at the same time share one timeout. The eight waits would exceed it if
-/// they were added up.
+/// Extractors that wait for the store at the same time share one timeout. Added up, the eight waits would
+/// exceed it.
 async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
     let cookie = stand.seeded().await;

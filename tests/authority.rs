@@ -1,6 +1,6 @@
 //! A request can act only with the secret from its cookie, or with the newest secret that its own handle has
-//! created, and never with the secret that the store holds now. The table contains all combinations, and each
-//! is tested on every store.
+//! created. It never acts with the secret that the store holds now. The table contains all combinations, and
+//! each is tested on every store.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -343,7 +343,7 @@ async fn request_with_replaced_secret_cannot_take_over_session(on: Backend) {
 }
 
 /// Models a WebSocket that was opened with a stolen cookie. The session's owner has since rotated the secret
-/// or revoked all other sessions, so every use of the WebSocket's handle fails with `Gone`.
+/// or revoked all other sessions, so every operation with the WebSocket's handle fails with `Gone`.
 async fn long_lived_handle_with_replaced_secret_always_gets_gone(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         let stand = on.stand();

@@ -52,7 +52,7 @@ async fn bounded(sessions: &Sessions, timeout: Duration) -> Report {
 /// What an [`Examined`] store's own part of the check does with the probe.
 type Part = Box<dyn for<'a> Fn(&'a Probe) -> BoxFuture<'a, ()> + Send + Sync>;
 
-/// A store from another crate, with its own part of the check that examines its servers.
+/// A store from a different crate. Its own part of the check examines its servers.
 struct Examined {
     inner: SpyStore<MemoryStore>,
     part: Part,
@@ -269,7 +269,7 @@ async fn memory_store_says_that_it_is_not_for_production() {
     assert!(codes(&report).contains(&"memory_store") && codes(&report).contains(&"commands"));
 }
 
-/// Returns the word with which the report describes a failure of this verb.
+/// Returns the word that the report uses when a command with this verb fails.
 fn participle(verb: Verb) -> &'static str {
     match verb {
         Verb::Load => "read",
@@ -353,7 +353,7 @@ async fn hanging_part_is_cut_off_and_its_findings_stay() {
     assert_eq!(first_error(&report).subject(), "");
 }
 
-/// Of two servers, one hangs. The report says which, and contains the findings about the other server.
+/// One of two servers hangs. The report identifies that server and contains the findings about the other one.
 #[tokio::test(start_paused = true)]
 async fn hanging_part_of_one_server_is_reported_about_that_server() {
     let (store, _) = Examined::new(|probe| {

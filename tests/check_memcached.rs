@@ -261,7 +261,8 @@ async fn paused_server_is_an_error_within_the_time_and_others_are_reported() {
     let addresses = servers.each_ref().map(MemcachedServer::address);
     let url = list(addresses.iter().map(String::as_str));
     servers[0].pause();
-    // The store's connection attempt times out before the check's time limit, or after it.
+    // The first store's connection attempt times out before the check's time limit, and the second's after
+    // it.
     for (connect, code) in [(1, "unreachable"), (60, "unanswered")] {
         let store = MemcachedStore::builder(&url).unwrap();
         let store = store.connect_timeout(Duration::from_secs(connect)).response_timeout(PATIENCE);

@@ -327,8 +327,8 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     assert_eq!(ran.json(0), json!({ "count": 0, "complete": true, "found": true }));
 }
 
-/// A clock that is several hours behind. Records dated by it have already expired, but the store still has
-/// them.
+/// A clock that is several hours behind. Records that are dated by this clock have already expired, but the
+/// store still has them.
 #[derive(Debug)]
 struct HoursAgo(u32);
 

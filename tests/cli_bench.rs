@@ -143,7 +143,7 @@ async fn latency_counts_from_when_a_request_is_due() {
     let arguments = ["--json", "--callers", "1", "--payload", "10", "--operations", "read"];
     let arguments = [&arguments[..], &["--rate", "100", "--seconds", "3"]].concat();
     let child = start(&server.url(), &arguments);
-    // The first measurement creates its sessions, they are removed, and the second measurement creates its
+    // The first measurement creates its sessions and removes them. Then the second measurement creates its
     // own.
     let sessions = || server.cli(&["DBSIZE"]).parse::<u32>().unwrap();
     eventually(|| sessions() == 100, "no throughput").await;

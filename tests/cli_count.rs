@@ -184,7 +184,7 @@ fn server_without_sessions_is_counted() {
     assert_eq!((counts(total), others(total)), ((0, 0), (0, 0)));
 }
 
-/// The report has a row per master. While a slot is being moved, the command fails rather than report a
+/// The report has one row per master. While a slot is being moved, the command fails rather than report a
 /// number that may be too low.
 #[test]
 fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {

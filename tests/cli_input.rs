@@ -19,7 +19,7 @@ const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
 /// No server listens on this port, so a command that tries to use the store exits with status 3.
 const URL: &str = "redis://127.0.0.1:1/";
 
-/// A part of most invalid inputs, which must not appear in the output.
+/// A part of most invalid inputs. It must not appear in the output.
 const MARK: &str = "SWORDFISH";
 
 /// A long value. Not even part of it may appear in the output.

@@ -412,7 +412,8 @@ async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
     }
 }
 
-/// This also holds if the commit confirms the first use of a sign-in's cookie.
+/// A read-only transaction sees the newest record even if the same commit confirms the first use of a
+/// sign-in's cookie.
 async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let signs_in = async |session: Session| {
@@ -543,8 +544,8 @@ async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-/// The write is retried because its first copy had not arrived. The first copy then reaches the store before
-/// the retry after all.
+/// The write is retried because its first copy had not arrived. The first copy then reaches the store just
+/// before the retry.
 async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -886,7 +887,7 @@ async fn failed_create_after_sign_out_is_reported() {
 /// Creates an error with this message.
 type Make = fn(&'static str) -> Error;
 
-/// A store that applies every command. A command with the given verb nevertheless returns the given error.
+/// A store that applies every command, but returns the given error for each command with the given verb.
 #[derive(Default)]
 struct Failing(Mutex<Option<(Verb, Make)>>);
 
@@ -912,7 +913,7 @@ fn failing_stand() -> (Stand, Arc<Failing>) {
     (Stand::over(Arc::new(store), |builder| builder), fails)
 }
 
-/// A server may have applied a write even if its answer is invalid, so the outcome is settled with a load.
+/// A server may have applied a write even if its answer is invalid, so a load settles the outcome.
 #[tokio::test]
 async fn invalid_answer_to_write_is_settled() {
     let (stand, fails) = failing_stand();

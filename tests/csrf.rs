@@ -121,7 +121,7 @@ async fn token_is_taken_from_form_field_and_from_header() {
     }
 }
 
-/// This applies to anonymous and to signed-in visitors, whatever the body is.
+/// Missing and forged tokens are refused for anonymous and for signed-in visitors, whatever the body is.
 #[tokio::test]
 async fn missing_and_forged_tokens_are_403() {
     let stand = Backend::memory().stand();
@@ -145,7 +145,7 @@ async fn missing_and_forged_tokens_are_403() {
                 let header = form(cookie, "article=7").header(CsrfToken::HEADER, token);
                 assert_refused(&app.ask(header).await);
             }
-            // Bodies without a token, and tokens in a place that is not read.
+            // Bodies without a token, and tokens in places that are not read, are refused.
             for body in
                 ["article=7", "", "article=7&csrf-token=x", "article=7&CSRF_TOKEN=x", "csrf_token"]
             {
@@ -471,7 +471,8 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     }
 }
 
-/// Someone who was signed out by the revocation may know tokens that pages have shown.
+/// `revoke_others` replaces the session's token, because someone whom it signs out may know tokens that pages
+/// have shown.
 async fn token_is_new_when_others_are_revoked(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -521,7 +522,8 @@ async fn token_whose_answer_was_lost_is_valid(on: Backend) {
     }
 }
 
-/// After its response, a handle cannot send a cookie, so it can create a token only in an existing session.
+/// After the response, a handle can no longer send a cookie, so it can create a token only in an existing
+/// session.
 async fn token_after_response_needs_session(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;

@@ -279,7 +279,7 @@ async fn nothing_is_reported_if_no_token_is_sent() {
     }
 }
 
-/// The warnings: the name of the cookie, and the level and message.
+/// The warnings. Each has the cookie's name, and the level and message.
 static EVENTS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 /// The subscriber serves the whole process. Tests that run at the same time recognise their own events by the

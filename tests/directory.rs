@@ -712,8 +712,8 @@ async fn empty_directory(stand: &Stand) {
     assert!(list(stand).await.is_empty());
 }
 
-/// While a failed sign-in releases its reservation, a second one with the same session succeeds, in the same
-/// millisecond or in the next. The second sign-in stays listed and valid.
+/// While a failed sign-in releases its reservation, a second sign-in with the same session succeeds, in the
+/// same millisecond or in the next. The second sign-in stays listed and valid.
 async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) {
     for (millis, is_down) in [(0, false), (1, false), (1, true)] {
         let namespace = format!("between-{millis}-{is_down}");
@@ -853,7 +853,8 @@ async fn sign_in_whose_session_was_revoked_gets_another_id(on: Backend) {
     }
 }
 
-/// The answers to the session's create and then to the directory write are lost. The sign-in is listed once.
+/// The answers to the session's create and to the directory write are both lost. The sign-in is listed only
+/// once.
 async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -1103,8 +1104,8 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
         assert_eq!((late.failure(), &late.set_cookie), (Some(ErrorKind::Revoked), &None));
         assert_eq!(stored_as_alices(&stand).await, 0, "{had_directory}");
     }
-    // A sign-in that takes longer than revocations are remembered fails even if the directory record still
-    // exists.
+    // A sign-in that takes longer than the time for which revocations are remembered fails, even if the
+    // directory record still exists.
     arrives(&stand, "another").await;
     let just_in_time = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3600));
@@ -1143,8 +1144,8 @@ async fn sign_in_that_took_too_long_keeps_no_reservation(on: Backend) {
     assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
 }
 
-/// A sign-in uses the directory record that `begin_sign_in` read only if it was read at most ten seconds ago
-/// and one write to the directory is enough.
+/// A sign-in reuses the copy of the directory record that `begin_sign_in` read only if the copy is at most
+/// ten seconds old and one write to the directory is enough.
 async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     use Verb::{Create, Load, Replace};
     let stand = on.stand_with(|builder| {
@@ -1330,8 +1331,8 @@ async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     }
 }
 
-/// Commands or answers are lost while all sessions are revoked. The sessions have ended when `revoke_all`
-/// returns success, or when it is called again.
+/// Commands or answers are lost while all sessions are revoked. The sessions have ended once `revoke_all`
+/// returns success, on the first call or on the second.
 async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
     for verb in [Verb::Load, Verb::Replace, Verb::Delete, Verb::Create] {
         for nth in 0..3 {
@@ -1737,8 +1738,8 @@ async fn refused_write_for_directory_is_reported_and_not_repeated(on: Backend) {
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
-/// Alice's sign-in with this session failed, and Bob signed in with it before its entry could be removed from
-/// Alice's directory.
+/// Alice's sign-in with a session failed, and Bob signed in with the session before its entry could be
+/// removed from Alice's directory. Revoking Alice's sessions leaves Bob's session alone.
 async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     empty_directory(&stand).await;
@@ -1843,7 +1844,7 @@ async fn lifetime_within_directory_expectation_costs_no_directory_write(on: Back
 }
 
 /// A listed session is missing, and its own sign-in must have finished long ago. A new sign-in does not wait
-/// for it.
+/// for that session.
 async fn session_that_ended_long_ago_is_checked_only_once(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));

@@ -1,5 +1,5 @@
-//! Random concurrent sign-ins, sign-outs, lists and revocations for one account from two processes. The
-//! store's commands and answers are lost, arrive late, or are never answered.
+//! Random concurrent sign-ins, sign-outs, lists and revocations for one account from two processes. Commands
+//! and answers are lost, commands arrive late, and some are never answered.
 //!
 //! `UNSTICKY_LONG=1` makes these tests ten times as long.
 
@@ -189,7 +189,7 @@ impl Deeds {
     }
 }
 
-/// What has happened so far. Each event's `number` gives its place in the order.
+/// What has happened so far. Each event gets the next `number`.
 #[derive(Default)]
 struct Log {
     number: usize,
@@ -434,7 +434,7 @@ impl History {
     }
 }
 
-/// Runs a history per seed, policy and mode, `at_once` at a time.
+/// Runs one history per seed, policy and mode, `at_once` at a time.
 async fn histories(on: &Backend, count: u64, at_once: usize) -> Tally {
     let is_paused = on.server().is_none();
     let mut histories = Vec::new();

@@ -291,8 +291,8 @@ fn dies_at(
             Deed::RevokeOne => {
                 assert!(usable == 1 || (!survived && usable == 2), "{place}: {usable}")
             }
-            // The kept session's cookie may have been replaced before its answer arrived, so the records are
-            // counted instead.
+            // The kept session's cookie may have been replaced before the response arrived, so the records
+            // are counted instead.
             Deed::RevokeOthers if survived => assert_eq!(alive.len(), 1, "{place}"),
             Deed::RevokeOthers => assert!(!alive.is_empty(), "{place}"),
         }

@@ -69,7 +69,7 @@ async fn requests_recover_when_server_starts_after_application(mut server: Serve
     visitors.begin_anew().await;
 }
 
-/// The connection is closed before each of 200 requests.
+/// The connection is closed before each of 200 requests, and every request succeeds.
 async fn requests_succeed_after_idle_connection_is_closed(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
