@@ -184,6 +184,8 @@ async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on
     assert_eq!(stand.who(&cookie).await.is_none(), revoked.is_ok());
 }
 
+/// The handler signs out while a commit is in progress. The session ends, whether that commit succeeds or
+/// fails because another request has stepped up.
 async fn sign_out_during_failing_commit_still_ends_session(on: Backend) {
     for steps_up in [false, true] {
         let stand = on.stand();
@@ -212,6 +214,7 @@ async fn sign_out_during_failing_commit_still_ends_session(on: Backend) {
     }
 }
 
+/// The update panics when it runs again on a newer record.
 async fn update_that_panics_on_replay_fails_reload_and_commit(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -228,6 +231,8 @@ async fn update_that_panics_on_replay_fails_reload_and_commit(on: Backend) {
     assert_eq!(kind, Some(ErrorKind::UpdatePanicked));
 }
 
+/// A stream sets the lifetime that the session had. Meanwhile, another request has set a different lifetime
+/// and thereby replaced the secret.
 async fn stream_gets_gone_for_lifetime_replaced_by_another_request(on: Backend) {
     let (first, second) = (Lifetime::nist_aal2(), Lifetime::owasp_low_risk());
     let stand = on.stand();
@@ -456,6 +461,8 @@ fn update_succeeds_while_another_thread_changes_other_key() {
     assert_eq!(session.get(A).unwrap(), Some(2000));
 }
 
+/// The revocation waits for a save, which fails. It must not report success while the old secret is still
+/// valid.
 #[tokio::test(start_paused = true)]
 async fn revoke_others_behind_failing_save_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();
@@ -495,6 +502,7 @@ async fn revoke_others_between_failing_saves_fails_or_invalidates_old_secret() {
     assert!(revoked.is_err() || stand.who(&cookie).await.is_none());
 }
 
+/// The request is abandoned while the revocation waits for a save.
 #[tokio::test(start_paused = true)]
 async fn revoke_others_of_abandoned_request_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();

@@ -130,6 +130,7 @@ async fn findings_of_stores_own_part_are_in_report() {
     assert_eq!(spy.verbs(), [], "nothing is sent that the store's own part does not send");
 }
 
+/// A store's own part of the check can have the verbs tried, on the whole store or on a key that it chooses.
 #[tokio::test]
 async fn part_of_store_may_have_its_verbs_tried() {
     let inner = SpyStore::new(MemoryStore::new());
@@ -152,6 +153,7 @@ async fn part_of_store_may_have_its_verbs_tried() {
     assert_eq!(inner.verbs().len(), 2 * TRIAL.len());
 }
 
+/// `Arc` and `Box` forward a store's own part of the check.
 #[tokio::test]
 async fn decorators_forward_part_of_store() {
     let store = || Examined::new(|probe| async { probe.report(sluggish()) }.boxed()).0;
@@ -488,6 +490,7 @@ impl Store for Flawed {
     }
 }
 
+/// For each way to break the contract, the report says how the store breaks it.
 #[tokio::test]
 async fn store_that_breaks_compare_and_set_is_told_how() {
     let table = [

@@ -119,6 +119,8 @@ async fn healthy_server_has_no_warning() {
     assert_eq!(found(&report, "version").sentence(), sentence);
 }
 
+/// With `-C`, items have no versions, so compare-and-set cannot work. The check tries no verbs on such a
+/// server.
 #[tokio::test]
 async fn server_without_versions_is_one_error() {
     let server = MemcachedServer::start_with(&["-C"]);
@@ -361,6 +363,8 @@ async fn old_release_is_one_error() {
     }
 }
 
+/// Something other than Memcached answers on the port, such as a TLS or an HTTP server. The error describes
+/// the answer without repeating unknown text.
 #[tokio::test]
 async fn port_of_something_else_is_an_error_that_says_so() {
     const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";

@@ -80,6 +80,7 @@ async fn new_server_has_no_warning() {
     assert!(report.findings().iter().all(|finding| finding.subject() == subject), "{report}");
 }
 
+/// The findings are the same with RESP2 and with RESP3.
 #[tokio::test]
 async fn newer_protocol_makes_no_difference() {
     let server = RedisServer::start();
@@ -348,6 +349,7 @@ async fn append_only_file_is_fine() {
     found(&check(&server.url()).await, "persistence", Level::Fine, "appendonly is yes");
 }
 
+/// A server that is still loading its data is the only error in the report.
 #[tokio::test]
 async fn server_that_reads_its_data_is_an_error() {
     let mut server = RedisServer::start_with(&[
@@ -405,6 +407,7 @@ async fn paused_server_is_reported_in_time() {
     server.resume();
 }
 
+/// The server's `MONITOR` output shows that the check uses only keys of its own. Those that it leaves expire.
 #[tokio::test]
 async fn only_keys_of_its_own_are_touched() {
     let server = RedisServer::start();

@@ -187,6 +187,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     about(&report, Level::Fine, "shard", &cluster.nodes()[1], "and 1 replica");
 }
 
+/// The report has a warning about a node in the URL that has left the cluster or belongs to a different one.
 #[tokio::test]
 async fn node_of_the_address_that_left_or_belongs_elsewhere_is_a_warning() {
     let (cluster, other) = (RedisCluster::start(), RedisCluster::single(&[]));
@@ -202,6 +203,7 @@ async fn node_of_the_address_that_left_or_belongs_elsewhere_is_a_warning() {
     the(&report, Level::Warning, "seed", "belongs to a different cluster");
 }
 
+/// The report has a note if the URL lists only one node, and a note about a slot that is being moved.
 #[tokio::test]
 async fn single_node_of_an_address_is_a_note_and_a_slot_on_the_move_as_well() {
     let cluster = loose_masters();
@@ -213,6 +215,8 @@ async fn single_node_of_an_address_is_a_note_and_a_slot_on_the_move_as_well() {
     assert_eq!(found(&report, Level::Fine, "commands").len(), SHARDS, "{report}");
 }
 
+/// If the ACL hides something from the check, the report has a note. If it forbids a command that sessions
+/// need on one node, the report has an error about that node.
 #[tokio::test]
 async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_there() {
     let cluster = loose_masters();
@@ -252,6 +256,8 @@ async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_
     assert!(!report.to_string().contains("sesame7"), "{report}");
 }
 
+/// A cluster's URL causes an error if its server is not a cluster node, if none of its servers answers, or if
+/// its node belongs to no cluster that has slots.
 #[tokio::test]
 async fn server_without_cluster_and_address_without_server_are_errors_with_the_remedy() {
     let server = RedisServer::start();
@@ -446,6 +452,8 @@ async fn replicas_that_may_not_become_master_are_a_warning() {
     the(&report, Level::Warning, "replica", "replica-priority is 0");
 }
 
+/// The report has warnings about a single Sentinel, a master without replicas, a server that is not a
+/// Sentinel, and Sentinels that disagree. A wrong master name is an error.
 #[tokio::test]
 async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     let (set, other) = (SentinelSet::single(&[]), SentinelSet::single(&[]));

@@ -392,6 +392,7 @@ async fn sessions_on_each_server_of_pool_are_listed_and_revoked() {
     assert_eq!(application.sessions.of("alice").count().await.unwrap(), 0);
 }
 
+/// With `--strict`, the command treats sessions as an application in strict mode does.
 #[tokio::test]
 async fn strict_mode_is_that_of_application() {
     let server = RedisServer::start();
@@ -489,6 +490,7 @@ async fn ids_are_validated_before_any_is_revoked() {
     }
 }
 
+/// Events show the principal as `--audit` demands, and the actor from `--actor`, `USER` or `LOGNAME`.
 #[tokio::test]
 async fn actor_and_principal_are_told_as_asked_for() {
     let server = RedisServer::start();
@@ -525,6 +527,7 @@ async fn actor_and_principal_are_told_as_asked_for() {
     }
 }
 
+/// No output contains a password, a session's secret or its digest, or the value behind the CSRF tokens.
 #[tokio::test]
 async fn nothing_secret_is_printed() {
     let server = RedisServer::start_with(&["--requirepass", "sesame-open-7"]);
@@ -630,6 +633,7 @@ async fn defaults_are_those_of_library() {
     assert_eq!(who, None);
 }
 
+/// An interrupt ends the command at once, although its time limit is 60 seconds.
 #[test]
 fn interrupted_command_waits_for_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

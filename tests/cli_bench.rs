@@ -119,6 +119,7 @@ async fn memcached_is_measured_and_left_empty() {
         .await;
 }
 
+/// Without `--rate`, latency is measured at about half the highest throughput.
 #[tokio::test]
 async fn rate_is_half_of_the_highest_throughput() {
     let server = RedisServer::start();
@@ -137,6 +138,8 @@ async fn rate_is_half_of_the_highest_throughput() {
     assert_eq!(report["parameters"]["rate"], Value::Null);
 }
 
+/// The server is paused during the latency measurement. The latencies include the time for which due requests
+/// had to wait.
 #[tokio::test]
 async fn latency_counts_from_when_a_request_is_due() {
     let server = RedisServer::start();
@@ -162,6 +165,7 @@ async fn latency_counts_from_when_a_request_is_due() {
     assert!(quantile("p50") < 100.0, "{row}");
 }
 
+/// If the namespace contains keys that the benchmark did not write, nothing is measured or written.
 #[tokio::test]
 async fn keys_of_others_are_neither_measured_with_nor_touched() {
     let server = RedisServer::start();

@@ -295,6 +295,7 @@ fn each_memcached_server_is_counted() {
     assert_eq!(counts(&self::report(&url, &["--namespace", "real"])["total"]), (12, 1));
 }
 
+/// If a server does not list its keys, the report gives the numbers for all its items instead, and no total.
 #[test]
 fn memcached_server_that_shows_no_keys_says_what_it_has_of_everything() {
     let [open, closed] = [&[][..], &["-o", "no_lru_crawler"]].map(MemcachedServer::start_with);
@@ -337,6 +338,8 @@ fn permit(server: &RedisServer, words: &[String], without: &str) {
     server.cli(&words.collect::<Vec<_>>());
 }
 
+/// The ACL in the documentation is enough for a count. Without `STRLEN`, the report has no sizes; without
+/// `SCAN`, the count fails.
 #[test]
 fn documented_permissions_are_enough_and_needed() {
     let server = RedisServer::start();
@@ -362,6 +365,8 @@ fn documented_permissions_are_enough_and_needed() {
     assert_eq!(holds_any(&url, "shop:"), Ok(None));
 }
 
+/// The ACLs in the documentation are enough for a count. It fails without any one of the commands that only
+/// these servers need.
 #[test]
 fn documented_permissions_are_enough_and_needed_in_a_cluster_and_behind_sentinels() {
     let cluster = RedisCluster::single(&[]);
@@ -588,6 +593,7 @@ fn prefix_is_taken_literally() {
     }
 }
 
+/// If the keys cannot all be listed in time, it is unknown whether the store holds any with the prefix.
 #[test]
 fn nothing_is_known_where_the_walk_does_not_end_in_time() {
     let server = RedisServer::start();

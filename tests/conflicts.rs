@@ -530,6 +530,7 @@ async fn in_doubt_write_is_settled_after_up_to_seven_later_writes(on: Backend) {
     }
 }
 
+/// The first copy of a retried write arrives only after a later write.
 async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;

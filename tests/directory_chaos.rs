@@ -512,6 +512,7 @@ async fn directory_guarantees_hold_under_random_faults_in_memory() {
     assert!(tally.revocations > 200 && tally.alive > 100 && tally.checked > 20, "{tally:?}");
 }
 
+/// The same guarantees hold on real servers, in real time.
 async fn directory_keeps_its_promises_in_chaos(on: Backend) {
     let tally = histories(&on, 10 * u64::from(length()), 40).await;
     assert!(tally.sign_ins > 100 && tally.revocations > 20, "{tally:?}");

@@ -49,6 +49,8 @@ async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
     most.max(resident())
 }
 
+/// Checks that requests use bounded memory while they wait for a server that does not answer, and that
+/// repeated crowds use no more.
 async fn is_bounded(server: Server) {
     // Concurrent runs would measure one another's memory.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());

@@ -130,6 +130,8 @@ async fn cookie_is_shared_within_its_domain_and_path_only() {
     assert_eq!(browser.jar().await, NO_COOKIES);
 }
 
+/// With a partitioned cookie, a user is signed in separately under each embedding site, even in a browser
+/// that refuses other third-party cookies.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     let driver = Driver::start();
@@ -175,6 +177,8 @@ async fn open_frame(browser: &Browser, site: &Site, host: &str) {
     browser.enter_frame().await;
 }
 
+/// For each `SameSite` value, follows a link from another site and submits a form there that signs the user
+/// out.
 #[tokio::test(flavor = "multi_thread")]
 async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();
