@@ -65,7 +65,7 @@ enum Sent {
     Nothing,
     /// A new secret for the same session.
     Same,
-    /// The token of another session.
+    /// The token for a different session.
     Fresh,
     Removal,
 }

@@ -39,7 +39,7 @@ fn first_error(report: &Report) -> &Finding {
     report.first_error().unwrap_or_else(|| panic!("no error: {report}"))
 }
 
-/// Runs the check, which must finish within twice the timeout of a request.
+/// Runs the check, which must finish within twice the request timeout.
 async fn bounded(sessions: &Sessions, timeout: Duration) -> Report {
     let begun = Instant::now();
     let report = sessions.check().await;
@@ -193,7 +193,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     assert_ne!(record[..8], other[..8], "each has a write tag of its own");
     assert_eq!(record[8..], other[8..]);
 
-    // An application with the same namespace and epoch.
+    // This application has the same namespace and epoch.
     let sessions = sessions(inner.clone());
     inner.take();
     for secret in [[0; 16], [0xff; 16]] {

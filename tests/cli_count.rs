@@ -97,7 +97,7 @@ fn store(server: &MemcachedServer, key: &str, bytes: usize) {
     assert_eq!(answer, "HD\n");
 }
 
-/// Returns the numbers of sessions and directories.
+/// Returns the number of sessions and the number of directories.
 fn counts(tally: &Value) -> (u64, u64) {
     let count = |records: &str| tally[records]["count"].as_u64().unwrap();
     (count("sessions"), count("directories"))

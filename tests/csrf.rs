@@ -88,7 +88,8 @@ fn assert_taken(reply: &Reply) {
     assert_eq!((reply.status, &*reply.body), (200, "article 7"), "{reply:?}");
 }
 
-/// Every invalid token gets the same response, which contains neither the token nor a cookie.
+/// Asserts that the token was refused. Every invalid token gets the same response, which contains neither the
+/// token nor a cookie.
 fn assert_refused(reply: &Reply) {
     assert_eq!(
         (reply.status, &*reply.body),
@@ -138,7 +139,7 @@ async fn missing_and_forged_tokens_are_403() {
         {
             let longer = format!("{token}A");
             let forged = ["", "x", &tampered, &token[..85], &longer, &zeros, &long];
-            // The token of another session is refused as well.
+            // A token from a different session is refused too.
             let foreign = [&*token, &of_alice].into_iter().filter(|token| *token != own);
             for token in forged.into_iter().chain(foreign) {
                 assert_refused(&app.ask(with_field(cookie, token)).await);
@@ -267,7 +268,7 @@ async fn each_page_masks_token_differently_and_costs_one_command() {
             assert_taken(&app.ask(with_field(&cookie, token)).await);
         }
         stand.spy.take();
-        // The first token of an existing session costs a write; verifying it costs a read.
+        // Creating the first token in an existing session costs a write, and verifying it costs a read.
         let seeded = stand.seeded().await;
         stand.spy.take();
         let (_, token) = page(&app, &seeded).await;
@@ -425,9 +426,9 @@ async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backen
     assert_eq!((late.failure(), late.set_cookie), (None, None));
 }
 
-/// The browser never received the response to a sign-in or a rotation, or it holds the cookies of two
-/// sessions. The page with the form can still be loaded, which writes nothing. Sending the form signs the
-/// user in and resolves the situation.
+/// The browser never received the response to a sign-in or a rotation, or it holds two sessions' cookies. The
+/// page with the form can still be loaded, which writes nothing. Sending the form signs the user in and
+/// resolves the situation.
 async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;

@@ -439,7 +439,7 @@ async fn revoke_all_beats_requests_in_progress(on: Backend) {
         assert!(!is_alice(&stand, &cookie).await, "{name}");
         assert!(list(&stand).await.is_empty(), "{name}");
     }
-    // A refresh: a read after part of the idle timeout.
+    // This request causes a refresh, because part of the idle timeout has passed.
     let cookie = arrives(&stand, "refresh").await;
     stand.clock.advance(Duration::from_secs(600));
     let (exchange, session) = stand.begin(&cookie).await;
@@ -894,8 +894,8 @@ async fn reservation_is_released_after_retried_enrolment(on: Backend) {
         let anonymous = stand.seeded().await;
         let sign_in = async |session: Session| session.sign_in(ALICE);
         let failed = if conflicts {
-            // The directory write, the session write, the other request's write to the session, and the
-            // directory write to release the reservation.
+            // These writes come before the one that fails: the directory write, the session write, the other
+            // request's write to the session, and a second directory write.
             drop(stand.store.hold(Verb::Replace));
             let writes = stand.store.hold(Verb::Replace);
             drop(stand.store.hold(Verb::Replace));

@@ -208,9 +208,9 @@ struct History {
     place: String,
     policy: ConcurrentSessions,
     is_paused: bool,
-    /// Two processes with faulty connections.
+    /// The sessions of two processes with faulty connections.
     processes: [Sessions; 2],
-    /// A process with a reliable connection.
+    /// The sessions of a process with a reliable connection.
     quiet: Sessions,
     log: Mutex<Log>,
 }

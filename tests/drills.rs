@@ -246,8 +246,8 @@ fn planned_failover_of_master_that_requires_replicas_loses_no_write() {
     master_is_replaced_as_planned(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]);
 }
 
-/// The death of a Sentinel makes no request fail. After the master has been killed, commands fail until half
-/// a second after a replica was promoted.
+/// The death of a Sentinel makes no request fail. After the master has been killed, commands fail for at most
+/// half a second after a replica was promoted.
 #[test]
 fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after_promotion() {
     let _turn = turn();

@@ -507,8 +507,8 @@ async fn error_stays_with_its_response() {
     }
 }
 
-/// An actix-web middleware may fail with an error instead of a response. Outer middleware receives the
-/// error with its original type, and its response gets the same headers and cookies as any other.
+/// An actix-web middleware may fail with an error instead of a response. Outer middleware receives the error
+/// with its original type, and the error's response gets the same headers and cookies as any other response.
 #[tokio::test]
 async fn error_of_inner_actix_middleware_keeps_its_type() {
     type Own = InternalError<&'static str>;

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
-/// Starts a proxy in front of the server, and sessions that use it.
+/// Starts a proxy in front of the server, and creates sessions that use the proxy.
 async fn linked(server: &Server) -> (Proxy, Sessions) {
     let proxy = Proxy::start(server.port()).await;
     let sessions = sessions(&server.url_at(proxy.port()));

@@ -50,7 +50,7 @@ async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
 }
 
 /// Checks that requests use bounded memory while they wait for a server that does not answer, and that
-/// repeated crowds use no more.
+/// further crowds use hardly more.
 async fn is_bounded(server: Server) {
     // Concurrent runs would measure one another's memory.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());

@@ -28,7 +28,7 @@ type Start = fn(&[&str]) -> Server;
 /// Makes the server write each change to the disk before it answers.
 const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Returns all records, as exactly as text can show them.
+/// Returns all records, as exactly as text can represent them.
 fn records(server: &RedisServer) -> Vec<(String, String)> {
     let keys = server.cli(&["KEYS", "*"]);
     let mut keys: Vec<_> = keys.lines().map(str::to_owned).collect();

@@ -29,7 +29,7 @@ pub const UNREAD: &[ErrorKind] = &[ErrorKind::Unavailable];
 /// The kinds of error that a write can return while the store does not answer.
 pub const UNWRITTEN: &[ErrorKind] = &[ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
 
-/// Sessions with the default settings, which the store sees as a separate process.
+/// Returns sessions with the default settings. To the store, they look like a separate process.
 pub fn sessions(url: &str) -> Sessions {
     Sessions::builder(unsticky::connect(url).unwrap()).timeout(TIMEOUT).build().unwrap()
 }

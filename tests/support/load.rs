@@ -194,13 +194,13 @@ pub struct Report {
     /// The reasons why commands failed, and how many commands failed for each.
     pub reasons: BTreeMap<String, usize>,
     pub sign_outs: usize,
-    /// Sessions that were missing although no request had ended them.
+    /// The number of sessions that were missing although no request had ended them.
     pub lost_sessions: u64,
-    /// Acknowledged increments that were missing.
+    /// The number of acknowledged increments that were missing.
     pub lost_updates: u64,
-    /// Increments that were present and had not been requested.
+    /// The number of increments that were present although they had not been requested.
     pub doubled_updates: u64,
-    /// Sessions that were present although they had been signed out.
+    /// The number of sessions that were present although they had been signed out.
     pub resurrected: u64,
 }
 
@@ -309,7 +309,7 @@ impl Visitor<'_> {
         !self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Signs in, increments and reads the number, and signs out, repeatedly.
+    /// Repeatedly signs in, increments and reads the number, and signs out.
     async fn stay(&mut self) {
         while self.goes_on() {
             self.sign_in().await;

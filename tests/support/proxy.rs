@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// Delays each direction by this duration.
+    /// Delays the bytes in each direction by this duration.
     Delay(Duration),
     /// Keeps connections open and holds back the bytes until the mode changes.
     Stall,
@@ -93,7 +93,7 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// Makes new connections lead to another server. Existing connections are not affected.
+    /// Makes new connections lead to a different server. Existing connections are not affected.
     pub fn lead_to(&self, target_port: u16) {
         self.target.store(target_port, Ordering::Relaxed);
     }

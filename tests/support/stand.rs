@@ -37,7 +37,7 @@ impl Backend {
     }
 }
 
-/// Sessions over a store that records commands and injects faults.
+/// Sessions on a store that records commands and injects faults.
 pub struct Stand {
     pub store: FaultStore<Arc<dyn Store>>,
     pub late: Late,

@@ -177,8 +177,8 @@ async fn open_frame(browser: &Browser, site: &Site, host: &str) {
     browser.enter_frame().await;
 }
 
-/// For each `SameSite` value, follows a link from another site and submits a form there that signs the user
-/// out.
+/// For each `SameSite` value, the browser follows a link from another site, and submits a form there that
+/// would sign the user out.
 #[tokio::test(flavor = "multi_thread")]
 async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();
