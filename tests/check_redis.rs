@@ -349,7 +349,7 @@ async fn append_only_file_is_fine() {
     found(&check(&server.url()).await, "persistence", Level::Fine, "appendonly is yes");
 }
 
-/// A server that is still loading its data is the only error in the report.
+/// While a server is still loading its data, the report has one error, which says so.
 #[tokio::test]
 async fn server_that_reads_its_data_is_an_error() {
     let mut server = RedisServer::start_with(&[

@@ -256,8 +256,8 @@ async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_
     assert!(!report.to_string().contains("sesame7"), "{report}");
 }
 
-/// A cluster's URL causes an error if its server is not a cluster node, if none of its servers answers, or if
-/// its node belongs to no cluster that has slots.
+/// The report has an error if a cluster's URL leads to a server that is not a cluster node, to no server that
+/// answers, or to a node that belongs to no cluster with slots.
 #[tokio::test]
 async fn server_without_cluster_and_address_without_server_are_errors_with_the_remedy() {
     let server = RedisServer::start();
@@ -453,7 +453,7 @@ async fn replicas_that_may_not_become_master_are_a_warning() {
 }
 
 /// The report has warnings about a single Sentinel, a master without replicas, a server that is not a
-/// Sentinel, and Sentinels that disagree. A wrong master name is an error.
+/// Sentinel, and Sentinels that disagree. It has an error about a wrong master name.
 #[tokio::test]
 async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     let (set, other) = (SentinelSet::single(&[]), SentinelSet::single(&[]));

@@ -490,7 +490,8 @@ async fn ids_are_validated_before_any_is_revoked() {
     }
 }
 
-/// Events show the principal as `--audit` demands, and the actor from `--actor`, `USER` or `LOGNAME`.
+/// Events show the principal in the form that `--audit` selects, and take the actor from `--actor`, `USER` or
+/// `LOGNAME`.
 #[tokio::test]
 async fn actor_and_principal_are_told_as_asked_for() {
     let server = RedisServer::start();

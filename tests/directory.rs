@@ -866,8 +866,8 @@ async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1, "the first one is deleted");
 }
 
-/// The answers to the session's creates are lost. The session is deleted even if the store cannot be read, so
-/// that no other id is tried.
+/// The answers to the session's creates are lost. The session is deleted, even if no other id is tried
+/// because the store cannot be read.
 async fn in_doubt_new_session_is_deleted_when_its_sign_in_fails(on: Backend) {
     let stand = on.stand();
     for is_read in [true, false] {
