@@ -1,5 +1,5 @@
-//! The exact number of allocations for each kind of request. The test fails for a lower number as well
-//! as for a higher one, so that the tables stay true.
+//! The exact number of allocations for each kind of request. The tests fail if a number falls as well as if
+//! it rises, so that the tables stay accurate.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -27,7 +27,8 @@ use unsticky::{DirectoryMode, Guard, Session, Sessions};
 use canned::canned;
 use request::{increment, read, request, sign_out};
 
-/// Without a framework, over a store that answers immediately: with the directory off, and on.
+/// Requests without a framework, on a store that answers immediately. The first number is with the directory
+/// off, and the second with the directory on.
 const REQUESTS: &[(&str, [u64; 2])] = &[
     ("no cookie", [1, 1]),
     ("cookie, unused", [1, 1]),
@@ -39,12 +40,12 @@ const REQUESTS: &[(&str, [u64; 2])] = &[
     ("sign-out", [18, 18]),
 ];
 
-/// What a session layer around a route that does not use the session adds to a layer that does nothing,
-/// in axum and in actix-web.
+/// The allocations that a session layer adds to a route that does not use the session: in axum, compared with
+/// a layer that does nothing, and in actix-web.
 const LAYERS: &[(&str, [u64; 2])] = &[("no cookie", [3, 2]), ("cookie, unused", [3, 2])];
 
-/// What a guard that admits the request adds to a layer that does nothing, around a route that uses the
-/// session, in axum and in actix-web.
+/// The allocations that a guard adds to a route that uses the session, if the guard admits the request: in
+/// axum, compared with a layer that does nothing, and in actix-web.
 const GUARDS: &[(&str, [u64; 2])] = &[("same origin", [0, 1]), ("signed in", [1, 1])];
 
 const OTHER_COOKIES: &[u8] = b"theme=dark; lang=en";
@@ -55,7 +56,7 @@ fn allocations(mut work: impl FnMut()) -> u64 {
     measure(work).count_total
 }
 
-/// Counts the allocations of a request of this kind.
+/// Counts the allocations for a request of this kind.
 fn of_request(kind: &str, sessions: &Sessions, cookie: &Bytes) -> u64 {
     let other = Bytes::from_static(OTHER_COOKIES);
     let sign_in = async |session: Session| session.sign_in("account-4711");
@@ -99,7 +100,7 @@ fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
         let request = axum::http::Request::post("/").header("sec-fetch-site", "same-origin");
         request.header("cookie", cookie).body(Body::empty()).unwrap()
     };
-    // A server does this once. Without it, the layers would be built for each request.
+    // A server does this once. Without this call, the layers would be built again for each request.
     let app = app.clone().with_state::<()>(());
     let mut prepared: Vec<_> = (0..4).map(|_| (app.clone(), request())).collect();
     allocations(|| {
@@ -109,7 +110,8 @@ fn in_axum(app: &Router, cookie: &Bytes) -> u64 {
     })
 }
 
-/// The same with actix-web. It is a macro because the type of an application contains its middlewares.
+/// Counts the allocations for a request to an actix-web application. This is a macro because the
+/// application's type contains its middlewares.
 macro_rules! in_actix {
     ($app:expr, $handler:expr, $cookie:expr) => {{
         let app = actix_web::test::init_service($app.route("/", web::post().to($handler))).await;

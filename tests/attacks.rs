@@ -19,6 +19,8 @@ use unsticky::{
     ConcurrentSessions, Cookie, DirectoryMode, ErrorKind, Lifetime, Result, Session, Sessions,
 };
 
+/// A thief's request began with a copied cookie. The session then ends, and its owner signs in again. The
+/// thief's step-up fails and evicts no session.
 async fn step_up_on_ended_session_fails_and_evicts_no_other_session(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(1), ConcurrentSessions::Reject(1)] {
         for revokes in [false, true] {
@@ -41,6 +43,8 @@ async fn step_up_on_ended_session_fails_and_evicts_no_other_session(on: Backend)
     }
 }
 
+/// A request steps up with a secret that another request has replaced. If the step-up counted as a sign-in,
+/// the next sign-in would evict the newer session instead of the oldest one.
 async fn step_up_with_old_secret_leaves_eviction_order_unchanged(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(2)));
@@ -56,7 +60,8 @@ async fn step_up_with_old_secret_leaves_eviction_order_unchanged(on: Backend) {
     assert!(stand.who(&newer).await.is_some() && stand.who(&oldest).await.is_none());
 }
 
-/// By then the browser holds the newer token.
+/// Another request has rotated the token, so the browser already holds the newer one. A write with the stale
+/// token fails with `Gone`, even if the request signs out first, and the response has no cookie.
 async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
     let stand = on.stand();
     let stale = stand.signed_in("alice").await;
@@ -70,13 +75,14 @@ async fn stale_token_writes_nothing_and_gets_no_cookie(on: Backend) {
     let write = stand.visit(&stale, ends_and_writes).await;
     assert_eq!((write.failure(), write.set_cookie), (Some(ErrorKind::Gone), None));
     assert_eq!(stand.who(&newest).await.as_deref(), Some("alice"));
-    // A user who signs in gets a separate session, and no session ends.
+    // A sign-in with the stale token creates a separate session and ends no session.
     let again = stand.visit(&stale, sign_in).await;
     assert_eq!(again.failure(), None);
     assert!(stand.who(&again.cookie()).await.is_some() && stand.who(&newest).await.is_some());
 }
 
-/// The attempt is counted before the password is checked.
+/// The request counts the attempt with `transact` before it checks the password and signs in. The sign-in
+/// still ends every session whose cookie the request presented.
 async fn sign_in_after_transact_ends_every_presented_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(2)));
     for kind in ["alice", "bob"] {
@@ -97,6 +103,8 @@ async fn sign_in_after_transact_ends_every_presented_session(on: Backend) {
     }
 }
 
+/// The request presents two sessions, one of which another request rotates. The sign-in fails with
+/// `Contended` and leaves no session of the new principal behind.
 async fn sign_in_is_rolled_back_if_presented_session_is_rotated(on: Backend) {
     let stand = on.stand();
     let (bob, anonymous) = (stand.signed_in("bob").await, stand.seeded().await);
@@ -109,6 +117,8 @@ async fn sign_in_is_rolled_back_if_presented_session_is_rotated(on: Backend) {
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0);
 }
 
+/// `take` returns a value whose write is in progress. A different request then takes the stored value, so the
+/// first request fails with `ValueChanged`.
 async fn value_taken_while_being_committed_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -126,6 +136,8 @@ async fn value_taken_while_being_committed_is_handed_out_once(on: Backend) {
     assert_eq!(kind, Some(ErrorKind::ValueChanged));
 }
 
+/// The sign-in exceeds the limit on concurrent sessions and is refused. A value that the handler inserted
+/// during the commit is stored all the same.
 async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let other = stand.signed_in("alice").await;
@@ -143,7 +155,8 @@ async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(7));
 }
 
-/// A sign-in that began before another revocation is refused; the concurrent revocation takes effect.
+/// A sign-in that began before a revocation is refused. A call of `revoke_others` while that sign-in is being
+/// committed either fails, or sends a new cookie and invalidates the old secret.
 async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on: Backend) {
     let stand = on.stand();
     let begun = stand.sessions.of("alice").begin_sign_in().await.unwrap();
@@ -171,6 +184,8 @@ async fn revoke_others_during_refused_sign_in_fails_or_invalidates_old_secret(on
     assert_eq!(stand.who(&cookie).await.is_none(), revoked.is_ok());
 }
 
+/// The handler signs out while a commit is in progress. The session ends, whether that commit succeeds or
+/// fails because another request has stepped up.
 async fn sign_out_during_failing_commit_still_ends_session(on: Backend) {
     for steps_up in [false, true] {
         let stand = on.stand();
@@ -199,6 +214,7 @@ async fn sign_out_during_failing_commit_still_ends_session(on: Backend) {
     }
 }
 
+/// The update panics when it runs again on a newer record.
 async fn update_that_panics_on_replay_fails_reload_and_commit(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -215,6 +231,8 @@ async fn update_that_panics_on_replay_fails_reload_and_commit(on: Backend) {
     assert_eq!(kind, Some(ErrorKind::UpdatePanicked));
 }
 
+/// A stream sets the lifetime that the session had. Meanwhile, another request has set a different lifetime
+/// and thereby replaced the secret.
 async fn stream_gets_gone_for_lifetime_replaced_by_another_request(on: Backend) {
     let (first, second) = (Lifetime::nist_aal2(), Lifetime::owasp_low_risk());
     let stand = on.stand();
@@ -235,7 +253,8 @@ async fn stream_gets_gone_for_lifetime_replaced_by_another_request(on: Backend) 
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::Gone);
 }
 
-/// Changes that need a cookie are refused after the response, and do not block changes that need none.
+/// Once the response has been sent, changes that need a new cookie fail with `HeadSent`. They do not block
+/// later changes that need none.
 async fn stream_continues_after_operation_that_needs_cookie_fails(on: Backend) {
     type Deed = fn(&Session) -> Result<()>;
     let deeds: [Deed; 3] = [
@@ -286,6 +305,7 @@ async fn stream_continues_after_in_doubt_write_once_reloaded(on: Backend) {
     assert_eq!(stand.read(&cookie, B).await, Some(2));
 }
 
+/// The session's directory record is deleted while two handles use the session.
 async fn unlisted_session_cannot_write_or_revoke_in_strict_mode(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let cookie = stand.signed_in("alice").await;
@@ -306,7 +326,8 @@ async fn unlisted_session_cannot_write_or_revoke_in_strict_mode(on: Backend) {
     drop(exchange);
 }
 
-/// The request that signs in continues to write while its cookie is used for the first time.
+/// The request that signed in keeps writing to the session while the browser uses the cookie for the first
+/// time.
 async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     for reads in [true, false] {
@@ -326,7 +347,7 @@ async fn first_use_of_cookie_confirms_sign_in_despite_concurrent_write(on: Backe
     }
 }
 
-/// A future is kept unpolled for longer than the request timeout, and then polled again.
+/// A future that is left unpolled for longer than the request timeout still succeeds when it is polled again.
 async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_millis(200)));
     let cookie = stand.seeded().await;
@@ -356,7 +377,8 @@ async fn unpolled_future_does_not_use_up_request_timeout(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(1), Some(2)));
 }
 
-/// Extractors that wait for the store at the same time share one timeout.
+/// Extractors that wait for the store at the same time share one timeout. Added up, the eight waits would
+/// exceed it.
 async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(10)));
     let cookie = stand.seeded().await;
@@ -377,7 +399,8 @@ async fn concurrent_extractors_use_up_timeout_once(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Both use the same namespace.
+/// Customers and administrators have the same namespace but different cookie names. Revoking all of a
+/// principal's administrator sessions leaves the same principal's customer session alone.
 async fn cookie_names_have_separate_directories_in_one_namespace(on: Backend) {
     let shared = |name: &'static str| {
         move |builder: unsticky::Builder| {
@@ -417,7 +440,7 @@ on_every_store! {
     cookie_names_have_separate_directories_in_one_namespace,
 }
 
-/// Another thread constantly changes another key, which must not conflict with this one.
+/// Another thread constantly changes a different key, which must not conflict with the update.
 #[test]
 fn update_succeeds_while_another_thread_changes_other_key() {
     let session = Session::detached();
@@ -438,6 +461,8 @@ fn update_succeeds_while_another_thread_changes_other_key() {
     assert_eq!(session.get(A).unwrap(), Some(2000));
 }
 
+/// The revocation waits for a save, which fails. It must not report success while the old secret is still
+/// valid.
 #[tokio::test(start_paused = true)]
 async fn revoke_others_behind_failing_save_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();
@@ -477,6 +502,7 @@ async fn revoke_others_between_failing_saves_fails_or_invalidates_old_secret() {
     assert!(revoked.is_err() || stand.who(&cookie).await.is_none());
 }
 
+/// The request is abandoned while the revocation waits for a save.
 #[tokio::test(start_paused = true)]
 async fn revoke_others_of_abandoned_request_fails_or_invalidates_old_secret() {
     let stand = Backend::memory().stand();

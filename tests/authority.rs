@@ -1,6 +1,6 @@
-//! A request may act only with the secret that its cookie brought, or with the newest secret that its own
-//! handle has made, and never with the secret that the store holds now. The table of all combinations, on
-//! every store.
+//! A request can act only with the secret from its cookie, or with the newest secret that its own handle has
+//! created. It never acts with the secret that the store holds now. The table contains all combinations, and
+//! each is tested on every store.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -24,7 +24,7 @@ use unsticky::{Clock as _, ErrorKind, Lifetime, Result, Session, SessionId};
 const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(3600 * 24), Duration::from_secs(3600 * 24 * 30));
 
-/// What happened to the session before the request acts.
+/// What another request did to the session before this request acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Own,
@@ -65,19 +65,19 @@ enum Sent {
     Nothing,
     /// A new secret for the same session.
     Same,
-    /// The token of another session.
+    /// The token for a different session.
     Fresh,
     Removal,
 }
 
-/// A request of Alice's that began with her cookie, and what happened to her session meanwhile.
+/// A request that was sent with Alice's cookie, and what has happened to her session since.
 struct Scene {
     stand: Stand,
     exchange: Option<Exchange>,
     session: Session,
     id: SessionId,
     cookie: String,
-    /// The cookie that is valid for her session now, if any.
+    /// The cookie that is now valid for Alice's session, if any.
     newest: Option<String>,
 }
 
@@ -196,7 +196,7 @@ async fn check(on: &Backend, found: Found, act: Act) {
     let mut scene = Scene::new(on, found).await;
     let other = scene.stand.signed_in("alice").await;
     let acted = scene.act(act).await.map_err(|error| error.kind());
-    // The result is the same each time.
+    // A second reload gives the same result.
     if act == Reload && acted.is_err() {
         let again = scene.session.clone().reload().await;
         assert_eq!(again.map_err(|error| error.kind()), Err(ErrorKind::Gone), "{place}");
@@ -231,7 +231,7 @@ async fn check(on: &Backend, found: Found, act: Act) {
 const ANEW: [Found; 3] =
     [SignedInAnew(Anew::SignIn), SignedInAnew(Anew::StepUp), SignedInAnew(Anew::RevokeOthers)];
 
-/// Makes a module for each row and a test for each combination, on every store.
+/// Defines a module per row and, for each combination, a test that runs on every store.
 macro_rules! table {
     ($($row:ident: $found:expr => { $($cell:ident: $act:expr),* $(,)? })*) => {$(
         mod $row {
@@ -307,8 +307,8 @@ table! {
     }
 }
 
-/// A request with a replaced secret gets no cookie for the session and cannot end it, whatever it does
-/// first.
+/// None of these acts gives a request with a replaced secret a cookie for the session, or ends the session,
+/// whatever the request did first. A sign-out does end the session, as the table above shows.
 async fn request_with_replaced_secret_cannot_take_over_session(on: Backend) {
     type First = fn(&Session) -> BoxFuture<'_, Result<()>>;
     let first: [First; 4] = [
@@ -342,7 +342,8 @@ async fn request_with_replaced_secret_cannot_take_over_session(on: Backend) {
     }
 }
 
-/// A WebSocket on a stolen cookie; the owner of the session has revoked all others since.
+/// Models a WebSocket that was opened with a stolen cookie. The session's owner has since rotated the secret
+/// or revoked all other sessions, so every operation with the WebSocket's handle fails with `Gone`.
 async fn long_lived_handle_with_replaced_secret_always_gets_gone(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         let stand = on.stand();
@@ -372,7 +373,7 @@ async fn long_lived_handle_with_replaced_secret_always_gets_gone(on: Backend) {
     }
 }
 
-/// Another principal signed in on the session, which was anonymous when the request began.
+/// The session was anonymous when the request began, and another request has since signed a user in with it.
 async fn sign_out_of_anonymous_session_spares_concurrent_sign_in(on: Backend) {
     let stand = on.stand();
     for reloads in [false, true] {
@@ -389,7 +390,8 @@ async fn sign_out_of_anonymous_session_spares_concurrent_sign_in(on: Backend) {
     }
 }
 
-/// The session was stepped up in another tab, the request learned of it by `reload`, and then it signs out.
+/// Another request has replaced the secret. This request calls `reload`, `save` or `transact`, which fails
+/// with `Gone` unless the change can be merged. Its sign-out then ends the session all the same.
 async fn sign_out_after_gone_ends_session_of_same_principal(on: Backend) {
     for found in [Rotated].into_iter().chain(ANEW) {
         for way in ["reload", "save", "transact"] {
@@ -413,7 +415,7 @@ async fn sign_out_after_gone_ends_session_of_same_principal(on: Backend) {
     }
 }
 
-/// A sign-out of a session that has already ended removes no cookie, because the browser may hold a newer
+/// Signing out of a session that has already ended removes no cookie, because the browser may hold a newer
 /// one.
 async fn sign_out_of_ended_session_removes_no_newer_cookie(on: Backend) {
     let stand = on.stand();
@@ -425,14 +427,16 @@ async fn sign_out_of_ended_session_removes_no_newer_cookie(on: Backend) {
     let reply = finish(exchange, 200).await;
     let kind = reply.error.as_ref().map(unsticky::Error::kind);
     assert_eq!((cookie_of(&reply), kind), (None, Some(ErrorKind::Gone)));
-    // A stale token, whose session has a newer one, and an unknown token.
+    // A stale token, whose session has a newer token, causes no removal either. For an unknown token, the
+    // cookie is removed.
     let stale = stand.signed_in("alice").await;
     stand.sign_in(&stale).await;
     assert_eq!(stand.visit(&stale, sign_out).await.set_cookie, None);
     assert!(stand.visit(&cookie, sign_out).await.removes_cookie());
 }
 
-/// Every other request of the session is in progress with an older secret.
+/// Two requests are in progress when a third rotates their secret. Their own rotations send no cookie, but
+/// their updates are merged.
 async fn rotation_after_concurrent_rotation_sends_no_cookie(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -448,7 +452,8 @@ async fn rotation_after_concurrent_rotation_sends_no_cookie(on: Backend) {
     assert_eq!(stand.read(&newest, B).await, Some(2));
 }
 
-/// Two requests set the same end: the second changes nothing, and a later request changes nothing either.
+/// Two concurrent requests set the same lifetime and the same end. The second request changes nothing, and
+/// neither does a later request, which only loads the session.
 async fn setting_current_lifetime_or_end_has_no_effect(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);

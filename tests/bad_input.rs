@@ -1,5 +1,5 @@
-//! Invalid bytes from clients and in the store cause no panic and no overwrite, only the documented
-//! errors.
+//! Invalid bytes, from clients or in the store, cause only the documented errors: nothing panics, and no
+//! unreadable record is overwritten.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -20,7 +20,7 @@ fn stand() -> Stand {
     Backend::memory().stand()
 }
 
-/// Returns a session's cookie and the key of its record, with the spy's log cleared.
+/// Creates a session. Returns its cookie and the key of its record, and leaves the spy's log empty.
 async fn seeded(stand: &Stand) -> (String, StoreKey) {
     let cookie = stand.seeded().await;
     let key = stand.key(&cookie).await;
@@ -54,7 +54,7 @@ proptest! {
         values in prop::collection::vec(
             prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..100),
-                // Well-formed tokens, some of them repeated.
+                // Well-formed tokens, some of which occur more than once.
                 "[A-D]{2}[A-Za-z0-9_-]{0}".prop_map(|start| format!("{start:A<43}").into_bytes()),
             ],
             0..8,
@@ -83,7 +83,7 @@ proptest! {
             changed[index] = byte;
             let before = stand.stored(&key).await;
             let visit = visit_with(&stand.sessions, &changed, read).await;
-            // A changed byte may leave an empty or quoted value, but never the session.
+            // The changed byte can make the value empty or quoted, but can never open the session.
             prop_assert_eq!(visit.set_cookie.as_ref(), None);
             prop_assert_eq!(visit.ok(), None);
             prop_assert_eq!(stand.stored(&key).await, before);
@@ -102,7 +102,7 @@ proptest! {
             let newer = read.failure() == Some(ErrorKind::NewerFormat);
             if !newer {
                 prop_assert_eq!(read.ok(), None);
-                // The next write gives the visitor a new id.
+                // The visitor's next write creates a session with a new id.
                 let written = stand.visit(&cookie, write).await;
                 prop_assert!(!written.cookie().is_empty());
                 prop_assert_ne!(written.cookie(), cookie);
@@ -125,7 +125,7 @@ proptest! {
             damaged[index] = byte;
             stand.put(&key, damaged.clone()).await;
             let visit: Visit<_> = stand.visit(&cookie, write).await;
-            // A damaged record that cannot be read is left as it is.
+            // If the damaged record could not be read, it must be left as it is.
             if visit.failure().is_some() || visit.set_cookie.is_some() {
                 prop_assert_eq!(stand.stored(&key).await, damaged);
             }
@@ -151,7 +151,7 @@ proptest! {
                     prop_assert!(stand.stored(&key).await.len() <= 65_536);
                 }
                 Some(ErrorKind::TooLarge) => {
-                    // The header of a record takes a few hundred bytes.
+                    // A record's header takes a few hundred bytes.
                     prop_assert!(size > 65_000);
                     prop_assert_eq!(stand.stored(&key).await, before);
                 }

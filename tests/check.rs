@@ -1,4 +1,4 @@
-//! The check of a store, and the ping, on stores without a server.
+//! The store check and the ping, on stores that have no server.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -39,20 +39,20 @@ fn first_error(report: &Report) -> &Finding {
     report.first_error().unwrap_or_else(|| panic!("no error: {report}"))
 }
 
-/// Runs the check, which must finish within twice the timeout of a request.
+/// Runs the check, which must finish within twice the request timeout.
 async fn bounded(sessions: &Sessions, timeout: Duration) -> Report {
     let begun = Instant::now();
     let report = sessions.check().await;
     let took = begun.elapsed();
-    // The clock of these tests advances in whole milliseconds.
+    // The clock in these tests advances in whole milliseconds.
     assert!(took <= 2 * timeout + Duration::from_millis(2), "{took:?}: {report}");
     report
 }
 
-/// What the part of an [`Examined`] store does with the probe.
+/// What an [`Examined`] store's own part of the check does with the probe.
 type Part = Box<dyn for<'a> Fn(&'a Probe) -> BoxFuture<'a, ()> + Send + Sync>;
 
-/// A store of another crate that examines its servers.
+/// A store from a different crate. Its own part of the check examines its servers.
 struct Examined {
     inner: SpyStore<MemoryStore>,
     part: Part,
@@ -130,6 +130,7 @@ async fn findings_of_stores_own_part_are_in_report() {
     assert_eq!(spy.verbs(), [], "nothing is sent that the store's own part does not send");
 }
 
+/// A store's own part of the check can have the verbs tried, on the whole store or on a key that it chooses.
 #[tokio::test]
 async fn part_of_store_may_have_its_verbs_tried() {
     let inner = SpyStore::new(MemoryStore::new());
@@ -152,6 +153,7 @@ async fn part_of_store_may_have_its_verbs_tried() {
     assert_eq!(inner.verbs().len(), 2 * TRIAL.len());
 }
 
+/// `Arc` and `Box` forward a store's own part of the check.
 #[tokio::test]
 async fn decorators_forward_part_of_store() {
     let store = || Examined::new(|probe| async { probe.report(sluggish()) }.boxed()).0;
@@ -163,8 +165,8 @@ async fn decorators_forward_part_of_store() {
     }
 }
 
-/// To the application, the record of a probe is an expired session: no cookie opens it, and no request
-/// writes to it.
+/// The application sees a probe's record as an expired session: no cookie opens it, and no request writes to
+/// it.
 #[tokio::test]
 async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     let written = Arc::new(Mutex::new(Vec::new()));
@@ -191,7 +193,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     assert_ne!(record[..8], other[..8], "each has a write tag of its own");
     assert_eq!(record[8..], other[8..]);
 
-    // An application with the same namespace and epoch.
+    // This application has the same namespace and epoch.
     let sessions = sessions(inner.clone());
     inner.take();
     for secret in [[0; 16], [0xff; 16]] {
@@ -206,7 +208,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
         let looked = visit(&sessions, &cookie, looks).await;
         assert_eq!(looked.ok(), None);
         assert_eq!(inner.take().iter().map(|it| it.verb).collect::<Vec<_>>(), [Verb::Load]);
-        // A request that stores a value gets a session of its own.
+        // A request that stores a value gets a new session.
         let wrote = visit(&sessions, &cookie, async |session| session.insert(SEED, &1)).await;
         let [load, create] = &inner.take()[..] else { panic!("a load and a create") };
         assert_eq!((load.verb, &load.key), (Verb::Load, first));
@@ -215,8 +217,8 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     }
     assert_eq!(inner.load(first).await.unwrap().unwrap().bytes, *record);
 
-    // The record can be decoded, so it is not reported as corrupt: a request that is using the session
-    // finds it ended.
+    // The record can be decoded, so it is not reported as corrupt. A request that is using the session finds
+    // that the session has ended.
     let cookie = visit(&sessions, "", async |session| session.insert(SEED, &1)).await.cookie();
     let key = inner.take().pop().unwrap().key;
     let reloads = async |session: Session| {
@@ -269,7 +271,7 @@ async fn memory_store_says_that_it_is_not_for_production() {
     assert!(codes(&report).contains(&"memory_store") && codes(&report).contains(&"commands"));
 }
 
-/// How the report describes the failure of a verb.
+/// Returns the word that the report uses when a command with this verb fails.
 fn participle(verb: Verb) -> &'static str {
     match verb {
         Verb::Load => "read",
@@ -290,7 +292,8 @@ const FAULTS: [Fault; 8] = [
     Fault::Garbage,
 ];
 
-/// Each command of the trial fails in each way.
+/// Makes each command of the trial fail in each way. The report must contain an error with the right code and
+/// with a message that says what failed.
 #[tokio::test(start_paused = true)]
 async fn every_fault_of_every_verb_is_an_error_that_names_it() {
     for (place, verb) in TRIAL.into_iter().enumerate() {
@@ -352,7 +355,7 @@ async fn hanging_part_is_cut_off_and_its_findings_stay() {
     assert_eq!(first_error(&report).subject(), "");
 }
 
-/// The report names the server that hangs, and contains the findings about the other one.
+/// One of two servers hangs. The report identifies that server and contains the findings about the other one.
 #[tokio::test(start_paused = true)]
 async fn hanging_part_of_one_server_is_reported_about_that_server() {
     let (store, _) = Examined::new(|probe| {
@@ -394,7 +397,7 @@ enum Flaw {
 
 use Flaw::*;
 
-/// A store with one flaw. It records the time to live of every record that it is given.
+/// A store with at most one flaw, which records the time to live of every record that it is given.
 #[derive(Debug, Clone)]
 struct Flawed {
     inner: MemoryStore,
@@ -487,6 +490,7 @@ impl Store for Flawed {
     }
 }
 
+/// For each way to break the contract, the report says how the store breaks it.
 #[tokio::test]
 async fn store_that_breaks_compare_and_set_is_told_how() {
     let table = [
@@ -525,7 +529,7 @@ fn assert_leaves_for_seconds(store: &Flawed) {
     assert!(ttls.iter().all(|ttl| *ttl > Duration::ZERO && *ttl <= longest), "{ttls:?}");
 }
 
-/// A trial that is interrupted leaves a record that expires by itself.
+/// A trial that fails halfway leaves a record that expires on its own.
 #[tokio::test(start_paused = true)]
 async fn what_failed_trial_leaves_expires_within_ten_seconds() {
     for (verb, fault) in [(Verb::Replace, Fault::Refused), (Verb::Delete, Fault::Hang)] {
@@ -555,7 +559,7 @@ impl Entropy for Ending {
 
 #[tokio::test]
 async fn randomness_that_fails_is_finding() {
-    // One key and three records.
+    // A trial needs randomness for one key and three records.
     for fills in 0..4 {
         let builder = Sessions::builder(MemoryStore::new()).entropy(Ending(fills.into()));
         let report = builder.build().unwrap().check().await;

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// In ascending order.
+/// The levels in ascending order.
 const LEVELS: [&str; 4] = ["fine", "note", "warning", "error"];
 
 /// The codes of findings, each with its levels as indices of [`LEVELS`].
 type Codes = BTreeMap<String, BTreeSet<usize>>;
 
-/// The store or stores that report a finding.
+/// The store, or the stores, that report a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reporter {
     EveryStore,
@@ -47,7 +47,7 @@ fn every_finding_is_documented_with_its_levels() {
     let common = documented[&Reporter::EveryStore].clone();
     for (reporter, codes) in &mut reported {
         if *reporter != Reporter::EveryStore {
-            // Findings in the table for every store need not be repeated.
+            // Findings in the table for every store need not be repeated in the other tables.
             codes.retain(|code, levels| {
                 let known = common.get(code);
                 let is_repeated = documented[reporter].contains_key(code);
@@ -70,7 +70,7 @@ fn none() -> BTreeMap<Reporter, Codes> {
     all.into_iter().map(|reporter| (reporter, Codes::new())).collect()
 }
 
-/// Returns what the tables list.
+/// Returns the findings that the tables list.
 fn documented() -> BTreeMap<Reporter, Codes> {
     let text = fs::read_to_string(root().join("docs/operating.md")).unwrap();
     let (mut all, mut reporter) = (none(), None);
@@ -96,7 +96,7 @@ fn level(name: &str) -> usize {
     level.unwrap_or_else(|| panic!("there is no level {name}"))
 }
 
-/// Returns what the sources report.
+/// Returns the findings that the sources report.
 fn reported() -> BTreeMap<Reporter, Codes> {
     let mut all = none();
     each_source(&root().join("src"), &mut |path, text| {
@@ -122,7 +122,7 @@ fn each_source(folder: &Path, read: &mut impl FnMut(&str, &str)) {
     }
 }
 
-/// Returns the code and the level of each finding that this text creates.
+/// Returns the code and level of each finding that this text creates.
 fn findings(path: &str, text: &str) -> Vec<(String, usize)> {
     let mut all = Vec::new();
     for (at, made) in text.match_indices("Finding::") {
@@ -147,8 +147,8 @@ fn word(text: &str) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// Returns the value of a constant: its last definition before this position, or else the first one
-/// after it.
+/// Returns the value of a constant, from its last definition before this position or else from its first
+/// definition after it.
 fn constant<'a>(path: &str, text: &'a str, at: usize, name: &str) -> &'a str {
     let definition = format!("const {name}: &str = \"");
     let before = text[..at].rfind(&definition);

@@ -21,13 +21,13 @@ use unsticky::store::MemcachedStore;
 use unsticky::testing::ManualClock;
 use unsticky::{Builder, Sessions};
 
-/// A busy machine may be slow, which is not the subject of these tests.
+/// A generous timeout, because a busy machine may be slow and these tests do not measure speed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Larger than the smallest item limit with which a server starts on every system.
+/// Larger than the smallest limit on item sizes that a server accepts on every system.
 const LARGE: usize = 600_000;
 
-/// The arguments for items of 512 KiB. Smaller items would need further settings.
+/// The arguments that limit items to 512 KiB. A lower limit would require additional settings.
 const SMALL_ITEMS: [&str; 2] = ["-I", "512k"];
 
 fn builder(url: &str, patience: Duration) -> Builder {
@@ -44,7 +44,7 @@ async fn check(server: &MemcachedServer) -> Report {
     checked(builder(&server.url(), PATIENCE)).await
 }
 
-/// Returns one address for all servers.
+/// Returns one URL for all servers.
 fn list<'a>(addresses: impl IntoIterator<Item = &'a str>) -> String {
     format!("memcached://{}", addresses.into_iter().collect::<Vec<_>>().join(","))
 }
@@ -69,7 +69,7 @@ fn assert_level(report: &Report, code: &str, level: Level) {
     assert_eq!(found(report, code).level(), level, "{report}");
 }
 
-/// Returns the codes of the findings of this level or a worse one.
+/// Returns the codes of the findings at this level or a more severe one.
 fn codes(report: &Report, level: Level) -> Vec<&'static str> {
     let findings = report.findings().iter().filter(|finding| finding.level() >= level);
     findings.map(Finding::code).collect()
@@ -87,8 +87,8 @@ fn fill(server: &MemcachedServer, mut holds: impl FnMut() -> bool) {
     panic!("the server is never full: {}", server.stats());
 }
 
-/// A page of memory holds items of one size only, so a very small server evicts items long before its
-/// memory is used up.
+/// Returns whether the server's memory is nearly used up. A memory page holds items of one size class only,
+/// so a very small server evicts items long before its memory is used up.
 fn is_full(server: &MemcachedServer) -> bool {
     server.stat("bytes") > server.stat("limit_maxbytes") * 82 / 100
 }
@@ -97,7 +97,7 @@ fn is_full(server: &MemcachedServer) -> bool {
 async fn healthy_server_has_no_warning() {
     let server = MemcachedServer::start();
     let report = check(&server).await;
-    // The server has just been started.
+    // The only note is that the server has just been started.
     assert_eq!(codes(&report, Level::Note), ["uptime"], "{report}");
     for code in [
         "round_trip",
@@ -119,6 +119,8 @@ async fn healthy_server_has_no_warning() {
     assert_eq!(found(&report, "version").sentence(), sentence);
 }
 
+/// With `-C`, items have no versions, so compare-and-set cannot work. The check tries no verbs on such a
+/// server.
 #[tokio::test]
 async fn server_without_versions_is_one_error() {
     let server = MemcachedServer::start_with(&["-C"]);
@@ -142,7 +144,7 @@ async fn item_too_small_for_largest_record_is_a_warning_that_says_what_fits() {
     let most: usize = most.parse().unwrap();
     assert_level(&of(most).await, "item_size", Level::Fine);
     assert_level(&of(most + 1).await, "item_size", Level::Warning);
-    // The key of a record is as long as the check assumes.
+    // This key is as long as the check assumes a record's key to be.
     let key = "k".repeat(512 * 1024 - 64 - most);
     let write = |bytes: usize| server.cli(&format!("ms {key} {bytes}\r\n{}", "x".repeat(bytes)));
     assert!(write(most).starts_with("HD"));
@@ -261,7 +263,8 @@ async fn paused_server_is_an_error_within_the_time_and_others_are_reported() {
     let addresses = servers.each_ref().map(MemcachedServer::address);
     let url = list(addresses.iter().map(String::as_str));
     servers[0].pause();
-    // The store's connection attempt ends before the check's time limit, and after it.
+    // The first store's connection attempt times out before the check's time limit, and the second's after
+    // it.
     for (connect, code) in [(1, "unreachable"), (60, "unanswered")] {
         let store = MemcachedStore::builder(&url).unwrap();
         let store = store.connect_timeout(Duration::from_secs(connect)).response_timeout(PATIENCE);
@@ -293,7 +296,7 @@ async fn no_other_key_is_read_or_written() {
             dump = server.cli("lru_crawler metadump all");
             dump.lines().count() == 101
         });
-        // Includes the time of the last access.
+        // The lines include the time of each key's last access.
         let mut lines: Vec<_> = dump.lines().map(str::to_owned).collect();
         lines.sort();
         lines
@@ -305,8 +308,8 @@ async fn no_other_key_is_read_or_written() {
     assert_eq!(dump(), before);
 }
 
-/// Starts a server that answers each chunk of input with `answer`, and closes the connection if the
-/// answer is `None`.
+/// Starts a server that answers each chunk of input with the result of `answer`, and closes the connection if
+/// the result is `None`.
 async fn fake<F>(answer: F) -> SocketAddr
 where
     F: Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static,
@@ -360,6 +363,8 @@ async fn old_release_is_one_error() {
     }
 }
 
+/// Something other than Memcached answers on the port, such as a TLS or an HTTP server. The error describes
+/// the answer without repeating unknown text.
 #[tokio::test]
 async fn port_of_something_else_is_an_error_that_says_so() {
     const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
@@ -374,7 +379,7 @@ async fn port_of_something_else_is_an_error_that_says_so() {
     ] {
         let is_alert = greeting == Some(ALERT);
         let address = fake(move |_| greeting.map(<[u8]>::to_vec)).await;
-        // The other side of a TLS port closes the connection after its alert.
+        // A TLS server closes the connection after its alert.
         let address = if is_alert { closing_after(ALERT).await } else { address };
         let report = checked(builder(&at(address), PATIENCE)).await;
         assert_eq!(codes(&report, Level::Fine), ["unreachable"], "{report}");
@@ -385,7 +390,7 @@ async fn port_of_something_else_is_an_error_that_says_so() {
     }
 }
 
-/// Starts a server that sends these bytes to every client and closes the connection.
+/// Starts a server that sends these bytes to every client and then closes the connection.
 async fn closing_after(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -408,8 +413,8 @@ async fn server_that_wants_authentication_is_an_error() {
     assert!(found(&report, "unreachable").remedy().contains("authentication"), "{report}");
 }
 
-/// Starts a proxy in front of a real server that gives another answer to `stats`, or closes the
-/// connection if there is none.
+/// Starts a proxy in front of a real server. The proxy answers `stats` itself with these bytes, or closes the
+/// connection if there are none.
 async fn proxy(server: &MemcachedServer, stats: Option<&'static [u8]>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -502,7 +507,7 @@ async fn endless_answer_is_not_read_to_its_end() {
         let address = proxy(&server, Some(stats)).await;
         let begun = Instant::now();
         let report = checked(builder(&at(address), PATIENCE)).await;
-        // The length limit ends the reading, not the time limit.
+        // Reading stops at the length limit, not at the time limit.
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
         assert_eq!(codes(&report, Level::Note), ["hidden"], "{report}");
         assert_level(&report, "commands", Level::Fine);

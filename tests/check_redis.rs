@@ -38,12 +38,12 @@ fn all<'a>(report: &'a Report, code: &str) -> Vec<&'a Finding> {
     report.findings().iter().filter(|finding| finding.code() == code).collect()
 }
 
-/// Asserts that there is only one finding with this code, with this level and with these words in its
+/// Asserts that exactly one finding has this code, and that the finding has this level and these words in its
 /// sentence.
 #[track_caller]
 fn found(report: &Report, code: &str, level: Level, words: &str) {
     let mut all = all(report, code);
-    // Newer servers have commands for which the user needs no permission.
+    // On newer servers, notes list the optional commands that the user is not permitted to run.
     all.retain(|finding| code != "permission" || finding.level() != Level::Note);
     match all[..] {
         [finding] => {
@@ -80,6 +80,7 @@ async fn new_server_has_no_warning() {
     assert!(report.findings().iter().all(|finding| finding.subject() == subject), "{report}");
 }
 
+/// The findings are the same with RESP2 and with RESP3.
 #[tokio::test]
 async fn newer_protocol_makes_no_difference() {
     let server = RedisServer::start();
@@ -113,7 +114,7 @@ fn info(server: &RedisServer, name: &str) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// Writes until the server refuses or evicts something.
+/// Writes until the server refuses a write or evicts a key.
 fn fill(server: &RedisServer) {
     let value = "v".repeat(200_000);
     for number in 0..1000 {
@@ -145,7 +146,7 @@ async fn full_memory_is_an_error() {
     found(&check(&server.url()).await, "memory", Level::Warning, "% of its memory (maxmemory is ");
     maxmemory(info(&server, "used_memory") + 1_000_000);
     fill(&server);
-    // A server that refuses only large records has a little memory left.
+    // If a little memory were left, the server would refuse only large records.
     maxmemory(info(&server, "used_memory") - 500_000);
     let report = check(&server.url()).await;
     found(&report, "memory", Level::Error, "so it refuses writes");
@@ -162,10 +163,10 @@ async fn many_connections_are_a_warning() {
     found(&report, "connections", Level::Warning, "of at most 20 connections (maxclients)");
 }
 
-/// The permissions that the documentation of `RedisStore` lists.
+/// The permissions that `RedisStore`'s documentation lists.
 const NEEDED: [&str; 6] = ["get", "set", "del", "getrange", "eval", "evalsha"];
 
-/// Creates the user again with these permissions.
+/// Recreates the user with these permissions.
 fn permit<'a>(server: &RedisServer, keys: &str, commands: impl IntoIterator<Item = &'a str>) {
     let _ = server.ask(&["ACL", "DELUSER", "app"]);
     let commands: Vec<_> = commands.into_iter().map(|command| format!("+{command}")).collect();
@@ -348,6 +349,7 @@ async fn append_only_file_is_fine() {
     found(&check(&server.url()).await, "persistence", Level::Fine, "appendonly is yes");
 }
 
+/// While a server is still loading its data, the report has one error, which says so.
 #[tokio::test]
 async fn server_that_reads_its_data_is_an_error() {
     let mut server = RedisServer::start_with(&[
@@ -394,7 +396,7 @@ async fn paused_server_is_reported_in_time() {
     let sessions = builder(&server.url()).build().unwrap();
     assert_eq!(sessions.check().await.level(), Level::Note);
     server.pause();
-    // With an open connection, and without one.
+    // The first check has an open connection, and the second has none.
     for _ in 0..2 {
         let begun = Instant::now();
         let report = sessions.check().await;
@@ -405,6 +407,7 @@ async fn paused_server_is_reported_in_time() {
     server.resume();
 }
 
+/// The server's `MONITOR` output shows that the check uses only keys of its own. Those that it leaves expire.
 #[tokio::test]
 async fn only_keys_of_its_own_are_touched() {
     let server = RedisServer::start();
@@ -443,7 +446,7 @@ async fn only_keys_of_its_own_are_touched() {
     assert_eq!(server.cli(&["GET", "shop:1:s:AAAAAAAAAAAAAAAAAAAAAA"]), "session");
 }
 
-/// The commands that a server receives, as the server reports them.
+/// The commands that a server receives, as reported by the server.
 struct Seen(BufReader<TcpStream>);
 
 impl Seen {
@@ -475,7 +478,8 @@ impl Seen {
     }
 }
 
-/// Uses an address of this machine that does not look local.
+/// A password that is sent unencrypted causes a warning unless the server is on this machine. `127.1` is this
+/// machine too, but does not look local.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn password_without_encryption_is_warned_of() {
@@ -546,7 +550,7 @@ async fn expiry_of_client_certificate_is_reported() {
     }
 }
 
-/// Starts a server with this certificate. Returns its port for TLS as well.
+/// Starts a server with this certificate. Returns the server and its TLS port.
 fn tls_server(
     authority: &Authority,
     certificate: &Path,
@@ -585,7 +589,8 @@ impl Authority {
         Self { issuer, file }
     }
 
-    /// Writes a certificate for this machine that expires in this many days, and its key.
+    /// Writes a certificate for this machine and the certificate's key. The certificate expires in this many
+    /// days.
     fn certificate(&self, files: &Files, name: &str, days: i64) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -596,7 +601,7 @@ impl Authority {
     }
 }
 
-/// A temporary directory of the test.
+/// A temporary directory for the test.
 struct Files(PathBuf);
 
 impl Files {
@@ -620,7 +625,7 @@ impl Drop for Files {
     }
 }
 
-/// A server with its own compare-and-set.
+/// Checks the findings about a server that has its own compare-and-set commands.
 async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
     let report = check(&server.url()).await;
     assert_eq!(report.level(), Level::Note, "{report}");
@@ -656,7 +661,7 @@ mod redis84 {
 
 #[tokio::test]
 async fn proxy_that_hides_the_server_does_not_end_the_check() {
-    // Answers like Envoy, which reports microseconds since 1970 in place of seconds.
+    // The proxy answers like Envoy, which reports microseconds since 1970 instead of seconds.
     let proxy = Fake::start(|command| match command.split(' ').next() {
         Some("INFO") => "-invalid request\r\n".to_owned(),
         Some("TIME") => list(["1796000000000000", "17"]),

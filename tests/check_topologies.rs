@@ -1,5 +1,5 @@
-//! The findings of a check on a Redis Cluster, and behind Sentinels. Each finding is provoked on real
-//! servers.
+//! The findings of a check on a Redis Cluster and on servers behind Sentinels. Each finding is provoked on
+//! real servers.
 
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -16,19 +16,19 @@ use unsticky::Sessions;
 use unsticky::check::{Finding, Level, Report};
 use unsticky::store::RedisStore;
 
-/// Connections and answers may take longer than by default, so that a busy machine causes no findings.
+/// The timeouts are longer than the defaults, so that a busy machine causes no findings.
 const PATIENCE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How much longer than twice its time limit a check may take on a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Like [`check_by`], without credentials for Sentinels.
+/// Like [`check_by`], but without credentials for Sentinels.
 async fn check(url: &str) -> Report {
     check_by(RedisStore::builder(url).unwrap()).await
 }
 
-/// Runs a check in a process that has just started. The report must arrive within the time limit.
+/// Runs a check as a process that has just started would. The report must arrive within the time limit.
 async fn check_by(store: unsticky::store::RedisBuilder) -> Report {
     let store = store.connect_timeout(PATIENCE).response_timeout(PATIENCE).build().unwrap();
     let sessions = Sessions::builder(store).namespace("shop").timeout(TIMEOUT).build().unwrap();
@@ -54,7 +54,7 @@ fn the<'a>(report: &'a Report, level: Level, code: &str, words: &str) -> &'a Fin
     found[0]
 }
 
-/// Asserts that there is such a finding about this server.
+/// Asserts that a finding with this level, this code and these words is about this server.
 #[track_caller]
 fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words: &str) {
     let subject = of(server);
@@ -64,7 +64,7 @@ fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words:
     assert!(is_there, "{level} {code} {subject} {words}:\n{report}");
 }
 
-/// Returns the end of the subject of a finding about this server.
+/// Returns the text with which the subject of a finding about this server ends.
 fn of(server: &RedisServer) -> String {
     format!(" at 127.0.0.1:{}", server.port())
 }
@@ -87,7 +87,7 @@ fn loose_masters() -> RedisCluster {
 async fn healthy_cluster_is_fine_with_every_node_examined() {
     let cluster = RedisCluster::start();
     expect_no_trouble(&check(&cluster.url()).await);
-    // The nodes do not announce a replica to clients before it has received a write.
+    // The nodes announce a replica to clients only once it has received a write.
     assert!((0..SHARDS).all(|shard| cluster.takes_writes(shard, *slots_at_first(shard).start())));
     eventually("not every node names all replicas", || {
         cluster.nodes().iter().all(|node| {
@@ -172,7 +172,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     about(&report, Level::Warning, "seed", &cluster.nodes()[SHARDS], "cannot be used");
 
     let port = cluster.nodes()[SHARDS].port().to_string();
-    // Any node may be the first one that is asked for the slots.
+    // The check may ask any of the nodes for the slots first.
     eventually("not every node has heard of it", || {
         cluster.nodes().iter().filter(|node| node.is_running()).all(|node| {
             let nodes = node.cli(&["CLUSTER", "NODES"]);
@@ -187,6 +187,7 @@ async fn replica_that_is_down_is_a_warning_about_its_shard() {
     about(&report, Level::Fine, "shard", &cluster.nodes()[1], "and 1 replica");
 }
 
+/// The report has a warning about a node in the URL that has left the cluster or belongs to a different one.
 #[tokio::test]
 async fn node_of_the_address_that_left_or_belongs_elsewhere_is_a_warning() {
     let (cluster, other) = (RedisCluster::start(), RedisCluster::single(&[]));
@@ -202,6 +203,7 @@ async fn node_of_the_address_that_left_or_belongs_elsewhere_is_a_warning() {
     the(&report, Level::Warning, "seed", "belongs to a different cluster");
 }
 
+/// The report has a note if the URL lists only one node, and a note about a slot that is being moved.
 #[tokio::test]
 async fn single_node_of_an_address_is_a_note_and_a_slot_on_the_move_as_well() {
     let cluster = loose_masters();
@@ -213,6 +215,8 @@ async fn single_node_of_an_address_is_a_note_and_a_slot_on_the_move_as_well() {
     assert_eq!(found(&report, Level::Fine, "commands").len(), SHARDS, "{report}");
 }
 
+/// If the ACL hides something from the check, the report has a note. If it forbids a command that sessions
+/// need on one node, the report has an error about that node.
 #[tokio::test]
 async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_there() {
     let cluster = loose_masters();
@@ -252,6 +256,8 @@ async fn what_the_acl_of_a_cluster_hides_is_a_note_and_what_it_forbids_an_error_
     assert!(!report.to_string().contains("sesame7"), "{report}");
 }
 
+/// The report has an error if a cluster's URL leads to a server that is not a cluster node, to no server that
+/// answers, or to a node that belongs to no cluster with slots.
 #[tokio::test]
 async fn server_without_cluster_and_address_without_server_are_errors_with_the_remedy() {
     let server = RedisServer::start();
@@ -286,7 +292,7 @@ async fn stopped_master_does_not_hold_up_the_check_of_the_others() {
     }
 }
 
-/// Records everything that the namespace's users send to the server from now on.
+/// Records every command that the server receives from now on.
 struct Monitor(BufReader<TcpStream>);
 
 impl Monitor {
@@ -446,6 +452,8 @@ async fn replicas_that_may_not_become_master_are_a_warning() {
     the(&report, Level::Warning, "replica", "replica-priority is 0");
 }
 
+/// The report has warnings about a single Sentinel, a master without replicas, a server that is not a
+/// Sentinel, and Sentinels that disagree. It has an error about a wrong master name.
 #[tokio::test]
 async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     let (set, other) = (SentinelSet::single(&[]), SentinelSet::single(&[]));

@@ -1,4 +1,4 @@
-//! The command `unsticky` next to an application: what it lists, shows and revokes, and what it never
+//! The `unsticky` command used alongside an application: what it lists, shows and revokes, and what it never
 //! prints.
 
 #![cfg(feature = "cli")]
@@ -30,7 +30,7 @@ const THEME: Key<String> = Key::new("theme").survives_sign_in();
 const COOKIE: &str = "shop-id";
 const UNKNOWN: &str = "AAECAwQFBgcICQoLDA0ODw";
 
-/// An application, and the address of its store.
+/// An application, and the URL of its store.
 struct Application {
     sessions: Sessions,
     url: String,
@@ -78,12 +78,12 @@ impl Application {
     }
 }
 
-/// Returns the events in the output.
+/// Returns the event lines on standard error.
 fn events(ran: &Ran) -> Vec<&str> {
     ran.stderr.lines().filter(|line| line.contains("event=")).collect()
 }
 
-/// Returns the digest that stands for a principal.
+/// Returns the digest that identifies a principal.
 fn digest(principal: &[u8]) -> [u8; 32] {
     let length = u64::try_from(COOKIE.len()).unwrap().to_be_bytes();
     sha2::Sha256::new()
@@ -266,7 +266,7 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
         .command(&["revoke", &ids[0], UNKNOWN, &ids[2], &ids[0], "--audit", "principal"])
         .env("USER", "dave")
         .run();
-    // Each session is revoked once, even if it is named several times.
+    // Each session is revoked once, even if its id is given several times.
     let expected = [(&*ids[0], "revoked"), (UNKNOWN, "not found"), (&*ids[2], "revoked")];
     let expected = expected.map(|(id, outcome)| format!("{id}  {outcome}\n")).concat();
     assert_eq!(ran.with_status(1), expected);
@@ -295,7 +295,7 @@ async fn revoked_session_is_dead_in_application(on: Backend) {
 
 async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     let application = Application::new(on.url());
-    // The principal has never signed in, or the name is misspelt.
+    // The principal has never signed in, or the operator has misspelt the name.
     let ran = application.run(&["revoke", "--all", "alice"]);
     let text = ran.with_status(1);
     assert!(text.starts_with("This principal has no directory"), "{text}");
@@ -327,8 +327,8 @@ async fn revocation_of_all_ends_sign_ins_under_way(on: Backend) {
     assert_eq!(ran.json(0), json!({ "count": 0, "complete": true, "found": true }));
 }
 
-/// A clock that is several hours behind. The records that it dates have expired, and the store still
-/// has them.
+/// A clock that is several hours behind. Records that are dated by this clock have already expired, but the
+/// store still has them.
 #[derive(Debug)]
 struct HoursAgo(u32);
 
@@ -392,13 +392,14 @@ async fn sessions_on_each_server_of_pool_are_listed_and_revoked() {
     assert_eq!(application.sessions.of("alice").count().await.unwrap(), 0);
 }
 
+/// With `--strict`, the command treats sessions as an application in strict mode does.
 #[tokio::test]
 async fn strict_mode_is_that_of_application() {
     let server = RedisServer::start();
     let application =
         Application::with(server.url(), |builder| builder.directory(DirectoryMode::Strict));
     let cookie = application.sign_in(SignIn::new("alice")).await;
-    // The command makes no claim about a directory that does not exist.
+    // If the directory does not exist, the command does not claim that the revocation is complete.
     let ran = application.run(&["revoke", "--all", "bob", "--strict", "--json"]);
     assert_eq!(ran.json(1), json!({ "count": 0, "complete": false, "found": false }));
     let id = application.id(&cookie).await.unwrap().to_string();
@@ -458,7 +459,8 @@ async fn what_cannot_be_decoded_is_an_error_and_stops_no_other_revocation() {
     assert_eq!(application.id(&cookie).await, None);
 }
 
-/// On a slow line, one round trip takes longer than the library's default timeout.
+/// The time limit also applies to connections. On this slow line, one round trip takes longer than the
+/// library's default timeout for connecting.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_limit_is_that_of_connections_as_well() {
     let server = RedisServer::start();
@@ -481,13 +483,15 @@ async fn ids_are_validated_before_any_is_revoked() {
     let ran = application.run(&["revoke", &id, "no-id"]);
     assert_eq!(ran.with_status(2), "");
     assert_eq!(application.id(&cookie).await.map(|id| id.to_string()), Some(id));
-    // An id may begin like an option.
+    // An id may begin with a hyphen, like an option.
     for id in ["-AECAwQFBgcICQoLDA0ODw", "--ECAwQFBgcICQoLDA0ODw", "-hECAwQFBgcICQoLDA0ODw"] {
         assert_eq!(application.run(&["revoke", id]).with_status(1), format!("{id}  not found\n"));
         assert_eq!(application.run(&["show", id, "--json"]).json(1), json!(null));
     }
 }
 
+/// Events show the principal in the form that `--audit` selects, and take the actor from `--actor`, `USER` or
+/// `LOGNAME`.
 #[tokio::test]
 async fn actor_and_principal_are_told_as_asked_for() {
     let server = RedisServer::start();
@@ -524,6 +528,7 @@ async fn actor_and_principal_are_told_as_asked_for() {
     }
 }
 
+/// No output contains a password, a session's secret or its digest, or the value behind the CSRF tokens.
 #[tokio::test]
 async fn nothing_secret_is_printed() {
     let server = RedisServer::start_with(&["--requirepass", "sesame-open-7"]);
@@ -601,7 +606,7 @@ async fn store_that_is_down_is_one_line_and_status_3() {
     let ran = application.run(&["revoke", UNKNOWN]);
     assert_eq!(ran.with_status(3), format!("{UNKNOWN}  failed\n"));
     assert!(ran.stderr.starts_with("unsticky: 1 of 1 sessions could not be revoked: "), "{ran:?}");
-    // The server accepts connections and does not answer.
+    // The server accepts connections but does not answer.
     server.restart();
     server.pause();
     let ran = Unsticky::new(["show", UNKNOWN, "--timeout", "300ms"])
@@ -629,6 +634,7 @@ async fn defaults_are_those_of_library() {
     assert_eq!(who, None);
 }
 
+/// An interrupt ends the command at once, although its time limit is 60 seconds.
 #[test]
 fn interrupted_command_waits_for_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! `unsticky bench`, run as from a shell.
+//! `unsticky bench`, run as it would be from a shell.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -13,7 +13,7 @@ use support::servers::{MemcachedServer, RedisServer};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// A run that takes longer is killed.
+/// A run that takes longer than this is killed.
 const LONGEST: Duration = Duration::from_secs(60);
 
 const OPERATIONS: [&str; 4] = ["read", "write", "sign-in", "sign-out"];
@@ -49,7 +49,7 @@ fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
-/// Returns the error of a run that measures nothing.
+/// Returns the one-line error from a run that measured nothing.
 fn refusal(output: &Output, status: i32) -> &str {
     let line = stderr(output);
     assert_eq!(output.status.code(), Some(status), "{line}");
@@ -58,7 +58,7 @@ fn refusal(output: &Output, status: i32) -> &str {
     line
 }
 
-/// Waits for an effect of the running command.
+/// Waits until the running command has had an effect.
 async fn eventually(mut holds: impl FnMut() -> bool, otherwise: &str) {
     let begun = Instant::now();
     while !holds() {
@@ -119,6 +119,7 @@ async fn memcached_is_measured_and_left_empty() {
         .await;
 }
 
+/// Without `--rate`, latency is measured at about half the highest throughput.
 #[tokio::test]
 async fn rate_is_half_of_the_highest_throughput() {
     let server = RedisServer::start();
@@ -130,36 +131,41 @@ async fn rate_is_half_of_the_highest_throughput() {
     let row = &report["latency"][0];
     let rate = row["rate"].as_f64().unwrap();
     assert!(rate <= highest / 2.0 && rate > highest / 2.0 * 0.89, "{rate} of {highest}");
-    // All requests that were due are accounted for, including those that the server was too slow for.
+    // Every request that was due was either sent, or is counted as unsent because the server was too slow.
     let number = |name: &str| row[name].as_u64().unwrap();
     assert_eq!(number("requests") + number("unsent"), number("due"), "{row}");
     assert_eq!(row["due"], row["rate"]);
     assert_eq!(report["parameters"]["rate"], Value::Null);
 }
 
+/// The server is paused during the latency measurement. The latencies include the time for which due requests
+/// had to wait.
 #[tokio::test]
 async fn latency_counts_from_when_a_request_is_due() {
     let server = RedisServer::start();
     let arguments = ["--json", "--callers", "1", "--payload", "10", "--operations", "read"];
     let arguments = [&arguments[..], &["--rate", "100", "--seconds", "3"]].concat();
     let child = start(&server.url(), &arguments);
-    // The sessions of the first measurement, their removal, and the sessions of the second measurement.
+    // The first measurement creates its sessions and removes them. Then the second measurement creates its
+    // own.
     let sessions = || server.cli(&["DBSIZE"]).parse::<u32>().unwrap();
     eventually(|| sessions() == 100, "no throughput").await;
     eventually(|| sessions() < 100, "no end of it").await;
     eventually(|| sessions() == 100, "no latency").await;
-    // The pause is shorter than a request's time limit.
+    // The pause is shorter than the time limit of a request.
     server.pause();
     sleep(Duration::from_millis(300)).await;
     server.resume();
     let output = end(child).await;
     let row = &json(&output)["latency"][0];
-    // One request was in progress. The thirty that became due meanwhile waited for its caller.
+    // One request was in progress. The thirty requests that became due during the pause waited for the only
+    // caller.
     let quantile = |name: &str| row["latency_ms"][name].as_f64().unwrap();
     assert!(quantile("max") > 250.0 && quantile("p99") > 150.0, "{row}");
     assert!(quantile("p50") < 100.0, "{row}");
 }
 
+/// If the namespace contains keys that the benchmark did not write, nothing is measured or written.
 #[tokio::test]
 async fn keys_of_others_are_neither_measured_with_nor_touched() {
     let server = RedisServer::start();
@@ -171,7 +177,7 @@ async fn keys_of_others_are_neither_measured_with_nor_touched() {
     let writes = ["set", "del", "eval", "evalsha", "script|load", "expire", "unlink"];
     let writes: Vec<_> = writes.iter().map(|command| server.calls(command)).collect();
     assert_eq!(writes, [1, 0, 0, 0, 0, 0, 0]);
-    // Another namespace does not affect the run.
+    // Keys in a different namespace do not prevent a run.
     let arguments = ["--namespace", "other-bench", "--operations", "read", "--callers", "1"];
     let arguments = [&arguments[..], &["--payload", "10", "--json"]].concat();
     let output = run(&server.url(), &arguments).await;
@@ -221,14 +227,14 @@ async fn server_that_dies_ends_the_run_with_its_errors() {
     let mut server = RedisServer::start();
     let arguments = ["--json", "--callers", "4", "--payload", "10", "--seconds", "3"];
     let child = start(&server.url(), &arguments);
-    // More keys than the preceding check writes.
+    // The check that precedes the measurements writes fewer keys than this.
     let keys = || server.cli(&["DBSIZE"]).parse::<u32>().unwrap();
     eventually(|| keys() > 50, "no session").await;
     server.stop();
     let died = Instant::now();
     let output = end(child).await;
-    // The time covers the measurement in progress, one request's wait for the store, and the removal of
-    // the keys.
+    // This time covers the measurement in progress, one request's wait for the store, and the attempt to
+    // remove the keys.
     assert!(died.elapsed() < Duration::from_secs(20), "{:?}", died.elapsed());
     assert_eq!((output.status.code(), stderr(&output)), (Some(3), ""));
     let report = json(&output);
@@ -272,7 +278,7 @@ async fn keys_expire_soon_whatever_happens() {
     let server = RedisServer::start();
     let arguments = ["--callers", "4", "--payload", "10", "--operations", "sign-in,sign-out"];
     let mut child = start(&server.url(), &arguments);
-    // The first rounds of sign-ins have started. In an application, a directory would live for an hour.
+    // The first sign-ins have been made. In an application, a directory record would live for an hour.
     eventually(|| !server.cli(&["KEYS", "unsticky-bench:0:d:*"]).is_empty(), "no directory").await;
     child.kill().await.unwrap();
     let keys = server.cli(&["KEYS", "*"]);
@@ -304,7 +310,7 @@ async fn report_is_readable_in_a_pipe() {
 
 #[tokio::test]
 async fn unusable_values_are_refused_in_one_line() {
-    // No server listens there, so nothing is sent.
+    // No server listens on this port, so nothing is sent.
     let url = "redis://:hunter2@127.0.0.1:1/";
     for (argument, value) in [
         ("--callers", "0"),

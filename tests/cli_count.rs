@@ -18,7 +18,7 @@ use support::visit::{sign_in, sign_out, visit};
 use unsticky::Sessions;
 use unsticky::internals::survey::{Met, Outcome, Rate, Survey};
 
-/// A command that takes longer is killed.
+/// A command that takes longer than this is killed.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn begin(url: &str, arguments: &[&str]) -> Child {
@@ -35,7 +35,8 @@ fn begin(url: &str, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// The output is smaller than the buffer of a pipe, so it can be read after the end.
+/// Waits for the command to exit and returns its output. The output fits into a pipe's buffer, so it can be
+/// read afterwards.
 fn end(mut child: Child) -> Output {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -52,7 +53,7 @@ fn count(url: &str, arguments: &[&str]) -> Output {
     end(begin(url, arguments))
 }
 
-/// Returns the report of a command that succeeds and prints nothing else.
+/// Returns the report from a command that must succeed and print nothing else.
 #[track_caller]
 fn report(url: &str, arguments: &[&str]) -> Value {
     let output = count(url, &[arguments, &["--json"]].concat());
@@ -61,7 +62,7 @@ fn report(url: &str, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Returns the one-line error of a command that fails with this status.
+/// Returns the one-line error from a command that must fail with this status.
 #[track_caller]
 fn failure(output: &Output, status: i32) -> String {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
@@ -83,7 +84,7 @@ fn set(server: &RedisServer, key: &str, bytes: usize) {
     server.cli(&["SET", key, &"x".repeat(bytes)]);
 }
 
-/// Sets many keys with one command: `prefix`, 21 digits and an `A`.
+/// Sets many keys with one command. Each key consists of the prefix, 21 digits and an `A`.
 fn set_many(server: &RedisServer, prefix: &str, numbers: std::ops::Range<usize>) {
     const SCRIPT: &str = "for n = ARGV[1], ARGV[2] do \
                           redis.call('SET', KEYS[1] .. string.format('%021d', n) .. 'A', 'xxxxxxxx') end";
@@ -96,7 +97,7 @@ fn store(server: &MemcachedServer, key: &str, bytes: usize) {
     assert_eq!(answer, "HD\n");
 }
 
-/// Returns the numbers of sessions and directories.
+/// Returns the number of sessions and the number of directories.
 fn counts(tally: &Value) -> (u64, u64) {
     let count = |records: &str| tally[records]["count"].as_u64().unwrap();
     (count("sessions"), count("directories"))
@@ -114,16 +115,16 @@ fn numbers_are_exact_whatever_else_is_on_the_server() {
     }
     set(&server, &directory("shop:3:", 0), 10);
     set(&server, &directory("shop:3:", 1), 30);
-    // Other epochs of the namespace.
+    // Records in other epochs of the namespace.
     set(&server, &session("shop:2:", 0), 1);
     set(&server, &session("shop:33:", 0), 1);
     set(&server, &directory("shop:0:", 0), 1);
-    // Keys of the namespace that are not records.
+    // Keys in the namespace that are not records.
     for key in ["shop:", "shop:3", "shop:3:s:short", "shop:eu:3:s:000000000000000000000A"] {
         set(&server, key, 1);
     }
     server.cli(&["HSET", &session("shop:3:", 500), "field", "value"]);
-    // Other namespaces.
+    // Records in other namespaces.
     for namespace in ["shop2", "sho", "Shop", "*", "sho?", "sho[p]", r"sho\p", "sh*"] {
         set(&server, &session(&format!("{namespace}:3:"), 0), 1);
     }
@@ -183,7 +184,8 @@ fn server_without_sessions_is_counted() {
     assert_eq!((counts(total), others(total)), ((0, 0), (0, 0)));
 }
 
-/// Each master has a row. While a master moves a slot, the command fails, so that no count is too low.
+/// The report has one row per master. While a slot is being moved, the command fails rather than report a
+/// number that may be too low.
 #[test]
 fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     let cluster = RedisCluster::masters(&redis_program(), &[]);
@@ -209,7 +211,7 @@ fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     }
     assert_eq!(expected, [(0, 0); SHARDS]);
 
-    // A node counts only its own keys, so the command refuses to present them as the total.
+    // A node has only some of the keys, so the command refuses to present their number as the total.
     let error = failure(&count(&cluster.nodes()[0].url(), &[]), 3);
     assert!(error.contains("redis+cluster://"), "{error}");
 
@@ -218,12 +220,12 @@ fn each_master_of_a_cluster_is_counted_unless_slots_are_moved() {
     assert!(error.contains("count again"), "{error}");
 }
 
-/// A slot's keys move to a master that was scanned before it had them.
+/// The keys in a slot move to a master that may already have been scanned, so the count could miss them.
 #[test]
 fn cluster_that_moves_slots_during_the_walk_is_an_error() {
     let cluster = RedisCluster::masters(&redis_program(), &[]);
     let slot = cluster.slot_of_master(2);
-    // Makes the scan of each master take long enough.
+    // There are enough keys for the scan of each master to take a while.
     for number in 0..120 {
         let key = session("shop:0:", number);
         set(&cluster.nodes()[cluster.server_of(slot_of(&key))], &key, 10);
@@ -278,7 +280,7 @@ fn each_memcached_server_is_counted() {
         assert_eq!(counted["server"], server.address());
         let expected = 10 * (u64::try_from(place).unwrap() + 1);
         assert_eq!(counts(&counted["records"]), (expected, 1));
-        // The size includes the whole item with its key.
+        // The size is that of the whole item, including its key.
         let average = counted["records"]["sessions"]["bytes"]["average"].as_u64().unwrap();
         assert!((131..250).contains(&average), "{average}");
     }
@@ -293,6 +295,7 @@ fn each_memcached_server_is_counted() {
     assert_eq!(counts(&self::report(&url, &["--namespace", "real"])["total"]), (12, 1));
 }
 
+/// If a server does not list its keys, the report gives the numbers for all its items instead, and no total.
 #[test]
 fn memcached_server_that_shows_no_keys_says_what_it_has_of_everything() {
     let [open, closed] = [&[][..], &["-o", "no_lru_crawler"]].map(MemcachedServer::start_with);
@@ -319,7 +322,8 @@ fn memcached_server_that_shows_no_keys_says_what_it_has_of_everything() {
     assert_eq!(holds_any(&url, "shop:"), Ok(Some(true)));
 }
 
-/// Returns the words of the documentation's line after this title, with the placeholders filled in.
+/// Returns the words of the line that follows this title in the documentation, with the placeholders filled
+/// in.
 fn documented(title: &str) -> Vec<String> {
     let text = include_str!("../docs/operating.md");
     let line = text.lines().skip_while(|line| *line != title).nth(1).unwrap();
@@ -327,13 +331,15 @@ fn documented(title: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// Creates the user again, without this word.
+/// Recreates the user with these words, but leaves out one of them.
 fn permit(server: &RedisServer, words: &[String], without: &str) {
     let _ = server.ask(&["ACL", "DELUSER", &words[2]]);
     let words = words.iter().map(String::as_str).filter(|word| *word != without);
     server.cli(&words.collect::<Vec<_>>());
 }
 
+/// The ACL in the documentation is enough for a count. Without `STRLEN`, the report has no sizes; without
+/// `SCAN`, the count fails.
 #[test]
 fn documented_permissions_are_enough_and_needed() {
     let server = RedisServer::start();
@@ -359,6 +365,8 @@ fn documented_permissions_are_enough_and_needed() {
     assert_eq!(holds_any(&url, "shop:"), Ok(None));
 }
 
+/// The ACLs in the documentation are enough for a count. It fails without any one of the commands that only
+/// these servers need.
 #[test]
 fn documented_permissions_are_enough_and_needed_in_a_cluster_and_behind_sentinels() {
     let cluster = RedisCluster::single(&[]);
@@ -397,7 +405,7 @@ fn rate_bounds_how_fast_keys_are_walked_through() {
     let begun = Instant::now();
     report(&server.url(), &["--rate", "100"]);
     let (took, scans) = (begun.elapsed(), server.calls("scan"));
-    // The scan runs in steps of five keys, with pauses for the server.
+    // The scan fetches five keys at a time and pauses in between.
     assert!(took > Duration::from_millis(1500), "{took:?}");
     assert!((35..=100).contains(&scans), "{scans}");
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -424,7 +432,7 @@ fn nothing_is_written_and_nothing_read_but_lengths() {
         .lines()
         .filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next())
         .filter(|command| {
-            // The commands that open a connection, and those of this test.
+            // Excludes the commands that open a connection and those that this test sends.
             !["hello", "client|setinfo", "config|resetstat", "info", "select"].contains(command)
         })
         .collect();
@@ -440,7 +448,7 @@ fn nothing_is_written_and_nothing_read_but_lengths() {
     assert_eq!(memcached.stat("cmd_touch"), 0);
 }
 
-/// While its table shrinks, the server may return a key twice. Such keys must not be counted twice.
+/// While the server's hash table shrinks, a scan may return the same key twice. The key must be counted once.
 #[test]
 fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     const STABLE: usize = 2000;
@@ -449,7 +457,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
     let is_over = AtomicBool::new(false);
     let (counted, met) = thread::scope(|scope| {
         let over = EndOnDrop(&is_over);
-        // The table grows and shrinks.
+        // Makes the hash table grow and shrink.
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 set_many(&server, "noise:", 0..30_000);
@@ -499,7 +507,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Returns the keys with a prefix that a scan finds.
+/// Returns the keys with this prefix that a scan finds.
 fn met(url: &str, prefix: &str, rate: u32) -> Vec<String> {
     let mut keys = Vec::new();
     let survey = patient(url);
@@ -585,6 +593,7 @@ fn prefix_is_taken_literally() {
     }
 }
 
+/// If the keys cannot all be listed in time, it is unknown whether the store holds any with the prefix.
 #[test]
 fn nothing_is_known_where_the_walk_does_not_end_in_time() {
     let server = RedisServer::start();

@@ -1,8 +1,7 @@
-//! Invalid input for every argument of the command `unsticky`. The command prints one plain line that
-//! does not repeat the input, prints nothing on the standard output, and exits with status 2.
+//! Invalid input for every argument of the `unsticky` command. The command must print one plain line that
+//! does not contain the input, print nothing on standard output, and exit with status 2.
 //!
-//! [`BAD`] has a row for each argument in the output of `--help`. An argument without a row fails the
-//! test.
+//! [`BAD`] has a row for each argument that `--help` lists. An argument without a row makes a test fail.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -17,18 +16,18 @@ use support::command::Unsticky;
 
 const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
 
-/// No server listens there: a command that tries to use the store fails with status 3.
+/// No server listens on this port, so a command that tries to use the store exits with status 3.
 const URL: &str = "redis://127.0.0.1:1/";
 
-/// A part of each invalid input, by which a repetition is detected.
+/// A part of most invalid inputs. It must not appear in the output.
 const MARK: &str = "SWORDFISH";
 
-/// A long value, of which not even a part may be repeated.
+/// A long value. Not even part of it may appear in the output.
 const LONG: &str = "SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH\
     SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH\
     SWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISHSWORDFISH";
 
-/// The subcommands, each with its required arguments.
+/// The subcommands and their required arguments.
 const COMMANDS: &[(&str, &[&str])] = &[
     ("check", &[]),
     ("sessions", &["alice"]),
@@ -40,7 +39,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("man", &[]),
 ];
 
-/// Invalid values of each argument. A flag takes no value.
+/// Invalid values for each argument. A flag has none, because it takes no value.
 const BAD: &[(&str, &[&str])] = &[
     ("--json", &[]),
     ("--help", &[]),
@@ -83,7 +82,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--callers", &["", "0", "-1", MARK, "1,", "1,0", "501", "1;2", "1,2,3,4,5,6", LONG]),
     ("--payload", &["", "0", "-1", MARK, "1,", "990001", "99999999999999999999", "1k", LONG]),
     ("--seconds", &["", "0", "-1", MARK, "61", "1s", "0.5", LONG]),
-    // Any other text is a principal.
+    // Any other text is a valid principal.
     ("--all", &[""]),
     ("PRINCIPAL", &[""]),
     ("ID", &["", MARK, "AAECAwQFBgcICQoLDA0ODx", "AAECAwQFBgcICQoLDA0ODw=", "AAECAw\n", LONG]),
@@ -91,7 +90,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("SHELL", &["", MARK, "BASH", "bash\n", LONG]),
 ];
 
-/// Asserts that these arguments are refused as invalid input, and that none of them is repeated.
+/// Asserts that these arguments are refused as invalid input, and that the output contains none of them.
 fn is_refused(arguments: &[OsString], input: &[u8]) {
     let ran = Unsticky::new(arguments).env("SESSION_URL", URL).input(input).run();
     let shown = format!("{arguments:?} {ran:?}");
@@ -114,11 +113,11 @@ fn refused<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) {
     is_refused(&arguments, b"");
 }
 
-/// The arguments of a command, as `--help` lists them.
+/// The arguments of a command, as listed by `--help`.
 struct Help {
-    /// The option, for example `--url`, and whether it takes a value.
+    /// Each option, for example `--url`, and whether it takes a value.
     options: Vec<(String, bool)>,
-    /// For example `ID`.
+    /// The positional arguments, for example `ID`.
     positions: Vec<String>,
     commands: BTreeSet<String>,
 }
@@ -179,7 +178,7 @@ fn every_subcommand_and_every_argument_has_a_row() {
 fn bad_value_of_any_option_is_refused() {
     for (command, needed) in COMMANDS {
         for (option, takes_value) in help(&[command]).options {
-            // `--all` replaces the argument for the session.
+            // `--all` takes the place of a session id.
             let needed = if option == "--all" { &[][..] } else { needed };
             let arguments = [&[*command], needed].concat();
             let with = |further: &[&OsStr]| {
@@ -211,7 +210,7 @@ fn bad_position_is_refused() {
                 refused([*command, "--", value]);
             }
             refused([OsStr::new(command), OsStr::from_bytes(b"SWORDFISH\xff")]);
-            // The principal is read from the standard input, which is empty.
+            // Without an argument, the principal is read from standard input, which is empty.
             if *command != "man" {
                 refused([*command]);
             }

@@ -1,4 +1,4 @@
-//! The command `unsticky` in a real terminal: width, progress and keyboard input.
+//! The `unsticky` command in a real terminal: width, progress and keyboard input.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -34,7 +34,7 @@ fn help_fits_width_of_terminal() {
 /// Creates this many keys in the format of sessions. Counting does not depend on their content.
 fn fill(server: &RedisServer, keys: u32) {
     let mut script = String::from("for i = 1, ");
-    // Digits are valid characters of base64url.
+    // Digits are valid characters in base64url.
     let _ = write!(
         script,
         "{keys} do redis.call('SET', 'shop:0:s:' .. string.format('%018d', i) .. 'AAAA', 'x', 'PX', 600000) end"

@@ -1,4 +1,4 @@
-//! The command `unsticky` on every kind of server that can store sessions.
+//! The `unsticky` command on every kind of server that can store sessions.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -60,7 +60,7 @@ impl Application {
         alive
     }
 
-    /// Runs every function of the command, and asserts that the sessions change in no other way.
+    /// Runs every subcommand that uses the store, and asserts that the sessions change only as requested.
     async fn is_operated(&self, servers: usize) {
         let report = self.run(&["check", "--json"]).json(0);
         assert_ne!(report["level"], "error", "{report:#}");

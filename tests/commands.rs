@@ -88,8 +88,8 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("read", stand.seeded().await, used, read);
     costs!("write", stand.seeded().await, writes, Count { load: 1, replace: 1, ..nothing });
     costs!("new session", String::new(), writes, Count { create: 1, ..nothing });
-    // A sign-in takes two commands for the session and two for the directory. This first sign-in
-    // creates the directory.
+    // A sign-in takes two commands for the session and two for the directory. This first sign-in creates the
+    // directory record.
     stand.visit("", sign_in).await.ok();
     costs!("sign-in", stand.seeded().await, sign_in, Count { load: 2, replace: 2, ..nothing });
     costs!(
@@ -123,8 +123,8 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
         sign_out,
         Count { load: 1, delete: 1, ..nothing }
     );
-    // Loads the session of the request, the directory, and the listed sessions. Of the sessions that
-    // signed in above, one has signed out.
+    // This request loads its own session, the directory record, and the listed sessions. One of the sessions
+    // that signed in above has signed out.
     let lists = async |session: Session| {
         let listed = session.directory()?.list().await?.len();
         assert_eq!(listed, 5);
@@ -153,7 +153,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     costs!("first form", stand.seeded().await, form, Count { load: 1, replace: 1, ..nothing });
     costs!("form", with_token().await, form, read);
 
-    // The command of a readiness probe.
+    // The command that a readiness probe sends.
     let before = server();
     spy.take();
     sessions.ping().await.unwrap();
@@ -173,7 +173,7 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     }
     assert_eq!(server().total(), before.total());
 
-    // Ten thousand invented tokens take one read each and leave nothing in the store.
+    // Ten thousand invented tokens cost one read each and leave nothing in the store.
     let before = server();
     for number in 0..10_000_u32 {
         let cookie = format!("__Host-id={number:A>42}A");
@@ -184,7 +184,8 @@ async fn budget(store: Arc<dyn Store>, server: impl Fn() -> Count) {
     assert_eq!(after.total() - before.total(), 10_000);
 }
 
-/// In strict mode, a session with a signed-in user takes one more command; other sessions do not.
+/// In strict mode, loading a session with a signed-in user costs one more command. Other sessions cost no
+/// more.
 async fn strict_budget(stand: &Stand) {
     let sessions =
         stand.process(|builder| builder.namespace("strict").directory(DirectoryMode::Strict));
@@ -198,7 +199,7 @@ async fn strict_budget(stand: &Stand) {
     }
 }
 
-/// If new sign-ins are refused at the limit, the first use of a new cookie takes one more command.
+/// If new sign-ins are refused at the limit, the first use of a new cookie costs one more command.
 async fn confirming_budget(stand: &Stand) {
     let sessions = stand.process(|builder| {
         builder.namespace("confirming").concurrent_sessions(ConcurrentSessions::Reject(3))
@@ -211,8 +212,8 @@ async fn confirming_budget(stand: &Stand) {
     }
 }
 
-/// A sign-in sends three commands in two round trips. The session's create and the directory's load run
-/// at the same time, and the directory is written when both are answered, in either order.
+/// A sign-in sends three commands in two round trips. The session is created while the directory record is
+/// loaded. The directory record is written once both commands have been answered, in either order.
 #[tokio::test]
 async fn new_session_is_created_while_directory_is_read() {
     for on in Backend::every() {
@@ -245,7 +246,7 @@ async fn new_session_is_created_while_directory_is_read() {
     }
 }
 
-/// The answer to a conflict contains the newer record if the server's protocol allows it.
+/// If the server's protocol allows it, the answer that reports a conflict contains the newer record.
 #[tokio::test]
 async fn sign_out_after_conflict_loads_record_only_if_store_did_not_return_it() {
     for on in Backend::every() {
@@ -290,7 +291,7 @@ async fn requests_match_command_budget_on_redis() {
         let refused = i64::try_from(server.failures("set")).unwrap();
         let replaces = scripts - deletes;
         Count {
-            // The commands that probe a new connection are refused.
+            // The commands that probe a new connection are refused, so they create nothing.
             create: calls("set") - refused - replaces,
             load: calls("get"),
             replace: replaces,
@@ -299,7 +300,7 @@ async fn requests_match_command_budget_on_redis() {
     })
     .await;
     let keys: u64 = server.cli(&["DBSIZE"]).parse().unwrap();
-    // The sessions of the scenarios remain, and nothing of the 20,000 other requests.
+    // The scenarios' sessions remain, but the 20,000 other requests have left nothing.
     assert!(keys < 30, "{keys} keys");
 }
 

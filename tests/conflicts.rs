@@ -1,4 +1,4 @@
-//! Two requests of one session, held at the point where they conflict, and lost answers.
+//! Two requests in one session, held at the point where they conflict, and writes whose answers are lost.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -352,8 +352,8 @@ async fn save_of_nothing_keeps_session(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// Both requests may have taken the value: the one whose answer was lost, and another one that ended the
-/// session.
+/// The answer to the delete is lost, and the session is gone. Either this request or a different one may have
+/// ended the session and taken the value.
 async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -367,7 +367,7 @@ async fn in_doubt_end_of_session_leaves_outcome_of_take_unknown(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, None);
 }
 
-/// Only a refresh that has a cookie to confirm is written a second time.
+/// A refresh that meets a conflict is attempted again only if it must also confirm the first use of a cookie.
 async fn refresh_is_not_retried_after_conflict(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -385,7 +385,8 @@ async fn refresh_is_not_retried_after_conflict(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// One load shows that the record was the newest one, or returns the newest one.
+/// The transaction sends one load, which shows that the record is still the newest or returns the newest
+/// record. The function runs once per record.
 async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -411,7 +412,8 @@ async fn read_only_transaction_decides_once_on_each_record(on: Backend) {
     }
 }
 
-/// The same if the commit also confirms the first use of a sign-in's cookie.
+/// A read-only transaction sees the newest record even if the same commit confirms the first use of a
+/// sign-in's cookie.
 async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let signs_in = async |session: Session| {
@@ -422,7 +424,7 @@ async fn read_only_transaction_at_first_use_decides_on_newest_record(on: Backend
     let reads = async |session: Session| session.transact(|values| values.get(A)).await;
     let late = stand.overtaken(&cookie, reads, async || stand.write(&cookie, A, 2).await);
     assert_eq!(late.await.ok(), Some(2));
-    // No other request writes: decided at once, and confirmed.
+    // If no other request writes, the function runs once, and the commit confirms the first use.
     let cookie = stand.visit("", signs_in).await.cookie();
     assert_eq!(stand.visit(&cookie, reads).await.ok(), Some(1));
     stand.spy.take();
@@ -466,7 +468,7 @@ async fn transact_decides_on_newest_record(on: Backend) {
     assert_eq!(taken.ok(), None);
 }
 
-/// What an ambiguous answer to a write may mean.
+/// The faults after which it is in doubt whether a write was applied.
 const DOUBTS: [Fault; 4] = [Fault::LoseRequest, Fault::LoseAnswer, Fault::Hang, Fault::HangAfter];
 
 async fn in_doubt_update_is_settled_and_applied_once(on: Backend) {
@@ -498,7 +500,7 @@ async fn in_doubt_write_is_settled_after_up_to_seven_later_writes(on: Backend) {
             let stand = on.stand();
             let cookie = stand.seeded().await;
             stand.store.inject(Verb::Replace, fault);
-            // The read that settles the first request waits until the others have written.
+            // The load that settles the first request's write waits until the other requests have written.
             let increment = async |session: Session| session.update(A, |number| *number += 1);
             let lost = stand.visit(&cookie, async |session: Session| {
                 session.update(A, |number| *number += 1)?;
@@ -528,6 +530,7 @@ async fn in_doubt_write_is_settled_after_up_to_seven_later_writes(on: Backend) {
     }
 }
 
+/// The first copy of a retried write arrives only after a later write.
 async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -542,8 +545,8 @@ async fn late_copy_of_settled_write_has_no_effect(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
-/// The write is sent again because its first copy had not arrived, and then the first copy arrives first
-/// after all.
+/// The write is retried because its first copy had not arrived. The first copy then reaches the store just
+/// before the retry.
 async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -560,7 +563,7 @@ async fn late_copy_that_overtakes_its_retry_is_applied_once(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// The first copy may still arrive, so it is unknown whether the write is applied.
+/// The first copy of the command may still arrive, so a refusal of the retry does not settle the outcome.
 async fn refusal_of_retried_command_leaves_outcome_unknown(on: Backend) {
     async fn increment(session: Session) -> Result<()> {
         session.update(A, |number| *number += 1)
@@ -584,7 +587,7 @@ async fn refusal_of_retried_command_leaves_outcome_unknown(on: Backend) {
     }
 }
 
-/// A connection that sends a write a second time by itself, after the first copy was applied.
+/// A connection that sends a write a second time of its own accord, after the first copy was applied.
 #[derive(Default)]
 struct SentTwice(AtomicBool);
 
@@ -602,8 +605,8 @@ impl Interceptor for SentTwice {
     }
 }
 
-/// The write conflicts with its own first copy. Memcached is left out: its answer does not return the
-/// record, and its connections repeat nothing.
+/// The second copy of the write conflicts with the first. Memcached is left out: its answer does not contain
+/// the record, and its connections never send a command again.
 #[tokio::test]
 async fn write_sent_twice_by_connection_is_applied_once() {
     let server = RedisServer::start();
@@ -617,7 +620,7 @@ async fn write_sent_twice_by_connection_is_applied_once() {
     }
 }
 
-/// A source of randomness whose last secret can be read by the test.
+/// A source of randomness that lets the test read the last secret.
 #[derive(Debug, Clone, Default)]
 struct Overheard(Arc<Mutex<Vec<u8>>>);
 
@@ -632,8 +635,8 @@ impl Entropy for Overheard {
     }
 }
 
-/// A client that knew the new secret before its cookie was sent has rotated it, so the browser may already
-/// hold a newer cookie.
+/// Before the cookie with the new secret is sent, a client that knows the secret rotates it or signs in with
+/// it. The browser may then already hold a newer cookie, so the response sends none.
 async fn replaced_secret_of_settled_write_is_not_sent(on: Backend) {
     for signs_in in [false, true] {
         let secret = Overheard::default();
@@ -674,7 +677,7 @@ async fn unsettled_write_is_reported_and_not_retried(on: Backend) {
         stand.store.fail_always(Verb::Load, Fault::Unavailable);
         session.update(A, |number| *number += 1)?;
         assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
-        // The handler continues without handling the error.
+        // The handler ignores the error and continues.
         stand.store.heal();
         Ok(())
     };
@@ -787,7 +790,7 @@ async fn sessions_with_colliding_ids_stay_separate(on: Backend) {
     let id = Repeating::default();
     let stand = on.stand_with(|builder| builder.entropy(id.clone()));
     let create = |mark: u32| async move |session: Session| session.insert(A, &mark);
-    // Both requests have drawn the id before either has stored a record.
+    // Both requests have drawn the same id before either has stored a record.
     let gate = stand.store.hold(Verb::Create);
     let both = async {
         let first = stand.visit("", create(1));
@@ -801,14 +804,14 @@ async fn sessions_with_colliding_ids_stay_separate(on: Backend) {
     };
     let (first, second) = both.await;
     let (first, second) = (first.cookie(), second.cookie());
-    // The cookie name, and the characters that encode the id alone.
+    // This range covers the cookie's name and the characters that encode only the id.
     assert_ne!(first[..31], second[..31]);
     assert_eq!(stand.read(&first, A).await, Some(1));
     assert_eq!(stand.read(&second, A).await, Some(2));
     assert!(id.was_repeated());
 }
 
-/// A source that gives the first sixteen bytes, which are an id, to the second caller as well.
+/// A source of randomness that returns its first sixteen bytes, which are a session id, a second time.
 #[derive(Debug, Clone, Default)]
 struct Repeating(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -825,7 +828,7 @@ impl Entropy for Repeating {
         bytes.copy_from_slice(&random[..bytes.len()]);
         if bytes.len() == 16 {
             let mut drawn = self.0.lock().unwrap();
-            // The first request's id and secret come before the id of the second.
+            // The first request draws an id and a secret before the second request draws an id.
             if drawn.len() == 2 {
                 bytes.copy_from_slice(&drawn[0]);
             }
@@ -835,7 +838,7 @@ impl Entropy for Repeating {
     }
 }
 
-/// A store in which a record with the new id already exists when a session is created.
+/// A store that already holds a record with the new id whenever a session is created.
 struct Taken(MemoryStore);
 
 impl Interceptor for Taken {
@@ -852,7 +855,8 @@ impl Interceptor for Taken {
     }
 }
 
-/// No visitor gets the session of another one.
+/// If every new id belongs to an existing record, requests fail instead of giving a visitor someone else's
+/// session.
 #[tokio::test]
 async fn session_is_not_created_under_existing_id() {
     let store = MemoryStore::new();
@@ -881,10 +885,10 @@ async fn failed_create_after_sign_out_is_reported() {
     assert_eq!(stand.who(&cookie).await, None);
 }
 
-/// Makes an error.
+/// Creates an error with this message.
 type Make = fn(&'static str) -> Error;
 
-/// A store that applies each command of this verb and then returns this error.
+/// A store that applies every command, but returns the given error for each command with the given verb.
 #[derive(Default)]
 struct Failing(Mutex<Option<(Verb, Make)>>);
 
@@ -903,14 +907,14 @@ impl Interceptor for Failing {
     }
 }
 
-/// Sessions over such a store.
+/// Returns sessions on a [`Failing`] store, and the handle that sets the verb and the error.
 fn failing_stand() -> (Stand, Arc<Failing>) {
     let store = Intercepted::new(Arc::new(MemoryStore::new()), Failing::default());
     let fails = store.interceptor.clone();
     (Stand::over(Arc::new(store), |builder| builder), fails)
 }
 
-/// A server may have applied a write even if its answer is invalid.
+/// A server may have applied a write even if its answer is invalid, so a load settles the outcome.
 #[tokio::test]
 async fn invalid_answer_to_write_is_settled() {
     let (stand, fails) = failing_stand();
@@ -944,7 +948,7 @@ async fn failed_load_is_unavailable_or_refused() {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// A store in which another writer always writes first, and the commands that were sent to it.
+/// A store in which a different writer always writes first. It records the commands that are sent to it.
 struct AlwaysOvertaken {
     inner: MemoryStore,
     sent: Mutex<Vec<(Verb, Instant)>>,
@@ -981,8 +985,8 @@ impl Entropy for LongestPauses {
     }
 }
 
-/// The first attempts follow each other at once. Later ones pause to let the writers of other processes
-/// finish: the pause doubles every eight attempts. Each attempt starts from the newest record.
+/// The first attempts follow one another at once. Later attempts pause so that writers in other processes can
+/// finish, and the pause doubles every eight attempts. Each attempt starts from the newest record.
 #[tokio::test(start_paused = true)]
 async fn pauses_between_attempts_grow() {
     const PROMPT: usize = 8;
@@ -993,7 +997,7 @@ async fn pauses_between_attempts_grow() {
         let store = Intercepted::new(Arc::new(inner), overtaken);
         let overtaken = store.interceptor.clone();
         let stand = Stand::over(Arc::new(store), |builder| builder.entropy(LongestPauses));
-        // There is a directory record.
+        // This creates Alice's directory record.
         stand.signed_in("alice").await;
         let cookie = stand.seeded().await;
         let failing = async |session: Session| {
@@ -1095,7 +1099,7 @@ on_every_store! {
     save_after_response_head_fails_only_if_it_needs_cookie,
 }
 
-/// A value that the handler has computed is written as it is, as long as the record has not changed since.
+/// The value that the handler has computed is written as it is, unless the record has changed since.
 #[tokio::test]
 async fn update_is_computed_again_only_after_conflict() {
     let stand = Backend::memory().stand();
@@ -1115,7 +1119,8 @@ async fn update_is_computed_again_only_after_conflict() {
     assert_eq!((stand.read(&cookie, A).await, computed.load(Ordering::Relaxed)), (Some(11), 3));
 }
 
-/// A stream after the response has the full timeout, not the time that the request has left.
+/// A stream that uses the session after the response gets the full timeout, not the time that the request had
+/// left.
 #[tokio::test(start_paused = true)]
 async fn handle_used_after_response_gets_full_timeout() {
     let stand = Backend::memory().stand();
@@ -1128,7 +1133,7 @@ async fn handle_used_after_response_gets_full_timeout() {
     stand.store.heal();
     assert_eq!(session.reload().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(finish(exchange, 200).await.error.is_none());
-    // Each operation of the stream, however many there are.
+    // Each operation of the stream gets the full timeout, however many there are.
     for number in 1..=3 {
         let begun = Instant::now();
         stand.store.fail_always(Verb::Load, Fault::Hang);
@@ -1141,7 +1146,7 @@ async fn handle_used_after_response_gets_full_timeout() {
     }
 }
 
-/// In memory no operation waits, so requests conflict only on several threads.
+/// No operation on the memory store waits, so requests conflict only if they run on several threads.
 mod memory_on_two_threads {
     use super::Backend;
 

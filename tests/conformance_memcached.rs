@@ -1,4 +1,4 @@
-//! The contract of a store, checked for the Memcached store on real servers.
+//! The store contract, checked for the Memcached store on real servers.
 
 #![cfg(all(feature = "testing", feature = "memcached"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -13,10 +13,10 @@ use support::servers::MemcachedServer;
 use unsticky::store::Store;
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
-/// A busy machine may be slow, which is not the subject of these tests.
+/// A generous timeout, because a busy machine may be slow and these tests do not measure speed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Returns the Memcached store on its own server, in the wrapper.
+/// Returns a wrapped Memcached store on its own server.
 fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     let server = MemcachedServer::start();
     let store = patient(&server.url(), PATIENCE);

@@ -1,4 +1,4 @@
-//! The contract of a store, checked for the memory store and for all wrappers of a store.
+//! The store contract, checked for the memory store and for all store wrappers.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 
@@ -14,7 +14,7 @@ use unsticky::testing::{
     FaultStore, ManualClock, SpyStore, Subject, Verb, random_key, random_record,
 };
 
-/// Returns the memory store with a manual clock, in the wrapper.
+/// Returns a wrapped memory store with a manual clock.
 fn wrapped<S: Store>(wrap: impl FnOnce(MemoryStore) -> S) -> Subject {
     let clock = ManualClock::new();
     Subject::new(wrap(MemoryStore::with_clock(clock.clone()))).with_clock(clock)

@@ -1,4 +1,4 @@
-//! The contract of a store, checked for the Redis store on real servers.
+//! The store contract, checked for the Redis store on real servers.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -13,10 +13,10 @@ use support::servers::RedisServer;
 use unsticky::store::{RedisStore, Store};
 use unsticky::testing::{FaultStore, SpyStore, Subject};
 
-/// A busy machine may be slow, which is not the subject of these tests.
+/// A generous timeout, because a busy machine may be slow and these tests do not measure speed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Returns the Redis store on its own server, in the wrapper.
+/// Returns a wrapped Redis store on its own server.
 fn wrapped<S: Store>(wrap: impl FnOnce(Arc<dyn Store>) -> S) -> Subject {
     let server = RedisServer::start();
     Subject::new(wrap(patient(&server.url(), PATIENCE))).keep(server)

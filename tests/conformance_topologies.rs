@@ -1,4 +1,4 @@
-//! The contract of a store, checked for the Redis store on a Redis Cluster and behind Sentinels.
+//! The store contract, checked for the Redis store on a Redis Cluster and behind Sentinels.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -12,15 +12,15 @@ use support::backend::patient;
 use support::topologies::{MASTER, RedisCluster, SentinelSet};
 use unsticky::testing::Subject;
 
-/// A busy machine may be slow, which is not the subject of these tests.
+/// A generous timeout, because a busy machine may be slow and these tests do not measure speed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A replica that is promoted to master may lack the last writes, so this timeout prevents a failover
 /// when a busy machine pauses.
 const NO_FAILOVER: &str = "60000";
 
-/// The servers of one kind, shared by all tests that run at the same time. Starting them takes longer
-/// than most of the tests.
+/// The servers of one kind, shared by all tests that run at the same time, because starting the servers takes
+/// longer than most of the tests.
 struct Shared<T>(Mutex<Weak<T>>);
 
 impl<T: Send + Sync + 'static> Shared<T> {

@@ -1,4 +1,4 @@
-//! The contract of a store, checked for the Redis store on real Valkey servers.
+//! The store contract, checked for the Redis store on real Valkey servers.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -15,7 +15,7 @@ mod valkey {
 
     async fn setup() -> Subject {
         let server = ValkeyServer::start();
-        // A busy machine may be slow.
+        // The timeout is generous because a busy machine may be slow.
         let store = patient(&server.url(), Duration::from_secs(5));
         Subject::new(store).keep(server)
     }

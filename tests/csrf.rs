@@ -1,4 +1,4 @@
-//! The CSRF token: bound to the session, masked for each page, verified for requests in both frameworks.
+//! The CSRF token: bound to the session, masked differently for each page, and verified in both frameworks.
 
 #![cfg(all(
     feature = "testing",
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Csrf, CsrfToken, ErrorKind, Key, Result, Session, Sessions};
 
-/// The stored form of the value.
+/// The key of the stored value from which the session's tokens are made.
 const STORED: Key<String> = Key::new("unsticky.csrf");
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ async fn shops(sessions: &Sessions) -> [App; 2] {
     both_of(router, routes, std::slice::from_ref(sessions)).await
 }
 
-/// Loads a page with a form; returns the browser's cookie after that, and the token.
+/// Loads a page with a form. Returns the cookie that the browser then holds, and the token.
 async fn page(app: &App, cookie: &str) -> (String, String) {
     let reply = app.get("/form", cookie).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -88,7 +88,8 @@ fn assert_taken(reply: &Reply) {
     assert_eq!((reply.status, &*reply.body), (200, "article 7"), "{reply:?}");
 }
 
-/// Every invalid token gets the same response, which contains neither the token nor a cookie.
+/// Asserts that the token was refused. Every invalid token gets the same response, which contains neither the
+/// token nor a cookie.
 fn assert_refused(reply: &Reply) {
     assert_eq!(
         (reply.status, &*reply.body),
@@ -107,7 +108,7 @@ async fn token_is_taken_from_form_field_and_from_header() {
         assert_taken(&app.ask(with_field(&cookie, &token)).await);
         let first = form(&cookie, &format!("csrf_token={token}&article=7"));
         assert_taken(&app.ask(first).await);
-        // Each character percent-encoded, as in a form body.
+        // A form body may percent-encode every character.
         let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
         assert_taken(&app.ask(with_field(&cookie, &encoded)).await);
         let header = |ask: Ask| ask.cookie(&cookie).header(CsrfToken::HEADER, &token);
@@ -121,7 +122,7 @@ async fn token_is_taken_from_form_field_and_from_header() {
     }
 }
 
-/// Applies to anonymous and signed-in visitors, whatever the body is.
+/// Missing and forged tokens are refused for anonymous and for signed-in visitors, whatever the body is.
 #[tokio::test]
 async fn missing_and_forged_tokens_are_403() {
     let stand = Backend::memory().stand();
@@ -138,14 +139,14 @@ async fn missing_and_forged_tokens_are_403() {
         {
             let longer = format!("{token}A");
             let forged = ["", "x", &tampered, &token[..85], &longer, &zeros, &long];
-            // The token of another session is refused as well.
+            // A token from a different session is refused too.
             let foreign = [&*token, &of_alice].into_iter().filter(|token| *token != own);
             for token in forged.into_iter().chain(foreign) {
                 assert_refused(&app.ask(with_field(cookie, token)).await);
                 let header = form(cookie, "article=7").header(CsrfToken::HEADER, token);
                 assert_refused(&app.ask(header).await);
             }
-            // No token, a token in a place that is not read, and two tokens.
+            // Bodies without a token, and tokens in places that are not read, are refused.
             for body in
                 ["article=7", "", "article=7&csrf-token=x", "article=7&CSRF_TOKEN=x", "csrf_token"]
             {
@@ -167,7 +168,7 @@ async fn missing_and_forged_tokens_are_403() {
             .header(CsrfToken::HEADER, &token)
             .header(CsrfToken::HEADER, &token);
         assert_refused(&app.ask(two_headers).await);
-        // The header decides, even if the field is valid.
+        // An invalid header is refused even if the form field is valid.
         let both = with_field(&anonymous, &token).header(CsrfToken::HEADER, "x");
         assert_refused(&app.ask(both).await);
         let not_text = with_field(&anonymous, &token).header(CsrfToken::HEADER, b"\xff");
@@ -176,7 +177,7 @@ async fn missing_and_forged_tokens_are_403() {
     }
 }
 
-/// A token is valid in its session until the next sign-in or the end of the session.
+/// A token is valid in its session until the next sign-in or until the session ends.
 #[tokio::test]
 async fn csrf_token_changes_at_sign_in_and_expires_with_session() {
     let stand = Backend::memory().stand();
@@ -200,7 +201,7 @@ async fn csrf_token_changes_at_sign_in_and_expires_with_session() {
             }
             tokens.push(token);
         }
-        // Forms that are already open stay valid.
+        // After a rotation or a step-up, forms that are already open stay valid.
         let last = tokens.pop().unwrap();
         cookie = stand.visit(&cookie, rotate).await.cookie();
         assert_taken(&app.ask(with_field(&cookie, &last)).await);
@@ -217,7 +218,7 @@ async fn csrf_token_changes_at_sign_in_and_expires_with_session() {
     }
 }
 
-/// A page that shows its form in the response to a sign-in shows the token of the signed-in session.
+/// If the response to a sign-in contains a form, the form contains the token of the signed-in session.
 #[tokio::test]
 async fn page_that_signs_in_contains_csrf_token_of_new_session() {
     let stand = Backend::memory().stand();
@@ -267,7 +268,7 @@ async fn each_page_masks_token_differently_and_costs_one_command() {
             assert_taken(&app.ask(with_field(&cookie, token)).await);
         }
         stand.spy.take();
-        // The first token of an existing session costs a write; verifying it costs a read.
+        // Creating the first token in an existing session costs a write, and verifying it costs a read.
         let seeded = stand.seeded().await;
         stand.spy.take();
         let (_, token) = page(&app, &seeded).await;
@@ -305,7 +306,7 @@ async fn outage_is_503_and_bad_body_returns_extractor_error() {
         let bad = app.ask(form(&cookie, &format!("article=x&csrf_token={token}"))).await;
         assert!([400, 422].contains(&bad.status), "{bad:?}");
         assert_refused(&app.ask(form(&cookie, "article=x")).await);
-        // More than either framework reads.
+        // This body is larger than either framework accepts.
         let large = format!("article=7&csrf_token={token}&x={}", "x".repeat(3_000_000));
         assert_eq!(app.ask(form(&cookie, &large)).await.status, 413);
         let header = form(&cookie, &large).header(CsrfToken::HEADER, &token);
@@ -316,7 +317,7 @@ async fn outage_is_503_and_bad_body_returns_extractor_error() {
     }
 }
 
-/// An encoded body is not searched for a token; the header is read.
+/// A body with a content encoding is not searched for a token. Only the header is read.
 #[tokio::test]
 async fn encoded_form_needs_token_in_header() {
     let stand = Backend::memory().stand();
@@ -341,7 +342,7 @@ async fn token_and_field_are_safe_in_html_and_hidden_from_debug() {
     assert_eq!((CsrfToken::FIELD, CsrfToken::HEADER), ("csrf_token", "x-csrf-token"));
 }
 
-/// Pages loaded at the same time all show the token of the stored value.
+/// Pages that are loaded at the same time all show tokens for the stored value.
 async fn pages_at_once_show_tokens_of_stored_value(on: Backend) {
     const PAGES: usize = 120;
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
@@ -366,8 +367,7 @@ async fn pages_at_once_show_tokens_of_stored_value(on: Backend) {
     assert_eq!(stand.read(&cookie, SEED).await, Some(1));
 }
 
-/// A page that creates the value during a concurrent sign-in never passes its token on to the signed-in
-/// session.
+/// If a page creates a token during a concurrent sign-in, the token is never valid in the signed-in session.
 async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
     let stand = on.stand();
     for before in ["", "alice"] {
@@ -407,7 +407,8 @@ async fn token_made_at_once_with_sign_in_does_not_outlive_it(on: Backend) {
     }
 }
 
-/// The application's own values are merged as usual.
+/// A page creates the first token while another request writes or signs out. The other request's value is
+/// kept, and after a sign-out the page gets neither an error nor a cookie.
 async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -425,9 +426,9 @@ async fn value_made_at_once_with_write_and_sign_out_is_merged_or_gone(on: Backen
     assert_eq!((late.failure(), late.set_cookie), (None, None));
 }
 
-/// The browser never received the response to a sign-in or a rotation, or it holds the cookies of two
-/// sessions. The form can still be loaded and sent and writes nothing, and signing in with it resolves the
-/// situation.
+/// The browser never received the response to a sign-in or a rotation, or it holds two sessions' cookies. The
+/// page with the form can still be loaded, which writes nothing. Sending the form signs the user in and
+/// resolves the situation.
 async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -450,7 +451,7 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
         assert_eq!(page.set_cookie, None);
         let shown = page.ok();
         assert!(stand.taken_verbs().iter().all(|verb| *verb == Verb::Load));
-        // The token is invalid with other cookies, and without cookies.
+        // The token is invalid with other cookies.
         for cookies in cases.iter().map(|(cookies, _)| cookies).filter(|other| *other != cookies) {
             let verify = async |session: Session| session.verify_csrf_token(shown.as_str());
             let refused = stand.visit(cookies, verify).await.failure();
@@ -471,7 +472,8 @@ async fn form_signs_in_whose_cookie_leads_astray(on: Backend) {
     }
 }
 
-/// A user whose session was revoked may know the tokens that pages have shown.
+/// `revoke_others` replaces the session's token, because someone whom it signs out may know tokens that pages
+/// have shown.
 async fn token_is_new_when_others_are_revoked(on: Backend) {
     let stand = on.stand();
     let token = async |session: Session| session.csrf_token().await;
@@ -493,7 +495,7 @@ async fn token_is_new_when_others_are_revoked(on: Backend) {
     stand.visit(&cookie, verify).await.ok();
 }
 
-/// A value of another type under the key counts as missing and is replaced.
+/// A stored value that does not have the expected form counts as missing and is replaced.
 async fn value_of_another_form_is_replaced(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -507,7 +509,8 @@ async fn value_of_another_form_is_replaced(on: Backend) {
     stand.visit(&cookie, verify).await.ok();
 }
 
-/// The write is settled, and the token is that of the stored value.
+/// The request or the answer is lost when the value is written. The write is settled, and the token is valid
+/// for the stored value.
 async fn token_whose_answer_was_lost_is_valid(on: Backend) {
     let stand = on.stand();
     for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
@@ -520,7 +523,8 @@ async fn token_whose_answer_was_lost_is_valid(on: Backend) {
     }
 }
 
-/// A handle cannot send a cookie after its response.
+/// After the response, a handle can no longer send a cookie, so it can create a token only in an existing
+/// session.
 async fn token_after_response_needs_session(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;
@@ -544,7 +548,7 @@ on_every_store!(
     token_after_response_needs_session,
 );
 
-/// For handlers that render the refusal themselves.
+/// Handlers need this error to render the refusal themselves.
 #[tokio::test]
 async fn refused_csrf_token_returns_crate_error() {
     let session = Session::detached();

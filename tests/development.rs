@@ -1,5 +1,5 @@
-//! Development over plain HTTP: the cookie's name and `Secure` can be chosen, several applications can
-//! share a host, and a warning in the log tells when browsers drop the cookie.
+//! Development over plain HTTP: the cookie's name and its `Secure` attribute can be chosen, several
+//! applications can share a host, and a warning is logged if browsers would drop the cookie.
 
 #![cfg(all(
     feature = "testing",
@@ -24,7 +24,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use unsticky::store::MemoryStore;
 use unsticky::{ConfigError, Cookie, SameSite, Sessions};
 
-/// The cookies that a browser has for one host, for all its ports.
+/// The cookies that a browser holds for one host. They are the same for all ports.
 #[derive(Default)]
 struct Jar(BTreeMap<String, String>);
 
@@ -69,7 +69,7 @@ async fn two_layers_in_one_application_get_different_cookie_names() {
 
 #[tokio::test]
 async fn applications_on_one_host_keep_separate_sign_ins() {
-    // With a shared store, and with separate stores.
+    // The applications share one store, or each has its own.
     let (one, other) = (Backend::memory().stand(), Backend::memory().stand());
     for other in [&one, &other] {
         let (shop, blog) = (named(&one, "shop"), named(other, "blog"));
@@ -181,7 +181,7 @@ enum Framework {
     Actix,
 }
 
-/// Returns the `Set-Cookie` header of a response to a page of the same site, with this origin.
+/// Sends a same-site request with this origin. Returns the response's `Set-Cookie` header.
 async fn ask(on: Framework, at: &Sessions, path: &str, cookie: &str, origin: &[u8]) -> String {
     let host = origin.splitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
     ask_host(on, at, path, cookie, [origin, host]).await
@@ -221,7 +221,7 @@ async fn secure_cookie_on_plain_http_is_reported_once_with_fix() {
         let told = told(&name);
         assert_eq!(told.len(), 1, "{on:?}: {told:?}");
         assert!(told[0].starts_with("WARN ") && told[0].contains(".insecure()"), "{told:?}");
-        // Other sessions belong to another application or another layer, and warn separately.
+        // Other sessions belong to a different application or layer, so they have their own warning.
         let (others, other_name) = with_own_name(Cookie::new);
         ask(on, &others, "/in", "", b"http://192.168.1.5:3000").await;
         assert_eq!(self::told(&other_name).len(), 1);
@@ -251,7 +251,7 @@ async fn nothing_is_reported_if_browsers_accept_cookie() {
         }
         ask(on, &sessions, "/in", "", b"http://shop\xff.test").await;
         assert!(told(&name).is_empty(), "{on:?}");
-        // A page of another site proves nothing about this site, which may use HTTPS.
+        // A request from another site's page proves nothing about this site, which may use HTTPS.
         for host in [&b"shop.example"[..], b"shop.test", b"shop.test:300", b""] {
             ask_host(on, &sessions, "/in", "", [ELSEWHERE, host]).await;
             assert!(told(&name).is_empty(), "{on:?}");
@@ -279,11 +279,11 @@ async fn nothing_is_reported_if_no_token_is_sent() {
     }
 }
 
-/// The cookies that were warned about, each with level and message.
+/// The warnings. Each has the cookie's name, and the level and message.
 static EVENTS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
-/// The subscriber serves the whole process. Tests that run at the same time find their own events by
-/// the name of their cookie.
+/// The subscriber serves the whole process. Tests that run at the same time recognise their own events by the
+/// cookie's name.
 static LISTENING: LazyLock<()> = LazyLock::new(|| {
     let subscriber = tracing_subscriber::registry().with(Listener);
     tracing::subscriber::set_global_default(subscriber).unwrap();

@@ -21,12 +21,12 @@ use unsticky::{
 
 const ALICE: &str = "alice";
 
-/// Signs Alice in on a new session and returns its cookie.
+/// Signs Alice in with a new session and returns the session's cookie.
 async fn arrives(stand: &Stand, label: &str) -> String {
     arrival(&stand.sessions, label).await.cookie()
 }
 
-/// Signs Alice in on a new session, uses it once to confirm the sign-in, and returns its cookie.
+/// Signs Alice in with a new session, uses the session once to confirm the sign-in, and returns its cookie.
 async fn confirmed(stand: &Stand, label: &str) -> String {
     let cookie = arrives(stand, label).await;
     assert!(is_alice(stand, &cookie).await);
@@ -51,7 +51,7 @@ async fn is_alice(stand: &Stand, cookie: &str) -> bool {
     stand.who(cookie).await.as_deref() == Some(ALICE)
 }
 
-/// Returns, for each cookie, whether Alice is still signed in.
+/// Returns whether Alice is still signed in with each of the cookies.
 async fn usable(stand: &Stand, cookies: &[String]) -> Vec<bool> {
     let mut usable = Vec::new();
     for cookie in cookies {
@@ -60,7 +60,7 @@ async fn usable(stand: &Stand, cookies: &[String]) -> Vec<bool> {
     usable
 }
 
-/// Counts the records in the store that are sessions of Alice, listed or not.
+/// Counts the records of Alice's sessions in the store, whether or not they are listed.
 async fn stored_as_alices(stand: &Stand) -> usize {
     let commands = stand.spy.commands();
     let sessions = commands.iter().filter(|command| command.key.kind() == Kind::Session);
@@ -75,7 +75,7 @@ async fn stored_as_alices(stand: &Stand) -> usize {
     count
 }
 
-/// Signs Alice in on the session of this cookie, in a separate task.
+/// Signs Alice in with this cookie's session, in a separate task.
 fn sign_in_apart(stand: &Stand, cookie: &str) -> tokio::task::JoinHandle<Visit<()>> {
     let (sessions, cookie) = (stand.sessions.clone(), cookie.to_owned());
     tokio::spawn(async move {
@@ -105,7 +105,7 @@ async fn list_shows_every_signed_in_session(on: Backend) {
     assert_eq!((newest.created, newest.signed_in_at), (began, stand.clock.now()));
     assert_eq!((newest.last_seen, newest.expires_at), (stand.clock.now(), expires_at));
     assert_eq!((found[1].label.as_deref(), found[1].is_current), (Some("phone"), false));
-    // An administrator sees the same list, with no session marked as current.
+    // An administrator sees the same list, but no session is marked as current.
     let seen: Vec<_> = list(&stand).await.iter().map(|one| (one.id, one.is_current)).collect();
     assert_eq!(seen, [(id, false), (found[1].id, false)]);
     assert_eq!(stand.sessions.of("bob").count().await.unwrap(), 1);
@@ -120,7 +120,7 @@ async fn list_shows_every_signed_in_session(on: Backend) {
         async |session: Session| session.sign_in_with(SignIn::new(ALICE).label("new phone"));
     let phone = stand.visit(&phone, rename).await.cookie();
     assert_eq!(labels(&stand).await, ["new phone"]);
-    // Bob signs in on it: Alice's session ends, and Bob's session is on Bob's list.
+    // Bob signs in with the same cookie: Alice's session ends, and the new session is on Bob's list.
     let switch = async |session: Session| session.sign_in("bob");
     stand.visit(&phone, switch).await.ok();
     assert!(list(&stand).await.is_empty());
@@ -137,7 +137,7 @@ async fn session_is_listed_until_it_expires(on: Backend) {
         Ok(())
     };
     let long = stand.visit(&long, remember).await.cookie();
-    // Constant use keeps the directory entry until the absolute timeout.
+    // Constant use keeps a session in the directory until its absolute timeout.
     for _ in 0..3 {
         stand.clock.advance(hours(1) - Duration::from_secs(600));
         assert!(is_alice(&stand, &long).await);
@@ -147,7 +147,7 @@ async fn session_is_listed_until_it_expires(on: Backend) {
     assert_eq!(labels(&stand).await, ["long"]);
     stand.clock.advance(hours(90));
     assert!(is_alice(&stand, &long).await);
-    // Another sign-in removes expired entries, and no others.
+    // A later sign-in removes the expired entries, and no others.
     arrives(&stand, "new").await;
     assert_eq!(labels(&stand).await, ["new", "long"]);
 }
@@ -165,8 +165,8 @@ async fn three_concurrent_sign_ins_list_three_sessions(on: Backend) {
     assert_eq!(found, ["one", "three", "two"]);
 }
 
-/// After more concurrent sign-ins than the limit allows, exactly as many sessions as allowed exist under
-/// each policy, and a sign-in that returned an error has no session.
+/// After more concurrent sign-ins than the limit allows, exactly as many sessions exist as are allowed, under
+/// each policy. A sign-in that returned an error has no session.
 async fn session_limit_holds_for_concurrent_sign_ins(on: Backend) {
     for policy in [ConcurrentSessions::EvictOldest(4), ConcurrentSessions::Reject(4)] {
         for at_once in [5, 20] {
@@ -211,7 +211,7 @@ async fn sign_in_evicts_session_that_signed_in_longest_ago(on: Backend) {
     let first = arrives(&stand, "first").await;
     let second = arrives(&stand, "second").await;
     let first = stand.sign_in(&first).await;
-    // The first session has authenticated later than the second.
+    // The first session has signed in more recently than the second.
     let third = arrives(&stand, "third").await;
     assert_eq!(usable(&stand, &[first.clone(), second, third.clone()]).await, [true, false, true]);
     // A session that has ended makes room, even if it signed in recently.
@@ -253,8 +253,8 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
     assert_eq!((page.set_cookie.clone(), page.ok()), (None, false));
     assert_eq!((stand.who(&anonymous).await, stand.read(&anonymous, A).await), (None, None));
     let first = arrives(&stand, "first").await;
-    // Signing in again on the same session does not count as another session, nor does a session that ends
-    // in the same request.
+    // Signing in again with the same session does not count as an additional session, and neither does
+    // signing in after the request has ended its old session.
     let first = stand.sign_in(&first).await;
     let renew = async |session: Session| {
         session.sign_out();
@@ -266,8 +266,8 @@ async fn sign_in_over_session_limit_is_refused(on: Backend) {
     stand.sign_out(&renewed).await;
     let again = arrives(&stand, "again").await;
     assert!(is_alice(&stand, &again).await);
-    // An idle timeout makes room too. The server removes expired records by its own clock, so the test
-    // deletes the record.
+    // An idle timeout makes room too. The server removes expired records according to its own clock, so the
+    // test deletes the record itself.
     let id = stand.visit(&again, async |session: Session| Ok(session.id())).await.ok().unwrap();
     stand.clock.advance(Duration::from_secs(31 * 60));
     let is_its = |command: &&Command| command.key.as_str().ends_with(&id.to_string());
@@ -283,7 +283,7 @@ async fn revoke_ends_one_session_of_its_principal(on: Backend) {
     let bobs = stand.sessions.of("bob").list().await.unwrap()[0].id;
     let directory = stand.sessions.of(ALICE);
     let id = list(&stand).await[1].id;
-    // A principal cannot revoke a session of another principal.
+    // A principal's directory cannot revoke another principal's session.
     assert!(!directory.revoke(bobs).await.unwrap());
     assert!(directory.revoke(id).await.unwrap());
     assert!(!directory.revoke(id).await.unwrap(), "already revoked");
@@ -335,7 +335,7 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     assert_eq!(usable(&stand, &[other, own, renewed.clone()]).await, [false, false, true]);
     assert_eq!(stand.read(&renewed, A).await, Some(5));
     assert_eq!(labels(&stand).await, ["own"]);
-    // A session of another principal cannot revoke Alice's other sessions.
+    // Another principal's session cannot revoke Alice's sessions.
     let bob = stand.signed_in("bob").await;
     let alices = stand.sessions.of(ALICE);
     let foreign = async |session: Session| alices.revoke_others(&session).await;
@@ -352,7 +352,7 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     let error = visit.await.output.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
     assert!(is_alice(&stand, &renewed).await);
-    // The same applies if the session was revoked after its secret was rotated.
+    // A session that was revoked right after its secret was rotated cannot revoke the others either.
     let thief = arrives(&stand, "thief").await;
     let id = list(&stand).await[0].id;
     let gate = stand.store.hold_answer(Verb::Replace);
@@ -364,13 +364,13 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     let error = visit.output.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Gone, 440));
     assert!(is_alice(&stand, &renewed).await);
-    // If two sessions revoke all others at the same time, one of them is left.
+    // If two sessions revoke all others at the same time, exactly one of the two is left.
     let second = arrives(&stand, "second").await;
     let (one, two) = tokio::join!(stand.visit(&renewed, too_late), stand.visit(&second, too_late));
     let cookies = [renewed, second, one.cookie(), two.cookie()];
     let left: Vec<_> = usable(&stand, &cookies).await;
     assert_eq!(left.iter().filter(|usable| **usable).count(), 1, "{left:?}");
-    // A sign-in in the same request is kept as well.
+    // A session that signs in during the same request is kept as well.
     let reset = async |session: Session| {
         session.sign_in(ALICE)?;
         session.directory()?.revoke_others(&session).await
@@ -382,7 +382,7 @@ async fn revoke_others_ends_every_other_session(on: Backend) {
     assert!(is_alice(&stand, &kept).await);
 }
 
-/// The session is marked as revoked in the directory, but its record still exists.
+/// The directory marks the session as revoked, but the session's record still exists.
 async fn session_that_is_being_revoked_cannot_revoke_others(on: Backend) {
     let stand = on.stand();
     let other = arrives(&stand, "other").await;
@@ -402,7 +402,7 @@ async fn session_that_is_being_revoked_cannot_revoke_others(on: Backend) {
     assert_eq!(labels(&stand).await, ["other"]);
 }
 
-/// No session is alive after all were revoked, whatever other requests were doing at that time.
+/// After all sessions have been revoked, none is alive, whatever requests were in progress at the time.
 async fn revoke_all_beats_requests_in_progress(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -439,7 +439,7 @@ async fn revoke_all_beats_requests_in_progress(on: Backend) {
         assert!(!is_alice(&stand, &cookie).await, "{name}");
         assert!(list(&stand).await.is_empty(), "{name}");
     }
-    // A refresh: a read after part of the idle timeout.
+    // This request causes a refresh, because part of the idle timeout has passed.
     let cookie = arrives(&stand, "refresh").await;
     stand.clock.advance(Duration::from_secs(600));
     let (exchange, session) = stand.begin(&cookie).await;
@@ -449,7 +449,7 @@ async fn revoke_all_beats_requests_in_progress(on: Backend) {
     assert!(!is_alice(&stand, &cookie).await);
 }
 
-/// Another request writes between the load of the session and its deletion.
+/// Another request writes to the session after `revoke_all` has loaded it and before `revoke_all` deletes it.
 async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     let stand = on.stand();
     let cookie = arrives(&stand, "busy").await;
@@ -466,8 +466,8 @@ async fn revoke_all_beats_write_between_load_and_delete(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// The sign-in has read the directory but has not written it yet (on a new session and on an anonymous
-/// one), or its anonymous session is listed but not written yet.
+/// A sign-in with a new or an anonymous session has read the directory but not written it yet, or has
+/// enrolled an anonymous session but not written it yet. After `revoke_all`, it fails with `Revoked`.
 async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
     for (is_new, is_listed) in [(true, false), (false, false), (false, true)] {
         let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
@@ -475,7 +475,7 @@ async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
         arrives(&stand, "first").await;
         stand.sessions.of(ALICE).revoke_all().await.unwrap();
         if is_listed {
-            // The load of the directory record passes.
+            // The write to the directory record passes.
             drop(stand.store.hold(Verb::Replace));
         }
         let gate = stand.store.hold(Verb::Replace);
@@ -502,8 +502,8 @@ async fn revoke_all_beats_enrolled_sign_in(on: Backend) {
     }
 }
 
-/// If a sign-in is enrolled and the store then refuses the session's write, the anonymous session stays
-/// listed until another principal signs in on it.
+/// A sign-in is enrolled, and then the store refuses to write its anonymous session. `revoke_all` leaves the
+/// anonymous session alone, and also the session of another principal who later signs in with it.
 async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "first").await;
@@ -527,21 +527,22 @@ async fn revoke_all_spares_session_left_enrolled_by_failed_sign_in(on: Backend) 
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("bob"));
 }
 
-/// A pool of servers. One of them, which stores a certain session, can be down.
+/// A pool of servers. The server that stores a certain session can be down.
 struct Pool {
     inner: Arc<dyn Store>,
     down: Mutex<Down>,
-    /// The keys of created records, the newest last.
+    /// The keys under which records were created, the newest last.
     created: Mutex<Vec<StoreKey>>,
 }
 
 enum Down {
     Nothing,
-    /// The server of the next session, whichever it is; `is_lost` says whether it fails during that create.
+    /// The server that will store the next session goes down. `is_lost` determines whether the outcome of the
+    /// session's create is then unknown.
     Next {
         is_lost: bool,
     },
-    /// No server is down, but the client repeats the create of the next session.
+    /// No server is down, but the client sends the create of the next session twice.
     Repeats,
     At(StoreKey),
 }
@@ -568,7 +569,7 @@ impl Pool {
         self.created.lock().unwrap().iter().filter(|key| key.kind() == kind).count()
     }
 
-    /// Called before a session is created. Returns whether the client repeats the command.
+    /// Runs before a session is created. Returns whether the client sends the command twice.
     fn creates(&self, key: &StoreKey) -> Result<bool> {
         let mut down = self.down.lock().unwrap();
         match *down {
@@ -640,7 +641,7 @@ async fn reservation_is_released_when_session_cannot_be_written() {
             assert_eq!(failed.failure(), Some(ErrorKind::Unavailable));
             None
         };
-        // That server is still down.
+        // The session's server is still down.
         let up = arrival(&sessions, "up").await.cookie();
         assert!(is_valid(&sessions, &up).await);
         pool.set(Down::Nothing);
@@ -653,7 +654,8 @@ async fn reservation_is_released_when_session_cannot_be_written() {
     }
 }
 
-/// A reservation whose answer was lost with its server does not count when the same request tries again.
+/// The outcome of a session's create is in doubt, so the request tries a second id. The first attempt does
+/// not count against the limit.
 #[tokio::test]
 async fn in_doubt_reservation_does_not_count_against_limit() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::Reject(1));
@@ -669,7 +671,7 @@ async fn in_doubt_reservation_does_not_count_against_limit() {
     }
 }
 
-/// A failed sign-in does not affect another sign-in that succeeded on the same session.
+/// A failed sign-in does not affect a different sign-in that has succeeded with the same session.
 #[tokio::test]
 async fn failed_sign_in_spares_other_sign_in_on_same_session() {
     for (enrols_first, fails) in [(false, true), (true, true), (true, false)] {
@@ -702,7 +704,7 @@ async fn failed_sign_in_spares_other_sign_in_on_same_session() {
     }
 }
 
-/// Leaves a directory record with no sessions in it.
+/// Creates a directory record that lists no sessions.
 async fn empty_directory(stand: &Stand) {
     let old = arrives(stand, "old").await;
     stand.sign_out(&old).await;
@@ -710,15 +712,15 @@ async fn empty_directory(stand: &Stand) {
     assert!(list(stand).await.is_empty());
 }
 
-/// The other sign-in happens while the failed one releases its reservation, in the same millisecond or in
-/// the next one.
+/// While a failed sign-in releases its reservation, a second sign-in with the same session succeeds, in the
+/// same millisecond or in the next. The second sign-in stays listed and valid.
 async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) {
     for (millis, is_down) in [(0, false), (1, false), (1, true)] {
         let namespace = format!("between-{millis}-{is_down}");
         let stand = on.stand_with(|builder| builder.command_retries(0).namespace(namespace));
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
-        // The session cannot be written, and the directory is read a second time.
+        // The session cannot be written, so the directory is read a second time. The test holds this load.
         drop(stand.store.hold(Verb::Replace));
         stand.store.inject(Verb::Replace, Fault::Unavailable);
         drop(stand.store.hold(Verb::Load));
@@ -729,7 +731,7 @@ async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) 
         stand.clock.advance(Duration::from_millis(millis));
         let other = stand.sign_in(&anonymous).await;
         if is_down {
-            // Prevents the request from loading the session to learn who is signed in.
+            // The request then cannot load the session to find out who is signed in.
             stand.store.inject(Verb::Load, Fault::Unavailable);
         }
         gives_back.release();
@@ -740,7 +742,8 @@ async fn released_reservation_spares_newer_sign_in_on_same_session(on: Backend) 
     }
 }
 
-/// A failed sign-in does not end a session on which the same principal was signed in before, listed or not.
+/// If a user who is signed in fails to sign in again, the session does not end, even if the directory does
+/// not list it.
 #[tokio::test]
 async fn failed_reauthentication_ends_no_session() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::default());
@@ -766,7 +769,8 @@ async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
         });
         empty_directory(&stand).await;
         let anonymous = stand.seeded().await;
-        // The loads of the session and of the directory pass; the load that would settle the write fails.
+        // The loads of the session and the directory pass. The load that would settle the session's write
+        // fails.
         drop(stand.store.hold(Verb::Load));
         drop(stand.store.hold(Verb::Load));
         (0..3).for_each(|_| stand.store.inject(Verb::Load, Fault::Unavailable));
@@ -787,7 +791,7 @@ async fn in_doubt_sign_in_keeps_no_reservation(on: Backend) {
     }
 }
 
-/// The directory is written with a lost answer, and then cannot be read to settle it.
+/// The answer to the directory write is lost, and then the directory cannot be read to settle the write.
 async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -807,8 +811,8 @@ async fn sign_in_keeps_no_reservation_when_directory_becomes_unreachable(on: Bac
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// The answer to the directory write is lost, and the new session is revoked before the directory is read
-/// again. The sign-in must not list the revoked session, and must not evict another one for it.
+/// The answer to the directory write is lost, and the new session is revoked or evicted before the directory
+/// is read again. The sign-in must not list that session again, and must not evict another session for it.
 async fn sign_in_whose_session_was_revoked_gets_another_id(on: Backend) {
     for has_directory in [false, true] {
         for is_revoked in [false, true] {
@@ -849,7 +853,8 @@ async fn sign_in_whose_session_was_revoked_gets_another_id(on: Backend) {
     }
 }
 
-/// The answers to the session's create and then to the directory write are lost.
+/// The answers to the session's create and to the directory write are both lost. The sign-in is listed only
+/// once.
 async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     empty_directory(&stand).await;
@@ -861,7 +866,8 @@ async fn sign_in_with_two_lost_answers_is_listed_once(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1, "the first one is deleted");
 }
 
-/// This also applies if no other id is tried.
+/// The answers to the session's creates are lost. The session is deleted, even if no other id is tried
+/// because the store cannot be read.
 async fn in_doubt_new_session_is_deleted_when_its_sign_in_fails(on: Backend) {
     let stand = on.stand();
     for is_read in [true, false] {
@@ -878,7 +884,8 @@ async fn in_doubt_new_session_is_deleted_when_its_sign_in_fails(on: Backend) {
     }
 }
 
-/// A request recognises its own reservation after a lost answer, and after a conflict a moment later.
+/// A request recognises its own reservation after a lost answer, or after a conflict a moment later, and
+/// releases it when the sign-in fails.
 async fn reservation_is_released_after_retried_enrolment(on: Backend) {
     for conflicts in [false, true] {
         let namespace = format!("second-{conflicts}");
@@ -887,8 +894,8 @@ async fn reservation_is_released_after_retried_enrolment(on: Backend) {
         let anonymous = stand.seeded().await;
         let sign_in = async |session: Session| session.sign_in(ALICE);
         let failed = if conflicts {
-            // The directory write, the session write, the other request's write to the session, and the
-            // directory write to release the reservation.
+            // These writes come before the one that fails: the directory write, the session write, the other
+            // request's write to the session, and a second directory write.
             drop(stand.store.hold(Verb::Replace));
             let writes = stand.store.hold(Verb::Replace);
             drop(stand.store.hold(Verb::Replace));
@@ -914,8 +921,8 @@ async fn reservation_is_released_after_retried_enrolment(on: Backend) {
     }
 }
 
-/// Bob's session was written, but Alice's earlier session cannot be ended. The sign-in fails, and Bob can
-/// sign in again.
+/// Bob's session has been written, but Alice's earlier session cannot be ended. The sign-in fails, and Bob
+/// can sign in again.
 #[tokio::test(start_paused = true)]
 async fn failed_account_switch_keeps_no_reservation() {
     let reject =
@@ -932,7 +939,8 @@ async fn failed_account_switch_keeps_no_reservation() {
     assert!(is_alice(&stand, &alice).await);
 }
 
-/// There is no directory to clean up later, so the new session itself must be deleted.
+/// There is no directory from which the new session could be cleaned up later, so the request itself must
+/// delete it.
 async fn failed_account_switch_leaves_no_new_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     let alice = arrives(&stand, "phone").await;
@@ -946,7 +954,7 @@ async fn failed_account_switch_leaves_no_new_session(on: Backend) {
     assert!(is_alice(&stand, &alice).await);
 }
 
-/// A second sign-in has decided to take over a reservation and is about to do so when the first sign-in
+/// A second sign-in is about to take over a reservation when the sign-in that holds the reservation
 /// continues. Exactly one session remains, whichever of the two finishes first.
 async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     let stand = on.stand_with(|builder| {
@@ -954,12 +962,12 @@ async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     });
     empty_directory(&stand).await;
     let anonymous = stand.seeded().await;
-    // The first sign-in is in the directory record and waits before its session is written.
+    // The first sign-in has been enrolled and waits before its session is written.
     drop(stand.store.hold(Verb::Replace));
     let first_writes = stand.store.hold(Verb::Replace);
     let first = sign_in_apart(&stand, &anonymous);
     first_writes.reached().await;
-    // The second sign-in rewrites that session and waits before it takes over the reservation.
+    // The second sign-in rewrites the first one's session and waits before it takes over the reservation.
     drop(stand.store.hold(Verb::Replace));
     let second_enrols = stand.store.hold(Verb::Replace);
     let second = {
@@ -975,15 +983,15 @@ async fn contested_reservation_leaves_exactly_one_session(on: Backend) {
     for visit in [&first, &second] {
         signed_in += usize::from(visit.failure().is_none());
     }
-    // The second sign-in may find that the first one has succeeded and that its cookie has not been used
-    // yet.
+    // Both may succeed: the second sign-in may find that the first one has succeeded but that its cookie has
+    // not been used yet.
     assert!(signed_in >= 1, "{:?} {:?}", first.failure(), second.failure());
     assert_eq!(list(&stand).await.len(), 1);
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// The oldest session is on a server that is down. It ends when the server is back, and the new sign-in
-/// does not wait for it.
+/// A sign-in evicts a session whose server is down. The sign-in does not wait for the server, and the evicted
+/// session ends once the server is back.
 #[tokio::test]
 async fn unreachable_evicted_session_does_not_block_sign_in() {
     let (pool, sessions) = Pool::start(ConcurrentSessions::EvictOldest(1));
@@ -993,7 +1001,8 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
     assert!(is_valid(&sessions, &new).await);
     let directory = sessions.of(ALICE);
     assert_eq!(directory.count().await.unwrap(), 1);
-    // It does not prevent other sessions from being revoked; only revoking that session returns an error.
+    // The unreachable session does not prevent other sessions from being revoked. Only a revocation that
+    // includes it returns an error.
     let id = directory.list().await.unwrap()[0].id;
     assert!(directory.revoke(id).await.unwrap());
     assert!(!is_valid(&sessions, &new).await);
@@ -1003,7 +1012,7 @@ async fn unreachable_evicted_session_does_not_block_sign_in() {
     assert!(!is_valid(&sessions, &old).await);
 }
 
-/// A sign-in, successful or not, waits at most half of its timeout for a session that does not answer.
+/// A sign-in, successful or not, spends at most half its timeout waiting for a session that does not answer.
 #[tokio::test(start_paused = true)]
 async fn hanging_session_delays_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
@@ -1019,10 +1028,10 @@ async fn hanging_session_delays_sign_in_by_at_most_half_of_timeout() {
 
     let anonymous = stand.seeded().await;
     let begun = tokio::time::Instant::now();
-    // The directory is created, and the session cannot be written.
+    // Bob's directory record is created, and then the session cannot be written.
     stand.store.inject(Verb::Replace, Fault::Refused);
-    // Both records are read, then the directory again to release the reservation; then the load of the
-    // session hangs.
+    // Both records are read, and then the directory is read again to release the reservation. After that, the
+    // load of the session hangs.
     (0..3).for_each(|_| drop(stand.store.hold(Verb::Load)));
     stand.store.fail_always(Verb::Load, Fault::Hang);
     let sign_in = async |session: Session| session.sign_in("bob");
@@ -1044,7 +1053,7 @@ async fn list_leaves_out_expired_session_that_is_still_stored() {
 }
 
 /// A process that is suspended until its request has timed out must not complete the sign-in, because the
-/// tombstone that blocks revoked sign-ins expires.
+/// tombstone that blocks a revoked sign-in expires.
 #[tokio::test]
 async fn sign_in_answered_after_deadline_fails() {
     struct Stalling;
@@ -1058,7 +1067,7 @@ async fn sign_in_answered_after_deadline_fails() {
         ) -> Result<T> {
             let answer = call().await;
             if verb == Verb::Create {
-                // Blocks the whole process, not only this task.
+                // This blocks the whole process, not only the task.
                 std::thread::sleep(Duration::from_millis(15));
             }
             answer
@@ -1071,10 +1080,11 @@ async fn sign_in_answered_after_deadline_fails() {
     assert_eq!((visit.failure(), visit.set_cookie), (Some(ErrorKind::Unavailable), None));
 }
 
-/// The password check was slow, and the password was changed in the meantime.
+/// All sessions are revoked after `begin_sign_in`, for example because the password was changed while a slow
+/// password check was running. The sign-in fails.
 async fn revoke_all_beats_begun_sign_in(on: Backend) {
     let stand = on.stand();
-    // Also if the account has never signed in, so that there is no directory yet.
+    // This also holds if the account has never signed in, so that there is no directory record yet.
     let sign_in = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.sessions.of(ALICE).revoke_all().await.unwrap();
     let finish_it = async |session: Session| session.sign_in_with(sign_in);
@@ -1094,8 +1104,8 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
         assert_eq!((late.failure(), &late.set_cookie), (Some(ErrorKind::Revoked), &None));
         assert_eq!(stored_as_alices(&stand).await, 0, "{had_directory}");
     }
-    // A sign-in that takes longer than revocations are remembered fails, even though the directory record
-    // still exists.
+    // A sign-in that takes longer than the time for which revocations are remembered fails, even if the
+    // directory record still exists.
     arrives(&stand, "another").await;
     let just_in_time = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3600));
@@ -1109,14 +1119,14 @@ async fn revoke_all_beats_begun_sign_in(on: Backend) {
     assert_eq!(stand.spy.verbs(), [], "nothing is written or deleted");
 }
 
-/// The sign-in is listed, its session write conflicts, and the time limit has passed by then: its entry is
-/// removed.
+/// The sign-in is enrolled, but the write of its session conflicts, and by then the sign-in's time limit has
+/// passed. The reservation is removed.
 async fn sign_in_that_took_too_long_keeps_no_reservation(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
     let begun = stand.sessions.of(ALICE).begin_sign_in().await.unwrap();
     stand.clock.advance(Duration::from_secs(3600));
     let anonymous = stand.seeded().await;
-    // The directory is created.
+    // The directory record is created, so the first replace writes the session.
     let writes = stand.store.hold(Verb::Replace);
     let slow = {
         let (sessions, cookie) = (stand.sessions.clone(), anonymous.clone());
@@ -1134,8 +1144,8 @@ async fn sign_in_that_took_too_long_keeps_no_reservation(on: Backend) {
     assert_eq!(stand.read(&anonymous, SEED).await, Some(1));
 }
 
-/// A sign-in reuses what `begin_sign_in` read only if that was a moment ago and the directory needs no more
-/// than one write.
+/// A sign-in reuses the copy of the directory record that `begin_sign_in` read only if the copy is at most
+/// ten seconds old and one write to the directory is enough.
 async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     use Verb::{Create, Load, Replace};
     let stand = on.stand_with(|builder| {
@@ -1154,12 +1164,13 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
         stand.clock.advance(Duration::from_secs(seconds));
         assert_eq!(verbs(&stand.sessions, begun).await, expected, "{seconds}");
     }
-    // Another store under another key has no directory record.
+    // This sign-in was begun on a different store and for a different principal, whose directory record does
+    // not exist here.
     let other = on.stand_with(|builder| builder.namespace("other"));
     let begun = other.sessions.of("bob").begin_sign_in().await.unwrap();
     assert_eq!(verbs(&stand.sessions, begun).await, [Create, Load, Create]);
-    // The directory is full now and was not a moment ago: the old copy must not decide which session is
-    // evicted.
+    // Under this process's lower limit the directory is full, so the copy from `begin_sign_in` must not
+    // determine which session is evicted.
     let process = stand.process(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::EvictOldest(3)).namespace("one")
     });
@@ -1169,7 +1180,7 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     assert_eq!(visit(&process, "", finish_it).await.failure(), None);
     let second = &stand.spy.take()[1];
     assert_eq!((second.verb, second.key.kind()), (Load, Kind::Directory));
-    // The record is larger than a sign-in keeps in memory.
+    // The record is now too large for a sign-in to keep in memory.
     for number in 0..130 {
         arrives(&stand, &format!("{number:x>128}")).await;
     }
@@ -1177,8 +1188,8 @@ async fn begun_sign_in_reads_directory_again_if_it_is_old_or_full(on: Backend) {
     assert_eq!(verbs(&stand.sessions, begun).await, [Create, Load, Replace]);
 }
 
-/// The directory that the sign-in read at its beginning may be outdated: it is read again, and the sign-in
-/// is decided again.
+/// The directory has changed since `begin_sign_in` read it. The sign-in reads it again and starts over from
+/// the newer record.
 async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
     use Verb::{Create, Load, Replace};
     let stand = on.stand();
@@ -1191,7 +1202,7 @@ async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
         assert!(is_alice(&stand, &cookie).await);
         verbs
     };
-    // There was no directory record, and now there is one.
+    // There was no directory record at first, but now there is one.
     let begun = begin().await;
     arrives(&stand, "meanwhile").await;
     assert_eq!(sign_in(begun.clone()).await, [Create, Create, Load, Replace]);
@@ -1207,7 +1218,7 @@ async fn begun_sign_in_reads_directory_again_if_it_has_changed(on: Backend) {
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// A session that was written but cannot be listed is deleted.
+/// A session that was written but cannot be listed is deleted again.
 async fn refused_sign_in_leaves_no_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     confirmed(&stand, "first").await;
@@ -1225,7 +1236,7 @@ async fn refused_sign_in_leaves_no_session(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// If the session cannot be deleted, the sign-in is still refused, and in time.
+/// If the session cannot be deleted, the sign-in is still refused within its time limit.
 #[tokio::test(start_paused = true)]
 async fn hanging_delete_delays_refused_sign_in_by_at_most_half_of_timeout() {
     let stand = Backend::memory()
@@ -1237,19 +1248,20 @@ async fn hanging_delete_delays_refused_sign_in_by_at_most_half_of_timeout() {
     assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
     assert!(begun.elapsed() <= Duration::from_millis(500), "{:?}", begun.elapsed());
     stand.store.heal();
-    // Its secret was never sent, and it is not listed.
+    // The session that is left is not listed, and its secret was never sent.
     assert_eq!(stored_as_alices(&stand).await, 2);
     assert_eq!(labels(&stand).await, ["first"]);
 }
 
-/// A new sign-in takes over the reservation of one that was enrolled but never written, as if its process
-/// had died. If the first sign-in continues after all, it is decided again. This happens only for a session
-/// that existed before: a new session is written before it is enrolled.
+/// A sign-in has been enrolled, but its session has not been written, as if its process had died. A new
+/// sign-in takes over the reservation. If the first sign-in continues after all, it starts over and is
+/// refused. Only an existing session can be in this state, because a new session is written before it is
+/// enrolled.
 async fn unwritten_reservation_makes_room_for_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
-    // The directory is created.
+    // The directory record is created, so the first replace writes the session.
     let gate = stand.store.hold(Verb::Replace);
     let slow = sign_in_apart(&stand, &stand.seeded().await);
     gate.reached().await;
@@ -1262,14 +1274,15 @@ async fn unwritten_reservation_makes_room_for_sign_in(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// A slow sign-in gets the time that it needs to be written. A later one then revokes it under a rejecting
-/// policy as long as no browser has used its cookie, so there is never more than one session.
+/// A slow sign-in keeps its reservation until its session is written. Even under a rejecting policy, a later
+/// sign-in then revokes that session if no browser has used its cookie, so there is never more than one
+/// session.
 #[tokio::test(start_paused = true)]
 async fn slow_sign_in_keeps_reservation_until_written() {
     let stand = Backend::memory().stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Reject(1)).timeout(Duration::from_secs(20))
     });
-    // The directory is created.
+    // The directory record is created, so the first replace writes the session.
     let writes = stand.store.hold(Verb::Replace);
     let first = sign_in_apart(&stand, &stand.seeded().await);
     writes.reached().await;
@@ -1285,7 +1298,7 @@ async fn slow_sign_in_keeps_reservation_until_written() {
     assert_eq!(stored_as_alices(&stand).await, 1);
 }
 
-/// A sign-in with lost answers either is listed or leaves no usable session.
+/// A sign-in whose commands or answers are lost is either listed or leaves no usable session.
 async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     for verb in [Verb::Create, Verb::Replace, Verb::Load] {
         for nth in 0..3 {
@@ -1318,8 +1331,8 @@ async fn in_doubt_sign_in_leaves_no_session_unlisted(on: Backend) {
     }
 }
 
-/// Revoking all sessions with lost answers has ended them when it returns success, and when it is called
-/// again.
+/// Commands or answers are lost while all sessions are revoked. The sessions have ended once `revoke_all`
+/// returns success, on the first call or on the second.
 async fn in_doubt_revoke_all_leaves_no_session_alive(on: Backend) {
     for verb in [Verb::Load, Verb::Replace, Verb::Delete, Verb::Create] {
         for nth in 0..3 {
@@ -1370,8 +1383,8 @@ async fn ended_session_evicts_no_other_session(on: Backend) {
     }
 }
 
-/// Signs Alice in on a new session that her identity provider limits to fifteen minutes, and returns its
-/// cookie.
+/// Signs Alice in with a new session, which her identity provider limits to fifteen minutes. Returns the
+/// session's cookie.
 async fn federated(stand: &Stand) -> String {
     let cap = stand.clock.now() + Duration::from_secs(900);
     let sign_in = async |session: Session| {
@@ -1382,8 +1395,8 @@ async fn federated(stand: &Stand) -> String {
     stand.visit("", sign_in).await.cookie()
 }
 
-/// The limit set by an identity provider stays through step-ups of the same sign-in and does not apply to
-/// other sign-ins.
+/// The time limit that an identity provider sets is kept through step-ups of the same sign-in, and does not
+/// apply to other sign-ins.
 async fn end_by_applies_to_its_own_sign_in_only(on: Backend) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         let namespace = format!("{mode:?}");
@@ -1420,9 +1433,9 @@ async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
         stand.store.fail_always(Verb::Delete, Fault::Unavailable);
         let failed = stand.sessions.of(ALICE).revoke_all().await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Unavailable);
-        // In strict mode the entry in the directory is sufficient.
+        // In strict mode, the mark in the directory is enough to end the sessions.
         assert_eq!(usable(&stand, &cookies).await, [!strict; 2]);
-        // Signing in on a session that is being revoked fails.
+        // Signing in with a session that is being revoked fails.
         if !strict {
             let on_it =
                 stand.visit(&cookies[0], async |session: Session| session.sign_in(ALICE)).await;
@@ -1440,7 +1453,7 @@ async fn partial_revoke_all_is_finished_by_next_directory_use(on: Backend) {
     }
 }
 
-/// The directory record is lost and `revoke_all` finds none: requests in progress must not list their
+/// The directory record is lost, and `revoke_all` finds none. Requests in progress must not list their
 /// sessions again.
 async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
@@ -1450,7 +1463,7 @@ async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
         session.set_lifetime(Lifetime::nist_aal1());
         Ok(())
     };
-    // A lifetime change of a session that is gone loses nothing.
+    // Changing the lifetime of a session that is gone loses nothing, so it is not an error.
     for (deed, failure, name) in
         [(step_up, Some(ErrorKind::Gone), "step up"), (longer, None, "longer life")]
     {
@@ -1471,14 +1484,15 @@ async fn strict_mode_relists_session_only_by_sign_in(on: Backend) {
     }
 }
 
-/// Two step-ups at the same time: the second one must not start the session again.
+/// Two requests step up at the same time, and then the directory record is lost. The step-up that is still in
+/// progress must not bring the session back.
 async fn strict_mode_step_up_cannot_restart_unlisted_session(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Strict));
     let phone = arrives(&stand, "phone").await;
     let key = stand.directory_key(ALICE).await;
     let (exchange, session) = stand.begin(&phone).await;
     session.step_up().unwrap();
-    // The directory write passes; the session write waits.
+    // The directory write passes, and the session write waits.
     drop(stand.store.hold(Verb::Replace));
     let writes = stand.store.hold(Verb::Replace);
     let saves = {
@@ -1496,7 +1510,8 @@ async fn strict_mode_step_up_cannot_restart_unlisted_session(on: Backend) {
     assert!(list(&stand).await.is_empty());
 }
 
-/// A successful step-up in the same request does not undo the sign-in.
+/// A step-up does not replace a sign-in in the same request: the label is kept, and a revoked sign-in still
+/// fails.
 async fn step_up_keeps_sign_in_of_same_request(on: Backend) {
     let stand = on.stand();
     for is_ended in [false, true] {
@@ -1514,8 +1529,8 @@ async fn step_up_keeps_sign_in_of_same_request(on: Backend) {
     }
 }
 
-/// A user who signs out and whose sign-in as another principal is refused is signed out, if the handler
-/// saves.
+/// If a user signs out and is then refused a sign-in as another principal, the user is signed out all the
+/// same.
 async fn sign_out_takes_effect_when_following_sign_in_is_refused(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let (alice, bob) = (arrives(&stand, "phone").await, stand.signed_in("bob").await);
@@ -1532,7 +1547,7 @@ async fn sign_out_takes_effect_when_following_sign_in_is_refused(on: Backend) {
     assert!(visit.removes_cookie());
     visit.ok();
     assert_eq!(stand.who(&alice).await, None);
-    // The same if the handler leaves the commit to the end of the request.
+    // This also holds if the handler leaves the commit to the end of the request.
     let alice = arrives(&stand, "phone").await;
     let switch = async |session: Session| {
         session.sign_out();
@@ -1559,7 +1574,7 @@ async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     stand.spy.take();
     assert!(is_alice(&stand, &phone).await);
     assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load]);
-    // An unreadable directory returns an error and does not make the visitor anonymous.
+    // If the directory cannot be read, the request fails and the visitor is not treated as anonymous.
     drop(stand.store.hold(Verb::Load));
     for _ in 0..3 {
         stand.store.inject(Verb::Load, Fault::Unavailable);
@@ -1583,7 +1598,8 @@ async fn strict_mode_accepts_only_listed_sessions(on: Backend) {
     assert!(is_alice(&stand, &arrives(&stand, "new").await).await);
 }
 
-/// What the default mode guarantees after the store has evicted the directory record.
+/// In the default mode, a session stays valid after the store has evicted the directory record. The next
+/// sign-in or lifetime change lists it again.
 async fn lost_directory_record_ends_no_session_and_is_rebuilt(on: Backend) {
     let stand = on.stand();
     let old = arrives(&stand, "old").await;
@@ -1595,7 +1611,7 @@ async fn lost_directory_record_ends_no_session_and_is_rebuilt(on: Backend) {
     assert!(is_alice(&stand, &old).await, "still valid although unlisted");
     // A second call does not report completeness either, until every unlisted session has expired.
     assert!(!stand.sessions.of(ALICE).revoke_all().await.unwrap().complete);
-    // The next step-up, and a longer lifetime, list it again.
+    // The next sign-in with the session lists it again, and so does a longer lifetime.
     let old = stand.sign_in(&old).await;
     assert_eq!(list(&stand).await.len(), 1);
     stand.spy.delete(&key, None).await.unwrap();
@@ -1649,7 +1665,8 @@ async fn directory_accepts_any_principal_and_label_text(on: Backend) {
     }
 }
 
-/// A phone's User-Agent can have 139 bytes; the label is not cut inside a character.
+/// A phone's `User-Agent` can be 139 bytes long. A label is truncated to 128 bytes, but never inside a
+/// character.
 async fn long_label_is_truncated_at_character_boundary(on: Backend) {
     let stand = on.stand();
     let x = |count: usize| "x".repeat(count);
@@ -1721,8 +1738,8 @@ async fn refused_write_for_directory_is_reported_and_not_repeated(on: Backend) {
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
-/// Alice's sign-in on this session failed, and its entry could not be removed from her directory before Bob
-/// signed in.
+/// Alice's sign-in with a session failed, and Bob signed in with the session before its entry could be
+/// removed from Alice's directory. Revoking Alice's sessions leaves Bob's session alone.
 async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     empty_directory(&stand).await;
@@ -1746,7 +1763,7 @@ async fn revoke_all_spares_session_that_another_principal_has_taken(on: Backend)
     assert_eq!(stand.who(&bob).await.as_deref(), Some("bob"));
 }
 
-/// An unlisted session may live for its absolute timeout, plus a clock difference of five minutes.
+/// An unlisted session can live until its absolute timeout, plus a clock difference of five minutes.
 async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expired(on: Backend) {
     let hour = Duration::from_secs(3600);
     let stand = on.stand_with(|builder| builder.lifetime(Lifetime::new(hour, 2 * hour)));
@@ -1758,15 +1775,15 @@ async fn revoke_all_without_directory_is_incomplete_until_every_session_has_expi
     assert!(directory.revoke_all().await.unwrap().complete);
 }
 
-/// An older release lists a new session before it creates it. After such a sign-in was revoked, it stays
-/// blocked, however often its session is checked.
+/// An older release enrols a new session before it creates the session. Once such a sign-in has been revoked,
+/// it stays blocked, however often `revoke_all` checks the session.
 async fn sign_in_revoked_twice_before_it_is_written_fails(on: Backend) {
     let stand = on.stand_with(|builder| builder.timeout(Duration::from_secs(20)));
     let cookie = arrives(&stand, "late").await;
     let key = stand.key(&cookie).await;
     let bytes = stand.stored(&key).await;
     stand.spy.delete(&key, None).await.unwrap();
-    // The first time, its entry cannot be removed.
+    // The first `revoke_all` cannot remove the entry.
     drop(stand.store.hold(Verb::Replace));
     (0..3).for_each(|_| stand.store.inject(Verb::Replace, Fault::Unavailable));
     let directory = stand.sessions.of(ALICE);
@@ -1780,8 +1797,8 @@ async fn sign_in_revoked_twice_before_it_is_written_fails(on: Backend) {
     assert_eq!(stored_as_alices(&stand).await, 0);
 }
 
-/// Without the directory record there is no evidence of a revocation. Only strict mode treats that as the
-/// end of the session.
+/// Without the directory record, there is no evidence of a revocation. Only strict mode treats a missing
+/// record as the end of the session.
 async fn session_of_lost_directory_can_revoke_others_unless_mode_is_strict(on: Backend) {
     for mode in [DirectoryMode::Listed, DirectoryMode::Strict] {
         let namespace = format!("lost-{mode:?}");
@@ -1826,13 +1843,14 @@ async fn lifetime_within_directory_expectation_costs_no_directory_write(on: Back
     }
 }
 
-/// A sign-in does not wait for a session whose own sign-in must have finished long ago.
+/// A listed session is missing, and its own sign-in must have finished long ago. A new sign-in does not wait
+/// for that session.
 async fn session_that_ended_long_ago_is_checked_only_once(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(1)));
     let old = arrives(&stand, "old").await;
     stand.sign_out(&old).await;
-    // Twice the request timeout.
+    // This is twice the request timeout.
     stand.clock.advance(Duration::from_secs(2));
     stand.spy.take();
     let new = arrives(&stand, "new").await;
@@ -1840,12 +1858,12 @@ async fn session_that_ended_long_ago_is_checked_only_once(on: Backend) {
     let looks = commands
         .iter()
         .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
-    // The first load is the check; the second one precedes the tombstone under its id.
+    // The first load is the check, and the second precedes the tombstone under the session's id.
     assert_eq!(looks.count(), 2);
     assert!(is_alice(&stand, &new).await);
 }
 
-/// The directory accepts its maximum and no more, and one call revokes all of them.
+/// The directory accepts its maximum number of sessions and no more, and one call revokes them all.
 async fn directory_holds_at_most_one_thousand_sessions(on: Backend) {
     let stand = on.stand_with(|builder| {
         builder.concurrent_sessions(ConcurrentSessions::Allow).timeout(Duration::from_secs(30))
@@ -1899,7 +1917,7 @@ async fn crowd(on: Backend, sign_ins: usize) {
     assert_eq!((revoked.count, revoked.complete), (50, true));
 }
 
-/// A cookie can address session records only.
+/// A cookie can address only session records.
 async fn cookie_with_directory_id_makes_request_anonymous(on: Backend) {
     let stand = on.stand();
     arrives(&stand, "old").await;
@@ -1915,7 +1933,7 @@ async fn cookie_with_directory_id_makes_request_anonymous(on: Backend) {
     assert_eq!(list(&stand).await.len(), 1);
 }
 
-/// The number of store commands for each operation, as the test store counts them.
+/// The number of store commands for each operation, as counted by the test store.
 async fn directory_operations_match_command_budget(on: Backend) {
     use Verb::{Create, Delete, Load, Replace};
     let stand = on.stand();
@@ -1952,18 +1970,18 @@ async fn directory_operations_match_command_budget(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Load, Replace], "a write");
     stand.sign_out(&cookie).await;
     assert_eq!(stand.taken_verbs(), [Load, Delete], "a sign-out");
-    // The directory is marked, the session is loaded and deleted, and its entry is removed.
+    // The session is marked in the directory, loaded and deleted, and then its entry is removed.
     let id = list(&stand).await[0].id;
     stand.spy.take();
     assert!(stand.sessions.of(ALICE).revoke(id).await.unwrap());
     assert_eq!(stand.taken_verbs(), [Load, Replace, Load, Delete, Replace], "revoke one");
-    // One session is alive; the other one was signed out.
+    // One session is alive. The other was signed out.
     assert_eq!(stand.sessions.of(ALICE).revoke_all().await.unwrap().count, 1);
     let verbs = stand.taken_verbs();
     assert_eq!(verbs.len(), 2 * 2 + 3, "revoke all: {verbs:?}");
 }
 
-/// Two round trips, however many sessions there are: all of them are loaded at once.
+/// A list takes two round trips, however many sessions there are, because all of them are loaded at once.
 async fn list_loads_all_sessions_concurrently(on: Backend) {
     let stand = on.stand();
     for label in ["one", "two", "three", "four"] {

@@ -1,7 +1,7 @@
-//! Random concurrent sign-ins, sign-outs, lists and revocations of one account from two processes, over a
-//! store whose commands and answers are lost, arrive late or are never answered.
+//! Random concurrent sign-ins, sign-outs, lists and revocations for one account from two processes. Commands
+//! and answers are lost, commands arrive late, and some are never answered.
 //!
-//! `UNSTICKY_LONG=1` makes it ten times as long.
+//! `UNSTICKY_LONG=1` makes these tests ten times as long.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -36,11 +36,11 @@ const ALICE: &str = "alice";
 const LIMIT: usize = 3;
 const EXACT: ConcurrentSessions = ConcurrentSessions::Reject(LIMIT as u16);
 const CLIENTS: usize = 5;
-/// The number of operations of each client.
+/// The number of operations per client.
 const DEEDS: usize = 8;
-/// The store timeout of a request.
+/// The store timeout for a request.
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// The longest delay of a command.
+/// The longest delay for a command.
 const LATEST: Duration = Duration::from_millis(600);
 
 /// What happens to a command.
@@ -50,13 +50,13 @@ enum Fate {
     Unavailable,
     RequestLost,
     AnswerLost,
-    /// Its sender gives up, and the command arrives later.
+    /// The sender abandons the command, which arrives later.
     Late,
-    /// The same, but its sender waits until its timeout.
+    /// The command arrives later, and the sender waits for an answer until its timeout.
     Unanswered,
 }
 
-/// The connection to the store.
+/// A faulty connection to the store.
 struct Chaos {
     rng: Mutex<Rng>,
     is_over: AtomicBool,
@@ -121,7 +121,7 @@ impl Interceptor for Chaos {
     }
 }
 
-/// The same seed gives the same ids, secrets and pauses.
+/// A source of randomness. The same seed gives the same ids, secrets and pauses.
 #[derive(Debug, Clone)]
 struct Seeded(Arc<Mutex<Rng>>);
 
@@ -142,20 +142,20 @@ impl Clock for RuntimeClock {
     }
 }
 
-/// A cookie of Alice's that reached a browser.
+/// A cookie for one of Alice's sessions that reached a browser.
 struct Sent {
     cookie: String,
     at: usize,
 }
 
-/// Counts events.
+/// The number of events of each kind.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     sign_ins: usize,
     failed: usize,
     revocations: usize,
     alive: usize,
-    /// The sign-ins after which no other operation could have ended their session.
+    /// The sign-ins that were checked because no other operation could have ended their session.
     checked: usize,
 }
 
@@ -169,7 +169,7 @@ impl AddAssign for Tally {
     }
 }
 
-/// Operations of one kind.
+/// How many operations of one kind have begun, and how many are in progress.
 #[derive(Debug, Default, Clone, Copy)]
 struct Deeds {
     begun: usize,
@@ -182,22 +182,23 @@ impl Deeds {
         self.under_way += 1;
     }
 
-    /// The number of operations in progress since `before`, without the caller's own.
+    /// Returns the number of operations that have been in progress since `before`, including those that the
+    /// caller has begun since.
     fn since(self, before: Self) -> usize {
         before.under_way + self.begun - before.begun
     }
 }
 
-/// The history so far, in the order of these numbers.
+/// What has happened so far. Each event gets the next `number`.
 #[derive(Default)]
 struct Log {
     number: usize,
     sent: Vec<Sent>,
-    /// When the revocations of all sessions, or of all others, began.
+    /// The number at the beginning of each revocation of all sessions, or of all other sessions.
     revocations: Vec<usize>,
     /// The sessions that `revoke` has ended.
     ended: HashSet<SessionId>,
-    /// The sign-ins, the operations that end sessions, and how many of each are still in progress.
+    /// The sign-ins, and the operations that can end sessions.
     sign_ins: Deeds,
     ends: Deeds,
     tally: Tally,
@@ -207,9 +208,9 @@ struct History {
     place: String,
     policy: ConcurrentSessions,
     is_paused: bool,
-    /// Two processes with faulty connections.
+    /// The sessions of two processes with faulty connections.
     processes: [Sessions; 2],
-    /// A process with a reliable connection.
+    /// The sessions of a process with a reliable connection.
     quiet: Sessions,
     log: Mutex<Log>,
 }
@@ -221,7 +222,7 @@ impl History {
         log.number
     }
 
-    /// Returns the session of this cookie, if Alice is signed in with it.
+    /// Returns this cookie's session, if Alice is signed in with it.
     async fn alices(&self, cookie: &str) -> Option<SessionId> {
         let who = async |session: Session| {
             Ok(session.id().filter(|_| session.principal().as_deref() == Some(ALICE)))
@@ -256,7 +257,7 @@ impl History {
             _ => 100 * TIMEOUT,
         };
         let Ok(visit) = timeout(patience, visit(sessions, cookie, handler)).await else {
-            // By then, all work of the request has completed.
+            // After this time, all of the request's work has completed.
             sleep(3 * TIMEOUT).await;
             return None;
         };
@@ -267,7 +268,7 @@ impl History {
         Some(visit)
     }
 
-    /// Signs in, and on failure perhaps once more on the same session.
+    /// Signs in. If that fails, tries once more with the same session.
     async fn signs_in(&self, rng: &mut Rng, cookie: &str, is_begun: bool) {
         for _ in 0..2 {
             let before = {
@@ -284,7 +285,7 @@ impl History {
         }
     }
 
-    /// Returns whether the sign-in failed.
+    /// Tries to sign in. Returns whether the sign-in failed.
     async fn tries_to_sign_in(
         &self,
         rng: &mut Rng,
@@ -326,12 +327,12 @@ impl History {
         has_failed
     }
 
-    /// Checks that the cookie of a sign-in without an earlier session works, unless other operations since
-    /// `before` may have ended its session.
+    /// Checks that the cookie from a sign-in without an earlier session works, unless other operations since
+    /// `before` may have ended the session.
     async fn is_usable(&self, cookie: &str, before: (Deeds, Deeds)) {
         let alive = self.alices(cookie).await;
         let mut log = self.log.lock().unwrap();
-        // Each operation replaces at most one session; under a rejecting policy, only an unconfirmed one.
+        // Each sign-in replaces at most one session, and under a rejecting policy only an unconfirmed one.
         let sign_ins = log.sign_ins.since(before.0) - 1;
         let most = if self.policy == EXACT { 0 } else { LIMIT - 1 };
         if sign_ins <= most && log.ends.since(before.1) == 0 {
@@ -340,7 +341,7 @@ impl History {
         }
     }
 
-    /// An operation that may end any session.
+    /// Runs an operation that may end any session.
     async fn end<T>(&self, deed: impl Future<Output = T>) -> T {
         self.log.lock().unwrap().ends.begin();
         let output = deed.await;
@@ -348,7 +349,8 @@ impl History {
         output
     }
 
-    /// After a revocation, no session is alive whose cookie was sent before it.
+    /// Checks that, after a revocation, no session is alive whose cookie was sent before the revocation
+    /// began.
     async fn was_revoked(&self, begun: usize, revoked: Revoked) {
         assert!(revoked.complete, "{}", self.place);
         let alive = self.alive(begun).await;
@@ -364,7 +366,7 @@ impl History {
             let log = self.log.lock().unwrap();
             match log.sent.len() {
                 0 => String::new(),
-                // One of the last cookies.
+                // Picks one of the last four cookies.
                 count => log.sent[count - 1 - rng.usize(..count.min(4))].cookie.clone(),
             }
         };
@@ -408,13 +410,14 @@ impl History {
             }
         }
         if self.policy == EXACT && self.is_paused {
-            // At every moment: with the clock paused, no other task runs in between.
+            // This holds at every moment: with the clock paused, no other task runs while the sessions are
+            // counted.
             let alive = self.alive(usize::MAX).await;
             assert!(alive.len() <= LIMIT, "{}: {alive:?}", self.place);
         }
     }
 
-    /// Final checks, without faults and with no work in progress.
+    /// Makes the final checks, without faults and with no work in progress.
     async fn ends(&self) -> Tally {
         let directory = self.quiet.of(ALICE);
         let list = directory.list().await.unwrap();
@@ -431,7 +434,7 @@ impl History {
     }
 }
 
-/// Runs the histories of these seeds under each policy and mode, so many at once.
+/// Runs one history per seed, policy and mode, `at_once` at a time.
 async fn histories(on: &Backend, count: u64, at_once: usize) -> Tally {
     let is_paused = on.server().is_none();
     let mut histories = Vec::new();
@@ -493,22 +496,23 @@ async fn history(
     }))
     .await;
     chaotic.interceptor.is_over.store(true, Ordering::SeqCst);
-    // By then, abandoned work has completed and late commands have arrived.
+    // After this time, abandoned work has completed and late commands have arrived.
     sleep(LATEST + 5 * TIMEOUT).await;
     history.ends().await
 }
 
-/// Whatever commands are lost or late: every session whose cookie was sent is listed while it is alive,
-/// revoked sessions are invalid, a sign-in that began before a revocation does not succeed, and the session
-/// limit holds (under a rejecting policy, at every moment).
+/// Whatever commands are lost or late, every session whose cookie was sent is listed while it is alive,
+/// revoked sessions are invalid, and a sign-in that began before a revocation does not succeed. The session
+/// limit also holds; under a rejecting policy, it holds at every moment.
 #[tokio::test(start_paused = true)]
 async fn directory_guarantees_hold_under_random_faults_in_memory() {
     let tally = histories(&Backend::memory(), 25 * u64::from(length()), 1).await;
-    // The guarantees must not hold merely because nothing happened.
+    // The guarantees must not hold only because nothing happened.
     assert!(tally.sign_ins > 800 && tally.failed > 400, "{tally:?}");
     assert!(tally.revocations > 200 && tally.alive > 100 && tally.checked > 20, "{tally:?}");
 }
 
+/// The same guarantees hold on real servers, in real time.
 async fn directory_keeps_its_promises_in_chaos(on: Backend) {
     let tally = histories(&on, 10 * u64::from(length()), 40).await;
     assert!(tally.sign_ins > 100 && tally.revocations > 20, "{tally:?}");

@@ -1,6 +1,6 @@
 //! Processes that are killed between any two commands of a sign-in or a revocation, and several processes
-//! at once: every session whose cookie was sent is listed, every revoked session is invalid, and no
-//! operation hangs.
+//! that sign in at once. Every session whose cookie was sent is listed, every revoked session is invalid, and
+//! no operation hangs.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -30,7 +30,7 @@ use unsticky::{
 const ALICE: &str = "alice";
 const LIMIT: u16 = 3;
 
-/// A process is killed at one of its commands: before it is sent, or after it was applied.
+/// Kills a process at one of its commands, either before the command is sent or after it was applied.
 struct Fate {
     commands_left: AtomicUsize,
     dies_after: bool,
@@ -59,20 +59,20 @@ impl Interceptor for Fate {
     }
 }
 
-/// The operation of the process that is killed.
+/// The operation during which the process is killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
     SignIn,
-    /// On the session of an anonymous visitor.
+    /// A sign-in with the session of an anonymous visitor.
     SignInHere,
-    /// With `begin_sign_in`.
+    /// A sign-in that starts with `begin_sign_in`.
     BegunSignIn,
     BegunSignInHere,
-    /// One session more than the limit.
+    /// A sign-in that exceeds the limit by one session.
     Evict,
     StepUp,
     LongerLife,
-    /// To another principal and back.
+    /// A switch to another principal and back.
     Switch,
     /// A sign-out and a sign-in in one request.
     StartOver,
@@ -83,7 +83,7 @@ enum Deed {
 }
 
 impl Deed {
-    /// Whether the operation creates a new session of Alice's.
+    /// Returns whether the operation creates a new session for Alice.
     fn makes_new_session(self) -> bool {
         use Deed::{BegunSignIn, Evict, SignIn, StartOver, Switch};
         matches!(self, SignIn | BegunSignIn | Evict | Switch | StartOver)
@@ -117,7 +117,7 @@ async fn arrives(sessions: &Sessions) -> String {
     visit(sessions, "", async |session: Session| session.sign_in(ALICE)).await.cookie()
 }
 
-/// The session of this cookie, if Alice is signed in there.
+/// Returns this cookie's session, if Alice is signed in with it.
 async fn alices(sessions: &Sessions, cookie: &str) -> Option<SessionId> {
     let who = async |session: Session| {
         Ok(session.id().filter(|_| session.principal().as_deref() == Some(ALICE)))
@@ -178,7 +178,7 @@ async fn carry_out(sessions: &Sessions, deed: Deed, cookies: &[String], anonymou
     }
 }
 
-/// The sessions of Alice's that the store holds, whichever process created them.
+/// Returns Alice's sessions that the store holds, whichever process created them.
 async fn stored(store: &dyn Store, keys: &HashSet<StoreKey>) -> HashSet<SessionId> {
     let mut found = HashSet::new();
     for key in keys.iter().filter(|key| key.kind() == Kind::Session) {
@@ -190,7 +190,7 @@ async fn stored(store: &dyn Store, keys: &HashSet<StoreKey>) -> HashSet<SessionI
     found
 }
 
-/// `open` connects a process to the store.
+/// Kills a process at each command of each operation. `open` connects a process to the store.
 fn dies_everywhere(open: &dyn Fn() -> Arc<dyn Store>, mode: DirectoryMode) {
     for deed in DEEDS {
         for dies_after in [false, true] {
@@ -247,7 +247,7 @@ fn dies_at(
                 () = doomed.interceptor.died.notified() => false,
             }
         });
-        // Drops the runtime with all work in progress.
+        // This drops the runtime and all work in progress.
         there.shutdown_background();
         survived
     };
@@ -264,8 +264,8 @@ fn dies_at(
         let orphans: HashSet<_> = alive.difference(&listed).copied().collect();
         let most = usize::from(deed.makes_new_session() && !survived);
         assert!(orphans.len() <= most, "{place}: {orphans:?}");
-        // A sign-out with a sign-in has two sessions for a moment, because a refused write must change
-        // nothing.
+        // A sign-out and a sign-in in one request leave two sessions for a moment, because a refused write
+        // must change nothing.
         let spare = usize::from(deed == Deed::StartOver && !survived);
         assert!(listed.len() <= usize::from(LIMIT) + spare, "{place}");
         let mut usable = 0;
@@ -276,7 +276,7 @@ fn dies_at(
             }
         }
         match deed {
-            // All sessions or none.
+            // Either all sessions are alive or none is.
             Deed::RevokeAll => assert!(alive.is_empty() || usable == 2, "{place}: {usable}"),
             // A killed sign-in ends no session, unless one had to be evicted.
             Deed::SignIn
@@ -288,10 +288,11 @@ fn dies_at(
             Deed::StepUp | Deed::LongerLife | Deed::Switch | Deed::StartOver => {
                 assert!(usable >= 1, "{place}")
             }
-            // The cookie of the kept session may have been replaced before its answer arrived.
             Deed::RevokeOne => {
                 assert!(usable == 1 || (!survived && usable == 2), "{place}: {usable}")
             }
+            // The kept session's cookie may have been replaced before the response arrived, so the records
+            // are counted instead.
             Deed::RevokeOthers if survived => assert_eq!(alive.len(), 1, "{place}"),
             Deed::RevokeOthers => assert!(!alive.is_empty(), "{place}"),
         }
@@ -306,7 +307,7 @@ fn dies_at(
     survived
 }
 
-/// How far a command has come when its process is killed.
+/// How far a command had progressed when its process was killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Progress {
     NotSent,
@@ -315,8 +316,8 @@ enum Progress {
     Answered,
 }
 
-/// How far each command of a sign-in on a new session has come when its process is killed. The create of
-/// the session and the load of the directory are sent at once; the write of the directory follows them.
+/// How far each command of a sign-in with a new session had progressed when the process was killed. The
+/// session is created while the directory is loaded, and the directory is written afterwards.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     is_begun: bool,
@@ -333,7 +334,7 @@ impl Point {
             for load in [NotSent, Applied, Answered] {
                 points.push(Self { is_begun: false, create, load, write: NotSent });
             }
-            // A sign-in from `begin_sign_in` has read the directory before.
+            // A sign-in from `begin_sign_in` has already read the directory.
             points.push(Self { is_begun: true, create, load: Answered, write: NotSent });
         }
         for is_begun in [false, true] {
@@ -343,10 +344,10 @@ impl Point {
     }
 }
 
-/// A process that is killed at a point of its sign-in.
+/// A process that is killed at a certain point of its sign-in.
 struct Doomed {
     point: Point,
-    /// The number of commands that have not reached the point.
+    /// The number of commands that have not yet progressed this far.
     left: AtomicUsize,
     died: Notify,
     keys: Arc<Mutex<HashSet<StoreKey>>>,
@@ -384,8 +385,8 @@ impl Interceptor for Doomed {
     }
 }
 
-/// At each of these points a process signs in and is killed. Existing sessions stay valid and listed. The
-/// new session is listed if the directory was written; otherwise no directory ever lists it.
+/// Kills a process at each point of a sign-in. Existing sessions stay valid and listed. The new session is
+/// listed if the directory was written; otherwise, no directory ever lists it.
 fn dies_at_every_point(open: &dyn Fn() -> Arc<dyn Store>, mode: DirectoryMode) {
     for (number, point) in Point::every().into_iter().enumerate() {
         for has_directory in [false, true] {
@@ -436,7 +437,7 @@ fn dies_at_point(
         };
         timeout(Duration::from_secs(4), dies).await.expect(place);
     });
-    // Drops the runtime with all work in progress.
+    // This drops the runtime and all work in progress.
     there.shutdown_background();
     here.block_on(async {
         let keys = keys.lock().unwrap().clone();
@@ -490,12 +491,12 @@ fn process_killed_at_any_command_leaves_no_session_unlisted_on_memcached() {
     everywhere(&|| on.store());
 }
 
-/// The environment variable that makes a test process one of several workers.
+/// The environment variable that makes a test process a worker.
 const WORKER: &str = "UNSTICKY_DIRECTORY_WORKER";
 
 const SIGN_INS: usize = 25;
 
-/// Not a test itself: the code that each of four processes runs.
+/// This is not a test, but the code that each of four processes runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker() {
     let Ok(url) = std::env::var(WORKER) else { return };
@@ -512,7 +513,8 @@ async fn worker() {
     }
 }
 
-/// A limit of three holds whichever process decides, and every listed session is alive.
+/// Four processes sign in at once. The limit of three sessions holds whichever process enforces it, and every
+/// listed session is alive.
 async fn four_processes(on: Backend) {
     let url = on.url();
     let spawn = || {

@@ -1,5 +1,5 @@
-//! What visitors see while servers of a cluster or behind Sentinels are moved, replaced or killed, on
-//! real servers and under load from the stores of several processes.
+//! What visitors see while the slots of a cluster are moved, and while servers in a cluster or behind
+//! Sentinels are replaced or killed. The tests use real servers, under load from several processes' stores.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -28,7 +28,7 @@ const WHILE: Duration = Duration::from_secs(1);
 /// Prevents a failover when a busy machine pauses.
 const STEADY: [&str; 2] = ["--cluster-node-timeout", "60000"];
 
-/// Concurrent tests would distort each other's measurements.
+/// Concurrent tests would distort one another's measurements.
 fn turn() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,12 +54,12 @@ fn no_request_fails_while_slots_move() {
     let _turn = turn();
     let cluster = RedisCluster::start_with(&STEADY);
     let load = Load::start(&cluster.url());
-    // Many slots, most of them empty.
+    // First, many slots are moved, most of them empty.
     for from in 0..SHARDS {
         let first = *slots_at_first(from).start();
         cluster.move_slots(first..first + AT_ONCE, from, (from + 1) % SHARDS);
     }
-    // Slots that are in use, each moved to a node that has not had it before.
+    // Then slots that are in use are moved, each to a node that has not had the slot before.
     let (begun, mut moves) = (Instant::now(), HashMap::new());
     for from in (0..SHARDS).cycle() {
         if begun.elapsed() > 4 * WHILE {
@@ -83,7 +83,8 @@ fn no_request_fails_while_slots_move() {
     assert!(moved > 20 && asked > 0, "{moved} {asked}");
 }
 
-/// Waits until another server takes writes in place of one that is down.
+/// Waits until a different server accepts writes in place of one that is down. Returns a stopwatch that
+/// starts then.
 fn succeeded(mut takes_writes: impl FnMut() -> bool) -> Stopwatch {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !takes_writes() {
@@ -190,9 +191,9 @@ fn planned_failover_of_cluster_loses_nothing() {
     assert!(report.failures.is_empty(), "{report}");
 }
 
-/// The old master does not know that it was replaced, and accepts writes until the Sentinels
-/// reconfigure it after ten seconds. The writes that it accepts until the clients have left it are
-/// lost.
+/// Starts a planned failover with Sentinels. The old master does not know that it has been replaced, and
+/// accepts writes until the Sentinels reconfigure it after ten seconds. Any writes that it accepts before the
+/// clients have left it are lost.
 fn master_is_replaced_as_planned(arguments: &[&str]) -> Report {
     let _turn = turn();
     let set = SentinelSet::start_with(arguments);
@@ -245,6 +246,8 @@ fn planned_failover_of_master_that_requires_replicas_loses_no_write() {
     master_is_replaced_as_planned(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]);
 }
 
+/// The death of a Sentinel makes no request fail. After the master has been killed, commands fail for at most
+/// half a second after a replica was promoted.
 #[test]
 fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after_promotion() {
     let _turn = turn();
@@ -261,7 +264,7 @@ fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after
     let back_at = Instant::now();
     sleep(WHILE);
     let stalled = back.stalled();
-    // It restarts as a master without data.
+    // The old master restarts as a master without data.
     set.restart_sentinel(0);
     set.restart(0);
     set.hasten();
@@ -286,8 +289,8 @@ fn stopped_sentinel_fails_no_request_and_killed_master_costs_half_a_second_after
     assert!(report.lost() <= unconfirmed as u64, "{report}");
 }
 
-/// An application that starts while no server answers fails within its time limit, and works once the
-/// servers are up.
+/// Checks that an application that starts while no server answers fails within its time limit, and works once
+/// the servers are up.
 fn starts_first(url: &str, start_servers: impl FnOnce()) {
     runtime().block_on(async {
         let sessions = sessions(url);

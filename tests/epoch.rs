@@ -1,4 +1,4 @@
-//! A deployment that changes its epoch, one process after the other.
+//! A deployment whose epoch is changed in one process at a time.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -36,7 +36,7 @@ async fn new_epoch_ends_every_session_without_extra_commands(on: Backend) {
         assert_eq!(number(&old, cookie).await, Some(1), "the old processes still serve");
         assert_eq!(stand.spy.verbs(), [Verb::Load, Verb::Load], "one command each, as always");
     }
-    // While both versions serve requests, a session of one epoch is unknown in the other.
+    // While both versions serve requests, a session in one epoch is unknown in the other.
     let begun = visit(&new, &cookies[0], increment).await.cookie();
     assert_eq!((number(&new, &begun).await, number(&old, &begun).await), (Some(1), None));
     let visited = visit(&old, &begun, async |session: Session| Ok(session.is_signed_in())).await;

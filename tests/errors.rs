@@ -1,4 +1,4 @@
-//! Errors from every source are rendered in one place: one table, both frameworks.
+//! Errors from every source are rendered in one place. The same table is checked in both frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -32,7 +32,7 @@ use unsticky::{
 };
 
 thread_local! {
-    /// The cookie of the current request, for operations of another request during it.
+    /// The current request's cookie, with which a handler can make a second request.
     static COOKIE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -174,7 +174,7 @@ async fn apps(layers: &[Sessions]) -> [App; 2] {
     both_of(router, routes, layers).await
 }
 
-/// The renderer of this test application.
+/// The test application's renderer.
 fn render(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResponse {
     let name = error.kind().as_str();
     match wants {
@@ -202,7 +202,8 @@ enum Trouble {
 
 use Trouble::At;
 
-/// Description, path, whether with Alice's session, fault, kind, status
+/// The description, the path, whether the request has Alice's session, the fault, and the expected kind and
+/// status.
 const TABLE: &[(&str, &str, bool, Trouble, ErrorKind, u16)] = &[
     ("outage in extractor", "/used", true, At(Verb::Load), ErrorKind::Unavailable, 503),
     ("outage in SignedIn", "/user", true, At(Verb::Load), ErrorKind::Unavailable, 503),
@@ -267,7 +268,7 @@ async fn every_error_is_rendered_in_one_place() {
     }
 }
 
-/// The extractor needs no session layer.
+/// The `Wants` extractor needs no session layer.
 #[tokio::test]
 async fn handler_extracts_whether_request_wants_page_or_data() {
     for app in apps(&[]).await {
@@ -310,7 +311,8 @@ async fn refused_request_of_another_site_is_rendered() {
     }
 }
 
-/// Missing, forged, and replayed from another session: the application renders the same response for each.
+/// The application renders the same response whether the token is missing, forged, or taken from another
+/// session.
 #[tokio::test]
 async fn refused_csrf_token_is_rendered() {
     for renders in [false, true] {
@@ -392,7 +394,7 @@ async fn missing_layer_error_shows_no_details_to_client() {
     }
 }
 
-/// A function that counts its calls.
+/// Returns sessions whose renderer counts its calls, and the counter.
 fn counting(
     stand: &Stand,
     cookie: &'static str,
@@ -420,7 +422,7 @@ async fn nested_layers_render_error_once_in_innermost_layer() {
         ([inner.clone(), outer.clone()], "inner", [1, 0]),
         ([silent.clone(), outer.clone()], "outer", [0, 1]),
         ([inner.clone(), silent], "inner", [1, 0]),
-        // The same layer twice shares one session and renders once.
+        // A layer that is applied twice shares one session and renders once.
         ([inner.clone(), inner.clone()], "inner", [1, 0]),
     ] {
         for app in apps(&layers).await {
@@ -477,7 +479,7 @@ async fn rendered_response_keeps_headers_unrelated_to_its_body() {
     }
 }
 
-/// Outer layers receive the error itself, rendered or not.
+/// Outer layers receive the error itself, whether or not it was rendered.
 #[tokio::test]
 async fn error_stays_with_its_response() {
     for renders in [false, true] {
@@ -505,8 +507,8 @@ async fn error_stays_with_its_response() {
     }
 }
 
-/// An actix-web middleware may fail with an error instead of a response. Outer middleware receives the
-/// error with its original type, and its response gets the same headers and cookies as any other.
+/// An actix-web middleware may fail with an error instead of a response. Outer middleware receives the error
+/// with its original type, and the error's response gets the same headers and cookies as any other response.
 #[tokio::test]
 async fn error_of_inner_actix_middleware_keeps_its_type() {
     type Own = InternalError<&'static str>;

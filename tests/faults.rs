@@ -1,4 +1,4 @@
-//! What visitors see while a store or the network fails, and afterwards. The tests use real servers and
+//! What visitors see while a store or the network fails, and afterwards. The tests provoke, on real servers,
 //! the faults that each of them can have.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
@@ -23,14 +23,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use unsticky::{ErrorKind, Key, Session, Sessions};
 
-/// Starts a proxy in front of the server, and sessions that use it.
+/// Starts a proxy in front of the server, and creates sessions that use the proxy.
 async fn linked(server: &Server) -> (Proxy, Sessions) {
     let proxy = Proxy::start(server.port()).await;
     let sessions = sessions(&server.url_at(proxy.port()));
     (proxy, sessions)
 }
 
-/// Returns sessions behind the proxy whose store waits this long for a connection and for an answer.
+/// Returns sessions whose store connects through the proxy and waits this long for a connection and for an
+/// answer.
 fn patient(server: &Server, proxy: &Proxy, store: Duration, request: Duration) -> Sessions {
     let store = backend::patient(&server.url_at(proxy.port()), store);
     Sessions::builder(store).timeout(request).build().unwrap()
@@ -44,7 +45,7 @@ async fn requests_recover_after_server_restart(mut server: Server) {
     visitors.are_told().await;
     server.restart();
     visitors.begin_anew().await;
-    // No request is sent while the server is down.
+    // This time, no request is sent while the server is down.
     server.restart();
     visitors.begin_anew().await;
 }
@@ -68,14 +69,14 @@ async fn requests_recover_when_server_starts_after_application(mut server: Serve
     visitors.begin_anew().await;
 }
 
-/// For each of 200 requests, the connection was closed since the previous one.
+/// The connection is closed before each of 200 requests, and every request succeeds.
 async fn requests_succeed_after_idle_connection_is_closed(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let mut visitors = Visitors::arrive(&sessions).await;
     for round in 0..200 {
         let before = proxy.accepted();
         proxy.cut();
-        // The close has arrived, or it arrives during the request.
+        // The close arrives before the request, or during it.
         if round % 2 == 0 {
             proxy.all_closed().await;
         }
@@ -98,7 +99,7 @@ async fn requests_succeed_on_half_open_connections(server: Server) {
         proxy.forget();
         assert_eq!(first(&sessions, &visitors.alice).await.as_deref(), Some("alice"));
     }
-    // A write may also be the first to notice it.
+    // A write can also be the first command that uses the lost connections.
     visitors.crowd().await;
     visitors.begin().await;
     proxy.forget();
@@ -113,7 +114,7 @@ async fn requests_recover_after_network_blackhole(server: Server) {
     let before = proxy.accepted();
     proxy.set(Mode::Blackhole);
     visitors.are_told().await;
-    // The waiting requests share connections and do not each open their own.
+    // The waiting requests share connections instead of each opening its own.
     assert!(proxy.accepted() - before < 50, "{} connections", proxy.accepted() - before);
     proxy.forget();
     proxy.set(Mode::Pass);
@@ -143,7 +144,7 @@ async fn requests_recover_after_late_answers(server: Server) {
     visitors.are_told().await;
     proxy.set(Mode::Pass);
     visitors.go_on().await;
-    // By now the delayed writes have arrived, and found a newer record.
+    // After this time, the delayed writes have arrived and found a newer record.
     tokio::time::sleep(Duration::from_millis(800)).await;
     visitors.go_on().await;
 }
@@ -214,7 +215,7 @@ async fn requests_recover_after_garbage_answers(server: Server) {
     }
 }
 
-/// A record above the configured limit is not sent, so the session stays as it was.
+/// A record that exceeds the configured limit is not sent, so the session stays as it was.
 async fn oversize_record_is_rejected_and_session_is_kept(server: Server) {
     const TEXT: Key<String> = Key::new("text").survives_sign_in();
     let store = unsticky::connect(&server.url()).unwrap();
@@ -250,8 +251,7 @@ async fn oversize_record_is_rejected_and_session_is_kept(server: Server) {
     }
 }
 
-/// Loading, committing, a conflict and the settlement of an in-doubt write together stay within one
-/// deadline.
+/// Loading, committing, resolving a conflict and settling an in-doubt write all stay within one deadline.
 async fn load_commit_and_settlement_share_one_deadline(server: Server) {
     let (proxy, sessions) = linked(&server).await;
     let visitors = Visitors::arrive(&sessions).await;
@@ -275,8 +275,8 @@ async fn load_commit_and_settlement_share_one_deadline(server: Server) {
     assert!(over > 0, "nobody was short of time");
 }
 
-/// Increments, one after the other and concurrently, while connections are closed or dropped silently
-/// at random times. Every acknowledged increment is kept, and none is applied twice.
+/// Increments a number, sequentially and concurrently, while connections are closed or silently dropped at
+/// random times. Every acknowledged increment is kept, and none is applied twice.
 async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
     let direct = sessions(&server.direct_url());
     let (proxy, sessions) = linked(&server).await;
@@ -321,7 +321,8 @@ async fn acknowledged_writes_survive_random_connection_faults(server: Server) {
     println!("applied, unknown, not applied: {tallies:?}");
 }
 
-/// Reads and writes two sessions alternately while answers are late and requests are abandoned.
+/// Requests in two sessions read and write alternately while answers are late and requests are abandoned.
+/// Each request finds only its own session's values.
 async fn late_answer_never_reaches_another_request(server: Server) {
     const NAME: Key<String> = Key::new("name");
     let proxy = Proxy::start(server.port()).await;
@@ -381,7 +382,8 @@ async fn late_answer_never_reaches_another_request(server: Server) {
     assert!(answered > 50 && failed > 0 && given_up > 50, "{answered} {failed} {given_up}");
 }
 
-/// A Sentinel may connect to its master through the proxy at any time.
+/// Checks the proxy itself. A Sentinel may connect to its master through the proxy at any time, so cutting
+/// must include connections that are just being made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxy_cuts_connections_that_are_being_made() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();

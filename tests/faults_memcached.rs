@@ -1,4 +1,4 @@
-//! What visitors see of faults that only Memcached has.
+//! What visitors see when faults occur that only Memcached has.
 
 #![cfg(all(feature = "testing", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -18,7 +18,7 @@ use unsticky::{DirectoryMode, ErrorKind, Key, Session, Sessions};
 
 const TEXT: Key<String> = Key::new("text");
 
-/// A visitor signs in and stores this much text.
+/// Signs a visitor in and stores this much text.
 async fn arrives(sessions: &Sessions, principal: &str, length: usize) -> Visit<()> {
     let sign_in = async |session: Session| {
         session.sign_in(principal)?;
@@ -40,7 +40,7 @@ async fn finds(sessions: &Sessions, cookie: &str) -> (Option<String>, usize) {
     (principal.as_deref().map(str::to_owned), text.map_or(0, |text| text.len()))
 }
 
-/// A server without eviction and without free memory refuses writes. Existing sessions are kept.
+/// A server that has no free memory and does not evict refuses writes. Existing sessions are kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_server_refuses_writes_and_keeps_other_sessions() {
     let server = MemcachedServer::start_with(&["-M", "-m", "2"]);
@@ -62,8 +62,8 @@ async fn full_server_refuses_writes_and_keeps_other_sessions() {
     for (cookie, name) in &cookies {
         assert_eq!(finds(&sessions, cookie).await, (Some(name.clone()), 8000));
     }
-    // The server deletes the record that it has no room to replace, and no other record. Its owner gets
-    // an error, and never another user's session.
+    // If the server has no room for a record's new version, it deletes that record and no other. The record's
+    // owner gets an error, and never another user's session.
     let ((unlucky, name), others) = cookies.split_first().unwrap();
     let write = keeps(&sessions, unlucky, &"y".repeat(8001)).await;
     if let Some(kind) = write.failure() {
@@ -84,8 +84,7 @@ async fn full_server_refuses_writes_and_keeps_other_sessions() {
     assert_eq!(first(&sessions, &back.cookie()).await.as_deref(), Some("erin"));
 }
 
-/// A record above the server's own limit affects only its own session, and the write is known to have
-/// failed.
+/// A record that exceeds the server's own limit affects only its own session, and the write certainly fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn item_over_server_limit_fails_only_its_own_session() {
     const LARGE: usize = 600_000;
@@ -143,7 +142,7 @@ async fn requests_recover_after_connection_limit_is_reached() {
     visitors.go_on().await;
 }
 
-/// Two servers, and the sessions that are stored on each.
+/// Two servers, and the cookies of the sessions that are stored on each.
 struct Pool {
     first: MemcachedServer,
     second: Server,
@@ -156,8 +155,8 @@ impl Pool {
     async fn filled() -> Self {
         let (first, second) = (MemcachedServer::start(), MemcachedServer::start());
         let url = format!("memcached://{},{}", first.address(), second.address());
-        // The key determines the server of each session. A directory would add a record on one of the
-        // two servers.
+        // A session's key determines its server. A directory would add a further record on one of the
+        // servers.
         let builder = Sessions::builder(unsticky::connect(&url).unwrap()).timeout(TIMEOUT);
         let sessions = builder.directory(DirectoryMode::Off).build().unwrap();
         let (mut here, mut there) = (Vec::new(), Vec::new());
@@ -171,8 +170,8 @@ impl Pool {
         Self { first, second: Server::Memcached(second), sessions, here, there }
     }
 
-    /// The second server does not answer: its sessions fail within the time limit, and the first
-    /// server's sessions are served as usual at the same time.
+    /// Checks that while the second server does not answer, requests in its sessions fail within the time
+    /// limit, and requests in the first server's sessions are served as usual.
     async fn is_half_down(&self) {
         let failing = self.there.iter().enumerate().map(|(number, cookie)| {
             let deed = if number % 2 == 0 { Deed::Read } else { Deed::Increment };
@@ -239,8 +238,8 @@ async fn paused_pool_server_affects_only_its_own_sessions() {
     pool.is_whole(Some("alice")).await;
 }
 
-/// A directory is a record like any other, so its server does not depend on the servers of the sessions
-/// that it lists.
+/// A directory is a record like any other, so the server that stores it does not depend on the servers that
+/// store the sessions that it lists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_with_directory_on_killed_pool_server_keep_sessions_but_cannot_sign_in() {
     let (first, mut second) = (MemcachedServer::start(), MemcachedServer::start());
@@ -281,7 +280,7 @@ async fn accounts_with_directory_on_killed_pool_server_keep_sessions_but_cannot_
     }
     assert!((10..50).contains(&without_directory), "{without_directory}");
     assert!((1..without_directory).contains(&with_session), "{with_session}");
-    // The server restarts without data, and all users can sign in.
+    // The server restarts without data, and then all users can sign in.
     second.restart();
     for (person, _) in &people {
         assert_eq!(arrives(&sessions, person, 100).await.failure(), None, "{person}");

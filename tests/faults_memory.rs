@@ -1,4 +1,4 @@
-//! The memory that a thousand requests hold while they wait for a silent store.
+//! The memory that a thousand requests use while they wait for a store that does not answer.
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "these are tests")]
@@ -19,15 +19,15 @@ const TEXT: Key<String> = Key::new("text");
 
 const REQUESTS: usize = 1000;
 
-/// The resident memory of this process, in KiB.
+/// Returns the resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Runs concurrent requests, of which half read and half write one KiB. Returns the maximum resident
-/// memory until the last answer.
+/// Runs concurrent requests that write one KiB. Half of them have a cookie, so they must first read the
+/// session. Returns the maximum resident memory until the last request has failed.
 async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
     let mut requests = JoinSet::new();
     for number in 0..REQUESTS {
@@ -49,8 +49,10 @@ async fn crowd(sessions: &Sessions, cookie: &str) -> usize {
     most.max(resident())
 }
 
+/// Checks that requests use bounded memory while they wait for a server that does not answer, and that
+/// further crowds use hardly more.
 async fn is_bounded(server: Server) {
-    // Concurrent runs would measure each other's memory.
+    // Concurrent runs would measure one another's memory.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
     let sessions = sessions(&server.url());

@@ -1,4 +1,5 @@
-//! The host name of a server leads to another address than before.
+//! A server's host name resolves to a different address than before, or also to an address that does not
+//! answer.
 //!
 //! Each test runs in its own process, in which `libnss_wrapper.so` makes the resolver read the names
 //! from a file.
@@ -27,10 +28,10 @@ use tokio::time::timeout;
 use unsticky::testing::random_key;
 use unsticky::{ErrorKind, Sessions};
 
-/// The environment variable with the file of host names, in a process that runs one of the tests.
+/// The environment variable with the path of the file of host names, in a process that runs one of the tests.
 const HOSTS: &str = "NSS_WRAPPER_HOSTS";
 
-/// Runs `scenario` in a process in which it controls the addresses of `store.test`.
+/// Runs `scenario` in a process in which the scenario controls the addresses of `store.test`.
 fn with_names(test: &str, scenario: impl AsyncFnOnce(&Hosts)) {
     if let Some(path) = std::env::var_os(HOSTS) {
         let runtime =
@@ -69,22 +70,22 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// Makes the name lead to these addresses, in this order.
+    /// Makes the name resolve to these addresses, in this order.
     fn lead_to(&self, addresses: &[&str]) {
         let changed = fs::metadata(&self.path).unwrap().modified().unwrap();
         let lines: String =
             addresses.iter().map(|address| format!("{address} store.test\n")).collect();
         fs::write(&self.path, lines).unwrap();
-        // The library notices changes by the modification time in seconds.
+        // The library detects changes by the modification time, in seconds.
         let file = fs::File::options().write(true).open(&self.path).unwrap();
         file.set_modified(changed + Duration::from_secs(2)).unwrap();
-        // The next lookup reads the file again. The library aborts the process if two threads do so at
+        // The next lookup reads the file again. The library aborts the process if two threads do this at
         // once, as a concurrent read and write would.
         assert!(("store.test", 0).to_socket_addrs().is_ok());
     }
 }
 
-/// Forwards an address and port to a server, until it is dropped.
+/// Forwards connections from an address and port to a server, until this value is dropped.
 struct Place {
     port: u16,
     tasks: JoinSet<()>,
@@ -136,7 +137,7 @@ impl Silent {
     }
 }
 
-/// Sends one request, and then many concurrent ones, which need further connections.
+/// Sends one request, and then many concurrent ones, which need additional connections.
 async fn is_served(visitors: &Sessions) {
     let answer = request(visitors, "", Deed::SignIn("alice")).await;
     assert!(answer.failure.is_none() && answer.took < BACK, "{answer:?}");
@@ -146,7 +147,7 @@ async fn is_served(visitors: &Sessions) {
     }
 }
 
-/// The name has two addresses, and the first one drops packets.
+/// The name has two addresses, the first of which drops packets.
 async fn has_silent_address(hosts: &Hosts, server: Server) {
     let place = Place::open("127.0.0.1", 0, server.port()).await;
     let port = place.port;
@@ -170,7 +171,7 @@ async fn has_silent_address(hosts: &Hosts, server: Server) {
     drop(silent);
 }
 
-/// No address answers. The error gives the reason for each.
+/// No address answers. The error gives the reason for each address.
 async fn has_no_working_address(hosts: &Hosts, server: Server) {
     let silent = Silent::open("127.0.0.2", 0).await;
     hosts.lead_to(&["127.0.0.2", "127.0.0.1"]);
@@ -209,7 +210,8 @@ scenarios! {
     redis_error_says_why_each_address_failed: has_no_working_address, redis;
 }
 
-/// The old server closes, or stops answering and keeps its connections. The name leads to a new server.
+/// The old server closes its connections, or keeps them and stops answering. The name then resolves to a new
+/// server.
 async fn moves(hosts: &Hosts, old: Server, new: Server, is_closed: bool) {
     let old_place = Place::open("127.0.0.1", 0, old.port()).await;
     let port = old_place.port;

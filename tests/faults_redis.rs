@@ -1,4 +1,4 @@
-//! What visitors see of faults that only Redis has.
+//! What visitors see when faults occur that only Redis has.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -25,10 +25,10 @@ use unsticky::redis::{Client, cmd};
 /// Starts a server with these arguments.
 type Start = fn(&[&str]) -> Server;
 
-/// The server writes each change to the disk before it answers.
+/// Makes the server write each change to the disk before it answers.
 const KEPT: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Returns all records, as exactly as text can show them.
+/// Returns all records, as exactly as text can represent them.
 fn records(server: &RedisServer) -> Vec<(String, String)> {
     let keys = server.cli(&["KEYS", "*"]);
     let mut keys: Vec<_> = keys.lines().map(str::to_owned).collect();
@@ -41,7 +41,8 @@ fn records(server: &RedisServer) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The server refuses every write. No record changes, and every answer reports the failure.
+/// Checks that the server refuses each of these writes, that no record changes, and that every response
+/// reports the failure.
 async fn are_refused(server: &RedisServer, visitors: &Visitors, deeds: &[(&str, Deed)]) {
     let before = records(server);
     for (cookie, deed) in deeds {
@@ -53,7 +54,7 @@ async fn are_refused(server: &RedisServer, visitors: &Visitors, deeds: &[(&str, 
     assert_eq!(first(&visitors.sessions, &visitors.anonymous.cookie).await, None);
 }
 
-/// Requests that need a new record or a longer one.
+/// Returns requests that need a new record or a longer one.
 fn writes(visitors: &Visitors) -> Vec<(&str, Deed)> {
     let (alice, anonymous) = (&*visitors.alice, &*visitors.anonymous.cookie);
     vec![
@@ -89,7 +90,7 @@ async fn full_server_refuses_writes_and_keeps_other_sessions(start: Start) {
 async fn read_only_server_refuses_writes_and_keeps_sessions() {
     let server = RedisServer::start();
     let mut visitors = Visitors::arrive(&sessions(&server.url())).await;
-    // No server listens on the port of this master, so the data does not change.
+    // No server listens on this master's port, so the data does not change.
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     let mut deeds = writes(&visitors);
     deeds.push((&visitors.alice, Deed::SignOut));
@@ -108,12 +109,12 @@ async fn sessions_survive_restart_of_server_with_persistence(start: Start) {
     visitors.are_told().await;
     server.restart();
     visitors.go_on().await;
-    // No request is sent while the server is down.
+    // This time, no request is sent while the server is down.
     server.restart();
     visitors.go_on().await;
 }
 
-/// Many requests write concurrently while the server is killed repeatedly.
+/// Eight tasks write concurrently while the server is killed repeatedly.
 async fn acknowledged_writes_survive_repeated_server_kills(start: Start) {
     let mut server = start(KEPT);
     let sessions = sessions(&server.url());
@@ -154,7 +155,7 @@ async fn acknowledged_writes_survive_repeated_server_kills(start: Start) {
     visitors.go_on().await;
 }
 
-/// A server that has started answers every command with an error until it has loaded its data.
+/// A server that has just started answers every command with an error until it has loaded its data.
 async fn requests_recover_after_server_finishes_loading(start: Start) {
     let mut server = start(&[
         "--key-load-delay",
@@ -185,7 +186,7 @@ async fn requests_recover_after_server_finishes_loading(start: Start) {
     visitors.go_on().await;
 }
 
-/// An administrator's connection that stays authenticated.
+/// Opens an administrator's connection, which stays authenticated.
 async fn admin(server: &RedisServer) -> MultiplexedConnection {
     Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
@@ -264,8 +265,7 @@ async fn sessions_survive_failover_to_promoted_replica() {
     visitors.go_on().await;
 }
 
-/// The old master continues as a replica and keeps its connections, and the name leads to the new
-/// master.
+/// The old master becomes a replica and keeps its connections, and new connections lead to the new master.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_succeed_after_server_is_demoted_to_replica() {
     let (master, replica) = pair().await;
@@ -282,8 +282,7 @@ async fn requests_succeed_after_server_is_demoted_to_replica() {
     visitors.alice_goes_on().await;
 }
 
-/// Runs tests on a server that is addressed directly, through a cluster of one node, and through a
-/// Sentinel.
+/// Runs tests on a server that is reached directly, in a cluster of one node, and through a Sentinel.
 macro_rules! on_each_route {
     ($($test:ident),* $(,)?) => {
         on_each_route!(@ redis, redis_with: $($test)*);
@@ -309,7 +308,7 @@ on_each_route! {
     requests_succeed_after_script_cache_flush,
 }
 
-/// A node of a cluster does not report its state until it has loaded its data.
+/// A cluster is left out, because a cluster node does not report its state until it has loaded its data.
 mod while_loading {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn requests_recover_after_server_finishes_loading() {

@@ -1,6 +1,6 @@
 //! The same application in both frameworks, controlled by scripts in its paths.
 //!
-//! `/do/sign-in:alice,set:a=1` runs these actions one after the other in a handler.
+//! In a handler, `/do/sign-in:alice,set:a=1` runs these two actions one after the other.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ pub const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 pub const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400));
 
-/// A response of either framework.
+/// A response from either framework.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
     pub status: u16,
@@ -50,7 +50,7 @@ impl Reply {
 #[derive(Debug, Clone)]
 pub struct Ask {
     method: String,
-    /// The request's target: a path with its query, or an absolute address as in HTTP/2.
+    /// The request target: a path with its query, or an absolute URL as in HTTP/2.
     path: String,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
@@ -76,7 +76,7 @@ impl Ask {
         self
     }
 
-    /// Adds a `Cookie` header, unless it is empty.
+    /// Adds a `Cookie` header, unless `cookie` is empty.
     pub fn cookie(self, cookie: &str) -> Self {
         if cookie.is_empty() { self } else { self.header("cookie", cookie) }
     }
@@ -85,7 +85,7 @@ impl Ask {
         Self { body: body.into(), ..self.header("content-type", content_type) }
     }
 
-    /// Adds a form that is already URL-encoded.
+    /// Adds a form body that is already URL-encoded.
     pub fn form(self, form: &str) -> Self {
         self.body("application/x-www-form-urlencoded", form)
     }
@@ -93,7 +93,7 @@ impl Ask {
 
 type Answer = Pin<Box<dyn Future<Output = Reply>>>;
 
-/// An application in one of the frameworks.
+/// The application in one of the frameworks.
 #[derive(Clone)]
 pub struct App {
     pub framework: &'static str,
@@ -105,7 +105,7 @@ impl App {
         (self.call)(ask).await
     }
 
-    /// Sends a request with these `Cookie` headers.
+    /// Sends a GET request with these `Cookie` headers.
     pub async fn send(&self, path: &str, cookies: &[&[u8]]) -> Reply {
         let with = |ask: Ask, cookie: &&[u8]| ask.header("cookie", cookie);
         self.ask(cookies.iter().fold(Ask::get(path), with)).await
@@ -128,7 +128,7 @@ impl App {
     }
 }
 
-/// Points at which a script waits until the test opens them.
+/// Points at which a script waits until the test lets it continue.
 #[derive(Clone, Default)]
 pub struct Gates(Arc<Mutex<HashMap<String, Arc<GateState>>>>);
 
@@ -158,10 +158,10 @@ impl Gates {
     }
 }
 
-/// The result of a script: the status of the response, and the output of the actions.
+/// The result of a script: the response's status and the output of the actions.
 pub type Outcome = Result<(u16, String)>;
 
-/// Runs a script in the same way in both frameworks.
+/// Runs a script. Both frameworks use this function.
 pub async fn perform(session: Session, script: String, gates: Gates) -> Outcome {
     let mut output = String::new();
     let mut status = 200;
@@ -233,7 +233,7 @@ fn degraded(session: &Result<Session>) -> String {
     }
 }
 
-/// `/maybe-profile`: a rejection that the application renders itself.
+/// `/maybe-profile`: the application renders the rejection itself.
 fn rendered(signed_in: Result<SignedIn>) -> (u16, String) {
     match signed_in {
         Ok(signed_in) => (200, format!("profile of {}", signed_in.principal)),
@@ -245,7 +245,8 @@ fn rendered(signed_in: Result<SignedIn>) -> (u16, String) {
 #[derive(Clone, Debug)]
 pub struct Admins(pub Option<Sessions>);
 
-/// Returns the session of the administrators' layer, which may be any of several layers.
+/// Signs the administrator in with the session of the administrators' layer, which can be any of several
+/// layers.
 async fn admin(handle: SessionHandle, admins: &Admins) -> Result<String, Error> {
     let handle = admins.0.as_ref().and_then(|admins| handle.of(admins));
     let session = handle.expect("the layer of the administrators").session().await?;
@@ -326,7 +327,8 @@ pub mod on_axum {
         app_of(router(gates).layer(Extension(admins)), layers)
     }
 
-    /// Returns an application of these routes, with session layers from the innermost to the outermost.
+    /// Returns an application with these routes and these session layers, which are listed from the innermost
+    /// to the outermost.
     pub fn app_of(router: Router, layers: &[Sessions]) -> App {
         let router = layers
             .iter()
@@ -435,10 +437,10 @@ pub mod on_actix {
         app_of(routes, layers).await
     }
 
-    /// Returns an application of these routes, with session middlewares from the innermost to the
-    /// outermost.
+    /// Returns an application with these routes and these session middlewares, which are listed from the
+    /// innermost to the outermost.
     pub async fn app_of(routes: impl FnOnce(&mut web::ServiceConfig), layers: &[Sessions]) -> App {
-        // The type of an actix-web application contains its middlewares, so there are always two.
+        // An actix-web application's type contains its middlewares, so this function always applies two.
         assert!(layers.len() <= 2);
         let middleware = |index: usize| {
             let sessions = layers.get(index).or(layers.first()).cloned();
@@ -481,17 +483,18 @@ pub mod on_actix {
     }
 }
 
-/// Returns the application in both frameworks, with the same sessions.
+/// Returns the application in both frameworks, both with these sessions.
 pub async fn both(sessions: &Sessions) -> [App; 2] {
     both_with(std::slice::from_ref(sessions), Gates::default()).await
 }
 
-/// Returns the application in both frameworks, with several layers from the innermost to the outermost.
+/// Returns the application in both frameworks, with these session layers, listed from the innermost to the
+/// outermost.
 pub async fn both_with(layers: &[Sessions], gates: Gates) -> [App; 2] {
     [on_axum::app(layers, gates.clone()), on_actix::app(layers, gates).await]
 }
 
-/// Returns an application of a test's own routes in both frameworks, with session layers from the
+/// Returns an application with a test's own routes in both frameworks, with session layers listed from the
 /// innermost to the outermost.
 pub async fn both_of(
     router: axum::Router,

@@ -1,4 +1,4 @@
-//! The store of a test: in memory, or on a server that the test starts.
+//! The store that a test uses: in memory, or on a server that the test starts.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use unsticky::Store;
 use super::servers::{MemcachedServer, RedisServer};
 use super::topologies::{RedisCluster, SentinelSet};
 
-/// A store under test, and the server that it runs on.
+/// A store under test, and the server on which it runs.
 pub struct Backend {
-    /// None in memory.
+    /// `None` for the in-memory store.
     server: Option<Server>,
 }
 
@@ -48,7 +48,7 @@ impl Backend {
         self.server.as_ref().map_or_else(|| "memory:".to_owned(), Server::url)
     }
 
-    /// Connects to the same store as another process does; in memory, makes a new store.
+    /// Connects to the same store as a separate process would. In memory, creates a new store.
     pub fn store(&self) -> Arc<dyn Store> {
         unsticky::connect(&self.url()).unwrap()
     }
@@ -68,9 +68,9 @@ impl From<Server> for Backend {
 pub enum Server {
     Redis(RedisServer),
     Memcached(MemcachedServer),
-    /// One node.
+    /// A cluster with one node.
     Cluster(RedisCluster),
-    /// One server, with one Sentinel.
+    /// One server with one Sentinel.
     Sentinel(SentinelSet),
 }
 
@@ -103,7 +103,7 @@ impl Server {
         Self::Sentinel(SentinelSet::single(arguments))
     }
 
-    /// The Redis server that has the data.
+    /// Returns the Redis server that holds the data.
     pub fn as_redis(&self) -> &RedisServer {
         match self {
             Self::Redis(server) => server,
@@ -129,7 +129,7 @@ impl Server {
         }
     }
 
-    /// The address of the server itself, if no cluster or Sentinel announces it.
+    /// Returns the URL of the server itself, if no cluster or Sentinel announces the server.
     pub fn direct_url(&self) -> String {
         match self {
             Self::Memcached(server) => server.url(),
@@ -137,8 +137,8 @@ impl Server {
         }
     }
 
-    /// The address of a proxy in front of the server. From now on the cluster or the Sentinel announces the
-    /// proxy.
+    /// Returns the URL to use with a proxy in front of the server. From now on, the cluster or the Sentinel
+    /// announces the proxy.
     pub fn url_at(&self, port: u16) -> String {
         match self {
             Self::Redis(_) => format!("redis://127.0.0.1:{port}/"),
@@ -163,7 +163,7 @@ impl Server {
         }
     }
 
-    /// Restarts the server that has the data; returns when it serves.
+    /// Restarts the server that holds the data. Returns when the server accepts commands.
     pub fn restart(&mut self) {
         match self {
             Self::Redis(server) => server.restart(),
@@ -176,7 +176,7 @@ impl Server {
         }
     }
 
-    /// Makes the server keep its connections and do nothing; returns when each of its threads is stopped.
+    /// Makes the server keep its connections but do nothing. Returns when all its threads have stopped.
     pub async fn pause(&self) {
         let pid = match self {
             Self::Memcached(server) => {
@@ -206,12 +206,12 @@ impl Server {
 fn all_threads_are_stopped(pid: u32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
-        // The name stands in brackets and may contain any character.
+        // The process name is in parentheses and can contain any character.
         stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
     })
 }
 
-/// A store that waits this long for a connection, and for an answer.
+/// Returns a store that waits this long for a connection, and again this long for an answer.
 #[cfg(any(feature = "redis", feature = "memcached"))]
 pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
     match url.split_once(':').unwrap().0 {
@@ -229,7 +229,7 @@ pub fn patient(url: &str, patience: Duration) -> Arc<dyn Store> {
     }
 }
 
-/// Connects to a Memcached server; `None` if the server does not accept the connection.
+/// Connects to a Memcached server. Returns `None` if the server does not accept the connection.
 pub async fn accepted(port: u16) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(b"mn\r\n").await.ok()?;
@@ -238,8 +238,8 @@ pub async fn accepted(port: u16) -> Option<TcpStream> {
     (answer == *b"MN\r\n").then_some(stream)
 }
 
-/// Runs tests that take a [`Server`] or a [`Backend`] on each of these servers, which are named as the
-/// functions that start them.
+/// Runs tests that take a [`Server`] or a [`Backend`] on each of these servers. A server is identified by the
+/// function that starts it.
 macro_rules! on_servers {
     ([$($server:ident),*]: $tests:tt) => {
         $(crate::support::backend::on_servers!(@on $server: $tests);)*

@@ -1,4 +1,4 @@
-//! Runs the command `unsticky` in a separate process, as an operator does.
+//! Runs the `unsticky` command in a separate process, as an operator does.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write as _};
@@ -7,26 +7,26 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A command that takes longer has failed.
+/// A command that takes longer than this counts as failed.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
-    /// `None` if a signal ended the command.
+    /// `None` if a signal killed the command.
     pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    /// Returns the standard output of a command that must have ended with this status.
+    /// Returns the standard output, after checking that the command exited with this status.
     pub fn with_status(&self, status: i32) -> &str {
         assert_eq!(self.status, Some(status), "{self:?}");
         &self.stdout
     }
 
-    /// Returns the same output as JSON.
+    /// Returns the standard output as JSON, after the same check.
     pub fn json(&self, status: i32) -> serde_json::Value {
         serde_json::from_str(self.with_status(status)).unwrap()
     }
@@ -37,7 +37,7 @@ impl Ran {
     }
 }
 
-/// A command that has not been started. Its environment contains only the variables that are set here.
+/// A command that has not been started. Its environment contains only the variables set here.
 pub struct Unsticky {
     command: Command,
     input: Vec<u8>,
@@ -55,12 +55,12 @@ impl Unsticky {
         self
     }
 
-    /// Sets the standard input. The default is empty.
+    /// Sets the standard input, which is empty by default.
     pub fn input(self, input: impl Into<Vec<u8>>) -> Self {
         Self { input: input.into(), ..self }
     }
 
-    /// Runs the command. A command that does not end is killed, and the test fails.
+    /// Runs the command. If the command does not end, it is killed and the test fails.
     pub fn run(self) -> Ran {
         self.start().finish()
     }
@@ -69,7 +69,7 @@ impl Unsticky {
         let streams = self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, input) = (child.stdin.take().unwrap(), self.input);
-        // The command may end without reading its input.
+        // The command may exit without reading its input.
         thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = collected(child.stdout.take().unwrap());
         let stderr = collected(child.stderr.take().unwrap());
@@ -85,13 +85,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Interrupts the command as Ctrl-C does.
+    /// Interrupts the command, as Ctrl-C does.
     pub fn interrupt(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end of the command.
+    /// Waits until the command exits.
     pub fn finish(mut self) -> Ran {
         let [stdout, stderr] = self.streams.map(|stream| {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -108,7 +108,7 @@ fn end(child: &mut Child) -> ! {
     panic!("the command did not end within {LONGEST:?}")
 }
 
-/// Returns everything that a stream contains, once it has ended.
+/// Collects everything that a stream contains, and sends it once the stream has ended.
 fn collected(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {

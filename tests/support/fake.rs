@@ -1,4 +1,4 @@
-//! A server that speaks the Redis protocol and gives the answers that a test needs and a real server would
+//! A server that speaks the Redis protocol and gives answers that a test needs but that a real server would
 //! not give.
 
 use std::io;
@@ -15,7 +15,8 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Answers each command, whose words are separated by spaces; greetings are answered with `OK`.
+    /// Starts a server that answers each command with `answer`, which gets the command's words separated by
+    /// spaces. The server answers greetings with `OK`.
     pub async fn start(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -48,13 +49,13 @@ impl Fake {
         self.port
     }
 
-    /// Returns how many commands beginning with this text were received.
+    /// Returns how many of the received commands begin with this text.
     pub fn heard(&self, beginning: &str) -> usize {
         self.heard.lock().unwrap().iter().filter(|command| command.starts_with(beginning)).count()
     }
 }
 
-/// Its connections close with it.
+/// Dropping the server closes its connections.
 impl Drop for Fake {
     fn drop(&mut self) {
         self.task.abort();

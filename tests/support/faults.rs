@@ -1,4 +1,4 @@
-//! The behaviour that visitors see while a store does not answer, and after it recovers.
+//! What visitors see while a store does not answer, and after it recovers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use super::visit::{Visit, rotate, sent_back, sign_out, visit};
 pub const SEED: Key<u64> = Key::new("seed").survives_sign_in();
 pub const NUMBER: Key<u64> = Key::new("number");
 
-/// The default store timeout of a request.
+/// The default store timeout for a request.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The first request after a fault is answered within this time: half a second, plus the delay of a busy
-/// machine.
+/// The time limit for the first request after a fault: half a second, plus the delay that a busy machine can
+/// add.
 pub const BACK: Duration = Duration::from_millis(500 + 150);
 
-/// The kinds of error with which a read may fail while the store does not answer.
+/// The kinds of error that a read can return while the store does not answer.
 pub const UNREAD: &[ErrorKind] = &[ErrorKind::Unavailable];
 
-/// The kinds of error with which a write may fail while the store does not answer.
+/// The kinds of error that a write can return while the store does not answer.
 pub const UNWRITTEN: &[ErrorKind] = &[ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
 
-/// Sessions with the default settings, which the store sees as a separate process.
+/// Returns sessions with the default settings. To the store, they look like a separate process.
 pub fn sessions(url: &str) -> Sessions {
     Sessions::builder(unsticky::connect(url).unwrap()).timeout(TIMEOUT).build().unwrap()
 }
@@ -38,7 +38,7 @@ pub fn sessions(url: &str) -> Sessions {
 #[derive(Debug)]
 pub struct Answer {
     pub failure: Option<ErrorKind>,
-    /// The status of the response, if the handler failed.
+    /// The response's status if the handler failed, otherwise 200.
     pub status: u16,
     pub set_cookie: Option<String>,
     pub took: Duration,
@@ -54,8 +54,8 @@ impl Answer {
         }
     }
 
-    /// Checks that this is an error of one of these kinds, that it came in time, and that no cookie is set
-    /// or removed.
+    /// Checks that the request failed with one of these kinds of error, that the response came in time, and
+    /// that it neither set nor removed a cookie.
     #[track_caller]
     pub fn is_failure(&self, kinds: &[ErrorKind], within: Duration) {
         assert!(self.failure.is_some_and(|kind| kinds.contains(&kind)), "{self:?}");
@@ -64,7 +64,7 @@ impl Answer {
     }
 }
 
-/// The operation of a request on its session.
+/// What a request does to its session.
 #[derive(Debug, Clone, Copy)]
 pub enum Deed {
     Read,
@@ -90,7 +90,7 @@ impl Deed {
     }
 }
 
-/// A request, from its beginning to its response.
+/// Sends a request and returns its outcome.
 pub async fn request(sessions: &Sessions, cookie: &str, deed: Deed) -> Answer {
     let begun = Stopwatch::start();
     let visit = visit(sessions, cookie, async |session: Session| deed.done_to(session).await).await;
@@ -130,7 +130,7 @@ impl Held {
     }
 }
 
-/// Four browsers that have sessions before the fault: three signed in, one anonymous.
+/// Four browsers that have had sessions since before the fault: three are signed in, and one is anonymous.
 #[derive(Debug)]
 pub struct Visitors {
     pub sessions: Sessions,
@@ -139,16 +139,16 @@ pub struct Visitors {
     pub carol: Browser,
     pub anonymous: Browser,
     held: Vec<Held>,
-    /// The number of increments of Alice's number that were answered with success.
+    /// The number of acknowledged increments of Alice's number.
     pub counted: u64,
-    /// The number of increments that may have been made.
+    /// The number of in-doubt increments.
     pub unknown: u64,
 }
 
 #[derive(Debug)]
 pub struct Browser {
     pub cookie: String,
-    /// Whether the requested change is certain not to have been made.
+    /// Whether the change that this browser requested was certainly not made.
     pub is_certain: bool,
 }
 
@@ -158,7 +158,7 @@ impl Browser {
     }
 }
 
-/// The principals of the concurrent sign-ins, several of which use the same one.
+/// The principals of the concurrent sign-ins. Several sign-ins use the same principal.
 const CROWD: [&str; 5] = ["erin", "frank", "grace", "heidi", "ivan"];
 
 impl Visitors {
@@ -199,7 +199,7 @@ impl Visitors {
         }
     }
 
-    /// Begins requests that load their sessions now and change them later.
+    /// Starts requests that load their sessions now and change them later.
     pub async fn begin(&mut self) {
         assert!(self.held.is_empty());
         let deeds = [
@@ -213,14 +213,14 @@ impl Visitors {
         }
     }
 
-    /// Changes Alice's session, with success.
+    /// Changes Alice's session, which must succeed.
     pub async fn increment(&mut self) {
         let answer = request(&self.sessions, &self.alice, Deed::Increment).await;
         assert_eq!((answer.failure, &answer.set_cookie), (None, &None), "{answer:?}");
         self.counted += 1;
     }
 
-    /// The requests that had begun succeed, and their changes are made.
+    /// Checks that the requests already in progress succeed and that their changes are made.
     pub async fn succeed(&mut self) {
         let held = std::mem::take(&mut self.held);
         assert_eq!(held.len(), 4);
@@ -244,8 +244,9 @@ impl Visitors {
         }
     }
 
-    /// While the store does not answer, requests that had begun and new requests fail in time, with the
-    /// right kind of error and without a cookie, each alone and a thousand at once.
+    /// Checks that, while the store does not answer, the requests in progress and new requests fail in time,
+    /// with the right kind of error and without a cookie. New requests are tried one at a time and a
+    /// thousand at once.
     pub async fn are_told(&mut self) {
         self.are_told_alone(UNREAD, UNWRITTEN).await;
         self.are_told_a_thousand_at_once().await;
@@ -274,9 +275,10 @@ impl Visitors {
         does_without(&self.sessions, &self.alice);
     }
 
-    /// Every request ends in time, and none of them panics.
+    /// Checks that each of a thousand concurrent requests fails in time, and that none panics.
     pub async fn are_told_a_thousand_at_once(&self) {
-        // Two thousand requests in two tests would measure the machine.
+        // If two tests sent a thousand requests each at the same time, the result would depend on the
+        // machine's speed.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let _turn = ONE_AT_A_TIME.lock().await;
         let begun = Stopwatch::start();
@@ -298,12 +300,12 @@ impl Visitors {
         for answer in answers {
             answer.is_failure(UNWRITTEN, TIMEOUT + Duration::from_millis(300));
         }
-        // They wait at the same time, however long it takes to begin them all.
+        // All requests wait at the same time, however long it takes to start them all.
         assert!(took < TIMEOUT * 2, "{took:?}");
     }
 
-    /// After the store has recovered with all its data, the first request succeeds at once, every signed-in
-    /// user is still signed in, and refused changes were not made.
+    /// Checks that once the store has recovered with all its data, the first request succeeds at once, every
+    /// signed-in user is still signed in, and no change that was certainly refused has been made.
     pub async fn go_on(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
         self.number_is_right().await;
@@ -328,14 +330,14 @@ impl Visitors {
         self.number_is_right().await;
     }
 
-    /// Alice's session continues, because the server has kept it.
+    /// Checks that Alice's session continues. Its server has kept the record.
     pub async fn alice_goes_on(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await.as_deref(), Some("alice"));
         self.increment().await;
         self.number_is_right().await;
     }
 
-    /// No change that was answered with success is lost, and none was made twice.
+    /// Checks that no acknowledged increment was lost and that none was made twice.
     pub async fn number_is_right(&self) {
         let read = async |session: Session| session.get(NUMBER);
         let number = visit(&self.sessions, &self.alice, read).await.ok().unwrap_or(0);
@@ -343,8 +345,8 @@ impl Visitors {
         assert!(possible.contains(&number), "{number}, and not one of {possible:?}");
     }
 
-    /// After the store has recovered without its data, every visitor is anonymous, no cookie is removed,
-    /// and users can sign in again.
+    /// Checks that once the store has recovered without its data, every visitor is anonymous, no cookie is
+    /// removed, and users can sign in again.
     pub async fn begin_anew(&mut self) {
         assert_eq!(first(&self.sessions, &self.alice).await, None);
         for cookie in [&self.bob.cookie, &self.carol.cookie, &self.anonymous.cookie] {
@@ -360,7 +362,8 @@ impl Visitors {
     }
 }
 
-/// The first request after a fault reads who is signed in. It succeeds within the time limit.
+/// Makes the first request after a fault. The request must succeed within the time limit. Returns who is
+/// signed in.
 pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
     let begun = Stopwatch::start();
     let who = async |session: Session| Ok(session.principal());
@@ -371,7 +374,7 @@ pub async fn first(sessions: &Sessions, cookie: &str) -> Option<Arc<str>> {
     visit.ok()
 }
 
-/// A route that does not use the session answers at once, without waiting for the store.
+/// Checks that a route that does not use the session responds at once, without waiting for the store.
 pub fn does_without(sessions: &Sessions, cookie: &str) {
     let exchange = Exchange::begin(sessions, [cookie.to_owned()], None);
     match exchange.finish(200) {
@@ -382,7 +385,7 @@ pub fn does_without(sessions: &Sessions, cookie: &str) {
     }
 }
 
-/// A request that takes longer than this counts as hanging.
+/// Awaits a future, which counts as hanging if it takes longer than ten seconds.
 pub async fn bounded<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future).await.expect("it hangs")
 }

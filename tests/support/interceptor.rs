@@ -12,12 +12,12 @@ use unsticky::Result;
 use unsticky::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored};
 use unsticky::testing::Verb;
 
-/// Sends the command once for each call.
+/// Each call sends the command once.
 pub type Call<T> = Box<dyn Fn() -> BoxFuture<'static, Result<T>> + Send + Sync>;
 
-/// The test's treatment of the commands that are sent to a store.
+/// Determines what happens to the commands that are sent to a store.
 pub trait Interceptor: Send + Sync + 'static {
-    /// Runs in place of a command.
+    /// Runs in place of the command.
     fn intercept<T: Send + 'static>(
         &self,
         verb: Verb,

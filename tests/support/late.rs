@@ -1,4 +1,4 @@
-//! Commands that reach the server after their sender has given up.
+//! Commands that reach the server after their sender has abandoned them.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,27 +10,27 @@ use unsticky::{Error, Result};
 
 use super::interceptor::{Call, Intercepted, Interceptor};
 
-/// A store with injected faults, and the handle that delays its commands.
+/// Returns a store with injected faults, and the handle that delays the store's commands.
 pub fn faulty(inner: impl Store) -> (FaultStore<Arc<dyn Store>>, Late) {
     let late = Late::default();
     let store: Arc<dyn Store> = Arc::new(Intercepted::new(Arc::new(inner), late.clone()));
     (FaultStore::new(store), late)
 }
 
-/// Delays commands; clones share the same commands.
+/// Delays commands. Clones delay the commands of the same store.
 #[derive(Clone, Default)]
 pub struct Late(Arc<Mutex<Vec<(Verb, Postponed)>>>);
 
-/// A command whose sender has given up, once one was sent.
+/// Holds a command that its sender has abandoned. Empty until such a command has been sent.
 ///
-/// Dropping it loses the command.
+/// If this value is dropped, the command is lost.
 #[derive(Clone, Default)]
 #[must_use = "a command that is not delivered is lost"]
 pub struct Postponed(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
 
 impl Late {
-    /// The next command of this verb fails like `Fault::LoseRequest`, and is applied when it is
-    /// [delivered](Postponed::deliver).
+    /// Makes the next command with this verb fail like `Fault::LoseRequest`. The command is applied when the
+    /// test [delivers](Postponed::deliver) it.
     pub fn postpone(&self, verb: Verb) -> Postponed {
         let postponed = Postponed::default();
         self.0.lock().unwrap().push((verb, postponed.clone()));
@@ -53,7 +53,7 @@ impl Interceptor for Late {
     ) -> Result<T> {
         const REASON: &str = "the command is late";
         let Some(postponed) = self.next(verb) else { return call().await };
-        // The sender no longer waits for the answer.
+        // The sender does not wait for the answer.
         *postponed.0.lock().unwrap() = Some(call().map(drop).boxed());
         match verb {
             Verb::Load => Err(Error::unavailable(REASON)),
@@ -63,7 +63,7 @@ impl Interceptor for Late {
 }
 
 impl Postponed {
-    /// Applies the command; `false` if none was sent yet, or if it was delivered before.
+    /// Applies the command. Returns `false` if none was sent yet, or if it has already been delivered.
     pub async fn deliver(&self) -> bool {
         let command = self.0.lock().unwrap().take();
         match command {

@@ -1,5 +1,5 @@
-//! A constant load of visitors of several processes. It records their answers and checks them against
-//! the sessions.
+//! A constant load from visitors to several processes. It records the responses and checks them against the
+//! sessions.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -26,20 +26,20 @@ use super::visit::{sign_out, visit};
 
 const NUMBER: Key<u64> = Key::new("number");
 
-/// Each process has its own store and runtime.
+/// The number of processes. Each has its own store and runtime.
 const PROCESSES: usize = 3;
 
-/// Each user sends requests to all processes concurrently.
+/// The number of users. Each user sends requests to all processes concurrently.
 pub const USERS: usize = 12;
 
-/// The number of requests to the user's first process between a sign-in and the sign-out.
+/// The number of increments that a user's first process makes between a sign-in and the sign-out.
 const STAY: usize = 8;
 
-/// A request that takes longer counts as hanging.
+/// A request that takes longer than this counts as hanging.
 const HANG: Duration = Duration::from_millis(1500);
 
-/// Users who sign in, increment a number in their sessions at several processes concurrently, read it,
-/// and sign out.
+/// Users who sign in, concurrently increment a number in their sessions at several processes, read the
+/// number, and sign out.
 pub struct Load {
     url: String,
     users: Vec<Arc<User>>,
@@ -53,7 +53,7 @@ pub struct Load {
 struct Journal {
     requests: Mutex<Vec<Request>>,
     commands: Mutex<Vec<Command>>,
-    /// The distinct reasons for which commands failed, each with the number of commands.
+    /// The distinct reasons why commands failed, and how many commands failed for each.
     reasons: Mutex<BTreeMap<String, usize>>,
     ended: Mutex<Vec<String>>,
     sign_ins: AtomicU64,
@@ -69,7 +69,7 @@ struct Request {
     failure: Option<ErrorKind>,
 }
 
-/// A command of a store and its result.
+/// A store command and its result.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
     pub slot: u16,
@@ -81,18 +81,18 @@ pub struct Command {
 
 struct User {
     name: String,
-    /// A request that changes who is signed in holds this lock exclusively.
+    /// A request that signs the user in or out holds this lock exclusively.
     cookie: RwLock<Option<String>>,
-    /// The acknowledged increments of the session's number, and those that may have been applied in
-    /// addition.
+    /// The acknowledged increments of the session's number. `unknown` counts the in-doubt increments, which
+    /// are not included here.
     counted: AtomicU64,
     unknown: AtomicU64,
-    /// The session was missing although no request had ended it.
+    /// Whether the session was missing although no request had ended it.
     is_lost: AtomicBool,
 }
 
 impl Load {
-    /// Starts the load, and returns when every user has signed in once.
+    /// Starts the load. Returns when there have been twice as many sign-ins as users.
     pub fn start(url: &str) -> Self {
         let user = |number| User {
             name: format!("user-{number}"),
@@ -134,7 +134,7 @@ impl Load {
         Self { url: url.to_owned(), users, journal, is_over, processes }
     }
 
-    /// Stops the load, reads every session that was ended, and returns the report.
+    /// Stops the load, reads every session that was signed out, and returns the report.
     pub fn end(mut self) -> Report {
         self.is_over.store(true, Ordering::Relaxed);
         for process in self.processes.drain(..) {
@@ -186,26 +186,26 @@ impl Drop for Load {
 /// The results of a load.
 pub struct Report {
     pub requests: usize,
-    /// The number of failed requests for each kind of error.
+    /// The number of failed requests per kind of error.
     pub failures: BTreeMap<String, usize>,
     pub hangs: usize,
     pub longest: Duration,
     pub commands: Vec<Command>,
-    /// The reasons for which commands failed, each with the number of commands.
+    /// The reasons why commands failed, and how many commands failed for each.
     pub reasons: BTreeMap<String, usize>,
     pub sign_outs: usize,
-    /// Sessions that were missing although no request had ended them.
+    /// The number of sessions that were missing although no request had ended them.
     pub lost_sessions: u64,
-    /// Acknowledged increments that were missing.
+    /// The number of acknowledged increments that were missing.
     pub lost_updates: u64,
-    /// Increments that were present and had not been requested.
+    /// The number of increments that were present although they had not been requested.
     pub doubled_updates: u64,
-    /// Sessions that were present although they had been signed out.
+    /// The number of sessions that were present although they had been signed out.
     pub resurrected: u64,
 }
 
 impl Report {
-    /// Returns the number of acknowledged writes that were undone.
+    /// Returns the number of acknowledged changes that were undone.
     pub fn lost(&self) -> u64 {
         self.lost_sessions + self.lost_updates + self.resurrected
     }
@@ -218,13 +218,13 @@ impl Report {
         self.commands.iter().filter(is_one).count()
     }
 
-    /// Returns whether all failures were of kinds that may succeed on another attempt.
+    /// Returns whether all failures were of kinds for which another attempt may succeed.
     pub fn is_told_to_come_again(&self) -> bool {
         let kinds = ["Unavailable", "OutcomeUnknown", "Contended"];
         self.failures.keys().all(|kind| kinds.contains(&&**kind))
     }
 
-    /// Returns the failed commands that concern these slots.
+    /// Returns the failed commands whose keys are in these slots.
     pub fn failed(&self, mut slots: impl FnMut(u16) -> bool) -> Vec<Command> {
         let failed = self.commands.iter().filter(|command| !command.is_answered);
         failed.filter(|command| slots(command.slot)).copied().collect()
@@ -247,7 +247,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Returns the sessions of one process, whose commands are recorded.
+/// Returns the sessions of one process, whose store commands are recorded.
 fn sessions(url: &str, journal: &Arc<Journal>) -> Sessions {
     let store = unsticky::connect(url).unwrap();
     let store = Intercepted::new(store, Observer(journal.clone()));
@@ -256,7 +256,7 @@ fn sessions(url: &str, journal: &Arc<Journal>) -> Sessions {
 
 struct Observer(Arc<Journal>);
 
-/// A command in progress. It counts as failed if its caller abandons it.
+/// A command in progress, which counts as failed if its caller abandons it.
 struct Underway<'a> {
     journal: &'a Journal,
     command: Command,
@@ -289,13 +289,13 @@ impl Interceptor for Observer {
     }
 }
 
-/// Returns the error with its causes.
+/// Returns the error and its causes.
 fn reason(error: &unsticky::Error) -> String {
     let causes = successors(error.source(), |&cause| cause.source());
     once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
-/// A user at one of the processes.
+/// A user's requests to one of the processes.
 struct Visitor<'a> {
     sessions: &'a Sessions,
     user: &'a User,
@@ -309,7 +309,7 @@ impl Visitor<'_> {
         !self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Signs in and out, and increments and reads the number in between.
+    /// Repeatedly signs in, increments and reads the number, and signs out.
     async fn stay(&mut self) {
         while self.goes_on() {
             self.sign_in().await;
@@ -320,7 +320,7 @@ impl Visitor<'_> {
         }
     }
 
-    /// Increments the number while the user is signed in.
+    /// Increments the number whenever the user is signed in.
     async fn call(&mut self) {
         while self.goes_on() {
             self.count().await;
@@ -388,7 +388,7 @@ impl Visitor<'_> {
         }
     }
 
-    /// Runs while no other request uses the session.
+    /// Reads the number, checks it, and signs out. Meanwhile no other request uses the session.
     async fn look_and_sign_out(&mut self) {
         let user = self.user;
         let mut cookie = user.cookie.write().await;
@@ -409,13 +409,14 @@ impl Visitor<'_> {
         let most = counted + user.unknown.load(Ordering::Relaxed);
         self.journal.lost_updates.fetch_add(counted.saturating_sub(number), Ordering::Relaxed);
         self.journal.doubled_updates.fetch_add(number.saturating_sub(most), Ordering::Relaxed);
-        // A session whose sign-out is in doubt is not checked later.
+        // If the sign-out is in doubt, the session is not checked later.
         if self.ask(&signed_in, sign_out).await.1.is_none() {
             self.journal.ended.lock().unwrap().push(signed_in);
         }
     }
 
-    /// Sends a request. Returns the handler's result and the cookie, and the failure.
+    /// Sends a request. Returns the handler's result and the cookie, and the kind of error if the request
+    /// failed.
     async fn ask<T>(
         &self,
         cookie: &str,

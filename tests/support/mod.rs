@@ -1,4 +1,4 @@
-//! Code that the integration tests share. Each test file uses a part of it.
+//! Code that the integration tests share. Each test file uses part of it.
 
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -27,7 +27,7 @@ pub mod terminal;
 pub mod topologies;
 pub mod visit;
 
-/// The factor by which randomized tests run longer than usual.
+/// Returns how many times longer than usual the randomized tests run.
 pub fn length() -> u8 {
     match std::env::var_os("UNSTICKY_LONG") {
         Some(value) if value != "0" => 10,
@@ -35,8 +35,8 @@ pub fn length() -> u8 {
     }
 }
 
-/// Runs this many histories at once. Stops at the first violation; otherwise returns the sum of the
-/// tallies.
+/// Runs `at_once` histories at a time. Stops at the first violation. Returns the sum of the tallies, and the
+/// violation if there was one.
 pub async fn until_violation<T: Default>(
     histories: impl Iterator<Item = impl Future<Output = (T, Option<String>)>>,
     at_once: usize,
@@ -55,12 +55,13 @@ pub async fn until_violation<T: Default>(
     (total, None)
 }
 
-/// A runtime on the thread of the test alone.
+/// Returns a runtime that runs only on the test's own thread.
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// While one runtime is blocked with this many loads in progress, another one loads from the same store.
+/// Checks that while one runtime is blocked with this many loads in progress, another runtime can load from
+/// the same store.
 #[cfg(feature = "testing")]
 pub fn blocked_runtime_delays_no_other_one(store: impl unsticky::Store + Clone, loads: usize) {
     use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A small TCP proxy on loopback that disturbs connections as networks do.
+//! A small TCP proxy on loopback that disturbs connections in the ways that networks do.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
-/// How the proxy treats the bytes that pass.
+/// What the proxy does to the bytes that pass through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// Delays each direction by this duration.
+    /// Delays the bytes in each direction by this duration.
     Delay(Duration),
     /// Keeps connections open and holds back the bytes until the mode changes.
     Stall,
@@ -27,7 +27,7 @@ pub enum Mode {
     Refuse,
     /// Replaces each piece of the server's answers with these bytes.
     Answer(&'static [u8]),
-    /// The same, except for the answer to a greeting.
+    /// Replaces each piece of the server's answers except the answer to a greeting.
     AnswerAfterGreeting(&'static [u8]),
 }
 
@@ -35,14 +35,14 @@ pub struct Proxy {
     address: SocketAddr,
     target: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
-    /// Each counter is increased to apply its action to all connections.
+    /// Incrementing one of these counters applies its action to all connections.
     cut: watch::Sender<u64>,
     forget: watch::Sender<u64>,
     half_close: watch::Sender<u64>,
     accepted: Arc<AtomicUsize>,
-    /// Has a receiver for each open connection that was not cut.
+    /// Has one receiver per open connection, excluding those that were cut.
     open: Arc<Mutex<watch::Sender<()>>>,
-    /// Has a receiver for each connection of the last cut that is still open.
+    /// Has one receiver per connection that the last cut affected and that is still open.
     closing: Mutex<watch::Sender<()>>,
     acceptor: tokio::task::JoinHandle<()>,
 }
@@ -68,7 +68,7 @@ impl Proxy {
                 if *orders.mode.borrow() == Mode::Refuse {
                     continue;
                 }
-                // Both happen while the lock is held, so a connection that counts as open is cut and
+                // Both calls are made under the lock, so a connection that counts as open is cut and
                 // forgotten with the others.
                 let (is_open, orders) = {
                     let open = connections.lock().unwrap();
@@ -93,7 +93,7 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// Makes new connections lead to another server. Existing connections are not affected.
+    /// Makes new connections lead to a different server. Existing connections are not affected.
     pub fn lead_to(&self, target_port: u16) {
         self.target.store(target_port, Ordering::Relaxed);
     }
@@ -105,25 +105,25 @@ impl Proxy {
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Keeps every existing connection open and never passes data on it again, in any mode, like a
-    /// middlebox that has forgotten the connection.
+    /// Keeps every existing connection open, but passes no more data on it in any mode, like a middlebox that
+    /// has forgotten the connection.
     pub fn forget(&self) {
         self.forget.send_modify(|forgets| *forgets += 1);
     }
 
-    /// Closes the server's sending side on every existing connection. The client's data still reaches
-    /// the server.
+    /// Closes the server's sending side of every existing connection. The client's data still reaches the
+    /// server.
     pub fn half_close(&self) {
         self.half_close.send_modify(|half_closes| *half_closes += 1);
     }
 
-    /// Waits until every connection that was cut is closed.
+    /// Waits until every connection that was cut has closed.
     pub async fn all_closed(&self) {
         let closing = self.closing.lock().unwrap().clone();
         closing.closed().await;
     }
 
-    /// Returns the number of connections that were ever accepted.
+    /// Returns the number of connections accepted since the proxy started.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -135,7 +135,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The actions that apply to a connection, as values that change.
+/// The actions to apply to a connection. The values change while the connection is open.
 #[derive(Clone)]
 struct Orders {
     mode: watch::Receiver<Mode>,
@@ -181,7 +181,7 @@ async fn pump(
     mut orders: Orders,
     answers: bool,
 ) {
-    // Delayed bytes must not hold up those that arrive later.
+    // Bytes that are delayed must not hold up bytes that arrive later.
     let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel::<(Instant, Mode, Vec<u8>)>();
     let reader = orders.clone();
     let mut half_close = orders.half_close.clone();
@@ -223,7 +223,7 @@ async fn pump(
                         if to.write_all(&[byte]).await.is_err() {
                             return;
                         }
-                        // Gives the receiver the opportunity to read this byte by itself.
+                        // Lets the receiver read this byte on its own.
                         yield_now().await;
                     }
                 } else if to.write_all(&bytes).await.is_err() {
@@ -244,8 +244,8 @@ async fn pump(
     tokio::join!(read, write);
 }
 
-/// Redis sends a greeting's answer only first on a connection, and Memcached answers with a distinct
-/// word.
+/// Returns whether this is the answer to a greeting. On a Redis connection, only the first answer can be one.
+/// Memcached answers a greeting with a distinctive word.
 fn is_greeting(answer: &[u8], first: bool) -> bool {
     answer.starts_with(b"MN\r\n") || (first && answer.starts_with(b"+") | answer.starts_with(b"-"))
 }

@@ -1,7 +1,7 @@
-//! Real servers for tests, examples and benchmarks. Each uses a free port of the loopback interface,
-//! keeps nothing on disk, and stops when its value is dropped.
+//! Real servers for tests, examples and benchmarks. Each server uses a free port on the loopback interface,
+//! keeps nothing on disk by default, and stops when its value is dropped.
 //!
-//! The functions here block and panic: a test fails if its server cannot be started.
+//! The functions here block, and they panic on failure, so a test fails if its server cannot be started.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// A Redis server for one test, from `UNSTICKY_REDIS_SERVER` or from the path. The variable can name
-/// another server with the same protocol.
+/// A Redis server for one test. The program is the one that `UNSTICKY_REDIS_SERVER` names, or else
+/// `redis-server` from the path. The variable may name a different server that speaks the same protocol.
 pub struct RedisServer {
     process: Process,
     password: Option<String>,
@@ -33,7 +33,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// Starts a server with further arguments, for example `["--maxmemory", "2mb"]`.
+    /// Starts a server with additional arguments, for example `["--maxmemory", "2mb"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::of(&redis_program(), "apt-get install redis-server", arguments)
     }
@@ -46,13 +46,13 @@ impl RedisServer {
         Self { process, password }.started(data_server)
     }
 
-    /// Starts a cluster node that knows no other node and serves no slots. After a restart it keeps its
-    /// identity.
+    /// Starts a cluster node that knows no other node and serves no slots. The node keeps its identity when
+    /// it is restarted.
     pub(super) fn cluster_node(program: &str, arguments: &[&str]) -> Self {
         let install = "a cluster needs Redis 7.0 or newer: apt-get install redis-server, or name one \
                        in UNSTICKY_REDIS_SERVER";
         let process = Process::new(program, install, arguments);
-        // The nodes communicate on a second port, which is stable as long as the first one.
+        // The nodes communicate on a second port, which must stay the same for as long as the first one does.
         let buses = Mutex::new(HashMap::new());
         Self { process, password: None }.started(move |port, dir| {
             let mut buses = buses.lock().unwrap();
@@ -69,7 +69,8 @@ impl RedisServer {
         Self::sentinel_with(&[])
     }
 
-    /// The same with further arguments, for example `["--tls-port", "26380"]`.
+    /// Starts a Sentinel that watches no server, with additional arguments, for example
+    /// `["--tls-port", "26380"]`.
     pub fn sentinel_with(arguments: &[&str]) -> Self {
         let process = Process::new(&redis_program(), "apt-get install redis-server", arguments);
         // The Sentinel stores its state in its configuration file.
@@ -109,18 +110,19 @@ impl RedisServer {
         format!("redis://{}127.0.0.1:{}/", password.unwrap_or_default(), self.port())
     }
 
-    /// Runs an administrator's command on a new connection and returns its answer as text, with one
-    /// line for each element of an array.
+    /// Runs an administrator's command on a new connection. Returns the answer as text, with one line per
+    /// array element.
     pub fn cli(&self, command: &[&str]) -> String {
         self.ask(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// The same, for a server that may be down or may refuse the command.
+    /// Runs an administrator's command, like [`cli`](Self::cli), on a server that may be down or may refuse
+    /// the command.
     pub fn ask(&self, command: &[&str]) -> Result<String, String> {
         redis(self.port(), self.password.as_deref(), command)
     }
 
-    /// Opens a connection for many commands.
+    /// Opens a connection on which to send many commands.
     pub(super) fn dial(&self) -> Link {
         Link(dial(self.port()).unwrap_or_else(|error| panic!("port {}: {error}", self.port())))
     }
@@ -129,7 +131,7 @@ impl RedisServer {
         self.process.child.is_some()
     }
 
-    /// Returns how often the server received the command, by its own count.
+    /// Returns how often the server received the command, according to the server's statistics.
     pub fn calls(&self, command: &str) -> u64 {
         self.command_stat(command, "calls")
     }
@@ -152,12 +154,13 @@ impl RedisServer {
         self.process.stop();
     }
 
-    /// Starts the server again without data on the same port, once the port is free.
+    /// Restarts the server on the same port as soon as the port is free. The data is lost unless an argument
+    /// made the server store it on disk.
     pub fn restart(&mut self) {
         self.process.restart();
     }
 
-    /// Makes the server keep its connections and do nothing.
+    /// Makes the server keep its connections but do nothing.
     pub fn pause(&self) {
         self.process.signal("STOP");
     }
@@ -167,7 +170,7 @@ impl RedisServer {
     }
 }
 
-/// An administrator's connection.
+/// A connection on which to send an administrator's commands.
 pub(super) struct Link(BufReader<TcpStream>);
 
 impl Link {
@@ -176,12 +179,12 @@ impl Link {
     }
 }
 
-/// Returns the program of Redis servers and Sentinels.
+/// Returns the program for Redis servers and Sentinels.
 pub fn redis_program() -> String {
     std::env::var("UNSTICKY_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-/// Returns the arguments of a server that keeps nothing on disk.
+/// Returns the arguments for a server that keeps nothing on disk.
 fn data_server(port: &str, dir: &str) -> Vec<String> {
     ["--port", port, "--bind", "127.0.0.1", "--dir", dir]
         .into_iter()
@@ -190,7 +193,8 @@ fn data_server(port: &str, dir: &str) -> Vec<String> {
         .collect()
 }
 
-/// Defines a server with the Redis protocol, from this variable or from the path.
+/// Defines a server that speaks the Redis protocol. The program is the one that `$variable` names, or
+/// else `$program` from the path.
 macro_rules! other_server {
     ($(#[$doc:meta])* $name:ident: $variable:literal, $program:literal, $install:literal) => {
         $(#[$doc])*
@@ -228,12 +232,12 @@ macro_rules! other_server {
 }
 
 other_server! {
-    /// A Valkey server of version 9 for one test.
+    /// A Valkey 9 server for one test.
     ValkeyServer: "UNSTICKY_VALKEY_SERVER", "valkey-server", "apt-get install valkey-server"
 }
 
 other_server! {
-    /// A Redis server of version 8.4 or later for one test.
+    /// A Redis server for one test, version 8.4 or later.
     Redis84Server: "UNSTICKY_REDIS84_SERVER", "redis-server-8.4", "install Redis 8.4 or later"
 }
 
@@ -247,11 +251,12 @@ impl MemcachedServer {
         Self::start_with(&[])
     }
 
-    /// Starts a server with further arguments, for example `["-m", "2"]`.
+    /// Starts a server with additional arguments, for example `["-m", "2"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let mut process = Process::new("memcached", "apt-get install memcached", arguments);
         process.start(
-            // The user matters only for root, as which memcached refuses to run.
+            // Memcached refuses to run as root, so it gets this user. The argument has no effect for other
+            // users.
             |port, _| {
                 ["-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "nobody"]
                     .map(str::to_owned)
@@ -273,7 +278,7 @@ impl MemcachedServer {
         self.process.pid()
     }
 
-    /// Returns `127.0.0.1:port`, for an address of several servers.
+    /// Returns `127.0.0.1:port`, for a URL that lists several servers.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port())
     }
@@ -282,8 +287,8 @@ impl MemcachedServer {
         format!("memcached://{}", self.address())
     }
 
-    /// Runs a command whose answer ends with `END`, `OK`, the status of a meta command or an error.
-    /// Returns the answer.
+    /// Runs a command whose answer ends with `END`, `OK`, the status of a meta command, or an error. Returns
+    /// the answer.
     pub fn cli(&self, command: &str) -> String {
         match memcached(self.port(), command) {
             Ok(answer) => answer,
@@ -295,7 +300,7 @@ impl MemcachedServer {
         self.cli("stats")
     }
 
-    /// Returns a number from the statistics, for example `stat("cmd_get")`.
+    /// Returns a number from the server's statistics, for example `stat("cmd_get")`.
     pub fn stat(&self, name: &str) -> u64 {
         let value = field(&self.stats(), &format!("STAT {name} "));
         value.and_then(|value| value.parse().ok()).unwrap_or(0)
@@ -306,12 +311,12 @@ impl MemcachedServer {
         self.process.stop();
     }
 
-    /// Starts the server again without data on the same port, once the port is free.
+    /// Restarts the server on the same port, without its data, as soon as the port is free.
     pub fn restart(&mut self) {
         self.process.restart();
     }
 
-    /// Makes the server keep its connections and do nothing.
+    /// Makes the server keep its connections but do nothing.
     pub fn pause(&self) {
         self.process.signal("STOP");
     }
@@ -354,7 +359,8 @@ impl Process {
         }
     }
 
-    /// Other tests look for free ports too, so a port may be taken before the server uses it.
+    /// Starts the server on a free port, in up to ten attempts. Other tests look for free ports too, so
+    /// another server may take the port first.
     fn start(
         &mut self,
         arguments: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
@@ -380,7 +386,7 @@ impl Process {
         }
     }
 
-    /// Returns whether this process, and not another one, answers on the port.
+    /// Starts the process. Returns whether this process, rather than a different one, answers on the port.
     fn spawn(&mut self) -> bool {
         let dir = self.dir.to_str().unwrap();
         let child = Command::new(&self.program)
@@ -419,7 +425,7 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        // The shell's built-in `kill`, because the program is not installed on every system.
+        // This is the shell's built-in `kill`, because not every system has the program.
         let kill = format!("kill -{signal} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(status.success(), "{kill}");

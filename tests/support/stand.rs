@@ -1,4 +1,4 @@
-//! A store with injected faults, and visitors.
+//! A store with injected faults, and requests from visitors.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,11 +37,11 @@ impl Backend {
     }
 }
 
-/// Sessions over a store that records commands and injects faults.
+/// Sessions on a store that records commands and injects faults.
 pub struct Stand {
     pub store: FaultStore<Arc<dyn Store>>,
     pub late: Late,
-    /// Closest to the store: sees the commands that reach it.
+    /// Sits closest to the store, so it records the commands that reach the store.
     pub spy: SpyStore<Arc<dyn Store>>,
     pub clock: ManualClock,
     pub sessions: Sessions,
@@ -59,18 +59,18 @@ impl Stand {
         Self { store, late, spy, clock, sessions }
     }
 
-    /// Uses a store that does not share the clock of the stand: it still holds records whose content says
-    /// that they have expired.
+    /// Uses a store that does not share the stand's clock, so the store still holds records whose content
+    /// shows that they have expired.
     pub fn over(store: Arc<dyn Store>, configure: impl FnOnce(Builder) -> Builder) -> Self {
         Self::new(store, ManualClock::new(), configure)
     }
 
-    /// Another process over the same store.
+    /// Returns the sessions of another process that uses the same store.
     pub fn process(&self, configure: impl FnOnce(Builder) -> Builder) -> Sessions {
         process(&self.store, &self.clock, configure)
     }
 
-    /// The cookie of an anonymous session.
+    /// Creates an anonymous session and returns its cookie.
     pub async fn seeded(&self) -> String {
         self.visit("", async |session: Session| session.insert(SEED, &1)).await.cookie()
     }
@@ -91,7 +91,7 @@ impl Stand {
         visit(&self.sessions, cookie, handler).await
     }
 
-    /// Makes a request that loads its session before `other` runs and continues after it.
+    /// Makes a request that loads its session before `other` runs and continues afterwards.
     pub async fn overtaken<T>(
         &self,
         cookie: &str,
@@ -117,7 +117,7 @@ impl Stand {
         self.visit(cookie, async |session: Session| session.insert(key, &value)).await.ok();
     }
 
-    /// Signs Alice in on the session of this cookie.
+    /// Signs Alice in with this cookie's session. Returns the new cookie.
     pub async fn sign_in(&self, cookie: &str) -> String {
         self.visit(cookie, sign_in).await.cookie()
     }
@@ -126,12 +126,13 @@ impl Stand {
         assert!(self.visit(cookie, sign_out).await.removes_cookie());
     }
 
-    /// The commands that were sent to the store since the last call.
+    /// Returns the verbs of the commands that were sent to the store since the last call.
     pub fn taken_verbs(&self) -> Vec<Verb> {
         self.spy.take().iter().map(|command| command.verb).collect()
     }
 
-    /// The commands of a request that only loads its session; it may be refreshed after that.
+    /// Returns the commands sent by a request that only loads its session. If more than one command was sent,
+    /// the later ones refresh the session.
     pub async fn commands_of_a_load(&self, cookie: &str) -> Vec<Command> {
         self.spy.take();
         self.visit(cookie, async |_| Ok(())).await.ok();
@@ -157,7 +158,7 @@ impl Stand {
         self.spy.load(key).await.unwrap().unwrap().bytes
     }
 
-    /// Makes the store hold these bytes under this key.
+    /// Stores these bytes under this key.
     pub async fn put(&self, key: &StoreKey, bytes: impl Into<Bytes>) {
         const TTL: Duration = Duration::from_secs(3600);
         let bytes = bytes.into();
@@ -173,14 +174,15 @@ impl Stand {
         }
     }
 
-    /// A request that the test advances step by step.
+    /// Starts a request that the test advances step by step.
     pub async fn begin(&self, cookie: &str) -> (Exchange, Session) {
         let exchange = Exchange::begin(&self.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
         (exchange, session)
     }
 
-    /// Work that waits at its next command of this kind and is no longer polled.
+    /// Polls this work until it waits at its next command of this kind, and then polls it no more. Returns
+    /// the command's gate and the work.
     pub async fn held<F: Future>(&self, verb: Verb, work: F) -> (Gate, Pin<Box<F>>) {
         let gate = self.store.hold(verb);
         let mut work = Box::pin(work);
@@ -203,7 +205,7 @@ pub fn save_in_a_task(session: &Session) -> JoinHandle<Result<()>> {
     tokio::spawn(async move { session.save().await })
 }
 
-/// Waits for an effect of another task.
+/// Waits until another task has had an effect.
 pub async fn eventually(mut holds: impl AsyncFnMut() -> bool, otherwise: &str) {
     let begun = Instant::now();
     while !holds().await {
@@ -212,7 +214,7 @@ pub async fn eventually(mut holds: impl AsyncFnMut() -> bool, otherwise: &str) {
     }
 }
 
-/// Runs tests that take a [`Backend`] on each of the three; on memory with the clock paused.
+/// Runs tests that take a [`Backend`] on each of the three stores; in memory, they run with the clock paused.
 macro_rules! on_every_store {
     ($($test:ident),* $(,)?) => {
         mod memory {

@@ -1,14 +1,14 @@
-//! Measures time for the code under test, without the moments in which the machine ran no task.
+//! Measures how long the code under test takes, excluding the moments in which the machine ran no task.
 
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The length of one sleep of the watcher.
+/// The length of one of the watcher's sleeps.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Sleeps that took far longer, and when they ended. A shared machine occasionally stops for half a second,
-/// and no deadline can be kept meanwhile.
+/// Sleeps that took far longer than `NAP`: when each ended, and how much too long it was. A shared machine
+/// occasionally stops for half a second, and no deadline can be met during that time.
 static STALLS: Mutex<Vec<(Instant, Duration)>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Stopwatch {
         self.0.elapsed().saturating_sub(self.stalled())
     }
 
-    /// The total time that the machine has been stopped since the start.
+    /// Returns for how long in total the machine has been stopped since the stopwatch was started.
     pub fn stalled(self) -> Duration {
         let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
         stalls.iter().filter(|(end, _)| *end > self.0).map(|(_, stall)| *stall).sum()

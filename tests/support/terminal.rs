@@ -1,4 +1,4 @@
-//! A pseudo-terminal, made by `script`, for programs that behave differently in a terminal.
+//! A pseudo-terminal, created with `script`, for programs that behave differently in a terminal.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -6,10 +6,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a program may take to show something or to end.
+/// The time that a program may take to show something or to exit.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A program in a terminal.
+/// A program that runs in a terminal.
 pub struct Terminal {
     child: Child,
     keyboard: ChildStdin,
@@ -58,7 +58,7 @@ impl Terminal {
         self.keyboard.flush().unwrap();
     }
 
-    /// Waits for the end and returns the exit status.
+    /// Waits until the program exits. Returns its exit status.
     pub fn end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + LONGEST;
         while self.read(deadline) {}
@@ -66,7 +66,7 @@ impl Terminal {
         self.child.wait().unwrap().code()
     }
 
-    /// Reads more output. Returns `false` at the end.
+    /// Reads more output. Returns `false` once there is no more.
     fn read(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(bytes) = self.screen.recv_timeout(left) else { return false };
@@ -74,8 +74,8 @@ impl Terminal {
         true
     }
 
-    /// Returns the final lines of the screen. The text after a carriage return overwrites the text
-    /// before it.
+    /// Returns the lines as they finally appear on the screen. Text that follows a carriage return overwrites
+    /// the text before it.
     pub fn lines(&self) -> Vec<String> {
         self.shown.replace("\r\n", "\n").split('\n').map(overwritten).collect()
     }
@@ -95,7 +95,8 @@ fn overwritten(line: &str) -> String {
     while let Some(char) = chars.next() {
         match char {
             '\r' => column = 0,
-            // Of the control sequences, only the one that erases to the end of the line has an effect.
+            // The only control sequence that has an effect here is the one that erases to the end of the
+            // line.
             '\u{1b}' => {
                 let sequence: String =
                     std::iter::from_fn(|| chars.next_if(|char| !char.is_ascii_alphabetic()))

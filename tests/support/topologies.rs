@@ -1,7 +1,7 @@
-//! Several Redis servers that act as one: a cluster, and a master with Sentinels.
+//! Several Redis servers that act as one: a cluster, or a master with Sentinels.
 //!
-//! They are real processes on loopback, like those of [`servers`](super::servers). The functions here
-//! block, have time limits, and panic.
+//! They are real processes on loopback, like those in [`servers`](super::servers). The functions here block, up
+//! to a time limit, and panic on failure.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is for tests")]
@@ -13,19 +13,20 @@ use std::time::{Duration, Instant};
 
 use super::servers::{Link, RedisServer, field, redis_program};
 
-/// The number of slots of a cluster.
+/// The number of slots in a cluster.
 pub const SLOTS: u16 = 16384;
 
-/// The number of masters of a cluster. Each has one replica.
+/// The number of masters in a cluster. Each master has one replica, except in a cluster of masters only.
 pub const SHARDS: usize = 3;
 
 /// The name under which the Sentinels know their master.
 pub const MASTER: &str = "mymaster";
 
-/// How long the servers may take to agree.
+/// The time that the servers may take to agree.
 const AGREEMENT: Duration = Duration::from_secs(30);
 
-/// Makes a master send its data to a replica immediately. By default it waits for further replicas.
+/// Makes a master send its data to a replica immediately. By default, the master first waits for more
+/// replicas.
 const EAGER: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
 
 /// Returns the slot of a key: the CRC16 (XMODEM) of the text in its first braces, or of the whole key.
@@ -40,14 +41,13 @@ pub fn slot_of(key: &str) -> u16 {
     crc % SLOTS
 }
 
-/// Returns a key in the slot.
+/// Returns a key in this slot.
 pub fn key_in(slot: u16) -> String {
     (0_u32..).map(|number| format!("key:{number}")).find(|key| slot_of(key) == slot).unwrap()
 }
 
-/// A Redis Cluster: three masters, which are the nodes 0, 1 and 2, and a replica of each, which are the
-/// nodes 3, 4 and 5. A shard consists of the nodes `shard` and `shard + 3`, either of which may be the
-/// master.
+/// A Redis Cluster with three masters, which are nodes 0, 1 and 2, and one replica for each, which are nodes
+/// 3, 4 and 5. A shard consists of nodes `shard` and `shard + 3`, either of which can be the master.
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
     ids: Vec<String>,
@@ -58,7 +58,7 @@ impl RedisCluster {
         Self::start_with(&[])
     }
 
-    /// Starts a cluster with further arguments for each node, for example
+    /// Starts a cluster with additional arguments for each node, for example
     /// `["--cluster-require-full-coverage", "no"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let cluster = Self::of(&redis_program(), 2 * SHARDS, arguments);
@@ -81,7 +81,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// Starts one node that serves all slots, with further arguments.
+    /// Starts one node that serves all slots, with additional arguments.
     pub fn single(arguments: &[&str]) -> Self {
         let cluster = Self::of(&redis_program(), 1, arguments);
         cluster.nodes[0].cli(&["CLUSTER", "ADDSLOTSRANGE", "0", &(SLOTS - 1).to_string()]);
@@ -96,11 +96,11 @@ impl RedisCluster {
         Self { nodes, ids }
     }
 
-    /// Assigns the slots to the masters, and introduces all nodes to each other.
+    /// Assigns the slots to the masters, and introduces all nodes to one another.
     fn share_out(&self) {
         for shard in 0..SHARDS {
             let node = &self.nodes[shard];
-            // Distinct epochs, so that no two masters have to resolve a conflict about slots.
+            // The epochs are distinct, so that no two masters have to resolve a conflict about slots.
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(shard + 1).to_string()]);
             let slots = slots_at_first(shard);
             let (first, last) = (slots.start().to_string(), slots.end().to_string());
@@ -109,7 +109,7 @@ impl RedisCluster {
         self.introduce();
     }
 
-    /// Introduces each node to each other node, which is faster than waiting for gossip.
+    /// Introduces every node to every other node, which is faster than waiting for gossip.
     fn introduce(&self) {
         for (at, node) in self.nodes.iter().enumerate() {
             let bus = node.cli(&["CONFIG", "GET", "cluster-port"]);
@@ -120,7 +120,7 @@ impl RedisCluster {
         }
     }
 
-    /// Returns the address of the cluster, with every node in it.
+    /// Returns the URL of the cluster, which lists every node.
     pub fn url(&self) -> String {
         format!("redis+cluster://{}", hosts(&self.nodes))
     }
@@ -133,7 +133,8 @@ impl RedisCluster {
         &mut self.nodes[node]
     }
 
-    /// Makes a single node announce this port from now on, which is that of a proxy in front of it.
+    /// Makes a cluster's single node announce this port from now on. It is the port of a proxy in front of
+    /// the node.
     pub fn announce(&self, port: u16) {
         self.nodes[0].cli(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
     }
@@ -145,12 +146,12 @@ impl RedisCluster {
         master.unwrap_or_else(|| panic!("shard {shard} has no master"))
     }
 
-    /// Returns the other node of the shard.
+    /// Returns the shard's other node.
     pub fn replica_of(&self, shard: usize) -> usize {
         2 * shard + SHARDS - self.master_of(shard)
     }
 
-    /// Returns the node that serves the slot, as the first running node reports.
+    /// Returns the node that serves the slot according to the first running node.
     pub fn server_of(&self, slot: u16) -> usize {
         let view = self.view(self.running().next().unwrap());
         let node = view.iter().find(|seen| seen.slots.iter().any(|slots| slots.contains(&slot)));
@@ -165,13 +166,13 @@ impl RedisCluster {
         *seen.and_then(|seen| seen.slots.first()).unwrap().start()
     }
 
-    /// Returns the keys of the slot, from the node that serves it.
+    /// Returns the keys in the slot, according to the node that serves it.
     pub fn keys_in(&self, slot: u16) -> Vec<String> {
         let node = &self.nodes[self.server_of(slot)];
         lines(&node.cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000000"]))
     }
 
-    /// Returns all keys of the shard, from its master.
+    /// Returns all keys in the shard, according to its master.
     pub fn keys_of(&self, shard: usize) -> Vec<String> {
         lines(&self.nodes[self.master_of(shard)].cli(&["KEYS", "*"]))
     }
@@ -182,7 +183,8 @@ impl RedisCluster {
         self.move_slots_in_steps(slots, from, to, Duration::ZERO);
     }
 
-    /// The same, with a pause before each step, while the keys of the slot are on both nodes.
+    /// Moves slots like [`move_slots`](Self::move_slots), but pauses before each step, while the slot's keys
+    /// are on both nodes.
     pub fn move_slots_in_steps(
         &self,
         slots: impl IntoIterator<Item = u16>,
@@ -190,9 +192,9 @@ impl RedisCluster {
         to: usize,
         pause: Duration,
     ) {
-        // If a node does not know the newest epoch of another node, it takes over a slot with an older
-        // one. Messages from before the move then count as newer, and the two nodes redirect to each
-        // other.
+        // If the target does not know the newest epoch of the other nodes, it takes over a slot with an older
+        // epoch. Messages that were sent before the move then count as newer, and the two nodes redirect
+        // requests to each other.
         self.settle();
         let (source_id, target_id) = (&*self.ids[from], &*self.ids[to]);
         let port = self.nodes[to].port().to_string();
@@ -215,7 +217,7 @@ impl RedisCluster {
                 migrate.extend(keys.lines());
                 source.cli(&migrate);
             }
-            // The target learns of it first, so that one node always serves the slot.
+            // The target is told first, so that there is always one node that serves the slot.
             for node in [&mut target, &mut source].into_iter().chain(&mut others) {
                 node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", target_id]);
             }
@@ -226,14 +228,14 @@ impl RedisCluster {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running())
     }
 
-    /// Starts to move a slot from one master to another, and moves no key.
+    /// Starts to move a slot from one master to another, but moves no key.
     pub fn open_slot(&self, slot: u16, from: usize, to: usize) {
         let slot = &*slot.to_string();
         self.nodes[to].cli(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &self.ids[from]]);
         self.nodes[from].cli(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &self.ids[to]]);
     }
 
-    /// Moves one key of such a slot.
+    /// Moves one key from a slot that [`open_slot`](Self::open_slot) has opened.
     pub fn move_key(&self, key: &str, from: usize, to: usize) {
         let port = self.nodes[to].port().to_string();
         let moved = self.nodes[from].cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
@@ -244,13 +246,13 @@ impl RedisCluster {
     pub fn hand_over(&self, slots: RangeInclusive<u16>, to: usize) {
         let (first, last) = (slots.start().to_string(), slots.end().to_string());
         for node in &self.nodes {
-            // The node may know no owner of the slots.
+            // The node refuses this command if it knows no owner of the slots.
             let _ = node.ask(&["CLUSTER", "DELSLOTSRANGE", &first, &last]);
         }
         self.nodes[to].cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
     }
 
-    /// Makes the other nodes forget a node, which then belongs to no cluster.
+    /// Makes the other nodes forget this node, which then belongs to no cluster.
     pub fn remove(&self, node: usize) {
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             self.nodes[other].cli(&["CLUSTER", "FORGET", &self.ids[node]]);
@@ -263,18 +265,19 @@ impl RedisCluster {
         self.nodes[node].stop();
     }
 
-    /// Restarts a node with its identity and the data that it has kept.
+    /// Restarts a node with its identity. The node keeps its data only if its arguments make it store the
+    /// data on disk.
     pub fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
     }
 
-    /// Starts a planned failover to the shard's replica, and returns when both nodes know of it.
+    /// Starts a planned failover to the shard's replica. Returns when both nodes know about it.
     pub fn fail_over(&self, shard: usize) {
         let [old, new] = [self.master_of(shard), self.replica_of(shard)];
         let has_happened = || is_master(&self.nodes[new]) && !is_master(&self.nodes[old]);
         let mut asked = None;
         eventually("the replica does not take its master's place", || {
-            // Asks again once the time for a replica's attempt has passed.
+            // If the replica's attempt has timed out, it is asked again.
             if asked.is_none_or(|asked: Instant| asked.elapsed() > Duration::from_secs(6)) {
                 asked = Some(Instant::now());
                 let _ = self.nodes[new].ask(&["CLUSTER", "FAILOVER"]);
@@ -283,7 +286,7 @@ impl RedisCluster {
         });
     }
 
-    /// Returns whether the node accepts a write to this slot now.
+    /// Returns whether the node currently accepts a write to this slot.
     pub fn takes_writes(&self, node: usize, slot: u16) -> bool {
         takes_write(&self.nodes[node], &key_in(slot))
     }
@@ -292,19 +295,18 @@ impl RedisCluster {
         eventually("the nodes of the cluster do not agree", || self.is_settled());
     }
 
-    /// Returns whether all running nodes serve requests, agree on the slots, and have the data of their
-    /// masters.
+    /// Returns whether all running nodes serve requests, agree on the slots, and have their masters' data.
     pub fn is_settled(&self) -> bool {
         let mut views = self.running().map(|node| self.agreed(node));
         let first = views.next().unwrap();
         first.is_some() && views.all(|view| view == first)
     }
 
-    /// Returns the node's view of the cluster: each node's role, slots and epoch. Returns `None` if the
-    /// node reports a problem or lags behind its own master.
+    /// Returns the node's view of the cluster: the role, the slots and the epoch of each node. Returns `None`
+    /// if this node reports a problem or is not connected to its master.
     fn agreed(&self, node: usize) -> Option<Vec<Seen>> {
         let server = &self.nodes[node];
-        // The node does not answer while it loads its data.
+        // The node does not answer while it is loading its data.
         let info = server.ask(&["CLUSTER", "INFO"]).ok()?;
         let replication = server.cli(&["INFO", "replication"]);
         let link = field(&replication, "master_link_status:");
@@ -331,20 +333,20 @@ struct Seen {
     id: String,
     /// The id of its master, or `-`.
     replicates: String,
-    /// The configuration epoch in which the node got its slots.
+    /// The configuration epoch in which the node was given its slots.
     epoch: u64,
     is_well: bool,
     slots: Vec<RangeInclusive<u16>>,
 }
 
 impl Seen {
-    /// Reads a line of `CLUSTER NODES`.
+    /// Parses a line of `CLUSTER NODES`.
     fn read(line: &str) -> Self {
         let words: Vec<_> = line.split(' ').collect();
         let is_failing = words[2]
             .split(',')
             .any(|flag| matches!(flag, "fail" | "fail?" | "handshake" | "noaddr"));
-        // Slots that are being moved follow the others in brackets.
+        // Slots that are being moved come after the others, in brackets.
         let slots = words[8..].iter().filter(|word| !word.starts_with('[')).map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             first.parse().unwrap()..=last.parse().unwrap()
@@ -359,13 +361,13 @@ impl Seen {
     }
 }
 
-/// The slots of a shard, provided that none has been moved.
+/// Returns the slots that a shard has if none has been moved.
 pub fn slots_at_first(shard: usize) -> RangeInclusive<u16> {
     let first = |shard: usize| u16::try_from(shard * usize::from(SLOTS) / SHARDS).unwrap();
     first(shard)..=first(shard + 1) - 1
 }
 
-/// A master with two replicas, and three Sentinels of which two have to agree.
+/// A master with two replicas, and three Sentinels, two of which have to agree.
 pub struct SentinelSet {
     servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
@@ -376,7 +378,7 @@ impl SentinelSet {
         Self::start_with(&[])
     }
 
-    /// Starts the data servers with further arguments, for example `["--min-replicas-to-write", "1"]`.
+    /// Starts the data servers with additional arguments, for example `["--min-replicas-to-write", "1"]`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let arguments = [&EAGER, arguments].concat();
         let servers = at_once(3, || RedisServer::start_with(&arguments));
@@ -384,7 +386,7 @@ impl SentinelSet {
         for replica in &servers[1..] {
             replica.cli(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
         }
-        // A Sentinel that finds the replicas at its start need not search for them, which it does only
+        // A Sentinel that sees the replicas when it starts need not look for them later, which it does only
         // every ten seconds.
         eventually("the replicas do not find their master", || {
             servers[0].cli(&["INFO", "replication"]).matches("state=online").count() == 2
@@ -392,7 +394,7 @@ impl SentinelSet {
         let set = Self { servers, sentinels: at_once(3, RedisServer::sentinel) };
         for sentinel in &set.sentinels {
             watch(sentinel, port, 2);
-            // The Sentinels ping once a second, so with a shorter time they would replace healthy
+            // The Sentinels send a ping once a second, so with a shorter time they would replace healthy
             // masters.
             for (setting, milliseconds) in
                 [("down-after-milliseconds", "2000"), ("failover-timeout", "3000")]
@@ -404,7 +406,7 @@ impl SentinelSet {
         set
     }
 
-    /// Starts one server with further arguments, and one Sentinel, which never considers it down.
+    /// Starts one server, with additional arguments, and one Sentinel, which never considers the server down.
     pub fn single(arguments: &[&str]) -> Self {
         let servers = vec![RedisServer::start_with(arguments)];
         let set = Self { servers, sentinels: vec![RedisServer::sentinel()] };
@@ -412,8 +414,8 @@ impl SentinelSet {
         set
     }
 
-    /// Makes the running Sentinels query the servers and each other ten times as often as usual. It is
-    /// only for tests that do not measure the Sentinels' delay.
+    /// Makes the running Sentinels query the servers and one another ten times as often as usual. Use this
+    /// only in tests that do not measure the Sentinels' delay.
     pub fn hasten(&self) {
         for sentinel in self.running_sentinels() {
             let periods = ["info-period", "1000", "publish-period", "200"];
@@ -421,13 +423,13 @@ impl SentinelSet {
         }
     }
 
-    /// Returns the address that names the Sentinels and their master.
+    /// Returns the URL that lists the Sentinels and their master's name.
     pub fn url(&self) -> String {
         format!("redis+sentinel://{}/{MASTER}", hosts(&self.sentinels))
     }
 
-    /// Makes a single Sentinel announce this port for the master from now on, which is that of a proxy
-    /// in front of it.
+    /// Makes a single Sentinel announce this port for the master from now on. It can be the port of a proxy
+    /// in front of the master.
     pub fn announce(&self, port: u16) {
         let sentinel = &self.sentinels[0];
         if self.named_by(0) != Some(port) {
@@ -451,22 +453,22 @@ impl SentinelSet {
         &self.sentinels
     }
 
-    /// Returns the server that the Sentinels report as master.
+    /// Returns the server that the Sentinels report as the master.
     pub fn master(&self) -> usize {
         let sentinel = self.sentinels.iter().position(RedisServer::is_running).unwrap();
         let port = self.named_by(sentinel).unwrap();
         self.servers.iter().position(|server| server.port() == port).unwrap()
     }
 
-    /// Returns the port of the master that the Sentinel reports.
+    /// Returns the port of the master according to this Sentinel.
     fn named_by(&self, sentinel: usize) -> Option<u16> {
         let address =
             self.sentinels[sentinel].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
         address.lines().nth(1)?.parse().ok()
     }
 
-    /// Starts a planned failover, waits until the Sentinels name another master, and returns it. For
-    /// some seconds, the old master does not know that it was replaced.
+    /// Starts a planned failover, waits until the Sentinels report a different master, and returns that
+    /// master. For some seconds, the old master does not know that it has been replaced.
     pub fn fail_over(&self) -> usize {
         let old = self.master();
         self.begin_fail_over();
@@ -488,7 +490,7 @@ impl SentinelSet {
         master
     }
 
-    /// Waits until the Sentinels name another master that takes writes, and returns it.
+    /// Waits until the Sentinels report a different master that accepts writes, and returns that master.
     pub fn succeeded(&self, old: usize) -> usize {
         let old = Some(self.servers[old].port());
         eventually("no other server becomes master", || {
@@ -498,8 +500,8 @@ impl SentinelSet {
         self.master()
     }
 
-    /// Restarts a server with the data that it has kept. It acts as a master until the Sentinels
-    /// reconfigure it after some seconds.
+    /// Restarts a server, which keeps its data only if its arguments make it store the data on disk. The
+    /// server acts as a master until the Sentinels reconfigure it, which takes some seconds.
     pub fn restart(&mut self, server: usize) {
         self.servers[server].restart();
     }
@@ -508,12 +510,12 @@ impl SentinelSet {
         self.sentinels[sentinel].stop();
     }
 
-    /// Restarts a Sentinel with its stored state.
+    /// Restarts a Sentinel, which keeps its state on disk.
     pub fn restart_sentinel(&mut self, sentinel: usize) {
         self.sentinels[sentinel].restart();
     }
 
-    /// Returns whether the server accepts a write now.
+    /// Returns whether the server currently accepts a write.
     pub fn takes_writes(&self, server: usize) -> bool {
         takes_write(&self.servers[server], "key")
     }
@@ -522,8 +524,8 @@ impl SentinelSet {
         eventually("the servers and Sentinels do not agree", || self.is_settled());
     }
 
-    /// Returns whether all running servers and Sentinels know each other, the replicas have the data of
-    /// the master, and the master takes writes.
+    /// Returns whether all running servers and Sentinels know one another, the replicas have the master's
+    /// data, and the master accepts writes.
     pub fn is_settled(&self) -> bool {
         let running = self.servers.iter().filter(|server| server.is_running()).count();
         let server = &self.servers[self.master()];
@@ -535,8 +537,8 @@ impl SentinelSet {
             && self.takes_writes(self.master())
     }
 
-    /// Returns whether the Sentinel reports no problem: the master at this port, this many replicas,
-    /// and the other Sentinels.
+    /// Returns whether the Sentinel reports the master at this port, at least this many replicas, all the
+    /// other Sentinels, and no problem.
     fn agrees(&self, sentinel: usize, port: &str, replicas: usize) -> bool {
         let sentinel = &self.sentinels[sentinel];
         let state = sentinel.cli(&["SENTINEL", "MASTER", MASTER]);
@@ -560,11 +562,11 @@ fn watch(sentinel: &RedisServer, port: u16, quorum: u8) {
     sentinel.cli(&["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port, &quorum]);
 }
 
-/// Stops a master from executing writes for ten seconds, and returns when this many replicas have every
-/// write that it has acknowledged. A write that they do not have would be lost with the master.
+/// Makes a master pause its writes for ten seconds. Returns when this many replicas have every write that the
+/// master has acknowledged, because any other write would be lost with the master.
 pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     let mut link = master.dial();
-    // A transaction, so that no other write follows the confirmed one.
+    // A transaction ensures that no other write follows the confirmed one.
     link.cli(&["MULTI"]);
     link.cli(&["SET", key, "the last one", "PX", "1"]);
     link.cli(&["CLIENT", "PAUSE", "10000", "WRITE"]);
@@ -572,27 +574,28 @@ pub fn hold_writes(master: &RedisServer, key: &str, replicas: usize) {
     confirmed(&mut link, replicas);
 }
 
-/// Waits until this many replicas have every write that their master has acknowledged so far. The
-/// master must serve the key.
+/// Waits until this many replicas have every write that their master has acknowledged so far. The master must
+/// serve the key.
 pub fn wait_for_replicas(master: &RedisServer, key: &str, replicas: usize) {
     let mut link = master.dial();
     link.cli(&["SET", key, "the last one", "PX", "1"]);
     confirmed(&mut link, replicas);
 }
 
-/// `WAIT` covers only the last write of its own connection, and returns immediately if there was none.
+/// Waits until the replicas confirm the last write on this connection. `WAIT` covers no write from other
+/// connections, and returns immediately if this connection has written nothing.
 fn confirmed(link: &mut Link, replicas: usize) {
     let replicas = replicas.to_string();
     let confirmed = link.cli(&["WAIT", &replicas, "4000"]);
     assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
 }
 
-/// Makes the server execute writes again, starting with those that have waited.
+/// Makes the server execute writes again, starting with those that have been waiting.
 pub fn release_writes(server: &RedisServer) {
     server.cli(&["CLIENT", "UNPAUSE"]);
 }
 
-/// Returns whether the server reports itself as master; `false` if it does not answer.
+/// Returns whether the server reports itself as a master, or `false` if the server does not answer.
 fn is_master(server: &RedisServer) -> bool {
     server.ask(&["ROLE"]).is_ok_and(|role| role.starts_with("master"))
 }
@@ -601,7 +604,7 @@ fn takes_write(server: &RedisServer, key: &str) -> bool {
     server.ask(&["SET", key, "a probe's", "PX", "1"]).is_ok()
 }
 
-/// Returns the line after this one.
+/// Returns the line that follows the line `name`.
 fn after<'a>(lines: &'a str, name: &str) -> Option<&'a str> {
     lines.lines().skip_while(|line| *line != name).nth(1)
 }
@@ -616,7 +619,7 @@ fn hosts(servers: &[RedisServer]) -> String {
     hosts.join(",")
 }
 
-/// Starts this many servers, each on a thread of its own.
+/// Starts this many servers at once, each on its own thread.
 fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisServer> {
     thread::scope(|scope| {
         let starting: Vec<_> = (0..count).map(|_| scope.spawn(&start)).collect();
@@ -625,7 +628,7 @@ fn at_once(count: usize, start: impl Fn() -> RedisServer + Sync) -> Vec<RedisSer
     })
 }
 
-/// Polls until the condition holds.
+/// Polls the condition until it holds. Panics if that takes too long.
 #[track_caller]
 pub fn eventually(otherwise: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + AGREEMENT;

@@ -8,14 +8,14 @@ use unsticky::{ErrorKind, Result, Session, Sessions};
 pub struct Visit<T> {
     /// The handler's return value.
     pub output: Result<T>,
-    /// The Set-Cookie header.
+    /// The `Set-Cookie` header.
     pub set_cookie: Option<String>,
     /// The error that replaced the response, if any.
     pub error: Option<ErrorKind>,
 }
 
 impl<T> Visit<T> {
-    /// Returns the cookie as the browser sends it back; empty if none was set.
+    /// Returns the cookie in the form in which the browser sends it back, or an empty string if none was set.
     pub fn cookie(&self) -> String {
         self.set_cookie.as_deref().map(sent_back).unwrap_or_default()
     }
@@ -24,19 +24,19 @@ impl<T> Visit<T> {
         self.set_cookie.as_deref().is_some_and(|cookie| cookie.contains("Max-Age=0"))
     }
 
-    /// Returns the handler's return value; panics if the request failed.
+    /// Returns the handler's return value. Panics if the request failed.
     pub fn ok(self) -> T {
         assert_eq!(self.error, None);
         self.output.unwrap()
     }
 
-    /// Returns the kind of the error in the response, from the handler or the commit.
+    /// Returns the kind of error in the response, whether the handler or the commit failed.
     pub fn failure(&self) -> Option<ErrorKind> {
         self.output.as_ref().err().map(unsticky::Error::kind).or(self.error)
     }
 }
 
-/// Makes one request with this Cookie header field; a handler's error becomes a response with its status.
+/// Makes one request with this `Cookie` header. If the handler fails, the response has the error's status.
 pub async fn visit<T>(
     sessions: &Sessions,
     cookie: &str,
@@ -60,7 +60,7 @@ pub async fn visit_with<T>(
     Visit { output, set_cookie: reply.set_cookie, error: reply.error.map(|error| error.kind()) }
 }
 
-/// Ends a request with a response of this status.
+/// Finishes a request with a response of this status.
 pub async fn finish(exchange: Exchange, status: u16) -> Reply {
     match exchange.finish(status) {
         Finish::Ready(reply) => reply,
@@ -68,17 +68,17 @@ pub async fn finish(exchange: Exchange, status: u16) -> Reply {
     }
 }
 
-/// Returns the cookie of a reply as the browser sends it back.
+/// Returns the cookie in a reply, in the form in which the browser sends it back.
 pub fn cookie_of(reply: &Reply) -> Option<String> {
     reply.set_cookie.as_deref().map(sent_back)
 }
 
-/// Returns the cookie of a Set-Cookie field as the browser sends it back.
+/// Returns the cookie in a `Set-Cookie` header, in the form in which the browser sends it back.
 pub fn sent_back(set_cookie: &str) -> String {
     set_cookie.split(';').next().unwrap().to_owned()
 }
 
-/// Handlers of common requests.
+/// A handler that signs Alice in.
 pub async fn sign_in(session: Session) -> Result<()> {
     session.sign_in("alice")
 }

@@ -22,7 +22,7 @@ use url::{ParseError, Url};
 
 use crate::process::Program;
 
-/// The time limit for every operation of the browser.
+/// The time limit for every browser operation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A name and an address that no browser regards as its own machine.
@@ -35,7 +35,8 @@ pub(crate) const OWN_HOSTS: [&str; 5] =
 /// An empty cookie jar.
 pub(crate) const NO_COOKIES: [Value; 0] = [];
 
-/// Whether the browser accepts cookies of a site that another site embeds. Users can choose this.
+/// Whether the browser accepts cookies from a site that is embedded in a different site. Users can choose
+/// this.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ForeignCookies {
     Taken,
@@ -44,17 +45,17 @@ pub(crate) enum ForeignCookies {
     Refused,
 }
 
-/// The settings of a browser that differ from the defaults.
+/// A browser's settings, where they can differ from the defaults.
 #[derive(Debug, Default)]
 struct Setup {
     profile: Option<PathBuf>,
     foreign: ForeignCookies,
     runs_no_scripts: bool,
-    /// The width and height of the screen, for the browser of a phone.
+    /// The width and height of the screen, for a phone's browser.
     screen: Option<(u32, u32)>,
 }
 
-/// The test's own driver. Its browsers end when it is dropped.
+/// The test's own driver, whose browsers exit when it is dropped.
 pub(crate) struct Driver {
     program: Program,
     port: u16,
@@ -69,7 +70,7 @@ impl Driver {
         let dir = std::env::temp_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
         let mut command = Command::new("chromedriver");
-        // The profiles of the browsers are in the same directory.
+        // The browsers' profiles are in this directory too.
         command.arg("--port=0").env("TMPDIR", &dir);
         let program = Program::start(&mut command, "apt-get install chromium chromium-driver");
         let port = program.announces("ChromeDriver was started successfully on port ");
@@ -86,7 +87,7 @@ impl Driver {
         self.launch(Setup { foreign, ..Setup::default() }).await
     }
 
-    /// Starts a browser with the profile of this name, as the last browser left it.
+    /// Starts a browser with the profile that has this name, as the previous browser left it.
     pub(crate) async fn browser_with(&self, profile: &str) -> Browser {
         self.launch(Setup { profile: Some(self.dir.join(profile)), ..Setup::default() }).await
     }
@@ -96,7 +97,7 @@ impl Driver {
         self.launch(Setup { runs_no_scripts: true, ..Setup::default() }).await
     }
 
-    /// Starts the browser of a phone with a screen of this size, in CSS pixels.
+    /// Starts a phone's browser with a screen of this size, in CSS pixels.
     pub(crate) async fn phone(&self, width: u32, height: u32) -> Browser {
         self.launch(Setup { screen: Some((width, height)), ..Setup::default() }).await
     }
@@ -105,15 +106,16 @@ impl Driver {
         let mut arguments = vec![
             "--headless=new".to_owned(),
             "--disable-gpu".to_owned(),
-            // Chromium does not run as root with a sandbox. It only loads pages of our own servers.
+            // Chromium does not run as root in a sandbox. In these tests, it loads only pages from our own
+            // servers.
             "--no-sandbox".to_owned(),
             // Containers have little shared memory.
             "--disable-dev-shm-usage".to_owned(),
-            // With a pipe, the browser ends when the driver ends for any reason.
+            // With a pipe, the browser exits when the driver exits for any reason.
             "--remote-debugging-pipe".to_owned(),
             "--no-proxy-server".to_owned(),
             "--window-size=900,700".to_owned(),
-            // Every host in the address bar leads to the servers on the loopback address.
+            // Every host name resolves to the loopback address, on which the servers listen.
             "--host-resolver-rules=MAP * 127.0.0.1".to_owned(),
         ];
         if let Some(profile) = setup.profile {
@@ -150,7 +152,7 @@ impl Driver {
         }
     }
 
-    /// Makes the driver end its browsers and then itself.
+    /// Makes the driver close its browsers and then exit.
     fn shut_down(&mut self) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -183,12 +185,12 @@ impl Browser {
         within("back", self.client.back()).await;
     }
 
-    /// Returns the text of the element.
+    /// Returns the element's text.
     pub(crate) async fn text(&self, selector: &str) -> String {
         within(selector, self.find(selector).await.text()).await
     }
 
-    /// Returns the number of such elements on the page.
+    /// Returns how many elements on the page match the selector.
     pub(crate) async fn count(&self, selector: &str) -> usize {
         within(selector, self.client.find_all(Locator::Css(selector))).await.len()
     }
@@ -197,7 +199,7 @@ impl Browser {
         within(selector, self.find(selector).await.send_keys(text)).await;
     }
 
-    /// Returns the path and query of the page.
+    /// Returns the page's path and query.
     pub(crate) async fn address(&self) -> String {
         let address = within("address", self.client.current_url()).await;
         let query = address.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -208,7 +210,7 @@ impl Browser {
         within("reload", self.client.refresh()).await;
     }
 
-    /// Clicks, and waits until the browser shows another page.
+    /// Clicks the element, and waits until the browser shows a new page.
     pub(crate) async fn press(&self, selector: &str) {
         let element = self.find(selector).await;
         within(selector, element.click()).await;
@@ -223,7 +225,7 @@ impl Browser {
         within(text, self.client.perform_actions(keys)).await;
     }
 
-    /// Moves the focus to this element with the key Tab, and asserts that the focus is always visible.
+    /// Moves the focus to this element with the Tab key, and asserts that the focus is always visible.
     pub(crate) async fn tab_to(&self, selector: &str) {
         for _ in 0..30 {
             self.keys(&Key::Tab).await;
@@ -242,7 +244,7 @@ impl Browser {
         panic!("{selector} cannot be reached with the key Tab");
     }
 
-    /// Presses the key Enter, and waits until the browser shows another page.
+    /// Presses the Enter key, and waits until the browser shows a new page.
     pub(crate) async fn enter(&self) {
         let focused = within("focus", self.client.active_element()).await;
         self.keys(&Key::Enter).await;
@@ -271,7 +273,7 @@ impl Browser {
         within(selector, wait.for_element(Locator::Css(selector))).await
     }
 
-    /// Switches to the frame of the page.
+    /// Switches to the page's frame.
     pub(crate) async fn enter_frame(&self) {
         within("frame", self.find("iframe").await.enter_frame()).await;
     }
@@ -292,14 +294,14 @@ impl Browser {
         within("cookie", self.client.add_cookie(cookie)).await;
     }
 
-    /// Returns all cookies of the browser, of any site and partition.
+    /// Returns all of the browser's cookies, for every site and partition.
     pub(crate) async fn jar(&self) -> Vec<Value> {
         let command = Devtools { method: "Storage.getCookies" };
         let answer = within("jar", self.client.issue_cmd(command)).await;
         answer["cookies"].as_array().unwrap().clone()
     }
 
-    /// Returns the cookies that scripts of the page can read.
+    /// Returns the cookies that scripts on the page can read.
     pub(crate) async fn cookies_for_scripts(&self) -> String {
         self.script("return document.cookie", Vec::new()).await.as_str().unwrap().to_owned()
     }
@@ -311,13 +313,13 @@ impl Browser {
         fs::write(path, picture).unwrap();
     }
 
-    /// Ends the browser in the way in which a user does.
+    /// Closes the browser as a user does.
     pub(crate) async fn quit(self) {
         within("quit", self.client.close()).await;
     }
 }
 
-/// Returns the browser's answer; panics if it fails or takes too long.
+/// Returns the browser's answer. Panics if the operation fails or takes too long.
 async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>) -> T {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(answer)) => answer,
@@ -326,7 +328,7 @@ async fn within<T>(what: &str, answer: impl Future<Output = Result<T, CmdError>>
     }
 }
 
-/// Waits until the page of the element has been replaced.
+/// Waits until the element's page has been replaced.
 async fn left(element: &Element) -> Result<(), CmdError> {
     while !is_stale(element.tag_name().await)? {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -334,13 +336,13 @@ async fn left(element: &Element) -> Result<(), CmdError> {
     Ok(())
 }
 
-/// Returns whether the page of the element has been replaced.
+/// Returns whether the element's page has been replaced.
 fn is_stale<T>(asked: Result<T, CmdError>) -> Result<bool, CmdError> {
     match asked {
         Ok(_) => Ok(false),
         Err(CmdError::Standard(error)) => match error.error {
             ErrorStatus::StaleElementReference | ErrorStatus::NoSuchElement => Ok(true),
-            // This is the answer while the browser changes from one page to another.
+            // The driver gives this answer while the browser changes from one page to another.
             ErrorStatus::UnknownError => Ok(false),
             _ => Err(CmdError::Standard(error)),
         },
@@ -348,7 +350,7 @@ fn is_stale<T>(asked: Result<T, CmdError>) -> Result<bool, CmdError> {
     }
 }
 
-/// A command of the DevTools protocol, without parameters.
+/// A DevTools protocol command without parameters.
 #[derive(Debug)]
 struct Devtools {
     method: &'static str,

@@ -11,7 +11,7 @@ async fn who(browser: &Browser) -> String {
     browser.text("b").await
 }
 
-/// Signs in twice and signs out, and returns the cookie of the second sign-in.
+/// Signs in twice and then signs out. Returns the cookie from the second sign-in.
 async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
     browser.open(address).await;
     browser.press("#usual").await;
@@ -32,7 +32,7 @@ async fn in_and_out(browser: &Browser, address: &str, name: &str) -> Value {
     second
 }
 
-/// Returns the only cookie of the browser.
+/// Returns the browser's only cookie.
 async fn only(browser: &Browser) -> Value {
     let mut jar = browser.jar().await;
     assert_eq!(jar.len(), 1, "{jar:?}");
@@ -130,6 +130,8 @@ async fn cookie_is_shared_within_its_domain_and_path_only() {
     assert_eq!(browser.jar().await, NO_COOKIES);
 }
 
+/// With a partitioned cookie, a user is signed in separately under each embedding site, even in a browser
+/// that refuses other third-party cookies.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     let driver = Driver::start();
@@ -169,12 +171,14 @@ async fn partitioned_cookie_is_separate_for_each_embedding_site() {
     }
 }
 
-/// Opens the application in a frame of a page on this host.
+/// Opens the application in a frame on a page at this host.
 async fn open_frame(browser: &Browser, site: &Site, host: &str) {
     browser.open(&site.elsewhere(host, "", "", &site.at("app.localhost"))).await;
     browser.enter_frame().await;
 }
 
+/// For each `SameSite` value, the browser follows a link from another site, and submits a form there that
+/// would sign the user out.
 #[tokio::test(flavor = "multi_thread")]
 async fn same_site_limits_requests_from_other_sites() {
     let driver = Driver::start();

@@ -1,5 +1,5 @@
-//! Tests the cookies and the shop in a browser: a headless Chromium, controlled through its driver. The tests use
-//! the shop examples as processes, and small applications of their own.
+//! Tests the cookies and the example shops in a headless Chromium, which is controlled through its driver.
+//! The tests run the shops as separate processes, and also use small applications of their own.
 //!
 //! Each test has its own browser with an empty profile, and its own servers.
 

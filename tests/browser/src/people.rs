@@ -13,7 +13,7 @@ use crate::site::Site;
 const SCRIPTED: &str = "data:text/html,<p>no scripts</p>\
                         <script>document.querySelector('p').textContent = 'scripts'</script>";
 
-/// Returns the response to a `fetch`: status, type and text.
+/// Returns the response to a `fetch`: its status, content type and text.
 async fn fetched(browser: &Browser, request: &str) -> Value {
     let script = format!(
         "return {request}.then(async it => [it.status, it.headers.get('content-type'), await it.text()])"
@@ -21,7 +21,7 @@ async fn fetched(browser: &Browser, request: &str) -> Value {
     browser.script(&script, Vec::new()).await
 }
 
-/// Returns the expected response to a `fetch` if the session causes an error.
+/// Returns the response that a `fetch` must get if the session causes this error.
 fn error(status: u16, kind: ErrorKind) -> Value {
     let text = format!(r#"{{"status":{status},"error":"{}"}}"#, kind.as_str());
     json!([status, "application/json", text])
@@ -149,7 +149,7 @@ async fn whole_shop_works_with_keyboard_only() {
         browser.enter().await;
         assert!(browser.text(MESSAGE).await.starts_with("Your password has been changed"));
 
-        // The page for users who signed in too long ago.
+        // This is the page for users who signed in too long ago.
         browser.open(&format!("{shop}/confirm?next=/password")).await;
         browser.tab_to("input[name=password]").await;
         browser.keys("plugh").await;
@@ -162,7 +162,7 @@ async fn whole_shop_works_with_keyboard_only() {
         assert_eq!(browser.text(MESSAGE).await, "You are signed out.");
         assert_eq!(browser.count(SIGN_IN).await, 1);
     }
-    // After the last element, the key Tab leads to the first one again.
+    // After the last element, the Tab key moves the focus to the first one again.
     browser.tab_to("main button").await;
     browser.keys(&Key::Tab).await;
     browser.tab_to("nav a").await;
@@ -174,7 +174,7 @@ async fn nothing_overflows_at_320_pixels() {
     let shop = Shop::start();
     for (shop, framework) in [(&shop.axum, "axum"), (&shop.actix, "actix")] {
         let (browser, other) = (driver.phone(320, 640).await, driver.browser().await);
-        // The longest text that the forms allow, without a place for a line break.
+        // The longest text that the forms allow, with no place for a line break.
         let word = "W".repeat(50);
         browser.open(shop).await;
         fits(&browser, 320, &format!("{framework}-cart")).await;
@@ -210,7 +210,7 @@ async fn forge_token(browser: &Browser) {
     browser.script(script, Vec::new()).await;
 }
 
-/// Asserts that no part of the page is outside a screen of this width.
+/// Asserts that no part of the page lies outside a screen of this width.
 async fn fits(browser: &Browser, width: u32, name: &str) {
     browser.picture(&format!("{name}-{width}")).await;
     let outside = browser.script(

@@ -1,4 +1,4 @@
-//! Programs that end when the value that started them is dropped.
+//! Programs that are killed when the value that started them is dropped.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a program may take to start.
+/// The time that a program may take to start.
 const START: Duration = Duration::from_secs(20);
 
 pub(crate) struct Program {
@@ -16,7 +16,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program. `otherwise` is the advice for the case that it does not exist.
+    /// Starts a program. `otherwise` says what to do if the program cannot be run.
     pub(crate) fn start(command: &mut Command, otherwise: &str) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let spawned =
@@ -36,7 +36,7 @@ impl Program {
         Self { child, name, lines }
     }
 
-    /// Waits for a line that begins with `start`, and returns the rest of it.
+    /// Waits for a line that begins with `start`, and returns the rest of that line.
     pub(crate) fn announces(&self, start: &str) -> String {
         let deadline = Instant::now() + START;
         loop {
@@ -52,7 +52,7 @@ impl Program {
         }
     }
 
-    /// Waits until the program ends by itself, or until the time is up.
+    /// Waits until the program exits on its own, or until the time is up.
     pub(crate) fn wait(&mut self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {

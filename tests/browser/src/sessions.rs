@@ -1,4 +1,4 @@
-//! The page on which users see and revoke their sessions, from two browsers.
+//! The page on which users see and revoke their sessions, used from two browsers.
 
 use time::OffsetDateTime;
 
@@ -10,8 +10,8 @@ const END: &str = "form[action='/sessions/end'] button";
 const END_OTHERS: &str = "form[action='/sessions/end-others'] button";
 const THEIRS: &str = "a[href='/sessions']";
 
-/// Returns whether the user is signed in. Follows the link to the sessions, which leads to the sign-in page if the
-/// user is not signed in.
+/// Returns whether the user is signed in. Follows the link to the sessions page, which leads to the sign-in
+/// page if the user is not signed in.
 async fn is_signed_in(browser: &Browser) -> bool {
     browser.press(THEIRS).await;
     let is_signed_in = browser.text("h1").await == "Your sessions";
@@ -19,7 +19,7 @@ async fn is_signed_in(browser: &Browser) -> bool {
     is_signed_in
 }
 
-/// Returns the current minute in the format of the page.
+/// Returns the current minute in the page's format.
 fn minute() -> String {
     let now = OffsetDateTime::now_utc();
     format!("{} {:02}:{:02} UTC", now.date(), now.hour(), now.minute())
@@ -71,7 +71,7 @@ async fn ending_others_or_changing_password_keeps_only_this_session() {
     let (shop, mine, other) = (Shop::start(), driver.browser().await, driver.browser().await);
     mine.open(&shop.axum).await;
     sign_in(&mine, "alice <b>& friends").await;
-    // Another host has another cookie in the same browser.
+    // A different host has its own cookie in the same browser.
     let neighbour = shop.actix.replace("127.0.0.1", "localhost");
     other.open(&neighbour).await;
     sign_in(&other, "bob").await;

@@ -1,4 +1,4 @@
-//! The shop examples, as two processes on one Redis.
+//! The example shops, as two processes on one Redis server.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::browser::Browser;
 use crate::process::Program;
 use crate::servers::RedisServer;
 
-/// The addresses of both shops. The host is the same, and cookies ignore the port.
+/// The URLs of both shops. The host is the same, and cookies ignore the port.
 pub(crate) struct Shop {
     pub(crate) axum: String,
     pub(crate) actix: String,
@@ -30,16 +30,16 @@ impl Shop {
     }
 }
 
-/// The sign-in link, which is on every page if no user is signed in.
+/// The sign-in link, which is on every page while no user is signed in.
 pub(crate) const SIGN_IN: &str = "a[href='/sign-in']";
 
-/// The sign-out button, which is on every page if a user is signed in.
+/// The sign-out button, which is on every page while a user is signed in.
 pub(crate) const SIGN_OUT: &str = "form[action='/sign-out'] button";
 
-/// The flash message of the last action.
+/// The flash message from the last action.
 pub(crate) const MESSAGE: &str = "p[role=status]";
 
-/// Signs in on the sign-in page, or first follows the link to it.
+/// Signs in on the sign-in page, after following the link to that page if necessary.
 pub(crate) async fn sign_in(browser: &Browser, name: &str) {
     if browser.count("input[name=password]").await == 0 {
         browser.press(SIGN_IN).await;

@@ -1,4 +1,4 @@
-//! The cookie of the shop, in both frameworks.
+//! The shop's cookie, in both frameworks.
 
 use fantoccini::cookies::Cookie;
 use time::{Duration, OffsetDateTime};
@@ -7,7 +7,7 @@ use crate::browser::{Browser, Driver, NO_COOKIES};
 use crate::shop::{MESSAGE, SIGN_IN, SIGN_OUT, Shop, add, sign_in};
 use crate::site::Site;
 
-/// Returns the cookie of the shop from the browser, after checking its attributes.
+/// Returns the shop's cookie from the browser, after checking its attributes.
 async fn checked_cookie(browser: &Browser) -> Cookie<'static> {
     let cookie = browser.cookie().await;
     assert_eq!(cookie.name(), "shop");

@@ -1,4 +1,4 @@
-//! A small application whose cookie the test chooses, and pages of other sites that lead to it.
+//! A small application whose cookie the test chooses, and pages on other sites that lead to the application.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use unsticky::store::MemoryStore;
 use unsticky::tower::SessionLayer;
 use unsticky::{Cookie, Lifetime, Result, Session, Sessions};
 
-/// A lifetime that is longer than browsers keep any cookie.
+/// A lifetime that exceeds the time for which browsers keep any cookie.
 pub(crate) const REMEMBERED: Lifetime =
     Lifetime::new(Duration::from_secs(500 * 86_400), Duration::from_secs(500 * 86_400));
 
 /// The application. It listens on one port and accepts any host name.
 pub(crate) struct Site {
     port: u16,
-    /// The path of the application, which is `/` or below the path of the cookie.
+    /// The application's path, which is `/` or below the cookie's path.
     path: &'static str,
 }
 
@@ -47,13 +47,13 @@ impl Site {
         Self { port, path }
     }
 
-    /// Returns the address of the application's page on this host.
+    /// Returns the URL of the application's page on this host.
     pub(crate) fn at(&self, host: &str) -> String {
         format!("http://{host}:{}{}", self.port, self.path)
     }
 
-    /// Returns the address of an unrelated page on this host. It has a link and a form that lead to the given
-    /// addresses, and a frame if its address is not empty.
+    /// Returns the URL of an unrelated page on this host. The page has a link and a form that lead to the
+    /// given URLs, and a frame if the frame's URL is not empty.
     pub(crate) fn elsewhere(&self, host: &str, link: &str, form: &str, frame: &str) -> String {
         format!("http://{host}:{}/elsewhere?link={link}&form={form}&frame={frame}", self.port)
     }
