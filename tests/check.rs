@@ -514,7 +514,7 @@ async fn store_that_breaks_compare_and_set_is_told_how() {
         assert_eq!(codes(&report), ["compare"], "{flaw:?}: {report}");
         let error = first_error(&report);
         assert_eq!(error.sentence(), format!("The store breaks its contract: {what}."), "{flaw:?}");
-        assert!(error.remedy().contains("compares and sets"));
+        assert!(error.remedy().contains("compare-and-set"));
         assert_leaves_for_seconds(&store);
     }
     let store = Flawed::new(None);

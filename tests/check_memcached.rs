@@ -371,11 +371,11 @@ async fn port_of_something_else_is_an_error_that_says_so() {
     for (greeting, said) in [
         (Some(ALERT), "answered in TLS"),
         (None, "if the port expects TLS"),
-        (Some(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]), "not that of Memcached"),
-        (Some(b"-ERR unknown command 'hunter2'\r\n"), "not that of Memcached"),
+        (Some(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..]), "not a Memcached answer"),
+        (Some(b"-ERR unknown command 'hunter2'\r\n"), "not a Memcached answer"),
         (Some(b"CLIENT_ERROR no mn hunter2\r\n"), "it rejected the command: no …"),
         (Some(b"SERVER_ERROR busy \x1b[31mhunter2\r\n"), "answered with an error: busy …"),
-        (Some(&[b'x'; 10_000]), "not that of Memcached"),
+        (Some(&[b'x'; 10_000]), "not a Memcached answer"),
     ] {
         let is_alert = greeting == Some(ALERT);
         let address = fake(move |_| greeting.map(<[u8]>::to_vec)).await;

@@ -465,7 +465,7 @@ async fn single_sentinel_missing_replicas_and_wrong_name_are_found() {
     assert_eq!(report.first_error(), None, "{report}");
 
     let report = check(&set.url().replace(MASTER, "another")).await;
-    let wrong = "No Sentinel that answers watches a master with the name another";
+    let wrong = "No Sentinel that answers watches a master named another";
     the(&report, Level::Error, "sentinel", wrong);
 
     let server = RedisServer::start();
